@@ -1,0 +1,53 @@
+"""Settings of the stage: how to decode, and where bytes may come from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+SamplingPolicy = Literal["exact", "fast", "keyframes"]
+ResizePolicy = Literal["crop", "squash", "pad"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeConfig:
+    """What one decode yields, and the limits that hold for it."""
+
+    sampling: SamplingPolicy = "fast"
+    input_width: int = 224  # pixels of Frame.pixels, set by the visual encoder
+    input_height: int = 224
+    resize: ResizePolicy = "crop"  # crop: centre; squash: whole picture, aspect lost; pad: whole picture, black bars
+    thumbnail_px: int = 180  # shorter side of the JPEG kept as evidence
+    decode_video: bool = True  # False: sound only, no picture is decoded
+    max_pixels: int = 8192 * 4352  # 8K and a little: the largest picture common encoders produce
+    max_duration_seconds: float = 24 * 3600.0
+    max_streams: int = 64
+    max_memory_bytes: int = 3 << 30  # of the child process: a 10-bit 8K H.265 stream needs about 2 GiB
+    max_stall_seconds: float = 60.0  # without one decoded packet, frame or read: the watchdog's patience
+    max_wall_seconds: float = 6 * 3600.0  # for one input, waiting for the consumer not counted
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("exact", "fast", "keyframes"):
+            raise ValueError(f"sampling must be exact, fast or keyframes, got {self.sampling!r}")
+        if self.resize not in ("crop", "squash", "pad"):
+            raise ValueError(f"resize must be crop, squash or pad, got {self.resize!r}")
+        for name in ("input_width", "input_height", "thumbnail_px", "max_pixels", "max_duration_seconds",
+                     "max_streams", "max_memory_bytes", "max_stall_seconds", "max_wall_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Where bytes may come from: the URI policy."""
+
+    schemes: tuple[str, ...] = ("http", "https", "file")
+    hosts: tuple[str, ...] = ("*",)  # host names, "*.example.org", or "*" for any public host
+    private_networks: tuple[str, ...] = ()  # e.g. "10.1.0.0/16": not reachable unless listed here
+    file_roots: tuple[str, ...] = (".",)  # file: URIs only below these, symlinks resolved
+    max_bytes: int = 64 << 30
+    max_redirects: int = 5
+    timeout_seconds: float = 30.0  # for connecting, and for each read
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "timeout_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

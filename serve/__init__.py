@@ -1,0 +1,1 @@
+"""The composition root: catalog, index, query engine, and the one command."""

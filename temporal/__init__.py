@@ -1,0 +1,1 @@
+"""From embeddings and words to segments, and from similarity curves to moments."""
