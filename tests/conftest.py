@@ -1,0 +1,39 @@
+"""Fixtures every test may use, and the guard that leaves no random state or environment behind."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"  # development videos; not part of the project
+
+
+def required(what: str) -> bool:
+    """Whether $KINODEX_REQUIRE (a comma list) says that `what` must be here, so that a skip is a failure."""
+    return what in os.environ.get("KINODEX_REQUIRE", "").split(",")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of development videos beside the checkout, or a skip that says so."""
+    if not (SHARED / "videos" / "queries.json").exists():
+        reason = "the development videos are not here (shared/videos beside the checkout)"
+        if required("shared"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def restore_process_state() -> Iterator[None]:
+    """Put the random generators and the environment back after each test."""
+    environ, python_state, numpy_state = dict(os.environ), random.getstate(), np.random.get_state()
+    yield
+    os.environ.clear()
+    os.environ.update(environ)
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
