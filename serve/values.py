@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,3 +119,37 @@ class Answer:
     moments: tuple[Moment, ...] = ()  # of a moments query
     videos: tuple[VideoAnswer, ...] = ()  # of a search
     degraded_channels: tuple[str, ...] = field(default=())  # asked for, and not to be had: e.g. ("visual",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOutcome:
+    """What became of one input of an indexing run."""
+
+    video_id: str | None  # None: it failed before its bytes were known
+    uri: str
+    status: Literal["indexed", "unchanged", "failed"]
+    duration_seconds: float | None = None
+    frames: int = 0
+    segments: int = 0
+    utterances: int = 0
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class IndexProgress(Protocol):
+    """Who watches an indexing run. Called from the thread that iterates the outcomes."""
+
+    def expected(self, count: int) -> None:
+        """Say how many inputs there are."""
+
+    def note(self, line: str) -> None:
+        """Say one line, e.g. which visual encoder was taken and why."""
+
+    def started(self, uri: str) -> None:
+        """Say that an input's bytes are being read."""
+
+    def advanced(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
+        """Say how far into an input decoding and encoding have come."""
+
+    def finished(self, uri: str) -> None:
+        """Say that an input is done, well or not."""
