@@ -1,0 +1,127 @@
+"""The composition root of the library: settings -> encoders, catalog, index -> indexing, reindexing, deleting."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ingest.errors import IngestError
+from ingest.source import expand
+from serve.catalog import Catalog
+from serve.encoders import Encoders, load_encoders
+from serve.errors import EncoderSpaceMismatch
+from serve.index import VectorIndex
+from serve.run import Run
+from serve.settings import Settings
+from serve.values import IndexOutcome, IndexProgress
+
+INDEXED = ("segments", "utterances")  # the kinds of row that have vectors
+
+
+def index(
+    inputs: Sequence[str],
+    directory: Path,
+    settings: Settings,
+    *,
+    collection: str = "default",
+    progress: IndexProgress,
+) -> Iterator[IndexOutcome]:
+    """Index files, folders and URLs into a data directory; yield one outcome an input, as they finish.
+
+    Inputs that fail do not harm the others. Inputs whose bytes are in the library already are "unchanged". Closing
+    the iterator early, or killing the process, keeps every finished video and nothing of the unfinished ones.
+
+    Raises:
+        DataDirectoryBusy: If another process is indexing there.
+        EncoderSpaceMismatch: If the library was made with other encoders.
+        EncoderError: If an encoder's weights cannot be had.
+    """
+    found = list(expand(inputs))
+    progress.expected(len(found))
+    uris = [entry for entry in found if isinstance(entry, str)]
+    for entry in found:
+        if isinstance(entry, IngestError):
+            yield IndexOutcome(video_id=None, uri=entry.uri, status="failed", error=str(entry))
+    if not uris:
+        return
+    with Catalog.open_writer(directory) as catalog:
+        encoders = load_encoders(settings, catalog.space())
+        progress.note(encoders.visual_note)
+        claim_space(catalog, directory, encoders)
+        yield from Run(catalog, encoders, directory, settings, collection, progress).over(uris)
+        save_indexes(catalog, directory, encoders.space.fingerprint)
+
+
+def claim_space(catalog: Catalog, directory: Path, encoders: Encoders) -> None:
+    """Make sure that the library's rows and these encoders belong together; an empty library takes any."""
+    stored = catalog.space()
+    if stored is None or not catalog.videos():
+        catalog.set_space(encoders.space)
+    elif stored.fingerprint != encoders.space.fingerprint:
+        raise EncoderSpaceMismatch(str(directory), str(stored), str(encoders.space))
+
+
+def save_indexes(catalog: Catalog, directory: Path, fingerprint: str) -> None:
+    """Bring the index files up to the catalog, so that the next question need not."""
+    for kind in INDEXED:
+        vectors = VectorIndex(directory, kind, fingerprint)
+        vectors.refresh(catalog)
+        vectors.save()
+
+
+def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> Iterator[IndexOutcome]:
+    """Encode every video again, with the encoders that the settings name now.
+
+    The new rows grow in a catalog of their own beside the old one, which answers until the new one is whole and takes
+    its place. Killed half-way, the next run goes on. If a video's media cannot be read again, the old catalog stays.
+
+    Raises:
+        DataDirectoryMissing: If nothing was indexed there.
+        DataDirectoryBusy: If another process is indexing there.
+        EncoderError: If an encoder's weights cannot be had.
+    """
+    Catalog.open_reader(directory).close()
+    with Catalog.open_writer(directory) as catalog:
+        encoders = load_encoders(settings, remembered=None)
+        progress.note(encoders.visual_note)
+        videos = catalog.videos()
+        progress.expected(len(videos))
+        fresh_directory = directory / "reindex"
+        failed = 0
+        with Catalog.open_writer(fresh_directory) as fresh:
+            stored = fresh.space()
+            if stored is not None and stored.fingerprint != encoders.space.fingerprint:
+                for video in fresh.videos():  # left by a run with yet other encoders
+                    fresh.delete(video.video_id, video.collection)
+            fresh.set_space(encoders.space)
+            for collection in sorted({video.collection for video in videos}):
+                wanted = {video.uri: video.video_id for video in videos if video.collection == collection}
+                run = Run(fresh, encoders, fresh_directory, settings, collection, progress)
+                for outcome in run.over(list(wanted)):
+                    if outcome.status != "failed" and outcome.video_id != wanted[outcome.uri]:
+                        outcome = replace(outcome, status="failed", error=f"{outcome.uri} holds other bytes now")
+                    failed += outcome.status == "failed"
+                    yield outcome
+        if failed:
+            progress.note(
+                f"{failed} of {len(videos)} videos could not be read again, so the library stays as it was: "
+                "put their files back or delete them, and run kinodex reindex again"
+            )
+            return
+        catalog.replace_with(fresh_directory)
+        shutil.rmtree(fresh_directory)
+        save_indexes(catalog, directory, encoders.space.fingerprint)
+
+
+def delete(directory: Path, video_ids: Sequence[str], *, collection: str | None = None) -> list[str]:
+    """Delete videos; return their whole ids.
+
+    Raises:
+        VideoNotFound: If one is not there; then none is deleted.
+    """
+    Catalog.open_reader(directory).close()
+    with Catalog.open_writer(directory) as catalog:
+        found = [catalog.video(video_id, collection) for video_id in video_ids]
+        for video in found:
+            catalog.delete(video.video_id, video.collection)
+    return [video.video_id for video in found]
