@@ -1,6 +1,7 @@
 """Settings of the stage: how to decode, and where bytes may come from."""
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Literal
 
 SamplingPolicy = Literal["exact", "fast", "keyframes"]
@@ -46,8 +47,16 @@ class SourceConfig:
     max_bytes: int = 64 << 30
     max_redirects: int = 5
     timeout_seconds: float = 30.0  # for connecting, and for each read
+    max_fetch_seconds: float = 6 * 3600.0  # for one download: a slow server must not hold a worker for days
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "timeout_seconds"):
+        for name in ("max_bytes", "timeout_seconds", "max_fetch_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.max_redirects < 0:
+            raise ValueError(f"max_redirects must be >= 0, got {self.max_redirects}")
+        for network in self.private_networks:
+            try:
+                ip_network(network)
+            except ValueError as e:
+                raise ValueError(f"private_networks must be networks such as 10.1.0.0/16, got {e}") from None

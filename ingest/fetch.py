@@ -1,0 +1,334 @@
+"""Fetch one http(s) URL into a file, under the URI policy: every host and address is checked, on every redirect.
+
+Environment proxies are not used: a proxy looks the name up and connects by itself, so the address checked
+here would not be the one reached.
+"""
+
+import base64
+import hashlib
+import http.client
+import io
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from ingest.addresses import is_allowed, resolve
+from ingest.config import SourceConfig
+from ingest.errors import (
+    LimitExceeded,
+    SourceNotFound,
+    SourceRefused,
+    SourceUnavailable,
+    SourceUnreadable,
+)
+
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
+
+READ_BYTES = 1 << 18  # per read: few calls, and still several progress reports a second on a slow line
+MIN_BYTES_PER_SECOND = 1024  # slower than telephone audio: a drip feed would hold a worker for ever
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PORTS = {"http": 80, "https": 443}
+_SAFE_IN_TARGET = "/%:@!$&'()*+,;=~?-._[]|"  # left as they are; all else is percent-encoded
+_HOST = re.compile(r"[a-z0-9._-]+", re.ASCII)
+_SECRET_PARAMETER = re.compile(
+    r"sig$|signature|token|passw|secret|credential|api.?key|access.?key", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Url:
+    """A checked http(s) URL, in the parts a request needs."""
+
+    scheme: str
+    host: str  # lower case, IDNA, without brackets
+    port: int
+    target: str  # path and query, percent-encoded
+    authorization: str | None  # the Authorization header its user:password asks for
+
+    @property
+    def authority(self) -> str:
+        """The Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def text(self) -> str:
+        """The URL without credentials."""
+        return f"{self.scheme}://{self.authority}{self.target}"
+
+
+def has_control_characters(uri: str) -> bool:
+    """Whether a URI has characters that urlsplit drops silently, so that what is checked is not what was given."""
+    return any(ord(character) < 0x20 or ord(character) == 0x7F for character in uri)
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL fit for messages and for storing: no user:password, no signatures or tokens, no fragment."""
+    scheme, _, rest = url.partition("://")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # an unescaped "/" in a password shows as a port that is no number
+    except ValueError:
+        return f"{scheme}://…" if "@" in rest else url
+    pairs = []
+    for pair in parts.query.split("&"):
+        name, equals, _ = pair.partition("=")
+        pairs.append(f"{name}=REDACTED" if equals and _SECRET_PARAMETER.search(unquote(name)) else pair)
+    query = "&".join(pairs)
+    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + (f"?{query}" if query else "")
+
+
+def fetch(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progress | None = None) -> str:
+    """Download a URL to the end of a file and return the SHA-256 of its bytes, in hex.
+
+    Args:
+        url: http or https, may carry user:password (sent as Basic authorization, to that host only).
+        into: Where the bytes are appended.
+        progress: Called after each read with the bytes so far and, where the server says, in all.
+
+    Raises:
+        SourceRefused: If the policy forbids the scheme, host or address, here or after a redirect.
+        SourceNotFound: If the server answers 404 or 410.
+        SourceUnreadable: If it answers 401 or 403, or with no bytes.
+        SourceUnavailable: If the server cannot be reached, fails, hangs, or sends less than it announced.
+        LimitExceeded: If max_bytes or max_redirects is passed.
+    """
+    name = without_secrets(url)
+    try:
+        return _follow(url, name, config, into, progress)
+    except TimeoutError as e:
+        reason = f"no or too slow an answer within {config.timeout_seconds:g} s"
+        raise SourceUnavailable(name, reason, "try later, or raise timeout_seconds") from e
+    except ssl.SSLCertVerificationError as e:
+        raise SourceUnavailable(name, f"the certificate is not valid, {e.verify_message}") from e
+    except http.client.HTTPException as e:
+        reason = f"the server's answer breaks off or is not HTTP ({type(e).__name__})"
+        raise SourceUnavailable(name, reason, "try later") from e
+    except OSError as e:
+        raise SourceUnavailable(name, f"the connection failed, {e.strerror or e}", "try later") from e
+
+
+def _follow(url: str, name: str, config: SourceConfig, into: BinaryIO, progress: Progress | None) -> str:
+    target, deadline = parse_url(url, name), time.monotonic() + config.max_fetch_seconds
+    for _ in range(config.max_redirects + 1):
+        _check_host(target, name, config)
+        with _request(target, name, config, deadline) as response:
+            if response.status not in _REDIRECTS:
+                _check_status(response, target, name)
+                return _receive(response, name, config, into, progress)
+            location = response.headers.get("Location")
+        if location is None:
+            raise SourceUnavailable(name, f"{target.host} redirects without saying where to")
+        # http.client decodes headers as Latin-1, servers write UTF-8
+        location = location.encode("latin-1", "replace").decode("utf-8", "replace")
+        target = _redirected(target, location, name)
+    raise LimitExceeded(name, "max_redirects", f"more than {config.max_redirects} redirects")
+
+
+def parse_url(url: str, name: str) -> Url:
+    """Split an http(s) URL.
+
+    Args:
+        name: The URL as messages may show it.
+
+    Raises:
+        SourceRefused: If it is no valid http(s) URL.
+    """
+    try:
+        if has_control_characters(url):
+            raise ValueError("control characters")
+        parts = urlsplit(url)
+        host, scheme = parts.hostname or "", parts.scheme
+        if ":" not in host:  # else an IPv6 address, which resolve() reads
+            host = host.encode("idna").decode("ascii").lower()
+            if not _HOST.fullmatch(host):
+                raise ValueError("no host")
+        port = _PORTS[scheme] if parts.port is None else parts.port
+        if port == 0:
+            raise ValueError("port 0")
+        target = quote(parts.path or "/", safe=_SAFE_IN_TARGET)
+        if parts.query:
+            target += "?" + quote(parts.query, safe=_SAFE_IN_TARGET)
+    except (ValueError, KeyError):
+        # `from None`: the cause's text may show a password
+        raise SourceRefused(name, "not a valid http or https URL", "check its spelling") from None
+    authorization = None
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+    return Url(scheme=scheme, host=host, port=port, target=target, authorization=authorization)
+
+
+def _redirected(origin: Url, location: str, name: str) -> Url:
+    try:
+        absolute = urljoin(origin.text, location)
+        scheme = urlsplit(absolute).scheme
+    except ValueError:
+        raise SourceUnavailable(name, f"{origin.host} redirects to something that is not a URL") from None
+    if scheme not in _PORTS:
+        raise SourceRefused(name, f"{origin.host} redirects to the scheme {scheme}:, which is not followed")
+    if origin.scheme == "https" and scheme == "http":
+        raise SourceRefused(
+            name, f"{origin.host} redirects from https down to http", "use the http URL if you trust it"
+        )
+    target = parse_url(absolute, name)
+    same = (target.scheme, target.host, target.port) == (origin.scheme, origin.host, origin.port)
+    if same and target.authorization is None:  # another host never learns the password
+        return Url(
+            scheme=target.scheme,
+            host=target.host,
+            port=target.port,
+            target=target.target,
+            authorization=origin.authorization,
+        )
+    return target
+
+
+def _check_host(url: Url, name: str, config: SourceConfig) -> None:
+    if url.scheme not in config.schemes:
+        raise SourceRefused(name, f"the scheme {url.scheme}: is not allowed", "list it in schemes")
+    host = url.host.rstrip(".")
+    for pattern in config.hosts:
+        wanted = pattern.lower().rstrip(".")
+        if wanted in ("*", host) or (wanted.startswith("*.") and host.endswith(wanted[1:])):
+            return
+    raise SourceRefused(name, f"the host {host} is not allowed", "list it in hosts")
+
+
+def _connect(url: Url, name: str, config: SourceConfig) -> socket.socket:
+    """Open a connection to the very address that was checked, so that a second DNS answer changes nothing."""
+    try:
+        endpoints = resolve(url.host, url.port)
+    except OSError as e:
+        raise SourceUnavailable(
+            name, f"the host {url.host} does not resolve", "check the name, or try later"
+        ) from e
+    for endpoint in endpoints:  # one forbidden address among several is an attack, or a mistake
+        if not is_allowed(endpoint.address, config.private_networks):
+            reason = f"address {endpoint.address} of host {url.host} is not public"
+            raise SourceRefused(name, reason, "list its network in private_networks")
+    failure: OSError = OSError(f"{url.host} has no internet address")
+    for endpoint in endpoints:
+        connection = socket.socket(endpoint.family, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(config.timeout_seconds)
+            connection.connect(endpoint.socket_address)
+            if url.scheme == "https":
+                return ssl.create_default_context().wrap_socket(
+                    connection, server_hostname=url.host.rstrip(".")
+                )
+            return connection
+        except OSError as e:
+            connection.close()
+            failure = e
+    raise failure
+
+
+@contextmanager
+def _request(
+    url: Url, name: str, config: SourceConfig, deadline: float
+) -> Iterator[http.client.HTTPResponse]:
+    with _connect(url, name, config) as connection:
+        lines = [
+            f"GET {url.target} HTTP/1.1",
+            f"Host: {url.authority}",
+            "User-Agent: kinodex",
+            "Accept: */*",
+            "Accept-Encoding: identity",  # the bytes are hashed and decoded as they come
+            "Connection: close",
+        ]
+        if url.authorization is not None:
+            lines.append(f"Authorization: {url.authorization}")
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+        reader = _PatientReader(connection, name, config, deadline)
+        # HTTPResponse asks its socket for makefile() and for nothing else
+        response = http.client.HTTPResponse(cast(socket.socket, reader), method="GET")
+        try:
+            response.begin()
+            yield response
+        finally:
+            response.close()
+
+
+class _PatientReader(io.RawIOBase):
+    """A socket's incoming bytes. Ends a connection that drips: each read in time, yet never at an end.
+
+    Headers, chunk sizes and trailers pass here as the body does.
+    """
+
+    def __init__(self, connection: socket.socket, name: str, config: SourceConfig, deadline: float) -> None:
+        self._connection, self._name, self._config = connection, name, config
+        self._deadline = deadline  # of time.monotonic()
+        self._waited_seconds, self._received_bytes = 0.0, 0
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self, READ_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        started = time.monotonic()
+        if started > self._deadline:
+            seconds = self._config.max_fetch_seconds
+            raise LimitExceeded(self._name, "max_fetch_seconds", f"not fetched within {seconds:g} s")
+        count = self._connection.recv_into(buffer)
+        self._waited_seconds += time.monotonic() - started  # only waiting: our own disk may be slow
+        self._received_bytes += count
+        if self._waited_seconds >= self._config.timeout_seconds:
+            if self._received_bytes < MIN_BYTES_PER_SECOND * self._waited_seconds:
+                raise TimeoutError(f"under {MIN_BYTES_PER_SECOND} bytes a second")
+            self._waited_seconds, self._received_bytes = 0.0, 0
+        return count
+
+
+def _check_status(response: http.client.HTTPResponse, url: Url, name: str) -> None:
+    if response.status == 200:
+        return
+    reason = f"{url.host} answers {response.status}"
+    if response.status in (404, 410):
+        raise SourceNotFound(name, reason, "check the URL")
+    if response.status in (401, 403):
+        raise SourceUnreadable(name, reason, "the URL needs other rights or a password")
+    raise SourceUnavailable(name, reason, "try later" if response.status >= 500 else "")
+
+
+def _receive(
+    response: http.client.HTTPResponse,
+    name: str,
+    config: SourceConfig,
+    into: BinaryIO,
+    progress: Progress | None,
+) -> str:
+    announced_bytes = response.length  # None: chunked, or until the connection closes
+    if announced_bytes is not None and announced_bytes > config.max_bytes:
+        raise LimitExceeded(name, "max_bytes", f"{announced_bytes} bytes, over {config.max_bytes}")
+    digest, received_bytes = hashlib.sha256(), 0
+    while block := response.read1(READ_BYTES):
+        received_bytes += len(block)
+        if received_bytes > config.max_bytes:
+            raise LimitExceeded(name, "max_bytes", f"more than {config.max_bytes} bytes")
+        digest.update(block)
+        _append(into, block, name)
+        if progress is not None:
+            progress(received_bytes, announced_bytes)
+    if announced_bytes is not None and received_bytes < announced_bytes:
+        reason = f"cut short, {received_bytes} of {announced_bytes} bytes came"
+        raise SourceUnavailable(name, reason, "try later")
+    return digest.hexdigest()
+
+
+def _append(into: BinaryIO, block: bytes, name: str) -> None:
+    rest = memoryview(block)
+    try:
+        while rest:
+            rest = rest[into.write(rest) :]  # an unbuffered file may take less than it is given
+    except OSError as e:
+        reason = f"cannot keep the download, {e.strerror}"
+        raise SourceUnavailable(name, reason, "make room where downloads are kept") from e

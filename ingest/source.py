@@ -1,0 +1,366 @@
+"""Where bytes come from: files, folders and URLs, under the URI policy of SourceConfig.
+
+A plain path is the caller's own file and is opened as given. A URI may come from anywhere: `file:` only below
+the configured roots, `http:` and `https:` only to allowed hosts and addresses, anything else not at all.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from ingest.config import SourceConfig
+from ingest.errors import (
+    LimitExceeded,
+    SourceError,
+    SourceNotFound,
+    SourceRefused,
+    SourceUnavailable,
+    SourceUnreadable,
+)
+from ingest.fetch import READ_BYTES, Progress, fetch, has_control_characters, without_secrets
+
+# What a folder is searched for: the suffixes of the video and audio containers FFmpeg reads. A file named by
+# itself may have any.
+MEDIA_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("3g2", "3gp", "amv", "asf", "avi", "divx", "dv", "f4v", "flv", "gif", "ivf", "m1v", "m2t", "m2ts"),
+        *(
+            "m2v",
+            "m4v",
+            "mjpeg",
+            "mjpg",
+            "mk3d",
+            "mkv",
+            "mov",
+            "mp4",
+            "mpe",
+            "mpeg",
+            "mpg",
+            "mpv",
+            "mts",
+            "mxf",
+        ),
+        *("nut", "ogm", "ogv", "ogx", "qt", "rm", "rmvb", "ts", "vob", "webm", "wmv", "wtv", "y4m"),
+        *(
+            "aac",
+            "ac3",
+            "aif",
+            "aiff",
+            "alac",
+            "amr",
+            "ape",
+            "au",
+            "caf",
+            "dts",
+            "eac3",
+            "flac",
+            "m4a",
+            "m4b",
+        ),
+        *("mka", "mp2", "mp3", "mpc", "oga", "ogg", "opus", "spx", "tta", "wav", "weba", "wma", "wv"),
+    )
+)
+_FETCHED_SCHEMES = ("http", "https")
+_SCHEMES = (*_FETCHED_SCHEMES, "file")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE | re.ASCII)  # two letters: C: is a drive
+# O_NONBLOCK: opening a FIFO nobody writes to would wait for ever. O_NOCTTY: nor take over a terminal.
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSource:
+    """One source, its bytes at hand."""
+
+    uri: str  # as stored: an absolute path, or a URI without credentials
+    file: BinaryIO  # seekable, unbuffered, at 0
+    size_bytes: int
+    content_sha256: str  # 64 hex digits
+
+
+def video_id_of(content_sha256: str) -> str:
+    """Return the id that a video has unless the caller names it: 64 bits of its content's hash."""
+    return content_sha256[:16]
+
+
+def scheme_of(uri: str) -> str | None:
+    """Return a URI's scheme in lower case, or None for a plain path.
+
+    A name with a colon that exists as a file is a path, except after http:, https: or file:. Input that comes
+    over a network must have a scheme: a plain path is opened without any policy.
+    """
+    match = _SCHEME.match(uri)
+    if match is None:
+        return None
+    scheme = match[1].lower()
+    if scheme in _SCHEMES or match[2] or "\0" in uri or not os.path.lexists(uri):
+        return scheme
+    return None
+
+
+def display_uri(uri: str) -> str:
+    """Return a source as messages may show it: one line, without credentials."""
+    shown = without_secrets(uri) if "://" in uri and scheme_of(uri) is not None else uri
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+
+
+def expand(inputs: Sequence[str]) -> Iterator[str | SourceError]:
+    """Yield the sources that the inputs name: files and URIs as they are, folders as the media files below them.
+
+    Files of a folder come in the order of their names, hidden ones left out, links followed, no folder twice.
+    What cannot be read comes out as an error in its place, so that the others go on.
+    """
+    for item in inputs:
+        if scheme_of(item) is not None:
+            yield item
+            continue
+        problem = _name_problem(item)
+        if problem is not None:
+            yield problem
+            continue
+        try:
+            is_folder = stat.S_ISDIR(os.stat(item).st_mode)
+        except OSError as e:
+            yield _error_of(e, display_uri(item))
+            continue
+        if not is_folder:
+            yield item
+            continue
+        empty = True
+        for found in _walk(item):
+            empty = False
+            yield found
+        if empty:
+            yield SourceNotFound(display_uri(item), "no video or audio file in this folder")
+
+
+def _walk(top: str) -> Iterator[str | SourceError]:
+    seen: set[tuple[int, int]] = set()  # folders, by device and inode: links may lead in a circle
+    pending = [(top, True)]  # not recursive: folders can nest deeper than Python calls
+    while pending:
+        path, is_folder = pending.pop()
+        if not is_folder:
+            if os.path.splitext(path)[1].lower() in MEDIA_SUFFIXES:
+                yield _name_problem(path) or path
+            continue
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        except OSError as e:
+            reason = f"cannot list this folder, {e.strerror}"
+            yield SourceUnreadable(display_uri(path), reason, "check its permissions")
+            continue
+        pending += [(entry.path, _is_folder(entry)) for entry in listed if not entry.name.startswith(".")]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _name_problem(path: str) -> SourceError | None:
+    """Say what is wrong with a path's spelling, before anything is opened."""
+    if not path or "\0" in path:
+        return SourceNotFound(display_uri(path), "not a path")
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # bytes of another encoding: no database, JSON or protobuf can hold it
+        return SourceUnreadable(display_uri(path), "the name is not UTF-8", "rename it")
+    return None
+
+
+@contextmanager
+def open_source(
+    uri: str, config: SourceConfig, *, spool: Path, progress: Progress | None = None
+) -> Iterator[OpenedSource]:
+    """Open a path or URI and hash its content.
+
+    Args:
+        uri: A path, or a file:, http: or https: URI.
+        config: The URI policy and its limits. max_bytes holds for files too.
+        spool: Folder for downloads. They have no name there, so nothing is left behind, not even by a kill.
+        progress: Called with the bytes read so far and, where known, in all.
+
+    Raises:
+        SourceNotFound: If there is no such file or page.
+        SourceUnreadable: If it is empty, or may not be read.
+        SourceRefused: If the policy forbids it, or it is not a regular file.
+        SourceUnavailable: If the server fails, or the file changes while it is read.
+        LimitExceeded: If max_bytes or max_redirects is passed.
+    """
+    name, scheme = display_uri(uri), scheme_of(uri)
+    if scheme in _FETCHED_SCHEMES:
+        with _download_file(spool, name) as file:
+            content_sha256 = fetch(uri, config, into=file, progress=progress)
+            yield _opened(name, without_secrets(uri), file, content_sha256)
+        return
+    if scheme not in (None, "file"):
+        reason = f"no such file, and the scheme {scheme}: is not supported"
+        raise SourceRefused(name, reason, f"use one of {', '.join(_SCHEMES)}, or a path")
+    descriptor = _open_path(uri, name) if scheme is None else _open_file_uri(uri, name, config)
+    with open(descriptor, "rb", buffering=0) as file:
+        content_sha256 = _hash(file, name, config, progress)
+        yield _opened(name, _stored(uri, file) if scheme is None else uri, file, content_sha256)
+
+
+def _download_file(spool: Path, name: str) -> FileIO:
+    """Make a file without a name: it is gone with the last descriptor."""
+    try:
+        spool.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=spool, buffering=0)
+    except OSError as e:
+        raise SourceUnavailable(name, f"cannot keep downloads in {spool}, {e.strerror}") from e
+
+
+def _opened(name: str, uri: str, file: FileIO, content_sha256: str) -> OpenedSource:
+    size_bytes = file.seek(0, os.SEEK_END)
+    if size_bytes == 0:
+        raise SourceUnreadable(name, "empty file")
+    file.seek(0)
+    return OpenedSource(uri=uri, file=file, size_bytes=size_bytes, content_sha256=content_sha256)
+
+
+def _stored(path: str, file: FileIO) -> str:
+    """Return the absolute path, in the caller's words where they still name the file."""
+    absolute = os.path.abspath(path)  # takes "link/.." for the link's own folder, which may be another
+    try:
+        if os.path.samestat(os.stat(absolute), os.fstat(file.fileno())):
+            return absolute
+    except OSError:
+        pass
+    return os.path.realpath(path)
+
+
+def _hash(file: FileIO, name: str, config: SourceConfig, progress: Progress | None) -> str:
+    before = os.fstat(file.fileno())
+    if before.st_size > config.max_bytes:
+        raise LimitExceeded(name, "max_bytes", f"{before.st_size} bytes, over {config.max_bytes}")
+    digest, done_bytes, buffer = hashlib.sha256(), 0, memoryview(bytearray(READ_BYTES))
+    try:
+        while done_bytes <= before.st_size and (count := file.readinto(buffer)):
+            digest.update(buffer[:count])
+            done_bytes += count
+            if progress is not None:
+                progress(done_bytes, before.st_size)
+    except OSError as e:
+        raise SourceUnreadable(name, f"cannot be read, {e.strerror}") from e
+    after = os.fstat(file.fileno())
+    if (after.st_size, after.st_mtime_ns) != (
+        before.st_size,
+        before.st_mtime_ns,
+    ) or done_bytes != after.st_size:
+        raise SourceUnavailable(name, "the file changed while it was read", "wait until it is written")
+    return digest.hexdigest()
+
+
+def _open_path(path: str, name: str) -> int:
+    problem = _name_problem(path)
+    if problem is not None:
+        raise problem
+    try:
+        _check_regular(os.stat(path), name)  # before opening: opening a device can do things
+        return _regular(os.open(path, _OPEN_FLAGS), name)
+    except OSError as e:
+        raise _error_of(e, name) from e
+
+
+def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
+    """Open a file: URI below one of the roots.
+
+    The path is resolved first, then walked from its root one component at a time, never through a link: a
+    component exchanged for a link in between ends the walk instead of leading out.
+    """
+    if "file" not in config.schemes:
+        raise SourceRefused(name, "the scheme file: is not allowed", "list it in schemes")
+    path = os.path.realpath(_path_of_file_uri(uri, name))
+    for root in map(os.path.realpath, config.file_roots):
+        if path != root and os.path.commonpath([path, root]) == root:
+            break
+    else:
+        raise SourceRefused(name, "outside the folders that file: may name", "list its folder in file_roots")
+    *folders, last = os.path.relpath(path, root).split(os.sep)
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in folders:
+                deeper = os.open(
+                    part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
+                )
+                os.close(folder)
+                folder = deeper
+            _check_regular(os.stat(last, dir_fd=folder, follow_symlinks=False), name)
+            return _regular(os.open(last, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder), name)
+        finally:
+            os.close(folder)
+    except OSError as e:
+        raise _error_of(e, name) from e
+
+
+def _path_of_file_uri(uri: str, name: str) -> str:
+    """Return the absolute path of a file: URI, which must be spelled as RFC 8089 has it."""
+    problem = SourceRefused(
+        name,
+        "not a valid file: URI of this machine",
+        "write file:///folder/name, ? and # and % percent-encoded",
+    )
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise problem from None
+    path = os.fsdecode(unquote_to_bytes(parts.path))
+    if (
+        parts.netloc.lower() not in ("", "localhost")
+        or not path.startswith("/")
+        or path.startswith("//")  # a network share to some systems
+        or has_control_characters(
+            uri
+        )  # urlsplit would silently leave them out, as it does what follows ? or #
+        or "?" in uri
+        or "#" in uri
+    ):
+        raise problem
+    spelling = _name_problem(path)
+    if spelling is not None:
+        raise spelling
+    return path
+
+
+def _regular(descriptor: int, name: str) -> int:
+    """Return the descriptor of a regular file, ready for reading; close any other."""
+    try:
+        _check_regular(os.fstat(descriptor), name)
+        os.set_blocking(descriptor, True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(status: os.stat_result, name: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceUnreadable(name, "a folder, not a file", "name a file")
+    if not stat.S_ISREG(status.st_mode):  # it could block, never end, or answer differently each time
+        raise SourceRefused(name, "not a regular file", "copy what it holds into a file")
+
+
+def _error_of(error: OSError, name: str) -> SourceError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return SourceNotFound(name, "no such file", "check the path")
+    if isinstance(error, PermissionError):
+        return SourceUnreadable(name, "permission denied", "make it readable for this user")
+    return SourceUnreadable(name, f"cannot be opened, {error.strerror}")
