@@ -1,0 +1,153 @@
+"""When each word was said: Whisper's cross-attention, warped onto time.
+
+openai-whisper has this as `whisper.timing.find_alignment`, for one window at a time; it encodes the sound again for it,
+and its warping compiles with numba for several seconds in every new process. Here a batch shares one pass over the
+sound already encoded, and the warping is NumPy along anti-diagonals.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from whisper.audio import TOKENS_PER_SECOND
+from whisper.model import Whisper
+from whisper.timing import median_filter
+from whisper.tokenizer import Tokenizer
+
+MEDIAN_WIDTH = 7  # encoder positions of 20 ms; openai-whisper's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedText:
+    """A piece of text of one window and when it was said."""
+
+    text: str  # with its leading space, as the tokenizer yields it
+    start_seconds: float  # from the window's start
+    end_seconds: float
+    probability: float  # mean over its tokens, 0..1
+
+
+def align(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    heads: Sequence[tuple[int, int]],
+    features: Tensor,
+    texts: Sequence[Sequence[int]],
+    durations_seconds: Sequence[float],
+) -> list[list[TimedText]]:
+    """Time the words of a batch of windows.
+
+    Args:
+        heads: (layer, head) of the cross-attention heads that follow the sound.
+        features: (B, T, D), the windows as Whisper's encoder sees them.
+        texts: For each window the text tokens, no special ones.
+        durations_seconds: For each window how much of it is sound and not padding.
+    Source: openai-whisper, whisper/timing.py; https://arxiv.org/abs/2212.04356, section 6.
+    """
+    if not texts:
+        return []
+    prefix = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
+    rows = [[*prefix, *text, tokenizer.eot] for text in texts]
+    width = max(map(len, rows))
+    tokens = torch.tensor([row + [tokenizer.eot] * (width - len(row)) for row in rows], device=features.device)
+    attention, logits = _attend(model, heads, tokens, features)  # (H, B, W, T), (B, W, V)
+    probabilities = logits[:, :, : tokenizer.eot].softmax(dim=-1)
+    timed = []
+    for b, (text, duration_seconds) in enumerate(zip(texts, durations_seconds, strict=True)):
+        positions = min(attention.shape[-1], max(1, round(duration_seconds * TOKENS_PER_SECOND)))
+        weights = attention[:, b, : len(rows[b]), :positions].float().softmax(dim=-1)
+        std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
+        weights = median_filter((weights - mean) / std.clamp_min(1e-8), MEDIAN_WIDTH)
+        matrix = weights.mean(dim=0)[len(tokenizer.sot_sequence) : -1].cpu().numpy()  # text tokens and eot, by time
+        first = len(prefix) - 1  # the logits there predict the first text token
+        spoken = probabilities[b, first + torch.arange(len(text)), torch.tensor(text, dtype=torch.long)].tolist()
+        timed.append(_cut_words(tokenizer, list(text), warp(-matrix), spoken))
+    return timed
+
+
+def _attend(
+    model: Whisper, heads: Sequence[tuple[int, int]], tokens: Tensor, features: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and logits (B, W, V).
+
+    The queries and keys are caught on their way, so that the decoder keeps its fast fused attention.
+    """
+    caught: dict[tuple[int, str], Tensor] = {}
+    hooks = []
+    for layer in {layer for layer, _ in heads}:
+        for part in ("query", "key"):
+
+            def catch(_module: object, _inputs: object, output: Tensor, slot: tuple[int, str] = (layer, part)) -> None:
+                caught[slot] = output
+
+            module = getattr(model.decoder.blocks[layer].cross_attn, part)
+            hooks.append(module.register_forward_hook(catch))
+    try:
+        with torch.inference_mode():
+            logits = model.decoder(tokens, features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    head_width = model.dims.n_text_state // model.dims.n_text_head
+    attention = []
+    for layer, head in heads:
+        columns = slice(head * head_width, (head + 1) * head_width)
+        query, key = caught[layer, "query"][..., columns], caught[layer, "key"][..., columns]
+        attention.append((query.float() @ key.float().transpose(1, 2)) * head_width**-0.5)
+    return torch.stack(attention), logits
+
+
+def warp(cost: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the cheapest monotone path through cost (N, M): the rows and the columns it visits, first to last.
+
+    Dynamic time warping; cells on one anti-diagonal do not depend on each other, so each is one vector operation.
+    Ties go to the step along columns, as in openai-whisper.
+    """
+    n, m = cost.shape
+    skewed = np.full((n + m + 1, n + 1), np.inf)  # skewed[i + j, i] = cost of cell (i, j), both from 1
+    rows = np.arange(1, n + 1)[:, None]
+    skewed[rows + np.arange(1, m + 1), rows] = cost
+    steps = np.full((n + m + 1, n + 1), 2, dtype=np.uint8)  # 0 both, 1 next row, 2 next column
+    before = np.full(n + 1, np.inf)  # totals of the anti-diagonal two back
+    before[0] = 0.0
+    last = np.full(n + 1, np.inf)  # and one back
+    for d in range(2, n + m + 1):
+        both, row, column = before[:-1], last[:-1], last[1:]
+        step = np.where((both < row) & (both < column), 0, np.where((row < both) & (row < column), 1, 2))
+        steps[d, 1:] = step
+        total = np.full(n + 1, np.inf)
+        total[1:] = np.where(step == 0, both, np.where(step == 1, row, column)) + skewed[d, 1:]
+        before, last = last, total
+    i, j = n, m
+    path = []
+    while i > 0 and j > 0:
+        path.append((i - 1, j - 1))
+        step_here = steps[i + j, i]
+        i, j = i - (step_here != 2), j - (step_here != 1)
+    path_rows, path_columns = np.array(path[::-1], dtype=np.int64).T
+    return path_rows, path_columns
+
+
+def _cut_words(
+    tokenizer: Tokenizer,
+    text: list[int],
+    path: tuple[NDArray[np.int64], NDArray[np.int64]],
+    probabilities: list[float],
+) -> list[TimedText]:
+    words, word_tokens = tokenizer.split_to_word_tokens([*text, tokenizer.eot])
+    rows, columns = path
+    entered = np.concatenate([[True], np.diff(rows) > 0])
+    times = columns[entered] / TOKENS_PER_SECOND  # when each token begins; the last is eot
+    edges = np.concatenate([[0], np.cumsum([len(tokens) for tokens in word_tokens[:-1]])])
+    return [
+        TimedText(
+            text=word,
+            start_seconds=float(times[a]),
+            end_seconds=float(times[b]),
+            probability=float(np.mean(probabilities[a:b])),
+        )
+        for word, a, b in zip(words[:-1], edges[:-1], edges[1:], strict=True)
+    ]

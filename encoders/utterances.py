@@ -1,0 +1,135 @@
+"""From timed pieces of text to words inside the heard speech, and from words to utterances of about a sentence."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.alignment import TimedText
+from encoders.values import Word
+
+OPENING = "\"'“¿([{-"  # joins the word after it; the two lists are openai-whisper's
+CLOSING = "\"'.。,，!！?？:：”)]}、"  # joins the word before it
+SENTENCE_ENDS = tuple(".?!…。！？")
+CLAUSE_ENDS = tuple(",;:—、，：；")
+ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "vs.", "prof.", "no.", "e.g.", "i.e.", "u.s."})
+MAX_PAUSE_SECONDS = 0.8  # a longer pause ends an utterance
+MAX_UTTERANCE_SECONDS = 15.0  # a moment's edges follow utterances, so none may blur them further
+MAX_UTTERANCE_WORDS = 40  # at four words a second no more fit in ten seconds; sentence encoders see 128 tokens
+MIN_WORD_SECONDS = 0.02  # one position of Whisper's encoder: no word is shorter, so that times strictly grow
+SPEECH_MARGIN_SECONDS = 0.1  # the detector hears speech this much late, and its end this much early
+
+
+def join_punctuation(pieces: Sequence[TimedText]) -> list[TimedText]:
+    """Join pieces that are punctuation alone to the words they belong to."""
+    joined: list[TimedText] = []
+    opening: TimedText | None = None
+    for piece in pieces:
+        bare = piece.text.strip()
+        if not bare:
+            continue
+        if opening is not None:
+            piece = TimedText(
+                text=opening.text + piece.text.lstrip(),
+                start_seconds=opening.start_seconds,
+                end_seconds=piece.end_seconds,
+                probability=piece.probability,
+            )
+            opening = None
+            bare = piece.text.strip()
+        if len(bare) == 1 and bare in OPENING and piece.text.startswith(" "):
+            opening = piece
+        elif all(mark in CLOSING for mark in bare) and joined and not piece.text.startswith(" "):
+            last = joined[-1]
+            joined[-1] = TimedText(
+                text=last.text + piece.text,
+                start_seconds=last.start_seconds,
+                end_seconds=last.end_seconds,  # the mark's own time is a pause
+                probability=last.probability,
+            )
+        else:
+            joined.append(piece)
+    return joined
+
+
+def place_words(
+    pieces: Sequence[TimedText], start_seconds: float, end_seconds: float, speech: NDArray[np.float64]
+) -> list[Word]:
+    """Turn a window's pieces into words in media time, inside the window and inside the speech heard there.
+
+    Attention lets a word beside a pause spread over it; the detector knows better where the voice began and stopped.
+    Starts strictly grow, and no word ends after the next begins.
+    """
+    spans = np.stack(
+        [
+            np.maximum(speech[:, 0] - SPEECH_MARGIN_SECONDS, start_seconds),
+            np.minimum(speech[:, 1] + SPEECH_MARGIN_SECONDS, end_seconds),
+        ],
+        axis=1,
+    )
+    placed: list[tuple[float, float]] = []
+    for piece in pieces:
+        start, end = start_seconds + piece.start_seconds, start_seconds + piece.end_seconds
+        overlaps = np.minimum(spans[:, 1], end) - np.maximum(spans[:, 0], start)
+        heard = spans[int(np.argmax(overlaps))]  # where nothing overlaps, the nearest
+        placed.append((float(np.clip(start, *heard)), float(np.clip(end, *heard))))
+    return _separate(pieces, placed, end_seconds)
+
+
+def _separate(pieces: Sequence[TimedText], placed: Sequence[tuple[float, float]], end_seconds: float) -> list[Word]:
+    """Make starts strictly grow and spans disjoint."""
+    count = len(placed)
+    latest = [end_seconds - (count - i) * MIN_WORD_SECONDS for i in range(count)]  # leaves room for those after
+    starts: list[float] = []
+    for i, (start, _) in enumerate(placed):
+        earliest = starts[-1] + MIN_WORD_SECONDS if starts else 0.0
+        starts.append(max(min(start, latest[i]), earliest))
+    words = []
+    for i, (piece, (_, end)) in enumerate(zip(pieces, placed, strict=True)):
+        limit = starts[i + 1] if i + 1 < count else max(end_seconds, starts[i] + MIN_WORD_SECONDS)
+        words.append(
+            Word(
+                text=piece.text.strip(),
+                start_seconds=starts[i],
+                end_seconds=min(max(end, starts[i] + MIN_WORD_SECONDS), limit),
+                probability=piece.probability,
+            )
+        )
+    return words
+
+
+def cut_utterances(words: Sequence[Word]) -> list[tuple[Word, ...]]:
+    """Cut words into utterances: after a sentence, at a pause, and where one would grow too long."""
+    utterances: list[tuple[Word, ...]] = []
+    begin = 0
+    for i, (word, following) in enumerate(pairwise(words)):
+        pause_seconds = following.start_seconds - word.end_seconds
+        if pause_seconds > MAX_PAUSE_SECONDS or _ends_sentence(word.text):
+            utterances += _shorten(words[begin : i + 1])
+            begin = i + 1
+    return utterances + _shorten(words[begin:])
+
+
+def _ends_sentence(text: str) -> bool:
+    bare = text.rstrip("\"'”)]}")
+    return bare.endswith(SENTENCE_ENDS) and bare.lower() not in ABBREVIATIONS
+
+
+def _shorten(words: Sequence[Word]) -> list[tuple[Word, ...]]:
+    """Split words that last too long at the best place, and again: a comma if there is one, else the longest pause."""
+    if not words:
+        return []
+    length_seconds = words[-1].end_seconds - words[0].start_seconds
+    if len(words) == 1 or (length_seconds <= MAX_UTTERANCE_SECONDS and len(words) <= MAX_UTTERANCE_WORDS):
+        return [tuple(words)]
+
+    def worth(i: int) -> tuple[bool, float, float]:
+        """Of a cut after word i: at a clause, at a pause, near the middle."""
+        at = (words[i].end_seconds - words[0].start_seconds) / length_seconds
+        central = 0.2 <= at <= 0.8  # a cut near an edge leaves a scrap and the work undone
+        pause_seconds = words[i + 1].start_seconds - words[i].end_seconds
+        return (central and words[i].text.endswith(CLAUSE_ENDS), pause_seconds * central, -abs(at - 0.5))
+
+    cut = max(range(len(words) - 1), key=worth) + 1
+    return _shorten(words[:cut]) + _shorten(words[cut:])

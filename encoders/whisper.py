@@ -1,0 +1,187 @@
+"""From windows of speech to utterances: openai-whisper over windows of all streams at once."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from whisper.audio import N_SAMPLES, log_mel_spectrogram
+from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
+from whisper.tokenizer import get_tokenizer
+
+from encoders.alignment import align
+from encoders.config import SpeechConfig
+from encoders.utterances import cut_utterances, join_punctuation, place_words
+from encoders.vad import SpeechStream, SpeechWindow
+from encoders.values import Utterance
+from encoders.whisper_weights import LoadedWhisper, load_whisper
+
+__all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
+
+logger = logging.getLogger(__name__)
+
+DECODING_VERSION = 1  # counts up when a change here changes words; part of the fingerprint
+RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper climbs by 0.2; every step costs a decode, and few windows need one
+MAX_COMPRESSION_RATIO = 2.4  # zlib's; above it the text repeats itself (openai-whisper's default)
+SURE_LANGUAGE_PROBABILITY = 0.5  # above it a stream keeps the language for good
+SEED = 0  # of the retries, so that the same sound always gives the same words
+
+
+class Transcriber:
+    """Whisper, ready to transcribe. One call at a time; a second waits."""
+
+    def __init__(self, loaded: LoadedWhisper, config: SpeechConfig) -> None:
+        device = config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = loaded.model
+        # Its own sparse buffer of alignment heads does not move to every device, and `align` takes them as a list.
+        model.register_buffer("alignment_heads", None, persistent=False)
+        self._model = model.to(device)
+        self._heads = loaded.alignment_heads
+        self._config = config
+        self._device = torch.device(device)
+        self._half = self._device.type == "cuda"
+        self._lock = threading.Lock()  # align hangs hooks on the shared model
+        self.name = loaded.name
+        settings = (config.language, config.max_window_seconds, config.vad_threshold)
+        guards = (config.max_no_speech_prob, config.min_avg_logprob)
+        self.fingerprint = f"whisper:{loaded.name}:{loaded.sha256[:16]}:{DECODING_VERSION}:{settings + guards}"
+
+    @classmethod
+    def load(cls, config: SpeechConfig) -> "Transcriber":
+        """Load what config.model names onto config.device.
+
+        Raises:
+            WeightsNotFound: If there is no such model, or its weights cannot be had here.
+            WeightsInvalid: If the weights are damaged or of another kind.
+        """
+        return cls(load_whisper(config.model), config)
+
+    def open_stream(self) -> SpeechStream:
+        """Open the state one video needs: voice activity and language."""
+        return SpeechStream(self._config)
+
+    def transcribe(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
+        """Transcribe windows, of one video or many: for each its utterances, in order of time.
+
+        Words do not depend on which windows share a batch. A window where nobody seems to have spoken gives none.
+        """
+        utterances: list[list[Utterance]] = []
+        with self._lock, torch.inference_mode():
+            for begin in range(0, len(windows), self._config.batch_count):
+                utterances += self._transcribe_batch(windows[begin : begin + self._config.batch_count])
+        return utterances
+
+    def _transcribe_batch(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
+        features = self._encode(windows)
+        languages = self._choose_languages(windows, features)
+        utterances: list[list[Utterance]] = [[] for _ in windows]
+        for language in sorted(set(languages)):
+            chosen = [i for i, other in enumerate(languages) if other == language]
+            results = self._decode(features[chosen], language)
+            kept = [(i, r) for i, r in zip(chosen, results, strict=True) if not self._is_ghost(r)]
+            rows = self._build([windows[i] for i, _ in kept], [r for _, r in kept], language)
+            for (i, _), row in zip(kept, rows, strict=True):
+                utterances[i] = row
+        return utterances
+
+    def _encode(self, windows: Sequence[SpeechWindow]) -> Tensor:
+        """Encode windows, each padded with silence to Whisper's 30 s: (B, T, D)."""
+        padded = np.zeros((len(windows), N_SAMPLES), dtype=np.float32)
+        for row, window in zip(padded, windows, strict=True):
+            row[: len(window.samples)] = window.samples
+        # One by one: log_mel_spectrogram clamps relative to the loudest of all it is given.
+        mels = torch.stack(
+            [log_mel_spectrogram(row, n_mels=self._model.dims.n_mels, device=self._device) for row in padded]
+        )
+        features: Tensor = self._model.encoder(mels.half() if self._half else mels)
+        return features
+
+    def _choose_languages(self, windows: Sequence[SpeechWindow], features: Tensor) -> list[str]:
+        """Name each window's language: as set, else as the stream is known to speak, else as heard."""
+        if not self._model.is_multilingual:
+            return ["en"] * len(windows)
+        if self._config.language is not None:
+            return [self._config.language] * len(windows)
+        languages = []
+        for window, feature in zip(windows, features, strict=True):
+            language = window.stream.language
+            if language is None:
+                _, [probabilities] = self._model.detect_language(feature[None])
+                language = max(probabilities, key=probabilities.__getitem__)
+                if probabilities[language] > SURE_LANGUAGE_PROBABILITY:
+                    window.stream.language = language
+            languages.append(language)
+        return languages
+
+    def _decode(self, features: Tensor, language: str) -> list[DecodingResult]:
+        """Decode greedily, then sample again where the text is improbable or repeats itself."""
+        results = self._run(features, language, 0.0)
+        for i, result in enumerate(results):
+            for temperature in RETRY_TEMPERATURES:
+                if not self._needs_retry(results[i]):
+                    break
+                # Alone and seeded, so that the words depend on nothing but the window.
+                with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+                    torch.manual_seed(SEED)
+                    [retry] = self._run(features[i : i + 1], language, temperature)
+                results[i] = retry
+            if self._needs_retry(results[i]) and result.compression_ratio <= MAX_COMPRESSION_RATIO:
+                results[i] = result
+        return results
+
+    def _run(self, features: Tensor, language: str, temperature: float) -> list[DecodingResult]:
+        options = DecodingOptions(language=language, temperature=temperature, without_timestamps=True, fp16=self._half)
+        results: list[DecodingResult] = DecodingTask(self._model, options).run(features)
+        return results
+
+    def _needs_retry(self, result: DecodingResult) -> bool:
+        if result.no_speech_prob > self._config.max_no_speech_prob:
+            return False
+        return bool(
+            result.compression_ratio > MAX_COMPRESSION_RATIO or result.avg_logprob < self._config.min_avg_logprob
+        )
+
+    def _is_ghost(self, result: DecodingResult) -> bool:
+        """Tell words Whisper made up over music, laughter or noise that the detector took for speech."""
+        if not result.text.strip():
+            return True
+        return bool(
+            result.avg_logprob < self._config.min_avg_logprob or result.compression_ratio > MAX_COMPRESSION_RATIO
+        )
+
+    def _build(
+        self, windows: Sequence[SpeechWindow], results: Sequence[DecodingResult], language: str
+    ) -> list[list[Utterance]]:
+        if not windows:
+            return []
+        model = self._model
+        tokenizer = get_tokenizer(
+            model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
+        )
+        texts = [[token for token in result.tokens if token < tokenizer.eot] for result in results]
+        features = torch.stack([result.audio_features for result in results])
+        durations = [window.end_seconds - window.start_seconds for window in windows]
+        timed = align(model, tokenizer, self._heads, features, texts, durations)
+        rows = []
+        for window, result, pieces in zip(windows, results, timed, strict=True):
+            words = place_words(join_punctuation(pieces), window.start_seconds, window.end_seconds, window.speech)
+            rows.append(
+                [
+                    Utterance(
+                        epoch=window.epoch,
+                        start_seconds=spoken[0].start_seconds,
+                        end_seconds=spoken[-1].end_seconds,
+                        text=" ".join(word.text for word in spoken),
+                        words=spoken,
+                        language=language,
+                        avg_logprob=float(result.avg_logprob),
+                        no_speech_prob=float(result.no_speech_prob),
+                    )
+                    for spoken in cut_utterances(words)
+                ]
+            )
+        return rows
