@@ -1,44 +1,55 @@
 """The encoders of one data directory, loaded together because their names and hashes are its encoder space."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from encoders.clip import VisualEncoder, load_visual
 from encoders.sentence import SentenceEncoder
-from encoders.whisper import Transcriber
+from ingest.config import DecodeConfig
 from serve.settings import Settings
 from serve.values import EncoderSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoders:
-    """Everything that turns media into rows."""
+    """Everything that turns media and questions into vectors; Whisper is needed for media only."""
 
     visual: VisualEncoder | None  # None: nothing here can see
     visual_note: str  # one line: which visual encoder was taken, and why
-    speech: Transcriber | None  # None: the setting says "none"
     sentence: SentenceEncoder
     space: EncoderSpace
 
 
-def load_encoders(settings: Settings, remembered: EncoderSpace | None) -> Encoders:
+def load_encoders(settings: Settings, stored: EncoderSpace | None, *, speech: tuple[str, str]) -> Encoders:
     """Load what the settings name; "auto" means what the data directory remembers.
 
+    Args:
+        stored: The data directory's space; None: it is new, or every choice is open again.
+        speech: Name and fingerprint of the transcriber; ("none", "none") without one.
     Raises:
         WeightsNotFound: If a named model is not to be had.
         WeightsInvalid: If its file is not what it should be.
     """
     sentence = SentenceEncoder.load(settings.sentence)
-    visual, note = load_visual(
-        settings.visual, sentence, remembered=remembered.visual if remembered is not None else None
-    )
-    speech = None if settings.speech.model == "none" else Transcriber.load(settings.speech)
+    visual, note = load_visual(settings.visual, sentence, remembered=stored.visual if stored is not None else None)
     space = EncoderSpace(
         visual=visual.name if visual is not None else "none",
         visual_fingerprint=visual.fingerprint if visual is not None else "none",
-        speech=speech.name if speech is not None else "none",
-        speech_fingerprint=speech.fingerprint if speech is not None else "none",
+        speech=speech[0],
+        speech_fingerprint=speech[1],
         sentence=sentence.name,
         sentence_fingerprint=sentence.fingerprint,
         window=settings.window.name,
     )
-    return Encoders(visual=visual, visual_note=note, speech=speech, sentence=sentence, space=space)
+    return Encoders(visual=visual, visual_note=note, sentence=sentence, space=space)
+
+
+def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
+    """Make decoding yield pictures at the visual encoder's input size."""
+    if encoders.visual is None:
+        return settings.decode
+    return replace(
+        settings.decode,
+        input_width=encoders.visual.input_width,
+        input_height=encoders.visual.input_height,
+        resize=encoders.visual.resize,
+    )

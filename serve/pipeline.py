@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from encoders.whisper import Transcriber
 from ingest.errors import IngestError
 from ingest.source import expand
 from serve.catalog import Catalog
@@ -13,7 +14,7 @@ from serve.errors import EncoderSpaceMismatch
 from serve.index import VectorIndex
 from serve.run import Run
 from serve.settings import Settings
-from serve.values import IndexOutcome, IndexProgress
+from serve.values import EncoderSpace, IndexOutcome, IndexProgress
 
 INDEXED = ("segments", "utterances")  # the kinds of row that have vectors
 
@@ -45,11 +46,19 @@ def index(
     if not uris:
         return
     with Catalog.open_writer(directory) as catalog:
-        encoders = load_encoders(settings, catalog.space())
+        transcriber, encoders = load_all(settings, catalog.space())
         progress.note(encoders.visual_note)
         claim_space(catalog, directory, encoders)
-        yield from Run(catalog, encoders, directory, settings, collection, progress).over(uris)
+        run = Run(catalog, encoders, transcriber, directory, settings, collection, progress)
+        yield from run.over(uris)
         save_indexes(catalog, directory, encoders.space.fingerprint)
+
+
+def load_all(settings: Settings, stored: EncoderSpace | None) -> tuple[Transcriber | None, Encoders]:
+    """Load everything that indexing needs; see `load_encoders`."""
+    transcriber = None if settings.speech.model == "none" else Transcriber.load(settings.speech)
+    speech = (transcriber.name, transcriber.fingerprint) if transcriber is not None else ("none", "none")
+    return transcriber, load_encoders(settings, stored, speech=speech)
 
 
 def claim_space(catalog: Catalog, directory: Path, encoders: Encoders) -> None:
@@ -82,7 +91,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
     """
     Catalog.open_reader(directory).close()
     with Catalog.open_writer(directory) as catalog:
-        encoders = load_encoders(settings, remembered=None)
+        transcriber, encoders = load_all(settings, None)
         progress.note(encoders.visual_note)
         videos = catalog.videos()
         progress.expected(len(videos))
@@ -96,7 +105,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
             fresh.set_space(encoders.space)
             for collection in sorted({video.collection for video in videos}):
                 wanted = {video.uri: video.video_id for video in videos if video.collection == collection}
-                run = Run(fresh, encoders, fresh_directory, settings, collection, progress)
+                run = Run(fresh, encoders, transcriber, fresh_directory, settings, collection, progress)
                 for outcome in run.over(list(wanted)):
                     if outcome.status != "failed" and outcome.video_id != wanted[outcome.uri]:
                         outcome = replace(outcome, status="failed", error=f"{outcome.uri} holds other bytes now")

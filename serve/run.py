@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from encoders.values import FrameEmbeddings, Utterance
-from encoders.whisper import SpeechStream, SpeechWindow
+from encoders.whisper import SpeechStream, SpeechWindow, Transcriber
 from ingest.errors import IngestError
 from ingest.sandbox import DecodePool
 from ingest.source import open_source, video_id_of
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog import Catalog, NewVideo
-from serve.encoders import Encoders
+from serve.encoders import Encoders, decode_config
 from serve.settings import Settings
 from serve.values import IndexOutcome, IndexProgress
 from temporal.window import segments, windows
@@ -80,13 +80,14 @@ class Run:
         self,
         catalog: Catalog,
         encoders: Encoders,
+        transcriber: Transcriber | None,
         directory: Path,
         settings: Settings,
         collection: str,
         progress: IndexProgress,
     ) -> None:
-        self.catalog, self.encoders, self.progress = catalog, encoders, progress
-        self.directory, self.settings, self.collection = directory, settings, collection
+        self.catalog, self.encoders, self.transcriber = catalog, encoders, transcriber
+        self.directory, self.settings, self.collection, self.progress = directory, settings, collection, progress
         self.fingerprint = encoders.space.fingerprint
         self.known = {video.video_id for video in catalog.videos(collection=collection)}
         self.claims: dict[str, Job] = {}  # jobs of this run by video id; guarded by `lock`
@@ -95,14 +96,6 @@ class Run:
         self.events: queue.Queue[Event | Exception | None] = queue.Queue(QUEUE_COUNT)  # None: a thread has ended
         self.frames: list[tuple[Job, Frame]] = []  # the open visual batch, across videos
         self.windows: list[tuple[Job, SpeechWindow]] = []  # the open speech batch, across videos
-        self.decode_config = settings.decode
-        if encoders.visual is not None:
-            self.decode_config = replace(
-                settings.decode,
-                input_width=encoders.visual.input_width,
-                input_height=encoders.visual.input_height,
-                resize=encoders.visual.resize,
-            )
 
     def over(self, uris: Sequence[str]) -> Iterator[IndexOutcome]:
         """Index these; see `index`."""
@@ -110,7 +103,7 @@ class Run:
         for uri in uris:
             remaining.put(uri)
         worker_count = min(self.settings.workers, len(uris))
-        with DecodePool(self.decode_config, workers=worker_count) as pool:
+        with DecodePool(decode_config(self.settings, self.encoders), workers=worker_count) as pool:
             threads = [
                 threading.Thread(target=self.decode_all, args=(remaining, pool), name=f"decode-{n}", daemon=True)
                 for n in range(worker_count)
@@ -223,8 +216,8 @@ class Run:
                 )
             case MediaInfo():
                 job.media = payload
-                if payload.audio_codec is not None and self.encoders.speech is not None:
-                    job.speech = self.encoders.speech.open_stream()
+                if payload.audio_codec is not None and self.transcriber is not None:
+                    job.speech = self.transcriber.open_stream()
             case Frame():
                 job.pending_count += 1
                 self.frames.append((job, payload))
@@ -275,11 +268,9 @@ class Run:
         """Transcribe the open speech batch."""
         batch = [(job, window) for job, window in self.windows if job.error is None]
         self.windows = []
-        if not batch or self.encoders.speech is None:
+        if not batch or self.transcriber is None:
             return
-        for (job, _), found in zip(
-            batch, self.encoders.speech.transcribe([window for _, window in batch]), strict=True
-        ):
+        for (job, _), found in zip(batch, self.transcriber.transcribe([window for _, window in batch]), strict=True):
             job.utterances += found
             job.pending_count -= 1
 

@@ -1,0 +1,169 @@
+"""The two speech channels: utterances near a question in meaning (dense), and utterances with its words (lexical)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.sentence import SentenceEncoder
+from encoders.values import Utterance
+from serve.catalog import Catalog
+from serve.index import VectorIndex
+from serve.intent import Intent
+from serve.lexical import content_terms, matches_term
+from temporal.values import TimeSpan
+
+CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room for overlap and filters
+PAIR_COUNT = 8  # best utterances that are also tried together with a neighbour: about 15 more sentences to encode
+PAIR_GAP_SECONDS = 2.0  # a longer pause separates what is said
+PAIR_MAX_SECONDS = 20.0
+PAIR_COST = 0.03  # a pair must be nearer than its half by this much, or every answer would grow
+LEXICAL_SHARE = 0.2  # of the word coverage in the order of the answers
+# MiniLM's cosine of a question and what answers it, on the development videos: 0.35..1.0 for things that are said
+# there, 0.16..0.35 for the best of what is not. The logistic is at one half between the two.
+COSINE_MIDDLE = 0.40
+COSINE_WIDTH = 0.04
+COVERED_ENOUGH = 0.5  # share of a question's words, by rarity, under which finding them means nothing
+WORD_CONFIDENCE = 0.95  # of finding every word: Whisper mishears some
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoken:
+    """One or two neighbouring utterances of one video that may answer a question."""
+
+    row: int  # the video's
+    first: int  # positions in the video, inclusive
+    last: int
+    span: TimeSpan
+    text: str
+    cosine: float  # -1..1, dense
+    coverage: float  # 0..1: the share of the question's words found, weighted by rarity
+    matched_words: tuple[str, ...]
+
+    @property
+    def score(self) -> float:
+        return self.cosine + LEXICAL_SHARE * self.coverage - PAIR_COST * (self.last - self.first)
+
+    @property
+    def dense_confidence(self) -> float:
+        return float(1.0 / (1.0 + np.exp((COSINE_MIDDLE - self.cosine) / COSINE_WIDTH)))
+
+    @property
+    def lexical_confidence(self) -> float:
+        return WORD_CONFIDENCE * max(0.0, (self.coverage - COVERED_ENOUGH) / (1 - COVERED_ENOUGH))
+
+    @property
+    def confidence(self) -> float:
+        """That this answers the question, by meaning or by words: 0..1."""
+        return 1.0 - (1.0 - self.dense_confidence) * (1.0 - self.lexical_confidence)
+
+
+class SpeechChannel:
+    """Finds what was said."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        sentence: SentenceEncoder,
+        index: VectorIndex,
+        utterances: Callable[[int], Sequence[Utterance]],
+    ) -> None:
+        self.catalog, self.sentence, self.index, self.utterances = catalog, sentence, index, utterances
+
+    def ask(self, question: str, intent: Intent, rows: Sequence[int]) -> list[Spoken]:
+        """Return the utterances of these videos that may answer, best first; of overlapping ones only the best."""
+        query = self.query_vector(question, intent)
+        rarities = self.rarities(intent)
+        places = self.nearest(query, rows) | self.worded(intent, rows)
+        singles = [self.single(row, position, query, rarities) for row, position in places]
+        singles.sort(key=lambda spoken: -spoken.score)
+        pairs = self.pairs(singles[:PAIR_COUNT], query, rarities)
+        return apart(sorted([*singles, *pairs], key=lambda spoken: -spoken.score))
+
+    def query_vector(self, question: str, intent: Intent) -> NDArray[np.float32]:
+        """Return float32 (D,): midway between the question as asked and its target, which beats either alone."""
+        both = self.sentence.encode([question, intent.text]).sum(axis=0)
+        return np.asarray(both / np.linalg.norm(both), np.float32)
+
+    def rarities(self, intent: Intent) -> dict[str, float]:
+        """Weigh each of the question's words and quoted phrases by how few utterances have it (BM25's idf)."""
+        weights = {}
+        for term in [*content_terms(intent.text), *intent.phrases]:
+            having, total = self.catalog.document_frequency(term)
+            weights[term] = float(np.log1p((total - having + 0.5) / (having + 0.5)))
+        return weights
+
+    def nearest(self, query: NDArray[np.float32], rows: Sequence[int]) -> set[tuple[int, int]]:
+        """Return (video row, position) of the utterances nearest in meaning."""
+        ids, _ = self.index.search(query[None], CANDIDATE_COUNT, rows=rows)
+        return set(self.catalog.locate("utterances", [int(n) for n in ids[0] if n >= 0]))
+
+    def worded(self, intent: Intent, rows: Sequence[int]) -> set[tuple[int, int]]:
+        """Return (video row, position) of the utterances with most of the words, by BM25."""
+        terms = [*content_terms(intent.text), *intent.phrases]
+        found = self.catalog.match_words(terms, limit=CANDIDATE_COUNT, rows=rows)
+        return {(match.row, match.position) for match in found}
+
+    def single(self, row: int, position: int, query: NDArray[np.float32], rarities: Mapping[str, float]) -> Spoken:
+        utterance = self.utterances(row)[position]
+        vector = self.catalog.utterance_vectors(row)[position]
+        return described(row, (utterance,), position, float(vector @ query), rarities)
+
+    def pairs(self, best: Sequence[Spoken], query: NDArray[np.float32], rarities: Mapping[str, float]) -> list[Spoken]:
+        """Join the best utterances with their neighbours, when what was asked is said across both."""
+        joined: dict[tuple[int, int], tuple[Utterance, Utterance]] = {}
+        for spoken in best:
+            said = self.utterances(spoken.row)
+            for first in (spoken.first - 1, spoken.first):
+                if first >= 0 and first + 1 < len(said) and neighbours(said[first], said[first + 1]):
+                    joined[spoken.row, first] = (said[first], said[first + 1])
+        if not joined:
+            return []
+        cosines = self.sentence.encode([f"{a.text} {b.text}" for a, b in joined.values()]) @ query
+        return [
+            described(row, two, first, float(cosine), rarities)
+            for ((row, first), two), cosine in zip(joined.items(), cosines, strict=True)
+        ]
+
+
+def neighbours(a: Utterance, b: Utterance) -> bool:
+    """Whether two utterances are near enough in time to be one answer."""
+    return (
+        a.epoch == b.epoch
+        and b.start_seconds - a.end_seconds <= PAIR_GAP_SECONDS
+        and b.end_seconds - a.start_seconds <= PAIR_MAX_SECONDS
+    )
+
+
+def described(
+    row: int, said: tuple[Utterance, ...], first: int, cosine: float, rarities: Mapping[str, float]
+) -> Spoken:
+    text = " ".join(utterance.text for utterance in said)
+    found = [term for term in rarities if matches_term(text, term)]
+    total = sum(rarities.values())
+    words = [word.text for utterance in said for word in utterance.words]
+    return Spoken(
+        row=row,
+        first=first,
+        last=first + len(said) - 1,
+        span=TimeSpan(
+            start_seconds=said[0].start_seconds, end_seconds=max(utterance.end_seconds for utterance in said)
+        ),
+        text=text,
+        cosine=cosine,
+        coverage=sum(rarities[term] for term in found) / total if total else 0.0,
+        matched_words=tuple(word for word in words if any(matches_term(word, term) for term in found)),
+    )
+
+
+def apart(ranked: Sequence[Spoken]) -> list[Spoken]:
+    """Keep the best of those that share an utterance; words found in a half count for the pair's coverage too."""
+    kept: list[Spoken] = []
+    taken: set[tuple[int, int]] = set()
+    for spoken in ranked:
+        places = {(spoken.row, position) for position in range(spoken.first, spoken.last + 1)}
+        if not places & taken:
+            kept.append(replace(spoken))
+            taken |= places
+    return kept
