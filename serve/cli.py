@@ -1,0 +1,412 @@
+"""The one command, `kinodex` (design §12: scripts depend on it).
+
+Everything heavy is imported inside the command that needs it, so that `--help` answers at once. Errors come out as
+one line on standard error; exit status 2 says that the command line is wrong, 1 that the work failed.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+import click
+
+from encoders.errors import EncoderError
+from ingest.errors import IngestError
+from serve.errors import ServeError
+from temporal.errors import TemporalError
+
+if TYPE_CHECKING:
+    from serve.library import Library
+    from serve.settings import Settings
+    from serve.transcripts import TranscriptFormat
+    from serve.values import IndexOutcome, IndexProgress
+
+DEBUG = "kinodex.debug"  # in the click context's meta
+INTERRUPTED = 130  # the shell's exit status for a command that Ctrl-C ended
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class OneLineGroup(click.Group):
+    """A group of commands whose every failure is one line on standard error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # as written: the way from nothing to an answer, not the alphabet
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # the edge: nothing is above this to handle it
+            debug = bool(ctx.meta.get(DEBUG))
+            if debug:
+                traceback.print_exc()
+            raise click.ClickException(_explain(error, debug)) from error
+
+    def main(  # type: ignore[override]  # it always exits; the flag is click's, and is not for us
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        try:
+            status = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+            sys.stdout.flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = error.exit_code
+        except click.ClickException as error:
+            click.echo(f"kinodex: error: {_one_line(error)}", err=True)
+            status = error.exit_code
+        except click.Abort:
+            click.echo("kinodex: stopped", err=True)
+            status = INTERRUPTED
+        except BrokenPipeError:
+            # The reader (head, less) has seen enough. What is still buffered must not fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 1
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _explain(error: Exception, debug: bool) -> str:
+    if isinstance(error, IngestError | EncoderError | TemporalError | ServeError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    advice = "" if debug else "; run again with --debug"
+    return f"internal error: {type(error).__name__}: {error}{advice}"
+
+
+def _one_line(error: click.ClickException) -> str:
+    from serve.render import printable
+
+    message = printable(error.format_message())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        message = f"{message.rstrip('.')} (see {error.ctx.command_path} --help)"
+    return message
+
+
+def main() -> NoReturn:
+    """Run the command of this process: the console script's entry."""
+    logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL, format="%(name)s: %(message)s")
+    warnings.simplefilter("ignore")  # of the libraries below: they are for developers, see --debug
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal of any encoding
+    cli.main(prog_name="kinodex")
+
+
+# ------------------------------------------------------------------ options that several commands share
+def _debug(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[DEBUG] = True
+        logging.getLogger().setLevel(logging.INFO)
+        warnings.simplefilter("default")
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show the traceback of a failure, and logs."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+
+
+def library_options(command: Function) -> Function:
+    """Add the options of every command that works on a library."""
+    for option in (
+        debug_option,
+        click.option(
+            "--config",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Settings in TOML.  [default: $KINODEX_CONFIG, then DIR/kinodex.toml]",
+        ),
+        click.option(
+            "--data",
+            metavar="DIR",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Where the library is.  [default: $KINODEX_DATA, then ./kinodex-data]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def question_options(command: Function) -> Function:
+    """Add the argument and options of the commands that ask."""
+    for option in (
+        json_option,
+        click.option(
+            "--sheet",
+            metavar="FILE.png",
+            type=click.Path(path_type=Path),
+            help="Draw a contact sheet of the answers: pictures, times, words and scores.",
+        ),
+        click.option("--collection", metavar="C", help="Ask this collection only."),
+        click.option(
+            "--channel",
+            type=click.Choice(["visual", "speech", "all"]),
+            default="all",
+            show_default=True,
+            help="Ask what is seen, what is said, or both.",
+        ),
+        click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="How many answers."),
+        click.option("--image", metavar="FILE", type=click.Path(path_type=Path), help="Ask by a picture's content."),
+        click.argument("text", metavar="[QUERY]", required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def _load(data: Path | None, config: Path | None) -> "tuple[Path, Settings]":
+    from serve.settings import data_directory, load_settings
+
+    directory = data_directory(data)
+    return directory, load_settings(directory, config)
+
+
+@contextlib.contextmanager
+def _open(data: Path | None, config: Path | None) -> "Iterator[Library]":
+    directory, settings = _load(data, config)
+    from serve.library import Library
+
+    with contextlib.closing(Library.open(directory, settings)) as library:
+        yield library
+
+
+# ------------------------------------------------------------------ the commands
+@click.group(
+    name="kinodex",
+    cls=OneLineGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Examples:
+  kinodex index ~/Videos                              read what is there into a library
+  kinodex search "hiking in the mountains"            which videos?
+  kinodex moments "when does she mention Paris?"      at what time?
+  kinodex moments "a red car" --sheet cars.png        the answers as pictures
+  kinodex COMMAND --help                              more of each""",
+)
+@click.version_option(package_name="kinodex", message="%(prog)s %(version)s")
+@debug_option
+def cli() -> None:
+    """Find videos, and exact moments in them, by what is seen and what is said."""
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  kinodex index holiday.mp4 talks/ https://example.org/lecture.webm
+  kinodex index talks/ --collection talks --data /srv/library
+  kinodex index talks/ --json | jq -r 'select(.status == "failed") | .uri'
+
+\b
+Reading the same bytes again changes nothing, so a run that was stopped is simply run again.
+Exit status: 0 all is indexed; 1 something failed, and the rest is indexed; 130 stopped by Ctrl-C."""
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="PATH|DIR|URL...")
+@click.option("--collection", metavar="C", default="default", show_default=True, help="Put the videos there.")
+@json_option
+@library_options
+@click.pass_context
+def index(
+    ctx: click.Context, inputs: tuple[str, ...], collection: str, as_json: bool, data: Path | None, config: Path | None
+) -> None:
+    """Read videos into the library: files, folders, URLs."""
+    directory, settings = _load(data, config)
+    from serve import pipeline
+    from serve.progress import follow
+
+    def start(progress: "IndexProgress") -> Iterator["IndexOutcome"]:
+        return pipeline.index(inputs, directory, settings, collection=collection, progress=progress)
+
+    ctx.exit(follow(start, as_json=as_json))
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  kinodex search "a boat in a storm"
+  kinodex search --image photo.jpg --limit 3
+  kinodex search "budget for next year" --channel speech --json"""
+)
+@question_options
+@library_options
+def search(data: Path | None, config: Path | None, **question: Any) -> None:
+    """Find the videos that answer QUERY."""
+    _ask("search", data, config, question)
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  kinodex moments "at what time does the speaker mention Paris?"
+  kinodex moments "a dog runs into the water" --video 3fa9 --limit 5
+  kinodex moments "goal" --sheet goals.png
+  kinodex moments "goal" --json | jq '.moments[0].start_seconds'"""
+)
+@question_options
+@click.option("--video", "video_ids", metavar="ID", multiple=True, help="Look in this video only (repeatable).")
+@library_options
+def moments(data: Path | None, config: Path | None, **question: Any) -> None:
+    """Find the moments that answer QUERY."""
+    _ask("moments", data, config, question)
+
+
+def _ask(kind: Literal["search", "moments"], data: Path | None, config: Path | None, question: Any) -> None:
+    if not (question["text"] or "").strip() and question["image"] is None:
+        raise click.UsageError("a question is needed: QUERY, or --image FILE")
+    from serve.ask import Question, ask, check_sheet
+
+    if question["sheet"] is not None:
+        check_sheet(question["sheet"])
+    directory, settings = _load(data, config)
+    ask(kind, Question(**question), directory, settings)
+
+
+@cli.command("list")
+@click.option("--collection", metavar="C", help="Only this collection's.")
+@json_option
+@library_options
+def list_videos(collection: str | None, as_json: bool, data: Path | None, config: Path | None) -> None:
+    """List the videos in the library.
+
+    With --json, one object a line.
+    """
+    from rich.console import Console
+
+    from serve.render import show_videos, to_json, video_json
+
+    with _open(data, config) as library:
+        videos = library.videos(collection)
+    if not as_json:
+        show_videos(Console(), videos)
+    for video in videos if as_json else ():
+        click.echo(to_json(video_json(video)))
+
+
+@cli.command()
+@click.argument("video_id", metavar="ID")
+@json_option
+@library_options
+def show(video_id: str, as_json: bool, data: Path | None, config: Path | None) -> None:
+    """Show what is known about a video.
+
+    The first characters of its ID are enough.
+    """
+    from rich.console import Console
+
+    from serve.render import show_video, to_json, video_json
+
+    with _open(data, config) as library:
+        video = library.video(video_id)
+    if as_json:
+        click.echo(to_json(video_json(video)))
+    else:
+        show_video(Console(), video)
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  kinodex transcript 3fa9
+  kinodex transcript 3fa9 --format srt > holiday.srt"""
+)
+@click.argument("video_id", metavar="ID")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "srt", "vtt", "json"]),
+    default="text",
+    show_default=True,
+    help="text has a line an utterance; srt and vtt are subtitles; json has every word's times.",
+)
+@library_options
+def transcript(video_id: str, format_: "TranscriptFormat", data: Path | None, config: Path | None) -> None:
+    """Print what is said in a video.
+
+    The first characters of its ID are enough.
+    """
+    from serve.render import title
+    from serve.transcripts import write_transcript
+
+    with _open(data, config) as library:
+        video = library.video(video_id)
+        utterances = library.transcript(video)
+    if not utterances:
+        click.echo(f"kinodex: no speech was found in {title(video.uri)}", err=True)
+    click.echo(write_transcript(video, utterances, format_).encode("utf-8", "backslashreplace"), nl=False)
+
+
+@cli.command()
+@click.argument("video_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--collection", metavar="C", help="Only out of this collection.")
+@library_options
+def delete(video_ids: tuple[str, ...], collection: str | None, data: Path | None, config: Path | None) -> None:
+    """Take videos out of the library.
+
+    Their files are not touched. If one ID is wrong, nothing is deleted.
+    """
+    directory, _ = _load(data, config)
+    from serve import pipeline
+
+    for video_id in pipeline.delete(directory, video_ids, collection=collection):
+        click.echo(f"deleted {video_id}")
+
+
+@cli.command()
+@json_option
+@library_options
+@click.pass_context
+def reindex(ctx: click.Context, as_json: bool, data: Path | None, config: Path | None) -> None:
+    """Read every video again with other encoders.
+
+    The encoders are those that the settings name now. The library answers from its old rows until the new ones are whole.
+    """
+    directory, settings = _load(data, config)
+    from serve import pipeline
+    from serve.progress import follow
+
+    ctx.exit(follow(lambda progress: pipeline.reindex(directory, settings, progress=progress), as_json=as_json))
+
+
+@cli.command()
+@json_option
+@library_options
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool, data: Path | None, config: Path | None) -> None:
+    """Say what is installed, what is missing, what to do.
+
+    Nothing is downloaded.
+    """
+    from serve.doctor import examine, show_findings
+
+    findings = examine(data, config)
+    show_findings(findings, as_json=as_json)
+    ctx.exit(1 if any(finding.state == "missing" for finding in findings) else 0)
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  kinodex completion bash >> ~/.bashrc
+  kinodex completion zsh  >> ~/.zshrc
+  kinodex completion fish >  ~/.config/fish/completions/kinodex.fish"""
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@debug_option
+def completion(shell: str) -> None:
+    """Print the completion script of a shell."""
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    script = get_completion_class(shell)
+    if script is None:  # cannot be: these three are click's own
+        raise click.UsageError(f"no completion for {shell}")
+    # The base class's source(), because bash's own first starts a bash to ask for its version.
+    click.echo(ShellComplete.source(script(cli, {}, "kinodex", "_KINODEX_COMPLETE")))
+
+
+if __name__ == "__main__":
+    main()

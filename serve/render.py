@@ -1,0 +1,330 @@
+"""Answers, videos and outcomes: JSON for programs, coloured tables on a terminal, aligned lines in a pipe."""
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePath, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from serve.values import Answer, IndexOutcome, Moment, Verdict, Video, VideoAnswer
+
+TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
+SCORE_DIGITS = 4  # below the noise of a half-precision embedding
+SNIPPET_CHARS = 160  # of what is said: about two table lines on a wide terminal
+SHORT_ID_CHARS = 12  # of a content hash: what the commands accept as a prefix, with room to spare
+DASH = "\N{EN DASH}"  # between two times, and where there is nothing to say
+# They could make a file name read as another one.
+BIDI_CONTROLS = frozenset(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
+VERDICT_STYLES = {Verdict.MATCH: "bold green", Verdict.WEAK: "yellow", Verdict.NO_MATCH: "dim"}
+
+
+# ------------------------------------------------------------------ JSON
+def to_json(value: Any) -> bytes:
+    """Encode one JSON document: UTF-8, one line, never NaN.
+
+    A file name that is no UTF-8 comes out as the JSON escapes of its surrogates: json.loads and os.fsencode
+    give its bytes back.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+
+
+def _number(value: float | None, digits: int) -> float | None:
+    return round(float(value), digits) if value is not None and math.isfinite(value) else None
+
+
+def moment_json(moment: Moment) -> dict[str, Any]:
+    """Give M of the command's contract (design §12)."""
+    return {
+        "video_id": moment.video_id,
+        "uri": moment.uri,
+        "start_seconds": _number(moment.start_seconds, TIME_DIGITS),
+        "end_seconds": _number(moment.end_seconds, TIME_DIGITS),
+        "score": _number(moment.score, SCORE_DIGITS),
+        "confidence": _number(moment.confidence, SCORE_DIGITS),
+        "verdict": str(moment.verdict),
+        "visual_score": _number(moment.visual_score, SCORE_DIGITS),
+        "speech_score": _number(moment.speech_score, SCORE_DIGITS),
+        "transcript": moment.transcript,
+        "best_frame_seconds": _number(moment.best_frame_seconds, TIME_DIGITS),
+        "final": moment.final,
+    }
+
+
+def moments_json(query: str, answer: Answer) -> dict[str, Any]:
+    """Give what `moments --json` prints."""
+    return {"query": query, "moments": [moment_json(moment) for moment in answer.moments]}
+
+
+def search_json(query: str, answer: Answer) -> dict[str, Any]:
+    """Give what `search --json` prints."""
+    return {"query": query, "results": [_video_answer_json(video) for video in answer.videos]}
+
+
+def _video_answer_json(video: VideoAnswer) -> dict[str, Any]:
+    return {
+        "video_id": video.video_id,
+        "uri": video.uri,
+        "score": _number(video.score, SCORE_DIGITS),
+        "confidence": _number(video.confidence, SCORE_DIGITS),
+        "verdict": str(video.verdict),
+        "moments": [moment_json(moment) for moment in video.moments],
+    }
+
+
+def outcome_json(outcome: IndexOutcome) -> dict[str, Any]:
+    """Give one line of `index --json`."""
+    return {
+        "video_id": outcome.video_id,
+        "uri": outcome.uri,
+        "status": outcome.status,
+        "duration_seconds": _number(outcome.duration_seconds, TIME_DIGITS),
+        "frames": outcome.frames,
+        "segments": outcome.segments,
+        "utterances": outcome.utterances,
+        "error": outcome.error,
+    }
+
+
+def video_json(video: Video) -> dict[str, Any]:
+    """Give one line of `list --json`, and what `show --json` prints."""
+    media = video.media
+    return {
+        "video_id": video.video_id,
+        "uri": video.uri,
+        "collection": video.collection,
+        "duration_seconds": _number(video.duration_seconds, TIME_DIGITS),
+        "frames": video.frame_count,
+        "segments": video.segment_count,
+        "utterances": video.utterance_count,
+        "indexed_time": _wall_clock(video.indexed_time),
+        "warnings": list(video.warnings),
+        "content_sha256": video.content_sha256,
+        "container": media.container,
+        "video_codec": media.video_codec,
+        "audio_codec": media.audio_codec,
+        "width": media.width,
+        "height": media.height,
+        "frame_rate_fps": _number(media.frame_rate_fps, TIME_DIGITS),
+    }
+
+
+def _wall_clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+# ------------------------------------------------------------------ words for people
+def printable(text: str) -> str:
+    """Make foreign text safe to print: one line, nothing that moves the cursor or turns letters round."""
+    line = " ".join(text.split())
+    return "".join(
+        "�" if unicodedata.category(char) in ("Cc", "Cs") or char in BIDI_CONTROLS else char for char in line
+    )
+
+
+def title(uri: str) -> str:
+    """Name a video for people: its file name, or the host of a URL without one."""
+    if "://" in uri:
+        parts = urlsplit(uri)
+        return printable(PurePosixPath(unquote(parts.path)).name or parts.netloc or uri)
+    return printable(PurePath(uri).name or uri)
+
+
+def clock(seconds: float) -> str:
+    """Write media time as m:ss, or h:mm:ss from an hour on; cut, not rounded."""
+    minutes, rest = divmod(math.floor(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def time_span(start_seconds: float, end_seconds: float) -> str:
+    """Write a span as m:ss-m:ss; the end is rounded up, so that a short one is never empty."""
+    return f"{clock(start_seconds)}{DASH}{clock(math.ceil(end_seconds))}"
+
+
+def word_pattern(words: Sequence[str]) -> re.Pattern[str] | None:
+    """Give a pattern that finds any of the words or phrases, whole and in any case; None where there are none."""
+    found = sorted({re.escape(word.strip()) for word in words if word.strip()}, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE) if found else None
+
+
+def snippet(transcript: str, matched_words: Sequence[str], limit: int = SNIPPET_CHARS) -> Text:
+    """Cut what is said down to `limit` characters around the first matched word; matched words are bold."""
+    said, pattern = printable(transcript), word_pattern(matched_words)
+    if len(said) > limit:
+        first = pattern.search(said) if pattern else None
+        # A third of the room goes before the word: enough to see what it belongs to.
+        start = max(0, min(first.start() - limit // 3 if first else 0, len(said) - limit))
+        if start:
+            start = said.find(" ", start) + 1 or start
+        cut = said[start : start + limit]
+        if start + limit < len(said):
+            cut = (cut.rsplit(" ", 1)[0] if " " in cut else cut) + " …"
+        said = ("… " if start else "") + cut
+    text = Text(said)
+    if pattern:
+        text.highlight_regex(pattern, "bold")
+    return text
+
+
+# ------------------------------------------------------------------ tables and lines
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    header: str
+    right: bool = False
+    folds: bool = False  # takes the room that is left, over several lines; others stay on one
+
+
+def _show(console: Console, columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> None:
+    """Print rows: a table on a terminal; elsewhere one aligned line a row, without colour or header."""
+    if console.is_terminal:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for column in columns:
+            table.add_column(
+                column.header,
+                justify="right" if column.right else "left",
+                no_wrap=not column.folds,
+                overflow="fold" if column.folds else "ellipsis",
+                ratio=1 if column.folds else None,
+            )
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    widths = [max((row[index].cell_len for row in rows), default=0) for index in range(len(columns))]
+    for row in rows:
+        cells = []
+        for cell, column, width in zip(row, columns, widths, strict=True):
+            space = " " * (width - cell.cell_len)
+            cells.append(space + cell.plain if column.right else cell.plain + space)
+        say(console, "  ".join(cells).rstrip())
+
+
+def say(console: Console, line: str, style: str = "") -> None:
+    """Print one line as it is: never wrapped in a pipe, never read as markup."""
+    console.print(Text(line, style=style), soft_wrap=not console.is_terminal)
+
+
+def _verdict(verdict: Verdict, confidence: float) -> Text:
+    return Text(f"{verdict:<8} {confidence:4.0%}", style=VERDICT_STYLES[verdict])
+
+
+def _score(score: float | None) -> str:
+    return DASH if score is None else f"{score:.2f}"
+
+
+def _introduce(console: Console, query: str, verdicts: Sequence[Verdict]) -> None:
+    if not verdicts:
+        say(console, f"nothing found for {printable(query)!r}")
+    elif all(verdict is Verdict.NO_MATCH for verdict in verdicts):
+        say(console, "no confident answer; the nearest:", style="yellow")
+
+
+def _dim(cells: list[Text], verdict: Verdict) -> list[Text]:
+    if verdict is Verdict.NO_MATCH:
+        for cell in cells:
+            cell.stylize("dim")
+    return cells
+
+
+def show_search(console: Console, query: str, answer: Answer) -> None:
+    """Print the videos of an answer, each with its best moment."""
+    _introduce(console, query, [video.verdict for video in answer.videos])
+    columns = [
+        _Column(header="video"),
+        _Column(header="verdict"),
+        _Column(header="score", right=True),
+        _Column(header="best moment"),
+        _Column(header="id"),
+        _Column(header="said there", folds=True),
+    ]
+    rows = []
+    for video in answer.videos:
+        best = video.moments[0] if video.moments else None
+        cells = [
+            Text(title(video.uri), style="bold"),
+            _verdict(video.verdict, video.confidence),
+            Text(_score(video.score)),
+            Text(time_span(best.start_seconds, best.end_seconds) if best else DASH, style="cyan"),
+            Text(printable(video.video_id)[:SHORT_ID_CHARS], style="dim"),
+            snippet(best.transcript, best.matched_words) if best else Text(),
+        ]
+        rows.append(_dim(cells, video.verdict))
+    _show(console, columns, rows)
+
+
+def show_moments(console: Console, query: str, answer: Answer) -> None:
+    """Print the moments of an answer."""
+    _introduce(console, query, [moment.verdict for moment in answer.moments])
+    columns = [
+        _Column(header="time"),
+        _Column(header="video"),
+        _Column(header="verdict"),
+        _Column(header="why"),
+        _Column(header="said there", folds=True),
+    ]
+    rows = []
+    for moment in answer.moments:
+        span = time_span(moment.start_seconds, moment.end_seconds) + ("" if moment.final else " (live)")
+        cells = [
+            Text(span, style="cyan"),
+            Text(title(moment.uri), style="bold"),
+            _verdict(moment.verdict, moment.confidence),
+            Text(f"visual {_score(moment.visual_score)} speech {_score(moment.speech_score)}"),
+            snippet(moment.transcript, moment.matched_words),
+        ]
+        rows.append(_dim(cells, moment.verdict))
+    _show(console, columns, rows)
+
+
+def show_videos(console: Console, videos: Sequence[Video]) -> None:
+    """Print the library's videos."""
+    columns = [
+        _Column(header="id"),
+        _Column(header="video"),
+        _Column(header="length", right=True),
+        _Column(header="frames", right=True),
+        _Column(header="utterances", right=True),
+        _Column(header="collection"),
+        _Column(header="indexed"),
+        _Column(header="warnings", folds=True),
+    ]
+    rows = [
+        [
+            Text(printable(video.video_id), style="cyan"),
+            Text(title(video.uri), style="bold"),
+            Text(clock(video.duration_seconds)),
+            Text(str(video.frame_count)),
+            Text(str(video.utterance_count)),
+            Text(printable(video.collection)),
+            Text(_wall_clock(video.indexed_time), style="dim"),
+            Text(printable("; ".join(video.warnings)), style="yellow"),
+        ]
+        for video in videos
+    ]
+    _show(console, columns, rows)
+
+
+def show_video(console: Console, video: Video) -> None:
+    """Print everything known about one video, one fact a line."""
+    facts = video_json(video)
+    facts["duration_seconds"] = f"{facts['duration_seconds']} ({clock(video.duration_seconds)})"
+    facts["warnings"] = "; ".join(video.warnings) or None
+    rows = [
+        [Text(key, style="dim"), Text(DASH if value is None else printable(str(value)))] for key, value in facts.items()
+    ]
+    if not console.is_terminal:
+        return _show(console, [_Column(header=""), _Column(header="")], rows)
+    grid = Table.grid(padding=(0, 2))
+    for key, value in rows:
+        grid.add_row(key, value)
+    console.print(grid)
+    return None
