@@ -36,9 +36,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
 _SAFE_IN_TARGET = "/%:@!$&'()*+,;=~?-._[]|"  # left as they are; all else is percent-encoded
 _HOST = re.compile(r"[a-z0-9._-]+", re.ASCII)
-_SECRET_PARAMETER = re.compile(
-    r"sig$|signature|token|passw|secret|credential|api.?key|access.?key", re.IGNORECASE
-)
+_SECRET_PARAMETER = re.compile(r"sig$|signature|token|passw|secret|credential|api.?key|access.?key", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +95,7 @@ def fetch(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progress 
         SourceNotFound: If the server answers 404 or 410.
         SourceUnreadable: If it answers 401 or 403, or with no bytes.
         SourceUnavailable: If the server cannot be reached, fails, hangs, or sends less than it announced.
-        LimitExceeded: If max_bytes or max_redirects is passed.
+        LimitExceeded: If max_bytes, max_redirects or max_fetch_seconds is passed.
     """
     name = without_secrets(url)
     try:
@@ -206,9 +204,7 @@ def _connect(url: Url, name: str, config: SourceConfig) -> socket.socket:
     try:
         endpoints = resolve(url.host, url.port)
     except OSError as e:
-        raise SourceUnavailable(
-            name, f"the host {url.host} does not resolve", "check the name, or try later"
-        ) from e
+        raise SourceUnavailable(name, f"the host {url.host} does not resolve", "check the name, or try later") from e
     for endpoint in endpoints:  # one forbidden address among several is an attack, or a mistake
         if not is_allowed(endpoint.address, config.private_networks):
             reason = f"address {endpoint.address} of host {url.host} is not public"
@@ -220,9 +216,7 @@ def _connect(url: Url, name: str, config: SourceConfig) -> socket.socket:
             connection.settimeout(config.timeout_seconds)
             connection.connect(endpoint.socket_address)
             if url.scheme == "https":
-                return ssl.create_default_context().wrap_socket(
-                    connection, server_hostname=url.host.rstrip(".")
-                )
+                return ssl.create_default_context().wrap_socket(connection, server_hostname=url.host.rstrip("."))
             return connection
         except OSError as e:
             connection.close()
@@ -231,9 +225,7 @@ def _connect(url: Url, name: str, config: SourceConfig) -> socket.socket:
 
 
 @contextmanager
-def _request(
-    url: Url, name: str, config: SourceConfig, deadline: float
-) -> Iterator[http.client.HTTPResponse]:
+def _request(url: Url, name: str, config: SourceConfig, deadline: float) -> Iterator[http.client.HTTPResponse]:
     with _connect(url, name, config) as connection:
         lines = [
             f"GET {url.target} HTTP/1.1",

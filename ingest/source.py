@@ -201,7 +201,7 @@ def open_source(
         SourceUnreadable: If it is empty, or may not be read.
         SourceRefused: If the policy forbids it, or it is not a regular file.
         SourceUnavailable: If the server fails, or the file changes while it is read.
-        LimitExceeded: If max_bytes or max_redirects is passed.
+        LimitExceeded: If max_bytes, max_redirects or max_fetch_seconds is passed.
     """
     name, scheme = display_uri(uri), scheme_of(uri)
     if scheme in _FETCHED_SCHEMES:
@@ -298,9 +298,7 @@ def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for part in folders:
-                deeper = os.open(
-                    part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
-                )
+                deeper = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
                 os.close(folder)
                 folder = deeper
             _check_regular(os.stat(last, dir_fd=folder, follow_symlinks=False), name)
@@ -327,9 +325,7 @@ def _path_of_file_uri(uri: str, name: str) -> str:
         parts.netloc.lower() not in ("", "localhost")
         or not path.startswith("/")
         or path.startswith("//")  # a network share to some systems
-        or has_control_characters(
-            uri
-        )  # urlsplit would silently leave them out, as it does what follows ? or #
+        or has_control_characters(uri)  # urlsplit would silently leave them out, as it does what follows ? or #
         or "?" in uri
         or "#" in uri
     ):

@@ -1,0 +1,417 @@
+"""Files, folders and file: URIs. Downloads are in test_fetch.py."""
+
+import hashlib
+import inspect
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+import ingest.source as source
+from ingest.config import SourceConfig
+from ingest.errors import (
+    LimitExceeded,
+    SourceError,
+    SourceNotFound,
+    SourceRefused,
+    SourceUnavailable,
+    SourceUnreadable,
+)
+from ingest.source import display_uri, expand, open_source, scheme_of, video_id_of
+
+CONTENT = b"not really a video" * 1000
+not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "library" / "a video.mp4"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+def opened(uri: str | Path, spool: Path, **settings: object) -> source.OpenedSource:
+    """Open and close a source, having checked that its file holds what it says."""
+    with open_source(str(uri), SourceConfig(**settings), spool=spool) as it:  # type: ignore[arg-type]
+        assert it.file.tell() == 0
+        data = it.file.read()
+        assert len(data) == it.size_bytes
+        assert hashlib.sha256(data).hexdigest() == it.content_sha256
+    assert it.file.closed
+    return it
+
+
+def test_opens_a_path_with_its_hash_and_reports_progress(video: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    config = SourceConfig(file_roots=())  # the policy is for URIs: the caller's own path needs no root
+    with open_source(str(video), config, spool=tmp_path, progress=lambda *at: seen.append(at)) as it:
+        assert it.uri == str(video)
+        assert it.content_sha256 == hashlib.sha256(CONTENT).hexdigest()
+        assert it.size_bytes == len(CONTENT)
+        assert it.file.read() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_stores_an_absolute_path(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(video.parent)
+    assert opened(video.name, tmp_path).uri == str(video)
+    (tmp_path / "link").symlink_to(video.parent)
+    assert opened(tmp_path / "link" / video.name, tmp_path).uri == str(tmp_path / "link" / video.name)
+
+
+def test_stores_the_path_that_names_the_file_where_dots_cross_a_link(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(video.parent)
+    (tmp_path / "b.mp4").write_bytes(b"beside the library")
+    assert opened(f"{tmp_path}/elsewhere/link/../b.mp4", tmp_path).uri == str(tmp_path / "b.mp4")
+
+
+def test_video_id_is_the_beginning_of_the_hash(video: Path, tmp_path: Path) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert video_id_of(opened(video, tmp_path).content_sha256) == digest[:16]
+
+
+@pytest.mark.parametrize("name", ["C:movie.mp4", "concat:a|b.mp4", "Movie: part 2.mp4", "data:,x", "[a].mp4"])
+def test_opens_a_file_whose_name_looks_like_a_uri(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(CONTENT)
+    assert opened(name, tmp_path).uri == str(tmp_path / name)
+    assert scheme_of(name) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "concat:/etc/hosts|/etc/hosts",
+        "subfile:,,start,0,end,9,,:/etc/hosts",
+        "crypto:/etc/hosts",
+        "data:text/plain,hello",
+        "pipe:0",
+        "fd:0",
+        "unix:/run/x",
+        "rtsp://camera/stream",
+        "ftp://example.org/a.mp4",
+        "gopher://example.org/1",
+        "file,http://example.org/a.mp4",
+        "cache:http://example.org/a.mp4",
+        "http:/etc/hosts",
+        "https:a",
+        "tcp://127.0.0.1:80",
+        "no-such: movie.mp4",
+    ],
+)
+def test_refuses_every_other_scheme(uri: str, tmp_path: Path) -> None:
+    expected = SourceNotFound if uri.startswith("file,") else SourceRefused  # a comma: no scheme, a path
+    with pytest.raises(expected), open_source(uri, SourceConfig(), spool=tmp_path):
+        pass
+
+
+def test_refuses_an_unwanted_scheme_even_if_configured(tmp_path: Path) -> None:
+    config = SourceConfig(schemes=("ftp",))
+    for uri in ("ftp://example.org/a.mp4", "http://example.org/a.mp4", "file:///a.mp4"):
+        with pytest.raises(SourceRefused), open_source(uri, config, spool=tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("path", ["missing.mp4", "", "a\0b", "missing/deep.mp4", "C:\\movie.mp4", "x" * 300])
+def test_says_that_a_missing_file_is_missing(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = SourceUnreadable if len(path) == 300 else SourceNotFound  # ENAMETOOLONG
+    with pytest.raises(error), open_source(path, SourceConfig(), spool=tmp_path):
+        pass
+
+
+def test_refuses_what_is_not_a_regular_file_without_blocking(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.mp4")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.mp4"))
+        for path in (tmp_path / "fifo.mp4", tmp_path / "socket.mp4", Path("/dev/zero")):
+            for uri in (str(path), path.as_uri()):
+                with (
+                    pytest.raises(SourceRefused, match="not a regular file"),
+                    open_source(uri, SourceConfig(file_roots=("/",)), spool=tmp_path),
+                ):
+                    pass
+
+
+def test_refuses_a_fifo_put_in_place_of_the_file_after_the_check(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = os.open
+
+    def open_after_exchange(path: str, flags: int, *args: int, **kwargs: int) -> int:
+        if os.path.basename(path) == video.name:
+            video.unlink()
+            os.mkfifo(video)
+        return genuine(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_after_exchange)
+    with pytest.raises(SourceRefused), open_source(str(video), SourceConfig(), spool=tmp_path):
+        pass
+
+
+def test_leaves_no_descriptor_open(video: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.mp4")
+    (tmp_path / "empty.mp4").touch()
+    before = len(os.listdir("/dev/fd"))
+    roots = (str(tmp_path),)
+    for path in (video, tmp_path / "fifo.mp4", tmp_path / "empty.mp4", tmp_path / "missing.mp4", Path("/etc/hosts")):
+        for uri in (str(path), path.as_uri()):
+            try:
+                with open_source(uri, SourceConfig(file_roots=roots), spool=tmp_path):
+                    raise KeyError
+            except (SourceError, KeyError):
+                pass
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_says_that_an_empty_file_and_a_folder_are_not_readable(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(SourceUnreadable, match="empty file"):
+        opened(tmp_path / "empty.mp4", tmp_path)
+    with pytest.raises(SourceUnreadable, match="a folder"):
+        opened(tmp_path, tmp_path)
+
+
+def test_says_that_permission_is_denied(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)  # root may open anything, so the mode alone would not do
+    with pytest.raises(SourceUnreadable, match="permission denied"):
+        opened(video, tmp_path)
+
+
+def test_says_that_a_file_is_still_being_written(video: Path, tmp_path: Path) -> None:
+    def grow(done_bytes: int, total_bytes: int | None) -> None:
+        with video.open("ab") as more:
+            more.write(b"more")
+
+    with (
+        pytest.raises(SourceUnavailable, match="changed while it was read"),
+        open_source(str(video), SourceConfig(), spool=tmp_path, progress=grow),
+    ):
+        pass
+
+
+def test_names_the_limit_a_large_file_passes(video: Path, tmp_path: Path) -> None:
+    with pytest.raises(LimitExceeded, match="max_bytes") as caught:
+        opened(video, tmp_path, max_bytes=len(CONTENT) - 1)
+    assert caught.value.limit == "max_bytes"
+    opened(video, tmp_path, max_bytes=len(CONTENT))
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "LOCALHOST"])
+def test_opens_a_file_uri_below_a_root(host: str, video: Path, tmp_path: Path) -> None:
+    uri = f"file://{host}{video.parent}/a%20video.mp4"
+    assert opened(uri, tmp_path, file_roots=("/nowhere", str(video.parent))).uri == uri
+    assert opened(f"FILE:{video}", tmp_path, file_roots=(str(tmp_path),)).size_bytes == len(CONTENT)
+
+
+def test_reads_a_name_of_any_script_from_a_file_uri(tmp_path: Path) -> None:
+    path = tmp_path / "пример 100%?#\u202f\n.mp4"
+    path.write_bytes(CONTENT)
+    assert opened(path.as_uri(), tmp_path, file_roots=(str(tmp_path),)).size_bytes == len(CONTENT)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "library/../secret.mp4",
+        "library/%2e%2e/secret.mp4",
+        "library/%2E%2E%2Fsecret.mp4",
+        "library/link.mp4",
+        "library/folder-link/secret.mp4",
+        "library/missing/../../secret.mp4",
+        "library-beside/secret.mp4",
+        "secret.mp4",
+        "library",
+        "no-such-file.mp4",  # the answer must not say what exists outside
+    ],
+)
+def test_refuses_a_file_uri_that_leads_outside_the_roots(tail: str, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.mp4").write_bytes(CONTENT)
+    (tmp_path / "library-beside").mkdir()
+    (tmp_path / "library-beside" / "secret.mp4").write_bytes(CONTENT)
+    (video.parent / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    (video.parent / "folder-link").symlink_to(tmp_path)
+    with pytest.raises(SourceRefused, match="file_roots"):
+        opened(f"file://{tmp_path}/{tail}", tmp_path, file_roots=(str(video.parent),))
+
+
+def test_follows_links_that_stay_below_the_roots(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "way-in").symlink_to(video.parent)
+    (video.parent / "link.mp4").symlink_to(video)
+    for uri in (f"file://{tmp_path}/way-in/link.mp4", f"file://{video.parent}/../library/link.mp4"):
+        assert opened(uri, tmp_path, file_roots=(str(tmp_path / "way-in"),)).size_bytes == len(CONTENT)
+
+
+def test_opens_nothing_through_a_link_exchanged_after_the_check(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.mp4").write_bytes(b"secret")
+    inner = video.parent / "inner"
+    inner.mkdir()
+    (inner / "secret.mp4").write_bytes(CONTENT)
+    genuine = os.path.realpath
+
+    def exchange(path: str, **kwargs: bool) -> str:
+        real = genuine(path, **kwargs)
+        if real.endswith("secret.mp4"):
+            inner.rename(video.parent / "inner-before")
+            inner.symlink_to(tmp_path / "outside")
+        return real
+
+    monkeypatch.setattr(os.path, "realpath", exchange)
+    with pytest.raises(SourceError):
+        opened(f"file://{inner}/secret.mp4", tmp_path, file_roots=(str(video.parent),))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:{name}",
+        "file:./{path}",
+        "file://{name}",
+        "file://example.org{path}",
+        "file://localhost:80{path}",
+        "file://user@localhost{path}",
+        "file://..{path}",
+        "file:////{path}",
+        "file://%2F{path}",
+        "file:{path}?x",
+        "file:{path}#t=10",
+        "file:\n{path}",
+        "file://[{path}",
+        "file:",
+        "file:{path}%00.mp4",
+        "file:{path}%ff.mp4",
+    ],
+)
+def test_refuses_oddly_spelled_file_uris(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.mp4").write_bytes(CONTENT)
+    with pytest.raises(SourceError) as caught:
+        opened(uri.format(name="a.mp4", path=tmp_path / "a.mp4"), tmp_path, file_roots=("/",))
+    assert not isinstance(caught.value, SourceUnavailable)
+    assert "\n" not in str(caught.value)
+
+
+def test_tells_paths_from_uris() -> None:
+    for uri, scheme in [
+        ("HTTP://x/", "http"),
+        ("file:a", "file"),
+        ("rtsp://x", "rtsp"),
+        ("concat:a|b", "concat"),
+        ("/a:b", None),
+        ("C:\\a", None),
+        ("a.mp4", None),
+        ("./http://x", None),
+        ("", None),
+    ]:
+        assert scheme_of(uri) == scheme
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://user:pw@x.org/a.mp4?v=1#t", "https://x.org/a.mp4?v=1"),
+        ("rtsp://admin:pw@10.0.0.1:554/1", "rtsp://10.0.0.1:554/1"),
+        ("http://u:p/w@x.org/a.mp4", "http://…"),
+        ("http://u:p@[x/a.mp4", "http://…"),
+        ("https://x/a?X-Amz-Signature=abc&n=2&sig=3", "https://x/a?X-Amz-Signature=REDACTED&n=2&sig=REDACTED"),
+        ("https://x/a?access%5Ftoken=abc", "https://x/a?access%5Ftoken=REDACTED"),
+        ("https://example.org/@someone/a.mp4", "https://example.org/@someone/a.mp4"),
+        ("two\nlines.mp4", "two\\nlines.mp4"),
+        ("/bad\udcff.mp4", "/bad\\udcff.mp4"),
+    ],
+)
+def test_shows_sources_on_one_line_without_secrets(uri: str, shown: str) -> None:
+    assert display_uri(uri) == shown
+
+
+def test_expands_a_folder_to_its_media_files_in_order(tmp_path: Path) -> None:
+    for name in ("b.MP4", "a.mkv", "sub/c.ts", "sub/notes.txt", ".hidden.mp4", ".git/d.mp4", "z.opus", "poster.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    expected = [str(tmp_path / name) for name in ("a.mkv", "b.MP4", "sub/c.ts", "z.opus")]
+    assert list(expand([str(tmp_path)])) == expected
+    assert list(expand([str(tmp_path / "poster.jpg"), "http://x/a"])) == [str(tmp_path / "poster.jpg"), "http://x/a"]
+
+
+def test_expands_past_link_loops_and_finds_linked_folders_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "v.mp4").touch()
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert list(expand([str(tmp_path)])) == [str(tmp_path / "a" / "v.mp4")]
+
+
+def test_expands_folders_nested_deeper_than_calls_may(tmp_path: Path) -> None:
+    deepest = tmp_path.joinpath(*["d"] * 200)
+    deepest.mkdir(parents=True)
+    (deepest / "v.mp4").touch()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        found = list(expand([str(tmp_path)]))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert found == [str(deepest / "v.mp4")]
+
+
+def test_expansion_goes_on_past_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "v.mp4").touch()
+    (tmp_path / "gone.mp4").symlink_to("nowhere")
+    genuine = os.scandir
+
+    def scandir(path: str) -> object:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return genuine(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    closed, gone, video, missing, url = expand([str(tmp_path), "no-such-file.mp4", "https://x/v.mp4"])
+    assert isinstance(closed, SourceUnreadable)
+    assert "Permission denied" in closed.reason
+    assert isinstance(missing, SourceNotFound)
+    assert (gone, video, url) == (str(tmp_path / "gone.mp4"), str(tmp_path / "v.mp4"), "https://x/v.mp4")
+
+
+@not_as_root
+def test_expansion_reports_a_folder_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    assert [type(item) for item in expand([str(tmp_path), str(tmp_path / "closed" / "v.mp4")])] == [
+        SourceUnreadable,
+        SourceUnreadable,
+    ]
+
+
+def test_expansion_says_that_a_folder_has_no_media(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (found,) = expand([str(tmp_path)])
+    assert isinstance(found, SourceNotFound)
+    assert "no video or audio file" in str(found)
+
+
+def test_expansion_reports_names_that_are_not_utf8(tmp_path: Path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (found,) = expand([str(tmp_path)])
+    assert isinstance(found, SourceUnreadable)
+    str(found).encode()
+
+
+@pytest.mark.parametrize("bad", [{"private_networks": ("10.0.0.1/8",)}, {"max_redirects": -1}, {"max_bytes": 0}])
+def test_refuses_settings_that_mean_nothing(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        SourceConfig(**bad)  # type: ignore[arg-type]
