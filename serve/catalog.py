@@ -339,11 +339,10 @@ class Catalog:
 
     def ready_rows(self, fingerprint: str) -> dict[int, float]:
         """Return the rows of the videos made in one encoder space, each with its indexed_time: what an index holds."""
-        return dict(
-            (row, at) for row, at in self._select(
-                "SELECT row, indexed_time FROM videos WHERE state = 'READY' AND fingerprint = ?", fingerprint
-            )
-        )  # fmt: skip
+        found = self._select(
+            "SELECT row, indexed_time FROM videos WHERE state = 'READY' AND fingerprint = ?", fingerprint
+        )
+        return {row: at for row, at in found}  # noqa: C416 - its rows are tuples of anything
 
     def frames(self, row: int) -> FrameEmbeddings:
         """Return all frames of a video; vectors float32 (F, D), unit length within float16's precision.
@@ -449,13 +448,13 @@ class Catalog:
                 raise VideoNotFound(f"with {kind} id {key} any more")
         return [found[key] for key in ids]
 
-    def match_words(self, terms: Sequence[str], *, limit: int, rows: Sequence[int] = ()) -> list[WordMatch]:
+    def match_words(self, terms: Sequence[str], *, limit: int, rows: Sequence[int] | None = None) -> list[WordMatch]:
         """Return the utterances that hold any of the terms, best first.
 
         Args:
             terms: Words or phrases as people write them; all of it is words, nothing is syntax.
             limit: The most to return.
-            rows: Only these videos; empty: all.
+            rows: Only in these videos; None: in all.
         Source: BM25 as FTS5 computes it, over all READY videos whatever `rows` says.
         """
         query = " OR ".join(filter(None, map(_phrase, terms)))
@@ -464,10 +463,10 @@ class Catalog:
         found = self._select(
             "SELECT video_row, position, bm25(utterance_search) FROM utterance_search"
             " JOIN utterances ON utterances.id = utterance_search.rowid WHERE utterance_search MATCH ?1"
-            " AND (?2 = '[]' OR video_row IN (SELECT value FROM json_each(?2)))"
+            " AND (?2 IS NULL OR video_row IN (SELECT value FROM json_each(?2)))"
             " ORDER BY bm25(utterance_search), utterances.id LIMIT ?3",
             query,
-            json.dumps([int(row) for row in rows]),
+            None if rows is None else json.dumps([int(row) for row in rows]),
             limit,
         )
         return [WordMatch(row=row, position=position, score=-rank) for row, position, rank in found]
@@ -542,7 +541,7 @@ def _vector_bytes(vector: NDArray[np.float32]) -> bytes | None:
 
 
 def _array(data: bytes, dtype: str, size: int, directory: Path) -> NDArray[Any]:
-    """Return a writable array of `size` numbers, or DataDirectoryInvalid where the blob is not as long as its row says."""
+    """Return a writable array of `size` numbers; DataDirectoryInvalid where the blob is not as long as its row says."""
     if len(data) != size * np.dtype(dtype).itemsize:
         raise DataDirectoryInvalid(str(directory), f"an array of {size} {dtype} has {len(data)} bytes")
     return np.frombuffer(bytearray(data), dtype)
