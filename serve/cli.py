@@ -6,20 +6,15 @@ one line on standard error; exit status 2 says that the command line is wrong, 1
 
 import contextlib
 import logging
-import os
 import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
-from encoders.errors import EncoderError
-from ingest.errors import IngestError
-from serve.errors import ServeError
-from temporal.errors import TemporalError
+from serve.failures import OneLineGroup, debug_option
 
 if TYPE_CHECKING:
     from serve.library import Library
@@ -27,67 +22,7 @@ if TYPE_CHECKING:
     from serve.transcripts import TranscriptFormat
     from serve.values import IndexOutcome, IndexProgress
 
-DEBUG = "kinodex.debug"  # in the click context's meta
-INTERRUPTED = 130  # the shell's exit status for a command that Ctrl-C ended
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class OneLineGroup(click.Group):
-    """A group of commands whose every failure is one line on standard error."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # as written: the way from nothing to an answer, not the alphabet
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except Exception as error:  # the edge: nothing is above this to handle it
-            debug = bool(ctx.meta.get(DEBUG))
-            if debug:
-                traceback.print_exc()
-            raise click.ClickException(_explain(error, debug)) from error
-
-    def main(  # type: ignore[override]  # it always exits; the flag is click's, and is not for us
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
-    ) -> NoReturn:
-        try:
-            status = super().main(args, prog_name, **{**extra, "standalone_mode": False})
-            sys.stdout.flush()
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            status = error.exit_code
-        except click.ClickException as error:
-            click.echo(f"kinodex: error: {_one_line(error)}", err=True)
-            status = error.exit_code
-        except click.Abort:
-            click.echo("kinodex: stopped", err=True)
-            status = INTERRUPTED
-        except BrokenPipeError:
-            # The reader (head, less) has seen enough. What is still buffered must not fail again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = 1
-        sys.exit(status if isinstance(status, int) else 0)
-
-
-def _explain(error: Exception, debug: bool) -> str:
-    if isinstance(error, IngestError | EncoderError | TemporalError | ServeError):
-        return str(error)
-    if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{where}"
-    advice = "" if debug else "; run again with --debug"
-    return f"internal error: {type(error).__name__}: {error}{advice}"
-
-
-def _one_line(error: click.ClickException) -> str:
-    from serve.render import printable
-
-    message = printable(error.format_message())
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        message = f"{message.rstrip('.')} (see {error.ctx.command_path} --help)"
-    return message
 
 
 def main() -> NoReturn:
@@ -100,16 +35,6 @@ def main() -> NoReturn:
 
 
 # ------------------------------------------------------------------ options that several commands share
-def _debug(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        ctx.meta[DEBUG] = True
-        logging.getLogger().setLevel(logging.INFO)
-        warnings.simplefilter("default")
-
-
-debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show the traceback of a failure, and logs."
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
 
@@ -152,7 +77,9 @@ def question_options(command: Function) -> Function:
             show_default=True,
             help="Ask what is seen, what is said, or both.",
         ),
-        click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="How many answers."),
+        click.option(
+            "--limit", metavar="N", type=click.IntRange(min=1), default=10, help="How many answers.  [default: 10]"
+        ),
         click.option("--image", metavar="FILE", type=click.Path(path_type=Path), help="Ask by a picture's content."),
         click.argument("text", metavar="[QUERY]", required=False),
     ):
@@ -329,7 +256,7 @@ def transcript(video_id: str, format_: "TranscriptFormat", data: Path | None, co
 
     The first characters of its ID are enough.
     """
-    from serve.render import title
+    from serve.phrases import title
     from serve.transcripts import write_transcript
 
     with _open(data, config) as library:
@@ -363,7 +290,8 @@ def delete(video_ids: tuple[str, ...], collection: str | None, data: Path | None
 def reindex(ctx: click.Context, as_json: bool, data: Path | None, config: Path | None) -> None:
     """Read every video again with other encoders.
 
-    The encoders are those that the settings name now. The library answers from its old rows until the new ones are whole.
+    The encoders are those that the settings name now. The library answers from its old rows until the new
+    ones are whole.
     """
     directory, settings = _load(data, config)
     from serve import pipeline

@@ -16,7 +16,8 @@ from rich.text import Text
 from encoders.errors import EncoderError
 from ingest.errors import IngestError
 from serve.errors import DataDirectoryMissing, ServeError
-from serve.render import printable, to_json
+from serve.phrases import printable
+from serve.render import to_json
 from serve.settings import Settings, data_directory, load_settings
 
 State = Literal["ok", "note", "missing"]  # note: works without it; missing: something asked for cannot work

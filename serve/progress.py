@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from serve.render import clock, outcome_json, printable, title, to_json
+from serve.failures import INTERRUPTED
+from serve.phrases import clock, printable, title
+from serve.render import outcome_json, to_json
 from serve.values import IndexOutcome, IndexProgress
 
-INTERRUPTED = 130  # the shell's exit status for a command that Ctrl-C ended
 Start = Callable[[IndexProgress], Iterator[IndexOutcome]]
 
 

@@ -3,27 +3,22 @@
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePath, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from serve.phrases import DASH, clock, printable, time_span, title
 from serve.values import Answer, IndexOutcome, Moment, Verdict, Video, VideoAnswer
 
 TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
 SCORE_DIGITS = 4  # below the noise of a half-precision embedding
 SNIPPET_CHARS = 160  # of what is said: about two table lines on a wide terminal
 SHORT_ID_CHARS = 12  # of a content hash: what the commands accept as a prefix, with room to spare
-DASH = "\N{EN DASH}"  # between two times, and where there is nothing to say
-# They could make a file name read as another one.
-BIDI_CONTROLS = frozenset(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
 VERDICT_STYLES = {Verdict.MATCH: "bold green", Verdict.WEAK: "yellow", Verdict.NO_MATCH: "dim"}
 
 
@@ -121,35 +116,7 @@ def _wall_clock(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-# ------------------------------------------------------------------ words for people
-def printable(text: str) -> str:
-    """Make foreign text safe to print: one line, nothing that moves the cursor or turns letters round."""
-    line = " ".join(text.split())
-    return "".join(
-        "�" if unicodedata.category(char) in ("Cc", "Cs") or char in BIDI_CONTROLS else char for char in line
-    )
-
-
-def title(uri: str) -> str:
-    """Name a video for people: its file name, or the host of a URL without one."""
-    if "://" in uri:
-        parts = urlsplit(uri)
-        return printable(PurePosixPath(unquote(parts.path)).name or parts.netloc or uri)
-    return printable(PurePath(uri).name or uri)
-
-
-def clock(seconds: float) -> str:
-    """Write media time as m:ss, or h:mm:ss from an hour on; cut, not rounded."""
-    minutes, rest = divmod(math.floor(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def time_span(start_seconds: float, end_seconds: float) -> str:
-    """Write a span as m:ss-m:ss; the end is rounded up, so that a short one is never empty."""
-    return f"{clock(start_seconds)}{DASH}{clock(math.ceil(end_seconds))}"
-
-
+# ------------------------------------------------------------------ what is said
 def word_pattern(words: Sequence[str]) -> re.Pattern[str] | None:
     """Give a pattern that finds any of the words or phrases, whole and in any case; None where there are none."""
     found = sorted({re.escape(word.strip()) for word in words if word.strip()}, key=len, reverse=True)

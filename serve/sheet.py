@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from serve.render import DASH, printable, snippet, time_span, title, word_pattern
+from serve.phrases import DASH, printable, time_span, title
+from serve.render import snippet, word_pattern
 from serve.values import Moment, Verdict
 
 # Lengths in pixels. A cell's picture is 16:9 and a little larger than the stored thumbnails, which are 180 high.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from encoders.values import Utterance
-from serve.render import TIME_DIGITS, clock, printable, to_json
+from serve.phrases import clock, printable
+from serve.render import TIME_DIGITS, to_json
 from serve.values import Video
 
 TranscriptFormat = Literal["text", "srt", "vtt", "json"]

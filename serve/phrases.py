@@ -1,0 +1,41 @@
+"""How names, times and foreign text are written for people."""
+
+import math
+import unicodedata
+from pathlib import PurePath, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+DASH = "\N{EN DASH}"  # between two times, and where there is nothing to say
+# They could make a file name read as another one.
+BIDI_CONTROLS = frozenset(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
+
+
+def printable(text: str) -> str:
+    """Make foreign text safe to print: one line, nothing that moves the cursor or turns letters round."""
+    line = " ".join(text.split())
+    return "".join(
+        "�" if unicodedata.category(char) in ("Cc", "Cs") or char in BIDI_CONTROLS else char for char in line
+    )
+
+
+def title(uri: str) -> str:
+    """Name a video for people: its file name, or the host of a URL without one."""
+    if "://" not in uri:
+        return printable(PurePath(uri).name or uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # no URL after all, e.g. half an IPv6 address; still somebody's input to be named
+        return printable(uri)
+    return printable(PurePosixPath(unquote(parts.path)).name or parts.netloc or uri)
+
+
+def clock(seconds: float) -> str:
+    """Write media time as m:ss, or h:mm:ss from an hour on; cut, not rounded."""
+    minutes, rest = divmod(math.floor(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def time_span(start_seconds: float, end_seconds: float) -> str:
+    """Write a span as m:ss-m:ss; the end is rounded up, so that a short one is never empty."""
+    return f"{clock(start_seconds)}{DASH}{clock(math.ceil(end_seconds))}"
