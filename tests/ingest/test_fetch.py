@@ -337,6 +337,17 @@ def test_names_the_limit_a_large_download_passes(path: str, server: Server, tmp_
     fetched(server.url(path), tmp_path, max_bytes=len(CONTENT))
 
 
+def test_reads_nothing_of_a_download_announced_as_too_large(server: Server, tmp_path: Path) -> None:
+    seen: list[int] = []
+    config = SourceConfig(private_networks=LOOPBACK, max_bytes=len(CONTENT) - 1)
+    with (
+        pytest.raises(LimitExceeded),
+        open_source(server.url("v.mp4"), config, spool=tmp_path, progress=lambda done, _: seen.append(done)),
+    ):
+        pass
+    assert not seen
+
+
 @pytest.mark.parametrize("path", ["cut", "chunked_cut", "garbage"])
 def test_reports_a_body_that_breaks_off(path: str, server: Server, tmp_path: Path) -> None:
     failed(server.url(path), tmp_path, SourceUnavailable)

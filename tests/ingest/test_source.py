@@ -271,6 +271,23 @@ def test_opens_nothing_through_a_link_exchanged_after_the_check(
         opened(f"file://{inner}/secret.mp4", tmp_path, file_roots=(str(video.parent),))
 
 
+def test_opens_no_link_put_in_place_of_the_file_after_the_check(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    genuine = os.open
+
+    def open_after_exchange(path: str, flags: int, *args: int, **kwargs: int) -> int:
+        if path == video.name:
+            video.unlink()
+            video.symlink_to(tmp_path / "secret.mp4")
+        return genuine(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_after_exchange)
+    with pytest.raises(SourceError):
+        opened(video.as_uri(), tmp_path, file_roots=(str(video.parent),))
+
+
 @pytest.mark.parametrize(
     "uri",
     [
