@@ -156,8 +156,9 @@ def _parse(text: str, kind: Any) -> Any:
     members = _members(kind)
     if type(None) in members and text == "":
         return None
-    if any(get_origin(member) is tuple for member in members):
-        return [part.strip() for part in text.split(",") if part.strip()]
+    for member in members:
+        if get_origin(member) is tuple:
+            return [_parse(part.strip(), get_args(member)[0]) for part in text.split(",") if part.strip()]
     if bool in members:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     for number in (int, float):
