@@ -144,35 +144,44 @@ def snippet(transcript: str, matched_words: Sequence[str], limit: int = SNIPPET_
 
 # ------------------------------------------------------------------ tables and lines
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
-    header: str
-    right: bool = False
-    folds: bool = False  # takes the room that is left, over several lines; others stay on one
+class _Row:
+    """One answer or video."""
+
+    key: tuple[Text, ...]  # short cells, one column each
+    heading: tuple[Text, ...]  # what it is; on a terminal side by side in the last column
+    body: Text  # on a terminal under the heading; elsewhere the end of the line
 
 
-def _show(console: Console, columns: Sequence[_Column], rows: Sequence[Sequence[Text]]) -> None:
-    """Print rows: a table on a terminal; elsewhere one aligned line a row, without colour or header."""
-    if console.is_terminal:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for column in columns:
-            table.add_column(
-                column.header,
-                justify="right" if column.right else "left",
-                no_wrap=not column.folds,
-                overflow="fold" if column.folds else "ellipsis",
-                ratio=1 if column.folds else None,
-            )
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        return
-    widths = [max((row[index].cell_len for row in rows), default=0) for index in range(len(columns))]
+def _show(console: Console, headers: Sequence[str], rows: Sequence[_Row]) -> None:
+    """Print rows: a table on a terminal; elsewhere one aligned line a row, without colour or header.
+
+    Args:
+        console: Where to.
+        headers: Of the key columns and of the last one.
+        rows: In order.
+    """
+    if not console.is_terminal:
+        return _show_lines(console, rows)
+    if not rows:
+        return None
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for header in headers:
+        # The last column takes the room that is left: 80 columns are enough for every row.
+        last = header is headers[-1]
+        table.add_column(header, no_wrap=not last, overflow="fold", ratio=1 if last else None)
     for row in rows:
-        cells = []
-        for cell, column, width in zip(row, columns, widths, strict=True):
-            space = " " * (width - cell.cell_len)
-            cells.append(space + cell.plain if column.right else cell.plain + space)
-        say(console, "  ".join(cells).rstrip())
+        lines = [Text("  ").join(row.heading), row.body]
+        table.add_row(*row.key, Text("\n").join(line for line in lines if line.plain))
+    console.print(table)
+    return None
+
+
+def _show_lines(console: Console, rows: Sequence[_Row]) -> None:
+    cells = [(*row.key, *row.heading, row.body) for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    for line in cells:
+        padded = (cell.plain + " " * (width - cell.cell_len) for cell, width in zip(line, widths, strict=True))
+        say(console, "  ".join(padded).rstrip())
 
 
 def say(console: Console, line: str, style: str = "") -> None:
@@ -195,89 +204,64 @@ def _introduce(console: Console, query: str, verdicts: Sequence[Verdict]) -> Non
         say(console, "no confident answer; the nearest:", style="yellow")
 
 
-def _dim(cells: list[Text], verdict: Verdict) -> list[Text]:
+def _row(verdict: Verdict, key: tuple[Text, ...], heading: tuple[Text, ...], body: Text) -> _Row:
     if verdict is Verdict.NO_MATCH:
-        for cell in cells:
+        for cell in (*key, *heading, body):
             cell.stylize("dim")
-    return cells
+    return _Row(key=key, heading=heading, body=body)
 
 
 def show_search(console: Console, query: str, answer: Answer) -> None:
     """Print the videos of an answer, each with its best moment."""
     _introduce(console, query, [video.verdict for video in answer.videos])
-    columns = [
-        _Column(header="video"),
-        _Column(header="verdict"),
-        _Column(header="score", right=True),
-        _Column(header="best moment"),
-        _Column(header="id"),
-        _Column(header="said there", folds=True),
-    ]
     rows = []
     for video in answer.videos:
         best = video.moments[0] if video.moments else None
-        cells = [
+        span = time_span(best.start_seconds, best.end_seconds) if best else DASH
+        key = (_verdict(video.verdict, video.confidence), Text(span, style="cyan"))
+        heading = (
             Text(title(video.uri), style="bold"),
-            _verdict(video.verdict, video.confidence),
-            Text(_score(video.score)),
-            Text(time_span(best.start_seconds, best.end_seconds) if best else DASH, style="cyan"),
+            Text(f"score {_score(video.score)}", style="dim"),
             Text(printable(video.video_id)[:SHORT_ID_CHARS], style="dim"),
-            snippet(best.transcript, best.matched_words) if best else Text(),
-        ]
-        rows.append(_dim(cells, video.verdict))
-    _show(console, columns, rows)
+        )
+        said = snippet(best.transcript, best.matched_words) if best else Text()
+        rows.append(_row(video.verdict, key, heading, said))
+    _show(console, ["verdict", "best moment", "video, and what is said there"], rows)
 
 
 def show_moments(console: Console, query: str, answer: Answer) -> None:
     """Print the moments of an answer."""
     _introduce(console, query, [moment.verdict for moment in answer.moments])
-    columns = [
-        _Column(header="time"),
-        _Column(header="video"),
-        _Column(header="verdict"),
-        _Column(header="why"),
-        _Column(header="said there", folds=True),
-    ]
     rows = []
     for moment in answer.moments:
         span = time_span(moment.start_seconds, moment.end_seconds) + ("" if moment.final else " (live)")
-        cells = [
-            Text(span, style="cyan"),
+        key = (Text(span, style="cyan"), _verdict(moment.verdict, moment.confidence))
+        heading = (
             Text(title(moment.uri), style="bold"),
-            _verdict(moment.verdict, moment.confidence),
-            Text(f"visual {_score(moment.visual_score)} speech {_score(moment.speech_score)}"),
-            snippet(moment.transcript, moment.matched_words),
-        ]
-        rows.append(_dim(cells, moment.verdict))
-    _show(console, columns, rows)
+            Text(f"visual {_score(moment.visual_score)}", style="dim"),
+            Text(f"speech {_score(moment.speech_score)}", style="dim"),
+        )
+        rows.append(_row(moment.verdict, key, heading, snippet(moment.transcript, moment.matched_words)))
+    _show(console, ["time", "verdict", "video, and what is said there"], rows)
 
 
 def show_videos(console: Console, videos: Sequence[Video]) -> None:
     """Print the library's videos."""
-    columns = [
-        _Column(header="id"),
-        _Column(header="video"),
-        _Column(header="length", right=True),
-        _Column(header="frames", right=True),
-        _Column(header="utterances", right=True),
-        _Column(header="collection"),
-        _Column(header="indexed"),
-        _Column(header="warnings", folds=True),
-    ]
     rows = [
-        [
-            Text(printable(video.video_id), style="cyan"),
-            Text(title(video.uri), style="bold"),
-            Text(clock(video.duration_seconds)),
-            Text(str(video.frame_count)),
-            Text(str(video.utterance_count)),
-            Text(printable(video.collection)),
-            Text(_wall_clock(video.indexed_time), style="dim"),
-            Text(printable("; ".join(video.warnings)), style="yellow"),
-        ]
+        _Row(
+            key=(Text(printable(video.video_id), style="cyan"), Text(f"{clock(video.duration_seconds):>7}")),
+            heading=(
+                Text(title(video.uri), style="bold"),
+                Text(f"{video.frame_count} frames", style="dim"),
+                Text(f"{video.utterance_count} utterances", style="dim"),
+                Text(printable(video.collection), style="dim"),
+                Text(_wall_clock(video.indexed_time), style="dim"),
+            ),
+            body=Text(printable("; ".join(video.warnings)), style="yellow"),
+        )
         for video in videos
     ]
-    _show(console, columns, rows)
+    _show(console, ["id", " length", "video"], rows)
 
 
 def show_video(console: Console, video: Video) -> None:
@@ -285,13 +269,18 @@ def show_video(console: Console, video: Video) -> None:
     facts = video_json(video)
     facts["duration_seconds"] = f"{facts['duration_seconds']} ({clock(video.duration_seconds)})"
     facts["warnings"] = "; ".join(video.warnings) or None
-    rows = [
-        [Text(key, style="dim"), Text(DASH if value is None else printable(str(value)))] for key, value in facts.items()
-    ]
     if not console.is_terminal:
-        return _show(console, [_Column(header=""), _Column(header="")], rows)
+        width = max(map(len, facts))
+        for key, value in facts.items():
+            say(console, f"{key:<{width}}  {_fact(value)}")
+        return
     grid = Table.grid(padding=(0, 2))
-    for key, value in rows:
-        grid.add_row(key, value)
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for key, value in facts.items():
+        grid.add_row(key, Text(_fact(value)))
     console.print(grid)
-    return None
+
+
+def _fact(value: Any) -> str:
+    return DASH if value is None else printable(str(value))
