@@ -53,6 +53,9 @@ class LineProgress:
     def finished(self, uri: str) -> None:
         pass
 
+    def delivered(self) -> None:
+        """Count one outcome; an input that never started, such as a missing file, has one too."""
+
 
 class LiveProgress(LineProgress):
     """One bar for all inputs and one for each that is being read; for a terminal."""
@@ -108,6 +111,8 @@ class LiveProgress(LineProgress):
     def finished(self, uri: str) -> None:
         if uri in self._tasks:
             self._bars.remove_task(self._tasks.pop(uri)[0])
+
+    def delivered(self) -> None:
         self._bars.advance(self._all)
         done = int(self._bars.tasks[0].completed)
         self._bars.update(self._all, state=f"{done} of {self.expected_count}")
@@ -134,6 +139,7 @@ def follow(start: Start, *, as_json: bool) -> int:
         with progress, contextlib.closing(_closable(start(progress))) as run:
             for outcome in run:
                 outcomes.append(outcome)
+                progress.delivered()
                 _show_outcome(outcome, progress, as_json=as_json, live=live)
     except KeyboardInterrupt:
         kept = sum(outcome.status != "failed" for outcome in outcomes)
