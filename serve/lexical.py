@@ -1,10 +1,204 @@
-"""Spell text the one way in which it is searched."""
+"""One spelling for what people say and type: both sides of the word search go through normalise().
 
+The tokenizer of the search table folds accents and the endings of English words (porter). What it cannot do is here:
+numbers ("twenty per cent", "20%"), apostrophes, dotted initials, and scripts written without spaces.
+"""
+
+# ruff: noqa: SIM905 - tables of words read as words
 import re
+import sqlite3
+import threading
 import unicodedata
+from functools import cache, lru_cache
+
+TOKENIZER = "porter unicode61 remove_diacritics 2"  # of the search table: changing it needs a migration there
+
+UNITS = {
+    word: number
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
+    )
+}
+TENS = {
+    word: 10 * number
+    for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+}
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+# "second" stays a word: far more often it is a time than a rank.
+ORDINALS = {"first": "1st", "third": "3rd"} | {
+    word: f"{number}th"
+    for number, word in enumerate(
+        "fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth "
+        "seventeenth eighteenth nineteenth twentieth".split(),
+        start=4,
+    )
+}
+CENTURIES = range(11, 21)  # spoken first halves of years: "eleven hundred" to "twenty twenty"
+SYMBOLS = {"%": " percent ", "&": " and ", "£": " pounds ", "€": " euros ", "$": " dollars "}
+SPELLINGS = {"per cent": "percent", "o clock": "oclock", "ok": "okay"}
+
+# Written without spaces between words, or (Hangul) with endings fastened to them. Each character becomes a word, and
+# several together a phrase: found where they stand side by side.
+UNSPACED = re.compile(
+    "(["
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\u1780-\u17ff"  # Myanmar, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"  # iteration marks, kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Han
+    "\uac00-\ud7a3"  # Hangul syllables
+    "\U00020000-\U0003134f"  # Han, rare
+    "])"
+)
+CURRENCY = re.compile(r"([£€$])\s?(\d[\d.,]*(?:\s(?:hundred|thousand|million|billion)\b)?)")  # said after the amount
+GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # the comma of 3,000
+INITIALS = re.compile(r"\b(?:[^\W\d_]\.){2,}(?:[^\W\d_]\b)?")  # U.S.A.
+DECIMAL = re.compile(r"(?<=\d)\.(\d+)")
+APOSTROPHES = re.compile("['\u2018\u2019\u02bc`\u00b4]")
+
+# Words that say nothing of what an utterance is about, as normalise() spells them.
+STOP_WORDS = frozenset(
+    "a about am an and any are as at be been being but by can could did do does dont for from had has have he her him "
+    "his how i if im in into is it its just me my no not of on or our she so some than that thats the their them then "
+    "there these they this those to too us was we were what whats when where which while who whom whose why will with "
+    "would you your".split()
+)
 
 
 def normalise(text: str) -> str:
-    """Return words in lower case, separated by single spaces, without punctuation."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"\w+", text.replace("'", "").replace("_", " ")))
+    """Return the words of a text as they are searched: lower case, single spaces, no punctuation; perhaps empty."""
+    text = unicodedata.normalize("NFKC", APOSTROPHES.sub("", text)).casefold()
+    text = INITIALS.sub(lambda initials: initials[0].replace(".", ""), text)
+    text = GROUPED.sub("", CURRENCY.sub(r"\2\1", text))
+    text = DECIMAL.sub(lambda decimal: " point " + " ".join(decimal[1]), text)  # as it is said: digit by digit
+    for symbol, word in SYMBOLS.items():
+        text = text.replace(symbol, word)
+    text = "".join(_kept(character) for character in UNSPACED.sub(r" \1 ", text))
+    words = " ".join(_in_digits(text.split()))
+    for spelling, chosen in SPELLINGS.items():
+        words = re.sub(rf"\b{spelling}\b", chosen, words)
+    return words
+
+
+def content_terms(text: str) -> list[str]:
+    """Return the words worth searching, each once, in order: stop words left out, unless there are no others.
+
+    Characters of a script without spaces come in overlapping pairs, since nothing says where their words end.
+    """
+    words = normalise(text).split()
+    wanted = [word for word in words if word not in STOP_WORDS] or words
+    terms = []
+    for at, word in enumerate(wanted):
+        if not UNSPACED.fullmatch(word):
+            terms.append(word)
+            continue
+        after = wanted[at + 1] if at + 1 < len(wanted) else ""
+        if UNSPACED.fullmatch(after):
+            terms.append(f"{word} {after}")
+        elif at == 0 or not UNSPACED.fullmatch(wanted[at - 1]):
+            terms.append(word)
+    return list(dict.fromkeys(terms))
+
+
+def matches_term(text: str, term: str) -> bool:
+    """Whether a text holds a word or phrase, as the search table would find it: "hikes" holds "hiking"."""
+    wanted, found = _stems(term), _stems(text)
+    return bool(wanted) and any(found[at : at + len(wanted)] == wanted for at in range(len(found) - len(wanted) + 1))
+
+
+# ---- characters and numbers
+
+
+def _kept(character: str) -> str:
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))  # digits of any script
+    return character if character.isalnum() or unicodedata.category(character)[0] == "M" else " "
+
+
+def _in_digits(words: list[str]) -> list[str]:
+    spelled, at = [], 0
+    while at < len(words):
+        number, after = _number(words, at)
+        following = words[after] if after < len(words) else ""
+        if number is None:
+            spelled.append(ORDINALS.get(words[at], words[at]))
+        elif number % 10 == 0 and number % 100 >= 20 and ORDINALS.get(following, "")[1:] in ("st", "rd", "th"):
+            spelled.append(f"{number // 10}{ORDINALS[following]}")  # twenty first: 21st
+            after += 1
+        else:
+            spelled.append(str(number))
+        at = after
+    return spelled
+
+
+def _number(words: list[str], at: int) -> tuple[int | None, int]:
+    """Read a number that begins at words[at]: its value, and where the next word is. None: there is no number."""
+    following = words[at + 1] if at + 1 < len(words) else ""
+    current, after = _below_hundred(words, at)
+    if current is None and following in SCALES and (words[at] == "a" or words[at].isdecimal()):
+        current = 1 if words[at] == "a" else int(words[at][:18])  # 5 million; no text makes a number without end
+        after = at + 1
+    if current is None:
+        return None, at + 1
+    if current in CENTURIES:  # nineteen eighty four; nineteen oh five
+        oh = after < len(words) and words[after] == "oh"
+        rest, after_rest = _below_hundred(words, after + oh)
+        if rest is not None and (1 <= rest <= 9 if oh else rest >= 10):
+            return 100 * current + rest, after_rest
+    total = 0
+    while after < len(words) and words[after] in SCALES:
+        scale = SCALES[words[after]]
+        after += 1
+        if scale == 100:
+            current *= 100
+        else:
+            total, current = total + current * scale, 0
+        joined = after < len(words) and words[after] == "and"
+        rest, after_rest = _below_hundred(words, after + joined)
+        if rest:
+            current, after = current + rest, after_rest
+    return total + current, after
+
+
+def _below_hundred(words: list[str], at: int) -> tuple[int | None, int]:
+    if at >= len(words):
+        return None, at
+    if words[at] in UNITS:
+        return UNITS[words[at]], at + 1
+    if words[at] not in TENS:
+        return None, at
+    unit = UNITS.get(words[at + 1], 0) if at + 1 < len(words) else 0
+    return (TENS[words[at]] + unit, at + 2) if 1 <= unit <= 9 else (TENS[words[at]], at + 1)
+
+
+# ---- stems, asked of the tokenizer itself: a second porter would differ from it somewhere
+
+
+class _Tokenizer:
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._memory.execute(f"CREATE VIRTUAL TABLE text USING fts5 (words, tokenize = '{TOKENIZER}')")
+        self._memory.execute("CREATE VIRTUAL TABLE token USING fts5vocab (text, instance)")
+
+    def stems(self, word: str) -> tuple[str, ...]:
+        with self._turn:
+            self._memory.execute("INSERT INTO text VALUES (?)", (word,))
+            found = self._memory.execute("SELECT term FROM token ORDER BY offset").fetchall()
+            self._memory.execute("DELETE FROM text")
+        return tuple(stem for (stem,) in found)
+
+
+@cache
+def _tokenizer() -> _Tokenizer:
+    return _Tokenizer()
+
+
+@lru_cache(maxsize=1 << 16)  # words: more than one speaks
+def _word_stems(word: str) -> tuple[str, ...]:
+    return _tokenizer().stems(word)
+
+
+@lru_cache(maxsize=1 << 12)  # utterances and terms of the last questions
+def _stems(text: str) -> tuple[str, ...]:
+    return tuple(stem for word in normalise(text).split() for stem in _word_stems(word))

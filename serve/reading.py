@@ -1,0 +1,291 @@
+"""What a catalog answers to a reader."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.values import FrameEmbeddings, Utterance
+from serve.columns import VIDEO_FIELDS, array_of, video_of, words_of
+from serve.database import connect_reader, readable_failures
+from serve.errors import VideoNotFound
+from serve.lexical import normalise
+from serve.values import EncoderSpace, Video
+from temporal.values import Segment, TimeSpan
+
+Kind = Literal["segments", "utterances"]
+
+SHORTEST_PREFIX = 4  # characters of an abbreviated video id, as in git: shorter ones are typing slips
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordMatch:
+    """One utterance that holds a searched term."""
+
+    row: int  # of its video
+    position: int  # in Catalog.utterances(row)
+    score: float  # BM25; higher is closer
+
+
+class CatalogReader:
+    """The reading half of serve.catalog.Catalog, which says what holds for all its methods."""
+
+    def __init__(self, directory: Path, connection: sqlite3.Connection) -> None:
+        """Take an open connection. Callers use open_reader() or open_writer()."""
+        self.directory = directory
+        self._connection = connection
+        self._turn = threading.RLock()
+        self._begun: set[int] = set()  # rows this writer is writing
+
+    @classmethod
+    def open_reader(cls, directory: Path) -> Self:
+        """Open for reading, whether or not somebody writes.
+
+        Raises:
+            DataDirectoryMissing: If nothing was ever indexed there.
+            DataDirectoryInvalid: If the catalog is damaged, or newer than this program.
+        """
+        return cls(directory, connect_reader(directory))
+
+    def close(self) -> None:
+        with self._turn:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let all reads in the block see one state of the catalog. Keep it short: the log cannot shrink meanwhile."""
+        with self._turn:
+            if self._connection.in_transaction:  # a snapshot in a snapshot is the outer one
+                yield
+                return
+            with readable_failures(self.directory):
+                self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.rollback()
+
+    def identity(self) -> str:
+        """Return the name this catalog got when it was made: 32 hex digits, never those of another."""
+        return str(self._meta("identity"))
+
+    def generation(self) -> int:
+        """Return a number that grows with every finish() and delete()."""
+        return int(self._meta("generation") or 0)
+
+    def space(self) -> EncoderSpace | None:
+        """Return the encoders the rows are made with; None before the first set_space()."""
+        text = self._meta("space")
+        return None if text is None else EncoderSpace(**json.loads(text))
+
+    def _meta(self, key: str) -> str | None:
+        found = self._select("SELECT value FROM meta WHERE key = ?", key)
+        return found[0][0] if found else None
+
+    def videos(self, *, collection: str | None = None, video_ids: Sequence[str] = ()) -> list[Video]:
+        """Return the videos of one collection or of all, only those named if any is, ordered by URI."""
+        return [
+            video_of(fields)
+            for fields in self._select(
+                f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY' AND (?1 IS NULL OR collection = ?1)"
+                " AND (?2 = '[]' OR video_id IN (SELECT value FROM json_each(?2))) ORDER BY uri, video_id, row",
+                collection,
+                json.dumps(list(video_ids)),
+            )
+        ]
+
+    def video(self, video_id: str, collection: str | None = None) -> Video:
+        """Return the video of this id, or the only one whose id begins so.
+
+        Raises:
+            VideoNotFound: If there is none, or more than one.
+        """
+        found = self.videos(collection=collection, video_ids=(video_id,))
+        if not found and len(video_id) >= SHORTEST_PREFIX:
+            found = [one for one in self.videos(collection=collection) if one.video_id.startswith(video_id)]
+        return only(found, video_id)
+
+    def ready_rows(self, fingerprint: str) -> dict[int, float]:
+        """Return the rows of the videos made in one encoder space, each with its indexed_time: what an index holds."""
+        found = self._select(
+            "SELECT row, indexed_time FROM videos WHERE state = 'READY' AND fingerprint = ?", fingerprint
+        )
+        return {row: at for row, at in found}  # noqa: C416 - its rows are tuples of anything
+
+    def frames(self, row: int) -> FrameEmbeddings:
+        """Return all frames of a video; vectors float32 (F, D), unit length within float16's precision.
+
+        Raises:
+            VideoNotFound: If the video is gone, as in all methods that take a row.
+        """
+        with self._reading(row):
+            blocks = self._select(
+                "SELECT frame_count, width, epochs, pts_seconds, vectors FROM frame_blocks WHERE video_row = ?"
+                " ORDER BY id", row
+            )  # fmt: skip
+        if not blocks:
+            return FrameEmbeddings(
+                epochs=np.empty(0, np.int32), pts_seconds=np.empty(0), vectors=np.empty((0, 0), np.float32)
+            )
+        width, size = blocks[0][1], sum(block[0] for block in blocks)
+        return FrameEmbeddings(
+            epochs=array_of(b"".join(block[2] for block in blocks), "<i4", size, self.directory).astype(np.int32),
+            pts_seconds=array_of(b"".join(block[3] for block in blocks), "<f8", size, self.directory),
+            vectors=array_of(b"".join(block[4] for block in blocks), "<f2", size * width, self.directory)
+            .astype(np.float32)
+            .reshape(size, width),
+        )
+
+    def thumbnail(self, row: int, at_seconds: float) -> tuple[float, bytes] | None:
+        """Return the frame nearest to a time: its pts_seconds and JPEG. None where the video has no pictures."""
+        near = "SELECT pts_seconds, jpeg FROM thumbnails WHERE video_row = ? AND pts_seconds"
+        with self._reading(row):
+            found = self._select(f"{near} <= ? ORDER BY pts_seconds DESC LIMIT 1", row, at_seconds)
+            found += self._select(f"{near} > ? ORDER BY pts_seconds LIMIT 1", row, at_seconds)
+        if not found:
+            return None
+        pts_seconds, jpeg = min(found, key=lambda frame: abs(frame[0] - at_seconds))
+        return float(pts_seconds), bytes(jpeg)
+
+    def utterances(self, row: int) -> list[Utterance]:
+        """Return the utterances of a video, in order of time."""
+        with self._reading(row):
+            found = self._select(
+                "SELECT epoch, start_seconds, end_seconds, text, words, language, avg_logprob, no_speech_prob"
+                " FROM utterances WHERE video_row = ? ORDER BY position", row
+            )  # fmt: skip
+        return [
+            Utterance(
+                epoch=epoch, start_seconds=start, end_seconds=end, text=text, words=words_of(words), language=language,
+                avg_logprob=np.nan if logprob is None else logprob,
+                no_speech_prob=np.nan if silence is None else silence,
+            )
+            for epoch, start, end, text, words, language, logprob, silence in found
+        ]  # fmt: skip
+
+    def utterance_vectors(self, row: int) -> NDArray[np.float32]:
+        """Return float32 (U, D), in the order of utterances(); D is 0 where no sentence encoder was at work."""
+        with self._reading(row):
+            found = self._select("SELECT vector FROM utterances WHERE video_row = ? ORDER BY position", row)
+        width = max((len(vector or b"") for (vector,) in found), default=0) // 4
+        whole = b"".join(vector or bytes(4 * width) for (vector,) in found)
+        return array_of(whole, "<f4", len(found) * width, self.directory).reshape(len(found), width)
+
+    def segments(self, row: int) -> list[Segment]:
+        """Return the segments of a video, in order of time."""
+        with self._reading(row):
+            found = self._select(
+                "SELECT segment_id, epoch, segment_index, start_seconds, end_seconds, vector"
+                " FROM segments WHERE video_row = ? ORDER BY position", row
+            )  # fmt: skip
+        return [
+            Segment(
+                segment_id=segment_id, epoch=epoch, index=index, span=TimeSpan(start_seconds=start, end_seconds=end),
+                vector=None if vector is None else array_of(vector, "<f4", len(vector) // 4, self.directory),
+            )
+            for segment_id, epoch, index, start, end, vector in found
+        ]  # fmt: skip
+
+    def row_ids(self, kind: Kind, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the ids int64 (N,), unique over all videos, and unit vectors float32 (N, D) of a video's segments or
+        utterances, in order of time. Those without a vector are left out."""
+        with self._reading(row):
+            found = self._select(
+                f"SELECT id, vector FROM {kind} WHERE video_row = ? AND vector IS NOT NULL ORDER BY position", row
+            )
+        width = len(found[0][1]) // 4 if found else 0
+        vectors = array_of(b"".join(vector for _, vector in found), "<f4", len(found) * width, self.directory)
+        return np.array([key for key, _ in found], np.int64), vectors.reshape(len(found), width)
+
+    def locate(self, kind: Kind, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the video's row and the position in that video of each id of row_ids().
+
+        Raises:
+            VideoNotFound: If one is gone. Inside one snapshot() with VectorIndex.refresh() none is.
+        """
+        found = {
+            key: (row, position)
+            for key, row, position in self._select(
+                f"SELECT {kind}.id, video_row, position FROM {kind} JOIN videos ON videos.row = video_row"
+                f" WHERE state = 'READY' AND {kind}.id IN (SELECT value FROM json_each(?))",
+                json.dumps([int(key) for key in ids]),
+            )
+        }
+        for key in ids:
+            if key not in found:
+                raise VideoNotFound(f"with {kind} id {key} any more")
+        return [found[key] for key in ids]
+
+    def match_words(self, terms: Sequence[str], *, limit: int, rows: Sequence[int] | None = None) -> list[WordMatch]:
+        """Return the utterances that hold any of the terms, best first.
+
+        Args:
+            terms: Words or phrases as people write them; all of it is words, nothing is syntax.
+            limit: The most to return.
+            rows: Only in these videos; None: in all.
+        Source: BM25 as FTS5 computes it, over all READY videos whatever `rows` says.
+        """
+        query = " OR ".join(filter(None, map(_phrase, terms)))
+        if not query:
+            return []
+        found = self._select(
+            "SELECT video_row, position, bm25(utterance_search) FROM utterance_search"
+            " JOIN utterances ON utterances.id = utterance_search.rowid WHERE utterance_search MATCH ?1"
+            " AND (?2 IS NULL OR video_row IN (SELECT value FROM json_each(?2)))"
+            " ORDER BY bm25(utterance_search), utterances.id LIMIT ?3",
+            query,
+            None if rows is None else json.dumps([int(row) for row in rows]),
+            limit,
+        )
+        return [WordMatch(row=row, position=position, score=-rank) for row, position, rank in found]
+
+    def document_frequency(self, term: str) -> tuple[int, int]:
+        """Return how many utterances hold a word or phrase, and how many there are."""
+        query = _phrase(term)
+        with self.snapshot():
+            ((total,),) = self._select("SELECT coalesce(sum(utterance_count), 0) FROM videos WHERE state = 'READY'")
+            if not query:
+                return 0, int(total)
+            ((holding,),) = self._select("SELECT count(*) FROM utterance_search WHERE utterance_search MATCH ?", query)
+        return int(holding), int(total)
+
+    @contextmanager
+    def _reading(self, row: int) -> Iterator[None]:
+        with self.snapshot():
+            if row not in self._begun and not self._select(
+                "SELECT 1 FROM videos WHERE row = ? AND state = 'READY'", row
+            ):
+                raise VideoNotFound(f"in row {row} any more")
+            yield
+
+    def _select(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with self._turn, readable_failures(self.directory):
+            return self._connection.execute(sql, parameters).fetchall()
+
+
+def only(found: list[Video], video_id: str) -> Video:
+    if len(found) > 1:
+        collections = sorted({video.collection for video in found})
+        which = f"{len(found)} videos begin so" if len(collections) == 1 else f"found in {', '.join(collections)}"
+        raise VideoNotFound(f"{video_id} alone ({which})")
+    if not found:
+        raise VideoNotFound(video_id)
+    return found[0]
+
+
+def _phrase(term: str) -> str:
+    words = normalise(term).replace('"', "")
+    return f'"{words}"' if words else ""
