@@ -1,0 +1,120 @@
+"""One audio track to 16 kHz mono float32, with true times."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.packet import Packet
+from numpy.typing import NDArray
+
+from ingest.timeline import Epoch
+from ingest.values import SAMPLE_RATE_HZ
+
+BLOCK_SECONDS = 5  # of one AudioBlock: few messages, little delay
+JUMP_SECONDS = Fraction(1, 20)  # timestamps off by more start anew at their true time; less is rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """Consecutive samples at a source time."""
+
+    epoch: Epoch
+    start: Fraction
+    samples: NDArray[np.float32]  # (N,), -1..1
+
+
+class AudioTrack:
+    """Decode and resample packets. A run is a stretch without a jump; its times are counted in samples."""
+
+    def __init__(self, stream: AudioStream) -> None:
+        self._stream = stream
+        self._context = stream.codec_context
+        self._context.thread_count = 1  # audio decoders gain nothing from more
+        self._resampler: AudioResampler | None = None
+        self._setup: tuple[str, str, int] | None = None  # what the resampler was made for
+        self._epoch: Epoch | None = None
+        self._start = Fraction(0)  # source time of the first sample not yet given out
+        self._expected = Fraction(0)  # source time at which the next decoded frame begins, by counting
+        self._parts: list[NDArray[np.float32]] = []
+        self._count = 0  # samples in _parts
+        self.error_count = 0
+
+    def feed(self, packet: Packet[AudioStream], epoch: Epoch) -> Iterator[Sound]:
+        """Decode one packet of an epoch."""
+        if self._epoch is not None and epoch is not self._epoch:
+            yield from self.finish()
+            self._context.flush_buffers()
+        self._epoch = epoch
+        for frame in self._decode(packet):
+            yield from self._take(frame, epoch)
+
+    def finish(self) -> Iterator[Sound]:
+        """Give out what is left of the epoch."""
+        if self._epoch is not None:
+            for frame in self._decode(None):
+                yield from self._take(frame, self._epoch)
+            yield from self._end_run()
+            self._epoch = None
+
+    def _decode(self, packet: Packet[AudioStream] | None) -> list[AudioFrame]:
+        try:
+            return self._context.decode(packet)
+        except av.error.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            self.error_count += 0 if isinstance(error, EOFError) else 1
+            return []
+
+    def _take(self, frame: AudioFrame, epoch: Epoch) -> Iterator[Sound]:
+        if frame.samples <= 0 or frame.sample_rate <= 0:
+            return
+        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
+        base = self._stream.time_base
+        begin = frame.pts * base if frame.pts is not None and base else None
+        has_jump = begin is not None and abs(begin - self._expected) > JUMP_SECONDS
+        if self._resampler is None or setup != self._setup or has_jump:
+            yield from self._end_run()
+            # rematrix_maxval: the weights of a mix sum to one, else two equal channels would clip.
+            self._resampler = AudioResampler("fltp", "mono", SAMPLE_RATE_HZ, options={"rematrix_maxval": "1.0"})
+            self._setup = setup
+            if begin is not None:
+                self._start = self._expected = begin
+        self._expected += Fraction(frame.samples, frame.sample_rate)
+        frame.pts = None  # the run counts samples; a stray timestamp must not stretch it
+        try:
+            self._keep(self._resampler.resample(frame))
+        except (av.error.FFmpegError, ValueError):
+            self.error_count += 1
+        while self._count >= BLOCK_SECONDS * SAMPLE_RATE_HZ:
+            yield self._give(epoch)
+
+    def _keep(self, frames: list[AudioFrame]) -> None:
+        for frame in frames:
+            if frame is None:  # what a resampler with nothing to do returns at its end
+                continue
+            samples = np.nan_to_num(frame.to_ndarray().reshape(-1).astype(np.float32, copy=False))
+            self._parts.append(np.clip(samples, -1.0, 1.0))
+            self._count += len(samples)
+
+    def _end_run(self) -> Iterator[Sound]:
+        if self._resampler is not None:
+            try:
+                self._keep(self._resampler.resample(None))
+            except av.error.FFmpegError:
+                self.error_count += 1
+            self._resampler = None
+        if self._count and self._epoch is not None:
+            yield self._give(self._epoch)
+        self._parts, self._count = [], 0
+
+    def _give(self, epoch: Epoch) -> Sound:
+        samples = np.concatenate(self._parts)
+        sound = Sound(epoch=epoch, start=self._start, samples=samples)
+        self._start += Fraction(len(samples), SAMPLE_RATE_HZ)
+        self._parts, self._count = [], 0
+        return sound

@@ -1,0 +1,172 @@
+"""The decoding child process: `python -P -m ingest.child SOCKET PARENT`, started by sandbox.py only.
+
+It loads all it needs, gives up what it does not, then decodes one input after another. Each comes as an open
+file; the limit on descriptors leaves room for that one and no other, so the media can open nothing.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import io
+import os
+import pkgutil
+import resource
+import signal
+import socket
+import stat
+import sys
+import time
+import traceback
+from fractions import Fraction
+from typing import BinaryIO, cast
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.video.frame import VideoFrame
+
+from ingest import wire
+from ingest.config import DecodeConfig
+from ingest.decode import decode
+from ingest.errors import IngestError, LimitExceeded
+from ingest.picture import PictureMaker
+
+SOCKET = 3  # after 0, 1 and 2; the media gets 4
+DESCRIPTORS = 5
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+NICENESS = 5  # decoding yields to the service's answers
+CPU_GRACE_SECONDS = 60  # over the wall clock limit: the parent's watchdog comes first
+BEATS_PER_STALL = 4  # signs of life within the watchdog's patience
+
+
+class DescriptorFile(io.RawIOBase):
+    """A file by its descriptor, with a position of its own: the parent's is not moved."""
+
+    def __init__(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        self._descriptor, self._size = descriptor, status.st_size
+        self._is_regular = stat.S_ISREG(status.st_mode)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._is_regular
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._is_regular:
+            return os.read(self._descriptor, size)
+        data = os.pread(self._descriptor, size, self._position)
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = (0, self._position, self._size)[whence]
+        if base + offset < 0:
+            raise ValueError(f"seek to {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Serve requests until the parent is gone."""
+    _die_with(parent)
+    if descriptor != SOCKET:
+        os.dup2(descriptor, SOCKET)
+        os.close(descriptor)
+    connection = socket.socket(fileno=SOCKET)
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    av.logging.set_level(None)
+    _warm_up()
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
+    connection.sendall(wire.pack(wire.Message(kind="ready")))
+    while True:
+        request, file = wire.receive_request(connection)
+        try:
+            _serve(connection, request, file)
+        finally:
+            os.close(file)
+
+
+def _serve(connection: socket.socket, request: wire.Message, descriptor: int) -> None:
+    config = DecodeConfig(**request.fields["config"])
+    _limit(resource.RLIMIT_DATA, config.max_memory_bytes, soft=True)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime + config.max_wall_seconds) + CPU_GRACE_SECONDS
+    _limit(resource.RLIMIT_CPU, seconds, soft=True)
+    period, last = config.max_stall_seconds / BEATS_PER_STALL, time.monotonic()
+    beat = wire.pack(wire.Message(kind="beat"))
+
+    def on_progress() -> None:
+        nonlocal last
+        if time.monotonic() - last >= period:
+            last = time.monotonic()
+            connection.sendall(beat)
+
+    file = cast(BinaryIO, DescriptorFile(descriptor))
+    try:
+        for item in decode(file, uri="", config=config, on_progress=on_progress):
+            connection.sendall(wire.pack(wire.encode(item)))
+    except IngestError as error:
+        fields = {"type": type(error).__name__, "reason": error.reason, "remedy": error.remedy}
+        if isinstance(error, LimitExceeded):
+            fields["limit"] = error.limit
+        connection.sendall(wire.pack(wire.Message(kind="error", fields=fields)))
+    except Exception as error:  # a bug, or a file that found one: the parent says so and replaces this process
+        fields = {"type": "internal", "reason": traceback.format_exc(limit=-3)[-wire.MAX_REASON_CHARS :]}
+        connection.sendall(wire.pack(wire.Message(kind="error", fields=fields)))
+        raise SystemExit(1) from error
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when the parent's spawning thread ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+
+def _limit(kind: int, value: int, *, soft: bool = False) -> None:
+    """Lower a limit for good, or only its soft part, which the next request may raise again."""
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses some of them
+        resource.setrlimit(kind, (value, hard if soft else value))
+
+
+def _warm_up() -> None:
+    """Touch everything that loads modules or tables at first use: later no file can be opened."""
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.datasets"):  # a command, and one that downloads
+            importlib.import_module(module.name)
+    for name in ("rgba", "yuv420p10le"):
+        PictureMaker(DecodeConfig()).make(VideoFrame(64, 64, name), Fraction(1))
+    for media in (b"", _tiny_video()):
+        with contextlib.suppress(IngestError):
+            list(decode(io.BytesIO(media), uri="", config=DecodeConfig()))
+
+
+def _tiny_video() -> bytes:
+    """Return a Matroska file of one grey picture and a tenth of a second of stereo silence."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        video = container.add_stream("mjpeg", rate=10, width=16, height=16, pix_fmt="yuvj420p")
+        audio = container.add_stream("pcm_s16le", rate=48_000, layout="stereo")
+        container.mux(video.encode(VideoFrame(16, 16, "yuvj420p")))
+        silence = AudioFrame.from_ndarray(np.zeros((1, 9600), dtype=np.int16), format="s16", layout="stereo")
+        silence.sample_rate = 48_000
+        container.mux(audio.encode(silence))
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    # The parent's end of the socket closes when it is done, or dead.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        main(int(sys.argv[1]), int(sys.argv[2]))

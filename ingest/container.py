@@ -1,0 +1,170 @@
+"""Open untrusted bytes as media, and choose what to decode of them."""
+
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from ingest.config import DecodeConfig
+from ingest.errors import DecodeError, LimitExceeded
+
+# The demuxers that may read the bytes: none that opens anything else (hls, dash, concat, sdp, image2, vobsub,
+# lavfi, devices) and none that takes plain text or a still picture for a video.
+DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,apng,nut,mxf,"
+    "gxf,dv,rm,ivf,h261,h263,h264,hevc,vvc,av1,obu,evc,m4v,vc1,vc1test,cavsvideo,dirac,mjpeg,yuv4mpegpipe,dhav,"
+    "wtv,swf,roq,smk,bink,flic,webp,mp3,aac,loas,wav,w64,aiff,au,caf,flac,amr,amrnb,amrwb,ac3,eac3,ac4,dts,dtshd,"
+    "truehd,mlp,ape,tta,tak,wv,mpc,mpc8,oma,qcp,gsm,voc,iff,xwma,shn,sbc,opus"
+)
+READ_BYTES = 128 << 10  # one read of the file: larger ones are wasted by containers that seek much
+# FFmpeg's muxer wrote this for "unknown" in Matroska files without a duration: 2^32 - 1 ms.
+UNKNOWN_DURATION_SECONDS = 4_294_967.0
+# Demuxers whose duration is written in the header; that of the others is guessed from sizes or timestamps.
+WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
+PROBE_PACKET_COUNT = 100  # per track, when several are there and one must be found that decodes
+NOT_MEDIA = "not a media file"
+
+
+class MediaFile:
+    """What FFmpeg may see of a file: reads and seeks, no name. Tells of each read, for the watchdog."""
+
+    def __init__(self, file: BinaryIO, on_read: Callable[[], None]) -> None:
+        self._file, self._on_read = file, on_read
+
+    def read(self, size: int) -> bytes:
+        self._on_read()
+        return self._file.read(size)
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def open_container(file: MediaFile, uri: str, config: DecodeConfig) -> InputContainer:
+    """Open media that can reach nothing but its own bytes.
+
+    Raises:
+        DecodeError: It is not media, or its header is damaged.
+        LimitExceeded: It has more streams than max_streams.
+    """
+    if file.seekable():
+        file.seek(0)
+    try:
+        container = av.open(
+            file,
+            mode="r",
+            container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "none"},
+            io_open=_refuse,
+            buffer_size=READ_BYTES,
+            metadata_errors="replace",
+        )
+    except av.error.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise DecodeError(uri, _why_not(file)) from error
+    if len(container.streams) > config.max_streams:
+        count = len(container.streams)
+        container.close()
+        raise LimitExceeded(uri, "max_streams", f"{count} streams, at most {config.max_streams} are read")
+    return container
+
+
+def _refuse(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
+    raise PermissionError(f"media may open no other file, asked for {url!r}")
+
+
+def _why_not(file: MediaFile) -> str:
+    """Return why bytes did not open, in words a person understands."""
+    if not file.seekable():
+        return NOT_MEDIA
+    file.seek(0)
+    head = file.read(16)
+    if not head:
+        return "empty file"
+    if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return NOT_MEDIA
+    position, size = 0, file.seek(0, 2)
+    while position + 8 <= size:  # the boxes at the top level: 32-bit size, type, 64-bit size where that is 1
+        file.seek(position)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if head[4:8] == b"moov":
+            return "the mp4's moov box is damaged"
+        if length < 8:
+            break
+        position += length
+    return "no moov box: the mp4 was never finished"
+
+
+def declared_seconds(container: InputContainer) -> float | None:
+    """Return the duration the header states, None where it states none or an impossible one."""
+    seconds = container.duration / 1e6 if container.duration is not None else 0.0
+    return seconds if 0 < seconds < UNKNOWN_DURATION_SECONDS else None
+
+
+def choose_video(container: InputContainer) -> VideoStream | None:
+    """Return the best moving picture: default first, then the larger; never cover art or a still."""
+    still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+    streams = [s for s in container.streams.video if _has_decoder(s) and not s.disposition & still]
+    return max(streams, key=lambda s: (_rank(s), s.width * s.height, -s.index), default=None)
+
+
+def choose_audio(container: InputContainer, file: MediaFile, uri: str, config: DecodeConfig) -> AudioStream | None:
+    """Return the best audio track that decodes: default first, then in the file's order."""
+    streams = [s for s in container.streams.audio if _has_decoder(s)]
+    streams.sort(key=lambda s: (-_rank(s), s.index))
+    if len(streams) < 2 or not file.seekable():
+        return streams[0] if streams else None
+    position = file.tell()
+    try:
+        decodable = _decodable(file, uri, config, {s.index for s in streams})
+    finally:
+        file.seek(position)
+    return next((s for s in streams if s.index in decodable), streams[0])
+
+
+def _has_decoder(stream: Stream) -> bool:
+    return bool(stream.codec_context)
+
+
+def _rank(stream: Stream) -> int:
+    """Return 2 for the default track, 0 for commentary and the like, 1 for others."""
+    special = Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired
+    if stream.disposition & special:
+        return 0
+    return 2 if stream.disposition & Disposition.default else 1
+
+
+def _decodable(file: MediaFile, uri: str, config: DecodeConfig, indices: set[int]) -> set[int]:
+    """Return which of the streams give a frame within their first packets."""
+    found: set[int] = set()
+    with open_container(file, uri, config) as container:
+        streams = [s for s in container.streams if s.index in indices]
+        counts = dict.fromkeys(indices, 0)
+        try:
+            for packet in container.demux(streams):
+                index = packet.stream.index
+                counts[index] += 1
+                if index in found or counts[index] > PROBE_PACKET_COUNT:
+                    if all(i in found or n > PROBE_PACKET_COUNT for i, n in counts.items()):
+                        break
+                    continue
+                try:
+                    if packet.decode():
+                        found.add(index)
+                except av.error.FFmpegError:
+                    continue
+        except av.error.FFmpegError:
+            return found
+    return found

@@ -1,0 +1,325 @@
+"""Bytes to sampled pictures and 16 kHz sound. Runs in the child process of sandbox.py; works in any."""
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import BinaryIO, cast
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ingest.audio import AudioTrack, Sound
+from ingest.config import DecodeConfig
+from ingest.container import (
+    WITH_DURATION,
+    MediaFile,
+    choose_audio,
+    choose_video,
+    declared_seconds,
+    open_container,
+)
+from ingest.errors import DecodeError, LimitExceeded
+from ingest.picture import Orientation, PictureMaker, display_size
+from ingest.timeline import Timeline
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.video import KeyframesLie, Picture, VideoTrack
+
+MISSING_SECONDS = 2.0  # data may end this much before the header's duration, or MISSING_SHARE of it: rounding
+MISSING_SHARE = 0.05
+MAX_WAITING_SECONDS = 600  # of sound before the first picture, 38 MB: then the sound sets the zero of time
+MAX_READ_ERROR_COUNT = 100  # broken places in one file that the demuxer may step over
+
+
+def decode(
+    file: BinaryIO, *, uri: str, config: DecodeConfig, on_progress: Callable[[], None] = lambda: None
+) -> Iterator[Decoded]:
+    """Decode one input from its first byte: MediaInfo, then Frame and AudioBlock about in order of time,
+    then DecodeSummary.
+
+    Args:
+        file: Opened for reading; a pipe works for formats that need no seeking.
+        on_progress: Called at each read and each packet.
+    Raises:
+        DecodeError: It is no media, or nothing of it decodes.
+        LimitExceeded: A limit of the config was passed.
+    """
+    media = MediaFile(file, on_progress)
+    progress = _Progress()
+    try:
+        yield from progress.note(_Decoder(media, uri, config, on_progress, trusts_keyframes=True).run())
+    except KeyframesLie:
+        if not media.seekable():
+            raise DecodeError(uri, "its keyframe marks are wrong, and a pipe cannot be read again") from None
+        again = _Decoder(media, uri, config, on_progress, trusts_keyframes=False)
+        yield from progress.rest(again.run())
+    except MemoryError as error:
+        raise LimitExceeded(
+            uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
+        ) from error
+
+
+class _Progress:
+    """What was already given out, so that a second pass goes on where the first one stopped."""
+
+    def __init__(self) -> None:
+        self._has_info = False
+        self._frame_seconds = self._audio_seconds = -1.0
+
+    def note(self, items: Iterator[Decoded]) -> Iterator[Decoded]:
+        for item in items:
+            if isinstance(item, MediaInfo):
+                self._has_info = True
+            elif isinstance(item, Frame):
+                self._frame_seconds = item.pts_seconds
+            elif isinstance(item, AudioBlock):
+                self._audio_seconds = item.start_seconds
+            yield item
+
+    def rest(self, items: Iterator[Decoded]) -> Iterator[Decoded]:
+        for item in items:
+            if isinstance(item, MediaInfo) and self._has_info:
+                continue
+            if isinstance(item, Frame) and item.pts_seconds < self._frame_seconds + 0.5:
+                continue  # its tick has a picture
+            if isinstance(item, AudioBlock) and item.start_seconds <= self._audio_seconds:
+                continue
+            yield item
+
+
+class _Decoder:
+    """One pass over one input."""
+
+    def __init__(
+        self,
+        file: MediaFile,
+        uri: str,
+        config: DecodeConfig,
+        on_progress: Callable[[], None],
+        *,
+        trusts_keyframes: bool,
+    ) -> None:
+        self._file, self._uri, self._config, self._on_progress = file, uri, config, on_progress
+        self._trusts_keyframes = trusts_keyframes
+        self._timeline = Timeline()
+        self._maker = PictureMaker(config)
+        self._waiting: list[Sound] = []  # sound that has no media time yet
+        self._info_frame: VideoFrame | None = None
+        self._has_info = False
+        self._frame_count = self._error_count = 0
+        self._end = Fraction(0)  # media time at which the last picture or sound ends
+        self._sound_end = Fraction(0)
+        self._is_cut = False
+
+    def run(self) -> Iterator[Decoded]:
+        with open_container(self._file, self._uri, self._config) as container:
+            self._container = container
+            self._video_stream = choose_video(container)
+            self._audio_stream = choose_audio(container, self._file, self._uri, self._config)
+            if self._video_stream is None and self._audio_stream is None:
+                raise DecodeError(self._uri, "no picture or sound inside")
+            self._video, self._audio = self._open_video(), self._open_audio()
+            for packet in self._packets(container):
+                yield from self._one(packet)
+            yield from self._rest()
+
+    # ---- opening
+
+    def _open_video(self) -> VideoTrack | None:
+        stream = self._video_stream
+        if stream is None:
+            return None
+        self._check_size(stream.width, stream.height)
+        if not self._config.decode_video:
+            return None
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.thread_count = 1
+        return VideoTrack(stream, self._config.sampling, trusts_keyframes=self._trusts_keyframes, check=self._check)
+
+    def _open_audio(self) -> AudioTrack | None:
+        return AudioTrack(self._audio_stream) if self._audio_stream is not None else None
+
+    def _check(self, frame: VideoFrame) -> None:
+        self._on_progress()
+        self._check_size(frame.width, frame.height)
+        if self._info_frame is None:
+            self._info_frame = frame
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._config.max_pixels:
+            raise LimitExceeded(
+                self._uri,
+                "max_pixels",
+                f"a picture of {width}x{height} pixels, at most {self._config.max_pixels} are decoded",
+            )
+
+    # ---- the loop
+
+    def _packets(self, container: InputContainer) -> Iterator[Packet[Stream]]:
+        """Read packets of the chosen streams; step over broken places."""
+        streams = [s for s in (self._video_stream, self._audio_stream) if s is not None]
+        for _ in range(MAX_READ_ERROR_COUNT):
+            try:
+                for packet in container.demux(streams):
+                    self._on_progress()
+                    if packet.size:  # empty ones repeat a picture, or end the demuxing
+                        yield packet
+                return
+            except av.error.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise
+                self._error_count += 1
+                self._is_cut = True
+
+    def _one(self, packet: Packet[Stream]) -> Iterator[Decoded]:
+        stream, base = packet.stream, packet.stream.time_base
+        if base is None:
+            return
+        epoch = self._timeline.place(
+            stream.index,
+            dts=packet.dts * base if packet.dts is not None else None,
+            pts=packet.pts * base if packet.pts is not None else None,
+            duration=packet.duration * base if packet.duration else None,
+        )
+        if epoch is None:
+            # No timestamp yet: raw streams begin at zero.
+            epoch = self._timeline.place(stream.index, dts=Fraction(0), pts=Fraction(0), duration=None)
+            assert epoch is not None
+        self._is_cut = packet.is_corrupt
+        if stream is self._audio_stream:
+            assert self._audio is not None
+            for sound in self._audio.feed(cast("Packet[AudioStream]", packet), epoch):
+                yield from self._hear(sound)
+        elif self._video is not None:
+            for picture in self._video.feed(cast("Packet[VideoStream]", packet), epoch):
+                yield from self._see(picture)
+        elif epoch.origin is None and packet.is_keyframe and packet.pts is not None:
+            epoch.origin = packet.pts * base  # pictures are not decoded, and still set the zero
+        current = self._timeline.current
+        if current is not None and current.origin is not None:
+            self._reach(current.media(current.end))
+
+    def _rest(self) -> Iterator[Decoded]:
+        if self._video is not None:
+            for picture in self._video.finish():
+                yield from self._see(picture)
+        if self._audio is not None:
+            for sound in self._audio.finish():
+                yield from self._hear(sound)
+        if self._waiting:
+            yield from self._hear_waiting()
+        errors = self._error_count
+        errors += self._video.error_count if self._video is not None else 0
+        errors += self._audio.error_count if self._audio is not None else 0
+        if self._frame_count == 0 and self._sound_end == 0 and (self._config.decode_video or self._audio):
+            raise DecodeError(self._uri, "no picture or sound in it decodes")
+        yield from self._info()
+        current = self._timeline.current
+        yield DecodeSummary(
+            duration_seconds=float(self._end),
+            epoch_count=current.index + 1 if current is not None else 1,
+            frame_count=self._frame_count,
+            error_count=errors,
+            truncated=self._is_truncated(),
+        )
+
+    # ---- giving out
+
+    def _info(self) -> Iterator[MediaInfo]:
+        if self._has_info:
+            return
+        self._has_info = True
+        video, audio, frame = self._video_stream, self._audio_stream, self._info_frame
+        width = height = None
+        turn = Orientation.of(frame) if frame is not None else Orientation()
+        if video is not None:
+            coded = (frame.width, frame.height) if frame is not None else (video.width, video.height)
+            width, height = display_size(*coded, _pixel_aspect(video))
+            if turn.is_transposed:
+                width, height = height, width
+        rate = video.average_rate if video is not None else None
+        yield MediaInfo(
+            container=self._container.format.name,
+            duration_seconds=declared_seconds(self._container),
+            video_codec=video.codec_context.codec.canonical_name if video is not None else None,
+            audio_codec=audio.codec_context.codec.canonical_name if audio is not None else None,
+            width=width,
+            height=height,
+            rotation_degrees=turn.degrees,
+            frame_rate_fps=float(rate) if rate else None,
+        )
+
+    def _see(self, picture: Picture) -> Iterator[Decoded]:
+        yield from self._info()
+        yield from self._hear_waiting()
+        assert self._video_stream is not None
+        pixels, thumbnail = self._maker.make(picture.frame, _pixel_aspect(self._video_stream))
+        self._frame_count += 1
+        self._reach(picture.pts)
+        yield Frame(epoch=picture.epoch.index, pts_seconds=float(picture.pts), pixels=pixels, thumbnail=thumbnail)
+
+    def _hear(self, sound: Sound) -> Iterator[Decoded]:
+        if sound.epoch.origin is None:
+            self._waiting.append(sound)
+            seconds = sum(len(waiting.samples) for waiting in self._waiting) / SAMPLE_RATE_HZ
+            if self._video_stream is not None and seconds < MAX_WAITING_SECONDS:
+                return
+            yield from self._hear_waiting()
+            return
+        yield from self._info()
+        start, samples = sound.epoch.media(sound.start), sound.samples
+        # Before the first picture, or again over what was already heard: cut.
+        begin = max(sound.epoch.base, self._sound_end)
+        if start < begin:
+            cut = min(len(samples), round((begin - start) * SAMPLE_RATE_HZ))
+            samples, start = samples[cut:], start + Fraction(cut, SAMPLE_RATE_HZ)
+        if sound.epoch.limit is not None:
+            samples = samples[: max(0, round((sound.epoch.limit - start) * SAMPLE_RATE_HZ))]
+        if not len(samples):
+            return
+        self._sound_end = start + Fraction(len(samples), SAMPLE_RATE_HZ)
+        self._reach(self._sound_end)
+        yield AudioBlock(
+            epoch=sound.epoch.index,
+            start_seconds=float(start),
+            samples=np.ascontiguousarray(samples, dtype=np.float32),
+        )
+
+    def _hear_waiting(self) -> Iterator[Decoded]:
+        """Give out sound that waited for the zero of time. Without a picture it sets the zero itself."""
+        waiting, self._waiting = self._waiting, []
+        current = self._timeline.current
+        for sound in waiting:
+            if sound.epoch.origin is None and sound.epoch is current:
+                sound.epoch.origin = sound.start
+            if sound.epoch.origin is not None:
+                yield from self._hear(sound)
+
+    def _reach(self, media: Fraction) -> None:
+        self._end = max(self._end, media)
+        if self._end > self._config.max_duration_seconds:
+            raise LimitExceeded(
+                self._uri,
+                "max_duration_seconds",
+                f"longer than {self._config.max_duration_seconds:g} s",
+            )
+
+    def _is_truncated(self) -> bool:
+        """Whether the bytes end before what the header announced."""
+        if self._is_cut:
+            return True
+        declared = declared_seconds(self._container)
+        current = self._timeline.current
+        if declared is None or current is None or self._container.format.name not in WITH_DURATION:
+            return False
+        start = (self._container.start_time or 0) / 1e6
+        missing = declared - (float(current.end) - start)
+        return current.index == 0 and missing > max(MISSING_SECONDS, MISSING_SHARE * declared)
+
+
+def _pixel_aspect(stream: VideoStream) -> Fraction:
+    return stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)

@@ -1,0 +1,198 @@
+"""From a decoded picture to what is kept of it: RGB at the encoder's input size, and a small JPEG.
+
+Scaled in one pass from the coded picture by libswscale. Rotation is applied after scaling, on few pixels.
+"""
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.filter import Graph
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin  # noqa: F401  the plugin by name: in the child no file can be opened later
+
+from ingest import tonemap
+from ingest.config import DecodeConfig
+
+# Bicubic as in open_clip's preprocessing. The other flags keep colour true at edges and to the last bit.
+SCALING = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+JPEG_QUALITY = 80  # 8 KB for 320x180; below 70 faces and small text suffer
+HD_HEIGHT = 720  # players take BT.709 for untagged pictures from here on, BT.601 below
+MAX_ASPECT = 8  # a longer side beyond 8 times the shorter is squashed: it bounds the scaled picture's memory
+UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How the display matrix turns a picture: transpose, then flip."""
+
+    is_transposed: bool = False
+    flips_columns: bool = False
+    flips_rows: bool = False
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> "Orientation":
+        """Read the display matrix: nine 32-bit fixed-point numbers, a b u c d v x y w."""
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+        matrix = np.frombuffer(bytes(data), dtype="=i4") if data is not None else np.zeros(0, dtype="=i4")
+        if matrix.size < 9:
+            return cls()
+        a, b, _, c, d = (int(value) for value in matrix[:5])
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(False, a < 0, d < 0)
+        return cls(True, c < 0, b < 0)
+
+    @property
+    def degrees(self) -> int:
+        """Clockwise, after the flip where there is one."""
+        if self.is_transposed:
+            return 90 if self.flips_columns else 270
+        return 180 if self.flips_rows else 0
+
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.is_transposed:
+            pixels = pixels.swapaxes(0, 1)
+        if self.flips_columns:
+            pixels = pixels[:, ::-1]
+        if self.flips_rows:
+            pixels = pixels[::-1]
+        return np.ascontiguousarray(pixels)
+
+
+class PictureMaker:
+    """Make pixels and thumbnails by one config. Keeps scalers between pictures; not thread-safe."""
+
+    def __init__(self, config: DecodeConfig) -> None:
+        self._config = config
+        self._scaler, self._thumbnail_scaler = VideoReformatter(), VideoReformatter()
+        self._field: _FieldFilter | None = None
+
+    def make(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[NDArray[np.uint8], bytes]:
+        """Return uint8 (H, W, 3) RGB at the input size, and the whole picture's JPEG.
+
+        Args:
+            pixel_aspect: Width of a pixel by its height, as stored (before rotation).
+        """
+        config, turn = self._config, Orientation.of(frame)
+        width, height = display_size(frame.width, frame.height, pixel_aspect)
+        if turn.is_transposed:
+            width, height = height, width
+        thumbnail_size = _thumbnail_size(width, height, config.thumbnail_px)
+        frame = self._one_field(frame)
+
+        size = _scaled_size(width, height, config)
+        whole = _rgb(frame, size, turn, self._scaler)
+        if config.resize != "squash" and min(size) >= min(thumbnail_size):
+            small = Image.fromarray(whole).resize(thumbnail_size, Image.Resampling.BICUBIC)
+        else:
+            small = Image.fromarray(_rgb(frame, thumbnail_size, turn, self._thumbnail_scaler))
+        jpeg = io.BytesIO()
+        small.save(jpeg, "JPEG", quality=JPEG_QUALITY)
+        return _fit(whole, config.input_width, config.input_height), jpeg.getvalue()
+
+    def _one_field(self, frame: VideoFrame) -> VideoFrame:
+        """Return every second line of an interlaced picture: its lines are of two moments, a comb when mixed."""
+        if not frame.interlaced_frame or frame.height < 4:
+            return frame
+        if self._field is None or not self._field.fits(frame):
+            self._field = _FieldFilter(frame)
+        return self._field.top(frame)
+
+
+class _FieldFilter:
+    """libavfilter's `field`: the top field of each picture, without a copy, chroma lines right."""
+
+    def __init__(self, frame: VideoFrame) -> None:
+        self._shape = (frame.width, frame.height, frame.format.name)
+        self._graph = Graph()
+        source = self._graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+        )
+        field, sink = self._graph.add("field", "type=top"), self._graph.add("buffersink")
+        source.link_to(field)
+        field.link_to(sink)
+        self._graph.configure()
+
+    def fits(self, frame: VideoFrame) -> bool:
+        return self._shape == (frame.width, frame.height, frame.format.name)
+
+    def top(self, frame: VideoFrame) -> VideoFrame:
+        self._graph.push(frame)
+        picture = self._graph.pull()
+        assert isinstance(picture, VideoFrame)
+        return picture
+
+
+def display_size(width: int, height: int, pixel_aspect: Fraction) -> tuple[int, int]:
+    """Return the size as shown, before rotation: the width stretched, the height as stored."""
+    if Fraction(1, MAX_ASPECT) <= pixel_aspect <= MAX_ASPECT:
+        width = max(1, round(width * pixel_aspect))
+    return width, height
+
+
+def _scaled_size(width: int, height: int, config: DecodeConfig) -> tuple[int, int]:
+    """Return the size of the whole picture before cropping or padding."""
+    if config.resize == "squash":
+        return config.input_width, config.input_height
+    scale = max if config.resize == "crop" else min
+    ratio = scale(config.input_width / width, config.input_height / height)
+    if config.resize == "pad":
+        return max(1, round(width * ratio)), max(1, round(height * ratio))
+    limit = MAX_ASPECT * max(config.input_width, config.input_height)
+    # Truncated, not rounded, as torchvision's Resize does, which made the encoders' training pictures.
+    return (
+        min(limit, max(config.input_width, int(width * ratio))),
+        min(limit, max(config.input_height, int(height * ratio))),
+    )
+
+
+def _thumbnail_size(width: int, height: int, shorter_px: int) -> tuple[int, int]:
+    ratio = min(1.0, shorter_px / min(width, height))
+    limit = MAX_ASPECT * shorter_px
+    return min(limit, max(1, round(width * ratio))), min(limit, max(1, round(height * ratio)))
+
+
+def _fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Cut the centre out where the picture is larger, put it on black where it is smaller."""
+    have_height, have_width = pixels.shape[:2]
+    top, left = round((have_height - height) / 2), round((have_width - width) / 2)
+    pixels = pixels[max(0, top) : max(0, top) + height, max(0, left) : max(0, left) + width]
+    if pixels.shape[:2] == (height, width):
+        return np.ascontiguousarray(pixels)
+    canvas = np.zeros((height, width, 3), dtype=np.uint8)
+    top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
+    canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return canvas
+
+
+def _rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation, scaler: VideoReformatter) -> NDArray[np.uint8]:
+    """Scale the whole picture to `size` as shown (width, height): uint8 (H, W, 3), sRGB, alpha over black."""
+    width, height = (size[1], size[0]) if turn.is_transposed else size
+    if tonemap.is_wide(frame):
+        deep = _scale(scaler, frame, width, height, "rgb48le")
+        return turn.apply(tonemap.to_sdr(deep, frame))
+    if not _has_alpha(frame):
+        return turn.apply(_scale(scaler, frame, width, height, "rgb24"))
+    rgba = _scale(scaler, frame, width, height, "rgba").astype(np.uint16)
+    return turn.apply((rgba[..., :3] * rgba[..., 3:] // 255).astype(np.uint8))
+
+
+def _has_alpha(frame: VideoFrame) -> bool:
+    # A palette's colours carry alpha too, without a component of their own.
+    return frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
+
+
+def _scale(scaler: VideoReformatter, frame: VideoFrame, width: int, height: int, to: str) -> NDArray[Any]:
+    options: dict[str, Any] = {"interpolation": SCALING, "dst_color_range": ColorRange.JPEG, "threads": 1}
+    if frame.colorspace == UNSPECIFIED and not frame.format.is_rgb:
+        options["src_colorspace"] = Colorspace.ITU709 if frame.height >= HD_HEIGHT else Colorspace.ITU601
+    try:
+        return scaler.reformat(frame, width, height, to, **options).to_ndarray()
+    except av.error.FFmpegError:  # a matrix libswscale does not know (ICtCp, reserved numbers): the usual one
+        options["src_colorspace"] = Colorspace.ITU709
+        return scaler.reformat(frame, width, height, to, **options).to_ndarray()

@@ -1,0 +1,253 @@
+"""A pool of child processes that decode untrusted bytes: a crash, hang or bomb costs one input, never the caller."""
+
+import io
+import logging
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from types import TracebackType
+from typing import BinaryIO
+
+from ingest import wire
+from ingest.config import DecodeConfig
+from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
+from ingest.values import Decoded, DecodeSummary, Frame, MediaInfo
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 60.0  # for a child to load its libraries; a second on an idle machine
+EXIT_SECONDS = 10.0  # for the kernel to end a killed child
+
+
+class DecodePool:
+    """Decode in child processes. Safe to use from several threads.
+
+    Args:
+        workers: How many inputs are decoded at once; a further one waits for a free child.
+    """
+
+    def __init__(self, config: DecodeConfig, *, workers: int) -> None:
+        if workers <= 0:
+            raise ValueError(f"workers must be > 0, got {workers}")
+        self._config = config
+        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()  # None: a place without a child
+        for _ in range(workers):
+            self._idle.put(None)
+        self._lock = threading.Lock()
+        self._children: set[_Child] = set()
+        self._is_closed = False
+        # Linux ends the children when the *thread* that started them ends, so one thread that stays starts all.
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode-starter")
+
+    def decode(self, file: BinaryIO | int, *, uri: str, config: DecodeConfig | None = None) -> Iterator[Decoded]:
+        """Decode one input from its first byte, in a child. Nothing happens before the first item is asked for.
+
+        Closing the iterator early ends the work. A slow consumer makes the child wait.
+
+        Args:
+            file: A file object or descriptor, open for reading; the caller closes it, afterwards.
+            uri: The input's name in errors.
+            config: Instead of the pool's.
+        Returns:
+            MediaInfo first, then Frame and AudioBlock about in order of time, DecodeSummary last.
+        Raises:
+            DecodeError: The bytes are no media that decodes.
+            DecoderCrashed: The child died on them.
+            DecoderTimeout: The child was silent for max_stall_seconds, or busy for max_wall_seconds.
+            LimitExceeded: A limit of the config was passed.
+        """
+        config = config or self._config
+        child = self._idle.get()
+        is_reusable = False
+        try:
+            if self._is_closed:
+                raise RuntimeError("the decode pool is closed")
+            if child is None or not child.is_alive():
+                self._forget(child)
+                child = self._start(uri)
+            with _descriptor_of(file) as descriptor:
+                for item in child.decode(descriptor, uri, config):
+                    is_reusable = isinstance(item, DecodeSummary)
+                    yield item
+        except (DecoderCrashed, DecoderTimeout) as error:
+            logger.warning("decoder replaced uri=%s reason=%s", uri, error.reason)
+            raise
+        except DecodeError:
+            is_reusable = True
+            raise
+        finally:
+            if not is_reusable or self._is_closed:
+                self._forget(child)
+                child = None
+            self._idle.put(child)
+
+    def close(self) -> None:
+        """End every child. Decodes under way fail with DecoderCrashed."""
+        self._is_closed = True
+        with self._lock:
+            children = list(self._children)
+        for child in children:
+            self._forget(child)
+        self._starter.shutdown(wait=True)
+
+    def __enter__(self) -> "DecodePool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, uri: str) -> "_Child":
+        child: _Child = self._starter.submit(_Child).result()
+        with self._lock:
+            self._children.add(child)
+        child.wait_ready(uri)
+        return child
+
+    def _forget(self, child: "_Child | None") -> None:
+        if child is None:
+            return
+        with self._lock:
+            self._children.discard(child)
+        child.kill()
+
+
+class _Child:
+    """One child process and its socket."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair()
+        with theirs:
+            arguments = [sys.executable, "-P", "-m", "ingest.child", str(theirs.fileno()), str(os.getpid())]
+            # One thread for NumPy: its idle threads would count against the child's memory.
+            threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(
+                arguments,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | threads,
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+            )
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_ready(self, uri: str) -> None:
+        try:
+            message = wire.receive(self._connection, max_payload_bytes=0, deadline=time.monotonic() + START_SECONDS)
+        except (EOFError, OSError, wire.Malformed) as error:
+            raise DecoderCrashed(uri, f"the decoder process did not start ({self._exit_status()})") from error
+        if message.kind != "ready":
+            raise DecoderCrashed(uri, "the decoder process did not start (it sent something else)")
+
+    def decode(self, descriptor: int, uri: str, config: DecodeConfig) -> Iterator[Decoded]:
+        """Have one input decoded; check what comes back."""
+        request = wire.pack(wire.Message(kind="request", fields={"config": asdict(config)}))
+        checker = _OrderChecker()
+        waited_seconds = 0.0
+        max_payload = wire.max_payload_bytes(config)
+        try:
+            self._connection.settimeout(config.max_stall_seconds)
+            sent = socket.send_fds(self._connection, [request], [descriptor])
+            self._connection.sendall(request[sent:])
+            while True:
+                begin = time.monotonic()
+                left = config.max_wall_seconds - waited_seconds
+                deadline = begin + min(config.max_stall_seconds, left)
+                message = wire.receive(self._connection, max_payload_bytes=max_payload, deadline=deadline)
+                waited_seconds += time.monotonic() - begin
+                if message.kind == "beat":
+                    continue
+                if message.kind == "error":
+                    raise _error_of(message, uri)
+                item = wire.decode(message, config)
+                checker.check(item)
+                yield item
+                if isinstance(item, DecodeSummary):
+                    return
+        except TimeoutError as error:
+            if waited_seconds + config.max_stall_seconds > config.max_wall_seconds:
+                reason = f"not decoded within max_wall_seconds = {config.max_wall_seconds:g}"
+            else:
+                reason = f"no progress for max_stall_seconds = {config.max_stall_seconds:g}"
+            raise DecoderTimeout(uri, reason) from error
+        except (EOFError, OSError) as error:
+            raise DecoderCrashed(uri, f"the decoder process died ({self._exit_status()})") from error
+        except wire.Malformed as error:
+            raise DecoderCrashed(uri, f"the decoder process sent {error}") from error
+
+    def _exit_status(self) -> str:
+        try:
+            code = self._process.wait(timeout=EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "still running"
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+    def kill(self) -> None:
+        """End the process. May be called twice, and while another thread waits for a message."""
+        self._process.kill()
+        self._process.wait(timeout=EXIT_SECONDS)
+        self._connection.close()
+
+
+class _OrderChecker:
+    """Refuse what comes in an order that the contract excludes."""
+
+    def __init__(self) -> None:
+        self._has_info = False
+        self._pts_seconds = -1.0
+
+    def check(self, item: Decoded) -> None:
+        if isinstance(item, MediaInfo) == self._has_info:
+            raise wire.Malformed("media information twice, or not first")
+        self._has_info = True
+        if isinstance(item, Frame):
+            if item.pts_seconds <= self._pts_seconds:
+                raise wire.Malformed("frames out of order")
+            self._pts_seconds = item.pts_seconds
+
+
+def _error_of(message: wire.Message, uri: str) -> DecodeError | LimitExceeded:
+    reason, limit = str(message.fields.get("reason")), message.fields.get("limit")
+    if message.fields.get("type") == "internal":
+        logger.error("decoder failed uri=%s trace=%s", uri, reason)
+        return DecoderCrashed(uri, f"the decoder failed ({reason.splitlines()[-1]})")
+    if message.fields.get("type") == "LimitExceeded":
+        return LimitExceeded(uri, str(limit), reason)
+    return DecodeError(uri, reason, str(message.fields.get("remedy") or ""))
+
+
+class _descriptor_of:
+    """A descriptor of a file; bytes that only exist in memory go to an unlinked temporary file."""
+
+    def __init__(self, file: BinaryIO | int) -> None:
+        self._file = file
+        self._copy: BinaryIO | None = None
+
+    def __enter__(self) -> int:
+        if isinstance(self._file, int):
+            return self._file
+        try:
+            return self._file.fileno()
+        except (AttributeError, io.UnsupportedOperation):
+            self._copy = tempfile.TemporaryFile()
+            self._file.seek(0)
+            while data := self._file.read(1 << 20):
+                self._copy.write(data)
+            self._copy.flush()
+            return self._copy.fileno()
+
+    def __exit__(self, *_: object) -> None:
+        if self._copy is not None:
+            self._copy.close()

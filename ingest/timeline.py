@@ -1,0 +1,83 @@
+"""Timestamps to media time: where epochs begin, and what time a timestamp is (design §3)."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+BACKWARD_SECONDS = 1  # a smaller step back is jitter or reordering, not a new epoch
+GAP_SECONDS = 10  # a longer silence of every stream opens a new epoch
+MAX_PACKET_SECONDS = 60  # a slide may declare this long; more is a broken table, not a picture that stands
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Epoch:
+    """A stretch of unbroken timestamps. Source times are the container's, in exact seconds."""
+
+    index: int
+    base: Fraction  # media time at which the epoch begins
+    origin: Fraction | None  # the source time that is `base`; None until the first picture is known
+    start: Fraction  # lowest source time seen
+    end: Fraction  # source time at which everything seen so far ends
+    limit: Fraction | None = None  # media time at which the next epoch begins, once there is one
+
+    def media(self, source: Fraction) -> Fraction:
+        """Return the media time of a source time; below `base` for what comes before the first picture."""
+        assert self.origin is not None
+        return self.base + source - self.origin
+
+
+@dataclass(slots=True)
+class _Position:
+    epoch: Epoch
+    last: Fraction  # the highest decoding time of this stream in this epoch
+
+
+class Timeline:
+    """The epochs of one input. Each stream meets a break by itself; the first to meet it opens the epoch."""
+
+    def __init__(self) -> None:
+        self.current: Epoch | None = None
+        self._positions: dict[int, _Position] = {}
+
+    def place(
+        self, stream: int, *, dts: Fraction | None, pts: Fraction | None, duration: Fraction | None
+    ) -> Epoch | None:
+        """Return the epoch of the next packet of a stream; None while nothing has a timestamp.
+
+        Decoding times are compared with decoding times, so reordered pictures are no step backward.
+        """
+        position = self._positions.get(stream)
+        when = dts if dts is not None else pts
+        shown = pts if pts is not None else dts
+        if when is None or shown is None:
+            return position.epoch if position else self.current
+        if position is None:
+            epoch = self._join(shown)
+        elif when < position.last - BACKWARD_SECONDS or shown > position.epoch.end + GAP_SECONDS:
+            epoch = self._join(shown, leaving=position.epoch)
+        else:
+            epoch = position.epoch
+        if position is None or position.epoch is not epoch:
+            self._positions[stream] = _Position(epoch, when)
+        else:
+            position.last = max(position.last, when)
+        believed = duration is not None and 0 < duration <= MAX_PACKET_SECONDS
+        epoch.start = min(epoch.start, shown)
+        epoch.end = max(epoch.end, shown + duration if believed and duration is not None else shown)
+        return epoch
+
+    def _join(self, shown: Fraction, leaving: Epoch | None = None) -> Epoch:
+        """Return the newest epoch when the time fits it, else open one."""
+        current = self.current
+        if (
+            current is not None
+            and current is not leaving
+            and current.start - GAP_SECONDS <= shown <= current.end + GAP_SECONDS
+        ):
+            return current
+        if current is None or current.origin is None:  # no picture yet: what came before does not count
+            index, base, origin = 0, Fraction(0), None
+        else:
+            index, base, origin = current.index + 1, current.media(current.end), shown
+            current.limit = base
+        self.current = Epoch(index=index, base=base, origin=origin, start=shown, end=shown)
+        return self.current

@@ -1,0 +1,188 @@
+"""One video track: packets in, chosen pictures out."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ingest.config import SamplingPolicy
+from ingest.sampler import Planner, Selector, Step
+from ingest.timeline import Epoch
+
+# Codecs whose keyframes and empty-and-restart are known to work in FFmpeg. Any other is decoded from end to end.
+PLANNED_CODECS = frozenset(
+    {"h263", "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "flv1"}
+    | {"vc1", "wmv1", "wmv2", "wmv3", "vp6", "vp6f", "vp8", "vp9", "av1", "theora"}
+)
+# Codecs where FFmpeg may leave out pictures that no other refers to, and the rest stays as it was.
+# Not HEVC: with temporal layers a picture so marked may be a reference of a higher layer.
+DROPPABLE_CODECS = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8"})
+
+
+class KeyframesLie(Exception):
+    """A packet marked as a keyframe did not decode by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A chosen picture, as decoded."""
+
+    epoch: Epoch
+    pts: Fraction  # media time
+    frame: VideoFrame
+
+
+class VideoTrack:
+    """Decode what the policy needs.
+
+    Args:
+        trusts_keyframes: Whether packets may be dropped up to a keyframe.
+        check: Called with each decoded frame before anything else; may raise.
+    """
+
+    def __init__(
+        self,
+        stream: VideoStream,
+        policy: SamplingPolicy,
+        *,
+        trusts_keyframes: bool,
+        check: Callable[[VideoFrame], None],
+    ) -> None:
+        self._stream, self._policy, self._check = stream, policy, check
+        self._context = stream.codec_context
+        codec = self._context.codec
+        self._is_intra_only = codec.intra_only
+        self._is_planned = trusts_keyframes and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
+        self._is_droppable = policy == "fast" and codec.canonical_name in DROPPABLE_CODECS
+        self._selector = Selector(policy)
+        self._planner: Planner | None = None
+        self._epoch: Epoch | None = None
+        self._last_source: Fraction | None = None  # of the last decoded frame, to date one without timestamp
+        self._last_media = Fraction(-1)
+        self._awaited: Fraction | None = None  # source time of the keyframe decoding restarted at
+        self._errors_at_restart = 0
+        self._has_keyframes = False
+        self.frame_count = 0  # decoded
+        self.error_count = 0
+
+    def feed(self, packet: Packet[VideoStream], epoch: Epoch) -> Iterator[Picture]:
+        """Take one packet of an epoch, in decoding order; give the pictures that are now certain."""
+        if self._epoch is not None and epoch is not self._epoch:
+            yield from self.finish()
+            self._planner = None
+            self._context.flush_buffers()
+        self._epoch = epoch
+        is_key = packet.is_keyframe or self._is_intra_only
+        if epoch.origin is None or not self._is_planned:
+            yield from self._decode(packet, epoch)
+            return
+        base = self._stream.time_base
+        if packet.pts is None or base is None:
+            yield from self._stop_planning(packet, epoch)
+            return
+        if self._planner is None:
+            self._planner = Planner(
+                self._policy,
+                tick=self._selector.tick,
+                after=self._last_media,
+                is_broken=self._has_keyframes and epoch.index > 0,
+            )
+        self._has_keyframes |= is_key
+        pts = epoch.media(packet.pts * base)
+        horizon = epoch.media(packet.dts * base) if packet.dts is not None else pts - 1
+        for step in self._planner.push(packet, pts=pts, horizon=horizon, is_key=is_key):
+            yield from self._run(step, epoch)
+
+    def finish(self) -> Iterator[Picture]:
+        """Give what is left of the current epoch."""
+        epoch = self._epoch
+        if epoch is None:
+            return
+        if self._planner is not None:
+            for step in self._planner.finish(epoch.media(epoch.end)):
+                yield from self._run(step, epoch)
+        yield from self._drain(epoch)
+        if epoch.origin is not None:
+            kept = self._selector.finish(epoch.media(epoch.end))
+            if kept is not None:
+                yield Picture(epoch=epoch, pts=kept.pts, frame=kept.frame)
+
+    def _stop_planning(self, packet: Packet[VideoStream], epoch: Epoch) -> Iterator[Picture]:
+        """Go on without dropping: timestamps are missing."""
+        if self._planner is not None:
+            for step in self._planner.finish(epoch.media(epoch.end)):
+                yield from self._run(step, epoch)
+        self._planner, self._is_planned = None, False
+        self._context.skip_frame = "DEFAULT"
+        yield from self._decode(packet, epoch)
+
+    def _run(self, step: Step, epoch: Epoch) -> Iterator[Picture]:
+        if step.restart and not self._is_intra_only:
+            yield from self._drain(epoch)
+            base = self._stream.time_base
+            assert step.packet.pts is not None
+            assert base is not None
+            self._awaited, self._errors_at_restart = step.packet.pts * base, self.error_count
+        if self._is_droppable:
+            self._context.skip_frame = "DEFAULT" if step.needed else "NONREF"
+        yield from self._decode(step.packet, epoch)
+
+    def _drain(self, epoch: Epoch) -> Iterator[Picture]:
+        """Take every picture still inside the decoder, and make it ready for a keyframe."""
+        yield from self._decode(None, epoch)
+        self._context.flush_buffers()
+        if self._awaited is not None and self.error_count == self._errors_at_restart:
+            raise KeyframesLie
+        self._awaited = None
+
+    def _decode(self, packet: Packet[VideoStream] | None, epoch: Epoch) -> Iterator[Picture]:
+        try:
+            frames = self._context.decode(packet)
+        except av.error.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            self.error_count += 0 if isinstance(error, EOFError) else 1
+            return
+        for frame in frames:
+            yield from self._take(frame, epoch)
+
+    def _take(self, frame: VideoFrame, epoch: Epoch) -> Iterator[Picture]:
+        self._check(frame)
+        source = self._time_of(frame)
+        if self._awaited is not None:
+            if source < self._awaited:
+                return  # a leading picture: it refers to what was dropped
+            if source != self._awaited or not frame.key_frame:
+                raise KeyframesLie
+            self._awaited = None
+        if frame.is_corrupt:
+            self.error_count += 1
+            return
+        self.frame_count += 1
+        if epoch.origin is None:
+            epoch.origin = source
+        pts = max(epoch.base, epoch.media(source))
+        if pts <= self._last_media:
+            return
+        self._last_media = pts
+        targets = self._planner.targets if self._planner is not None else None
+        kept = self._selector.offer(frame, pts, targets)
+        if kept is not None:
+            yield Picture(epoch=epoch, pts=kept.pts, frame=kept.frame)
+
+    def _time_of(self, frame: VideoFrame) -> Fraction:
+        """Return the frame's source time; without a timestamp, one frame after the last."""
+        base = self._stream.time_base
+        ticks = frame.pts if frame.pts is not None else frame.dts
+        if ticks is not None and base is not None:
+            self._last_source = ticks * base
+        elif self._last_source is None:
+            self._last_source = Fraction(0)
+        else:
+            rate = self._stream.average_rate or self._stream.guessed_rate
+            self._last_source += 1 / rate if rate else Fraction(1, 25)  # 25 fps: nothing better is known
+        return self._last_source
