@@ -1,5 +1,7 @@
 """One audio track to 16 kHz mono float32, with true times."""
 
+from __future__ import annotations  # av's Packet is generic for type checkers only
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction

@@ -83,6 +83,8 @@ def main(descriptor: int, parent: int) -> None:
         os.nice(NICENESS)
     av.logging.set_level(None)
     _warm_up()
+    with open(os.devnull, "wb") as nothing:  # what libraries say of the bytes must not reach a terminal
+        os.dup2(nothing.fileno(), sys.stderr.fileno())
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
     connection.sendall(wire.pack(wire.Message(kind="ready")))

@@ -1,5 +1,7 @@
 """Bytes to sampled pictures and 16 kHz sound. Runs in the child process of sandbox.py; works in any."""
 
+from __future__ import annotations  # av's Packet is generic for type checkers only
+
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import BinaryIO, cast

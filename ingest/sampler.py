@@ -5,6 +5,8 @@ A Selector looks at the pictures that come out. Only the Selector decides what i
 off (no timestamps, flags that lie) costs time and never a wrong picture.
 """
 
+from __future__ import annotations  # av's Packet is generic for type checkers only
+
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction

@@ -135,7 +135,7 @@ class _Child:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # until it is ready; then the child points it at nothing
                 env=os.environ | threads,
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
@@ -147,9 +147,14 @@ class _Child:
         try:
             message = wire.receive(self._connection, max_payload_bytes=0, deadline=time.monotonic() + START_SECONDS)
         except (EOFError, OSError, wire.Malformed) as error:
+            self._process.kill()
+            assert self._process.stderr is not None
+            logger.error("decoder not started trace=%s", self._process.stderr.read().decode(errors="replace"))
             raise DecoderCrashed(uri, f"the decoder process did not start ({self._exit_status()})") from error
         if message.kind != "ready":
             raise DecoderCrashed(uri, "the decoder process did not start (it sent something else)")
+        assert self._process.stderr is not None
+        self._process.stderr.close()
 
     def decode(self, descriptor: int, uri: str, config: DecodeConfig) -> Iterator[Decoded]:
         """Have one input decoded; check what comes back."""
@@ -199,6 +204,8 @@ class _Child:
         self._process.kill()
         self._process.wait(timeout=EXIT_SECONDS)
         self._connection.close()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
 
 class _OrderChecker:

@@ -1,5 +1,7 @@
 """One video track: packets in, chosen pictures out."""
 
+from __future__ import annotations  # av's Packet is generic for type checkers only
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
