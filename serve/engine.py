@@ -123,7 +123,9 @@ class Engine:
         by_row = {video.row: video for video in videos}
         spoken: list[Candidate] = []
         if intent.speech_weight > 0 and query.text.strip() and by_row:
-            found = self.speech.ask(query.text, intent, list(by_row))
+            everywhere = query.collection is None and not query.video_ids
+            found = self.speech.ask(query.text, intent, None if everywhere else list(by_row))
+            found = [one for one in found if one.row in by_row]
             spoken = [Candidate(video=by_row[one.row], span=one.span, spoken=one) for one in found]
             rank(spoken, "dense", [-one.cosine for one in found])
             rank(

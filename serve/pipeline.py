@@ -8,7 +8,7 @@ from pathlib import Path
 from encoders.whisper import Transcriber
 from ingest.errors import IngestError
 from ingest.source import expand
-from serve.catalog import Catalog
+from serve.catalog import Catalog, Kind
 from serve.encoders import Encoders, load_encoders
 from serve.errors import EncoderSpaceMismatch
 from serve.index import VectorIndex
@@ -16,7 +16,7 @@ from serve.run import Run
 from serve.settings import Settings
 from serve.values import EncoderSpace, IndexOutcome, IndexProgress
 
-INDEXED = ("segments", "utterances")  # the kinds of row that have vectors
+INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that have vectors
 
 
 def index(

@@ -45,11 +45,12 @@ class VisualChannel:
 
     def text_vector(self, text: str) -> NDArray[np.float32]:
         """Return float32 (D,), unit: the mean over the prompt templates."""
-        return unit(self.encoder.encode_texts([template.format(text) for template in TEMPLATES]).sum(axis=0))
+        summed = self.encoder.encode_texts([template.format(text) for template in TEMPLATES]).sum(axis=0)
+        return np.asarray(summed / np.linalg.norm(summed), np.float32)
 
     def image_vector(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (D,), unit, of a picture at the encoder's input size."""
-        return self.encoder.encode_frames(pixels[None])[0]
+        return np.asarray(self.encoder.encode_frames(pixels[None])[0])
 
     def ask(self, query: NDArray[np.float32], videos: Sequence[Video]) -> list[Seen]:
         """Return the videos of these that may show it, best first, with their moments."""
@@ -58,7 +59,7 @@ class VisualChannel:
             embeddings = self.catalog.frames(video.row)
             if len(embeddings.pts_seconds):
                 curve = embeddings.vectors @ (query - self.bank_mean)
-                curves.append((pooled(curve), video, embeddings, curve))
+                curves.append((float(pooled(curve)), video, embeddings, curve))
         curves.sort(key=lambda entry: -entry[0])
         found = []
         for rank, (score, video, embeddings, curve) in enumerate(curves):
@@ -108,8 +109,4 @@ def pooled(similarities: NDArray[np.float32]) -> NDArray[np.float32]:
     Source: query-scoring, https://github.com/m-bain/clip-hitchhiker.
     """
     weights = np.exp((similarities - similarities.max(axis=0)) / TEMPERATURE)
-    return (weights * similarities).sum(axis=0) / weights.sum(axis=0)  # type: ignore[no-any-return]
-
-
-def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+    return np.asarray((weights * similarities).sum(axis=0) / weights.sum(axis=0))

@@ -71,8 +71,12 @@ class SpeechChannel:
     ) -> None:
         self.catalog, self.sentence, self.index, self.utterances = catalog, sentence, index, utterances
 
-    def ask(self, question: str, intent: Intent, rows: Sequence[int]) -> list[Spoken]:
-        """Return the utterances of these videos that may answer, best first; of overlapping ones only the best."""
+    def ask(self, question: str, intent: Intent, rows: Sequence[int] | None) -> list[Spoken]:
+        """Return the utterances that may answer, best first; of overlapping ones only the best.
+
+        Args:
+            rows: Of these videos only; None: of all.
+        """
         query = self.query_vector(question, intent)
         rarities = self.rarities(intent)
         places = self.nearest(query, rows) | self.worded(intent, rows)
@@ -94,15 +98,15 @@ class SpeechChannel:
             weights[term] = float(np.log1p((total - having + 0.5) / (having + 0.5)))
         return weights
 
-    def nearest(self, query: NDArray[np.float32], rows: Sequence[int]) -> set[tuple[int, int]]:
+    def nearest(self, query: NDArray[np.float32], rows: Sequence[int] | None) -> set[tuple[int, int]]:
         """Return (video row, position) of the utterances nearest in meaning."""
         ids, _ = self.index.search(query[None], CANDIDATE_COUNT, rows=rows)
         return set(self.catalog.locate("utterances", [int(n) for n in ids[0] if n >= 0]))
 
-    def worded(self, intent: Intent, rows: Sequence[int]) -> set[tuple[int, int]]:
+    def worded(self, intent: Intent, rows: Sequence[int] | None) -> set[tuple[int, int]]:
         """Return (video row, position) of the utterances with most of the words, by BM25."""
         terms = [*content_terms(intent.text), *intent.phrases]
-        found = self.catalog.match_words(terms, limit=CANDIDATE_COUNT, rows=rows)
+        found = self.catalog.match_words(terms, limit=CANDIDATE_COUNT, rows=rows or ())
         return {(match.row, match.position) for match in found}
 
     def single(self, row: int, position: int, query: NDArray[np.float32], rarities: Mapping[str, float]) -> Spoken:
