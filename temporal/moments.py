@@ -1,13 +1,14 @@
 """From similarity curves to moments: pure NumPy, O(T), no training.
 
-The recipe: hold each frame until the next one (a curve of one value a second), smooth at fixed scales, take the spans
-of largest sum over the midpoint of median and peak and the runs over Otsu's threshold, sharpen their edges on the raw
-curve, score each by its contrast to the seconds around it, snap the edges to shot cuts, and suppress what overlaps.
+The recipe: hold each frame until the next one (a curve of one value a second); smooth at two fixed scales; take the
+spans of largest sum over the midpoint of median and peak, and the runs over Otsu's threshold; sharpen their edges on
+the raw curve; score each by its contrast to the seconds around it; snap its edges to shot cuts; suppress overlaps.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,37 @@ from temporal.values import ScoredSpan, TimeSpan
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+FLAT = 1e-6  # similarity: a curve that moves less is constant but for float32 rounding
+KADANE_ROUNDS = 3  # spans taken from each scale by largest sum; Otsu's runs give the others
+REGION_COUNT = 24  # best spans of a region that go on; far more than survive suppression
+REFINE_ROUNDS = 2  # levels and edges settle in two on the synthetic curves of benchmarks/moments.py
+MIN_RING_SECONDS = 5  # on each side: the level around a one-second span is not read off two seconds
+SHRINK_SECONDS = 4.0  # a span this long counts half its contrast: one second may be chance (tuned: benchmarks)
+STAND_OUT = 4.0  # robust sigmas over the median: the highest of 3,600 seconds of noise stays under it
+FEW = 3  # moments of a curve of which nothing stands out: a weak answer is worth seeing, ten random ones not
+CUT_CONTRAST = 3.0  # cuts change the picture this many times more than what is no cut, or there are none
+MIN_CUT_CHANGE = 0.15  # 1 - cosine: neighbouring seconds of one shot change less
+
+
+class Scored(Protocol):
+    """Anything with a span and a score."""
+
+    @property
+    def span(self) -> TimeSpan: ...
+
+    @property
+    def score(self) -> float: ...
+
+
+AnyScored = TypeVar("AnyScored", bound=Scored)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One value a second: what is shown in the middle of that second. Cells are half-open and never cross epochs."""
+    """One value a second: that of the frame shown in the middle of it. Cells never cross epochs."""
 
-    times: Floats  # (T,) where each cell begins: one second apart, from the start of its epoch
-    ends: Floats  # (T,) where it ends: the next cell, or the end of its epoch
+    times: Floats  # (T,) where each cell begins: one second apart, from the first frame of its epoch
+    ends: Floats  # (T,) where it ends: the next cell, or the end of its epoch (then 0.5 to 1.5 seconds long)
     values: NDArray[np.float32]  # (T,)
     epochs: NDArray[np.int32]  # (T,)
 
@@ -33,42 +58,50 @@ class Curve:
 def debias(similarities: NDArray[np.float32], bank_similarities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Take out of a similarity curve what has nothing to do with the query.
 
-    Some frames are near to every text (hubs): subtract each frame's mean similarity to a bank of generic captions. What
-    the whole video shares says nothing about when: subtract the median.
+    Some frames are near to every text (hubs): subtract each frame's mean similarity to a bank of generic captions.
+    What the whole video shares says nothing about when: subtract the median.
 
     Args:
         similarities: float32 (T,), of the query and each frame.
-        bank_similarities: float32 (T, K), of K generic captions; one column with their mean does the same.
+        bank_similarities: float32 (T, K), of K generic captions; one column that holds their mean does the same.
     Returns:
         float32 (T,), around 0 where the query is not seen.
-    Source: hubness, QB-Norm https://arxiv.org/abs/2112.12777; one mean instead of its softmax is ours.
+    Raises:
+        ValueError: If the shapes do not fit, or K is 0.
+    Source: hubness, QB-Norm, https://arxiv.org/abs/2112.12777; a plain mean in place of its softmax is ours.
     """
-    if bank_similarities.shape[:1] != similarities.shape or bank_similarities.ndim != 2:
-        raise ValueError(
-            f"bank_similarities must be (T, K) beside {similarities.shape}, got {bank_similarities.shape}"
-        )
+    if bank_similarities.ndim != 2 or bank_similarities.shape[:1] != similarities.shape:
+        raise ValueError(f"bank_similarities must be (T, K) beside {similarities.shape}, got {bank_similarities.shape}")
+    if bank_similarities.shape[1] == 0:
+        raise ValueError("bank_similarities must be of one caption or more, got none")
     if not len(similarities):
-        return similarities.astype(np.float32)
+        return np.empty(0, dtype=np.float32)
     specific = similarities - bank_similarities.mean(axis=1)
-    return (specific - np.median(specific)).astype(np.float32)
+    centred: NDArray[np.float32] = (specific - np.median(specific)).astype(np.float32)
+    return centred
 
 
 def shot_cuts(embeddings: FrameEmbeddings) -> Floats:
-    """Times at which the picture changes: float64, ascending, within epochs."""
-    vectors = embeddings.vectors
-    if len(vectors) < 2 or vectors.shape[1] == 0:
-        return np.empty(0)
-    change = 1.0 - np.einsum("fd,fd->f", vectors[:-1], vectors[1:], dtype=np.float64)
+    """Times at which the picture changes: float64, ascending, strictly between two frames of one epoch.
+
+    Otsu's threshold on the change from frame to frame (1 - cosine), so it needs no level of its own for each encoder.
+    """
     same_epoch = embeddings.epochs[1:] == embeddings.epochs[:-1]
-    middle = float(np.median(change))
-    spread = 1.4826 * float(np.median(np.abs(change - middle)))
-    is_cut = same_epoch & (change > max(CUT_FLOOR, middle + 3 * spread))
-    before, after = embeddings.pts_seconds[:-1], embeddings.pts_seconds[1:]
-    # A frame held long was still shown just before the next: the cut is within a second of that one.
-    return np.asarray(np.maximum((before + after) / 2, after - 0.5)[is_cut], dtype=np.float64)
-
-
-CUT_FLOOR = 0.15  # 1 - cosine
+    if not same_epoch.any() or embeddings.vectors.shape[1] == 0:
+        return np.empty(0)
+    before, after = embeddings.vectors[:-1][same_epoch], embeddings.vectors[1:][same_epoch]
+    change = 1.0 - np.einsum("fd,fd->f", before, after, dtype=np.float64)
+    is_cut = change >= MIN_CUT_CHANGE
+    if np.ptp(change) > FLAT:
+        is_high = change > _otsu(change)
+        if change[is_high].mean() < CUT_CONTRAST * change[~is_high].mean():
+            return np.empty(0)
+        is_cut &= is_high
+    earlier = embeddings.pts_seconds[:-1][same_epoch][is_cut]
+    later = embeddings.pts_seconds[1:][same_epoch][is_cut]
+    # A frame held for long was shown until just before the next: the cut is within a second of that one.
+    middles: Floats = np.maximum((earlier + later) / 2, later - 0.5)
+    return middles
 
 
 def per_second(
@@ -90,21 +123,18 @@ def per_second(
     """
     epochs = np.zeros(len(pts_seconds), dtype=np.int32) if epochs is None else epochs
     _check(pts_seconds, values, epochs, duration_seconds)
-    firsts = np.flatnonzero(np.diff(epochs, prepend=epochs[:1] - 1))
-    lasts = np.append(firsts[1:], len(epochs))
     times, ends, shown = [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int64)]
-    for first, last in zip(firsts, lasts, strict=True):
+    for first, last in _epoch_runs(epochs):
         start = float(pts_seconds[first])
         end = float(pts_seconds[last]) if last < len(pts_seconds) else duration_seconds
         if end <= start:
             continue  # a last frame that is shown for no time
-        count = max(1, round(end - start))  # the last cell takes the rest: 0.5 to 1.5 seconds
-        edges = start + np.arange(count + 1, dtype=np.float64)
+        edges = start + np.arange(max(1, round(end - start)) + 1, dtype=np.float64)
         edges[-1] = end
         middles = (edges[:-1] + edges[1:]) / 2
         times.append(edges[:-1])
         ends.append(edges[1:])
-        shown.append(np.clip(np.searchsorted(pts_seconds, middles, "right") - 1, first, last - 1))
+        shown.append(np.searchsorted(pts_seconds[:last], middles, "right") - 1)
     frame = np.concatenate(shown)
     return Curve(
         times=np.concatenate(times),
@@ -125,6 +155,9 @@ def find_moments(
 ) -> list[ScoredSpan]:
     """Find the spans of one video that stand out of their surroundings, best first.
 
+    A moment longer than twice `locality_seconds` comes in pieces, and a query that fits the whole video alike comes
+    to nothing, or to the little that stands out of it: contrast has no opinion on what never changes.
+
     Args:
         pts_seconds: float64 (F,), strictly increasing, >= 0.
         scores: float32 (F,), the de-biased similarity of each frame to the query; higher is closer.
@@ -135,54 +168,65 @@ def find_moments(
         Half-open spans inside [0, duration), each within one epoch, at most `max_moments`; none for a flat curve.
     Raises:
         ValueError: If an argument is not as described.
+    Source: Kadane and Otsu as read-outs, https://arxiv.org/abs/2608.04480; contrast, https://arxiv.org/abs/2408.16219
+        (TFVTG); midpoint, refining and shrinking are ours (benchmarks/moments.py).
     """
     curve = per_second(pts_seconds, scores, epochs=epochs, duration_seconds=duration_seconds)
     cuts = np.empty(0) if cut_seconds is None else np.asarray(cut_seconds, dtype=np.float64)
     found: list[ScoredSpan] = []
-    firsts = np.flatnonzero(np.diff(curve.epochs, prepend=curve.epochs[:1] - 1))
-    for first, last in zip(firsts, np.append(firsts[1:], len(curve.epochs)), strict=True):
-        values = curve.values[first:last].astype(np.float64)
-        for begin, end in _regions(values, config):
-            for a, b, score in _candidates(values[begin:end], config):
-                cells = slice(int(first + begin + a), int(first + begin + b))
-                found.append(_span(curve, cells, score, pts_seconds, scores, cuts, config))
-    return suppress(found, tiou_threshold=config.tiou_threshold, containment=config.containment_share)[
-        : config.max_moments
-    ]
+    clear: set[ScoredSpan] = set()
+    for first, last in _epoch_runs(curve.epochs):
+        start, end = curve.times[first], curve.ends[last - 1]
+        inner_cuts = cuts[(cuts > start) & (cuts < end)]
+        edges = np.append(curve.times[first:last], end)
+        for a, b, score, stands_out in _epoch_ranges(curve.values[first:last].astype(np.float64), config):
+            begin, finish = _snap(edges, a, b, pts_seconds, inner_cuts, config.snap_seconds)
+            peak_seconds, peak = _best_frame(begin, finish, pts_seconds, scores)
+            span = TimeSpan(start_seconds=begin, end_seconds=finish)
+            found.append(ScoredSpan(span=span, score=score, peak_seconds=peak_seconds, peak=peak))
+            if stands_out:
+                clear.add(found[-1])
+    best = suppress(found, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
+    return [m for rank, m in enumerate(best) if rank < FEW or m in clear][: config.max_moments]
 
 
 def tiou(a: TimeSpan, b: TimeSpan) -> float:
     """Temporal intersection over union, 0..1; 0 where both are empty."""
-    shared = min(a.end_seconds, b.end_seconds) - max(a.start_seconds, b.start_seconds)
-    union = a.length_seconds + b.length_seconds - max(shared, 0.0)
-    return max(shared, 0.0) / union if union > 0 else 0.0
+    shared = max(0.0, min(a.end_seconds, b.end_seconds) - max(a.start_seconds, b.start_seconds))
+    union = a.length_seconds + b.length_seconds - shared
+    return shared / union if union > 0 else 0.0
 
 
-def suppress(spans: Sequence[ScoredSpan], *, tiou_threshold: float, containment: float) -> list[ScoredSpan]:
-    """Keep the best of spans that show the same moment, best first.
+def suppress(spans: Sequence[AnyScored], *, tiou_threshold: float, containment: float) -> list[AnyScored]:
+    """Keep one of the spans that show the same moment, best first.
 
-    Of two that overlap by at least `tiou_threshold`, or of which one lies inside the other, the better stays; but the
-    inner one stays if it has `containment` of the outer one's score, because people want the tighter span.
+    Two show the same moment if they overlap by `tiou_threshold` or more, or if one lies inside the other. Then the
+    better stays. But one that fills less than `tiou_threshold` of the span around it also stays, in place of that, if
+    it has `containment` of its score: short moments are what every system finds worst. (Of two nearly equal spans the
+    smaller has no such right: that would shave the edges off every moment.)
     """
-    kept: list[ScoredSpan] = []
-    for span in sorted(spans, key=lambda s: (-s.score, s.span.start_seconds, s.span.end_seconds)):
-        rivals = [k for k in kept if _same_moment(k.span, span.span, tiou_threshold)]
-        if not rivals:
-            kept.append(span)
-        elif all(_inside(span.span, k.span) and span.score >= containment * k.score for k in rivals):
-            kept = [k for k in kept if k not in rivals] + [span]
-    return sorted(kept, key=lambda s: (-s.score, s.span.start_seconds))
+    kept: list[tuple[AnyScored, float]] = []  # with the best score each stands for, lest small steps add up
+    for candidate in sorted(spans, key=lambda s: (-s.score, s.span.start_seconds, s.span.end_seconds)):
+        rivals = [pair for pair in kept if _same_moment(pair[0].span, candidate.span, tiou_threshold)]
+        if all(
+            _inside(candidate.span, k.span)
+            and tiou(candidate.span, k.span) < tiou_threshold
+            and candidate.score >= containment * bar
+            for k, bar in rivals
+        ):
+            bar = max([candidate.score, *(bar for _, bar in rivals)])
+            kept = [pair for pair in kept if pair not in rivals] + [(candidate, bar)]
+    return sorted((k for k, _ in kept), key=lambda s: (-s.score, s.span.start_seconds, s.span.end_seconds))
 
 
 def _inside(inner: TimeSpan, outer: TimeSpan) -> bool:
-    return (
-        outer.start_seconds <= inner.start_seconds
-        and inner.end_seconds <= outer.end_seconds
-        and inner.length_seconds < outer.length_seconds
-    )
+    is_within = outer.start_seconds <= inner.start_seconds and inner.end_seconds <= outer.end_seconds
+    return is_within and inner.length_seconds < outer.length_seconds
 
 
 def _same_moment(a: TimeSpan, b: TimeSpan, tiou_threshold: float) -> bool:
+    if a.end_seconds <= b.start_seconds or b.end_seconds <= a.start_seconds:
+        return False  # most pairs, and cheap to say
     return tiou(a, b) >= tiou_threshold or _inside(a, b) or _inside(b, a)
 
 
@@ -190,175 +234,185 @@ def _check(
     pts_seconds: Floats, values: NDArray[np.float32], epochs: NDArray[np.int32], duration_seconds: float
 ) -> None:
     if not pts_seconds.shape == values.shape == epochs.shape or pts_seconds.ndim != 1:
-        raise ValueError(
-            f"times, values and epochs must be one (F,), got {pts_seconds.shape} {values.shape} {epochs.shape}"
-        )
+        shapes = f"{pts_seconds.shape}, {values.shape} and {epochs.shape}"
+        raise ValueError(f"times, values and epochs must all be (F,), got {shapes}")
     if not (math.isfinite(duration_seconds) and duration_seconds >= 0):
         raise ValueError(f"duration_seconds must be a finite number >= 0, got {duration_seconds}")
-    if not len(pts_seconds):
-        return
     if not (np.isfinite(values).all() and np.isfinite(pts_seconds).all()):
-        raise ValueError("times and values must be finite numbers")
+        raise ValueError("times and values must be finite numbers, got NaN or infinity")
     if (np.diff(pts_seconds) <= 0).any() or (np.diff(epochs) < 0).any():
-        raise ValueError("times must be strictly increasing, and epochs never fall")
-    if pts_seconds[0] < 0 or pts_seconds[-1] > duration_seconds:
-        raise ValueError(
-            f"times must be in [0, {duration_seconds}], got {pts_seconds[0]} to {pts_seconds[-1]}"
-        )
+        raise ValueError("times must be strictly increasing and epochs never fall, got them out of order")
+    if len(pts_seconds) and not 0 <= pts_seconds[0] <= pts_seconds[-1] <= duration_seconds:
+        raise ValueError(f"times must be in [0, {duration_seconds}], got {pts_seconds[0]} to {pts_seconds[-1]}")
 
 
-def _smooth(values: Floats, sigma: float) -> Floats:
-    """Gaussian with sigma in cells (seconds); at the ends the weights that are left are renormalised."""
-    reach = math.ceil(3 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    inner = slice(reach, reach + len(values))
-    return np.convolve(values, kernel)[inner] / np.convolve(np.ones_like(values), kernel)[inner]
+def _epoch_runs(epochs: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """First row and row after the last of each epoch."""
+    if not len(epochs):
+        return []
+    firsts = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist()]
+    return list(zip(firsts, [*firsts[1:], len(epochs)], strict=True))
 
 
-def _regions(values: Floats, config: MomentConfig) -> list[tuple[int, int]]:
+def _epoch_ranges(values: Floats, config: MomentConfig) -> list[tuple[int, int, float, bool]]:
+    """Cell ranges [a, b) of one epoch that may be moments, with score, and whether each stands out of the epoch."""
+    scales = [_smooth(values, sigma) for sigma in config.smoothing_seconds]
+    is_high = np.zeros(len(values), dtype=np.bool_)
+    for smooth in scales:
+        centre = np.median(smooth)
+        is_high |= smooth - centre > STAND_OUT * 1.4826 * np.median(np.abs(smooth - centre))
+    return [
+        (begin + a, begin + b, score, bool(is_high[begin + a : begin + b].any()))
+        for begin, end in _regions(scales, config)
+        for a, b, score in _region_ranges(values[begin:end], config)
+    ]
+
+
+def _regions(scales: Sequence[Floats], config: MomentConfig) -> list[tuple[int, int]]:
     """Where to look: the whole epoch, or in a long one the surroundings of its highest peaks.
 
     So what is found around a peak does not depend on how long the stream goes on.
     """
-    reach = math.ceil(config.locality_seconds)
-    if len(values) <= 2 * reach:
-        return [(0, len(values))]
+    count, reach = len(scales[0]), math.ceil(config.locality_seconds)
+    if count <= 2 * reach:
+        return [(0, count)]
     seeds: list[int] = []
-    for sigma in config.smoothing_seconds:
-        height = _smooth(values, sigma)
-        block_count = math.ceil(len(height) / reach)
-        padded = np.full(block_count * reach, -np.inf)
-        padded[: len(height)] = height
-        blocks = padded.reshape(block_count, reach)
-        peaks = blocks.argmax(axis=1) + np.arange(block_count) * reach
-        best = peaks[np.argsort(-height[peaks], kind="stable")][: config.max_moments]
-        seeds += [int(peak) for peak in best if all(abs(peak - seed) > reach / 2 for seed in seeds)]
-    return [(max(0, seed - reach), min(len(values), seed + reach + 1)) for seed in seeds]
+    for smooth in scales:
+        peaks = np.array([start + np.argmax(smooth[start : start + reach]) for start in range(0, count, reach)])
+        for peak in peaks[np.argsort(-smooth[peaks], kind="stable")][: config.max_moments].tolist():
+            if all(abs(peak - seed) > reach / 2 for seed in seeds):
+                seeds.append(peak)
+    return [(max(0, seed - reach), min(count, seed + reach + 1)) for seed in seeds]
+
+
+def _region_ranges(values: Floats, config: MomentConfig) -> list[tuple[int, int, float]]:
+    """Scored cell ranges of one region: rough ones from each scale, the best of them also sharpened."""
+    ranges: set[tuple[int, int]] = set()
+    scales = [_smooth(values, sigma) for sigma in config.smoothing_seconds]
+    for smooth in scales:
+        if np.ptp(smooth) < FLAT:
+            continue
+        rest = smooth - (np.median(smooth) + smooth.max()) / 2
+        for _ in range(KADANE_ROUNDS):
+            a, b, weight = _heaviest(rest)
+            if weight <= 0:
+                break
+            ranges.add((a, b))
+            rest[a:b] = -np.abs(rest).sum() - 1  # heavy enough that no later span takes it in
+        ranges.update(_runs(smooth > _otsu(smooth), int(config.bridge_seconds)))
+    if not ranges:
+        return []
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    rough = np.array(sorted(ranges))
+    order = np.argsort(-_scores(values, scales[0], sums, rough, config), kind="stable")
+    rough = rough[order[:REGION_COUNT]]
+    sharp = {_refine(values, sums, a, b) for a, b in rough.tolist()}
+    both = np.array(sorted(sharp.union((a, b) for a, b in rough.tolist())))
+    scored = _scores(values, scales[0], sums, both, config)
+    return [(*both[at].tolist(), float(scored[at])) for at in np.argsort(-scored, kind="stable")[:REGION_COUNT]]
+
+
+def _smooth(values: Floats, sigma: float) -> Floats:
+    """Gaussian with sigma in cells (seconds); at the ends, the weights that are left are renormalised."""
+    reach = math.ceil(3 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    inner = slice(reach, reach + len(values))
+    smooth: Floats = np.convolve(values, kernel)[inner] / np.convolve(np.ones_like(values), kernel)[inner]
+    return smooth
 
 
 def _heaviest(values: Floats) -> tuple[int, int, float]:
-    """Kadane's maximum-sum run [a, b) and its sum, by running sums: O(T) without a Python loop."""
+    """Kadane's run [a, b) of largest sum, and that sum, by running sums: O(T) without a Python loop."""
     sums = np.concatenate(([0.0], np.cumsum(values)))
-    lowest = np.minimum.accumulate(sums[:-1])
-    b = int(np.argmax(sums[1:] - lowest)) + 1
+    b = int(np.argmax(sums[1:] - np.minimum.accumulate(sums[:-1]))) + 1
     a = int(np.argmin(sums[:b]))
     return a, b, float(sums[b] - sums[a])
 
 
 def _otsu(values: Floats) -> float:
-    """The threshold that splits values into two groups with the largest variance between them."""
+    """The threshold that splits two or more values into two groups with the largest variance between them."""
     ordered = np.sort(values)
-    n = len(ordered)
-    low = np.arange(1, n)
+    low_count = np.arange(1, len(ordered))
+    high_count = len(ordered) - low_count
     sums = np.cumsum(ordered)
-    low_mean = sums[:-1] / low
-    high_mean = (sums[-1] - sums[:-1]) / (n - low)
-    at = int(np.argmax(low * (n - low) * (high_mean - low_mean) ** 2))
-    return float((ordered[at] + ordered[at + 1]) / 2)
+    distance = sums[:-1] / low_count - (sums[-1] - sums[:-1]) / high_count
+    split = int(np.argmax(low_count * high_count * distance**2))
+    return float((ordered[split] + ordered[split + 1]) / 2)
 
 
 def _runs(is_high: NDArray[np.bool_], bridge: int) -> list[tuple[int, int]]:
+    """Runs [a, b) of True; gaps of up to `bridge` cells do not end one."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], is_high, [False]))))
     starts, ends = edges[::2], edges[1::2]
-    if not len(starts):
-        return []
-    apart = starts[1:] - ends[:-1] > bridge
-    return list(
-        zip(starts[np.append(True, apart)].tolist(), ends[np.append(apart, True)].tolist(), strict=True)
-    )
-
-
-def _candidates(values: Floats, config: MomentConfig) -> list[tuple[int, int, float]]:
-    """Scored cell ranges of one region."""
-    if np.ptp(values) < FLAT:
-        return []
-    ranges: set[tuple[int, int]] = set()
-    for sigma in config.smoothing_seconds:
-        smooth = _smooth(values, sigma)
-        if np.ptp(smooth) < FLAT:
-            continue
-        above = smooth - (np.median(smooth) + smooth.max()) / 2
-        for _ in range(KADANE_ROUNDS):
-            a, b, weight = _heaviest(above)
-            if weight <= 0:
-                break
-            ranges.add((a, b))
-            above[a:b] = -np.inf if False else -1e9
-        ranges.update(_runs(smooth > _otsu(smooth), int(config.bridge_seconds)))
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    refined = {_refine(values, sums, a, b) for a, b in ranges} | ranges
-    return [(a, b, _score(values, sums, a, b, config)) for a, b in sorted(refined)]
-
-
-FLAT = 1e-6  # similarity: float32 noise
-KADANE_ROUNDS = 3
-
-
-def _ring(sums: Floats, a: int, b: int) -> tuple[float, int]:
-    """Sum and count of the cells around [a, b): as many on each side as are inside, at least 5."""
-    reach = max(b - a, 5)
-    lo, hi = max(0, a - reach), min(len(sums) - 1, b + reach)
-    return float(sums[a] - sums[lo] + sums[hi] - sums[b]), (a - lo) + (hi - b)
+    is_apart = starts[1:] - ends[:-1] > bridge
+    first, last = np.append(True, is_apart), np.append(is_apart, True)
+    return list(zip(starts[first].tolist(), ends[last].tolist(), strict=True)) if len(starts) else []
 
 
 def _refine(values: Floats, sums: Floats, a: int, b: int) -> tuple[int, int]:
-    """Kadane on the raw curve near [a, b), over the midpoint of the levels inside and around it."""
-    for _ in range(2):
-        ring_sum, ring_count = _ring(sums, a, b)
-        if ring_count == 0:
+    """Sharpen [a, b): the heaviest run nearby of the raw curve, over the midpoint of the levels inside and around."""
+    for _ in range(REFINE_ROUNDS):
+        reach = max(b - a, MIN_RING_SECONDS)
+        low, high = max(0, a - reach), min(len(values), b + reach)
+        if high - low == b - a:
             break
-        level = ((sums[b] - sums[a]) / (b - a) + ring_sum / ring_count) / 2
-        reach = max(b - a, 5)
-        lo, hi = max(0, a - reach), min(len(values), b + reach)
-        x, y, _ = _heaviest(values[lo:hi] - level)
-        if (lo + x, lo + y) == (a, b):
-            break
-        a, b = lo + x, lo + y
+        inside = sums[b] - sums[a]
+        ring = sums[high] - sums[low] - inside
+        level = (inside / (b - a) + ring / (high - low - (b - a))) / 2
+        x, y, _ = _heaviest(values[low:high] - level)
+        a, b = low + x, low + y
     return a, b
 
 
-def _score(values: Floats, sums: Floats, a: int, b: int, config: MomentConfig) -> float:
-    ring_sum, ring_count = _ring(sums, a, b)
-    inside = (sums[b] - sums[a]) / (b - a)
-    contrast = inside - ring_sum / ring_count if ring_count else 0.0
-    shrink = (b - a) / (b - a + SHRINK)
-    peak = values[a:b].max() - np.median(values)
-    return float(contrast * shrink + config.peak_share * peak)
+def _scores(values: Floats, smooth: Floats, sums: Floats, ranges: Ints, config: MomentConfig) -> Floats:
+    """Score cell ranges (N, 2): mean inside minus mean of the ring around, and a small share of the peak.
+
+    The ring is as long as the range on each side, less at the ends of the curve. A range that fills the curve has no
+    ring and no contrast: it scores its peak's share alone, so that anything that does stand out goes before it.
+    """
+    a, b = ranges.T
+    length = b - a
+    reach = np.maximum(length, MIN_RING_SECONDS)
+    low, high = np.maximum(0, a - reach), np.minimum(len(values), b + reach)
+    inside = sums[b] - sums[a]
+    ring_count = high - low - length
+    ring_mean = (sums[high] - sums[low] - inside) / np.maximum(ring_count, 1)
+    contrast = np.where(ring_count > 0, inside / length - ring_mean, 0.0)
+    peaks = np.array([smooth[x:y].max() for x, y in ranges.tolist()]) - np.median(values)
+    scored: Floats = contrast * length / (length + SHRINK_SECONDS) + config.peak_share * peaks
+    return scored
 
 
-SHRINK = 3.0
+def _snap(
+    edges: Floats, a: int, b: int, pts_seconds: Floats, cuts: Floats, tolerance_seconds: float
+) -> tuple[float, float]:
+    """Turn cells [a, b) of an epoch into media time: to the frame that begins there, then to a cut close by.
 
-
-def _span(
-    curve: Curve,
-    cells: slice,
-    score: float,
-    pts_seconds: Floats,
-    scores: NDArray[np.float32],
-    cuts: Floats,
-    config: MomentConfig,
-) -> ScoredSpan:
-    """Turn cells into media time: edges on frames or cuts, and the best frame inside."""
-    start, end = float(curve.times[cells.start]), float(curve.ends[cells.stop - 1])
-    tolerance = min(config.snap_seconds, (end - start) / 2)
-    snapped = _nearest(cuts, start, tolerance), _nearest(cuts, end, tolerance)
-    if snapped[0] < snapped[1]:
-        start, end = snapped
-    first, last = np.searchsorted(pts_seconds, (start, end), "left")
-    if first == last:
-        first, last = first - 1, first
-    best = int(first + np.argmax(scores[first:last]))
-    return ScoredSpan(
-        span=TimeSpan(start_seconds=start, end_seconds=end),
-        score=score,
-        peak_seconds=max(start, float(pts_seconds[best])),
-        peak=float(scores[best]),
+    The ends of the epoch are edges already, harder than any cut.
+    """
+    is_inner = a > 0, b < len(edges) - 1
+    start = _nearest(pts_seconds, float(edges[a]), 0.5) if is_inner[0] else float(edges[a])
+    end = _nearest(pts_seconds, float(edges[b]), 0.5) if is_inner[1] else float(edges[b])
+    tolerance = min(tolerance_seconds, (end - start) / 2)
+    return (
+        _nearest(cuts, start, tolerance) if is_inner[0] else start,
+        _nearest(cuts, end, tolerance) if is_inner[1] else end,
     )
 
 
-def _nearest(cuts: Floats, at: float, tolerance: float) -> float:
-    """The cut nearer to `at` than the tolerance, or `at`."""
-    near = cuts[
-        np.searchsorted(cuts, at - tolerance, "right") : np.searchsorted(cuts, at + tolerance, "left")
-    ]
-    return float(near[np.argmin(np.abs(near - at))]) if len(near) else at
+def _nearest(times: Floats, at: float, tolerance: float) -> float:
+    """Of ascending times the one nearest to `at`, if it is nearer than the tolerance; else `at`."""
+    low, high = np.searchsorted(times, at - tolerance, "right"), np.searchsorted(times, at + tolerance, "left")
+    if low >= high:
+        return at
+    near = times[low:high]
+    return float(near[np.argmin(np.abs(near - at))])
+
+
+def _best_frame(start: float, end: float, pts_seconds: Floats, scores: NDArray[np.float32]) -> tuple[float, float]:
+    """Time and score of the best frame that begins in [start, end), or else of the one shown through it."""
+    first, last = (int(at) for at in np.searchsorted(pts_seconds, (start, end), "left"))
+    if first == last:
+        return start, float(scores[first - 1])
+    best = first + int(np.argmax(scores[first:last]))
+    return float(pts_seconds[best]), float(scores[best])

@@ -38,6 +38,8 @@ def windows(
     if len(pts) and pts[-1] > duration_seconds:
         raise ValueError(f"the last frame begins at {pts[-1]}, after the end at {duration_seconds}")
     starts = _epoch_starts(embeddings, utterances)
+    if not starts:
+        return []
     ends = [start for _, start in starts[1:]] + [duration_seconds]
     spoken = np.array([u.epoch for u in utterances], dtype=np.int32)
     cut: list[Window] = []

@@ -1,0 +1,113 @@
+"""Find planted moments on synthetic curves: ours against Kadane on the mean-centred raw curve.
+
+    python benchmarks/moments.py [--trials 200]
+
+Curves have one value a second: background 0.20, a moment 0.05 higher, Gaussian noise of 0.02. Writes the table to
+benchmarks/results/moments.md. A toy: it shows where a read-out breaks, not how good search is.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from temporal.config import MomentConfig
+from temporal.moments import find_moments, tiou
+from temporal.values import TimeSpan
+
+RESULTS = Path(__file__).parent / "results" / "moments.md"
+BACKGROUND, RISE, NOISE = 0.20, 0.05, 0.02  # similarities, as CLIP gives them
+Reader = Callable[[NDArray[np.float32]], list[TimeSpan]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One kind of curve."""
+
+    moment_seconds: int
+    video_seconds: int
+    correlation: float = 0.0  # of the noise from one second to the next (AR(1), same variance)
+    outlier: float = 0.0  # added to one random second
+
+    @property
+    def name(self) -> str:
+        minutes = f"{self.video_seconds} s" if self.video_seconds < 3600 else f"{self.video_seconds // 3600} h"
+        noise = f", noise correlated {self.correlation:g}" if self.correlation else ""
+        outlier = f", one frame +{self.outlier:g}" if self.outlier else ""
+        return f"{self.moment_seconds} s / {minutes}{noise}{outlier}"
+
+
+SETTINGS = [
+    Setting(moment_seconds=moment, video_seconds=video, correlation=correlation, outlier=outlier)
+    for correlation, outlier in ((0.0, 0.0), (0.7, 0.0), (0.0, 0.1))
+    for moment, video in ((5, 150), (5, 3600), (20, 3600), (60, 150), (60, 3600))
+]
+
+
+def draw(setting: Setting, rng: np.random.Generator) -> tuple[NDArray[np.float32], TimeSpan]:
+    """One curve and the moment planted in it."""
+    white = rng.standard_normal(setting.video_seconds)
+    noise = np.empty_like(white)
+    noise[0] = white[0]
+    for t in range(1, len(white)):
+        noise[t] = setting.correlation * noise[t - 1] + np.sqrt(1 - setting.correlation**2) * white[t]
+    curve = BACKGROUND + NOISE * noise
+    start = int(rng.integers(0, setting.video_seconds - setting.moment_seconds + 1))
+    curve[start : start + setting.moment_seconds] += RISE
+    curve[rng.integers(setting.video_seconds)] += setting.outlier
+    truth = TimeSpan(start_seconds=float(start), end_seconds=float(start + setting.moment_seconds))
+    return curve.astype(np.float32), truth
+
+
+def ours(curve: NDArray[np.float32]) -> list[TimeSpan]:
+    times = np.arange(len(curve), dtype=np.float64)
+    found = find_moments(times, curve, duration_seconds=float(len(curve)), config=MomentConfig())
+    return [moment.span for moment in found]
+
+
+def mean_centred_kadane(curve: NDArray[np.float32]) -> list[TimeSpan]:
+    """The read-out of REZE (https://arxiv.org/abs/2608.04480): the run of largest sum over the mean."""
+    best, total, start, span = 0.0, 0.0, 0, TimeSpan(start_seconds=0.0, end_seconds=0.0)
+    for t, value in enumerate((curve - curve.mean()).tolist()):
+        if total <= 0:
+            total, start = 0.0, t
+        total += value
+        if total > best:
+            best, span = total, TimeSpan(start_seconds=float(start), end_seconds=float(t + 1))
+    return [span]
+
+
+def mean_tiou(read: Reader, setting: Setting, trials: int) -> float:
+    """Mean overlap of the best answer and the truth."""
+    rng = np.random.default_rng(0)
+    overlaps = []
+    for _ in range(trials):
+        curve, truth = draw(setting, rng)
+        answers = read(curve)
+        overlaps.append(tiou(answers[0], truth) if answers else 0.0)
+    return float(np.mean(overlaps))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=200)
+    trials = parser.parse_args().trials
+    lines = [
+        f"Mean tIoU of the best answer over {trials} curves (`python benchmarks/moments.py`).",
+        "",
+        "| moment / video | Kadane on the mean-centred raw curve | ours |",
+        "| --- | --- | --- |",
+    ]
+    for setting in SETTINGS:
+        theirs, mine = (mean_tiou(read, setting, trials) for read in (mean_centred_kadane, ours))
+        lines.append(f"| {setting.name} | {theirs:.3f} | {mine:.3f} |")
+        print(lines[-1], flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
