@@ -82,10 +82,10 @@ def _print(kind: Literal["search", "moments"], question: Question, answer: Answe
 
 def _cells(library: "Library", answer: Answer) -> list[Cell]:
     best = [video.moments[0] for video in answer.videos if video.moments]
-    return [_cell(library, moment) for moment in (*answer.moments, *best)]
+    return [cell(library, moment) for moment in (*answer.moments, *best)]
 
 
-def _cell(library: "Library", moment: Moment) -> Cell:
+def cell(library: "Library", moment: Moment) -> Cell:
     picture = None
     if moment.best_frame_seconds is not None:
         picture = library.thumbnail(library.video(moment.video_id), moment.best_frame_seconds)
