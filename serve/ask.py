@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 from rich.console import Console
 
+from serve.phrases import counted
 from serve.render import moments_json, search_json, show_moments, show_search, to_json
 from serve.settings import Settings
 from serve.sheet import Cell, draw_sheet
@@ -68,7 +69,7 @@ def ask(kind: Literal["search", "moments"], question: Question, directory: Path,
         if question.sheet is not None:
             cells = _cells(library, answer)
             draw_sheet(question.name, cells).save(question.sheet, format="PNG")
-            click.echo(f"kinodex: drew {len(cells)} answers into {question.sheet}", err=True)
+            click.echo(f"kinodex: drew {counted(len(cells), 'answer')} into {question.sheet}", err=True)
 
 
 def _print(kind: Literal["search", "moments"], question: Question, answer: Answer) -> None:

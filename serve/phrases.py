@@ -39,3 +39,8 @@ def clock(seconds: float) -> str:
 def time_span(start_seconds: float, end_seconds: float) -> str:
     """Write a span as m:ss-m:ss; the end is rounded up, so that a short one is never empty."""
     return f"{clock(start_seconds)}{DASH}{clock(math.ceil(end_seconds))}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun: "1 frame", "2 frames"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

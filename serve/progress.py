@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from serve.failures import INTERRUPTED
-from serve.phrases import clock, printable, title
+from serve.phrases import clock, counted, printable, title
 from serve.render import outcome_json, to_json
 from serve.values import IndexOutcome, IndexProgress
 
@@ -161,7 +161,13 @@ def _show_outcome(outcome: IndexOutcome, progress: LineProgress, *, as_json: boo
         click.echo(to_json(outcome_json(outcome)))
     elif not live and outcome.status != "failed":
         length = clock(outcome.duration_seconds or 0)
-        counts = f"{outcome.frames} frames, {outcome.segments} segments, {outcome.utterances} utterances"
+        counts = ", ".join(
+            (
+                counted(outcome.frames, "frame"),
+                counted(outcome.segments, "segment"),
+                counted(outcome.utterances, "utterance"),
+            )
+        )
         identity = printable(outcome.video_id or "")
         click.echo(f"{outcome.status:<9}  {identity}  {length:>7}  {title(outcome.uri)}  ({counts})")
     if outcome.status == "failed":

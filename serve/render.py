@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serve.phrases import DASH, clock, printable, time_span, title
+from serve.phrases import DASH, clock, counted, printable, time_span, title
 from serve.values import Answer, IndexOutcome, Moment, Verdict, Video, VideoAnswer
 
 TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
@@ -252,8 +252,8 @@ def show_videos(console: Console, videos: Sequence[Video]) -> None:
             key=(Text(printable(video.video_id), style="cyan"), Text(f"{clock(video.duration_seconds):>7}")),
             heading=(
                 Text(title(video.uri), style="bold"),
-                Text(f"{video.frame_count} frames", style="dim"),
-                Text(f"{video.utterance_count} utterances", style="dim"),
+                Text(counted(video.frame_count, "frame"), style="dim"),
+                Text(counted(video.utterance_count, "utterance"), style="dim"),
                 Text(printable(video.collection), style="dim"),
                 Text(_wall_clock(video.indexed_time), style="dim"),
             ),
