@@ -115,19 +115,23 @@ def cues(utterances: Sequence[Utterance]) -> list[Cue]:
 
 
 def _groups(utterance: Utterance) -> Iterator[_Piece]:
-    """Yield an utterance in stretches that each fit one cue."""
+    """Yield an utterance in stretches of about one length that each fit one cue."""
+    pieces = list(_pieces(utterance))
+    text = "".join(piece.text for piece in pieces)
+    cue_count = -(-len(_wrap(text, LINE_CHARS)) // CUE_LINES)
     group: _Piece | None = None
-    for piece in _pieces(utterance):
-        joined = group and _Piece(
-            text=group.text + piece.text, start_seconds=group.start_seconds, end_seconds=piece.end_seconds
-        )
-        if joined and len(_wrap(joined.text, LINE_CHARS)) <= CUE_LINES:
-            group = joined
+    for piece in pieces:
+        if group is None:
+            group = piece
             continue
-        if group:
+        joined = _Piece(text=group.text + piece.text, start_seconds=group.start_seconds, end_seconds=piece.end_seconds)
+        # Filled only to its share, so that the last cue is not a single word.
+        if len(group.text) * cue_count < len(text) and len(_wrap(joined.text, LINE_CHARS)) <= CUE_LINES:
+            group = joined
+        else:
             yield group
-        group = piece
-    if group:
+            group = piece
+    if group is not None:
         yield group
 
 
@@ -164,11 +168,11 @@ def _bounded(text: str, start_seconds: float, end_seconds: float) -> Iterator[_P
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False)
+    return textwrap.wrap(text.strip(), width, break_on_hyphens=False)
 
 
 def _balanced(text: str) -> list[str]:
     """Break a cue's text into lines of about one length: easier to read than a full line and a stray word."""
     lines = _wrap(text, LINE_CHARS)
-    narrowest = min(LINE_CHARS, -(-len(text) // len(lines)))
+    narrowest = min(LINE_CHARS, -(-len(text.strip()) // len(lines)))
     return next(tried for width in range(narrowest, LINE_CHARS + 1) if len(tried := _wrap(text, width)) <= len(lines))

@@ -237,6 +237,7 @@ def test_subtitles_read_back_with_proper_times_and_short_lines(text: str, point:
     assert all(cue.start < cue.end for cue in found)
     assert all(first.end <= second.start for first, second in itertools.pairwise(found))
     assert all(len(cue.lines) <= CUE_LINES for cue in found)
+    assert all(line == line.strip() for cue in found for line in cue.lines)
     assert all(len(html.unescape(line)) <= LINE_CHARS for cue in found for line in cue.lines)
     assert found[-1].start == 3700.0
     words = " ".join(html.unescape(line) for cue in found for line in cue.lines).split()
@@ -250,6 +251,12 @@ def test_a_cue_starts_when_its_first_word_is_spoken() -> None:
     starts = {word.text: word.start_seconds for word in spoken.words}
     for cue in cues([spoken]):
         assert cue.start_seconds == starts[cue.lines[0].split()[0]]
+
+
+def test_a_sentence_too_long_for_one_cue_leaves_no_word_alone() -> None:
+    said = "From fairest creatures we desire increase, that thereby beauty's rose might never ever die."
+    first, second = cues([utterance(said, 0.0, 9.0)])
+    assert min(len(" ".join(first.lines)), len(" ".join(second.lines))) > 35
 
 
 def test_vtt_escapes_markup_and_srt_shortens_arrows() -> None:
