@@ -9,47 +9,43 @@ from numpy.typing import NDArray
 from encoders.alignment import TimedText
 from encoders.values import Word
 
-OPENING = "\"'“¿([{-"  # joins the word after it; the two lists are openai-whisper's
-CLOSING = "\"'.。,，!！?？:：”)]}、"  # joins the word before it
-SENTENCE_ENDS = tuple(".?!…。！？")
-CLAUSE_ENDS = tuple(",;:—、，：；")
+# The first two lists are openai-whisper's; the full-width marks are meant.
+OPENING = "\"'“¿([{-"  # joins the word after it
+CLOSING = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  joins the word before it
+SENTENCE_ENDS = tuple(".?!…。！？")  # noqa: RUF001
+CLAUSE_ENDS = tuple(",;:—、，：；")  # noqa: RUF001
 ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "vs.", "prof.", "no.", "e.g.", "i.e.", "u.s."})
-MAX_PAUSE_SECONDS = 0.8  # a longer pause ends an utterance
-MAX_UTTERANCE_SECONDS = 15.0  # a moment's edges follow utterances, so none may blur them further
+MAX_PAUSE_SECONDS = 1.0  # a longer pause ends an utterance; 0.8 cuts slow speakers inside a phrase
+MAX_UTTERANCE_SECONDS = 10.0  # a moment's edges follow utterances; on the development videos 15 s blurs them
 MAX_UTTERANCE_WORDS = 40  # at four words a second no more fit in ten seconds; sentence encoders see 128 tokens
 MIN_WORD_SECONDS = 0.02  # one position of Whisper's encoder: no word is shorter, so that times strictly grow
 SPEECH_MARGIN_SECONDS = 0.1  # the detector hears speech this much late, and its end this much early
 
 
-def join_punctuation(pieces: Sequence[TimedText]) -> list[TimedText]:
-    """Join pieces that are punctuation alone to the words they belong to."""
+def join_pieces(pieces: Sequence[TimedText], spaced: bool) -> list[TimedText]:
+    """Join what the tokenizer cut inside a word: punctuation, "-time" of "space-time", ".3" of "0.3", a "%".
+
+    Args:
+        spaced: Whether the language puts spaces between words; where not, each piece stands for itself.
+    """
     joined: list[TimedText] = []
-    opening: TimedText | None = None
     for piece in pieces:
         bare = piece.text.strip()
         if not bare:
             continue
-        if opening is not None:
-            piece = TimedText(
-                text=opening.text + piece.text.lstrip(),
-                start_seconds=opening.start_seconds,
-                end_seconds=piece.end_seconds,
-                probability=piece.probability,
-            )
-            opening = None
-            bare = piece.text.strip()
-        if len(bare) == 1 and bare in OPENING and piece.text.startswith(" "):
-            opening = piece
-        elif all(mark in CLOSING for mark in bare) and joined and not piece.text.startswith(" "):
-            last = joined[-1]
-            joined[-1] = TimedText(
-                text=last.text + piece.text,
-                start_seconds=last.start_seconds,
-                end_seconds=last.end_seconds,  # the mark's own time is a pause
-                probability=last.probability,
-            )
-        else:
+        last = joined[-1] if joined else None
+        closing = all(mark in CLOSING for mark in bare)
+        opened = last is not None and all(mark in OPENING for mark in last.text.strip())
+        inside = spaced and not piece.text.startswith(" ")
+        if last is None or not (opened or inside or closing):
             joined.append(piece)
+            continue
+        joined[-1] = TimedText(
+            text=last.text + piece.text.lstrip() if opened else last.text + piece.text,
+            start_seconds=piece.start_seconds if opened else last.start_seconds,
+            end_seconds=last.end_seconds if closing else piece.end_seconds,  # a mark's own time is a pause
+            probability=piece.probability if opened else last.probability,
+        )
     return joined
 
 

@@ -23,8 +23,8 @@ CONTEXT_SAMPLES = 64  # of the frame before, that silero sees too
 HYSTERESIS = 0.15  # silero's own: speech goes on until its probability falls this far under the threshold
 MIN_SILENCE_SECONDS = 0.3  # a shorter dip is inside speech: plosives, a breath
 MIN_SPEECH_SECONDS = 0.1  # shorter is a click; a short "no" takes 0.15 s
-PAD_SECONDS = 0.2  # silero is late at soft onsets and early at fading ends; < half of MIN_SILENCE_SECONDS would be safe
-MAX_PAUSE_SECONDS = 2.5  # after it another sentence begins; waiting longer only makes live words later
+PAD_SECONDS = 0.3  # around a window: the detector is late at soft onsets and early at fading ends
+MAX_PAUSE_SECONDS = 4.0  # slow readers pause for 3 s inside a sentence, and Whisper errs less with the whole of it
 MAX_JITTER_SECONDS = 0.02  # containers round timestamps to milliseconds, and AAC frames are 20 ms
 MAX_FILL_SECONDS = 1.0  # a gap up to this becomes zeros inside the run; a longer one ends it
 QUIET_SECONDS = 0.1  # energy is averaged over this much to find where an unbroken speech may be cut
@@ -57,7 +57,7 @@ class SileroNet(nn.Module):
 
     The package ships this network as TorchScript that takes one frame a call and keeps one stream's state inside the
     module; run frame by frame it costs ten times more than run over a block, and importing the package sets torch's
-    thread count to 1. So its weights are read into a plain module. (The safetensors beside them are an older version's.)
+    thread count to 1. So its weights are read into a plain module. (The safetensors there are an older version's.)
     Source: https://github.com/snakers4/silero-vad; a test compares the two frame by frame.
     """
 
@@ -97,7 +97,7 @@ def load_detector() -> SileroNet:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript; nothing else reads this file
-            shipped = torch.jit.load(path, map_location="cpu").state_dict()
+            shipped = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         net = SileroNet()
         net.load_state_dict({ours: shipped[f"_model.{theirs}"] for ours, theirs in SILERO_NAMES.items()})
     except (RuntimeError, ValueError, KeyError) as error:

@@ -13,7 +13,7 @@ from whisper.tokenizer import get_tokenizer
 
 from encoders.alignment import align
 from encoders.config import SpeechConfig
-from encoders.utterances import cut_utterances, join_punctuation, place_words
+from encoders.utterances import cut_utterances, join_pieces, place_words
 from encoders.vad import SpeechStream, SpeechWindow
 from encoders.values import Utterance
 from encoders.whisper_weights import LoadedWhisper, load_whisper
@@ -26,6 +26,7 @@ DECODING_VERSION = 1  # counts up when a change here changes words; part of the 
 RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper climbs by 0.2; every step costs a decode, and few windows need one
 MAX_COMPRESSION_RATIO = 2.4  # zlib's; above it the text repeats itself (openai-whisper's default)
 SURE_LANGUAGE_PROBABILITY = 0.5  # above it a stream keeps the language for good
+UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # as in openai-whisper's tokenizer
 SEED = 0  # of the retries, so that the same sound always gives the same words
 
 
@@ -149,9 +150,10 @@ class Transcriber:
         """Tell words Whisper made up over music, laughter or noise that the detector took for speech."""
         if not result.text.strip():
             return True
-        return bool(
-            result.avg_logprob < self._config.min_avg_logprob or result.compression_ratio > MAX_COMPRESSION_RATIO
-        )
+        floor = self._config.min_avg_logprob
+        if result.no_speech_prob > self._config.max_no_speech_prob:
+            floor /= 2  # Whisper doubts that anybody spoke: "you" over noise comes at -0.9, real speech well above -0.5
+        return bool(result.avg_logprob < floor or result.compression_ratio > MAX_COMPRESSION_RATIO)
 
     def _build(
         self, windows: Sequence[SpeechWindow], results: Sequence[DecodingResult], language: str
@@ -166,16 +168,18 @@ class Transcriber:
         features = torch.stack([result.audio_features for result in results])
         durations = [window.end_seconds - window.start_seconds for window in windows]
         timed = align(model, tokenizer, self._heads, features, texts, durations)
+        spaced = language not in UNSPACED_LANGUAGES
         rows = []
         for window, result, pieces in zip(windows, results, timed, strict=True):
-            words = place_words(join_punctuation(pieces), window.start_seconds, window.end_seconds, window.speech)
+            joined = join_pieces(pieces, spaced)
+            words = place_words(joined, window.start_seconds, window.end_seconds, window.speech)
             rows.append(
                 [
                     Utterance(
                         epoch=window.epoch,
                         start_seconds=spoken[0].start_seconds,
                         end_seconds=spoken[-1].end_seconds,
-                        text=" ".join(word.text for word in spoken),
+                        text=(" " if spaced else "").join(word.text for word in spoken),
                         words=spoken,
                         language=language,
                         avg_logprob=float(result.avg_logprob),

@@ -1,6 +1,7 @@
 """Where Whisper weights come from: a package, OpenAI's own files, or a CTranslate2 folder, and how they become a model.
 
-openai-whisper runs the model whatever the source, so a CTranslate2 folder is mapped tensor for tensor onto its state dict.
+openai-whisper runs the model whatever the source, so a CTranslate2 folder is mapped tensor for tensor onto its state
+dict.
 """
 
 import hashlib
@@ -225,8 +226,8 @@ def _dequantise(name: str, raw: dict[str, NDArray[np.generic]]) -> NDArray[np.ge
         if values.dtype.kind != "f":
             raise ValueError(f"{name} holds integers, and no scale is there")
         return values.astype(np.float32)
-    scale = scale.astype(np.float32)
-    return values.astype(np.float32) / scale.reshape(scale.shape + (1,) * (values.ndim - scale.ndim))
+    divisor = scale.astype(np.float32).reshape(scale.shape + (1,) * (values.ndim - scale.ndim))
+    return np.divide(values.astype(np.float32), divisor)
 
 
 def _infer_dims(tensors: dict[str, NDArray[np.generic]]) -> ModelDimensions:
