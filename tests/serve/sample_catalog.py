@@ -1,0 +1,115 @@
+"""Videos whose every row says which version of the video it belongs to, so that a mixture shows."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.values import FrameEmbeddings, Utterance, Word
+from ingest.values import MediaInfo
+from serve.catalog import Catalog, NewVideo
+from serve.values import EncoderSpace, Video
+from temporal.values import Segment, TimeSpan
+
+WIDTH = 8
+FINGERPRINT = "0123456789abcdef"
+MEDIA = MediaInfo(
+    container="mov,mp4,m4a,3gp,3g2,mj2", duration_seconds=12.5, video_codec="h264", audio_codec=None,
+    width=640, height=360, rotation_degrees=0, frame_rate_fps=25.0,
+)  # fmt: skip
+SPACE = EncoderSpace(
+    visual="mini", visual_fingerprint="1", speech="tiny.en", speech_fingerprint="2", sentence="minilm",
+    sentence_fingerprint="3", window="16s/8s mean",
+)  # fmt: skip
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def new_video(video_id: str, *, collection: str = "default", uri: str = "", fingerprint: str = FINGERPRINT) -> NewVideo:
+    return NewVideo(
+        video_id=video_id, collection=collection, uri=uri or f"file:///{video_id}.mp4", content_sha256="00" * 32,
+        fingerprint=fingerprint,
+    )  # fmt: skip
+
+
+def frames(count: int, *, first: int = 0, width: int = WIDTH, seed: int = 0) -> FrameEmbeddings:
+    rng = np.random.default_rng((seed, first))
+    return FrameEmbeddings(
+        epochs=np.zeros(count, np.int32),
+        pts_seconds=np.arange(first, first + count, dtype=np.float64),
+        vectors=unit(rng.standard_normal((count, width)).astype(np.float32)) if width else np.empty((count, 0)),  # type: ignore[arg-type]
+    )
+
+
+def utterance(text: str, start_seconds: float = 0.0) -> Utterance:
+    words = tuple(
+        Word(text=word, start_seconds=start_seconds + n, end_seconds=start_seconds + n + 0.5, probability=0.9)
+        for n, word in enumerate(text.split())
+    )
+    return Utterance(
+        epoch=0, start_seconds=start_seconds, end_seconds=start_seconds + 5, text=text, words=words, language="en",
+        avg_logprob=-0.25, no_speech_prob=0.125,
+    )  # fmt: skip
+
+
+def segment(video_id: str, index: int, vector: NDArray[np.float32] | None) -> Segment:
+    span = TimeSpan(start_seconds=8.0 * index, end_seconds=8.0 * index + 16)
+    return Segment(segment_id=f"{video_id}/0/{index}", epoch=0, index=index, span=span, vector=vector)
+
+
+def put(catalog: Catalog, video_id: str, *said: str, collection: str = "default", uri: str = "") -> int:
+    """Index a video in which something is said."""
+    row = catalog.begin(new_video(video_id, collection=collection, uri=uri))
+    said_at = [utterance(text, 5.0 * n) for n, text in enumerate(said)]
+    catalog.add_utterances(row, said_at, np.eye(max(len(said), 1), WIDTH, dtype=np.float32)[: len(said)])
+    catalog.finish(row, media=MEDIA, duration_seconds=60.0, warnings=())
+    return row
+
+
+def put_vectors(catalog: Catalog, video_id: str, vectors: NDArray[np.float32], fingerprint: str = FINGERPRINT) -> int:
+    """Index a video with these segments."""
+    row = catalog.begin(new_video(video_id, fingerprint=fingerprint))
+    catalog.add_segments(row, [segment(video_id, n, vector) for n, vector in enumerate(vectors)])
+    catalog.finish(row, media=MEDIA, duration_seconds=60.0, warnings=())
+    return row
+
+
+def put_version(catalog: Catalog, video_id: str, version: int) -> None:
+    """Index a version of a video, in several appends of each kind."""
+    row = catalog.begin(new_video(video_id, uri=f"file:///{video_id}?{version}"))
+    vector = unit(np.full(WIDTH, 1, np.float32))
+    for first in (0, 20):
+        some = frames(20 + version % 7, first=first + 30 * version)
+        catalog.add_frames(row, some, [f"jpeg of {version}".encode()] * len(some.pts_seconds))
+    for n in range(2 + version % 3):
+        catalog.add_utterances(row, [utterance(f"spoken version{version} number {n}", 5.0 * n)], vector[None])
+        catalog.add_segments(row, [segment(f"{video_id}-{version}", n, vector)])
+    catalog.finish(row, media=MEDIA, duration_seconds=float(version), warnings=[f"version {version}"])
+
+
+def version_of(catalog: Catalog, video: Video) -> int:
+    """Return which version of put_version() a video is, having checked that all of it is."""
+    version = int(video.uri.rpartition("?")[2])
+    with catalog.snapshot():
+        stored, said = catalog.frames(video.row), catalog.utterances(video.row)
+        segments, found = catalog.segments(video.row), catalog.match_words([f"version{version}"], limit=1000)
+        thumbnail = catalog.thumbnail(video.row, 0.0)
+    assert video.duration_seconds == version
+    assert video.warnings == (f"version {version}",)
+    assert video.frame_count == len(stored.pts_seconds) == 2 * (20 + version % 7)
+    assert stored.pts_seconds[0] == 30 * version
+    assert thumbnail == (30 * version, f"jpeg of {version}".encode())
+    assert [one.text for one in said] == [f"spoken version{version} number {n}" for n in range(2 + version % 3)]
+    assert video.utterance_count == video.segment_count == len(said) == len(segments)
+    assert all(one.segment_id.startswith(f"{video.video_id}-{version}/") for one in segments)
+    assert sorted(one.position for one in found if one.row == video.row) == list(range(len(said)))
+    return version
+
+
+def check(catalog: Catalog) -> dict[str, int]:
+    """Return the version of each visible video, having checked the whole catalog."""
+    versions = {video.video_id: version_of(catalog, video) for video in catalog.videos()}
+    total = sum(2 + version % 3 for version in versions.values())
+    assert catalog.document_frequency("spoken") == (total, total)
+    assert len(catalog.match_words(["spoken"], limit=1000)) == total
+    return versions
