@@ -278,10 +278,11 @@ class Run:
         """Make visible every video of which all batches are back."""
         ready = [job for job in self.claims.values() if job.summary is not None and not job.pending_count]
         for job in ready:
-            yield self.finish(job)
+            outcome = self.finish(job)
             with self.lock:
                 del self.claims[job.video_id]
                 self.known.add(job.video_id)
+            yield outcome
             yield from self.resolve_twins(job)
 
     def finish(self, job: Job) -> IndexOutcome:

@@ -3,8 +3,11 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import av
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from encoders.values import Utterance, Word
@@ -65,20 +68,22 @@ class ToneWindow:
 class ToneStream:
     """Collects sound; every second that is loud enough is a window of its own."""
 
-    blocks: list[AudioBlock] = field(default_factory=list)
+    blocks: list[AudioBlock] = field(default_factory=list)  # of one epoch, without gaps
 
     def push(self, block: AudioBlock) -> list[ToneWindow]:
         self.blocks.append(block)
         return []
 
     def finish(self) -> list[ToneWindow]:
+        if not self.blocks:
+            return []
+        start = self.blocks[0].start_seconds
+        samples = np.concatenate([block.samples for block in self.blocks])
         found = []
-        for block in self.blocks:
-            for n in range(0, len(block.samples) - SAMPLE_RATE_HZ // 2, SAMPLE_RATE_HZ):
-                part = block.samples[n : n + SAMPLE_RATE_HZ]
-                if np.abs(part).max() > 0.05:
-                    at = block.start_seconds + n / SAMPLE_RATE_HZ
-                    found.append(ToneWindow(epoch=block.epoch, start_seconds=at, samples=part))
+        for second in range(round(len(samples) / SAMPLE_RATE_HZ)):
+            part = samples[second * SAMPLE_RATE_HZ : (second + 1) * SAMPLE_RATE_HZ]
+            if np.sqrt((part**2).mean()) > 0.1:
+                found.append(ToneWindow(epoch=0, start_seconds=start + second, samples=part))
         return found
 
 
@@ -121,3 +126,66 @@ def bare(text: str) -> list[str]:
 
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def write_scenes(
+    path: Path, scenes: Sequence[tuple[str, int]], tones: Sequence[tuple[int, float]] = (), salt: int = 0
+) -> Path:
+    """Write a small mp4 of plain colours, and tones that ToneTranscriber hears as sentences.
+
+    Args:
+        scenes: (colour name, seconds) one after the other, at 5 pictures a second.
+        tones: (Hz, start second), each one second long; without any, the file has no sound.
+        salt: Changes the bytes and nothing else that a test looks at.
+    """
+    with av.open(str(path), "w") as container:
+        container.metadata["comment"] = str(salt)
+        video = container.add_stream("libx264", rate=5, options={"g": "5", "preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono") if tones else None
+        for colour, seconds in scenes:
+            picture = np.broadcast_to(np.array(COLOURS[colour], np.uint8) * 255, (48, 64, 3))
+            for _ in range(5 * seconds):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(video.encode(None))
+        if sound is not None:
+            total = sum(seconds for _, seconds in scenes)
+            samples = np.zeros(total * SAMPLE_RATE_HZ, np.float32)
+            for hz, start in tones:
+                at = round(start * SAMPLE_RATE_HZ)
+                samples[at : at + SAMPLE_RATE_HZ] = 0.5 * np.sin(
+                    2 * np.pi * hz * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+                )
+            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            frame.sample_rate = SAMPLE_RATE_HZ
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+    return path
+
+
+class SilentProgress:
+    """Watches an indexing run and keeps only its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def expected(self, count: int) -> None: ...
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+    def started(self, uri: str) -> None: ...
+
+    def advanced(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None: ...
+
+    def finished(self, uri: str) -> None: ...
+
+
+def use_fakes(monkeypatch: pytest.MonkeyPatch, *, visual: bool = True) -> None:
+    """Make the library and the pipeline load these encoders instead of real ones."""
+    monkeypatch.setattr("serve.encoders.SentenceEncoder.load", lambda config: WordSumEncoder())
+    monkeypatch.setattr(
+        "serve.encoders.load_visual",
+        lambda config, sentence, remembered=None: (ColourEncoder() if visual else None, "a test's encoder"),
+    )
+    monkeypatch.setattr("serve.pipeline.Transcriber.load", lambda config: ToneTranscriber())
