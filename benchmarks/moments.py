@@ -1,6 +1,6 @@
 """Find planted moments on synthetic curves: ours against Kadane on the mean-centred raw curve.
 
-    python benchmarks/moments.py [--trials 200]
+    python -m benchmarks.moments [--trials 200]
 
 Curves have one value a second: background 0.20, a moment 0.05 higher, Gaussian noise of 0.02. Writes the table to
 benchmarks/results/moments.md. A toy: it shows where a read-out breaks, not how good search is.
@@ -46,14 +46,19 @@ SETTINGS = [
     for moment, video in ((5, 150), (5, 3600), (20, 3600), (60, 150), (60, 3600))
 ]
 
+EMPTY = [
+    Setting(moment_seconds=0, video_seconds=video, correlation=correlation)
+    for correlation in (0.0, 0.7)
+    for video in (150, 3600)
+]
+
 
 def draw(setting: Setting, rng: np.random.Generator) -> tuple[NDArray[np.float32], TimeSpan]:
     """One curve and the moment planted in it."""
-    white = rng.standard_normal(setting.video_seconds)
-    noise = np.empty_like(white)
-    noise[0] = white[0]
-    for t in range(1, len(white)):
-        noise[t] = setting.correlation * noise[t - 1] + np.sqrt(1 - setting.correlation**2) * white[t]
+    noise = rng.standard_normal(setting.video_seconds)
+    if setting.correlation:
+        for t in range(1, len(noise)):
+            noise[t] = setting.correlation * noise[t - 1] + np.sqrt(1 - setting.correlation**2) * noise[t]
     curve = BACKGROUND + NOISE * noise
     start = int(rng.integers(0, setting.video_seconds - setting.moment_seconds + 1))
     curve[start : start + setting.moment_seconds] += RISE
@@ -91,12 +96,18 @@ def mean_tiou(read: Reader, setting: Setting, trials: int) -> float:
     return float(np.mean(overlaps))
 
 
+def mean_answer_count(setting: Setting, trials: int) -> float:
+    """How many moments come back on average; of a curve without any, few should."""
+    rng = np.random.default_rng(0)
+    return float(np.mean([len(ours(draw(setting, rng)[0])) for _ in range(trials)]))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
     trials = parser.parse_args().trials
     lines = [
-        f"Mean tIoU of the best answer over {trials} curves (`python benchmarks/moments.py`).",
+        f"Mean tIoU of the best answer over {trials} curves a row (`python -m benchmarks.moments --trials {trials}`).",
         "",
         "| moment / video | Kadane on the mean-centred raw curve | ours |",
         "| --- | --- | --- |",
@@ -104,6 +115,10 @@ def main() -> None:
     for setting in SETTINGS:
         theirs, mine = (mean_tiou(read, setting, trials) for read in (mean_centred_kadane, ours))
         lines.append(f"| {setting.name} | {theirs:.3f} | {mine:.3f} |")
+        print(lines[-1], flush=True)
+    lines += ["", "Answers to a curve that holds no moment:", "", "| none / video | answers |", "| --- | --- |"]
+    for setting in EMPTY:
+        lines.append(f"| {setting.name} | {mean_answer_count(setting, trials):.1f} |")
         print(lines[-1], flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join(lines) + "\n")

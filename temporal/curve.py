@@ -1,0 +1,109 @@
+"""Similarity curves: from sampled frames at uneven times to one value a second."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One value a second: that of the frame shown in the middle of it. Cells never cross epochs."""
+
+    times: Floats  # (T,) where each cell begins: one second apart, from the first frame of its epoch
+    ends: Floats  # (T,) where it ends: the next cell, or the end of its epoch (then 0.5 to 1.5 seconds long)
+    values: NDArray[np.float32]  # (T,)
+    epochs: NDArray[np.int32]  # (T,)
+
+
+def debias(similarities: NDArray[np.float32], bank_similarities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Take out of a similarity curve what has nothing to do with the query.
+
+    Some frames are near to every text (hubs): subtract each frame's mean similarity to a bank of generic captions.
+    What the whole video shares says nothing about when: subtract the median.
+
+    Args:
+        similarities: float32 (T,), of the query and each frame.
+        bank_similarities: float32 (T, K), of K generic captions; one column that holds their mean does the same.
+    Returns:
+        float32 (T,), around 0 where the query is not seen.
+    Raises:
+        ValueError: If the shapes do not fit, or K is 0.
+    Source: hubness, QB-Norm, https://arxiv.org/abs/2112.12777; a plain mean in place of its softmax is ours.
+    """
+    if bank_similarities.ndim != 2 or bank_similarities.shape[:1] != similarities.shape:
+        raise ValueError(f"bank_similarities must be (T, K) beside {similarities.shape}, got {bank_similarities.shape}")
+    if bank_similarities.shape[1] == 0:
+        raise ValueError("bank_similarities must be of one caption or more, got none")
+    if not len(similarities):
+        return np.empty(0, dtype=np.float32)
+    specific = similarities - bank_similarities.mean(axis=1)
+    centred: NDArray[np.float32] = (specific - np.median(specific)).astype(np.float32)
+    return centred
+
+
+def per_second(
+    pts_seconds: Floats,
+    values: NDArray[np.float32],
+    *,
+    epochs: NDArray[np.int32] | None = None,
+    duration_seconds: float,
+) -> Curve:
+    """Spread sampled frames over a regular grid: a frame is shown until the next one, the last until the end.
+
+    Args:
+        pts_seconds: float64 (F,), strictly increasing, >= 0.
+        values: float32 (F,), finite.
+        epochs: int32 (F,), never falling; None: all one epoch.
+        duration_seconds: Media time at which the video ends, not before the last frame.
+    Raises:
+        ValueError: If one of these does not hold.
+    """
+    epochs = np.zeros(len(pts_seconds), dtype=np.int32) if epochs is None else epochs
+    _check(pts_seconds, values, epochs, duration_seconds)
+    times, ends, shown = [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int64)]
+    for first, last in epoch_runs(epochs):
+        start = float(pts_seconds[first])
+        end = float(pts_seconds[last]) if last < len(pts_seconds) else duration_seconds
+        if end <= start:
+            continue  # a last frame that is shown for no time
+        edges = start + np.arange(max(1, round(end - start)) + 1, dtype=np.float64)
+        edges[-1] = end
+        middles = (edges[:-1] + edges[1:]) / 2
+        times.append(edges[:-1])
+        ends.append(edges[1:])
+        shown.append(np.searchsorted(pts_seconds[:last], middles, "right") - 1)
+    frame = np.concatenate(shown)
+    return Curve(
+        times=np.concatenate(times),
+        ends=np.concatenate(ends),
+        values=values[frame].astype(np.float32),
+        epochs=epochs[frame].astype(np.int32),
+    )
+
+
+def epoch_runs(epochs: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """First row and row after the last of each epoch."""
+    if not len(epochs):
+        return []
+    firsts = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist()]
+    return list(zip(firsts, [*firsts[1:], len(epochs)], strict=True))
+
+
+def _check(
+    pts_seconds: Floats, values: NDArray[np.float32], epochs: NDArray[np.int32], duration_seconds: float
+) -> None:
+    if not pts_seconds.shape == values.shape == epochs.shape or pts_seconds.ndim != 1:
+        shapes = f"{pts_seconds.shape}, {values.shape} and {epochs.shape}"
+        raise ValueError(f"times, values and epochs must all be (F,), got {shapes}")
+    if not (math.isfinite(duration_seconds) and duration_seconds >= 0):
+        raise ValueError(f"duration_seconds must be a finite number >= 0, got {duration_seconds}")
+    if not (np.isfinite(values).all() and np.isfinite(pts_seconds).all()):
+        raise ValueError("times and values must be finite numbers, got NaN or infinity")
+    if (np.diff(pts_seconds) <= 0).any() or (np.diff(epochs) < 0).any():
+        raise ValueError("times must be strictly increasing and epochs never fall, got them out of order")
+    if len(pts_seconds) and not 0 <= pts_seconds[0] <= pts_seconds[-1] <= duration_seconds:
+        raise ValueError(f"times must be in [0, {duration_seconds}], got {pts_seconds[0]} to {pts_seconds[-1]}")
