@@ -13,8 +13,7 @@ class WindowConfig:
     def __post_init__(self) -> None:
         if not 0 < self.stride_seconds <= self.length_seconds:
             raise ValueError(
-                f"stride_seconds must be in (0, length_seconds = {self.length_seconds}], "
-                f"got {self.stride_seconds}"
+                f"stride_seconds must be in (0, length_seconds = {self.length_seconds}], got {self.stride_seconds}"
             )
 
     @property
