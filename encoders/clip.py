@@ -171,18 +171,19 @@ def load_named(name: str, config: VisualConfig, sentence: SentenceEncoder | None
 
 def load_best(config: VisualConfig, sentence: SentenceEncoder | None) -> tuple[VisualEncoder | None, str]:
     """Take the first listed model that is cached or that the hub serves, else mini, else nothing."""
-    candidates = [listed for listed in LISTED if cached_weights(listed.repository) is not None]
-    reason = "its weights are cached here"
-    # The device is asked for only where a listed model is in reach: it costs the import of torch.
-    if not candidates and hub_answers(LISTED[0].repository):
-        candidates, reason = list(LISTED), "the best listed model for this device, from the hub"
-    if candidates:
+    cached = {listed.name for listed in LISTED if cached_weights(listed.repository) is not None}
+    is_answering = len(cached) < len(LISTED) and hub_answers(LISTED[0].repository)
+    in_reach = [listed for listed in LISTED if listed.name in cached or is_answering]
+    if in_reach:  # else the device is not asked for: that would import torch
         kind = choose_device(config.device).partition(":")[0]
-        for listed in (candidate for candidate in candidates if kind in candidate.kinds):
+        for listed in (listed for listed in in_reach if kind in listed.kinds):
+            origin = "cached here" if listed.name in cached else "from the hub"
             try:
-                return load_open_clip(listed.name, config), f"visual encoder {listed.name}: {reason}"
+                encoder = load_open_clip(listed.name, config)
             except WeightsNotFound as error:
                 logger.warning("listed model passed over name=%s reason=%s", listed.name, error)
+                continue
+            return encoder, f"visual encoder {listed.name}: the best listed model in reach for {kind}, {origin}"
     try:
         return load_mini(config, sentence), "visual encoder mini, built in: no stronger model is cached or in reach"
     except WeightsNotFound as error:

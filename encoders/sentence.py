@@ -75,9 +75,6 @@ def load_other(config: SentenceConfig) -> SentenceEncoder:
         raise WeightsNotFound(name, "neither cached here nor to be had from the hub") from error
     except (ValueError, RuntimeError, KeyError) as error:
         raise WeightsInvalid(name, str(error).partition("\n")[0]) from error
-    width = model.get_sentence_embedding_dimension()
-    if width is None:
-        raise WeightsInvalid(name, "it is no sentence encoder: its vectors have no fixed width")
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = model.encode(
@@ -88,4 +85,4 @@ def load_other(config: SentenceConfig) -> SentenceEncoder:
     fingerprint = fingerprint_of(
         "sentence-transformers", str(model.max_seq_length), state_fingerprint(model.state_dict())
     )
-    return SentenceEncoder(name, fingerprint, width, embed)
+    return SentenceEncoder(name, fingerprint, embed(["a"]).shape[1], embed)
