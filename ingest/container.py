@@ -13,9 +13,9 @@ from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, LimitExceeded
 
 # The demuxers that may read the bytes: none that opens anything else (hls, dash, concat, sdp, image2, vobsub,
-# lavfi, devices) and none that takes plain text or a still picture for a video.
+# lavfi, devices) and none that takes plain text for a video. A still picture is a video of one frame: it is asked with.
 DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,apng,nut,mxf,"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,apng,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,nut,mxf,"
     "gxf,dv,rm,ivf,h261,h263,h264,hevc,vvc,av1,obu,evc,m4v,vc1,vc1test,cavsvideo,dirac,mjpeg,yuv4mpegpipe,dhav,"
     "wtv,swf,roq,smk,bink,flic,webp,mp3,aac,loas,wav,w64,aiff,au,caf,flac,amr,amrnb,amrwb,ac3,eac3,ac4,dts,dtshd,"
     "truehd,mlp,ape,tta,tak,wv,mpc,mpc8,oma,qcp,gsm,voc,iff,xwma,shn,sbc,opus"

@@ -1,4 +1,4 @@
-"""What decoding yields. Times are media time: seconds from the first picture (from the first audio where there is none)."""
+"""What decoding yields. Times are media time: seconds from the first picture, or from the first sound without one."""
 
 from dataclasses import dataclass
 

@@ -14,7 +14,7 @@ from serve.index import VectorIndex
 from serve.values import Video
 from temporal.config import MomentConfig
 from temporal.moments import find_moments, shot_cuts
-from temporal.values import ScoredSpan
+from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
 VIDEO_COUNT = 200  # videos whose curves are read for one question (field practice: exact re-score of the top 200)
@@ -88,19 +88,32 @@ class VisualChannel:
         generic = embeddings.vectors @ (self.bank - self.bank_mean).T  # (F, K)
         scores = pooled(generic)
         z = (score - scores.mean()) / max(float(scores.std()), 1e-6)
-        return float(1.0 / (1.0 + np.exp((Z_MIDDLE - z) / Z_WIDTH)))
+        return logistic((z - Z_MIDDLE) / Z_WIDTH)
 
     def moments(self, video: Video, embeddings: FrameEmbeddings, curve: NDArray[np.float32]) -> tuple[ScoredSpan, ...]:
-        return tuple(
-            find_moments(
-                embeddings.pts_seconds,
-                curve,
-                epochs=embeddings.epochs,
-                duration_seconds=max(video.duration_seconds, float(embeddings.pts_seconds[-1])),
-                cut_seconds=shot_cuts(embeddings),
-                config=self.config,
-            )
+        """Read the curve; a video that shows one thing from end to end is one moment."""
+        found = find_moments(
+            embeddings.pts_seconds,
+            curve,
+            epochs=embeddings.epochs,
+            duration_seconds=video.duration_seconds,
+            cut_seconds=shot_cuts(embeddings),
+            config=self.config,
         )
+        if found or embeddings.epochs[0] != embeddings.epochs[-1]:
+            return tuple(found)
+        best = int(np.argmax(curve))
+        whole = TimeSpan(start_seconds=0.0, end_seconds=video.duration_seconds)
+        return (
+            ScoredSpan(
+                span=whole, score=0.0, peak_seconds=float(embeddings.pts_seconds[best]), peak=float(curve[best])
+            ),
+        )
+
+
+def logistic(x: float) -> float:
+    """Return 0..1; far from the middle it is flat, and never overflows."""
+    return float(1.0 / (1.0 + np.exp(-np.clip(x, -60, 60))))
 
 
 def pooled(similarities: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from serve.catalog import Catalog
 from serve.index import VectorIndex
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
+from serve.seen import logistic
 from temporal.values import TimeSpan
 
 CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room for overlap and filters
@@ -47,7 +48,7 @@ class Spoken:
 
     @property
     def dense_confidence(self) -> float:
-        return float(1.0 / (1.0 + np.exp((COSINE_MIDDLE - self.cosine) / COSINE_WIDTH)))
+        return logistic((self.cosine - COSINE_MIDDLE) / COSINE_WIDTH)
 
     @property
     def lexical_confidence(self) -> float:
