@@ -147,10 +147,9 @@ def _connect(directory: Path, mode: str) -> sqlite3.Connection:
     path = directory / CATALOG_NAME
     if not os.access(path, os.R_OK) and path.exists():
         raise PermissionError(errno.EACCES, f"{CATALOG_NAME} may not be read")
-    # Read-only media: SQLite cannot make its shared memory there, and needs to hear that nobody writes.
-    read_only = mode == "ro" and not os.access(directory, os.W_OK) and not Path(f"{path}-wal").exists()
+    unwatched = mode == "ro" and unwatched_state(directory) is not None
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode={mode}" + ("&immutable=1" if read_only else ""),
+        f"file:{quote(str(path.absolute()))}?mode={mode}" + ("&immutable=1" if unwatched else ""),
         uri=True,
         timeout=BUSY_TIMEOUT_SECONDS,
         isolation_level=None,  # transactions are begun and ended in so many words
@@ -158,6 +157,20 @@ def _connect(directory: Path, mode: str) -> sqlite3.Connection:
     )
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
     return connection
+
+
+def unwatched_state(directory: Path) -> tuple[int, int] | None:
+    """Return what tells one state of a catalog from the next where SQLite itself cannot: on read-only media it has no
+    shared memory to see other processes in, and reads without any lock. None: it can.
+
+    Raises:
+        OSError: If the catalog is gone.
+    """
+    path = directory / CATALOG_NAME
+    if os.access(directory, os.W_OK) or Path(f"{path}-wal").exists():
+        return None
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _check_version(directory: Path, connection: sqlite3.Connection) -> int:

@@ -163,7 +163,7 @@ class VectorIndex:
 
     def _compact(self, catalog: Catalog) -> None:
         for shard in list(self._sealed):
-            if shard.live_count < (1 - LARGEST_DEAD_SHARE) * len(shard.ids):
+            if len(shard.ids) - shard.live_count > LARGEST_DEAD_SHARE * len(shard.ids):
                 self._dissolve(catalog, shard)
 
     def _dissolve(self, catalog: Catalog, shard: Shard) -> None:
@@ -223,7 +223,7 @@ class VectorIndex:
             names = [str(name) for name in manifest["shards"]]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning("index manifest not used, rebuilding kind=%s reason=%r", self.kind, error)
             return []
         if said != (FORMAT, identity, self.fingerprint):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from serve.columns import VIDEO_FIELDS, array_of, video_of, words_of
-from serve.database import connect_reader, readable_failures
+from serve.database import connect_reader, readable_failures, unwatched_state
 from serve.errors import VideoNotFound
 from serve.lexical import normalise
 from serve.values import EncoderSpace, Video
@@ -41,6 +41,7 @@ class CatalogReader:
         """Take an open connection. Callers use open_reader() or open_writer()."""
         self.directory = directory
         self._connection = connection
+        self._unwatched_state: tuple[int, int] | None = None  # of a reader on read-only media
         self._turn = threading.RLock()
         self._begun: set[int] = set()  # rows this writer is writing
 
@@ -52,7 +53,10 @@ class CatalogReader:
             DataDirectoryMissing: If nothing was ever indexed there.
             DataDirectoryInvalid: If the catalog is damaged, or newer than this program.
         """
-        return cls(directory, connect_reader(directory))
+        catalog = cls(directory, connect_reader(directory))
+        with readable_failures(directory):
+            catalog._unwatched_state = unwatched_state(directory)
+        return catalog
 
     def close(self) -> None:
         with self._turn:
@@ -72,6 +76,7 @@ class CatalogReader:
                 yield
                 return
             with readable_failures(self.directory):
+                self._notice_changes()
                 self._connection.execute("BEGIN")
             try:
                 yield
@@ -273,7 +278,19 @@ class CatalogReader:
 
     def _select(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         with self._turn, readable_failures(self.directory):
+            if not self._connection.in_transaction:
+                self._notice_changes()
             return self._connection.execute(sql, parameters).fetchall()
+
+    def _notice_changes(self) -> None:
+        """Open a catalog on read-only media again when somebody else, who may write there, has written."""
+        if self._unwatched_state is None:
+            return
+        state = unwatched_state(self.directory)
+        if state != self._unwatched_state:
+            self._connection.close()
+            self._connection = connect_reader(self.directory)
+            self._unwatched_state = state
 
 
 def only(found: list[Video], video_id: str) -> Video:

@@ -27,7 +27,7 @@ TRAINING_ROWS_PER_LIST = 40  # FAISS warns below 39
 TRAINING_ITERATION_COUNT = 8  # of k-means: later ones no longer move the lists
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Shard:
     """A part of the index, and whose rows it was made of, those removed since included."""
 

@@ -62,15 +62,17 @@ def fill_disk(directory: Path) -> None:
 
 
 def unprivileged(directory: Path) -> None:
-    """Read and try to write as a user who may not write there."""
+    """Read, and try to write, as a user who may not write there; read again at each line of standard input."""
     if os.geteuid() == 0:
         os.setuid(65534)
-    with Catalog.open_reader(directory) as catalog:
-        print(check(catalog))
     try:
         Catalog.open_writer(directory)
     except DataDirectoryInvalid as error:
         print(error.reason)
+    with Catalog.open_reader(directory) as catalog:
+        print(check(catalog), flush=True)
+        for _ in sys.stdin:
+            print(check(catalog), flush=True)
 
 
 def sweep(directory: Path) -> None:

@@ -40,9 +40,9 @@ def reader(catalog: Catalog, tmp_path: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def child(job: str, directory: Path) -> "subprocess.Popen[str]":
+def child(job: str, directory: Path, stdin: int | None = None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, str(CHILD), job, str(directory)], stdout=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, str(CHILD), job, str(directory)], stdin=stdin, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -203,18 +203,37 @@ def test_a_file_that_may_not_grow_is_said_and_leaves_what_was_there(tmp_path: Pa
         assert check(catalog) == finished
 
 
-def test_reads_what_may_not_be_written_and_says_so_to_a_writer() -> None:
+def test_who_may_not_write_reads_and_sees_what_others_write_meanwhile() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs two users: the child gives up its rights to write, and this process keeps them")
     directory = Path(tempfile.mkdtemp())  # pytest's own folders are closed to the user that the child becomes
     try:
+        directory.chmod(0o755)
         with Catalog.open_writer(directory) as catalog:
             put_version(catalog, "abc", 1)
-        for path in (directory, *directory.iterdir()):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        said = outcome("unprivileged", directory).splitlines()
+        with child("unprivileged", directory, stdin=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+
+            def next_line(trigger: str = "") -> str:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(trigger)
+                process.stdin.flush()
+                return process.stdout.readline().strip()
+
+            assert next_line() == "Permission denied"
+            assert next_line() == "{'abc': 1}"
+            assert next_line("again\n") == "{'abc': 1}"
+            with Catalog.open_writer(directory) as catalog:
+                put_version(catalog, "abc", 2)
+                assert next_line("while the writer is there\n") == "{'abc': 2}"
+                put_version(catalog, "abc", 3)
+                assert next_line("and again\n") == "{'abc': 3}"
+            assert next_line("when it is gone\n") == "{'abc': 3}"
+            process.stdin.close()
     finally:
-        directory.chmod(0o755)
         shutil.rmtree(directory)
-    assert said == ["{'abc': 1}", "Permission denied"]
 
 
 @pytest.mark.parametrize("name", ["", "nothing/here", "a_file"])
