@@ -82,6 +82,14 @@ class SileroNet(nn.Module):
         return torch.sigmoid(self.out(torch.relu(hidden)[..., None])).reshape(-1), state
 
 
+def detector_path() -> Path:
+    """Find silero's weights without importing its package: see SileroNet."""
+    spec = importlib.util.find_spec("silero_vad")
+    if spec is None or spec.origin is None:
+        raise WeightsNotFound("silero-vad", "install silero-vad 6 or later")
+    return Path(spec.origin).parent / "data" / "silero_vad.jit"
+
+
 @cache  # 1.2 MB, read-only, shared by all streams
 def load_detector() -> SileroNet:
     """Load silero's weights from its package.
@@ -90,10 +98,7 @@ def load_detector() -> SileroNet:
         WeightsNotFound: If the package is not installed.
         WeightsInvalid: If the file is not silero's 16 kHz network.
     """
-    spec = importlib.util.find_spec("silero_vad")  # not import: see SileroNet
-    if spec is None or spec.origin is None:
-        raise WeightsNotFound("silero-vad", "install silero-vad 6 or later")
-    path = Path(spec.origin).parent / "data" / "silero_vad.jit"
+    path = detector_path()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript; nothing else reads this file

