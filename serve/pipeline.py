@@ -98,9 +98,10 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
         fresh_directory = directory / "reindex"
         failed = 0
         with Catalog.open_writer(fresh_directory) as fresh:
-            stored = fresh.space()
-            if stored is not None and stored.fingerprint != encoders.space.fingerprint:
-                for video in fresh.videos():  # left by a run with yet other encoders
+            stored, alive = fresh.space(), {(video.collection, video.video_id) for video in videos}
+            for video in fresh.videos():  # left by a killed run: of other encoders, or deleted since
+                others = stored is None or stored.fingerprint != encoders.space.fingerprint
+                if others or (video.collection, video.video_id) not in alive:
                     fresh.delete(video.video_id, video.collection)
             fresh.set_space(encoders.space)
             for collection in sorted({video.collection for video in videos}):

@@ -140,6 +140,22 @@ def test_reindex_leaves_the_library_alone_when_media_are_gone(
     assert content(tmp_path / "data") == before
 
 
+def test_a_resumed_reindex_does_not_bring_back_what_was_deleted(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = run([films], tmp_path / "data")
+    monkeypatch.setattr("fakes.WordSumEncoder.fingerprint", "another")
+    (films / "a.mp4").rename(films / "elsewhere.mp4")
+    list(reindex(tmp_path / "data", SETTINGS, progress=SilentProgress()))  # stops half-way: a.mp4 is gone
+    (films / "elsewhere.mp4").rename(films / "a.mp4")
+    b = outcomes["b.mp4"].video_id
+    assert b is not None
+    delete(tmp_path / "data", [b])
+    assert [o.status for o in reindex(tmp_path / "data", SETTINGS, progress=SilentProgress())] == ["indexed"]
+    with Catalog.open_reader(tmp_path / "data") as catalog:
+        assert [video.video_id for video in catalog.videos()] == [outcomes["a.mp4"].video_id]
+
+
 def test_deletes_all_or_nothing(films: Path, tmp_path: Path) -> None:
     outcomes = run([films], tmp_path / "data")
     a = outcomes["a.mp4"].video_id
