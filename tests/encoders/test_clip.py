@@ -1,5 +1,6 @@
 """The visual encoder: a tiny open_clip model we make, in every way of naming one; and which encoder "auto" takes."""
 
+import itertools
 import json
 import pickle
 import time
@@ -132,6 +133,40 @@ def test_other_weights_have_another_fingerprint(tiny_folder: Path, tmp_path: Pat
     torch.save({**state, "logit_scale": state["logit_scale"] + 1e-3}, tmp_path / "other.pt")
     first, second = load(f"kinodex-tiny:{tiny_folder / 'tiny.pt'}"), load(f"kinodex-tiny:{tmp_path / 'other.pt'}")
     assert first.fingerprint != second.fingerprint
+
+
+@pytest.fixture
+def hub_cache(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model as the hub's client caches it; who asks the hub itself, fails."""
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--org--tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        (snapshot / name).write_bytes((tiny_folder / name).read_bytes())
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(clip, "hub_answers", lambda repository: pytest.fail("asked the hub"))
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_loads_a_cached_repository_without_asking_the_hub(encoder: OpenClipEncoder) -> None:
+    cached = load("hf-hub:org/tiny")
+    assert cached.name == "hf-hub:org/tiny"
+    assert cached.fingerprint == encoder.fingerprint  # the same weights and preprocessing, by another way
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_loads_a_cached_tag_with_its_preprocessing(monkeypatch: pytest.MonkeyPatch, encoder: OpenClipEncoder) -> None:
+    from open_clip import pretrained
+
+    monkeypatch.setitem(pretrained._PRETRAINED, "kinodex-tiny", {"made": {"hf_hub": "org/tiny/", **PREPROCESS}})
+    cached = load("kinodex-tiny/made")
+    assert cached.name == "kinodex-tiny/made"
+    assert cached.resize == "squash"
+    np.testing.assert_allclose(cached.encode_frames(pictures(2)), encoder.encode_frames(pictures(2)), atol=1e-6)
 
 
 class Evil:
@@ -287,3 +322,36 @@ def test_auto_passes_over_what_fails_to_download(monkeypatch: pytest.MonkeyPatch
 def test_every_listed_model_is_one_of_open_clips(listed: weights.ListedModel) -> None:
     model, _, tag = listed.name.partition("/")
     assert open_clip.get_pretrained_cfg(model, tag)["hf_hub"].strip("/") == listed.repository
+
+
+@pytest.mark.slow
+def test_decoded_frames_look_to_an_encoder_as_open_clips_own_do(shared: Path, sentence: SentenceEncoder) -> None:
+    """libswscale in ingest against Pillow in open_clip, seen by mini: its trained weights feel a difference."""
+    import av
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from ingest.config import DecodeConfig
+    from ingest.decode import decode
+    from ingest.values import Frame
+
+    mini = MiniEncoder.load(VisualConfig(device="cpu"), sentence)
+    size = mini.input_width
+    theirs = image_transform_v2(PreprocessCfg(size=size, mean=(0.0,) * 3, std=(1.0,) * 3), is_train=False)
+    for name in ("Valley__video9613.mp4", "sam2__01_dog.mp4", "Video-LLaVA__sample_demo_16.mp4"):
+        path = shared / "videos" / "files" / name
+        config = DecodeConfig(input_width=size, input_height=size, resize="crop")
+        with path.open("rb") as file:
+            frames = [item for item in decode(file, uri=name, config=config) if isinstance(item, Frame)]
+        ours = {round(frame.pts_seconds, 3): frame.pixels for frame in frames[:4]}
+        expected = {}
+        with av.open(str(path)) as container:
+            decoded = container.decode(video=0)
+            first = next(decoded)
+            for frame in itertools.chain([first], decoded):
+                time_seconds = round(frame.time - first.time, 3)
+                if time_seconds in ours:
+                    expected[time_seconds] = (theirs(frame.to_image()) * 255).round().byte().permute(1, 2, 0).numpy()
+        assert set(expected) == set(ours)
+        left = mini.encode_frames(np.stack([ours[key] for key in sorted(ours)]))
+        right = mini.encode_frames(np.stack([expected[key] for key in sorted(ours)]))
+        assert (left * right).sum(axis=1).min() >= 0.99, name
