@@ -199,7 +199,7 @@ def resize_table(videos: Sequence[Video], encoder: MiniEncoder) -> list[str]:
         means = np.stack([mean_vector(video, encoder, policy) for video in videos])
         for half, only_wide in (("train", True), ("train", False), ("report", True), ("report", False)):
             found = np.array(ranks(videos, means, encoder, half, only_wide))
-            shape = \"16:9\" if only_wide else \"all\"
+            shape = "16:9" if only_wide else "all"
             lines.append(
                 f"| {policy} | {half} | {shape} | {len(found)} | {(found <= 1).mean():.2f} | {(found <= 5).mean():.2f} "
                 f"| {np.median(found):g} | {(1 / found).mean():.3f} |"
