@@ -33,9 +33,10 @@ class ListedModel:
     kinds: tuple[str, ...]  # device kinds on which it runs sensibly
 
 
-# Best first. Chosen for text-to-video retrieval, zero-shot, mean of frames, MSR-VTT recall@1: PE-Core L 50.3, B 47.6,
-# against 31 of the ViT-B/32 family (github.com/facebookresearch/perception_models). Licence: Apache-2.0; the last: MIT.
-# On two CPU cores, float32, B reads 6 frames a second and ViT-B-32-256 15; L would be slower than the video itself.
+# Best first. Chosen for text-to-video retrieval, zero-shot, mean of frames, MSR-VTT recall@1, as published: PE-Core
+# L 50.3, B 47.6 (github.com/facebookresearch/perception_models); OpenAI's ViT-B/32 about 31 (CLIP4Clip). The last is a
+# stronger training of about that size, for machines where only it is cached. None of it was measured by us.
+# Speed was, with random weights on two CPU cores in float32: B 6 frames a second, ViT-B-32-256 15.
 LISTED = (
     ListedModel(name="PE-Core-L-14-336/meta", repository="timm/PE-Core-L-14-336", kinds=("cuda",)),
     ListedModel(name="PE-Core-B-16/meta", repository="timm/PE-Core-B-16", kinds=("cuda", "mps", "cpu")),
