@@ -16,7 +16,8 @@ SENTENCE_ENDS = tuple(".?!…。！？")  # noqa: RUF001
 CLAUSE_ENDS = tuple(",;:—、，：；")  # noqa: RUF001
 ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "vs.", "prof.", "no.", "e.g.", "i.e.", "u.s."})
 MAX_PAUSE_SECONDS = 1.0  # a longer pause ends an utterance; 0.8 cuts slow speakers inside a phrase
-MAX_UTTERANCE_SECONDS = 10.0  # a moment's edges follow utterances; on the development videos 15 s blurs them
+MAX_UTTERANCE_SECONDS = 7.0  # a moment's edges follow utterances; a subtitle's length: 15 s blurs them by measure
+MIN_PART_SECONDS = 2.0  # of a cut utterance: less says too little to be found by
 MAX_UTTERANCE_WORDS = 40  # at four words a second no more fit in ten seconds; sentence encoders see 128 tokens
 MIN_WORD_SECONDS = 0.02  # one position of Whisper's encoder: no word is shorter, so that times strictly grow
 SPEECH_MARGIN_SECONDS = 0.1  # the detector hears speech this much late, and its end this much early
@@ -113,19 +114,18 @@ def _ends_sentence(text: str) -> bool:
 
 
 def _shorten(words: Sequence[Word]) -> list[tuple[Word, ...]]:
-    """Split words that last too long at the best place, and again: a comma if there is one, else the longest pause."""
+    """Split words that last too long where they part best, and again: at a pause, a comma, near the middle."""
     if not words:
         return []
     length_seconds = words[-1].end_seconds - words[0].start_seconds
-    if len(words) == 1 or (length_seconds <= MAX_UTTERANCE_SECONDS and len(words) <= MAX_UTTERANCE_WORDS):
+    if length_seconds <= MAX_UTTERANCE_SECONDS and len(words) <= MAX_UTTERANCE_WORDS:
         return [tuple(words)]
-
-    def worth(i: int) -> tuple[bool, float, float]:
-        """Of a cut after word i: at a clause, at a pause, near the middle."""
-        at = (words[i].end_seconds - words[0].start_seconds) / length_seconds
-        central = 0.2 <= at <= 0.8  # a cut near an edge leaves a scrap and the work undone
-        pause_seconds = words[i + 1].start_seconds - words[i].end_seconds
-        return (central and words[i].text.endswith(CLAUSE_ENDS), pause_seconds * central, -abs(at - 0.5))
-
-    cut = max(range(len(words) - 1), key=worth) + 1
-    return _shorten(words[:cut]) + _shorten(words[cut:])
+    cut, best = 0, -1.0
+    for i, (word, following) in enumerate(pairwise(words), 1):
+        left = word.end_seconds - words[0].start_seconds
+        right = words[-1].end_seconds - following.start_seconds
+        pause_seconds = following.start_seconds - word.end_seconds
+        worth = 2 * min(pause_seconds, 1.0) + word.text.endswith(CLAUSE_ENDS) + 0.5 * min(left, right) / length_seconds
+        if worth > best and min(left, right) >= MIN_PART_SECONDS:
+            cut, best = i, worth
+    return _shorten(words[:cut]) + _shorten(words[cut:]) if cut else [tuple(words)]
