@@ -25,6 +25,7 @@ READ_BYTES = 128 << 10  # one read of the file: larger ones are wasted by contai
 UNKNOWN_DURATION_SECONDS = 4_294_967.0
 # Demuxers whose duration is written in the header; that of the others is guessed from sizes or timestamps.
 WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
+RIFF_SLACK_BYTES = 4096  # writers round the size they announce
 PROBE_PACKET_COUNT = 100  # per track, when several are there and one must be found that decodes
 NOT_MEDIA = "not a media file"
 
@@ -111,6 +112,16 @@ def declared_seconds(container: InputContainer) -> float | None:
     """Return the duration the header states, None where it states none or an impossible one."""
     seconds = container.duration / 1e6 if container.duration is not None else 0.0
     return seconds if 0 < seconds < UNKNOWN_DURATION_SECONDS else None
+
+
+def is_cut(container: InputContainer, file: MediaFile) -> bool:
+    """Whether a RIFF file (AVI, WAV) is shorter than its header says; FFmpeg corrects its duration silently."""
+    if container.format.name not in ("avi", "wav") or not file.seekable():
+        return False
+    file.seek(0)
+    head, size = file.read(8), file.seek(0, 2)
+    announced = int.from_bytes(head[4:8], "little")
+    return head[:4] == b"RIFF" and 0 < announced < 0xFFFFFFFF and size < announced + 8 - RIFF_SLACK_BYTES
 
 
 def choose_video(container: InputContainer) -> VideoStream | None:

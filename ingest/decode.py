@@ -23,6 +23,7 @@ from ingest.container import (
     choose_audio,
     choose_video,
     declared_seconds,
+    is_cut,
     open_container,
 )
 from ingest.errors import DecodeError, LimitExceeded
@@ -52,11 +53,10 @@ def decode(
     """
     media = MediaFile(file, on_progress)
     progress = _Progress()
+    can_repeat = media.seekable()  # a pipe is decoded from end to end, so that no second pass is needed
     try:
-        yield from progress.note(_Decoder(media, uri, config, on_progress, trusts_keyframes=True).run())
+        yield from progress.note(_Decoder(media, uri, config, on_progress, trusts_keyframes=can_repeat).run())
     except KeyframesLie:
-        if not media.seekable():
-            raise DecodeError(uri, "its keyframe marks are wrong, and a pipe cannot be read again") from None
         again = _Decoder(media, uri, config, on_progress, trusts_keyframes=False)
         yield from progress.rest(again.run())
     except MemoryError as error:
@@ -176,15 +176,18 @@ class _Decoder:
                     raise
                 self._error_count += 1
                 self._is_cut = True
+            except IndexError:  # PyAV's own, at the end of a file in which a stream appeared after opening
+                return
 
     def _one(self, packet: Packet[Stream]) -> Iterator[Decoded]:
         stream, base = packet.stream, packet.stream.time_base
         if base is None:
             return
+        has_no_pts = self._video is not None and stream is self._video_stream and self._video.lacks_pts
         epoch = self._timeline.place(
             stream.index,
             dts=packet.dts * base if packet.dts is not None else None,
-            pts=packet.pts * base if packet.pts is not None else None,
+            pts=packet.pts * base if packet.pts is not None and not has_no_pts else None,
             duration=packet.duration * base if packet.duration else None,
         )
         if epoch is None:
@@ -278,7 +281,7 @@ class _Decoder:
         begin = max(sound.epoch.base, self._sound_end)
         if start < begin:
             cut = min(len(samples), round((begin - start) * SAMPLE_RATE_HZ))
-            samples, start = samples[cut:], start + Fraction(cut, SAMPLE_RATE_HZ)
+            samples, start = samples[cut:], max(begin, start + Fraction(cut, SAMPLE_RATE_HZ))
         if sound.epoch.limit is not None:
             samples = samples[: max(0, round((sound.epoch.limit - start) * SAMPLE_RATE_HZ))]
         if not len(samples):
@@ -312,14 +315,14 @@ class _Decoder:
 
     def _is_truncated(self) -> bool:
         """Whether the bytes end before what the header announced."""
-        if self._is_cut:
+        if self._is_cut or is_cut(self._container, self._file):
             return True
         declared = declared_seconds(self._container)
         current = self._timeline.current
         if declared is None or current is None or self._container.format.name not in WITH_DURATION:
             return False
         start = (self._container.start_time or 0) / 1e6
-        missing = declared - (float(current.end) - start)
+        missing = declared - max(float(current.end) - start, float(current.end))  # Matroska counts from zero
         return current.index == 0 and missing > max(MISSING_SECONDS, MISSING_SHARE * declared)
 
 

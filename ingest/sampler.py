@@ -170,8 +170,8 @@ class Selector:
         tick = tick_of(pts)
         if tick < self._tick or (targets and pts < targets.get(tick, pts)):
             return kept
-        if self._policy == "keyframes" and not frame.key_frame and (targets is None or self._tick > 0):
-            return kept
+        if self._policy == "keyframes" and not frame.key_frame and self._tick > 0:
+            return kept  # the first picture is kept even so: an edit list may begin between keyframes
         self._tick = tick + 1
         self._held = Kept(frame, pts, tick)
         return kept

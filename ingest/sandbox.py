@@ -83,6 +83,9 @@ class DecodePool:
         except DecodeError:
             is_reusable = True
             raise
+        except LimitExceeded as error:
+            is_reusable = error.limit != "max_memory_bytes"  # what failed to allocate may be left half made
+            raise
         finally:
             if not is_reusable or self._is_closed:
                 self._forget(child)

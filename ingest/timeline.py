@@ -28,7 +28,16 @@ class Epoch:
 @dataclass(slots=True)
 class _Position:
     epoch: Epoch
-    last: Fraction  # the highest decoding time of this stream in this epoch
+    last: Fraction | None = None  # the highest decoding time of this stream in this epoch
+    duration: Fraction = Fraction(0)  # of its last packet that said one to be believed
+
+    def is_break(self, dts: Fraction | None, shown: Fraction) -> bool:
+        """Whether a packet cannot follow in this epoch."""
+        if shown > self.epoch.end + GAP_SECONDS:
+            return True
+        if dts is not None and self.last is not None:
+            return dts < self.last - BACKWARD_SECONDS
+        return shown < self.epoch.start - BACKWARD_SECONDS  # reordered pictures come late, none before the first
 
 
 class Timeline:
@@ -46,23 +55,23 @@ class Timeline:
         Decoding times are compared with decoding times, so reordered pictures are no step backward.
         """
         position = self._positions.get(stream)
-        when = dts if dts is not None else pts
         shown = pts if pts is not None else dts
-        if when is None or shown is None:
+        if shown is None:
             return position.epoch if position else self.current
         if position is None:
             epoch = self._join(shown)
-        elif when < position.last - BACKWARD_SECONDS or shown > position.epoch.end + GAP_SECONDS:
+        elif position.is_break(dts, shown):
             epoch = self._join(shown, leaving=position.epoch)
         else:
             epoch = position.epoch
         if position is None or position.epoch is not epoch:
-            self._positions[stream] = _Position(epoch, when)
-        else:
-            position.last = max(position.last, when)
-        believed = duration is not None and 0 < duration <= MAX_PACKET_SECONDS
+            position = self._positions[stream] = _Position(epoch)
+        if dts is not None:
+            position.last = dts if position.last is None else max(position.last, dts)
+        if duration is not None and 0 < duration <= MAX_PACKET_SECONDS:
+            position.duration = duration
         epoch.start = min(epoch.start, shown)
-        epoch.end = max(epoch.end, shown + duration if believed and duration is not None else shown)
+        epoch.end = max(epoch.end, shown + position.duration)
         return epoch
 
     def _join(self, shown: Fraction, leaving: Epoch | None = None) -> Epoch:

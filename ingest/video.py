@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -58,13 +59,18 @@ class VideoTrack:
         self._context = stream.codec_context
         codec = self._context.codec
         self._is_intra_only = codec.intra_only
-        self._is_planned = trusts_keyframes and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
+        # AVI stores decoding order only; what FFmpeg makes up as presentation times is wrong then.
+        self.lacks_pts = stream.container.format.name == "avi" and self._context.reorder_depth > 0
+        self._is_planned = (
+            trusts_keyframes and not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
+        )
         self._is_droppable = policy == "fast" and codec.canonical_name in DROPPABLE_CODECS
         self._selector = Selector(policy)
         self._planner: Planner | None = None
         self._epoch: Epoch | None = None
         self._last_source: Fraction | None = None  # of the last decoded frame, to date one without timestamp
         self._last_media = Fraction(-1)
+        self._fed: deque[int] = deque()  # AVI: decoding times of packets whose picture has not come out
         self._awaited: Fraction | None = None  # source time of the keyframe decoding restarted at
         self._errors_at_restart = 0
         self._has_keyframes = False
@@ -149,12 +155,16 @@ class VideoTrack:
                 raise
             self.error_count += 0 if isinstance(error, EOFError) else 1
             return
+        if self.lacks_pts and packet is not None and packet.dts is not None:
+            self._fed.append(packet.dts)
+            if len(self._fed) > self._context.reorder_depth + len(frames):
+                self._fed.popleft()  # a packet without a picture
         for frame in frames:
             yield from self._take(frame, epoch)
 
     def _take(self, frame: VideoFrame, epoch: Epoch) -> Iterator[Picture]:
         self._check(frame)
-        source = self._time_of(frame)
+        source = self._time_of(frame, epoch)
         if self._awaited is not None:
             if source < self._awaited:
                 return  # a leading picture: it refers to what was dropped
@@ -176,15 +186,16 @@ class VideoTrack:
         if kept is not None:
             yield Picture(epoch=epoch, pts=kept.pts, frame=kept.frame)
 
-    def _time_of(self, frame: VideoFrame) -> Fraction:
+    def _time_of(self, frame: VideoFrame, epoch: Epoch) -> Fraction:
         """Return the frame's source time; without a timestamp, one frame after the last."""
         base = self._stream.time_base
         ticks = frame.pts if frame.pts is not None else frame.dts
+        if self.lacks_pts:  # pictures come out in order of time, so they take the decoding times in order
+            ticks = self._fed.popleft() if self._fed else None
         if ticks is not None and base is not None:
             self._last_source = ticks * base
-        elif self._last_source is None:
-            self._last_source = Fraction(0)
-        else:
-            rate = self._stream.average_rate or self._stream.guessed_rate
-            self._last_source += 1 / rate if rate else Fraction(1, 25)  # 25 fps: nothing better is known
+            return self._last_source
+        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)  # nothing better is known
+        self._last_source = self._last_source + 1 / rate if self._last_source is not None else Fraction(0)
+        epoch.end = max(epoch.end, self._last_source + 1 / rate)
         return self._last_source

@@ -75,7 +75,7 @@ def _body(connection: socket.socket, head: bytes, max_payload_bytes: int, deadli
     try:
         fields = json.loads(_read(connection, header_length, deadline))
         kind = fields.pop("kind")
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Malformed("a header that is no JSON object with a kind") from error
     return Message(kind=str(kind), fields=fields, payload=_read(connection, payload_length, deadline))
 
