@@ -1,6 +1,7 @@
 """Every container and codec: the right pictures at the right times, whatever the policy."""
 
 import io
+import itertools
 from fractions import Fraction
 from functools import cache
 from math import ceil
@@ -16,7 +17,6 @@ from ingest.config import DecodeConfig, SamplingPolicy
 from ingest.decode import decode
 from ingest.errors import DecodeError, LimitExceeded
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
-import itertools
 
 POLICIES: tuple[SamplingPolicy, ...] = ("exact", "fast", "keyframes")
 BROKEN_ORDER = "open-gop=1:bframes=3:keyint=20:min-keyint=20:scenecut=0:b-adapt=0"

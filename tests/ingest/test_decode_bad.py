@@ -73,7 +73,7 @@ def test_a_cut_file_decodes_up_to_the_cut(format: str, tmp_path: Path) -> None:
         "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{path}\n#EXT-X-ENDLIST\n",
         "ffconcat version 1.0\nfile '{path}'\n",
         "<?xml version='1.0'?><MPD type='static'><Period><BaseURL>{path}</BaseURL></Period></MPD>",
-        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
         "[InternetShortcut]\nURL={path}\n",
     ],
 )

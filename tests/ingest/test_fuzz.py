@@ -10,7 +10,7 @@ import pytest
 from media import Sound, Track, times, written
 
 from ingest.config import DecodeConfig, SamplingPolicy
-from ingest.errors import DecodeError, DecoderTimeout, LimitExceeded
+from ingest.errors import DecodeError, LimitExceeded
 from ingest.sandbox import DecodePool
 from ingest.values import DecodeSummary, Frame
 
@@ -96,7 +96,6 @@ def test_mutated_media_end_in_frames_or_a_typed_error() -> None:
             assert isinstance(item, DecodeSummary)
             return "decoded"
         except (DecodeError, LimitExceeded) as error:
-            assert not isinstance(error, DecoderTimeout)
             return type(error).__name__
         finally:
             assert time.monotonic() - begin < 90
@@ -106,4 +105,5 @@ def test_mutated_media_end_in_frames_or_a_typed_error() -> None:
         for name, media in whole.items():  # the pool is as good as new
             assert isinstance(list(pool.decode(io.BytesIO(media), uri=name))[-1], DecodeSummary)
     assert outcomes["decoded"] > len(cases) // 3
+    assert outcomes["DecoderTimeout"] == 0, outcomes
     assert outcomes["DecoderCrashed"] <= len(cases) // 50, outcomes
