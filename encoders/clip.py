@@ -49,6 +49,7 @@ class VisualEncoder(Protocol):
         input_width: Of a frame, in pixels.
         input_height: Of a frame, in pixels.
         resize: How a picture of another shape becomes one of the input size.
+        templates: Sentences around "{}" whose vectors, averaged, ask for a thing best.
     """
 
     name: str
@@ -57,6 +58,7 @@ class VisualEncoder(Protocol):
     input_width: int
     input_height: int
     resize: ResizePolicy
+    templates: tuple[str, ...]
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed uint8 (B, H, W, 3) RGB pictures at the input size: float32 (B, D), unit length."""
@@ -67,6 +69,8 @@ class VisualEncoder(Protocol):
 
 class OpenClipEncoder:
     """A model of open_clip. Implements VisualEncoder. Safe to call from several threads."""
+
+    templates: tuple[str, ...] = ("{}", "a photo of {}", "a video frame of {}")  # CLIP was trained on captions, not on bare words
 
     def __init__(self, name: str, model: Any, tokenizer: Any, config: VisualConfig) -> None:
         import open_clip

@@ -53,6 +53,8 @@ class MiniEncoder:
     Text goes through the sentence encoder alone, so a question in words never builds the tower nor imports torch.
     """
 
+    templates: tuple[str, ...] = ("{}",)  # it was trained on plain captions; "a photo of" makes it no better by measure
+
     def __init__(self, config: MiniConfig, data: bytes, sentence: SentenceEncoder, run: VisualConfig) -> None:
         self.name, self.config = NAME, config
         self.width, self.resize = config.width, config.resize

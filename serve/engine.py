@@ -137,12 +137,12 @@ class Engine:
         if intent.visual_weight > 0 and self.visual is not None and by_row:
             seen = self.visual.ask(self.visual_query(query, intent), videos)
         shown = [
-            Candidate(video=one.video, span=moment.span, seen=moment, seen_confidence=one.confidence)
+            Candidate(video=one.video, span=moment.span, seen=moment, seen_confidence=one.best_confidence)
             for one in seen
             for moment in one.moments
         ]
-        scores = {one.video.row: one.score for one in seen}
-        rank(shown, "visual", [-(scores[c.video.row] + c.seen.score) for c in shown if c.seen is not None])
+        best = {one.video.row: one.best for one in seen}
+        rank(shown, "visual", [-(best[c.video.row] + c.seen.score) for c in shown if c.seen is not None])
         return merged(shown, spoken, intent), seen
 
     def visual_query(self, query: Query, intent: Intent) -> NDArray[np.float32]:
