@@ -5,6 +5,7 @@ from __future__ import annotations  # av's Packet is generic for type checkers o
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -101,8 +102,8 @@ class AudioTrack:
         for frame in frames:
             if frame is None:  # what a resampler with nothing to do returns at its end
                 continue
-            samples = np.nan_to_num(frame.to_ndarray().reshape(-1).astype(np.float32, copy=False))
-            self._parts.append(np.clip(samples, -1.0, 1.0))
+            samples: NDArray[Any] = frame.to_ndarray().reshape(-1)
+            self._parts.append(samples)
             self._count += len(samples)
 
     def _end_run(self) -> Iterator[Sound]:
@@ -117,7 +118,8 @@ class AudioTrack:
         self._parts, self._count = [], 0
 
     def _give(self, epoch: Epoch) -> Sound:
-        samples = np.concatenate(self._parts)
+        # Float formats may hold anything; the contract is -1..1.
+        samples = np.clip(np.nan_to_num(np.concatenate(self._parts)), -1.0, 1.0).astype(np.float32, copy=False)
         sound = Sound(epoch=epoch, start=self._start, samples=samples)
         self._start += Fraction(len(samples), SAMPLE_RATE_HZ)
         self._parts, self._count = [], 0

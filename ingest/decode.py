@@ -28,6 +28,7 @@ from ingest.container import (
 )
 from ingest.errors import DecodeError, LimitExceeded
 from ingest.picture import Orientation, PictureMaker, display_size
+from ingest.sampler import tick_of
 from ingest.timeline import Timeline
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from ingest.video import KeyframesLie, Picture, VideoTrack
@@ -52,23 +53,32 @@ def decode(
         LimitExceeded: A limit of the config was passed.
     """
     media = MediaFile(file, on_progress)
-    progress = _Progress()
+    try:
+        yield from _passes(media, uri, config, on_progress)
+    except MemoryError as error:
+        raise LimitExceeded(
+            uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
+        ) from error
+    except OSError as error:
+        raise DecodeError(uri, f"reading it failed ({error.strerror or error})") from error
+
+
+def _passes(media: MediaFile, uri: str, config: DecodeConfig, on_progress: Callable[[], None]) -> Iterator[Decoded]:
+    """Decode once, or once more from end to end where the keyframe marks proved wrong."""
+    progress = _Progress(config)
     can_repeat = media.seekable()  # a pipe is decoded from end to end, so that no second pass is needed
     try:
         yield from progress.note(_Decoder(media, uri, config, on_progress, trusts_keyframes=can_repeat).run())
     except KeyframesLie:
         again = _Decoder(media, uri, config, on_progress, trusts_keyframes=False)
         yield from progress.rest(again.run())
-    except MemoryError as error:
-        raise LimitExceeded(
-            uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
-        ) from error
 
 
 class _Progress:
     """What was already given out, so that a second pass goes on where the first one stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: DecodeConfig) -> None:
+        self._is_exact = config.sampling == "exact"
         self._has_info = False
         self._frame_seconds = self._audio_seconds = -1.0
 
@@ -86,11 +96,16 @@ class _Progress:
         for item in items:
             if isinstance(item, MediaInfo) and self._has_info:
                 continue
-            if isinstance(item, Frame) and item.pts_seconds < self._frame_seconds + 0.5:
-                continue  # its tick has a picture
+            if isinstance(item, Frame) and self._has_picture_for(item.pts_seconds):
+                continue
             if isinstance(item, AudioBlock) and item.start_seconds <= self._audio_seconds:
                 continue
             yield item
+
+    def _has_picture_for(self, pts_seconds: float) -> bool:
+        if self._is_exact:
+            return pts_seconds <= self._frame_seconds
+        return tick_of(Fraction(pts_seconds)) <= tick_of(Fraction(self._frame_seconds))
 
 
 class _Decoder:
@@ -204,9 +219,6 @@ class _Decoder:
                 yield from self._see(picture)
         elif epoch.origin is None and packet.is_keyframe and packet.pts is not None:
             epoch.origin = packet.pts * base  # pictures are not decoded, and still set the zero
-        current = self._timeline.current
-        if current is not None and current.origin is not None:
-            self._reach(current.media(current.end))
 
     def _rest(self) -> Iterator[Decoded]:
         if self._video is not None:
@@ -224,6 +236,8 @@ class _Decoder:
             raise DecodeError(self._uri, "no picture or sound in it decodes")
         yield from self._info()
         current = self._timeline.current
+        if current is not None and current.origin is not None:
+            self._reach(current.media(current.end))  # packets that were dropped have their time too
         yield DecodeSummary(
             duration_seconds=float(self._end),
             epoch_count=current.index + 1 if current is not None else 1,
@@ -262,7 +276,13 @@ class _Decoder:
         yield from self._info()
         yield from self._hear_waiting()
         assert self._video_stream is not None
-        pixels, thumbnail = self._maker.make(picture.frame, _pixel_aspect(self._video_stream))
+        try:
+            pixels, thumbnail = self._maker.make(picture.frame, _pixel_aspect(self._video_stream))
+        except av.error.FFmpegError as error:  # a pixel format that libswscale cannot read
+            if isinstance(error, MemoryError):
+                raise
+            self._error_count += 1
+            return
         self._frame_count += 1
         self._reach(picture.pts)
         yield Frame(epoch=picture.epoch.index, pts_seconds=float(picture.pts), pixels=pixels, thumbnail=thumbnail)

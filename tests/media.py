@@ -1,6 +1,7 @@
 """Small media made by PyAV whose pictures and sounds say their own time, so that a test can check both."""
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -137,6 +138,7 @@ def written(**arguments: Any) -> bytes:
 
 
 def _video_packets(container: Any, track: Track) -> list[Any]:
+    os.environ["SVT_LOG"] = "0"  # SVT-AV1 writes its settings to the terminal otherwise
     gaps = [b - a for a, b in zip(track.times, track.times[1:], strict=False)]
     rate = Fraction(1 / min(gaps)).limit_denominator(1001) if gaps else Fraction(25)
     stream = container.add_stream(track.codec, rate=rate, options=track.options)

@@ -156,6 +156,18 @@ def test_a_damaged_stretch_costs_its_packets_only() -> None:
         assert number_of(frame.pixels) == round(frame.pts_seconds * 24)
 
 
+def test_a_file_that_cannot_be_read_on_is_a_decode_error() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 100_000:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    media = written(format="mpegts", video=Track(times=times(480), options={"crf": "1"}))
+    with pytest.raises(DecodeError, match="reading it failed"):
+        list(decode(Broken(media), uri="bad", config=DecodeConfig()))
+
+
 def test_sound_survives_pictures_that_do_not_decode() -> None:
     media = written(format="matroska", video=Track(times=times(72)), sounds=[Sound(seconds=3)])
     assert media.count(b"V_MPEG4/ISO/AVC") == 1
