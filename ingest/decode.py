@@ -11,7 +11,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Discard, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -139,6 +139,9 @@ class _Decoder:
             self._audio_stream = choose_audio(container, self._file, self._uri, self._config)
             if self._video_stream is None and self._audio_stream is None:
                 raise DecodeError(self._uri, "no picture or sound inside")
+            for stream in container.streams:
+                if stream not in (self._video_stream, self._audio_stream):
+                    stream.discard = Discard.all  # the demuxer need not read it
             self._video, self._audio = self._open_video(), self._open_audio()
             for packet in self._packets(container):
                 yield from self._one(packet)

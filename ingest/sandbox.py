@@ -1,5 +1,6 @@
 """A pool of child processes that decode untrusted bytes: a crash, hang or bomb costs one input, never the caller."""
 
+import contextlib
 import io
 import logging
 import os
@@ -205,7 +206,8 @@ class _Child:
     def kill(self) -> None:
         """End the process. May be called twice, and while another thread waits for a message."""
         self._process.kill()
-        self._process.wait(timeout=EXIT_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, on a dead disk: it dies later
+            self._process.wait(timeout=EXIT_SECONDS)
         self._connection.close()
         if self._process.stderr is not None:
             self._process.stderr.close()

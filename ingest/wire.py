@@ -139,7 +139,7 @@ def _frame(message: Message, config: DecodeConfig) -> Frame:
     thumbnail = message.payload[size:]
     if not thumbnail.startswith(b"\xff\xd8"):
         raise ValueError("a thumbnail that is no JPEG")
-    pixels = np.frombuffer(message.payload[:size], dtype=np.uint8).reshape(shape)
+    pixels = np.frombuffer(message.payload[:size], dtype=np.uint8).reshape(shape).copy()  # writable, as torch wants it
     fields = message.fields
     return Frame(
         epoch=_count(fields["epoch"]),

@@ -144,6 +144,7 @@ def test_a_consumer_may_stop_early(pool: DecodePool, media: bytes, long_media: b
     check_works(pool, media)
 
 
+@pytest.mark.slow
 def test_a_slow_consumer_makes_the_child_wait_and_is_no_stall(pool: DecodePool, long_media: bytes) -> None:
     config = replace(CONFIG, max_stall_seconds=0.8, input_width=224, input_height=224)
     items = pool.decode(io.BytesIO(long_media), uri="x", config=config)
@@ -184,6 +185,7 @@ def test_a_child_that_hangs_is_ended(media: bytes) -> None:
     os.close(writing)
 
 
+@pytest.mark.slow
 def test_a_child_that_never_ends_is_ended(media: bytes) -> None:
     reading, writing = os.pipe()
     is_done = threading.Event()
@@ -208,6 +210,7 @@ def test_a_child_that_never_ends_is_ended(media: bytes) -> None:
 
 
 @ON_LINUX
+@pytest.mark.slow
 def test_memory_is_limited(media: bytes) -> None:
     width, height = 8192, 4320
     grey = np.full((height, width, 3), 99, dtype=np.uint8)
@@ -315,6 +318,7 @@ INFO = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "answer"),
     [
