@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
+from threadpoolctl import ThreadpoolController
 from tokenizers import Tokenizer
 
 from encoders.errors import WeightsInvalid, WeightsNotFound
@@ -36,6 +37,7 @@ class MiniLM:
     def __init__(self, tokenizer: Tokenizer, weights: dict[str, Array], fingerprint: str, batch_count: int) -> None:
         self._tokenizer, self._weights, self._batch_count = tokenizer, weights, batch_count
         self.fingerprint = fingerprint
+        self._blas = ThreadpoolController()
 
     @classmethod
     def load(cls, folder: Path, batch_count: int) -> "MiniLM":
@@ -71,7 +73,9 @@ class MiniLM:
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # alike lengths together: little padding
         for start in range(0, len(order), self._batch_count):
             rows = order[start : start + self._batch_count]
-            vectors[rows] = self._forward([ids[row] for row in rows])
+            # One thread: products this small gain nothing from a second, and wait for it when the machine is busy.
+            with self._blas.limit(limits=1, user_api="blas"):
+                vectors[rows] = self._forward([ids[row] for row in rows])
         return vectors
 
     def _forward(self, ids: list[list[int]]) -> Array:
