@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from encoders.clip import VisualEncoder
 from encoders.probes import BANK
@@ -49,6 +50,7 @@ class VisualChannel:
         self.catalog, self.encoder, self.index, self.config = catalog, encoder, index, config
         self.bank = encoder.encode_texts(BANK)  # (K, D)
         self.bias = BANK_SHARE * self.bank.mean(axis=0)
+        self.blas = ThreadpoolController()
 
     def text_vector(self, text: str) -> NDArray[np.float32]:
         """Return float32 (D,), unit: the mean over the encoder's prompt templates."""
@@ -61,8 +63,14 @@ class VisualChannel:
 
     def ask(self, query: NDArray[np.float32], videos: Sequence[Video]) -> list[Seen]:
         """Return the videos of these that may show it, best first, with their moments."""
+        # One thread: a video's product is small, and a second thread's waiting costs more when the machine is busy.
+        with self.blas.limit(limits=1, user_api="blas"):
+            return self.read_curves(query, self.candidates(query, videos))
+
+    def read_curves(self, query: NDArray[np.float32], videos: Sequence[Video]) -> list[Seen]:
+        """Score each video on its full curve; the best ones get moments and confidence."""
         curves = []
-        for video in self.candidates(query, videos):
+        for video in videos:
             embeddings = self.catalog.frames(video.row)
             if len(embeddings.pts_seconds):
                 curve = embeddings.vectors @ (query - self.bias)
