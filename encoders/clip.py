@@ -70,7 +70,8 @@ class VisualEncoder(Protocol):
 class OpenClipEncoder:
     """A model of open_clip. Implements VisualEncoder. Safe to call from several threads."""
 
-    templates: tuple[str, ...] = ("{}", "a photo of {}", "a video frame of {}")  # CLIP was trained on captions, not on bare words
+    # CLIP was trained on captions, not on bare words.
+    templates: tuple[str, ...] = ("{}", "a photo of {}", "a video frame of {}")
 
     def __init__(self, name: str, model: Any, tokenizer: Any, config: VisualConfig) -> None:
         import open_clip

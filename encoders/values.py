@@ -17,8 +17,7 @@ class FrameEmbeddings:
     def __post_init__(self) -> None:
         if not len(self.epochs) == len(self.pts_seconds) == len(self.vectors):
             raise ValueError(
-                f"lengths differ: {len(self.epochs)} epochs, {len(self.pts_seconds)} times, "
-                f"{len(self.vectors)} vectors"
+                f"lengths differ: {len(self.epochs)} epochs, {len(self.pts_seconds)} times, {len(self.vectors)} vectors"
             )
 
 

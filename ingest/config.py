@@ -30,8 +30,17 @@ class DecodeConfig:
             raise ValueError(f"sampling must be exact, fast or keyframes, got {self.sampling!r}")
         if self.resize not in ("crop", "squash", "pad"):
             raise ValueError(f"resize must be crop, squash or pad, got {self.resize!r}")
-        for name in ("input_width", "input_height", "thumbnail_px", "max_pixels", "max_duration_seconds",
-                     "max_streams", "max_memory_bytes", "max_stall_seconds", "max_wall_seconds"):
+        for name in (
+            "input_width",
+            "input_height",
+            "thumbnail_px",
+            "max_pixels",
+            "max_duration_seconds",
+            "max_streams",
+            "max_memory_bytes",
+            "max_stall_seconds",
+            "max_wall_seconds",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
 

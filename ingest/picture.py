@@ -71,6 +71,13 @@ class PictureMaker:
         self._config = config
         self._scaler, self._thumbnail_scaler = VideoReformatter(), VideoReformatter()
         self._field: _FieldFilter | None = None
+        self._turned: tuple[int, Orientation] | None = None  # the last frame's rotation, and all of its display matrix
+
+    def _orientation(self, frame: VideoFrame) -> Orientation:
+        """Read the display matrix when it changes: reading ties PyAV's frame into a cycle that outlives its use."""
+        if self._turned is None or self._turned[0] != frame.rotation:
+            self._turned = (frame.rotation, Orientation.of(frame))
+        return self._turned[1]
 
     def make(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[NDArray[np.uint8], bytes]:
         """Return uint8 (H, W, 3) RGB at the input size, and the whole picture's JPEG.
@@ -78,7 +85,7 @@ class PictureMaker:
         Args:
             pixel_aspect: Width of a pixel by its height, as stored (before rotation).
         """
-        config, turn = self._config, Orientation.of(frame)
+        config, turn = self._config, self._orientation(frame)
         width, height = display_size(frame.width, frame.height, pixel_aspect)
         if turn.is_transposed:
             width, height = height, width

@@ -1,4 +1,4 @@
-"""TemporalError: the root of this stage's errors. It has no conditions of its own yet; callers' mistakes are ValueError."""
+"""TemporalError: the root. The stage has no conditions of its own yet; callers' mistakes are ValueError."""
 
 
 class TemporalError(Exception):

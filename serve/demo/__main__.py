@@ -59,7 +59,7 @@ def main() -> int:
     directory = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-data")
     settings = load_settings(directory, None)
     command = f"kinodex index {HERE.relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE}/videos"
-    console.print(f"[bold]$ {command} --data {directory}[/bold]")
+    console.print(f"[bold]$ {command} --data {directory}[/bold]", soft_wrap=True)
     status = follow(
         lambda progress: index([str(HERE / "videos")], directory, settings, progress=progress), as_json=False
     )
@@ -69,7 +69,7 @@ def main() -> int:
     cells = []
     with Library.open(directory, settings) as library:
         for one in questions():
-            console.print(f'\n[bold]$ kinodex moments "{one.text}" --data {directory}[/bold]')
+            console.print(f'\n[bold]$ kinodex moments "{one.text}" --data {directory}[/bold]', soft_wrap=True)
             answer = library.moments(Query(text=one.text, limit=LISTED_COUNT))
             show_moments(console, one.text, answer)
             best = answer.moments[0]
