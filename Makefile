@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes of one thread each: most of a unit test is spent waiting or in Python.
+QUICK_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 .PHONY: setup demo test test-quick check constraints clean
 
@@ -19,11 +21,11 @@ demo: setup  ## index the small library we made, ask it questions, draw a contac
 	@$(BIN)/python -m serve.demo
 
 test: setup  ## every test; the quick ones first
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(QUICK_TESTS)
 	@$(BIN)/python -m pytest -q -m slow
 
 test-quick: setup  ## the unit tests alone: under a minute
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(QUICK_TESTS)
 
 check: setup  ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -128,6 +128,7 @@ def test_each_picture_is_the_one_of_its_time(name: str, policy: SamplingPolicy) 
     assert not summary.truncated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MATRIX)
 def test_exact_keeps_the_picture_shown_at_each_tick(name: str) -> None:
     track = MATRIX[name][1]

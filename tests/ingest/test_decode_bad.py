@@ -49,6 +49,7 @@ def test_an_mp4_without_its_index_was_never_finished() -> None:
     assert reason_of(media[: index // 2]) == "no moov box: the mp4 was never finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts", "avi", "flv"])
 def test_a_cut_file_decodes_up_to_the_cut(format: str, tmp_path: Path) -> None:
     path = tmp_path / "whole"

@@ -59,6 +59,7 @@ def pictures_at_jumps(name: str) -> tuple[list[float], list[float]]:
     return jumps, keyframes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIDEOS)
 def test_the_pictures_are_cut_where_the_scenes_say_and_only_there(name: str) -> None:
     cuts = [scene["start_seconds"] for scene in VIDEOS[name]["scenes"]]

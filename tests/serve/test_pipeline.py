@@ -92,6 +92,7 @@ def test_same_bytes_under_two_names_are_one_video(films: Path, tmp_path: Path) -
     assert outcomes["broken-twin.mp4"].status == outcomes["broken.mp4"].status == "failed"
 
 
+@pytest.mark.slow
 def test_closing_the_run_early_keeps_what_was_finished(films: Path, tmp_path: Path) -> None:
     for salt in range(4):
         write_scenes(films / f"more{salt}.mp4", [("yellow", 5)], salt=salt)
@@ -126,6 +127,7 @@ def test_other_encoders_are_refused_until_reindexed(
     assert not (tmp_path / "data" / "reindex").exists()
 
 
+@pytest.mark.slow
 def test_reindex_leaves_the_library_alone_when_media_are_gone(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ def test_reindex_leaves_the_library_alone_when_media_are_gone(
     assert content(tmp_path / "data") == before
 
 
+@pytest.mark.slow
 def test_a_resumed_reindex_does_not_bring_back_what_was_deleted(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
