@@ -208,6 +208,8 @@ def list_videos(collection: str | None, as_json: bool, data: Path | None, config
 
     with _open(data, config) as library:
         videos = library.videos(collection)
+    if not videos:
+        click.echo("kinodex: nothing is indexed here yet (kinodex index PATH)", err=True)
     if not as_json:
         show_videos(Console(), videos)
     for video in videos if as_json else ():
