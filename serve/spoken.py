@@ -1,7 +1,7 @@
 """The two speech channels: utterances near a question in meaning (dense), and utterances with its words (lexical)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,12 +163,12 @@ def described(
 
 
 def apart(ranked: Sequence[Spoken]) -> list[Spoken]:
-    """Keep the best of those that share an utterance; words found in a half count for the pair's coverage too."""
+    """Keep the best of those that share an utterance."""
     kept: list[Spoken] = []
     taken: set[tuple[int, int]] = set()
     for spoken in ranked:
         places = {(spoken.row, position) for position in range(spoken.first, spoken.last + 1)}
         if not places & taken:
-            kept.append(replace(spoken))
+            kept.append(spoken)
             taken |= places
     return kept
