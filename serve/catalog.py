@@ -222,6 +222,11 @@ class Catalog(CatalogReader):
     def _write_space(self, write: sqlite3.Connection, space: EncoderSpace) -> None:
         write.execute("INSERT OR REPLACE INTO meta VALUES ('space', ?)", (json.dumps(asdict(space)),))
 
+    def set_uri(self, row: int, uri: str) -> None:
+        """Note where a video's bytes are now."""
+        with self._writing() as write:
+            write.execute("UPDATE videos SET uri = ? WHERE row = ?", (uri_bytes(uri), row))
+
     def _count_generation(self, write: sqlite3.Connection) -> None:
         write.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
 

@@ -332,9 +332,11 @@ class Run:
         job.twins = []
 
     def describe(self, outcome: IndexOutcome) -> IndexOutcome:
-        """Fill in what the library knows about an input that was in it already."""
+        """Fill in what the library knows about an input that was in it already, and where its file is now."""
         assert outcome.video_id is not None
         video = self.catalog.video(outcome.video_id, self.collection)
+        if video.uri != outcome.uri and not Path(video.uri).exists():
+            self.catalog.set_uri(video.row, outcome.uri)
         return replace(
             outcome,
             duration_seconds=video.duration_seconds,

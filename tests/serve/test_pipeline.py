@@ -83,6 +83,14 @@ def test_says_unchanged_for_bytes_it_has(films: Path, tmp_path: Path) -> None:
     assert content(tmp_path / "data") == before
 
 
+def test_a_moved_file_is_found_at_its_new_place(films: Path, tmp_path: Path) -> None:
+    run([films], tmp_path / "data")
+    (films / "a.mp4").rename(films / "moved.mp4")
+    assert run([films], tmp_path / "data")["moved.mp4"].status == "unchanged"
+    with Catalog.open_reader(tmp_path / "data") as catalog:
+        assert {Path(video.uri).name for video in catalog.videos()} == {"moved.mp4", "b.mp4"}
+
+
 def test_same_bytes_under_two_names_are_one_video(films: Path, tmp_path: Path) -> None:
     (films / "twin.mp4").write_bytes((films / "a.mp4").read_bytes())
     (films / "broken-twin.mp4").write_bytes((films / "broken.mp4").read_bytes())
