@@ -67,7 +67,7 @@ class Engine:
         with self.catalog.snapshot():
             videos = self.refreshed(query)
             candidates, _ = self.candidates(query, intent, videos)
-            found = self.ranked(candidates, intent)[: query.limit]
+            found = self.ranked(candidates, intent, query.limit)
         return Answer(moments=tuple(found), degraded_channels=self.degraded(query))
 
     def search(self, query: Query) -> Answer:
@@ -159,11 +159,13 @@ class Engine:
 
     # ---- ranking ----
 
-    def ranked(self, candidates: Iterable[Candidate], intent: Intent) -> list[Moment]:
-        moments = [self.moment(candidate, intent) for candidate in candidates]
-        return sorted(moments, key=lambda moment: (-moment.score, moment.uri, moment.start_seconds))
+    def ranked(self, candidates: Iterable[Candidate], intent: Intent, limit: int) -> list[Moment]:
+        """Return the best candidates as moments, best first; of the others nothing is read."""
+        scored = [(fused(c.ranks, gates(c.seen_confidence, c.spoken, intent)), c) for c in candidates]
+        scored.sort(key=lambda entry: (-entry[0], entry[1].video.uri, entry[1].span.start_seconds))
+        return [self.moment(candidate, score, intent) for score, candidate in scored[:limit]]
 
-    def moment(self, candidate: Candidate, intent: Intent) -> Moment:
+    def moment(self, candidate: Candidate, score: float, intent: Intent) -> Moment:
         confidence = agreed(candidate.seen_confidence, candidate.spoken, intent)
         said = [
             utterance
@@ -176,7 +178,7 @@ class Engine:
             uri=candidate.video.uri,
             start_seconds=candidate.span.start_seconds,
             end_seconds=candidate.span.end_seconds,
-            score=fused(candidate.ranks, gates(candidate.seen_confidence, candidate.spoken, intent)),
+            score=score,
             confidence=confidence,
             verdict=verdict_of(confidence),
             visual_score=candidate.seen.peak if candidate.seen is not None else None,
@@ -216,7 +218,7 @@ class Engine:
             score=fused(ranks, gates(seen_confidence, best_spoken, intent)),
             confidence=confidence,
             verdict=verdict_of(confidence),
-            moments=tuple(self.ranked(candidates, intent)[:VIDEO_MOMENT_COUNT]),
+            moments=tuple(self.ranked(candidates, intent, VIDEO_MOMENT_COUNT)),
         )
 
 
