@@ -1,6 +1,7 @@
 """The two speech channels: utterances near a question in meaning (dense), and utterances with its words (lexical)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,8 +81,8 @@ class SpeechChannel:
         """
         query = self.query_vector(question, intent)
         rarities = self.rarities(intent)
-        places = self.nearest(query, rows) | self.worded(intent, rows)
-        singles = [self.single(row, position, query, rarities) for row, position in places]
+        places = self.nearest(query, rows) | self.worded(list(rarities), rows)
+        singles = self.singles(places, query, rarities)
         singles.sort(key=lambda spoken: -spoken.score)
         pairs = self.pairs(singles[:PAIR_COUNT], query, rarities)
         return apart(sorted([*singles, *pairs], key=lambda spoken: -spoken.score))
@@ -104,16 +105,23 @@ class SpeechChannel:
         ids, _ = self.index.search(query[None], CANDIDATE_COUNT, rows=rows)
         return set(self.catalog.locate("utterances", [int(n) for n in ids[0] if n >= 0]))
 
-    def worded(self, intent: Intent, rows: Sequence[int] | None) -> set[tuple[int, int]]:
+    def worded(self, terms: Sequence[str], rows: Sequence[int] | None) -> set[tuple[int, int]]:
         """Return (video row, position) of the utterances with most of the words, by BM25."""
-        terms = [*content_terms(intent.text), *intent.phrases]
-        found = self.catalog.match_words(terms, limit=CANDIDATE_COUNT, rows=rows or ())
+        found = self.catalog.match_words(terms, limit=CANDIDATE_COUNT, rows=rows)
         return {(match.row, match.position) for match in found}
 
-    def single(self, row: int, position: int, query: NDArray[np.float32], rarities: Mapping[str, float]) -> Spoken:
-        utterance = self.utterances(row)[position]
-        vector = self.catalog.utterance_vectors(row)[position]
-        return described(row, (utterance,), position, float(vector @ query), rarities)
+    def singles(
+        self, places: Iterable[tuple[int, int]], query: NDArray[np.float32], rarities: Mapping[str, float]
+    ) -> list[Spoken]:
+        """Judge utterances by themselves, each video read once."""
+        positions: dict[int, list[int]] = defaultdict(list)
+        for row, position in places:
+            positions[row].append(position)
+        judged = []
+        for row, wanted in positions.items():
+            said, cosines = self.utterances(row), self.catalog.utterance_vectors(row) @ query
+            judged += [described(row, (said[n],), n, float(cosines[n]), rarities) for n in wanted]
+        return judged
 
     def pairs(self, best: Sequence[Spoken], query: NDArray[np.float32], rarities: Mapping[str, float]) -> list[Spoken]:
         """Join the best utterances with their neighbours, when what was asked is said across both."""

@@ -113,6 +113,14 @@ def test_an_image_file_is_decoded_to_the_encoders_size(library: Library, tmp_pat
         library.load_image(tmp_path / "text.png")
 
 
+def test_words_propose_utterances_everywhere_and_within_bounds(library: Library) -> None:
+    speech = library.engine.speech
+    london = next(video for video in library.videos() if name(video.uri) == "london.mp4")
+    assert {row for row, _ in speech.worded(["foggy"], None)} == {london.row}
+    assert {row for row, _ in speech.worded(["foggy"], [london.row])} == {london.row}
+    assert speech.worded(["foggy"], []) == set()
+
+
 def test_limit_and_order(library: Library) -> None:
     answer = library.moments(Query(text="blue red", limit=2))
     assert len(answer.moments) == 2
