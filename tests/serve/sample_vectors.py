@@ -9,6 +9,8 @@ from sample_catalog import FINGERPRINT, WIDTH, put_vectors, unit
 from serve.catalog import Catalog
 from serve.index import VectorIndex
 
+FEW, MOST = 40, 300  # rows compared exactly, rows of the largest shard: so small that tests seal
+
 
 def random_vectors(count: int, seed: int) -> NDArray[np.float32]:
     return unit(np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32))

@@ -2,7 +2,6 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +29,6 @@ from serve.errors import VideoNotFound
 from serve.lexical import TOKENIZER
 
 CHILD = Path(__file__).with_name("catalog_child.py")
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open_writer(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def reader(catalog: Catalog, tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open_reader(tmp_path) as opened:
-        yield opened
 
 
 # ---- what is written is read

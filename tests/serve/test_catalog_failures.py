@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,18 +26,6 @@ from serve.catalog import Catalog
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
 
 CHILD = Path(__file__).with_name("catalog_child.py")
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open_writer(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def reader(catalog: Catalog, tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open_reader(tmp_path) as opened:
-        yield opened
 
 
 def child(job: str, directory: Path, stdin: int | None = None) -> "subprocess.Popen[str]":

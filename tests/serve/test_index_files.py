@@ -5,32 +5,13 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sample_catalog import FINGERPRINT, put_vectors
 from sample_vectors import check_equal, fill, random_vectors, refreshed
 
-from serve import index as index_module
-from serve import shard as shard_module
 from serve.catalog import Catalog
-
-FEW, MOST = 40, 300  # rows compared exactly, rows of the largest shard: so small that tests seal
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open_writer(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "EXACT_ROW_COUNT", FEW)
-    monkeypatch.setattr(index_module, "LARGEST_SHARD_ROW_COUNT", MOST)
-    monkeypatch.setattr(shard_module, "ROWS_PER_LIST", 10)
-    monkeypatch.setattr(shard_module, "PROBE_COUNT", 1000)  # all lists: exact, so that answers can be compared
 
 
 def files(catalog: Catalog) -> list[Path]:
