@@ -3,8 +3,9 @@
     python benchmarks/library.py DATA QUERIES.json [--half train|report|both] [--out FILE.md] [--verbose]
 
 DATA is a data directory into which the videos of QUERIES.json were indexed (kinodex index FILES --data DATA). Counted:
-spoken moments, asked of the whole library: right video first, span overlapping, tIoU >= 0.5; seen moments: the same;
-whole videos by caption: recall@1 and @5; questions that nothing there answers: how many are not called a MATCH.
+spoken moments, asked of the whole library: right video first, span overlapping, tIoU >= 0.5; seen moments: the same,
+and asked of their own video alone; whole videos by caption, over all the videos: recall@1, @5, @10 and median rank;
+questions that nothing there answers: how many are not called a MATCH.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+
+import numpy as np
 
 from serve.library import Library
 from serve.settings import load_settings
@@ -73,6 +76,24 @@ def ask_moments(library: Library, truths: Sequence[dict], say: Callable[[str], N
     )
 
 
+def ask_within(library: Library, truths: Sequence[dict], ids: dict[str, str]) -> Tally:
+    """Ask for each seen moment in its own video; judge the first answer."""
+    inside, third, half = [], [], []
+    for truth in truths:
+        query = Query(text=truth["query"], limit=1, channel="visual", video_ids=(ids[truth["file"]],))
+        answer = library.moments(query).moments
+        found = tiou(answer[0], truth["start_seconds"], truth["end_seconds"]) if answer else 0.0
+        at = answer[0].best_frame_seconds if answer else None
+        inside.append(at is not None and truth["start_seconds"] <= at < truth["end_seconds"])
+        third.append(found >= 0.3)
+        half.append(found >= 0.5)
+    return Tally(
+        name="moments, visual, inside the right video",
+        asked_count=len(truths),
+        shares=(("best frame inside", share(inside)), ("R1@0.3", share(third)), ("R1@0.5", share(half))),
+    )
+
+
 def ask_videos(library: Library, videos: Sequence[dict], field: str, channel: str) -> Tally:
     """Ask for each whole video by its caption."""
     ranks = []
@@ -83,7 +104,10 @@ def ask_videos(library: Library, videos: Sequence[dict], field: str, channel: st
     return Tally(
         name=f"videos by {field}, channel {channel}",
         asked_count=len(videos),
-        shares=(("recall@1", share([r <= 1 for r in ranks])), ("recall@5", share([r <= 5 for r in ranks]))),
+        shares=(
+            *((f"recall@{k}", share([r <= k for r in ranks])) for k in (1, 5, 10)),
+            ("median rank", float(np.median(ranks))),
+        ),
     )
 
 
@@ -117,13 +141,17 @@ def main() -> None:
     truth = json.loads(args.queries.read_text())
     wanted = {kind: [q for q in truth[kind] if args.half in ("both", q["half"])] for kind in truth}
     with Library.open(args.data, load_settings(args.data, None)) as library:
-        here = {Path(video.uri).name for video in library.videos()}
-        core = [v for v in wanted["videos"] if v["role"] == "core" and v["file"] in here]
+        ids = {Path(video.uri).name: video.video_id for video in library.videos()}
+        here = set(ids)
+        whole = [v for v in wanted["videos"] if v["file"] in here]
         tallies = []
         for channel in ("speech", "visual"):
             moments = [m for m in wanted["moments"] if m["channel"] == channel and m["file"] in here]
             tallies.append(ask_moments(library, moments, say, f"moments, {channel}"))
-        tallies += [ask_videos(library, core, f, c) for f in ("caption", "alt") for c in ("all", "visual")]
+        tallies.append(ask_within(library, moments, ids))  # the seen ones
+        for name in ("caption", "alt"):
+            named = [v for v in whole if v.get(name)]
+            tallies += [ask_videos(library, named, name, channel) for channel in ("all", "visual")]
         for channel in ("speech", "visual"):
             absent = [a for a in wanted["absent"] if a["channel"] == channel]
             tallies.append(ask_absent(library, absent, say, channel))

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.calibration import GENERIC, Calibration
 from encoders.config import SentenceConfig, VisualConfig
 from encoders.errors import WeightsInvalid, WeightsNotFound
 from encoders.mini import NAME as MINI
@@ -49,7 +50,7 @@ class VisualEncoder(Protocol):
         input_width: Of a frame, in pixels.
         input_height: Of a frame, in pixels.
         resize: How a picture of another shape becomes one of the input size.
-        templates: Sentences around "{}" whose vectors, averaged, ask for a thing best.
+        calibration: How its similarities are read, where the data directory has no calibration of its own.
     """
 
     name: str
@@ -58,7 +59,7 @@ class VisualEncoder(Protocol):
     input_width: int
     input_height: int
     resize: ResizePolicy
-    templates: tuple[str, ...]
+    calibration: Calibration
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed uint8 (B, H, W, 3) RGB pictures at the input size: float32 (B, D), unit length."""
@@ -70,8 +71,7 @@ class VisualEncoder(Protocol):
 class OpenClipEncoder:
     """A model of open_clip. Implements VisualEncoder. Safe to call from several threads."""
 
-    # CLIP was trained on captions, not on bare words.
-    templates: tuple[str, ...] = ("{}", "a photo of {}", "a video frame of {}")
+    calibration = GENERIC
 
     def __init__(self, name: str, model: Any, tokenizer: Any, config: VisualConfig) -> None:
         import open_clip

@@ -1,7 +1,8 @@
 """EncoderError
 ├── WeightsNotFound   no such model, or its weights cannot be had here
 ├── WeightsInvalid    the file is there, and is not what it should be
-└── NoVisualEncoder   a question about pictures, and nothing here can see
+├── NoVisualEncoder   a question about pictures, and nothing here can see
+└── PicturesInvalid   labelled pictures, to train or evaluate on, cannot be read
 """
 
 
@@ -35,3 +36,15 @@ class WeightsInvalid(EncoderError):
 
 class NoVisualEncoder(EncoderError):
     """A question about pictures, and nothing here can see."""
+
+
+class PicturesInvalid(EncoderError):
+    """Labelled pictures, to train or evaluate on, cannot be read.
+
+    Attributes:
+        path: The file or folder.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot use pictures {path}: {reason}")
+        self.path = path

@@ -5,6 +5,7 @@ one line on standard error; exit status 2 says that the command line is wrong, 1
 """
 
 import contextlib
+import dataclasses
 import logging
 import sys
 import warnings
@@ -300,6 +301,52 @@ def reindex(ctx: click.Context, as_json: bool, data: Path | None, config: Path |
     from serve.progress import follow
 
     ctx.exit(follow(lambda progress: pipeline.reindex(directory, settings, progress=progress), as_json=as_json))
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  kinodex calibrate questions.json
+  kinodex calibrate questions.json --data /srv/library --json
+
+\b
+Questions with "half": "report" choose nothing, and are counted apart:
+  {"videos":  [{"file": "a.mp4", "caption": "a dog in the snow", "half": "train"}],
+   "moments": [{"file": "a.mp4", "query": "the dog jumps", "channel": "visual"}],
+   "absent":  [{"query": "a volcano", "channel": "visual"}]}"""
+)
+@click.argument("questions", type=click.Path(path_type=Path), metavar="QUESTIONS.json")
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write here.  [default: calibration.json of the library]",
+)
+@json_option
+@library_options
+def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | None, config: Path | None) -> None:
+    """Measure how this library's visual encoder is to be read.
+
+    Encoders differ in scale. From questions whose answers are known, this chooses the sentences a question is put in,
+    what counts as generic, and the scores at which an answer is called a MATCH or no match. It holds for the encoder,
+    by its fingerprint; mini's own ships with it.
+    """
+    from encoders.calibration import FILE, write_calibration
+    from serve.calibrate import calibrate as measure
+    from serve.calibrate import read_questions
+    from serve.render import show_calibration, to_json
+
+    asked = read_questions(questions)
+    with _open(data, config) as library:
+        report = measure(library, asked)
+        target = out or library.directory / FILE
+    write_calibration(target, report.fingerprint, report.calibration)
+    if as_json:
+        click.echo(to_json(dataclasses.asdict(report)))
+    else:
+        from rich.console import Console
+
+        show_calibration(Console(), report, target)
 
 
 @cli.command()

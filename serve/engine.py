@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.calibration import FILE as CALIBRATION_FILE
+from encoders.calibration import Calibration, read_calibrations
+from encoders.clip import VisualEncoder
 from encoders.errors import NoVisualEncoder
 from encoders.values import Utterance
 from serve.catalog import Catalog
 from serve.encoders import Encoders
+from serve.errors import DataDirectoryInvalid
 from serve.index import VectorIndex
 from serve.intent import Intent, read_intent
 from serve.seen import Seen, VisualChannel
@@ -29,6 +33,7 @@ RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published
 SAME_MOMENT_TIOU = 0.3  # a seen and a spoken span that overlap this much are one moment
 MATCH_CONFIDENCE = 0.7
 WEAK_CONFIDENCE = 0.3
+TRUSTED_COUNT = 10  # first videos of the visual list, the best of which says how far the list is trusted
 VIDEO_MOMENT_COUNT = 3  # moments listed with each video of a search
 CACHED_TRANSCRIPT_COUNT = 256  # videos whose utterances stay in memory: about 1 MB an hour of speech
 
@@ -55,11 +60,10 @@ class Engine:
         self.utterances_index = VectorIndex(directory, "utterances", fingerprint)
         self.transcripts: OrderedDict[int, list[Utterance]] = OrderedDict()
         self.speech = SpeechChannel(catalog, encoders.sentence, self.utterances_index, self.utterances)
-        self.visual = (
-            VisualChannel(catalog, encoders.visual, self.segments, settings.moments)
-            if encoders.visual is not None
-            else None
-        )
+        self.visual: VisualChannel | None = None
+        if (visual := encoders.visual) is not None:
+            calibration = calibration_in(directory, visual)
+            self.visual = VisualChannel(catalog, visual, self.segments, settings.moments, calibration)
 
     def moments(self, query: Query) -> Answer:
         """Return the moments that answer, best first, at most `query.limit`, over all the videos asked about."""
@@ -80,12 +84,14 @@ class Engine:
             for candidate in candidates:
                 by_video[candidate.video.row].append(candidate)
             answers = []
+            # One weight for the whole list, so that its order stands: its best answers are as likely as the channel is.
+            visual_trust = max((one.confidence for one in seen[:TRUSTED_COUNT]), default=0.0)
             seen_rank = {found.video.row: (rank, found) for rank, found in enumerate(seen, 1)}
             for video in videos:
                 mine = by_video.get(video.row, [])
                 if not mine and video.row not in seen_rank:
                     continue
-                answers.append(self.video_answer(video, mine, seen_rank.get(video.row), intent))
+                answers.append(self.video_answer(video, mine, seen_rank.get(video.row), visual_trust, intent))
         answers.sort(key=lambda answer: (-answer.score, answer.uri))
         return Answer(videos=tuple(answers[: query.limit]), degraded_channels=self.degraded(query))
 
@@ -197,9 +203,14 @@ class Engine:
         return thumbnail[0] if thumbnail is not None else None
 
     def video_answer(
-        self, video: Video, candidates: Sequence[Candidate], seen: tuple[int, Seen] | None, intent: Intent
+        self,
+        video: Video,
+        candidates: Sequence[Candidate],
+        seen: tuple[int, Seen] | None,
+        visual_trust: float,
+        intent: Intent,
     ) -> VideoAnswer:
-        """Fuse a video's own visual rank with the ranks of the best that is said in it."""
+        """Fuse a video's own visual rank, weighed by the trust in that list, with those of the best said in it."""
         ranks: dict[str, int] = {}
         best_spoken: Spoken | None = None
         for candidate in candidates:
@@ -215,7 +226,7 @@ class Engine:
         return VideoAnswer(
             video_id=video.video_id,
             uri=video.uri,
-            score=fused(ranks, gates(seen_confidence, best_spoken, intent)),
+            score=fused(ranks, gates(visual_trust, best_spoken, intent)),
             confidence=confidence,
             verdict=verdict_of(confidence),
             moments=tuple(self.ranked(candidates, intent, VIDEO_MOMENT_COUNT)),
@@ -280,6 +291,18 @@ def agreed(seen_confidence: float, spoken: Spoken | None, intent: Intent) -> flo
     visual = seen_confidence * intent.visual_weight / heaviest
     speech = (spoken.confidence if spoken else 0.0) * intent.speech_weight / heaviest
     return max(visual, speech)
+
+
+def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
+    """Return what `kinodex calibrate` measured here for this encoder, else the encoder's own.
+
+    Raises:
+        DataDirectoryInvalid: If the file is damaged.
+    """
+    try:
+        return read_calibrations(directory / CALIBRATION_FILE).get(encoder.fingerprint, encoder.calibration)
+    except (ValueError, OSError) as error:
+        raise DataDirectoryInvalid(str(directory), str(error)) from error
 
 
 def verdict_of(confidence: float) -> Verdict:

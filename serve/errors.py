@@ -4,7 +4,8 @@
 ├── DataDirectoryBusy      another process is writing there
 ├── DataDirectoryInvalid   the catalog is damaged, or newer than this program
 ├── EncoderSpaceMismatch   the rows were made by other encoders
-└── VideoNotFound          no such video id
+├── VideoNotFound          no such video id
+└── QuestionsInvalid       a file of questions with known answers cannot be used
 """
 
 
@@ -58,3 +59,11 @@ class VideoNotFound(ServeError):
     def __init__(self, video_id: str) -> None:
         super().__init__(f"no video {video_id}: see `kinodex list`")
         self.video_id = video_id
+
+
+class QuestionsInvalid(ServeError):
+    """A file of questions with known answers cannot be used."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot use questions {path}: {reason}")
+        self.path = path

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,9 @@ from rich.text import Text
 
 from serve.phrases import DASH, clock, counted, printable, time_span, title
 from serve.values import Answer, IndexOutcome, Moment, Verdict, Video, VideoAnswer
+
+if TYPE_CHECKING:
+    from serve.calibrate import Report as CalibrationReport
 
 TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
 SCORE_DIGITS = 4  # below the noise of a half-precision embedding
@@ -284,3 +288,27 @@ def show_video(console: Console, video: Video) -> None:
 
 def _fact(value: Any) -> str:
     return DASH if value is None else printable(str(value))
+
+
+# ------------------------------------------------------------------ calibration
+def show_calibration(console: Console, report: "CalibrationReport", path: Path) -> None:
+    """Print what was measured and chosen, and where it was written."""
+    for title_text, outcomes in (("chosen on", report.chosen_on), ("held out", report.held_out)):
+        if not outcomes:
+            continue
+        table = Table(title_text, "asked", "recall@1", "@5", "@10", "median rank", "MATCH", "NO_MATCH", box=None)
+        for outcome in outcomes:
+            ranks = (outcome.recall_at_1, outcome.recall_at_5, outcome.recall_at_10)
+            shares = [DASH if share is None else f"{share:.2f}" for share in ranks]
+            median = DASH if outcome.median_rank is None else f"{outcome.median_rank:.0f}"
+            called = (f"{outcome.match:.2f}", f"{outcome.no_match:.2f}")
+            table.add_row(outcome.name, str(outcome.count), *shares, median, *called)
+        console.print(table)
+    chosen = report.calibration
+    sentences = ", ".join(repr(template) for template in chosen.templates)
+    console.print(
+        f"{report.encoder}: asked as {sentences}; {chosen.bank_share:g} of the generic taken out; "
+        f"temperature {chosen.video_temperature:g} for videos, {chosen.moment_temperature:g} for moments.",
+        highlight=False,
+    )
+    console.print(f"Written to {path}", highlight=False)

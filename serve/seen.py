@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from encoders.calibration import Calibration
 from encoders.clip import VisualEncoder
 from encoders.probes import BANK
 from encoders.values import FrameEmbeddings
@@ -20,15 +21,6 @@ from temporal.values import ScoredSpan, TimeSpan
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
 VIDEO_COUNT = 200  # videos whose curves are read for one question (field practice: exact re-score of the top 200)
 CALIBRATED_COUNT = 20  # best videos for which the no-match test is worth its cost
-# Softmax temperatures that pool a video's frames: a whole video is asked for by what most of it shows, a moment by its
-# few best frames. On the development videos' training half 0.1 finds most videos, 0.02 most moments.
-VIDEO_TEMPERATURE = 0.1
-MOMENT_TEMPERATURE = 0.02
-BANK_SHARE = 0.5  # of the mean of generic captions, taken out of a frame's similarity: all of it costs recall@1 there
-# Standard deviations above generic captions on the same video. With mini on the development videos' training half, the
-# best of what is not there stands at up to 1.5, and what is there at 1.6 or more in one case of ten: a MATCH is rare.
-Z_MIDDLE = 1.6
-Z_WIDTH = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +38,23 @@ class Seen:
 class VisualChannel:
     """Finds what was shown."""
 
-    def __init__(self, catalog: Catalog, encoder: VisualEncoder, index: VectorIndex, config: MomentConfig) -> None:
-        self.catalog, self.encoder, self.index, self.config = catalog, encoder, index, config
+    def __init__(
+        self,
+        catalog: Catalog,
+        encoder: VisualEncoder,
+        index: VectorIndex,
+        config: MomentConfig,
+        calibration: Calibration,
+    ) -> None:
+        self.catalog, self.encoder, self.index = catalog, encoder, index
+        self.config, self.calibration = config, calibration
         self.bank = encoder.encode_texts(BANK)  # (K, D)
-        self.bias = BANK_SHARE * self.bank.mean(axis=0)
+        self.bias = calibration.bank_share * self.bank.mean(axis=0)
         self.blas = ThreadpoolController()
 
     def text_vector(self, text: str) -> NDArray[np.float32]:
         """Return float32 (D,), unit: the mean over the encoder's prompt templates."""
-        summed = self.encoder.encode_texts([template.format(text) for template in self.encoder.templates]).sum(axis=0)
-        return np.asarray(summed / np.linalg.norm(summed), np.float32)
+        return text_vector(self.encoder, self.calibration.templates, text)
 
     def image_vector(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (D,), unit, of a picture at the encoder's input size."""
@@ -69,27 +68,32 @@ class VisualChannel:
 
     def read_curves(self, query: NDArray[np.float32], videos: Sequence[Video]) -> list[Seen]:
         """Score each video on its full curve; the best ones get moments and confidence."""
+        calibration = self.calibration
         curves = []
         for video in videos:
             embeddings = self.catalog.frames(video.row)
             if len(embeddings.pts_seconds):
                 curve = embeddings.vectors @ (query - self.bias)
-                curves.append((float(pooled(curve, VIDEO_TEMPERATURE)), video, embeddings, curve))
+                curves.append((float(pooled(curve, calibration.video_temperature)), video, embeddings, curve))
         curves.sort(key=lambda entry: -entry[0])
         found = []
         for rank, (score, video, embeddings, curve) in enumerate(curves):
             if rank >= CALIBRATED_COUNT:
                 found.append(Seen(video=video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=()))
                 continue
-            best = float(pooled(curve, MOMENT_TEMPERATURE))
+            best = float(pooled(curve, calibration.moment_temperature))
             generic = embeddings.vectors @ (self.bank - self.bias).T  # (F, K)
             found.append(
                 Seen(
                     video=video,
                     score=score,
-                    confidence=confidence(score, pooled(generic, VIDEO_TEMPERATURE)),
+                    confidence=calibration.video.confidence(
+                        z_score(score, pooled(generic, calibration.video_temperature))
+                    ),
                     best=best,
-                    best_confidence=confidence(best, pooled(generic, MOMENT_TEMPERATURE)),
+                    best_confidence=calibration.moment.confidence(
+                        z_score(best, pooled(generic, calibration.moment_temperature))
+                    ),
                     moments=self.moments(video, embeddings, curve),
                 )
             )
@@ -125,15 +129,15 @@ class VisualChannel:
         )
 
 
-def confidence(score: float, generic: NDArray[np.float32]) -> float:
+def text_vector(encoder: VisualEncoder, templates: Sequence[str], text: str) -> NDArray[np.float32]:
+    """Return float32 (D,), unit: the mean of a question's vectors in the sentences of `templates`."""
+    summed = encoder.encode_texts([template.format(text) for template in templates]).sum(axis=0)
+    return np.asarray(summed / np.linalg.norm(summed), np.float32)
+
+
+def z_score(score: float, generic: NDArray[np.float32]) -> float:
     """Compare a question's score on one video with those of captions that describe anything at all."""
-    z = (score - float(generic.mean())) / max(float(generic.std()), 1e-6)
-    return logistic((z - Z_MIDDLE) / Z_WIDTH)
-
-
-def logistic(x: float) -> float:
-    """Return 0..1; far from the middle it is flat, and never overflows."""
-    return float(1.0 / (1.0 + np.exp(-np.clip(x, -60, 60))))
+    return (score - float(generic.mean())) / max(float(generic.std()), 1e-6)
 
 
 def pooled(similarities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:

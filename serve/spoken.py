@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.calibration import logistic
 from encoders.sentence import SentenceEncoder
 from encoders.values import Utterance
 from serve.catalog import Catalog
 from serve.index import VectorIndex
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
-from serve.seen import logistic
 from temporal.values import TimeSpan
 
 CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room for overlap and filters

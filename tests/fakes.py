@@ -10,11 +10,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from encoders.calibration import Calibration, Scale
 from encoders.values import Utterance, Word
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
 TONES_HZ = {440: "Paris is lovely.", 880: "London is foggy.", 1320: "Tokyo never sleeps."}
+
+
+CALIBRATION = Calibration(
+    templates=("{}",),
+    bank_share=0.5,
+    video_temperature=0.1,
+    moment_temperature=0.02,
+    video=Scale(no_match_below=1.26, match_above=1.94),
+    moment=Scale(no_match_below=1.26, match_above=1.94),
+)
 
 
 class ColourEncoder:
@@ -26,7 +37,7 @@ class ColourEncoder:
     input_width = 32
     input_height = 32
     resize = "squash"
-    templates = ("{}",)
+    calibration = CALIBRATION
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         mean = pixels.reshape(len(pixels), -1, 3).mean(axis=1) / 255

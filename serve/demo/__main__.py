@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from serve.ask import cell
+from serve.errors import EncoderSpaceMismatch
 from serve.library import Library
-from serve.pipeline import index
+from serve.pipeline import index, reindex
 from serve.progress import follow
 from serve.render import show_moments
 from serve.settings import load_settings
@@ -60,9 +61,12 @@ def main() -> int:
     settings = load_settings(directory, None)
     command = f"kinodex index {HERE.relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE}/videos"
     console.print(f"[bold]$ {command} --data {directory}[/bold]", soft_wrap=True)
-    status = follow(
-        lambda progress: index([str(HERE / "videos")], directory, settings, progress=progress), as_json=False
-    )
+    try:
+        status = follow(
+            lambda progress: index([str(HERE / "videos")], directory, settings, progress=progress), as_json=False
+        )
+    except EncoderSpaceMismatch:  # an older demo's folder
+        status = follow(lambda progress: reindex(directory, settings, progress=progress), as_json=False)
     if status:
         return status
     right = 0

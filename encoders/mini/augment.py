@@ -1,0 +1,87 @@
+"""Random changes to a batch of training pictures: what framing, light and compression do to a video."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ZOOM = (0.55, 1.1)  # sides of the crop over the picture's; above 1 shows black borders, as a letterbox does
+STRETCH = 0.25  # of the natural logarithm of width over height
+TURN_RADIANS = 0.12
+JITTER = 0.3  # brightness, contrast, saturation
+CAST = 0.1  # gain of one colour
+GREY_SHARE = 0.05
+SOFT_SHARE = 0.25  # of the batches: scaled down and up again, as a small or much compressed video is
+SOFT_SCALE = (0.4, 0.9)
+NOISE = 0.02  # standard deviation, pictures in -1..1
+MIX_SIDE = (0.4, 0.8)  # of the part that is another picture's, over the picture's
+
+
+def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
+    """Crop, mirror, turn and recolour each picture at random.
+
+    Args:
+        pixels: uint8 (B, H, W, 3) RGB.
+        side_px: Sides of the result.
+        generator: On the device of `pixels`.
+
+    Returns:
+        float32 (B, 3, side_px, side_px) in -1..1.
+    """
+    count, device = len(pixels), pixels.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator, device=device) * (high - low) + low
+
+    x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    zoom = torch.exp(uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
+    stretch = torch.exp(uniform(-STRETCH, STRETCH) / 2)
+    turn = uniform(-TURN_RADIANS, TURN_RADIANS)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    width, height = zoom * stretch, zoom / stretch
+    across = uniform(-1, 1) * (1 - width).clamp(min=0)
+    down = uniform(-1, 1) * (1 - height).clamp(min=0)
+    to_column = torch.stack([mirror * width * turn.cos(), -height * turn.sin(), across], dim=1)
+    to_row = torch.stack([mirror * width * turn.sin(), height * turn.cos(), down], dim=1)
+    affine = torch.stack([to_column, to_row], dim=1)  # (B, 2, 3)
+    grid = F.affine_grid(affine, [count, 3, side_px, side_px], align_corners=False)
+    x = F.grid_sample(x + 1, grid, align_corners=False) - 1  # outside is black
+
+    if torch.rand((), generator=generator, device=device) < SOFT_SHARE:
+        scale = torch.rand((), generator=generator, device=device).item() * (SOFT_SCALE[1] - SOFT_SCALE[0])
+        small = F.interpolate(x, size=round(side_px * (scale + SOFT_SCALE[0])), mode="bilinear", antialias=True)
+        x = F.interpolate(small, size=side_px, mode="bilinear")
+
+    brightness = uniform(1 - JITTER, 1 + JITTER, 1, 1, 1)
+    colour = uniform(1 - CAST, 1 + CAST, 3, 1, 1)
+    x = (x + 1) * brightness * colour - 1
+    grey = x.mean(dim=1, keepdim=True)
+    saturation = uniform(1 - JITTER, 1 + JITTER, 1, 1, 1) * (uniform(0, 1, 1, 1, 1) > GREY_SHARE)
+    x = grey + (x - grey) * saturation
+    middle = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = middle + (x - middle) * uniform(1 - JITTER, 1 + JITTER, 1, 1, 1)
+    x = x + NOISE * torch.randn(x.shape, generator=generator, device=device)
+    return x.clamp(-1, 1)
+
+
+def mix(x: Tensor, mixed_share: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Put a box of another picture over `mixed_share` of them (CutMix, https://arxiv.org/abs/1905.04899).
+
+    Returns:
+        The pictures; int64 (B,), which other picture each has a part of; float32 (B,), the share of its own that is
+        left, 1 for most.
+    """
+    count, _, height, width = x.shape
+    device = x.device
+    partner = torch.randperm(count, generator=generator, device=device)
+    side = torch.rand(count, 2, generator=generator, device=device) * (MIX_SIDE[1] - MIX_SIDE[0]) + MIX_SIDE[0]
+    mixed = torch.rand(count, 1, generator=generator, device=device) < mixed_share
+    side = torch.where(mixed, side, 0.0)
+    start = torch.rand(count, 2, generator=generator, device=device) * (1 - side)
+    rows = (torch.arange(height, device=device) + 0.5) / height
+    columns = (torch.arange(width, device=device) + 0.5) / width
+    in_rows = (rows >= start[:, :1]) & (rows < (start + side)[:, :1])
+    in_columns = (columns >= start[:, 1:]) & (columns < (start + side)[:, 1:])
+    box = in_rows[:, :, None] & in_columns[:, None, :]
+    return torch.where(box[:, None], x[partner], x), partner, 1 - box.float().mean(dim=(1, 2))

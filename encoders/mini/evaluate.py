@@ -1,0 +1,92 @@
+"""How well a `mini` knows pictures it was not trained on, by their own captions."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from encoders.mini.pictures import Label, Pictures
+from encoders.mini.tower import Tower
+from encoders.sentence import SentenceEncoder
+
+BATCH_COUNT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Ranks of each picture's own first caption among all distinct first captions, and of its label's.
+
+    A label's first caption stands for the label: the first one in the data.
+    """
+
+    images: int
+    captions: int
+    top1: float
+    top5: float
+    label_top1: float
+    label_top5: float
+
+
+def score(tower: Tower, pictures: Pictures, sentence: SentenceEncoder) -> Evaluation:
+    """Evaluate a tower on pictures."""
+    return evaluate(embed(tower, pictures.pixels), pictures.labels, sentence)
+
+
+def embed(tower: Tower, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Embed uint8 (N, S, S, 3) RGB: float32 (N, D), unit length."""
+    tower.eval()
+    device = next(tower.parameters()).device
+    vectors = []
+    with torch.inference_mode():
+        for start in range(0, len(pixels), BATCH_COUNT):
+            batch = torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device).permute(0, 3, 1, 2)
+            vectors.append(tower(batch.float() / 127.5 - 1).cpu().numpy())
+    return np.concatenate(vectors)
+
+
+def evaluate(vectors: NDArray[np.float32], labels: Sequence[Label], sentence: SentenceEncoder) -> Evaluation:
+    """Rank captions by their similarity to pictures.
+
+    Args:
+        vectors: float32 (N, D), unit length.
+        labels: Of the same N pictures.
+        sentence: Whose space the vectors are in.
+    """
+    own = [label.captions[0] for label in labels]
+    names: dict[str, str] = {}
+    for label in labels:
+        names.setdefault(label.label, label.captions[0])
+    ranks = ranks_of(vectors, own, sentence)
+    label_ranks = ranks_of(vectors, [names[label.label] for label in labels], sentence)
+    return Evaluation(
+        images=len(labels),
+        captions=len(set(own)),
+        top1=float((ranks <= 1).mean()),
+        top5=float((ranks <= 5).mean()),
+        label_top1=float((label_ranks <= 1).mean()),
+        label_top5=float((label_ranks <= 5).mean()),
+    )
+
+
+def by_kind(
+    vectors: NDArray[np.float32], labels: Sequence[Label], sentence: SentenceEncoder
+) -> dict[str, tuple[int, float, float]]:
+    """Count each kind's pictures, and their top1 and top5 among the captions of all kinds; the largest kind first."""
+    ranks = ranks_of(vectors, [label.captions[0] for label in labels], sentence)
+    kinds = np.array([label.kind for label in labels])
+    return {
+        kind: (count, float((ranks[kinds == kind] <= 1).mean()), float((ranks[kinds == kind] <= 5).mean()))
+        for kind, count in Counter(kinds.tolist()).most_common()
+    }
+
+
+def ranks_of(vectors: NDArray[np.float32], texts: Sequence[str], sentence: SentenceEncoder) -> NDArray[np.int64]:
+    """Return the rank, from 1, of each picture's own text among all distinct texts; ties count against it."""
+    distinct = list(dict.fromkeys(texts))
+    place = {text: column for column, text in enumerate(distinct)}
+    similarities = vectors @ sentence.encode(distinct).T  # (N, T)
+    own = similarities[np.arange(len(vectors)), [place[text] for text in texts]]
+    return np.asarray((similarities >= own[:, None]).sum(axis=1))
