@@ -357,5 +357,5 @@ def test_the_shipped_mini_knows_pictures_it_was_not_trained_on(shared: Path) -> 
     found = CliRunner().invoke(main, ["evaluate", str(FOLDER), str(shared / "images" / "val.tar"), "--json"])
     row = json.loads(found.output)
     assert (row["images"], row["captions"]) == (825, 448)
-    assert row["top1"] >= 0.43
-    assert row["top5"] >= 0.72
+    assert row["top1"] >= 0.50
+    assert row["top5"] >= 0.78
