@@ -47,6 +47,8 @@ def train_command(data: Path, out: Path, epochs: int, seed: int, device: str, st
     bar = progress.add_task("Starting", total=None, loss=float("nan"))
 
     def on_stage(stage: str, done: int, total: int | None) -> None:
+        if done == 0 and not console.is_terminal:
+            console.print(stage, highlight=False)
         progress.update(bar, description=stage, completed=done, total=total)
 
     def on_step(step: int, steps: int, loss: float) -> None:
