@@ -35,7 +35,7 @@ def train_command(data: Path, out: Path, epochs: int, seed: int, device: str, st
 
     val.tar, if there, is not trained on: it is evaluated after every epoch. OUT gets mini.safetensors and mini.json
     (what Kinodex loads), history.jsonl and training.png. A run that was stopped or killed goes on where it was when the
-    same command is given again. Twelve epochs of 40,000 pictures take about two hours on two CPU cores.
+    same command is given again. Ten epochs of 40,000 pictures take about three and a half hours on two CPU cores.
     """
     from encoders.mini.train import EpochReport, train
 
