@@ -74,7 +74,9 @@ def train_command(data: Path, out: Path, epochs: int, seed: int, device: str, st
                 on_step=on_step,
                 on_epoch=on_epoch,
             )
-    except (EncoderError, ImportError, OSError) as error:
+    except ImportError as error:
+        raise click.ClickException(f"{error}; pip install 'kinodex[train]'") from error
+    except (EncoderError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise click.ClickException("stopped; the same command goes on from the last checkpoint") from None
