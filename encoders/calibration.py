@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 FILE = "calibration.json"
-LOGIT = math.log(0.7 / 0.3)
+MATCH_CONFIDENCE = 0.7  # from here on an answer is called a MATCH
+WEAK_CONFIDENCE = 0.3  # under it, NO_MATCH
+LOGIT = math.log(MATCH_CONFIDENCE / WEAK_CONFIDENCE)
 
 
 def logistic(x: float) -> float:
@@ -56,8 +58,8 @@ class Calibration:
             raise ValueError("temperatures must be > 0")
 
 
-# For an open_clip model that was never calibrated here: CLIP's own temperature is 0.01 (https://arxiv.org/abs/2103.00020)
-# and its similarities spread a third as wide as mini's, so this is mini's calibration on that scale.
+# For an encoder that was never calibrated. Guessed, not measured: no such model's weights could be had. The moment
+# temperature is CLIP's own of 0.01 (https://arxiv.org/abs/2103.00020), the video one three times that.
 GENERIC = Calibration(
     templates=("{}", "a photo of {}", "a video frame of {}"),
     bank_share=0.5,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.calibration import FILE as CALIBRATION_FILE
-from encoders.calibration import Calibration, read_calibrations
+from encoders.calibration import MATCH_CONFIDENCE, WEAK_CONFIDENCE, Calibration, read_calibrations
 from encoders.clip import VisualEncoder
 from encoders.errors import NoVisualEncoder
 from encoders.values import Utterance
@@ -31,8 +31,6 @@ from temporal.values import ScoredSpan, TimeSpan
 
 RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published
 SAME_MOMENT_TIOU = 0.3  # a seen and a spoken span that overlap this much are one moment
-MATCH_CONFIDENCE = 0.7
-WEAK_CONFIDENCE = 0.3
 TRUSTED_COUNT = 10  # first videos of the visual list, the best of which says how far the list is trusted
 VIDEO_MOMENT_COUNT = 3  # moments listed with each video of a search
 CACHED_TRANSCRIPT_COUNT = 256  # videos whose utterances stay in memory: about 1 MB an hour of speech

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from encoders.mini.tower import scaled
+
 ZOOM = (0.55, 1.1)  # sides of the crop over the picture's; above 1 shows black borders, as a letterbox does
 STRETCH = 0.25  # of the natural logarithm of width over height
 TURN_RADIANS = 0.12
@@ -34,7 +36,7 @@ def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator, device=device) * (high - low) + low
 
-    x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = scaled(pixels)
     zoom = torch.exp(uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
     stretch = torch.exp(uniform(-STRETCH, STRETCH) / 2)
     turn = uniform(-TURN_RADIANS, TURN_RADIANS)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from encoders.mini.pictures import Label, Pictures
-from encoders.mini.tower import Tower
+from encoders.mini.tower import Tower, scaled
 from encoders.sentence import SentenceEncoder
 
 BATCH_COUNT = 64
@@ -42,8 +42,8 @@ def embed(tower: Tower, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     vectors = []
     with torch.inference_mode():
         for start in range(0, len(pixels), BATCH_COUNT):
-            batch = torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device).permute(0, 3, 1, 2)
-            vectors.append(tower(batch.float() / 127.5 - 1).cpu().numpy())
+            batch = torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device)
+            vectors.append(tower(scaled(batch)).cpu().numpy())
     return np.concatenate(vectors)
 
 

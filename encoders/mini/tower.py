@@ -133,6 +133,11 @@ class Tower(nn.Module):
         return cast(Tensor, self.classes(self.class_trunk(x)).float() / CLASS_TEMPERATURE)
 
 
+def scaled(pixels: Tensor) -> Tensor:
+    """Turn uint8 (B, H, W, 3) RGB into what a tower embeds: float32 (B, 3, H, W) in -1..1, channels last in memory."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def pack(weights: dict[str, Tensor]) -> bytes:
     """Store a tower's weights: int8 with one scale for each output channel (symmetric).
 

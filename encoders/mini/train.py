@@ -30,7 +30,7 @@ from encoders.mini.augment import augment, mix
 from encoders.mini.encoder import MiniConfig
 from encoders.mini.evaluate import Evaluation, score
 from encoders.mini.pictures import Pictures, load_pictures
-from encoders.mini.tower import ARCHITECTURE, WIDTH, Tower, class_names, pack, pretrained, unpack
+from encoders.mini.tower import ARCHITECTURE, WIDTH, Tower, class_names, pack, pretrained, scaled, unpack
 from encoders.sentence import SentenceEncoder
 from encoders.weights import choose_device
 
@@ -265,7 +265,7 @@ class Run:
 
     def loss_of_classes(self, pixels: Tensor, classes: Tensor) -> Tensor:
         """Compare the class trunk's answers on whole pictures, as it will see them, with those before training."""
-        x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = scaled(pixels)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             logits = self.tower.class_logits(self.tower.edges(x))
         return F.cross_entropy(logits, classes.float())
@@ -278,7 +278,7 @@ def tell_classes(pixels: NDArray[np.uint8], device: str, on_stage: OnStage) -> N
     found = []
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, len(pixels), BATCH_COUNT):
-            x = torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            x = scaled(torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device))
             x = F.interpolate(x, size=TEACHER_PX, mode="bicubic").contiguous(memory_format=torch.channels_last)
             on_stage("Telling ImageNet's classes", start, len(pixels))
             found.append(teacher.class_logits(teacher.edges(x)).softmax(dim=1).half().cpu().numpy())
