@@ -5,7 +5,16 @@ BIN := $(VENV)/bin
 # Two processes of one thread each: most of a unit test is spent waiting or in Python.
 QUICK_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
-.PHONY: setup demo test test-quick check constraints clean
+BUF := $(VENV)/buf/node_modules/.bin/buf
+BUF_VERSION := 1.75.0
+# Writes the stubs of the API into a folder; the services' have types of their own (mypy-protobuf).
+PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos
+define GENERATE
+$(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
+@$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
+endef
+
+.PHONY: setup demo test test-quick check protos check-protos constraints clean
 
 setup: $(VENV)/.installed  ## make .venv with the tested versions, so that .venv/bin/kinodex works
 
@@ -27,10 +36,25 @@ test: setup  ## every test; the quick ones first
 test-quick: setup  ## the unit tests alone: under a minute
 	@$(QUICK_TESTS)
 
-check: setup  ## ruff and mypy
+check: setup check-protos  ## ruff, mypy, buf, and whether the generated stubs are those of the protos
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy ingest encoders temporal serve
+
+protos: setup  ## write the Python stubs of protos/ anew
+	@$(call GENERATE,protos)
+
+check-protos: setup $(BUF)
+	@cd protos && ../$(BUF) lint && ../$(BUF) format --diff --exit-code
+	@rm -rf $(VENV)/protos && mkdir -p $(VENV)/protos
+	@$(call GENERATE,$(VENV)/protos)
+	@for file in $(VENV)/protos/kinodex/v1/*; do \
+		cmp --silent $$file protos/kinodex/v1/$${file##*/} || \
+		{ echo "protos/kinodex/v1/$${file##*/} is stale: run make protos" >&2; exit 1; }; done
+
+$(BUF):
+	@command -v npm >/dev/null || { echo "make check needs npm, which installs buf" >&2; exit 1; }
+	@npm install --silent --no-fund --no-audit --prefix $(VENV)/buf @bufbuild/buf@$(BUF_VERSION)
 
 constraints: setup  ## write the installed versions down as the tested ones
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^-e ' > constraints.txt

@@ -5,8 +5,26 @@
 ├── DataDirectoryInvalid   the catalog is damaged, or newer than this program
 ├── EncoderSpaceMismatch   the rows were made by other encoders
 ├── VideoNotFound          no such video id
-└── QuestionsInvalid       a file of questions with known answers cannot be used
+├── QuestionsInvalid       a file of questions with known answers cannot be used
+├── RequestInvalid         a call's fields are wrong; names them
+│   └── PageTokenInvalid   it is not of this server, this caller or this question
+├── PageTokenExpired       the answer it pages through is forgotten
+├── CollectionNotFound     no such collection
+├── FrameNotFound          the video has no pictures
+├── RequestIdReused        a request id came with another request
+├── Unauthenticated        no valid token
+├── PermissionDenied       a valid token, and not for this
+├── Overloaded             too much at once; come back later
+├── ServerNotReady         it is still loading, or going away
+├── CallAbandoned          nobody waits for the answer any more
+├── UploadCorrupt          not the bytes that were announced
+├── UploadStalled          the bytes stopped coming
+├── SpoolFull              no room for uploads
+├── WorkerCrashed          the process that indexes died on a video, more than once
+└── ServerFailed           (clients) a server refused or could not be reached
 """
+
+from collections.abc import Sequence
 
 
 class ServeError(Exception):
@@ -67,3 +85,133 @@ class QuestionsInvalid(ServeError):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"cannot use questions {path}: {reason}")
         self.path = path
+
+
+class RequestInvalid(ServeError):
+    """A call's fields are wrong.
+
+    Attributes:
+        violations: (field, what is wrong with it), at least one.
+    """
+
+    def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{field}: {problem}" for field, problem in violations))
+        self.violations = tuple(violations)
+
+
+class PageTokenInvalid(RequestInvalid):
+    """A page token is not of this server, this caller or this question."""
+
+    def __init__(self) -> None:
+        super().__init__([("page_token", "is not the next_page_token of this request")])
+
+
+class PageTokenExpired(ServeError):
+    """The answer that a page token pages through is forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__("the page token has expired: ask for the first page again")
+
+
+class CollectionNotFound(ServeError):
+    """No such collection."""
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(f"no collection {collection}")
+        self.collection = collection
+
+
+class FrameNotFound(ServeError):
+    """The video has no pictures."""
+
+    def __init__(self, video_id: str) -> None:
+        super().__init__(f"video {video_id} has no pictures")
+        self.video_id = video_id
+
+
+class RequestIdReused(ServeError):
+    """A request id came with another request than before."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request_id {request_id} was used for another request")
+        self.request_id = request_id
+
+
+class Unauthenticated(ServeError):
+    """No valid token came with the call. Says nothing of why, so that nothing can be learnt by trying."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid token is needed: send it as the metadata authorization: Bearer TOKEN")
+
+
+class PermissionDenied(ServeError):
+    """The token is valid, and not for this. Says the same whether or not what was asked for exists."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this token may not {what}")
+        self.what = what
+
+
+class Overloaded(ServeError):
+    """Too much is being asked at once."""
+
+    def __init__(self, what: str, retry_after_seconds: float) -> None:
+        super().__init__(f"too many {what} at once: come back in {retry_after_seconds:g} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ServerNotReady(ServeError):
+    """The server is still loading, or going away."""
+
+    def __init__(self, why: str, retry_after_seconds: float) -> None:
+        super().__init__(f"the server is {why}: come back in {retry_after_seconds:g} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CallAbandoned(ServeError):
+    """Nobody waits for the answer any more: the call was cancelled, or its deadline has passed."""
+
+
+class UploadCorrupt(ServeError):
+    """The bytes that arrived are not those that were announced."""
+
+    def __init__(self, filename: str, reason: str) -> None:
+        super().__init__(f"the upload of {filename} was damaged on its way, {reason}: send it again")
+        self.filename = filename
+
+
+class UploadStalled(ServeError):
+    """The bytes of an upload stopped coming."""
+
+    def __init__(self, filename: str, seconds: float) -> None:
+        super().__init__(f"the upload of {filename} sent nothing for {seconds:g} s: send it again")
+        self.filename = filename
+
+
+class SpoolFull(ServeError):
+    """There is no room for uploads."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__("there is no room for uploads now: come back when others are indexed")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class WorkerCrashed(ServeError):
+    """The process that indexes died on a video, more than once."""
+
+    def __init__(self, uri: str, attempt_count: int) -> None:
+        super().__init__(f"indexing ended {attempt_count} times in the middle of this video: {uri}")
+        self.uri = uri
+
+
+class ServerFailed(ServeError):
+    """A server refused a call, or could not be reached.
+
+    Attributes:
+        code: The gRPC status code's name, such as UNAVAILABLE.
+        reason: ErrorInfo.reason, such as VIDEO_NOT_FOUND; empty where the server gave none.
+    """
+
+    def __init__(self, message: str, code: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from encoders.config import SentenceConfig, SpeechConfig, VisualConfig
 from ingest.config import DecodeConfig, SourceConfig
+from serve.config import ClientConfig, ServerConfig
 from serve.errors import SettingsError
 from temporal.config import MomentConfig, WindowConfig
 
@@ -41,6 +42,8 @@ class Settings:
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     moments: MomentConfig = field(default_factory=MomentConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    client: ClientConfig = field(default_factory=ClientConfig)
     workers: int = field(default_factory=_default_workers)  # inputs decoded at the same time
 
     def __post_init__(self) -> None:

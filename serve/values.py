@@ -1,14 +1,14 @@
 """What the library stores and answers. Times are media time in seconds, spans half-open."""
 
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ingest.values import MediaInfo
+from temporal.values import TimeSpan
 
 Channel = Literal["visual", "speech", "all"]
 
@@ -51,6 +51,37 @@ class Video:
     utterance_count: int
     warnings: tuple[str, ...]  # e.g. "the file ends before its header says"
     indexed_time: float  # seconds since 1970, UTC
+    metadata: Mapping[str, str] = field(default_factory=dict)  # what the caller said of it
+    recorded_time: float | None = None  # when its first picture was recorded, seconds since 1970; None: not known
+
+
+class VideoState(StrEnum):
+    """How far a video is."""
+
+    PROCESSING = "PROCESSING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoStatus:
+    """A video as a server tells of it, which may still be on its way in."""
+
+    video_id: str
+    collection: str
+    uri: str
+    state: VideoState
+    progress: float = 0.0  # 0..1 while PROCESSING
+    failure_reason: str = ""  # while FAILED, for a program: UPPER_SNAKE
+    failure_message: str = ""  # while FAILED, for a person
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    duration_seconds: float | None = None
+    frame_count: int = 0
+    utterance_count: int = 0
+    indexed_time: float | None = None  # seconds since 1970, UTC
+    recorded_time: float | None = None  # seconds since 1970, UTC
+    warnings: tuple[str, ...] = ()
+    content_sha256: str = ""
 
 
 class Verdict(StrEnum):
@@ -62,23 +93,118 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataCondition:
+    """What one metadata value of a video must be: a text, or a number in a closed range. Without the key: not met."""
+
+    key: str
+    equals: str | None = None  # None: the range counts
+    least: float = -math.inf
+    greatest: float = math.inf
+
+    def is_met_by(self, metadata: Mapping[str, str]) -> bool:
+        value = metadata.get(self.key)
+        if value is None or self.equals is not None:
+            return value is not None and value == self.equals
+        try:
+            return self.least <= float(value) <= self.greatest
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which videos are asked: those that meet every condition."""
+
+    collections: tuple[str, ...] | None = None  # None: every one
+    video_ids: tuple[str, ...] = ()  # empty: every one
+    metadata: tuple[MetadataCondition, ...] = ()
+    recorded_from: float | None = None  # seconds since 1970; with it or the next, videos of unknown time are left out
+    recorded_until: float | None = None  # exclusive
+    min_duration_seconds: float = 0.0
+    max_duration_seconds: float = math.inf
+
+    @property
+    def is_everything(self) -> bool:
+        return self == EVERYTHING
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it asks for a time of recording."""
+        return self.recorded_from is not None or self.recorded_until is not None
+
+    def admits(self, video: Video) -> bool:
+        """Whether a video is asked."""
+        return (
+            (self.collections is None or video.collection in self.collections)
+            and (not self.video_ids or video.video_id in self.video_ids)
+            and self.min_duration_seconds <= video.duration_seconds <= self.max_duration_seconds
+            and all(condition.is_met_by(video.metadata) for condition in self.metadata)
+            and self.admits_span(video, TimeSpan(start_seconds=0.0, end_seconds=video.duration_seconds))
+        )
+
+    def admits_span(self, video: Video, span: TimeSpan) -> bool:
+        """Whether any of a part of a video was recorded within the time that is asked for."""
+        if not self.is_timed:
+            return True
+        if video.recorded_time is None:
+            return False
+        start, end = video.recorded_time + span.start_seconds, video.recorded_time + span.end_seconds
+        return (self.recorded_from is None or end > self.recorded_from) and (
+            self.recorded_until is None or start < self.recorded_until
+        )
+
+
+EVERYTHING = Filter()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentReference:
+    """A part of a video, as the example of a "more like this" question."""
+
+    video_id: str
+    span: TimeSpan
+    collection: str | None = None  # None: the one that has the video
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question."""
+    """One question: by text, by a picture or an example of what is looked for, or by text and one of them."""
 
     text: str = ""
-    image: NDArray[np.uint8] | None = None  # (H, W, 3) RGB at the visual encoder's input size
+    image: bytes = b""  # a JPEG, PNG, WebP or other picture file
+    image_name: str = "image"  # its name in errors
+    like: MomentReference | None = None
+    image_weight: float = 0.5  # 0..1: of the picture, or of the example, beside the text
+    exclude_text: str = ""  # what the answers should not show or say
     channel: Channel = "all"
+    filter: Filter = EVERYTHING
+    min_confidence: float = 0.0  # 0..1: answers below are left out
+    max_moments_per_video: int | None = None  # None: of a search the usual three, of moments no limit
     limit: int = 10
-    collection: str | None = None  # None: every collection
-    video_ids: tuple[str, ...] = ()  # empty: every video
 
     def __post_init__(self) -> None:
-        if not self.text.strip() and self.image is None:
-            raise ValueError("a query needs text or an image")
+        if not self.text.strip() and not self.image and self.like is None:
+            raise ValueError("a query needs text, an image or an example")
+        if self.image and self.like is not None:
+            raise ValueError("a query takes an image or an example, not both")
         if self.limit < 1:
             raise ValueError(f"limit must be >= 1, got {self.limit}")
         if self.channel not in ("visual", "speech", "all"):
             raise ValueError(f"channel must be visual, speech or all, got {self.channel!r}")
+        for name in ("image_weight", "min_confidence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1, got {getattr(self, name)}")
+        if self.max_moments_per_video is not None and self.max_moments_per_video < 1:
+            raise ValueError(f"max_moments_per_video must be >= 1, got {self.max_moments_per_video}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedWord:
+    """A word of the question as it was said."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +221,11 @@ class Moment:
     visual_score: float | None  # None: the channel had nothing to say here
     speech_score: float | None
     transcript: str  # what is said in the span; may be empty
-    matched_words: tuple[str, ...]
+    matched_words: tuple[MatchedWord, ...]
     best_frame_seconds: float | None  # None: the video has no pictures
     final: bool = True  # False: a live stream may still revise it
+    collection: str = "default"
+    recorded_time: float | None = None  # when it begins by the wall clock, seconds since 1970; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +238,7 @@ class VideoAnswer:
     confidence: float
     verdict: Verdict
     moments: tuple[Moment, ...]
+    collection: str = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,69 @@
+"""Settings of the server and of its client."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How `kinodex serve` listens, whom it lets in, and how much it takes on."""
+
+    listen: str = "127.0.0.1:8970"  # HOST:PORT; port 0 is any free one
+    tls_certificate: str = ""  # PEM file, the chain; empty: no TLS
+    tls_key: str = ""  # PEM file
+    tls_client_ca: str = ""  # PEM file: clients must show a certificate of these (mTLS)
+    tokens: str = ""  # the file that `kinodex token` writes; empty: DIR/tokens.json if it is there
+    allow_unprotected_network: bool = False  # listen beyond this machine without TLS and authentication
+    metrics_listen: str = ""  # HOST:PORT of Prometheus metrics over HTTP; empty: none
+    traces: bool = False  # OpenTelemetry, set up by the OTEL_ variables; needs the extra "tracing"
+    query_workers: int = 0  # questions answered at the same time; 0: one a processor
+    max_waiting_queries: int = 256  # beyond them a question is refused at once, with the time to come back
+    max_concurrent_calls: int = 1000  # of all kinds, waiting ones included
+    max_message_bytes: int = 16 << 20  # of one request: a picture of 8 MiB with room
+    max_call_seconds: float = 60.0  # of a call that brings no deadline of its own, uploads excepted
+    max_upload_bytes: int = 8 << 30  # of one file
+    max_spool_bytes: int = 64 << 30  # of all uploads that wait to be indexed
+    max_upload_stall_seconds: float = 60.0  # without a byte
+    drain_seconds: float = 30.0  # for calls under way when the server is told to stop
+    frame_cache_bytes: int = 512 << 20  # vectors of the videos asked about lately, kept in memory
+
+    def __post_init__(self) -> None:
+        for name in ("query_workers", "max_waiting_queries"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        for name in (
+            "max_concurrent_calls",
+            "max_message_bytes",
+            "max_call_seconds",
+            "max_upload_bytes",
+            "max_spool_bytes",
+            "max_upload_stall_seconds",
+            "drain_seconds",
+            "frame_cache_bytes",
+        ):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key must be set together")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """How a server is reached."""
+
+    token: str = ""  # the bearer token
+    tls: Literal["auto", "on", "off"] = "auto"  # auto: on, but for a server on this machine
+    tls_ca: str = ""  # PEM file: trust these instead of the system's certificates
+    tls_certificate: str = ""  # PEM file: who we are, where the server asks (mTLS)
+    tls_key: str = ""  # PEM file
+    timeout_seconds: float = 60.0  # of one call, uploads excepted
+
+    def __post_init__(self) -> None:
+        if self.tls not in ("auto", "on", "off"):
+            raise ValueError(f"tls must be auto, on or off, got {self.tls!r}")
+        if self.timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds must be > 0, got {self.timeout_seconds}")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key must be set together")
