@@ -21,7 +21,7 @@ import numpy as np
 
 from serve.library import Library
 from serve.settings import load_settings
-from serve.values import Moment, Query, Verdict
+from serve.values import Filter, Moment, Query, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ def ask_within(library: Library, truths: Sequence[dict], ids: dict[str, str]) ->
     """Ask for each seen moment in its own video; judge the first answer."""
     inside, third, half = [], [], []
     for truth in truths:
-        query = Query(text=truth["query"], limit=1, channel="visual", video_ids=(ids[truth["file"]],))
+        query = Query(text=truth["query"], limit=1, channel="visual", filter=Filter(video_ids=(ids[truth["file"]],)))
         answer = library.moments(query).moments
         found = tiou(answer[0], truth["start_seconds"], truth["end_seconds"]) if answer else 0.0
         at = answer[0].best_frame_seconds if answer else None

@@ -177,7 +177,7 @@ class Trial:
 
     def vector(self, text: str, templates: tuple[str, ...]) -> NDArray[np.float32]:
         if (text, templates) not in self.vectors:
-            self.vectors[text, templates] = text_vector(self.encoder, templates, text)
+            self.vectors[text, templates] = text_vector(self.encoder.encode_texts, templates, text)
         return self.vectors[text, templates]
 
     def ranks(
@@ -205,7 +205,7 @@ class Trial:
         for row, one in zip(scores, questions, strict=True):
             running = [v for v, name in enumerate(self.names) if not (without_own and name == one.file)]
             first = max(running, key=lambda v: row[v])
-            found.append(z_score(float(row[first]), generic[first]))
+            found.append(z_score(float(row[first]), float(generic[first].mean()), float(generic[first].std())))
         return found
 
     def absent_scores(

@@ -1,51 +1,59 @@
-"""The query engine: a question -> its channels -> one ranked list of moments or videos, each with a verdict.
+"""Answers questions: intent -> candidates of each channel -> one ranking -> moments and videos, with a verdict.
 
-Channels are ranked apart and fused by weighted reciprocal ranks, each gated by its channel's own confidence: equal
-fusion ruins the first place whenever one channel is noise (field practice; RRF: Cormack et al., SIGIR 2009).
+Channels are ranked apart and fused by rank, because their scores have different scales. A channel's ranks count only
+as far as the channel itself trusts its answer: on a question about pictures, speech still has a nearest sentence,
+and its rank must not outweigh what was seen.
+
+Any number of threads may ask. They share the indexes, which are brought up to the catalog between questions.
 """
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.batching import TextVectors
 from encoders.calibration import FILE as CALIBRATION_FILE
-from encoders.calibration import MATCH_CONFIDENCE, WEAK_CONFIDENCE, Calibration, read_calibrations
+from encoders.calibration import Calibration, read_calibrations
 from encoders.clip import VisualEncoder
 from encoders.errors import NoVisualEncoder
-from encoders.values import Utterance
 from serve.catalog import Catalog
 from serve.encoders import Encoders
-from serve.errors import DataDirectoryInvalid
+from serve.errors import DataDirectoryInvalid, VideoNotFound
 from serve.index import VectorIndex
-from serve.intent import Intent, read_intent
+from serve.intent import read_intent
+from serve.lexical import content_terms, matches_term
+from serve.ranking import (
+    Candidate,
+    RankedMoment,
+    RankedVideo,
+    Ranking,
+    by_score,
+    first_of_each,
+    merged,
+    rank,
+    verdict_of,
+    whole_video,
+)
+from serve.reading import only
 from serve.seen import Seen, VisualChannel
 from serve.settings import Settings
-from serve.spoken import SpeechChannel, Spoken
-from serve.values import Answer, Moment, Query, Verdict, Video, VideoAnswer
-from temporal.moments import tiou
-from temporal.values import ScoredSpan, TimeSpan
+from serve.sharing import RowCache, SharedLock
+from serve.spoken import COSINE_MIDDLE, SpeechChannel, Spoken, overlaps, terms_of
+from serve.target import Target, is_example, mixed, wordless_intent
+from serve.values import EVERYTHING, Answer, Moment, MomentReference, Query, Video, VideoAnswer
+from temporal.values import TimeSpan
 
-RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published
-SAME_MOMENT_TIOU = 0.3  # a seen and a spoken span that overlap this much are one moment
 TRUSTED_COUNT = 10  # first videos of the visual list, the best of which says how far the list is trusted
 VIDEO_MOMENT_COUNT = 3  # moments listed with each video of a search
-CACHED_TRANSCRIPT_COUNT = 256  # videos whose utterances stay in memory: about 1 MB an hour of speech
+CACHED_UTTERANCE_COUNT = 200_000  # that stay in memory: about 1 KB each
 
 
-@dataclass(slots=True, kw_only=True)
-class Candidate:
-    """A span of one video on its way to being a moment."""
-
-    video: Video
-    span: TimeSpan
-    seen: ScoredSpan | None = None
-    seen_confidence: float = 0.0
-    spoken: Spoken | None = None
-    ranks: dict[str, int] = field(default_factory=dict)  # channel -> place in its list, from 1
+def nobody_minds() -> None:
+    """Let a question go on."""
 
 
 class Engine:
@@ -53,54 +61,128 @@ class Engine:
 
     def __init__(self, catalog: Catalog, encoders: Encoders, directory: Path, settings: Settings) -> None:
         self.catalog, self.encoders, self.settings = catalog, encoders, settings
-        fingerprint = encoders.space.fingerprint
-        self.segments = VectorIndex(directory, "segments", fingerprint)
-        self.utterances_index = VectorIndex(directory, "utterances", fingerprint)
-        self.transcripts: OrderedDict[int, list[Utterance]] = OrderedDict()
-        self.speech = SpeechChannel(catalog, encoders.sentence, self.utterances_index, self.utterances)
+        self.fingerprint = encoders.space.fingerprint
+        self.segments = VectorIndex(directory, "segments", self.fingerprint)
+        self.utterances_index = VectorIndex(directory, "utterances", self.fingerprint)
+        self.transcripts = RowCache(catalog.utterances, len, CACHED_UTTERANCE_COUNT)
+        self.sentences = TextVectors(encoders.sentence.encode)
+        self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.transcripts.__getitem__)
         self.visual: VisualChannel | None = None
         if (visual := encoders.visual) is not None:
             calibration = calibration_in(directory, visual)
-            self.visual = VisualChannel(catalog, visual, self.segments, settings.moments, calibration)
+            cache_bytes = settings.server.frame_cache_bytes
+            self.visual = VisualChannel(
+                catalog, visual, self.segments, settings.moments, calibration, cache_bytes=cache_bytes
+            )
+        self.lock = SharedLock()  # written: the three below, and the indexes
+        self.state: tuple[str, int] | None = None  # identity and generation of the catalog they were read from
+        self.videos: dict[int, Video] = {}  # by row; in the order of their URIs
+        self.by_id: dict[str, list[Video]] = {}
 
-    def moments(self, query: Query) -> Answer:
-        """Return the moments that answer, best first, at most `query.limit`, over all the videos asked about."""
-        intent = intent_of(query)
-        with self.catalog.snapshot():
-            videos = self.refreshed(query)
-            candidates, _ = self.candidates(query, intent, videos)
-            found = self.ranked(candidates, intent, query.limit)
-        return Answer(moments=tuple(found), degraded_channels=self.degraded(query))
+    # ---- answers, whole ----
 
-    def search(self, query: Query) -> Answer:
+    def moments(self, query: Query, pixels: NDArray[np.uint8] | None = None) -> Answer:
+        """Return the moments that answer, best first, at most `query.limit`, over all the videos asked about.
+
+        Args:
+            pixels: The query's picture, uint8 (H, W, 3) RGB at the visual encoder's input size.
+        """
+        ranking = self.rank_moments(query, pixels)
+        return Answer(
+            moments=self.read_moments(ranking.places, query.limit), degraded_channels=ranking.degraded_channels
+        )
+
+    def search(self, query: Query, pixels: NDArray[np.uint8] | None = None) -> Answer:
         """Return the videos that answer, best first, at most `query.limit`, each with its best moments."""
-        intent = intent_of(query)
-        with self.catalog.snapshot():
-            videos = self.refreshed(query)
-            candidates, seen = self.candidates(query, intent, videos)
-            by_video: dict[int, list[Candidate]] = defaultdict(list)
-            for candidate in candidates:
-                by_video[candidate.video.row].append(candidate)
-            answers = []
-            # One weight for the whole list, so that its order stands: its best answers are as likely as the channel is.
-            visual_trust = max((one.confidence for one in seen[:TRUSTED_COUNT]), default=0.0)
-            seen_rank = {found.video.row: (rank, found) for rank, found in enumerate(seen, 1)}
-            for video in videos:
-                mine = by_video.get(video.row, [])
-                if not mine and video.row not in seen_rank:
-                    continue
-                answers.append(self.video_answer(video, mine, seen_rank.get(video.row), visual_trust, intent))
-        answers.sort(key=lambda answer: (-answer.score, answer.uri))
-        return Answer(videos=tuple(answers[: query.limit]), degraded_channels=self.degraded(query))
+        ranking = self.rank_videos(query, pixels)
+        return Answer(videos=self.read_videos(ranking.places, query.limit), degraded_channels=ranking.degraded_channels)
 
-    def refreshed(self, query: Query) -> list[Video]:
-        """Bring the indexes up to the catalog and return the videos asked about."""
+    # ---- rankings ----
+
+    def rank_moments(
+        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = nobody_minds
+    ) -> Ranking[RankedMoment]:
+        """Rank every moment that any channel proposes. Nothing of them is read yet.
+
+        Args:
+            check: Called again and again; what it raises ends the work.
+        Raises:
+            VideoNotFound: If an example's video is not there, or not among those asked about.
+            NoVisualEncoder: If a picture is asked about, and nothing here can see.
+        """
+        with self.asked():
+            candidates, _, target = self.candidates(query, pixels, check)
+            ranked = by_score(candidates, target.intent)
+        ranked = [one for one in ranked if one.confidence >= query.min_confidence]
+        if query.max_moments_per_video is not None:
+            ranked = first_of_each(ranked, query.max_moments_per_video)
+        return Ranking(places=tuple(ranked), degraded_channels=self.degraded(query))
+
+    def rank_videos(
+        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = nobody_minds
+    ) -> Ranking[RankedVideo]:
+        """Rank every video that any channel proposes, each with its best moments; see rank_moments."""
+        with self.asked():
+            candidates, seen, target = self.candidates(query, pixels, check)
+        mine: dict[int, list[Candidate]] = defaultdict(list)
+        for candidate in candidates:
+            mine[candidate.video.row].append(candidate)
+        # One weight for the whole list, so that its order stands: its best answers are as likely as the channel is.
+        visual_trust = max((one.confidence for one in seen[:TRUSTED_COUNT]), default=0.0)
+        seen_rank = {found.video.row: (place, found) for place, found in enumerate(seen, 1)}
+        videos = {candidate.video.row: candidate.video for candidate in candidates}
+        videos |= {found.video.row: found.video for found in seen}
+        count = query.max_moments_per_video or VIDEO_MOMENT_COUNT
+        ranked = []
+        for row, video in videos.items():
+            check()
+            score, confidence = whole_video(mine[row], seen_rank.get(row), visual_trust, target.intent)
+            if confidence >= query.min_confidence:
+                moments = tuple(by_score(mine[row], target.intent)[:count])
+                ranked.append(RankedVideo(video=video, score=score, confidence=confidence, moments=moments))
+        ranked.sort(key=lambda one: (-one.score, one.video.uri, one.video.row))
+        return Ranking(places=tuple(ranked), degraded_channels=self.degraded(query))
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Let a question see one state: of the catalog, and of the indexes that were made from it."""
+        with self.lock.reading(), self.catalog.snapshot():
+            if self.is_fresh():
+                yield
+                return
+        with ExitStack() as stack:
+
+            def bring_up() -> None:
+                stack.enter_context(self.catalog.snapshot())  # now: one from before the wait might be older than ours
+                self.bring_up()
+
+            with self.lock.writing_then_reading(bring_up):
+                yield
+
+    def is_fresh(self) -> bool:
+        """Whether the indexes are those of the catalog as this thread sees it."""
+        return self.state == (self.catalog.identity(), self.catalog.generation())
+
+    def refresh(self) -> None:
+        """Bring the indexes up to the catalog, so that the next question need not."""
+        with self.asked():
+            pass
+
+    def bring_up(self) -> None:
+        if self.is_fresh():
+            return
         self.segments.refresh(self.catalog)
         self.utterances_index.refresh(self.catalog)
-        fingerprint = self.encoders.space.fingerprint
-        videos = self.catalog.videos(collection=query.collection, video_ids=query.video_ids)
-        ready = self.catalog.ready_rows(fingerprint)
-        return [video for video in videos if video.row in ready]
+        ready = self.catalog.ready_rows(self.fingerprint)
+        gone = self.videos.keys() - ready.keys()
+        self.transcripts.discard(gone)
+        if self.visual is not None:
+            self.visual.footage.discard(gone)
+        self.videos = {video.row: video for video in self.catalog.videos() if video.row in ready}
+        self.by_id = defaultdict(list)
+        for video in self.videos.values():
+            self.by_id[video.video_id].append(video)
+        self.state = (self.catalog.identity(), self.catalog.generation())
 
     def degraded(self, query: Query) -> tuple[str, ...]:
         """Name the channels that were asked for and are not to be had here."""
@@ -111,184 +193,184 @@ class Engine:
             missing.append("speech")
         return tuple(missing)
 
-    def utterances(self, row: int) -> list[Utterance]:
-        """Return one video's utterances, from memory when it was asked about lately."""
-        if row not in self.transcripts:
-            self.transcripts[row] = self.catalog.utterances(row)
-        self.transcripts.move_to_end(row)
-        while len(self.transcripts) > CACHED_TRANSCRIPT_COUNT:
-            self.transcripts.popitem(last=False)
-        return self.transcripts[row]
-
     # ---- candidates ----
 
-    def candidates(self, query: Query, intent: Intent, videos: Sequence[Video]) -> tuple[list[Candidate], list[Seen]]:
+    def candidates(
+        self, query: Query, pixels: NDArray[np.uint8] | None, check: Callable[[], None]
+    ) -> tuple[list[Candidate], list[Seen], Target]:
         """Return every span any channel proposes, ranked within its channel, and the visual ranking of videos."""
+        asked = query.filter
+        if asked.video_ids:
+            named = (video for video_id in dict.fromkeys(asked.video_ids) for video in self.by_id.get(video_id, ()))
+            videos = [video for video in named if asked.admits(video)]
+        elif asked == EVERYTHING:
+            videos = list(self.videos.values())
+        else:
+            videos = [video for video in self.videos.values() if asked.admits(video)]
+        target = self.target(query, pixels)
+        if not videos:
+            return [], [], target
+        check()
+        everywhere = len(videos) == len(self.videos)
         by_row = {video.row: video for video in videos}
         spoken: list[Candidate] = []
-        if intent.speech_weight > 0 and query.text.strip() and by_row:
-            everywhere = query.collection is None and not query.video_ids
-            found = self.speech.ask(query.text, intent, None if everywhere else list(by_row))
-            found = [one for one in found if one.row in by_row]
-            spoken = [Candidate(video=by_row[one.row], span=one.span, spoken=one) for one in found]
-            rank(spoken, "dense", [-one.cosine for one in found])
-            rank(
-                [c for c in spoken if c.spoken and c.spoken.coverage > 0],
-                "lexical",
-                [-one.coverage for one in found if one.coverage > 0],
-            )
+        if target.said is not None:
+            heard = self.speech.ask(target.said, target.terms, None if everywhere else list(by_row))
+            heard = [one for one in heard if asked.admits_span(by_row[one.row], one.span)]
+            heard = [one for one in heard if not self.is_unwanted(one, target)]
+            spoken = [Candidate(video=by_row[one.row], span=one.span, spoken=one) for one in heard]
+            rank(spoken, "dense", [-one.cosine for one in heard])
+            worded = [c for c in spoken if c.spoken and c.spoken.coverage > 0]
+            rank(worded, "lexical", [-c.spoken.coverage for c in worded if c.spoken])
+        check()
         seen: list[Seen] = []
-        if intent.visual_weight > 0 and self.visual is not None and by_row:
-            seen = self.visual.ask(self.visual_query(query, intent), videos)
+        if target.shown is not None and self.visual is not None:
+            seen = self.visual.ask(target.shown, videos, everywhere=everywhere, excluded=target.not_shown, check=check)
         shown = [
             Candidate(video=one.video, span=moment.span, seen=moment, seen_confidence=one.best_confidence)
             for one in seen
             for moment in one.moments
+            if asked.admits_span(one.video, moment.span) and not self.says_unwanted(one.video.row, moment.span, target)
         ]
         best = {one.video.row: one.best for one in seen}
         rank(shown, "visual", [-(best[c.video.row] + c.seen.score) for c in shown if c.seen is not None])
-        return merged(shown, spoken, intent), seen
+        found = merged(shown, spoken, target.intent)
+        return [one for one in found if not is_example(one, target)], seen, target
 
-    def visual_query(self, query: Query, intent: Intent) -> NDArray[np.float32]:
-        """Return the vector to look for: of the text, of the image, or midway between both."""
-        if self.visual is None:
-            raise NoVisualEncoder("nothing here can see")
-        parts = []
-        if query.text.strip():
-            parts.append(self.visual.text_vector(intent.text))
-        if query.image is not None:
-            parts.append(self.visual.image_vector(query.image))
-        total = np.sum(parts, axis=0)
-        return np.asarray(total / np.linalg.norm(total), np.float32)
+    def target(self, query: Query, pixels: NDArray[np.uint8] | None) -> Target:
+        """Turn a query into vectors: of its text, its picture or example, or between both by image_weight."""
+        example = None if query.like is None else self.example(query.like, query)
+        has_text = bool(query.text.strip())
+        intent = read_intent(query.text, query.channel) if has_text else wordless_intent(query)
+        shown: list[tuple[float, NDArray[np.float32] | None]] = []
+        said: list[tuple[float, NDArray[np.float32] | None]] = []
+        if has_text:
+            share = 1.0 if pixels is None and example is None else 1.0 - query.image_weight
+            if intent.visual_weight > 0 and self.visual is not None:
+                shown.append((share, self.visual.text_vector(intent.text)))
+            if intent.speech_weight > 0:
+                said.append((share if example is not None else 1.0, self.speech.query_vector(query.text, intent)))
+        picture_share = query.image_weight if has_text else 1.0
+        if pixels is not None:
+            if self.visual is None:
+                raise NoVisualEncoder("an image cannot be searched for: nothing here can see")
+            shown.append((picture_share, self.visual.image_vector(pixels)))
+        if example is not None:
+            row, span = example
+            if intent.visual_weight > 0 and self.visual is not None:
+                shown.append((picture_share, self.visual.example_vector(row, span)))
+            if intent.speech_weight > 0:
+                said.append((picture_share, self.speech.example_vector(row, span)))
+        unwanted = query.exclude_text.strip()
+        return Target(
+            intent=intent,
+            shown=mixed(shown),
+            said=mixed(said),
+            terms=terms_of(intent) if has_text else (),
+            not_shown=self.visual.text_vector(unwanted) if unwanted and self.visual is not None else None,
+            not_said=self.sentences.encode([unwanted])[0] if unwanted else None,
+            not_terms=content_terms(unwanted),
+            example=example,
+        )
 
-    # ---- ranking ----
+    def example(self, like: MomentReference, query: Query) -> tuple[int, TimeSpan]:
+        """Find the video of a "more like this" question: one the query may see."""
+        allowed = query.filter.collections
+        video = only(
+            [
+                video
+                for video in self.by_id.get(like.video_id, ())
+                if (like.collection is None or video.collection == like.collection)
+                and (allowed is None or video.collection in allowed)
+            ],
+            like.video_id,
+        )
+        return video.row, like.span
 
-    def ranked(self, candidates: Iterable[Candidate], intent: Intent, limit: int) -> list[Moment]:
-        """Return the best candidates as moments, best first; of the others nothing is read."""
-        scored = [(fused(c.ranks, gates(c.seen_confidence, c.spoken, intent)), c) for c in candidates]
-        scored.sort(key=lambda entry: (-entry[0], entry[1].video.uri, entry[1].span.start_seconds))
-        return [self.moment(candidate, score, intent) for score, candidate in scored[:limit]]
+    def is_unwanted(self, spoken: Spoken, target: Target) -> bool:
+        """Whether an utterance says what is excluded, in its words or in its meaning, more than what is asked for."""
+        if target.not_said is None:
+            return False
+        if target.not_terms and all(matches_term(spoken.text, term) for term in target.not_terms):
+            return True
+        nearness = float(self.sentences.encode([spoken.text])[0] @ target.not_said)
+        return nearness >= COSINE_MIDDLE and nearness > spoken.cosine
 
-    def moment(self, candidate: Candidate, score: float, intent: Intent) -> Moment:
-        confidence = agreed(candidate.seen_confidence, candidate.spoken, intent)
-        said = [
-            utterance
-            for utterance in self.utterances(candidate.video.row)
-            if utterance.start_seconds < candidate.span.end_seconds
-            and utterance.end_seconds > candidate.span.start_seconds
-        ]
+    def says_unwanted(self, row: int, span: TimeSpan, target: Target) -> bool:
+        """Whether the words of an exclusion are said in a span."""
+        if not target.not_terms:
+            return False
+        said = " ".join(one.text for one in self.transcripts[row] if overlaps(one, span))
+        return all(matches_term(said, term) for term in target.not_terms)
+
+    # ---- reading what was ranked ----
+
+    def read_moments(self, places: Iterable[RankedMoment], count: int) -> tuple[Moment, ...]:
+        """Return the first `count` as moments; of videos that are gone by now, none."""
+        found: list[Moment] = []
+        for place in places:
+            if len(found) == count:
+                break
+            try:
+                found.append(self.moment(place))
+            except VideoNotFound:
+                continue
+        return tuple(found)
+
+    def read_videos(self, places: Iterable[RankedVideo], count: int) -> tuple[VideoAnswer, ...]:
+        """Return the first `count` as answers; of videos that are gone by now, none."""
+        found: list[VideoAnswer] = []
+        for place in places:
+            if len(found) == count:
+                break
+            if not self.is_there(place.video):
+                continue
+            found.append(
+                VideoAnswer(
+                    video_id=place.video.video_id,
+                    uri=place.video.uri,
+                    score=place.score,
+                    confidence=place.confidence,
+                    verdict=verdict_of(place.confidence),
+                    moments=self.read_moments(place.moments, len(place.moments)),
+                    collection=place.video.collection,
+                )
+            )
+        return tuple(found)
+
+    def is_there(self, video: Video) -> bool:
+        return bool(self.catalog.videos(collection=video.collection, video_ids=(video.video_id,)))
+
+    def moment(self, place: RankedMoment) -> Moment:
+        candidate = place.candidate
+        video, span = candidate.video, candidate.span
+        with self.catalog.snapshot():
+            best_frame_seconds = self.best_frame(candidate)  # also says whether the video is still there
+            said = [one for one in self.transcripts[video.row] if overlaps(one, span)]
         return Moment(
-            video_id=candidate.video.video_id,
-            uri=candidate.video.uri,
-            start_seconds=candidate.span.start_seconds,
-            end_seconds=candidate.span.end_seconds,
-            score=score,
-            confidence=confidence,
-            verdict=verdict_of(confidence),
+            video_id=video.video_id,
+            uri=video.uri,
+            start_seconds=span.start_seconds,
+            end_seconds=span.end_seconds,
+            score=place.score,
+            confidence=place.confidence,
+            verdict=verdict_of(place.confidence),
             visual_score=candidate.seen.peak if candidate.seen is not None else None,
             speech_score=candidate.spoken.cosine if candidate.spoken is not None else None,
             transcript=" ".join(utterance.text for utterance in said),
             matched_words=candidate.spoken.matched_words if candidate.spoken is not None else (),
-            best_frame_seconds=self.best_frame(candidate),
+            best_frame_seconds=best_frame_seconds,
+            collection=video.collection,
+            recorded_time=None if video.recorded_time is None else video.recorded_time + span.start_seconds,
         )
 
     def best_frame(self, candidate: Candidate) -> float | None:
         """Return the time of the picture to show: the best seen one, else the one in the middle of the span."""
-        if candidate.seen is not None:
-            return candidate.seen.peak_seconds
         middle = (candidate.span.start_seconds + candidate.span.end_seconds) / 2
         thumbnail = self.catalog.thumbnail(candidate.video.row, middle)
+        if candidate.seen is not None:
+            return candidate.seen.peak_seconds
         return thumbnail[0] if thumbnail is not None else None
-
-    def video_answer(
-        self,
-        video: Video,
-        candidates: Sequence[Candidate],
-        seen: tuple[int, Seen] | None,
-        visual_trust: float,
-        intent: Intent,
-    ) -> VideoAnswer:
-        """Fuse a video's own visual rank, weighed by the trust in that list, with those of the best said in it."""
-        ranks: dict[str, int] = {}
-        best_spoken: Spoken | None = None
-        for candidate in candidates:
-            for channel in ("dense", "lexical"):
-                if channel in candidate.ranks:
-                    ranks[channel] = min(ranks.get(channel, candidate.ranks[channel]), candidate.ranks[channel])
-            if candidate.spoken and (best_spoken is None or candidate.spoken.confidence > best_spoken.confidence):
-                best_spoken = candidate.spoken
-        seen_confidence = 0.0
-        if seen is not None:
-            ranks["visual"], seen_confidence = seen[0], seen[1].confidence
-        confidence = agreed(seen_confidence, best_spoken, intent)
-        return VideoAnswer(
-            video_id=video.video_id,
-            uri=video.uri,
-            score=fused(ranks, gates(visual_trust, best_spoken, intent)),
-            confidence=confidence,
-            verdict=verdict_of(confidence),
-            moments=tuple(self.ranked(candidates, intent, VIDEO_MOMENT_COUNT)),
-        )
-
-
-def intent_of(query: Query) -> Intent:
-    """Read the text's intent; an image alone is a visual question."""
-    if query.text.strip():
-        return read_intent(query.text, query.channel)
-    return Intent(text="", phrases=(), visual_weight=1.0, speech_weight=0.0)
-
-
-def rank(candidates: Sequence[Candidate], channel: str, keys: Sequence[float]) -> None:
-    """Write each candidate's place in a channel's list, from 1, smallest key first."""
-    for place, n in enumerate(np.argsort(np.asarray(keys), kind="stable"), 1):
-        candidates[int(n)].ranks[channel] = place
-
-
-def merged(shown: Sequence[Candidate], spoken: Sequence[Candidate], intent: Intent) -> list[Candidate]:
-    """Make one candidate of a seen and a spoken span that overlap, with the more trusted channel's edges."""
-    left = list(shown)
-    together = []
-    for heard in spoken:
-        assert heard.spoken is not None
-        partners = [c for c in left if c.video.row == heard.video.row and tiou(c.span, heard.span) >= SAME_MOMENT_TIOU]
-        if not partners:
-            together.append(heard)
-            continue
-        sight = max(partners, key=lambda c: tiou(c.span, heard.span))
-        left.remove(sight)
-        by_sight = intent.visual_weight * sight.seen_confidence > intent.speech_weight * heard.spoken.confidence
-        together.append(
-            replace(
-                heard,
-                span=sight.span if by_sight else heard.span,
-                seen=sight.seen,
-                seen_confidence=sight.seen_confidence,
-                ranks={**sight.ranks, **heard.ranks},
-            )
-        )
-    return together + left
-
-
-def gates(seen_confidence: float, spoken: Spoken | None, intent: Intent) -> dict[str, float]:
-    """Weigh each channel by what the question asks for and by how far the channel trusts its own answer."""
-    return {
-        "visual": intent.visual_weight * seen_confidence,
-        "dense": intent.speech_weight * (spoken.dense_confidence if spoken else 0.0),
-        "lexical": intent.speech_weight * (spoken.lexical_confidence if spoken else 0.0),
-    }
-
-
-def fused(ranks: dict[str, int], weights: dict[str, float]) -> float:
-    """Sum the channels' gated reciprocal ranks; 1.0 is first place, fully trusted, in every channel."""
-    return sum(weights[channel] * (RANK_CONSTANT + 1) / (RANK_CONSTANT + place) for channel, place in ranks.items())
-
-
-def agreed(seen_confidence: float, spoken: Spoken | None, intent: Intent) -> float:
-    """Return the confidence 0..1 that the question is answered, by the channels it asks for."""
-    heaviest = max(intent.visual_weight, intent.speech_weight)
-    visual = seen_confidence * intent.visual_weight / heaviest
-    speech = (spoken.confidence if spoken else 0.0) * intent.speech_weight / heaviest
-    return max(visual, speech)
 
 
 def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
@@ -301,9 +383,3 @@ def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
         return read_calibrations(directory / CALIBRATION_FILE).get(encoder.fingerprint, encoder.calibration)
     except (ValueError, OSError) as error:
         raise DataDirectoryInvalid(str(directory), str(error)) from error
-
-
-def verdict_of(confidence: float) -> Verdict:
-    if confidence >= MATCH_CONFIDENCE:
-        return Verdict.MATCH
-    return Verdict.WEAK if confidence >= WEAK_CONFIDENCE else Verdict.NO_MATCH

@@ -1,5 +1,7 @@
 """The embedded library: one data directory, opened for reading, that answers questions in this process."""
 
+import tempfile
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -11,7 +13,6 @@ from encoders.errors import NoVisualEncoder
 from encoders.values import Utterance
 from ingest.errors import DecodeError
 from ingest.sandbox import DecodePool
-from ingest.source import open_source
 from ingest.values import Frame
 from serve.catalog import Catalog
 from serve.encoders import Encoders, decode_config, load_encoders
@@ -19,6 +20,10 @@ from serve.engine import Engine
 from serve.errors import DataDirectoryMissing, EncoderSpaceMismatch
 from serve.settings import Settings
 from serve.values import Answer, Query, Video
+
+PICTURE_SECONDS = 30.0  # to decode the picture of a question: milliseconds, on a machine that is not overrun
+PICTURE_PIXELS = 100_000_000  # of such a picture: above any camera's, and below what a bomb unpacks to
+PICTURE_WORKERS = 2  # such pictures decoded at once
 
 
 class Library:
@@ -38,7 +43,9 @@ class Library:
         return cls(directory, settings, Catalog.open_reader(directory))
 
     def close(self) -> None:
-        """Let go of the catalog."""
+        """Let go of the catalog and of the child processes."""
+        if "pictures" in vars(self):
+            self.pictures.close()
         self.catalog.close()
 
     def __enter__(self) -> Self:
@@ -68,33 +75,43 @@ class Library:
         return Engine(self.catalog, self.encoders, self.directory, self.settings)
 
     def search(self, query: Query) -> Answer:
-        """Return the videos that answer, best first."""
-        return self.engine.search(query)
-
-    def moments(self, query: Query) -> Answer:
-        """Return the moments that answer, best first."""
-        return self.engine.moments(query)
-
-    def load_image(self, path: Path) -> NDArray[np.uint8]:
-        """Decode a picture, in a child process, to the visual encoder's input: uint8 (H, W, 3) RGB.
+        """Return the videos that answer, best first.
 
         Raises:
-            IngestError: If it cannot be read or is no picture.
-            NoVisualEncoder: If nothing here can see.
+            IngestError: If its picture cannot be decoded.
+            NoVisualEncoder: If a picture is asked about, and nothing here can see.
         """
+        return self.engine.search(query, self.pixels(query))
+
+    def moments(self, query: Query) -> Answer:
+        """Return the moments that answer, best first; raises as search()."""
+        return self.engine.moments(query, self.pixels(query))
+
+    def pixels(self, query: Query) -> NDArray[np.uint8] | None:
+        """Decode a query's picture, in a child process, to the visual encoder's input: uint8 (H, W, 3) RGB."""
+        if not query.image:
+            return None
         if self.encoders.visual is None:
             raise NoVisualEncoder(
                 f"an image cannot be searched for: {self.directory} was indexed without a visual encoder"
             )
-        config = decode_config(self.settings, self.encoders)
-        with (
-            open_source(str(path), self.settings.source, spool=self.directory / "spool") as source,
-            DecodePool(config, workers=1) as pool,
-        ):
-            for decoded in pool.decode(source.file, uri=source.uri):
+        with tempfile.TemporaryFile() as file:
+            file.write(query.image)
+            file.flush()
+            for decoded in self.pictures.decode(file, uri=query.image_name):
                 if isinstance(decoded, Frame):
                     return decoded.pixels
-        raise DecodeError(str(path), "no picture inside", "give a JPEG, PNG or WebP file")
+        raise DecodeError(query.image_name, "no picture inside", "give a JPEG, PNG or WebP file")
+
+    @cached_property
+    def pictures(self) -> DecodePool:
+        """The child processes that decode the pictures of questions."""
+        config = replace(
+            decode_config(self.settings, self.encoders),
+            max_wall_seconds=PICTURE_SECONDS,
+            max_pixels=min(PICTURE_PIXELS, self.settings.decode.max_pixels),
+        )
+        return DecodePool(config, workers=PICTURE_WORKERS)
 
     def videos(self, collection: str | None = None) -> list[Video]:
         """Return what is indexed, by uri."""

@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,15 +34,28 @@ class WordMatch:
     score: float  # BM25; higher is closer
 
 
-class CatalogReader:
-    """The reading half of serve.catalog.Catalog, which says what holds for all its methods."""
+class _ThreadState(threading.local):
+    """What each thread that reads has for itself."""
 
-    def __init__(self, directory: Path, connection: sqlite3.Connection) -> None:
-        """Take an open connection. Callers use open_reader() or open_writer()."""
+    connection: sqlite3.Connection | None = None
+    unwatched_state: tuple[int, int] | None = None  # on read-only media
+
+
+class CatalogReader:
+    """The reading half of serve.catalog.Catalog, which says what holds for all its methods.
+
+    A reader gives each thread a connection of its own, so that threads read at the same time; a writer has one
+    connection, at which they take turns.
+    """
+
+    def __init__(self, directory: Path, connection: sqlite3.Connection | None = None) -> None:
+        """Take a writer's connection, or None to read. Callers use open_reader() or open_writer()."""
         self.directory = directory
-        self._connection = connection
-        self._unwatched_state: tuple[int, int] | None = None  # of a reader on read-only media
-        self._turn = threading.RLock()
+        self._shared_connection = connection
+        self._turn: AbstractContextManager[object] = nullcontext() if connection is None else threading.RLock()
+        self._mine = _ThreadState()
+        self._opened: list[sqlite3.Connection] = []
+        self._is_closed = False
         self._begun: set[int] = set()  # rows this writer is writing
 
     @classmethod
@@ -53,14 +66,30 @@ class CatalogReader:
             DataDirectoryMissing: If nothing was ever indexed there.
             DataDirectoryInvalid: If the catalog is damaged, or newer than this program.
         """
-        catalog = cls(directory, connect_reader(directory))
-        with readable_failures(directory):
-            catalog._unwatched_state = unwatched_state(directory)
+        catalog = cls(directory)
+        catalog._connect()
         return catalog
 
     def close(self) -> None:
+        """Let go of the file. No thread may still be reading."""
         with self._turn:
-            self._connection.close()
+            self._is_closed = True
+            opened, self._opened = self._opened, []
+            for connection in [*opened, *([self._shared_connection] if self._shared_connection else [])]:
+                connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._is_closed:
+            raise sqlite3.ProgrammingError("this catalog is closed")
+        connection = connect_reader(self.directory)
+        self._opened.append(connection)
+        with readable_failures(self.directory):
+            self._mine.connection, self._mine.unwatched_state = connection, unwatched_state(self.directory)
+        return connection
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._shared_connection or self._mine.connection or self._connect()
 
     def __enter__(self) -> Self:
         return self
@@ -284,13 +313,11 @@ class CatalogReader:
 
     def _notice_changes(self) -> None:
         """Open a catalog on read-only media again when somebody else, who may write there, has written."""
-        if self._unwatched_state is None:
-            return
-        state = unwatched_state(self.directory)
-        if state != self._unwatched_state:
-            self._connection.close()
-            self._connection = connect_reader(self.directory)
-            self._unwatched_state = state
+        before = self._mine.unwatched_state
+        if before is not None and unwatched_state(self.directory) != before and self._mine.connection is not None:
+            self._opened.remove(self._mine.connection)
+            self._mine.connection.close()
+            self._connect()
 
 
 def only(found: list[Video], video_id: str) -> Video:

@@ -1,18 +1,20 @@
 """The visual channel: frames near a question, de-biased, read as moments on each video's full curve."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from encoders.batching import TextVectors
 from encoders.calibration import Calibration
 from encoders.clip import VisualEncoder
 from encoders.probes import BANK
 from encoders.values import FrameEmbeddings
 from serve.catalog import Catalog
 from serve.index import VectorIndex
+from serve.sharing import RowCache
 from serve.values import Video
 from temporal.config import MomentConfig
 from temporal.moments import find_moments, shot_cuts
@@ -21,6 +23,10 @@ from temporal.values import ScoredSpan, TimeSpan
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
 VIDEO_COUNT = 200  # videos whose curves are read for one question (field practice: exact re-score of the top 200)
 CALIBRATED_COUNT = 20  # best videos for which the no-match test is worth its cost
+# Of what a frame has in common with an exclusion, beyond what it has with captions of anything, this much is taken from
+# its score. (Field practice; encoders know no "not", so exclusion is arithmetic.)
+EXCLUDED_SHARE = 1.0
+EXCLUDED_FRAMES = 0.5  # share of a moment's frames that may show more of the exclusion than of the question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +41,21 @@ class Seen:
     moments: tuple[ScoredSpan, ...]  # best first
 
 
+@dataclass(slots=True, kw_only=True)
+class Footage:
+    """One video's frames, and what of them no question changes."""
+
+    embeddings: FrameEmbeddings
+    cut_seconds: NDArray[np.float64] | None = None  # None: not looked for yet
+    generic: dict[float, tuple[float, float]] = field(default_factory=dict)  # temperature -> mean, spread of the bank
+
+    @property
+    def size_bytes(self) -> int:
+        return self.embeddings.vectors.nbytes + self.embeddings.pts_seconds.nbytes + self.embeddings.epochs.nbytes
+
+
 class VisualChannel:
-    """Finds what was shown."""
+    """Finds what was shown. Any number of threads may ask."""
 
     def __init__(
         self,
@@ -45,99 +64,174 @@ class VisualChannel:
         index: VectorIndex,
         config: MomentConfig,
         calibration: Calibration,
+        *,
+        cache_bytes: int,
     ) -> None:
         self.catalog, self.encoder, self.index = catalog, encoder, index
         self.config, self.calibration = config, calibration
+        self.texts = TextVectors(encoder.encode_texts)
+        self.footage = RowCache(
+            lambda row: Footage(embeddings=catalog.frames(row)), lambda footage: footage.size_bytes, cache_bytes
+        )
         self.bank = encoder.encode_texts(BANK)  # (K, D)
-        self.bias = calibration.bank_share * self.bank.mean(axis=0)
+        self.generic_direction = self.bank.mean(axis=0)
+        self.bias = calibration.bank_share * self.generic_direction
         self.blas = ThreadpoolController()
 
     def text_vector(self, text: str) -> NDArray[np.float32]:
         """Return float32 (D,), unit: the mean over the encoder's prompt templates."""
-        return text_vector(self.encoder, self.calibration.templates, text)
+        return text_vector(self.texts.encode, self.calibration.templates, text)
 
     def image_vector(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (D,), unit, of a picture at the encoder's input size."""
         return np.asarray(self.encoder.encode_frames(pixels[None])[0])
 
-    def ask(self, query: NDArray[np.float32], videos: Sequence[Video]) -> list[Seen]:
-        """Return the videos of these that may show it, best first, with their moments."""
+    def example_vector(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
+        """Return float32 (D,), unit, of the frames in a span, or of the nearest; None for a video without pictures."""
+        embeddings = self.footage[row].embeddings
+        if not len(embeddings.pts_seconds):
+            return None
+        total = embeddings.vectors[within(embeddings.pts_seconds, span)].sum(axis=0)
+        return np.asarray(total / np.linalg.norm(total), np.float32)
+
+    def ask(
+        self,
+        query: NDArray[np.float32],
+        videos: Sequence[Video],
+        *,
+        everywhere: bool = False,
+        excluded: NDArray[np.float32] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[Seen]:
+        """Return the videos of these that may show it, best first, with their moments.
+
+        Args:
+            query: float32 (D,), unit.
+            everywhere: These are all the videos there are.
+            excluded: float32 (D,), unit: what is not to be shown. Videos and moments that show more of it than of the
+                query are left out.
+            check: Called between videos; what it raises ends the search.
+        """
         # One thread: a video's product is small, and a second thread's waiting costs more when the machine is busy.
         with self.blas.limit(limits=1, user_api="blas"):
-            return self.read_curves(query, self.candidates(query, videos))
-
-    def read_curves(self, query: NDArray[np.float32], videos: Sequence[Video]) -> list[Seen]:
-        """Score each video on its full curve; the best ones get moments and confidence."""
-        calibration = self.calibration
-        curves = []
-        for video in videos:
-            embeddings = self.catalog.frames(video.row)
-            if len(embeddings.pts_seconds):
-                curve = embeddings.vectors @ (query - self.bias)
-                curves.append((float(pooled(curve, calibration.video_temperature)), video, embeddings, curve))
-        curves.sort(key=lambda entry: -entry[0])
-        found = []
-        for rank, (score, video, embeddings, curve) in enumerate(curves):
-            if rank >= CALIBRATED_COUNT:
-                found.append(Seen(video=video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=()))
-                continue
-            best = float(pooled(curve, calibration.moment_temperature))
-            generic = embeddings.vectors @ (self.bank - self.bias).T  # (F, K)
-            found.append(
-                Seen(
-                    video=video,
-                    score=score,
-                    confidence=calibration.video.confidence(
-                        z_score(score, pooled(generic, calibration.video_temperature))
-                    ),
-                    best=best,
-                    best_confidence=calibration.moment.confidence(
-                        z_score(best, pooled(generic, calibration.moment_temperature))
-                    ),
-                    moments=self.moments(video, embeddings, curve),
-                )
-            )
+            curves = []
+            for video in self.candidates(query, videos, everywhere):
+                check()
+                if (curve := self.curve(query, video, excluded)) is not None:
+                    curves.append((float(pooled(curve.values, self.calibration.video_temperature)), curve))
+            curves.sort(key=lambda entry: -entry[0])
+            found = []
+            for rank, (score, curve) in enumerate(curves):
+                check()
+                found.append(self.judged(score, curve) if rank < CALIBRATED_COUNT else unjudged(score, curve))
         return found
 
-    def candidates(self, query: NDArray[np.float32], videos: Sequence[Video]) -> list[Video]:
+    def candidates(self, query: NDArray[np.float32], videos: Sequence[Video], everywhere: bool) -> list[Video]:
         """Return the videos whose curves to read: all of a small library, else those of the nearest segments."""
         if len(videos) <= VIDEO_COUNT:
             return list(videos)
         by_row = {video.row: video for video in videos}
-        ids, _ = self.index.search(query[None], SEGMENT_COUNT, rows=list(by_row))
+        ids, _ = self.index.search(query[None], SEGMENT_COUNT, rows=None if everywhere else list(by_row))
         rows = dict.fromkeys(row for row, _ in self.catalog.locate("segments", [int(n) for n in ids[0] if n >= 0]))
         return [by_row[row] for row in list(rows)[:VIDEO_COUNT]]
 
-    def moments(self, video: Video, embeddings: FrameEmbeddings, curve: NDArray[np.float32]) -> tuple[ScoredSpan, ...]:
+    def curve(self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None) -> "Curve | None":
+        """Score every frame of a video; None where there is none, or where it shows more of the exclusion."""
+        footage = self.footage[video.row]
+        vectors = footage.embeddings.vectors
+        if not len(vectors):
+            return None
+        values = vectors @ (query - self.bias)
+        if excluded is None:
+            return Curve(video=video, footage=footage, values=values, shows_excluded=None)
+        unwanted = np.maximum(vectors @ (excluded - self.generic_direction), 0)
+        shows_excluded = unwanted > values
+        if shows_excluded.all():
+            return None
+        return Curve(
+            video=video, footage=footage, values=values - EXCLUDED_SHARE * unwanted, shows_excluded=shows_excluded
+        )
+
+    def judged(self, score: float, curve: "Curve") -> Seen:
+        """Find a video's moments, and how far it and they stand out from captions of anything."""
+        calibration, footage = self.calibration, curve.footage
+        best = float(pooled(curve.values, calibration.moment_temperature))
+        for_video = z_score(score, *self.generic(footage, calibration.video_temperature))
+        for_moment = z_score(best, *self.generic(footage, calibration.moment_temperature))
+        return Seen(
+            video=curve.video,
+            score=score,
+            confidence=calibration.video.confidence(for_video),
+            best=best,
+            best_confidence=calibration.moment.confidence(for_moment),
+            moments=self.moments(curve),
+        )
+
+    def generic(self, footage: Footage, temperature: float) -> tuple[float, float]:
+        """Return the mean and spread of the scores that captions of anything have on a video."""
+        if temperature not in footage.generic:
+            scores = pooled(footage.embeddings.vectors @ (self.bank - self.bias).T, temperature)  # (K,)
+            footage.generic[temperature] = (float(scores.mean()), float(scores.std()))
+        return footage.generic[temperature]
+
+    def moments(self, curve: "Curve") -> tuple[ScoredSpan, ...]:
         """Read the curve; a video that shows one thing from end to end is one moment."""
+        embeddings, values = curve.footage.embeddings, curve.values
+        if curve.footage.cut_seconds is None:
+            curve.footage.cut_seconds = shot_cuts(embeddings)
         found = find_moments(
             embeddings.pts_seconds,
-            curve,
+            values,
             epochs=embeddings.epochs,
-            duration_seconds=video.duration_seconds,
-            cut_seconds=shot_cuts(embeddings),
+            duration_seconds=curve.video.duration_seconds,
+            cut_seconds=curve.footage.cut_seconds,
             config=self.config,
         )
-        if found or embeddings.epochs[0] != embeddings.epochs[-1]:
-            return tuple(found)
-        best = int(np.argmax(curve))
-        whole = TimeSpan(start_seconds=0.0, end_seconds=video.duration_seconds)
-        return (
-            ScoredSpan(
-                span=whole, score=0.0, peak_seconds=float(embeddings.pts_seconds[best]), peak=float(curve[best])
-            ),
+        if not found and embeddings.epochs[0] == embeddings.epochs[-1]:
+            best = int(np.argmax(values))
+            whole = TimeSpan(start_seconds=0.0, end_seconds=curve.video.duration_seconds)
+            peak_seconds, peak = float(embeddings.pts_seconds[best]), float(values[best])
+            found = [ScoredSpan(span=whole, score=0.0, peak_seconds=peak_seconds, peak=peak)]
+        excluded = curve.shows_excluded
+        return tuple(
+            moment
+            for moment in found
+            if excluded is None or excluded[within(embeddings.pts_seconds, moment.span)].mean() < EXCLUDED_FRAMES
         )
 
 
-def text_vector(encoder: VisualEncoder, templates: Sequence[str], text: str) -> NDArray[np.float32]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """How near each frame of one video is to a question."""
+
+    video: Video
+    footage: Footage
+    values: NDArray[np.float32]  # (F,), de-biased
+    shows_excluded: NDArray[np.bool_] | None  # (F,), True: it shows more of the exclusion than of the question
+
+
+def unjudged(score: float, curve: Curve) -> Seen:
+    """Return a video too far down the list for the no-match test."""
+    return Seen(video=curve.video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=())
+
+
+def within(times: NDArray[np.float64], span: TimeSpan) -> slice:
+    """Return where the times of a span are; where none is, the one before it, or the first."""
+    first, last = (int(n) for n in np.searchsorted(times, (span.start_seconds, span.end_seconds)))
+    return slice(first, last) if first < last else slice(max(first - 1, 0), max(first, 1))
+
+
+def text_vector(
+    encode: Callable[[Sequence[str]], NDArray[np.float32]], templates: Sequence[str], text: str
+) -> NDArray[np.float32]:
     """Return float32 (D,), unit: the mean of a question's vectors in the sentences of `templates`."""
-    summed = encoder.encode_texts([template.format(text) for template in templates]).sum(axis=0)
+    summed = encode([template.format(text) for template in templates]).sum(axis=0)
     return np.asarray(summed / np.linalg.norm(summed), np.float32)
 
 
-def z_score(score: float, generic: NDArray[np.float32]) -> float:
+def z_score(score: float, mean: float, spread: float) -> float:
     """Compare a question's score on one video with those of captions that describe anything at all."""
-    return (score - float(generic.mean())) / max(float(generic.std()), 1e-6)
+    return (score - mean) / max(spread, 1e-6)
 
 
 def pooled(similarities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:

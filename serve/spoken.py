@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.batching import TextVectors
 from encoders.calibration import logistic
-from encoders.sentence import SentenceEncoder
 from encoders.values import Utterance
 from serve.catalog import Catalog
 from serve.index import VectorIndex
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
+from serve.values import MatchedWord
 from temporal.values import TimeSpan
 
 CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room for overlap and filters
@@ -41,7 +42,7 @@ class Spoken:
     text: str
     cosine: float  # -1..1, dense
     coverage: float  # 0..1: the share of the question's words found, weighted by rarity
-    matched_words: tuple[str, ...]
+    matched_words: tuple[MatchedWord, ...]
 
     @property
     def score(self) -> float:
@@ -62,40 +63,50 @@ class Spoken:
 
 
 class SpeechChannel:
-    """Finds what was said."""
+    """Finds what was said. Any number of threads may ask."""
 
     def __init__(
         self,
         catalog: Catalog,
-        sentence: SentenceEncoder,
+        texts: TextVectors,
         index: VectorIndex,
         utterances: Callable[[int], Sequence[Utterance]],
     ) -> None:
-        self.catalog, self.sentence, self.index, self.utterances = catalog, sentence, index, utterances
+        self.catalog, self.texts, self.index, self.utterances = catalog, texts, index, utterances
 
-    def ask(self, question: str, intent: Intent, rows: Sequence[int] | None) -> list[Spoken]:
+    def ask(self, query: NDArray[np.float32], terms: Sequence[str], rows: Sequence[int] | None) -> list[Spoken]:
         """Return the utterances that may answer, best first; of overlapping ones only the best.
 
         Args:
+            query: float32 (D,), unit: of a sentence.
+            terms: Words and phrases that count by themselves; may be none.
             rows: Of these videos only; None: of all.
         """
-        query = self.query_vector(question, intent)
-        rarities = self.rarities(intent)
+        rarities = self.rarities(terms)
         places = self.nearest(query, rows) | self.worded(list(rarities), rows)
         singles = self.singles(places, query, rarities)
         singles.sort(key=lambda spoken: -spoken.score)
         pairs = self.pairs(singles[:PAIR_COUNT], query, rarities)
         return apart(sorted([*singles, *pairs], key=lambda spoken: -spoken.score))
 
+    def example_vector(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
+        """Return float32 (D,), unit, of what is said in a span; None where nothing is."""
+        said = self.utterances(row)
+        inside = [n for n, one in enumerate(said) if overlaps(one, span)]
+        if not inside:
+            return None
+        total = self.catalog.utterance_vectors(row)[inside].sum(axis=0)
+        return np.asarray(total / np.linalg.norm(total), np.float32)
+
     def query_vector(self, question: str, intent: Intent) -> NDArray[np.float32]:
         """Return float32 (D,): midway between the question as asked and its target, which beats either alone."""
-        both = self.sentence.encode([question, intent.text]).sum(axis=0)
+        both = self.texts.encode([question, intent.text]).sum(axis=0)
         return np.asarray(both / np.linalg.norm(both), np.float32)
 
-    def rarities(self, intent: Intent) -> dict[str, float]:
-        """Weigh each of the question's words and quoted phrases by how few utterances have it (BM25's idf)."""
+    def rarities(self, terms: Sequence[str]) -> dict[str, float]:
+        """Weigh words and phrases by how few utterances have them (BM25's idf)."""
         weights = {}
-        for term in [*content_terms(intent.text), *intent.phrases]:
+        for term in terms:
             having, total = self.catalog.document_frequency(term)
             weights[term] = float(np.log1p((total - having + 0.5) / (having + 0.5)))
         return weights
@@ -133,11 +144,20 @@ class SpeechChannel:
                     joined[spoken.row, first] = (said[first], said[first + 1])
         if not joined:
             return []
-        cosines = self.sentence.encode([f"{a.text} {b.text}" for a, b in joined.values()]) @ query
+        cosines = self.texts.encode([f"{a.text} {b.text}" for a, b in joined.values()]) @ query
         return [
             described(row, two, first, float(cosine), rarities)
             for ((row, first), two), cosine in zip(joined.items(), cosines, strict=True)
         ]
+
+
+def terms_of(intent: Intent) -> list[str]:
+    """Return what of a question is looked for word for word."""
+    return [*content_terms(intent.text), *intent.phrases]
+
+
+def overlaps(utterance: Utterance, span: TimeSpan) -> bool:
+    return utterance.start_seconds < span.end_seconds and utterance.end_seconds > span.start_seconds
 
 
 def neighbours(a: Utterance, b: Utterance) -> bool:
@@ -155,7 +175,7 @@ def described(
     text = " ".join(utterance.text for utterance in said)
     found = [term for term in rarities if matches_term(text, term)]
     total = sum(rarities.values())
-    words = [word.text for utterance in said for word in utterance.words]
+    words = [word for utterance in said for word in utterance.words]
     return Spoken(
         row=row,
         first=first,
@@ -166,7 +186,11 @@ def described(
         text=text,
         cosine=cosine,
         coverage=sum(rarities[term] for term in found) / total if total else 0.0,
-        matched_words=tuple(word for word in words if any(matches_term(word, term) for term in found)),
+        matched_words=tuple(
+            MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
+            for word in words
+            if any(matches_term(word.text, term) for term in found)
+        ),
     )
 
 

@@ -1,0 +1,95 @@
+"""What threads that answer questions share: a lock that many readers hold at once, and rows kept in memory."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+class SharedLock:
+    """Held by any number of readers, or by one writer. A waiting writer goes before readers that come after it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._reader_count = 0
+        self._waiting_writer_count = 0
+        self._is_written = False
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold it with other readers. Not to be asked for by a thread that has it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_written and not self._waiting_writer_count)
+            self._reader_count += 1
+        try:
+            yield
+        finally:
+            self._leave()
+
+    @contextmanager
+    def writing_then_reading(self, write: Callable[[], None]) -> Iterator[None]:
+        """Run `write` alone, then hold the lock with other readers, with no other writer in between."""
+        with self._changed:
+            self._waiting_writer_count += 1
+            self._changed.wait_for(lambda: not self._is_written and not self._reader_count)
+            self._waiting_writer_count -= 1
+            self._is_written = True
+        try:
+            write()
+        except BaseException:
+            self._end_writing(reader_count=0)
+            raise
+        self._end_writing(reader_count=1)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _end_writing(self, *, reader_count: int) -> None:
+        with self._changed:
+            self._is_written, self._reader_count = False, reader_count
+            self._changed.notify_all()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._reader_count -= 1
+            self._changed.notify_all()
+
+
+class RowCache(Generic[Value]):
+    """What was read of the videos asked about lately, by row. A row's content never changes, and no row comes again."""
+
+    def __init__(self, read: Callable[[int], Value], size_of: Callable[[Value], int], max_size: int) -> None:
+        """Keep values of at most `max_size` together, in the measure of `size_of`."""
+        self._read, self._size_of, self._max_size = read, size_of, max_size
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, Value] = OrderedDict()  # the one used last is last
+        self.size = 0
+        self.found_count = 0
+        self.read_count = 0
+
+    def __getitem__(self, row: int) -> Value:
+        with self._lock:
+            if row in self._kept:
+                self._kept.move_to_end(row)
+                self.found_count += 1
+                return self._kept[row]
+        value = self._read(row)  # without the lock: two threads may read the same, which costs less than waiting
+        with self._lock:
+            self.read_count += 1
+            if row not in self._kept:
+                self._kept[row] = value
+                self.size += self._size_of(value)
+                while self.size > self._max_size and len(self._kept) > 1:
+                    self.size -= self._size_of(self._kept.popitem(last=False)[1])
+        return value
+
+    def discard(self, rows: Iterable[int]) -> None:
+        """Forget videos that are gone."""
+        with self._lock:
+            for row in rows:
+                if row in self._kept:
+                    self.size -= self._size_of(self._kept.pop(row))

@@ -1,0 +1,86 @@
+"""Texts that many threads ask for are encoded once, together, and remembered."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from encoders.batching import TextVectors
+
+
+class Recorder:
+    """An encoder whose batches can be held up: a text's vector is its length."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.started = threading.Event()
+        self.failure: Exception | None = None
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.batches.append(list(texts))
+        self.started.set()
+        assert self.may_go.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        return np.array([[len(text)] for text in texts], np.float32).reshape(-1, 1)
+
+
+def test_texts_come_back_in_order_and_are_encoded_once() -> None:
+    recorder = Recorder()
+    vectors = TextVectors(recorder.encode)
+    assert vectors.encode(["aa", "b", "aa"]).tolist() == [[2], [1], [2]]
+    assert vectors.encode(["b", "ccc"]).tolist() == [[1], [3]]
+    assert recorder.batches == [["aa", "b"], ["ccc"]]
+    assert (vectors.found_count, vectors.encoded_count, vectors.batch_count) == (2, 3, 2)
+    assert vectors.encode([]).shape == (0, 1)
+
+
+def test_what_is_asked_while_a_batch_is_encoded_is_the_next_batch() -> None:
+    recorder = Recorder()
+    recorder.may_go.clear()
+    vectors = TextVectors(recorder.encode)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(vectors.encode, ["first"])
+        assert recorder.started.wait(10)
+        others = [pool.submit(vectors.encode, [f"{n % 4:05}", "first"]) for n in range(8)]
+        while vectors.found_count < 8 + 4:  # all eight have asked: "first" eight times, each number twice
+            threading.Event().wait(0.001)
+        recorder.may_go.set()
+        assert first.result().tolist() == [[5]]
+        assert [other.result().tolist() for other in others] == [[[5], [5]]] * 8
+    assert len(recorder.batches) == 2
+    assert sorted(recorder.batches[1]) == ["00000", "00001", "00002", "00003"]
+
+
+def test_an_encoders_failure_reaches_all_who_wait_and_is_not_remembered() -> None:
+    recorder = Recorder()
+    recorder.failure = RuntimeError("out of memory")
+    vectors = TextVectors(recorder.encode)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        vectors.encode(["a"])
+    recorder.failure = None
+    assert vectors.encode(["a"]).tolist() == [[1]]
+
+
+def test_forgets_what_was_asked_longest_ago() -> None:
+    recorder = Recorder()
+    vectors = TextVectors(recorder.encode, cached_count=2)
+    for text in ("a", "bb", "a", "ccc", "a", "bb"):
+        vectors.encode([text])
+    assert recorder.batches == [["a"], ["bb"], ["ccc"], ["bb"]]
+
+
+def test_many_threads_get_what_they_asked_for() -> None:
+    vectors = TextVectors(Recorder().encode, cached_count=50)
+
+    def ask(seed: int) -> bool:
+        lengths = np.random.default_rng(seed).integers(1, 200, 300)
+        return all(vectors.encode(["x" * int(n)]).tolist() == [[n]] for n in lengths)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
