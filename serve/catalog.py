@@ -5,26 +5,30 @@ How a video comes in, and why a kill at any point is harmless:
 2. add_*() append to it, each in a transaction of its own: neither memory nor the write-ahead log grows with the video.
 3. finish() makes it READY, takes the older version away and counts the generation up, in one transaction.
 A writer that dies before 3 leaves a PROCESSING row, which the next writer removes.
+
+Editors change what is small and needs no writer: they delete videos, and keep the queue of work (serve.jobs). A video
+that comes in for a job becomes READY in the transaction that ends the job, so neither is ever there without the other.
 """
 
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import MediaInfo
-from serve.columns import uri_bytes, vector_bytes, words_json
-from serve.database import CATALOG_NAME, WriterLock, connect_writer, readable_failures
+from serve.columns import metadata_json, uri_bytes, vector_bytes, words_json
+from serve.database import CATALOG_NAME, WriterLock, connect_editor, connect_writer, readable_failures
+from serve.errors import VideoNotFound
 from serve.lexical import normalise
-from serve.reading import CatalogReader, Kind, WordMatch, only
+from serve.reading import CatalogReader, Kind, WordMatch
 from serve.values import EncoderSpace
 from temporal.values import Segment
 
@@ -40,16 +44,19 @@ class NewVideo:
     uri: str
     content_sha256: str
     fingerprint: str  # EncoderSpace.fingerprint of the encoders at work
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    recorded_time: float | None = None  # seconds since 1970; None: not known
 
 
 class Catalog(CatalogReader):
-    """One data directory's catalog, open for reading or for writing.
+    """One data directory's catalog, open for reading, for writing, or for small changes beside a writer.
 
     Safe to share between threads, which then take turns. Every method answers from one state of the catalog; inside
     snapshot() several calls do. All raise DataDirectoryInvalid when the file is damaged or the disk fails or is full.
     """
 
     _writer_lock: WriterLock | None = None  # of a writer
+    _is_editable: bool = False  # of a writer or an editor
 
     @classmethod
     def open_writer(cls, directory: Path) -> Self:
@@ -64,7 +71,7 @@ class Catalog(CatalogReader):
             lock = WriterLock(directory)
         try:
             catalog = cls(directory, connect_writer(directory))
-            catalog._writer_lock = lock
+            catalog._writer_lock, catalog._is_editable = lock, True
             with catalog._writing() as write:
                 write.execute("DELETE FROM videos WHERE state = 'PROCESSING'")
         except BaseException:
@@ -72,9 +79,22 @@ class Catalog(CatalogReader):
             raise
         return catalog
 
+    @classmethod
+    def open_editor(cls, directory: Path) -> Self:
+        """Open for deleting videos and for serve.jobs, whether or not a writer is at work.
+
+        Raises:
+            DataDirectoryMissing: If nothing was ever indexed there.
+            DataDirectoryInvalid: If the catalog is damaged, or of another version than this program's.
+        """
+        catalog = cls(directory, connect_editor(directory))
+        catalog._is_editable = True
+        return catalog
+
     def close(self) -> None:
         with self._turn:
             super().close()
+            self._is_editable = False
             if self._writer_lock is not None:
                 self._writer_lock.release()
                 self._writer_lock = None
@@ -87,10 +107,11 @@ class Catalog(CatalogReader):
         """Make an invisible video and return its row."""
         with self._writing() as write:
             row = write.execute(
-                "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, state)"
-                " VALUES (?, ?, ?, ?, ?, 'PROCESSING')",
-                (video.video_id, video.collection, uri_bytes(video.uri), video.content_sha256, video.fingerprint),
-            ).lastrowid
+                "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, metadata, recorded_time,"
+                " state) VALUES (?, ?, ?, ?, ?, ?, ?, 'PROCESSING')",
+                (video.video_id, video.collection, uri_bytes(video.uri), video.content_sha256, video.fingerprint,
+                 metadata_json(video.metadata), video.recorded_time),
+            ).lastrowid  # fmt: skip
             assert row is not None  # an INSERT always has one
             self._begun.add(row)
         return row
@@ -165,26 +186,64 @@ class Catalog(CatalogReader):
                 ),
             )  # fmt: skip
 
-    def finish(self, row: int, *, media: MediaInfo, duration_seconds: float, warnings: Sequence[str]) -> None:
-        """Make the video visible and take away an older one of the same collection and id, in one transaction."""
+    def finish(
+        self, row: int, *, media: MediaInfo, duration_seconds: float, warnings: Sequence[str], job_id: int | None = None
+    ) -> bool:
+        """Make the video visible and take away an older one of the same collection and id, in one transaction.
+
+        Args:
+            job_id: The job it was indexed for, which the same transaction ends.
+        Returns:
+            Whether it is visible: False if the job is not RUNNING any more, and then the video is removed.
+        """
         with self._writing() as write:
             self._require_begun(row)
-            older = write.execute(
-                "SELECT old.row FROM videos AS old JOIN videos AS new USING (collection, video_id)"
-                " WHERE new.row = ? AND old.state = 'READY'", (row,)
-            ).fetchone()  # fmt: skip
-            if older is not None:
-                self._remove_ready(write, older[0])
-            write.execute(
-                "UPDATE videos SET state = 'READY', media = ?, duration_seconds = ?, warnings = ?, indexed_time = ?,"
-                " frame_count = (SELECT coalesce(sum(frame_count), 0) FROM frame_blocks WHERE video_row = row),"
-                " segment_count = (SELECT count(*) FROM segments WHERE video_row = row),"
-                " utterance_count = (SELECT count(*) FROM utterances WHERE video_row = row) WHERE row = ?",
-                (json.dumps(asdict(media)), duration_seconds, json.dumps(list(warnings)), time.time(), row),
-            )
-            self._make_searchable(write, row)
-            self._count_generation(write)
+            is_wanted = job_id is None or self._end_job(write, job_id)
+            if is_wanted:
+                self._make_ready(write, row, media, duration_seconds, warnings)
+            else:
+                write.execute("DELETE FROM videos WHERE row = ?", (row,))
         self._begun.discard(row)
+        return is_wanted
+
+    def _end_job(self, edit: sqlite3.Connection, job_id: int) -> bool:
+        return edit.execute("DELETE FROM jobs WHERE id = ? AND state = 'RUNNING'", (job_id,)).rowcount > 0
+
+    def _make_ready(
+        self, write: sqlite3.Connection, row: int, media: MediaInfo, duration_seconds: float, warnings: Sequence[str]
+    ) -> None:
+        older = write.execute(
+            "SELECT old.row FROM videos AS old JOIN videos AS new USING (collection, video_id)"
+            " WHERE new.row = ? AND old.state = 'READY'", (row,)
+        ).fetchone()  # fmt: skip
+        if older is not None:
+            self._remove_ready(write, older[0])
+        write.execute(
+            "UPDATE videos SET state = 'READY', media = ?, duration_seconds = ?, warnings = ?, indexed_time = ?,"
+            " frame_count = (SELECT coalesce(sum(frame_count), 0) FROM frame_blocks WHERE video_row = row),"
+            " segment_count = (SELECT count(*) FROM segments WHERE video_row = row),"
+            " utterance_count = (SELECT count(*) FROM utterances WHERE video_row = row) WHERE row = ?",
+            (json.dumps(asdict(media)), duration_seconds, json.dumps(list(warnings)), time.time(), row),
+        )
+        self._make_searchable(write, row)
+        self._count_generation(write)
+
+    def keep(self, row: int, *, metadata: Mapping[str, str], recorded_time: float | None, job_id: int) -> bool:
+        """End a job whose bytes a READY video has already: that video takes over what the job's caller says of it.
+
+        Returns:
+            Whether there was anything to end: False if the job is not RUNNING any more.
+        """
+        with self._writing() as write:
+            if not self._end_job(write, job_id):
+                return False
+            changed = write.execute(
+                "UPDATE videos SET metadata = ?1, recorded_time = ?2 WHERE row = ?3"
+                " AND (metadata != ?1 OR recorded_time IS NOT ?2)", (metadata_json(metadata), recorded_time, row)
+            )  # fmt: skip
+            if changed.rowcount:
+                self._count_generation(write)  # answers filter by what changed
+            return True
 
     def abandon(self, row: int) -> None:
         """Remove a video that was begun and will not be finished."""
@@ -199,10 +258,29 @@ class Catalog(CatalogReader):
         Raises:
             VideoNotFound: If there is none of this id, or one in several collections and none is named.
         """
-        with self._writing() as write:
-            found = self.videos(collection=collection, video_ids=(video_id,))
-            self._remove_ready(write, only(found, video_id).row)
-            self._count_generation(write)
+        with self.editing() as edit:
+            self.remove(edit, video_id, collection)
+
+    def remove(self, edit: sqlite3.Connection, video_id: str, collection: str | None) -> str:
+        """Remove a video, and the job to index it, as part of a transaction; return its collection. See delete()."""
+        found = edit.execute(
+            "SELECT collection FROM videos WHERE state = 'READY' AND video_id = ?1 AND (?2 IS NULL OR collection = ?2)"
+            " UNION SELECT collection FROM jobs WHERE video_id = ?1 AND (?2 IS NULL OR collection = ?2) ORDER BY 1",
+            (video_id, collection),
+        ).fetchall()
+        if not found:
+            raise VideoNotFound(video_id)
+        if len(found) > 1:
+            raise VideoNotFound(f"{video_id} alone (found in {', '.join(name for (name,) in found)})")
+        ((owner,),) = found
+        edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (owner, video_id))
+        ready = edit.execute(
+            "SELECT row FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ?", (owner, video_id)
+        ).fetchone()
+        if ready is not None:
+            self._remove_ready(edit, ready[0])
+            self._count_generation(edit)
+        return str(owner)
 
     def _make_searchable(self, write: sqlite3.Connection, row: int) -> None:
         write.execute(
@@ -239,10 +317,11 @@ class Catalog(CatalogReader):
             raise ValueError(f"row {row} was not begun by this writer, or is finished")
 
     def replace_with(self, other: Path) -> None:
-        """Take the encoder space and the READY videos of another data directory in place of all that is here.
+        """Take the encoder space and the READY videos of another data directory in place of those that are here.
 
         They come in as a video does: invisible, one transaction each, then all of them visible at once. Their rows are
-        new here, so nothing that was remembered of an old row can be taken for theirs.
+        new here, so nothing that was remembered of an old row can be taken for theirs. One that is no longer here, as
+        somebody deleted it meanwhile, does not come back.
         """
         with CatalogReader.open_reader(other) as fresh:
             space, rows = fresh.space(), [video.row for video in fresh.videos()]
@@ -253,6 +332,12 @@ class Catalog(CatalogReader):
             finally:
                 self._connection.execute("DETACH fresh")
         with self._writing() as write:
+            write.execute(
+                "DELETE FROM videos AS new WHERE row IN (SELECT value FROM json_each(?)) AND NOT EXISTS (SELECT 1"
+                " FROM videos AS old WHERE state = 'READY' AND old.collection = new.collection"
+                " AND old.video_id = new.video_id)",
+                (json.dumps(moved),),
+            )
             write.execute("INSERT INTO utterance_search (utterance_search) VALUES ('delete-all')")
             write.execute("DELETE FROM videos WHERE state = 'READY'")
             write.executemany("UPDATE videos SET state = 'READY' WHERE row = ?", ((row,) for row in moved))
@@ -283,10 +368,32 @@ class Catalog(CatalogReader):
         return ", ".join(name for (name,) in self._select("SELECT name FROM pragma_table_info(?)", table)
                          if name not in besides)  # fmt: skip
 
+    def holding_row(self, collection: str, video_id: str, content_sha256: str, fingerprint: str) -> int | None:
+        """Return the row of the READY video of these bytes in this encoder space; None: there is none."""
+        found = self._select(
+            "SELECT row FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ? AND content_sha256 = ?"
+            " AND fingerprint = ?", collection, video_id, content_sha256, fingerprint
+        )  # fmt: skip
+        return found[0][0] if found else None
+
+    def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Answer a query over tables that another module keeps: serve.jobs."""
+        return self._select(sql, *parameters)
+
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that only the holder of the writer's lock may make."""
+        with self._turn:
+            if self._writer_lock is None and self._is_editable:
+                raise ValueError("this catalog is open for small changes only")
+            with self.editing() as write:
+                yield write
+
+    @contextmanager
+    def editing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all that the block changes, or nothing. Waits for those of other processes."""
         with self._turn, readable_failures(self.directory):
-            if self._writer_lock is None:
+            if not self._is_editable:
                 raise ValueError("this catalog is open for reading only, or closed")
             if self._connection.in_transaction:
                 raise ValueError("a snapshot is for reading; write outside it")

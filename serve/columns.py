@@ -1,7 +1,7 @@
 """How values lie in the catalog's columns: URIs and arrays as bytes, the rest as JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,31 @@ from serve.values import Video
 
 VIDEO_FIELDS = (
     "row, video_id, collection, uri, content_sha256, media, duration_seconds, frame_count, segment_count,"
-    " utterance_count, warnings, indexed_time"
+    " utterance_count, warnings, indexed_time, metadata, recorded_time"
 )
 
 
 def video_of(fields: tuple[Any, ...]) -> Video:
-    row, video_id, collection, uri, sha256, media, duration, frames, segments, utterances, warnings, at = fields
+    (row, video_id, collection, uri, sha256, media, duration, frames, segments, utterances, warnings, at,
+     metadata, recorded) = fields  # fmt: skip
     return Video(
-        row=row, video_id=video_id, collection=collection, uri=uri.decode(errors="surrogateescape"),
+        row=row, video_id=video_id, collection=collection, uri=uri_of(uri),
         content_sha256=sha256, media=MediaInfo(**json.loads(media)), duration_seconds=duration, frame_count=frames,
         segment_count=segments, utterance_count=utterances, warnings=tuple(json.loads(warnings)), indexed_time=at,
+        metadata=json.loads(metadata), recorded_time=recorded,
     )  # fmt: skip
 
 
 def uri_bytes(uri: str) -> bytes:
     return uri.encode(errors="surrogateescape")
+
+
+def uri_of(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
+
+
+def metadata_json(metadata: Mapping[str, str]) -> str:
+    return json.dumps(dict(metadata), sort_keys=True)
 
 
 def words_json(words: Sequence[Word]) -> str:

@@ -94,16 +94,37 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise DataDirectoryInvalid(str(directory), "its file system has no shared memory for SQLite's WAL")
-            # FULL: every commit is on the disk before it is answered, so that "indexed" survives a power cut and a
-            # Kafka offset is never ahead of its rows. One fsync for each ~64 frames costs nothing beside encoding
-            # them. (NORMAL is as safe against kill -9, but may forget the last commits when the power goes.)
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
-            # Some builds zero all that is deleted, which doubles the writing; FAST zeroes what costs no extra write.
-            connection.execute("PRAGMA secure_delete = FAST")
-            connection.execute("PRAGMA foreign_keys = ON")
+            _prepare_for_writing(connection)
             if schema.version(connection) < schema.VERSION:
                 schema.migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _prepare_for_writing(connection: sqlite3.Connection) -> None:
+    # FULL: every commit is on the disk before it is answered, so that "indexed" survives a power cut and a Kafka offset
+    # is never ahead of its rows. One fsync for each ~64 frames costs nothing beside encoding them. (NORMAL is as safe
+    # against kill -9, but may forget the last commits when the power goes.)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
+    # Some builds zero all that is deleted, which doubles the writing; FAST zeroes what costs no extra write.
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def connect_editor(directory: Path) -> sqlite3.Connection:
+    """Open an existing catalog for changes beside the holder of the WriterLock; SQLite lets one at a time commit.
+
+    Raises:
+        DataDirectoryMissing: If there is no catalog, or one in which nothing was ever committed.
+        DataDirectoryInvalid: If the file is damaged, or of another schema version.
+    """
+    connection = _connect_existing(directory, "rw")
+    with readable_failures(directory):
+        try:
+            _prepare_for_writing(connection)
         except BaseException:
             connection.close()
             raise
@@ -117,6 +138,10 @@ def connect_reader(directory: Path) -> sqlite3.Connection:
         DataDirectoryMissing: If there is no catalog, or one in which nothing was ever committed.
         DataDirectoryInvalid: If the file is damaged, or of another schema version.
     """
+    return _connect_existing(directory, "ro")
+
+
+def _connect_existing(directory: Path, mode: str) -> sqlite3.Connection:
     path = directory / CATALOG_NAME
     with readable_failures(directory):
         try:
@@ -124,7 +149,7 @@ def connect_reader(directory: Path) -> sqlite3.Connection:
                 raise DataDirectoryMissing(str(directory))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataDirectoryMissing(str(directory)) from error
-        connection = _connect(directory, "ro")
+        connection = _connect(directory, mode)
         try:
             found = _check_version(directory, connection)
         except BaseException:

@@ -86,8 +86,46 @@ _VERSION_1 = (
     "INSERT INTO meta VALUES ('generation', '0')",
 )
 
+# What a server needs: what callers say of a video, work that waits, and requests that may come twice.
+_VERSION_2 = (
+    "ALTER TABLE videos ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'",  # JSON object of strings
+    "ALTER TABLE videos ADD COLUMN recorded_time REAL",  # of its first picture, seconds since 1970; NULL: not known
+    """CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, -- the order in which they are done; never used twice, see Catalog.finish
+        collection TEXT NOT NULL,
+        video_id TEXT NOT NULL,
+        uri BLOB NOT NULL,           -- what is fetched; may hold credentials
+        spool_name TEXT,             -- file of an upload's bytes, fetched instead of the URI; NULL: none
+        display_uri BLOB NOT NULL,   -- what is shown, and becomes videos.uri
+        metadata TEXT NOT NULL,
+        recorded_time REAL,
+        state TEXT NOT NULL CHECK (state IN ('QUEUED', 'RUNNING', 'FAILED')),
+        progress REAL NOT NULL DEFAULT 0,           -- 0..1
+        failure_reason TEXT NOT NULL DEFAULT '',    -- UPPER_SNAKE
+        failure_message TEXT NOT NULL DEFAULT '',
+        attempt_count INTEGER NOT NULL DEFAULT 0,   -- how often it was begun
+        created_time REAL NOT NULL,                 -- seconds since 1970, UTC
+        changed_time REAL NOT NULL,                 -- of its state
+        UNIQUE (collection, video_id)
+    )""",
+    "CREATE INDEX jobs_state ON jobs (state, id)",
+    "CREATE INDEX jobs_listed ON jobs (display_uri, collection, video_id)",
+    """CREATE TABLE requests (
+        principal TEXT NOT NULL,
+        request_id TEXT NOT NULL,
+        method TEXT NOT NULL,
+        digest TEXT NOT NULL,        -- of all that was asked
+        collection TEXT NOT NULL,    -- with video_id: what was answered
+        video_id TEXT NOT NULL,
+        created_time REAL NOT NULL,
+        PRIMARY KEY (principal, request_id)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX requests_time ON requests (created_time)",
+)
+
 STEPS: tuple[tuple[str, ...], ...] = (
     _VERSION_1,
+    _VERSION_2,
 )  # STEPS[n] leads from version n to n + 1; never edited, only added to
 VERSION = len(STEPS)
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from sample_catalog import (
 from encoders.values import FrameEmbeddings
 from serve import schema
 from serve.catalog import Catalog
-from serve.errors import VideoNotFound
+from serve.errors import DataDirectoryMissing, VideoNotFound
 from serve.lexical import TOKENIZER
 
 CHILD = Path(__file__).with_name("catalog_child.py")
@@ -65,6 +66,20 @@ def test_returns_what_was_added(catalog: Catalog, reader: Catalog) -> None:
     assert got[1].vector is None
     assert reader.ready_rows(FINGERPRINT) == {row: video.indexed_time}
     assert reader.ready_rows("other") == {}
+
+
+def test_keeps_what_the_caller_said_of_a_video(catalog: Catalog, reader: Catalog, tmp_path: Path) -> None:
+    put(catalog, "plain")
+    said = replace(new_video("told"), metadata={"camera": "7", "título": "…"}, recorded_time=1.75e9)
+    catalog.finish(catalog.begin(said), media=MEDIA, duration_seconds=5.0, warnings=())
+    assert (reader.video("plain").metadata, reader.video("plain").recorded_time) == ({}, None)
+    assert (reader.video("told").metadata, reader.video("told").recorded_time) == (said.metadata, 1.75e9)
+    with Catalog.open_writer(tmp_path / "moved") as moved:
+        for video_id in ("plain", "told"):
+            put(moved, video_id)
+        moved.replace_with(tmp_path)
+        assert moved.video("told").metadata == said.metadata
+        assert moved.video("told").recorded_time == 1.75e9
 
 
 def test_remembers_the_encoder_space(catalog: Catalog, reader: Catalog) -> None:
@@ -265,6 +280,33 @@ def test_a_reader_cannot_write_and_a_snapshot_is_for_reading(catalog: Catalog, r
         catalog.begin(new_video("abc"))
 
 
+def test_an_editor_deletes_beside_the_writer_and_does_nothing_that_only_a_writer_may(
+    catalog: Catalog, reader: Catalog, tmp_path: Path
+) -> None:
+    put_version(catalog, "abc", 1)
+    put_version(catalog, "xyz", 2)
+    row = catalog.begin(new_video("new"))
+    with Catalog.open_editor(tmp_path) as editor:
+        generation = reader.generation()
+        editor.delete("abc")
+        assert reader.generation() > generation
+        assert check(reader) == check(catalog) == {"xyz": 2}
+        for job in (lambda: editor.begin(new_video("other")), lambda: editor.set_space(SPACE)):
+            with pytest.raises(ValueError, match="small changes only"):
+                job()
+    with pytest.raises(ValueError, match="closed"):
+        editor.delete("xyz")
+    catalog.finish(row, media=MEDIA, duration_seconds=1.0, warnings=())  # the editor did not take it away
+    assert len(reader.videos()) == 2
+
+
+def test_an_editor_needs_a_catalog(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(DataDirectoryMissing):
+            Catalog.open_editor(directory)
+    assert not (tmp_path / "catalog.sqlite").exists()
+
+
 def test_an_error_in_a_snapshot_stays_what_it_is(catalog: Catalog) -> None:
     with pytest.raises(FileNotFoundError), catalog.snapshot():
         raise FileNotFoundError("of the caller")
@@ -274,7 +316,7 @@ def test_takes_the_place_of_another_catalog(tmp_path: Path) -> None:
     with Catalog.open_writer(tmp_path / "new") as fresh:
         fresh.set_space(SPACE)
         put_version(fresh, "abc", 4)
-        put_version(fresh, "new", 5)
+        put_version(fresh, "gone", 5)  # deleted from the old one meanwhile: it does not come back
     with Catalog.open_writer(tmp_path / "old") as catalog, Catalog.open_reader(tmp_path / "old") as reader:
         put_version(catalog, "abc", 1)
         put_version(catalog, "old", 2)
@@ -283,12 +325,13 @@ def test_takes_the_place_of_another_catalog(tmp_path: Path) -> None:
             assert check(reader) == {"abc": 1, "old": 2}
             catalog.replace_with(tmp_path / "new")
             assert check(reader) == {"abc": 1, "old": 2}
-        assert check(reader) == {"abc": 4, "new": 5}
+        assert check(reader) == {"abc": 4}
         assert reader.space() == SPACE
         assert reader.generation() > generation
         assert not old_rows & set(reader.ready_rows(FINGERPRINT))
         put_version(catalog, "abc", 6)
-        assert check(reader) == {"abc": 6, "new": 5}
+        assert check(reader) == {"abc": 6}
+        assert catalog.rows("SELECT count(*) FROM videos") == [(1,)]
 
 
 # ---- words

@@ -1,5 +1,6 @@
 """The catalog beside other processes, killed ones among them, on full disks, and on files that are no catalog."""
 
+import json
 import os
 import random
 import shutil
@@ -11,10 +12,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from sample_catalog import (
+    MEDIA,
     check,
     frames,
     new_video,
@@ -301,6 +304,37 @@ def test_an_older_version_is_brought_forward_by_the_writer(tmp_path: Path, monke
         assert check(reader) == {"abc": 1}
         assert reader.identity() == identity
         assert reader._select("SELECT tint FROM videos") == [("none",)]
+
+
+def test_a_catalog_of_version_1_is_brought_forward_with_all_its_videos(tmp_path: Path) -> None:
+    write_version_1(tmp_path)
+    for open_ in (Catalog.open_reader, Catalog.open_editor):
+        with pytest.raises(DataDirectoryInvalid, match=r"version 1 .*kinodex index"):
+            open_(tmp_path)
+    Catalog.open_writer(tmp_path).close()
+    with Catalog.open_reader(tmp_path) as reader:
+        (video,) = reader.videos()
+        assert (video.video_id, dict(video.metadata), video.recorded_time) == ("abc", {}, None)
+        assert video.duration_seconds == 12.5
+        assert reader.rows("SELECT count(*) FROM jobs") == reader.rows("SELECT count(*) FROM requests") == [(0,)]
+        assert reader.identity() == "the same"
+    with Catalog.open_editor(tmp_path) as editor:
+        editor.delete("abc")
+
+
+def write_version_1(directory: Path) -> None:
+    """Make the catalog that the first version of this program made, with one video."""
+    with sqlite3.connect(directory / "catalog.sqlite") as connection:
+        for statement in schema.STEPS[0]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        connection.execute("INSERT INTO meta VALUES ('identity', 'the same'), ('schema_version', '1')")
+        connection.execute(
+            "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, state, media,"
+            " duration_seconds) VALUES ('abc', 'default', ?, '00', 'f', 'READY', ?, 12.5)",
+            (b"file:///abc.mp4", json.dumps(asdict(MEDIA))),
+        )
+    connection.close()
 
 
 def test_a_migration_that_fails_leaves_the_older_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
