@@ -1,105 +1,129 @@
-"""What the API answers: serve.values -> kinodex.v1 messages for the service, and back for the client.
+"""serve.values -> kinodex.v1 messages and back. How the service reads requests, with all checks, is serve.requests.
 
 Each `x_message` has its `x_value`. A round trip loses nothing but what the protos do not carry: times are rounded to
 the nanosecond, and an utterance's own probabilities and epoch stay behind.
 """
 
 import math
-import re
-from collections.abc import Iterable, Mapping
-from fractions import Fraction
-from typing import get_args
-
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
+from collections.abc import Iterable
 
 from encoders.values import Utterance, Word
 from kinodex.v1 import library_service_pb2, moment_pb2, search_service_pb2
+from serve.errors import RequestInvalid
+from serve.fields import (
+    as_named,
+    channel_message,
+    channel_value,
+    duration_message,
+    duration_value,
+    metadata_message,
+    sendable,
+    span_message,
+    timestamp_message,
+    timestamp_value,
+    verdict_message,
+    verdict_value,
+)
 from serve.values import (
     Answer,
-    Channel,
+    Filter,
     MatchedWord,
+    MetadataCondition,
     Moment,
-    Verdict,
+    MomentReference,
+    Query,
     Video,
     VideoAnswer,
     VideoState,
     VideoStatus,
 )
 
-NANOSECONDS = 10**9  # of a second
-# What `sendable` makes of a surrogate, which is what Python makes of a file name's byte that is no UTF-8.
-ESCAPED_SURROGATE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
+MAX_IMAGE_BYTES = 8 << 20  # of a question's picture
 
 
-# ------------------------------------------------------------------ text and times
-def sendable(text: str) -> str:
-    r"""Write what no message can carry, the bytes of a file name that is no UTF-8, as escapes such as \udcff."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def as_named(uri: str) -> str:
-    r"""Undo `sendable`, so that the file's name is its own bytes again. A name that holds a real \udcff is misread."""
-    return ESCAPED_SURROGATE.sub(lambda found: chr(int(found[1], 16)), uri)
-
-
-def nanoseconds(seconds: float) -> int:
-    """Round to whole nanoseconds, exactly: by way of a float product, two roundings could disagree by one."""
-    return round(Fraction(float(seconds)) * NANOSECONDS)
-
-
-def duration_message(seconds: float) -> Duration:
-    message = Duration()
-    message.FromNanoseconds(nanoseconds(seconds))
-    return message
-
-
-def duration_value(message: Duration) -> float:
-    return (message.seconds * NANOSECONDS + message.nanos) / NANOSECONDS
-
-
-def timestamp_message(seconds: float | None) -> Timestamp | None:
-    """Write seconds since 1970; None stays unset."""
-    if seconds is None:
-        return None
-    message = Timestamp()
-    message.FromNanoseconds(nanoseconds(seconds))
-    return message
-
-
-def timestamp_value(message: Timestamp) -> float:
-    return (message.seconds * NANOSECONDS + message.nanos) / NANOSECONDS
-
-
-def span_message(start_seconds: float, end_seconds: float) -> moment_pb2.TimeSpan:
-    return moment_pb2.TimeSpan(start_offset=duration_message(start_seconds), end_offset=duration_message(end_seconds))
-
-
-def metadata_message(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {sendable(key): sendable(value) for key, value in metadata.items()}
-
-
-# ------------------------------------------------------------------ enums: ours are the protos', without the prefix
-def channel_message(channel: str) -> moment_pb2.Channel.ValueType:
-    return moment_pb2.Channel.Value(f"CHANNEL_{channel.upper()}")
-
-
-def channel_value(message: moment_pb2.Channel.ValueType) -> Channel:
-    """Read a channel; unset is all.
+# ------------------------------------------------------------------ questions
+def search_request(query: Query, *, page_size: int, page_token: str = "") -> search_service_pb2.SearchVideosRequest:
+    """Write a question for videos.
 
     Raises:
-        ValueError: For a number that names none.
+        RequestInvalid: If no request can carry it.
     """
-    name = moment_pb2.Channel.Name(message).removeprefix("CHANNEL_").lower()
-    return next((channel for channel in get_args(Channel) if channel == name), "all")
+    return search_service_pb2.SearchVideosRequest(
+        query=_query_message(query),
+        filter=_filter_message(query.filter),
+        min_confidence=query.min_confidence,
+        max_moments_per_video=query.max_moments_per_video or 0,
+        page_size=page_size,
+        page_token=page_token,
+    )
 
 
-def _verdict_message(verdict: Verdict) -> moment_pb2.Verdict.ValueType:
-    return moment_pb2.Verdict.Value(f"VERDICT_{verdict}")
+def moments_request(query: Query, *, page_size: int, page_token: str = "") -> search_service_pb2.SearchMomentsRequest:
+    """Write a question for moments.
+
+    Raises:
+        RequestInvalid: If no request can carry it.
+    """
+    return search_service_pb2.SearchMomentsRequest(
+        query=_query_message(query),
+        filter=_filter_message(query.filter),
+        min_confidence=query.min_confidence,
+        max_moments_per_video=query.max_moments_per_video or 0,
+        page_size=page_size,
+        page_token=page_token,
+    )
 
 
-def _verdict_value(message: moment_pb2.Verdict.ValueType) -> Verdict:
-    return Verdict(moment_pb2.Verdict.Name(message).removeprefix("VERDICT_"))
+def _query_message(query: Query) -> moment_pb2.Query:
+    if len(query.image) > MAX_IMAGE_BYTES:
+        raise RequestInvalid([("query.image", f"a server takes at most {MAX_IMAGE_BYTES >> 20} MiB")])
+    return moment_pb2.Query(
+        text=sendable(query.text),
+        image=query.image,
+        like=None if query.like is None else _example_message(query.like),
+        exclude_text=sendable(query.exclude_text),
+        image_weight=query.image_weight,
+        channel=channel_message(query.channel),
+    )
+
+
+def _example_message(like: MomentReference) -> moment_pb2.MomentReference:
+    return moment_pb2.MomentReference(
+        video_id=sendable(like.video_id),
+        span=span_message(like.span.start_seconds, like.span.end_seconds),
+        collection=sendable(like.collection or ""),
+    )
+
+
+def _filter_message(asked: Filter) -> moment_pb2.Filter:
+    if asked.collections is not None and not asked.collections:
+        raise RequestInvalid([("filter.collections", "needs a collection: an empty list would ask every one")])
+    recorded = None
+    if asked.is_timed:
+        recorded = moment_pb2.TimeRange(
+            start_time=timestamp_message(asked.recorded_from), end_time=timestamp_message(asked.recorded_until)
+        )
+    shortest, longest = asked.min_duration_seconds, asked.max_duration_seconds
+    return moment_pb2.Filter(
+        collections=map(sendable, asked.collections or ()),
+        video_ids=map(sendable, asked.video_ids),
+        metadata=map(_condition_message, asked.metadata),
+        recorded=recorded,
+        min_duration=duration_message(shortest) if shortest > 0 else None,
+        max_duration=duration_message(longest) if longest < math.inf else None,
+    )
+
+
+def _condition_message(condition: MetadataCondition) -> moment_pb2.MetadataFilter:
+    if condition.equals is not None:
+        return moment_pb2.MetadataFilter(key=sendable(condition.key), equals=sendable(condition.equals))
+    least, greatest = condition.least, condition.greatest
+    return moment_pb2.MetadataFilter(
+        key=sendable(condition.key),
+        range=moment_pb2.NumberRange(
+            min=least if least > -math.inf else None, max=greatest if greatest < math.inf else None
+        ),
+    )
 
 
 # ------------------------------------------------------------------ answers
@@ -113,7 +137,7 @@ def moment_message(moment: Moment) -> moment_pb2.Moment:
         start_time=timestamp_message(moment.recorded_time),
         score=moment.score,
         confidence=moment.confidence,
-        verdict=_verdict_message(moment.verdict),
+        verdict=verdict_message(moment.verdict),
         visual_score=moment.visual_score,
         speech_score=moment.speech_score,
         transcript=sendable(moment.transcript),
@@ -141,7 +165,7 @@ def moment_value(message: moment_pb2.Moment) -> Moment:
         recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
         score=message.score,
         confidence=message.confidence,
-        verdict=_verdict_value(message.verdict),
+        verdict=verdict_value(message.verdict),
         visual_score=message.visual_score if message.HasField("visual_score") else None,
         speech_score=message.speech_score if message.HasField("speech_score") else None,
         transcript=message.transcript,
@@ -167,7 +191,7 @@ def _match_message(video: VideoAnswer) -> search_service_pb2.VideoMatch:
         collection=sendable(video.collection),
         score=video.score,
         confidence=video.confidence,
-        verdict=_verdict_message(video.verdict),
+        verdict=verdict_message(video.verdict),
         moments=map(moment_message, video.moments),
     )
 
@@ -179,7 +203,7 @@ def _match_value(message: search_service_pb2.VideoMatch) -> VideoAnswer:
         collection=message.collection,
         score=message.score,
         confidence=message.confidence,
-        verdict=_verdict_value(message.verdict),
+        verdict=verdict_value(message.verdict),
         moments=tuple(map(moment_value, message.moments)),
     )
 
