@@ -115,7 +115,7 @@ def fetch(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progress 
 def _follow(url: str, name: str, config: SourceConfig, into: BinaryIO, progress: Progress | None) -> str:
     target, deadline = parse_url(url, name), time.monotonic() + config.max_fetch_seconds
     for _ in range(config.max_redirects + 1):
-        _check_host(target, name, config)
+        check_host(target, name, config)
         with _request(target, name, config, deadline) as response:
             if response.status not in _REDIRECTS:
                 _check_status(response, target, name)
@@ -188,7 +188,7 @@ def _redirected(origin: Url, location: str, name: str) -> Url:
     return target
 
 
-def _check_host(url: Url, name: str, config: SourceConfig) -> None:
+def check_host(url: Url, name: str, config: SourceConfig) -> None:
     if url.scheme not in config.schemes:
         raise SourceRefused(name, f"the scheme {url.scheme}: is not allowed", "list it in schemes")
     host = url.host.rstrip(".")

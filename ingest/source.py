@@ -26,7 +26,15 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
-from ingest.fetch import READ_BYTES, Progress, fetch, has_control_characters, without_secrets
+from ingest.fetch import (
+    READ_BYTES,
+    Progress,
+    check_host,
+    fetch,
+    has_control_characters,
+    parse_url,
+    without_secrets,
+)
 
 # What a folder is searched for: the suffixes of the video and audio containers FFmpeg reads. A file named by
 # itself may have any.
@@ -218,6 +226,21 @@ def open_source(
         yield _opened(name, _stored(uri, file) if scheme is None else uri, file, content_sha256)
 
 
+def check_policy(uri: str, config: SourceConfig) -> None:
+    """Refuse a URI that open_source() would refuse by its spelling alone: nothing is opened, no name is looked up.
+
+    Raises:
+        SourceRefused: If its scheme, its host or its folder is not allowed, or it has no scheme.
+    """
+    name, scheme = display_uri(uri), scheme_of(uri)
+    if scheme in _FETCHED_SCHEMES:
+        check_host(parse_url(uri, name), name, config)
+    elif scheme == "file":
+        _allowed_path(uri, name, config)
+    else:
+        raise SourceRefused(name, "not a URI of a supported scheme", f"use one of {', '.join(_SCHEMES)}")
+
+
 def _download_file(spool: Path, name: str) -> FileIO:
     """Make a file without a name: it is gone with the last descriptor."""
     try:
@@ -285,14 +308,7 @@ def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
     The path is resolved first, then walked from its root one component at a time, never through a link: a
     component exchanged for a link in between ends the walk instead of leading out.
     """
-    if "file" not in config.schemes:
-        raise SourceRefused(name, "the scheme file: is not allowed", "list it in schemes")
-    path = os.path.realpath(_path_of_file_uri(uri, name))
-    for root in map(os.path.realpath, config.file_roots):
-        if path != root and os.path.commonpath([path, root]) == root:
-            break
-    else:
-        raise SourceRefused(name, "outside the folders that file: may name", "list its folder in file_roots")
+    path, root = _allowed_path(uri, name, config)
     *folders, last = os.path.relpath(path, root).split(os.sep)
     try:
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -307,6 +323,17 @@ def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
             os.close(folder)
     except OSError as e:
         raise _error_of(e, name) from e
+
+
+def _allowed_path(uri: str, name: str, config: SourceConfig) -> tuple[str, str]:
+    """Return the resolved path of a file: URI, and the root it is below."""
+    if "file" not in config.schemes:
+        raise SourceRefused(name, "the scheme file: is not allowed", "list it in schemes")
+    path = os.path.realpath(_path_of_file_uri(uri, name))
+    for root in map(os.path.realpath, config.file_roots):
+        if path != root and os.path.commonpath([path, root]) == root:
+            return path, root
+    raise SourceRefused(name, "outside the folders that file: may name", "list its folder in file_roots")
 
 
 def _path_of_file_uri(uri: str, name: str) -> str:

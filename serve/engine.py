@@ -8,8 +8,8 @@ Any number of threads may ask. They share the indexes, which are brought up to t
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -88,14 +88,14 @@ class Engine:
             pixels: The query's picture, uint8 (H, W, 3) RGB at the visual encoder's input size.
         """
         ranking = self.rank_moments(query, pixels)
-        return Answer(
-            moments=self.read_moments(ranking.places, query.limit), degraded_channels=ranking.degraded_channels
-        )
+        moments, _ = self.read_moments(ranking.places, query.limit)
+        return Answer(moments=moments, degraded_channels=ranking.degraded_channels)
 
     def search(self, query: Query, pixels: NDArray[np.uint8] | None = None) -> Answer:
         """Return the videos that answer, best first, at most `query.limit`, each with its best moments."""
         ranking = self.rank_videos(query, pixels)
-        return Answer(videos=self.read_videos(ranking.places, query.limit), degraded_channels=ranking.degraded_channels)
+        videos, _ = self.read_videos(ranking.places, query.limit)
+        return Answer(videos=videos, degraded_channels=ranking.degraded_channels)
 
     # ---- rankings ----
 
@@ -107,7 +107,7 @@ class Engine:
         Args:
             check: Called again and again; what it raises ends the work.
         Raises:
-            VideoNotFound: If an example's video is not there, or not among those asked about.
+            VideoNotFound: If an example's video is not there.
             NoVisualEncoder: If a picture is asked about, and nothing here can see.
         """
         with self.asked():
@@ -239,7 +239,7 @@ class Engine:
 
     def target(self, query: Query, pixels: NDArray[np.uint8] | None) -> Target:
         """Turn a query into vectors: of its text, its picture or example, or between both by image_weight."""
-        example = None if query.like is None else self.example(query.like, query)
+        example = None if query.like is None else self.example(query.like)
         has_text = bool(query.text.strip())
         intent = read_intent(query.text, query.channel) if has_text else wordless_intent(query)
         shown: list[tuple[float, NDArray[np.float32] | None]] = []
@@ -273,18 +273,10 @@ class Engine:
             example=example,
         )
 
-    def example(self, like: MomentReference, query: Query) -> tuple[int, TimeSpan]:
-        """Find the video of a "more like this" question: one the query may see."""
-        allowed = query.filter.collections
-        video = only(
-            [
-                video
-                for video in self.by_id.get(like.video_id, ())
-                if (like.collection is None or video.collection == like.collection)
-                and (allowed is None or video.collection in allowed)
-            ],
-            like.video_id,
-        )
+    def example(self, like: MomentReference) -> tuple[int, TimeSpan]:
+        """Find the video of a "more like this" question."""
+        found = self.by_id.get(like.video_id, ())
+        video = only([one for one in found if like.collection in (None, one.collection)], like.video_id)
         return video.row, like.span
 
     def is_unwanted(self, spoken: Spoken, target: Target) -> bool:
@@ -305,26 +297,33 @@ class Engine:
 
     # ---- reading what was ranked ----
 
-    def read_moments(self, places: Iterable[RankedMoment], count: int) -> tuple[Moment, ...]:
-        """Return the first `count` as moments; of videos that are gone by now, none."""
-        found: list[Moment] = []
-        for place in places:
-            if len(found) == count:
-                break
-            try:
-                found.append(self.moment(place))
-            except VideoNotFound:
-                continue
-        return tuple(found)
+    def read_moments(
+        self, places: Sequence[RankedMoment], count: int, start: int = 0
+    ) -> tuple[tuple[Moment, ...], int]:
+        """Return `count` places from `start` on as moments, and where the next page starts.
 
-    def read_videos(self, places: Iterable[RankedVideo], count: int) -> tuple[VideoAnswer, ...]:
-        """Return the first `count` as answers; of videos that are gone by now, none."""
-        found: list[VideoAnswer] = []
-        for place in places:
+        What is gone by now is passed over, so that a page is full while there is more.
+        """
+        found: list[Moment] = []
+        for at in range(start, len(places)):
             if len(found) == count:
-                break
+                return tuple(found), at
+            with suppress(VideoNotFound):
+                found.append(self.moment(places[at]))
+        return tuple(found), len(places)
+
+    def read_videos(
+        self, places: Sequence[RankedVideo], count: int, start: int = 0
+    ) -> tuple[tuple[VideoAnswer, ...], int]:
+        """Return `count` places from `start` on as answers, and where the next page starts; see read_moments."""
+        found: list[VideoAnswer] = []
+        for at in range(start, len(places)):
+            if len(found) == count:
+                return tuple(found), at
+            place = places[at]
             if not self.is_there(place.video):
                 continue
+            moments, _ = self.read_moments(place.moments, len(place.moments))
             found.append(
                 VideoAnswer(
                     video_id=place.video.video_id,
@@ -332,14 +331,16 @@ class Engine:
                     score=place.score,
                     confidence=place.confidence,
                     verdict=verdict_of(place.confidence),
-                    moments=self.read_moments(place.moments, len(place.moments)),
+                    moments=moments,
                     collection=place.video.collection,
                 )
             )
-        return tuple(found)
+        return tuple(found), len(places)
 
     def is_there(self, video: Video) -> bool:
-        return bool(self.catalog.videos(collection=video.collection, video_ids=(video.video_id,)))
+        """Whether this version of a video is still in the catalog."""
+        found = self.catalog.videos(collection=video.collection, video_ids=(video.video_id,))
+        return any(one.row == video.row for one in found)
 
     def moment(self, place: RankedMoment) -> Moment:
         candidate = place.candidate

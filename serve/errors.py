@@ -75,7 +75,7 @@ class VideoNotFound(ServeError):
     """No video of this id."""
 
     def __init__(self, video_id: str) -> None:
-        super().__init__(f"no video {video_id}: see `kinodex list`")
+        super().__init__(f"no video {video_id}")
         self.video_id = video_id
 
 

@@ -15,7 +15,7 @@ import click
 
 from encoders.errors import EncoderError
 from ingest.errors import IngestError
-from serve.errors import ServeError
+from serve.errors import ServeError, VideoNotFound
 from serve.phrases import printable
 from temporal.errors import TemporalError
 
@@ -63,6 +63,8 @@ class OneLineGroup(click.Group):
 
 
 def _explain(error: Exception, debug: bool) -> str:
+    if isinstance(error, VideoNotFound):
+        return f"{error}: see `kinodex list`"
     if isinstance(error, IngestError | EncoderError | TemporalError | ServeError):
         return str(error)
     if isinstance(error, OSError):
