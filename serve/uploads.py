@@ -1,0 +1,230 @@
+"""Bytes that clients send, kept in files until they are indexed.
+
+A file is `….part` while its bytes come, and gets its name when all of them are here and on the disk. Whoever receives
+it holds a lock on it the whole time, so that clean() can tell what somebody still needs from what a kill left behind.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from ingest.errors import LimitExceeded, SourceUnreadable
+from serve.errors import SpoolFull, UploadCorrupt
+
+FOLDER_NAME = "uploads"  # in the data directory
+RETRY_AFTER_SECONDS = 30.0  # about the time in which a short video is indexed and its bytes are let go
+COUNT_SECONDS = 1.0  # how long a count of the folder's bytes holds: other processes only ever take files away
+_PART_SUFFIX = ".part"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled:
+    """A file that is here, whole and on the disk."""
+
+    name: str  # in the spool's folder
+    content_sha256: str  # 64 hex digits
+    size_bytes: int
+
+
+class Spool:
+    """A folder of uploads. Safe to share between threads."""
+
+    def __init__(self, folder: Path, *, max_upload_bytes: int, max_spool_bytes: int) -> None:
+        self.folder = folder
+        self.max_upload_bytes, self.max_spool_bytes = max_upload_bytes, max_spool_bytes
+        self._lock = threading.Lock()
+        self._used_bytes, self._counted_at = 0, -COUNT_SECONDS
+
+    @contextmanager
+    def receive(self, filename: str, *, size_bytes: int | None = None) -> "Iterator[Upload]":
+        """Take an upload in. Leaving the block before finish() removes what came.
+
+        Leave it only when the job that names the file is submitted: until then clean() does not touch it.
+
+        Args:
+            filename: What the client calls it, for errors.
+            size_bytes: Its length if announced, so that one too large is refused before its bytes come.
+        Raises:
+            LimitExceeded: Naming max_upload_bytes.
+            SpoolFull: If there is no room.
+        """
+        self._admit(filename, size_bytes or 0, new_bytes=size_bytes or 0)
+        with readable_disk_failures():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            upload = Upload(self, filename)
+        try:
+            yield upload
+        finally:
+            upload.close()
+
+    def path(self, name: str) -> Path:
+        """Return where a finished file is."""
+        return path_of(self.folder, name)
+
+    def remove(self, name: str) -> None:
+        """Remove a finished file that no job needs."""
+        remove(self.folder, name)
+
+    def clean(self, referenced: Callable[[], Container[str]]) -> None:
+        """Remove what killed processes left: unfinished files, and finished ones that no job names.
+
+        Args:
+            referenced: Returns the names that jobs have now.
+        """
+        try:
+            named = referenced()
+            unnamed = [path for path in self.folder.iterdir() if path.name not in named]
+        except FileNotFoundError:
+            return
+        for path in unnamed:
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                # Asked again under the lock: until it was free the file may have been waiting for its job.
+                if _try_lock(file.fileno()) and path.name not in referenced():
+                    path.unlink()
+
+    def _admit(self, filename: str, size_bytes: int, *, new_bytes: int) -> None:
+        """Refuse a file of this size, or bytes that do not fit beside all others."""
+        if size_bytes > self.max_upload_bytes:
+            raise LimitExceeded(upload_uri(filename), "max_upload_bytes", f"more than {self.max_upload_bytes} bytes")
+        with self._lock:
+            if time.monotonic() - self._counted_at >= COUNT_SECONDS:
+                self._used_bytes, self._counted_at = _size_of(self.folder), time.monotonic()
+            if self._used_bytes + new_bytes > self.max_spool_bytes:
+                raise SpoolFull(RETRY_AFTER_SECONDS)
+
+    def _admit_more(self, filename: str, size_bytes: int, new_bytes: int) -> None:
+        self._admit(filename, size_bytes, new_bytes=new_bytes)
+        with self._lock:
+            self._used_bytes += new_bytes
+
+
+class Upload:
+    """One file on its way in. Used by one thread at a time."""
+
+    def __init__(self, spool: Spool, filename: str) -> None:
+        """Make the file. Callers use Spool.receive()."""
+        self.filename, self.size_bytes = filename, 0
+        self._spool, self._digest = spool, hashlib.sha256()
+        self._is_finished = False
+        while True:
+            self._path = spool.folder / f"{uuid4().hex}{_PART_SUFFIX}"
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            if os.fstat(self._file).st_nlink:
+                break
+            os.close(self._file)  # clean() was faster than the lock
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            LimitExceeded: Naming max_upload_bytes.
+            SpoolFull: If there is no room for them.
+        """
+        self._spool._admit_more(self.filename, self.size_bytes + len(data), len(data))
+        self._digest.update(data)
+        self.size_bytes += len(data)
+        rest = memoryview(data)
+        with readable_disk_failures():
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+
+    def finish(self, *, size_bytes: int | None = None, sha256: str | None = None) -> Spooled:
+        """Keep the file, if it is what was announced.
+
+        Args:
+            size_bytes: As announced; None: it was not.
+            sha256: As announced, in hex; None or empty: it was not.
+        Raises:
+            SourceUnreadable: If it is empty.
+            UploadCorrupt: If it has another length or checksum.
+            SpoolFull: If the disk is full.
+        """
+        content_sha256 = self._digest.hexdigest()
+        if size_bytes is not None and size_bytes != self.size_bytes:
+            raise UploadCorrupt(self.filename, f"{self.size_bytes} of {size_bytes} bytes arrived")
+        if sha256 and sha256.lower() != content_sha256:
+            raise UploadCorrupt(self.filename, "its SHA-256 is another")
+        if not self.size_bytes:
+            raise SourceUnreadable(upload_uri(self.filename), "empty file")
+        name = f"{content_sha256}-{uuid4().hex[:8]}"
+        with readable_disk_failures():
+            os.fsync(self._file)
+            self._path.rename(path_of(self._spool.folder, name))
+            folder = os.open(self._spool.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        self._is_finished = True
+        return Spooled(name=name, content_sha256=content_sha256, size_bytes=self.size_bytes)
+
+    def close(self) -> None:
+        """Let go of the file; remove it unless it was finished."""
+        if not self._is_finished:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def upload_uri(filename: str) -> str:
+    """Return the URI that an upload is shown and stored under."""
+    return f"upload:{filename}"
+
+
+def has_same_content(one: str, other: str) -> bool:
+    """Whether two finished files, by their names, hold the same bytes."""
+    return one.partition("-")[0] == other.partition("-")[0]
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Return where a finished file is.
+
+    Raises:
+        ValueError: If the name is none that a spool gives.
+    """
+    if not name or "/" in name or "\0" in name or name in (".", "..") or name.endswith(_PART_SUFFIX):
+        raise ValueError(f"not the name of a finished upload: {name!r}")
+    return folder / name
+
+
+def remove(folder: Path, name: str | None) -> None:
+    """Remove a finished file that no job needs; None is nothing to remove."""
+    if name is not None:
+        path_of(folder, name).unlink(missing_ok=True)
+
+
+@contextmanager
+def readable_disk_failures() -> Iterator[None]:
+    """Turn a full disk into SpoolFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise SpoolFull(RETRY_AFTER_SECONDS) from error
+        raise
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _size_of(folder: Path) -> int:
+    total = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # indexed and gone meanwhile
+                total += entry.stat().st_size
+    return total
