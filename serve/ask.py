@@ -1,22 +1,64 @@
-"""What `search` and `moments` do: ask the library, print the answer, draw the sheet."""
+"""What `search` and `moments` do: ask a library here or on a server, print the answer, draw the sheet.
+
+Nothing heavy is imported to ask a server: the library with its encoders, and Pillow, only where they are needed.
+"""
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import click
 from rich.console import Console
 
+from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
+from serve.errors import FrameNotFound, ServerFailed
 from serve.phrases import counted
 from serve.render import moments_json, search_json, show_moments, show_search, to_json
 from serve.settings import Settings
-from serve.sheet import Cell, draw_sheet
-from serve.values import Answer, Channel, Moment, Query
+from serve.values import Answer, Channel, Filter, Moment, Query, Video, VideoStatus
 
 if TYPE_CHECKING:
     from serve.library import Library
+    from serve.sheet import Cell
+
+MAX_IMAGE_BYTES = 64 << 20  # above any camera's picture; it is kept in memory
+
+
+class Asked(Protocol):
+    """What answers: `Embedded`, or serve.client.Client. An empty collection is the one that has the video."""
+
+    def search(self, query: Query) -> Answer: ...
+
+    def moments(self, query: Query) -> Answer: ...
+
+    def video(self, video_id: str, collection: str = "") -> Video | VideoStatus: ...
+
+    def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]: ...
+
+
+class Embedded:
+    """A library in this process, asked as a server is."""
+
+    def __init__(self, library: "Library") -> None:
+        self.library = library
+
+    def search(self, query: Query) -> Answer:
+        return self.library.search(query)
+
+    def moments(self, query: Query) -> Answer:
+        return self.library.moments(query)
+
+    def video(self, video_id: str, collection: str = "") -> Video:
+        return self.library.catalog.video(video_id, collection or None)
+
+    def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]:
+        found = self.library.thumbnail(self.video(video_id, collection), at_seconds)
+        if found is None:
+            raise FrameNotFound(video_id)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,38 +80,80 @@ class Question:
         return self.text or str(self.image)
 
 
-def ask(kind: Literal["search", "moments"], question: Question, directory: Path, settings: Settings) -> None:
-    """Answer one question on standard output, and into the contact sheet if one is wanted.
+@contextlib.contextmanager
+def reached(settings: Settings, directory: Path, server: str | None) -> Iterator[Asked]:
+    """Open the library in `directory`, or reach the one on a server.
 
     Raises:
         DataDirectoryMissing: If nothing was indexed there.
+        SettingsError: If `server` is no address, or may not be reached so.
+    """
+    if server is not None:
+        from serve.client import Client
+
+        with Client(server, settings.client) as client:
+            yield client
+        return
+    from serve.library import Library
+
+    with Library.open(directory, settings) as library:
+        yield Embedded(library)
+
+
+def ask(kind: Literal["search", "moments"], question: Question, asked: Asked) -> None:
+    """Answer one question on standard output, and into the contact sheet if one is wanted.
+
+    Raises:
         VideoNotFound: If a video that is to be looked in is not there.
         IngestError: If the picture cannot be read.
         NoVisualEncoder: If a picture is asked about, and nothing here can see.
+        ServerFailed: If it is a server that is asked, for these and all else.
         OSError: If the sheet cannot be written.
     """
-    from serve.library import Library  # here, so that a bad --sheet is refused before the slow import
+    collection = question.collection
+    query = Query(
+        text=question.text or "",
+        image=read_image(question.image) if question.image else b"",
+        image_name=str(question.image or "image"),
+        channel=question.channel,
+        limit=question.limit,
+        filter=Filter(
+            collections=None if collection is None else (collection,),
+            video_ids=tuple(asked.video(video_id, collection or "").video_id for video_id in question.video_ids),
+        ),
+    )
+    answer = asked.search(query) if kind == "search" else asked.moments(query)
+    doctor = "kinodex doctor" if isinstance(asked, Embedded) else "kinodex doctor on the server"
+    for channel in answer.degraded_channels:
+        click.echo(f"kinodex: {channel} search is not available: the answer is without it (see {doctor})", err=True)
+    _print(kind, question, answer)
+    if question.sheet is not None:
+        from serve.sheet import draw_sheet
 
-    with contextlib.closing(Library.open(directory, settings)) as library:
-        query = Query(
-            text=question.text or "",
-            image=library.load_image(question.image) if question.image else None,
-            channel=question.channel,
-            limit=question.limit,
-            collection=question.collection,
-            video_ids=tuple(library.video(video_id).video_id for video_id in question.video_ids),
-        )
-        answer = library.search(query) if kind == "search" else library.moments(query)
-        for channel in answer.degraded_channels:
-            click.echo(
-                f"kinodex: {channel} search is not available: the answer is without it (see kinodex doctor)",
-                err=True,
-            )
-        _print(kind, question, answer)
-        if question.sheet is not None:
-            cells = _cells(library, answer)
-            draw_sheet(question.name, cells).save(question.sheet, format="PNG")
-            click.echo(f"kinodex: drew {counted(len(cells), 'answer')} into {question.sheet}", err=True)
+        cells = _cells(asked, answer)
+        draw_sheet(question.name, cells).save(question.sheet, format="PNG")
+        click.echo(f"kinodex: drew {counted(len(cells), 'answer')} into {question.sheet}", err=True)
+
+
+def read_image(path: Path) -> bytes:
+    """Read the file of a picture; whether it is one is for those to say who decode it.
+
+    Raises:
+        IngestError: If it is not there, cannot be read, is empty or above 64 MiB.
+    """
+    name = str(path)
+    try:
+        with path.open("rb") as file:
+            image = file.read(MAX_IMAGE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise SourceNotFound(name, "no such file", "check the path") from error
+    except OSError as error:
+        raise SourceUnreadable(name, f"cannot be read, {error.strerror or error}") from error
+    if not image:
+        raise SourceUnreadable(name, "the file is empty")
+    if len(image) > MAX_IMAGE_BYTES:
+        raise DecodeError(name, f"larger than {MAX_IMAGE_BYTES >> 20} MiB", "give a smaller picture")
+    return image
 
 
 def _print(kind: Literal["search", "moments"], question: Question, answer: Answer) -> None:
@@ -81,16 +165,31 @@ def _print(kind: Literal["search", "moments"], question: Question, answer: Answe
         show(Console(), question.name, answer)
 
 
-def _cells(library: "Library", answer: Answer) -> list[Cell]:
+def _cells(asked: Asked, answer: Answer) -> "list[Cell]":
+    from serve.sheet import MAX_CELLS, Cell
+
     best = [video.moments[0] for video in answer.videos if video.moments]
-    return [cell(library, moment) for moment in (*answer.moments, *best)]
+    found = [*answer.moments, *best]
+    # Those that are only counted need no picture: of a server, each is a call.
+    return [cell(asked, moment) for moment in found[:MAX_CELLS]] + [
+        Cell(moment=moment, picture=None) for moment in found[MAX_CELLS:]
+    ]
 
 
-def cell(library: "Library", moment: Moment) -> Cell:
+def cell(asked: Asked, moment: Moment) -> "Cell":
+    """Make a moment's cell of the contact sheet, with its picture where there is one."""
+    from serve.sheet import Cell
+
     picture = None
     if moment.best_frame_seconds is not None:
-        picture = library.thumbnail(library.video(moment.video_id), moment.best_frame_seconds)
-    return Cell(moment=moment, picture=picture[1] if picture else None)
+        try:
+            _, picture = asked.frame(moment.video_id, moment.best_frame_seconds, moment.collection)
+        except FrameNotFound:
+            pass
+        except ServerFailed as error:
+            if error.reason != "FRAME_NOT_FOUND":
+                raise
+    return Cell(moment=moment, picture=picture)
 
 
 def check_sheet(path: Path) -> None:

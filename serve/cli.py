@@ -65,6 +65,11 @@ def question_options(command: Function) -> Function:
     for option in (
         json_option,
         click.option(
+            "--server",
+            metavar="ADDR",
+            help="Ask the library of this server: HOST:PORT, grpc://HOST:PORT (plain) or grpcs://HOST:PORT (TLS).",
+        ),
+        click.option(
             "--sheet",
             metavar="FILE.png",
             type=click.Path(path_type=Path),
@@ -88,11 +93,11 @@ def question_options(command: Function) -> Function:
     return command
 
 
-def _load(data: Path | None, config: Path | None) -> "tuple[Path, Settings]":
+def _load(data: Path | None, config: Path | None, *, is_local: bool = True) -> "tuple[Path, Settings]":
     from serve.settings import data_directory, load_settings
 
     directory = data_directory(data)
-    return directory, load_settings(directory, config)
+    return directory, load_settings(directory if is_local else None, config)  # a server's library is not this one
 
 
 @contextlib.contextmanager
@@ -158,6 +163,7 @@ def index(
 Examples:
   kinodex search "a boat in a storm"
   kinodex search --image photo.jpg --limit 3
+  kinodex search "a boat in a storm" --server library.example.org:8970
   kinodex search "budget for next year" --channel speech --json"""
 )
 @question_options
@@ -186,12 +192,16 @@ def moments(data: Path | None, config: Path | None, **question: Any) -> None:
 def _ask(kind: Literal["search", "moments"], data: Path | None, config: Path | None, question: Any) -> None:
     if not (question["text"] or "").strip() and question["image"] is None:
         raise click.UsageError("a question is needed: QUERY, or --image FILE")
-    from serve.ask import Question, ask, check_sheet
+    server = question.pop("server")
+    if server is not None and data is not None:
+        raise click.UsageError("--server and --data name two libraries: give one of them")
+    from serve.ask import Question, ask, check_sheet, reached
 
     if question["sheet"] is not None:
         check_sheet(question["sheet"])
-    directory, settings = _load(data, config)
-    ask(kind, Question(**question), directory, settings)
+    directory, settings = _load(data, config, is_local=server is None)
+    with reached(settings, directory, server) as asked:
+        ask(kind, Question(**question), asked)
 
 
 @cli.command("list")

@@ -38,7 +38,8 @@ def clock(seconds: float) -> str:
 
 def time_span(start_seconds: float, end_seconds: float) -> str:
     """Write a span as m:ss-m:ss; the end is rounded up, so that a short one is never empty."""
-    return f"{clock(start_seconds)}{DASH}{clock(math.ceil(end_seconds))}"
+    # From whole nanoseconds, as servers send them: else 16.00000000001 s here would be 0:17, and of a server 0:16.
+    return f"{clock(round(start_seconds, 9))}{DASH}{clock(math.ceil(round(end_seconds, 9)))}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from serve.calibrate import Report as CalibrationReport
 
 TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
+NANOSECOND_DIGITS = 9
 SCORE_DIGITS = 4  # below the noise of a half-precision embedding
 SNIPPET_CHARS = 160  # of what is said: about two table lines on a wide terminal
 SHORT_ID_CHARS = 12  # of a content hash: what the commands accept as a prefix, with room to spare
@@ -37,7 +38,13 @@ def to_json(value: Any) -> bytes:
 
 
 def _number(value: float | None, digits: int) -> float | None:
-    return round(float(value), digits) if value is not None and math.isfinite(value) else None
+    # + 0.0 makes 0.0 of -0.0, which a message that leaves zeros out does not keep.
+    return round(float(value), digits) + 0.0 if value is not None and math.isfinite(value) else None
+
+
+def _seconds(value: float | None) -> float | None:
+    # By way of nanoseconds, in which a server sends times: so its answers and this process's are the same bytes.
+    return _number(_number(value, NANOSECOND_DIGITS), TIME_DIGITS)
 
 
 def moment_json(moment: Moment) -> dict[str, Any]:
@@ -45,15 +52,15 @@ def moment_json(moment: Moment) -> dict[str, Any]:
     return {
         "video_id": moment.video_id,
         "uri": moment.uri,
-        "start_seconds": _number(moment.start_seconds, TIME_DIGITS),
-        "end_seconds": _number(moment.end_seconds, TIME_DIGITS),
+        "start_seconds": _seconds(moment.start_seconds),
+        "end_seconds": _seconds(moment.end_seconds),
         "score": _number(moment.score, SCORE_DIGITS),
         "confidence": _number(moment.confidence, SCORE_DIGITS),
         "verdict": str(moment.verdict),
         "visual_score": _number(moment.visual_score, SCORE_DIGITS),
         "speech_score": _number(moment.speech_score, SCORE_DIGITS),
         "transcript": moment.transcript,
-        "best_frame_seconds": _number(moment.best_frame_seconds, TIME_DIGITS),
+        "best_frame_seconds": _seconds(moment.best_frame_seconds),
         "final": moment.final,
     }
 
@@ -85,7 +92,7 @@ def outcome_json(outcome: IndexOutcome) -> dict[str, Any]:
         "video_id": outcome.video_id,
         "uri": outcome.uri,
         "status": outcome.status,
-        "duration_seconds": _number(outcome.duration_seconds, TIME_DIGITS),
+        "duration_seconds": _seconds(outcome.duration_seconds),
         "frames": outcome.frames,
         "segments": outcome.segments,
         "utterances": outcome.utterances,
@@ -100,7 +107,7 @@ def video_json(video: Video) -> dict[str, Any]:
         "video_id": video.video_id,
         "uri": video.uri,
         "collection": video.collection,
-        "duration_seconds": _number(video.duration_seconds, TIME_DIGITS),
+        "duration_seconds": _seconds(video.duration_seconds),
         "frames": video.frame_count,
         "segments": video.segment_count,
         "utterances": video.utterance_count,
@@ -144,6 +151,10 @@ def snippet(transcript: str, matched_words: Sequence[str], limit: int = SNIPPET_
     if pattern:
         text.highlight_regex(pattern, "bold")
     return text
+
+
+def _said(moment: Moment) -> Text:
+    return snippet(moment.transcript, [word.text for word in moment.matched_words])
 
 
 # ------------------------------------------------------------------ tables and lines
@@ -228,7 +239,7 @@ def show_search(console: Console, query: str, answer: Answer) -> None:
             Text(f"score {_score(video.score)}", style="dim"),
             Text(printable(video.video_id)[:SHORT_ID_CHARS], style="dim"),
         )
-        said = snippet(best.transcript, best.matched_words) if best else Text()
+        said = _said(best) if best else Text()
         rows.append(_row(video.verdict, key, heading, said))
     _show(console, ["verdict", "best moment", "video, and what is said there"], rows)
 
@@ -245,7 +256,7 @@ def show_moments(console: Console, query: str, answer: Answer) -> None:
             Text(f"visual {_score(moment.visual_score)}", style="dim"),
             Text(f"speech {_score(moment.speech_score)}", style="dim"),
         )
-        rows.append(_row(moment.verdict, key, heading, snippet(moment.transcript, moment.matched_words)))
+        rows.append(_row(moment.verdict, key, heading, _said(moment)))
     _show(console, ["time", "verdict", "video, and what is said there"], rows)
 
 

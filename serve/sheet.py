@@ -98,8 +98,9 @@ def _draw_cell(
     _draw_line(draw, (x, y), f"{span}   score {moment.score:.2f}", TEXT_SIZE, INK, room - badge_width - PADDING)
     _draw_line(draw, (x, y + LINE_HEIGHT), title(moment.uri), TEXT_SIZE, DIM, room)
     # Cut generously, around the matched word; the lines then cut by what really fits.
-    said = snippet(moment.transcript, moment.matched_words, limit=150).plain
-    pattern = word_pattern(moment.matched_words)
+    words = [word.text for word in moment.matched_words]
+    said = snippet(moment.transcript, words, limit=150).plain
+    pattern = word_pattern(words)
     for index, line in enumerate(_wrapped(said, room)):
         _draw_said(draw, (x, y + 6 + LINE_HEIGHT * (2 + index)), line, pattern)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serve.ask import cell
+from serve.ask import Embedded, cell
 from serve.errors import EncoderSpaceMismatch
 from serve.library import Library
 from serve.pipeline import index, reindex
@@ -82,7 +82,7 @@ def main() -> int:
                 and best.start_seconds < one.end_seconds
                 and best.end_seconds > one.start_seconds
             )
-            cells.append(cell(library, best))
+            cells.append(cell(Embedded(library), best))
     sheet = directory / "demo.png"
     draw_sheet("the demo's questions: the best answer to each", cells).save(sheet)
     console.print(f"\n{right} of {len(cells)} questions were answered with the right video and the right seconds.")

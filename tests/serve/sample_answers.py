@@ -4,13 +4,12 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from encoders.values import Utterance, Word
 from ingest.values import MediaInfo
 from serve.errors import DataDirectoryMissing, VideoNotFound
-from serve.values import Answer, Moment, Query, Verdict, Video, VideoAnswer
+from serve.values import Answer, MatchedWord, Moment, Query, Verdict, Video, VideoAnswer
 
 
 def moment(**changes: Any) -> Moment:
@@ -25,7 +24,7 @@ def moment(**changes: Any) -> Moment:
         "visual_score": 0.31,
         "speech_score": None,
         "transcript": "And then we moved to Paris for a year.",
-        "matched_words": ("paris",),
+        "matched_words": (MatchedWord(text="Paris", start_seconds=70.0, end_seconds=70.5),),
         "best_frame_seconds": 70.0,
     }
     return Moment(**(values | changes))
@@ -128,13 +127,14 @@ class FakeLibrary:
 
     moments = search
 
-    def load_image(self, path: Path) -> Any:
-        return np.zeros((8, 8, 3), dtype=np.uint8)
-
     def videos(self, collection: str | None = None) -> list[Video]:
         return [video(), video(video_id="77770000", uri="/videos/b.mp4", warnings=("it ends early",))]
 
-    def video(self, video_id: str) -> Video:
+    @property
+    def catalog(self) -> "FakeLibrary":
+        return self
+
+    def video(self, video_id: str, collection: str | None = None) -> Video:
         if not "3fa9c0ffee123456".startswith(video_id):
             raise VideoNotFound(video_id)
         return video()

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from sample_answers import FakeLibrary, moment, video_answer
+from sample_answers import FakeLibrary, jpeg, moment, video_answer
 
-from ingest.errors import SourceNotFound
 from serve.cli import cli
 from serve.errors import VideoNotFound
-from serve.values import Answer, IndexOutcome, IndexProgress, Verdict
+from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 INDEXED = IndexOutcome(
@@ -122,6 +121,7 @@ def assert_one_error_line(result: Result, *parts: str) -> None:
         (["search", "x", "--channel", "smell"], ["--channel", "visual"]),
         (["search", "x", "--sheet", "a.jpg"], ["--sheet", ".png"]),
         (["search", "x", "--video", "3fa9"], ["--video"]),
+        (["search", "x", "--server", "localhost:1", "--data", "d"], ["--server", "--data"]),
         (["index"], ["PATH|DIR|URL"]),
         (["show"], ["ID"]),
         (["transcript", "3fa9", "--format", "doc"], ["--format", "srt"]),
@@ -200,13 +200,7 @@ def test_an_unexpected_failure_is_one_line_that_names_debug(
         assert result.stderr.splitlines()[-1].startswith("kinodex: error: internal error: ZeroDivisionError")
 
 
-def test_control_characters_in_an_error_do_not_reach_the_terminal(
-    library: type[FakeLibrary], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load_image(self: FakeLibrary, path: Path) -> None:
-        raise SourceNotFound(str(path), "no such file")
-
-    monkeypatch.setattr(library, "load_image", load_image)
+def test_control_characters_in_an_error_do_not_reach_the_terminal(library: type[FakeLibrary]) -> None:
     result = kinodex("search", "--image", "a\x1b[31m\nb.jpg")
     assert result.exit_code == 1
     assert_one_error_line(result, "no such file: a�[31m b.jpg")
@@ -278,21 +272,45 @@ def test_search_json_is_one_document_and_nothing_else(library: type[FakeLibrary]
     assert result.stderr == ""
     asked = library.asked
     assert asked is not None
-    assert (asked.text, asked.limit, asked.channel, asked.collection) == ("Paris", 3, "speech", "talks")
+    assert (asked.text, asked.limit, asked.channel) == ("Paris", 3, "speech")
+    assert asked.filter == Filter(collections=("talks",))
 
 
 def test_moments_json_is_one_document_and_nothing_else(library: type[FakeLibrary]) -> None:
     result = kinodex("moments", "Paris", "--json", "--video", "3fa9")
     assert list(json.loads(result.stdout)) == ["query", "moments"]
     assert library.asked is not None
-    assert library.asked.video_ids == ("3fa9c0ffee123456",)
+    assert library.asked.filter == Filter(video_ids=("3fa9c0ffee123456",))
 
 
-def test_a_picture_is_a_question_too(library: type[FakeLibrary]) -> None:
+def test_a_picture_is_a_question_too(library: type[FakeLibrary], tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
     result = kinodex("search", "--image", "photo.jpg", "--json")
     assert json.loads(result.stdout)["query"] == "photo.jpg"
     assert library.asked is not None
-    assert library.asked.image is not None
+    assert (library.asked.image, library.asked.image_name) == (jpeg(), "photo.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("absent.jpg", ["no such file", "absent.jpg"]),
+        ("empty.jpg", ["empty", "empty.jpg"]),
+        ("large.jpg", ["larger than 64 MiB", "large.jpg"]),
+        ("folder", ["folder", "directory"]),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_one_line_and_exit_1(
+    library: type[FakeLibrary], tmp_path: Path, name: str, parts: list[str]
+) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    result = kinodex("search", "--image", name)
+    assert result.exit_code == 1
+    assert_one_error_line(result, *parts)
+    assert library.asked is None
 
 
 def test_people_get_a_line_a_moment(library: type[FakeLibrary]) -> None:

@@ -6,7 +6,9 @@ from PIL import Image
 from sample_answers import jpeg, moment
 
 from serve.sheet import MAX_CELLS, PICTURE_WIDTH, Cell, draw_sheet
-from serve.values import Verdict
+from serve.values import MatchedWord, Verdict
+
+WORDS = tuple(MatchedWord(text=text, start_seconds=1.0, end_seconds=2.0) for text in ("paris", "Париж", "巴黎"))
 
 
 def share_of_blue(sheet: Image.Image) -> float:
@@ -43,7 +45,7 @@ def test_a_portrait_picture_keeps_its_shape() -> None:
 )
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_no_answer_is_too_odd_to_draw(picture: bytes | None, said: str, uri: str, verdict: Verdict) -> None:
-    odd = moment(transcript=said, uri=uri, verdict=verdict, matched_words=("paris", "Париж", "巴黎"))
+    odd = moment(transcript=said, uri=uri, verdict=verdict, matched_words=WORDS)
     sheet = draw_sheet("a question " * 50, [Cell(moment=odd, picture=picture)])
     assert sheet.mode == "RGB"
     assert sheet.getcolors(1) is None
