@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
+from serve.cli_tokens import token
 from serve.failures import OneLineGroup, debug_option
 
 if TYPE_CHECKING:
@@ -357,6 +358,9 @@ def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | Non
         from rich.console import Console
 
         show_calibration(Console(), report, target)
+
+
+cli.add_command(token)
 
 
 @cli.command()
