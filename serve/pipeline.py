@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from encoders.whisper import Transcriber
@@ -12,9 +11,10 @@ from serve.catalog import Catalog, Kind
 from serve.encoders import Encoders, load_encoders
 from serve.errors import EncoderSpaceMismatch
 from serve.index import VectorIndex
-from serve.run import Run
+from serve.jobs import JobQueue
+from serve.run import Input, Result, Run
 from serve.settings import Settings
-from serve.values import EncoderSpace, IndexOutcome, IndexProgress
+from serve.values import EncoderSpace, IndexOutcome, IndexProgress, Video
 
 INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that have vectors
 
@@ -49,9 +49,16 @@ def index(
         transcriber, encoders = load_all(settings, catalog.space())
         progress.note(encoders.visual_note)
         claim_space(catalog, directory, encoders)
-        run = Run(catalog, encoders, transcriber, directory, settings, collection, progress)
-        yield from run.over(uris)
+        run = Run(catalog, encoders, transcriber, directory, settings, progress)
+        yield from outcomes_of(run.over([Input(uri=uri, collection=collection) for uri in uris]))
         save_indexes(catalog, directory, encoders.space.fingerprint)
+
+
+def outcomes_of(results: Iterator[Result]) -> Iterator[IndexOutcome]:
+    """Yield what became of inputs that are nobody's job, so that none of them can be cancelled."""
+    for result in results:
+        assert result.outcome is not None
+        yield result.outcome
 
 
 def load_all(settings: Settings, stored: EncoderSpace | None) -> tuple[Transcriber | None, Encoders]:
@@ -104,14 +111,10 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
                 if others or (video.collection, video.video_id) not in alive:
                     fresh.delete(video.video_id, video.collection)
             fresh.set_space(encoders.space)
-            for collection in sorted({video.collection for video in videos}):
-                wanted = {video.uri: video.video_id for video in videos if video.collection == collection}
-                run = Run(fresh, encoders, transcriber, fresh_directory, settings, collection, progress)
-                for outcome in run.over(list(wanted)):
-                    if outcome.status != "failed" and outcome.video_id != wanted[outcome.uri]:
-                        outcome = replace(outcome, status="failed", error=f"{outcome.uri} holds other bytes now")
-                    failed += outcome.status == "failed"
-                    yield outcome
+            run = Run(fresh, encoders, transcriber, fresh_directory, settings, progress)
+            for outcome in outcomes_of(run.over([input_of(video) for video in videos])):
+                failed += outcome.status == "failed"
+                yield outcome
         if failed:
             progress.note(
                 f"{failed} of {len(videos)} videos could not be read again, so the library stays as it was: "
@@ -123,15 +126,27 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
         save_indexes(catalog, directory, encoders.space.fingerprint)
 
 
+def input_of(video: Video) -> Input:
+    """Return what indexes a video again, as what it is."""
+    return Input(
+        uri=video.uri,
+        collection=video.collection,
+        video_id=video.video_id,
+        content_sha256=video.content_sha256,
+        metadata=video.metadata,
+        recorded_time=video.recorded_time,
+    )
+
+
 def delete(directory: Path, video_ids: Sequence[str], *, collection: str | None = None) -> list[str]:
-    """Delete videos; return their whole ids.
+    """Delete videos, also while another process indexes; return their whole ids.
 
     Raises:
         VideoNotFound: If one is not there; then none is deleted.
     """
-    Catalog.open_reader(directory).close()
-    with Catalog.open_writer(directory) as catalog:
+    with Catalog.open_editor(directory) as catalog:
         found = [catalog.video(video_id, collection) for video_id in video_ids]
+        jobs = JobQueue(catalog)
         for video in found:
-            catalog.delete(video.video_id, video.collection)
+            jobs.delete(video.video_id, video.collection)
     return [video.video_id for video in found]

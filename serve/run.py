@@ -8,7 +8,8 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import numpy as np
 
 from encoders.values import FrameEmbeddings, Utterance
 from encoders.whisper import SpeechStream, SpeechWindow, Transcriber
-from ingest.errors import IngestError
+from ingest.errors import IngestError, SourceUnavailable
 from ingest.sandbox import DecodePool
-from ingest.source import open_source, video_id_of
+from ingest.source import display_uri, open_source, video_id_of
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog import Catalog, NewVideo
 from serve.encoders import Encoders, decode_config
@@ -30,33 +31,71 @@ logger = logging.getLogger(__name__)
 
 QUEUE_COUNT = 64  # decoded items in flight between all children and the encoder: about 10 MB of pictures
 POLL_SECONDS = 0.2  # how soon a decoding thread notices that the run is over
+# How long an open batch waits for more. Nothing comes while all inputs are slow or none is left, so a batch sooner
+# encoded costs nothing, and the last video of a quiet server does not wait for the next one.
+IDLE_SECONDS = 0.5
+REPORT_SECONDS = 0.5  # between two reports of how far jobs are: each is a write to the disk
+
+Report = Callable[[Mapping[int, float]], Collection[int]]  # shares done by job id -> jobs nobody wants any more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """What to index, and as what."""
+
+    uri: str  # what is opened: a path or URI
+    collection: str
+    video_id: str | None = None  # None: the start of its content's SHA-256
+    stored_uri: str | None = None  # what messages and the catalog call it; None: `uri`, made absolute, without secrets
+    content_sha256: str | None = None  # what its bytes must be; None: anything
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    recorded_time: float | None = None  # seconds since 1970; None: not known
+    job_id: int | None = None  # the job that ends with it; None: it is nobody's job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of one input."""
+
+    input: Input
+    outcome: IndexOutcome | None  # None: its job was cancelled meanwhile
+    error: IngestError | None = None  # there: it failed
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """One input on its way to the catalog. After it is queued, only the encoding thread touches it."""
+class Work:
+    """One input on its way to the catalog. After it is queued, only the encoding thread changes it."""
 
-    uri: str
-    video_id: str
-    content_sha256: str
+    input: Input
+    uri: str  # as stored
+    name: str  # in messages
+    video_id: str = ""  # empty: its bytes are not known yet, as the next
+    content_sha256: str = ""
     row: int = -1
     media: MediaInfo | None = None
     summary: DecodeSummary | None = None  # there: decoding is over
     speech: SpeechStream | None = None
+    share: float = 0.0  # 0..1: how far it is
     pending_count: int = 0  # frames and speech windows that wait for their batch
-    error: IngestError | None = None  # there: it failed
     frames: list[FrameEmbeddings] = field(default_factory=list)  # without pictures: about 2 KB a frame
     utterances: list[Utterance] = field(default_factory=list)
-    twins: list[str] = field(default_factory=list)  # other inputs with the same bytes
+    twins: list["Work"] = field(default_factory=list)  # other inputs with the same bytes
+    is_over: bool = False  # finished, failed or cancelled: what else is decoded of it is nobody's
+    outcome: IndexOutcome | None = None
+    error: IngestError | None = None
+
+    @property
+    def claim(self) -> tuple[str, str, int | None]:
+        """What one input at a time may index. A job that replaces another, while that is being given up, may too."""
+        return self.input.collection, self.video_id, self.input.job_id
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """What a decoding thread tells the encoding thread about one input."""
 
-    uri: str
-    job: Job | None  # None: there is none, because the input failed early or is in the library already
-    payload: "Opened | Decoded | IngestError | IndexOutcome | Twin"
+    work: Work
+    payload: "Opened | Decoded | IngestError | Known | Twin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +104,29 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """The input's bytes are in the library already."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
 class Twin:
-    """The input has the same bytes as the job's."""
+    """The input has the same bytes as another one of this run."""
+
+    other: Work
 
 
 class RunStopped(Exception):
     """Ends a decoding thread when nobody waits for what it decodes any more."""
 
 
+class WorkCancelled(Exception):
+    """Ends the decoding of one input when nobody waits for it any more."""
+
+
 class Run:
-    """One indexing run over a list of inputs."""
+    """One indexing run over inputs that are there, or that come."""
 
     def __init__(
         self,
@@ -83,26 +135,45 @@ class Run:
         transcriber: Transcriber | None,
         directory: Path,
         settings: Settings,
-        collection: str,
         progress: IndexProgress,
+        report: Report | None = None,
     ) -> None:
+        """Take all that indexing needs.
+
+        Args:
+            report: Told every moment how far jobs are; None where inputs are no jobs.
+        """
         self.catalog, self.encoders, self.transcriber = catalog, encoders, transcriber
-        self.directory, self.settings, self.collection, self.progress = directory, settings, collection, progress
+        self.directory, self.settings, self.progress, self.report = directory, settings, progress, report
         self.fingerprint = encoders.space.fingerprint
-        self.known = {video.video_id for video in catalog.videos(collection=collection)}
-        self.claims: dict[str, Job] = {}  # jobs of this run by video id; guarded by `lock`
+        self.claims: dict[tuple[str, str, int | None], Work] = {}  # guarded by `lock`, as the next
+        self.open_work: set[Work] = set()  # taken, and its result not yet dealt with
         self.lock = threading.Lock()
+        self.taking = threading.Lock()  # of the inputs: one thread at a time waits for the next
         self.stopping = threading.Event()
         self.events: queue.Queue[Event | Exception | None] = queue.Queue(QUEUE_COUNT)  # None: a thread has ended
-        self.frames: list[tuple[Job, Frame]] = []  # the open visual batch, across videos
-        self.windows: list[tuple[Job, SpeechWindow]] = []  # the open speech batch, across videos
+        self.frames: list[tuple[Work, Frame]] = []  # the open visual batch, across videos
+        self.windows: list[tuple[Work, SpeechWindow]] = []  # the open speech batch, across videos
+        self.reported_at = 0.0
 
-    def over(self, uris: Sequence[str]) -> Iterator[IndexOutcome]:
-        """Index these; see `index`."""
-        remaining: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for uri in uris:
-            remaining.put(uri)
-        worker_count = min(self.settings.workers, len(uris))
+    @property
+    def is_idle(self) -> bool:
+        """Whether every input taken so far is dealt with."""
+        with self.lock:
+            return not self.open_work
+
+    def over(self, inputs: Iterable[Input]) -> Iterator[Result]:
+        """Index these, as many at a time as the settings say; yield one result an input, as they finish.
+
+        Args:
+            inputs: May wait for its next one, and then ends when `stopping` is set.
+        """
+        worker_count = self.settings.workers
+        if isinstance(inputs, Sized):
+            worker_count = min(worker_count, len(inputs))
+        if not worker_count:
+            return
+        remaining = iter(inputs)
         with DecodePool(decode_config(self.settings, self.encoders), workers=worker_count) as pool:
             threads = [
                 threading.Thread(target=self.decode_all, args=(remaining, pool), name=f"decode-{n}", daemon=True)
@@ -111,27 +182,30 @@ class Run:
             for thread in threads:
                 thread.start()
             try:
-                yield from self.encode_all(worker_count)
+                for work in self.encode_all(worker_count):
+                    yield Result(input=work.input, outcome=work.outcome, error=work.error)
+                    with self.lock:
+                        self.open_work.discard(work)
             finally:
                 self.stopping.set()
                 pool.close()
                 for thread in threads:
                     thread.join()
-                for job in self.claims.values():
-                    if job.error is None and job.row >= 0:
-                        self.catalog.abandon(job.row)
+                for work in self.claims.values():
+                    if not work.is_over and work.row >= 0:
+                        self.catalog.abandon(work.row)
 
     # ---- decoding threads ----
 
-    def decode_all(self, remaining: "queue.SimpleQueue[str]", pool: DecodePool) -> None:
+    def decode_all(self, remaining: Iterator[Input], pool: DecodePool) -> None:
         """Decode inputs until none remain, telling the encoding thread what comes out."""
         try:
             while not self.stopping.is_set():
-                try:
-                    uri = remaining.get_nowait()
-                except queue.Empty:
+                work = self.take_next(remaining)
+                if work is None:
                     break
-                self.decode_one(uri, pool)
+                with contextlib.suppress(WorkCancelled):
+                    self.decode_one(work, pool)
             self.tell(None)
         except RunStopped:
             pass
@@ -139,27 +213,52 @@ class Run:
             with contextlib.suppress(RunStopped):
                 self.tell(error)
 
-    def decode_one(self, uri: str, pool: DecodePool) -> None:
-        job: Job | None = None
+    def take_next(self, remaining: Iterator[Input]) -> Work | None:
+        with self.taking:
+            taken = next(remaining, None)
+            if taken is None:
+                return None
+            uri = taken.stored_uri or taken.uri
+            work = Work(input=taken, uri=uri, name=display_uri(uri))
+            with self.lock:
+                self.open_work.add(work)
+        return work
+
+    def decode_one(self, work: Work, pool: DecodePool) -> None:
+        def check(*_: object) -> None:
+            if self.stopping.is_set():
+                raise RunStopped
+            if work.is_over:
+                raise WorkCancelled
+
+        given = work.input
         try:
-            with open_source(uri, self.settings.source, spool=self.directory / "spool") as source:
-                video_id = video_id_of(source.content_sha256)
-                with self.lock:
-                    claimed = self.claims.get(video_id)
-                    if claimed is None and video_id not in self.known:
-                        job = Job(uri=source.uri, video_id=video_id, content_sha256=source.content_sha256)
-                        self.claims[video_id] = job
-                if claimed is not None:
-                    self.tell(Event(uri, claimed, Twin()))
-                elif job is None:
-                    known = IndexOutcome(video_id=video_id, uri=source.uri, status="unchanged")
-                    self.tell(Event(uri, None, known))
-                else:
-                    self.tell(Event(uri, job, Opened()))
-                    for decoded in pool.decode(source.file, uri=uri):
-                        self.tell(Event(uri, job, decoded))
+            with open_source(given.uri, self.settings.source, spool=self.directory / "spool", progress=check) as source:
+                if given.content_sha256 not in (None, source.content_sha256):
+                    raise SourceUnavailable(work.name, "it holds other bytes now", "put the first ones back")
+                work.uri = given.stored_uri or source.uri
+                work.content_sha256 = source.content_sha256
+                work.video_id = given.video_id or video_id_of(source.content_sha256)
+                found = self.claim(work)
+                self.tell(Event(work, found))
+                if isinstance(found, Opened):
+                    for decoded in pool.decode(source.file, uri=work.name):
+                        check()
+                        self.tell(Event(work, decoded))
         except IngestError as error:
-            self.tell(Event(uri, job, error))
+            self.tell(Event(work, error))
+
+    def claim(self, work: Work) -> Opened | Known | Twin:
+        """Find out whether an input's bytes are to be decoded."""
+        with self.lock:
+            other = self.claims.get(work.claim)
+            if other is not None:
+                return Twin(other)
+            row = self.catalog.holding_row(work.input.collection, work.video_id, work.content_sha256, self.fingerprint)
+            if row is not None:
+                return Known(row)
+            self.claims[work.claim] = work
+            return Opened()
 
     def tell(self, event: Event | Exception | None) -> None:
         """Queue an event; a full queue makes this thread, and so its child process, wait."""
@@ -170,82 +269,125 @@ class Run:
                 continue
         raise RunStopped
 
-    # ---- encoding thread ----
+    # ---- encoding thread: its generators yield work that is over ----
 
-    def encode_all(self, worker_count: int) -> Iterator[IndexOutcome]:
+    def encode_all(self, worker_count: int) -> Iterator[Work]:
         """Take what the decoding threads tell until all of them have ended."""
         while worker_count:
-            event = self.events.get()
-            if event is None:
-                worker_count -= 1
-            elif isinstance(event, Exception):
-                raise event
+            try:
+                event = self.events.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                yield from self.flush()
             else:
-                yield from self.take(event)
+                if isinstance(event, Exception):
+                    raise event
+                if event is None:
+                    worker_count -= 1
+                else:
+                    yield from self.take(event)
+            yield from self.give_up_unwanted()
+        yield from self.flush()
+
+    def flush(self) -> Iterator[Work]:
+        """Encode the open batches as they are."""
         self.flush_frames()
         self.flush_windows()
         yield from self.finish_ready()
 
-    def take(self, event: Event) -> Iterator[IndexOutcome]:
-        job, payload = event.job, event.payload
-        if isinstance(payload, IndexOutcome):
-            yield self.describe(payload)
-        elif isinstance(payload, IngestError):
-            yield from self.fail(event.uri, job, payload)
-        elif isinstance(payload, Twin):
-            assert job is not None
-            job.twins.append(event.uri)
-            if job.error is not None or job.video_id not in self.claims:
-                yield from self.resolve_twins(job)
-        elif job is not None and job.error is None:
-            self.take_decoded(job, payload)
-            yield from self.finish_ready()
+    def take(self, event: Event) -> Iterator[Work]:
+        work, payload = event.work, event.payload
+        if work.is_over:  # cancelled: what was decoded before its thread noticed
+            return
+        match payload:
+            case Known():
+                yield self.keep(work, payload.row)
+            case Twin():
+                payload.other.twins.append(work)
+                if payload.other.is_over:
+                    yield from self.resolve_twins(payload.other)
+            case IngestError():
+                yield from self.fail(work, payload)
+            case _:
+                self.take_decoded(work, payload)
+                yield from self.finish_ready()
 
-    def take_decoded(self, job: Job, payload: "Decoded | Opened") -> None:
+    def take_decoded(self, work: Work, payload: "Decoded | Opened") -> None:
         match payload:
             case Opened():
-                self.progress.started(job.uri)
-                job.row = self.catalog.begin(
+                self.progress.started(work.uri)
+                work.row = self.catalog.begin(
                     NewVideo(
-                        video_id=job.video_id,
-                        collection=self.collection,
-                        uri=job.uri,
-                        content_sha256=job.content_sha256,
+                        video_id=work.video_id,
+                        collection=work.input.collection,
+                        uri=work.uri,
+                        content_sha256=work.content_sha256,
                         fingerprint=self.fingerprint,
+                        metadata=work.input.metadata,
+                        recorded_time=work.input.recorded_time,
                     )
                 )
             case MediaInfo():
-                job.media = payload
+                work.media = payload
                 if payload.audio_codec is not None and self.transcriber is not None:
-                    job.speech = self.transcriber.open_stream()
+                    work.speech = self.transcriber.open_stream()
             case Frame():
-                job.pending_count += 1
-                self.frames.append((job, payload))
+                work.pending_count += 1
+                self.frames.append((work, payload))
                 if len(self.frames) >= self.settings.visual.batch_count:
                     self.flush_frames()
-                self.advance(job, payload.pts_seconds)
+                self.advance(work, payload.pts_seconds)
             case AudioBlock():
-                if job.speech is not None:
-                    self.add_windows(job, job.speech.push(payload))
-                self.advance(job, payload.end_seconds)
+                if work.speech is not None:
+                    self.add_windows(work, work.speech.push(payload))
+                self.advance(work, payload.end_seconds)
             case DecodeSummary():
-                if job.speech is not None:
-                    self.add_windows(job, job.speech.finish())
-                job.summary = payload
+                if work.speech is not None:
+                    self.add_windows(work, work.speech.finish())
+                work.summary = payload
 
-    def advance(self, job: Job, seconds: float) -> None:
-        duration = job.media.duration_seconds if job.media is not None else None
-        self.progress.advanced(job.uri, seconds, duration)
+    def advance(self, work: Work, seconds: float) -> None:
+        duration = work.media.duration_seconds if work.media is not None else None
+        if duration:
+            work.share = max(work.share, min(1.0, seconds / duration))
+        self.progress.advanced(work.uri, seconds, duration)
 
-    def add_windows(self, job: Job, found: Sequence[SpeechWindow]) -> None:
-        job.pending_count += len(found)
-        self.windows += [(job, window) for window in found]
+    def give_up_unwanted(self) -> Iterator[Work]:
+        """Say how far the jobs are, and give up those that were cancelled."""
+        if self.report is None or time.monotonic() - self.reported_at < REPORT_SECONDS:
+            return
+        with self.lock:
+            works = {work.input.job_id: work for work in self.open_work}
+        unwanted = self.report({job_id: work.share for job_id, work in works.items() if job_id is not None})
+        self.reported_at = time.monotonic()
+        for job_id in unwanted:
+            if not works[job_id].is_over:
+                self.give_up(works[job_id])
+                yield works[job_id]
+
+    def give_up(self, work: Work) -> None:
+        """Take back what is there of a video that will not be finished."""
+        if work.row >= 0:
+            self.catalog.abandon(work.row)
+        self.end(work)
+
+    def end(self, work: Work) -> None:
+        work.is_over = True
+        work.frames, work.utterances, work.speech = [], [], None
+        self.progress.finished(work.uri)
+        with self.lock:
+            # A failed one stays: its twins fail as it did, without being decoded. Of a job there are none.
+            if self.claims.get(work.claim) is work and (work.error is None or work.input.job_id is not None):
+                del self.claims[work.claim]
+
+    def add_windows(self, work: Work, found: Sequence[SpeechWindow]) -> None:
+        work.pending_count += len(found)
+        self.windows += [(work, window) for window in found]
         if len(self.windows) >= self.settings.speech.batch_count:
             self.flush_windows()
 
     def flush_frames(self) -> None:
         """Encode the open visual batch and write its rows."""
-        batch = [(job, frame) for job, frame in self.frames if job.error is None]
+        batch = [(work, frame) for work, frame in self.frames if not work.is_over]
         self.frames = []
         if not batch:
             return
@@ -253,56 +395,60 @@ class Run:
             vectors = self.encoders.visual.encode_frames(np.stack([frame.pixels for _, frame in batch]))
         else:
             vectors = np.zeros((len(batch), 0), np.float32)
-        for job in dict.fromkeys(job for job, _ in batch):
-            mine = [n for n, (owner, _) in enumerate(batch) if owner is job]
+        for work in dict.fromkeys(work for work, _ in batch):
+            mine = [n for n, (owner, _) in enumerate(batch) if owner is work]
             embeddings = FrameEmbeddings(
                 epochs=np.array([batch[n][1].epoch for n in mine], np.int32),
                 pts_seconds=np.array([batch[n][1].pts_seconds for n in mine], np.float64),
                 vectors=vectors[mine],
             )
-            self.catalog.add_frames(job.row, embeddings, [batch[n][1].thumbnail for n in mine])
-            job.frames.append(embeddings)
-            job.pending_count -= len(mine)
+            self.catalog.add_frames(work.row, embeddings, [batch[n][1].thumbnail for n in mine])
+            work.frames.append(embeddings)
+            work.pending_count -= len(mine)
 
     def flush_windows(self) -> None:
         """Transcribe the open speech batch."""
-        batch = [(job, window) for job, window in self.windows if job.error is None]
+        batch = [(work, window) for work, window in self.windows if not work.is_over]
         self.windows = []
         if not batch or self.transcriber is None:
             return
-        for (job, _), found in zip(batch, self.transcriber.transcribe([window for _, window in batch]), strict=True):
-            job.utterances += found
-            job.pending_count -= 1
+        for (work, _), found in zip(batch, self.transcriber.transcribe([window for _, window in batch]), strict=True):
+            work.utterances += found
+            work.pending_count -= 1
 
-    def finish_ready(self) -> Iterator[IndexOutcome]:
+    def finish_ready(self) -> Iterator[Work]:
         """Make visible every video of which all batches are back."""
-        ready = [job for job in self.claims.values() if job.summary is not None and not job.pending_count]
-        for job in ready:
-            outcome = self.finish(job)
-            with self.lock:
-                del self.claims[job.video_id]
-                self.known.add(job.video_id)
-            yield outcome
-            yield from self.resolve_twins(job)
+        with self.lock:
+            claimed = list(self.claims.values())
+        for work in claimed:
+            if work.summary is not None and not work.pending_count and not work.is_over:
+                work.outcome = self.finish(work)
+                self.end(work)
+                yield work
+                yield from self.resolve_twins(work)
 
-    def finish(self, job: Job) -> IndexOutcome:
-        assert job.media is not None
-        assert job.summary is not None
-        embeddings = joined(job.frames)
-        utterances = sorted(job.utterances, key=lambda utterance: utterance.start_seconds)
+    def finish(self, work: Work) -> IndexOutcome | None:
+        """Make a video visible; None if its job was cancelled meanwhile."""
+        assert work.media is not None
+        assert work.summary is not None
+        embeddings = joined(work.frames)
+        utterances = sorted(work.utterances, key=lambda utterance: utterance.start_seconds)
         self.catalog.add_utterances(
-            job.row, utterances, self.encoders.sentence.encode([utterance.text for utterance in utterances])
+            work.row, utterances, self.encoders.sentence.encode([utterance.text for utterance in utterances])
         )
-        duration = job.summary.duration_seconds
+        duration = work.summary.duration_seconds
         spans = windows(embeddings, utterances, duration_seconds=duration, config=self.settings.window)
-        found = segments(job.video_id, spans, embeddings)
-        self.catalog.add_segments(job.row, found)
-        warnings = warnings_of(job.summary)
-        self.catalog.finish(job.row, media=job.media, duration_seconds=duration, warnings=warnings)
-        self.progress.finished(job.uri)
+        found = segments(work.video_id, spans, embeddings)
+        self.catalog.add_segments(work.row, found)
+        warnings = warnings_of(work.summary)
+        is_visible = self.catalog.finish(
+            work.row, media=work.media, duration_seconds=duration, warnings=warnings, job_id=work.input.job_id
+        )
+        if not is_visible:
+            return None
         return IndexOutcome(
-            video_id=job.video_id,
-            uri=job.uri,
+            video_id=work.video_id,
+            uri=work.uri,
             status="indexed",
             duration_seconds=duration,
             frames=len(embeddings.pts_seconds),
@@ -311,34 +457,54 @@ class Run:
             warnings=warnings,
         )
 
-    def fail(self, uri: str, job: Job | None, error: IngestError) -> Iterator[IndexOutcome]:
-        if job is not None:
-            job.error = error
-            self.catalog.abandon(job.row)
-        self.progress.finished(uri)
-        yield IndexOutcome(
-            video_id=job.video_id if job is not None else None, uri=uri, status="failed", error=str(error)
+    def fail(self, work: Work, error: IngestError) -> Iterator[Work]:
+        work.error = error
+        self.give_up(work)
+        # Named as the caller knows it: an upload's bytes lie in a file of ours.
+        message = f"{error.reason}: {work.name}" + (f" ({error.remedy})" if error.remedy else "")
+        work.outcome = IndexOutcome(
+            video_id=work.video_id or None,
+            uri=work.input.stored_uri or work.input.uri,
+            status="failed",
+            error=message,
         )
-        if job is not None:
-            yield from self.resolve_twins(job)
+        yield work
+        yield from self.resolve_twins(work)
 
-    def resolve_twins(self, job: Job) -> Iterator[IndexOutcome]:
+    def keep(self, work: Work, row: int) -> Work:
+        """End an input whose bytes are in the library already."""
+        given = work.input
+        if given.job_id is None or self.catalog.keep(
+            row, metadata=given.metadata, recorded_time=given.recorded_time, job_id=given.job_id
+        ):
+            work.outcome = self.describe(work)
+        self.end(work)
+        return work
+
+    def resolve_twins(self, other: Work) -> Iterator[Work]:
         """Say of the inputs with the same bytes what became of the one that was decoded."""
-        for uri in job.twins:
-            if job.error is not None:
-                yield IndexOutcome(video_id=job.video_id, uri=uri, status="failed", error=str(job.error))
+        twins, other.twins = other.twins, []
+        for work in twins:
+            if other.outcome is not None and other.outcome.status == "failed":
+                work.outcome = replace(other.outcome, uri=work.input.uri)
+                work.error = other.error
             else:
-                yield self.describe(IndexOutcome(video_id=job.video_id, uri=uri, status="unchanged"))
-        job.twins = []
+                work.outcome = self.describe(work)
+            self.end(work)
+            yield work
 
-    def describe(self, outcome: IndexOutcome) -> IndexOutcome:
-        """Fill in what the library knows about an input that was in it already, and where its file is now."""
-        assert outcome.video_id is not None
-        video = self.catalog.video(outcome.video_id, self.collection)
-        if video.uri != outcome.uri and not Path(video.uri).exists():
-            self.catalog.set_uri(video.row, outcome.uri)
+    def describe(self, work: Work) -> IndexOutcome:
+        """Say what the library knows about an input that was in it already, and note where its file is now."""
+        unchanged = IndexOutcome(video_id=work.video_id, uri=work.uri, status="unchanged")
+        found = self.catalog.videos(collection=work.input.collection, video_ids=(work.video_id,))
+        if not found:  # deleted meanwhile
+            return unchanged
+        (video,) = found
+        is_file = work.input.stored_uri is None  # an upload's bytes are gone when this is over
+        if video.uri != work.uri and is_file and not Path(video.uri).exists():
+            self.catalog.set_uri(video.row, work.uri)
         return replace(
-            outcome,
+            unchanged,
             duration_seconds=video.duration_seconds,
             frames=video.frame_count,
             segments=video.segment_count,

@@ -178,6 +178,54 @@ def test_deletes_all_or_nothing(films: Path, tmp_path: Path) -> None:
     assert len(content(tmp_path / "data")) == 1
 
 
+def test_deletes_while_another_process_indexes(films: Path, tmp_path: Path) -> None:
+    a = run([films / "a.mp4"], tmp_path / "data")["a.mp4"].video_id
+    assert a is not None
+    others = [str(films / name) for name in ("broken.mp4", "b.mp4")]
+    outcomes = index(others, tmp_path / "data", SETTINGS, progress=SilentProgress())
+    next(outcomes)
+    assert delete(tmp_path / "data", [a]) == [a]
+    list(outcomes)
+    with Catalog.open_reader(tmp_path / "data") as catalog:
+        assert [Path(video.uri).name for video in catalog.videos()] == ["b.mp4"]
+    assert run([films / "a.mp4"], tmp_path / "data")["a.mp4"].status == "indexed"  # what is gone is not known
+
+
+def test_reindex_keeps_what_was_said_and_does_not_bring_back_what_is_deleted_meanwhile(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    b = run([films], data)["b.mp4"].video_id
+    assert b is not None
+    with Catalog.open_writer(data) as catalog, catalog.editing() as edit:
+        edit.execute(
+            "UPDATE videos SET video_id = 'named', metadata = '{\"camera\": \"7\"}', recorded_time = 5.0"
+            " WHERE video_id != ?",
+            (b,),
+        )
+    monkeypatch.setattr("fakes.WordSumEncoder.fingerprint", "another")
+    outcomes = reindex(data, SETTINGS, progress=SilentProgress())
+    next(outcomes)
+    delete(data, [b])
+    list(outcomes)
+    with Catalog.open_reader(data) as catalog:
+        (video,) = catalog.videos()
+    assert (video.video_id, video.metadata, video.recorded_time) == ("named", {"camera": "7"}, 5.0)
+
+
+def test_reindex_refuses_other_bytes_in_place_of_a_video(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run([films / "a.mp4"], tmp_path / "data")
+    before = content(tmp_path / "data")
+    (films / "b.mp4").replace(films / "a.mp4")
+    monkeypatch.setattr("fakes.WordSumEncoder.fingerprint", "another")
+    (outcome,) = reindex(tmp_path / "data", SETTINGS, progress=SilentProgress())
+    assert outcome.status == "failed"
+    assert "holds other bytes now" in (outcome.error or "")
+    assert content(tmp_path / "data") == before
+
+
 def test_without_a_visual_encoder_speech_is_indexed(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
