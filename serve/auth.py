@@ -47,6 +47,11 @@ class Principal:
     collections: frozenset[str] | None  # None: all
     can_write: bool
 
+    @property
+    def scope(self) -> str:
+        """Name and collections: what a page token is bound to, so that a narrower token cannot page through more."""
+        return f"{self.name} {ALL if self.collections is None else sorted(self.collections)}"
+
     def may_read(self, collection: str) -> bool:
         return self.collections is None or collection in self.collections
 

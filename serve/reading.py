@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
-from serve.columns import VIDEO_FIELDS, array_of, video_of, words_of
+from serve.columns import VIDEO_FIELDS, array_of, uri_bytes, video_of, words_of
 from serve.database import connect_reader, readable_failures, unwatched_state
 from serve.errors import VideoNotFound
 from serve.lexical import normalise
@@ -141,16 +141,61 @@ class CatalogReader:
             )
         ]
 
+    def page_of_videos(
+        self, *, collections: Sequence[str] | None, after: tuple[str, str, str] | None, limit: int
+    ) -> list[Video]:
+        """Return READY videos that no job is about, ordered by (uri, collection, video_id).
+
+        Args:
+            collections: Only of these; None: of all.
+            after: Only those behind this place in the order; None: from the first.
+            limit: The most to return.
+        """
+        uri, *names = after or (None, None, None)
+        return [
+            video_of(fields)
+            for fields in self._select(
+                f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY'"
+                " AND (?1 IS NULL OR collection IN (SELECT value FROM json_each(?1)))"
+                " AND (?2 IS NULL OR (uri, collection, video_id) > (?2, ?3, ?4))"
+                " AND NOT EXISTS (SELECT 1 FROM jobs"
+                " WHERE jobs.collection = videos.collection AND jobs.video_id = videos.video_id)"
+                " ORDER BY uri, collection, video_id LIMIT ?5",
+                None if collections is None else json.dumps(list(collections)),
+                None if uri is None else uri_bytes(uri), *names, limit,
+            )
+        ]  # fmt: skip
+
+    def has_collection(self, collection: str) -> bool:
+        """Whether any video is in a collection, or on its way into it."""
+        return bool(
+            self._select(
+                "SELECT 1 FROM videos WHERE collection = ?1 AND state = 'READY'"
+                " UNION ALL SELECT 1 FROM jobs WHERE collection = ?1 LIMIT 1",
+                collection,
+            )
+        )
+
     def video(self, video_id: str, collection: str | None = None) -> Video:
         """Return the video of this id, or the only one whose id begins so.
 
         Raises:
             VideoNotFound: If there is none, or more than one.
         """
-        found = self.videos(collection=collection, video_ids=(video_id,))
-        if not found and len(video_id) >= SHORTEST_PREFIX:
-            found = [one for one in self.videos(collection=collection) if one.video_id.startswith(video_id)]
-        return only(found, video_id)
+        return only(self.videos_named(video_id, None if collection is None else (collection,)), video_id)
+
+    def videos_named(self, video_id: str, collections: Sequence[str] | None) -> list[Video]:
+        """Return the READY videos of this id, or else those whose id begins so; None: in any collection."""
+        for condition in ("video_id = ?1", f"substr(video_id, 1, length(?1)) = ?1 AND length(?1) >= {SHORTEST_PREFIX}"):
+            found = self._select(
+                f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY' AND {condition}"
+                " AND (?2 IS NULL OR collection IN (SELECT value FROM json_each(?2))) ORDER BY uri, video_id, row",
+                video_id,
+                None if collections is None else json.dumps(list(collections)),
+            )
+            if found:
+                break
+        return [video_of(fields) for fields in found]
 
     def ready_rows(self, fingerprint: str) -> dict[int, float]:
         """Return the rows of the videos made in one encoder space, each with its indexed_time: what an index holds."""

@@ -1,0 +1,201 @@
+"""What every call goes through: who makes it, may it go on, what came of it. Here errors become answers."""
+
+import asyncio
+import contextvars
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import grpc
+from grpc_status import rpc_status
+
+from serve.auth import ANYBODY, Principal, TokenStore
+from serve.config import ServerConfig
+from serve.errors import CallAbandoned, Overloaded, ServerNotReady, Unauthenticated
+from serve.metrics import ServerMetrics
+from serve.status import code_of, reason_of, status_of
+from serve.tracing import Spans, no_spans
+
+logger = logging.getLogger(__name__)
+
+OPEN_SERVICES = ("grpc.health.v1.Health",)  # asked by load balancers, which have no token; tells nothing of videos
+OUR_PACKAGE = "kinodex.v1."
+UPLOAD = "kinodex.v1.LibraryService/UploadVideo"  # takes as long as its bytes do: watched by its own stall limit
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+BUSY_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call under way."""
+
+    method: str  # kinodex.v1.SearchService/SearchMoments
+    request_id: str
+    principal: Principal
+
+
+CURRENT: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)
+
+
+def current_principal() -> Principal:
+    """Say who makes the call that is under way here."""
+    call = CURRENT.get()
+    if call is None:
+        raise Unauthenticated
+    return call.principal
+
+
+class RequestIdFilter(logging.Filter):
+    """Gives every log record the id of the call it belongs to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        call = CURRENT.get()
+        record.request_id = call.request_id if call is not None else "-"
+        return True
+
+
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of the server."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        tokens: TokenStore | None,
+        metrics: ServerMetrics,
+        is_ready: Callable[[], bool],
+        spans: Spans = no_spans,
+    ) -> None:
+        self.config, self.tokens, self.metrics, self.is_ready, self.spans = config, tokens, metrics, is_ready, spans
+        self.count = 0  # calls under way, of the kinds that are limited
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Give the method's handler back, wrapped; an unknown method is gRPC's to refuse."""
+        handler = await continuation(details)
+        method = details.method.lstrip("/")
+        if handler is None or method.startswith(OPEN_SERVICES):
+            return handler
+        given = dict(details.invocation_metadata or ())
+        metadata = {key: value for key, value in given.items() if isinstance(value, str)}
+        codecs = (handler.request_deserializer, handler.response_serializer)
+        if handler.response_streaming:  # reflection: answered by gRPC's own code, to callers with a token
+            return grpc.stream_stream_rpc_method_handler(self.admitted(handler.stream_stream, metadata), *codecs)
+        behaviour = self.wrapped(handler.stream_unary or handler.unary_unary, method, metadata)
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return make(behaviour, *codecs)
+
+    def admitted(self, behaviour: Any, metadata: dict[str, str]) -> Any:
+        async def run(requests: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                self.authenticated(metadata)
+            except Unauthenticated as error:
+                await context.abort_with_status(rpc_status.to_status(status_of(error, "")))
+            async for response in behaviour(requests, context):
+                yield response
+
+        return run
+
+    def wrapped(self, behaviour: Behaviour, method: str, metadata: dict[str, str]) -> Behaviour:
+        async def run(request: Any, context: Any) -> Any:
+            request_id = metadata.get("x-request-id", "")
+            if not REQUEST_ID.fullmatch(request_id):
+                request_id = uuid4().hex
+            started, code, error = time.perf_counter(), "OK", None
+            self.count += 1
+            self.metrics.calls_in_flight.set(self.count)
+            token = CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
+            try:
+                await context.send_initial_metadata((("x-request-id", request_id),))
+                CURRENT.set(Call(method=method, request_id=request_id, principal=self.authenticated(metadata)))
+                if self.count > self.config.max_concurrent_calls:
+                    raise Overloaded("calls", BUSY_RETRY_SECONDS)
+                if not self.is_ready() and method.startswith(OUR_PACKAGE):
+                    raise ServerNotReady("loading or stopping", BUSY_RETRY_SECONDS)
+                with self.spans(method, metadata, request_id):
+                    return await self.limited(behaviour, method, request, context)
+            except asyncio.CancelledError:
+                remaining = context.time_remaining()
+                code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+                raise
+            except TimeoutError:
+                code = "DEADLINE_EXCEEDED"
+                limit = f"{self.config.max_call_seconds:g} s, the server's limit (server.max_call_seconds)"
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"not done within {limit}")
+            except Exception as caught:
+                error, code = caught, code_of(caught)
+                if code == "INTERNAL":
+                    logger.exception("call failed method=%s", method)
+                await context.abort_with_status(rpc_status.to_status(status_of(caught, request_id)))
+            finally:
+                self.count -= 1
+                self.metrics.calls_in_flight.set(self.count)
+                self.metrics.calls.labels(method, code).inc()
+                seconds = time.perf_counter() - started
+                self.metrics.call_seconds.labels(method).observe(seconds)
+                call = CURRENT.get()
+                logger.info(
+                    "call done method=%s code=%s reason=%s milliseconds=%.1f caller=%s peer=%s",
+                    method, code, reason_of(error) if error else "-", seconds * 1000,
+                    (call.principal.name if call else "") or "-", context.peer(),
+                )  # fmt: skip
+                CURRENT.reset(token)
+
+        return run
+
+    async def limited(self, behaviour: Behaviour, method: str, request: Any, context: Any) -> Any:
+        """Run the method, for a bounded time where the caller sets no deadline."""
+        if method == UPLOAD or context.time_remaining() is not None:
+            return await behaviour(request, context)
+        async with asyncio.timeout(self.config.max_call_seconds):
+            return await behaviour(request, context)
+
+    def authenticated(self, metadata: dict[str, str]) -> Principal:
+        if self.tokens is None:
+            return ANYBODY
+        return self.tokens.authenticate(metadata.get("authorization"))
+
+
+class Workers:
+    """Threads that do what calls ask for; a call that is abandoned stops its work at the next check."""
+
+    def __init__(self, name: str, count: int, max_waiting_count: int, on_waiting: Callable[[int], None]) -> None:
+        self.name, self.count, self.max_waiting_count, self.on_waiting = name, count, max_waiting_count, on_waiting
+        self.pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self.taken_count = 0
+
+    async def run(self, work: Callable[[Callable[[], None]], Any]) -> Any:
+        """Run `work(check)` in a thread; `check()` raises CallAbandoned once nobody waits.
+
+        Raises:
+            Overloaded: If too many wait already.
+        """
+        if self.taken_count >= self.count + self.max_waiting_count:
+            raise Overloaded(self.name, BUSY_RETRY_SECONDS)
+        is_abandoned = False
+
+        def check() -> None:
+            if is_abandoned:
+                raise CallAbandoned("the call was cancelled")
+
+        self.taken_count += 1
+        self.on_waiting(max(0, self.taken_count - self.count))
+        context = contextvars.copy_context()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, context.run, work, check)
+        finally:
+            is_abandoned = True
+            self.taken_count -= 1
+            self.on_waiting(max(0, self.taken_count - self.count))
+
+    def close(self) -> None:
+        """Wait for what is being done."""
+        self.pool.shutdown(wait=True, cancel_futures=True)

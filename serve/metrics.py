@@ -1,0 +1,91 @@
+"""What the server counts, for Prometheus. Labels have few values: never a video, a stream or a caller."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from encoders.batching import TextVectors
+from serve.tls import host_and_port
+
+logger = logging.getLogger(__name__)
+
+# Seconds: from a cached answer on a small library to a slow deadline.
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class ServerMetrics:
+    """One server's counts, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.calls = Counter(
+            "kinodex_calls", "Calls that ended.", ["method", "code"], registry=self.registry
+        )  # kinodex_calls_total
+        self.call_seconds = Histogram(
+            "kinodex_call_seconds", "How long calls took.", ["method"], buckets=BUCKETS, registry=self.registry
+        )
+        self.calls_in_flight = Gauge("kinodex_calls_in_flight", "Calls under way.", registry=self.registry)
+        self.queries_waiting = Gauge(
+            "kinodex_queries_waiting", "Questions that wait for a worker.", registry=self.registry
+        )
+        self.jobs = Gauge("kinodex_jobs", "Videos on their way in, by state.", ["state"], registry=self.registry)
+        self.uploaded_bytes = Counter(
+            "kinodex_uploaded_bytes", "Bytes of uploads taken in.", registry=self.registry
+        )  # kinodex_uploaded_bytes_total
+        self.spool_bytes = Gauge("kinodex_spool_bytes", "Uploads that wait to be indexed.", registry=self.registry)
+        self.index_rows = Gauge("kinodex_index_rows", "Vectors in the index.", ["kind"], registry=self.registry)
+        self.videos = Gauge("kinodex_videos", "Videos that are found by questions.", registry=self.registry)
+        self.frame_cache_bytes = Gauge(
+            "kinodex_frame_cache_bytes", "Frame vectors kept in memory.", registry=self.registry
+        )
+        self.freshness_seconds = Histogram(
+            "kinodex_freshness_seconds",
+            "From a video's last row in the catalog to its being found.",
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.is_ready = Gauge("kinodex_ready", "1 while questions are answered.", registry=self.registry)
+
+    def serve(self, listen: str) -> Callable[[], None]:
+        """Answer HTTP at HOST:PORT, from a thread; return what ends it.
+
+        Raises:
+            SettingsError: If it is no such address.
+            OSError: If the address cannot be had.
+        """
+        host, port = host_and_port(listen)
+        http: WSGIServer
+        thread: threading.Thread
+        http, thread = start_http_server(port, addr=host, registry=self.registry)
+        logger.info("metrics served address=http://%s:%d/metrics", host, http.server_port)
+
+        def close() -> None:
+            http.shutdown()
+            http.server_close()
+            thread.join()
+
+        return close
+
+
+class TextCounts(Collector):
+    """What the caches of text vectors have counted, read when Prometheus asks."""
+
+    def __init__(self, encoders: Callable[[], dict[str, TextVectors]]) -> None:
+        self._encoders = encoders
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        texts = CounterMetricFamily(
+            "kinodex_texts", "Texts asked for: found in memory, or encoded.", labels=["encoder", "outcome"]
+        )
+        batches = CounterMetricFamily("kinodex_text_batches", "Batches they were encoded in.", labels=["encoder"])
+        for name, vectors in self._encoders().items():
+            texts.add_metric([name, "found"], vectors.found_count)
+            texts.add_metric([name, "encoded"], vectors.encoded_count)
+            batches.add_metric([name], vectors.batch_count)
+        yield texts
+        yield batches

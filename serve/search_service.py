@@ -1,0 +1,140 @@
+"""SearchService: questions over gRPC."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from encoders.errors import NoVisualEncoder
+from ingest.errors import IngestError
+from kinodex.v1 import search_service_pb2 as search
+from kinodex.v1 import search_service_pb2_grpc
+from serve.access import Access
+from serve.auth import Principal
+from serve.calls import Workers, current_principal
+from serve.engine import Engine
+from serve.errors import PageTokenInvalid, RequestInvalid, VideoNotFound
+from serve.library import Library
+from serve.messages import moments_response, search_response
+from serve.pages import PageSigner, Remembered, binding
+from serve.ranking import RankedMoment, RankedVideo, Ranking
+from serve.requests import moments_query, search_query
+from serve.values import Answer, Query
+
+Check = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A ranking that is being paged through, and the engine whose rows it names."""
+
+    engine: Engine
+    ranking: Ranking[Any]
+
+
+class SearchService(search_service_pb2_grpc.SearchServiceServicer):
+    """Answers questions about what the caller may read."""
+
+    def __init__(self, library: Callable[[], Library], access: Access, workers: Workers, signer: PageSigner) -> None:
+        """Take what answers: `library` raises ServerNotReady while there is none."""
+        self.library, self.access, self.workers, self.signer = library, access, workers, signer
+        self.kept: Remembered[Kept] = Remembered()
+
+    async def SearchVideos(self, request: search.SearchVideosRequest, context: Any) -> search.SearchVideosResponse:
+        query, principal = search_query(request), current_principal()
+
+        def work(check: Check) -> search.SearchVideosResponse:
+            def rank(library: Library, query: Query) -> Ranking[RankedVideo]:
+                return library.engine.rank_videos(query, picture_of(library, query), check)
+
+            kept, start, page = self.page("SearchVideos", request, query, principal, rank)
+            videos, end = kept.engine.read_videos(kept.ranking.places, query.limit, start)
+            answer = Answer(videos=videos, degraded_channels=kept.ranking.degraded_channels)
+            return search_response(answer, page(end))
+
+        response: search.SearchVideosResponse = await self.workers.run(work)
+        return response
+
+    async def SearchMoments(self, request: search.SearchMomentsRequest, context: Any) -> search.SearchMomentsResponse:
+        query, principal = moments_query(request), current_principal()
+
+        def work(check: Check) -> search.SearchMomentsResponse:
+            def rank(library: Library, query: Query) -> Ranking[RankedMoment]:
+                return library.engine.rank_moments(query, picture_of(library, query), check)
+
+            kept, start, page = self.page("SearchMoments", request, query, principal, rank)
+            moments, end = kept.engine.read_moments(kept.ranking.places, query.limit, start)
+            answer = Answer(moments=moments, degraded_channels=kept.ranking.degraded_channels)
+            return moments_response(answer, page(end))
+
+        response: search.SearchMomentsResponse = await self.workers.run(work)
+        return response
+
+    def page(
+        self,
+        method: str,
+        request: Message,
+        query: Query,
+        principal: Principal,
+        rank: Callable[[Library, Query], Ranking[Any]],
+    ) -> tuple[Kept, int, Callable[[int], str]]:
+        """Find what a request pages through: a new ranking, or the one its token names.
+
+        A ranking stays as it was when its first page was asked for, so that no later page repeats or skips anything;
+        only what was deleted since is passed over.
+
+        Returns:
+            The ranking, where the page starts in it, and what makes the token of the page that starts later.
+        """
+        library, bound_to = self.library(), binding(principal.scope, method, request)
+        token: str = request.page_token  # type: ignore[attr-defined]  # every request that pages has one
+        if token:
+            held = self.signer.verify(token, binding=bound_to)
+            if held.keys() != {"ranking", "start"}:
+                raise PageTokenInvalid
+            name, start = str(held["ranking"]), int(held["start"])
+            kept = self.kept.get(name)
+        else:
+            name, start = "", 0
+            kept = Kept(library.engine, rank(library, self.readable(library, query, principal)))
+
+        def next_page(end: int) -> str:
+            if end >= len(kept.ranking.places):
+                return ""
+            return self.signer.sign({"ranking": name or self.kept.keep(kept), "start": end}, binding=bound_to)
+
+        return kept, start, next_page
+
+    def readable(self, library: Library, query: Query, principal: Principal) -> Query:
+        """Narrow a question to what the caller may read; what it names must be there.
+
+        Raises:
+            PermissionDenied, CollectionNotFound, VideoNotFound: For what it names and may not have.
+        """
+        library.engine.refresh()
+        asked = query.filter
+        collections = self.access.readable(principal, asked.collections)
+        by_id = library.engine.by_id
+        for video_id in asked.video_ids:
+            if not any(collections is None or one.collection in collections for one in by_id.get(video_id, ())):
+                raise VideoNotFound(video_id)
+        like = query.like
+        if like is not None:
+            within = self.access.readable(principal, None if like.collection is None else (like.collection,))
+            found = [one for one in by_id.get(like.video_id, ()) if within is None or one.collection in within]
+            if len(found) != 1:
+                raise VideoNotFound(like.video_id)
+            like = dataclasses.replace(like, collection=found[0].collection)
+        return dataclasses.replace(query, like=like, filter=dataclasses.replace(asked, collections=collections))
+
+
+def picture_of(library: Library, query: Query) -> Any:
+    """Decode a question's picture; what is wrong with it is wrong with the request."""
+    try:
+        return library.pixels(query)
+    except NoVisualEncoder:
+        raise
+    except IngestError as error:
+        raise RequestInvalid([("query.image", error.reason)]) from error

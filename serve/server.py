@@ -1,0 +1,310 @@
+"""`kinodex serve`: the gRPC server over one data directory, from start to a graceful end.
+
+What runs beside the calls:
+- the refresher looks for changes of the catalog, by whatever process, and brings the indexes up to them;
+- the ingest worker, a process of its own (serve.ingesting), indexes what is queued, so that answers do not wait for it.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from kinodex.v1 import library_service_pb2, library_service_pb2_grpc, search_service_pb2, search_service_pb2_grpc
+from serve import pipeline
+from serve.access import Access
+from serve.auth import open_tokens
+from serve.calls import CallInterceptor, Workers
+from serve.catalog import Catalog
+from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError
+from serve.ingesting import Supervisor
+from serve.library import Library
+from serve.library_service import LibraryService
+from serve.metrics import ServerMetrics, TextCounts
+from serve.pages import PageSigner, page_key
+from serve.search_service import SearchService
+from serve.settings import Settings
+from serve.tls import check_exposure, server_credentials
+from serve.tracing import no_spans, open_spans
+from serve.uploads import FOLDER_NAME, Spool
+
+logger = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 0.5  # how often the catalog is looked at: what another process indexed is found within two seconds
+BUSY_SECONDS = 1.0  # how often a new data directory that another process is filling is tried again
+WRITING_WORKERS = 4  # calls of the LibraryService at the same time: short reads and writes of the catalog
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in ((search_service_pb2, "SearchService"), (library_service_pb2, "LibraryService"))
+)
+
+
+class Server:
+    """One server. start() makes it answer health checks, warm_up() questions, stop() ends it."""
+
+    def __init__(self, directory: Path, settings: Settings, config_file: Path | None = None) -> None:
+        """Check everything that can be checked before anything is loaded.
+
+        Raises:
+            SettingsError: If it would listen unprotected, or a certificate or the tokens cannot be used.
+            DataDirectoryInvalid: If the catalog is damaged or of another version.
+        """
+        self.directory, self.settings, self.config = directory, settings, settings.server
+        self.tokens = open_tokens(directory, self.config)
+        check_exposure(self.config, has_tokens=self.tokens is not None)
+        credentials = server_credentials(self.config)
+        prepare(directory)
+        self.metrics = ServerMetrics()
+        self.metrics.registry.register(TextCounts(self.text_vectors))
+        self.library: Library | None = None  # None: not warm
+        self.is_stopping = False
+        spans, self.end_spans = open_spans() if self.config.traces else (no_spans, lambda: None)
+        self.supervisor = Supervisor(directory, config_file)
+        self.query_workers = Workers(
+            "questions",
+            self.config.query_workers or os.cpu_count() or 1,
+            self.config.max_waiting_queries,
+            self.metrics.queries_waiting.set,
+        )
+        self.call_workers = Workers("calls", WRITING_WORKERS, self.config.max_concurrent_calls, lambda count: None)
+        self.reader, self.editor = Catalog.open_reader(directory), Catalog.open_editor(directory)
+        self.spool = Spool(
+            directory / FOLDER_NAME,
+            max_upload_bytes=self.config.max_upload_bytes,
+            max_spool_bytes=self.config.max_spool_bytes,
+        )
+        self.grpc = grpc.aio.server(
+            interceptors=[
+                CallInterceptor(self.config, self.tokens, self.metrics, lambda: self.library is not None, spans)
+            ],
+            options=[
+                ("grpc.max_receive_message_length", self.config.max_message_bytes),
+                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
+            ],
+        )
+        access, signer = Access(self.reader), PageSigner(page_key(directory))
+        self.library_service = LibraryService(
+            self.reader,
+            self.editor,
+            access,
+            self.spool,
+            self.call_workers,
+            signer,
+            settings.source,
+            max_stall_seconds=self.config.max_upload_stall_seconds,
+            on_delete=self.refresh,
+            metrics=self.metrics,
+        )
+        self.health = health.aio.HealthServicer()
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(
+            SearchService(self.ready_library, access, self.query_workers, signer), self.grpc
+        )
+        library_service_pb2_grpc.add_LibraryServiceServicer_to_server(self.library_service, self.grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
+        reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc)
+        self.port = self.listen(credentials)
+        self.tasks: list[asyncio.Task[None]] = []
+        self.close_metrics: Callable[[], None] = lambda: None
+
+    def listen(self, credentials: grpc.ServerCredentials | None) -> int:
+        try:
+            if credentials is None:
+                return int(self.grpc.add_insecure_port(self.config.listen))
+            return int(self.grpc.add_secure_port(self.config.listen, credentials))
+        except RuntimeError as error:
+            raise SettingsError(f"cannot listen on {self.config.listen}: the address is in use or not ours") from error
+
+    @property
+    def address(self) -> str:
+        """Where it listens: HOST:PORT with the port it got."""
+        if self.config.listen.startswith("unix"):
+            return self.config.listen
+        return f"{self.config.listen.rpartition(':')[0]}:{self.port}"
+
+    # ---- from start to end
+
+    async def start(self) -> None:
+        """Answer health checks, with NOT_SERVING, and refuse all else with UNAVAILABLE."""
+        await self.tell_health(is_serving=False)
+        if self.config.metrics_listen:
+            self.close_metrics = self.metrics.serve(self.config.metrics_listen)
+        await self.grpc.start()
+
+    async def warm_up(self) -> None:
+        """Load the encoders and the indexes, then answer.
+
+        Raises:
+            ServeError, EncoderError: If the library cannot be used.
+        """
+        await asyncio.to_thread(self.spool.clean, self.library_service.jobs.spool_names)
+        await self.load()
+        self.supervisor.start()
+        self.tasks = [asyncio.create_task(self.keep_fresh(), name="refresher")]
+
+    async def load(self) -> None:
+        while True:
+            try:
+                library = await asyncio.to_thread(warm_library, self.directory, self.settings)
+                break
+            except DataDirectoryBusy:  # a new directory, which another process is filling
+                await asyncio.sleep(BUSY_SECONDS)
+        self.library = library
+        self.measure()
+        await self.tell_health(is_serving=True)
+        logger.info("serving address=%s videos=%d", self.address, len(library.engine.videos))
+
+    async def stop(self) -> None:
+        """Refuse new calls, let those under way end within drain_seconds, end everything."""
+        self.is_stopping = True
+        await self.health.enter_graceful_shutdown()
+        self.metrics.is_ready.set(0)
+        logger.info("stopping drain_seconds=%g", self.config.drain_seconds)
+        await self.grpc.stop(self.config.drain_seconds)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.to_thread(self.supervisor.stop)
+        for workers in (self.query_workers, self.call_workers):
+            await asyncio.to_thread(workers.close)
+        if self.library is not None:
+            self.library.close()
+        self.reader.close()
+        self.editor.close()
+        self.close_metrics()
+        self.end_spans()
+        logger.info("stopped")
+
+    async def tell_health(self, *, is_serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        self.metrics.is_ready.set(is_serving)
+        for service in ("", *SERVICES):
+            await self.health.set(service, status)
+
+    # ---- beside the calls
+
+    def ready_library(self) -> Library:
+        """Return what answers questions.
+
+        Raises:
+            ServerNotReady: While it is loading.
+        """
+        if self.library is None:
+            raise ServerNotReady("loading", BUSY_SECONDS)
+        return self.library
+
+    async def keep_fresh(self) -> None:
+        """Bring answers up to the catalog, again and again; load everything anew when the encoders were changed."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                if await asyncio.to_thread(self.has_other_encoders):
+                    await self.tell_health(is_serving=False)
+                    logger.info("the library was reindexed: loading its encoders")
+                    self.library = None
+                    await self.load()
+                else:
+                    await asyncio.to_thread(self.refresh)
+                    self.measure()
+            except ServeError as error:  # the disk may come back: what was there is answered meanwhile
+                logger.error("refresh failed reason=%s", error)
+
+    def refresh(self) -> None:
+        library = self.library
+        if library is None:
+            return
+        before = library.engine.videos.keys()
+        library.engine.refresh()
+        for row, video in library.engine.videos.items():
+            if row not in before:
+                self.metrics.freshness_seconds.observe(max(0.0, time.time() - video.indexed_time))
+
+    def has_other_encoders(self) -> bool:
+        space = self.reader.space()
+        return self.library is not None and space is not None and space != self.library.encoders.space
+
+    def measure(self) -> None:
+        """Tell the metrics how large everything is."""
+        for state, count in self.library_service.jobs.counts().items():
+            self.metrics.jobs.labels(state.value).set(count)
+        self.metrics.spool_bytes.set(self.spool.used_bytes())
+        if self.library is None:
+            return
+        engine = self.library.engine
+        self.metrics.videos.set(len(engine.videos))
+        self.metrics.index_rows.labels("segments").set(len(engine.segments))
+        self.metrics.index_rows.labels("utterances").set(len(engine.utterances_index))
+        if engine.visual is not None:
+            self.metrics.frame_cache_bytes.set(engine.visual.footage.size)
+
+    def text_vectors(self) -> dict:  # type: ignore[type-arg]
+        if self.library is None:
+            return {}
+        engine = self.library.engine
+        visual = {} if engine.visual is None else {"visual": engine.visual.texts}
+        return {"sentence": engine.sentences, **visual}
+
+
+def prepare(directory: Path) -> None:
+    """Make the data directory's catalog, or bring an older one forward.
+
+    Raises:
+        DataDirectoryInvalid: If it cannot be used.
+    """
+    try:
+        Catalog.open_editor(directory).close()
+    except ServeError:
+        Catalog.open_writer(directory).close()
+
+
+def warm_library(directory: Path, settings: Settings) -> Library:
+    """Open a library with its encoders and indexes in memory; one without videos takes the encoders of the settings.
+
+    Raises:
+        DataDirectoryBusy: If nothing is indexed yet, and another process is about to.
+        EncoderSpaceMismatch: If the rows were made by other encoders than the settings name.
+        EncoderError: If an encoder's weights cannot be had.
+    """
+    library = Library.open(directory, settings)
+    try:
+        if library.catalog.space() is None or not library.catalog.videos():
+            with Catalog.open_writer(directory) as writer:
+                _, encoders = pipeline.load_all(settings, writer.space())
+                pipeline.claim_space(writer, directory, encoders)
+            library.encoders = encoders
+        engine = library.engine
+        engine.refresh()
+        engine.sentences.encode(["warm"])
+        if engine.visual is not None:
+            engine.visual.text_vector("warm")
+    except BaseException:
+        library.close()
+        raise
+    return library
+
+
+async def serve(directory: Path, settings: Settings, config_file: Path | None, announce: Callable[[str], None]) -> None:
+    """Run a server until SIGTERM or SIGINT; `announce` is told the address as soon as it listens."""
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server = Server(directory, settings, config_file)
+    await server.start()
+    announce(server.address)
+    warming = asyncio.create_task(server.warm_up())
+    ending = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait([warming, ending], return_when=asyncio.FIRST_COMPLETED)
+        if warming.done():
+            warming.result()
+        await ending
+    finally:
+        warming.cancel()
+        await asyncio.gather(warming, return_exceptions=True)
+        await server.stop()
