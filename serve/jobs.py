@@ -27,6 +27,7 @@ from serve.values import VideoState, VideoStatus
 MAX_ATTEMPTS = 3  # a job in whose middle the worker died this often is the reason
 REQUEST_SECONDS = 24 * 3600.0  # how long a repeated request gets the first one's answer
 FAILED_SECONDS = 7 * 24 * 3600.0  # how long a failure can be asked for
+OWN_SCHEMES = ("http:", "https:", "file:")
 _FIELDS = (
     "id, collection, video_id, uri, spool_name, display_uri, metadata, recorded_time, state, progress, failure_reason,"
     " failure_message, attempt_count, created_time, changed_time"
@@ -54,10 +55,11 @@ class NewJob:
     recorded_time: float | None = None  # seconds since 1970
 
     def __post_init__(self) -> None:
-        if self.spool_name is None and scheme_of(self.uri) is None:
-            raise ValueError(
-                f"a job needs a URI with a scheme: a plain path is opened without any policy, {self.uri!r}"
-            )
+        # A plain path is opened without any policy. So is "name:rest" once a file of that name exists, unless the
+        # scheme is one of ours.
+        is_uri = "://" in self.uri or self.uri.lower().startswith(OWN_SCHEMES)
+        if self.spool_name is None and (scheme_of(self.uri) is None or not is_uri):
+            raise ValueError(f"a job needs a URI that cannot be taken for a path, got {self.uri!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,9 +88,11 @@ def test_a_job_tells_of_its_video(queue: JobQueue, clock: Clock) -> None:
 
 
 def test_a_plain_path_is_no_job() -> None:
-    for uri in ("/etc/passwd", "films/a.mp4", ""):
-        with pytest.raises(ValueError, match="scheme"):
+    for uri in ("/etc/passwd", "films/a.mp4", "", "name:of-a-file", "C:\\films"):
+        with pytest.raises(ValueError, match="taken for a path"):
             NewJob(collection="c", video_id="v", uri=uri, display_uri=uri)
+    for uri in ("file:///a.mp4", "HTTPS://example.org/a", "s3://bucket/a"):
+        NewJob(collection="c", video_id="v", uri=uri, display_uri=uri)
     NewJob(collection="c", video_id="v", uri="upload:a.mp4", display_uri="upload:a.mp4", spool_name="ab-1")
 
 
