@@ -147,7 +147,7 @@ def failure(error: grpc.RpcError, address: Address, timeout_seconds: float | Non
     """Say in one line why a call failed."""
     code, details = error.code(), printable(error.details() or "")[:MAX_REASON_CHARS]
     reason, told = _told(error)
-    if reason:
+    if told and code is not grpc.StatusCode.INTERNAL:
         message = told
     elif code is grpc.StatusCode.UNAVAILABLE:
         message = f"cannot reach the server at {address.text}: {_unreachable(details)}"
@@ -163,7 +163,7 @@ def failure(error: grpc.RpcError, address: Address, timeout_seconds: float | Non
 def _told(error: grpc.RpcError) -> tuple[str, str]:
     """Return ErrorInfo.reason and what the server says to people; empty where it says nothing of the kind."""
     # Here, because only a failure needs them.
-    from google.rpc.error_details_pb2 import BadRequest, ErrorInfo  # type: ignore[import-untyped]
+    from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
     from grpc_status import rpc_status
 
     try:

@@ -1,6 +1,7 @@
 """Values as the library gives them, and a library made of them: what the command shows in its tests."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,11 @@ class FakeLibrary:
 
     def search(self, query: Query) -> Answer:
         type(self).asked = query
-        return self.answer
+        return replace(self.answer, moments=())
 
-    moments = search
+    def moments(self, query: Query) -> Answer:
+        type(self).asked = query
+        return replace(self.answer, videos=())
 
     def videos(self, collection: str | None = None) -> list[Video]:
         return [video(), video(video_id="77770000", uri="/videos/b.mp4", warnings=("it ends early",))]

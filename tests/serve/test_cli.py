@@ -1,6 +1,8 @@
 """The command as a script meets it: exit status, standard output, one line on standard error."""
 
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,11 +13,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from fake_server import FakeServer, refusal, serving
+from google.rpc import code_pb2
 from PIL import Image
-from sample_answers import FakeLibrary, jpeg, moment, video_answer
+from sample_answers import FakeLibrary, jpeg, moment, video, video_answer
 
+from kinodex.v1 import library_service_pb2
 from serve.cli import cli
 from serve.errors import VideoNotFound
+from serve.messages import moments_response, ready_status, search_response, video_message
+from serve.requests import moments_query
 from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -343,6 +350,129 @@ def test_a_sheet_that_cannot_be_written_is_refused_before_any_work(library: type
     assert library.asked is None
 
 
+# ------------------------------------------------------------------ a server instead of a library
+@pytest.fixture
+def server(library: type[FakeLibrary]) -> Iterator[FakeServer]:
+    """A server that answers as the library does."""
+
+    def frame(asked: library_service_pb2.GetFrameRequest) -> library_service_pb2.GetFrameResponse:
+        return library_service_pb2.GetFrameResponse(jpeg=jpeg(), offset=asked.offset)
+
+    found = library_service_pb2.GetVideoResponse(video=video_message(ready_status(video())))
+    with serving(
+        {
+            "SearchVideos": [lambda _: search_response(library.answer)],
+            "SearchMoments": [lambda _: moments_response(library.answer)],
+            "GetVideo": [found],
+            "GetFrame": [frame],
+        }
+    ) as fake:
+        yield fake
+
+
+ODD = moment(
+    uri="/videos/caf\u00e9 \udcff.mp4",
+    start_seconds=math.nextafter(16.0005, 0),
+    end_seconds=math.nextafter(24.0, 25),
+    score=-0.0,
+    visual_score=-1e-9,
+    best_frame_seconds=None,
+    verdict=Verdict.WEAK,
+)
+
+
+@pytest.mark.parametrize("command", ["search", "moments"])
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(moments=(moment(), ODD), videos=(video_answer(moment(), ODD), video_answer(ODD))),
+        Answer(),
+    ],
+)
+def test_a_server_prints_the_same_bytes_as_a_library(
+    library: type[FakeLibrary], server: FakeServer, command: str, as_json: list[str], answer: Answer
+) -> None:
+    library.answer = answer
+    here = kinodex(command, "Paris", *as_json)
+    there = kinodex(command, "Paris", *as_json, "--server", server.address)
+    assert (there.exit_code, there.stderr) == (0, "")
+    assert there.stdout_bytes == here.stdout_bytes
+
+
+def test_a_server_is_asked_all_that_a_library_is(
+    library: type[FakeLibrary], server: FakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    arguments = ["moments", "Paris", "--image", "photo.jpg", "--limit", "3", "--channel", "speech", "--json"]
+    arguments += ["--collection", "talks", "--video", "3fa9"]
+    result = kinodex(*arguments, "--server", f"grpc://{server.address}")
+    assert (result.exit_code, result.stderr) == (0, "")
+    [request] = server.requests["SearchMoments"]
+    kinodex(*arguments)
+    assert library.asked is not None
+    assert moments_query(request) == dataclasses.replace(library.asked, image_name="image")
+    [looked_up] = server.requests["GetVideo"]
+    assert (looked_up.video_id, looked_up.collection) == ("3fa9", "talks")
+
+
+@pytest.mark.parametrize("command", ["search", "moments"])
+def test_a_sheet_is_drawn_with_the_servers_pictures(
+    library: type[FakeLibrary], server: FakeServer, command: str, tmp_path: Path
+) -> None:
+    assert kinodex(command, "Paris", "--sheet", "here.png").exit_code == 0
+    assert kinodex(command, "Paris", "--sheet", "there.png", "--server", server.address).exit_code == 0
+    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+    [request] = server.requests["GetFrame"]
+    assert (request.video_id, request.collection, request.offset.seconds) == ("3fa9c0ffee123456", "default", 70)
+    server.answers["GetFrame"] = [refusal(code_pb2.NOT_FOUND, "no pictures", "FRAME_NOT_FOUND")]
+    assert kinodex(command, "Paris", "--sheet", "bare.png", "--server", server.address).exit_code == 0
+
+
+def test_a_channel_that_the_server_lacks_is_said_on_stderr(library: type[FakeLibrary], server: FakeServer) -> None:
+    library.answer = Answer(moments=(moment(),), degraded_channels=("visual",))
+    result = kinodex("moments", "x", "--server", server.address)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("kinodex: visual search is not available")
+    assert "on the server" in result.stderr
+
+
+def test_the_clients_settings_come_from_file_and_environment(
+    library: type[FakeLibrary], server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "k.toml").write_text("[client]\ntoken = 'secret'")
+    arguments = ["moments", "x", "--server", server.address]
+    assert kinodex(*arguments, "--config", "k.toml").exit_code == 0
+    monkeypatch.setenv("KINODEX_CONFIG", "k.toml")
+    assert kinodex(*arguments).exit_code == 0
+    monkeypatch.setenv("KINODEX_CLIENT_TOKEN", "other")
+    assert kinodex(*arguments).exit_code == 0
+    assert [headers["authorization"] for headers in server.headers] == [
+        "Bearer secret",
+        "Bearer secret",
+        "Bearer other",
+    ]
+
+
+def test_what_a_server_refuses_is_one_line_and_exit_1(server: FakeServer) -> None:
+    server.answers["GetVideo"] = [refusal(code_pb2.NOT_FOUND, "no video 99", "VIDEO_NOT_FOUND")]
+    result = kinodex("moments", "x", "--video", "99", "--server", server.address)
+    assert result.exit_code == 1
+    assert_one_error_line(result, "no video 99")
+
+
+@pytest.mark.parametrize(
+    ("address", "part"), [("nonsense", "HOST:PORT"), ("http://a:1", "HOST:PORT"), ("grpc://a:1", "token")]
+)
+def test_a_server_that_cannot_be_asked_is_one_line_and_exit_1(
+    monkeypatch: pytest.MonkeyPatch, address: str, part: str
+) -> None:
+    monkeypatch.setenv("KINODEX_CLIENT_TOKEN", "secret")
+    result = kinodex("search", "x", "--server", address)
+    assert result.exit_code == 1
+    assert_one_error_line(result, part, address)
+
+
 # ------------------------------------------------------------------ the library's content
 def test_list_and_show_speak_json(library: type[FakeLibrary]) -> None:
     lines = kinodex("list", "--json").stdout.splitlines()
@@ -373,6 +503,21 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_starts_without_the_heavy_libraries() -> None:
     code = "import sys, serve.cli; print([m for m in ('torch', 'av', 'faiss', 'numpy', 'PIL') if m in sys.modules])"
     assert run(code).stdout == "[]\n"
+
+
+def test_a_server_is_asked_without_the_heavy_libraries(server: FakeServer) -> None:
+    code = f"""
+import sys
+from serve.cli import cli
+sys.argv = ["kinodex", "moments", "Paris", "--server", "{server.address}", "--json"]
+try:
+    cli.main()
+finally:
+    heavy = ("torch", "av", "faiss", "PIL", "tokenizers", "sentence_transformers", "open_clip", "whisper")
+    print([module for module in heavy if module in sys.modules], file=sys.stderr)
+"""
+    done = run(code)
+    assert (json.loads(done.stdout)["query"], done.stderr) == ("Paris", "[]\n")
 
 
 def test_a_reader_that_stops_early_gets_no_complaint() -> None:

@@ -4,6 +4,7 @@ import html
 import io
 import itertools
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -87,6 +88,17 @@ def test_an_outcome_has_the_keys_of_the_contract_in_order() -> None:
 def test_json_rounds_times_to_milliseconds_and_scores_to_four_digits() -> None:
     found = moment_json(moment())
     assert (found["start_seconds"], found["score"], found["confidence"]) == (62.123, 0.9123, 0.8765)
+
+
+def test_json_rounds_times_by_way_of_nanoseconds_and_has_no_negative_zero() -> None:
+    edge = moment(start_seconds=math.nextafter(16.0005, 0), end_seconds=-0.0, score=-1e-9, best_frame_seconds=-1e-12)
+    found = moment_json(edge)
+    assert found["start_seconds"] == round(16.0005, 3)
+    assert b"-0.0" not in to_json(found)
+
+
+def test_a_span_in_words_is_the_same_before_and_after_a_server_rounds_it() -> None:
+    assert time_span(math.nextafter(60.0, 0), math.nextafter(70.0, 71)) == time_span(60.0, 70.0)
 
 
 def test_json_never_holds_nan() -> None:
