@@ -46,7 +46,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
     def __init__(
         self,
         catalog: Catalog,
-        editor: Catalog,
+        changes: JobQueue,
         access: Access,
         spool: Spool,
         workers: Workers,
@@ -54,15 +54,22 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         sources: SourceConfig,
         *,
         max_stall_seconds: float,
+        on_submit: Callable[[], None],
         on_delete: Callable[[], None],
         metrics: ServerMetrics,
     ) -> None:
-        """Take a catalog for reading and one for editing. `on_delete` makes answers forget what is gone."""
+        """Take a catalog for reading and the queue for changes.
+
+        Args:
+            max_stall_seconds: Of an upload, without a message.
+            on_submit: Says that there is a new job.
+            on_delete: Makes answers forget what is gone.
+        """
         self.catalog, self.access, self.spool, self.workers = catalog, access, spool, workers
         self.signer, self.sources, self.max_stall_seconds = signer, sources, max_stall_seconds
-        self.on_delete, self.metrics = on_delete, metrics
+        self.on_submit, self.on_delete, self.metrics = on_submit, on_delete, metrics
         self.jobs = JobQueue(catalog)
-        self.changes = JobQueue(editor)
+        self.changes = changes
 
     # ---- taking in
 
@@ -83,7 +90,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 metadata=placement.metadata,
                 recorded_time=placement.recorded_time,
             )
-            return self.status(*self.changes.submit(job, request_key(principal, "IngestVideo", placement, request)))
+            return self.submit(job, request_key(principal, "IngestVideo", placement, request))
 
         return library_pb2.IngestVideoResponse(video=video_message(await self.workers.run(work)))
 
@@ -144,7 +151,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             metadata=placement.metadata,
             recorded_time=placement.recorded_time,
         )
-        return self.status(*self.changes.submit(job, key))
+        return self.submit(job, key)
 
     async def next_message(
         self, messages: AsyncIterator[library_pb2.UploadVideoRequest], filename: str
@@ -245,6 +252,12 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         return library_pb2.DeleteVideoResponse()
 
     # ---- finding
+
+    def submit(self, job: NewJob, key: RequestKey | None) -> VideoStatus:
+        """Queue a job, or find what a repeated request was answered with."""
+        answer = self.changes.submit(job, key)
+        self.on_submit()
+        return self.status(*answer)
 
     def status(self, collection: str, video_id: str) -> VideoStatus:
         """Tell how far one video is, as it was submitted or is by now.

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
@@ -24,7 +24,8 @@ from serve.auth import open_tokens
 from serve.calls import CallInterceptor, Workers
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError
-from serve.ingesting import Supervisor
+from serve.supervisor import Supervisor
+from serve.jobs import JobQueue
 from serve.library import Library
 from serve.library_service import LibraryService
 from serve.metrics import ServerMetrics, TextCounts
@@ -49,9 +50,19 @@ SERVICES = tuple(
 class Server:
     """One server. start() makes it answer health checks, warm_up() questions, stop() ends it."""
 
-    def __init__(self, directory: Path, settings: Settings, config_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Settings,
+        config_file: Path | None = None,
+        *,
+        ingest_command: Sequence[str] | None = None,
+    ) -> None:
         """Check everything that can be checked before anything is loaded.
 
+        Args:
+            config_file: Where the settings come from, for the ingest worker.
+            ingest_command: What to run as that, instead of serve.ingesting.
         Raises:
             SettingsError: If it would listen unprotected, or a certificate or the tokens cannot be used.
             DataDirectoryInvalid: If the catalog is damaged or of another version.
@@ -66,7 +77,6 @@ class Server:
         self.library: Library | None = None  # None: not warm
         self.is_stopping = False
         spans, self.end_spans = open_spans() if self.config.traces else (no_spans, lambda: None)
-        self.supervisor = Supervisor(directory, config_file)
         self.query_workers = Workers(
             "questions",
             self.config.query_workers or os.cpu_count() or 1,
@@ -89,16 +99,19 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
             ],
         )
+        changes = JobQueue(self.editor)
+        self.supervisor = Supervisor(changes, config=config_file, command=ingest_command)
         access, signer = Access(self.reader), PageSigner(page_key(directory))
         self.library_service = LibraryService(
             self.reader,
-            self.editor,
+            changes,
             access,
             self.spool,
             self.call_workers,
             signer,
             settings.source,
             max_stall_seconds=self.config.max_upload_stall_seconds,
+            on_submit=self.supervisor.wake,
             on_delete=self.refresh,
             metrics=self.metrics,
         )

@@ -70,6 +70,10 @@ class Spool:
         """Return where a finished file is."""
         return path_of(self.folder, name)
 
+    def used_bytes(self) -> int:
+        """Return what all the files hold, finished or not."""
+        return _size_of(self.folder)
+
     def remove(self, name: str) -> None:
         """Remove a finished file that no job needs."""
         remove(self.folder, name)

@@ -1,0 +1,64 @@
+"""A real server in this process, on a free loopback port, with exact encoders."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from serve.config import ServerConfig
+from serve.server import Server
+from serve.settings import Settings
+
+INGEST_CHILD = [sys.executable, str(Path(__file__).with_name("ingest_child.py"))]
+
+
+@dataclass
+class Running:
+    """A server, and the loop it runs on."""
+
+    server: Server
+    loop: asyncio.AbstractEventLoop
+    address: str
+
+    def call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+
+
+@contextmanager
+def running(
+    directory: Path,
+    settings: Settings | None = None,
+    *,
+    warm: bool = True,
+    ingest_command: Sequence[str] = INGEST_CHILD,
+    **config: Any,
+) -> Iterator[Running]:
+    """Run a server until the block ends; keywords are ServerConfig's."""
+    settings = settings or Settings(workers=2)
+    config = {"listen": "127.0.0.1:0", "drain_seconds": 5.0, "query_workers": 4, **config}
+    settings = replace(settings, server=ServerConfig(**config))
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="server")
+    thread.start()
+
+    async def start() -> Server:
+        server = Server(directory, settings, ingest_command=ingest_command)
+        await server.start()
+        if warm:
+            await server.warm_up()
+        return server
+
+    try:
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
+        try:
+            yield Running(server=server, loop=loop, address=f"127.0.0.1:{server.port}")
+        finally:
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(60)
+        loop.close()
