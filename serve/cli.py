@@ -9,22 +9,21 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
+from serve.cli_serve import serve
 from serve.cli_tokens import token
 from serve.failures import OneLineGroup, debug_option
+from serve.options import json_option, library_options, load, question_options
 
 if TYPE_CHECKING:
     from serve.library import Library
-    from serve.settings import Settings
     from serve.transcripts import TranscriptFormat
     from serve.values import IndexOutcome, IndexProgress
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def main() -> NoReturn:
@@ -36,74 +35,9 @@ def main() -> NoReturn:
     cli.main(prog_name="kinodex")
 
 
-# ------------------------------------------------------------------ options that several commands share
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-
-
-def library_options(command: Function) -> Function:
-    """Add the options of every command that works on a library."""
-    for option in (
-        debug_option,
-        click.option(
-            "--config",
-            metavar="FILE",
-            type=click.Path(path_type=Path),
-            help="Settings in TOML.  [default: $KINODEX_CONFIG, then DIR/kinodex.toml]",
-        ),
-        click.option(
-            "--data",
-            metavar="DIR",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Where the library is.  [default: $KINODEX_DATA, then ./kinodex-data]",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def question_options(command: Function) -> Function:
-    """Add the argument and options of the commands that ask."""
-    for option in (
-        json_option,
-        click.option(
-            "--server",
-            metavar="ADDR",
-            help="Ask the library of this server: HOST:PORT, grpc://HOST:PORT (plain) or grpcs://HOST:PORT (TLS).",
-        ),
-        click.option(
-            "--sheet",
-            metavar="FILE.png",
-            type=click.Path(path_type=Path),
-            help="Draw a contact sheet of the answers: pictures, times, words and scores.",
-        ),
-        click.option("--collection", metavar="C", help="Ask this collection only."),
-        click.option(
-            "--channel",
-            type=click.Choice(["visual", "speech", "all"]),
-            default="all",
-            show_default=True,
-            help="Ask what is seen, what is said, or both.",
-        ),
-        click.option(
-            "--limit", metavar="N", type=click.IntRange(min=1), default=10, help="How many answers.  [default: 10]"
-        ),
-        click.option("--image", metavar="FILE", type=click.Path(path_type=Path), help="Ask by a picture's content."),
-        click.argument("text", metavar="[QUERY]", required=False),
-    ):
-        command = option(command)
-    return command
-
-
-def _load(data: Path | None, config: Path | None, *, is_local: bool = True) -> "tuple[Path, Settings]":
-    from serve.settings import data_directory, load_settings
-
-    directory = data_directory(data)
-    return directory, load_settings(directory if is_local else None, config)  # a server's library is not this one
-
-
 @contextlib.contextmanager
 def _open(data: Path | None, config: Path | None) -> "Iterator[Library]":
-    directory, settings = _load(data, config)
+    directory, settings = load(data, config)
     from serve.library import Library
 
     with contextlib.closing(Library.open(directory, settings)) as library:
@@ -149,7 +83,7 @@ def index(
     ctx: click.Context, inputs: tuple[str, ...], collection: str, as_json: bool, data: Path | None, config: Path | None
 ) -> None:
     """Read videos into the library: files, folders, URLs."""
-    directory, settings = _load(data, config)
+    directory, settings = load(data, config)
     from serve import pipeline
     from serve.progress import follow
 
@@ -200,7 +134,7 @@ def _ask(kind: Literal["search", "moments"], data: Path | None, config: Path | N
 
     if question["sheet"] is not None:
         check_sheet(question["sheet"])
-    directory, settings = _load(data, config, is_local=server is None)
+    directory, settings = load(data, config, is_local=server is None)
     with reached(settings, directory, server) as asked:
         ask(kind, Question(**question), asked)
 
@@ -290,7 +224,7 @@ def delete(video_ids: tuple[str, ...], collection: str | None, data: Path | None
 
     Their files are not touched. If one ID is wrong, nothing is deleted.
     """
-    directory, _ = _load(data, config)
+    directory, _ = load(data, config)
     from serve import pipeline
 
     for video_id in pipeline.delete(directory, video_ids, collection=collection):
@@ -307,7 +241,7 @@ def reindex(ctx: click.Context, as_json: bool, data: Path | None, config: Path |
     The encoders are those that the settings name now. The library answers from its old rows until the new
     ones are whole.
     """
-    directory, settings = _load(data, config)
+    directory, settings = load(data, config)
     from serve import pipeline
     from serve.progress import follow
 
@@ -360,6 +294,7 @@ def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | Non
         show_calibration(Console(), report, target)
 
 
+cli.add_command(serve)
 cli.add_command(token)
 
 

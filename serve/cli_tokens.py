@@ -2,45 +2,21 @@
 
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
-from serve.failures import debug_option
+from serve.options import library_options, load
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 DURATION = re.compile(r"([0-9]{1,6})([dh])")  # at most 2,737 years: a date can say that
-
-
-def _file_options(command: Function) -> Function:
-    for option in (
-        debug_option,
-        click.option(
-            "--config",
-            metavar="FILE",
-            type=click.Path(path_type=Path),
-            help="Settings in TOML, whose server.tokens names the file.  [default: as for `kinodex index`]",
-        ),
-        click.option(
-            "--data",
-            metavar="DIR",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Whose tokens.json, where the settings name no file.  [default: $KINODEX_DATA, then ./kinodex-data]",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def _file(data: Path | None, config: Path | None) -> Path:
     from serve.auth import tokens_file
-    from serve.settings import data_directory, load_settings
 
-    directory = data_directory(data)
-    return tokens_file(directory, load_settings(directory, config).server)
+    directory, settings = load(data, config)
+    return tokens_file(directory, settings.server)
 
 
 def _now() -> datetime:
@@ -110,7 +86,7 @@ Standard output is the token and nothing else. It is shown this once: only its h
     callback=_expire_time,
     help="30d, 12h, the beginning (UTC) of 2027-01-01, or never.",
 )
-@_file_options
+@library_options
 def add(
     name: str,
     collections: tuple[str, ...],
@@ -152,7 +128,7 @@ def _until(time: datetime | None) -> str:
 
 @token.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, one object a line.")
-@_file_options
+@library_options
 def list_(as_json: bool, data: Path | None, config: Path | None) -> None:
     """List the tokens, expired ones included. What the tokens are is not known."""
     from serve.auth import list_tokens, token_json
@@ -178,7 +154,7 @@ def list_(as_json: bool, data: Path | None, config: Path | None) -> None:
 
 @token.command()
 @click.argument("name_or_id", metavar="NAME|ID")
-@_file_options
+@library_options
 def revoke(name_or_id: str, data: Path | None, config: Path | None) -> None:
     """Make a token worthless, from the next call on."""
     from serve.auth import revoke_token

@@ -1,0 +1,61 @@
+"""`kinodex serve`: the gRPC server."""
+
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from serve.options import library_options, load
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  kinodex serve --data /srv/library
+  kinodex serve --listen 127.0.0.1:0                  any free port; it is printed
+  kinodex search "a boat" --server 127.0.0.1:8970     ask it from another terminal
+  grpcurl -plaintext 127.0.0.1:8970 list              or with any gRPC client
+
+\b
+Beyond this machine it listens only with TLS and authentication: set server.tls_certificate and
+server.tls_key, and run `kinodex token add` (README, "Serve").
+Exit status: 0 after SIGTERM or Ctrl-C; 1 it could not start."""
+)
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen.  [default: server.listen, 127.0.0.1:8970]")
+@library_options
+def serve(listen: str | None, data: Path | None, config: Path | None) -> None:
+    """Answer questions over gRPC, and take videos in.
+
+    Prints the address it listens on; logs go to standard error. Videos that another process indexes into the same
+    library are found within two seconds.
+    """
+    directory, settings = load(data, config)
+    if listen is not None:
+        settings = dataclasses.replace(settings, server=dataclasses.replace(settings.server, listen=listen))
+    log_to_stderr()
+    import asyncio
+
+    from serve import server
+
+    def announce(address: str) -> None:
+        click.echo(f"listening on {address}")
+        sys.stdout.flush()  # whoever started us may be waiting for this line in a pipe
+
+    asyncio.run(server.serve(directory, settings, config, announce))
+
+
+def log_to_stderr() -> None:
+    """Log as one line an event, with the id of the call it belongs to."""
+    from serve.calls import RequestIdFilter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RequestIdFilter())
+    handler.setFormatter(
+        logging.Formatter(
+            "%(asctime)s.%(msecs)03d %(levelname)s %(name)s request_id=%(request_id)s %(message)s",
+            datefmt="%Y-%m-%dT%H:%M:%S",
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
