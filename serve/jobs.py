@@ -266,16 +266,17 @@ class JobQueue:
 
     def set_progress(self, shares: Mapping[int, float]) -> set[int]:
         """Note how far jobs are, 0 to 1 by job id; return the ids of those that are not RUNNING any more."""
-        if not shares:
-            return set()
-        with self.catalog.editing() as edit:
-            return {
-                job_id
-                for job_id, share in shares.items()
-                if not edit.execute(
-                    "UPDATE jobs SET progress = ? WHERE id = ? AND state = 'RUNNING'", (share, job_id)
-                ).rowcount
-            }
+        noted = dict(
+            self.catalog.rows(
+                "SELECT id, progress FROM jobs WHERE state = 'RUNNING' AND id IN (SELECT value FROM json_each(?))",
+                json.dumps(list(shares)),
+            )
+        )
+        changed = [(share, job_id) for job_id, share in shares.items() if noted.get(job_id, share) != share]
+        if changed:  # an hour of download is no reason to write to the disk all the time
+            with self.catalog.editing() as edit:
+                edit.executemany("UPDATE jobs SET progress = ? WHERE id = ? AND state = 'RUNNING'", changed)
+        return shares.keys() - noted.keys()
 
     def fail(self, job_id: int, reason: str, message: str) -> bool:
         """Make a RUNNING job FAILED; say whether it still was RUNNING."""
@@ -332,10 +333,10 @@ class JobQueue:
     def _fail(
         self, edit: sqlite3.Connection, where: str, which: tuple[object, ...], reason: str, message: str
     ) -> list[str | None]:
-        """Make jobs FAILED and return their spool names: an upload's bytes go with its failure."""
+        """Make jobs FAILED and return their spool names: an upload's bytes go with its failure, and so do secrets."""
         changed = edit.execute(
-            "UPDATE jobs SET state = 'FAILED', failure_reason = ?, failure_message = ?, changed_time = ?"
-            f" WHERE {where} RETURNING spool_name",
+            "UPDATE jobs SET state = 'FAILED', uri = display_uri, failure_reason = ?, failure_message = ?,"
+            f" changed_time = ? WHERE {where} RETURNING spool_name",
             (reason, message, self._clock(), *which),
         )
         return [name for (name,) in changed.fetchall()]

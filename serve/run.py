@@ -251,6 +251,8 @@ class Run:
     def claim(self, work: Work) -> Opened | Known | Twin:
         """Find out whether an input's bytes are to be decoded."""
         with self.lock:
+            if work.is_over:
+                raise WorkCancelled
             other = self.claims.get(work.claim)
             if other is not None:
                 return Twin(other)

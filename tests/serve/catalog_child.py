@@ -18,6 +18,7 @@ from sample_catalog import check, frames, new_video, put_version
 
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryInvalid, DataDirectoryMissing
+from serve.jobs import JobQueue, NewJob
 
 
 def write(directory: Path) -> None:
@@ -99,12 +100,26 @@ def sweep(directory: Path) -> None:
         with Catalog.open_writer(target) as catalog:
             catalog.replace_with(other)
 
+    with Catalog.open_writer(directory / "waiting") as catalog:
+        put_version(catalog, "video0", 1)
+        uri = "https://example.org/video1.mp4"
+        JobQueue(catalog).submit(NewJob(collection="default", video_id="video1", uri=uri, display_uri=uri))
+
+    def do_job(target: Path) -> None:
+        with Catalog.open_writer(target) as catalog:
+            jobs = JobQueue(catalog)
+            jobs.requeue_running()
+            job = jobs.claim()
+            assert job is not None
+            put_version(catalog, job.video_id, 2, job.job_id)
+
     nothing: dict[str, int] = {}
     before = {"video0": 1, "video1": 2}
     jobs: list[tuple[Callable[[Path], None], Path | None, list[dict[str, int]]]] = [
         (make, None, [nothing, {"video0": 1}]),
         (replace_and_delete, base, [before, {"video0": 3, "video1": 2}, {"video0": 3}]),
         (replace_all, base, [before, {"video0": 6}]),
+        (do_job, directory / "waiting", [{"video0": 1}, before]),
     ]
     for job, start, states in jobs:
         seen = []
@@ -119,6 +134,9 @@ def sweep(directory: Path) -> None:
             except DataDirectoryMissing:
                 versions = nothing
             assert versions in states, (job.__name__, statement, versions)
+            if job is do_job:  # its video is there or its job is, never both and never neither
+                with Catalog.open_editor(target) as catalog:
+                    assert JobQueue(catalog).has_work() == ("video1" not in versions), statement
             if not seen or seen[-1] != versions:
                 seen.append(versions)
             with Catalog.open_writer(target) as catalog:
@@ -133,6 +151,11 @@ def sweep(directory: Path) -> None:
                 connection.execute("INSERT INTO utterance_search (utterance_search) VALUES ('integrity-check')")
             connection.close()
             assert (left, orphans) == ((0,), (0,))
+            if job is do_job and "video1" not in versions:
+                do_job(target)
+                with Catalog.open_editor(target) as catalog:
+                    assert check(catalog) == {**before, "video9": 9}
+                    assert JobQueue(catalog).jobs() == []
             shutil.rmtree(target)
             if not died:
                 break

@@ -74,7 +74,7 @@ def put_vectors(catalog: Catalog, video_id: str, vectors: NDArray[np.float32], f
     return row
 
 
-def put_version(catalog: Catalog, video_id: str, version: int) -> None:
+def put_version(catalog: Catalog, video_id: str, version: int, job_id: int | None = None) -> None:
     """Index a version of a video, in several appends of each kind."""
     row = catalog.begin(new_video(video_id, uri=f"file:///{video_id}?{version}"))
     vector = unit(np.full(WIDTH, 1, np.float32))
@@ -84,7 +84,7 @@ def put_version(catalog: Catalog, video_id: str, version: int) -> None:
     for n in range(2 + version % 3):
         catalog.add_utterances(row, [utterance(f"spoken version{version} number {n}", 5.0 * n)], vector[None])
         catalog.add_segments(row, [segment(f"{video_id}-{version}", n, vector)])
-    catalog.finish(row, media=MEDIA, duration_seconds=float(version), warnings=[f"version {version}"])
+    catalog.finish(row, media=MEDIA, duration_seconds=float(version), warnings=[f"version {version}"], job_id=job_id)
 
 
 def version_of(catalog: Catalog, video: Video) -> int:

@@ -138,7 +138,7 @@ def test_readers_see_before_or_after_while_another_process_writes(tmp_path: Path
 @pytest.mark.slow
 def test_no_sql_statement_is_a_bad_moment_to_die(tmp_path: Path) -> None:
     swept = dict(line.split() for line in outcome("sweep", tmp_path).splitlines())
-    assert {"make", "replace_and_delete", "replace_all"} == set(swept)
+    assert {"make", "replace_and_delete", "replace_all", "do_job"} == set(swept)
     assert all(int(count) > 20 for count in swept.values())
 
 

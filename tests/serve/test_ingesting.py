@@ -1,16 +1,21 @@
 """The process that indexes for a server: a real child, a real queue, exact encoders."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import SilentProgress, use_fakes, write_scenes
+from fakes import ColourEncoder, SilentProgress, use_fakes, write_scenes
 
 from encoders.errors import WeightsNotFound
 from ingest.config import DecodeConfig, SourceConfig
@@ -200,6 +205,40 @@ def test_a_job_cancelled_while_it_runs_leaves_nothing(
     assert max(seen) > 0
 
 
+def test_a_job_cancelled_while_its_bytes_come_ends_soon(jobs: JobQueue, data: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        is_asked, is_over = threading.Event(), threading.Event()
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+                is_asked.set()
+                while not is_over.wait(0.02):
+                    connection.sendall(bytes(2000))
+
+        def cancel() -> None:
+            assert is_asked.wait(30)
+            assert jobs.cancel("default", "a")
+
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4"
+        jobs.submit(NewJob(collection="default", video_id="a", uri=uri, display_uri=uri))
+        settings = replace(SETTINGS, source=SourceConfig(private_networks=("127.0.0.0/8",)))
+        begun = time.monotonic()
+        with ThreadPoolExecutor(2) as pool:
+            others = [pool.submit(drip), pool.submit(cancel)]
+            Worker(data, settings).work_until_idle()
+            took = time.monotonic() - begun
+            is_over.set()
+            for other in others:
+                other.result()
+    assert took < 20
+    assert jobs.jobs() == []
+    with Catalog.open_reader(data) as catalog:
+        assert catalog.rows("SELECT count(*) FROM videos") == [(0,)]
+
+
 def test_when_encoders_cannot_be_had_the_jobs_say_so_and_later_ones_are_tried(
     jobs: JobQueue, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,8 +413,6 @@ def test_the_supervisor_starts_a_worker_when_there_is_work_and_stops_it(
 
 def in_thread(other: Callable[[], None], here: Callable[[], None]) -> None:
     """Do two things at once."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(other)
         here()
@@ -383,8 +420,6 @@ def in_thread(other: Callable[[], None], here: Callable[[], None]) -> None:
 
 
 def slow_encoder(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
-    from fakes import ColourEncoder
-
     encode = ColourEncoder.encode_frames
 
     def encode_slowly(self: ColourEncoder, pixels: np.ndarray) -> np.ndarray:

@@ -121,6 +121,7 @@ def test_what_failed_is_tried_again(queue: JobQueue, writing: JobQueue) -> None:
     failed = the_job(queue, "abc")
     assert (failed.state, failed.failure_reason, failed.failure_message) == ("FAILED", "DECODE_ERROR", "no media")
     assert failed.status().state is VideoState.FAILED
+    assert failed.uri == failed.display_uri  # its credentials are needed no more
     assert not writing.fail(job.job_id, "AGAIN", "")
     queue.submit(new_job("abc"))
     assert the_job(queue, "abc").state is JobState.QUEUED
