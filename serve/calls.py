@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from serve.auth import ANYBODY, Principal, TokenStore
 from serve.config import ServerConfig
 from serve.errors import CallAbandoned, Overloaded, ServerNotReady, Unauthenticated
+from serve.logs import REQUEST_ID
 from serve.metrics import ServerMetrics
 from serve.status import code_of, reason_of, status_of
 from serve.tracing import Spans, no_spans
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 OPEN_SERVICES = ("grpc.health.v1.Health",)  # asked by load balancers, which have no token; tells nothing of videos
 OUR_PACKAGE = "kinodex.v1."
 UPLOAD = "kinodex.v1.LibraryService/UploadVideo"  # takes as long as its bytes do: watched by its own stall limit
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 BUSY_RETRY_SECONDS = 1.0
 
 
@@ -48,15 +49,6 @@ def current_principal() -> Principal:
     if call is None:
         raise Unauthenticated
     return call.principal
-
-
-class RequestIdFilter(logging.Filter):
-    """Gives every log record the id of the call it belongs to."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        call = CURRENT.get()
-        record.request_id = call.request_id if call is not None else "-"
-        return True
 
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
@@ -107,12 +99,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def wrapped(self, behaviour: Behaviour, method: str, metadata: dict[str, str]) -> Behaviour:
         async def run(request: Any, context: Any) -> Any:
             request_id = metadata.get("x-request-id", "")
-            if not REQUEST_ID.fullmatch(request_id):
+            if not PLAIN_ID.fullmatch(request_id):
                 request_id = uuid4().hex
             started, code, error = time.perf_counter(), "OK", None
             self.count += 1
             self.metrics.calls_in_flight.set(self.count)
-            token = CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
+            REQUEST_ID.set(request_id)  # each call runs in a context of its own
+            CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
             try:
                 await context.send_initial_metadata((("x-request-id", request_id),))
                 CURRENT.set(Call(method=method, request_id=request_id, principal=self.authenticated(metadata)))
@@ -147,7 +140,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     method, code, reason_of(error) if error else "-", seconds * 1000,
                     (call.principal.name if call else "") or "-", context.peer(),
                 )  # fmt: skip
-                CURRENT.reset(token)
 
         return run
 

@@ -1,7 +1,6 @@
 """`kinodex serve`: the gRPC server."""
 
 import dataclasses
-import logging
 import sys
 from pathlib import Path
 
@@ -34,28 +33,15 @@ def serve(listen: str | None, data: Path | None, config: Path | None) -> None:
     directory, settings = load(data, config)
     if listen is not None:
         settings = dataclasses.replace(settings, server=dataclasses.replace(settings.server, listen=listen))
-    log_to_stderr()
     import asyncio
 
     from serve import server
+    from serve.logs import log_to_stderr
+
+    log_to_stderr()
 
     def announce(address: str) -> None:
         click.echo(f"listening on {address}")
         sys.stdout.flush()  # whoever started us may be waiting for this line in a pipe
 
     asyncio.run(server.serve(directory, settings, config, announce))
-
-
-def log_to_stderr() -> None:
-    """Log as one line an event, with the id of the call it belongs to."""
-    from serve.calls import RequestIdFilter
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(RequestIdFilter())
-    handler.setFormatter(
-        logging.Formatter(
-            "%(asctime)s.%(msecs)03d %(levelname)s %(name)s request_id=%(request_id)s %(message)s",
-            datefmt="%Y-%m-%dT%H:%M:%S",
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)

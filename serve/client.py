@@ -152,7 +152,7 @@ class Client:
 
     def upload(
         self,
-        path: Path,
+        path: Path | str,
         *,
         collection: str = "default",
         video_id: str = "",
@@ -172,6 +172,7 @@ class Client:
         Raises:
             OSError: If the file cannot be read.
         """
+        path = Path(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size_bytes = file.tell()

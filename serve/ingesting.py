@@ -26,6 +26,7 @@ from serve.catalog import Catalog
 from serve.encoders import Encoders
 from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, ServeError
 from serve.jobs import Job, JobQueue
+from serve.logs import log_to_stderr
 from serve.pipeline import claim_space, load_all, save_indexes
 from serve.run import Input, Result, Run
 from serve.settings import Settings, load_settings
@@ -104,7 +105,8 @@ class Worker:
             try:
                 encoders = self.load(catalog)
             except (EncoderError, EncoderSpaceMismatch) as error:
-                count = jobs.fail_all(reason_of(error), str(error))
+                # What is wrong is in the log: it names folders of this machine, which is no caller's business.
+                count = jobs.fail_all(reason_of(error), "the server cannot load its encoders: its log says why")
                 logger.error("nothing can be indexed jobs=%d error=%s", count, error)
                 return
             self.run = Run(
@@ -217,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="Where the library is.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="Settings in TOML.")
     given = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    log_to_stderr()
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     try:

@@ -1,0 +1,28 @@
+"""How the server and its ingest worker log: one line an event, with the id of the call it belongs to."""
+
+import contextvars
+import logging
+import sys
+import time
+
+REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
+
+
+def log_to_stderr() -> None:
+    """Send every log record of this process to standard error, in logfmt after the time (UTC) and the level."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_add_request_id)
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s request_id=%(request_id)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    for library in ("faiss.loader", "httpx", "sentence_transformers"):  # tell of themselves, and nothing is wrong
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = REQUEST_ID.get()
+    return True
