@@ -75,8 +75,10 @@ class Work:
     media: MediaInfo | None = None
     summary: DecodeSummary | None = None  # there: decoding is over
     speech: SpeechStream | None = None
-    share: float = 0.0  # 0..1: how far it is
-    pending_count: int = 0  # frames and speech windows that wait for their batch
+    decoded_share: float = 0.0  # 0..1
+    reported_share: float = 0.0  # 0..1
+    item_count: int = 0  # frames and speech windows
+    pending_count: int = 0  # of these, wait for their batch
     frames: list[FrameEmbeddings] = field(default_factory=list)  # without pictures: about 2 KB a frame
     utterances: list[Utterance] = field(default_factory=list)
     twins: list["Work"] = field(default_factory=list)  # other inputs with the same bytes
@@ -88,6 +90,12 @@ class Work:
     def claim(self) -> tuple[str, str, int | None]:
         """What one input at a time may index. A job that replaces another, while that is being given up, may too."""
         return self.input.collection, self.video_id, self.input.job_id
+
+    def report_share(self) -> float:
+        """Return how far it is: what is decoded, less what waits to be encoded. Never less than before."""
+        encoded_share = 1 - self.pending_count / self.item_count if self.item_count else 0.0
+        self.reported_share = max(self.reported_share, self.decoded_share * encoded_share)
+        return self.reported_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +341,7 @@ class Run:
                 if payload.audio_codec is not None and self.transcriber is not None:
                     work.speech = self.transcriber.open_stream()
             case Frame():
+                work.item_count += 1
                 work.pending_count += 1
                 self.frames.append((work, payload))
                 if len(self.frames) >= self.settings.visual.batch_count:
@@ -350,7 +359,7 @@ class Run:
     def advance(self, work: Work, seconds: float) -> None:
         duration = work.media.duration_seconds if work.media is not None else None
         if duration:
-            work.share = max(work.share, min(1.0, seconds / duration))
+            work.decoded_share = min(1.0, seconds / duration)
         self.progress.advanced(work.uri, seconds, duration)
 
     def give_up_unwanted(self) -> Iterator[Work]:
@@ -359,7 +368,7 @@ class Run:
             return
         with self.lock:
             works = {work.input.job_id: work for work in self.open_work}
-        unwanted = self.report({job_id: work.share for job_id, work in works.items() if job_id is not None})
+        unwanted = self.report({job_id: work.report_share() for job_id, work in works.items() if job_id is not None})
         self.reported_at = time.monotonic()
         for job_id in unwanted:
             if not works[job_id].is_over:
@@ -382,6 +391,7 @@ class Run:
                 del self.claims[work.claim]
 
     def add_windows(self, work: Work, found: Sequence[SpeechWindow]) -> None:
+        work.item_count += len(found)
         work.pending_count += len(found)
         self.windows += [(work, window) for window in found]
         if len(self.windows) >= self.settings.speech.batch_count:
