@@ -5,6 +5,7 @@ BadRequest field violations or RetryInfo. What is not its business is INTERNAL, 
 """
 
 import re
+from collections.abc import Sequence
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
@@ -17,6 +18,11 @@ from temporal.errors import TemporalError
 
 DOMAIN = "kinodex"
 RETRY_SECONDS = 1.0  # where an error does not say how long
+# A status travels in a trailer, of which gRPC's clients take 8 KiB: of a longer one they say nothing but that it is too
+# long. The message is there twice: percent-encoded, up to three times its length, and in the base64 of the whole.
+MESSAGE_BYTES = 1024
+VALUE_BYTES = 512  # of each that varies in the message
+VIOLATIONS_BYTES = 2048  # of all fields that are named as wrong
 
 STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.RequestInvalid: code_pb2.INVALID_ARGUMENT,
@@ -70,7 +76,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
 def reason_of(error: Exception) -> str:
     """Name what went wrong for programs: DecodeError -> DECODE_ERROR; what a client has no business with, INTERNAL."""
     kind = type(error)
-    if kind not in STATUS and kind is not errors.WorkerCrashed:
+    if kind not in STATUS:
         return "INTERNAL"
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
 
@@ -78,19 +84,15 @@ def reason_of(error: Exception) -> str:
 def status_of(error: Exception, request_id: str) -> status_pb2.Status:
     """Say to a client what went wrong."""
     code = STATUS.get(type(error), code_pb2.INTERNAL)
-    message = "internal error" if code == code_pb2.INTERNAL else str(error)
+    message = "internal error" if code == code_pb2.INTERNAL else short(str(error), MESSAGE_BYTES)
     info = error_details_pb2.ErrorInfo(reason=reason_of(error), domain=DOMAIN)
     details: list[AnyMessage] = []
     if code != code_pb2.INTERNAL:
         for key, value in vars(error).items():
             if isinstance(value, str | int | float):
-                info.metadata[key] = str(value)
-    if isinstance(error, errors.RequestInvalid):
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
-            for field, problem in error.violations
-        ]
-        details.append(packed(error_details_pb2.BadRequest(field_violations=violations)))
+                info.metadata[key] = short(str(value), VALUE_BYTES)
+    if type(error) in STATUS and isinstance(error, errors.RequestInvalid):
+        details.append(packed(bad_request(error.violations)))
     if code in (code_pb2.UNAVAILABLE, code_pb2.RESOURCE_EXHAUSTED) and not isinstance(
         error, ingest_errors.LimitExceeded
     ):
@@ -99,6 +101,25 @@ def status_of(error: Exception, request_id: str) -> status_pb2.Status:
         details.append(packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     details.append(packed(error_details_pb2.RequestInfo(request_id=request_id)))
     return status_pb2.Status(code=code, message=message, details=[packed(info), *details])
+
+
+def bad_request(found: Sequence[tuple[str, str]]) -> error_details_pb2.BadRequest:
+    """Name what is wrong with a request, the first of it where it is too much to be sent."""
+    told = error_details_pb2.BadRequest()
+    for field, problem in found:
+        told.field_violations.add(field=short(field, VALUE_BYTES), description=short(problem, VALUE_BYTES))
+        if told.ByteSize() > VIOLATIONS_BYTES and len(told.field_violations) > 1:
+            del told.field_violations[-1]
+            break
+    return told
+
+
+def short(text: str, most_bytes: int) -> str:
+    """Cut a text that has more bytes than may be sent."""
+    content = text.encode("utf-8", "backslashreplace")
+    if len(content) <= most_bytes:
+        return content.decode()
+    return content[: most_bytes - len("…".encode())].decode("utf-8", "ignore") + "…"
 
 
 def packed(
