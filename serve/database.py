@@ -15,7 +15,8 @@ from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryM
 CATALOG_NAME = "catalog.sqlite"
 LOCK_NAME = "lock"
 # Readers wait only for the moments in which SQLite itself needs the whole file: replaying the log of a writer that
-# was killed, and the last connection's close. Seconds even for a large log on a slow disk.
+# was killed, and the last connection's close. Seconds even for a large log on a slow disk. Editors wait for one
+# transaction of the writer, of which only the end of a reindexing takes seconds.
 BUSY_TIMEOUT_SECONDS = 30.0
 # Bytes per page. Vectors of 384-512 float32 (1.5-2 KiB) stay inside the row instead of in overflow pages, several to
 # a page; 4 KiB, SQLite's default, holds one or two of them and wastes the rest.
@@ -54,12 +55,15 @@ class WriterLock:
 
 @contextmanager
 def readable_failures(directory: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system say into DataDirectoryInvalid. Bugs of ours pass through as they are."""
+    """Turn what SQLite and the file system say into DataDirectoryInvalid, or into DataDirectoryBusy where another
+    process holds a transaction open for longer than we wait. Bugs of ours pass through as they are."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+            raise DataDirectoryBusy(str(directory), None) from error
         raise DataDirectoryInvalid(str(directory), _reason(error)) from error
     except OSError as error:
         raise DataDirectoryInvalid(str(directory), error.strerror or str(error)) from error

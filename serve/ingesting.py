@@ -109,12 +109,16 @@ class Worker:
                 count = jobs.fail_all(reason_of(error), "the server cannot load its encoders: its log says why")
                 logger.error("nothing can be indexed jobs=%d error=%s", count, error)
                 return
-            self.run = Run(
+            run = Run(
                 catalog, encoders, self.transcriber, self.directory, self.settings, Silence(), report=jobs.set_progress
             )
-            for result in self.run.over(wanted(jobs, self.run)):
-                self.settle(jobs, result)
-            self.run = None
+            self.run = run
+            try:
+                with contextlib.closing(run.over(wanted(jobs, run))) as results:
+                    for result in results:
+                        self.settle(jobs, result)
+            finally:
+                self.run = None
 
     def load(self, catalog: Catalog) -> Encoders:
         """Return the encoders that belong to the library as it is now, loading them if they are others."""

@@ -1,7 +1,8 @@
 """The composition root of the library: settings -> encoders, catalog, index -> indexing, reindexing, deleting."""
 
+import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from encoders.whisper import Transcriber
@@ -54,11 +55,12 @@ def index(
         save_indexes(catalog, directory, encoders.space.fingerprint)
 
 
-def outcomes_of(results: Iterator[Result]) -> Iterator[IndexOutcome]:
+def outcomes_of(results: Generator[Result]) -> Iterator[IndexOutcome]:
     """Yield what became of inputs that are nobody's job, so that none of them can be cancelled."""
-    for result in results:
-        assert result.outcome is not None
-        yield result.outcome
+    with contextlib.closing(results):
+        for result in results:
+            assert result.outcome is not None
+            yield result.outcome
 
 
 def load_all(settings: Settings, stored: EncoderSpace | None) -> tuple[Transcriber | None, Encoders]:

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -170,8 +170,8 @@ class Run:
         with self.lock:
             return not self.open_work
 
-    def over(self, inputs: Iterable[Input]) -> Iterator[Result]:
-        """Index these, as many at a time as the settings say; yield one result an input, as they finish.
+    def over(self, inputs: Iterable[Input]) -> Generator[Result]:
+        """Index these, as many at a time as the settings say; yield one result an input, as they finish. Close it.
 
         Args:
             inputs: May wait for its next one, and then ends when `stopping` is set.

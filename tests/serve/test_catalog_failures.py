@@ -83,6 +83,17 @@ def test_reading_never_waits_for_a_writer_in_the_middle_of_a_transaction(catalog
         assert time.monotonic() - start < 5  # the busy timeout is 30
 
 
+def test_an_editor_waits_for_a_transaction_and_says_so_when_it_takes_too_long(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_version(catalog, "abc", 1)
+    monkeypatch.setattr("serve.database.BUSY_TIMEOUT_SECONDS", 0.1)
+    with Catalog.open_editor(tmp_path) as editor:
+        with catalog.editing(), pytest.raises(DataDirectoryBusy):
+            editor.delete("abc")
+        editor.delete("abc")
+
+
 def test_threads_may_share_a_catalog(catalog: Catalog) -> None:
     failures: list[BaseException] = []
 

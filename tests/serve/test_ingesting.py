@@ -442,6 +442,24 @@ def test_the_supervisor_starts_a_worker_when_there_is_work_and_stops_it(
     assert supervisor.crash_count == 0
 
 
+def test_a_worker_that_keeps_dying_is_started_less_and_less_often(
+    jobs: JobQueue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, starts = 0.0, []
+    supervisor = Supervisor(jobs, command=[sys.executable, "-c", "raise SystemExit(3)"], clock=lambda: now)
+    submit(jobs, tmp_path / "a.mp4")
+    while len(starts) < 8:
+        supervisor._look()
+        if supervisor._child is not None:
+            starts.append(now)
+            supervisor._child.wait()
+        else:
+            now += 0.5
+    assert np.diff(starts).tolist() == [1, 2, 4, 8, 16, 30, 30]
+    assert "status=3" in caplog.text
+    supervisor.stop()
+
+
 def in_thread(other: Callable[[], None], here: Callable[[], None]) -> None:
     """Do two things at once."""
     with ThreadPoolExecutor(1) as pool:
