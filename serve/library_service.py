@@ -38,6 +38,9 @@ from serve.values import Video, VideoStatus
 Result = TypeVar("Result")
 
 MAX_BLOCK_BYTES = 1 << 20  # of one message of an upload, as the proto says
+# gRPC ends the messages of a call that was cancelled, or whose connection broke, as it does those of a whole one, and
+# tells of the cancellation a moment later. Without waiting for that, half a file would be taken for all of it.
+CANCEL_SECONDS = 0.05
 
 
 class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
@@ -130,6 +133,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                     raise RequestInvalid([("data", f"must be at most {MAX_BLOCK_BYTES} bytes")])
                 await to_the_end(asyncio.to_thread(upload.write, message.data))
                 self.metrics.uploaded_bytes.inc(len(message.data))
+            await asyncio.sleep(CANCEL_SECONDS)
             return await to_the_end(asyncio.to_thread(self.queue_upload, upload, announced, key))
 
     def queue_upload(self, upload: Upload, announced: UploadAnnounced, key: RequestKey | None) -> VideoStatus:
