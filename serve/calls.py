@@ -8,15 +8,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from serve.auth import ANYBODY, Principal, TokenStore
 from serve.config import ServerConfig
-from serve.errors import CallAbandoned, Overloaded, ServerNotReady, Unauthenticated
+from serve.errors import CallAbandoned, Overloaded, RequestInvalid, ServerNotReady, Unauthenticated
 from serve.logs import REQUEST_ID
 from serve.metrics import ServerMetrics
 from serve.status import code_of, reason_of, status_of
@@ -76,23 +77,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         given = dict(details.invocation_metadata or ())
         metadata = {key: value for key, value in given.items() if isinstance(value, str)}
-        codecs = (handler.request_deserializer, handler.response_serializer)
+        # gRPC would read requests before it knows whose they are, and tell of one that it cannot read in its own words.
+        codecs = (None, handler.response_serializer)
+        read = Messages if handler.request_streaming else message_of
         if handler.response_streaming:  # reflection: answered by gRPC's own code, to callers with a token
-            return grpc.stream_stream_rpc_method_handler(self.admitted(handler.stream_stream, metadata), *codecs)
-        behaviour = self.wrapped(handler.stream_unary or handler.unary_unary, method, metadata)
+            behaviour = self.admitted(read_by(handler.stream_stream, read, handler.request_deserializer), metadata)
+            return grpc.stream_stream_rpc_method_handler(behaviour, *codecs)
+        answer = read_by(handler.stream_unary or handler.unary_unary, read, handler.request_deserializer)
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        return make(behaviour, *codecs)
+        return make(self.wrapped(answer, method, metadata), *codecs)
 
     def admitted(self, behaviour: Any, metadata: dict[str, str]) -> Any:
         async def run(requests: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 self.authenticated(metadata)
-            except Unauthenticated as error:
+                async for response in behaviour(requests, context):
+                    yield response
+            except (Unauthenticated, RequestInvalid) as error:
                 await context.abort_with_status(rpc_status.to_status(status_of(error, "")))
-            async for response in behaviour(requests, context):
-                yield response
 
         return run
 
@@ -154,6 +158,39 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if self.tokens is None:
             return ANYBODY
         return self.tokens.authenticate(metadata.get("authorization"))
+
+
+Read = Callable[[bytes], Any]
+
+
+def message_of(content: bytes, read: Read) -> Any:
+    """Read a request.
+
+    Raises:
+        RequestInvalid: If it is none of this method.
+    """
+    try:
+        return read(content)
+    except DecodeError as error:
+        raise RequestInvalid([("request", "is no message of this method")]) from error
+
+
+class Messages:
+    """The messages of a call as they come; raises as message_of()."""
+
+    def __init__(self, contents: AsyncIterator[bytes], read: Read) -> None:
+        self.contents, self.read = contents, read
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        return message_of(await anext(self.contents), self.read)
+
+
+def read_by(behaviour: Any, reader: Callable[[Any, Read], Any], read: Read) -> Any:
+    """Give a method its request as a message, or as the messages that come."""
+    return lambda request, context: behaviour(reader(request, read), context)
 
 
 class Workers:
