@@ -130,8 +130,16 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         return dataclasses.replace(query, like=like, filter=dataclasses.replace(asked, collections=collections))
 
 
+def is_picture(content: bytes) -> bool:
+    """Whether bytes begin as JPEG, PNG or WebP do, so that films and whatever else decodes are no pictures."""
+    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    return is_webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
+
+
 def picture_of(library: Library, query: Query) -> Any:
     """Decode a question's picture; what is wrong with it is wrong with the request."""
+    if query.image and not is_picture(query.image):
+        raise RequestInvalid([("query.image", "must be a JPEG, PNG or WebP picture")])
     try:
         return library.pixels(query)
     except NoVisualEncoder:
