@@ -6,8 +6,6 @@ from serve.auth import Principal
 from serve.catalog import Catalog
 from serve.errors import CollectionNotFound, PermissionDenied
 
-DEFAULT_COLLECTION = "default"  # is there from the beginning, empty
-
 
 class Access:
     """Checks callers against the collections that exist."""
@@ -28,7 +26,7 @@ class Access:
             if not principal.may_read(collection):
                 raise PermissionDenied(f"read collection {collection}")
             # A token's own collections were named by the operator: they are there before their first video is.
-            if principal.collections is None and not self.exists(collection):
+            if principal.collections is None and not self.catalog.has_collection(collection):
                 raise CollectionNotFound(collection)
         return tuple(collections)
 
@@ -40,6 +38,3 @@ class Access:
         """
         if not principal.may_write(collection):
             raise PermissionDenied(f"change collection {collection}")
-
-    def exists(self, collection: str) -> bool:
-        return collection == DEFAULT_COLLECTION or self.catalog.has_collection(collection)

@@ -78,6 +78,7 @@ class Engine:
         self.state: tuple[str, int] | None = None  # identity and generation of the catalog they were read from
         self.videos: dict[int, Video] = {}  # by row; in the order of their URIs
         self.by_id: dict[str, list[Video]] = {}
+        self.on_found: Callable[[Video], None] = lambda video: None  # told of each video that answers begin to see
 
     # ---- answers, whole ----
 
@@ -178,10 +179,12 @@ class Engine:
         self.transcripts.discard(gone)
         if self.visual is not None:
             self.visual.footage.discard(gone)
-        self.videos = {video.row: video for video in self.catalog.videos() if video.row in ready}
+        before, self.videos = self.videos, {v.row: v for v in self.catalog.videos() if v.row in ready}
         self.by_id = defaultdict(list)
         for video in self.videos.values():
             self.by_id[video.video_id].append(video)
+            if video.row not in before:
+                self.on_found(video)
         self.state = (self.catalog.identity(), self.catalog.generation())
 
     def degraded(self, query: Query) -> tuple[str, ...]:

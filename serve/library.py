@@ -17,7 +17,7 @@ from ingest.values import Frame
 from serve.catalog import Catalog
 from serve.encoders import Encoders, decode_config, load_encoders
 from serve.engine import Engine
-from serve.errors import DataDirectoryMissing, EncoderSpaceMismatch
+from serve.errors import CollectionNotFound, DataDirectoryMissing, EncoderSpaceMismatch
 from serve.settings import Settings
 from serve.values import Answer, Query, Video
 
@@ -78,14 +78,23 @@ class Library:
         """Return the videos that answer, best first.
 
         Raises:
+            CollectionNotFound: If a collection that is asked about is not there.
             IngestError: If its picture cannot be decoded.
             NoVisualEncoder: If a picture is asked about, and nothing here can see.
         """
+        self.check_collections(query)
         return self.engine.search(query, self.pixels(query))
 
     def moments(self, query: Query) -> Answer:
         """Return the moments that answer, best first; raises as search()."""
+        self.check_collections(query)
         return self.engine.moments(query, self.pixels(query))
+
+    def check_collections(self, query: Query) -> None:
+        """Make sure that what is asked about is there: an empty answer would hide a typing slip."""
+        for collection in query.filter.collections or ():
+            if not self.catalog.has_collection(collection):
+                raise CollectionNotFound(collection)
 
     def pixels(self, query: Query) -> NDArray[np.uint8] | None:
         """Decode a query's picture, in a child process, to the visual encoder's input: uint8 (H, W, 3) RGB."""

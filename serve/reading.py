@@ -22,6 +22,7 @@ from temporal.values import Segment, TimeSpan
 
 Kind = Literal["segments", "utterances"]
 
+DEFAULT_COLLECTION = "default"
 SHORTEST_PREFIX = 4  # characters of an abbreviated video id, as in git: shorter ones are typing slips
 
 
@@ -167,8 +168,8 @@ class CatalogReader:
         ]  # fmt: skip
 
     def has_collection(self, collection: str) -> bool:
-        """Whether any video is in a collection, or on its way into it."""
-        return bool(
+        """Whether any video is in a collection, or on its way into it; the default one is there from the beginning."""
+        return collection == DEFAULT_COLLECTION or bool(
             self._select(
                 "SELECT 1 FROM videos WHERE collection = ?1 AND state = 'READY'"
                 " UNION ALL SELECT 1 FROM jobs WHERE collection = ?1 LIMIT 1",

@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from encoders.batching import TextVectors
 from kinodex.v1 import library_service_pb2, library_service_pb2_grpc, search_service_pb2, search_service_pb2_grpc
 from serve import pipeline
 from serve.access import Access
@@ -24,7 +25,6 @@ from serve.auth import open_tokens
 from serve.calls import CallInterceptor, Workers
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError
-from serve.supervisor import Supervisor
 from serve.jobs import JobQueue
 from serve.library import Library
 from serve.library_service import LibraryService
@@ -32,9 +32,11 @@ from serve.metrics import ServerMetrics, TextCounts
 from serve.pages import PageSigner, page_key
 from serve.search_service import SearchService
 from serve.settings import Settings
+from serve.supervisor import Supervisor
 from serve.tls import check_exposure, server_credentials
 from serve.tracing import no_spans, open_spans
 from serve.uploads import FOLDER_NAME, Spool
+from serve.values import Video
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +170,7 @@ class Server:
                 break
             except DataDirectoryBusy:  # a new directory, which another process is filling
                 await asyncio.sleep(BUSY_SECONDS)
+        library.engine.on_found = self.note_freshness
         self.library = library
         self.measure()
         await self.tell_health(is_serving=True)
@@ -229,14 +232,11 @@ class Server:
                 logger.error("refresh failed reason=%s", error)
 
     def refresh(self) -> None:
-        library = self.library
-        if library is None:
-            return
-        before = library.engine.videos.keys()
-        library.engine.refresh()
-        for row, video in library.engine.videos.items():
-            if row not in before:
-                self.metrics.freshness_seconds.observe(max(0.0, time.time() - video.indexed_time))
+        if self.library is not None:
+            self.library.engine.refresh()
+
+    def note_freshness(self, video: Video) -> None:
+        self.metrics.freshness_seconds.observe(max(0.0, time.time() - video.indexed_time))
 
     def has_other_encoders(self) -> bool:
         space = self.reader.space()
@@ -256,7 +256,7 @@ class Server:
         if engine.visual is not None:
             self.metrics.frame_cache_bytes.set(engine.visual.footage.size)
 
-    def text_vectors(self) -> dict:  # type: ignore[type-arg]
+    def text_vectors(self) -> dict[str, TextVectors]:
         if self.library is None:
             return {}
         engine = self.library.engine

@@ -13,7 +13,7 @@ from PIL import Image
 
 from encoders.errors import NoVisualEncoder
 from ingest.errors import DecodeError
-from serve.errors import CallAbandoned, DataDirectoryMissing, VideoNotFound
+from serve.errors import CallAbandoned, CollectionNotFound, DataDirectoryMissing, VideoNotFound
 from serve.library import Library
 from serve.pipeline import delete, index
 from serve.settings import Settings
@@ -95,7 +95,8 @@ def test_looks_only_where_it_is_told(library: Library) -> None:
     assert {moment.video_id for moment in within} <= {paris.video_id}
     other = library.moments(Query(text="Paris is lovely", filter=Filter(collections=("other",)))).moments
     assert {name(moment.uri) for moment in other} == {"other.mp4"}
-    assert not library.moments(Query(text="Paris", filter=Filter(collections=("nowhere",)))).moments
+    with pytest.raises(CollectionNotFound):
+        library.moments(Query(text="Paris", filter=Filter(collections=("nowhere",))))
 
 
 def picture(path: Path, colour: tuple[int, int, int]) -> bytes:
