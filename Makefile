@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two processes of one thread each: most of a unit test is spent waiting or in Python.
-QUICK_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+QUICK_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not clients" -n 2 --dist loadfile
+CLIENT_TESTS := $(BIN)/python -m pytest -q -m clients tests/clients
 
 BUF := $(VENV)/buf/node_modules/.bin/buf
 BUF_VERSION := 1.75.0
@@ -14,7 +15,7 @@ $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 @$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
 endef
 
-.PHONY: setup demo test test-quick check protos check-protos constraints clean
+.PHONY: setup demo test test-quick test-clients check protos check-protos constraints clean
 
 setup: $(VENV)/.installed  ## make .venv with the tested versions, so that .venv/bin/kinodex works
 
@@ -32,9 +33,13 @@ demo: setup  ## index the small library we made, ask it questions, draw a contac
 test: setup  ## every test; the quick ones first
 	@$(QUICK_TESTS)
 	@$(BIN)/python -m pytest -q -m slow
+	@$(CLIENT_TESTS)
 
 test-quick: setup  ## the unit tests alone: under a minute
 	@$(QUICK_TESTS)
+
+test-clients: setup  ## grpcurl, Node and Go against a real server; the first time fetches and builds them: minutes
+	@$(CLIENT_TESTS)
 
 check: setup check-protos  ## ruff, mypy, buf, and whether the generated stubs are those of the protos
 	@$(BIN)/ruff check .

@@ -1,0 +1,210 @@
+"""grpcurl, which knows of us only what the server's reflection tells it."""
+
+import base64
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from conftest import Reached
+from fakes import write_scenes
+
+from kinodex.v1 import library_service_pb2, moment_pb2, search_service_pb2
+
+pytestmark = pytest.mark.clients
+
+CALL_SECONDS = 30
+INDEX_SECONDS = 60
+POLL_SECONDS = 0.2
+BLOCK_BYTES = 4096  # of an upload: small, so that there are some messages
+STATUS_EXIT = 64  # grpcurl's exit status is this and the gRPC code
+SERVICES = (
+    search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
+    library_service_pb2.DESCRIPTOR.services_by_name["LibraryService"],
+)
+
+Curl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def protection(there: Reached) -> list[str]:
+    return ["-plaintext"] if there.ca is None else ["-cacert", str(there.ca)]
+
+
+@pytest.fixture(scope="module")
+def curl(grpcurl: Path) -> Curl:
+    def run(
+        there: Reached, *words: str, given: str = "", options: tuple[str, ...] = (), token: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        token = there.token if token is None else token
+        headers = ["-H", f"authorization: Bearer {token}"] if token else []
+        data = ["-d", "@"] if given else []
+        command = [str(grpcurl), *(options or protection(there)), *headers, *data, there.address, *words]
+        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=CALL_SECONDS, check=False)
+
+    return run
+
+
+@pytest.fixture
+def call(curl: Curl) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Call a method by its name, with JSON, and read JSON."""
+
+    def run(there: Reached, method: str, *messages: dict[str, Any]) -> dict[str, Any]:
+        done = curl(there, f"kinodex.v1.{method}", given="\n".join(map(json.dumps, messages)))
+        assert (done.returncode, done.stderr) == (0, "")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    yield run
+
+
+# ------------------------------------------------------------------ reflection
+def test_lists_the_services_and_their_methods(curl: Curl, server: Reached) -> None:
+    assert curl(server, "list").stdout.split() == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "kinodex.v1.LibraryService",
+        "kinodex.v1.SearchService",
+    ]
+    for service in SERVICES:
+        methods = sorted(f"{service.full_name}.{method.name}" for method in service.methods)
+        assert curl(server, "list", service.full_name).stdout.split() == methods
+
+
+def test_describes_services_and_messages(curl: Curl, server: Reached) -> None:
+    for service in SERVICES:
+        described = curl(server, "describe", service.full_name).stdout
+        assert f"service {service.name} {{" in described
+        for method in service.methods:
+            assert f"rpc {method.name} (" in described
+    described = curl(server, "describe", "kinodex.v1.Query").stdout
+    for field in moment_pb2.Query.DESCRIPTOR.fields:
+        assert f" {field.name} = {field.number};" in described
+    assert "stream .kinodex.v1.UploadVideoRequest" in curl(server, "describe", "kinodex.v1.LibraryService").stdout
+
+
+def test_every_message_a_method_takes_or_gives_can_be_described(curl: Curl, server: Reached) -> None:
+    names = {
+        message.full_name
+        for service in SERVICES
+        for method in service.methods
+        for message in (method.input_type, method.output_type)
+    }
+    done = curl(server, "describe", *sorted(names))
+    assert done.returncode != 0 or all(f"{name} is a message" in done.stdout for name in names)
+
+
+# ------------------------------------------------------------------ calls
+def test_calls_every_method(call: Callable[..., dict[str, Any]], server: Reached, tmp_path: Path) -> None:
+    called: set[str] = set()
+
+    def ask(method: str, *messages: dict[str, Any]) -> dict[str, Any]:
+        called.add(method)
+        return call(server, method, *messages)
+
+    def indexed(video: dict[str, Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + INDEX_SECONDS
+        while time.monotonic() < deadline:
+            video = ask("LibraryService/GetVideo", {"video_id": video["video_id"]})["video"]
+            if video["state"] != "STATE_PROCESSING":
+                return video
+            time.sleep(POLL_SECONDS)
+        raise AssertionError(f"not indexed within {INDEX_SECONDS} s: {video}")
+
+    there = ask("LibraryService/ListVideos", {"collection": "default", "page_size": 2})
+    assert len(there["videos"]) == 2
+    assert there["next_page_token"]
+
+    film = write_scenes(tmp_path / "new.mp4", [("blue", 4), ("red", 5)], tones=[(440, 2.0)], salt=7)
+    content = film.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    header = {
+        "filename": "new.mp4",
+        "sizeBytes": str(len(content)),
+        "sha256": sha256,
+        "metadata": {"camera": "7"},
+        "startTime": "2026-11-23T10:00:00Z",
+    }
+    blocks = [content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES)]
+    assert len(blocks) > 2
+    uploaded = ask(
+        "LibraryService/UploadVideo",
+        {"header": header},
+        *({"data": base64.b64encode(block).decode()} for block in blocks),
+    )["video"]
+    assert (uploaded["state"], uploaded["uri"]) == ("STATE_PROCESSING", "upload:new.mp4")
+    video = indexed(uploaded)
+    assert (video["state"], video["content_sha256"]) == ("STATE_READY", sha256)
+    assert (video["utterance_count"], video["start_time"]) == ("1", "2026-11-23T10:00:00Z")  # JSON's int64 is a string
+    name = video["video_id"]
+
+    question = {"query": {"text": "red", "channel": "CHANNEL_VISUAL"}, "filter": {"video_ids": [name]}}
+    found = ask("SearchService/SearchVideos", question)["videos"]
+    assert [(one["video_id"], one["verdict"]) for one in found] == [(name, "VERDICT_MATCH")]
+    filtered = {**question["filter"], "metadata": [{"key": "camera", "range": {"min": 6.5}}], "minDuration": "2.5s"}
+    moment = ask("SearchService/SearchMoments", {**question, "filter": filtered, "page_size": 1})["moments"][0]
+    assert float(moment["span"]["start_offset"].removesuffix("s")) == pytest.approx(4, abs=1)
+    assert moment["start_time"].startswith("2026-11-23T10:00:0")
+    like = {"video_id": name, "span": moment["span"]}  # an answer's span is a question's, as it is
+    assert ask("SearchService/SearchMoments", {"query": {"like": like}})["moments"]
+
+    (utterance,) = ask("LibraryService/GetTranscript", {"video_id": name})["utterances"]
+    assert [word["text"] for word in utterance["words"]] == ["Paris", "is", "lovely."]
+    frame = ask("LibraryService/GetFrame", {"video_id": name, "offset": "5.25s"})
+    assert base64.b64decode(frame["jpeg"]).startswith(b"\xff\xd8\xff")
+
+    assert ask("LibraryService/DeleteVideo", {"video_id": name}) == {}
+
+    film = write_scenes(server.films / "local.mp4", [("yellow", 3)], salt=8)
+    try:
+        ingested = ask("LibraryService/IngestVideo", {"uri": film.as_uri(), "video_id": "local"})["video"]
+        assert (ingested["video_id"], ingested["state"]) == ("local", "STATE_PROCESSING")
+        assert indexed(ingested)["state"] == "STATE_READY"
+        ask("LibraryService/DeleteVideo", {"video_id": "local", "request_id": "once"})
+    finally:
+        film.unlink()
+
+    assert called == {f"{service.name}/{method.name}" for service in SERVICES for method in service.methods}
+
+
+def test_errors_are_printed_with_their_details(curl: Curl, server: Reached) -> None:
+    done = curl(server, "kinodex.v1.LibraryService/GetVideo", given='{"video_id": "nowhere"}')
+    assert done.returncode == STATUS_EXIT + 5
+    for said in ("Code: NotFound", '"reason": "VIDEO_NOT_FOUND"', '"domain": "kinodex"', '"video_id": "nowhere"'):
+        assert said in done.stderr
+    done = curl(server, "kinodex.v1.SearchService/SearchMoments", given='{"min_confidence": 2}')
+    assert done.returncode == STATUS_EXIT + 3
+    assert "google.rpc.BadRequest" in done.stderr
+    assert "min_confidence" in done.stderr
+
+
+def test_without_a_token_it_learns_nothing(curl: Curl, server: Reached) -> None:
+    for words in (("list",), ("kinodex.v1.LibraryService/ListVideos",)):
+        done = curl(server, *words, token="", given="{}" if len(words[0]) > 4 else "")
+        assert done.returncode != 0
+        assert "Unauthenticated" in done.stderr
+        assert done.stdout == ""
+
+
+@pytest.mark.parametrize("service", ["", *(service.full_name for service in SERVICES)])
+def test_the_health_check_says_that_it_serves(service: str, curl: Curl, server: Reached) -> None:
+    done = curl(server, "grpc.health.v1.Health/Check", given=json.dumps({"service": service}))
+    assert json.loads(done.stdout) == {"status": "SERVING"}
+
+
+# ------------------------------------------------------------------ TLS
+def test_lists_and_asks_over_tls(call: Callable[..., dict[str, Any]], curl: Curl, tls_server: Reached) -> None:
+    assert "kinodex.v1.SearchService" in curl(tls_server, "list").stdout
+    question = {"query": {"text": "when does the speaker mention London?"}}
+    assert call(tls_server, "SearchService/SearchMoments", question)["moments"][0]["verdict"] == "VERDICT_MATCH"
+
+
+def test_refuses_a_server_of_another_authority_and_plain_text(curl: Curl, tls_server: Reached, tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "stranger.pem"))
+    for options in (("-cacert", str(tmp_path / "stranger.pem")), ("-plaintext",)):
+        done = curl(tls_server, "list", options=(*options, "-connect-timeout", "3"))
+        assert (done.returncode, done.stdout) == (1, "")
