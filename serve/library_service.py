@@ -239,12 +239,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             if key is not None and self.jobs.answer(key) is not None:
                 return
             readable = self.access.readable(principal, (reference.collection and (reference.collection,)) or None)
-            owners = {job.collection for job in self.jobs.jobs(collections=readable, video_id=reference.video_id)}
-            owners |= {
-                video.collection
-                for video in self.catalog.videos(video_ids=(reference.video_id,))
-                if readable is None or video.collection in readable
-            }
+            owners = self.owners(reference.video_id, readable)
             if len(owners) != 1:
                 raise VideoNotFound(reference.video_id)
             (collection,) = owners
@@ -278,10 +273,18 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         """Find a video in any state; READY ones also by the beginning of their id."""
         readable = self.access.readable(principal, (reference.collection and (reference.collection,)) or None)
         with self.catalog.snapshot():
-            jobs = self.jobs.jobs(collections=readable, video_id=reference.video_id)
-            if len(jobs) == 1:
-                return jobs[0].status()
+            owners = self.owners(reference.video_id, readable)
+            if len(owners) > 1:
+                raise VideoNotFound(f"{reference.video_id} alone (found in {', '.join(sorted(owners))})")
+            for collection in owners:
+                return self.status(collection, reference.video_id)
             return ready_status(self.ready(reference, principal))
+
+    def owners(self, video_id: str, readable: tuple[str, ...] | None) -> set[str]:
+        """Return the collections of these that have a video of exactly this id, in any state."""
+        ready = self.catalog.videos(video_ids=(video_id,))
+        owners = {video.collection for video in ready if readable is None or video.collection in readable}
+        return owners | {job.collection for job in self.jobs.jobs(collections=readable, video_id=video_id)}
 
     def ready(self, reference: VideoReference, principal: Principal) -> Video:
         """Find a READY video by its id or an unambiguous beginning of it, among those the caller may read.
