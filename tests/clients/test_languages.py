@@ -78,6 +78,10 @@ def test_finds_what_our_own_client_finds(told: dict[str, Any], there: Reached) -
     ]
 
 
+def test_the_health_check_needs_no_token(told: dict[str, Any]) -> None:
+    assert told["health"] == "SERVING"
+
+
 def test_pages_of_two_are_the_whole_answer_without_repeats(told: dict[str, Any]) -> None:
     paged = [moment for page in told["moment_pages"] for moment in page]
     assert paged == told["whole"]

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -39,6 +40,7 @@ type object = map[string]any
 var (
 	searches kinodex.SearchServiceClient
 	library  kinodex.LibraryServiceClient
+	health   grpc_health_v1.HealthClient
 )
 
 func bearer(token string) context.Context {
@@ -154,6 +156,7 @@ func main() {
 	connection := must(grpc.NewClient(*address, grpc.WithTransportCredentials(protection)))
 	defer connection.Close()
 	searches, library = kinodex.NewSearchServiceClient(connection), kinodex.NewLibraryServiceClient(connection)
+	health = grpc_health_v1.NewHealthClient(connection)
 	if err := json.NewEncoder(os.Stdout).Encode(tour(bearer(*token), bearer(*readingToken), *video)); err != nil {
 		log.Fatal(err)
 	}
@@ -202,8 +205,10 @@ func tour(writer, reader context.Context, path string) object {
 	frame := must(library.GetFrame(writer, &kinodex.GetFrameRequest{VideoId: id, Offset: offset}))
 	must(library.DeleteVideo(writer, &kinodex.DeleteVideoRequest{VideoId: id}))
 
+	checked := must(health.Check(context.Background(), &grpc_health_v1.HealthCheckRequest{})) // as a load balancer does
 	wrong := &kinodex.UploadHeader{Filename: "new.mp4", Sha256: strings.Repeat("0", 64)}
 	return object{
+		"health":       checked.GetStatus().String(),
 		"whole":        each(whole.GetMoments(), place),
 		"moment_pages": momentPages,
 		"video_pages":  videoPages,
