@@ -111,14 +111,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             REQUEST_ID.set(request_id)  # each call runs in a context of its own
             CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
             try:
-                await context.send_initial_metadata((("x-request-id", request_id),))
                 CURRENT.set(Call(method=method, request_id=request_id, principal=self.authenticated(metadata)))
                 if self.count > self.config.max_concurrent_calls:
                     raise Overloaded("calls", BUSY_RETRY_SECONDS)
                 if not self.is_ready() and method.startswith(OUR_PACKAGE):
                     raise ServerNotReady("loading or stopping", BUSY_RETRY_SECONDS)
                 with self.spans(method, metadata, request_id):
-                    return await self.limited(behaviour, method, request, context)
+                    response = await self.limited(behaviour, method, request, context)
+                # Not before: a client repeats a call only of which nothing has come back. An error has its own place
+                # for the id (RequestInfo).
+                await context.send_initial_metadata((("x-request-id", request_id),))
+                return response
             except asyncio.CancelledError:
                 remaining = context.time_remaining()
                 code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"

@@ -51,8 +51,8 @@ class ServerMetrics:
         )
         self.is_ready = Gauge("kinodex_ready", "1 while questions are answered.", registry=self.registry)
 
-    def serve(self, listen: str) -> Callable[[], None]:
-        """Answer HTTP at HOST:PORT, from a thread; return what ends it.
+    def serve(self, listen: str) -> tuple[str, Callable[[], None]]:
+        """Answer HTTP at HOST:PORT, from a thread; return where, and what ends it.
 
         Raises:
             SettingsError: If it is no such address.
@@ -62,14 +62,15 @@ class ServerMetrics:
         http: WSGIServer
         thread: threading.Thread
         http, thread = start_http_server(port, addr=host, registry=self.registry)
-        logger.info("metrics served address=http://%s:%d/metrics", host, http.server_port)
+        address = f"http://{host}:{http.server_port}/metrics"
+        logger.info("metrics served address=%s", address)
 
         def close() -> None:
             http.shutdown()
             http.server_close()
             thread.join()
 
-        return close
+        return address, close
 
 
 class TextCounts(Collector):

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoders.batching import TextVectors
+from encoders.errors import EncoderError
 from kinodex.v1 import library_service_pb2, library_service_pb2_grpc, search_service_pb2, search_service_pb2_grpc
 from serve import pipeline
 from serve.access import Access
@@ -126,6 +127,7 @@ class Server:
         reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc)
         self.port = self.listen(credentials)
         self.tasks: list[asyncio.Task[None]] = []
+        self.metrics_address = ""
         self.close_metrics: Callable[[], None] = lambda: None
 
     def listen(self, credentials: grpc.ServerCredentials | None) -> int:
@@ -149,7 +151,7 @@ class Server:
         """Answer health checks, with NOT_SERVING, and refuse all else with UNAVAILABLE."""
         await self.tell_health(is_serving=False)
         if self.config.metrics_listen:
-            self.close_metrics = self.metrics.serve(self.config.metrics_listen)
+            self.metrics_address, self.close_metrics = self.metrics.serve(self.config.metrics_listen)
         await self.grpc.start()
 
     async def warm_up(self) -> None:
@@ -177,7 +179,9 @@ class Server:
         logger.info("serving address=%s videos=%d", self.address, len(library.engine.videos))
 
     async def stop(self) -> None:
-        """Refuse new calls, let those under way end within drain_seconds, end everything."""
+        """Refuse new calls, let those under way end within drain_seconds, end everything. May be called twice."""
+        if self.is_stopping:
+            return
         self.is_stopping = True
         await self.health.enter_graceful_shutdown()
         self.metrics.is_ready.set(0)
@@ -220,15 +224,16 @@ class Server:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
-                if await asyncio.to_thread(self.has_other_encoders):
-                    await self.tell_health(is_serving=False)
-                    logger.info("the library was reindexed: loading its encoders")
-                    self.library = None
+                if self.library is None or await asyncio.to_thread(self.has_other_encoders):
+                    if self.library is not None:
+                        logger.info("the library was reindexed: loading its encoders")
+                        self.library = None
+                        await self.tell_health(is_serving=False)
                     await self.load()
                 else:
                     await asyncio.to_thread(self.refresh)
                     self.measure()
-            except ServeError as error:  # the disk may come back: what was there is answered meanwhile
+            except (ServeError, EncoderError) as error:  # the disk may come back: what was there is answered meanwhile
                 logger.error("refresh failed reason=%s", error)
 
     def refresh(self) -> None:
@@ -302,12 +307,19 @@ def warm_library(directory: Path, settings: Settings) -> Library:
     return library
 
 
-async def serve(directory: Path, settings: Settings, config_file: Path | None, announce: Callable[[str], None]) -> None:
-    """Run a server until SIGTERM or SIGINT; `announce` is told the address as soon as it listens."""
+async def serve(
+    directory: Path,
+    settings: Settings,
+    config_file: Path | None,
+    announce: Callable[[str], None],
+    *,
+    ingest_command: Sequence[str] | None = None,
+) -> None:
+    """Run a server until SIGTERM or SIGINT; `announce` is told the address as soon as it listens; see Server."""
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server = Server(directory, settings, config_file)
+    server = Server(directory, settings, config_file, ingest_command=ingest_command)
     await server.start()
     announce(server.address)
     warming = asyncio.create_task(server.warm_up())

@@ -1,20 +1,28 @@
 """Questions to a real server, by our client and by bare stubs."""
 
-from collections.abc import Iterator
+import asyncio
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from PIL import Image
 from running import Running, running
 
 from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.client import Client
+from serve.errors import ServerFailed
 from serve.library import Library
-from serve.pipeline import delete, index
+from serve.pipeline import delete, index, reindex
 from serve.render import moments_json, search_json, to_json
 from serve.settings import Settings
 from serve.values import Filter, MomentReference, Query
@@ -72,3 +80,203 @@ def test_answers_are_those_of_the_embedded_library_byte_for_byte(
     with Library.open(data, SETTINGS) as library:
         assert to_json(moments_json("q", client.moments(query))) == to_json(moments_json("q", library.moments(query)))
         assert to_json(search_json("q", client.search(query))) == to_json(search_json("q", library.search(query)))
+
+
+def test_a_video_that_another_process_indexes_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
+    with running(tmp_path / "data") as server, Client(server.address) as client:
+        assert client.search(Query(text="red")).videos == ()
+        [outcome] = index([str(film)], tmp_path / "data", SETTINGS, progress=SilentProgress())
+        assert [video.video_id for video in client.search(Query(text="red")).videos] == [outcome.video_id]
+        assert outcome.video_id is not None
+        delete(tmp_path / "data", [outcome.video_id])
+        assert client.search(Query(text="red")).videos == ()
+
+
+def test_more_like_a_moment_and_an_image_over_the_wire(client: Client, tmp_path: Path) -> None:
+    [paris] = [video for video in client.videos() if video.uri.endswith("paris.mp4")]
+    heard = MomentReference(video_id=paris.video_id, span=TimeSpan(start_seconds=3.0, end_seconds=4.0))
+    assert client.moments(Query(like=heard, channel="speech", limit=1)).moments[0].uri.endswith("other.mp4")
+    Image.new("RGB", (300, 200), (255, 0, 0)).save(tmp_path / "red.png")
+    seen = client.search(Query(image=(tmp_path / "red.png").read_bytes())).videos
+    assert {Path(video.uri).name for video in seen[:2]} == {"other.mp4", "paris.mp4"}
+    assert seen[0].collection in ("default", "other")
+
+
+def test_matched_words_carry_their_times(client: Client) -> None:
+    best = client.moments(Query(text="London", channel="speech")).moments[0]
+    [word] = best.matched_words
+    assert word.text == "London"
+    assert best.start_seconds <= word.start_seconds < word.end_seconds <= best.end_seconds
+
+
+# ---- from start to end
+
+
+def test_serves_nothing_until_it_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    with running(tmp_path / "data", warm=False) as server, grpc.insecure_channel(server.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        names = ("", "kinodex.v1.SearchService", "kinodex.v1.LibraryService")
+
+        def states() -> set[int]:
+            return {health.Check(health_pb2.HealthCheckRequest(service=name)).status for name in names}
+
+        assert states() == {health_pb2.HealthCheckResponse.NOT_SERVING}
+        request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
+        with pytest.raises(grpc.RpcError) as caught:
+            SearchServiceStub(channel).SearchVideos(request)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        server.call(server.server.warm_up())
+        assert states() == {health_pb2.HealthCheckResponse.SERVING}
+        assert SearchServiceStub(channel).SearchVideos(request).videos == []
+
+
+def test_the_client_comes_back_until_the_server_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    with running(tmp_path / "data", warm=False) as server, Client(server.address) as client:
+        asking = threading.Timer(0.5, server.call, [server.server.warm_up()])
+        asking.start()
+        assert client.search(Query(text="red")).videos == ()
+        asking.join()
+
+
+def test_a_call_under_way_is_answered_before_the_server_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    with running(tmp_path / "data") as server, grpc.insecure_channel(server.address) as channel:
+        entered, go_on = threading.Event(), threading.Event()
+        engine = server.server.ready_library().engine
+        rank = engine.rank_videos
+
+        def slow(*arguments: Any) -> Any:
+            entered.set()
+            assert go_on.wait(10)
+            return rank(*arguments)
+
+        monkeypatch.setattr(engine, "rank_videos", slow)
+        request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
+        answer = SearchServiceStub(channel).SearchVideos.future(request)
+        assert entered.wait(10)
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watched.cancel()
+        go_on.set()
+        assert answer.result(10).videos == []
+        stopping.result(30)
+
+
+def test_an_abandoned_call_stops_working(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = server.server.ready_library().engine
+    entered, stopped = threading.Event(), threading.Event()
+
+    def endless(query: Query, pixels: object, check: Callable[[], None]) -> None:
+        entered.set()
+        try:
+            while True:
+                check()
+                time.sleep(0.001)
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(engine, "rank_moments", endless)
+    request = search.SearchMomentsRequest(query=moment_pb2.Query(text="red"))
+    with grpc.insecure_channel(server.address) as channel:
+        call = SearchServiceStub(channel).SearchMoments.future(request)
+        assert entered.wait(10)
+        call.cancel()
+        assert stopped.wait(10)
+        entered.clear(), stopped.clear()
+        with pytest.raises(grpc.RpcError) as caught:
+            SearchServiceStub(channel).SearchMoments(request, timeout=0.2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert stopped.wait(10)
+
+
+def test_too_many_questions_are_refused_with_the_time_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fakes(monkeypatch)
+    with (
+        running(tmp_path / "data", query_workers=1, max_waiting_queries=1) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        go_on, engine = threading.Event(), server.server.ready_library().engine
+        rank = engine.rank_videos
+        monkeypatch.setattr(engine, "rank_videos", lambda *given: (go_on.wait(10), rank(*given))[1])
+        stub = SearchServiceStub(channel)
+        request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
+        taken = [stub.SearchVideos.future(request) for _ in range(2)]
+        wait_until(lambda: server.server.query_workers.taken_count == 2)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.SearchVideos(request)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status = rpc_status.from_call(caught.value)
+        assert status is not None
+        assert [detail.TypeName() for detail in status.details] == [
+            "google.rpc.ErrorInfo", "google.rpc.RetryInfo", "google.rpc.RequestInfo"
+        ]  # fmt: skip
+        go_on.set()
+        assert [one.result(10).videos for one in taken] == [[], []]
+
+
+def test_new_encoders_of_a_reindexed_library_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
+    list(index([str(film)], tmp_path / "data", SETTINGS, progress=SilentProgress()))
+    with running(tmp_path / "data") as server, Client(server.address) as client:
+        assert client.search(Query(text="red")).videos
+        monkeypatch.setattr("fakes.ColourEncoder.fingerprint", "another")
+        list(reindex(tmp_path / "data", SETTINGS, progress=SilentProgress()))
+        wait_until(lambda: ready(client) and bool(client.search(Query(text="red")).videos))
+        assert server.server.ready_library().encoders.space.visual_fingerprint == "another"
+
+
+def test_metrics_tell_of_calls_caches_and_the_index(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    with running(data, metrics_listen="127.0.0.1:0") as server, Client(server.address) as client:
+        client.search(Query(text="red"))
+        client.search(Query(text="red"))
+        with pytest.raises(ServerFailed):
+            client.video("nothing")
+        with urllib.request.urlopen(server.server.metrics_address) as answer:
+            text = answer.read().decode()
+    values = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            values[name] = float(value)
+    assert values['kinodex_calls_total{code="OK",method="kinodex.v1.SearchService/SearchVideos"}'] == 2
+    assert values['kinodex_calls_total{code="NOT_FOUND",method="kinodex.v1.LibraryService/GetVideo"}'] == 1
+    assert values['kinodex_call_seconds_count{method="kinodex.v1.SearchService/SearchVideos"}'] == 2
+    assert values['kinodex_texts_total{encoder="visual",outcome="found"}'] >= 1
+    assert values["kinodex_videos"] == 9
+    assert values['kinodex_index_rows{kind="utterances"}'] == 4
+    assert values["kinodex_ready"] == 1
+
+
+def test_a_request_id_comes_back_and_is_in_the_log(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
+    with grpc.insecure_channel(server.address) as channel, caplog.at_level("INFO", "serve.calls"):
+        _, call = SearchServiceStub(channel).SearchVideos.with_call(request, metadata=[("x-request-id", "trace-7")])
+        assert dict(call.initial_metadata())["x-request-id"] == "trace-7"
+        _, call = SearchServiceStub(channel).SearchVideos.with_call(request)
+        assert len(dict(call.initial_metadata())["x-request-id"]) == 32
+        wait_until(lambda: len([one for one in caplog.messages if "SearchVideos code=OK" in one]) == 2)
+
+
+def ready(client: Client) -> bool:
+    try:
+        list(client.videos())
+    except ServerFailed:
+        return False
+    return True
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
