@@ -17,6 +17,7 @@ from serve.access import Access
 from serve.auth import Principal
 from serve.calls import Workers, current_principal
 from serve.catalog import Catalog
+from serve.columns import uri_bytes
 from serve.errors import FrameNotFound, RequestInvalid, UploadStalled, VideoNotFound
 from serve.jobs import JobQueue, NewJob, RequestKey
 from serve.messages import ready_status, utterance_message, video_message
@@ -192,7 +193,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 ready = self.catalog.page_of_videos(collections=collections, after=after, limit=count)
                 jobs = self.jobs.jobs(collections=collections, after=after, limit=count)
             found = [ready_status(video) for video in ready] + [job.status() for job in jobs]
-            return sorted(found, key=place_of)[:count]
+            return sorted(found, key=order_of)[:count]
 
         found: list[VideoStatus] = await self.workers.run(work)
         page = found[: wanted.page_size]
@@ -316,6 +317,11 @@ def derived_id(collection: str, uri: str) -> str:
 def place_of(status: VideoStatus) -> tuple[str, str, str]:
     """Return a video's place in a list."""
     return status.uri, status.collection, status.video_id
+
+
+def order_of(status: VideoStatus) -> tuple[bytes, str, str]:
+    """Return what orders a list as the catalog does: by a URI's bytes, which may be no UTF-8."""
+    return uri_bytes(status.uri), status.collection, status.video_id
 
 
 def request_key(

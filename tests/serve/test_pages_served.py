@@ -248,7 +248,18 @@ def test_after_a_restart_lists_go_on_and_answers_begin_anew(
         assert [one.video_id for one in [*listed.videos, *rest]] == FILMS
 
 
-# ------------------------------------------------------------------ long names
+# ------------------------------------------------------------------ strange names
+def test_a_list_misses_no_uri_whatever_its_bytes_are(shelf: Shelf) -> None:
+    """A folder's name that is no UTF-8 comes behind all others in the catalog, and before many in Python."""
+    uris = ["/films/z/1.mp4", "/films/\ufffd/1.mp4", "/films/\N{GRINNING FACE}/1.mp4", "/films/\udcff/1.mp4"]
+    with Catalog.open_writer(shelf.directory) as catalog:
+        for n, uri in enumerate(uris):
+            put(catalog, f"strange{n}", collection="strange", uri=uri)
+    for size in (1, 2, 3, 4):
+        found = follow(shelf.listed("strange", size), partial(shelf.listed, "strange", size))
+        assert [one.video_id for one in found] == [f"strange{n}" for n in range(len(uris))]
+
+
 @pytest.mark.xfail(
     reason="serve.pages.MAX_TOKEN_CHARS is less than a URI may have: ListVideos is INTERNAL", strict=True
 )
