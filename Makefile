@@ -15,7 +15,7 @@ $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 @$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
 endef
 
-.PHONY: setup demo test test-quick test-clients check protos check-protos constraints clean
+.PHONY: setup demo demo-server test test-quick test-clients check protos check-protos constraints clean
 
 setup: $(VENV)/.installed  ## make .venv with the tested versions, so that .venv/bin/kinodex works
 
@@ -29,6 +29,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup  ## index the small library we made, ask it questions, draw a contact sheet
 	@$(BIN)/python -m serve.demo
+
+demo-server: demo  ## the same library behind a server: ask it, upload to it, read its metrics, stop it
+	@$(BIN)/python -m serve.demo.server
 
 test: setup  ## every test; the quick ones first
 	@$(QUICK_TESTS)

@@ -25,8 +25,9 @@ KEY_FILE = "server.key"
 KEY_BYTES = 32
 VERSION = b"\x01"  # of the token's layout: version, digest, payload
 DIGEST_BYTES = 32
-# Ours have some 120 characters. Longer ones are refused before any work, and never made.
-MAX_TOKEN_CHARS = 2048
+# Ours have some 120 characters; the place in a list holds a URI of at most 8,192, escaped. Longer ones are refused
+# before any work, and never made.
+MAX_TOKEN_CHARS = 1 << 17
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 
 T = TypeVar("T")

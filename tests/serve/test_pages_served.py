@@ -260,9 +260,6 @@ def test_a_list_misses_no_uri_whatever_its_bytes_are(shelf: Shelf) -> None:
         assert [one.video_id for one in found] == [f"strange{n}" for n in range(len(uris))]
 
 
-@pytest.mark.xfail(
-    reason="serve.pages.MAX_TOKEN_CHARS is less than a URI may have: ListVideos is INTERNAL", strict=True
-)
 def test_a_list_of_long_uris_has_pages(shelf: Shelf) -> None:
     with Catalog.open_writer(shelf.directory) as catalog:
         for name in FILMS[:3]:

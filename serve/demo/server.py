@@ -1,0 +1,91 @@
+"""`make demo-server`: the demo's library behind a server, from start to end: ask it, read its metrics, stop it.
+
+python -m serve.demo.server [DATA]        DATA defaults to ./demo-data, where `make demo` puts it
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from serve.client import Client
+from serve.config import ClientConfig
+from serve.errors import ServerFailed
+
+VIDEO = Path(__file__).resolve().parent / "videos" / "the_admiral.mp4"
+SHOWN = re.compile(
+    r"^kinodex_(calls_total|call_seconds_sum|videos|index_rows|freshness_seconds_count|ready)\b.*$", re.M
+)
+WARM_SECONDS = 120.0  # to load the models on a machine that is busy
+
+
+def main() -> int:
+    """Run the demo; return the exit status."""
+    directory = sys.argv[1] if len(sys.argv) > 1 else "demo-data"
+    command = [sys.executable, "-m", "serve.cli", "serve", "--data", directory, "--listen", "127.0.0.1:0"]
+    settings = os.environ | {"KINODEX_SERVER_METRICS_LISTEN": "127.0.0.1:0"}
+    show(f"kinodex serve --data {directory} --listen 127.0.0.1:0")
+    log = Path(directory) / "server.log"
+    with log.open("w") as stderr, subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stderr, env=settings, text=True
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        line = server.stdout.readline().strip()
+        if not line:
+            print(log.read_text(), file=sys.stderr)
+            return 1
+        print(line)
+        try:
+            use(line.split()[-1])
+            metrics = re.search(r"address=(http://\S+)", log.read_text())
+            if metrics is not None:
+                show(f"curl {metrics[1]}")
+                with urllib.request.urlopen(metrics[1]) as answer:
+                    print(*(found[0] for found in SHOWN.finditer(answer.read().decode())), sep="\n")
+        finally:
+            server.send_signal(signal.SIGTERM)
+    show("kill -TERM; the last lines of its log:")
+    print(*log.read_text().splitlines()[-3:], sep="\n")
+    return server.returncode
+
+
+def use(address: str) -> None:
+    """Ask a question, upload a video, see it indexed, take it out again."""
+    show(f'kinodex moments "when is a moth mentioned?" --limit 1 --server {address}')
+    with Client(address, ClientConfig()) as client:
+        wait_warm(client)
+        subprocess.run(
+            [sys.executable, "-m", "serve.cli", "moments", "when is a moth mentioned?", "--limit", "1",
+             "--server", address],
+            check=True,
+        )  # fmt: skip
+        show("Client.upload, then Client.wait")
+        begun = client.upload(VIDEO, collection="uploads")
+        print(begun.video_id, begun.state)
+        done = client.wait(begun.video_id, "uploads")
+        print(done.video_id, done.state, f"{done.frame_count} frames, {done.utterance_count} utterances")
+        client.delete(done.video_id, "uploads")
+
+
+def wait_warm(client: Client) -> None:
+    """Wait until the server answers."""
+    end = time.monotonic() + WARM_SECONDS
+    while True:
+        try:
+            list(client.videos())
+            return
+        except ServerFailed as error:
+            if error.code != "UNAVAILABLE" or time.monotonic() > end:
+                raise
+
+
+def show(line: str) -> None:
+    print(f"\n$ {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
