@@ -17,7 +17,15 @@ from grpc_status import rpc_status
 
 from serve.auth import ANYBODY, Principal, TokenStore
 from serve.config import ServerConfig
-from serve.errors import CallAbandoned, Overloaded, RequestInvalid, ServerNotReady, Unauthenticated
+from serve.errors import (
+    CallAbandoned,
+    CallTooLong,
+    DataDirectoryBusy,
+    Overloaded,
+    RequestInvalid,
+    ServerNotReady,
+    Unauthenticated,
+)
 from serve.logs import REQUEST_ID
 from serve.metrics import ServerMetrics
 from serve.status import code_of, reason_of, status_of
@@ -30,6 +38,7 @@ OUR_PACKAGE = "kinodex.v1."
 UPLOAD = "kinodex.v1.LibraryService/UploadVideo"  # takes as long as its bytes do: watched by its own stall limit
 PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 BUSY_RETRY_SECONDS = 1.0
+CHANGE_RETRY_SECONDS = 5.0  # a change that holds others up is a large delete: it takes seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,15 +135,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 remaining = context.time_remaining()
                 code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
                 raise
-            except TimeoutError:
-                code = "DEADLINE_EXCEEDED"
-                limit = f"{self.config.max_call_seconds:g} s, the server's limit (server.max_call_seconds)"
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"not done within {limit}")
             except Exception as caught:
-                error, code = caught, code_of(caught)
+                error = caught
+                if isinstance(caught, DataDirectoryBusy):  # its message names a folder and a process
+                    error = ServerNotReady("waiting for another process's change", CHANGE_RETRY_SECONDS)
+                code = code_of(error)
                 if code == "INTERNAL":
                     logger.exception("call failed method=%s", method)
-                await context.abort_with_status(rpc_status.to_status(status_of(caught, request_id)))
+                await context.abort_with_status(rpc_status.to_status(status_of(error, request_id)))
             finally:
                 self.count -= 1
                 self.metrics.calls_in_flight.set(self.count)
@@ -154,8 +162,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Run the method, for a bounded time where the caller sets no deadline."""
         if method == UPLOAD or context.time_remaining() is not None:
             return await behaviour(request, context)
-        async with asyncio.timeout(self.config.max_call_seconds):
-            return await behaviour(request, context)
+        try:
+            async with asyncio.timeout(self.config.max_call_seconds):
+                return await behaviour(request, context)
+        except TimeoutError as error:
+            raise CallTooLong(self.config.max_call_seconds) from error
 
     def authenticated(self, metadata: dict[str, str]) -> Principal:
         if self.tokens is None:

@@ -17,6 +17,7 @@
 ├── Overloaded             too much at once; come back later
 ├── ServerNotReady         it is still loading, or going away
 ├── CallAbandoned          nobody waits for the answer any more
+├── CallTooLong            it took longer than the server allows
 ├── UploadCorrupt          not the bytes that were announced
 ├── UploadStalled          the bytes stopped coming
 ├── SpoolFull              no room for uploads
@@ -157,7 +158,7 @@ class Overloaded(ServeError):
 
     def __init__(self, what: str, retry_after_seconds: float) -> None:
         super().__init__(f"too many {what} at once: come back in {retry_after_seconds:g} s")
-        self.retry_after_seconds = retry_after_seconds
+        self.what, self.retry_after_seconds = what, retry_after_seconds
 
 
 class ServerNotReady(ServeError):
@@ -165,11 +166,19 @@ class ServerNotReady(ServeError):
 
     def __init__(self, why: str, retry_after_seconds: float) -> None:
         super().__init__(f"the server is {why}: come back in {retry_after_seconds:g} s")
-        self.retry_after_seconds = retry_after_seconds
+        self.why, self.retry_after_seconds = why, retry_after_seconds
 
 
 class CallAbandoned(ServeError):
     """Nobody waits for the answer any more: the call was cancelled, or its deadline has passed."""
+
+
+class CallTooLong(ServeError):
+    """A call that brought no deadline of its own took longer than the server allows."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(f"not done within {limit_seconds:g} s, the server's limit (server.max_call_seconds)")
+        self.limit_seconds = limit_seconds
 
 
 class UploadCorrupt(ServeError):
@@ -177,7 +186,7 @@ class UploadCorrupt(ServeError):
 
     def __init__(self, filename: str, reason: str) -> None:
         super().__init__(f"the upload of {filename} was damaged on its way, {reason}: send it again")
-        self.filename = filename
+        self.filename, self.reason = filename, reason
 
 
 class UploadStalled(ServeError):
@@ -185,7 +194,7 @@ class UploadStalled(ServeError):
 
     def __init__(self, filename: str, seconds: float) -> None:
         super().__init__(f"the upload of {filename} sent nothing for {seconds:g} s: send it again")
-        self.filename = filename
+        self.filename, self.seconds = filename, seconds
 
 
 class SpoolFull(ServeError):

@@ -332,14 +332,27 @@ class CatalogReader:
         )
         return [WordMatch(row=row, position=position, score=-rank) for row, position, rank in found]
 
-    def document_frequency(self, term: str) -> tuple[int, int]:
-        """Return how many utterances hold a word or phrase, and how many there are."""
-        query = _phrase(term)
+    def document_frequency(self, term: str, rows: Sequence[int] | None = None) -> tuple[int, int]:
+        """Return how many utterances hold a word or phrase, and how many there are: of some videos, or None: of all."""
+        query, among = _phrase(term), None if rows is None else json.dumps([int(row) for row in rows])
         with self.snapshot():
-            ((total,),) = self._select("SELECT coalesce(sum(utterance_count), 0) FROM videos WHERE state = 'READY'")
+            ((total,),) = self._select(
+                "SELECT coalesce(sum(utterance_count), 0) FROM videos WHERE state = 'READY'"
+                " AND (?1 IS NULL OR row IN (SELECT value FROM json_each(?1)))",
+                among,
+            )
             if not query:
                 return 0, int(total)
-            ((holding,),) = self._select("SELECT count(*) FROM utterance_search WHERE utterance_search MATCH ?", query)
+            counted = "SELECT count(*) FROM utterance_search"
+            if among is None:
+                ((holding,),) = self._select(f"{counted} WHERE utterance_search MATCH ?", query)
+            else:
+                ((holding,),) = self._select(
+                    f"{counted} JOIN utterances ON utterances.id = utterance_search.rowid"
+                    " WHERE utterance_search MATCH ? AND video_row IN (SELECT value FROM json_each(?))",
+                    query,
+                    among,
+                )
         return int(holding), int(total)
 
     @contextmanager

@@ -82,7 +82,7 @@ class SpeechChannel:
             terms: Words and phrases that count by themselves; may be none.
             rows: Of these videos only; None: of all.
         """
-        rarities = self.rarities(terms)
+        rarities = self.rarities(terms, rows)
         places = self.nearest(query, rows) | self.worded(list(rarities), rows)
         singles = self.singles(places, query, rarities)
         singles.sort(key=lambda spoken: -spoken.score)
@@ -103,11 +103,14 @@ class SpeechChannel:
         both = self.texts.encode([question, intent.text]).sum(axis=0)
         return np.asarray(both / np.linalg.norm(both), np.float32)
 
-    def rarities(self, terms: Sequence[str]) -> dict[str, float]:
-        """Weigh words and phrases by how few utterances have them (BM25's idf)."""
+    def rarities(self, terms: Sequence[str], rows: Sequence[int] | None) -> dict[str, float]:
+        """Weigh words and phrases by how few utterances have them (BM25's idf).
+
+        Counted among the videos that are asked: what is said in others, which a caller may not read, has no part in it.
+        """
         weights = {}
         for term in terms:
-            having, total = self.catalog.document_frequency(term)
+            having, total = self.catalog.document_frequency(term, rows)
             weights[term] = float(np.log1p((total - having + 0.5) / (having + 0.5)))
         return weights
 

@@ -37,6 +37,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.ServerNotReady: code_pb2.UNAVAILABLE,
     errors.CallAbandoned: code_pb2.CANCELLED,
+    errors.CallTooLong: code_pb2.DEADLINE_EXCEEDED,
     errors.UploadCorrupt: code_pb2.DATA_LOSS,
     errors.UploadStalled: code_pb2.DEADLINE_EXCEEDED,
     errors.SpoolFull: code_pb2.RESOURCE_EXHAUSTED,

@@ -829,7 +829,7 @@ BAD: list[Bad] = [
     # ---- calls
     Bad("a question that is cancelled", cancelled, "CANCELLED"),
     Bad("a question past its own deadline", late(0.3), "DEADLINE_EXCEEDED"),
-    Bad("a question past server.max_call_seconds", late(None), "DEADLINE_EXCEEDED"),
+    Bad("a question past server.max_call_seconds", late(None), "DEADLINE_EXCEEDED", "CALL_TOO_LONG"),
     Bad(
         "a message above max_message_bytes",
         lambda w: w.raw("SearchService/SearchMoments", bytes(MAX_MESSAGE_BYTES + 1)),

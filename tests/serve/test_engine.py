@@ -324,3 +324,20 @@ def test_delete_is_seen_by_the_next_question(tmp_path: Path, monkeypatch: pytest
 def test_an_empty_directory_is_no_library(tmp_path: Path) -> None:
     with pytest.raises(DataDirectoryMissing):
         Library.open(tmp_path, SETTINGS)
+
+
+def test_what_is_said_in_other_collections_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    data, asked = tmp_path / "data", Query(text="Paris London", filter=Filter(collections=("alpha",)))
+    mine = write_scenes(tmp_path / "mine.mp4", [("red", 6)], tones=[(440, 2.0)])
+    theirs = write_scenes(tmp_path / "theirs.mp4", [("blue", 40)], tones=[(880, 2.0 * n) for n in range(1, 19)])
+    list(index([str(mine)], data, SETTINGS, collection="alpha", progress=SilentProgress()))
+
+    def scores() -> list[tuple[float, float]]:
+        with Library.open(data, SETTINGS) as library:
+            return [(one.score, one.confidence) for one in library.moments(asked).moments]
+
+    before = scores()
+    assert before
+    list(index([str(theirs)], data, SETTINGS, collection="beta", progress=SilentProgress()))
+    assert scores() == before

@@ -145,7 +145,7 @@ def test_each_token_has_one_spelling() -> None:
 
 
 def test_a_payload_that_does_not_fit_is_the_caller_s_mistake() -> None:
-    with pytest.raises(ValueError, match="at most 2048"):
+    with pytest.raises(ValueError, match=f"at most {MAX_TOKEN_CHARS}"):
         PageSigner(KEY).sign({"ranking": "x" * MAX_TOKEN_CHARS}, binding=BINDING)
     with pytest.raises(ValueError, match="32 bytes"):
         PageSigner(b"short")

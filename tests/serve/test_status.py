@@ -40,6 +40,7 @@ SPOKEN: list[Exception] = [
     errors.Overloaded("calls", 2.5),
     errors.ServerNotReady("loading", 3.0),
     errors.CallAbandoned("the call was cancelled"),
+    errors.CallTooLong(60.0),
     errors.UploadCorrupt("film.mp4", "its SHA-256 is another"),
     errors.UploadStalled("film.mp4", 60.0),
     errors.SpoolFull(30.0),
@@ -181,7 +182,7 @@ def test_names_the_fields_that_are_wrong(error: Exception) -> None:
     [
         (errors.VideoNotFound("c0ffee"), {"video_id": "c0ffee"}),
         (errors.PermissionDenied("read collection talks"), {"what": "read collection talks"}),
-        (errors.Overloaded("calls", 2.5), {"retry_after_seconds": "2.5"}),
+        (errors.Overloaded("calls", 2.5), {"what": "calls", "retry_after_seconds": "2.5"}),
         (
             ingest_errors.LimitExceeded(URI, "max_bytes", "too much"),
             {"uri": URI, "reason": "too much", "remedy": "the limit is the setting max_bytes", "limit": "max_bytes"},
