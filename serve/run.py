@@ -31,8 +31,7 @@ logger = logging.getLogger(__name__)
 
 QUEUE_COUNT = 64  # decoded items in flight between all children and the encoder: about 10 MB of pictures
 POLL_SECONDS = 0.2  # how soon a decoding thread notices that the run is over
-# How long an open batch waits for more. Nothing comes while all inputs are slow or none is left, so a batch sooner
-# encoded costs nothing, and the last video of a quiet server does not wait for the next one.
+# How long an open batch waits for more, so that the last video of a quiet server does not wait for the next one.
 IDLE_SECONDS = 0.5
 REPORT_SECONDS = 0.5  # between two reports of how far jobs are: each is a write to the disk
 
@@ -287,7 +286,7 @@ class Run:
             try:
                 event = self.events.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                # A half-full batch costs nearly what a full one does: it goes only where a video waits for nothing else.
+                # A half-full batch costs nearly what a full one does: only where a video waits for nothing else.
                 if any(work.summary is not None for work in self.claims.values()):
                     yield from self.flush()
             else:
