@@ -49,7 +49,7 @@ from temporal.values import TimeSpan
 
 TRUSTED_COUNT = 10  # first videos of the visual list, the best of which says how far the list is trusted
 VIDEO_MOMENT_COUNT = 3  # moments listed with each video of a search
-CACHED_UTTERANCE_COUNT = 200_000  # that stay in memory: about 1 KB each
+CACHED_UTTERANCE_COUNT = 200_000  # that stay in memory, without their words
 
 
 def nobody_minds() -> None:
@@ -64,7 +64,7 @@ class Engine:
         self.fingerprint = encoders.space.fingerprint
         self.segments = VectorIndex(directory, "segments", self.fingerprint)
         self.utterances_index = VectorIndex(directory, "utterances", self.fingerprint)
-        self.transcripts = RowCache(catalog.utterances, len, CACHED_UTTERANCE_COUNT)
+        self.transcripts = RowCache(lambda row: catalog.utterances(row, with_words=False), len, CACHED_UTTERANCE_COUNT)
         self.sentences = TextVectors(encoders.sentence.encode)
         self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.transcripts.__getitem__)
         self.visual: VisualChannel | None = None
@@ -177,8 +177,9 @@ class Engine:
         ready = self.catalog.ready_rows(self.fingerprint)
         gone = self.videos.keys() - ready.keys()
         self.transcripts.discard(gone)
+        self.speech.vectors.discard(gone)
         if self.visual is not None:
-            self.visual.footage.discard(gone)
+            self.visual.forget(gone)
         before, self.videos = self.videos, {v.row: v for v in self.catalog.videos() if v.row in ready}
         self.by_id = defaultdict(list)
         for video in self.videos.values():

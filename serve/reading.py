@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings, Utterance
+from encoders.values import FrameEmbeddings, Utterance, Word
 from serve.columns import VIDEO_FIELDS, array_of, uri_bytes, video_of, words_of
 from serve.database import connect_reader, readable_failures, unwatched_state
 from serve.errors import VideoNotFound
@@ -240,11 +240,12 @@ class CatalogReader:
         pts_seconds, jpeg = min(found, key=lambda frame: abs(frame[0] - at_seconds))
         return float(pts_seconds), bytes(jpeg)
 
-    def utterances(self, row: int) -> list[Utterance]:
-        """Return the utterances of a video, in order of time."""
+    def utterances(self, row: int, *, with_words: bool = True) -> list[Utterance]:
+        """Return the utterances of a video, in order of time; without their words where those are not needed."""
+        words = "words" if with_words else "'[]'"
         with self._reading(row):
             found = self._select(
-                "SELECT epoch, start_seconds, end_seconds, text, words, language, avg_logprob, no_speech_prob"
+                f"SELECT epoch, start_seconds, end_seconds, text, {words}, language, avg_logprob, no_speech_prob"
                 " FROM utterances WHERE video_row = ? ORDER BY position", row
             )  # fmt: skip
         return [
@@ -255,6 +256,14 @@ class CatalogReader:
             )
             for epoch, start, end, text, words, language, logprob, silence in found
         ]  # fmt: skip
+
+    def words(self, row: int, first: int, last: int) -> tuple[Word, ...]:
+        """Return the words of some neighbouring utterances of a video, positions inclusive."""
+        found = self._select(
+            "SELECT words FROM utterances WHERE video_row = ? AND position BETWEEN ? AND ? ORDER BY position",
+            row, first, last,
+        )  # fmt: skip
+        return tuple(word for (words,) in found for word in words_of(words))
 
     def utterance_vectors(self, row: int) -> NDArray[np.float32]:
         """Return float32 (U, D), in the order of utterances(); D is 0 where no sentence encoder was at work."""
@@ -322,10 +331,10 @@ class CatalogReader:
         if not query:
             return []
         found = self._select(
-            "SELECT video_row, position, bm25(utterance_search) FROM utterance_search"
-            " JOIN utterances ON utterances.id = utterance_search.rowid WHERE utterance_search MATCH ?1"
-            " AND (?2 IS NULL OR video_row IN (SELECT value FROM json_each(?2)))"
-            " ORDER BY bm25(utterance_search), utterances.id LIMIT ?3",
+            "SELECT video_row, position, score FROM (SELECT rowid AS id, bm25(utterance_search) AS score"
+            " FROM utterance_search WHERE utterance_search MATCH ?1 AND (?2 IS NULL OR rowid IN"
+            " (SELECT id FROM utterances WHERE video_row IN (SELECT value FROM json_each(?2))))"
+            " ORDER BY score, rowid LIMIT ?3) JOIN utterances USING (id) ORDER BY score, id",
             query,
             None if rows is None else json.dumps([int(row) for row in rows]),
             limit,

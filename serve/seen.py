@@ -1,6 +1,6 @@
 """The visual channel: frames near a question, de-biased, read as moments on each video's full curve."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,7 @@ from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
 VIDEO_COUNT = 200  # videos whose curves are read for one question (field practice: exact re-score of the top 200)
+CACHED_TRAITS_COUNT = 200_000  # videos: about 1 KB each
 CALIBRATED_COUNT = 20  # best videos for which the no-match test is worth its cost
 # Of what a frame has in common with an exclusion, beyond what it has with captions of anything, this much is taken from
 # its score. (Field practice; encoders know no "not", so exclusion is arithmetic.)
@@ -42,16 +43,11 @@ class Seen:
 
 
 @dataclass(slots=True, kw_only=True)
-class Footage:
-    """One video's frames, and what of them no question changes."""
+class Traits:
+    """What no question changes in one video's frames: a few numbers, dear to compute."""
 
-    embeddings: FrameEmbeddings
     cut_seconds: NDArray[np.float64] | None = None  # None: not looked for yet
     generic: dict[float, tuple[float, float]] = field(default_factory=dict)  # temperature -> mean, spread of the bank
-
-    @property
-    def size_bytes(self) -> int:
-        return self.embeddings.vectors.nbytes + self.embeddings.pts_seconds.nbytes + self.embeddings.epochs.nbytes
 
 
 class VisualChannel:
@@ -70,9 +66,8 @@ class VisualChannel:
         self.catalog, self.encoder, self.index = catalog, encoder, index
         self.config, self.calibration = config, calibration
         self.texts = TextVectors(encoder.encode_texts)
-        self.footage = RowCache(
-            lambda row: Footage(embeddings=catalog.frames(row)), lambda footage: footage.size_bytes, cache_bytes
-        )
+        self.frames = RowCache(catalog.frames, size_of, cache_bytes)
+        self.traits = RowCache(lambda row: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
         self.bank = encoder.encode_texts(BANK)  # (K, D)
         self.generic_direction = self.bank.mean(axis=0)
         self.bias = calibration.bank_share * self.generic_direction
@@ -88,7 +83,7 @@ class VisualChannel:
 
     def example_vector(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return float32 (D,), unit, of the frames in a span, or of the nearest; None for a video without pictures."""
-        embeddings = self.footage[row].embeddings
+        embeddings = self.frames[row]
         if not len(embeddings.pts_seconds):
             return None
         total = embeddings.vectors[within(embeddings.pts_seconds, span)].sum(axis=0)
@@ -137,27 +132,27 @@ class VisualChannel:
 
     def curve(self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None) -> "Curve | None":
         """Score every frame of a video; None where there is none, or where it shows more of the exclusion."""
-        footage = self.footage[video.row]
-        vectors = footage.embeddings.vectors
+        frames = self.frames[video.row]
+        vectors = frames.vectors
         if not len(vectors):
             return None
         values = vectors @ (query - self.bias)
         if excluded is None:
-            return Curve(video=video, footage=footage, values=values, shows_excluded=None)
+            return Curve(video=video, frames=frames, values=values, shows_excluded=None)
         unwanted = np.maximum(vectors @ (excluded - self.generic_direction), 0)
         shows_excluded = unwanted > values
         if shows_excluded.all():
             return None
         return Curve(
-            video=video, footage=footage, values=values - EXCLUDED_SHARE * unwanted, shows_excluded=shows_excluded
+            video=video, frames=frames, values=values - EXCLUDED_SHARE * unwanted, shows_excluded=shows_excluded
         )
 
     def judged(self, score: float, curve: "Curve") -> Seen:
         """Find a video's moments, and how far it and they stand out from captions of anything."""
-        calibration, footage = self.calibration, curve.footage
+        calibration = self.calibration
         best = float(pooled(curve.values, calibration.moment_temperature))
-        for_video = z_score(score, *self.generic(footage, calibration.video_temperature))
-        for_moment = z_score(best, *self.generic(footage, calibration.moment_temperature))
+        for_video = z_score(score, *self.generic(curve, calibration.video_temperature))
+        for_moment = z_score(best, *self.generic(curve, calibration.moment_temperature))
         return Seen(
             video=curve.video,
             score=score,
@@ -167,24 +162,30 @@ class VisualChannel:
             moments=self.moments(curve),
         )
 
-    def generic(self, footage: Footage, temperature: float) -> tuple[float, float]:
-        """Return the mean and spread of the scores that captions of anything have on a video."""
-        if temperature not in footage.generic:
-            scores = pooled(footage.embeddings.vectors @ (self.bank - self.bias).T, temperature)  # (K,)
-            footage.generic[temperature] = (float(scores.mean()), float(scores.std()))
-        return footage.generic[temperature]
+    def generic(self, curve: "Curve", temperature: float) -> tuple[float, float]:
+        """Return the mean and spread of the scores that captions of anything have on a curve's video."""
+        known = self.traits[curve.video.row].generic
+        if temperature not in known:
+            scores = pooled(curve.frames.vectors @ (self.bank - self.bias).T, temperature)  # (K,)
+            known[temperature] = (float(scores.mean()), float(scores.std()))
+        return known[temperature]
+
+    def forget(self, rows: Iterable[int]) -> None:
+        """Let go of videos that are gone."""
+        self.frames.discard(rows)
+        self.traits.discard(rows)
 
     def moments(self, curve: "Curve") -> tuple[ScoredSpan, ...]:
         """Read the curve; a video that shows one thing from end to end is one moment."""
-        embeddings, values = curve.footage.embeddings, curve.values
-        if curve.footage.cut_seconds is None:
-            curve.footage.cut_seconds = shot_cuts(embeddings)
+        embeddings, values, traits = curve.frames, curve.values, self.traits[curve.video.row]
+        if traits.cut_seconds is None:
+            traits.cut_seconds = shot_cuts(embeddings)
         found = find_moments(
             embeddings.pts_seconds,
             values,
             epochs=embeddings.epochs,
             duration_seconds=curve.video.duration_seconds,
-            cut_seconds=curve.footage.cut_seconds,
+            cut_seconds=traits.cut_seconds,
             config=self.config,
         )
         if not found and embeddings.epochs[0] == embeddings.epochs[-1]:
@@ -205,7 +206,7 @@ class Curve:
     """How near each frame of one video is to a question."""
 
     video: Video
-    footage: Footage
+    frames: FrameEmbeddings
     values: NDArray[np.float32]  # (F,), de-biased
     shows_excluded: NDArray[np.bool_] | None  # (F,), True: it shows more of the exclusion than of the question
 
@@ -213,6 +214,10 @@ class Curve:
 def unjudged(score: float, curve: Curve) -> Seen:
     """Return a video too far down the list for the no-match test."""
     return Seen(video=curve.video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=())
+
+
+def size_of(frames: FrameEmbeddings) -> int:
+    return frames.vectors.nbytes + frames.pts_seconds.nbytes + frames.epochs.nbytes
 
 
 def within(times: NDArray[np.float64], span: TimeSpan) -> slice:

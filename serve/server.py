@@ -6,6 +6,7 @@ What runs beside the calls:
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -20,7 +21,6 @@ from grpc_reflection.v1alpha import reflection
 from encoders.batching import TextVectors
 from encoders.errors import EncoderError
 from kinodex.v1 import library_service_pb2, library_service_pb2_grpc, search_service_pb2, search_service_pb2_grpc
-from serve import pipeline
 from serve.access import Access
 from serve.auth import open_tokens
 from serve.calls import CallInterceptor, Workers
@@ -259,7 +259,7 @@ class Server:
         self.metrics.index_rows.labels("segments").set(len(engine.segments))
         self.metrics.index_rows.labels("utterances").set(len(engine.utterances_index))
         if engine.visual is not None:
-            self.metrics.frame_cache_bytes.set(engine.visual.footage.size)
+            self.metrics.frame_cache_bytes.set(engine.visual.frames.size)
 
     def text_vectors(self) -> dict[str, TextVectors]:
         if self.library is None:
@@ -292,6 +292,8 @@ def warm_library(directory: Path, settings: Settings) -> Library:
     library = Library.open(directory, settings)
     try:
         if library.catalog.space() is None or not library.catalog.videos():
+            from serve import pipeline  # imports torch and Whisper: half a GB that answers do not need
+
             with Catalog.open_writer(directory) as writer:
                 _, encoders = pipeline.load_all(settings, writer.space())
                 pipeline.claim_space(writer, directory, encoders)
@@ -304,6 +306,8 @@ def warm_library(directory: Path, settings: Settings) -> Library:
     except BaseException:
         library.close()
         raise
+    gc.collect()
+    gc.freeze()  # what lives as long as the server need not be looked through again
     return library
 
 

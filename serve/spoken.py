@@ -14,9 +14,11 @@ from serve.catalog import Catalog
 from serve.index import VectorIndex
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
+from serve.sharing import RowCache
 from serve.values import MatchedWord
 from temporal.values import TimeSpan
 
+CACHED_VECTOR_BYTES = 256 << 20  # of the videos asked about lately: 170,000 utterances of 384 numbers
 CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room for overlap and filters
 PAIR_COUNT = 8  # best utterances that are also tried together with a neighbour: about 15 more sentences to encode
 PAIR_GAP_SECONDS = 2.0  # a longer pause separates what is said
@@ -73,6 +75,7 @@ class SpeechChannel:
         utterances: Callable[[int], Sequence[Utterance]],
     ) -> None:
         self.catalog, self.texts, self.index, self.utterances = catalog, texts, index, utterances
+        self.vectors = RowCache(catalog.utterance_vectors, lambda vectors: vectors.nbytes, CACHED_VECTOR_BYTES)
 
     def ask(self, query: NDArray[np.float32], terms: Sequence[str], rows: Sequence[int] | None) -> list[Spoken]:
         """Return the utterances that may answer, best first; of overlapping ones only the best.
@@ -95,7 +98,7 @@ class SpeechChannel:
         inside = [n for n, one in enumerate(said) if overlaps(one, span)]
         if not inside:
             return None
-        total = self.catalog.utterance_vectors(row)[inside].sum(axis=0)
+        total = self.vectors[row][inside].sum(axis=0)
         return np.asarray(total / np.linalg.norm(total), np.float32)
 
     def query_vector(self, question: str, intent: Intent) -> NDArray[np.float32]:
@@ -133,8 +136,8 @@ class SpeechChannel:
             positions[row].append(position)
         judged = []
         for row, wanted in positions.items():
-            said, cosines = self.utterances(row), self.catalog.utterance_vectors(row) @ query
-            judged += [described(row, (said[n],), n, float(cosines[n]), rarities) for n in wanted]
+            said, cosines = self.utterances(row), self.vectors[row] @ query
+            judged += [self.described(row, (said[n],), n, float(cosines[n]), rarities) for n in wanted]
         return judged
 
     def pairs(self, best: Sequence[Spoken], query: NDArray[np.float32], rarities: Mapping[str, float]) -> list[Spoken]:
@@ -149,9 +152,34 @@ class SpeechChannel:
             return []
         cosines = self.texts.encode([f"{a.text} {b.text}" for a, b in joined.values()]) @ query
         return [
-            described(row, two, first, float(cosine), rarities)
+            self.described(row, two, first, float(cosine), rarities)
             for ((row, first), two), cosine in zip(joined.items(), cosines, strict=True)
         ]
+
+    def described(
+        self, row: int, said: tuple[Utterance, ...], first: int, cosine: float, rarities: Mapping[str, float]
+    ) -> Spoken:
+        """Judge neighbouring utterances as one; `said` needs no words."""
+        text = " ".join(utterance.text for utterance in said)
+        found = [term for term in rarities if matches_term(text, term)]
+        total, last = sum(rarities.values()), first + len(said) - 1
+        words = self.catalog.words(row, first, last) if found else ()
+        return Spoken(
+            row=row,
+            first=first,
+            last=last,
+            span=TimeSpan(
+                start_seconds=said[0].start_seconds, end_seconds=max(utterance.end_seconds for utterance in said)
+            ),
+            text=text,
+            cosine=cosine,
+            coverage=sum(rarities[term] for term in found) / total if total else 0.0,
+            matched_words=tuple(
+                MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
+                for word in words
+                if any(matches_term(word.text, term) for term in found)
+            ),
+        )
 
 
 def terms_of(intent: Intent) -> list[str]:
@@ -169,31 +197,6 @@ def neighbours(a: Utterance, b: Utterance) -> bool:
         a.epoch == b.epoch
         and b.start_seconds - a.end_seconds <= PAIR_GAP_SECONDS
         and b.end_seconds - a.start_seconds <= PAIR_MAX_SECONDS
-    )
-
-
-def described(
-    row: int, said: tuple[Utterance, ...], first: int, cosine: float, rarities: Mapping[str, float]
-) -> Spoken:
-    text = " ".join(utterance.text for utterance in said)
-    found = [term for term in rarities if matches_term(text, term)]
-    total = sum(rarities.values())
-    words = [word for utterance in said for word in utterance.words]
-    return Spoken(
-        row=row,
-        first=first,
-        last=first + len(said) - 1,
-        span=TimeSpan(
-            start_seconds=said[0].start_seconds, end_seconds=max(utterance.end_seconds for utterance in said)
-        ),
-        text=text,
-        cosine=cosine,
-        coverage=sum(rarities[term] for term in found) / total if total else 0.0,
-        matched_words=tuple(
-            MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
-            for word in words
-            if any(matches_term(word.text, term) for term in found)
-        ),
     )
 
 

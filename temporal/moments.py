@@ -7,6 +7,8 @@ the raw curve; score each by its contrast to the seconds around it; snap its edg
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -98,21 +100,32 @@ def find_moments(
     """
     curve = per_second(pts_seconds, scores, epochs=epochs, duration_seconds=duration_seconds)
     cuts = np.empty(0) if cut_seconds is None else np.asarray(cut_seconds, dtype=np.float64)
-    found: list[ScoredSpan] = []
-    clear: set[ScoredSpan] = set()
+    found: list[_Rough] = []
     for first, last in epoch_runs(curve.epochs):
         start, end = curve.times[first], curve.ends[last - 1]
         inner_cuts = cuts[(cuts > start) & (cuts < end)]
         edges = np.append(curve.times[first:last], end)
-        for a, b, score, stands_out in _epoch_ranges(curve.values[first:last].astype(np.float64), config):
-            begin, finish = _snap(edges, a, b, pts_seconds, inner_cuts, config.snap_seconds)
-            peak_seconds, peak = _best_frame(begin, finish, pts_seconds, scores)
-            span = TimeSpan(start_seconds=begin, end_seconds=finish)
-            found.append(ScoredSpan(span=span, score=score, peak_seconds=peak_seconds, peak=peak))
-            if stands_out:
-                clear.add(found[-1])
+        ranges = _epoch_ranges(curve.values[first:last].astype(np.float64), config)
+        begins, finishes = _snap(edges, ranges, pts_seconds, inner_cuts, config.snap_seconds)
+        for begin, finish, (_, _, score, stands_out) in zip(begins, finishes, ranges, strict=True):
+            found.append(_Rough(TimeSpan(start_seconds=begin, end_seconds=finish), score, stands_out))
     best = suppress(found, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
-    return [m for rank, m in enumerate(best) if rank < FEW or m in clear][: config.max_moments]
+    clear = {(one.span, one.score) for one in found if one.is_clear}
+    kept = [one for rank, one in enumerate(best) if rank < FEW or (one.span, one.score) in clear][: config.max_moments]
+    moments = []
+    for one in kept:
+        peak_seconds, peak = _best_frame(one.span.start_seconds, one.span.end_seconds, pts_seconds, scores)
+        moments.append(ScoredSpan(span=one.span, score=one.score, peak_seconds=peak_seconds, peak=peak))
+    return moments
+
+
+@dataclass(frozen=True, slots=True)
+class _Rough:
+    """A span whose best frame is not looked for yet."""
+
+    span: TimeSpan
+    score: float
+    is_clear: bool
 
 
 def tiou(a: TimeSpan, b: TimeSpan) -> float:
@@ -207,7 +220,8 @@ def _region_ranges(values: Floats, config: MomentConfig) -> list[tuple[int, int,
     rough = np.array(sorted(ranges))
     order = np.argsort(-_scores(values, scales[0], sums, rough, config), kind="stable")
     rough = rough[order[:REGION_COUNT]]
-    sharp = {_refine(values, sums, a, b) for a, b in rough.tolist()}
+    known: dict[tuple[int, int], tuple[int, int]] = {}
+    sharp = {_refine(values, sums, a, b, known) for a, b in rough.tolist()}
     both = np.array(sorted(sharp.union((a, b) for a, b in rough.tolist())))
     scored = _scores(values, scales[0], sums, both, config)
     return [(*both[at].tolist(), float(scored[at])) for at in np.argsort(-scored, kind="stable")[:REGION_COUNT]]
@@ -215,18 +229,27 @@ def _region_ranges(values: Floats, config: MomentConfig) -> list[tuple[int, int,
 
 def _smooth(values: Floats, sigma: float) -> Floats:
     """Gaussian with sigma in cells (seconds); at the ends, the weights that are left are renormalised."""
+    kernel, weights = _kernel(sigma, len(values))
+    reach = len(kernel) // 2
+    smooth: Floats = np.convolve(values, kernel)[reach : reach + len(values)] / weights
+    return smooth
+
+
+@lru_cache(maxsize=256)
+def _kernel(sigma: float, length: int) -> tuple[Floats, Floats]:
+    """Return the Gaussian, and what of it lies inside a curve of `length` cells at each of them."""
     reach = math.ceil(3 * sigma)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    inner = slice(reach, reach + len(values))
-    smooth: Floats = np.convolve(values, kernel)[inner] / np.convolve(np.ones_like(values), kernel)[inner]
-    return smooth
+    return kernel, np.convolve(np.ones(length), kernel)[reach : reach + length]
 
 
 def _heaviest(values: Floats) -> tuple[int, int, float]:
     """Kadane's run [a, b) of largest sum, and that sum, by running sums: O(T) without a Python loop."""
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    b = int(np.argmax(sums[1:] - np.minimum.accumulate(sums[:-1]))) + 1
-    a = int(np.argmin(sums[:b]))
+    sums = np.empty(len(values) + 1)
+    sums[0] = 0.0
+    values.cumsum(out=sums[1:])
+    b = int((sums[1:] - np.minimum.accumulate(sums[:-1])).argmax()) + 1
+    a = int(sums[:b].argmin())
     return a, b, float(sums[b] - sums[a])
 
 
@@ -250,19 +273,33 @@ def _runs(is_high: NDArray[np.bool_], bridge: int) -> list[tuple[int, int]]:
     return list(zip(starts[first].tolist(), ends[last].tolist(), strict=True)) if len(starts) else []
 
 
-def _refine(values: Floats, sums: Floats, a: int, b: int) -> tuple[int, int]:
-    """Sharpen [a, b): the heaviest run nearby of the raw curve, over the midpoint of the levels inside and around."""
+def _refine(
+    values: Floats, sums: Floats, a: int, b: int, known: dict[tuple[int, int], tuple[int, int]]
+) -> tuple[int, int]:
+    """Sharpen [a, b): the heaviest run nearby of the raw curve, over the midpoint of the levels inside and around.
+
+    Args:
+        known: What one round makes of a range, for this curve; grows.
+    """
     for _ in range(REFINE_ROUNDS):
-        reach = max(b - a, MIN_RING_SECONDS)
-        low, high = max(0, a - reach), min(len(values), b + reach)
-        if high - low == b - a:
+        if (a, b) not in known:
+            known[a, b] = _refined(values, sums, a, b)
+        if known[a, b] == (a, b):
             break
-        inside = sums[b] - sums[a]
-        ring = sums[high] - sums[low] - inside
-        level = (inside / (b - a) + ring / (high - low - (b - a))) / 2
-        x, y, _ = _heaviest(values[low:high] - level)
-        a, b = low + x, low + y
+        a, b = known[a, b]
     return a, b
+
+
+def _refined(values: Floats, sums: Floats, a: int, b: int) -> tuple[int, int]:
+    reach = max(b - a, MIN_RING_SECONDS)
+    low, high = max(0, a - reach), min(len(values), b + reach)
+    if high - low == b - a:
+        return a, b
+    inside = float(sums[b]) - float(sums[a])
+    ring = float(sums[high]) - float(sums[low]) - inside
+    level = (inside / (b - a) + ring / (high - low - (b - a))) / 2
+    x, y, _ = _heaviest(values[low:high] - level)
+    return low + x, low + y
 
 
 def _scores(values: Floats, smooth: Floats, sums: Floats, ranges: Ints, config: MomentConfig) -> Floats:
@@ -285,29 +322,45 @@ def _scores(values: Floats, smooth: Floats, sums: Floats, ranges: Ints, config: 
 
 
 def _snap(
-    edges: Floats, a: int, b: int, pts_seconds: Floats, cuts: Floats, tolerance_seconds: float
-) -> tuple[float, float]:
+    edges: Floats,
+    ranges: Sequence[tuple[int, int, float, bool]],
+    pts_seconds: Floats,
+    cuts: Floats,
+    tolerance_seconds: float,
+) -> tuple[list[float], list[float]]:
     """Turn cells [a, b) of an epoch into media time: to the frame that begins there, then to a cut close by.
 
     The ends of the epoch are edges already, harder than any cut.
     """
-    is_inner = a > 0, b < len(edges) - 1
-    start = _nearest(pts_seconds, float(edges[a]), 0.5) if is_inner[0] else float(edges[a])
-    end = _nearest(pts_seconds, float(edges[b]), 0.5) if is_inner[1] else float(edges[b])
-    tolerance = min(tolerance_seconds, (end - start) / 2)
-    return (
-        _nearest(cuts, start, tolerance) if is_inner[0] else start,
-        _nearest(cuts, end, tolerance) if is_inner[1] else end,
+    if not ranges:
+        return [], []
+    a, b = np.array([one[:2] for one in ranges]).T
+    starts, ends = edges[a], edges[b]
+    is_inner_start, is_inner_end = a > 0, b < len(edges) - 1
+    half = np.full(len(a), 0.5)
+    starts = np.where(is_inner_start, _nearest(pts_seconds, starts, half), starts)
+    ends = np.where(is_inner_end, _nearest(pts_seconds, ends, half), ends)
+    tolerance = np.minimum(tolerance_seconds, (ends - starts) / 2)
+    starts, ends = (
+        np.where(is_inner_start, _nearest(cuts, starts, tolerance), starts),
+        np.where(is_inner_end, _nearest(cuts, ends, tolerance), ends),
     )
+    return starts.tolist(), ends.tolist()
 
 
-def _nearest(times: Floats, at: float, tolerance: float) -> float:
-    """Of ascending times the one nearest to `at`, if it is nearer than the tolerance; else `at`."""
-    low, high = np.searchsorted(times, at - tolerance, "right"), np.searchsorted(times, at + tolerance, "left")
-    if low >= high:
+def _nearest(times: Floats, at: Floats, tolerance: Floats) -> Floats:
+    """Of ascending times the one nearest to each of `at`, if it is nearer than the tolerance; else `at` itself."""
+    if not len(times):
         return at
-    near = times[low:high]
-    return float(near[np.argmin(np.abs(near - at))])
+    low = np.searchsorted(times, at - tolerance, "right")
+    high = np.searchsorted(times, at + tolerance, "left")
+    after = np.searchsorted(times, at, "left")
+    before = np.clip(after - 1, low, np.maximum(high - 1, low))
+    after = np.clip(after, low, np.maximum(high - 1, low))
+    last = len(times) - 1
+    earlier, later = times[np.minimum(before, last)], times[np.minimum(after, last)]
+    near = np.where(np.abs(earlier - at) <= np.abs(later - at), earlier, later)
+    return np.where(low < high, near, at)
 
 
 def _best_frame(start: float, end: float, pts_seconds: Floats, scores: NDArray[np.float32]) -> tuple[float, float]:
