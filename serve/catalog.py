@@ -26,7 +26,7 @@ from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import MediaInfo
 from serve.columns import metadata_json, uri_bytes, vector_bytes, words_json
 from serve.database import CATALOG_NAME, WriterLock, connect_editor, connect_writer, readable_failures
-from serve.errors import VideoNotFound
+from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.lexical import normalise
 from serve.reading import CatalogReader, Kind, WordMatch
 from serve.values import EncoderSpace
@@ -256,7 +256,8 @@ class Catalog(CatalogReader):
         """Remove a video. The id is taken whole: an abbreviation could reach another video than the one meant.
 
         Raises:
-            VideoNotFound: If there is none of this id, or one in several collections and none is named.
+            VideoNotFound: If there is none of this id.
+            VideoAmbiguous: If there is one in several collections and none is named.
         """
         with self.editing() as edit:
             self.remove(edit, video_id, collection)
@@ -271,7 +272,7 @@ class Catalog(CatalogReader):
         if not found:
             raise VideoNotFound(video_id)
         if len(found) > 1:
-            raise VideoNotFound(f"{video_id} alone (found in {', '.join(name for (name,) in found)})")
+            raise VideoAmbiguous(video_id, [name for (name,) in found])
         ((owner,),) = found
         edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (owner, video_id))
         ready = edit.execute(

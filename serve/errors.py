@@ -5,6 +5,8 @@
 ├── DataDirectoryInvalid   the catalog is damaged, or newer than this program
 ├── EncoderSpaceMismatch   the rows were made by other encoders
 ├── VideoNotFound          no such video id
+├── VideoAmbiguous         more than one video is meant by an id
+├── VideoNotReady          it is still on its way in, or failed
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
 ├── RequestInvalid         a call's fields are wrong; names them
 │   └── PageTokenInvalid   it is not of this server, this caller or this question
@@ -78,6 +80,23 @@ class VideoNotFound(ServeError):
     def __init__(self, video_id: str) -> None:
         super().__init__(f"no video {video_id}")
         self.video_id = video_id
+
+
+class VideoAmbiguous(ServeError):
+    """More than one video is meant by an id, or by the beginning of one."""
+
+    def __init__(self, video_id: str, collections: Sequence[str]) -> None:
+        where = f"in the collections {', '.join(collections)}" if len(collections) > 1 else f"in {collections[0]}"
+        super().__init__(f"{video_id} is more than one video {where}: name the collection, or the whole id")
+        self.video_id, self.where = video_id, where
+
+
+class VideoNotReady(ServeError):
+    """The video is known, and has nothing to show yet."""
+
+    def __init__(self, video_id: str, state: str) -> None:
+        super().__init__(f"video {video_id} is {state}: there is nothing to read of it")
+        self.video_id, self.state = video_id, state
 
 
 class QuestionsInvalid(ServeError):

@@ -146,7 +146,8 @@ class JobQueue:
         """Remove a video and the job to index it, in one transaction. Repeating a request that did is no error.
 
         Raises:
-            VideoNotFound: If there is neither, or in several collections and none is named.
+            VideoNotFound: If there is neither.
+            VideoAmbiguous: If there are in several collections and none is named.
             RequestIdReused: If the request's id came with another request.
         """
         with self.catalog.editing() as edit:

@@ -18,7 +18,7 @@ from serve.auth import Principal
 from serve.calls import Workers, current_principal
 from serve.catalog import Catalog
 from serve.columns import uri_bytes
-from serve.errors import FrameNotFound, RequestInvalid, UploadStalled, VideoNotFound
+from serve.errors import FrameNotFound, RequestInvalid, UploadStalled, VideoAmbiguous, VideoNotFound, VideoNotReady
 from serve.jobs import JobQueue, NewJob, RequestKey
 from serve.messages import ready_status, utterance_message, video_message
 from serve.metrics import ServerMetrics
@@ -240,10 +240,9 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             if key is not None and self.jobs.answer(key) is not None:
                 return
             readable = self.access.readable(principal, (reference.collection and (reference.collection,)) or None)
-            owners = self.owners(reference.video_id, readable)
-            if len(owners) != 1:
+            collection = self.owner(reference.video_id, readable)
+            if collection is None:
                 raise VideoNotFound(reference.video_id)
-            (collection,) = owners
             self.access.require_writable(principal, collection)
             self.changes.delete(reference.video_id, collection, key)
             self.on_delete()
@@ -274,27 +273,37 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         """Find a video in any state; READY ones also by the beginning of their id."""
         readable = self.access.readable(principal, (reference.collection and (reference.collection,)) or None)
         with self.catalog.snapshot():
-            owners = self.owners(reference.video_id, readable)
-            if len(owners) > 1:
-                raise VideoNotFound(f"{reference.video_id} alone (found in {', '.join(sorted(owners))})")
-            for collection in owners:
+            collection = self.owner(reference.video_id, readable)
+            if collection is not None:
                 return self.status(collection, reference.video_id)
             return ready_status(self.ready(reference, principal))
 
-    def owners(self, video_id: str, readable: tuple[str, ...] | None) -> set[str]:
-        """Return the collections of these that have a video of exactly this id, in any state."""
+    def owner(self, video_id: str, readable: tuple[str, ...] | None) -> str | None:
+        """Return which of these collections has a video of exactly this id, in any state; None: none of them.
+
+        Raises:
+            VideoAmbiguous: If several have.
+        """
         ready = self.catalog.videos(video_ids=(video_id,))
         owners = {video.collection for video in ready if readable is None or video.collection in readable}
-        return owners | {job.collection for job in self.jobs.jobs(collections=readable, video_id=video_id)}
+        owners |= {job.collection for job in self.jobs.jobs(collections=readable, video_id=video_id)}
+        if len(owners) > 1:
+            raise VideoAmbiguous(video_id, sorted(owners))
+        return next(iter(owners), None)
 
     def ready(self, reference: VideoReference, principal: Principal) -> Video:
         """Find a READY video by its id or an unambiguous beginning of it, among those the caller may read.
 
         Raises:
-            VideoNotFound: If there is none, or more than one; the same for what the caller may not read.
+            VideoNotFound: If there is none; the same for what the caller may not read.
+            VideoAmbiguous: If there are several.
+            VideoNotReady: If it is on its way in, or failed.
         """
         readable = self.access.readable(principal, (reference.collection and (reference.collection,)) or None)
-        return only(self.catalog.videos_named(reference.video_id, readable), reference.video_id)
+        found = self.catalog.videos_named(reference.video_id, readable)
+        for job in () if found else self.jobs.jobs(collections=readable, video_id=reference.video_id):
+            raise VideoNotReady(job.video_id, job.status().state.value)
+        return only(found, reference.video_id)
 
 
 async def to_the_end(work: Awaitable[Result]) -> Result:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from encoders.values import FrameEmbeddings, Utterance, Word
 from serve.columns import VIDEO_FIELDS, array_of, uri_bytes, video_of, words_of
 from serve.database import connect_reader, readable_failures, unwatched_state
-from serve.errors import VideoNotFound
+from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.lexical import normalise
 from serve.values import EncoderSpace, Video
 from temporal.values import Segment, TimeSpan
@@ -181,7 +181,8 @@ class CatalogReader:
         """Return the video of this id, or the only one whose id begins so.
 
         Raises:
-            VideoNotFound: If there is none, or more than one.
+            VideoNotFound: If there is none.
+            VideoAmbiguous: If there are several.
         """
         return only(self.videos_named(video_id, None if collection is None else (collection,)), video_id)
 
@@ -388,13 +389,17 @@ class CatalogReader:
             self._connect()
 
 
-def only(found: list[Video], video_id: str) -> Video:
-    if len(found) > 1:
-        collections = sorted({video.collection for video in found})
-        which = f"{len(found)} videos begin so" if len(collections) == 1 else f"found in {', '.join(collections)}"
-        raise VideoNotFound(f"{video_id} alone ({which})")
+def only(found: Sequence[Video], video_id: str) -> Video:
+    """Return the one video that was found.
+
+    Raises:
+        VideoNotFound: If there is none.
+        VideoAmbiguous: If there are several.
+    """
     if not found:
         raise VideoNotFound(video_id)
+    if len(found) > 1:
+        raise VideoAmbiguous(video_id, sorted({video.collection for video in found}))
     return found[0]
 
 

@@ -20,6 +20,7 @@ from serve.library import Library
 from serve.messages import moments_response, search_response
 from serve.pages import PageSigner, Remembered, binding
 from serve.ranking import RankedMoment, RankedVideo, Ranking
+from serve.reading import only
 from serve.requests import moments_query, search_query
 from serve.values import Answer, Query
 
@@ -124,9 +125,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         if like is not None:
             within = self.access.readable(principal, None if like.collection is None else (like.collection,))
             found = [one for one in by_id.get(like.video_id, ()) if within is None or one.collection in within]
-            if len(found) != 1:
-                raise VideoNotFound(like.video_id)
-            like = dataclasses.replace(like, collection=found[0].collection)
+            like = dataclasses.replace(like, collection=only(found, like.video_id).collection)
         return dataclasses.replace(query, like=like, filter=dataclasses.replace(asked, collections=collections))
 
 

@@ -15,12 +15,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from encoders.batching import TextVectors
 from encoders.errors import EncoderError
-from kinodex.v1 import library_service_pb2, library_service_pb2_grpc, search_service_pb2, search_service_pb2_grpc
+from kinodex.v1 import (
+    library_service_pb2,
+    library_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+    stream_pb2,
+)
 from serve.access import Access
 from serve.auth import open_tokens
 from serve.calls import CallInterceptor, Workers
@@ -100,6 +110,9 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", self.config.max_message_bytes),
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
+                # Clients may ping as often as they usually do, also between calls: gRPC's own default hangs up on them.
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
         changes = JobQueue(self.editor)
@@ -124,7 +137,9 @@ class Server:
         )
         library_service_pb2_grpc.add_LibraryServiceServicer_to_server(self.library_service, self.grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
-        reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc)
+        reflection.enable_server_reflection(
+            [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc, pool=described_files()
+        )
         self.port = self.listen(credentials)
         self.tasks: list[asyncio.Task[None]] = []
         self.metrics_address = ""
@@ -267,6 +282,32 @@ class Server:
         engine = self.library.engine
         visual = {} if engine.visual is None else {"visual": engine.visual.texts}
         return {"sentence": engine.sentences, **visual}
+
+
+def described_files() -> DescriptorPool:
+    """Return what reflection tells: our files and those they need, with the JSON names that Python leaves out."""
+    pool, added = DescriptorPool(), set()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name in added:
+            return
+        added.add(file.name)
+        for needed in file.dependencies:
+            add(needed)
+        told = FileDescriptorProto()
+        file.CopyToProto(told)
+        pending = list(told.message_type)
+        while pending:
+            message = pending.pop()
+            pending += message.nested_type
+            for field in message.field:
+                first, *others = field.name.split("_")
+                field.json_name = first + "".join(other.capitalize() for other in others)
+        pool.Add(told)
+
+    for module in (search_service_pb2, library_service_pb2, stream_pb2, health_pb2, reflection_pb2, error_details_pb2):
+        add(module.DESCRIPTOR)
+    return pool
 
 
 def prepare(directory: Path) -> None:

@@ -30,6 +30,8 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.PageTokenExpired: code_pb2.FAILED_PRECONDITION,
     errors.CollectionNotFound: code_pb2.NOT_FOUND,
     errors.VideoNotFound: code_pb2.NOT_FOUND,
+    errors.VideoAmbiguous: code_pb2.INVALID_ARGUMENT,
+    errors.VideoNotReady: code_pb2.FAILED_PRECONDITION,
     errors.FrameNotFound: code_pb2.NOT_FOUND,
     errors.RequestIdReused: code_pb2.INVALID_ARGUMENT,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
@@ -90,7 +92,7 @@ def status_of(error: Exception, request_id: str) -> status_pb2.Status:
     details: list[AnyMessage] = []
     if code != code_pb2.INTERNAL:
         for key, value in vars(error).items():
-            if isinstance(value, str | int | float):
+            if isinstance(value, str | int | float) and value != "":
                 info.metadata[key] = short(str(value), VALUE_BYTES)
     if type(error) in STATUS and isinstance(error, errors.RequestInvalid):
         details.append(packed(bad_request(error.violations)))

@@ -339,15 +339,15 @@ def test_an_id_in_two_collections_is_each_ones_own(house: House) -> None:
     for name in ("alpha", "beta"):
         assert house.admin.get("GetVideo", house.twin_id, collection=name).video.collection == name
     for method in ("GetVideo", "GetTranscript", "GetFrame", "DeleteVideo"):
-        assert code(house.admin.get, method, house.twin_id) == "NOT_FOUND"
-    assert code(house.admin.like, house.twin_id) == "NOT_FOUND"
+        assert code(house.admin.get, method, house.twin_id) == "INVALID_ARGUMENT"
+    assert code(house.admin.like, house.twin_id) == "INVALID_ARGUMENT"
     assert house.admin.like(house.twin_id, collection="beta").moments is not None
 
 
 def test_an_id_in_two_collections_is_none_alone_while_it_is_being_indexed_in_one(house: House) -> None:
     queued = house.admin.ingest(collection="beta", video_id=house.alpha_id).video
     assert (queued.collection, queued.state) == ("beta", library_pb2.Video.STATE_PROCESSING)
-    assert code(house.admin.get, "GetVideo", house.alpha_id) == "NOT_FOUND"
+    assert code(house.admin.get, "GetVideo", house.alpha_id) == "INVALID_ARGUMENT"
     assert house.reader.get("GetVideo", house.alpha_id).video.state == library_pb2.Video.STATE_READY
     house.admin.get("DeleteVideo", house.alpha_id, collection="beta")
     assert house.admin.get("GetVideo", house.alpha_id).video.collection == "alpha"

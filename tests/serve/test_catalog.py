@@ -26,7 +26,7 @@ from sample_catalog import (
 from encoders.values import FrameEmbeddings
 from serve import schema
 from serve.catalog import Catalog
-from serve.errors import DataDirectoryMissing, VideoNotFound
+from serve.errors import DataDirectoryMissing, VideoAmbiguous, VideoNotFound
 from serve.lexical import TOKENIZER
 
 CHILD = Path(__file__).with_name("catalog_child.py")
@@ -144,7 +144,9 @@ def test_finds_a_video_by_an_unambiguous_prefix(catalog: Catalog) -> None:
     assert catalog.video("abcdx").video_id == "abcdxy2"
     assert catalog.video("abcdef").video_id == "abcdef"
     assert catalog.video("abcd_").video_id == "abcd_%3"
-    for unknown in ("abcd", "abc", "", "nope", "abcd%", "abcde_"):
+    with pytest.raises(VideoAmbiguous):
+        catalog.video("abcd")
+    for unknown in ("abc", "", "nope", "abcd%", "abcde_"):
         with pytest.raises(VideoNotFound):
             catalog.video(unknown)
 
@@ -153,7 +155,7 @@ def test_an_id_in_two_collections_needs_the_collection(catalog: Catalog) -> None
     put(catalog, "same", collection="a")
     put(catalog, "same", collection="b")
     for ask in (catalog.video, catalog.delete):
-        with pytest.raises(VideoNotFound, match="a, b"):
+        with pytest.raises(VideoAmbiguous, match="a, b"):
             ask("same")
     catalog.delete("same", "a")
     assert catalog.video("same").collection == "b"

@@ -9,7 +9,7 @@ import pytest
 from sample_catalog import MEDIA, new_video, put, utterance
 
 from serve.catalog import Catalog
-from serve.errors import RequestIdReused, VideoNotFound
+from serve.errors import RequestIdReused, VideoAmbiguous, VideoNotFound
 from serve.jobs import FAILED_SECONDS, MAX_ATTEMPTS, REQUEST_SECONDS, Job, JobQueue, JobState, NewJob, RequestKey
 from serve.values import VideoState
 
@@ -320,7 +320,7 @@ def test_deleting_takes_the_video_and_its_job(queue: JobQueue, writing: JobQueue
 def test_deleting_what_several_collections_have_needs_the_collection(queue: JobQueue, writing: JobQueue) -> None:
     put(writing.catalog, "abc", collection="a")
     queue.submit(new_job("abc", collection="b"))
-    with pytest.raises(VideoNotFound, match="a, b"):
+    with pytest.raises(VideoAmbiguous, match="a, b"):
         queue.delete("abc")
     queue.delete("abc", "a")
     queue.delete("abc")

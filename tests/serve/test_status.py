@@ -33,6 +33,8 @@ SPOKEN: list[Exception] = [
     errors.PageTokenExpired(),
     errors.CollectionNotFound("talks"),
     errors.VideoNotFound("c0ffee"),
+    errors.VideoAmbiguous("3fa9", ["a", "b"]),
+    errors.VideoNotReady("3fa9", "PROCESSING"),
     errors.FrameNotFound("c0ffee"),
     errors.RequestIdReused("retry-1"),
     errors.Unauthenticated(),

@@ -164,7 +164,7 @@ class Failure(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """What went wrong, for a program: UPPER_SNAKE, such as DECODE_FAILED."""
+    """What went wrong, for a program: UPPER_SNAKE, such as DECODE_ERROR."""
     message: _builtins.str
     """What went wrong, for a person."""
     def __init__(
@@ -410,7 +410,7 @@ class GetVideoRequest(_message.Message):
     VIDEO_ID_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     video_id: _builtins.str
-    """Required. Its id, or the beginning of it, of at least 4 characters, that no other has."""
+    """Required. Its id; of a READY video also the beginning of it, of at least 4 characters, that no other has."""
     collection: _builtins.str
     """The collection it is in; empty is the one that has it, which must be the only one."""
     def __init__(

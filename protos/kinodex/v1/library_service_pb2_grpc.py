@@ -117,14 +117,16 @@ class LibraryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTranscript(self, request, context):
-        """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id.
+        """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id,
+        FAILED_PRECONDITION where it is not READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetFrame(self, request, context):
-        """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures.
+        """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures,
+        FAILED_PRECONDITION where it is not READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

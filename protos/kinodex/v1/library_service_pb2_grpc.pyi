@@ -52,9 +52,13 @@ class LibraryServiceStub:
     where there is none of this id.
     """
     GetTranscript: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetTranscriptRequest, _library_service_pb2.GetTranscriptResponse]
-    """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id."""
+    """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id,
+    FAILED_PRECONDITION where it is not READY.
+    """
     GetFrame: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetFrameRequest, _library_service_pb2.GetFrameResponse]
-    """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures."""
+    """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures,
+    FAILED_PRECONDITION where it is not READY.
+    """
 
 @_typing.type_check_only
 class LibraryServiceAsyncStub(LibraryServiceStub):
@@ -80,9 +84,13 @@ class LibraryServiceAsyncStub(LibraryServiceStub):
     where there is none of this id.
     """
     GetTranscript: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetTranscriptRequest, _library_service_pb2.GetTranscriptResponse]  # type: ignore[assignment]
-    """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id."""
+    """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id,
+    FAILED_PRECONDITION where it is not READY.
+    """
     GetFrame: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetFrameRequest, _library_service_pb2.GetFrameResponse]  # type: ignore[assignment]
-    """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures."""
+    """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures,
+    FAILED_PRECONDITION where it is not READY.
+    """
 
 class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes videos in, tells of them, and forgets them."""
@@ -141,7 +149,9 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.GetTranscriptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.GetTranscriptResponse, _abc.Awaitable[_library_service_pb2.GetTranscriptResponse]]:
-        """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id."""
+        """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id,
+        FAILED_PRECONDITION where it is not READY.
+        """
 
     @_abc_1.abstractmethod
     def GetFrame(
@@ -149,6 +159,8 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.GetFrameRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.GetFrameResponse, _abc.Awaitable[_library_service_pb2.GetFrameResponse]]:
-        """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures."""
+        """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures,
+        FAILED_PRECONDITION where it is not READY.
+        """
 
 def add_LibraryServiceServicer_to_server(servicer: LibraryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
