@@ -91,6 +91,7 @@ def real_frames(shared: Path, size: int) -> np.ndarray:
     return np.stack(frames)
 
 
+@pytest.mark.slow
 def test_a_tower_that_is_sure_of_a_class_gives_its_name(sentence: SentenceEncoder) -> None:
     tower = Tower().eval()
     names = sentence.encode([f"a photo of a {name}" for name in class_names()])

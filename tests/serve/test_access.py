@@ -34,6 +34,8 @@ from serve.pipeline import index
 from serve.server import Server
 from serve.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 60
 NO_WORKER = ["sh", "-c", "exec cat"]  # jobs stay as they are
 NOW = datetime.datetime.now(datetime.UTC)

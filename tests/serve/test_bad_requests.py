@@ -45,6 +45,8 @@ from serve.pages import PageSigner, binding, page_key
 from serve.pipeline import index
 from serve.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 60  # of every call here but those about time
 MAX_CALL_SECONDS = 0.5  # of a call without a deadline
 MAX_MESSAGE_BYTES = 10 << 20

@@ -241,6 +241,7 @@ def test_work_stops_when_nobody_waits_for_it(library: Library) -> None:
     assert library.moments(Query(text="red")).moments  # and harms no other
 
 
+@pytest.mark.slow
 def test_questions_of_many_threads_answer_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     steady = [
@@ -326,6 +327,7 @@ def test_an_empty_directory_is_no_library(tmp_path: Path) -> None:
         Library.open(tmp_path, SETTINGS)
 
 
+@pytest.mark.slow
 def test_what_is_said_in_other_collections_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     data, asked = tmp_path / "data", Query(text="Paris London", filter=Filter(collections=("alpha",)))

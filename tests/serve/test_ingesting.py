@@ -30,6 +30,8 @@ from serve.settings import Settings
 from serve.supervisor import Supervisor
 from serve.uploads import Spool
 
+pytestmark = pytest.mark.slow
+
 CHILD = Path(__file__).with_name("ingest_child.py")
 SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"), source=SourceConfig(file_roots=("/",)))
 

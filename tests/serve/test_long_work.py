@@ -18,6 +18,8 @@ from serve.errors import ServerFailed
 from serve.settings import Settings
 from serve.values import Filter, MetadataCondition, Query, VideoState
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,8 @@ from serve.pages import Remembered
 from temporal.config import WindowConfig
 from temporal.window import segments, windows
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 60
 NO_WORKER = ["sh", "-c", "exec cat"]  # jobs stay as they are
 METHODS = ["SearchMoments", "SearchVideos"]

@@ -83,6 +83,7 @@ def test_says_unchanged_for_bytes_it_has(films: Path, tmp_path: Path) -> None:
     assert content(tmp_path / "data") == before
 
 
+@pytest.mark.slow
 def test_a_moved_file_is_found_at_its_new_place(films: Path, tmp_path: Path) -> None:
     run([films], tmp_path / "data")
     (films / "a.mp4").rename(films / "moved.mp4")
@@ -178,6 +179,7 @@ def test_deletes_all_or_nothing(films: Path, tmp_path: Path) -> None:
     assert len(content(tmp_path / "data")) == 1
 
 
+@pytest.mark.slow
 def test_deletes_while_another_process_indexes(films: Path, tmp_path: Path) -> None:
     a = run([films / "a.mp4"], tmp_path / "data")["a.mp4"].video_id
     assert a is not None
@@ -191,6 +193,7 @@ def test_deletes_while_another_process_indexes(films: Path, tmp_path: Path) -> N
     assert run([films / "a.mp4"], tmp_path / "data")["a.mp4"].status == "indexed"  # what is gone is not known
 
 
+@pytest.mark.slow
 def test_reindex_keeps_what_was_said_and_does_not_bring_back_what_is_deleted_meanwhile(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
