@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
 from encoders.batching import TextVectors
 from encoders.calibration import Calibration
@@ -71,7 +71,9 @@ class VisualChannel:
         self.bank = encoder.encode_texts(BANK)  # (K, D)
         self.generic_direction = self.bank.mean(axis=0)
         self.bias = calibration.bank_share * self.generic_direction
-        self.blas = ThreadpoolController()
+        # A video's product is small: a second thread's waiting costs more than it brings, and questions have threads of
+        # their own. For the whole process: a limit that each question set and lifted would be lifted under another.
+        threadpool_limits(limits=1, user_api="blas")
 
     def text_vector(self, text: str) -> NDArray[np.float32]:
         """Return float32 (D,), unit: the mean over the encoder's prompt templates."""
@@ -107,18 +109,16 @@ class VisualChannel:
                 query are left out.
             check: Called between videos; what it raises ends the search.
         """
-        # One thread: a video's product is small, and a second thread's waiting costs more when the machine is busy.
-        with self.blas.limit(limits=1, user_api="blas"):
-            curves = []
-            for video in self.candidates(query, videos, everywhere):
-                check()
-                if (curve := self.curve(query, video, excluded)) is not None:
-                    curves.append((float(pooled(curve.values, self.calibration.video_temperature)), curve))
-            curves.sort(key=lambda entry: -entry[0])
-            found = []
-            for rank, (score, curve) in enumerate(curves):
-                check()
-                found.append(self.judged(score, curve) if rank < CALIBRATED_COUNT else unjudged(score, curve))
+        curves = []
+        for video in self.candidates(query, videos, everywhere):
+            check()
+            if (curve := self.curve(query, video, excluded)) is not None:
+                curves.append((float(pooled(curve.values, self.calibration.video_temperature)), curve))
+        curves.sort(key=lambda entry: -entry[0])
+        found = []
+        for rank, (score, curve) in enumerate(curves):
+            check()
+            found.append(self.judged(score, curve) if rank < CALIBRATED_COUNT else unjudged(score, curve))
         return found
 
     def candidates(self, query: NDArray[np.float32], videos: Sequence[Video], everywhere: bool) -> list[Video]:
