@@ -5,10 +5,13 @@ from pathlib import Path
 
 import click
 import pytest
+from google.rpc import code_pb2
 
 import ingest.errors
 from serve.cli import cli
+from serve.metrics import ServerMetrics, TextCounts
 from serve.settings import known_settings, variable_name
+from serve.status import STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,7 +45,23 @@ def test_every_command_is_in_the_readme_and_teaches(command: str) -> None:
     assert isinstance(cli.commands[command], click.Command)
 
 
-def test_every_file_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+@pytest.mark.parametrize("folder", [".", "protos"])
+def test_every_file_a_readme_links_to_is_there(folder: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / folder / "README.md").read_text(encoding="utf-8"))
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (ROOT / folder / link).exists()] == []
+
+
+def test_every_reason_of_an_error_stands_beside_its_code() -> None:
+    lines = (ROOT / "protos" / "README.md").read_text(encoding="utf-8").splitlines()
+    for error, code in STATUS.items():
+        reason = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error.__name__).upper()
+        row = next(line for line in lines if line.startswith(f"| {code_pb2.Code.Name(code)} |"))
+        assert f"`{reason}`" in row, reason
+
+
+def test_every_metric_is_in_the_readme() -> None:
+    names = {family.name for family in ServerMetrics().registry.collect()}
+    names |= {family.name for family in TextCounts(dict).collect()}
+    assert len(names) > 10
+    assert [name for name in sorted(names) if f"`{name}" not in README] == []
