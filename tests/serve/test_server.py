@@ -5,6 +5,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,35 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
     while not holds():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.01)
+
+
+def test_calls_are_traced_where_the_operator_wants_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    received: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        thread = threading.Thread(target=collector.serve_forever)
+        thread.start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        try:
+            with running(data, traces=True) as server, grpc.insecure_channel(server.address) as channel:
+                SearchServiceStub(channel).SearchVideos(
+                    search.SearchVideosRequest(query=moment_pb2.Query(text="red")),
+                    metadata=[("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"), ("x-request-id", "trace-7")],
+                )
+        finally:
+            collector.shutdown()
+            thread.join()
+    told = b"".join(received)
+    assert b"kinodex.v1.SearchService/SearchVideos" in told
+    assert b"trace-7" in told
+    assert bytes.fromhex("ab" * 16) in told  # it is part of the caller's trace
