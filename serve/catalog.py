@@ -305,6 +305,7 @@ class Catalog(CatalogReader):
         """Note where a video's bytes are now."""
         with self._writing() as write:
             write.execute("UPDATE videos SET uri = ? WHERE row = ?", (uri_bytes(uri), row))
+            self._count_generation(write)
 
     def _count_generation(self, write: sqlite3.Connection) -> None:
         write.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")

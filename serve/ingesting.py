@@ -28,9 +28,10 @@ from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, ServeError
 from serve.jobs import Job, JobQueue
 from serve.logs import log_to_stderr
 from serve.pipeline import claim_space, load_all, save_indexes
-from serve.run import Input, Result, Run
+from serve.run import Run
 from serve.settings import Settings, load_settings
 from serve.uploads import Spool
+from serve.work import Input, Result
 
 logger = logging.getLogger("serve.ingesting")  # also when it runs as __main__
 

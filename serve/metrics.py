@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -10,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from encoders.batching import TextVectors
+from serve.sharing import WorkedOut
 from serve.tls import host_and_port
 
 logger = logging.getLogger(__name__)
@@ -73,11 +75,11 @@ class ServerMetrics:
         return address, close
 
 
-class TextCounts(Collector):
-    """What the caches of text vectors have counted, read when Prometheus asks."""
+class CacheCounts(Collector):
+    """What the caches of text vectors and of rankings have counted, read when Prometheus asks."""
 
-    def __init__(self, encoders: Callable[[], dict[str, TextVectors]]) -> None:
-        self._encoders = encoders
+    def __init__(self, encoders: Callable[[], dict[str, TextVectors]], rankings: WorkedOut[Any]) -> None:
+        self._encoders, self._rankings = encoders, rankings
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         texts = CounterMetricFamily(
@@ -88,5 +90,9 @@ class TextCounts(Collector):
             texts.add_metric([name, "found"], vectors.found_count)
             texts.add_metric([name, "encoded"], vectors.encoded_count)
             batches.add_metric([name], vectors.batch_count)
-        yield texts
-        yield batches
+        rankings = CounterMetricFamily(
+            "kinodex_rankings", "Questions: found ranked in memory, or ranked.", labels=["outcome"]
+        )
+        rankings.add_metric(["found"], self._rankings.found_count)
+        rankings.add_metric(["ranked"], self._rankings.worked_count)
+        yield from (texts, batches, rankings)

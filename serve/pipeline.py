@@ -13,9 +13,10 @@ from serve.encoders import Encoders, load_encoders
 from serve.errors import EncoderSpaceMismatch
 from serve.index import VectorIndex
 from serve.jobs import JobQueue
-from serve.run import Input, Result, Run
+from serve.run import Run
 from serve.settings import Settings
 from serve.values import EncoderSpace, IndexOutcome, IndexProgress, Video
+from serve.work import Input, Result
 
 INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that have vectors
 

@@ -15,24 +15,29 @@ from serve.access import Access
 from serve.auth import Principal
 from serve.calls import Workers, current_principal
 from serve.engine import Engine
-from serve.errors import PageTokenInvalid, RequestInvalid, VideoNotFound
+from serve.errors import PageTokenExpired, PageTokenInvalid, RequestInvalid, VideoNotFound
 from serve.library import Library
 from serve.messages import moments_response, search_response
 from serve.pages import PageSigner, Remembered, binding
 from serve.ranking import RankedMoment, RankedVideo, Ranking
 from serve.reading import only
 from serve.requests import moments_query, search_query
+from serve.sharing import WorkedOut
 from serve.values import Answer, Query
 
 Check = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
+WORKED_OUT_COUNT = 256  # rankings that stay in memory: some 200 KB each where a question has many answers
+
+
+@dataclass(slots=True)
 class Kept:
-    """A ranking that is being paged through, and the engine whose rows it names."""
+    """A ranking, and the engine whose rows it names."""
 
     engine: Engine
     ranking: Ranking[Any]
+    name: str = ""  # by which page tokens know it; empty: none does
 
 
 class SearchService(search_service_pb2_grpc.SearchServiceServicer):
@@ -41,7 +46,8 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
     def __init__(self, library: Callable[[], Library], access: Access, workers: Workers, signer: PageSigner) -> None:
         """Take what answers: `library` raises ServerNotReady while there is none."""
         self.library, self.access, self.workers, self.signer = library, access, workers, signer
-        self.kept: Remembered[Kept] = Remembered()
+        self.kept: Remembered[Kept] = Remembered()  # by name: those that are paged through
+        self.worked_out: WorkedOut[Kept] = WorkedOut(WORKED_OUT_COUNT)  # by question and state of the library
 
     async def SearchVideos(self, request: search.SearchVideosRequest, context: Any) -> search.SearchVideosResponse:
         query, principal = search_query(request), current_principal()
@@ -95,18 +101,33 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             held = self.signer.verify(token, binding=bound_to)
             if held.keys() != {"ranking", "start"}:
                 raise PageTokenInvalid
-            name, start = str(held["ranking"]), int(held["start"])
-            kept = self.kept.get(name)
+            kept, start = self.kept.get(str(held["ranking"])), int(held["start"])
         else:
-            name, start = "", 0
-            kept = Kept(library.engine, rank(library, self.readable(library, query, principal)))
+            kept, start = self.ranked(method, library, self.readable(library, query, principal), rank), 0
 
         def next_page(end: int) -> str:
             if end >= len(kept.ranking.places):
                 return ""
-            return self.signer.sign({"ranking": name or self.kept.keep(kept), "start": end}, binding=bound_to)
+            try:
+                self.kept.get(kept.name)
+            except PageTokenExpired:
+                kept.name = self.kept.keep(kept)
+            return self.signer.sign({"ranking": kept.name, "start": end}, binding=bound_to)
 
         return kept, start, next_page
+
+    def ranked(
+        self, method: str, library: Library, query: Query, rank: Callable[[Library, Query], Ranking[Any]]
+    ) -> Kept:
+        """Rank, unless the same was asked since the library last changed."""
+
+        def work() -> Kept:
+            return Kept(library.engine, rank(library, query))
+
+        if query.image:  # large, and seldom the same twice
+            return work()
+        state = (library.engine.fingerprint, library.engine.state)  # after a reindex, two engines know one catalog
+        return self.worked_out.get((method, state, dataclasses.replace(query, limit=1)), work)
 
     def readable(self, library: Library, query: Query, principal: Principal) -> Query:
         """Narrow a question to what the caller may read; what it names must be there.

@@ -39,7 +39,7 @@ from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, Settings
 from serve.jobs import JobQueue
 from serve.library import Library
 from serve.library_service import LibraryService
-from serve.metrics import ServerMetrics, TextCounts
+from serve.metrics import CacheCounts, ServerMetrics
 from serve.pages import PageSigner, page_key
 from serve.search_service import SearchService
 from serve.settings import Settings
@@ -86,7 +86,6 @@ class Server:
         credentials = server_credentials(self.config)
         prepare(directory)
         self.metrics = ServerMetrics()
-        self.metrics.registry.register(TextCounts(self.text_vectors))
         self.library: Library | None = None  # None: not warm
         self.is_stopping = False
         spans, self.end_spans = open_spans() if self.config.traces else (no_spans, lambda: None)
@@ -132,9 +131,9 @@ class Server:
             metrics=self.metrics,
         )
         self.health = health.aio.HealthServicer()
-        search_service_pb2_grpc.add_SearchServiceServicer_to_server(
-            SearchService(self.ready_library, access, self.query_workers, signer), self.grpc
-        )
+        search_service = SearchService(self.ready_library, access, self.query_workers, signer)
+        self.metrics.registry.register(CacheCounts(self.text_vectors, search_service.worked_out))
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(search_service, self.grpc)
         library_service_pb2_grpc.add_LibraryServiceServicer_to_server(self.library_service, self.grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         reflection.enable_server_reflection(

@@ -1,8 +1,9 @@
-"""What threads that answer questions share: a lock that many readers hold at once, and rows kept in memory."""
+"""What threads that answer questions share: a lock that many readers hold at once, and what is kept in memory."""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -93,3 +94,40 @@ class RowCache(Generic[Value]):
             for row in rows:
                 if row in self._kept:
                     self.size -= self._size_of(self._kept.pop(row))
+
+
+class WorkedOut(Generic[Value]):
+    """What was worked out lately, by key. Of threads that ask for the same at once, one works and the others wait."""
+
+    def __init__(self, max_count: int) -> None:
+        self._max_count = max_count
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Hashable, Future[Value]] = OrderedDict()  # the one used last is last
+        self.found_count = 0
+        self.worked_count = 0
+
+    def get(self, key: Hashable, work: Callable[[], Value]) -> Value:
+        """Return the value of a key, from `work` unless it is known. A failure is its own thread's, and is forgotten:
+        who waited for it works itself."""
+        while True:
+            with self._lock:
+                found = self._known.get(key)
+                if found is None:
+                    mine = self._known[key] = Future()
+                    self.worked_count += 1
+                    if len(self._known) > self._max_count:
+                        self._known.popitem(last=False)
+                    break
+                self._known.move_to_end(key)
+            if found.exception() is None:  # waits
+                self.found_count += 1
+                return found.result()
+        try:
+            mine.set_result(work())
+        except BaseException as error:
+            with self._lock:
+                if self._known.get(key) is mine:
+                    del self._known[key]
+            mine.set_exception(error)
+            raise
+        return mine.result()

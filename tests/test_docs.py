@@ -9,8 +9,9 @@ from google.rpc import code_pb2
 
 import ingest.errors
 from serve.cli import cli
-from serve.metrics import ServerMetrics, TextCounts
+from serve.metrics import CacheCounts, ServerMetrics
 from serve.settings import known_settings, variable_name
+from serve.sharing import WorkedOut
 from serve.status import STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +63,6 @@ def test_every_reason_of_an_error_stands_beside_its_code() -> None:
 
 def test_every_metric_is_in_the_readme() -> None:
     names = {family.name for family in ServerMetrics().registry.collect()}
-    names |= {family.name for family in TextCounts(dict).collect()}
+    names |= {family.name for family in CacheCounts(dict, WorkedOut(1)).collect()}
     assert len(names) > 10
     assert [name for name in sorted(names) if f"`{name}" not in README] == []

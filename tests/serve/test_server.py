@@ -242,17 +242,14 @@ def test_metrics_tell_of_calls_caches_and_the_index(data: Path, monkeypatch: pyt
         client.search(Query(text="red"))
         with pytest.raises(ServerFailed):
             client.video("nothing")
-        with urllib.request.urlopen(server.server.metrics_address) as answer:
-            text = answer.read().decode()
-    values = {}
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            values[name] = float(value)
+        failed = 'kinodex_calls_total{code="NOT_FOUND",method="kinodex.v1.LibraryService/GetVideo"}'
+        wait_until(lambda: failed in metrics_of(server))  # counted when it has been answered
+        values = metrics_of(server)
     assert values['kinodex_calls_total{code="OK",method="kinodex.v1.SearchService/SearchVideos"}'] == 2
-    assert values['kinodex_calls_total{code="NOT_FOUND",method="kinodex.v1.LibraryService/GetVideo"}'] == 1
+    assert values[failed] == 1
     assert values['kinodex_call_seconds_count{method="kinodex.v1.SearchService/SearchVideos"}'] == 2
-    assert values['kinodex_texts_total{encoder="visual",outcome="found"}'] >= 1
+    assert values['kinodex_texts_total{encoder="visual",outcome="encoded"}'] >= 1
+    assert values['kinodex_rankings_total{outcome="found"}'] == 1
     assert values["kinodex_videos"] == 9
     assert values['kinodex_index_rows{kind="utterances"}'] == 4
     assert values["kinodex_ready"] == 1
@@ -266,6 +263,12 @@ def test_a_request_id_comes_back_and_is_in_the_log(server: Running, caplog: pyte
         _, call = SearchServiceStub(channel).SearchVideos.with_call(request)
         assert len(dict(call.initial_metadata())["x-request-id"]) == 32
         wait_until(lambda: len([one for one in caplog.messages if "SearchVideos code=OK" in one]) == 2)
+
+
+def metrics_of(server: Running) -> dict[str, float]:
+    with urllib.request.urlopen(server.server.metrics_address) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
 def ready(client: Client) -> bool:
@@ -313,3 +316,25 @@ def test_calls_are_traced_where_the_operator_wants_it(data: Path, monkeypatch: p
     assert b"kinodex.v1.SearchService/SearchVideos" in told
     assert b"trace-7" in told
     assert bytes.fromhex("ab" * 16) in told  # it is part of the caller's trace
+
+
+def test_the_same_question_is_ranked_once_until_the_library_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fakes(monkeypatch)
+    films = [str(write_scenes(tmp_path / f"{n}.mp4", [("red", 4 + n)])) for n in range(3)]
+    list(index(films[:2], tmp_path / "data", SETTINGS, progress=SilentProgress()))
+    with running(tmp_path / "data") as server, Client(server.address) as client:
+        engine = server.server.ready_library().engine
+        ranked: list[Query] = []
+        rank = engine.rank_videos
+        monkeypatch.setattr(engine, "rank_videos", lambda query, *rest: (ranked.append(query), rank(query, *rest))[1])
+        first = client.search(Query(text="red"))
+        assert client.search(Query(text="red")) == first
+        assert client.search(Query(text="red", limit=1)).videos == first.videos[:1]
+        assert len(ranked) == 1
+        client.search(Query(text="red", channel="visual"))
+        assert len(ranked) == 2
+        list(index(films[2:], tmp_path / "data", SETTINGS, progress=SilentProgress()))
+        assert len(client.search(Query(text="red")).videos) == 3
+        assert len(ranked) == 3

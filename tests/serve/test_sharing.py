@@ -1,0 +1,130 @@
+"""What threads share: a lock for many readers, rows in memory, and work that is done once."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from serve.sharing import RowCache, SharedLock, WorkedOut
+
+
+def test_readers_hold_the_lock_together_and_a_writer_alone() -> None:
+    lock, inside, most = SharedLock(), [], []
+    both = threading.Barrier(2, timeout=10)
+
+    def read() -> None:
+        with lock.reading():
+            both.wait()  # passes only if both are inside
+
+    def write() -> None:
+        def alone() -> None:
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+
+        with lock.writing_then_reading(alone):
+            pass
+
+    with ThreadPoolExecutor(8) as pool:
+        for one in [pool.submit(read), pool.submit(read)]:
+            one.result(10)
+        for one in [pool.submit(write) for _ in range(50)]:
+            one.result(10)
+    assert set(most) == {1}
+
+
+def test_a_failed_write_leaves_the_lock_free() -> None:
+    lock = SharedLock()
+
+    def fail() -> None:
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"), lock.writing_then_reading(fail):
+        pass
+    with lock.reading(), lock.reading():
+        pass
+
+
+def test_a_waiting_writer_goes_before_later_readers() -> None:
+    lock, order = SharedLock(), []
+    reading, may_leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with lock.reading():
+            reading.set()
+            assert may_leave.wait(10)
+
+    def write() -> None:
+        with lock.writing_then_reading(lambda: order.append("write")):
+            pass
+
+    def late() -> None:
+        with lock.reading():
+            order.append("read")
+
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(first)
+        assert reading.wait(10)
+        writing = pool.submit(write)
+        while not lock._waiting_writer_count:
+            threading.Event().wait(0.001)
+        reader = pool.submit(late)
+        may_leave.set()
+        writing.result(10), reader.result(10)
+    assert order == ["write", "read"]
+
+
+def test_rows_stay_in_memory_up_to_a_size() -> None:
+    read: list[int] = []
+    cache = RowCache(lambda row: read.append(row) or "x" * row, len, 10)
+    assert [cache[4], cache[5], cache[4]] == ["xxxx", "xxxxx", "xxxx"]
+    assert (read, cache.size) == ([4, 5], 9)
+    assert cache[3] == "xxx"  # 5 was used longest ago
+    assert (cache[4], read, cache.size) == ("xxxx", [4, 5, 3], 7)
+    cache.discard([4, 99])
+    assert cache.size == 3
+    assert cache[4] == "xxxx"
+    assert read[-1] == 4
+    assert len(cache[50]) == 50  # larger than all that may stay: still an answer
+
+
+def test_the_same_is_worked_out_once_for_all_who_ask() -> None:
+    worked: WorkedOut[str] = WorkedOut(2)
+    started, may_go, calls = threading.Event(), threading.Event(), []
+
+    def work() -> str:
+        calls.append(1)
+        started.set()
+        assert may_go.wait(10)
+        return "answer"
+
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(worked.get, "q", work)
+        assert started.wait(10)
+        others = [pool.submit(worked.get, "q", work) for _ in range(4)]
+        may_go.set()
+        assert {one.result(10) for one in (first, *others)} == {"answer"}
+    assert len(calls) == 1
+    assert (worked.worked_count, worked.found_count) == (1, 4)
+    assert worked.get("r", lambda: "other") == "other"
+    assert worked.get("s", lambda: "third") == "third"
+    assert worked.get("q", lambda: "anew") == "anew"  # two at most are kept
+
+
+def test_who_waited_for_a_failure_works_itself() -> None:
+    worked: WorkedOut[str] = WorkedOut(10)
+    started, may_fail = threading.Event(), threading.Event()
+
+    def give_up() -> str:
+        started.set()
+        assert may_fail.wait(10)
+        raise RuntimeError("nobody waits any more")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(worked.get, "q", give_up)
+        assert started.wait(10)
+        second = pool.submit(worked.get, "q", lambda: "answer")
+        may_fail.set()
+        with pytest.raises(RuntimeError):
+            first.result(10)
+        assert second.result(10) == "answer"
