@@ -6,7 +6,6 @@ What runs beside the calls:
 """
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -346,8 +345,6 @@ def warm_library(directory: Path, settings: Settings) -> Library:
     except BaseException:
         library.close()
         raise
-    gc.collect()
-    gc.freeze()  # what lives as long as the server need not be looked through again
     return library
 
 

@@ -52,9 +52,9 @@ class Shelf:
             library_pb2.DeleteVideoRequest(video_id=name, collection=collection), timeout=TIMEOUT_SECONDS
         )
 
-    def page(self, method: str, collection: str, size: int = 0, token: str = "") -> Any:
+    def page(self, method: str, collection: str, size: int = 0, token: str = "", text: str = "red") -> Any:
         request = getattr(search_pb2, f"{method}Request")(
-            query=moment_pb2.Query(text="red", channel=moment_pb2.CHANNEL_VISUAL),
+            query=moment_pb2.Query(text=text, channel=moment_pb2.CHANNEL_VISUAL),
             filter=moment_pb2.Filter(collections=[collection]),
             page_size=size,
             page_token=token,
@@ -228,12 +228,13 @@ def test_an_answer_that_nobody_went_on_with_is_forgotten(
     monkeypatch.setattr("serve.search_service.Remembered", partial(Remembered, max_count=2))
     with running(directory, ingest_command=NO_WORKER) as started, grpc.insecure_channel(started.address) as channel:
         other = Shelf(directory, started, channel)
-        one, two = (other.page(method, "still", 1).next_page_token for _ in range(2))
+        one, two = (other.page(method, "still", 1, text=text).next_page_token for text in ("red", "green"))
+        assert other.page(method, "still", 1).next_page_token == one  # the same answer is kept once
         assert places(other.page(method, "still", 1, one))  # it is young again
-        three = other.page(method, "still", 1).next_page_token
-        assert reason(other.page, method, "still", 1, two) == EXPIRED
-        for token in (one, three):
-            assert places(other.page(method, "still", 1, token))
+        three = other.page(method, "still", 1, text="blue").next_page_token
+        assert reason(other.page, method, "still", 1, two, "green") == EXPIRED
+        for text, token in (("red", one), ("blue", three)):
+            assert places(other.page(method, "still", 1, token, text))
 
 
 def test_after_a_restart_lists_go_on_and_answers_begin_anew(
