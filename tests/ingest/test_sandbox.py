@@ -129,6 +129,7 @@ def test_errors_carry_the_caller_s_name(pool: DecodePool, media: bytes) -> None:
     assert children_of(pool) & before or not before  # bad bytes alone cost no child
 
 
+@pytest.mark.slow
 def test_more_inputs_than_children_wait_their_turn(pool: DecodePool, media: bytes) -> None:
     with ThreadPoolExecutor(6) as threads:
         for items in threads.map(lambda _: list(pool.decode(io.BytesIO(media), uri="x")), range(8)):
@@ -136,6 +137,7 @@ def test_more_inputs_than_children_wait_their_turn(pool: DecodePool, media: byte
     assert len(children_of(pool)) <= 2
 
 
+@pytest.mark.slow
 def test_a_consumer_may_stop_early(pool: DecodePool, media: bytes, long_media: bytes) -> None:
     for _ in range(3):
         items = pool.decode(io.BytesIO(long_media), uri="x")
@@ -172,6 +174,7 @@ def test_a_child_that_is_killed_costs_one_input(media: bytes, long_media: bytes)
         check_works(pool, media)
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_ended(media: bytes) -> None:
     reading, writing = os.pipe()  # nothing ever comes
     with DecodePool(CONFIG, workers=1) as pool:

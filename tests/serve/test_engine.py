@@ -205,6 +205,7 @@ def test_filters_by_length(library: Library) -> None:
     assert not uris(min_duration_seconds=50.0)
 
 
+@pytest.mark.slow
 def test_a_ranking_is_read_page_by_page_whatever_happens_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +300,7 @@ def test_hostile_text_is_only_text(library: Library) -> None:
         library.moments(Query(text=text, limit=1))
 
 
+@pytest.mark.slow
 def test_without_sight_the_answer_says_so(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch, visual=False)
     film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])

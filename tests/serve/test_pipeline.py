@@ -74,6 +74,7 @@ def test_indexes_what_decodes_and_names_what_does_not(films: Path, tmp_path: Pat
         assert [Path(video.uri).name for video in catalog.videos()] == ["a.mp4", "b.mp4"]
 
 
+@pytest.mark.slow
 def test_says_unchanged_for_bytes_it_has(films: Path, tmp_path: Path) -> None:
     first = run([films], tmp_path / "data")
     before = content(tmp_path / "data")
@@ -124,6 +125,7 @@ def test_second_writer_is_refused_and_readers_are_not(films: Path, tmp_path: Pat
     assert len(list(outcomes)) == 2
 
 
+@pytest.mark.slow
 def test_other_encoders_are_refused_until_reindexed(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

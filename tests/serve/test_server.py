@@ -83,6 +83,7 @@ def test_answers_are_those_of_the_embedded_library_byte_for_byte(
         assert to_json(search_json("q", client.search(query))) == to_json(search_json("q", library.search(query)))
 
 
+@pytest.mark.slow
 def test_a_video_that_another_process_indexes_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
@@ -134,6 +135,7 @@ def test_serves_nothing_until_it_is_warm(tmp_path: Path, monkeypatch: pytest.Mon
         assert SearchServiceStub(channel).SearchVideos(request).videos == []
 
 
+@pytest.mark.slow
 def test_the_client_comes_back_until_the_server_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     with running(tmp_path / "data", warm=False) as server, Client(server.address) as client:
@@ -223,6 +225,7 @@ def test_too_many_questions_are_refused_with_the_time_to_come_back(
         assert [one.result(10).videos for one in taken] == [[], []]
 
 
+@pytest.mark.slow
 def test_new_encoders_of_a_reindexed_library_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
@@ -286,6 +289,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_calls_are_traced_where_the_operator_wants_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     received: list[bytes] = []
@@ -318,6 +322,7 @@ def test_calls_are_traced_where_the_operator_wants_it(data: Path, monkeypatch: p
     assert bytes.fromhex("ab" * 16) in told  # it is part of the caller's trace
 
 
+@pytest.mark.slow
 def test_the_same_question_is_ranked_once_until_the_library_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
