@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import logging
 import os
-import re
 import select
 import signal
 import socket
@@ -30,6 +29,7 @@ from serve.logs import log_to_stderr
 from serve.pipeline import claim_space, load_all, save_indexes
 from serve.run import Run
 from serve.settings import Settings, load_settings
+from serve.status import name_of
 from serve.uploads import Spool
 from serve.work import Input, Result
 
@@ -107,7 +107,7 @@ class Worker:
                 encoders = self.load(catalog)
             except (EncoderError, EncoderSpaceMismatch) as error:
                 # What is wrong is in the log: it names folders of this machine, which is no caller's business.
-                count = jobs.fail_all(reason_of(error), "the server cannot load its encoders: its log says why")
+                count = jobs.fail_all(name_of(error), "the server cannot load its encoders: its log says why")
                 logger.error("nothing can be indexed jobs=%d error=%s", count, error)
                 return
             run = Run(
@@ -137,8 +137,8 @@ class Worker:
         if result.error is not None:
             assert result.outcome is not None
             message = result.outcome.error or str(result.error)
-            logger.warning("job failed uri=%s reason=%s", result.input.stored_uri, reason_of(result.error))
-            jobs.fail(job_id, reason_of(result.error), message)
+            logger.warning("job failed uri=%s reason=%s", result.input.stored_uri, name_of(result.error))
+            jobs.fail(job_id, name_of(result.error), message)
         elif result.outcome is not None:
             logger.info("job done uri=%s status=%s", result.input.stored_uri, result.outcome.status)
             self.has_indexed |= result.outcome.status == "indexed"
@@ -188,11 +188,6 @@ def input_of(job: Job, jobs: JobQueue) -> Input:
         recorded_time=job.recorded_time,
         job_id=job.job_id,
     )
-
-
-def reason_of(error: Exception) -> str:
-    """Name an error for a program: DecodeError is DECODE_ERROR."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()
 
 
 def end_when_told(release: Callable[[], None]) -> None:

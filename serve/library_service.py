@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from ingest.config import SourceConfig
@@ -19,6 +18,7 @@ from serve.calls import Workers, current_principal
 from serve.catalog import Catalog
 from serve.columns import uri_bytes
 from serve.errors import FrameNotFound, RequestInvalid, UploadStalled, VideoAmbiguous, VideoNotFound, VideoNotReady
+from serve.fields import duration_message
 from serve.jobs import JobQueue, NewJob, RequestKey
 from serve.messages import ready_status, utterance_message, video_message
 from serve.metrics import ServerMetrics
@@ -187,7 +187,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             after = (uri, collection, video_id)
 
         def work(check: Callable[[], None]) -> list[VideoStatus]:
-            collections = self.access.readable(principal, (wanted.collection and (wanted.collection,)) or None)
+            collections = self.readable(principal, wanted.collection)
             count = wanted.page_size + 1  # one more tells whether there is a next page
             with self.catalog.snapshot():
                 ready = self.catalog.page_of_videos(collections=collections, after=after, limit=count)
@@ -221,9 +221,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             frame = self.catalog.thumbnail(video.row, at_seconds)
             if frame is None:
                 raise FrameNotFound(video.video_id)
-            offset = Duration()
-            offset.FromNanoseconds(round(frame[0] * 1e9))
-            return library_pb2.GetFrameResponse(jpeg=frame[1], offset=offset)
+            return library_pb2.GetFrameResponse(jpeg=frame[1], offset=duration_message(frame[0]))
 
         response: library_pb2.GetFrameResponse = await self.workers.run(work)
         return response
@@ -239,7 +237,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             key = request_key(principal, "DeleteVideo", request, request)
             if key is not None and self.jobs.answer(key) is not None:
                 return
-            readable = self.access.readable(principal, (reference.collection and (reference.collection,)) or None)
+            readable = self.readable(principal, reference.collection)
             collection = self.owner(reference.video_id, readable)
             if collection is None:
                 raise VideoNotFound(reference.video_id)
@@ -251,6 +249,10 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         return library_pb2.DeleteVideoResponse()
 
     # ---- finding
+
+    def readable(self, principal: Principal, collection: str | None) -> tuple[str, ...] | None:
+        """Return the collections that a call may read which names one, or None: all that the caller may."""
+        return self.access.readable(principal, None if collection is None else (collection,))
 
     def submit(self, job: NewJob, key: RequestKey | None) -> VideoStatus:
         """Queue a job, or find what a repeated request was answered with."""
@@ -271,7 +273,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
 
     def find(self, reference: VideoReference, principal: Principal) -> VideoStatus:
         """Find a video in any state; READY ones also by the beginning of their id."""
-        readable = self.access.readable(principal, (reference.collection and (reference.collection,)) or None)
+        readable = self.readable(principal, reference.collection)
         with self.catalog.snapshot():
             collection = self.owner(reference.video_id, readable)
             if collection is not None:
@@ -299,7 +301,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             VideoAmbiguous: If there are several.
             VideoNotReady: If it is on its way in, or failed.
         """
-        readable = self.access.readable(principal, (reference.collection and (reference.collection,)) or None)
+        readable = self.readable(principal, reference.collection)
         found = self.catalog.videos_named(reference.video_id, readable)
         for job in () if found else self.jobs.jobs(collections=readable, video_id=reference.video_id):
             raise VideoNotReady(job.video_id, job.status().state.value)

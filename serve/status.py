@@ -78,10 +78,12 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
 
 def reason_of(error: Exception) -> str:
     """Name what went wrong for programs: DecodeError -> DECODE_ERROR; what a client has no business with, INTERNAL."""
-    kind = type(error)
-    if kind not in STATUS:
-        return "INTERNAL"
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
+    return name_of(error) if type(error) in STATUS else "INTERNAL"
+
+
+def name_of(error: Exception) -> str:
+    """Write an error's class as a reason is written, whether or not a client may know of it."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()
 
 
 def status_of(error: Exception, request_id: str) -> status_pb2.Status:

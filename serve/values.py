@@ -124,10 +124,6 @@ class Filter:
     max_duration_seconds: float = math.inf
 
     @property
-    def is_everything(self) -> bool:
-        return self == EVERYTHING
-
-    @property
     def is_timed(self) -> bool:
         """Whether it asks for a time of recording."""
         return self.recorded_from is not None or self.recorded_until is not None

@@ -23,10 +23,11 @@ from ingest.errors import DecodeError, DecoderCrashed, LimitExceeded, SourceNotF
 from serve import ingesting
 from serve.catalog import Catalog
 from serve.errors import EncoderSpaceMismatch, VideoNotFound
-from serve.ingesting import Worker, reason_of
+from serve.ingesting import Worker
 from serve.jobs import Job, JobQueue, JobState, NewJob
 from serve.pipeline import index
 from serve.settings import Settings
+from serve.status import name_of
 from serve.supervisor import Supervisor
 from serve.uploads import Spool
 
@@ -293,7 +294,7 @@ def test_waits_for_another_writer(jobs: JobQueue, data: Path, tmp_path: Path) ->
     ],
 )
 def test_names_errors_for_programs(error: Exception, reason: str) -> None:
-    assert reason_of(error) == reason
+    assert name_of(error) == reason
 
 
 @pytest.mark.slow
