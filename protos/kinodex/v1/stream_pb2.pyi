@@ -38,12 +38,13 @@ class Chunk(_message.Message):
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_OF_STREAM_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Required. The collection the stream is in."""
     stream_id: _builtins.str
     """Required. The stream: the `video_id` of what becomes of it."""
     sequence: _builtins.int
-    """Required. Counts up by one from 0."""
+    """Required. Counts up by one from 0 within the session."""
     media: _builtins.bytes
     """Its bytes, at most 8 MiB."""
     uri: _builtins.str
@@ -51,7 +52,11 @@ class Chunk(_message.Message):
     media_type: _builtins.str
     """What the media is: video/mp2t, video/mp4, video/webm."""
     end_of_stream: _builtins.bool
-    """True: nothing follows; there may be no media."""
+    """True: nothing follows in the session; there may be no media."""
+    session: _builtins.int
+    """Grows each time the publisher starts anew, and `sequence` with it begins at 0 again: milliseconds since 1970 when it
+    started will do. A chunk of an older session than the newest one seen is left out.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When its first picture was recorded."""
@@ -67,10 +72,11 @@ class Chunk(_message.Message):
         media_type: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_of_stream: _builtins.bool = ...,
+        session: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "media", b"media", "start_time", b"start_time", "uri", b"uri"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content", b"content", "end_of_stream", b"end_of_stream", "media", b"media", "media_type", b"media_type", "sequence", b"sequence", "start_time", b"start_time", "stream_id", b"stream_id", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content", b"content", "end_of_stream", b"end_of_stream", "media", b"media", "media_type", b"media_type", "sequence", b"sequence", "session", b"session", "start_time", b"start_time", "stream_id", b"stream_id", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["media", "uri"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
@@ -152,7 +158,7 @@ class FrameEmbedding(_message.Message):
     embedding: _builtins.bytes
     """IEEE 754 half precision, little-endian, unit length."""
     thumbnail: _builtins.bytes
-    """A JPEG."""
+    """A JPEG; only in the first segment that holds the picture."""
     @_builtins.property
     def offset(self) -> _duration_pb2.Duration:
         """Relative to the first picture of the video."""
@@ -183,12 +189,15 @@ class SpokenText(_message.Message):
     LANGUAGE_FIELD_NUMBER: _builtins.int
     WORDS_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """What was said."""
     language: _builtins.str
     """Its language, ISO 639-1."""
     embedding: _builtins.bytes
     """Of the sentence encoder: half precision, little-endian, unit length."""
+    continued: _builtins.bool
+    """True: an earlier segment holds it too."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
         """When."""
@@ -205,10 +214,11 @@ class SpokenText(_message.Message):
         language: _builtins.str = ...,
         words: _abc.Iterable[Global___SpokenWord] | None = ...,
         embedding: _builtins.bytes = ...,
+        continued: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "language", b"language", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "embedding", b"embedding", "language", b"language", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,12 +257,114 @@ class SpokenWord(_message.Message):
 Global___SpokenWord: _TypeAlias = SpokenWord  # noqa: Y015
 
 @_typing.final
+class Gap(_message.Message):
+    """Chunks of a stream that never came, or that did not decode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    first_sequence: _builtins.int
+    """The first one's number."""
+    chunk_count: _builtins.int
+    """How many."""
+    reason: _builtins.str
+    """Why: "MISSING", or the reason of the dead letter."""
+    @_builtins.property
+    def offset(self) -> _duration_pb2.Duration:
+        """Where they would have been, relative to the first picture of the video."""
+
+    def __init__(
+        self,
+        *,
+        offset: _duration_pb2.Duration | None = ...,
+        first_sequence: _builtins.int = ...,
+        chunk_count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "first_sequence", b"first_sequence", "offset", b"offset", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gap: _TypeAlias = Gap  # noqa: Y015
+
+@_typing.final
+class Media(_message.Message):
+    """What the media is, as its container says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    VIDEO_CODEC_FIELD_NUMBER: _builtins.int
+    AUDIO_CODEC_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    ROTATION_DEGREES_FIELD_NUMBER: _builtins.int
+    FRAME_RATE_FPS_FIELD_NUMBER: _builtins.int
+    container: _builtins.str
+    """FFmpeg's name of the container."""
+    video_codec: _builtins.str
+    """FFmpeg's name of the codec; empty: no pictures."""
+    audio_codec: _builtins.str
+    """FFmpeg's name of the codec; empty: no sound."""
+    width: _builtins.int
+    """As displayed, in pixels."""
+    height: _builtins.int
+    """As displayed, in pixels."""
+    rotation_degrees: _builtins.int
+    """Clockwise, already applied."""
+    frame_rate_fps: _builtins.float
+    """On average; 0 where it is not known."""
+    def __init__(
+        self,
+        *,
+        container: _builtins.str = ...,
+        video_codec: _builtins.str = ...,
+        audio_codec: _builtins.str = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        rotation_degrees: _builtins.int = ...,
+        frame_rate_fps: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_codec", b"audio_codec", "container", b"container", "frame_rate_fps", b"frame_rate_fps", "height", b"height", "rotation_degrees", b"rotation_degrees", "video_codec", b"video_codec", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Media: _TypeAlias = Media  # noqa: Y015
+
+@_typing.final
 class Segment(_message.Message):
     """A window of one video with all that is known of it. Topic kinodex.segments, compacted, key `segment_id`; the highest
     revision counts.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     SEGMENT_ID_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
@@ -268,6 +380,12 @@ class Segment(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
     WATERMARK_OFFSET_FIELD_NUMBER: _builtins.int
+    SOURCE_APPEND_TIME_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     segment_id: _builtins.str
     """Required. "video_id/epoch/index"."""
     collection: _builtins.str
@@ -283,9 +401,15 @@ class Segment(_message.Message):
     fingerprint: _builtins.str
     """Required. Of the encoders: only vectors of one fingerprint can be compared."""
     revision: _builtins.int
-    """Counts up from 0 each time the segment is published again."""
+    """Grows as more is known, and is the same for the same content: how many pictures and texts it holds, and one more
+    when it is final.
+    """
     final: _builtins.bool
     """True: it will not be revised."""
+    uri: _builtins.str
+    """Where the video comes from, without secrets; empty for a stream."""
+    last: _builtins.bool
+    """True: the video ends with it."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
         """Required. The part of the video."""
@@ -306,6 +430,24 @@ class Segment(_message.Message):
     def watermark_offset(self) -> _duration_pb2.Duration:
         """Before this, everything of the video is final and published."""
 
+    @_builtins.property
+    def source_append_time(self) -> _timestamp_pb2.Timestamp:
+        """Required. When the oldest record it was made of was appended to its topic. If the video was deleted since, the segment
+        is not to come back.
+        """
+
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gap]:
+        """What is missing from its span, as far as no earlier segment says so."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the sender said of the video."""
+
+    @_builtins.property
+    def media(self) -> Global___Media:
+        """What the media is."""
+
     def __init__(
         self,
         *,
@@ -323,14 +465,216 @@ class Segment(_message.Message):
         revision: _builtins.int = ...,
         final: _builtins.bool = ...,
         watermark_offset: _duration_pb2.Duration | None = ...,
+        source_append_time: _timestamp_pb2.Timestamp | None = ...,
+        gaps: _abc.Iterable[Global___Gap] | None = ...,
+        uri: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        media: Global___Media | None = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span", "start_time", b"start_time", "watermark_offset", b"watermark_offset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "epoch", b"epoch", "final", b"final", "fingerprint", b"fingerprint", "frames", b"frames", "index", b"index", "revision", b"revision", "segment_id", b"segment_id", "span", b"span", "start_time", b"start_time", "texts", b"texts", "video_id", b"video_id", "watermark_offset", b"watermark_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "epoch", b"epoch", "final", b"final", "fingerprint", b"fingerprint", "frames", b"frames", "gaps", b"gaps", "index", b"index", "last", b"last", "media", b"media", "metadata", b"metadata", "revision", b"revision", "segment_id", b"segment_id", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "texts", b"texts", "uri", b"uri", "video_id", b"video_id", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
+class Deletion(_message.Message):
+    """A video was deleted: all that was made of records appended earlier than this one. Topic kinodex.deletions, compacted, key
+    "collection/video_id".
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    VIDEO_ID_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Required. The collection the video was in."""
+    video_id: _builtins.str
+    """Required. The video."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        video_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "video_id", b"video_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deletion: _TypeAlias = Deletion  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    """A record that could not be used. Topic kinodex.deadletter, key "topic/partition/offset"; a worker that was killed may
+    send it twice.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    RECORD_OFFSET_FIELD_NUMBER: _builtins.int
+    APPEND_TIME_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """Required. Where it was."""
+    partition: _builtins.int
+    """Required. Where in the topic."""
+    record_offset: _builtins.int
+    """Required. Where in the partition."""
+    key: _builtins.bytes
+    """Its key."""
+    value: _builtins.bytes
+    """Its value: the whole record."""
+    reason: _builtins.str
+    """Required. Why, for a program: UPPER_SNAKE."""
+    message: _builtins.str
+    """Why, for a person."""
+    @_builtins.property
+    def append_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was appended there."""
+
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        partition: _builtins.int = ...,
+        record_offset: _builtins.int = ...,
+        append_time: _timestamp_pb2.Timestamp | None = ...,
+        key: _builtins.bytes = ...,
+        value: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_time", b"append_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time", b"append_time", "key", b"key", "message", b"message", "partition", b"partition", "reason", b"reason", "record_offset", b"record_offset", "topic", b"topic", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """Where a worker goes on with a stream that another one began: all state there is between two chunks. Topic
+    kinodex.checkpoints, compacted, key "topic/collection/stream_id", in the partition of the stream's chunks. Internal.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    RECORD_OFFSET_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    NEXT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    EPOCH_START_SECONDS_FIELD_NUMBER: _builtins.int
+    EPOCH_SOURCE_SECONDS_FIELD_NUMBER: _builtins.int
+    END_SECONDS_FIELD_NUMBER: _builtins.int
+    LAST_TICK_FIELD_NUMBER: _builtins.int
+    AUDIO_END_SAMPLE_FIELD_NUMBER: _builtins.int
+    SEGMENT_EPOCH_FIELD_NUMBER: _builtins.int
+    SEGMENT_INDEX_FIELD_NUMBER: _builtins.int
+    SPEECH_EPOCH_FIELD_NUMBER: _builtins.int
+    SPEECH_START_SAMPLE_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    CLOCK_SECONDS_FIELD_NUMBER: _builtins.int
+    CLOCK_TIME_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """The topic of its records."""
+    collection: _builtins.str
+    """The collection the stream is in."""
+    stream_id: _builtins.str
+    """The stream."""
+    record_offset: _builtins.int
+    """The first record that is still needed."""
+    session: _builtins.int
+    """The session that is going on."""
+    next_sequence: _builtins.int
+    """The first chunk that is still needed."""
+    ended: _builtins.bool
+    """True: nothing is open; what comes next begins a new epoch."""
+    epoch: _builtins.int
+    """The epoch that the next chunk goes on with."""
+    epoch_start_seconds: _builtins.float
+    """Media time at which it begins, in seconds."""
+    epoch_source_seconds: _builtins.float
+    """The container's time at which it begins, in seconds."""
+    end_seconds: _builtins.float
+    """Media time at which everything before the next chunk ends, in seconds."""
+    last_tick: _builtins.int
+    """The whole second of the container's time that has its picture already."""
+    audio_end_sample: _builtins.int
+    """Samples of sound of the epoch, at 16 kHz, before the next chunk."""
+    segment_epoch: _builtins.int
+    """The epoch and number of the first segment that is not final."""
+    segment_index: _builtins.int
+    """Its number."""
+    speech_epoch: _builtins.int
+    """The epoch of the first sound that is still needed."""
+    speech_start_sample: _builtins.int
+    """Samples of sound of that epoch before it."""
+    language: _builtins.str
+    """The language it speaks, ISO 639-1; empty: not known yet."""
+    clock_seconds: _builtins.float
+    """A media time of the video, and the wall clock then."""
+    @_builtins.property
+    def clock_time(self) -> _timestamp_pb2.Timestamp:
+        """The wall clock then; absent: not known."""
+
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gap]:
+        """Gaps that no final segment tells of."""
+
+    @_builtins.property
+    def media(self) -> Global___Media:
+        """What the media is."""
+
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        stream_id: _builtins.str = ...,
+        record_offset: _builtins.int = ...,
+        session: _builtins.int = ...,
+        next_sequence: _builtins.int = ...,
+        ended: _builtins.bool = ...,
+        epoch: _builtins.int = ...,
+        epoch_start_seconds: _builtins.float = ...,
+        epoch_source_seconds: _builtins.float = ...,
+        end_seconds: _builtins.float = ...,
+        last_tick: _builtins.int = ...,
+        audio_end_sample: _builtins.int = ...,
+        segment_epoch: _builtins.int = ...,
+        segment_index: _builtins.int = ...,
+        speech_epoch: _builtins.int = ...,
+        speech_start_sample: _builtins.int = ...,
+        language: _builtins.str = ...,
+        clock_seconds: _builtins.float = ...,
+        clock_time: _timestamp_pb2.Timestamp | None = ...,
+        gaps: _abc.Iterable[Global___Gap] | None = ...,
+        media: Global___Media | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time", "media", b"media"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "record_offset", b"record_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
