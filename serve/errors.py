@@ -23,6 +23,7 @@
 ├── UploadCorrupt          not the bytes that were announced
 ├── UploadStalled          the bytes stopped coming
 ├── SpoolFull              no room for uploads
+├── RecordInvalid          a Kafka record is not what its topic holds
 ├── WorkerCrashed          the process that indexes died on a video, more than once
 └── ServerFailed           (clients) a server refused or could not be reached
 """
@@ -222,6 +223,10 @@ class SpoolFull(ServeError):
     def __init__(self, retry_after_seconds: float) -> None:
         super().__init__("there is no room for uploads now: come back when others are indexed")
         self.retry_after_seconds = retry_after_seconds
+
+
+class RecordInvalid(ServeError):
+    """A Kafka record is not what its topic holds."""
 
 
 class WorkerCrashed(ServeError):

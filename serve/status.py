@@ -63,6 +63,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.DataDirectoryInvalid,
         errors.EncoderSpaceMismatch,
         errors.QuestionsInvalid,
+        errors.RecordInvalid,
         errors.WorkerCrashed,
         errors.ServerFailed,
         ingest_errors.IngestError,

@@ -190,6 +190,8 @@ class SpokenText(_message.Message):
     WORDS_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     CONTINUED_FIELD_NUMBER: _builtins.int
+    AVG_LOGPROB_FIELD_NUMBER: _builtins.int
+    NO_SPEECH_PROB_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """What was said."""
     language: _builtins.str
@@ -198,6 +200,10 @@ class SpokenText(_message.Message):
     """Of the sentence encoder: half precision, little-endian, unit length."""
     continued: _builtins.bool
     """True: an earlier segment holds it too."""
+    avg_logprob: _builtins.float
+    """Whisper's mean log probability of the words it was heard with."""
+    no_speech_prob: _builtins.float
+    """Whisper's probability that nobody spoke: 0 to 1."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
         """When."""
@@ -215,10 +221,12 @@ class SpokenText(_message.Message):
         words: _abc.Iterable[Global___SpokenWord] | None = ...,
         embedding: _builtins.bytes = ...,
         continued: _builtins.bool = ...,
+        avg_logprob: _builtins.float = ...,
+        no_speech_prob: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "embedding", b"embedding", "language", b"language", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_logprob", b"avg_logprob", "continued", b"continued", "embedding", b"embedding", "language", b"language", "no_speech_prob", b"no_speech_prob", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,6 +394,7 @@ class Segment(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     MEDIA_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    NEWEST_APPEND_TIME_FIELD_NUMBER: _builtins.int
     segment_id: _builtins.str
     """Required. "video_id/epoch/index"."""
     collection: _builtins.str
@@ -448,6 +457,10 @@ class Segment(_message.Message):
     def media(self) -> Global___Media:
         """What the media is."""
 
+    @_builtins.property
+    def newest_append_time(self) -> _timestamp_pb2.Timestamp:
+        """When the newest record it was made of was appended to its topic: tells how fresh it is."""
+
     def __init__(
         self,
         *,
@@ -471,10 +484,11 @@ class Segment(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         media: Global___Media | None = ...,
         last: _builtins.bool = ...,
+        newest_append_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "watermark_offset", b"watermark_offset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "newest_append_time", b"newest_append_time", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "epoch", b"epoch", "final", b"final", "fingerprint", b"fingerprint", "frames", b"frames", "gaps", b"gaps", "index", b"index", "last", b"last", "media", b"media", "metadata", b"metadata", "revision", b"revision", "segment_id", b"segment_id", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "texts", b"texts", "uri", b"uri", "video_id", b"video_id", "watermark_offset", b"watermark_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "epoch", b"epoch", "final", b"final", "fingerprint", b"fingerprint", "frames", b"frames", "gaps", b"gaps", "index", b"index", "last", b"last", "media", b"media", "metadata", b"metadata", "newest_append_time", b"newest_append_time", "revision", b"revision", "segment_id", b"segment_id", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "texts", b"texts", "uri", b"uri", "video_id", b"video_id", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
