@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from serve.retention import read_retention
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
@@ -26,6 +28,7 @@ class ServerConfig:
     max_upload_stall_seconds: float = 60.0  # without a byte
     drain_seconds: float = 30.0  # for calls under way when the server is told to stop
     frame_cache_bytes: int = 512 << 20  # vectors of the videos asked about lately, kept in memory
+    retention: tuple[str, ...] = ()  # of live videos: "cams=7d", "default=30d,50GiB", "*=1d"; none: all is kept
 
     def __post_init__(self) -> None:
         for name in ("query_workers", "max_waiting_queries"):
@@ -47,6 +50,7 @@ class ServerConfig:
             raise ValueError("tls_certificate and tls_key must be set together")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        read_retention(self.retention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
