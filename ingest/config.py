@@ -6,6 +6,7 @@ from typing import Literal
 
 SamplingPolicy = Literal["exact", "fast", "keyframes"]
 ResizePolicy = Literal["crop", "squash", "pad"]
+Clock = Literal["media", "source"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class DecodeConfig:
     resize: ResizePolicy = "crop"  # crop: centre; squash: whole picture, aspect lost; pad: whole picture, black bars
     thumbnail_px: int = 180  # shorter side of the JPEG kept as evidence
     decode_video: bool = True  # False: sound only, no picture is decoded
+    clock: Clock = "media"  # zero: media: the first picture; source: a whole second of the container's time before it
     max_pixels: int = 8192 * 4352  # 8K and a little: the largest picture common encoders produce
     max_duration_seconds: float = 24 * 3600.0
     max_streams: int = 64
@@ -30,6 +32,8 @@ class DecodeConfig:
             raise ValueError(f"sampling must be exact, fast or keyframes, got {self.sampling!r}")
         if self.resize not in ("crop", "squash", "pad"):
             raise ValueError(f"resize must be crop, squash or pad, got {self.resize!r}")
+        if self.clock not in ("media", "source"):
+            raise ValueError(f"clock must be media or source, got {self.clock!r}")
         for name in (
             "input_width",
             "input_height",

@@ -122,7 +122,7 @@ class _Decoder:
     ) -> None:
         self._file, self._uri, self._config, self._on_progress = file, uri, config, on_progress
         self._trusts_keyframes = trusts_keyframes
-        self._timeline = Timeline()
+        self._timeline = Timeline(config.clock)
         self._maker = PictureMaker(config)
         self._waiting: list[Sound] = []  # sound that has no media time yet
         self._info_frame: VideoFrame | None = None
@@ -221,7 +221,7 @@ class _Decoder:
             for picture in self._video.feed(cast("Packet[VideoStream]", packet), epoch):
                 yield from self._see(picture)
         elif epoch.origin is None and packet.is_keyframe and packet.pts is not None:
-            epoch.origin = packet.pts * base  # pictures are not decoded, and still set the zero
+            epoch.begin_with(packet.pts * base)  # pictures are not decoded, and still set the zero
 
     def _rest(self) -> Iterator[Decoded]:
         if self._video is not None:
@@ -238,7 +238,7 @@ class _Decoder:
         if self._frame_count == 0 and self._sound_end == 0 and (self._config.decode_video or self._audio):
             raise DecodeError(self._uri, "no picture or sound in it decodes")
         yield from self._info()
-        current = self._timeline.current
+        first, current = self._timeline.first, self._timeline.current
         if current is not None and current.origin is not None:
             self._reach(current.media(current.end))  # packets that were dropped have their time too
         yield DecodeSummary(
@@ -247,6 +247,8 @@ class _Decoder:
             frame_count=self._frame_count,
             error_count=errors,
             truncated=self._is_truncated(),
+            zero_seconds=float(first.origin or 0) if first is not None else 0.0,
+            start_seconds=float(first.first or 0) if first is not None else 0.0,
         )
 
     # ---- giving out
@@ -323,13 +325,15 @@ class _Decoder:
         current = self._timeline.current
         for sound in waiting:
             if sound.epoch.origin is None and sound.epoch is current:
-                sound.epoch.origin = sound.start
+                sound.epoch.begin_with(sound.start)
             if sound.epoch.origin is not None:
                 yield from self._hear(sound)
 
     def _reach(self, media: Fraction) -> None:
         self._end = max(self._end, media)
-        if self._end > self._config.max_duration_seconds:
+        first = self._timeline.first
+        begin = first.media(first.start) if first is not None and first.origin is not None else Fraction(0)
+        if self._end - max(Fraction(0), begin) > self._config.max_duration_seconds:
             raise LimitExceeded(
                 self._uri,
                 "max_duration_seconds",

@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
+
+from ingest.config import Clock
 
 BACKWARD_SECONDS = 1  # a smaller step back is jitter or reordering, not a new epoch
 GAP_SECONDS = 10  # a longer silence of every stream opens a new epoch
 MAX_PACKET_SECONDS = 60  # a slide may declare this long; more is a broken table, not a picture that stands
+# Of media time before the first picture, on the source's clock: sound that comes before it belongs to the stream and is
+# kept. A chunk is at most 10 s long.
+LEAD_SECONDS = 16
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -15,9 +21,16 @@ class Epoch:
     index: int
     base: Fraction  # media time at which the epoch begins
     origin: Fraction | None  # the source time that is `base`; None until the first picture is known
+    clock: Clock
+    first: Fraction | None = None  # the source time of the first picture
     start: Fraction  # lowest source time seen
     end: Fraction  # source time at which everything seen so far ends
     limit: Fraction | None = None  # media time at which the next epoch begins, once there is one
+
+    def begin_with(self, source: Fraction) -> None:
+        """Set the zero of media time by the source time of what comes first."""
+        self.first = source
+        self.origin = source if self.clock == "media" else Fraction(floor(source) - LEAD_SECONDS)
 
     def media(self, source: Fraction) -> Fraction:
         """Return the media time of a source time; below `base` for what comes before the first picture."""
@@ -41,10 +54,17 @@ class _Position:
 
 
 class Timeline:
-    """The epochs of one input. Each stream meets a break by itself; the first to meet it opens the epoch."""
+    """The epochs of one input. Each stream meets a break by itself; the first to meet it opens the epoch.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Where media time zero is: at the first picture ("media"), or a whole second of the source's own time
+            LEAD_SECONDS before it ("source"), so that pieces decoded apart have their ticks at the same times.
+    """
+
+    def __init__(self, clock: Clock = "media") -> None:
+        self._clock = clock
         self.current: Epoch | None = None
+        self.first: Epoch | None = None  # the one that media time zero lies in
         self._positions: dict[int, _Position] = {}
 
     def place(
@@ -88,5 +108,7 @@ class Timeline:
         else:
             index, base, origin = current.index + 1, current.media(current.end), shown
             current.limit = base
-        self.current = Epoch(index=index, base=base, origin=origin, start=shown, end=shown)
+        self.current = Epoch(index=index, base=base, origin=origin, clock=self._clock, start=shown, end=shown)
+        if index == 0:
+            self.first = self.current
         return self.current

@@ -1,5 +1,10 @@
-"""What decoding yields. Times are media time: seconds from the first picture, or from the first sound without one."""
+"""What a live stream is sent as, and what decoding yields.
 
+Decoded times are media time: seconds from the first picture, or from the first sound without one. On the source's clock
+(DecodeConfig.clock) the zero is a whole second of the container's time before that: DecodeSummary.zero_seconds.
+"""
+
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +48,7 @@ class AudioBlock:
     """Consecutive audio samples, mono, 16 kHz. Blocks come in order; a jump of start_seconds is silence."""
 
     epoch: int
-    start_seconds: float
+    start_seconds: float = 0.0
     samples: NDArray[np.float32]  # (N,), -1..1
 
     def __post_init__(self) -> None:
@@ -64,6 +69,40 @@ class DecodeSummary:
     frame_count: int  # sampled frames
     error_count: int  # packets or frames that did not decode and were skipped
     truncated: bool  # the bytes end before what the container announced
+    # The container's own times, 0 if nothing had one: of media time zero, and of the first picture that decodes, or of
+    # the first sound without one.
+    zero_seconds: float = 0.0
+    start_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """An independently decodable piece of a live stream (design §4)."""
+
+    collection: str
+    stream_id: str
+    session: int  # grows each time the publisher starts anew
+    sequence: int  # counts up by one from 0 within the session
+    media: bytes = b""
+    uri: str = ""  # where the media is, instead of the media
+    media_type: str = ""
+    start_time: float | None = None  # seconds since 1970, of its first picture, or of its first sound without one
+    end_of_stream: bool = False  # nothing follows in the session
+
+    def __post_init__(self) -> None:
+        for name in ("collection", "stream_id"):
+            value = getattr(self, name)
+            if not value or "/" in value or not value.isprintable():
+                raise ValueError(f'{name} must not be empty and have no "/" or control characters, got {value!r}')
+        for name in ("session", "sequence"):
+            if not 0 <= getattr(self, name) < 1 << 63:
+                raise ValueError(f"{name} must be >= 0 and have 63 bits, got {getattr(self, name)}")
+        if self.media and self.uri:
+            raise ValueError("a chunk has its media or says where it is, got both")
+        if not self.media and not self.uri and not self.end_of_stream:
+            raise ValueError("a chunk without media must be the end of the stream")
+        if self.start_time is not None and not math.isfinite(self.start_time):
+            raise ValueError(f"start_time must be a number of seconds, got {self.start_time}")
 
 
 Decoded = MediaInfo | Frame | AudioBlock | DecodeSummary

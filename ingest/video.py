@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 
 import av
 from av.packet import Packet
@@ -13,8 +14,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ingest.config import SamplingPolicy
-from ingest.sampler import Planner, Selector, Step
-from ingest.timeline import Epoch
+from ingest.sampler import HALF, Planner, Selector, Step
+from ingest.timeline import MAX_PACKET_SECONDS, Epoch
 
 # Codecs whose keyframes and empty-and-restart are known to work in FFmpeg. Any other is decoded from end to end.
 PLANNED_CODECS = frozenset(
@@ -37,6 +38,38 @@ class Picture:
     epoch: Epoch
     pts: Fraction  # media time
     frame: VideoFrame
+
+
+class _LastShown:
+    """The last two pictures of an epoch by time, and how long the last one stands."""
+
+    def __init__(self) -> None:
+        self._before: Fraction | None = None
+        self._last: Fraction | None = None
+        self._duration = Fraction(0)
+
+    def note(self, packet: Packet[VideoStream]) -> None:
+        base, pts = packet.time_base, packet.pts
+        if base is None or pts is None:
+            return
+        if packet.duration and packet.duration * base <= MAX_PACKET_SECONDS:
+            self._duration = packet.duration * base
+        if self._last is None or pts * base > self._last:
+            self._before, self._last = self._last, pts * base
+        elif self._before is None or self._before < pts * base < self._last:
+            self._before = pts * base
+
+    @property
+    def end(self) -> Fraction | None:
+        """Source time at which the last picture ends; None where packets have no times.
+
+        MPEG-TS tells a rate, not how long a picture stands. So a lone one is taken to stand for a second, and where the
+        last two are far apart the next is expected as far away; else its tick would be nobody's.
+        """
+        if self._last is None:
+            return None
+        gap = self._last - self._before if self._before is not None else Fraction(1)
+        return self._last + (max(gap, self._duration) if gap > HALF or not self._duration else self._duration)
 
 
 class VideoTrack:
@@ -68,6 +101,7 @@ class VideoTrack:
         self._selector = Selector(policy)
         self._planner: Planner | None = None
         self._epoch: Epoch | None = None
+        self._last_shown = _LastShown()
         self._last_source: Fraction | None = None  # of the last decoded frame, to date one without timestamp
         self._last_media = Fraction(-1)
         self._fed: deque[int] = deque()  # AVI: decoding times of packets whose picture has not come out
@@ -81,9 +115,10 @@ class VideoTrack:
         """Take one packet of an epoch, in decoding order; give the pictures that are now certain."""
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
-            self._planner = None
+            self._planner, self._last_shown = None, _LastShown()
             self._context.flush_buffers()
         self._epoch = epoch
+        self._last_shown.note(packet)
         is_key = packet.is_keyframe or self._is_intra_only
         if epoch.origin is None or not self._is_planned:
             yield from self._decode(packet, epoch)
@@ -93,9 +128,10 @@ class VideoTrack:
             yield from self._stop_planning(packet, epoch)
             return
         if self._planner is None:
+            tick = self._selector.tick
             self._planner = Planner(
                 self._policy,
-                tick=self._selector.tick,
+                tick=max(tick, ceil(self._last_media)) if self._policy == "exact" else tick,
                 after=self._last_media,
                 is_broken=self._has_keyframes and epoch.index > 0,
             )
@@ -111,13 +147,22 @@ class VideoTrack:
         if epoch is None:
             return
         if self._planner is not None:
-            for step in self._planner.finish(epoch.media(epoch.end)):
+            for step in self._planner.finish(self._end(epoch)):
                 yield from self._run(step, epoch)
         yield from self._drain(epoch)
         if epoch.origin is not None:
-            kept = self._selector.finish(epoch.media(epoch.end))
+            kept = self._selector.finish(self._end(epoch))
             if kept is not None:
                 yield Picture(epoch=epoch, pts=kept.pts, frame=kept.frame)
+
+    def _end(self, epoch: Epoch) -> Fraction:
+        """Return the media time until which the last picture stands.
+
+        In a whole video that is where all of it ends. In a chunk it is where the next chunk's first picture comes,
+        though the sound may go on a little.
+        """
+        end = self._last_shown.end if epoch.clock == "source" else None
+        return epoch.media(end if end is not None else epoch.end)
 
     def _stop_planning(self, packet: Packet[VideoStream], epoch: Epoch) -> Iterator[Picture]:
         """Go on without dropping: timestamps are missing."""
@@ -176,7 +221,7 @@ class VideoTrack:
             return
         self.frame_count += 1
         if epoch.origin is None:
-            epoch.origin = source
+            epoch.begin_with(source)
         pts = max(epoch.base, epoch.media(source))
         if pts <= self._last_media:
             return

@@ -180,6 +180,8 @@ def _summary(fields: Mapping[str, Any]) -> DecodeSummary:
         frame_count=_count(fields["frame_count"]),
         error_count=_count(fields["error_count"]),
         truncated=fields["truncated"] is True,
+        zero_seconds=_source_seconds(fields["zero_seconds"]),
+        start_seconds=_source_seconds(fields["start_seconds"]),
     )
 
 
@@ -197,3 +199,9 @@ def _seconds(value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value < 1e12:
         raise ValueError(f"{value!r} for a number")
     return float(value)
+
+
+def _source_seconds(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} for a number")
+    return math.copysign(_seconds(abs(value)), value)

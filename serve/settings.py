@@ -23,7 +23,7 @@ PREFIX = "KINODEX_"
 # Variables that are no setting: where the library is, where the file is, and what the tests must not skip.
 OTHER_VARIABLES = ("KINODEX_DATA", "KINODEX_CONFIG", "KINODEX_REQUIRE")
 # The visual encoder decides these; a setting that changes nothing would mislead.
-DERIVED_KEYS = frozenset({"decode.input_width", "decode.input_height", "decode.resize"})
+DERIVED_KEYS = frozenset({"decode.input_width", "decode.input_height", "decode.resize", "decode.clock"})
 
 
 def _default_workers() -> int:

@@ -382,7 +382,15 @@ ITEMS: list[Decoded] = [
         rotation_degrees=90,
         frame_rate_fps=25.0,
     ),
-    DecodeSummary(duration_seconds=1.5, epoch_count=1, frame_count=2, error_count=0, truncated=True),
+    DecodeSummary(
+        duration_seconds=1.5,
+        epoch_count=1,
+        frame_count=2,
+        error_count=0,
+        truncated=True,
+        zero_seconds=-15.0,
+        start_seconds=1.25,
+    ),
 ]
 
 
