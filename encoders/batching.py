@@ -1,12 +1,20 @@
 """One batch for all who ask at the same time, and nothing asked twice."""
 
+import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+OnDone = Callable[[Sequence[Value] | Exception], None]
+OnBatch = Callable[[int, float], None]
 
 MAX_BATCH_COUNT = 256  # texts of one batch: bounds its memory and how long the first of them waits
 CACHED_COUNT = 20_000  # vectors that stay: 30 MB at 384 numbers
@@ -97,3 +105,57 @@ class TextVectors:
             self.encoded_count += len(batch)
             self.batch_count += 1
             self._changed.notify_all()
+
+
+class Batcher(Generic[Item, Value]):
+    """Works on what many streams bring, in one thread; whatever waits is the next batch, none is waited for."""
+
+    def __init__(
+        self, work: Callable[[Sequence[Item]], Sequence[Value]], *, max_count: int, name: str, on_batch: OnBatch
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            work: From items to as many values.
+            max_count: A batch takes no further group once it has so many items.
+            on_batch: Told of each batch: how many items, and how many seconds it took.
+        """
+        self._work, self._max_count, self._on_batch = work, max_count, on_batch
+        self._groups: queue.SimpleQueue[tuple[Sequence[Item], OnDone[Value]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, items: Sequence[Item], on_done: "OnDone[Value]") -> None:
+        """Have a group of items worked on; `on_done` is called in the thread, with their values or what was raised."""
+        self._groups.put((items, on_done))
+
+    def close(self) -> None:
+        """End the thread when the batch under way is done; what waits is dropped."""
+        self._groups.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._groups.get()) is not None:
+            groups, count = [first], len(first[0])
+            while count < self._max_count and not self._groups.empty():
+                following = self._groups.get()
+                if following is None:
+                    return
+                groups.append(following)
+                count += len(following[0])
+            self._one(groups)
+
+    def _one(self, groups: "Sequence[tuple[Sequence[Item], OnDone[Value]]]") -> None:
+        items = [item for group, _ in groups for item in group]
+        begin = time.monotonic()
+        try:
+            values = self._work(items)
+        except Exception as error:  # the one who waits raises it where somebody sees it
+            for _, on_done in groups:
+                on_done(error)
+            return
+        self._on_batch(len(items), time.monotonic() - begin)
+        at = 0
+        for group, on_done in groups:
+            on_done(values[at : at + len(group)])
+            at += len(group)

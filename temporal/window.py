@@ -76,7 +76,7 @@ def segments(video_id: str, windows: Sequence[Window], embeddings: FrameEmbeddin
             epoch=window.epoch,
             index=window.index,
             span=window.span,
-            vector=_mean_direction(embeddings.vectors[window.frames]),
+            vector=mean_direction(embeddings.vectors[window.frames]),
         )
         for window in windows
     ]
@@ -134,7 +134,7 @@ def _utterances_in(starts: NDArray[np.float64], ends_so_far: NDArray[np.float64]
     return slice(min(first, stop), stop)
 
 
-def _mean_direction(vectors: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def mean_direction(vectors: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """Mean of unit vectors (F, D), scaled to unit length; None where there is none, or they cancel out."""
     if vectors.size == 0:
         return None

@@ -606,6 +606,7 @@ class Checkpoint(_message.Message):
     CLOCK_TIME_FIELD_NUMBER: _builtins.int
     GAPS_FIELD_NUMBER: _builtins.int
     MEDIA_FIELD_NUMBER: _builtins.int
+    LAST_PTS_SECONDS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """The topic of its records."""
     collection: _builtins.str
@@ -629,7 +630,7 @@ class Checkpoint(_message.Message):
     end_seconds: _builtins.float
     """Media time at which everything before the next chunk ends, in seconds."""
     last_tick: _builtins.int
-    """The whole second of the container's time that has its picture already."""
+    """The last whole second of the container's time that has its picture."""
     audio_end_sample: _builtins.int
     """Samples of sound of the epoch, at 16 kHz, before the next chunk."""
     segment_epoch: _builtins.int
@@ -644,6 +645,8 @@ class Checkpoint(_message.Message):
     """The language it speaks, ISO 639-1; empty: not known yet."""
     clock_seconds: _builtins.float
     """A media time of the video, and the wall clock then."""
+    last_pts_seconds: _builtins.float
+    """Media time of the last picture before the next chunk, in seconds."""
     @_builtins.property
     def clock_time(self) -> _timestamp_pb2.Timestamp:
         """The wall clock then; absent: not known."""
@@ -681,10 +684,11 @@ class Checkpoint(_message.Message):
         clock_time: _timestamp_pb2.Timestamp | None = ...,
         gaps: _abc.Iterable[Global___Gap] | None = ...,
         media: Global___Media | None = ...,
+        last_pts_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time", "media", b"media"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "record_offset", b"record_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_pts_seconds", b"last_pts_seconds", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "record_offset", b"record_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

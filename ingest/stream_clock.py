@@ -1,0 +1,169 @@
+"""From the times of chunks that were decoded apart to the media time of their stream (design §3).
+
+A chunk's items come with the container's own times. The clock knows at which media time an epoch began, so it only
+adds. What is at a chunk's edge twice, a picture of the same second or sound, is dropped the second time. Sound lies on
+a grid of 16 kHz samples that begins with the epoch, so that its place does not depend on where reading it began.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ingest.config import SamplingPolicy
+from ingest.timeline import BACKWARD_SECONDS, GAP_SECONDS
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+
+MAX_FILL_SAMPLES = 320  # 20 ms: timestamps that are rounded leave such holes, which are filled with silence
+NO_TICK = -(1 << 62)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockState:
+    """All that a clock knows between two chunks."""
+
+    epoch: int = -1  # -1: nothing was placed yet
+    epoch_start_seconds: float = 0.0  # media time
+    epoch_source_seconds: float = 0.0  # the container's time then
+    end_seconds: float = 0.0  # media time at which everything so far ends
+    source_end_seconds: float = 0.0  # the container's time then
+    last_tick: int = NO_TICK  # the whole second of the container's time that has its picture
+    last_pts_seconds: float = -1.0  # media time of the last picture
+    audio_end_sample: int = 0  # samples of the epoch so far
+    is_closed: bool = False  # what comes next begins a new epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """What is new in one chunk, in media time."""
+
+    media: MediaInfo
+    frames: tuple[Frame, ...]
+    sounds: tuple[AudioBlock, ...]
+    epoch: int  # of all of it
+    epoch_start_seconds: float
+    start_seconds: float
+    end_seconds: float
+    opens_epoch: bool
+
+
+class StreamClock:
+    """The media time of one stream."""
+
+    def __init__(self, sampling: SamplingPolicy, state: ClockState | None = None) -> None:
+        self._sampling = sampling
+        self.state = state or ClockState()
+
+    def place(self, items: Sequence[Decoded]) -> list[Placed]:
+        """Place one decoded chunk, one value an epoch; mostly one.
+
+        Args:
+            items: As decoding with DecodeConfig.clock = "source" yields them.
+        """
+        media = next(item for item in items if isinstance(item, MediaInfo))
+        summary = next(item for item in items if isinstance(item, DecodeSummary))
+        timed = [item for item in items if isinstance(item, Frame | AudioBlock)]
+        found = []
+        for epoch in sorted({item.epoch for item in timed}):
+            mine = [item for item in timed if item.epoch == epoch]
+            is_last = epoch == timed[-1].epoch or epoch == max(item.epoch for item in timed)
+            found.append(self._place_epoch(media, summary, mine, is_first=epoch == 0, is_last=is_last))
+        return found
+
+    def close(self) -> None:
+        """Let what comes next begin a new epoch."""
+        self.state = replace(self.state, is_closed=True)
+
+    def _place_epoch(
+        self,
+        media: MediaInfo,
+        summary: DecodeSummary,
+        items: "Sequence[Frame | AudioBlock]",
+        *,
+        is_first: bool,
+        is_last: bool,
+    ) -> Placed:
+        zero = summary.zero_seconds
+        frames = [item for item in items if isinstance(item, Frame)]
+        sounds = [item for item in items if isinstance(item, AudioBlock)]
+        ends = [frame.pts_seconds for frame in frames] + [sound.end_seconds for sound in sounds]
+        end = zero + (summary.duration_seconds if is_last else max(ends))
+        begins = [frame.pts_seconds for frame in frames] or [sound.start_seconds for sound in sounds]
+        start = summary.start_seconds if is_first else zero + begins[0]
+        opens = self._opens_epoch(start, is_inside_chunk=not is_first)
+        if opens:
+            self._open_epoch(start)
+        placed_frames = self._place_frames(frames, zero)
+        placed_sounds = self._place_sounds(sounds, zero)
+        state = self.state
+        end_seconds = max(state.end_seconds, self._media(end))
+        self.state = replace(
+            state, end_seconds=end_seconds, source_end_seconds=max(state.source_end_seconds, end), is_closed=False
+        )
+        return Placed(
+            media=media,
+            frames=placed_frames,
+            sounds=placed_sounds,
+            epoch=state.epoch,
+            epoch_start_seconds=state.epoch_start_seconds,
+            start_seconds=max(state.epoch_start_seconds, self._media(start)),
+            end_seconds=end_seconds,
+            opens_epoch=opens,
+        )
+
+    def _opens_epoch(self, start: float, *, is_inside_chunk: bool) -> bool:
+        state = self.state
+        step = start - state.source_end_seconds
+        return state.epoch < 0 or state.is_closed or is_inside_chunk or not -BACKWARD_SECONDS <= step <= GAP_SECONDS
+
+    def _open_epoch(self, source_seconds: float) -> None:
+        state = self.state
+        self.state = ClockState(
+            epoch=state.epoch + 1,
+            epoch_start_seconds=state.end_seconds,
+            epoch_source_seconds=source_seconds,
+            end_seconds=state.end_seconds,
+            source_end_seconds=source_seconds,
+            last_pts_seconds=state.last_pts_seconds,
+        )
+
+    def _media(self, source_seconds: float) -> float:
+        return self.state.epoch_start_seconds + (source_seconds - self.state.epoch_source_seconds)
+
+    def _place_frames(self, frames: Sequence[Frame], zero: float) -> tuple[Frame, ...]:
+        kept, state = [], self.state
+        last_tick, last_pts = state.last_tick, state.last_pts_seconds
+        for frame in frames:
+            source = zero + frame.pts_seconds
+            tick = math.ceil(source) if self._sampling == "exact" else math.floor(source + 0.5)
+            pts = self._media(source)
+            if tick <= last_tick or pts <= last_pts or pts < state.epoch_start_seconds:
+                continue
+            last_tick, last_pts = tick, pts
+            kept.append(replace(frame, epoch=state.epoch, pts_seconds=pts))
+        self.state = replace(state, last_tick=last_tick, last_pts_seconds=last_pts)
+        return tuple(kept)
+
+    def _place_sounds(self, sounds: Sequence[AudioBlock], zero: float) -> tuple[AudioBlock, ...]:
+        kept, state = [], self.state
+        end = state.audio_end_sample
+        for sound in sounds:
+            begin = round((zero + sound.start_seconds - state.epoch_source_seconds) * SAMPLE_RATE_HZ)
+            samples = sound.samples
+            if begin < end:
+                samples, begin = samples[end - begin :], end
+            elif begin - end <= MAX_FILL_SAMPLES and end:
+                samples, begin = np.concatenate([np.zeros(begin - end, np.float32), samples]), end
+            if not len(samples):
+                continue
+            end = begin + len(samples)
+            start_seconds = state.epoch_start_seconds + begin / SAMPLE_RATE_HZ
+            kept.append(AudioBlock(epoch=state.epoch, start_seconds=start_seconds, samples=samples))
+        self.state = replace(state, audio_end_sample=end)
+        return tuple(kept)
+
+
+def sample_at(seconds: float, epoch_start_seconds: float) -> int:
+    """Return which sample of its epoch begins at a media time."""
+    return round((seconds - epoch_start_seconds) * SAMPLE_RATE_HZ)
