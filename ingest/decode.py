@@ -128,6 +128,7 @@ class _Decoder:
         self._info_frame: VideoFrame | None = None
         self._has_info = False
         self._frame_count = self._error_count = 0
+        self._pictures_end = (0, Fraction(-1 << 62))  # epoch, and source time at which its last picture ends
         self._end = Fraction(0)  # media time at which the last picture or sound ends
         self._sound_end = Fraction(0)
         self._is_cut = False
@@ -213,6 +214,9 @@ class _Decoder:
             epoch = self._timeline.place(stream.index, dts=Fraction(0), pts=Fraction(0), duration=None)
             assert epoch is not None
         self._is_cut = packet.is_corrupt
+        if stream is self._video_stream and packet.pts is not None and packet.pts * base <= epoch.end:
+            shown_until = (packet.pts + (packet.duration or 0)) * base
+            self._pictures_end = max(self._pictures_end, (epoch.index, min(shown_until, epoch.end)))
         if stream is self._audio_stream:
             assert self._audio is not None
             for sound in self._audio.feed(cast("Packet[AudioStream]", packet), epoch):
@@ -235,7 +239,7 @@ class _Decoder:
         errors = self._error_count
         errors += self._video.error_count if self._video is not None else 0
         errors += self._audio.error_count if self._audio is not None else 0
-        if self._frame_count == 0 and self._sound_end == 0 and (self._config.decode_video or self._audio):
+        if not self._has_decoded() and (self._config.decode_video or self._audio):
             raise DecodeError(self._uri, "no picture or sound in it decodes")
         yield from self._info()
         first, current = self._timeline.first, self._timeline.current
@@ -249,7 +253,19 @@ class _Decoder:
             truncated=self._is_truncated(),
             zero_seconds=float(first.origin or 0) if first is not None else 0.0,
             start_seconds=float(first.first or 0) if first is not None else 0.0,
+            pictures_end_seconds=self._pictures_end_seconds(),
         )
+
+    def _has_decoded(self) -> bool:
+        if self._config.clock == "source" and self._video is not None and self._video.frame_count:
+            return True  # a chunk may lie between two ticks
+        return self._frame_count > 0 or self._sound_end > 0
+
+    def _pictures_end_seconds(self) -> float:
+        current, (epoch, end) = self._timeline.current, self._pictures_end
+        if current is None or current.origin is None or self._frame_count == 0:
+            return 0.0
+        return max(0.0, float(current.media(end) if epoch == current.index else current.base))
 
     # ---- giving out
 
@@ -300,6 +316,8 @@ class _Decoder:
                 return
             yield from self._hear_waiting()
             return
+        if self._waiting:  # pictures that are not decoded set the zero without a word
+            yield from self._hear_waiting()
         yield from self._info()
         start, samples = sound.epoch.media(sound.start), sound.samples
         # Before the first picture, or again over what was already heard: cut.
