@@ -11,13 +11,14 @@ that comes in for a job becomes READY in the transaction that ends the job, so n
 """
 
 import json
+import math
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,11 @@ from numpy.typing import NDArray
 from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import MediaInfo
 from serve.columns import metadata_json, uri_bytes, vector_bytes, words_json
-from serve.database import CATALOG_NAME, WriterLock, connect_editor, connect_writer, readable_failures
+from serve.database import WriterLock, connect_editor, connect_writer, readable_failures
 from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.lexical import normalise
 from serve.reading import CatalogReader, Kind, WordMatch
+from serve.replacing import replace_videos
 from serve.values import EncoderSpace
 from temporal.values import Segment
 
@@ -72,7 +74,7 @@ class Catalog(CatalogReader):
         try:
             catalog = cls(directory, connect_writer(directory))
             catalog._writer_lock, catalog._is_editable = lock, True
-            with catalog._writing() as write:
+            with catalog.writing() as write:
                 write.execute("DELETE FROM videos WHERE state = 'PROCESSING'")
         except BaseException:
             lock.release()
@@ -100,12 +102,12 @@ class Catalog(CatalogReader):
                 self._writer_lock = None
 
     def set_space(self, space: EncoderSpace) -> None:
-        with self._writing() as write:
-            self._write_space(write, space)
+        with self.writing() as write:
+            self.write_space(write, space)
 
     def begin(self, video: NewVideo) -> int:
         """Make an invisible video and return its row."""
-        with self._writing() as write:
+        with self.writing() as write:
             row = write.execute(
                 "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, metadata, recorded_time,"
                 " state) VALUES (?, ?, ?, ?, ?, ?, ?, 'PROCESSING')",
@@ -131,7 +133,7 @@ class Catalog(CatalogReader):
             raise ValueError(f"vectors must be (F, D), got {vectors.shape}")
         if not len(times):
             return
-        with self._writing() as write:
+        with self.writing() as write:
             self._require_begun(row)
             last = write.execute(
                 "SELECT width FROM frame_blocks WHERE video_row = ? ORDER BY id DESC LIMIT 1", (row,)
@@ -159,7 +161,7 @@ class Catalog(CatalogReader):
         """
         if vectors.ndim != 2 or len(vectors) != len(utterances):
             raise ValueError(f"vectors must be ({len(utterances)}, D), got {vectors.shape}")
-        with self._writing() as write:
+        with self.writing() as write:
             first = self._next_position("utterances", row)
             write.executemany(
                 "INSERT INTO utterances (video_row, position, epoch, start_seconds, end_seconds, text, search_text,"
@@ -174,7 +176,7 @@ class Catalog(CatalogReader):
 
     def add_segments(self, row: int, segments: Sequence[Segment]) -> None:
         """Append segments, later than those before."""
-        with self._writing() as write:
+        with self.writing() as write:
             first = self._next_position("segments", row)
             write.executemany(
                 "INSERT INTO segments (video_row, position, segment_id, epoch, segment_index, start_seconds,"
@@ -196,7 +198,7 @@ class Catalog(CatalogReader):
         Returns:
             Whether it is visible: False if the job is not RUNNING any more, and then the video is removed.
         """
-        with self._writing() as write:
+        with self.writing() as write:
             self._require_begun(row)
             is_wanted = job_id is None or self._end_job(write, job_id)
             if is_wanted:
@@ -217,7 +219,7 @@ class Catalog(CatalogReader):
             " WHERE new.row = ? AND old.state = 'READY'", (row,)
         ).fetchone()  # fmt: skip
         if older is not None:
-            self._remove_ready(write, older[0])
+            self.remove_row(write, older[0])
         write.execute(
             "UPDATE videos SET state = 'READY', media = ?, duration_seconds = ?, warnings = ?, indexed_time = ?,"
             " frame_count = (SELECT coalesce(sum(frame_count), 0) FROM frame_blocks WHERE video_row = row),"
@@ -225,8 +227,8 @@ class Catalog(CatalogReader):
             " utterance_count = (SELECT count(*) FROM utterances WHERE video_row = row) WHERE row = ?",
             (json.dumps(asdict(media)), duration_seconds, json.dumps(list(warnings)), time.time(), row),
         )
-        self._make_searchable(write, row)
-        self._count_generation(write)
+        self.make_searchable(write, row)
+        self.count_generation(write, [row])
 
     def keep(self, row: int, *, metadata: Mapping[str, str], recorded_time: float | None, job_id: int) -> bool:
         """End a job whose bytes a READY video has already: that video takes over what the job's caller says of it.
@@ -234,7 +236,7 @@ class Catalog(CatalogReader):
         Returns:
             Whether there was anything to end: False if the job is not RUNNING any more.
         """
-        with self._writing() as write:
+        with self.writing() as write:
             if not self._end_job(write, job_id):
                 return False
             changed = write.execute(
@@ -242,12 +244,12 @@ class Catalog(CatalogReader):
                 " AND (metadata != ?1 OR recorded_time IS NOT ?2)", (metadata_json(metadata), recorded_time, row)
             )  # fmt: skip
             if changed.rowcount:
-                self._count_generation(write)  # answers filter by what changed
+                self.count_generation(write, [row])  # answers filter by what changed
             return True
 
     def abandon(self, row: int) -> None:
         """Remove a video that was begun and will not be finished."""
-        with self._writing() as write:
+        with self.writing() as write:
             self._require_begun(row)
             write.execute("DELETE FROM videos WHERE row = ?", (row,))
         self._begun.discard(row)
@@ -276,21 +278,36 @@ class Catalog(CatalogReader):
         ((owner,),) = found
         edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (owner, video_id))
         ready = edit.execute(
-            "SELECT row FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ?", (owner, video_id)
+            "SELECT row, live FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ?", (owner, video_id)
         ).fetchone()
         if ready is not None:
-            self._remove_ready(edit, ready[0])
-            self._count_generation(edit)
+            row, is_live = ready
+            if is_live:
+                self.remember_deletion(edit, owner, video_id, time.time())
+            self.remove_row(edit, row)
+            self.count_generation(edit)
         return str(owner)
 
-    def _make_searchable(self, write: sqlite3.Connection, row: int) -> None:
+    def remember_deletion(self, edit: sqlite3.Connection, collection: str, video_id: str, at: float) -> None:
+        """Let nothing of a live video come back that is there, or that was appended before `at`; see serve.live."""
+        (newest,) = edit.execute(
+            "SELECT max(source_append_time) FROM videos JOIN segments ON video_row = row"
+            " WHERE state = 'READY' AND live AND collection = ? AND video_id = ?", (collection, video_id)
+        ).fetchone()  # fmt: skip
+        edit.execute(
+            "INSERT INTO deletions VALUES (?1, ?2, ?3)"
+            " ON CONFLICT DO UPDATE SET append_time = max(append_time, excluded.append_time)",
+            (collection, video_id, at if newest is None else max(at, math.nextafter(newest, math.inf))),
+        )
+
+    def make_searchable(self, write: sqlite3.Connection, row: int) -> None:
         write.execute(
             "INSERT INTO utterance_search (rowid, search_text)"
             " SELECT id, search_text FROM utterances WHERE video_row = ?",
             (row,),
         )
 
-    def _remove_ready(self, write: sqlite3.Connection, row: int) -> None:
+    def remove_row(self, write: sqlite3.Connection, row: int) -> None:
         # FTS5 over another table's content is told what to forget while that content is still there.
         write.execute(
             "INSERT INTO utterance_search (utterance_search, rowid, search_text)"
@@ -298,17 +315,21 @@ class Catalog(CatalogReader):
         )  # fmt: skip
         write.execute("DELETE FROM videos WHERE row = ?", (row,))
 
-    def _write_space(self, write: sqlite3.Connection, space: EncoderSpace) -> None:
+    def write_space(self, write: sqlite3.Connection, space: EncoderSpace) -> None:
         write.execute("INSERT OR REPLACE INTO meta VALUES ('space', ?)", (json.dumps(asdict(space)),))
 
     def set_uri(self, row: int, uri: str) -> None:
         """Note where a video's bytes are now."""
-        with self._writing() as write:
+        with self.writing() as write:
             write.execute("UPDATE videos SET uri = ? WHERE row = ?", (uri_bytes(uri), row))
-            self._count_generation(write)
+            self.count_generation(write, [row])
 
-    def _count_generation(self, write: sqlite3.Connection) -> None:
+    def count_generation(self, write: sqlite3.Connection, rows: Iterable[int] = ()) -> int:
+        """Count the generation up as part of a transaction, note it on the videos that changed, and return it."""
         write.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
+        generation = self.generation()
+        write.executemany("UPDATE videos SET changed_generation = ? WHERE row = ?", ((generation, row) for row in rows))
+        return generation
 
     def _next_position(self, kind: Kind, row: int) -> int:
         self._require_begun(row)
@@ -319,56 +340,18 @@ class Catalog(CatalogReader):
             raise ValueError(f"row {row} was not begun by this writer, or is finished")
 
     def replace_with(self, other: Path) -> None:
-        """Take the encoder space and the READY videos of another data directory in place of those that are here.
+        """Take the encoder space and the videos of another data directory in place of those here: serve.replacing."""
+        replace_videos(self, other)
 
-        They come in as a video does: invisible, one transaction each, then all of them visible at once. Their rows are
-        new here, so nothing that was remembered of an old row can be taken for theirs. One that is no longer here, as
-        somebody deleted it meanwhile, does not come back.
-        """
-        with CatalogReader.open_reader(other) as fresh:
-            space, rows = fresh.space(), [video.row for video in fresh.videos()]
+    @contextmanager
+    def attached(self, path: Path) -> Iterator[None]:
+        """Let another catalog be read as `fresh`."""
         with self._turn, readable_failures(self.directory):
-            self._connection.execute("ATTACH ? AS fresh", (f"{(other / CATALOG_NAME).absolute().as_uri()}?mode=ro",))
+            self._connection.execute("ATTACH ? AS fresh", (f"{path.absolute().as_uri()}?mode=ro",))
             try:
-                moved = [self._copy_attached(row) for row in rows]
+                yield
             finally:
                 self._connection.execute("DETACH fresh")
-        with self._writing() as write:
-            write.execute(
-                "DELETE FROM videos AS new WHERE row IN (SELECT value FROM json_each(?)) AND NOT EXISTS (SELECT 1"
-                " FROM videos AS old WHERE state = 'READY' AND old.collection = new.collection"
-                " AND old.video_id = new.video_id)",
-                (json.dumps(moved),),
-            )
-            write.execute("INSERT INTO utterance_search (utterance_search) VALUES ('delete-all')")
-            write.execute("DELETE FROM videos WHERE state = 'READY'")
-            write.executemany("UPDATE videos SET state = 'READY' WHERE row = ?", ((row,) for row in moved))
-            for row in moved:
-                self._make_searchable(write, row)
-            if space is not None:
-                self._write_space(write, space)
-            self._count_generation(write)
-
-    def _copy_attached(self, old_row: int) -> int:
-        with self._writing() as write:
-            columns = self._columns("videos", besides=("row", "state"))
-            row = write.execute(
-                f"INSERT INTO videos ({columns}, state) SELECT {columns}, 'PROCESSING' FROM fresh.videos WHERE row = ?",
-                (old_row,),
-            ).lastrowid
-            for table in ("frame_blocks", "thumbnails", "utterances", "segments"):
-                columns = self._columns(table, besides=("id", "video_row"))
-                write.execute(
-                    f"INSERT INTO main.{table} (video_row, {columns})"
-                    f" SELECT ?, {columns} FROM fresh.{table} WHERE video_row = ? ORDER BY id",
-                    (row, old_row),
-                )
-        assert row is not None  # an INSERT always has one
-        return row
-
-    def _columns(self, table: str, *, besides: tuple[str, ...]) -> str:
-        return ", ".join(name for (name,) in self._select("SELECT name FROM pragma_table_info(?)", table)
-                         if name not in besides)  # fmt: skip
 
     def holding_row(self, collection: str, video_id: str, content_sha256: str, fingerprint: str) -> int | None:
         """Return the row of the READY video of these bytes in this encoder space; None: there is none."""
@@ -378,12 +361,8 @@ class Catalog(CatalogReader):
         )  # fmt: skip
         return found[0][0] if found else None
 
-    def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Answer a query over tables that another module keeps: serve.jobs."""
-        return self._select(sql, *parameters)
-
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction that only the holder of the writer's lock may make."""
         with self._turn:
             if self._writer_lock is None and self._is_editable:

@@ -8,25 +8,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import Word
+from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import MediaInfo
 from serve.errors import DataDirectoryInvalid
-from serve.values import Video
+from serve.values import Video, WallClockAnchor
 
 VIDEO_FIELDS = (
     "row, video_id, collection, uri, content_sha256, media, duration_seconds, frame_count, segment_count,"
-    " utterance_count, warnings, indexed_time, metadata, recorded_time"
+    " utterance_count, warnings, indexed_time, metadata, recorded_time, live, ended, watermark_seconds, anchors,"
+    " changed_generation"
 )
+
+FRAME_FIELDS = "frame_count, width, epochs, pts_seconds, vectors"  # of frame_blocks
+UTTERANCE_FIELDS = "epoch, start_seconds, end_seconds, text, language, avg_logprob, no_speech_prob"
 
 
 def video_of(fields: tuple[Any, ...]) -> Video:
     (row, video_id, collection, uri, sha256, media, duration, frames, segments, utterances, warnings, at,
-     metadata, recorded) = fields  # fmt: skip
+     metadata, recorded, live, ended, watermark, anchors, generation) = fields  # fmt: skip
     return Video(
         row=row, video_id=video_id, collection=collection, uri=uri_of(uri),
         content_sha256=sha256, media=MediaInfo(**json.loads(media)), duration_seconds=duration, frame_count=frames,
         segment_count=segments, utterance_count=utterances, warnings=tuple(json.loads(warnings)), indexed_time=at,
-        metadata=json.loads(metadata), recorded_time=recorded,
+        metadata=json.loads(metadata), recorded_time=recorded, is_live=bool(live), is_ended=bool(ended),
+        watermark_seconds=watermark, version=generation if live else 0,
+        anchors=tuple(WallClockAnchor(media_seconds=media_at, unix_time=at) for _, media_at, at in json.loads(anchors)),
     )  # fmt: skip
 
 
@@ -51,6 +57,37 @@ def words_of(text: str) -> tuple[Word, ...]:
         Word(text=word, start_seconds=start, end_seconds=end, probability=probability)
         for word, start, end, probability in json.loads(text)
     )
+
+
+def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> FrameEmbeddings:
+    """Read rows of FRAME_FIELDS, in order of time."""
+    if not blocks:
+        return FrameEmbeddings(
+            epochs=np.empty(0, np.int32), pts_seconds=np.empty(0), vectors=np.empty((0, 0), np.float32)
+        )
+    width, size = blocks[0][1], sum(block[0] for block in blocks)
+    return FrameEmbeddings(
+        epochs=array_of(b"".join(block[2] for block in blocks), "<i4", size, directory).astype(np.int32),
+        pts_seconds=array_of(b"".join(block[3] for block in blocks), "<f8", size, directory),
+        vectors=array_of(b"".join(block[4] for block in blocks), "<f2", size * width, directory)
+        .astype(np.float32)
+        .reshape(size, width),
+    )
+
+
+def utterance_of(fields: tuple[Any, ...], words: str = "[]") -> Utterance:
+    epoch, start, end, text, language, logprob, silence = fields
+    return Utterance(
+        epoch=epoch, start_seconds=start, end_seconds=end, text=text, words=words_of(words), language=language,
+        avg_logprob=np.nan if logprob is None else logprob, no_speech_prob=np.nan if silence is None else silence,
+    )  # fmt: skip
+
+
+def vectors_of(found: Sequence[bytes | None], directory: Path) -> NDArray[np.float32]:
+    """Read float32 vectors of one width, (N, D); zeros where there is none."""
+    width = max((len(vector or b"") for vector in found), default=0) // 4
+    whole = b"".join(vector or bytes(4 * width) for vector in found)
+    return array_of(whole, "<f4", len(found) * width, directory).reshape(len(found), width)
 
 
 def vector_bytes(vector: NDArray[np.float32]) -> bytes | None:

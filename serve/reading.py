@@ -1,23 +1,31 @@
 """What a catalog answers to a reader."""
 
 import json
-import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance, Word
-from serve.columns import VIDEO_FIELDS, array_of, uri_bytes, video_of, words_of
-from serve.database import connect_reader, readable_failures, unwatched_state
+from serve.columns import (
+    FRAME_FIELDS,
+    UTTERANCE_FIELDS,
+    VIDEO_FIELDS,
+    array_of,
+    frames_of,
+    uri_bytes,
+    utterance_of,
+    vectors_of,
+    video_of,
+    words_of,
+)
+from serve.connection import OpenCatalog
 from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.lexical import normalise
-from serve.values import EncoderSpace, Video
+from serve.values import Video
 from temporal.values import Segment, TimeSpan
 
 Kind = Literal["segments", "utterances"]
@@ -31,104 +39,37 @@ class WordMatch:
     """One utterance that holds a searched term."""
 
     row: int  # of its video
-    position: int  # in Catalog.utterances(row)
+    position: int  # as locate() tells it
     score: float  # BM25; higher is closer
 
 
-class _ThreadState(threading.local):
-    """What each thread that reads has for itself."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowState:
+    """What tells one state of a video's rows from another."""
 
-    connection: sqlite3.Connection | None = None
-    unwatched_state: tuple[int, int] | None = None  # on read-only media
+    indexed_time: float  # seconds since 1970
+    is_live: bool
+    version: int  # as Video.version
 
 
-class CatalogReader:
-    """The reading half of serve.catalog.Catalog, which says what holds for all its methods.
+class CatalogReader(OpenCatalog):
+    """The reading half of serve.catalog.Catalog, which says what holds for all its methods."""
 
-    A reader gives each thread a connection of its own, so that threads read at the same time; a writer has one
-    connection, at which they take turns.
-    """
+    def version(self, row: int) -> int:
+        """Return Video.version as it is now."""
+        with self._reading(row):
+            found = self._select("SELECT iif(live, changed_generation, 0) FROM videos WHERE row = ?", row)
+        return int(found[0][0])
 
-    def __init__(self, directory: Path, connection: sqlite3.Connection | None = None) -> None:
-        """Take a writer's connection, or None to read. Callers use open_reader() or open_writer()."""
-        self.directory = directory
-        self._shared_connection = connection
-        self._turn: AbstractContextManager[object] = nullcontext() if connection is None else threading.RLock()
-        self._mine = _ThreadState()
-        self._opened: list[sqlite3.Connection] = []
-        self._is_closed = False
-        self._begun: set[int] = set()  # rows this writer is writing
-
-    @classmethod
-    def open_reader(cls, directory: Path) -> Self:
-        """Open for reading, whether or not somebody writes.
-
-        Raises:
-            DataDirectoryMissing: If nothing was ever indexed there.
-            DataDirectoryInvalid: If the catalog is damaged, or newer than this program.
-        """
-        catalog = cls(directory)
-        catalog._connect()
-        return catalog
-
-    def close(self) -> None:
-        """Let go of the file. No thread may still be reading."""
-        with self._turn:
-            self._is_closed = True
-            opened, self._opened = self._opened, []
-            for connection in [*opened, *([self._shared_connection] if self._shared_connection else [])]:
-                connection.close()
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._is_closed:
-            raise sqlite3.ProgrammingError("this catalog is closed")
-        connection = connect_reader(self.directory)
-        self._opened.append(connection)
-        with readable_failures(self.directory):
-            self._mine.connection, self._mine.unwatched_state = connection, unwatched_state(self.directory)
-        return connection
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        return self._shared_connection or self._mine.connection or self._connect()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Let all reads in the block see one state of the catalog. Keep it short: the log cannot shrink meanwhile."""
-        with self._turn:
-            if self._connection.in_transaction:  # a snapshot in a snapshot is the outer one
-                yield
-                return
-            with readable_failures(self.directory):
-                self._notice_changes()
-                self._connection.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._connection.rollback()
-
-    def identity(self) -> str:
-        """Return the name this catalog got when it was made: 32 hex digits, never those of another."""
-        return str(self._meta("identity"))
-
-    def generation(self) -> int:
-        """Return a number that grows with every finish() and delete()."""
-        return int(self._meta("generation") or 0)
-
-    def space(self) -> EncoderSpace | None:
-        """Return the encoders the rows are made with; None before the first set_space()."""
-        text = self._meta("space")
-        return None if text is None else EncoderSpace(**json.loads(text))
-
-    def _meta(self, key: str) -> str | None:
-        found = self._select("SELECT value FROM meta WHERE key = ?", key)
-        return found[0][0] if found else None
+    def changed_videos(self, since: int) -> list[Video]:
+        """Return the videos that are new or changed after a generation, ordered by URI; see changed_rows()."""
+        return [
+            video_of(fields)
+            for fields in self._select(
+                f"SELECT {VIDEO_FIELDS} FROM videos INDEXED BY videos_changed WHERE state = 'READY'"
+                " AND changed_generation > ? ORDER BY uri, video_id, row", since
+            )
+        ]  # fmt: skip
 
     def videos(self, *, collection: str | None = None, video_ids: Sequence[str] = ()) -> list[Video]:
         """Return the videos of one collection or of all, only those named if any is, ordered by URI."""
@@ -200,11 +141,29 @@ class CatalogReader:
         return [video_of(fields) for fields in found]
 
     def ready_rows(self, fingerprint: str) -> dict[int, float]:
-        """Return the rows of the videos made in one encoder space, each with its indexed_time: what an index holds."""
-        found = self._select(
-            "SELECT row, indexed_time FROM videos WHERE state = 'READY' AND fingerprint = ?", fingerprint
+        """Return the rows of the videos made in one encoder space, each with its indexed_time."""
+        return {row: state.indexed_time for row, state in self.changed_rows(fingerprint).items()}
+
+    def ready_count(self, fingerprint: str) -> int:
+        """Return how many videos made in one encoder space there are."""
+        return int(
+            self._select("SELECT count(*) FROM videos WHERE state = 'READY' AND fingerprint = ?", fingerprint)[0][0]
         )
-        return {row: at for row, at in found}  # noqa: C416 - its rows are tuples of anything
+
+    def changed_rows(self, fingerprint: str, since: int = -1) -> dict[int, RowState]:
+        """Return the rows of the videos made in one encoder space that are new or changed after a generation.
+
+        Those that are gone are not told: who knows some rows has missed one if ready_count() is less than its own with
+        these.
+        """
+        found = self._select(
+            "SELECT row, indexed_time, live, changed_generation FROM videos INDEXED BY videos_changed"
+            " WHERE state = 'READY' AND fingerprint = ? AND changed_generation > ?", fingerprint, since
+        )  # fmt: skip
+        return {
+            row: RowState(indexed_time=at, is_live=bool(live), version=generation if live else 0)
+            for row, at, live, generation in found
+        }
 
     def frames(self, row: int) -> FrameEmbeddings:
         """Return all frames of a video; vectors float32 (F, D), unit length within float16's precision.
@@ -212,23 +171,14 @@ class CatalogReader:
         Raises:
             VideoNotFound: If the video is gone, as in all methods that take a row.
         """
-        with self._reading(row):
+        with self._reading(row) as is_live:
             blocks = self._select(
-                "SELECT frame_count, width, epochs, pts_seconds, vectors FROM frame_blocks WHERE video_row = ?"
-                " ORDER BY id", row
+                f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
+                " WHERE segments.video_row = ? ORDER BY position", row
+            ) if is_live else self._select(
+                f"SELECT {FRAME_FIELDS} FROM frame_blocks WHERE video_row = ? ORDER BY id", row
             )  # fmt: skip
-        if not blocks:
-            return FrameEmbeddings(
-                epochs=np.empty(0, np.int32), pts_seconds=np.empty(0), vectors=np.empty((0, 0), np.float32)
-            )
-        width, size = blocks[0][1], sum(block[0] for block in blocks)
-        return FrameEmbeddings(
-            epochs=array_of(b"".join(block[2] for block in blocks), "<i4", size, self.directory).astype(np.int32),
-            pts_seconds=array_of(b"".join(block[3] for block in blocks), "<f8", size, self.directory),
-            vectors=array_of(b"".join(block[4] for block in blocks), "<f2", size * width, self.directory)
-            .astype(np.float32)
-            .reshape(size, width),
-        )
+        return frames_of(blocks, self.directory)
 
     def thumbnail(self, row: int, at_seconds: float) -> tuple[float, bytes] | None:
         """Return the frame nearest to a time: its pts_seconds and JPEG. None where the video has no pictures."""
@@ -246,20 +196,12 @@ class CatalogReader:
         words = "words" if with_words else "'[]'"
         with self._reading(row):
             found = self._select(
-                f"SELECT epoch, start_seconds, end_seconds, text, {words}, language, avg_logprob, no_speech_prob"
-                " FROM utterances WHERE video_row = ? ORDER BY position", row
-            )  # fmt: skip
-        return [
-            Utterance(
-                epoch=epoch, start_seconds=start, end_seconds=end, text=text, words=words_of(words), language=language,
-                avg_logprob=np.nan if logprob is None else logprob,
-                no_speech_prob=np.nan if silence is None else silence,
+                f"SELECT {words}, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? ORDER BY position", row
             )
-            for epoch, start, end, text, words, language, logprob, silence in found
-        ]  # fmt: skip
+        return [utterance_of(tuple(fields), words) for words, *fields in found]
 
     def words(self, row: int, first: int, last: int) -> tuple[Word, ...]:
-        """Return the words of some neighbouring utterances of a video, positions inclusive."""
+        """Return the words of some neighbouring utterances of a video, positions (of locate()) inclusive."""
         found = self._select(
             "SELECT words FROM utterances WHERE video_row = ? AND position BETWEEN ? AND ? ORDER BY position",
             row, first, last,
@@ -270,9 +212,7 @@ class CatalogReader:
         """Return float32 (U, D), in the order of utterances(); D is 0 where no sentence encoder was at work."""
         with self._reading(row):
             found = self._select("SELECT vector FROM utterances WHERE video_row = ? ORDER BY position", row)
-        width = max((len(vector or b"") for (vector,) in found), default=0) // 4
-        whole = b"".join(vector or bytes(4 * width) for (vector,) in found)
-        return array_of(whole, "<f4", len(found) * width, self.directory).reshape(len(found), width)
+        return vectors_of([vector for (vector,) in found], self.directory)
 
     def segments(self, row: int) -> list[Segment]:
         """Return the segments of a video, in order of time."""
@@ -296,12 +236,12 @@ class CatalogReader:
             found = self._select(
                 f"SELECT id, vector FROM {kind} WHERE video_row = ? AND vector IS NOT NULL ORDER BY position", row
             )
-        width = len(found[0][1]) // 4 if found else 0
-        vectors = array_of(b"".join(vector for _, vector in found), "<f4", len(found) * width, self.directory)
-        return np.array([key for key, _ in found], np.int64), vectors.reshape(len(found), width)
+        return np.array([key for key, _ in found], np.int64), vectors_of([each for _, each in found], self.directory)
 
     def locate(self, kind: Kind, ids: Sequence[int]) -> list[tuple[int, int]]:
         """Return the video's row and the position in that video of each id of row_ids().
+
+        Positions are in order of time. A file's are places in utterances() or segments(), a live video's have gaps.
 
         Raises:
             VideoNotFound: If one is gone. Inside one snapshot() with VectorIndex.refresh() none is.
@@ -366,27 +306,13 @@ class CatalogReader:
         return int(holding), int(total)
 
     @contextmanager
-    def _reading(self, row: int) -> Iterator[None]:
+    def _reading(self, row: int) -> Iterator[bool]:
+        """Make sure that a video is there, and say whether it is live."""
         with self.snapshot():
-            if row not in self._begun and not self._select(
-                "SELECT 1 FROM videos WHERE row = ? AND state = 'READY'", row
-            ):
+            found = self._select("SELECT live, state FROM videos WHERE row = ?", row)
+            if not found or (found[0][1] != "READY" and row not in self._begun):
                 raise VideoNotFound(f"in row {row} any more")
-            yield
-
-    def _select(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with self._turn, readable_failures(self.directory):
-            if not self._connection.in_transaction:
-                self._notice_changes()
-            return self._connection.execute(sql, parameters).fetchall()
-
-    def _notice_changes(self) -> None:
-        """Open a catalog on read-only media again when somebody else, who may write there, has written."""
-        before = self._mine.unwatched_state
-        if before is not None and unwatched_state(self.directory) != before and self._mine.connection is not None:
-            self._opened.remove(self._mine.connection)
-            self._mine.connection.close()
-            self._connect()
+            yield bool(found[0][0])
 
 
 def only(found: Sequence[Video], video_id: str) -> Video:

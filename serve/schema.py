@@ -6,6 +6,11 @@ finish() and empties it where a READY row goes.
 
 Keys are AUTOINCREMENT: a key is never used twice, so an index that still holds a key of a deleted row can only miss,
 never point at something else.
+
+A file's rows never change once it is READY. A live video's do, several times a second: its frames, thumbnails and
+utterances hang on the segment that introduces them, and are replaced with it. `live_blocks` says when each run of its
+neighbouring segments last changed, so that whoever keeps rows in memory reads only those runs again (serve.live_rows
+makes them, serve.following reads them).
 """
 
 import sqlite3
@@ -123,9 +128,66 @@ _VERSION_2 = (
     "CREATE INDEX requests_time ON requests (created_time)",
 )
 
+# Live videos: rows that come from Kafka, are revised, and are pruned from the old end.
+_VERSION_3 = (
+    "ALTER TABLE videos ADD COLUMN live INTEGER NOT NULL DEFAULT 0",  # 1: fed by Kafka; 0: a file, which never changes
+    "ALTER TABLE videos ADD COLUMN ended INTEGER NOT NULL DEFAULT 1",  # 0: a live video that goes on
+    "ALTER TABLE videos ADD COLUMN watermark_seconds REAL",  # before it all is final; NULL: everything is
+    "ALTER TABLE videos ADD COLUMN watermark_moved_time REAL",  # when it last moved, seconds since 1970
+    "ALTER TABLE videos ADD COLUMN anchors TEXT NOT NULL DEFAULT '[]'",  # JSON [[epoch, media s, s since 1970], ...]
+    "ALTER TABLE videos ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0",  # of a live video's segments, all told
+    "ALTER TABLE videos ADD COLUMN changed_generation INTEGER NOT NULL DEFAULT 0",  # in which the row last changed
+    "CREATE INDEX videos_changed ON videos (changed_generation) WHERE state = 'READY'",
+    "CREATE INDEX videos_space ON videos (fingerprint) WHERE state = 'READY'",
+    # The next ones are of live videos' segments; those of files have what is written here.
+    "ALTER TABLE segments ADD COLUMN revision INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE segments ADD COLUMN final INTEGER NOT NULL DEFAULT 1",
+    "ALTER TABLE segments ADD COLUMN added_time REAL",  # of the row, seconds since 1970; NULL: of a file
+    "ALTER TABLE segments ADD COLUMN source_append_time REAL",  # of the oldest record it was made of
+    "ALTER TABLE segments ADD COLUMN recorded_time REAL",  # when its span begins; NULL: not known
+    "ALTER TABLE segments ADD COLUMN watermark_seconds REAL",  # the latest that was told with it
+    "ALTER TABLE segments ADD COLUMN last INTEGER NOT NULL DEFAULT 0",  # 1: the video ends with it
+    "ALTER TABLE segments ADD COLUMN gaps TEXT NOT NULL DEFAULT '[]'",  # JSON list of strings
+    "ALTER TABLE segments ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0",  # with all that hangs on it
+    "CREATE INDEX segments_named ON segments (segment_id) WHERE added_time IS NOT NULL",
+    "CREATE INDEX segments_added ON segments (video_row, position, added_time) WHERE added_time IS NOT NULL",
+    "CREATE INDEX segments_recorded ON segments (video_row, position) WHERE recorded_time IS NOT NULL",
+    "CREATE INDEX segments_gaps ON segments (video_row, position) WHERE gaps != '[]'",
+    # The segment that introduces them; NULL: of a file.
+    "ALTER TABLE frame_blocks ADD COLUMN segment_row INTEGER REFERENCES segments ON DELETE CASCADE",
+    "CREATE INDEX frame_blocks_segment ON frame_blocks (segment_row) WHERE segment_row IS NOT NULL",
+    "ALTER TABLE thumbnails ADD COLUMN segment_row INTEGER REFERENCES segments ON DELETE CASCADE",
+    "CREATE INDEX thumbnails_segment ON thumbnails (segment_row) WHERE segment_row IS NOT NULL",
+    "ALTER TABLE utterances ADD COLUMN segment_row INTEGER REFERENCES segments ON DELETE CASCADE",
+    "CREATE INDEX utterances_segment ON utterances (segment_row) WHERE segment_row IS NOT NULL",
+    "ALTER TABLE utterances ADD COLUMN added_time REAL",  # as of segments
+    "CREATE INDEX utterances_added ON utterances (video_row, position, added_time) WHERE added_time IS NOT NULL",
+    """CREATE TABLE live_blocks (
+        video_row INTEGER NOT NULL REFERENCES videos ON DELETE CASCADE,
+        block INTEGER NOT NULL,      -- serve.positions.block_of(position)
+        generation INTEGER NOT NULL, -- in which a segment of it last came, changed or went
+        PRIMARY KEY (video_row, block)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX live_blocks_changed ON live_blocks (video_row, generation)",
+    """CREATE TABLE consumed_offsets (
+        topic TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        fingerprint TEXT NOT NULL,   -- whose rows were taken over: other encoders begin at the beginning
+        next_offset INTEGER NOT NULL,
+        PRIMARY KEY (topic, partition, fingerprint)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE deletions (
+        collection TEXT NOT NULL,
+        video_id TEXT NOT NULL,
+        append_time REAL NOT NULL,   -- what was appended earlier does not come back; seconds since 1970
+        PRIMARY KEY (collection, video_id)
+    ) WITHOUT ROWID""",
+)
+
 STEPS: tuple[tuple[str, ...], ...] = (
     _VERSION_1,
     _VERSION_2,
+    _VERSION_3,
 )  # STEPS[n] leads from version n to n + 1; never edited, only added to
 VERSION = len(STEPS)
 

@@ -1,8 +1,10 @@
 """What the library stores and answers. Times are media time in seconds, spans half-open."""
 
 import hashlib
+import itertools
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -36,6 +38,14 @@ class EncoderSpace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WallClockAnchor:
+    """A media time of a video, and the wall clock then; it goes on from there until the next one."""
+
+    media_seconds: float
+    unix_time: float  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
     """One indexed video."""
 
@@ -53,6 +63,41 @@ class Video:
     indexed_time: float  # seconds since 1970, UTC
     metadata: Mapping[str, str] = field(default_factory=dict)  # what the caller said of it
     recorded_time: float | None = None  # when its first picture was recorded, seconds since 1970; None: not known
+    is_live: bool = False  # fed by Kafka: its rows come, change and go
+    is_ended: bool = True  # False: it grows
+    watermark_seconds: float | None = None  # before it, everything is final; None: everywhere
+    anchors: tuple[WallClockAnchor, ...] = ()  # of a live video, one an epoch, by media time; may be none
+    version: int = 0  # grows with each change of a live video's rows
+
+    @property
+    def span(self) -> TimeSpan:
+        """What there is of it, as far as its clock tells: the old end of a live video may be gone."""
+        start = self.anchors[0].media_seconds if self.anchors else 0.0
+        return TimeSpan(start_seconds=min(start, self.duration_seconds), end_seconds=self.duration_seconds)
+
+    def is_final_until(self, seconds: float) -> bool:
+        """Whether nothing before a media time will be revised."""
+        return self.is_ended or self.watermark_seconds is None or seconds <= self.watermark_seconds
+
+    def recorded_at(self, seconds: float) -> float | None:
+        """Return when a media time was recorded, seconds since 1970; None: not known."""
+        if not self.anchors:
+            return None if self.recorded_time is None else self.recorded_time + seconds
+        after = bisect_right(self.anchors, seconds, key=lambda anchor: anchor.media_seconds)
+        anchor = self.anchors[max(0, after - 1)]
+        return anchor.unix_time + seconds - anchor.media_seconds
+
+    def recorded_spans(self, span: TimeSpan) -> Iterator[tuple[float, float]]:
+        """Yield when a part of it was recorded, start and end: a span for each epoch, and none where it is not known.
+
+        The clock of a live video jumps where an epoch begins, forward or back.
+        """
+        jumps = [a.media_seconds for a in self.anchors[1:] if span.start_seconds < a.media_seconds < span.end_seconds]
+        edges = [span.start_seconds, *jumps, span.end_seconds]
+        for start, end in itertools.pairwise(edges):
+            recorded = self.recorded_at(start)
+            if recorded is not None:
+                yield recorded, recorded + end - start
 
 
 class VideoState(StrEnum):
@@ -82,6 +127,8 @@ class VideoStatus:
     recorded_time: float | None = None  # seconds since 1970, UTC
     warnings: tuple[str, ...] = ()
     content_sha256: str = ""
+    is_live: bool = False  # it grows
+    watermark_seconds: float | None = None  # of a live one: before it, nothing will be revised
 
 
 class Verdict(StrEnum):
@@ -135,18 +182,17 @@ class Filter:
             and (not self.video_ids or video.video_id in self.video_ids)
             and self.min_duration_seconds <= video.duration_seconds <= self.max_duration_seconds
             and all(condition.is_met_by(video.metadata) for condition in self.metadata)
-            and self.admits_span(video, TimeSpan(start_seconds=0.0, end_seconds=video.duration_seconds))
+            and self.admits_span(video, video.span)
         )
 
     def admits_span(self, video: Video, span: TimeSpan) -> bool:
         """Whether any of a part of a video was recorded within the time that is asked for."""
         if not self.is_timed:
             return True
-        if video.recorded_time is None:
-            return False
-        start, end = video.recorded_time + span.start_seconds, video.recorded_time + span.end_seconds
-        return (self.recorded_from is None or end > self.recorded_from) and (
-            self.recorded_until is None or start < self.recorded_until
+        return any(
+            (self.recorded_from is None or end > self.recorded_from)
+            and (self.recorded_until is None or start < self.recorded_until)
+            for start, end in video.recorded_spans(span)
         )
 
 

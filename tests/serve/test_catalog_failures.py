@@ -74,7 +74,7 @@ def test_a_second_writer_of_the_same_process_is_refused_too(catalog: Catalog, tm
 
 def test_reading_never_waits_for_a_writer_in_the_middle_of_a_transaction(catalog: Catalog, reader: Catalog) -> None:
     put_version(catalog, "abc", 1)
-    with catalog._writing() as write:
+    with catalog.writing() as write:
         write.execute("DELETE FROM videos")
         start = time.monotonic()
         assert check(reader) == {"abc": 1}
