@@ -23,7 +23,8 @@ from encoders.errors import NoVisualEncoder
 from encoders.probes import BANK
 from serve.errors import QuestionsInvalid
 from serve.library import Library
-from serve.seen import pooled, text_vector, z_score
+from serve.pooling import pooled
+from serve.seen import text_vector, z_score
 
 TEMPLATES = (("{}",), ("{}", "a photo of {}"), ("{}", "a photo of {}", "a video frame of {}"))
 BANK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -10,21 +10,21 @@ Any number of threads may ask. They share the indexes, which are brought up to t
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.batching import TextVectors
-from encoders.calibration import FILE as CALIBRATION_FILE
-from encoders.calibration import Calibration, read_calibrations
-from encoders.clip import VisualEncoder
 from encoders.errors import NoVisualEncoder
 from serve.catalog import Catalog
 from serve.encoders import Encoders
-from serve.errors import DataDirectoryInvalid, VideoNotFound
+from serve.errors import VideoNotFound
+from serve.following import Said, read_said
 from serve.index import VectorIndex
 from serve.intent import read_intent
+from serve.known import KnownVideos
 from serve.lexical import content_terms, matches_term
 from serve.ranking import (
     Candidate,
@@ -39,7 +39,7 @@ from serve.ranking import (
     whole_video,
 )
 from serve.reading import only
-from serve.seen import Seen, VisualChannel
+from serve.seen import Seen, VisualChannel, calibration_in
 from serve.settings import Settings
 from serve.sharing import RowCache, SharedLock
 from serve.spoken import COSINE_MIDDLE, SpeechChannel, Spoken, overlaps, terms_of
@@ -64,9 +64,9 @@ class Engine:
         self.fingerprint = encoders.space.fingerprint
         self.segments = VectorIndex(directory, "segments", self.fingerprint)
         self.utterances_index = VectorIndex(directory, "utterances", self.fingerprint)
-        self.transcripts = RowCache(lambda row: catalog.utterances(row, with_words=False), len, CACHED_UTTERANCE_COUNT)
+        self.transcripts: RowCache[Said] = RowCache(partial(read_said, catalog), len, CACHED_UTTERANCE_COUNT)
         self.sentences = TextVectors(encoders.sentence.encode)
-        self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.transcripts.__getitem__)
+        self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.said, self.version)
         self.visual: VisualChannel | None = None
         if (visual := encoders.visual) is not None:
             calibration = calibration_in(directory, visual)
@@ -74,11 +74,23 @@ class Engine:
             self.visual = VisualChannel(
                 catalog, visual, self.segments, settings.moments, calibration, cache_bytes=cache_bytes
             )
-        self.lock = SharedLock()  # written: the three below, and the indexes
-        self.state: tuple[str, int] | None = None  # identity and generation of the catalog they were read from
-        self.videos: dict[int, Video] = {}  # by row; in the order of their URIs
-        self.by_id: dict[str, list[Video]] = {}
+        self.lock = SharedLock()  # written: the videos, and the indexes
+        self.known = KnownVideos(self.fingerprint)
         self.on_found: Callable[[Video], None] = lambda video: None  # told of each video that answers begin to see
+
+    @property
+    def state(self) -> tuple[str, int] | None:
+        """Identity and generation of the catalog that is asked; None: not read yet."""
+        return self.known.state
+
+    @property
+    def videos(self) -> dict[int, Video]:
+        """By row, in the order of their URIs."""
+        return self.known.by_row
+
+    @property
+    def by_id(self) -> dict[str, list[Video]]:
+        return self.known.by_id
 
     # ---- answers, whole ----
 
@@ -174,19 +186,13 @@ class Engine:
             return
         self.segments.refresh(self.catalog)
         self.utterances_index.refresh(self.catalog)
-        ready = self.catalog.ready_rows(self.fingerprint)
-        gone = self.videos.keys() - ready.keys()
+        gone, found = self.known.refresh(self.catalog)
         self.transcripts.discard(gone)
         self.speech.vectors.discard(gone)
         if self.visual is not None:
             self.visual.forget(gone)
-        before, self.videos = self.videos, {v.row: v for v in self.catalog.videos() if v.row in ready}
-        self.by_id = defaultdict(list)
-        for video in self.videos.values():
-            self.by_id[video.video_id].append(video)
-            if video.row not in before:
-                self.on_found(video)
-        self.state = (self.catalog.identity(), self.catalog.generation())
+        for video in found:
+            self.on_found(video)
 
     def degraded(self, query: Query) -> tuple[str, ...]:
         """Name the channels that were asked for and are not to be had here."""
@@ -196,6 +202,14 @@ class Engine:
         if query.channel != "visual" and self.encoders.space.speech == "none":
             missing.append("speech")
         return tuple(missing)
+
+    def version(self, row: int) -> int:
+        """Return which version of a video is asked."""
+        return self.videos[row].version if row in self.videos else 0
+
+    def said(self, row: int) -> Said:
+        """Return what is said in the version of a video that is asked."""
+        return self.transcripts.get(row, self.version(row))
 
     # ---- candidates ----
 
@@ -262,7 +276,7 @@ class Engine:
         if example is not None:
             row, span = example
             if intent.visual_weight > 0 and self.visual is not None:
-                shown.append((picture_share, self.visual.example_vector(row, span)))
+                shown.append((picture_share, self.visual.example_vector(self.videos[row], span)))
             if intent.speech_weight > 0:
                 said.append((picture_share, self.speech.example_vector(row, span)))
         unwanted = query.exclude_text.strip()
@@ -296,7 +310,7 @@ class Engine:
         """Whether the words of an exclusion are said in a span."""
         if not target.not_terms:
             return False
-        said = " ".join(one.text for one in self.transcripts[row] if overlaps(one, span))
+        said = " ".join(one.text for one in self.said(row).utterances if overlaps(one, span))
         return all(matches_term(said, term) for term in target.not_terms)
 
     # ---- reading what was ranked ----
@@ -351,7 +365,9 @@ class Engine:
         video, span = candidate.video, candidate.span
         with self.catalog.snapshot():
             best_frame_seconds = self.best_frame(candidate)  # also says whether the video is still there
-            said = [one for one in self.transcripts[video.row] if overlaps(one, span)]
+            version = self.catalog.version(video.row) if video.is_live else 0  # by now: a page may come late
+            transcript = self.transcripts.get(video.row, version).utterances
+        said = [one for one in transcript if overlaps(one, span)]
         return Moment(
             video_id=video.video_id,
             uri=video.uri,
@@ -366,7 +382,8 @@ class Engine:
             matched_words=candidate.spoken.matched_words if candidate.spoken is not None else (),
             best_frame_seconds=best_frame_seconds,
             collection=video.collection,
-            recorded_time=None if video.recorded_time is None else video.recorded_time + span.start_seconds,
+            recorded_time=video.recorded_at(span.start_seconds),
+            final=video.is_final_until(span.end_seconds),
         )
 
     def best_frame(self, candidate: Candidate) -> float | None:
@@ -376,15 +393,3 @@ class Engine:
         if candidate.seen is not None:
             return candidate.seen.peak_seconds
         return thumbnail[0] if thumbnail is not None else None
-
-
-def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
-    """Return what `kinodex calibrate` measured here for this encoder, else the encoder's own.
-
-    Raises:
-        DataDirectoryInvalid: If the file is damaged.
-    """
-    try:
-        return read_calibrations(directory / CALIBRATION_FILE).get(encoder.fingerprint, encoder.calibration)
-    except (ValueError, OSError) as error:
-        raise DataDirectoryInvalid(str(directory), str(error)) from error

@@ -1,19 +1,24 @@
 """The visual channel: frames near a question, de-biased, read as moments on each video's full curve."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from encoders.batching import TextVectors
-from encoders.calibration import Calibration
+from encoders.calibration import FILE as CALIBRATION_FILE
+from encoders.calibration import Calibration, read_calibrations
 from encoders.clip import VisualEncoder
 from encoders.probes import BANK
-from encoders.values import FrameEmbeddings
 from serve.catalog import Catalog
+from serve.errors import DataDirectoryInvalid
+from serve.following import FrameBlock, VideoFrames, read_frames
 from serve.index import VectorIndex
+from serve.pooling import Pool, Traits, pool, pooled, together
 from serve.sharing import RowCache
 from serve.values import Video
 from temporal.config import MomentConfig
@@ -42,14 +47,6 @@ class Seen:
     moments: tuple[ScoredSpan, ...]  # best first
 
 
-@dataclass(slots=True, kw_only=True)
-class Traits:
-    """What no question changes in one video's frames: a few numbers, dear to compute."""
-
-    cut_seconds: NDArray[np.float64] | None = None  # None: not looked for yet
-    generic: dict[float, tuple[float, float]] = field(default_factory=dict)  # temperature -> mean, spread of the bank
-
-
 class VisualChannel:
     """Finds what was shown. Any number of threads may ask."""
 
@@ -66,8 +63,11 @@ class VisualChannel:
         self.catalog, self.encoder, self.index = catalog, encoder, index
         self.config, self.calibration = config, calibration
         self.texts = TextVectors(encoder.encode_texts)
-        self.frames = RowCache(catalog.frames, size_of, cache_bytes)
-        self.traits = RowCache(lambda row: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
+        self.frames: RowCache[VideoFrames] = RowCache(
+            partial(read_frames, catalog), lambda each: each.nbytes, cache_bytes
+        )
+        # Of files, as they outlast the frames; those of a live video change with it.
+        self.traits: RowCache[Traits] = RowCache(lambda *_: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
         self.bank = encoder.encode_texts(BANK)  # (K, D)
         self.generic_direction = self.bank.mean(axis=0)
         self.bias = calibration.bank_share * self.generic_direction
@@ -83,12 +83,12 @@ class VisualChannel:
         """Return float32 (D,), unit, of a picture at the encoder's input size."""
         return np.asarray(self.encoder.encode_frames(pixels[None])[0])
 
-    def example_vector(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
+    def example_vector(self, video: Video, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return float32 (D,), unit, of the frames in a span, or of the nearest; None for a video without pictures."""
-        embeddings = self.frames[row]
-        if not len(embeddings.pts_seconds):
+        frames = self.frames.get(video.row, video.version)
+        if not len(frames.pts_seconds):
             return None
-        total = embeddings.vectors[within(embeddings.pts_seconds, span)].sum(axis=0)
+        total = frames.vectors.sum(within(frames.pts_seconds, span))
         return np.asarray(total / np.linalg.norm(total), np.float32)
 
     def ask(
@@ -132,14 +132,14 @@ class VisualChannel:
 
     def curve(self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None) -> "Curve | None":
         """Score every frame of a video; None where there is none, or where it shows more of the exclusion."""
-        frames = self.frames[video.row]
+        frames = self.frames.get(video.row, video.version)
         vectors = frames.vectors
         if not len(vectors):
             return None
-        values = vectors @ (query - self.bias)
+        values = vectors.products(query - self.bias)
         if excluded is None:
             return Curve(video=video, frames=frames, values=values, shows_excluded=None)
-        unwanted = np.maximum(vectors @ (excluded - self.generic_direction), 0)
+        unwanted: NDArray[np.float32] = np.maximum(vectors.products(excluded - self.generic_direction), 0)
         shows_excluded = unwanted > values
         if shows_excluded.all():
             return None
@@ -164,10 +164,24 @@ class VisualChannel:
 
     def generic(self, curve: "Curve", temperature: float) -> tuple[float, float]:
         """Return the mean and spread of the scores that captions of anything have on a curve's video."""
-        known = self.traits[curve.video.row].generic
+        known = self.traits_of(curve).generic
         if temperature not in known:
-            scores = pooled(curve.frames.vectors @ (self.bank - self.bias).T, temperature)  # (K,)
+            blocks = curve.frames.blocks.values()
+            pools = [self.bank_pool(block, temperature) for block in blocks if len(block.embeddings.vectors)]
+            scores = together(pools, temperature)  # (K,)
             known[temperature] = (float(scores.mean()), float(scores.std()))
+        return known[temperature]
+
+    def traits_of(self, curve: "Curve") -> Traits:
+        return curve.frames.traits if curve.video.is_live else self.traits.get(curve.video.row)
+
+    def bank_pool(self, block: FrameBlock, temperature: float) -> Pool:
+        """Pool what captions of anything have in common with each frame of a block: (K,), at either temperature."""
+        known = block.traits.pools
+        if temperature not in known:
+            scores = block.embeddings.vectors @ (self.bank - self.bias).T
+            for each in (temperature, self.calibration.video_temperature, self.calibration.moment_temperature):
+                known[each] = pool(scores, each)
         return known[temperature]
 
     def forget(self, rows: Iterable[int]) -> None:
@@ -177,27 +191,28 @@ class VisualChannel:
 
     def moments(self, curve: "Curve") -> tuple[ScoredSpan, ...]:
         """Read the curve; a video that shows one thing from end to end is one moment."""
-        embeddings, values, traits = curve.frames, curve.values, self.traits[curve.video.row]
+        frames, values, traits = curve.frames, curve.values, self.traits_of(curve)
         if traits.cut_seconds is None:
-            traits.cut_seconds = shot_cuts(embeddings)
+            traits.cut_seconds = np.concatenate([cuts_of(block) for block in frames.blocks.values()])
         found = find_moments(
-            embeddings.pts_seconds,
+            frames.pts_seconds,
             values,
-            epochs=embeddings.epochs,
+            epochs=frames.epochs,
             duration_seconds=curve.video.duration_seconds,
             cut_seconds=traits.cut_seconds,
             config=self.config,
         )
-        if not found and embeddings.epochs[0] == embeddings.epochs[-1]:
+        if not found and frames.epochs[0] == frames.epochs[-1]:
             best = int(np.argmax(values))
-            whole = TimeSpan(start_seconds=0.0, end_seconds=curve.video.duration_seconds)
-            peak_seconds, peak = float(embeddings.pts_seconds[best]), float(values[best])
+            first = float(frames.pts_seconds[0]) if curve.video.is_live else 0.0  # its old end may be gone
+            whole = TimeSpan(start_seconds=first, end_seconds=curve.video.duration_seconds)
+            peak_seconds, peak = float(frames.pts_seconds[best]), float(values[best])
             found = [ScoredSpan(span=whole, score=0.0, peak_seconds=peak_seconds, peak=peak)]
         excluded = curve.shows_excluded
         return tuple(
             moment
             for moment in found
-            if excluded is None or excluded[within(embeddings.pts_seconds, moment.span)].mean() < EXCLUDED_FRAMES
+            if excluded is None or excluded[within(frames.pts_seconds, moment.span)].mean() < EXCLUDED_FRAMES
         )
 
 
@@ -206,7 +221,7 @@ class Curve:
     """How near each frame of one video is to a question."""
 
     video: Video
-    frames: FrameEmbeddings
+    frames: VideoFrames
     values: NDArray[np.float32]  # (F,), de-biased
     shows_excluded: NDArray[np.bool_] | None  # (F,), True: it shows more of the exclusion than of the question
 
@@ -216,8 +231,23 @@ def unjudged(score: float, curve: Curve) -> Seen:
     return Seen(video=curve.video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=())
 
 
-def size_of(frames: FrameEmbeddings) -> int:
-    return frames.vectors.nbytes + frames.pts_seconds.nbytes + frames.epochs.nbytes
+def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
+    """Return what `kinodex calibrate` measured here for this encoder, else the encoder's own.
+
+    Raises:
+        DataDirectoryInvalid: If the file is damaged.
+    """
+    try:
+        return read_calibrations(directory / CALIBRATION_FILE).get(encoder.fingerprint, encoder.calibration)
+    except (ValueError, OSError) as error:
+        raise DataDirectoryInvalid(str(directory), str(error)) from error
+
+
+def cuts_of(block: FrameBlock) -> NDArray[np.float64]:
+    """Return where the picture changes; of a live video block by block, so that none is where two blocks meet."""
+    if block.traits.cut_seconds is None:
+        block.traits.cut_seconds = shot_cuts(block.embeddings)
+    return block.traits.cut_seconds
 
 
 def within(times: NDArray[np.float64], span: TimeSpan) -> slice:
@@ -237,12 +267,3 @@ def text_vector(
 def z_score(score: float, mean: float, spread: float) -> float:
     """Compare a question's score on one video with those of captions that describe anything at all."""
     return (score - mean) / max(spread, 1e-6)
-
-
-def pooled(similarities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Pool frames (F,) or (F, K) into one score (or K): their mean, weighted by softmax.
-
-    Source: query-scoring, https://github.com/m-bain/clip-hitchhiker.
-    """
-    weights = np.exp((similarities - similarities.max(axis=0)) / temperature)
-    return np.asarray((weights * similarities).sum(axis=0) / weights.sum(axis=0))

@@ -61,39 +61,55 @@ class SharedLock:
 
 
 class RowCache(Generic[Value]):
-    """What was read of the videos asked about lately, by row. A row's content never changes, and no row comes again."""
+    """What was read of the videos asked about lately, by row. No row comes again, and the content of one version of a
+    row never changes."""
 
-    def __init__(self, read: Callable[[int], Value], size_of: Callable[[Value], int], max_size: int) -> None:
-        """Keep values of at most `max_size` together, in the measure of `size_of`."""
+    def __init__(
+        self, read: Callable[[int, int, Value | None], Value], size_of: Callable[[Value], int], max_size: int
+    ) -> None:
+        """Keep values of at most `max_size` together, in the measure of `size_of`.
+
+        Args:
+            read: Reads a version of a row; it gets what is known of an older one, which it must leave as it is.
+        """
         self._read, self._size_of, self._max_size = read, size_of, max_size
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Value] = OrderedDict()  # the one used last is last
+        self._kept: OrderedDict[int, tuple[int, Value]] = OrderedDict()  # with the version; the one used last is last
         self.size = 0
         self.found_count = 0
         self.read_count = 0
 
-    def __getitem__(self, row: int) -> Value:
+    def get(self, row: int, version: int = 0) -> Value:
+        """Return a version of a row: what is in memory, or what is read."""
+        older: Value | None = None
         with self._lock:
             if row in self._kept:
-                self._kept.move_to_end(row)
-                self.found_count += 1
-                return self._kept[row]
-        value = self._read(row)  # without the lock: two threads may read the same, which costs less than waiting
+                known, value = self._kept[row]
+                if known == version:
+                    self._kept.move_to_end(row)
+                    self.found_count += 1
+                    return value
+                older = value if known < version else None
+        value = self._read(row, version, older)  # without the lock: two threads may read the same, which costs less
         with self._lock:
             self.read_count += 1
-            if row not in self._kept:
-                self._kept[row] = value
+            if row not in self._kept or self._kept[row][0] < version:
+                self._forget(row)
+                self._kept[row] = (version, value)
                 self.size += self._size_of(value)
                 while self.size > self._max_size and len(self._kept) > 1:
-                    self.size -= self._size_of(self._kept.popitem(last=False)[1])
+                    self._forget(next(iter(self._kept)))
         return value
+
+    def _forget(self, row: int) -> None:
+        if row in self._kept:
+            self.size -= self._size_of(self._kept.pop(row)[1])
 
     def discard(self, rows: Iterable[int]) -> None:
         """Forget videos that are gone."""
         with self._lock:
             for row in rows:
-                if row in self._kept:
-                    self.size -= self._size_of(self._kept.pop(row))
+                self._forget(row)
 
 
 class WorkedOut(Generic[Value]):

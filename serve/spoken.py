@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,11 @@ from encoders.batching import TextVectors
 from encoders.calibration import logistic
 from encoders.values import Utterance
 from serve.catalog import Catalog
+from serve.following import Said, SaidVectors, read_said_vectors
 from serve.index import VectorIndex
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
+from serve.pieces import Pieces
 from serve.sharing import RowCache
 from serve.values import MatchedWord
 from temporal.values import TimeSpan
@@ -38,7 +41,7 @@ class Spoken:
     """One or two neighbouring utterances of one video that may answer a question."""
 
     row: int  # the video's
-    first: int  # positions in the video, inclusive
+    first: int  # places among the video's utterances, inclusive
     last: int
     span: TimeSpan
     text: str
@@ -72,10 +75,24 @@ class SpeechChannel:
         catalog: Catalog,
         texts: TextVectors,
         index: VectorIndex,
-        utterances: Callable[[int], Sequence[Utterance]],
+        utterances: Callable[[int], Said],
+        version_of: Callable[[int], int],
     ) -> None:
+        """Take what there is.
+
+        Args:
+            utterances: Of a video, by its row, in the state that is asked.
+            version_of: Video.version, by row, in that state.
+        """
         self.catalog, self.texts, self.index, self.utterances = catalog, texts, index, utterances
-        self.vectors = RowCache(catalog.utterance_vectors, lambda vectors: vectors.nbytes, CACHED_VECTOR_BYTES)
+        self.version_of = version_of
+        self.vectors: RowCache[SaidVectors] = RowCache(
+            partial(read_said_vectors, catalog), lambda said: said.vectors.nbytes, CACHED_VECTOR_BYTES
+        )
+
+    def vectors_of(self, row: int) -> Pieces:
+        """Return float32 (U, D), in the order of the utterances."""
+        return self.vectors.get(row, self.version_of(row)).vectors
 
     def ask(self, query: NDArray[np.float32], terms: Sequence[str], rows: Sequence[int] | None) -> list[Spoken]:
         """Return the utterances that may answer, best first; of overlapping ones only the best.
@@ -94,11 +111,10 @@ class SpeechChannel:
 
     def example_vector(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return float32 (D,), unit, of what is said in a span; None where nothing is."""
-        said = self.utterances(row)
-        inside = [n for n, one in enumerate(said) if overlaps(one, span)]
+        inside = [n for n, one in enumerate(self.utterances(row).utterances) if overlaps(one, span)]
         if not inside:
             return None
-        total = self.vectors[row][inside].sum(axis=0)
+        total = self.vectors_of(row).take(np.array(inside)).sum(axis=0)
         return np.asarray(total / np.linalg.norm(total), np.float32)
 
     def query_vector(self, question: str, intent: Intent) -> NDArray[np.float32]:
@@ -136,15 +152,20 @@ class SpeechChannel:
             positions[row].append(position)
         judged = []
         for row, wanted in positions.items():
-            said, cosines = self.utterances(row), self.vectors[row] @ query
-            judged += [self.described(row, (said[n],), n, float(cosines[n]), rarities) for n in wanted]
+            said = self.utterances(row)
+            places = said.places(wanted)
+            cosines = self.vectors_of(row).take(places) @ query
+            judged += [
+                self.described(row, said, int(n), int(n), float(cosine), rarities)
+                for n, cosine in zip(places, cosines, strict=True)
+            ]
         return judged
 
     def pairs(self, best: Sequence[Spoken], query: NDArray[np.float32], rarities: Mapping[str, float]) -> list[Spoken]:
         """Join the best utterances with their neighbours, when what was asked is said across both."""
         joined: dict[tuple[int, int], tuple[Utterance, Utterance]] = {}
         for spoken in best:
-            said = self.utterances(spoken.row)
+            said = self.utterances(spoken.row).utterances
             for first in (spoken.first - 1, spoken.first):
                 if first >= 0 and first + 1 < len(said) and neighbours(said[first], said[first + 1]):
                     joined[spoken.row, first] = (said[first], said[first + 1])
@@ -152,24 +173,25 @@ class SpeechChannel:
             return []
         cosines = self.texts.encode([f"{a.text} {b.text}" for a, b in joined.values()]) @ query
         return [
-            self.described(row, two, first, float(cosine), rarities)
-            for ((row, first), two), cosine in zip(joined.items(), cosines, strict=True)
+            self.described(row, self.utterances(row), first, first + 1, float(cosine), rarities)
+            for (row, first), cosine in zip(joined, cosines, strict=True)
         ]
 
     def described(
-        self, row: int, said: tuple[Utterance, ...], first: int, cosine: float, rarities: Mapping[str, float]
+        self, row: int, said: Said, first: int, last: int, cosine: float, rarities: Mapping[str, float]
     ) -> Spoken:
-        """Judge neighbouring utterances as one; `said` needs no words."""
-        text = " ".join(utterance.text for utterance in said)
+        """Judge neighbouring utterances as one."""
+        mine = said.utterances[first : last + 1]
+        text = " ".join(utterance.text for utterance in mine)
         found = [term for term in rarities if matches_term(text, term)]
-        total, last = sum(rarities.values()), first + len(said) - 1
-        words = self.catalog.words(row, first, last) if found else ()
+        total = sum(rarities.values())
+        words = self.catalog.words(row, int(said.positions[first]), int(said.positions[last])) if found else ()
         return Spoken(
             row=row,
             first=first,
             last=last,
             span=TimeSpan(
-                start_seconds=said[0].start_seconds, end_seconds=max(utterance.end_seconds for utterance in said)
+                start_seconds=mine[0].start_seconds, end_seconds=max(utterance.end_seconds for utterance in mine)
             ),
             text=text,
             cosine=cosine,

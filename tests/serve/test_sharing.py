@@ -76,16 +76,30 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
 
 def test_rows_stay_in_memory_up_to_a_size() -> None:
     read: list[int] = []
-    cache = RowCache(lambda row: read.append(row) or "x" * row, len, 10)
-    assert [cache[4], cache[5], cache[4]] == ["xxxx", "xxxxx", "xxxx"]
+    cache: RowCache[str] = RowCache(lambda row, version, older: read.append(row) or "x" * row, len, 10)
+    assert [cache.get(4), cache.get(5), cache.get(4)] == ["xxxx", "xxxxx", "xxxx"]
     assert (read, cache.size) == ([4, 5], 9)
-    assert cache[3] == "xxx"  # 5 was used longest ago
-    assert (cache[4], read, cache.size) == ("xxxx", [4, 5, 3], 7)
+    assert cache.get(3) == "xxx"  # 5 was used longest ago
+    assert (cache.get(4), read, cache.size) == ("xxxx", [4, 5, 3], 7)
     cache.discard([4, 99])
     assert cache.size == 3
-    assert cache[4] == "xxxx"
+    assert cache.get(4) == "xxxx"
     assert read[-1] == 4
-    assert len(cache[50]) == 50  # larger than all that may stay: still an answer
+    assert len(cache.get(50)) == 50  # larger than all that may stay: still an answer
+
+
+def test_a_newer_version_of_a_row_grows_from_the_older_and_takes_its_place() -> None:
+    read: list[tuple[int, int, str | None]] = []
+
+    def grow(row: int, version: int, older: str | None) -> str:
+        read.append((row, version, older))
+        return (older or "") + str(version)
+
+    cache: RowCache[str] = RowCache(grow, len, 100)
+    assert [cache.get(1, 2), cache.get(1, 2), cache.get(1, 5)] == ["2", "2", "25"]
+    assert (read, cache.size) == ([(1, 2, None), (1, 5, "2")], 2)
+    assert cache.get(1, 3) == "3"  # of one who is still at work on an older version: not kept
+    assert (cache.get(1, 5), cache.size) == ("25", 2)
 
 
 def test_the_same_is_worked_out_once_for_all_who_ask() -> None:
