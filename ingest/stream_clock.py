@@ -17,6 +17,7 @@ from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Fr
 
 MAX_FILL_SAMPLES = 320  # 20 ms: timestamps that are rounded leave such holes, which are filled with silence
 NO_TICK = -(1 << 62)
+MAX_LAG_SECONDS = 10.0  # pictures may come this much later than sound of the same time, or the other way round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,8 @@ class Placed:
     epoch: int  # of all of it
     epoch_start_seconds: float
     start_seconds: float
-    end_seconds: float
+    end_seconds: float  # of pictures and sound
+    whole_seconds: float  # before it no picture comes any more; sound may end later
     opens_epoch: bool
 
 
@@ -67,7 +69,7 @@ class StreamClock:
         found = []
         for epoch in sorted({item.epoch for item in timed}):
             mine = [item for item in timed if item.epoch == epoch]
-            is_last = epoch == timed[-1].epoch or epoch == max(item.epoch for item in timed)
+            is_last = epoch == max(item.epoch for item in timed)
             found.append(self._place_epoch(media, summary, mine, is_first=epoch == 0, is_last=is_last))
         return found
 
@@ -98,6 +100,10 @@ class StreamClock:
         placed_sounds = self._place_sounds(sounds, zero)
         state = self.state
         end_seconds = max(state.end_seconds, self._media(end))
+        whole_seconds = end_seconds
+        if is_last and media.video_codec is not None:
+            pictures_end = self._media(zero + summary.pictures_end_seconds) if frames else 0.0
+            whole_seconds = max(pictures_end, end_seconds - MAX_LAG_SECONDS)
         self.state = replace(
             state, end_seconds=end_seconds, source_end_seconds=max(state.source_end_seconds, end), is_closed=False
         )
@@ -109,6 +115,7 @@ class StreamClock:
             epoch_start_seconds=state.epoch_start_seconds,
             start_seconds=max(state.epoch_start_seconds, self._media(start)),
             end_seconds=end_seconds,
+            whole_seconds=whole_seconds,
             opens_epoch=opens,
         )
 
@@ -162,8 +169,3 @@ class StreamClock:
             kept.append(AudioBlock(epoch=state.epoch, start_seconds=start_seconds, samples=samples))
         self.state = replace(state, audio_end_sample=end)
         return tuple(kept)
-
-
-def sample_at(seconds: float, epoch_start_seconds: float) -> int:
-    """Return which sample of its epoch begins at a media time."""
-    return round((seconds - epoch_start_seconds) * SAMPLE_RATE_HZ)

@@ -73,6 +73,7 @@ class DecodeSummary:
     # the first sound without one.
     zero_seconds: float = 0.0
     start_seconds: float = 0.0
+    pictures_end_seconds: float = 0.0  # media time at which the last picture ends; 0 without pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

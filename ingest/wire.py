@@ -182,6 +182,7 @@ def _summary(fields: Mapping[str, Any]) -> DecodeSummary:
         truncated=fields["truncated"] is True,
         zero_seconds=_source_seconds(fields["zero_seconds"]),
         start_seconds=_source_seconds(fields["start_seconds"]),
+        pictures_end_seconds=_seconds(fields["pictures_end_seconds"]),
     )
 
 

@@ -57,6 +57,7 @@ class _Epoch:
     epoch: int
     start_seconds: float
     end_seconds: float
+    whole_seconds: float  # before it no picture comes any more
     next_index: int  # the first window that is not final
     is_over: bool = False  # nothing comes any more
     is_last: bool = False  # of the video
@@ -102,8 +103,15 @@ class LiveWindows:
         newest = self._epochs[-1] if self._epochs else None
         return (newest.epoch + 1, 0, newest.end_seconds) if newest is not None else (*self._first, 0.0)
 
-    def extend(self, epoch: int, start_seconds: float, end_seconds: float, frames: Sequence[SeenFrame]) -> None:
-        """Take the pictures of what comes next, which ends at a media time. A new epoch ends the one before it."""
+    def extend(
+        self, epoch: int, frames: Sequence[SeenFrame], *, start_seconds: float, end_seconds: float, whole_seconds: float
+    ) -> None:
+        """Take what comes next, which ends at a media time. A new epoch ends the one before it.
+
+        Args:
+            start_seconds: Where the epoch begins.
+            whole_seconds: Before it no picture comes any more; at most the end.
+        """
         if epoch < self._first[0]:
             return
         current = self._epochs[-1] if self._epochs else None
@@ -111,11 +119,18 @@ class LiveWindows:
             if current is not None:
                 current.is_over = True
             index = self._first[1] if epoch == self._first[0] else 0
-            current = _Epoch(epoch=epoch, start_seconds=start_seconds, end_seconds=start_seconds, next_index=index)
+            current = _Epoch(
+                epoch=epoch,
+                start_seconds=start_seconds,
+                end_seconds=start_seconds,
+                whole_seconds=start_seconds,
+                next_index=index,
+            )
             self._epochs.append(current)
             early, self._early = self._early, []
             self.hear(early)
         current.end_seconds = max(current.end_seconds, end_seconds)
+        current.whole_seconds = max(current.whole_seconds, whole_seconds)
         current.frames += frames
 
     def hear(self, spoken: Sequence[SpokenVector]) -> None:
@@ -183,8 +198,8 @@ class LiveWindows:
         config = self._config
         start = epoch.start_seconds + index * config.stride_seconds
         full_end = start + config.length_seconds
-        is_full = full_end < epoch.end_seconds - SLACK_SECONDS
-        end = full_end if is_full or full_end < epoch.end_seconds else epoch.end_seconds
+        is_full = full_end < epoch.end_seconds - SLACK_SECONDS and full_end <= epoch.whole_seconds + SLACK_SECONDS
+        end = min(full_end, epoch.end_seconds)
         introduced = start + (config.length_seconds - config.stride_seconds if index else 0.0)
         frames = [frame for frame in epoch.frames if start <= frame.pts_seconds < end]
         if not frames:  # a still: what is shown from before
