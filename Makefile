@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two processes of one thread each: most of a unit test is spent waiting or in Python.
-QUICK_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not clients" -n 2 --dist loadfile
+QUICK_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not clients and not kafka" -n 2 --dist loadfile
+KAFKA_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m kafka
 CLIENT_TESTS := $(BIN)/python -m pytest -q -m clients tests/clients
 
 BUF := $(VENV)/buf/node_modules/.bin/buf
@@ -15,7 +16,7 @@ $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 @$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
 endef
 
-.PHONY: setup demo demo-server test test-quick test-clients check protos check-protos constraints clean
+.PHONY: setup demo demo-server test test-quick test-kafka test-clients kafka check protos check-protos constraints clean
 
 setup: $(VENV)/.installed  ## make .venv with the tested versions, so that .venv/bin/kinodex works
 
@@ -35,14 +36,21 @@ demo-server: demo  ## the same library behind a server: ask it, upload to it, re
 
 test: setup  ## every test; the quick ones first
 	@$(QUICK_TESTS)
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -q -m "slow and not kafka"
+	@$(KAFKA_TESTS)
 	@$(CLIENT_TESTS)
 
 test-quick: setup  ## the unit tests alone: under a minute
 	@$(QUICK_TESTS)
 
+test-kafka: setup  ## the tests that need Apache Kafka: starts one (Java 17, and the first time Maven), or $KAFKA_BOOTSTRAP_SERVERS
+	@$(KAFKA_TESTS)
+
 test-clients: setup  ## grpcurl, Node and Go against a real server; the first time fetches and builds them: minutes
 	@$(CLIENT_TESTS)
+
+kafka: setup  ## run Apache Kafka on loopback until Ctrl-C: its address on standard output
+	@$(BIN)/python tests/kafka/broker.py
 
 check: setup check-protos  ## ruff, mypy, buf, and whether the generated stubs are those of the protos
 	@$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+pytest_plugins = ["kafka_fixtures"]  # tests/kafka
 SHARED = ROOT.parent / "shared"  # development videos; not part of the project
 
 
