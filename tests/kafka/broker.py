@@ -177,7 +177,7 @@ class Broker:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = [*JAVA, QUIET, "-cp", self._classpath, "kafka.tools.StorageTool", "format", "--config", str(draft)]
         done = subprocess.run(
-            [*command, "--cluster-id", cluster, *self._format_options],
+            [*command, f"--cluster-id={cluster}", *self._format_options],
             capture_output=True,
             text=True,
             timeout=START_SECONDS,
