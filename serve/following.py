@@ -17,7 +17,7 @@ from encoders.values import FrameEmbeddings, Utterance
 from serve.columns import FRAME_FIELDS, UTTERANCE_FIELDS, frames_of, utterance_of, vectors_of
 from serve.pieces import Pieces
 from serve.pooling import Traits
-from serve.positions import UTTERANCE_BITS, block_of, block_range
+from serve.positions import BLOCK_BITS, UTTERANCE_BITS, block_of, block_range
 from serve.reading import CatalogReader, Kind
 
 Part = TypeVar("Part")
@@ -70,6 +70,34 @@ def follow(
         else:
             parts[block] = part
     return dict(sorted(parts.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveIds:
+    """The rows of one kind of a live video, or of a block of it, in order of time."""
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    stamps: NDArray[np.float64]  # when each was added: tells it from one of the same id in a catalog put back
+
+
+def live_ids(catalog: CatalogReader, kind: Kind, row: int, block: int | None = None) -> LiveIds:
+    """Return what rows there are of a live video; None: in all its blocks."""
+    places = (0, (1 << 63) - 1) if block is None else positions_of(kind, block)
+    found = catalog.rows(
+        f"SELECT id, position, added_time FROM {kind} INDEXED BY {kind}_added WHERE video_row = ?"
+        " AND position BETWEEN ? AND ? AND added_time IS NOT NULL ORDER BY position", row, *places,
+    )  # fmt: skip
+    return LiveIds(
+        ids=np.array([one[0] for one in found], np.int64),
+        positions=np.array([one[1] for one in found], np.int64),
+        stamps=np.array([one[2] for one in found], np.float64),
+    )
+
+
+def blocks_of(kind: Kind, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the block of each position of a kind of row."""
+    return positions >> (BLOCK_BITS if kind == "segments" else BLOCK_BITS + UTTERANCE_BITS)
 
 
 # ---- frames

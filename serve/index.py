@@ -5,8 +5,11 @@ from which the next process starts quicker, or, where that file is missing, torn
 another catalog, does not start from it.
 
 New rows go to an exact flat `tail`. When that passes EXACT_ROW_COUNT, it is sealed into an IVF shard, together with
-the shards that are no larger (so sizes double, and a row is sealed a few times at most). Rows of deleted videos leave
-at once in memory; a shard that lost more than a third is dissolved: what is left of it goes through the tail again.
+the shards that are no larger (so sizes double, and a row is sealed a few times at most). Rows that are gone leave at
+once in memory; a shard that lost more than a third is dissolved: what is left of it goes through the tail again.
+
+Of a live video only the blocks that changed are looked at (serve.following), so what a change costs does not grow with
+the video's length.
 
 On disk: DIR/index/KIND.json names the shard files; a shard file is named by its SHA-256, and never changed.
 """
@@ -16,13 +19,16 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.catalog import Catalog, Kind
+from serve.following import LiveIds, block_changes, blocks_of, live_ids
+from serve.reading import RowState
 from serve.shard import LARGEST_SHARD_ROW_COUNT, Shard, empty_tail, read_file, seal, write_file
 
 logger = logging.getLogger(__name__)
@@ -32,7 +38,32 @@ INDEX_FOLDER = "index"
 # Rows up to here are compared exactly, so that a library of some hundred hours misses nothing: 50,000 x 512 float32 are
 # 100 MB, and took 0.1 s a query on 2 cores with five times the jobs they can run.
 EXACT_ROW_COUNT = 50_000
+READ_ROW_COUNT = 10_000  # vectors read at once by their ids: some 20 MB
+NO_IDS = np.empty(0, np.int64)
 LARGEST_DEAD_SHARE = 1 / 3  # of a sealed shard: beyond it the lists are too short for their number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Followed:
+    """What is known of a live video."""
+
+    version: int
+    blocks: dict[int, NDArray[np.int64]]  # ids of its rows, with a vector or without
+
+
+@dataclass(slots=True, kw_only=True)
+class _Difference:
+    """Rows of live videos that came and that went."""
+
+    ids: list[NDArray[np.int64]] = field(default_factory=list)
+    owners: list[NDArray[np.int64]] = field(default_factory=list)
+    stamps: list[NDArray[np.float64]] = field(default_factory=list)
+    gone: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def add(self, row: int, there: LiveIds, is_new: NDArray[np.bool_]) -> None:
+        self.ids.append(there.ids[is_new])
+        self.owners.append(np.full(int(is_new.sum()), row, np.int64))
+        self.stamps.append(there.stamps[is_new])
 
 
 class VectorIndex:
@@ -51,6 +82,7 @@ class VectorIndex:
         self._turn = threading.RLock()
         self._catalog_state: tuple[str, int] | None = None  # identity and generation of the last refresh
         self._held: dict[int, float] = {}  # video row -> its indexed_time
+        self._followed: dict[int, _Followed] = {}  # by row of a live video
         self._tail: Shard | None = None  # None: no vector seen yet, so no width
         self._sealed: list[Shard] = []
 
@@ -71,14 +103,21 @@ class VectorIndex:
             if state == before:
                 return
             self._catalog_state = None  # until all is done: after a failure half-way the next call begins anew
-            if before is None or before[0] != state[0]:
+            if before is None or before[0] != state[0] or before[1] > state[1]:
                 self._load(state[0])
-            wanted = catalog.ready_rows(self.fingerprint)
-            self._remove({row for row, at in self._held.items() if wanted.get(row) != at})
+                before = None
+            changed = catalog.changed_rows(self.fingerprint, -1 if before is None else before[1])
+            if before is None or catalog.ready_count(self.fingerprint) != len(self._held.keys() | changed.keys()):
+                changed = catalog.changed_rows(self.fingerprint)
+                self._remove({row for row, at in self._held.items() if not _is_there(changed.get(row), at)})
+            missing = [row for row, there in changed.items() if not there.is_live and row not in self._held]
+            difference = self._follow(catalog, {row: there for row, there in changed.items() if there.is_live})
+            self._held.update((row, there.indexed_time) for row, there in changed.items())
             self._compact(catalog)
-            missing = sorted(wanted.keys() - self._held.keys())
-            self._held.update((row, wanted[row]) for row in missing)
-            self._append(catalog, missing)
+            self._append(catalog, sorted(missing))
+            if difference.ids:
+                ids, owners = np.concatenate(difference.ids), np.concatenate(difference.owners)
+                self._append_ids(catalog, ids, owners, np.concatenate(difference.stamps))
             if self._tail is not None and self._tail.live_count > EXACT_ROW_COUNT:
                 self._seal(catalog)
             self._catalog_state = state
@@ -124,6 +163,58 @@ class VectorIndex:
             shard.remove(rows)
         for row in rows:
             del self._held[row]
+            self._followed.pop(row, None)
+
+    def _follow(self, catalog: Catalog, rows: Mapping[int, RowState]) -> _Difference:
+        """Take out what is gone of live videos, and tell what is new of them."""
+        difference = _Difference()
+        loaded = [row for row in rows if row in self._held and row not in self._followed]
+        from_files = _held_by_row(self._shards(), loaded)
+        for row, there in rows.items():
+            known = self._followed.get(row)
+            if known is None:
+                blocks = self._compare(catalog, row, difference, *from_files.get(row, (NO_IDS, np.empty(0))))
+            else:
+                blocks = self._look_at_changes(catalog, row, difference, known)
+            self._followed[row] = _Followed(version=there.version, blocks=blocks)
+        gone = np.concatenate(difference.gone) if difference.gone else NO_IDS
+        for shard in self._shards() if len(gone) else []:
+            shard.remove_ids(gone)
+        return difference
+
+    def _compare(
+        self,
+        catalog: Catalog,
+        row: int,
+        difference: _Difference,
+        held_ids: NDArray[np.int64],
+        held_stamps: NDArray[np.float64],
+    ) -> dict[int, NDArray[np.int64]]:
+        """Compare a live video's rows with what the files hold of it; return its ids by block."""
+        there = live_ids(catalog, self.kind, row)
+        stamps = dict(zip(there.ids.tolist(), there.stamps.tolist(), strict=True))
+        is_right = [stamps.get(key) == at for key, at in zip(held_ids.tolist(), held_stamps.tolist(), strict=True)]
+        right = held_ids[np.array(is_right, np.bool_)]
+        difference.gone.append(np.setdiff1d(held_ids, right))
+        difference.add(row, there, ~np.isin(there.ids, right))
+        blocks, first = np.unique(blocks_of(self.kind, there.positions), return_index=True)
+        return dict(zip(blocks.tolist(), np.split(there.ids, first[1:]), strict=True)) if len(blocks) else {}
+
+    def _look_at_changes(
+        self, catalog: Catalog, row: int, difference: _Difference, known: _Followed
+    ) -> dict[int, NDArray[np.int64]]:
+        """Compare the blocks of a live video that changed; return its ids by block."""
+        changes = block_changes(catalog, row, known.version)
+        blocks = known.blocks
+        passed = [block for block in blocks if block < changes.first_block]
+        difference.gone += [blocks.pop(block) for block in passed]
+        for block in changes.changed:
+            if block >= changes.first_block:
+                there, before = live_ids(catalog, self.kind, row, block), blocks.get(block, NO_IDS)
+                difference.gone.append(np.setdiff1d(before, there.ids))
+                difference.add(row, there, ~np.isin(there.ids, before))
+                blocks[block] = there.ids
+        return blocks
 
     def _append(self, catalog: Catalog, rows: Iterable[int]) -> None:
         """Add videos' rows to the tail, sealing it whenever it is as large as a shard may be."""
@@ -137,16 +228,43 @@ class VectorIndex:
             owners.append(np.full(len(row_ids), row, np.int64))
             count += len(row_ids)
             if count >= LARGEST_SHARD_ROW_COUNT:
-                self._extend_tail(np.concatenate(ids), np.concatenate(vectors), np.concatenate(owners))
+                self._extend_tail_with_files(ids, vectors, owners)
                 self._seal(catalog)
                 ids, vectors, owners, count = [], [], [], 0
         if ids:
-            self._extend_tail(np.concatenate(ids), np.concatenate(vectors), np.concatenate(owners))
+            self._extend_tail_with_files(ids, vectors, owners)
 
-    def _extend_tail(self, ids: NDArray[np.int64], vectors: NDArray[np.float32], owners: NDArray[np.int64]) -> None:
+    def _extend_tail_with_files(
+        self, ids: list[NDArray[np.int64]], vectors: list[NDArray[np.float32]], owners: list[NDArray[np.int64]]
+    ) -> None:
+        rows = np.concatenate(owners)
+        stamps = np.array([self._held[int(row)] for row in rows])
+        self._extend_tail(np.concatenate(ids), np.concatenate(vectors), rows, stamps)
+
+    def _append_ids(
+        self, catalog: Catalog, ids: NDArray[np.int64], owners: NDArray[np.int64], stamps: NDArray[np.float64]
+    ) -> None:
+        """Add single rows to the tail, those that have a vector, sealing it as _append() does."""
+        order = np.argsort(ids)
+        for first in range(0, len(ids), READ_ROW_COUNT):
+            some = order[first : first + READ_ROW_COUNT]
+            found, vectors = catalog.vectors_by_id(self.kind, ids[some].tolist())
+            if len(found):
+                at = some[np.searchsorted(ids[some], found)]
+                self._extend_tail(found, vectors, owners[at], stamps[at])
+            if self._tail is not None and self._tail.live_count >= LARGEST_SHARD_ROW_COUNT:
+                self._seal(catalog)
+
+    def _extend_tail(
+        self,
+        ids: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        owners: NDArray[np.int64],
+        stamps: NDArray[np.float64],
+    ) -> None:
         if self._tail is None:
             self._tail = empty_tail(vectors.shape[1])
-        self._tail.add(ids, vectors, owners, np.array([self._held[int(row)] for row in owners]))
+        self._tail.add(ids, vectors, owners, stamps)
 
     def _seal(self, catalog: Catalog) -> None:
         """Make the tail, and the shards that are no larger than it, one sealed shard."""
@@ -169,7 +287,8 @@ class VectorIndex:
 
     def _dissolve(self, catalog: Catalog, shard: Shard) -> None:
         self._sealed.remove(shard)
-        self._append(catalog, sorted(shard.videos()))
+        is_there = shard.owners >= 0
+        self._append_ids(catalog, shard.ids[is_there], shard.owners[is_there], shard.stamps[is_there])
 
     # ---- the cache on disk
 
@@ -201,17 +320,19 @@ class VectorIndex:
 
     def _load(self, identity: str) -> None:
         """Become what the files hold, of which anything may be missing or wrong: refresh() brings the rest."""
-        self._held, self._tail, self._sealed = {}, None, []
+        self._held, self._followed, self._tail, self._sealed = {}, {}, None, []
+        known = NO_IDS
         for name in self._names(identity):
             try:
                 shard = read_file(self._folder / name)
                 videos = shard.videos()
-                if videos.keys() & self._held.keys() or (self._tail is not None and not shard.is_sealed):
+                if np.isin(shard.ids, known).any() or (self._tail is not None and not shard.is_sealed):
                     raise ValueError("it repeats another shard")
             except (OSError, ValueError, RuntimeError) as error:  # FAISS's own are RuntimeErrors
                 logger.warning("index file not used, rebuilding name=%s reason=%s", name, error)
                 continue
             self._held.update(videos)
+            known = np.concatenate([known, shard.ids[shard.owners >= 0]])
             if shard.is_sealed:
                 self._sealed.append(shard)
             else:
@@ -231,3 +352,25 @@ class VectorIndex:
             logger.info("index of other rows, rebuilding kind=%s", self.kind)
             return []
         return [name for name in names if re.fullmatch(rf"{self.kind}-[0-9a-f]{{64}}\.shard", name)]
+
+
+def _is_there(state: RowState | None, stamp: float) -> bool:
+    """Whether a video that is held is the catalog's; of a live one its rows tell."""
+    return state is not None and (state.is_live or state.indexed_time == stamp)
+
+
+def _held_by_row(
+    shards: Sequence[Shard], rows: Sequence[int]
+) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return the ids and stamps that shards hold of some videos, by row."""
+    if not rows:
+        return {}
+    owners = np.concatenate([shard.owners for shard in shards])
+    chosen = np.flatnonzero(np.isin(owners, list(rows)))
+    chosen = chosen[np.argsort(owners[chosen], kind="stable")]
+    ids = np.concatenate([shard.ids for shard in shards])[chosen]
+    stamps = np.concatenate([shard.stamps for shard in shards])[chosen]
+    found, first = np.unique(owners[chosen], return_index=True)
+    return dict(
+        zip(found.tolist(), zip(np.split(ids, first[1:]), np.split(stamps, first[1:]), strict=True), strict=True)
+    )

@@ -238,6 +238,14 @@ class CatalogReader(OpenCatalog):
             )
         return np.array([key for key, _ in found], np.int64), vectors_of([each for _, each in found], self.directory)
 
+    def vectors_by_id(self, kind: Kind, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return those of some ids that have a vector, ascending, and the vectors, float32 (N, D)."""
+        found = self._select(
+            f"SELECT id, vector FROM {kind} WHERE id IN (SELECT value FROM json_each(?)) AND vector IS NOT NULL"
+            " ORDER BY id", json.dumps([int(key) for key in ids])
+        )  # fmt: skip
+        return np.array([key for key, _ in found], np.int64), vectors_of([each for _, each in found], self.directory)
+
     def locate(self, kind: Kind, ids: Sequence[int]) -> list[tuple[int, int]]:
         """Return the video's row and the position in that video of each id of row_ids().
 

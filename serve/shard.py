@@ -31,10 +31,10 @@ TRAINING_ITERATION_COUNT = 8  # of k-means: later ones no longer move the lists
 class Shard:
     """A part of the index, and whose rows it was made of, those removed since included."""
 
-    index: Any  # faiss.IndexIDMap2 over IndexFlatIP (the tail), or faiss.IndexIVFFlat
+    index: Any  # faiss.IndexIDMap over IndexFlatIP (the tail), or faiss.IndexIVFFlat
     ids: NDArray[np.int64]  # (N,)
     owners: NDArray[np.int64]  # (N,), the video's row of each id; -1: removed
-    stamps: NDArray[np.float64]  # (N,), that video's indexed_time
+    stamps: NDArray[np.float64]  # (N,), that video's indexed_time; of a live one, the row's own added_time
     name: str | None = None  # of its file; None: not saved
     on_gpu: Any = None  # its copy there and what that needs, made when first searched
 
@@ -51,12 +51,19 @@ class Shard:
         return isinstance(self.index, faiss.IndexIVF)
 
     def videos(self) -> dict[int, float]:
-        """Return the rows of the videos in it, with their indexed_time."""
+        """Return the rows of the videos in it, each with a stamp."""
         rows, first = np.unique(self.owners, return_index=True)
         return {int(row): float(self.stamps[at]) for row, at in zip(rows, first, strict=True) if row >= 0}
 
     def remove(self, rows: set[int]) -> None:
-        gone = np.isin(self.owners, list(rows))
+        """Remove all of some videos."""
+        self._remove(np.isin(self.owners, list(rows)))
+
+    def remove_ids(self, ids: NDArray[np.int64]) -> None:
+        """Remove single rows of videos; those that are not in it are passed over."""
+        self._remove(np.isin(self.ids, ids) & (self.owners >= 0))
+
+    def _remove(self, gone: NDArray[np.bool_]) -> None:
         if not gone.any():
             return
         self.index.remove_ids(faiss.IDSelectorBatch(self.ids[gone]))
@@ -106,7 +113,7 @@ class Shard:
 
 def empty_tail(width: int) -> Shard:
     """Return an exact shard without rows, for vectors of `width` numbers."""
-    index = faiss.IndexIDMap2(faiss.IndexFlatIP(width))
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(width))  # not IDMap2, whose way back is made anew with each removal
     return Shard(index=index, ids=np.empty(0, np.int64), owners=np.empty(0, np.int64), stamps=np.empty(0))
 
 

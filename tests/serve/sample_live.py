@@ -1,8 +1,10 @@
 """Segments of live videos as Kafka brings them, made of a few numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from sample_catalog import FINGERPRINT, MEDIA, WIDTH, unit
 
 from encoders.values import FrameEmbeddings, Utterance, Word
@@ -10,12 +12,13 @@ from serve.records import Gap, SegmentRecord
 from temporal.values import Segment, TimeSpan
 
 STRIDE, LENGTH = 8, 16  # seconds, as temporal.window cuts
+LIVE_MEDIA = replace(MEDIA, duration_seconds=None)  # what no stream has
 STARTED = 1_700_000_000.0  # when the streams began, by all clocks
 
 
 def said(text: str, start_seconds: float, epoch: int = 0) -> Utterance:
     words = tuple(
-        Word(text=word, start_seconds=start_seconds + 0.2 * n, end_seconds=start_seconds + 0.2 * n + 0.1,
+        Word(text=word, start_seconds=start_seconds + 0.25 * n, end_seconds=start_seconds + 0.25 * n + 0.125,
              probability=0.5)
         for n, word in enumerate(text.split())
     )  # fmt: skip
@@ -25,7 +28,7 @@ def said(text: str, start_seconds: float, epoch: int = 0) -> Utterance:
     )  # fmt: skip
 
 
-def vector_at(video_id: str, seconds: float, width: int = WIDTH) -> np.ndarray:
+def vector_at(video_id: str, seconds: float, width: int = WIDTH) -> NDArray[np.float32]:
     """What is seen at a second of a stream: always the same."""
     seed = (sum(video_id.encode()), int(seconds))
     vector = np.random.default_rng(seed).standard_normal(width).astype(np.float32)
@@ -98,6 +101,6 @@ def live_segment(
         recorded_time=None if recorded_from is None else recorded_from + start,
         gaps=tuple(gaps),
         uri=uri,
-        media=MEDIA,
+        media=LIVE_MEDIA,
         is_last=is_last,
     )  # fmt: skip
