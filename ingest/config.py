@@ -50,6 +50,31 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishConfig:
+    """How a source is cut into chunks, and what happens when it goes away."""
+
+    realtime: bool = False  # a file comes no faster than it plays
+    chunk_seconds: float = 2.0  # a chunk ends at the first keyframe after so long
+    max_chunk_bytes: int = 8 << 20  # what the topic takes
+    min_backoff_seconds: float = 1.0  # before connecting again; doubled each time
+    max_backoff_seconds: float = 30.0
+    open_timeout_seconds: float = 15.0  # for connecting and finding the streams
+    read_timeout_seconds: float = 30.0  # without one packet: HLS comes in pieces of ten seconds and more
+    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.chunk_seconds <= 10:
+            raise ValueError(f"chunk_seconds must be > 0 and at most 10, got {self.chunk_seconds}")
+        for name in ("max_chunk_bytes", "min_backoff_seconds", "open_timeout_seconds", "read_timeout_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.max_backoff_seconds < self.min_backoff_seconds:
+            raise ValueError(f"max_backoff_seconds must be >= min_backoff_seconds, got {self.max_backoff_seconds}")
+        if self.rtsp_transport not in ("tcp", "udp"):
+            raise ValueError(f"rtsp_transport must be tcp or udp, got {self.rtsp_transport!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
     """Where bytes may come from: the URI policy."""
 

@@ -71,7 +71,7 @@ def open_container(file: MediaFile, uri: str, config: DecodeConfig) -> InputCont
     except av.error.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
-        raise DecodeError(uri, _why_not(file)) from error
+        raise DecodeError(uri, why_not(file)) from error
     if len(container.streams) > config.max_streams:
         count = len(container.streams)
         container.close()
@@ -83,7 +83,7 @@ def _refuse(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
     raise PermissionError(f"media may open no other file, asked for {url!r}")
 
 
-def _why_not(file: MediaFile) -> str:
+def why_not(file: MediaFile) -> str:
     """Return why bytes did not open, in words a person understands."""
     if not file.seekable():
         return NOT_MEDIA
@@ -133,8 +133,7 @@ def choose_video(container: InputContainer) -> VideoStream | None:
 
 def choose_audio(container: InputContainer, file: MediaFile, uri: str, config: DecodeConfig) -> AudioStream | None:
     """Return the best audio track that decodes: default first, then in the file's order."""
-    streams = [s for s in container.streams.audio if _has_decoder(s)]
-    streams.sort(key=lambda s: (-_rank(s), s.index))
+    streams = audio_by_rank(container)
     if len(streams) < 2 or not file.seekable():
         return streams[0] if streams else None
     position = file.tell()
@@ -143,6 +142,11 @@ def choose_audio(container: InputContainer, file: MediaFile, uri: str, config: D
     finally:
         file.seek(position)
     return next((s for s in streams if s.index in decodable), streams[0])
+
+
+def audio_by_rank(container: InputContainer) -> list[AudioStream]:
+    """Return the audio tracks: default first, commentary last, then in the file's order."""
+    return sorted(filter(_has_decoder, container.streams.audio), key=lambda s: (-_rank(s), s.index))
 
 
 def _has_decoder(stream: Stream) -> bool:

@@ -1,0 +1,312 @@
+"""A source that FFmpeg opens to the chunks of a stream: a file, HTTP, HLS, RTSP, UDP or standard input.
+
+A source is *live* if it comes over a network and does not say how long it is. A live one that fails or ends is
+connected again with backoff, in the same session, until `stop` is set; only when it cannot be had at first is that an
+error. Any other ends at its end. Where one over HTTP breaks off before, FFmpeg asks the server for the rest; where that
+fails too, the stream ends and the error is raised: a second reading from the start would say everything twice.
+
+The source is the operator's own: no URI policy holds for it. Its packets are copied, not decoded, but for the first
+picture of an MP4 or Matroska file, which may have to be turned.
+"""
+
+from __future__ import annotations  # av's Packet is generic for type checkers only
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard, Stream
+from av.video.stream import VideoStream
+
+from ingest.config import PublishConfig
+from ingest.container import NOT_MEDIA, MediaFile, audio_by_rank, choose_video, why_not
+from ingest.errors import (
+    DecodeError,
+    IngestError,
+    SourceError,
+    SourceNotFound,
+    SourceUnavailable,
+    SourceUnreadable,
+)
+from ingest.remux import Cutter, Piece
+from ingest.source import display_uri, scheme_of
+from ingest.values import Chunk
+
+MAX_READ_ERROR_COUNT = 100  # broken places in one source that the demuxer may step over
+MAX_SLEEP_SECONDS = 0.5  # so that a stop is soon seen
+TURNING_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they can say to turn the pictures
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishHooks:
+    """What the caller hears, and the clocks.
+
+    Attributes:
+        notes: Called with one line on what is unusual.
+        progress: Called after each chunk with the seconds of media, the chunks and the bytes so far.
+        now: The wall clock: seconds since 1970.
+    """
+
+    notes: Callable[[str], None] = lambda line: None
+    progress: Callable[[float, int, int], None] = lambda seconds, chunk_count, byte_count: None
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def chunks(
+    source: str,
+    *,
+    collection: str,
+    stream_id: str,
+    session: int,
+    config: PublishConfig | None = None,
+    recorded_time: float | None = None,
+    stop: threading.Event | None = None,
+    hooks: PublishHooks | None = None,
+) -> Iterator[Chunk]:
+    """Cut a source into chunks, numbered from 0. The last one has no media and says that the stream ends.
+
+    Args:
+        source: A path, a URL, or "-" for standard input.
+        recorded_time: Wall clock of the source's first picture, in seconds since 1970. Without it, pictures of a live
+            source and of standard input are dated when they come, those of a file in real time from now on, and those
+            of another file not at all.
+        stop: Once it is set, the open chunk is given out and the stream ends. A source that sends nothing is left
+            after read_timeout_seconds.
+    Raises:
+        SourceError: The source cannot be had.
+        DecodeError: It is no media, or has nothing that can be sent.
+    """
+    run = _Publisher(
+        source, config or PublishConfig(), recorded_time, stop or threading.Event(), hooks or PublishHooks()
+    )
+    sequence = 0
+    try:
+        for piece in run.pieces():
+            yield Chunk(
+                collection=collection,
+                stream_id=stream_id,
+                session=session,
+                sequence=sequence,
+                media=piece.media,
+                media_type=piece.media_type,
+                start_time=run.start_time(piece),
+            )
+            sequence += 1
+            run.tell(piece, sequence)
+    except IngestError:
+        if sequence:
+            yield Chunk(
+                collection=collection, stream_id=stream_id, session=session, sequence=sequence, end_of_stream=True
+            )
+        raise
+    yield Chunk(collection=collection, stream_id=stream_id, session=session, sequence=sequence, end_of_stream=True)
+
+
+class _Publisher:
+    """One run over one source, with all its connections."""
+
+    def __init__(
+        self,
+        source: str,
+        config: PublishConfig,
+        recorded_time: float | None,
+        stop: threading.Event,
+        hooks: PublishHooks,
+    ) -> None:
+        self._source, self._config, self._stop, self._hooks = source, config, stop, hooks
+        self._name = display_uri(source)
+        self._recorded_time = recorded_time
+        scheme = scheme_of(source)
+        self._is_network = scheme is not None and scheme not in ("file", "pipe")
+        self._is_live = False
+        self._is_connected = False
+        self._dropped_count = 0
+        self._media_seconds = 0.0  # of the connections before this one
+        self._seconds, self._byte_count = 0.0, 0
+        self._started: float | None = None  # monotonic time of media time zero, in real time
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the chunks of all connections."""
+        backoff, has_piece = self._config.min_backoff_seconds, False
+        while True:
+            try:
+                with self._connect() as container:
+                    for piece in self._read(container):
+                        backoff, has_piece = self._config.min_backoff_seconds, True
+                        yield piece
+                problem = "it ended"
+            except IngestError as error:
+                if not (self._is_live and self._is_connected):
+                    raise
+                problem = error.reason
+            if self._stop.is_set():
+                return
+            if not self._is_live:
+                break
+            self._hooks.notes(f"{problem}, connecting again in {backoff:g} s: {self._name}")
+            self._wait_until(self._hooks.monotonic() + backoff)
+            if self._stop.is_set():
+                return
+            backoff = min(2 * backoff, self._config.max_backoff_seconds)
+        if not has_piece:
+            raise DecodeError(self._name, "no picture or sound in it that can be sent")
+
+    def start_time(self, piece: Piece) -> float | None:
+        """Return the wall clock of a chunk's beginning."""
+        if self._is_live:
+            return piece.arrived
+        if self._recorded_time is not None:
+            return self._recorded_time + piece.start_seconds
+        return piece.arrived if self._source == STANDARD_INPUT else None
+
+    def tell(self, piece: Piece, chunk_count: int) -> None:
+        """Report a chunk that was taken."""
+        self._seconds = max(self._seconds, self._media_seconds + piece.end_seconds)
+        self._byte_count += len(piece.media)
+        self._hooks.progress(self._seconds, chunk_count, self._byte_count)
+
+    # ---- one connection
+
+    @contextmanager
+    def _connect(self) -> Iterator[InputContainer]:
+        options = {"fflags": "+genpts"}
+        if self._is_network:
+            options |= {"rtsp_transport": self._config.rtsp_transport} if self._source.startswith("rtsp") else {}
+            # Where a file over HTTP breaks off, FFmpeg asks for the rest.
+            options |= {"reconnect": "1", "reconnect_delay_max": "10"} if self._source.startswith("http") else {}
+        timeout = (self._config.open_timeout_seconds, self._config.read_timeout_seconds) if self._is_network else None
+        if not self._is_network and self._source != STANDARD_INPUT and not os.path.exists(_path(self._source)):
+            raise SourceNotFound(self._name, "no such file", "check the path")
+        name = "pipe:0" if self._source == STANDARD_INPUT else self._source
+        try:
+            container = av.open(name, options=options, timeout=timeout, metadata_errors="replace")
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._error_of(error) from error
+        with container:
+            if not self._is_connected:
+                self._is_live = self._is_network and container.duration is None
+                self._is_connected = True
+            yield container
+
+    def _read(self, container: InputContainer) -> Iterator[Piece]:
+        """Yield the chunks of one connection; what is left too, where it ends in an error."""
+        video = choose_video(container)
+        audio = next(iter(audio_by_rank(container)), None)
+        streams: list[Stream] = [s for s in (video, audio) if s is not None]
+        if not streams:
+            raise DecodeError(self._name, "no picture or sound inside")
+        for stream in container.streams:
+            if stream not in streams:
+                stream.discard = Discard.all
+        first: list[Packet[Stream]] = []
+        packets = self._packets(container, streams)
+        is_turned = video is not None and container.format.name in TURNING_FORMATS and _is_turned(packets, video, first)
+        cutter = Cutter(
+            video,
+            audio,
+            uri=self._name,
+            config=self._config,
+            is_turned=is_turned,
+            shift_seconds=ceil(max(0.0, -(container.start_time or 0) / 1e6)),
+            notes=self._hooks.notes,
+            now=self._hooks.now,
+        )
+        self._media_seconds, self._started = self._seconds, None
+        problem: SourceError | None = None
+        try:
+            for part in (first, packets):
+                for packet in part:
+                    for piece in cutter.push(packet):
+                        self._pace(piece)
+                        yield piece
+        except SourceError as error:
+            problem = error
+        for piece in cutter.finish():
+            self._pace(piece)
+            yield piece
+        if problem is not None:
+            raise problem
+
+    def _packets(self, container: InputContainer, streams: list[Stream]) -> Iterator[Packet[Stream]]:
+        """Read the streams until they end, or until stopped; step over broken places."""
+        for error_count in range(MAX_READ_ERROR_COUNT):
+            if error_count == 1:
+                self._hooks.notes("it is damaged in places, which are left out")
+            try:
+                for packet in container.demux(streams):
+                    if self._stop.is_set():
+                        return
+                    if packet.size:  # empty ones end the demuxing
+                        yield packet
+                return
+            except av.error.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise
+                if self._is_network and not isinstance(error, av.error.InvalidDataError):
+                    raise self._error_of(error) from error
+            except IndexError:  # PyAV's own, at the end of a file in which a stream appeared after opening
+                return
+
+    def _pace(self, piece: Piece) -> None:
+        """In real time, let a chunk go when it has been played."""
+        if not self._config.realtime or self._is_live or self._stop.is_set():
+            return
+        if self._started is None:
+            self._started = self._hooks.monotonic()
+            if self._recorded_time is None:
+                self._recorded_time = self._hooks.now()
+        self._wait_until(self._started + piece.end_seconds)
+
+    def _wait_until(self, time_seconds: float) -> None:
+        while not self._stop.is_set() and (left := time_seconds - self._hooks.monotonic()) > 0:
+            self._hooks.sleep(min(left, MAX_SLEEP_SECONDS))
+
+    def _error_of(self, error: Exception) -> IngestError:
+        """Return FFmpeg's error in our words."""
+        if isinstance(error, FileNotFoundError | av.error.HTTPNotFoundError):
+            return SourceNotFound(self._name, "there is no such thing", "check the path or the URL")
+        if isinstance(error, PermissionError | av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
+            return SourceUnreadable(self._name, "permission denied", "check the rights or the password")
+        if isinstance(error, IsADirectoryError):
+            return SourceUnreadable(self._name, "a folder, not a file", "name a file")
+        if isinstance(error, av.error.ExitError):
+            return SourceUnavailable(self._name, "it does not answer")
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            return SourceUnavailable(self._name, "FFmpeg does not know its protocol")
+        if self._is_network and not isinstance(error, av.error.InvalidDataError):
+            reason = getattr(error, "strerror", None) or str(error)
+            return SourceUnavailable(self._name, f"it cannot be had ({reason})")
+        if self._is_network or self._source == STANDARD_INPUT:
+            return DecodeError(self._name, NOT_MEDIA)
+        with open(_path(self._source), "rb") as file:
+            return DecodeError(self._name, why_not(MediaFile(file, lambda: None)))
+
+
+def _path(source: str) -> str:
+    return source.removeprefix("file://") if scheme_of(source) == "file" else source
+
+
+def _is_turned(packets: Iterator[Packet[Stream]], video: VideoStream, taken: list[Packet[Stream]]) -> bool:
+    """Decode the first picture, and whether the container says to turn it. Packets read for it go to `taken`."""
+    context = video.codec_context
+    for packet in packets:
+        taken.append(packet)
+        if packet.stream is not video:
+            continue
+        try:
+            frames = context.decode(packet) or context.decode(None)
+        except av.error.FFmpegError:
+            frames = []
+        context.flush_buffers()
+        return bool(frames) and frames[0].rotation % 360 != 0
+    return False
