@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 
 from encoders.values import Utterance
 from encoders.whisper import SpeechStream, SpeechWindow, Transcriber
-from ingest.stream_clock import Placed
+from ingest.stream_clock import MAX_LAG_SECONDS, Placed
 from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.records import Gap, SegmentRecord
 from temporal.config import WindowConfig
 from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
-
-# Sound may come this much later than pictures of the same time; then there is none, and words are not waited for.
-MAX_SOUND_LAG_SECONDS = 10.0
 
 
 @dataclass(slots=True, eq=False)
@@ -219,7 +216,7 @@ class VideoFlow:
                 at = self._epoch_starts[sound.epoch] + begin / SAMPLE_RATE_HZ
                 sound = type(sound)(epoch=sound.epoch, start_seconds=at, samples=sound.samples[cut:])
             found += stream.push(sound)
-        if placed.end_seconds - self._sound_end_seconds > MAX_SOUND_LAG_SECONDS:
+        if placed.end_seconds - self._sound_end_seconds > MAX_LAG_SECONDS:
             found += stream.finish()
         return self._kept(found)
 
@@ -256,7 +253,13 @@ class VideoFlow:
             )
             for n, frame in enumerate(step.frames)
         ]
-        self.windows.extend(placed.epoch, placed.epoch_start_seconds, placed.end_seconds, seen)
+        self.windows.extend(
+            placed.epoch,
+            seen,
+            start_seconds=placed.epoch_start_seconds,
+            end_seconds=placed.end_seconds,
+            whole_seconds=placed.whole_seconds,
+        )
 
     def _record(self, live: LiveSegment) -> SegmentRecord:
         assert self.media is not None
@@ -268,12 +271,8 @@ class VideoFlow:
             and origin.start_seconds < span.end_seconds
             and origin.end_seconds > span.start_seconds
         ]
-        inside = live.introduces
-        gaps = [
-            noted
-            for noted in self.gaps
-            if noted.epoch == epoch and inside.start_seconds <= noted.gap.at_seconds <= inside.end_seconds
-        ]
+        begin, end = live.introduces.start_seconds, math.inf if live.ends_epoch else live.introduces.end_seconds
+        gaps = [noted for noted in self.gaps if noted.epoch == epoch and begin <= noted.gap.at_seconds < end]
         if live.is_final:
             self.gaps = [one for one in self.gaps if one not in gaps]
         vectors = [one.vector for one in live.spoken]

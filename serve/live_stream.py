@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from encoders.whisper import Transcriber
 from ingest.config import SamplingPolicy
+from ingest.kafka import Record
 from ingest.ordering import Arrival, ChunkOrder, Missing
 from ingest.stream_clock import NO_TICK, ClockState, StreamClock
 from ingest.values import Chunk, Decoded
@@ -27,12 +28,7 @@ class Entry:
     """One chunk in its place."""
 
     chunk: Chunk
-    topic: str
-    partition: int
-    offset: int
-    append_seconds: float
-    key: bytes = b""
-    value: bytes = b""  # the record, for the dead letter
+    record: Record  # as it came, for the dead letter
     items: Sequence[Decoded] | None = None  # there: it is decoded
     failure: str = ""  # there: why it is left out, UPPER_SNAKE
 
@@ -101,12 +97,15 @@ class LiveStream:
 
     def push(self, entry: Entry) -> Arrival:
         """Take one chunk as it arrives."""
-        self.next_offset = max(self.next_offset, entry.offset + 1)
+        self.next_offset = max(self.next_offset, entry.record.offset + 1)
         arrival = self.order.push(
-            entry, session=entry.chunk.session, sequence=entry.chunk.sequence, append_seconds=entry.append_seconds
+            entry,
+            session=entry.chunk.session,
+            sequence=entry.chunk.sequence,
+            append_seconds=entry.record.append_seconds,
         )
         if arrival is Arrival.TAKEN:
-            self._offsets[entry.place] = entry.offset
+            self._offsets[entry.place] = entry.record.offset
         return arrival
 
     def ordered(self) -> list[Entry]:
@@ -149,9 +148,10 @@ class LiveStream:
             self._note_gap(chunk.sequence, 1, entry.failure)
         recorded_time = chunk.start_time
         for placed in self.clock.place(entry.items) if entry.items else ():
-            found.append(self.flow.place(placed, append_seconds=entry.append_seconds, recorded_time=recorded_time))
+            found.append(
+                self.flow.place(placed, append_seconds=entry.record.append_seconds, recorded_time=recorded_time)
+            )
             recorded_time = None  # of its first picture, which a later epoch in the chunk has not
-        entry.items, entry.value = None, b""
         if chunk.end_of_stream and not self.clock.state.is_closed:
             found.append(self._end())
         return found

@@ -43,7 +43,8 @@ class LiveSegment:
     spoken: tuple[SpokenVector, ...]
     continued_count: int  # of the first of `spoken`, which earlier segments hold too
     is_final: bool
-    is_last: bool
+    ends_epoch: bool
+    is_last: bool  # of the video
     introduces: TimeSpan  # the part of its span that no earlier segment has
 
     @property
@@ -208,6 +209,7 @@ class LiveWindows:
             one for one in epoch.spoken if one.utterance.start_seconds < end and one.utterance.end_seconds > start
         ]
         is_final = may_be_final and (is_full or epoch.is_over) and heard >= (epoch.epoch, end)
+        ends_epoch = epoch.is_over and not self._exists(epoch, index + 1)
         vectors = np.stack([frame.vector for frame in frames]) if frames else np.zeros((0, 0), np.float32)
         return LiveSegment(
             segment=Segment(
@@ -226,7 +228,8 @@ class LiveWindows:
             spoken=tuple(spoken),
             continued_count=sum(one.utterance.start_seconds < introduced for one in spoken) if index else 0,
             is_final=is_final,
-            is_last=is_final and epoch.is_last and not self._exists(epoch, index + 1),
+            ends_epoch=ends_epoch,
+            is_last=is_final and epoch.is_last and ends_epoch,
             introduces=TimeSpan(start_seconds=min(introduced, end), end_seconds=end),
         )
 

@@ -1,0 +1,313 @@
+"""What one worker does with one Kafka partition: records in, segments out, and offsets that may be committed.
+
+The commit protocol, for each partition by itself:
+1. Every segment and dead letter made so far is on its way; take the position before which no chunk is needed any more,
+   and the checkpoints of the streams.
+2. When the broker has acknowledged all of 1, send the checkpoints.
+3. When it has acknowledged those, commit the position.
+A crash between any two steps replays chunks. The checkpoints say where each stream goes on, segments have derived ids
+and revisions, so what is made twice is the same twice.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ingest.errors import IngestError
+from ingest.kafka import Delivery, Record
+from ingest.ordering import MAX_WAITING_SECONDS, Arrival
+from ingest.values import Decoded
+from kinodex.v1 import stream_pb2
+from serve.desk import Desk
+from serve.errors import RecordInvalid
+from serve.files import FileWork
+from serve.flow import Submission, VideoFlow
+from serve.live_stream import Entry, LiveStream
+from serve.records import (
+    DeadLetter,
+    dead_letter_bytes,
+    read_chunk,
+    read_source,
+    segment_bytes,
+    video_key,
+)
+from serve.status import name_of
+
+logger = logging.getLogger(__name__)
+
+SHED = "SHED"  # the reason of a gap of chunks that were too late to be worth it
+
+
+@dataclass(slots=True, eq=False)
+class _Commit:
+    """A position on its way to being committed."""
+
+    next_offset: int
+    checkpoints: list[tuple[bytes, bytes]]
+    awaited: list[Delivery]
+    has_sent_checkpoints: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Partition:
+    """What both topics' partitions have in common: deliveries and commits."""
+
+    desk: Desk
+    topic: str
+    number: int
+    next_offset: int  # behind the newest record taken
+    committed: int = -1
+    is_over: bool = False  # revoked: what comes back is nobody's
+    _outstanding: list[Delivery] = field(default_factory=list)
+    _commit: _Commit | None = None
+
+    def _publish(self, flow: VideoFlow) -> None:
+        for record in flow.records():
+            self._outstanding.append(self.desk.send_segment(record, segment_bytes(record)))
+
+    def _refuse(self, record: Record, reason: str, message: str) -> None:
+        """Send a record where somebody may look at it."""
+        letter = DeadLetter(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            append_time=record.append_seconds,
+            key=record.key,
+            value=record.value or b"",
+            reason=reason,
+            message=message,
+        )
+        logger.warning(
+            "dead letter topic=%s partition=%d offset=%d reason=%s message=%s",
+            record.topic, record.partition, record.offset, reason, message,
+        )  # fmt: skip
+        key = f"{record.topic}/{record.partition}/{record.offset}".encode()
+        self._outstanding.append(self.desk.send_dead_letter(key, dead_letter_bytes(letter)))
+        self.desk.count("dead_letter")
+
+    # ---- commits
+
+    def step_commit(self, *, may_begin: bool) -> int | None:
+        """Bring a commit as far as the broker's answers allow, begin one if none is under way.
+
+        Returns:
+            The offset to commit now; None: there is nothing to commit yet.
+        """
+        self._outstanding = [one for one in self._outstanding if not is_acknowledged(one)]
+        commit = self._commit
+        if commit is None:
+            if may_begin:
+                self._begin_commit()
+            return None
+        commit.awaited = [one for one in commit.awaited if not is_acknowledged(one)]
+        if commit.awaited:
+            return None
+        if not commit.has_sent_checkpoints:
+            commit.has_sent_checkpoints = True
+            commit.awaited = [self.desk.send_checkpoint(self.number, key, data) for key, data in commit.checkpoints]
+            if commit.awaited:
+                return None
+        self._commit = None
+        if commit.next_offset == self.committed:
+            return None
+        self.committed = commit.next_offset
+        return self.committed
+
+    @property
+    def is_committing(self) -> bool:
+        return self._commit is not None
+
+    def _begin_commit(self) -> None:
+        position, checkpoints = self._safe_position()
+        if position == self.committed and not checkpoints:
+            return
+        self._commit = _Commit(position, checkpoints, list(self._outstanding))
+
+    def _safe_position(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        raise NotImplementedError
+
+
+class ChunkPartition(Partition):
+    """A partition of kinodex.chunks: many streams, each in an order of its own."""
+
+    def __init__(
+        self, desk: Desk, topic: str, number: int, next_offset: int, known: Mapping[bytes, stream_pb2.Checkpoint]
+    ) -> None:
+        """Go on where the checkpoints say."""
+        super().__init__(desk, topic, number, next_offset)
+        self._known = dict(known)  # of streams that nothing came of since
+        self._sent: dict[bytes, bytes] = {}  # the newest checkpoint of each stream
+        self.streams: dict[bytes, LiveStream] = {}
+        for key, checkpoint in list(self._known.items()):
+            if not checkpoint.ended:
+                self._open(key, checkpoint.collection, checkpoint.stream_id)
+
+    @property
+    def resume_offset(self) -> int | None:
+        """The first record that a stream still needs; None: none does."""
+        return min((one.next_offset for one in self.streams.values() if not one.is_over), default=None)
+
+    def take(self, record: Record) -> None:
+        """Take the next record of the partition."""
+        self.next_offset = max(self.next_offset, record.offset + 1)
+        try:
+            chunk = read_chunk(record.value or b"")
+        except RecordInvalid as error:
+            self._refuse(record, name_of(error), str(error))
+            return
+        key = checkpoint_key(self.topic, chunk.collection, chunk.stream_id)
+        stream = self.streams.get(key) or self._open(key, chunk.collection, chunk.stream_id)
+        entry = Entry(chunk=chunk, record=record)
+        late = self.desk.append_seconds_now() - record.append_seconds
+        if self.desk.shed_seconds and late > self.desk.shed_seconds and not chunk.end_of_stream:
+            entry.failure = SHED
+        arrival = stream.push(entry)
+        stream.taken_at = self.desk.monotonic()
+        self.desk.count("shed" if arrival is Arrival.TAKEN and entry.failure else arrival.value)
+        self._decode(stream)
+
+    def _open(self, key: bytes, collection: str, stream_id: str) -> LiveStream:
+        stream = self.streams[key] = LiveStream(
+            collection,
+            stream_id,
+            transcriber=self.desk.transcriber,
+            window=self.desk.window,
+            sampling=self.desk.sampling,
+            fingerprint=self.desk.fingerprint,
+            checkpoint=self._known.pop(key, None),
+        )
+        stream.taken_at = self.desk.monotonic()
+        return stream
+
+    def _decode(self, stream: LiveStream) -> None:
+        for entry in stream.ordered():
+            if not entry.is_ready:
+                self.desk.decode(entry, lambda found, entry=entry: self._decoded(stream, entry, found))  # type: ignore[misc]
+        self._place(stream)
+
+    def _decoded(self, stream: LiveStream, entry: Entry, found: list[Decoded] | IngestError) -> None:
+        if self.is_over:
+            return
+        if isinstance(found, IngestError):
+            entry.failure = name_of(found)
+            self._refuse(entry.record, entry.failure, f"{found.reason} (chunk {entry.chunk.sequence})")
+        else:
+            entry.items = found
+        self._place(stream)
+
+    def _place(self, stream: LiveStream) -> None:
+        for submission in stream.place_ready():
+            self._submit(stream, submission)
+        self._publish(stream.flow)
+
+    def _submit(self, stream: LiveStream, submission: Submission) -> None:
+        def changed() -> None:
+            if not self.is_over:
+                self._publish(stream.flow)
+
+        if submission.step.frames:
+            self.desk.encode(submission.step, changed)
+        if submission.speech:
+            self.desk.transcribe(stream.flow, submission.speech, changed)
+
+    def close_idle(self) -> None:
+        """End what has been silent for long. Only for a partition that is read to its end."""
+        now = self.desk.monotonic()
+        for stream in self.streams.values():
+            silent_seconds = now - stream.taken_at
+            if silent_seconds > MAX_WAITING_SECONDS and stream.order.waiting_since is not None:
+                stream.order.give_up()
+                self._decode(stream)
+            elif silent_seconds > self.desk.idle_seconds and (submission := stream.close()) is not None:
+                logger.info("stream idle stream=%s/%s", stream.collection, stream.stream_id)
+                self._submit(stream, submission)
+                self._publish(stream.flow)
+
+    def _safe_position(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        position, checkpoints = self.next_offset, []
+        for key, stream in self.streams.items():
+            checkpoint = stream.checkpoint(self.topic)
+            if not stream.is_over:
+                position = min(position, checkpoint.record_offset)
+            data = checkpoint.SerializeToString(deterministic=True)
+            if self._sent.get(key) != data:
+                self._sent[key] = data
+                checkpoints.append((key, data))
+        return position, checkpoints
+
+
+class SourcePartition(Partition):
+    """A partition of kinodex.sources: whole files, one after the other."""
+
+    def __init__(self, desk: Desk, topic: str, number: int, next_offset: int) -> None:
+        super().__init__(desk, topic, number, next_offset)
+        self.works: dict[int, FileWork] = {}  # by offset, that are not done
+
+    def take(self, record: Record) -> None:
+        """Take the next record of the partition."""
+        self.next_offset = max(self.next_offset, record.offset + 1)
+        try:
+            source = read_source(record.value or b"")
+        except RecordInvalid as error:
+            self._refuse(record, name_of(error), str(error))
+            return
+        work = self.works[record.offset] = FileWork(source, record)
+        self.desk.decode_file(work, lambda: self._changed(work))
+        self.desk.count(Arrival.TAKEN.value)
+
+    def _changed(self, work: FileWork) -> None:
+        if self.is_over:
+            work.is_cancelled = True
+            return
+        if work.failure is not None:
+            self._refuse(work.record, name_of(work.failure), work.failure.reason)
+            del self.works[work.record.offset]
+            return
+        if work.flow is None:
+            return
+        for submission in work.take_submissions():
+            if submission.step.frames:
+                self.desk.encode(submission.step, lambda: self._changed(work))
+            if submission.speech:
+                self.desk.transcribe(work.flow, submission.speech, lambda: self._changed(work))
+        self._publish(work.flow)
+        work.let_go_on()
+        if work.is_done and self.works.pop(work.record.offset, None) is not None:
+            logger.info("file done uri=%s video=%s/%s", work.name, work.source.collection, work.flow.video_id)
+
+    def _safe_position(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        return min(self.works, default=self.next_offset), []
+
+
+def checkpoint_key(topic: str, collection: str, stream_id: str) -> bytes:
+    """Return the key of a stream's checkpoints."""
+    return b"/".join((topic.encode(), video_key(collection, stream_id)))
+
+
+def is_acknowledged(delivery: Delivery) -> bool:
+    """Whether the broker has a record for good.
+
+    Raises:
+        BrokerUnavailable: If it will never have it.
+    """
+    if delivery.error is not None:
+        raise delivery.error
+    return delivery.is_done
+
+
+def latest_checkpoints(records: Iterable[Record], topic: str) -> dict[bytes, stream_pb2.Checkpoint]:
+    """Return the furthest checkpoint of each stream of a topic: a worker that had lost its partition may have sent an
+    older one after it."""
+    found: dict[bytes, stream_pb2.Checkpoint] = {}
+    for record in records:
+        if not record.value:
+            found.pop(record.key, None)
+            continue
+        message = stream_pb2.Checkpoint()
+        message.ParseFromString(record.value)
+        before = found.get(record.key)
+        if message.topic == topic and (
+            before is None or (before.session, before.next_sequence) <= (message.session, message.next_sequence)
+        ):
+            found[record.key] = message
+    return found
