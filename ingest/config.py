@@ -1,12 +1,15 @@
 """Settings of the stage: how to decode, and where bytes may come from."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Literal
 
 SamplingPolicy = Literal["exact", "fast", "keyframes"]
 ResizePolicy = Literal["crop", "squash", "pad"]
 Clock = Literal["media", "source"]
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,3 +101,70 @@ class SourceConfig:
                 ip_network(network)
             except ValueError as e:
                 raise ValueError(f"private_networks must be networks such as 10.1.0.0/16, got {e}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaConfig:
+    """Where the brokers are, how they know us, and how long we wait for them."""
+
+    servers: tuple[str, ...] = ()  # "host:port" of some brokers; they tell of the others. None: no Kafka
+    topic_prefix: str = "kinodex"  # the topics are kinodex.chunks, kinodex.segments, ...
+    security_protocol: SecurityProtocol = "PLAINTEXT"
+    sasl_mechanism: SaslMechanism = ""
+    sasl_username: str = ""
+    sasl_password: str = field(default="", repr=False)
+    tls_ca: str = ""  # a PEM file of the authorities that brokers' certificates are signed by; "": the system's
+    tls_certificate: str = ""  # PEM files by which a broker knows us; "": it does not ask
+    tls_key: str = ""
+    partition_count: int = 12  # of a topic that is made; no more workers than this share the streams
+    replication_factor: int = -1  # of a topic that is made; -1: the broker's default
+    session_timeout_seconds: float = 10.0  # a worker that is silent for so long is dead
+    delivery_timeout_seconds: float = 600.0  # how long an outage may last until what is to be written is given up
+    bootstrap_timeout_seconds: float = 15.0  # for the first answer of a broker, and for any other that is waited for
+
+    def __post_init__(self) -> None:
+        for server in self.servers:
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError(f"servers must be host:port, got {server!r}")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", self.topic_prefix):
+            raise ValueError(f"topic_prefix must be letters, digits, '.', '_' and '-', got {self.topic_prefix!r}")
+        if self.security_protocol not in ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"):
+            raise ValueError(
+                f"security_protocol must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, got {self.security_protocol!r}"
+            )
+        if self.sasl_mechanism not in ("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+            raise ValueError(
+                f"sasl_mechanism must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, got {self.sasl_mechanism!r}"
+            )
+        self._check_credentials()
+        for name in (
+            "partition_count",
+            "session_timeout_seconds",
+            "delivery_timeout_seconds",
+            "bootstrap_timeout_seconds",
+        ):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.replication_factor != -1 and self.replication_factor < 1:
+            raise ValueError(f"replication_factor must be >= 1, or -1, got {self.replication_factor}")
+
+    def _check_credentials(self) -> None:
+        is_sasl = self.security_protocol.startswith("SASL_")
+        if is_sasl and not (self.sasl_mechanism and self.sasl_username and self.sasl_password):
+            raise ValueError(
+                f"sasl_mechanism, sasl_username and sasl_password must be given with {self.security_protocol}"
+            )
+        if not is_sasl and (self.sasl_mechanism or self.sasl_username or self.sasl_password):
+            raise ValueError(
+                f"sasl_* must be given with SASL_PLAINTEXT or SASL_SSL only, not with {self.security_protocol}"
+            )
+        if not self.is_tls and (self.tls_ca or self.tls_certificate or self.tls_key):
+            raise ValueError(f"tls_* must be given with SSL or SASL_SSL only, not with {self.security_protocol}")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key must be given together")
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.security_protocol in ("SSL", "SASL_SSL")

@@ -7,8 +7,13 @@
 ├── DecodeError            the bytes are not media that decodes
 │   ├── DecoderCrashed     the child process died on them
 │   └── DecoderTimeout     the watchdog ended the child process
-└── LimitExceeded          over a setting; names it
+├── LimitExceeded          over a setting; names it
+├── BrokerUnavailable      no Kafka broker, or none that lets us in: try again later
+├── OffsetRegression       a topic is shorter than what was read of it: stop
+└── RecordTooLarge         no topic takes a record of this size
 """
+
+from collections.abc import Sequence
 
 
 class IngestError(Exception):
@@ -67,3 +72,40 @@ class LimitExceeded(IngestError):
     def __init__(self, uri: str, limit: str, reason: str) -> None:
         super().__init__(uri, reason, f"the limit is the setting {limit}")
         self.limit = limit
+
+
+class BrokerUnavailable(IngestError):
+    """No Kafka broker answers, or none that does lets us in. A later try may work.
+
+    Attributes:
+        servers: The brokers that were asked.
+    """
+
+    def __init__(self, servers: Sequence[str], reason: str) -> None:
+        super().__init__(
+            ",".join(servers),
+            f"Kafka is not available: {reason}",
+            "see the settings kafka.servers and kafka.security_protocol",
+        )
+        self.servers = tuple(servers)
+
+
+class OffsetRegression(IngestError):
+    """A partition ends before what was read of it: the topic was made anew, or has lost records.
+
+    Attributes:
+        wanted: The offset to be read next.
+        end: The offset behind the last record.
+    """
+
+    def __init__(self, topic: str, partition: int, wanted: int, end: int) -> None:
+        super().__init__(
+            f"{topic}/{partition}",
+            f"offset {wanted} lies beyond the end {end}",
+            "was the topic made anew? What was made of it must be made anew too",
+        )
+        self.topic, self.partition, self.wanted, self.end = topic, partition, wanted, end
+
+
+class RecordTooLarge(IngestError):
+    """No topic takes a record of this size."""

@@ -52,6 +52,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     ingest_errors.DecoderTimeout: code_pb2.INVALID_ARGUMENT,
     ingest_errors.LimitExceeded: code_pb2.RESOURCE_EXHAUSTED,
     encoder_errors.NoVisualEncoder: code_pb2.FAILED_PRECONDITION,
+    ingest_errors.BrokerUnavailable: code_pb2.UNAVAILABLE,
 }
 # Of the server's own house, or of other commands: a client learns nothing of them.
 INTERNAL: frozenset[type[Exception]] = frozenset(
@@ -69,6 +70,8 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         ingest_errors.IngestError,
         ingest_errors.SourceError,
         encoder_errors.EncoderError,
+        ingest_errors.OffsetRegression,
+        ingest_errors.RecordTooLarge,
         encoder_errors.WeightsNotFound,
         encoder_errors.WeightsInvalid,
         encoder_errors.PicturesInvalid,

@@ -1,0 +1,133 @@
+"""Writes records, each at most once and in order within its partition, through broker restarts."""
+
+import logging
+from contextlib import suppress
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.partitioner import murmur2
+from kafka.producer.future import FutureRecordMetadata
+
+from ingest.config import KafkaConfig
+from ingest.errors import BrokerUnavailable, IngestError, RecordTooLarge
+from ingest.kafka.connection import connect, milliseconds, one_line, translated
+
+logger = logging.getLogger(__name__)
+
+MAX_RECORD_BYTES = 9 << 20  # a chunk of 8 MiB and what is said of it
+REQUEST_SECONDS = 30.0  # after which a broker that has taken a request and is silent is given up
+
+
+class Delivery:
+    """A record on its way to the broker. May be looked at from any thread."""
+
+    __slots__ = ("_future", "_refused", "_servers", "_what")
+
+    def __init__(
+        self, servers: tuple[str, ...], what: str, future: FutureRecordMetadata | None, refused: Exception | None = None
+    ) -> None:
+        self._servers, self._what, self._future, self._refused = servers, what, future, refused
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the broker has it for good, or never will."""
+        return self._future is None or bool(self._future.is_done)
+
+    @property
+    def error(self) -> IngestError | None:
+        """Why the broker will never have it: RecordTooLarge, or BrokerUnavailable after the delivery timeout."""
+        found = self._refused if self._future is None else self._future.exception
+        if found is None:
+            return None
+        if isinstance(found, MessageSizeTooLargeError | RecordListTooLargeError):
+            return RecordTooLarge(self._what, one_line(found))
+        return BrokerUnavailable(self._servers, f"{self._what} was not delivered: {one_line(found)}")
+
+    @property
+    def append_seconds(self) -> float | None:
+        """When the broker appended it (seconds since 1970); None: it has not."""
+        if self._future is None or not self._future.succeeded():
+            return None
+        return float(self._future.value.timestamp) / 1000
+
+    @property
+    def offset(self) -> int | None:
+        """Where the broker appended it; None: it has not."""
+        if self._future is None or not self._future.succeeded():
+            return None
+        return int(self._future.value.offset)
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait until is_done; whether it is."""
+        if self._future is not None and not self._future.is_done:
+            with suppress(KafkaError):  # `error` says it
+                self._future.get(timeout_seconds)
+        return self.is_done
+
+
+class Producer:
+    """Sends records, in the background. May be used from any thread."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnavailable: If no broker answers in time.
+        """
+        self._config = config
+        request_seconds = min(REQUEST_SECONDS, config.delivery_timeout_seconds)
+        self._producer = connect(
+            config,
+            KafkaProducer,
+            acks="all",
+            enable_idempotence=True,
+            max_request_size=MAX_RECORD_BYTES,
+            request_timeout_ms=milliseconds(request_seconds),
+            delivery_timeout_ms=milliseconds(config.delivery_timeout_seconds),
+            max_block_ms=milliseconds(config.bootstrap_timeout_seconds),
+            allow_auto_create_topics=False,
+        )
+
+    def send(self, topic: str, key: bytes, value: bytes | None, *, partition: int | None = None) -> Delivery:
+        """Begin to send a record. Waits only for a topic that it does not know yet, and no longer than for a broker.
+
+        Args:
+            value: None: a tombstone.
+            partition: None: the key decides, as with every client of Kafka.
+        """
+        what = f"{topic} {key.decode(errors='replace')}"
+        try:
+            future = self._producer.send(topic, key=key, value=value, partition=partition)
+        except KafkaTimeoutError:
+            if self._producer._metadata.partitions_for_topic(topic) is None:
+                e = KafkaTimeoutError(f"there is no topic {topic}, or no broker (`kinodex topics` makes the topics)")
+            return Delivery(self._config.servers, what, None, e)
+        except KafkaError as e:
+            return Delivery(self._config.servers, what, None, e)
+        return Delivery(self._config.servers, what, future)
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until everything sent so far is done; whether it is."""
+        try:
+            self._producer.flush(timeout_seconds)
+        except KafkaTimeoutError:
+            return False
+        return True
+
+    def partition_of(self, topic: str, key: bytes) -> int:
+        """Return the partition that a key's records are in.
+
+        Raises:
+            BrokerUnavailable: If no broker says how many partitions the topic has.
+        """
+        with translated(self._config):
+            partitions = sorted(self._producer.partitions_for(topic))
+        return int(partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)])
+
+    def close(self, timeout_seconds: float) -> None:
+        """Send what is waiting, as far as that is possible in time, and end. What is left has failed."""
+        try:
+            self._producer.close(timeout_seconds)
+        except KafkaTimeoutError:  # of its flush
+            logger.warning("records left unsent servers=%s", ",".join(self._config.servers))
+            self._producer.close(0)
