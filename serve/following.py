@@ -115,7 +115,9 @@ class VideoFrames:
     """All frames of one version of a video."""
 
     def __init__(self, version: int, blocks: Mapping[int, FrameBlock]) -> None:
-        self.version, self.blocks = version, in_order(blocks)
+        self.version = version
+        self.as_read = blocks  # for the next version
+        self.blocks = in_order(blocks)
         self.traits = Traits()  # of all of it
         frames = [block.embeddings for block in self.blocks.values()]
         self.vectors = Pieces(each.vectors for each in frames)
@@ -146,7 +148,7 @@ def read_frames(catalog: CatalogReader, row: int, version: int, before: VideoFra
         )  # fmt: skip
         return FrameBlock(embeddings=frames_of(found, catalog.directory), traits=Traits()) if found else None
 
-    known, since = ({}, -1) if before is None else (before.blocks, before.version)
+    known, since = ({}, -1) if before is None else (before.as_read, before.version)
     return VideoFrames(version, follow(catalog, row, known, since, read))
 
 

@@ -1,0 +1,231 @@
+"""What is kept in memory of live videos is what the catalog holds, however they change."""
+
+import random
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sample_catalog import FINGERPRINT, WIDTH, put_vectors
+from sample_live import STARTED, live_segment
+from sample_vectors import QUERIES, brute_force, random_vectors
+
+from serve import following, positions
+from serve.catalog import Catalog, Kind
+from serve.following import FrameBlock, Said, SaidVectors, VideoFrames, read_frames, read_said, read_said_vectors
+from serve.index import VectorIndex
+from serve.known import KnownVideos
+from serve.live import DeletionRecord, LiveRows, Tombstone
+from serve.pieces import Pieces
+from serve.pooling import pool, pooled, together
+from serve.retention import Limit, Retention
+from serve.sharing import RowCache
+
+KINDS: tuple[Kind, ...] = ("segments", "utterances")
+
+
+@pytest.fixture
+def live(catalog: Catalog) -> LiveRows:
+    return LiveRows(catalog, FINGERPRINT)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of four segments, so that short streams have several."""
+    for module in (positions, following):
+        monkeypatch.setattr(module, "BLOCK_BITS", 2)
+
+
+class Follower:
+    """Keeps all there is to keep of one catalog, and compares it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.known = KnownVideos(FINGERPRINT)
+        self.frames: RowCache[VideoFrames] = RowCache(partial(read_frames, catalog), lambda each: each.nbytes, 1 << 30)
+        self.said: RowCache[Said] = RowCache(partial(read_said, catalog), len, 1 << 30)
+        self.vectors: RowCache[SaidVectors] = RowCache(partial(read_said_vectors, catalog), lambda each: 1, 1 << 30)
+        self.indexes = {kind: VectorIndex(catalog.directory, kind, FINGERPRINT) for kind in KINDS}
+
+    def check(self) -> None:
+        with self.catalog.snapshot():
+            self.known.refresh(self.catalog)
+            assert list(self.known.by_row.values()) == self.catalog.videos()
+            assert {id(one) for found in self.known.by_id.values() for one in found} == set(
+                map(id, self.known.by_row.values())
+            )
+            for video in self.known.by_row.values():
+                self.check_video(video.row, video.version)
+            for kind, index in self.indexes.items():
+                index.refresh(self.catalog)
+                check_index(index, self.catalog, kind)
+
+    def check_video(self, row: int, version: int) -> None:
+        frames, stored = self.frames.get(row, version), self.catalog.frames(row)
+        assert np.array_equal(frames.pts_seconds, stored.pts_seconds)
+        assert np.array_equal(frames.epochs, stored.epochs)
+        if len(stored.vectors):
+            assert np.array_equal(frames.vectors.take(np.arange(len(frames))), stored.vectors)
+        said, heard = self.said.get(row, version), self.catalog.utterances(row, with_words=False)
+        assert said.utterances == heard
+        ids = self.catalog.row_ids("utterances", row)[0].tolist()
+        places = [position for _, position in self.catalog.locate("utterances", ids)]
+        assert said.places(places).tolist() == list(range(len(heard)))
+        assert said.places([5 << 20, *places[:1]]).tolist() == [0][: len(places)]
+        vectors = self.vectors.get(row, version).vectors
+        assert len(vectors) == len(heard)
+        if heard:
+            assert np.array_equal(vectors.take(np.arange(len(heard))), self.catalog.utterance_vectors(row))
+
+
+def check_index(index: VectorIndex, catalog: Catalog, kind: Kind) -> None:
+    expected = sum(len(catalog.row_ids(kind, row)[0]) for row in catalog.ready_rows(FINGERPRINT))
+    assert len(index) == expected
+    if not expected:
+        return
+    ids, scores = index.search(QUERIES, 12)
+    if kind == "segments":
+        true_ids, true_scores = brute_force(catalog, QUERIES, 12)
+        assert np.array_equal(ids, true_ids)
+        assert np.allclose(scores, true_scores, atol=1e-5)
+    catalog.locate(kind, [int(key) for key in ids.ravel() if key >= 0])  # none is gone
+
+
+class Streams:
+    """Three cameras that go on, are revised, pruned, deleted and begun anew, at random."""
+
+    def __init__(self, live: LiveRows, choice: random.Random) -> None:
+        self.live, self.choice = live, choice
+        self.next = {video_id: [0, 0, 0.0] for video_id in ("a", "b", "c")}  # epoch, index, epoch start
+
+    def step(self) -> None:
+        video_id = self.choice.choice(list(self.next))
+        epoch, index, start = self.next[video_id]
+        known = {"video_id": video_id, "epoch": int(epoch), "epoch_start": start}
+        match self.choice.randrange(12):
+            case 0:
+                self.live.apply([Tombstone(segment_id=f"{video_id}/{int(epoch)}/{self.choice.randrange(8)}")], {})
+            case 1:
+                at = STARTED + start + 8 * index * self.choice.random()
+                self.live.apply([DeletionRecord(collection="default", video_id=video_id, append_time=at)], {})
+            case 2:
+                self.live.prune(Retention(limits={"*": Limit(age_seconds=100)}), STARTED + start + 8 * index + 60, 5)
+            case 3 if index:
+                self.next[video_id] = [epoch + 1, 0, start + 8 * index + 16]
+            case 4:
+                self.live.delete("default", video_id, STARTED)
+            case _:
+                late = max(0, int(index) - self.choice.randrange(6))
+                segments = [live_segment(late, texts=["what", "was"][: self.choice.randrange(3)], **known)]  # type: ignore[arg-type]
+                segments += [live_segment(int(index) + n, is_final=False, **known) for n in range(3)]  # type: ignore[arg-type]
+                self.live.apply(segments, {})
+                self.next[video_id][1] = index + 2
+
+
+@pytest.mark.usefixtures("small_shards", "small_blocks")
+@pytest.mark.parametrize("seed", range(6))
+def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows, seed: int) -> None:
+    choice = random.Random(seed)
+    streams, follower = Streams(live, choice), Follower(catalog)
+    for step in range(60):
+        for _ in range(choice.choice([1, 1, 4])):
+            streams.step()
+        if choice.random() < 0.1:
+            put_vectors(catalog, f"file{choice.randrange(4)}", random_vectors(choice.randrange(1, 30), step))
+        if choice.random() < 0.05 and catalog.videos(video_ids=["file1"]):
+            catalog.delete("file1")
+        follower.check()
+        if step % 13 == 0:
+            follower.indexes["segments"].save()
+            another = VectorIndex(catalog.directory, "segments", FINGERPRINT)
+            another.refresh(catalog)
+            check_index(another, catalog, "segments")
+        if step == 30:
+            follower.indexes["segments"] = VectorIndex(
+                catalog.directory, "segments", FINGERPRINT
+            )  # begins with the files
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_change_reads_only_what_changed(catalog: Catalog, live: LiveRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    live.apply([live_segment(n) for n in range(40)], {})
+    follower = Follower(catalog)
+    follower.check()
+    (video,) = catalog.videos()
+    before = follower.frames.get(video.row, video.version)
+    vectors = before.vectors.take(np.arange(len(before)))
+    read: list[int] = []
+    honest = Catalog.vectors_by_id
+
+    def note(self: Catalog, kind: Kind, ids: list[int]) -> object:
+        read.append(len(ids))
+        return honest(self, kind, ids)
+
+    monkeypatch.setattr(Catalog, "vectors_by_id", note)
+    live.apply([live_segment(40)], {})
+    index = follower.indexes["segments"]
+    index.refresh(catalog)
+    assert read == [1]
+    (video,) = catalog.videos()
+    after = follower.frames.get(video.row, video.version)
+    assert len(after) == len(before) + 8
+    shared = [block for block in after.blocks if after.blocks[block] is before.blocks.get(block)]
+    assert len(shared) == len(before.blocks) == len(after.blocks) - 1
+    assert np.array_equal(before.vectors.take(np.arange(len(before))), vectors)  # as it was
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_files_of_an_index_are_not_trusted_about_live_rows(catalog: Catalog, live: LiveRows, tmp_path: Path) -> None:
+    live.apply([live_segment(n) for n in range(30)], {})
+    catalog.close()
+    copy = (tmp_path / "catalog.sqlite").read_bytes()
+    with Catalog.open_writer(tmp_path) as future:
+        LiveRows(future, FINGERPRINT).apply([live_segment(n) for n in range(30, 80)], {})
+        index = VectorIndex(tmp_path, "segments", FINGERPRINT)
+        index.refresh(future)
+        index.save()
+    (tmp_path / "catalog.sqlite").write_bytes(copy)
+    with Catalog.open_writer(tmp_path) as past:
+        # Other segments, with the ids that those had.
+        LiveRows(past, FINGERPRINT).apply([live_segment(n, epoch=1, epoch_start=500.0) for n in range(20)], {})
+        again = VectorIndex(tmp_path, "segments", FINGERPRINT)
+        again.refresh(past)
+        check_index(again, past, "segments")
+
+
+def test_frames_that_repeat_are_left_out() -> None:
+    def block(*seconds: float) -> FrameBlock:
+        return FrameBlock(
+            embeddings=following.FrameEmbeddings(
+                epochs=np.zeros(len(seconds), np.int32),
+                pts_seconds=np.array(seconds, np.float64),
+                vectors=np.arange(len(seconds) * WIDTH, dtype=np.float32).reshape(-1, WIDTH),
+            ),
+            traits=following.Traits(),
+        )
+
+    whole = VideoFrames(1, {0: block(0, 1, 2), 1: block(2, 3, 3, 4)})
+    assert whole.pts_seconds.tolist() == [0, 1, 2, 3, 4]
+    assert len(whole) == 5
+    right = {0: block(0, 1, 2), 1: block(3, 4)}
+    assert VideoFrames(1, right).blocks is right
+    assert len(VideoFrames(1, {})) == 0
+
+
+def test_pieces_are_as_one() -> None:
+    vectors = random_vectors(50, 1)
+    pieces = Pieces([vectors[:7], vectors[7:7], vectors[7:30], vectors[30:]])
+    assert (len(pieces), pieces.nbytes) == (50, vectors.nbytes)
+    assert np.allclose(pieces.products(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
+    places = np.array([0, 6, 7, 29, 30, 49, 3])
+    assert np.array_equal(pieces.take(places), vectors[places])
+    for wanted in (slice(0, 50), slice(3, 5), slice(6, 31), slice(29, 30)):
+        assert np.allclose(pieces.sum(wanted), vectors[wanted].sum(axis=0), atol=1e-5)
+    assert len(Pieces([]).products(QUERIES[0])) == 0
+
+
+def test_pools_of_parts_make_the_pool_of_all() -> None:
+    scores = random_vectors(60, 3) @ QUERIES.T
+    for temperature in (0.01, 0.2):
+        parts = [pool(part, temperature) for part in np.split(scores, [5, 6, 40])]
+        assert np.allclose(together(parts, temperature), pooled(scores, temperature), atol=1e-5)
