@@ -261,6 +261,8 @@ def ready_status(video: Video) -> VideoStatus:
         recorded_time=video.recorded_time,
         warnings=video.warnings,
         content_sha256=video.content_sha256,
+        is_live=video.is_growing,
+        watermark_seconds=video.watermark_seconds if video.is_growing else None,
     )
 
 
@@ -283,6 +285,8 @@ def video_message(video: VideoStatus) -> library_service_pb2.Video:
         start_time=timestamp_message(video.recorded_time),
         warnings=map(sendable, video.warnings),
         content_sha256=video.content_sha256,
+        live=video.is_live,
+        watermark_offset=None if video.watermark_seconds is None else duration_message(video.watermark_seconds),
     )
 
 
@@ -308,6 +312,8 @@ def video_value(message: library_service_pb2.Video) -> VideoStatus:
         recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
         warnings=tuple(message.warnings),
         content_sha256=message.content_sha256,
+        is_live=message.live,
+        watermark_seconds=duration_value(message.watermark_offset) if message.HasField("watermark_offset") else None,
     )
 
 

@@ -75,6 +75,11 @@ class Video:
         start = self.anchors[0].media_seconds if self.anchors else 0.0
         return TimeSpan(start_seconds=min(start, self.duration_seconds), end_seconds=self.duration_seconds)
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether it is live and goes on."""
+        return self.is_live and not self.is_ended
+
     def is_final_until(self, seconds: float) -> bool:
         """Whether nothing before a media time will be revised."""
         return self.is_ended or self.watermark_seconds is None or seconds <= self.watermark_seconds

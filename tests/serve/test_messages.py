@@ -158,7 +158,11 @@ def test_videos_in_every_state_come_back() -> None:
         warnings=("it ends early",),
     )
     waiting = VideoStatus(video_id="a", collection="c", uri="u", state=VideoState.PROCESSING, progress=0.25)
-    for status in (ready, failed, waiting):
+    live = ready_status(video(is_live=True, is_ended=False, watermark_seconds=62.125))
+    assert (live.is_live, live.watermark_seconds) == (True, 62.125)
+    over = ready_status(video(is_live=True, is_ended=True, watermark_seconds=62.125))
+    assert (over.is_live, over.watermark_seconds) == (False, None)  # as a file: all of it is final
+    for status in (ready, failed, waiting, live, over):
         assert video_value(video_message(status)) == status
     assert not video_message(waiting).HasField("failure")
     assert not video_message(waiting).HasField("duration")

@@ -89,6 +89,8 @@ class Video(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    WATERMARK_OFFSET_FIELD_NUMBER: _builtins.int
     video_id: _builtins.str
     """Output only. Its id, unique in its collection."""
     collection: _builtins.str
@@ -104,7 +106,9 @@ class Video(_message.Message):
     utterance_count: _builtins.int
     """Output only. Parts of speech that were understood."""
     content_sha256: _builtins.str
-    """Output only. SHA-256 of its file, hexadecimal."""
+    """Output only. SHA-256 of its file, hexadecimal; empty for a live stream."""
+    live: _builtins.bool
+    """Output only. True: a live stream that goes on, so all of this still changes. Its old end may be gone."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the caller said of it."""
@@ -115,7 +119,7 @@ class Video(_message.Message):
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """Output only. Its length."""
+        """Output only. Its length; of a live stream, where it ends as far as is known."""
 
     @_builtins.property
     def index_time(self) -> _timestamp_pb2.Timestamp:
@@ -128,6 +132,10 @@ class Video(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only. What was not quite right with the file, for a person."""
+
+    @_builtins.property
+    def watermark_offset(self) -> _duration_pb2.Duration:
+        """Output only. Before it, nothing of a live stream will be revised; absent: everything is final."""
 
     def __init__(
         self,
@@ -146,10 +154,12 @@ class Video(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         content_sha256: _builtins.str = ...,
+        live: _builtins.bool = ...,
+        watermark_offset: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "index_time", b"index_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "index_time", b"index_time", "start_time", b"start_time", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content_sha256", b"content_sha256", "duration", b"duration", "failure", b"failure", "frame_count", b"frame_count", "index_time", b"index_time", "metadata", b"metadata", "progress", b"progress", "start_time", b"start_time", "state", b"state", "uri", b"uri", "utterance_count", b"utterance_count", "video_id", b"video_id", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content_sha256", b"content_sha256", "duration", b"duration", "failure", b"failure", "frame_count", b"frame_count", "index_time", b"index_time", "live", b"live", "metadata", b"metadata", "progress", b"progress", "start_time", b"start_time", "state", b"state", "uri", b"uri", "utterance_count", b"utterance_count", "video_id", b"video_id", "warnings", b"warnings", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
