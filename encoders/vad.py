@@ -1,6 +1,7 @@
 """Who speaks when: silero's voice activity detection over a stream, and speech packed into Whisper's windows.
 
-Nothing here depends on how the audio was cut into blocks, and at most one window of audio is kept.
+Nothing here depends on how the audio was cut into blocks, and at most one window of audio is kept. The audio is heard
+in runs that know nothing of each other, so that a stream can be taken up again with the samples from a run's start on.
 """
 
 import importlib.util
@@ -34,7 +35,9 @@ SILERO_NAMES = {  # our names of the tensors: silero's
     **{f"rnn.{part}_l0": f"decoder.rnn.{part}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
     **{f"out.{part}": f"decoder.decoder.2.{part}" for part in ("weight", "bias")},
 }
-DETECTOR_BATCH_FRAMES = 1024  # 33 s: bounds memory when a whole film comes as one block
+BATCH_FRAMES = 32  # 1 s, judged in one call; always as many, since the rounding depends on it; 16 cost twice as much
+QUIET_RUN_FRAMES = 8 * BATCH_FRAMES  # 8 s without speech, and a new run begins; whole batches, so that none is wasted
+PUSH_SAMPLES = 30 * SAMPLE_RATE_HZ  # taken at a time: bounds memory when a whole film comes as one block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +45,7 @@ class SpeechWindow:
     """Up to 30 s of one stream in which somebody speaks, pauses included."""
 
     epoch: int
+    run_start_seconds: float  # media time at which the run began that it was found in
     start_seconds: float  # media time of the first sample
     samples: NDArray[np.float32]  # (N,), 16 kHz mono, -1..1
     speech: NDArray[np.float64]  # (S, 2), media time: where speech was heard, in order, without padding
@@ -113,12 +117,21 @@ def load_detector() -> SileroNet:
 class SpeechStream:
     """Turns the audio of one video into windows of speech.
 
-    Inside a run (samples without a gap) positions are integers: samples since the run's first.
+    A run is samples without a gap, from which at most one window comes: after it, and after QUIET_RUN_FRAMES of
+    silence, the next run begins, and what is buffered from there on is listened to again. Where it begins depends on
+    the samples of the run before, and what is found in it on its own samples and nothing else. So a new stream that
+    is pushed the same samples from any run_start_seconds on (the first block, empty or not, begins exactly there)
+    finds the windows that this one finds from that run on, to the last bit.
+
+    Inside a run positions are integers: samples since the run's first.
+
+    Args:
+        config: Of the detector and the windows.
+        language: What the stream is known to speak, if it is taken up again.
     """
 
-    language: str | None = None  # ISO 639-1, once the transcriber is sure of it
-
-    def __init__(self, config: SpeechConfig) -> None:
+    def __init__(self, config: SpeechConfig, language: str | None = None) -> None:
+        self.language = language  # ISO 639-1, once the transcriber is sure of it
         self._net = load_detector()
         self._config = config
         self._max_samples = round(config.max_window_seconds * SAMPLE_RATE_HZ)
@@ -128,11 +141,21 @@ class SpeechStream:
         self._begin_run(0, None)
 
     @property
+    def epoch(self) -> int:
+        """The epoch of the last block; 0 before the first."""
+        return self._epoch
+
+    @property
+    def run_start_seconds(self) -> float | None:
+        """Media time at which the current run begins: where to take up the stream again; None if nothing was pushed."""
+        return self._anchor_seconds
+
+    @property
     def open_since_seconds(self) -> float | None:
         """Media time of the first audio that a window still to come may need; None if nothing was pushed."""
         if self._anchor_seconds is None:
             return None
-        return self._seconds(self._window_start() if self._spans or self._onset is not None else self._keep_from())
+        return self._seconds(self._window_start() if self._is_open else self._keep_from())
 
     def push(self, block: AudioBlock) -> list[SpeechWindow]:
         """Take the next audio, return the windows that are now complete, in order of time.
@@ -153,8 +176,8 @@ class SpeechStream:
             samples = np.concatenate([silence, samples])
         elif gap_seconds < -MAX_JITTER_SECONDS:
             samples = samples[round(-gap_seconds * SAMPLE_RATE_HZ) :]
-        for begin in range(0, len(samples), DETECTOR_BATCH_FRAMES * FRAME_SAMPLES):
-            self._listen(samples[begin : begin + DETECTOR_BATCH_FRAMES * FRAME_SAMPLES])
+        for begin in range(0, len(samples), PUSH_SAMPLES):
+            self._listen(samples[begin : begin + PUSH_SAMPLES])
         return self._hand_out()
 
     def finish(self) -> list[SpeechWindow]:
@@ -180,60 +203,67 @@ class SpeechStream:
         self._buffer_start = 0
         self._received = 0
         self._judged = 0  # all before it went through the detector
-        self._cut = 0  # the last window's end: the next one may not begin before it
         self._spans: list[tuple[int, int]] = []  # finished speech of the open window, [start, end) samples
         self._onset: int | None = None  # start of the speech going on
         self._quiet_since: int | None = None  # where it may have ended
 
+    def _restart(self, position: int) -> None:
+        """End the run at a position, begin the next one there, and listen to what follows as if it came now."""
+        buffer = self._buffer[position - self._buffer_start :]
+        self._begin_run(self._epoch, self._seconds(position))
+        self._buffer, self._received = buffer, len(buffer)
+
     def _end_run(self) -> None:
         if self._anchor_seconds is None:
             return
-        rest = self._received - self._judged
-        if rest:
-            received = self._received
-            self._listen(np.zeros(FRAME_SAMPLES - rest, dtype=np.float32))
-            self._received = received
-            self._buffer = self._buffer[: received - self._buffer_start]
+        while self._judged < self._received:
+            self._judge()
         self._end_speech(min(self._quiet_since or self._received, self._received))
-        self._emit(len(self._spans))
+        if self._spans:
+            self._emit(len(self._spans))
 
     def _listen(self, samples: NDArray[np.float32]) -> None:
         self._buffer = np.concatenate([self._buffer, samples])
         self._received += len(samples)
-        count = (self._received - self._judged) // FRAME_SAMPLES
-        if count == 0:
-            return
+        while self._received - self._judged >= BATCH_FRAMES * FRAME_SAMPLES:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Have the detector judge the next batch, the last one filled up with silence; until a new run begins."""
         first = self._judged - self._buffer_start
-        context = self._buffer[max(0, first - CONTEXT_SAMPLES) : first]
-        framed = np.concatenate(
-            [
-                np.zeros(CONTEXT_SAMPLES - len(context), dtype=np.float32),
-                context,
-                self._buffer[first : first + count * FRAME_SAMPLES],
-            ]
-        )
+        heard = self._buffer[max(0, first - CONTEXT_SAMPLES) : first + BATCH_FRAMES * FRAME_SAMPLES]
+        begin = CONTEXT_SAMPLES - min(first, CONTEXT_SAMPLES)  # a run begins without the frame before
+        framed = np.zeros(CONTEXT_SAMPLES + BATCH_FRAMES * FRAME_SAMPLES, dtype=np.float32)
+        framed[begin : begin + len(heard)] = heard
         frames = torch.from_numpy(framed).unfold(0, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES)
         with torch.inference_mode():
             probabilities, self._state = self._net(frames, self._state)
         for probability in probabilities.tolist():
-            self._step(probability)
-        keep_from = min(
-            self._window_start() if self._spans or self._onset is not None else self._judged, self._keep_from()
-        )
+            following = self._step(probability)
+            if following is not None:
+                self._restart(following)
+                return
+            if self._judged >= self._received:
+                break
+        keep_from = self._window_start() if self._is_open else self._keep_from()
         self._buffer = self._buffer[max(0, keep_from - self._buffer_start) :]
         self._buffer_start = max(self._buffer_start, keep_from)
 
+    @property
+    def _is_open(self) -> bool:
+        return bool(self._spans) or self._onset is not None
+
     def _keep_from(self) -> int:
         """Where the next window may begin at the earliest, if nobody speaks now."""
-        return max(self._cut, self._judged - round(PAD_SECONDS * SAMPLE_RATE_HZ), 0)
+        return max(self._judged - round(PAD_SECONDS * SAMPLE_RATE_HZ), 0)
 
     def _window_start(self) -> int:
         first = self._spans[0][0] if self._spans else self._onset
         assert first is not None
-        return max(self._cut, first - round(PAD_SECONDS * SAMPLE_RATE_HZ), 0)
+        return max(first - round(PAD_SECONDS * SAMPLE_RATE_HZ), 0)
 
-    def _step(self, probability: float) -> None:
-        """Take the detector's word on the next frame."""
+    def _step(self, probability: float) -> int | None:
+        """Take the detector's word on the next frame; return where the next run begins, if this one is at its end."""
         start, end = self._judged, self._judged + FRAME_SAMPLES
         self._judged = end
         if probability >= self._config.vad_threshold:
@@ -244,18 +274,27 @@ class SpeechStream:
             if end - self._quiet_since >= MIN_SILENCE_SECONDS * SAMPLE_RATE_HZ:
                 self._end_speech(self._quiet_since)
         if self._onset is not None:
-            while (self._quiet_since or end) + PAD_SECONDS * SAMPLE_RATE_HZ - self._window_start() > self._max_samples:
-                self._make_room()
-        elif self._spans and end - self._spans[-1][1] > MAX_PAUSE_SECONDS * SAMPLE_RATE_HZ:
-            self._emit(len(self._spans))
+            if (self._quiet_since or end) + PAD_SECONDS * SAMPLE_RATE_HZ - self._window_start() > self._max_samples:
+                return self._make_room()
+        elif self._spans:
+            if end - self._spans[-1][1] > MAX_PAUSE_SECONDS * SAMPLE_RATE_HZ:
+                self._emit(len(self._spans))
+                return self._keep_from()
+        elif end >= QUIET_RUN_FRAMES * FRAME_SAMPLES:
+            return self._keep_from()
+        return None
 
     def _end_speech(self, end: int) -> None:
         if self._onset is not None and end - self._onset >= MIN_SPEECH_SECONDS * SAMPLE_RATE_HZ:
             self._spans.append((self._onset, end))
         self._onset = self._quiet_since = None
 
-    def _make_room(self) -> None:
-        """Emit a part of the full window: up to its longest pause, or, without one, up to the quietest point."""
+    def _make_room(self) -> int:
+        """Emit a part of the full window: up to its longest pause, or, without one, up to the quietest point.
+
+        Returns:
+            Where that window ends and the next run begins.
+        """
         assert self._onset is not None
         if self._spans:
             onsets = [start for start, _ in self._spans[1:]] + [self._onset]
@@ -263,15 +302,12 @@ class SpeechStream:
             # A pause in the later half leaves the longer window; Whisper is better with more context.
             middle = self._window_start() + self._max_samples // 2
             late = [i for i, (_, end) in enumerate(self._spans) if end >= middle] or list(range(len(pauses)))
-            self._emit(max(late, key=lambda i: pauses[i]) + 1)
-            return
+            return self._emit(max(late, key=lambda i: pauses[i]) + 1)
         window_start = self._window_start()
         cut = self._quietest(window_start + self._max_samples * 2 // 3, window_start + self._max_samples)
-        quiet_since, self._quiet_since = self._quiet_since, None
         self._spans.append((self._onset, cut))
         self._onset = cut
-        self._quiet_since = quiet_since if quiet_since is not None and quiet_since > cut else None
-        self._emit(1)
+        return self._emit(1)
 
     def _quietest(self, begin: int, end: int) -> int:
         """Find the middle of the QUIET_SECONDS with least energy in [begin, end)."""
@@ -282,21 +318,22 @@ class SpeechStream:
         energy = total[width:] - total[:-width]
         return begin + int(np.argmin(energy)) + width // 2
 
-    def _emit(self, count: int) -> None:
-        """Hand out the first spans of the open window as a window."""
-        if count == 0:
-            return
+    def _emit(self, count: int) -> int:
+        """Hand out the first spans of the open window as a window, and return where it ends."""
         spans, start = self._spans[:count], self._window_start()
-        del self._spans[:count]
-        following = self._spans[0][0] if self._spans else self._onset
+        following = self._spans[count][0] if count < len(self._spans) else self._onset
         end = min(spans[-1][1] + round(PAD_SECONDS * SAMPLE_RATE_HZ), self._received)
         if following is not None:
             end = min(end, max(spans[-1][1], following))
-        samples = self._buffer[start - self._buffer_start : end - self._buffer_start].copy()
-        self._cut = end
         speech = np.array([[self._seconds(a), self._seconds(b)] for a, b in spans], dtype=np.float64)
         self._windows.append(
             SpeechWindow(
-                epoch=self._epoch, start_seconds=self._seconds(start), samples=samples, speech=speech, stream=self
+                epoch=self._epoch,
+                run_start_seconds=self._seconds(0),
+                start_seconds=self._seconds(start),
+                samples=self._buffer[start - self._buffer_start : end - self._buffer_start].copy(),
+                speech=speech,
+                stream=self,
             )
         )
+        return end

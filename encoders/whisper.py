@@ -21,7 +21,7 @@ from encoders.whisper_weights import LoadedWhisper, load_whisper
 __all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
 
 
-DECODING_VERSION = 1  # counts up when a change here changes words; part of the fingerprint
+DECODING_VERSION = 2  # counts up when a change here changes words; part of the fingerprint
 RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper climbs by 0.2; every step costs a decode, and few windows need one
 MAX_COMPRESSION_RATIO = 2.4  # zlib's; above it the text repeats itself (openai-whisper's default)
 SURE_LANGUAGE_PROBABILITY = 0.5  # above it a stream keeps the language for good
@@ -63,9 +63,9 @@ class Transcriber:
         """
         return cls(load_whisper(config.model), config)
 
-    def open_stream(self) -> SpeechStream:
-        """Open the state one video needs: voice activity and language."""
-        return SpeechStream(self._config)
+    def open_stream(self, language: str | None = None) -> SpeechStream:
+        """Open the state one video needs: voice activity, and the language if it is known from before."""
+        return SpeechStream(self._config, language)
 
     def transcribe(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
         """Transcribe windows, of one video or many: for each its utterances, in order of time.

@@ -1,6 +1,7 @@
 """Windows of speech: where they begin and end, and that only the sound decides."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -58,16 +59,16 @@ def test_loading_the_detector_leaves_the_thread_count_alone() -> None:
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("block_seconds", [0.1, 0.37, 10.0, 60.0])
+@pytest.mark.parametrize("block_seconds", [0.0213, 0.1, 0.37, 10.0, 60.0])
 def test_block_size_does_not_change_windows(block_seconds: float) -> None:
     samples = read_sound(GOLDEN / "speech.ogg")
     expected = push_all(SpeechStream(SpeechConfig()), samples, block_seconds=1.0)
     got = push_all(SpeechStream(SpeechConfig()), samples, block_seconds=block_seconds)
     assert len(got) == len(expected) == 2
     for a, b in zip(got, expected, strict=True):
-        assert a.start_seconds == pytest.approx(b.start_seconds)
+        assert (a.run_start_seconds, a.start_seconds) == (b.run_start_seconds, b.start_seconds)
         np.testing.assert_array_equal(a.samples, b.samples)
-        np.testing.assert_allclose(a.speech, b.speech)
+        np.testing.assert_array_equal(a.speech, b.speech)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.001, 0.05])
@@ -95,7 +96,8 @@ class TestWindows:
 
     def test_hands_out_a_window_once_the_pause_is_long_enough(self) -> None:
         stream = SpeechStream(SpeechConfig())
-        samples = sound((1, 0.5), (vad.MAX_PAUSE_SECONDS + 0.1, 0))
+        batch_seconds = vad.BATCH_FRAMES * vad.FRAME_SAMPLES / SAMPLE_RATE_HZ
+        samples = sound((1, 0.5), (vad.MAX_PAUSE_SECONDS + batch_seconds, 0))
         assert len(stream.push(AudioBlock(epoch=0, start_seconds=0.0, samples=samples))) == 1
         assert stream.finish() == []
 
@@ -157,3 +159,29 @@ class TestWindows:
         assert stream.open_since_seconds is None
         stream.push(AudioBlock(epoch=0, start_seconds=0.0, samples=sound((10, 0), (5, 0.5))))
         assert stream.open_since_seconds == pytest.approx(10 - vad.PAD_SECONDS, abs=0.04)
+
+    def test_a_run_ends_with_its_window(self) -> None:
+        stream = SpeechStream(SpeechConfig())
+        windows = stream.push(AudioBlock(epoch=0, start_seconds=100.0, samples=sound((94, 0.5), (5, 0))))
+        assert len(windows) == 5
+        assert windows[0].run_start_seconds == 100.0
+        for window, following in pairwise(windows):
+            assert window.end_seconds == following.run_start_seconds == following.start_seconds
+        begin = stream.run_start_seconds
+        assert begin == pytest.approx(194 + vad.MAX_PAUSE_SECONDS - vad.PAD_SECONDS, abs=0.07)
+
+    def test_long_silence_moves_the_run_on(self) -> None:
+        stream, before = SpeechStream(SpeechConfig()), 0.0
+        for second in range(120):
+            assert stream.push(AudioBlock(epoch=0, start_seconds=float(second), samples=sound((1, 0)))) == []
+            begin = stream.run_start_seconds
+            assert begin is not None
+            assert max(before, second - 8.5) <= begin <= second + 1
+            before = begin
+
+    @pytest.mark.parametrize("frames", range(-12, 4))
+    def test_speech_beside_the_start_of_a_run_keeps_its_pad(self, frames: int) -> None:
+        quiet_seconds = ((vad.QUIET_RUN_FRAMES + frames) * vad.FRAME_SAMPLES + 100) / SAMPLE_RATE_HZ
+        [window] = push_all(SpeechStream(SpeechConfig()), sound((quiet_seconds, 0), (2, 0.5)))
+        assert window.start_seconds == pytest.approx(quiet_seconds - vad.PAD_SECONDS, abs=0.04)
+        assert window.end_seconds == pytest.approx(quiet_seconds + 2)
