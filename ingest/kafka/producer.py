@@ -15,6 +15,7 @@ from ingest.kafka.connection import connect, milliseconds, one_line, translated
 logger = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES = 9 << 20  # a chunk of 8 MiB and what is said of it
+CLOSE_SECONDS = 10.0
 REQUEST_SECONDS = 30.0  # after which a broker that has taken a request and is silent is given up
 
 
@@ -124,7 +125,7 @@ class Producer:
             partitions = sorted(self._producer.partitions_for(topic))
         return int(partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)])
 
-    def close(self, timeout_seconds: float) -> None:
+    def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
         """Send what is waiting, as far as that is possible in time, and end. What is left has failed."""
         try:
             self._producer.close(timeout_seconds)
