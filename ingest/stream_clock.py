@@ -15,7 +15,7 @@ from ingest.config import SamplingPolicy
 from ingest.timeline import BACKWARD_SECONDS, GAP_SECONDS
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
-MAX_FILL_SAMPLES = 320  # 20 ms: timestamps that are rounded leave such holes, which are filled with silence
+MAX_FILL_SAMPLES = SAMPLE_RATE_HZ  # a hole of up to a second is filled with silence; a longer one stays
 NO_TICK = -(1 << 62)
 MAX_LAG_SECONDS = 10.0  # pictures may come this much later than sound of the same time, or the other way round
 

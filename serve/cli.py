@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
+from serve.cli_kafka import publish, topics, worker
 from serve.cli_serve import serve
 from serve.cli_tokens import token
 from serve.failures import OneLineGroup, debug_option
@@ -296,6 +297,9 @@ def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | Non
 
 cli.add_command(serve)
 cli.add_command(token)
+cli.add_command(publish)
+cli.add_command(worker)
+cli.add_command(topics)
 
 
 @cli.command()

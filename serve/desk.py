@@ -237,10 +237,10 @@ class Desk:
                         raise
             yield opened
 
-    def _encode_frames(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+    def _encode_frames(self, frames: Sequence[Frame]) -> list[NDArray[np.float32]]:
         if self.encoders.visual is None:
-            return np.zeros((len(frames), 0), np.float32)
-        return self.encoders.visual.encode_frames(np.stack([frame.pixels for frame in frames]))
+            return [np.zeros(0, np.float32)] * len(frames)
+        return list(self.encoders.visual.encode_frames(np.stack([frame.pixels for frame in frames])))
 
     def _find_words(self, speech: Sequence[Speech]) -> list[Said]:
         assert self.transcriber is not None

@@ -43,6 +43,7 @@ class Speech:
     window: SpeechWindow
     run_start: tuple[int, int]  # epoch, and the sample of it: where reading must begin to find the window again
     is_done: bool = False
+    language: str | None = None  # that was known when it was transcribed
 
     @property
     def start(self) -> tuple[int, float]:
@@ -109,7 +110,7 @@ class VideoFlow:
         self.fingerprint = fingerprint
         self.media = media
         self.windows = LiveWindows(video_id, window, first=first)
-        self.language = language
+        self._language = language
         self.gaps: list[NotedGap] = []
         self.anchors: list[tuple[int, float, float]] = []  # epoch, media time, wall clock
         self._transcriber = transcriber
@@ -149,8 +150,8 @@ class VideoFlow:
 
     def transcribed(self, speech: Speech, spoken: Sequence[Utterance], vectors: NDArray[np.float32]) -> None:
         """Take the words of a window of speech."""
-        speech.is_done = True
-        self.language = speech.window.stream.language or self.language
+        speech.is_done, speech.language = True, self._language
+        self._language = speech.window.stream.language or self._language
         self.windows.hear(
             [SpokenVector(utterance=said, vector=vector) for said, vector in zip(spoken, vectors, strict=True)]
         )
@@ -181,6 +182,11 @@ class VideoFlow:
         coming = [(one.placed.epoch, one.placed.start_seconds) for one in self._steps if one.placed is not None]
         return min([*coming[:1], *filter(None, [self.windows.needed])], default=None)
 
+    @property
+    def language(self) -> str | None:
+        """The language to go on with: what was known before the first window of speech that is still needed."""
+        return next((speech.language for speech in self._speech if speech.is_done), self._language)
+
     def speech_start(self) -> tuple[int, int]:
         """Return the epoch and the sample of it from which on sound is still needed."""
         epoch, _, start = self.windows.open_segment
@@ -199,7 +205,7 @@ class VideoFlow:
             self._sound_end_seconds = placed.epoch_start_seconds
         has_sound = placed.media.audio_codec is not None
         if self._speech_stream is None and self._transcriber is not None and has_sound:
-            self._speech_stream = self._transcriber.open_stream(self.language)
+            self._speech_stream = self._transcriber.open_stream(self._language)
         stream = self._speech_stream
         if stream is None:
             if placed.sounds:

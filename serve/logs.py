@@ -19,7 +19,7 @@ def log_to_stderr() -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for library in ("faiss.loader", "httpx", "sentence_transformers"):  # tell of themselves, and nothing is wrong
+    for library in ("faiss.loader", "httpx", "kafka", "sentence_transformers"):  # tell of themselves
         logging.getLogger(library).setLevel(logging.WARNING)
 
 

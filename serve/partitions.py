@@ -56,10 +56,14 @@ class Partition:
     topic: str
     number: int
     next_offset: int  # behind the newest record taken
-    committed: int = -1
+    committed: int  # the position that Kafka has, or is being told
     is_over: bool = False  # revoked: what comes back is nobody's
     _outstanding: list[Delivery] = field(default_factory=list)
     _commit: _Commit | None = None
+
+    def take(self, record: Record) -> None:
+        """Take the next record of the partition."""
+        raise NotImplementedError
 
     def _publish(self, flow: VideoFlow) -> None:
         for record in flow.records():
@@ -124,6 +128,7 @@ class Partition:
         self._commit = _Commit(position, checkpoints, list(self._outstanding))
 
     def _safe_position(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Return the offset before which nothing is needed, and the checkpoints that are new: keys and values."""
         raise NotImplementedError
 
 
@@ -134,7 +139,7 @@ class ChunkPartition(Partition):
         self, desk: Desk, topic: str, number: int, next_offset: int, known: Mapping[bytes, stream_pb2.Checkpoint]
     ) -> None:
         """Go on where the checkpoints say."""
-        super().__init__(desk, topic, number, next_offset)
+        super().__init__(desk, topic, number, next_offset, committed=next_offset)
         self._known = dict(known)  # of streams that nothing came of since
         self._sent: dict[bytes, bytes] = {}  # the newest checkpoint of each stream
         self.streams: dict[bytes, LiveStream] = {}
@@ -148,7 +153,6 @@ class ChunkPartition(Partition):
         return min((one.next_offset for one in self.streams.values() if not one.is_over), default=None)
 
     def take(self, record: Record) -> None:
-        """Take the next record of the partition."""
         self.next_offset = max(self.next_offset, record.offset + 1)
         try:
             chunk = read_chunk(record.value or b"")
@@ -240,11 +244,10 @@ class SourcePartition(Partition):
     """A partition of kinodex.sources: whole files, one after the other."""
 
     def __init__(self, desk: Desk, topic: str, number: int, next_offset: int) -> None:
-        super().__init__(desk, topic, number, next_offset)
+        super().__init__(desk, topic, number, next_offset, committed=next_offset)
         self.works: dict[int, FileWork] = {}  # by offset, that are not done
 
     def take(self, record: Record) -> None:
-        """Take the next record of the partition."""
         self.next_offset = max(self.next_offset, record.offset + 1)
         try:
             source = read_source(record.value or b"")

@@ -9,21 +9,23 @@ import os
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from encoders.config import SentenceConfig, SpeechConfig, VisualConfig
-from ingest.config import DecodeConfig, SourceConfig
-from serve.config import ClientConfig, ServerConfig
+from ingest.config import DecodeConfig, KafkaConfig, PublishConfig, SourceConfig
+from serve.config import ClientConfig, ServerConfig, WorkerConfig
 from serve.errors import SettingsError
 from temporal.config import MomentConfig, WindowConfig
 
 PREFIX = "KINODEX_"
 # Variables that are no setting: where the library is, where the file is, and what the tests must not skip.
 OTHER_VARIABLES = ("KINODEX_DATA", "KINODEX_CONFIG", "KINODEX_REQUIRE")
-# The visual encoder decides these; a setting that changes nothing would mislead.
-DERIVED_KEYS = frozenset({"decode.input_width", "decode.input_height", "decode.resize", "decode.clock"})
+# Decided by the visual encoder, or by the command; a setting that changes nothing would mislead.
+DERIVED_KEYS = frozenset(
+    {"decode.input_width", "decode.input_height", "decode.resize", "decode.clock", "publish.realtime"}
+)
 
 
 def _default_workers() -> int:
@@ -44,6 +46,9 @@ class Settings:
     moments: MomentConfig = field(default_factory=MomentConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
     workers: int = field(default_factory=_default_workers)  # inputs decoded at the same time
 
     def __post_init__(self) -> None:
@@ -89,6 +94,21 @@ def load_settings(directory: Path | None = None, file: Path | None = None) -> Se
     given = _read_file(_settings_file(directory, file))
     given.update(_read_environment(os.environ))
     return _build(given)
+
+
+def with_kafka_servers(settings: Settings, servers: str | None) -> Settings:
+    """Return settings with other brokers, if a command names some: "host:port,host:port".
+
+    Raises:
+        SettingsError: If they are no addresses.
+    """
+    if servers is None:
+        return settings
+    try:
+        named = tuple(part.strip() for part in servers.split(",") if part.strip())
+        return replace(settings, kafka=replace(settings.kafka, servers=named))
+    except ValueError as error:
+        raise SettingsError(f"{error}: set by --kafka") from error
 
 
 def _settings_file(directory: Path | None, file: Path | None) -> Path | None:

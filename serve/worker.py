@@ -94,9 +94,13 @@ class Worker:
         may_begin = now - self._committed_at >= COMMIT_SECONDS
         if may_begin:
             self._committed_at = now
-        for (topic, number), partition in self.partitions.items():
-            if (position := partition.step_commit(may_begin=may_begin)) is not None:
-                self.consumer.commit({(topic, number): position})
+        offsets = {
+            place: position
+            for place, partition in self.partitions.items()
+            if (position := partition.step_commit(may_begin=may_begin)) is not None
+        }
+        if offsets:
+            self.consumer.commit(offsets)
         if now - self._tidied_at >= TIDY_SECONDS:
             self._tidied_at = now
             self._tidy()
@@ -146,11 +150,12 @@ class Worker:
     def _on_assigned(self, places: Sequence[tuple[str, int]]) -> None:
         for topic, number in places:
             committed = self.consumer.committed(topic, number)
+            position = self.consumer.position(topic, number)
             if topic == self.topics.sources:
-                self.partitions[topic, number] = SourcePartition(self.desk, topic, number, committed or 0)
+                self.partitions[topic, number] = SourcePartition(self.desk, topic, number, position)
                 continue
             known = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
-            partition = ChunkPartition(self.desk, topic, number, committed or 0, known)
+            partition = ChunkPartition(self.desk, topic, number, position, known)
             needed = partition.resume_offset
             if needed is not None and (committed is None or needed < committed):
                 self.consumer.seek(topic, number, needed)

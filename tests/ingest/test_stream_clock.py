@@ -49,7 +49,7 @@ def test_a_second_picture_of_one_second_is_dropped() -> None:
     assert [one.pts_seconds for one in placed.frames] == pytest.approx([3.0])
 
 
-def test_sound_that_overlaps_is_dropped_and_rounding_is_filled() -> None:
+def test_sound_that_overlaps_is_dropped_and_a_small_hole_is_filled() -> None:
     clock = StreamClock("fast")
     [first] = clock.place(chunk(1005.0, 1007.0, frame(1005.0), sound(1005.0, 2.0)))
     [second] = clock.place(chunk(1007.0, 1009.0, frame(1007.0), sound(1006.9, 2.1, first=30_400)))
