@@ -13,6 +13,7 @@ from serve.encoders import Encoders, load_encoders
 from serve.errors import EncoderSpaceMismatch
 from serve.index import VectorIndex
 from serve.jobs import JobQueue
+from serve.phrases import counted
 from serve.run import Run
 from serve.settings import Settings
 from serve.values import EncoderSpace, IndexOutcome, IndexProgress, Video
@@ -93,6 +94,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
 
     The new rows grow in a catalog of their own beside the old one, which answers until the new one is whole and takes
     its place. Killed half-way, the next run goes on. If a video's media cannot be read again, the old catalog stays.
+    Live videos are not encoded again: see serve.replacing.
 
     Raises:
         DataDirectoryMissing: If nothing was indexed there.
@@ -103,7 +105,12 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
     with Catalog.open_writer(directory) as catalog:
         transcriber, encoders = load_all(settings, None)
         progress.note(encoders.visual_note)
-        videos = catalog.videos()
+        videos = [video for video in catalog.videos() if not video.is_live]
+        if live_count := len(catalog.videos()) - len(videos):
+            progress.note(
+                f"{counted(live_count, 'live video')} cannot be read again: they stay if the encoders are the same,"
+                " else they come again from Kafka once its workers have the new ones"
+            )
         progress.expected(len(videos))
         fresh_directory = directory / "reindex"
         failed = 0

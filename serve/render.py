@@ -120,6 +120,8 @@ def video_json(video: Video) -> dict[str, Any]:
         "width": media.width,
         "height": media.height,
         "frame_rate_fps": _number(media.frame_rate_fps, TIME_DIGITS),
+        "live": video.is_growing,
+        "watermark_seconds": _seconds(video.watermark_seconds) if video.is_growing else None,
     }
 
 
@@ -266,7 +268,7 @@ def show_videos(console: Console, videos: Sequence[Video]) -> None:
         _Row(
             key=(Text(printable(video.video_id), style="cyan"), Text(f"{clock(video.duration_seconds):>7}")),
             heading=(
-                Text(title(video.uri), style="bold"),
+                Text(title(video.uri) + (" (live)" if video.is_growing else ""), style="bold"),
                 Text(counted(video.frame_count, "frame"), style="dim"),
                 Text(counted(video.utterance_count, "utterance"), style="dim"),
                 Text(printable(video.collection), style="dim"),

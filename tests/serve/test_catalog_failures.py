@@ -16,17 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from sample_catalog import (
-    MEDIA,
-    check,
-    frames,
-    new_video,
-    put_version,
-)
+from sample_catalog import FINGERPRINT, MEDIA, check, frames, new_video, put_version
+from sample_live import live_segment
 
 from serve import schema
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
+from serve.live import LiveRows, Outcome
 
 CHILD = Path(__file__).with_name("catalog_child.py")
 
@@ -331,6 +327,33 @@ def test_a_catalog_of_version_1_is_brought_forward_with_all_its_videos(tmp_path:
         assert reader.identity() == "the same"
     with Catalog.open_editor(tmp_path) as editor:
         editor.delete("abc")
+
+
+def test_a_catalog_of_version_2_is_brought_forward_and_takes_live_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_version_1(tmp_path)
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
+        for statement in schema.STEPS[1]:
+            connection.execute(statement)
+        connection.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+        connection.execute("UPDATE videos SET metadata = '{\"camera\": \"7\"}', recorded_time = 5.0, fingerprint = ?",
+                           (FINGERPRINT,))  # fmt: skip
+        connection.execute("INSERT INTO frame_blocks (video_row, frame_count, width, epochs, pts_seconds, vectors)"
+                           " VALUES (1, 1, 0, ?, ?, '')", (bytes(4), bytes(8)))  # fmt: skip
+    connection.close()
+    Catalog.open_writer(tmp_path).close()
+    with Catalog.open_editor(tmp_path) as editor:
+        (video,) = editor.videos()
+        assert (video.metadata, video.recorded_at(2.0)) == ({"camera": "7"}, 7.0)
+        assert (video.is_live, video.is_ended, video.is_growing, video.watermark_seconds) == (False, True, False, None)
+        assert (video.version, video.anchors, video.is_final_until(99.0)) == (0, (), True)
+        assert len(editor.frames(video.row).pts_seconds) == 1
+        assert editor.ready_rows(FINGERPRINT) == {1: 0.0}
+        live = LiveRows(editor, FINGERPRINT)
+        assert live.offsets("segments") == {}
+        assert live.apply([live_segment(0)], {("segments", 0): 1}).outcomes == (Outcome.APPLIED,)
+        assert [one.video_id for one in editor.videos()] == ["abc", "cam"]
 
 
 def write_version_1(directory: Path) -> None:
