@@ -52,27 +52,77 @@ class ServerMetrics:
             registry=self.registry,
         )
         self.is_ready = Gauge("kinodex_ready", "1 while questions are answered.", registry=self.registry)
+        self.live = LiveMetrics(self.registry)
 
     def serve(self, listen: str) -> tuple[str, Callable[[], None]]:
-        """Answer HTTP at HOST:PORT, from a thread; return where, and what ends it.
+        """Answer HTTP at HOST:PORT; see serve_metrics."""
+        return serve_metrics(self.registry, listen)
 
-        Raises:
-            SettingsError: If it is no such address.
-            OSError: If the address cannot be had.
-        """
-        host, port = host_and_port(listen)
-        http: WSGIServer
-        thread: threading.Thread
-        http, thread = start_http_server(port, addr=host, registry=self.registry)
-        address = f"http://{host}:{http.server_port}/metrics"
-        logger.info("metrics served address=%s", address)
 
-        def close() -> None:
-            http.shutdown()
-            http.server_close()
-            thread.join()
+def serve_metrics(registry: CollectorRegistry, listen: str) -> tuple[str, Callable[[], None]]:
+    """Answer HTTP at HOST:PORT, from a thread; return where, and what ends it.
 
-        return address, close
+    Raises:
+        SettingsError: If it is no such address.
+        OSError: If the address cannot be had.
+    """
+    host, port = host_and_port(listen)
+    http: WSGIServer
+    thread: threading.Thread
+    http, thread = start_http_server(port, addr=host, registry=registry)
+    address = f"http://{host}:{http.server_port}/metrics"
+    logger.info("metrics served address=%s", address)
+
+    def close() -> None:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+    return address, close
+
+
+class LiveMetrics:
+    """What a server counts of the live videos it takes from Kafka."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.is_broker_up = Gauge("kinodex_broker_up", "1 while Kafka answers.", registry=registry)
+        self.lag = Gauge(
+            "kinodex_kafka_lag", "Records not read yet, by partition.", ["topic", "partition"], registry=registry
+        )
+        self.records = Counter(
+            "kinodex_kafka_records", "Records read, by what became of them.", ["topic", "outcome"], registry=registry
+        )  # kinodex_kafka_records_total
+        self.batch_seconds = Histogram(
+            "kinodex_kafka_batch_seconds",
+            "How long it took to take a batch of records over.",
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self.searchable_seconds = Histogram(
+            "kinodex_chunk_to_searchable_seconds",
+            "From a chunk's being appended to its being found: first provisionally, later as it stays.",
+            ["final"],
+            buckets=(*BUCKETS, 120.0, 300.0),
+            registry=registry,
+        )
+        self.videos = Gauge("kinodex_live_videos", "Live videos that have not ended.", registry=registry)
+        self.watermark_age_seconds = Gauge(
+            "kinodex_watermark_age_seconds",
+            "How long ago the watermark last moved of the live video where it is longest ago.",
+            registry=registry,
+        )
+        self.deletions = Counter(
+            "kinodex_live_deletions", "Deletions of live videos that this server was asked for.", registry=registry
+        )  # kinodex_live_deletions_total
+        self.pruned = Counter(
+            "kinodex_pruned_segments", "Segments of live videos that were kept long enough.", registry=registry
+        )  # kinodex_pruned_segments_total
+        self.prune_seconds = Histogram(
+            "kinodex_prune_seconds", "How long it took to prune a few.", buckets=BUCKETS, registry=registry
+        )
+        self.tombstones = Counter(
+            "kinodex_tombstones", "Segments that Kafka was told to forget.", registry=registry
+        )  # kinodex_tombstones_total
 
 
 class CacheCounts(Collector):
