@@ -7,6 +7,7 @@
 ├── VideoNotFound          no such video id
 ├── VideoAmbiguous         more than one video is meant by an id
 ├── VideoNotReady          it is still on its way in, or failed
+├── VideoIsLive            it comes from Kafka, which has to hear of its deletion
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
 ├── RequestInvalid         a call's fields are wrong; names them
 │   └── PageTokenInvalid   it is not of this server, this caller or this question
@@ -98,6 +99,17 @@ class VideoNotReady(ServeError):
     def __init__(self, video_id: str, state: str) -> None:
         super().__init__(f"video {video_id} is {state}: there is nothing to read of it")
         self.video_id, self.state = video_id, state
+
+
+class VideoIsLive(ServeError):
+    """The video comes from Kafka, which has to hear of its deletion, else it comes back and stays elsewhere."""
+
+    def __init__(self, video_id: str) -> None:
+        super().__init__(
+            f"video {video_id} comes from Kafka, which has to be told that it is deleted: name the brokers"
+            " (--kafka SERVERS, or kafka.servers), or ask a server that runs with them"
+        )
+        self.video_id = video_id
 
 
 class QuestionsInvalid(ServeError):

@@ -162,11 +162,17 @@ class JobQueue:
         for (name,) in spooled:  # remove() takes no more than one job
             uploads.remove(self.spool_folder, name)
 
-    def cancel(self, collection: str, video_id: str) -> bool:
-        """Remove a job, and leave the video that is there; say whether there was a job."""
+    def cancel(self, collection: str, video_id: str, request: RequestKey | None = None) -> bool:
+        """Remove a job, and leave the video that is there; say whether there was a job.
+
+        Args:
+            request: What had it removed, to be remembered.
+        """
         with self.catalog.editing() as edit:
             old = self.job(collection, video_id)
             edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (collection, video_id))
+            if self._answer(edit, request) is None:
+                self._remember(edit, request, (collection, video_id))
         if old is not None:
             uploads.remove(self.spool_folder, old.spool_name)
         return old is not None

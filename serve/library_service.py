@@ -42,6 +42,9 @@ MAX_BLOCK_BYTES = 1 << 20  # of one message of an upload, as the proto says
 # gRPC ends the messages of a call that was cancelled, or whose connection broke, as it does those of a whole one, and
 # tells of the cancellation a moment later. Without waiting for that, half a file would be taken for all of it.
 CANCEL_SECONDS = 0.05
+# How long Kafka may take to acknowledge a deletion; of a call's own deadline a part, so that the answer still arrives.
+DELETE_SECONDS = 10.0
+DELETE_SHARE = 0.8
 
 
 class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
@@ -59,6 +62,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         *,
         max_stall_seconds: float,
         on_submit: Callable[[], None],
+        delete_live: Callable[[str, str, float], None],
         on_delete: Callable[[], None],
         metrics: ServerMetrics,
     ) -> None:
@@ -67,11 +71,12 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         Args:
             max_stall_seconds: Of an upload, without a message.
             on_submit: Says that there is a new job.
+            delete_live: Deletes a live video, by collection and id, here and wherever it is; within so many seconds.
             on_delete: Makes answers forget what is gone.
         """
         self.catalog, self.access, self.spool, self.workers = catalog, access, spool, workers
         self.signer, self.sources, self.max_stall_seconds = signer, sources, max_stall_seconds
-        self.on_submit, self.on_delete, self.metrics = on_submit, on_delete, metrics
+        self.on_submit, self.delete_live, self.on_delete, self.metrics = on_submit, delete_live, on_delete, metrics
         self.jobs = JobQueue(catalog)
         self.changes = changes
 
@@ -232,6 +237,8 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         self, request: library_pb2.DeleteVideoRequest, context: Any
     ) -> library_pb2.DeleteVideoResponse:
         reference, principal = video_reference(request), current_principal()
+        remaining = context.time_remaining()
+        seconds = DELETE_SECONDS if remaining is None else min(DELETE_SECONDS, DELETE_SHARE * remaining)
 
         def work(check: Callable[[], None]) -> None:
             key = request_key(principal, "DeleteVideo", request, request)
@@ -242,7 +249,12 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             if collection is None:
                 raise VideoNotFound(reference.video_id)
             self.access.require_writable(principal, collection)
-            self.changes.delete(reference.video_id, collection, key)
+            there = self.catalog.videos(collection=collection, video_ids=(reference.video_id,))
+            if any(video.is_live for video in there):
+                self.delete_live(collection, reference.video_id, seconds)
+                self.changes.cancel(collection, reference.video_id, key)
+            else:
+                self.changes.delete(reference.video_id, collection, key)
             self.on_delete()
 
         await self.workers.run(work)

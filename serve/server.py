@@ -2,7 +2,8 @@
 
 What runs beside the calls:
 - the refresher looks for changes of the catalog, by whatever process, and brings the indexes up to them;
-- the ingest worker, a process of its own (serve.ingesting), indexes what is queued, so that answers do not wait for it.
+- the ingest worker, a process of its own (serve.ingesting), indexes what is queued, so that answers do not wait for it;
+- with Kafka, the materialiser (serve.materialising) brings the catalog up to the topics.
 """
 
 import asyncio
@@ -12,34 +13,32 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection
 
 from encoders.batching import TextVectors
 from encoders.errors import EncoderError
+from ingest.errors import BrokerUnavailable
 from kinodex.v1 import (
     library_service_pb2,
     library_service_pb2_grpc,
     search_service_pb2,
     search_service_pb2_grpc,
-    stream_pb2,
 )
 from serve.access import Access
 from serve.auth import open_tokens
 from serve.calls import CallInterceptor, Workers
 from serve.catalog import Catalog
-from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError
+from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError, VideoIsLive
 from serve.jobs import JobQueue
 from serve.library import Library
 from serve.library_service import LibraryService
 from serve.metrics import CacheCounts, ServerMetrics
 from serve.pages import PageSigner, page_key
+from serve.reflected import described_files
 from serve.search_service import SearchService
 from serve.settings import Settings
 from serve.supervisor import Supervisor
@@ -47,6 +46,10 @@ from serve.tls import check_exposure, server_credentials
 from serve.tracing import no_spans, open_spans
 from serve.uploads import FOLDER_NAME, Spool
 from serve.values import Video
+from serve.warming import prepare, warm_library
+
+if TYPE_CHECKING:
+    from serve.feed import Feed
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +129,7 @@ class Server:
             settings.source,
             max_stall_seconds=self.config.max_upload_stall_seconds,
             on_submit=self.supervisor.wake,
+            delete_live=self.delete_live,
             on_delete=self.refresh,
             metrics=self.metrics,
         )
@@ -140,6 +144,8 @@ class Server:
         )
         self.port = self.listen(credentials)
         self.tasks: list[asyncio.Task[None]] = []
+        self.feed: Feed | None = None  # None: without Kafka, or not begun
+        self.failure: asyncio.Future[Exception] | None = None  # of what this server cannot go on without
         self.metrics_address = ""
         self.close_metrics: Callable[[], None] = lambda: None
 
@@ -162,6 +168,7 @@ class Server:
 
     async def start(self) -> None:
         """Answer health checks, with NOT_SERVING, and refuse all else with UNAVAILABLE."""
+        self.failure = asyncio.get_running_loop().create_future()
         await self.tell_health(is_serving=False)
         if self.config.metrics_listen:
             self.metrics_address, self.close_metrics = self.metrics.serve(self.config.metrics_listen)
@@ -172,6 +179,7 @@ class Server:
 
         Raises:
             ServeError, EncoderError: If the library cannot be used.
+            OffsetRegression: If a topic is not the one that was read before.
         """
         await asyncio.to_thread(self.spool.clean, self.library_service.jobs.spool_names)
         await self.load()
@@ -185,11 +193,54 @@ class Server:
                 break
             except DataDirectoryBusy:  # a new directory, which another process is filling
                 await asyncio.sleep(BUSY_SECONDS)
+        try:
+            await self.catch_up(library)
+        except BaseException:
+            library.close()
+            raise
         library.engine.on_found = self.note_freshness
         self.library = library
         self.measure()
         await self.tell_health(is_serving=True)
         logger.info("serving address=%s videos=%d", self.address, len(library.engine.videos))
+
+    async def catch_up(self, library: Library) -> None:
+        """With Kafka: wait until the catalog has all that the topics have now, and keep it so.
+
+        Until then nothing is answered, so that no half of a library is taken for all of it, and nothing is found that
+        was deleted while this server was away.
+        """
+        if not self.settings.kafka.servers:
+            return
+        from serve.feed import Feed  # imports kafka
+
+        if self.feed is not None:
+            await asyncio.to_thread(self.feed.stop)
+        loop, caught_up, failure = asyncio.get_running_loop(), asyncio.Event(), self.failure
+        assert failure is not None  # start() comes first
+        self.feed = Feed(
+            self.directory,
+            self.settings,
+            library.encoders.space.fingerprint,
+            self.metrics.live,
+            on_change=self.refresh,
+            on_caught_up=lambda: loop.call_soon_threadsafe(caught_up.set),
+            on_end=lambda error: loop.call_soon_threadsafe(self.fail, error),
+        )
+        self.feed.start()
+        waiting = asyncio.create_task(caught_up.wait())
+        try:
+            await first_of(waiting, failure)
+        finally:
+            waiting.cancel()
+        if failure.done():
+            raise failure.result()
+        await asyncio.to_thread(library.engine.refresh)
+
+    def fail(self, error: Exception) -> None:
+        """Note that this server cannot go on; serve() ends it."""
+        if self.failure is not None and not self.failure.done():
+            self.failure.set_result(error)
 
     async def stop(self) -> None:
         """Refuse new calls, let those under way end within drain_seconds, end everything. May be called twice."""
@@ -204,6 +255,8 @@ class Server:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await asyncio.to_thread(self.supervisor.stop)
+        if self.feed is not None:
+            await asyncio.to_thread(self.feed.stop)
         for workers in (self.query_workers, self.call_workers):
             await asyncio.to_thread(workers.close)
         if self.library is not None:
@@ -253,6 +306,22 @@ class Server:
         if self.library is not None:
             self.library.engine.refresh()
 
+    def delete_live(self, collection: str, video_id: str, seconds: float) -> None:
+        """Delete a live video here and on every other server.
+
+        Raises:
+            VideoIsLive: If this server is not connected to Kafka.
+            BrokerUnavailable: If Kafka does not take the deletion in so many seconds; nothing is changed then.
+        """
+        if self.feed is None:
+            raise VideoIsLive(video_id)
+        try:
+            self.feed.delete(collection, video_id, seconds)
+        except BrokerUnavailable as error:
+            logger.warning("deletion not published reason=%s", error)
+            # Where the brokers are, and why they do not answer, is not the caller's to know.
+            raise BrokerUnavailable(("the server's brokers",), "nothing is changed, come back later") from error
+
     def note_freshness(self, video: Video) -> None:
         self.metrics.freshness_seconds.observe(max(0.0, time.time() - video.indexed_time))
 
@@ -282,70 +351,9 @@ class Server:
         return {"sentence": engine.sentences, **visual}
 
 
-def described_files() -> DescriptorPool:
-    """Return what reflection tells: our files and those they need, with the JSON names that Python leaves out."""
-    pool, added = DescriptorPool(), set()
-
-    def add(file: FileDescriptor) -> None:
-        if file.name in added:
-            return
-        added.add(file.name)
-        for needed in file.dependencies:
-            add(needed)
-        told = FileDescriptorProto()
-        file.CopyToProto(told)
-        pending = list(told.message_type)
-        while pending:
-            message = pending.pop()
-            pending += message.nested_type
-            for field in message.field:
-                first, *others = field.name.split("_")
-                field.json_name = first + "".join(other.capitalize() for other in others)
-        pool.Add(told)
-
-    for module in (search_service_pb2, library_service_pb2, stream_pb2, health_pb2, reflection_pb2, error_details_pb2):
-        add(module.DESCRIPTOR)
-    return pool
-
-
-def prepare(directory: Path) -> None:
-    """Make the data directory's catalog, or bring an older one forward.
-
-    Raises:
-        DataDirectoryInvalid: If it cannot be used.
-    """
-    try:
-        Catalog.open_editor(directory).close()
-    except ServeError:
-        Catalog.open_writer(directory).close()
-
-
-def warm_library(directory: Path, settings: Settings) -> Library:
-    """Open a library with its encoders and indexes in memory; one without videos takes the encoders of the settings.
-
-    Raises:
-        DataDirectoryBusy: If nothing is indexed yet, and another process is about to.
-        EncoderSpaceMismatch: If the rows were made by other encoders than the settings name.
-        EncoderError: If an encoder's weights cannot be had.
-    """
-    library = Library.open(directory, settings)
-    try:
-        if library.catalog.space() is None or not library.catalog.videos():
-            from serve import pipeline  # imports torch and Whisper: half a GB that answers do not need
-
-            with Catalog.open_writer(directory) as writer:
-                _, encoders = pipeline.load_all(settings, writer.space())
-                pipeline.claim_space(writer, directory, encoders)
-            library.encoders = encoders
-        engine = library.engine
-        engine.refresh()
-        engine.sentences.encode(["warm"])
-        if engine.visual is not None:
-            engine.visual.text_vector("warm")
-    except BaseException:
-        library.close()
-        raise
-    return library
+async def first_of(*awaited: asyncio.Future[Any]) -> None:
+    """Wait until one of them is done; none is cancelled."""
+    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def serve(
@@ -365,12 +373,16 @@ async def serve(
     announce(server.address)
     warming = asyncio.create_task(server.warm_up())
     ending = asyncio.create_task(stopping.wait())
+    assert server.failure is not None  # it has started
     try:
-        await asyncio.wait([warming, ending], return_when=asyncio.FIRST_COMPLETED)
+        await first_of(warming, ending)
         if warming.done():
             warming.result()
-        await ending
+        await first_of(ending, server.failure)
+        if server.failure.done():
+            raise server.failure.result()
     finally:
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
+        for task in (warming, ending):
+            task.cancel()
+        await asyncio.gather(warming, ending, return_exceptions=True)
         await server.stop()

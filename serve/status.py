@@ -32,6 +32,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.VideoNotFound: code_pb2.NOT_FOUND,
     errors.VideoAmbiguous: code_pb2.INVALID_ARGUMENT,
     errors.VideoNotReady: code_pb2.FAILED_PRECONDITION,
+    errors.VideoIsLive: code_pb2.FAILED_PRECONDITION,
     errors.FrameNotFound: code_pb2.NOT_FOUND,
     errors.RequestIdReused: code_pb2.INVALID_ARGUMENT,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
@@ -51,8 +52,8 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     ingest_errors.DecoderCrashed: code_pb2.INVALID_ARGUMENT,
     ingest_errors.DecoderTimeout: code_pb2.INVALID_ARGUMENT,
     ingest_errors.LimitExceeded: code_pb2.RESOURCE_EXHAUSTED,
-    encoder_errors.NoVisualEncoder: code_pb2.FAILED_PRECONDITION,
     ingest_errors.BrokerUnavailable: code_pb2.UNAVAILABLE,
+    encoder_errors.NoVisualEncoder: code_pb2.FAILED_PRECONDITION,
 }
 # Of the server's own house, or of other commands: a client learns nothing of them.
 INTERNAL: frozenset[type[Exception]] = frozenset(
@@ -69,9 +70,9 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.ServerFailed,
         ingest_errors.IngestError,
         ingest_errors.SourceError,
-        encoder_errors.EncoderError,
         ingest_errors.OffsetRegression,
         ingest_errors.RecordTooLarge,
+        encoder_errors.EncoderError,
         encoder_errors.WeightsNotFound,
         encoder_errors.WeightsInvalid,
         encoder_errors.PicturesInvalid,
