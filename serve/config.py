@@ -54,6 +54,22 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """How `kinodex worker` works."""
+
+    group: str = ""  # the Kafka consumer group that shares the partitions; empty: PREFIX-workers
+    idle_seconds: float = 60.0  # without a chunk until a stream counts as ended; what comes then begins a new epoch
+    shed_seconds: float = 0.0  # chunks that are older are left out, and counted; 0: none is
+    metrics_listen: str = ""  # HOST:PORT of Prometheus metrics over HTTP; empty: none
+
+    def __post_init__(self) -> None:
+        if self.idle_seconds <= 0:
+            raise ValueError(f"idle_seconds must be > 0, got {self.idle_seconds}")
+        if self.shed_seconds < 0:
+            raise ValueError(f"shed_seconds must be >= 0, got {self.shed_seconds}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
     """How a server is reached."""
 
