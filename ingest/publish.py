@@ -35,6 +35,7 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
+from ingest.picture import Orientation
 from ingest.remux import Cutter, Piece
 from ingest.source import display_uri, scheme_of
 from ingest.values import Chunk
@@ -308,5 +309,5 @@ def _is_turned(packets: Iterator[Packet[Stream]], video: VideoStream, taken: lis
         except av.error.FFmpegError:
             frames = []
         context.flush_buffers()
-        return bool(frames) and frames[0].rotation % 360 != 0
+        return bool(frames) and Orientation.of(frames[0]) != Orientation()
     return False
