@@ -25,6 +25,8 @@ READ_BYTES = 128 << 10  # one read of the file: larger ones are wasted by contai
 UNKNOWN_DURATION_SECONDS = 4_294_967.0
 # Demuxers whose duration is written in the header; that of the others is guessed from sizes or timestamps.
 WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
+MISSING_SECONDS = 2.0  # data may end this much before the header's duration, or MISSING_SHARE of it: rounding
+MISSING_SHARE = 0.05
 RIFF_SLACK_BYTES = 4096  # writers round the size they announce
 PROBE_PACKET_COUNT = 100  # per track, when several are there and one must be found that decodes
 NOT_MEDIA = "not a media file"

@@ -18,6 +18,8 @@ from av.video.stream import VideoStream
 from ingest.audio import AudioTrack, Sound
 from ingest.config import DecodeConfig
 from ingest.container import (
+    MISSING_SECONDS,
+    MISSING_SHARE,
     WITH_DURATION,
     MediaFile,
     choose_audio,
@@ -33,8 +35,6 @@ from ingest.timeline import Timeline
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from ingest.video import KeyframesLie, Picture, VideoTrack
 
-MISSING_SECONDS = 2.0  # data may end this much before the header's duration, or MISSING_SHARE of it: rounding
-MISSING_SHARE = 0.05
 MAX_WAITING_SECONDS = 600  # of sound before the first picture, 38 MB: then the sound sets the zero of time
 MAX_READ_ERROR_COUNT = 100  # broken places in one file that the demuxer may step over
 

@@ -26,7 +26,17 @@ from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from ingest.config import PublishConfig
-from ingest.container import NOT_MEDIA, MediaFile, audio_by_rank, choose_video, why_not
+from ingest.container import (
+    MISSING_SECONDS,
+    MISSING_SHARE,
+    NOT_MEDIA,
+    WITH_DURATION,
+    MediaFile,
+    audio_by_rank,
+    choose_video,
+    declared_seconds,
+    why_not,
+)
 from ingest.errors import (
     DecodeError,
     IngestError,
@@ -145,6 +155,7 @@ class _Publisher:
                     for piece in self._read(container):
                         backoff, has_piece = self._config.min_backoff_seconds, True
                         yield piece
+                    self._check_length(container)
                 problem = "it ended"
             except IngestError as error:
                 if not (self._is_live and self._is_connected):
@@ -257,6 +268,18 @@ class _Publisher:
                     raise self._error_of(error) from error
             except IndexError:  # PyAV's own, at the end of a file in which a stream appeared after opening
                 return
+
+    def _check_length(self, container: InputContainer) -> None:
+        """Say where a source ends before its announced end: some demuxers take a broken connection for the end."""
+        announced = declared_seconds(container)
+        if announced is None or self._is_live or self._stop.is_set():
+            return
+        if announced - self._seconds <= max(MISSING_SECONDS, MISSING_SHARE * announced):
+            return
+        reason = f"it broke off after {self._seconds:.0f} of {announced:.0f} s"
+        if self._is_network and container.format.name in WITH_DURATION:
+            raise SourceUnavailable(self._name, reason)
+        self._hooks.notes(reason)
 
     def _pace(self, piece: Piece) -> None:
         """In real time, let a chunk go when it has been played."""
