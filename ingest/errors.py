@@ -81,12 +81,13 @@ class BrokerUnavailable(IngestError):
         servers: The brokers that were asked.
     """
 
-    def __init__(self, servers: Sequence[str], reason: str) -> None:
-        super().__init__(
-            ",".join(servers),
-            f"Kafka is not available: {reason}",
-            "see the settings kafka.servers and kafka.security_protocol",
-        )
+    def __init__(
+        self,
+        servers: Sequence[str],
+        reason: str,
+        remedy: str = "see the settings kafka.servers and kafka.security_protocol",
+    ) -> None:
+        super().__init__(",".join(servers), f"Kafka is not available: {reason}", remedy)
         self.servers = tuple(servers)
 
 

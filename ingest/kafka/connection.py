@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
@@ -18,6 +19,24 @@ Client = TypeVar("Client")
 MAX_RECONNECT_SECONDS = 2.0
 METADATA_SECONDS = 60.0  # how soon partitions that were added are seen
 PROBE_SECONDS = 2.0
+
+
+_connect_socket = KafkaNetSocket.sock_connect
+
+
+async def _connect_socket_or_close(
+    self: Any, net: Any, sock: socket.socket, address: Any, timeout_at: Any = None
+) -> Any:
+    """Close the socket of a connection that does not come about: kafka-python leaves that to the garbage collector,
+    and an outage would cost a socket every two seconds."""
+    try:
+        return await _connect_socket(self, net, sock, address, timeout_at=timeout_at)
+    except BaseException:
+        sock.close()
+        raise
+
+
+KafkaNetSocket.sock_connect = _connect_socket_or_close
 
 
 def client_options(config: KafkaConfig) -> dict[str, Any]:
@@ -102,6 +121,10 @@ def translated(config: KafkaConfig) -> Iterator[None]:
         yield
     except KafkaError as e:
         raise BrokerUnavailable(config.servers, one_line(e)) from e
+
+
+def no_topic(config: KafkaConfig, topic: str) -> BrokerUnavailable:
+    return BrokerUnavailable(config.servers, f"there is no topic {topic}", "`kinodex topics` makes the topics")
 
 
 def one_line(error: BaseException) -> str:

@@ -2,9 +2,16 @@
 
 import logging
 from contextlib import suppress
+from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import (
+    BrokerResponseError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
 from kafka.partitioner import murmur2
 from kafka.producer.future import FutureRecordMetadata
 
@@ -88,6 +95,7 @@ class Producer:
             max_block_ms=milliseconds(config.bootstrap_timeout_seconds),
             allow_auto_create_topics=False,
         )
+        let_refusals_pass(self._producer)
 
     def send(self, topic: str, key: bytes, value: bytes | None, *, partition: int | None = None) -> Delivery:
         """Begin to send a record. Waits only for a topic that it does not know yet, and no longer than for a broker.
@@ -99,11 +107,9 @@ class Producer:
         what = f"{topic} {key.decode(errors='replace')}"
         try:
             future = self._producer.send(topic, key=key, value=value, partition=partition)
-        except KafkaTimeoutError:
-            if self._producer._metadata.partitions_for_topic(topic) is None:
-                e = KafkaTimeoutError(f"there is no topic {topic}, or no broker (`kinodex topics` makes the topics)")
-            return Delivery(self._config.servers, what, None, e)
         except KafkaError as e:
+            if isinstance(e, KafkaTimeoutError) and self._producer._metadata.partitions_for_topic(topic) is None:
+                e = KafkaTimeoutError(f"there is no topic {topic}, or no broker (`kinodex topics` makes the topics)")
             return Delivery(self._config.servers, what, None, e)
         return Delivery(self._config.servers, what, future)
 
@@ -132,3 +138,27 @@ class Producer:
         except KafkaTimeoutError:  # of its flush
             logger.warning("records left unsent servers=%s", ",".join(self._config.servers))
             self._producer.close(0)
+
+
+def let_refusals_pass(producer: KafkaProducer) -> None:
+    """Let a record that the broker refuses fail alone, as with Kafka's own client.
+
+    kafka-python takes any refusal (a record too large for the topic, a topic that we may not write to) for the end of a
+    producer that numbers its records: all others that wait fail with that error, and all that come later.
+    """
+    manager = producer._transaction_manager
+    classify = manager.classify_batch_error
+
+    def classify_batch_error(error: Exception, batch: Any, log_start_offset: int = -1) -> str:
+        found: str = classify(error, batch, log_start_offset=log_start_offset)
+        if found != manager.ERROR_CLASS_FATAL or not isinstance(error, BrokerResponseError):
+            return found
+        if type(error) in manager._FATAL_ERRORS or not manager.producer_id_and_epoch.match(batch):
+            return found
+        if batch.attempts > 0:  # the broker may have taken it before: only new numbers are safe
+            return str(manager.ERROR_CLASS_NEEDS_EPOCH_BUMP)
+        # It was not appended, and no other of its partition is under way: its numbers are those of the next.
+        manager.set_sequence_number(batch.topic_partition, batch.records.base_sequence)
+        return str(manager.ERROR_CLASS_RETRIABLE)  # which, from here, only means that nothing else happens
+
+    manager.classify_batch_error = classify_batch_error

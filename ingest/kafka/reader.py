@@ -1,14 +1,16 @@
 """Reads partitions that it is told of, from where it is told: no group, nothing is committed."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import LogTruncationError, OffsetOutOfRangeError
+from kafka.errors import LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
-from ingest.kafka.connection import connect, milliseconds, translated
+from ingest.kafka.connection import connect, milliseconds, no_topic, translated
 from ingest.kafka.records import FETCH_BYTES, PARTITION_FETCH_BYTES, Place, Record, records_of
 
 POLL_SECONDS = 0.5
@@ -86,9 +88,7 @@ class PartitionReader:
         Raises:
             BrokerUnavailable: If the broker does not say in time, or has no such partition.
         """
-        with translated(self._config):
-            found = self._consumer.end_offsets([TopicPartition(*place) for place in places], self._timeout_ms)
-        return {(place.topic, place.partition): offset for place, offset in found.items()}
+        return self._asked(self._consumer.end_offsets, places)
 
     def beginning_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
         """Ask for the offset of the oldest record of each partition.
@@ -96,9 +96,7 @@ class PartitionReader:
         Raises:
             BrokerUnavailable: If the broker does not say in time, or has no such partition.
         """
-        with translated(self._config):
-            found = self._consumer.beginning_offsets([TopicPartition(*place) for place in places], self._timeout_ms)
-        return {(place.topic, place.partition): offset for place, offset in found.items()}
+        return self._asked(self._consumer.beginning_offsets, places)
 
     def partitions_of(self, topic: str) -> list[int]:
         """Ask for the partitions of a topic.
@@ -130,6 +128,18 @@ class PartitionReader:
         """Leave."""
         self._consumer.close(timeout_ms=self._timeout_ms)
 
+    def _asked(self, question: Callable[[list[TopicPartition], int], Any], places: Iterable[Place]) -> dict[Place, int]:
+        wanted = [TopicPartition(*place) for place in places]
+        try:
+            with translated(self._config):
+                found = question(wanted, self._timeout_ms)
+        except BrokerUnavailable:  # of a partition that is not there, kafka-python says only that time ran out
+            for topic, partition in wanted:
+                if partition not in self.partitions_of(topic):
+                    raise no_topic(self._config, f"{topic} with a partition {partition}") from None
+            raise
+        return {(place.topic, place.partition): offset for place, offset in found.items()}
+
     def _position(self, place: TopicPartition) -> int:
         with translated(self._config):
             found = self._consumer.position(place, self._timeout_ms)
@@ -157,10 +167,10 @@ def partitions_of(consumer: KafkaConsumer, config: KafkaConfig, topic: str) -> l
         BrokerUnavailable: If the broker does not say in time, or has no such topic.
     """
     cluster, timeout_ms = consumer._cluster, milliseconds(config.bootstrap_timeout_seconds)
-    with translated(config):
+    with translated(config), suppress(UnknownTopicOrPartitionError):
         cluster.add_topic(topic)
         for _ in range(2):  # the first answer may be to what was asked before
             consumer._net.run(consumer._manager.wait_for, cluster.request_update(), timeout_ms)
             if found := cluster.partitions_for_topic(topic):
                 return sorted(found)
-    raise BrokerUnavailable(config.servers, f"there is no topic {topic} (`kinodex topics` makes the topics)")
+    raise no_topic(config, topic)
