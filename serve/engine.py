@@ -62,8 +62,8 @@ class Engine:
     def __init__(self, catalog: Catalog, encoders: Encoders, directory: Path, settings: Settings) -> None:
         self.catalog, self.encoders, self.settings = catalog, encoders, settings
         self.fingerprint = encoders.space.fingerprint
-        self.segments = VectorIndex(directory, "segments", self.fingerprint)
-        self.utterances_index = VectorIndex(directory, "utterances", self.fingerprint)
+        self.segments = VectorIndex(directory, "segments", self.fingerprint, seals_aside=True)
+        self.utterances_index = VectorIndex(directory, "utterances", self.fingerprint, seals_aside=True)
         self.transcripts: RowCache[Said] = RowCache(partial(read_said, catalog), len, CACHED_UTTERANCE_COUNT)
         self.sentences = TextVectors(encoders.sentence.encode)
         self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.said, self.version)
@@ -175,6 +175,11 @@ class Engine:
     def is_fresh(self) -> bool:
         """Whether the indexes are those of the catalog as this thread sees it."""
         return self.state == (self.catalog.identity(), self.catalog.generation())
+
+    def close(self) -> None:
+        """Let go of the catalog, which is another's to close."""
+        self.segments.close()
+        self.utterances_index.close()
 
     def refresh(self) -> None:
         """Bring the indexes up to the catalog, so that the next question need not."""

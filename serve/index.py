@@ -6,7 +6,8 @@ another catalog, does not start from it.
 
 New rows go to an exact flat `tail`. When that passes EXACT_ROW_COUNT, it is sealed into an IVF shard, together with
 the shards that are no larger (so sizes double, and a row is sealed a few times at most). Rows that are gone leave at
-once in memory; a shard that lost more than a third is dissolved: what is left of it goes through the tail again.
+once in memory; a shard that lost more than a third, and is not large, is dissolved: what is left of it goes through
+the tail again.
 
 Of a live video only the blocks that changed are looked at (serve.following), so what a change costs does not grow with
 the video's length.
@@ -29,7 +30,8 @@ from numpy.typing import NDArray
 from serve.catalog import Catalog, Kind
 from serve.following import LiveIds, block_changes, blocks_of, live_ids
 from serve.reading import RowState
-from serve.shard import LARGEST_SHARD_ROW_COUNT, Shard, empty_tail, read_file, seal, write_file
+from serve.sealing import READ_ROW_COUNT, Sealing
+from serve.shard import LARGEST_SHARD_ROW_COUNT, Shard, empty_tail, held_by_row, read_file, seal, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,11 @@ INDEX_FOLDER = "index"
 # Rows up to here are compared exactly, so that a library of some hundred hours misses nothing: 50,000 x 512 float32 are
 # 100 MB, and took 0.1 s a query on 2 cores with five times the jobs they can run.
 EXACT_ROW_COUNT = 50_000
-READ_ROW_COUNT = 10_000  # vectors read at once by their ids: some 20 MB
 NO_IDS = np.empty(0, np.int64)
 LARGEST_DEAD_SHARE = 1 / 3  # of a sealed shard: beyond it the lists are too short for their number
+# Rows of a shard that is dissolved: reading so many vectors takes some 0.3 s. A larger one that is pruned from the old
+# end stays, its lists short, until it is down to this; it is no less right for that.
+MOST_DISSOLVED_COUNT = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +73,17 @@ class _Difference:
 class VectorIndex:
     """FAISS inner product over one kind of row of one encoder space. Threads may share it, and take turns."""
 
-    def __init__(self, directory: Path, kind: Kind, fingerprint: str) -> None:
+    def __init__(self, directory: Path, kind: Kind, fingerprint: str, *, seals_aside: bool = False) -> None:
         """Make an empty index; refresh() fills it.
 
         Args:
             directory: The data directory.
             kind: Which rows.
             fingerprint: EncoderSpace.fingerprint of the rows to hold; others are left out.
+            seals_aside: Seal a tail that grew in a thread, so that no refresh() but the first takes seconds. Then the
+                catalog must be one for reading, and close() comes before the catalog's.
         """
-        self.kind, self.fingerprint = kind, fingerprint
+        self.kind, self.fingerprint, self.seals_aside = kind, fingerprint, seals_aside
         self._folder = directory / INDEX_FOLDER
         self._turn = threading.RLock()
         self._catalog_state: tuple[str, int] | None = None  # identity and generation of the last refresh
@@ -85,6 +91,7 @@ class VectorIndex:
         self._followed: dict[int, _Followed] = {}  # by row of a live video
         self._tail: Shard | None = None  # None: no vector seen yet, so no width
         self._sealed: list[Shard] = []
+        self._sealing: Sealing | None = None
 
     def __len__(self) -> int:
         """Return how many vectors it holds."""
@@ -118,8 +125,13 @@ class VectorIndex:
             if difference.ids:
                 ids, owners = np.concatenate(difference.ids), np.concatenate(difference.owners)
                 self._append_ids(catalog, ids, owners, np.concatenate(difference.stamps))
+            if self._sealing is not None and self._sealing.is_over:
+                self._adopt(self._sealing)
             if self._tail is not None and self._tail.live_count > EXACT_ROW_COUNT:
-                self._seal(catalog)
+                if not self.seals_aside or before is None:
+                    self._seal(catalog)
+                elif self._sealing is None:
+                    self._sealing = Sealing(catalog, self.kind, [self._tail, *self._smaller(self._tail.live_count)])
             self._catalog_state = state
 
     def search(
@@ -153,6 +165,13 @@ class VectorIndex:
         best = np.lexsort((all_ids, -all_scores), axis=1)[:, :k]
         return np.take_along_axis(all_ids, best, axis=1), np.take_along_axis(all_scores, best, axis=1)
 
+    def close(self) -> None:
+        """Read nothing more of the catalog."""
+        with self._turn:
+            if self._sealing is not None:
+                self._sealing.stop_reading()
+            self._sealing = None
+
     # ---- growing and shrinking
 
     def _shards(self) -> list[Shard]:
@@ -169,7 +188,7 @@ class VectorIndex:
         """Take out what is gone of live videos, and tell what is new of them."""
         difference = _Difference()
         loaded = [row for row in rows if row in self._held and row not in self._followed]
-        from_files = _held_by_row(self._shards(), loaded)
+        from_files = held_by_row(self._shards(), loaded)
         for row, there in rows.items():
             known = self._followed.get(row)
             if known is None:
@@ -269,26 +288,48 @@ class VectorIndex:
     def _seal(self, catalog: Catalog) -> None:
         """Make the tail, and the shards that are no larger than it, one sealed shard."""
         assert self._tail is not None  # callers looked
-        while smaller := [
-            shard
-            for shard in self._sealed
-            if shard.live_count <= self._tail.live_count
-            and shard.live_count + self._tail.live_count < LARGEST_SHARD_ROW_COUNT
-        ]:
-            self._dissolve(catalog, smaller[0])
+        self._sealing = None  # what it makes is out of date
+        for shard in self._smaller(self._tail.live_count):
+            self._dissolve(catalog, shard)
         logger.info("index sealing kind=%s rows=%d", self.kind, self._tail.live_count)
         self._sealed.append(seal(self._tail))
         self._tail = None
 
+    def _smaller(self, count: int) -> list[Shard]:
+        """Return the sealed shards that go with so many rows into a new one."""
+        chosen: list[Shard] = []
+        while more := [
+            shard
+            for shard in self._sealed
+            if shard not in chosen and shard.live_count <= count
+            and shard.live_count + count < LARGEST_SHARD_ROW_COUNT
+        ]:  # fmt: skip
+            chosen.append(more[0])
+            count += more[0].live_count
+        return chosen
+
+    def _adopt(self, sealing: Sealing) -> None:
+        """Take a shard that was sealed aside in place of where its rows are."""
+        self._sealing = None
+        replaced = [shard for shard in self._sealed if shard in sealing.shards]
+        shard = sealing.settle([*replaced, *([] if self._tail is None else [self._tail])])
+        if shard is not None:
+            self._sealed = [*(one for one in self._sealed if one not in replaced), shard]
+            if self._tail is not None:
+                self._tail.remove_ids(shard.ids)
+            logger.info("index sealed kind=%s rows=%d", self.kind, shard.live_count)
+
     def _compact(self, catalog: Catalog) -> None:
+        self._sealed = [shard for shard in self._sealed if shard.live_count]
         for shard in list(self._sealed):
-            if len(shard.ids) - shard.live_count > LARGEST_DEAD_SHARE * len(shard.ids):
+            is_thin = len(shard.ids) - shard.live_count > LARGEST_DEAD_SHARE * len(shard.ids)
+            if is_thin and shard.live_count <= MOST_DISSOLVED_COUNT:
                 self._dissolve(catalog, shard)
 
     def _dissolve(self, catalog: Catalog, shard: Shard) -> None:
         self._sealed.remove(shard)
-        is_there = shard.owners >= 0
-        self._append_ids(catalog, shard.ids[is_there], shard.owners[is_there], shard.stamps[is_there])
+        left = shard.owners >= 0
+        self._append_ids(catalog, shard.ids[left], shard.owners[left], shard.stamps[left])
 
     # ---- the cache on disk
 
@@ -320,7 +361,7 @@ class VectorIndex:
 
     def _load(self, identity: str) -> None:
         """Become what the files hold, of which anything may be missing or wrong: refresh() brings the rest."""
-        self._held, self._followed, self._tail, self._sealed = {}, {}, None, []
+        self._held, self._followed, self._tail, self._sealed, self._sealing = {}, {}, None, [], None
         known = NO_IDS
         for name in self._names(identity):
             try:
@@ -357,20 +398,3 @@ class VectorIndex:
 def _is_there(state: RowState | None, stamp: float) -> bool:
     """Whether a video that is held is the catalog's; of a live one its rows tell."""
     return state is not None and (state.is_live or state.indexed_time == stamp)
-
-
-def _held_by_row(
-    shards: Sequence[Shard], rows: Sequence[int]
-) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Return the ids and stamps that shards hold of some videos, by row."""
-    if not rows:
-        return {}
-    owners = np.concatenate([shard.owners for shard in shards])
-    chosen = np.flatnonzero(np.isin(owners, list(rows)))
-    chosen = chosen[np.argsort(owners[chosen], kind="stable")]
-    ids = np.concatenate([shard.ids for shard in shards])[chosen]
-    stamps = np.concatenate([shard.stamps for shard in shards])[chosen]
-    found, first = np.unique(owners[chosen], return_index=True)
-    return dict(
-        zip(found.tolist(), zip(np.split(ids, first[1:]), np.split(stamps, first[1:]), strict=True), strict=True)
-    )

@@ -46,6 +46,8 @@ class Library:
         """Let go of the catalog and of the child processes."""
         if "pictures" in vars(self):
             self.pictures.close()
+        if "engine" in vars(self):
+            self.engine.close()
         self.catalog.close()
 
     def __enter__(self) -> Self:

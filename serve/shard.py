@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,23 @@ class Shard:
             probes = PROBE_COUNT if rows is None else self.index.nlist
             scores, ids = self.index.search(vectors, k, params=faiss.SearchParametersIVF(nprobe=probes, sel=selector))
         return ids, np.where(ids < 0, np.float32(-np.inf), scores)
+
+
+def held_by_row(
+    shards: Sequence[Shard], rows: Sequence[int]
+) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return the ids and stamps that shards hold of some videos, by row."""
+    if not rows:
+        return {}
+    owners = np.concatenate([shard.owners for shard in shards])
+    chosen = np.flatnonzero(np.isin(owners, list(rows)))
+    chosen = chosen[np.argsort(owners[chosen], kind="stable")]
+    ids = np.concatenate([shard.ids for shard in shards])[chosen]
+    stamps = np.concatenate([shard.stamps for shard in shards])[chosen]
+    found, first = np.unique(owners[chosen], return_index=True)
+    return dict(
+        zip(found.tolist(), zip(np.split(ids, first[1:]), np.split(stamps, first[1:]), strict=True), strict=True)
+    )
 
 
 def empty_tail(width: int) -> Shard:

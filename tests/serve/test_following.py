@@ -39,13 +39,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 class Follower:
     """Keeps all there is to keep of one catalog, and compares it."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, *, seals_aside: bool = False) -> None:
         self.catalog = catalog
         self.known = KnownVideos(FINGERPRINT)
         self.frames: RowCache[VideoFrames] = RowCache(partial(read_frames, catalog), lambda each: each.nbytes, 1 << 30)
         self.said: RowCache[Said] = RowCache(partial(read_said, catalog), len, 1 << 30)
         self.vectors: RowCache[SaidVectors] = RowCache(partial(read_said_vectors, catalog), lambda each: 1, 1 << 30)
-        self.indexes = {kind: VectorIndex(catalog.directory, kind, FINGERPRINT) for kind in KINDS}
+        self.indexes = {
+            kind: VectorIndex(catalog.directory, kind, FINGERPRINT, seals_aside=seals_aside) for kind in KINDS
+        }
 
     def check(self) -> None:
         with self.catalog.snapshot():
@@ -144,6 +146,31 @@ def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows
             follower.indexes["segments"] = VectorIndex(
                 catalog.directory, "segments", FINGERPRINT
             )  # begins with the files
+
+
+@pytest.mark.usefixtures("small_shards", "small_blocks")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tail_is_sealed_aside_while_everything_goes_on(
+    catalog: Catalog, reader: Catalog, live: LiveRows, seed: int
+) -> None:
+    choice = random.Random(seed)
+    streams, follower = Streams(live, choice), Follower(reader, seals_aside=True)
+    live.apply([live_segment(0)], {})
+    follower.check()
+    sealed_count = 0
+    for n in range(60):
+        for _ in range(choice.choice([1, 4])):
+            streams.step()
+        if choice.random() < 0.2:
+            put_vectors(catalog, f"file{n % 4}", random_vectors(choice.randrange(1, 30), n))
+        follower.check()
+        sealing = follower.indexes["segments"]._sealing
+        if sealing is not None and choice.random() < 0.5:
+            sealing.thread.join()
+            sealed_count += 1
+    assert sealed_count
+    for index in follower.indexes.values():
+        index.close()
 
 
 @pytest.mark.usefixtures("small_blocks")

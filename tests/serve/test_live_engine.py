@@ -17,7 +17,7 @@ from serve.catalog import Catalog
 from serve.cli import cli
 from serve.library import Library
 from serve.live import LiveRows, Tombstone
-from serve.pipeline import delete, index, reindex
+from serve.pipeline import index, reindex
 from serve.records import SegmentRecord
 from serve.retention import Limit, Retention
 from serve.settings import Settings
@@ -261,7 +261,7 @@ def test_the_command_lists_shows_and_deletes_live_videos(library: Library, live:
     assert "stream:default/cam" in shown
     assert '"watermark_seconds":32.0' in run("show", "cam", "--json", *folder).replace(" ", "")
     assert run("transcript", "cam", *folder) == "[0:02] Paris is lovely.\n"
-    assert "deleted cam" in run("delete", "cam", *folder)
+    assert "deleted cam" in run("delete", "cam", "--local", *folder)
     assert "cam" not in run("list", *folder)
     live.apply([camera(library, n) for n in range(3)], {})
     assert "cam" not in run("list", *folder)  # what was there does not come back
@@ -279,4 +279,3 @@ def test_reindexing_reads_files_again_and_says_what_becomes_of_streams(
     assert any("live" in note for note in notes)
     assert {video.video_id for video in library.videos()} == {"cam", outcome.video_id}  # the same encoders
     assert asked(library, "blue")
-    delete(data, ["cam"])
