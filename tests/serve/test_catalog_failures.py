@@ -340,7 +340,7 @@ def test_a_catalog_of_version_2_is_brought_forward_and_takes_live_videos(
         connection.execute("UPDATE videos SET metadata = '{\"camera\": \"7\"}', recorded_time = 5.0, fingerprint = ?",
                            (FINGERPRINT,))  # fmt: skip
         connection.execute("INSERT INTO frame_blocks (video_row, frame_count, width, epochs, pts_seconds, vectors)"
-                           " VALUES (1, 1, 0, ?, ?, '')", (bytes(4), bytes(8)))  # fmt: skip
+                           " VALUES (1, 1, 0, ?, ?, x'')", (bytes(4), bytes(8)))  # fmt: skip
     connection.close()
     Catalog.open_writer(tmp_path).close()
     with Catalog.open_editor(tmp_path) as editor:
