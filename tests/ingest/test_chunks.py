@@ -85,7 +85,12 @@ def _muxed(source: Any, packets: list[Any], format: str) -> bytes:
 STARTS = [0, Fraction(47), Fraction(900_017, 10), Fraction(-3, 10), Fraction(954_430, 10)]
 
 
-CASES = [(name, start) for name in STREAMS for start in STARTS if start >= 0 or STREAMS[name][0] == "mpegts"]
+CASES = [
+    pytest.param(name, start, marks=[] if start == 47 else [pytest.mark.slow])
+    for name in STREAMS
+    for start in STARTS
+    if start >= 0 or STREAMS[name][0] == "mpegts"
+]
 
 
 @pytest.mark.parametrize(("name", "start"), CASES)

@@ -93,7 +93,10 @@ def media_of(found: list[Chunk]) -> list[bytes]:
     return [chunk.media for chunk in found]
 
 
-@pytest.mark.parametrize("name", MEDIA)
+QUICK = ("h264-mp4", "h264-ts", "h264-open-gop-ts", "vp9-webm", "turned-mp4", "tiny")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in MEDIA])
 def test_chunks_give_the_pictures_and_the_sound_of_the_source(name: str, tmp_path: Path) -> None:
     source, track = made(tmp_path, name)
     found = published(source)

@@ -126,6 +126,7 @@ def test_a_file_over_http_ends_at_its_end(serve: Callable[[Answer], str], tmp_pa
     assert run.notes == []
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_file_is_asked_for_where_it_breaks_off(serve: Callable[[Answer], str]) -> None:
     body = ts(12)
     asked: list[str | None] = []
@@ -209,6 +210,7 @@ def test_backoff_has_a_bound(serve: Callable[[Answer], str]) -> None:
     assert run.waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
+@pytest.mark.slow
 def test_a_live_source_that_falls_silent_is_connected_again(serve: Callable[[Answer], str]) -> None:
     body, is_done = ts(), threading.Event()
 
@@ -241,6 +243,7 @@ def hls(folder: Path, *, is_over: bool) -> None:
     (folder / "live.m3u8").write_text(playlist)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_over", [True, False], ids=["finite", "live"])
 def test_hls(is_over: bool, serve: Callable[[Answer], str], tmp_path: Path) -> None:
     hls(tmp_path, is_over=is_over)
@@ -265,6 +268,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_udp() -> None:
     port = free_port()
     body, is_done = ts(30), threading.Event()
