@@ -219,16 +219,30 @@ def transcript(video_id: str, format_: "TranscriptFormat", data: Path | None, co
 @cli.command()
 @click.argument("video_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--collection", metavar="C", help="Only out of this collection.")
+@click.option(
+    "--kafka", "servers", metavar="SERVERS", help="HOST:PORT,... of Kafka's brokers.  [default: kafka.servers, none]"
+)
+@click.option("--local", "is_local", is_flag=True, help="Also live videos, and only out of this library.")
 @library_options
-def delete(video_ids: tuple[str, ...], collection: str | None, data: Path | None, config: Path | None) -> None:
+def delete(
+    video_ids: tuple[str, ...],
+    collection: str | None,
+    servers: str | None,
+    is_local: bool,
+    data: Path | None,
+    config: Path | None,
+) -> None:
     """Take videos out of the library.
 
-    Their files are not touched. If one ID is wrong, nothing is deleted.
+    Their files are not touched. If one ID is wrong, nothing is deleted. The deletion of a live video goes by way of
+    Kafka to every server.
     """
-    directory, _ = load(data, config)
+    directory, settings = load(data, config)
     from serve import pipeline
+    from serve.settings import with_kafka_servers
 
-    for video_id in pipeline.delete(directory, video_ids, collection=collection):
+    kafka = with_kafka_servers(settings, servers).kafka
+    for video_id in pipeline.delete(directory, video_ids, collection=collection, kafka=kafka, is_local=is_local):
         click.echo(f"deleted {video_id}")
 
 

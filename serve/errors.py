@@ -107,7 +107,8 @@ class VideoIsLive(ServeError):
     def __init__(self, video_id: str) -> None:
         super().__init__(
             f"video {video_id} comes from Kafka, which has to be told that it is deleted: name the brokers"
-            " (--kafka SERVERS, or kafka.servers), or ask a server that runs with them"
+            " (--kafka SERVERS, or kafka.servers), or ask a server that runs with them; or give --local, and only this"
+            " library forgets it"
         )
         self.video_id = video_id
 

@@ -6,11 +6,12 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from encoders.whisper import Transcriber
+from ingest.config import KafkaConfig
 from ingest.errors import IngestError
 from ingest.source import expand
 from serve.catalog import Catalog, Kind
 from serve.encoders import Encoders, load_encoders
-from serve.errors import EncoderSpaceMismatch
+from serve.errors import EncoderSpaceMismatch, VideoIsLive
 from serve.index import VectorIndex
 from serve.jobs import JobQueue
 from serve.phrases import counted
@@ -148,15 +149,46 @@ def input_of(video: Video) -> Input:
     )
 
 
-def delete(directory: Path, video_ids: Sequence[str], *, collection: str | None = None) -> list[str]:
+def delete(
+    directory: Path,
+    video_ids: Sequence[str],
+    *,
+    collection: str | None = None,
+    kafka: KafkaConfig | None = None,
+    is_local: bool = False,
+) -> list[str]:
     """Delete videos, also while another process indexes; return their whole ids.
 
+    Args:
+        kafka: Where the deletion of a live video is published, for all servers.
+        is_local: Delete live videos out of this library alone; it remembers that they are not to come back.
     Raises:
         VideoNotFound: If one is not there; then none is deleted.
+        VideoIsLive: If one is live, and no Kafka is named; then none is deleted.
+        BrokerUnavailable: If Kafka does not take the deletion of a live one; those before it are deleted.
     """
     with Catalog.open_editor(directory) as catalog:
         found = [catalog.video(video_id, collection) for video_id in video_ids]
+        live = [] if is_local else [video for video in found if video.is_live]
+        if live and (kafka is None or not kafka.servers):
+            raise VideoIsLive(live[0].video_id)
+        if live and kafka is not None:
+            _delete_everywhere(catalog, kafka, live)
         jobs = JobQueue(catalog)
         for video in found:
-            jobs.delete(video.video_id, video.collection)
+            if video in live:
+                jobs.cancel(video.collection, video.video_id)
+            else:
+                jobs.delete(video.video_id, video.collection)
     return [video.video_id for video in found]
+
+
+def _delete_everywhere(catalog: Catalog, kafka: KafkaConfig, videos: Sequence[Video]) -> None:
+    from serve.forgetting import Forgetter  # imports kafka
+    from serve.live import LiveRows
+
+    with contextlib.closing(Forgetter(kafka)) as forgetter:
+        for video in videos:
+            space = catalog.space()
+            rows = LiveRows(catalog, space.fingerprint if space is not None else "")
+            forgetter.delete(rows, video.collection, video.video_id, kafka.bootstrap_timeout_seconds)

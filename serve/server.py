@@ -320,7 +320,7 @@ class Server:
         except BrokerUnavailable as error:
             logger.warning("deletion not published reason=%s", error)
             # Where the brokers are, and why they do not answer, is not the caller's to know.
-            raise BrokerUnavailable(("the server's brokers",), "nothing is changed, come back later") from error
+            raise BrokerUnavailable(("its brokers",), "nothing is changed", "come back later") from error
 
     def note_freshness(self, video: Video) -> None:
         self.metrics.freshness_seconds.observe(max(0.0, time.time() - video.indexed_time))

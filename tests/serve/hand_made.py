@@ -92,7 +92,7 @@ def stream(
                 utterance_vectors=WordSumEncoder().encode([one.text for one in spoken]),
                 continued_count=sum(one.start_seconds < fresh_from for one in spoken),
                 fingerprint=fingerprint,
-                watermark_seconds=float(count if is_ended else min(end, count) if is_final else start + STRIDE_SECONDS),
+                watermark_seconds=float(end if is_final else fresh_from),
                 source_append_time=appended + start,
                 newest_append_time=appended + end,
                 recorded_time=appended + start,
