@@ -67,36 +67,62 @@ class WordSumEncoder:
         return np.random.default_rng(zlib.crc32(word.encode())).standard_normal(self.width)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ToneWindow:
-    """A run of sound that is not silent."""
+    """A second of sound that is not silent."""
 
     epoch: int
+    run_start_seconds: float
     start_seconds: float
     samples: NDArray[np.float32]
+    stream: "ToneStream"
+
+    @property
+    def end_seconds(self) -> float:
+        return self.start_seconds + len(self.samples) / SAMPLE_RATE_HZ
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ToneStream:
-    """Collects sound; every second that is loud enough is a window of its own."""
+    """Cuts sound into seconds, each a run of its own; one that is loud enough is a window."""
 
-    blocks: list[AudioBlock] = field(default_factory=list)  # of one epoch, without gaps
+    language: str | None = None
+    epoch: int = 0
+    run_start_seconds: float | None = None  # None: nothing was pushed
+    samples: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # of the second going on
+
+    @property
+    def open_since_seconds(self) -> float | None:
+        return self.run_start_seconds
 
     def push(self, block: AudioBlock) -> list[ToneWindow]:
-        self.blocks.append(block)
-        return []
+        found: list[ToneWindow] = []
+        if self.run_start_seconds is not None:
+            gap = round((block.start_seconds - self.run_start_seconds) * SAMPLE_RATE_HZ) - len(self.samples)
+            if block.epoch != self.epoch or not 0 <= gap <= SAMPLE_RATE_HZ:
+                found = self.finish()
+            else:
+                self.samples = np.concatenate([self.samples, np.zeros(gap, np.float32)])
+        if self.run_start_seconds is None:
+            self.epoch, self.run_start_seconds = block.epoch, block.start_seconds
+        self.samples = np.concatenate([self.samples, block.samples])
+        while len(self.samples) >= SAMPLE_RATE_HZ:
+            found += self._cut()
+        return found
 
     def finish(self) -> list[ToneWindow]:
-        if not self.blocks:
-            return []
-        start = self.blocks[0].start_seconds
-        samples = np.concatenate([block.samples for block in self.blocks])
-        found = []
-        for second in range(round(len(samples) / SAMPLE_RATE_HZ)):
-            part = samples[second * SAMPLE_RATE_HZ : (second + 1) * SAMPLE_RATE_HZ]
-            if np.sqrt((part**2).mean()) > 0.1:
-                found.append(ToneWindow(epoch=0, start_seconds=start + second, samples=part))
+        found = self._cut() if len(self.samples) >= SAMPLE_RATE_HZ // 2 else []
+        self.run_start_seconds, self.samples = None, np.zeros(0, np.float32)
         return found
+
+    def _cut(self) -> list[ToneWindow]:
+        start = self.run_start_seconds
+        assert start is not None
+        part, self.samples = self.samples[:SAMPLE_RATE_HZ], self.samples[SAMPLE_RATE_HZ:]
+        self.run_start_seconds = start + len(part) / SAMPLE_RATE_HZ
+        if np.sqrt((part**2).mean()) <= 0.1:
+            return []
+        return [ToneWindow(epoch=self.epoch, run_start_seconds=start, start_seconds=start, samples=part, stream=self)]
 
 
 class ToneTranscriber:
@@ -105,8 +131,8 @@ class ToneTranscriber:
     name = "tone"
     fingerprint = "70e"
 
-    def open_stream(self) -> ToneStream:
-        return ToneStream()
+    def open_stream(self, language: str | None = None) -> ToneStream:
+        return ToneStream(language)
 
     def transcribe(self, windows: Sequence[ToneWindow]) -> list[list[Utterance]]:
         return [[self.utterance(window)] for window in windows]
