@@ -67,6 +67,7 @@ class GroupConsumer:
         self._config = config
         self._uncommitted: dict[Place, int] = {}  # asked for, and not acknowledged yet
         self._commit_failed_at: float | None = None
+        self._is_closed = False
         self._consumer = connect(
             config,
             KafkaConsumer,
@@ -105,6 +106,7 @@ class GroupConsumer:
             BrokerUnavailable: If the broker does not let us read.
         """
         self._retry_commit()
+        self._keep_join()
         with translated(self._config):
             return records_of(
                 self._turn.call(lambda: self._consumer.poll(milliseconds(timeout_seconds), max_records)) or {}
@@ -186,7 +188,10 @@ class GroupConsumer:
         return self.lag().get((topic, partition)) == 0
 
     def close(self) -> None:
-        """Leave the group. on_revoked is called for what is ours, so that it may be committed."""
+        """Leave the group. on_revoked is called for what is ours, so that it may be committed. May be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             with translated(self._config):
                 self._turn.call(lambda: self._consumer.close(timeout_ms=milliseconds(CLOSE_SECONDS)))
@@ -205,6 +210,20 @@ class GroupConsumer:
         if state is None:
             return None, None
         return state.highwater, None if state.position is None else state.position.offset
+
+    def _keep_join(self) -> None:
+        """Have a join that the last poll was too short for ended by the next one.
+
+        kafka-python 3.0.12 throws the answer away if it comes between two polls, and joins again, which all members
+        must then do; or, where new metadata had caused it, does not join again and stays without heartbeats.
+        """
+        coordinator = self._consumer._coordinator
+        task = coordinator._join_task
+        if task is None or not coordinator.rejoining:
+            return
+        coordinator.request_rejoin()
+        if not isinstance(task, _Join):
+            coordinator._join_task = _Join(task)
 
     def _send_commit(self) -> None:
         wanted = dict(self._uncommitted)
@@ -246,6 +265,15 @@ class GroupConsumer:
                     self._uncommitted.pop(place, None)
 
         return call
+
+
+class _Join:
+    """A join under way, which is not over until a poll has taken its answer."""
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:
+        self.add_callback, self.add_errback = task.add_callback, task.add_errback
 
 
 @dataclass(slots=True, eq=False)
