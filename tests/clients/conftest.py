@@ -112,6 +112,11 @@ def node_client() -> list[str]:
     return built(toolchain.node_client)
 
 
+@pytest.fixture(scope="session")
+def node_segments() -> list[str]:
+    return built(toolchain.node_segments)
+
+
 def built(build: Callable[[], Built]) -> Built:
     """Build a client, or skip; where $KINODEX_REQUIRE names the clients, fail."""
     try:

@@ -82,20 +82,34 @@ def generate_stubs(folder: Path) -> None:
 
 # ------------------------------------------------------------------ Node
 def node_client() -> list[str]:
-    """Install what node/client.js needs, and return the command that runs it.
+    """Return the command that runs node/client.js.
 
     Raises:
         ToolMissing: If there is no Node or npm, or no network to fetch packages from.
     """
+    return node_program("client.js")
+
+
+def node_segments() -> list[str]:
+    """Return the command that runs node/segments.js.
+
+    Raises:
+        ToolMissing: If there is no Node or npm, or no network to fetch packages from.
+    """
+    return node_program("segments.js")
+
+
+def node_program(name: str) -> list[str]:
+    """Install what the programs in node/ need."""
     with building("node") as folder:
-        for name in ("package.json", "package-lock.json", "client.js"):
-            shutil.copy(HERE / "node" / name, folder)
+        for file in ("package.json", "package-lock.json", name):
+            shutil.copy(HERE / "node" / file, folder)
         wanted, installed = (folder / "package-lock.json").read_text(), folder / "installed"
         if not installed.exists() or installed.read_text() != wanted:
             command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
             fetch("the npm packages", command, folder)
             installed.write_text(wanted)
-        return [found("node"), str(folder / "client.js")]
+        return [found("node"), str(folder / name)]
 
 
 # ------------------------------------------------------------------ one step
