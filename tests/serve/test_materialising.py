@@ -150,7 +150,7 @@ def wait_until(holds: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.002)
 
 
-def rows_of(catalog: Catalog) -> list[object]:
+def rows_of(catalog: Catalog) -> list[tuple[object, ...]]:
     """Return all that a catalog says of its videos but the catalog's own keys and when it was written."""
     return [
         (video.collection, video.video_id, video.duration_seconds, video.frame_count, video.watermark_seconds,

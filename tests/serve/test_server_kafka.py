@@ -1,5 +1,9 @@
 """Servers fed by a real Kafka: what is appended is found, what is deleted is gone, what is lost is made anew."""
 
+import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +38,7 @@ from serve.settings import Settings
 from serve.values import Query
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+FEED_CHILD = Path(__file__).with_name("feed_child.py")
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +246,45 @@ def test_what_was_kept_long_enough_goes_here_and_in_kafka(worker: Worker, tmp_pa
     gone = worker.tombstones()
     with asked(tmp_path / "rebuilt", worker) as (_, client):
         assert client.video("cam").frame_count == 120 - 8 - 8 * len(gone)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_reader_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does(
+    worker: Worker, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    appended = now() - 60
+    said = {3.0: "Paris is lovely.", 14.5: "London is foggy.", 31.0: "Tokyo never sleeps."}
+
+    def publish_more() -> None:
+        for name in ("a", "b", "c"):
+            count = rng.randrange(1, 60)
+            worker.publish(stream(name, (["red", "blue"] * 30)[:count], said, appended=appended, is_ended=count > 50))
+
+    for _ in range(8):
+        publish_more()
+    forgetter, kill_count = Forgetter(worker.config), 0
+    while kill_count < 6:
+        kill_count += run_child(tmp_path / "killed", worker, rng.randrange(1, 300)) == -signal.SIGKILL
+        publish_more()
+        if kill_count == 3:
+            forgetter.publish_deletion("cams", "c", 10)
+    forgetter.close()
+    assert run_child(tmp_path / "killed", worker, 10**9) == 0
+    assert run_child(tmp_path / "undisturbed", worker, 10**9) == 0
+    with (
+        Catalog.open_reader(tmp_path / "killed") as killed,
+        Catalog.open_reader(tmp_path / "undisturbed") as undisturbed,
+    ):
+        assert [row[:2] for row in rows_of(killed)] == [("cams", "a"), ("cams", "b")]
+        assert rows_of(killed) == rows_of(undisturbed)
+        assert killed.document_frequency("Paris") == undisturbed.document_frequency("Paris")
+
+
+def run_child(data: Path, worker: Worker, statement_count: int) -> int:
+    servers, prefix = worker.config.servers[0], worker.config.topic_prefix
+    command = [sys.executable, str(FEED_CHILD), str(data), servers, prefix, str(statement_count)]
+    return subprocess.run(command, check=False, timeout=120).returncode
 
 
 # ---- a broker that goes away
