@@ -1,42 +1,41 @@
 """How clients of kafka-python are made and ended, and what their errors are called here."""
 
-import socket
+import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
-from kafka.net.inet import KafkaNetSocket
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
+from ingest.kafka.repairs import note_failures, repair_connections
 
 Client = TypeVar("Client")
+
+repair_connections()
 
 # After an outage a client finds the broker again within this; kafka-python would take half a minute.
 MAX_RECONNECT_SECONDS = 2.0
 METADATA_SECONDS = 60.0  # how soon partitions that were added are seen
-PROBE_SECONDS = 2.0
 
-
-_connect_socket = KafkaNetSocket.sock_connect
-
-
-async def _connect_socket_or_close(
-    self: Any, net: Any, sock: socket.socket, address: Any, timeout_at: Any = None
-) -> Any:
-    """Close the socket of a connection that does not come about: kafka-python leaves that to the garbage collector,
-    and an outage would cost a socket every two seconds."""
-    try:
-        return await _connect_socket(self, net, sock, address, timeout_at=timeout_at)
-    except BaseException:
-        sock.close()
-        raise
-
-
-KafkaNetSocket.sock_connect = _connect_socket_or_close
+# What a failed connection's error says, what that means, and the settings to look at; the most telling first, since
+# one cause has several errors.
+CLUES = (
+    ("SaslAuthenticationFailed", "the broker refuses the user", "kafka.sasl_username and kafka.sasl_password"),
+    ("UnsupportedSaslMechanism", "the broker does not know this way to log in", "kafka.sasl_mechanism"),
+    ("IllegalSaslState", "the broker knows no users here", "kafka.servers and kafka.security_protocol"),
+    ("CERTIFICATE_VERIFY_FAILED", "the broker's certificate is not to be trusted", "kafka.servers and kafka.tls_ca"),
+    ("ALERT", "the broker does not take our certificate", "kafka.tls_certificate and kafka.tls_key"),
+    ("SSL", "the broker does not speak TLS here", "kafka.servers and kafka.security_protocol"),
+    ("InvalidReceive", "what answers does not speak this protocol", "kafka.servers and kafka.security_protocol"),
+    ("socket disconnected", "the broker hangs up on us", "kafka.servers, kafka.security_protocol and kafka.sasl_*"),
+    ("DNS", "no such host", "kafka.servers"),
+    ("ECONNREFUSED", "Connection refused", "kafka.servers"),
+    ("UNREACH", "no way to the host", "kafka.servers"),
+)
 
 
 def client_options(config: KafkaConfig) -> dict[str, Any]:
@@ -69,7 +68,12 @@ def tls_context(config: KafkaConfig) -> ssl.SSLContext:
         if config.tls_certificate:
             context.load_cert_chain(config.tls_certificate, config.tls_key or None)
     except OSError as e:  # SSLError is one
-        raise BrokerUnavailable(config.servers, f"the files of kafka.tls_* cannot be used: {e}") from e
+        said = e.strerror or str(e)
+        raise BrokerUnavailable(
+            config.servers,
+            f"the files of TLS cannot be used: {said}",
+            "see the settings kafka.tls_ca, kafka.tls_certificate and kafka.tls_key",
+        ) from e
     return context
 
 
@@ -82,36 +86,38 @@ def connect(config: KafkaConfig, make: Callable[..., Client], **options: Any) ->
     if not config.servers:
         raise BrokerUnavailable((), "no broker is named")
     begun: list[KafkaNetClient] = []
+    failures: list[BaseException] = []
 
     def begin(**settings: Any) -> KafkaNetClient:
         begun.append(KafkaNetClient(**settings))
+        note_failures(begun[0], failures)
         return begun[0]
 
     try:
-        return make(**client_options(config), **options, kafka_client=begin)
+        made = make(**client_options(config), **options, kafka_client=begin)
     except (KafkaError, OSError) as e:
-        reason = why(config, begun, e)
+        reason = unavailable(config, failures, e)
         for client in begun:  # its constructor has failed, so nobody else can end its thread
             client._manager._net.stop()
             client.close()
-        raise BrokerUnavailable(config.servers, reason) from e
-
-
-def why(config: KafkaConfig, begun: "list[KafkaNetClient]", error: Exception) -> str:
-    """Say in a line why no connection came about: kafka-python says only that time ran out."""
+        raise reason from e
     for client in begun:
-        for failure in client._manager._auth_failures.values():
-            return one_line(failure)
+        del client._manager.get_connection  # nobody asks any more why connections fail
+    return made
+
+
+def unavailable(config: KafkaConfig, failures: Sequence[BaseException], error: Exception) -> BrokerUnavailable:
+    """Say why no connection came about, and where to look."""
     if not isinstance(error, KafkaTimeoutError):
-        return one_line(error)
-    for server in config.servers:
-        host, _, port = server.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
-        except OSError as e:
-            said = e.strerror or str(e)
-            return said if len(config.servers) == 1 else f"{said} ({server})"
-    return f"no answer within {config.bootstrap_timeout_seconds:g} s"
+        return BrokerUnavailable(config.servers, one_line(error))
+    said = [f"{type(failure).__name__} {one_line(failure)}" for failure in failures]
+    for clue, reason, settings in CLUES:
+        for text in said:
+            if clue in text:
+                detail = re.search(r"(?:verify failed|Authentication failed\w*): ([^(]+)", text)
+                reason = f"{reason} ({detail[1].strip()})" if detail else reason
+                return BrokerUnavailable(config.servers, reason, f"see the settings {settings}")
+    return BrokerUnavailable(config.servers, f"no answer within {config.bootstrap_timeout_seconds:g} s")
 
 
 @contextmanager
@@ -120,7 +126,15 @@ def translated(config: KafkaConfig) -> Iterator[None]:
     try:
         yield
     except KafkaError as e:
-        raise BrokerUnavailable(config.servers, one_line(e)) from e
+        raise as_ours(config.servers, e) from e
+
+
+def as_ours(servers: Sequence[str], error: BaseException, what: str = "") -> BrokerUnavailable:
+    """Call an error of kafka-python by our name, and say where to look."""
+    reason = f"{what}: {one_line(error)}" if what else one_line(error)
+    if isinstance(error, AuthorizationError):
+        return BrokerUnavailable(servers, reason, "the broker's access control does not allow it to this user")
+    return BrokerUnavailable(servers, reason)
 
 
 def no_topic(config: KafkaConfig, topic: str) -> BrokerUnavailable:

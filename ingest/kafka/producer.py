@@ -2,11 +2,9 @@
 
 import logging
 from contextlib import suppress
-from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import (
-    BrokerResponseError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -16,8 +14,9 @@ from kafka.partitioner import murmur2
 from kafka.producer.future import FutureRecordMetadata
 
 from ingest.config import KafkaConfig
-from ingest.errors import BrokerUnavailable, IngestError, RecordTooLarge
-from ingest.kafka.connection import connect, milliseconds, one_line, translated
+from ingest.errors import IngestError, RecordTooLarge
+from ingest.kafka.connection import as_ours, connect, milliseconds, one_line, translated
+from ingest.kafka.repairs import let_refusals_pass
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Delivery:
             return None
         if isinstance(found, MessageSizeTooLargeError | RecordListTooLargeError):
             return RecordTooLarge(self._what, one_line(found))
-        return BrokerUnavailable(self._servers, f"{self._what} was not delivered: {one_line(found)}")
+        return as_ours(self._servers, found, f"{self._what} was not delivered")
 
     @property
     def append_seconds(self) -> float | None:
@@ -138,27 +137,3 @@ class Producer:
         except KafkaTimeoutError:  # of its flush
             logger.warning("records left unsent servers=%s", ",".join(self._config.servers))
             self._producer.close(0)
-
-
-def let_refusals_pass(producer: KafkaProducer) -> None:
-    """Let a record that the broker refuses fail alone, as with Kafka's own client.
-
-    kafka-python takes any refusal (a record too large for the topic, a topic that we may not write to) for the end of a
-    producer that numbers its records: all others that wait fail with that error, and all that come later.
-    """
-    manager = producer._transaction_manager
-    classify = manager.classify_batch_error
-
-    def classify_batch_error(error: Exception, batch: Any, log_start_offset: int = -1) -> str:
-        found: str = classify(error, batch, log_start_offset=log_start_offset)
-        if found != manager.ERROR_CLASS_FATAL or not isinstance(error, BrokerResponseError):
-            return found
-        if type(error) in manager._FATAL_ERRORS or not manager.producer_id_and_epoch.match(batch):
-            return found
-        if batch.attempts > 0:  # the broker may have taken it before: only new numbers are safe
-            return str(manager.ERROR_CLASS_NEEDS_EPOCH_BUMP)
-        # It was not appended, and no other of its partition is under way: its numbers are those of the next.
-        manager.set_sequence_number(batch.topic_partition, batch.records.base_sequence)
-        return str(manager.ERROR_CLASS_RETRIABLE)  # which, from here, only means that nothing else happens
-
-    manager.classify_batch_error = classify_batch_error

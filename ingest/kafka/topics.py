@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
-from kafka.errors import TopicAlreadyExistsError, for_code
+from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from ingest.config import KafkaConfig
-from ingest.errors import BrokerUnavailable
-from ingest.kafka.connection import connect, milliseconds, translated
+from ingest.kafka.connection import as_ours, connect, milliseconds, translated
 from ingest.kafka.producer import MAX_RECORD_BYTES
 
 State = Literal["created", "exists", "missing", "differs"]
@@ -131,8 +130,8 @@ def _described(admin: KafkaAdminClient, config: KafkaConfig) -> list[TopicOutcom
         error = for_code(topic["error_code"])
         if topic["error_code"] == 0:
             partition_counts[topic["name"]] = len(topic["partitions"])
-        elif error.__name__ != "UnknownTopicOrPartitionError":
-            raise BrokerUnavailable(config.servers, f"{topic['name']}: {error.description or error.__name__}")
+        elif error is not UnknownTopicOrPartitionError:
+            raise as_ours(config.servers, error(), topic["name"])
     there = [ConfigResource(ConfigResourceType.TOPIC, name) for name in partition_counts]
     configs = admin.describe_configs(there, config_filter="all")["topic"] if there else {}
     outcomes = []
