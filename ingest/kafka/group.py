@@ -17,19 +17,28 @@ from typing import Any, Protocol
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError
+from kafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    RebalanceInProgressError,
+    RetriableError,
+    UnknownMemberIdError,
+)
 from kafka.future import Future
 from kafka.structs import OffsetAndMetadata
 
 from ingest.config import KafkaConfig
+from ingest.errors import BrokerUnavailable
 from ingest.kafka.connection import connect, milliseconds, one_line, translated
-from ingest.kafka.reader import partitions_of
+from ingest.kafka.reader import PASSING_SECONDS, partitions_of
 from ingest.kafka.records import FETCH_BYTES, PARTITION_FETCH_BYTES, Place, Record, records_of
 
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_SECONDS = 300.0  # who does not poll for so long has hung, and loses its partitions
 MAX_HEARTBEAT_SECONDS = 3.0
+# What passes by itself: the broker is away, or the group is being divided anew.
+PASSING = (RetriableError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 COMMIT_RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 
@@ -107,10 +116,17 @@ class GroupConsumer:
         """
         self._retry_commit()
         self._keep_join()
-        with translated(self._config):
-            return records_of(
-                self._turn.call(lambda: self._consumer.poll(milliseconds(timeout_seconds), max_records)) or {}
-            )
+        self._let_resumed_come()
+        try:
+            with translated(self._config):
+                return records_of(
+                    self._turn.call(lambda: self._consumer.poll(milliseconds(timeout_seconds), max_records)) or {}
+                )
+        except BrokerUnavailable as e:
+            if not isinstance(e.__cause__, PASSING):
+                raise
+            time.sleep(min(timeout_seconds, PASSING_SECONDS))
+            return []
 
     def assignment(self) -> list[Place]:
         """Return the partitions that are ours."""
@@ -224,6 +240,16 @@ class GroupConsumer:
         coordinator.request_rejoin()
         if not isinstance(task, _Join):
             coordinator._join_task = _Join(task)
+
+    def _let_resumed_come(self) -> None:
+        """Free the place that records of a partition need that was paused and resumed.
+
+        kafka-python 3.0.12 puts what it has of a paused partition aside, and takes it up again only while it has no
+        other partition's records in hand, which it takes all for that are used up. The partition would stay silent.
+        """
+        fetcher = self._consumer._fetcher
+        if not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
 
     def _send_commit(self) -> None:
         wanted = dict(self._uncommitted)

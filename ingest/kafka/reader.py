@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from kafka.errors import LogTruncationError, OffsetOutOfRangeError, RetriableError, UnknownTopicOrPartitionError
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
@@ -14,6 +14,7 @@ from ingest.kafka.connection import connect, milliseconds, no_topic, translated
 from ingest.kafka.records import FETCH_BYTES, PARTITION_FETCH_BYTES, Place, Record, records_of
 
 POLL_SECONDS = 0.5
+PASSING_SECONDS = 0.1  # before kafka-python is asked again, which may fail at once
 
 
 class PartitionReader:
@@ -75,8 +76,11 @@ class PartitionReader:
         except BrokerUnavailable as e:
             if isinstance(e.__cause__, OffsetOutOfRangeError | LogTruncationError):
                 self._find_again()
-                return []
-            raise
+            elif isinstance(e.__cause__, RetriableError):
+                time.sleep(min(timeout_seconds, PASSING_SECONDS))
+            else:
+                raise
+            return []
 
     def positions(self) -> dict[Place, int]:
         """Return the offset of the next record of each partition assigned."""
