@@ -10,7 +10,7 @@ from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import Delivery, Place, Producer, Topics
 from serve.live import LiveRows, SegmentKey
-from serve.records import deletion_bytes, video_key
+from serve.records import deletion_bytes, segment_key, video_key
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class Tombstones:
         """
         self._send, self._undelivered = send, undelivered
         self._turn = threading.Lock()
-        self._new: dict[str, SegmentKey] = {}  # by segment_id
-        self._waiting: dict[str, SegmentKey] = {}
+        self._new: dict[bytes, SegmentKey] = {}  # by the key of their records
+        self._waiting: dict[bytes, SegmentKey] = {}
         self._goal: Mapping[Place, int] = {}  # what must be read before _waiting is sent
 
     def __len__(self) -> int:
@@ -55,14 +55,14 @@ class Tombstones:
         with self._turn:
             for segment in found:
                 if len(self) < MOST_WAITING:
-                    self._new[segment.segment_id] = segment
+                    self._new[segment_key(segment.collection, segment.segment_id)] = segment
 
-    def met(self, segment_ids: Iterable[str]) -> None:
+    def met(self, keys: Iterable[bytes]) -> None:
         """Note that Kafka has a later record of these: another tombstone, or what is new."""
         with self._turn:
-            for segment_id in segment_ids:
-                self._new.pop(segment_id, None)
-                self._waiting.pop(segment_id, None)
+            for key in keys:
+                self._new.pop(key, None)
+                self._waiting.pop(key, None)
 
     def pass_on(self, positions: Mapping[Place, int], ends: Mapping[Place, int]) -> int:
         """Send those that have waited long enough; return how many.
@@ -77,9 +77,9 @@ class Tombstones:
             for _ in range(2):  # those that wait already; then the new ones, if nothing is left to be read
                 if not reaches(positions, self._goal):
                     break
-                for segment_id in list(self._waiting):
-                    self._send(self._waiting[segment_id])
-                    del self._waiting[segment_id]
+                for key in list(self._waiting):
+                    self._send(self._waiting[key])
+                    del self._waiting[key]
                     sent_count += 1
                 self._waiting, self._new, self._goal = self._new, {}, ends
         return sent_count
@@ -134,7 +134,7 @@ class Forgetter:
         producer = self._connected(self._config.bootstrap_timeout_seconds)
         topic = self._topics.segments
         partition = producer.partition_of(topic, video_key(segment.collection, segment.video_id))
-        delivery = producer.send(topic, segment.segment_id.encode(), None, partition=partition)
+        delivery = producer.send(topic, segment_key(segment.collection, segment.segment_id), None, partition=partition)
         with self._turn:
             self._sent.append((segment, delivery))
 

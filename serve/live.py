@@ -32,7 +32,7 @@ class Tombstone:
     """A segment is no more."""
 
     segment_id: str
-    collection: str | None = None  # None: in whichever collection there is one
+    collection: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,11 +82,11 @@ class LiveEdit:
             return Outcome.REFUSED
         return self._put(self._video(row), position, record)
 
-    def drop(self, segment_id: str, collection: str | None) -> Outcome:
+    def drop(self, segment_id: str, collection: str) -> Outcome:
         """Take a segment out."""
         found = self.edit.execute(
             "SELECT segments.id FROM segments JOIN videos ON videos.row = video_row WHERE segment_id = ?1"
-            " AND added_time IS NOT NULL AND fingerprint = ?2 AND (?3 IS NULL OR collection = ?3)",
+            " AND added_time IS NOT NULL AND fingerprint = ?2 AND collection = ?3",
             (segment_id, self.fingerprint, collection),
         ).fetchall()
         self.remove([segment_row for (segment_row,) in found])

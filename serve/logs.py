@@ -21,7 +21,6 @@ def log_to_stderr() -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for library in ("faiss.loader", "httpx", "sentence_transformers"):  # tell of themselves
         logging.getLogger(library).setLevel(logging.WARNING)
-    logging.getLogger("kafka.coordinator").setLevel(logging.INFO)
     # Tells of each attempt to reach a broker that is away, as three errors; whoever waits for it tells of it once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 

@@ -20,7 +20,7 @@ from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
 from serve.forgetting import Tombstones, reaches
 from serve.live import Applied, Change, DeletionRecord, LiveRows, Outcome, SegmentKey, Tombstone
 from serve.metrics import LiveMetrics
-from serve.records import SegmentRecord, read_deletion, read_segment
+from serve.records import SegmentRecord, read_deletion, read_segment, segment_key
 from serve.retention import Retention
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,9 @@ BATCH_BYTES = 16 << 20  # of the records of a transaction
 POLL_SECONDS = 0.2  # how long a look at Kafka waits for a record; a stop waits as long
 MEASURE_SECONDS = 1.0  # between two measurements
 PRUNE_SECONDS = 5.0  # between two looks for what was kept long enough
+# Pruning is in no hurry: its transactions are shorter, and it rests so many times as long as it works.
+PRUNE_WORK_SECONDS = 0.1
+PRUNE_REST = 2.0
 FIRST_BACKOFF_SECONDS = 0.5
 LAST_BACKOFF_SECONDS = 10.0
 MOST_REASONS = 100  # why records are none: each is logged once
@@ -52,15 +55,15 @@ class Reader(Protocol):
 
 
 class Pace:
-    """How much one transaction takes, so that it is about WORK_SECONDS long."""
+    """How much one transaction takes, so that it is about so many seconds long."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.count = most, 8
+    def __init__(self, seconds: float, most: int = MOST_RECORDS) -> None:
+        self.seconds, self.most, self.count = seconds, most, 8
 
     def took(self, count: int, seconds: float) -> None:
         """Learn from a transaction."""
         if count:
-            wanted = int(WORK_SECONDS * count / max(seconds, 1e-6))
+            wanted = int(self.seconds * count / max(seconds, 1e-6))
             self.count = max(1, min(self.most, 2 * self.count, wanted))
 
 
@@ -96,10 +99,10 @@ class Materialiser:
         self.on_change, self.on_caught_up, self.on_end = on_change, on_caught_up, on_end
         self.is_caught_up = False
         self.goal: Mapping[Place, int] | None = None  # what is_caught_up waits for
-        self.pace, self.prune_pace = Pace(MOST_RECORDS), Pace(MOST_RECORDS)
+        self.pace, self.prune_pace = Pace(WORK_SECONDS), Pace(PRUNE_WORK_SECONDS)
         self.trouble = ""  # what is wrong now, so that it is logged once
         self.reasons: set[str] = set()
-        self.measured_at = self.pruned_at = -float("inf")
+        self.measured_at = self.prune_at = 0.0  # by the monotonic clock: when that was done, and when it is to be done
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, name="materialiser", daemon=True)
 
@@ -188,9 +191,9 @@ class Materialiser:
     def note_dead(self, change: Change, outcome: Outcome) -> None:
         """Have a dead segment tombstoned, unless its key comes again."""
         if isinstance(change, Tombstone):
-            self.tombstones.met([change.segment_id])
+            self.tombstones.met([segment_key(change.collection, change.segment_id)])
         elif isinstance(change, SegmentRecord):
-            self.tombstones.met([change.segment.segment_id])
+            self.tombstones.met([change.key])
             if outcome is Outcome.DEAD:
                 self.tombstones.add([SegmentKey(change.collection, change.video_id, change.segment.segment_id)])
 
@@ -203,7 +206,8 @@ class Materialiser:
                 collection, video_id = read_deletion(record.value)
                 return DeletionRecord(collection=collection, video_id=video_id, append_time=record.append_seconds)
             if record.value is None:
-                return Tombstone(segment_id=record.key.decode())
+                collection, _, segment_id = record.key.decode().partition("/")
+                return Tombstone(segment_id=segment_id, collection=collection)
             segment = read_segment(record.value)
         except (RecordInvalid, UnicodeDecodeError) as error:
             self.metrics.records.labels(record.topic, "invalid").inc()
@@ -235,9 +239,9 @@ class Materialiser:
     def keep_house(self, reader: Reader) -> None:
         """Prune, measure, and pass on the tombstones whose time has come."""
         self.prune()
-        if self.clock() - self.measured_at < MEASURE_SECONDS:
+        if time.monotonic() - self.measured_at < MEASURE_SECONDS:
             return
-        self.measured_at = self.clock()
+        self.measured_at = time.monotonic()
         ends, positions = reader.ends(), reader.positions()
         for (topic, partition), end in ends.items():
             lag = max(0, end - positions.get((topic, partition), 0))
@@ -248,19 +252,20 @@ class Materialiser:
 
     def prune(self) -> None:
         """Take away a few segments that were kept long enough; the next ones when this is called again."""
-        if not (self.retention and self.is_caught_up) or self.clock() - self.pruned_at < PRUNE_SECONDS:
+        started = time.monotonic()
+        if not (self.retention and self.is_caught_up) or started < self.prune_at:
             return
-        started = time.perf_counter()
         pruned = self.rows.prune(self.retention, self.clock(), self.prune_pace.count)
-        if len(pruned) < self.prune_pace.count:
-            self.pruned_at = self.clock()  # that was all for now
+        is_all = len(pruned) < self.prune_pace.count
         if pruned:
-            seconds = time.perf_counter() - started
+            seconds = time.monotonic() - started
             self.prune_pace.took(len(pruned), seconds)
             self.metrics.prune_seconds.observe(seconds)
             self.metrics.pruned.inc(len(pruned))
             self.tombstones.add(pruned)
             self.on_change()
+        now = time.monotonic()
+        self.prune_at = now + (PRUNE_SECONDS if is_all else PRUNE_REST * (now - started))
 
     def measure(self) -> None:
         """Tell the metrics of the streams."""

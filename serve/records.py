@@ -77,7 +77,7 @@ class SegmentRecord:
     @property
     def key(self) -> bytes:
         """Of its record."""
-        return self.segment.segment_id.encode()
+        return segment_key(self.collection, self.segment.segment_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,11 @@ class DeadLetter:
     value: bytes
     reason: str  # UPPER_SNAKE
     message: str
+
+
+def segment_key(collection: str, segment_id: str) -> bytes:
+    """Return the key of a segment: two collections may have a video of the same id."""
+    return f"{collection}/{segment_id}".encode()
 
 
 def video_key(collection: str, video_id: str) -> bytes:
@@ -167,6 +172,8 @@ def read_source(data: bytes) -> Source:
     for name in ("collection", "uri"):
         if not getattr(message, name):
             raise RecordInvalid(f"not a source: {name} is required")
+    if "/" in message.collection + message.video_id:
+        raise RecordInvalid('not a source: collection and video_id must not have a "/"')
     return Source(
         collection=message.collection,
         video_id=message.video_id,

@@ -106,7 +106,10 @@ class Streams:
         known = {"video_id": video_id, "epoch": int(epoch), "epoch_start": start}
         match self.choice.randrange(12):
             case 0:
-                self.live.apply([Tombstone(segment_id=f"{video_id}/{int(epoch)}/{self.choice.randrange(8)}")], {})
+                self.live.apply(
+                    [Tombstone(segment_id=f"{video_id}/{int(epoch)}/{self.choice.randrange(8)}", collection="default")],
+                    {},
+                )
             case 1:
                 at = STARTED + start + 8 * index * self.choice.random()
                 self.live.apply([DeletionRecord(collection="default", video_id=video_id, append_time=at)], {})

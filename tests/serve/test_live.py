@@ -281,7 +281,7 @@ def test_refuses_vectors_of_another_width(live: LiveRows, catalog: Catalog) -> N
 def test_a_file_of_the_same_name_goes_before(live: LiveRows, catalog: Catalog) -> None:
     put_live(live, live_segment(0))
     put_version(catalog, "cam", 1)  # in its place
-    assert put_live(live, live_segment(0), live_segment(1), Tombstone(segment_id="cam/0/0")) == (
+    assert put_live(live, live_segment(0), live_segment(1), Tombstone(segment_id="cam/0/0", collection="default")) == (
         Outcome.TAKEN, Outcome.TAKEN, Outcome.GONE,
     )  # fmt: skip
     assert put_live(live, DeletionRecord(collection="default", video_id="cam", append_time=NOW)) == (Outcome.GONE,)
@@ -300,7 +300,7 @@ def test_a_tombstone_takes_a_segment_and_the_last_one_the_video(live: LiveRows, 
     put_live(live, live_segment(0), live_segment(1), live_segment(0, collection="zoo"))
     assert put_live(live, Tombstone(segment_id="cam/0/0", collection="default")) == (Outcome.REMOVED,)
     assert catalog.frames(catalog.video("cam", "default").row).pts_seconds.tolist() == list(range(16, 24))
-    assert put_live(live, Tombstone(segment_id="cam/0/1"), Tombstone(segment_id="cam/0/1")) == (
+    assert put_live(live, Tombstone(segment_id="cam/0/1", collection="default"), Tombstone(segment_id="cam/0/1", collection="default")) == (
         Outcome.REMOVED, Outcome.GONE,
     )  # fmt: skip
     assert [video.collection for video in catalog.videos()] == ["zoo"]

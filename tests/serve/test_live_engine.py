@@ -198,7 +198,7 @@ def test_answers_are_those_of_an_engine_that_begins_anew(library: Library, live:
         known = {"video_id": video_id, "seen": seen, "heard": heard, "is_final": choice.random() < 0.5}
         live.apply([camera(library, start + n, **known) for n in range(2)], {})  # type: ignore[arg-type]
         if step % 6 == 5:
-            live.apply([Tombstone(segment_id=f"{video_id}/0/{start}")], {})
+            live.apply([Tombstone(segment_id=f"{video_id}/0/{start}", collection="default")], {})
             live.prune(Retention(limits={"*": Limit(age_seconds=200)}), STARTED + 8 * start, 3)
         if step % 4 == 3:
             with Library.open(data, SETTINGS) as anew:

@@ -19,7 +19,7 @@ from serve.forgetting import Tombstones
 from serve.live import LiveRows, SegmentKey
 from serve.materialising import Materialiser, Pace
 from serve.metrics import LiveMetrics
-from serve.records import SegmentRecord, deletion_bytes, segment_bytes, video_key
+from serve.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
 from serve.retention import read_retention
 
 SEGMENTS, DELETIONS = "t.segments", "t.deletions"
@@ -340,7 +340,7 @@ def test_a_bug_ends_it_loudly(benches: Callable[..., Bench], monkeypatch: pytest
 
 
 def test_a_transaction_grows_and_shrinks_with_what_it_takes() -> None:
-    pace = Pace(100)
+    pace = Pace(0.2, most=100)
     for _ in range(10):
         pace.took(pace.count, 0.001 * pace.count)
     assert pace.count == 100
@@ -361,7 +361,7 @@ def test_a_tombstone_waits_until_what_came_meanwhile_was_read() -> None:
     tombstones.add([a, b])
     assert tombstones.pass_on({place: 5}, {place: 7}) == 0  # two records are not read yet
     tombstones.add([c])
-    tombstones.met([b[2]])  # one of them
+    tombstones.met([segment_key(b.collection, b.segment_id)])  # one of them
     assert tombstones.pass_on({place: 6}, {place: 9}) == 0
     assert tombstones.pass_on({place: 7}, {place: 9}) == 1
     assert sent == [a]

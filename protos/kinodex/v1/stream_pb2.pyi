@@ -348,8 +348,8 @@ Global___Media: _TypeAlias = Media  # noqa: Y015
 
 @_typing.final
 class Segment(_message.Message):
-    """A window of one video with all that is known of it. Topic kinodex.segments, compacted, key `segment_id`; the highest
-    revision counts.
+    """A window of one video with all that is known of it. Topic kinodex.segments, compacted, key
+    "collection/segment_id"; the highest revision counts.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
