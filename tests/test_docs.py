@@ -13,6 +13,7 @@ from serve.metrics import CacheCounts, ServerMetrics
 from serve.settings import known_settings, variable_name
 from serve.sharing import WorkedOut
 from serve.status import STATUS
+from serve.worker_metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,5 +65,6 @@ def test_every_reason_of_an_error_stands_beside_its_code() -> None:
 def test_every_metric_is_in_the_readme() -> None:
     names = {family.name for family in ServerMetrics().registry.collect()}
     names |= {family.name for family in CacheCounts(dict, WorkedOut(1)).collect()}
+    names |= {family.name for family in WorkerMetrics().registry.collect()}
     assert len(names) > 10
     assert [name for name in sorted(names) if f"`{name}" not in README] == []
