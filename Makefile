@@ -16,7 +16,7 @@ $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 @$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
 endef
 
-.PHONY: setup demo demo-server test test-quick test-kafka test-clients kafka check protos check-protos constraints clean
+.PHONY: setup demo demo-server test test-quick test-kafka test-clients kafka chaos check protos check-protos constraints clean
 
 setup: $(VENV)/.installed  ## make .venv with the tested versions, so that .venv/bin/kinodex works
 
@@ -51,6 +51,9 @@ test-clients: setup  ## grpcurl, Node and Go against a real server; the first ti
 
 kafka: setup  ## run Apache Kafka on loopback until Ctrl-C: its address on standard output
 	@$(BIN)/python tests/kafka/broker.py
+
+chaos: setup  ## kill workers, servers and the broker under live streams; compare with an undisturbed run: some minutes
+	@$(BIN)/python tests/kafka/chaos.py
 
 check: setup check-protos  ## ruff, mypy, buf, and whether the generated stubs are those of the protos
 	@$(BIN)/ruff check .
