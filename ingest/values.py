@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 16_000  # what Whisper and silero-vad were trained on
+MAX_NUMBER = (1 << 63) - 1  # of a session or a chunk, exclusive: the one after it must be a number too
+MAX_TIME_SECONDS = 1000 * 365.25 * 24 * 3600  # from 1970; what is reckoned from it stays within protobuf's Timestamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +98,16 @@ class Chunk:
             if not value or "/" in value or not value.isprintable():
                 raise ValueError(f'{name} must not be empty and have no "/" or control characters, got {value!r}')
         for name in ("session", "sequence"):
-            if not 0 <= getattr(self, name) < 1 << 63:
-                raise ValueError(f"{name} must be >= 0 and have 63 bits, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < MAX_NUMBER:
+                raise ValueError(f"{name} must be >= 0 and below 2**63 - 1, got {getattr(self, name)}")
         if self.media and self.uri:
             raise ValueError("a chunk has its media or says where it is, got both")
         if not self.media and not self.uri and not self.end_of_stream:
             raise ValueError("a chunk without media must be the end of the stream")
         if self.start_time is not None and not math.isfinite(self.start_time):
             raise ValueError(f"start_time must be a number of seconds, got {self.start_time}")
+        if self.start_time is not None and abs(self.start_time) > MAX_TIME_SECONDS:
+            raise ValueError(f"start_time must lie within 1000 years of 1970, got {self.start_time}")
 
 
 Decoded = MediaInfo | Frame | AudioBlock | DecodeSummary

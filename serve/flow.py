@@ -8,7 +8,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.records import Gap, SegmentRecord
 from temporal.config import WindowConfig
 from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
+
+MAX_GAPS = 64  # that no final segment tells of yet; more are told of as one, however many chunks do not decode
+SAME_SECONDS = 1e-6  # media times that went through a checkpoint differ by less
 
 
 @dataclass(slots=True, eq=False)
@@ -144,9 +147,17 @@ class VideoFlow:
         self._steps.append(step)
         return Submission(step=step, speech=found)
 
-    def note_gap(self, gap: Gap, place: tuple[int, int]) -> None:
-        """Remember what is missing, for the segment it is missing from."""
-        self.gaps.append(NotedGap(self._place[0], place, gap))
+    def note_gap(self, gap: Gap, *, epoch: int, session: int) -> None:
+        """Remember what is missing, for the segment it is missing from; what follows upon each other is one gap."""
+        last = self.gaps[-1] if self.gaps else None
+        if last is not None and last.epoch == epoch and gap.at_seconds - last.gap.at_seconds < SAME_SECONDS:
+            following = last.place[0], last.place[1] + last.gap.chunk_count
+            is_next = following == (session, gap.first_sequence) and last.gap.reason == gap.reason
+            if is_next or len(self.gaps) >= MAX_GAPS:
+                count = min(last.gap.chunk_count + gap.chunk_count, sys.maxsize)
+                self.gaps[-1] = replace(last, gap=replace(last.gap, chunk_count=count))
+                return
+        self.gaps.append(NotedGap(epoch, (session, gap.first_sequence), gap))
 
     def transcribed(self, speech: Speech, spoken: Sequence[Utterance], vectors: NDArray[np.float32]) -> None:
         """Take the words of a window of speech."""
@@ -277,7 +288,8 @@ class VideoFlow:
             and origin.start_seconds < span.end_seconds
             and origin.end_seconds > span.start_seconds
         ]
-        begin, end = live.introduces.start_seconds, math.inf if live.ends_epoch else live.introduces.end_seconds
+        begin = live.introduces.start_seconds - SAME_SECONDS
+        end = math.inf if live.ends_epoch else live.introduces.end_seconds - SAME_SECONDS
         gaps = [noted for noted in self.gaps if noted.epoch == epoch and begin <= noted.gap.at_seconds < end]
         if live.is_final:
             self.gaps = [one for one in self.gaps if one not in gaps]

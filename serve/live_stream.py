@@ -6,7 +6,7 @@ boundary from which on the chunks hold everything that is not final yet: reading
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from encoders.whisper import Transcriber
 from ingest.config import SamplingPolicy
@@ -83,12 +83,13 @@ class LiveStream:
         if known.HasField("clock_time"):
             self.flow.anchors.append((known.epoch, known.clock_seconds, timestamp_value(known.clock_time)))
         self.flow.gaps = [
-            NotedGap(known.epoch, (known.session, gap.first_sequence), gap_value(gap)) for gap in known.gaps
+            NotedGap(epoch_after(self.clock.state), (known.session, gap.first_sequence), gap_value(gap))
+            for gap in known.gaps
         ]
         self.session = known.session  # of the last chunk that was placed
         self._next_sequence = known.next_sequence  # of the next one to be placed
         self.next_offset = known.record_offset  # behind the newest record that was taken
-        self.taken_at = 0.0  # when the last chunk came, by the worker's clock
+        self.taken_at = self.decoded_at = 0.0  # when the last chunk came, and one decoded, by the worker's clock
         self._entries: deque[Entry | Missing] = deque()
         self._offsets: dict[tuple[int, int], int] = {}  # session and sequence -> offset, of what is still needed
         self._boundaries: list[Boundary] = []
@@ -136,7 +137,13 @@ class LiveStream:
     def close(self) -> Submission | None:
         """End the epoch, as nothing came for long; None: there is none, or chunks are on their way through it."""
         state = self.clock.state
-        return None if self._entries or state.is_closed or state.epoch < 0 else self._end()
+        is_idle = not self._entries and self.order.waiting_since is None
+        return self._end() if is_idle and not state.is_closed and state.epoch >= 0 else None
+
+    @property
+    def held_count(self) -> int:
+        """Chunks that are decoded and wait for one before them that is not."""
+        return sum(isinstance(entry, Entry) and entry.items is not None for entry in self._entries)
 
     def _place(self, entry: Entry) -> list[Submission]:
         chunk = entry.chunk
@@ -168,7 +175,7 @@ class LiveStream:
     def _note_gap(self, first_sequence: int, chunk_count: int, reason: str) -> None:
         at = self.clock.state.end_seconds
         gap = Gap(at_seconds=at, first_sequence=first_sequence, chunk_count=chunk_count, reason=reason)
-        self.flow.note_gap(gap, (self.session, first_sequence))
+        self.flow.note_gap(gap, epoch=epoch_after(self.clock.state), session=self.session)
 
     # ---- checkpoints
 
@@ -208,7 +215,7 @@ class LiveStream:
             speech_start_sample=heard_sample,
             language=self.flow.language or "",
             gaps=[
-                gap_message(noted.gap)
+                gap_message(noted_before(noted, boundary))
                 for noted in self.flow.gaps
                 if noted.place < (boundary.session, boundary.sequence)
             ],
@@ -241,6 +248,18 @@ class LiveStream:
         place = boundary.session, boundary.sequence
         self._boundaries = [one for one in self._boundaries if (one.session, one.sequence) >= place]
         self._offsets = {one: offset for one, offset in self._offsets.items() if one >= place}
+
+
+def epoch_after(state: ClockState) -> int:
+    """Return the epoch of what comes next, unless it brings a jump of the times."""
+    return state.epoch + (state.is_closed or state.epoch < 0)
+
+
+def noted_before(noted: NotedGap, boundary: Boundary) -> Gap:
+    """Return as much of a gap as the chunks before a boundary tell of."""
+    if noted.place[0] != boundary.session:
+        return noted.gap
+    return replace(noted.gap, chunk_count=min(noted.gap.chunk_count, boundary.sequence - noted.place[1]))
 
 
 def clock_of(known: stream_pb2.Checkpoint) -> ClockState:

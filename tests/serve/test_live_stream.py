@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from ingest.kafka import Record
 from ingest.ordering import Arrival
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Chunk, Decoded, DecodeSummary, Frame, MediaInfo
 from kinodex.v1 import stream_pb2
-from serve.flow import Speech, Step, Submission
+from serve.flow import MAX_GAPS, Speech, Step, Submission
 from serve.live_stream import Entry, LiveStream
 from serve.records import SegmentRecord
 from temporal.config import WindowConfig
@@ -79,6 +79,7 @@ class Log:
 
     chunks: Sequence[Chunk]
     content: dict[tuple[int, int], list[Decoded]]
+    noise: Sequence[int] = ()  # sequences that do not decode
 
     def entry(self, offset: int) -> Entry:
         record = Record(topic="t", partition=0, offset=offset, append_seconds=2.0 * offset, key=b"k", value=b"")
@@ -86,7 +87,12 @@ class Log:
 
 
 def make_log(
-    seed: int, *, reset_at: int | None = None, lost: Sequence[int] = (), sessions: Sequence[int] = (60,)
+    seed: int,
+    *,
+    reset_at: int | None = None,
+    lost: Sequence[int] = (),
+    noise: Sequence[int] = (),
+    sessions: Sequence[int] = (60,),
 ) -> Log:
     rng, at, content = random.Random(seed), 100.3, {}
     chunks: list[Chunk] = []
@@ -106,7 +112,7 @@ def make_log(
         for n in rng.sample(range(len(order)), len(order) // 10):
             order.insert(n + rng.randrange(1, 4), order[n])
         chunks += order
-    return Log(chunks, content)
+    return Log(chunks, content, noise)
 
 
 class Run:
@@ -153,7 +159,10 @@ class Run:
         arrival = self.stream.push(self.log.entry(self.offset))
         self.offset += 1
         for entry in self.stream.ordered():
-            entry.items = self.log.content[entry.place]
+            if entry.chunk.sequence in self.log.noise:
+                entry.failure = "DECODE_ERROR"
+            else:
+                entry.items = self.log.content[entry.place]
         for submission in self.stream.place_ready():
             self.submit(submission)
         return arrival
@@ -183,8 +192,11 @@ def assert_same(one: dict[str, SegmentRecord], other: dict[str, SegmentRecord]) 
         assert a.is_final
         assert b.is_final
         assert a.revision == b.revision
-        for name in ("thumbnails", "gaps", "is_last", "continued_count", "source_append_time"):
+        for name in ("thumbnails", "is_last", "continued_count", "source_append_time"):
             assert getattr(a, name) == getattr(b, name), name
+        assert [replace(gap, at_seconds=round(gap.at_seconds, 6)) for gap in a.gaps] == [
+            replace(gap, at_seconds=round(gap.at_seconds, 6)) for gap in b.gaps
+        ]
         assert [said.text for said in a.utterances] == [said.text for said in b.utterances]
         assert a.segment.span.end_seconds == pytest.approx(b.segment.span.end_seconds)
         assert a.recorded_time == pytest.approx(b.recorded_time)
@@ -196,6 +208,8 @@ LOGS = {
     "reset": {"reset_at": 30},
     "lost": {"lost": (20, 21, 40)},
     "sessions": {"sessions": (25, 30)},
+    "late": {"lost": (0, 1), "sessions": (25, 30)},
+    "noise": {"noise": (0, 1, *range(20, 29), 40), "lost": (24, 25), "sessions": (30, 50)},
     "all": {"reset_at": 12, "lost": (9, 20), "sessions": (25, 30)},
 }
 
@@ -236,6 +250,34 @@ def test_gaps_epochs_and_the_end_are_told() -> None:
     assert {record.segment.epoch for record in found.values()} == {0, 1}
     newest = max(found.values(), key=lambda record: record.segment.span.end_seconds)
     assert [record for record in found.values() if record.is_last] == [newest]
+
+
+def test_a_gap_before_the_first_chunk_is_told_with_the_epoch_that_follows() -> None:
+    found = Run(make_log(0, lost=(0, 1), sessions=(20, 20)), seed=1).go()
+    told = {name: [(gap.first_sequence, gap.chunk_count) for gap in one.gaps] for name, one in found.items()}
+    assert {name: gaps for name, gaps in told.items() if gaps} == {"v/0/0": [(0, 2)], "v/1/0": [(0, 2)]}
+
+
+def test_many_chunks_that_do_not_decode_are_one_gap() -> None:
+    run = Run(make_log(0, noise=range(5, 1000), sessions=(1010,)), seed=1)
+    most = 0
+    while run.offset < len(run.log.chunks):
+        run.read()
+        while run.waiting:
+            run.encode(run.waiting.pop())
+        run.publish()
+        if run.offset % 100 == 0:
+            most = max(most, run.stream.checkpoint("t").ByteSize())
+    assert most < 1000
+    gaps = [gap for record in run.published.values() for gap in record.gaps]
+    assert [(gap.first_sequence, gap.chunk_count) for gap in gaps] == [(5, 995)]
+
+
+def test_gaps_of_all_kinds_have_a_bound() -> None:
+    run = Run(make_log(0, noise=range(5, 1000, 2), lost=range(6, 1000, 2), sessions=(1010,)), seed=1)
+    gaps = [gap for record in run.go().values() for gap in record.gaps]
+    assert len(gaps) == MAX_GAPS
+    assert sum(gap.chunk_count for gap in gaps) == 995
 
 
 def test_a_chunk_that_does_not_decode_is_a_gap_and_the_stream_goes_on() -> None:
