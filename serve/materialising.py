@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from ingest.errors import BrokerUnavailable
+from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import Place, Record
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
 from serve.forgetting import Tombstones, reaches
@@ -134,7 +134,14 @@ class Materialiser:
                     self.in_trouble(error)  # the broker comes back; a full disk may be emptied
                     self.stopping.wait(backoff_seconds)
                     backoff_seconds = min(LAST_BACKOFF_SECONDS, 2 * backoff_seconds)
-        except Exception as error:  # a rewound topic, or a bug: the server must not go on and fall behind
+        except OffsetRegression as error:
+            logger.error(
+                "live videos: reading ended, as a topic is not the one that this data directory was fed from: name that"
+                " one (kafka.servers, kafka.topic_prefix), or begin with a new data directory reason=%s",
+                error,
+            )
+            self.on_end(error)
+        except Exception as error:  # a bug: the server must not go on and fall behind
             logger.exception("live videos: reading ended")
             self.on_end(error)
         finally:

@@ -32,7 +32,7 @@ from serve.catalog import Catalog
 from serve.client import Client
 from serve.errors import ServerFailed, VideoIsLive
 from serve.forgetting import Forgetter
-from serve.pipeline import delete, index
+from serve.pipeline import delete, index, reindex
 from serve.records import SegmentRecord, segment_bytes, video_key
 from serve.settings import Settings
 from serve.values import Query
@@ -341,7 +341,9 @@ def test_a_server_waits_for_the_broker_before_it_answers(own: Worker, own_broker
         del warming
 
 
-def test_a_topic_that_was_made_anew_ends_the_server(own: Worker, tmp_path: Path) -> None:
+def test_a_topic_that_was_made_anew_ends_the_server(
+    own: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from kafka.admin import KafkaAdminClient
 
     own.publish(stream("cam", ["red"] * 60, appended=now() - 60))
@@ -353,6 +355,30 @@ def test_a_topic_that_was_made_anew_ends_the_server(own: Worker, tmp_path: Path)
     admin.close()
     with running(tmp_path / "data", own.settings, warm=False) as server, pytest.raises(OffsetRegression, match="anew"):
         server.call(server.server.warm_up())
+    assert "name that one (kafka.servers, kafka.topic_prefix)" in caplog.text
+
+
+def test_new_encoders_of_a_reindexed_library_take_the_segments_of_their_own(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = write_scenes(tmp_path / "film.mp4", [("blue", 6)])
+    list(index([str(film)], tmp_path / "data", Settings(workers=2), progress=SilentProgress()))
+    red = stream("cam", ["red"] * 10, appended=now() - 60)
+    worker.publish(red)
+    with asked(tmp_path / "data", worker) as (server, client):
+        assert found(client, "red") == [("cam", False)]
+        monkeypatch.setattr("fakes.ColourEncoder.fingerprint", "another")
+        list(reindex(tmp_path / "data", worker.settings, progress=SilentProgress()))
+        assert found(client, "red") == []
+        wait_until(lambda: ready(client) and visual_fingerprint(server) == "another")
+        space = server.server.ready_library().encoders.space
+        worker.publish([replace(one, fingerprint=space.fingerprint) for one in red])
+        wait_until(lambda: found(client, "red") == [("cam", False)])
+
+
+def visual_fingerprint(server: Running) -> str:
+    library = server.server.library
+    return "" if library is None else library.encoders.space.visual_fingerprint
 
 
 # ---- without a server
