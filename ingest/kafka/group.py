@@ -203,6 +203,11 @@ class GroupConsumer:
         """Whether all was read that was there when the broker last told of the partition."""
         return self.lag().get((topic, partition)) == 0
 
+    def heard_seconds_ago(self) -> float:
+        """How long ago a broker last answered when it was asked for records: twice a second, unless all is paused."""
+        sensor = self._consumer._fetcher._sensors.fetch_latency
+        return time.monotonic() - float(sensor._last_record_time) / 1000
+
     def close(self) -> None:
         """Leave the group. on_revoked is called for what is ours, so that it may be committed. May be called twice."""
         if self._is_closed:

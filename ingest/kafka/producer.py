@@ -1,6 +1,7 @@
 """Writes records, each at most once and in order within its partition, through broker restarts."""
 
 import logging
+import threading
 from contextlib import suppress
 
 from kafka import KafkaProducer
@@ -16,11 +17,12 @@ from kafka.producer.future import FutureRecordMetadata
 from ingest.config import KafkaConfig
 from ingest.errors import IngestError, RecordTooLarge
 from ingest.kafka.connection import as_ours, connect, milliseconds, one_line, translated
+from ingest.kafka.records import MAX_RECORD_BYTES
 from ingest.kafka.repairs import let_refusals_pass
+from ingest.kafka.topics import Topics
 
 logger = logging.getLogger(__name__)
 
-MAX_RECORD_BYTES = 9 << 20  # a chunk of 8 MiB and what is said of it
 CLOSE_SECONDS = 10.0
 REQUEST_SECONDS = 30.0  # after which a broker that has taken a request and is silent is given up
 
@@ -95,6 +97,7 @@ class Producer:
             allow_auto_create_topics=False,
         )
         let_refusals_pass(self._producer)
+        self._meet_topics()
 
     def send(self, topic: str, key: bytes, value: bytes | None, *, partition: int | None = None) -> Delivery:
         """Begin to send a record. Waits only for a topic that it does not know yet, and no longer than for a broker.
@@ -111,6 +114,23 @@ class Producer:
                 e = KafkaTimeoutError(f"there is no topic {topic}, or no broker (`kinodex topics` makes the topics)")
             return Delivery(self._config.servers, what, None, e)
         return Delivery(self._config.servers, what, future)
+
+    def _meet_topics(self) -> None:
+        """Learn where our topics are, so that the first record of one waits in the background if the broker is away."""
+        cluster, learnt = self._producer._metadata, threading.Event()
+        names = list(Topics(self._config.topic_prefix).configs())
+        for name in names:
+            self._producer._sender.add_topic(name)
+        for _ in range(2):  # the first answer may be to what was asked before
+            learnt.clear()
+            cluster.request_update().add_both(lambda _: learnt.set())
+            self._producer._sender.wakeup()
+            learnt.wait(self._config.bootstrap_timeout_seconds)
+            if all(cluster.partitions_for_topic(name) for name in names):
+                return
+        for name in names:
+            if not cluster.partitions_for_topic(name):
+                cluster._topics.discard(name)  # else the broker is asked for it again and again
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until everything sent so far is done; whether it is."""

@@ -6,6 +6,8 @@ from typing import Any
 
 Place = tuple[str, int]  # topic, partition
 
+MAX_RECORD_BYTES = 9 << 20  # a chunk of 8 MiB and what is said of it
+
 # A broker sends at least one whole record, however large, so these only bound what is ahead of the reader: of each
 # broker one answer of FETCH_BYTES, and of each partition what an answer had of it.
 FETCH_BYTES = 16 << 20

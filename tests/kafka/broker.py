@@ -71,6 +71,10 @@ PROPERTIES = {
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "500",
     "initial.broker.registration.timeout.ms": "60000",
+    # A broker that was killed is let in again when its old session is over: after 9 seconds, by default. No shorter
+    # than this: two busy cores may keep a living broker's heartbeat waiting for a second.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     "log.cleaner.backoff.ms": "500",
     "log.segment.delete.delay.ms": "1000",
 }
