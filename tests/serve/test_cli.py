@@ -18,9 +18,10 @@ from google.rpc import code_pb2
 from PIL import Image
 from sample_answers import FakeLibrary, jpeg, moment, video, video_answer
 
+from ingest.config import KafkaConfig
 from kinodex.v1 import library_service_pb2
 from serve.cli import cli
-from serve.errors import VideoNotFound
+from serve.errors import VideoIsLive, VideoNotFound
 from serve.messages import moments_response, ready_status, search_response, video_message
 from serve.requests import moments_query
 from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict
@@ -68,9 +69,13 @@ class FakePipeline(types.ModuleType):
     def reindex(self, directory: Path, settings: object, *, progress: IndexProgress) -> Iterator[IndexOutcome]:
         return self.index((), directory, settings, collection="", progress=progress)
 
-    def delete(self, directory: Path, video_ids: Sequence[str], *, collection: str | None = None) -> list[str]:
+    def delete(
+        self, directory: Path, video_ids: Sequence[str], *, collection: str | None, kafka: KafkaConfig, is_local: bool
+    ) -> list[str]:
         if "77" in video_ids:
             raise VideoNotFound("77")
+        if "cam" in video_ids and not kafka.servers and not is_local:
+            raise VideoIsLive("cam")
         return [f"{video_id}-whole" for video_id in video_ids]
 
 
@@ -264,6 +269,11 @@ def test_data_comes_from_the_variable_where_it_is_not_given(
 def test_delete_names_what_is_gone(pipeline: FakePipeline) -> None:
     result = kinodex("delete", "3fa9", "55")
     assert (result.exit_code, result.stdout) == (0, "deleted 3fa9-whole\ndeleted 55-whole\n")
+    result = kinodex("delete", "cam")
+    assert (result.exit_code, "--kafka SERVERS" in result.stderr) == (1, True)
+    assert kinodex("delete", "cam", "--kafka", "broker:9092").stdout == "deleted cam-whole\n"
+    assert kinodex("delete", "cam", "--local").stdout == "deleted cam-whole\n"
+    assert "must be host:port" in kinodex("delete", "cam", "--kafka", "broker").stderr
     result = kinodex("delete", "3fa9", "77")
     assert result.exit_code == 1
     assert_one_error_line(result, "no video 77")

@@ -11,14 +11,17 @@ import pytest
 from hand_made import FINGERPRINT, SPACE, stream
 from prometheus_client import CollectorRegistry
 
+from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import Place, Record
 from serve import materialising
 from serve.catalog import Catalog
+from serve.errors import VideoIsLive
 from serve.forgetting import Tombstones
 from serve.live import LiveRows, SegmentKey
 from serve.materialising import Materialiser, Pace
 from serve.metrics import LiveMetrics
+from serve.pipeline import delete
 from serve.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
 from serve.retention import read_retention
 
@@ -348,6 +351,22 @@ def test_a_transaction_grows_and_shrinks_with_what_it_takes() -> None:
     assert pace.count == 1
     pace.took(0, 20.0)
     assert pace.count == 1
+
+
+def test_a_live_video_is_deleted_by_way_of_kafka_or_knowingly_here_alone(
+    benches: Callable[..., Bench], tmp_path: Path
+) -> None:
+    topics = Topics()
+    topics.put(*PARIS)
+    bench = benches(topics)
+    assert bench.caught_up.wait(10)
+    with pytest.raises(VideoIsLive, match="--kafka SERVERS"):
+        delete(tmp_path / "data", ["cam"], kafka=KafkaConfig())
+    assert len(bench.segment_ids()) == 2
+    assert delete(tmp_path / "data", ["cam"], is_local=True) == ["cam"]
+    topics.put(*PARIS)
+    wait_until(lambda: bench.value("kinodex_kafka_records_total", topic=SEGMENTS, outcome="dead") == 2)
+    assert bench.segment_ids() == []
 
 
 # ---- tombstones

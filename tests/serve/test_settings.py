@@ -97,7 +97,7 @@ def test_a_named_file_wins_over_the_variable_and_that_over_the_data_directory(tm
     [
         ('[visul]\nmodel = "mini"', ["visul.model", "nearest known one is visual.model"]),
         ('[visual]\nmodle = "mini"', ["visual.modle", "nearest known one is visual.model"]),
-        ("worker = 2", ["unknown setting worker ", "nearest known one is workers"]),
+        ("wokers = 2", ["unknown setting wokers ", "nearest known one is workers"]),
         ("[visual]\nmodel = 3", ["visual.model", "must be text", "3"]),
         ("[decode]\nmax_pixels = true", ["decode.max_pixels", "must be a whole number", "True"]),
         ("[decode]\nmax_pixels = 2.5", ["decode.max_pixels", "must be a whole number"]),
