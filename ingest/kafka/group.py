@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
     IllegalGenerationError,
     KafkaError,
@@ -32,6 +31,7 @@ from ingest.errors import BrokerUnavailable
 from ingest.kafka.connection import connect, milliseconds, one_line, translated
 from ingest.kafka.reader import PASSING_SECONDS, partitions_of
 from ingest.kafka.records import FETCH_BYTES, PARTITION_FETCH_BYTES, Place, Record, records_of
+from ingest.kafka.sharing import EachTopicEvenly
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class GroupConsumer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             # A partition that stays is not touched by a rebalance: decoding for it goes on.
-            partition_assignment_strategy=[CooperativeStickyAssignor],
+            partition_assignment_strategy=[EachTopicEvenly],
             session_timeout_ms=milliseconds(config.session_timeout_seconds),
             heartbeat_interval_ms=milliseconds(min(MAX_HEARTBEAT_SECONDS, config.session_timeout_seconds / 3)),
             max_poll_interval_ms=milliseconds(POLL_INTERVAL_SECONDS),
