@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from encoders.batching import Batcher, Value
 from encoders.values import Utterance
 from encoders.whisper import Transcriber
+from ingest.config import SourceConfig
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.kafka import Delivery, Producer, Topics
 from ingest.sandbox import DecodePool
@@ -37,6 +38,11 @@ from serve.worker_metrics import WorkerMetrics
 
 FILE_THREADS = 1  # whole files decoded at a time, beside the chunks
 RETRY_SECONDS = (1.0, 2.0, 4.0)  # between tries at a URI whose other end fails
+# Of one chunk, which is held in memory as a whole. It has ten seconds, but a publisher that must not transcode makes it
+# as long as its groups of pictures.
+MAX_CHUNK_SECONDS = 300.0
+MAX_CHUNK_BYTES = 1 << 30  # by URI
+MAX_CHUNK_FETCH_SECONDS = 60.0  # a slow server must not hold its stream for longer
 Said = tuple[list[Utterance], NDArray[np.float32]]  # utterances, and float32 (U, D)
 
 
@@ -64,11 +70,19 @@ class Desk:
         self.idle_seconds, self.shed_seconds = settings.worker.idle_seconds, settings.worker.shed_seconds
         self.topics = Topics(settings.kafka.topic_prefix)
         self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        # Of streams; files have bounds of their own.
         self.in_flight_count = 0  # chunks being decoded, and steps being encoded
+        self.speech_count = 0  # windows of speech being transcribed
         self._closing = threading.Event()
         file_config = decode_config(settings, encoders)
         self._pool = DecodePool(file_config, workers=settings.workers + FILE_THREADS)
-        self._chunk_config = replace(file_config, clock="source")
+        seconds = min(MAX_CHUNK_SECONDS, file_config.max_duration_seconds)
+        self._chunk_config = replace(file_config, clock="source", max_duration_seconds=seconds)
+        self._chunk_source = replace(
+            settings.source,
+            max_bytes=min(MAX_CHUNK_BYTES, settings.source.max_bytes),
+            max_fetch_seconds=min(MAX_CHUNK_FETCH_SECONDS, settings.source.max_fetch_seconds),
+        )
         self._chunk_threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="chunk")
         self._file_threads = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="file")
         self._frames: Batcher[Frame, NDArray[np.float32]] = Batcher(
@@ -110,6 +124,8 @@ class Desk:
         def work() -> None:
             try:
                 found = self._decode_chunk(entry)
+            except FileCancelled:
+                pass  # the worker ends
             except IngestError as error:
                 self.calls.put(lambda error=error: done(error))  # type: ignore[misc]
             except Exception as error:  # a bug: raised where the process ends by it
@@ -135,13 +151,13 @@ class Desk:
 
         self._file_threads.submit(run)
 
-    def encode(self, step: Step, on_done: Callable[[], None]) -> None:
+    def encode(self, step: Step, on_done: Callable[[], None], *, is_live: bool) -> None:
         """Encode a step's pictures."""
-        self.in_flight_count += 1
+        self.in_flight_count += is_live
 
         def done(vectors: Sequence[NDArray[np.float32]] | Exception) -> None:
             def call() -> None:
-                self.in_flight_count -= 1
+                self.in_flight_count -= is_live
                 step.vectors = np.stack(given(vectors))
                 on_done()
 
@@ -149,11 +165,13 @@ class Desk:
 
         self._frames.submit(step.frames, done)
 
-    def transcribe(self, flow: VideoFlow, speech: list[Speech], on_done: Callable[[], None]) -> None:
+    def transcribe(self, flow: VideoFlow, speech: list[Speech], on_done: Callable[[], None], *, is_live: bool) -> None:
         """Find the words of windows of speech."""
+        self.speech_count += is_live * len(speech)
 
         def done(found: Sequence[Said] | Exception) -> None:
             def call() -> None:
+                self.speech_count -= is_live * len(speech)
                 for one, (utterances, vectors) in zip(speech, given(found), strict=True):
                     flow.transcribed(one, utterances, vectors)
                 on_done()
@@ -165,10 +183,17 @@ class Desk:
     def send_segment(self, record: SegmentRecord, data: bytes) -> Delivery:
         """Publish a segment, in the partition of its video."""
         self.metrics.segments.labels("final" if record.is_final else "provisional").inc()
-        self.metrics.publish_latency_seconds.observe(max(0.0, time.time() - record.newest_append_time))
+        if not record.uri:  # a stream: a file may have waited for long
+            self.metrics.publish_latency_seconds.observe(max(0.0, time.time() - record.newest_append_time))
         topic = self.topics.segments
         partition = self.producer.partition_of(topic, video_key(record.collection, record.video_id))
         return self.producer.send(topic, record.key, data, partition=partition)
+
+    def send_tombstone(self, flow: VideoFlow, key: bytes) -> Delivery:
+        """Take a segment back."""
+        topic = self.topics.segments
+        partition = self.producer.partition_of(topic, video_key(flow.collection, flow.video_id))
+        return self.producer.send(topic, key, None, partition=partition)
 
     def send_dead_letter(self, key: bytes, data: bytes) -> Delivery:
         """Publish a record that cannot be used."""
@@ -195,7 +220,7 @@ class Desk:
     def _decode_chunk(self, entry: Entry) -> list[Decoded]:
         begin, chunk = time.monotonic(), entry.chunk
         if chunk.uri:
-            with self._opened(chunk.uri) as opened:
+            with self._opened(chunk.uri, self._chunk_source) as opened:
                 found = list(self._pool.decode(opened.file, uri=opened.uri, config=self._chunk_config))
         else:
             name = f"{chunk.collection}/{chunk.stream_id} chunk {chunk.sequence}"
@@ -205,7 +230,7 @@ class Desk:
 
     def _decode_file(self, work: FileWork, on_change: Callable[[], None]) -> None:
         source, pieces = work.source, Pieces()
-        with self._opened(source.uri) as opened:
+        with self._opened(source.uri, self.settings.source, work) as opened:
             work.name = opened.uri
             work.flow = VideoFlow(
                 source.collection,
@@ -224,13 +249,19 @@ class Desk:
         self.calls.put(on_change)
 
     @contextlib.contextmanager
-    def _opened(self, uri: str) -> Iterator[OpenedSource]:
+    def _opened(self, uri: str, config: SourceConfig, work: FileWork | None = None) -> Iterator[OpenedSource]:
         """Open what a record names, which must be a URI the policy allows; try again where the other end fails."""
-        check_policy(uri, self.settings.source)
+
+        def check(*_: object) -> None:
+            if self._closing.is_set() or (work is not None and work.is_cancelled):
+                raise FileCancelled
+
+        check_policy(uri, config)
         with contextlib.ExitStack() as stack:
             for attempt in itertools.count():
+                check()
                 try:
-                    opened = stack.enter_context(open_source(uri, self.settings.source, spool=self._spool))
+                    opened = stack.enter_context(open_source(uri, config, spool=self._spool, progress=check))
                     break
                 except SourceUnavailable:
                     if attempt == len(RETRY_SECONDS) or self._closing.wait(RETRY_SECONDS[attempt]):

@@ -33,6 +33,7 @@ class FileWork:
         self._placing: deque[Placed | None] = deque()  # None: the end
         self._under_way: deque[Submission] = deque()
         self._has_ended = False
+        self.published: set[bytes] = set()  # keys of its segments
 
     # ---- the decoding thread's
 
@@ -75,6 +76,10 @@ class FileWork:
         while self._under_way and is_encoded(self._under_way[0]):
             self._under_way.popleft()
             self._free.release()
+
+    @property
+    def video_id(self) -> str:
+        return self.source.video_id if self.flow is None else self.flow.video_id
 
     @property
     def is_done(self) -> bool:

@@ -11,10 +11,10 @@ and revisions, so what is made twice is the same twice.
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ingest.errors import IngestError
-from ingest.kafka import Delivery, Record
+from ingest.kafka import MAX_RECORD_BYTES, Delivery, Record
 from ingest.ordering import MAX_WAITING_SECONDS, Arrival
 from ingest.values import Decoded
 from kinodex.v1 import stream_pb2
@@ -36,6 +36,9 @@ from serve.status import name_of
 logger = logging.getLogger(__name__)
 
 SHED = "SHED"  # the reason of a gap of chunks that were too late to be worth it
+MAX_VALUE_BYTES = MAX_RECORD_BYTES - (64 << 10)  # of a record: its key and what Kafka says of it must have room too
+MAX_FILES = 16  # taken and not done: a thousand more wait in Kafka as well as here
+MAX_UNACKNOWLEDGED = 64  # segments of files: while the broker is away, no more is decoded
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +60,8 @@ class Partition:
     number: int
     next_offset: int  # behind the newest record taken
     committed: int  # the position that Kafka has, or is being told
-    is_over: bool = False  # revoked: what comes back is nobody's
+    is_over: bool = False  # given up: what comes back is nobody's
+    held_count: int = 0  # chunks that are decoded and wait for another
     _outstanding: list[Delivery] = field(default_factory=list)
     _commit: _Commit | None = None
 
@@ -65,9 +69,26 @@ class Partition:
         """Take the next record of the partition."""
         raise NotImplementedError
 
-    def _publish(self, flow: VideoFlow) -> None:
+    def give_up(self) -> None:
+        """Do nothing more: it is another worker's."""
+        self.is_over = True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more records are to be taken for now, for reasons of its own."""
+        return False
+
+    def _publish(self, flow: VideoFlow) -> list[bytes]:
+        """Publish what is known better than before; return the segments' keys."""
+        keys = []
         for record in flow.records():
-            self._outstanding.append(self.desk.send_segment(record, segment_bytes(record)))
+            data = segment_bytes(record)
+            if len(data) > MAX_VALUE_BYTES:  # a picture a hundred times as long as it is high has such a thumbnail
+                logger.warning("segment without thumbnails segment=%s bytes=%d", record.segment.segment_id, len(data))
+                data = segment_bytes(replace(record, thumbnails=()))
+            self._outstanding.append(self.desk.send_segment(record, data))
+            keys.append(record.key)
+        return keys
 
     def _refuse(self, record: Record, reason: str, message: str) -> None:
         """Send a record where somebody may look at it."""
@@ -85,9 +106,11 @@ class Partition:
             "dead letter topic=%s partition=%d offset=%d reason=%s message=%s",
             record.topic, record.partition, record.offset, reason, message,
         )  # fmt: skip
-        key = f"{record.topic}/{record.partition}/{record.offset}".encode()
-        self._outstanding.append(self.desk.send_dead_letter(key, dead_letter_bytes(letter)))
-        self.desk.count("dead_letter")
+        key, data = f"{record.topic}/{record.partition}/{record.offset}".encode(), dead_letter_bytes(letter)
+        if len(data) > MAX_VALUE_BYTES:
+            data = dead_letter_bytes(replace(letter, value=b"", message=f"{message}; too large to be kept here"))
+        self._outstanding.append(self.desk.send_dead_letter(key, data))
+        self.desk.count(reason)
 
     # ---- commits
 
@@ -112,6 +135,7 @@ class Partition:
             if commit.awaited:
                 return None
         self._commit = None
+        self._forget_ended()
         if commit.next_offset == self.committed:
             return None
         self.committed = commit.next_offset
@@ -131,6 +155,9 @@ class Partition:
         """Return the offset before which nothing is needed, and the checkpoints that are new: keys and values."""
         raise NotImplementedError
 
+    def _forget_ended(self) -> None:
+        """Let go of what the broker knows enough of now."""
+
 
 class ChunkPartition(Partition):
     """A partition of kinodex.chunks: many streams, each in an order of its own."""
@@ -140,10 +167,11 @@ class ChunkPartition(Partition):
     ) -> None:
         """Go on where the checkpoints say."""
         super().__init__(desk, topic, number, next_offset, committed=next_offset)
-        self._known = dict(known)  # of streams that nothing came of since
+        # Checkpoints of streams that nothing comes of, for good perhaps: they must know their old chunks again.
+        self._known = {key: checkpoint.SerializeToString() for key, checkpoint in known.items()}
         self._sent: dict[bytes, bytes] = {}  # the newest checkpoint of each stream
-        self.streams: dict[bytes, LiveStream] = {}
-        for key, checkpoint in list(self._known.items()):
+        self.streams: dict[bytes, LiveStream] = {}  # those that are going on
+        for key, checkpoint in known.items():
             if not checkpoint.ended:
                 self._open(key, checkpoint.collection, checkpoint.stream_id)
 
@@ -156,6 +184,9 @@ class ChunkPartition(Partition):
         self.next_offset = max(self.next_offset, record.offset + 1)
         try:
             chunk = read_chunk(record.value or b"")
+            if record.key != (key := video_key(chunk.collection, chunk.stream_id)):
+                # The key decides the partition: a stream must not be in two, of two workers.
+                raise RecordInvalid(f"not a chunk: its key is not {key.decode()}")
         except RecordInvalid as error:
             self._refuse(record, name_of(error), str(error))
             return
@@ -166,11 +197,13 @@ class ChunkPartition(Partition):
         if self.desk.shed_seconds and late > self.desk.shed_seconds and not chunk.end_of_stream:
             entry.failure = SHED
         arrival = stream.push(entry)
-        stream.taken_at = self.desk.monotonic()
+        if arrival is Arrival.TAKEN:
+            stream.taken_at = self.desk.monotonic()
         self.desk.count("shed" if arrival is Arrival.TAKEN and entry.failure else arrival.value)
         self._decode(stream)
 
     def _open(self, key: bytes, collection: str, stream_id: str) -> LiveStream:
+        known = self._known.pop(key, None)
         stream = self.streams[key] = LiveStream(
             collection,
             stream_id,
@@ -178,9 +211,9 @@ class ChunkPartition(Partition):
             window=self.desk.window,
             sampling=self.desk.sampling,
             fingerprint=self.desk.fingerprint,
-            checkpoint=self._known.pop(key, None),
+            checkpoint=stream_pb2.Checkpoint.FromString(known) if known is not None else None,
         )
-        stream.taken_at = self.desk.monotonic()
+        stream.taken_at = stream.decoded_at = self.desk.monotonic()
         return stream
 
     def _decode(self, stream: LiveStream) -> None:
@@ -192,12 +225,14 @@ class ChunkPartition(Partition):
     def _decoded(self, stream: LiveStream, entry: Entry, found: list[Decoded] | IngestError) -> None:
         if self.is_over:
             return
+        held_count = stream.held_count
         if isinstance(found, IngestError):
             entry.failure = name_of(found)
             self._refuse(entry.record, entry.failure, f"{found.reason} (chunk {entry.chunk.sequence})")
         else:
-            entry.items = found
+            entry.items, stream.decoded_at = found, self.desk.monotonic()
         self._place(stream)
+        self.held_count += stream.held_count - held_count
 
     def _place(self, stream: LiveStream) -> None:
         for submission in stream.place_ready():
@@ -210,19 +245,24 @@ class ChunkPartition(Partition):
                 self._publish(stream.flow)
 
         if submission.step.frames:
-            self.desk.encode(submission.step, changed)
+            self.desk.encode(submission.step, changed, is_live=True)
         if submission.speech:
-            self.desk.transcribe(stream.flow, submission.speech, changed)
+            self.desk.transcribe(stream.flow, submission.speech, changed, is_live=True)
 
-    def close_idle(self) -> None:
-        """End what has been silent for long. Only for a partition that is read to its end."""
+    def close_idle(self, read_since: float) -> None:
+        """End what has been silent for long. Only for a partition that is read to its end.
+
+        Args:
+            read_since: When it last could not be read, by the worker's clock: before, there was no silence to hear.
+        """
         now = self.desk.monotonic()
         for stream in self.streams.values():
-            silent_seconds = now - stream.taken_at
-            if silent_seconds > MAX_WAITING_SECONDS and stream.order.waiting_since is not None:
+            is_late = now - max(stream.taken_at, read_since) > MAX_WAITING_SECONDS
+            is_idle = now - max(stream.decoded_at, read_since) > self.desk.idle_seconds
+            if is_late and stream.order.waiting_since is not None:
                 stream.order.give_up()
                 self._decode(stream)
-            elif silent_seconds > self.desk.idle_seconds and (submission := stream.close()) is not None:
+            elif is_idle and (submission := stream.close()) is not None:
                 logger.info("stream idle stream=%s/%s", stream.collection, stream.stream_id)
                 self._submit(stream, submission)
                 self._publish(stream.flow)
@@ -238,6 +278,15 @@ class ChunkPartition(Partition):
                 self._sent[key] = data
                 checkpoints.append((key, data))
         return position, checkpoints
+
+    def _forget_ended(self) -> None:
+        for key, stream in list(self.streams.items()):
+            if not stream.is_over:
+                continue
+            data = stream.checkpoint(self.topic).SerializeToString(deterministic=True)
+            if self._sent.get(key) == data:  # enough to take it up again
+                self._known[key] = self._sent.pop(key)
+                del self.streams[key]
 
 
 class SourcePartition(Partition):
@@ -258,25 +307,52 @@ class SourcePartition(Partition):
         self.desk.decode_file(work, lambda: self._changed(work))
         self.desk.count(Arrival.TAKEN.value)
 
-    def _changed(self, work: FileWork) -> None:
-        if self.is_over:
+    def give_up(self) -> None:
+        super().give_up()
+        for work in self.works.values():
             work.is_cancelled = True
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.works) >= MAX_FILES
+
+    def step_commit(self, *, may_begin: bool) -> int | None:
+        position = super().step_commit(may_begin=may_begin)
+        self._go_on()
+        return position
+
+    def _changed(self, work: FileWork) -> None:
+        if self.is_over or work.record.offset not in self.works:  # given up, or failed meanwhile
             return
         if work.failure is not None:
-            self._refuse(work.record, name_of(work.failure), work.failure.reason)
-            del self.works[work.record.offset]
+            self._fail(work, work.failure)
             return
         if work.flow is None:
             return
         for submission in work.take_submissions():
             if submission.step.frames:
-                self.desk.encode(submission.step, lambda: self._changed(work))
+                self.desk.encode(submission.step, lambda: self._changed(work), is_live=False)
             if submission.speech:
-                self.desk.transcribe(work.flow, submission.speech, lambda: self._changed(work))
-        self._publish(work.flow)
-        work.let_go_on()
-        if work.is_done and self.works.pop(work.record.offset, None) is not None:
-            logger.info("file done uri=%s video=%s/%s", work.name, work.source.collection, work.flow.video_id)
+                self.desk.transcribe(work.flow, submission.speech, lambda: self._changed(work), is_live=False)
+        work.published.update(self._publish(work.flow))
+        self._go_on()
+
+    def _fail(self, work: FileWork, failure: IngestError) -> None:
+        """Leave nothing of a file that breaks off half-way."""
+        del self.works[work.record.offset]
+        if work.flow is not None:
+            self._outstanding += [self.desk.send_tombstone(work.flow, key) for key in sorted(work.published)]
+        self._refuse(work.record, name_of(failure), failure.reason)
+
+    def _go_on(self) -> None:
+        """Have more decoded, if the broker keeps up."""
+        if len(self._outstanding) >= MAX_UNACKNOWLEDGED:
+            return
+        for offset, work in list(self.works.items()):
+            work.let_go_on()
+            if work.is_done:
+                del self.works[offset]
+                logger.info("file done uri=%s video=%s/%s", work.name, work.source.collection, work.video_id)
 
     def _safe_position(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         return min(self.works, default=self.next_offset), []

@@ -4,6 +4,7 @@ One thread polls, keeps the state of all streams and publishes; it never waits f
 it never misses a poll.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from encoders.whisper import Transcriber
-from ingest.kafka import GroupConsumer, PartitionReader, Producer, Topics
+from ingest.errors import BrokerUnavailable
+from ingest.kafka import GroupConsumer, PartitionReader, Place, Producer, Topics
 from serve.desk import Desk
 from serve.encoders import Encoders
 from serve.partitions import ChunkPartition, Partition, SourcePartition, latest_checkpoints
@@ -24,7 +26,10 @@ POLL_SECONDS = 0.05  # how soon a result is seen while nothing comes from the br
 COMMIT_SECONDS = 1.0  # between two commits of a partition: what a crash makes anew beyond the open windows
 TIDY_SECONDS = 1.0  # between two looks at what is idle, and at the metrics
 REVOKE_SECONDS = 10.0  # for committing what is safe when partitions are taken away; the group waits for it
+LEAVE_SECONDS = 5.0  # for the same when the worker ends: whoever stops it may not wait for long
 PARTS_IN_FLIGHT = 4  # chunks taken and not yet encoded, for each decoding thread: more would only wait
+SPEECH_BATCHES = 4  # of windows of speech that wait for their words: 2 MB a window
+SILENT_SECONDS = 3.0  # without an answer to a fetch, which comes twice a second, the broker is away
 
 
 class Worker:
@@ -45,22 +50,41 @@ class Worker:
         """
         self.settings, self.metrics = settings, metrics
         self.topics = Topics(settings.kafka.topic_prefix)
-        self.partitions: dict[tuple[str, int], Partition] = {}
-        self.is_paused = False
+        self.partitions: dict[Place, Partition] = {}
+        self.is_full = False  # no chunks are taken for now
+        self._paused: set[Place] = set()
+        self._unopened: dict[Place, float] = {}  # partitions that cannot be begun yet -> when they were assigned
+        self._unread_at = 0.0  # when chunks could not be read last, because the broker was away or all was full
         self.group = settings.worker.group or f"{settings.kafka.topic_prefix}-workers"
         self._stopping = threading.Event()
         self._committed_at = self._tidied_at = 0.0
-        self.producer = Producer(settings.kafka)
-        self.reader = PartitionReader(settings.kafka)
-        self.consumer = GroupConsumer(
-            settings.kafka,
-            [self.topics.chunks, self.topics.sources],
-            group=self.group,
-            on_assigned=self._on_assigned,
-            on_revoked=self._on_revoked,
-            on_lost=self._on_lost,
-        )
-        self.desk = Desk(settings, encoders, transcriber, self.producer, metrics, spool)
+        with contextlib.ExitStack() as stack:  # of what is to be closed, the last first
+            self.producer = Producer(settings.kafka)
+            stack.callback(lambda: self.producer.close(LEAVE_SECONDS))
+            self.reader = PartitionReader(settings.kafka)
+            stack.callback(self.reader.close)
+            self._check_topics()
+            self.desk = Desk(settings, encoders, transcriber, self.producer, metrics, spool)
+            stack.callback(self.desk.close)
+            stack.callback(lambda: self._give_up(list(self.partitions)))  # whatever it was that ended the work
+            self.consumer = GroupConsumer(
+                settings.kafka,
+                [self.topics.chunks, self.topics.sources],
+                group=self.group,
+                on_assigned=self._on_assigned,
+                on_revoked=self._on_revoked,
+                on_lost=self._on_lost,
+            )
+            stack.callback(self.consumer.close)  # first, so that others may go on
+            self._closing = stack.pop_all()
+
+    def _check_topics(self) -> None:
+        """Find out at once what would be found out in the middle of the work."""
+        for topic in (self.topics.segments, self.topics.deadletter):
+            self.reader.partitions_of(topic)
+        for topic in (self.topics.chunks, self.topics.sources):
+            number = self.reader.partitions_of(topic)[-1]
+            self.reader.end_offsets([(self.topics.checkpoints, number)])  # each partition has one beside it
 
     # ---- the worker's thread
 
@@ -70,12 +94,10 @@ class Worker:
         Raises:
             BrokerUnavailable: If what was published could not be delivered for delivery_timeout_seconds.
         """
-        try:
+        with self._closing:
             while not self._stopping.is_set():
                 self.step()
-            self._leave()
-        finally:
-            self._close()
+            logger.info("worker stops partitions=%d", len(self.partitions))
 
     def stop(self) -> None:
         """Have run() come to its end; from any thread or signal handler."""
@@ -107,79 +129,106 @@ class Worker:
 
     def _hold_back(self) -> None:
         """Take no more records than can be worked on; the broker keeps them meanwhile."""
+        count = self.desk.in_flight_count + sum(partition.held_count for partition in self.partitions.values())
         most = PARTS_IN_FLIGHT * self.settings.workers
-        is_full = self.desk.in_flight_count >= most or (self.is_paused and self.desk.in_flight_count > most // 2)
-        if is_full == self.is_paused:
-            return
-        self.is_paused = is_full
-        change = self.consumer.pause if is_full else self.consumer.resume
-        change(list(self.partitions))
+        most_speech = SPEECH_BATCHES * self.settings.speech.batch_count
+        if self.is_full:  # once full, half empty before more is taken
+            most, most_speech = most // 2 + 1, most_speech // 2 + 1
+        self.is_full = count >= most or self.desk.speech_count >= most_speech
+        self._pause(
+            {
+                place
+                for place, partition in self.partitions.items()
+                if partition.is_full or (self.is_full and isinstance(partition, ChunkPartition))
+            }
+            | self._unopened.keys()
+        )
+
+    def _pause(self, places: set[Place]) -> None:
+        """Take records from all partitions but these."""
+        before, self._paused = self._paused, places
+        if places - before:
+            self.consumer.pause(places - before)
+        if before - places:
+            self.consumer.resume(before - places)
 
     def _tidy(self) -> None:
+        for place in list(self._unopened):
+            self._open(place)
+        if self.is_full or self.consumer.heard_seconds_ago() > SILENT_SECONDS:
+            self._unread_at = time.monotonic()
         lag = self.consumer.lag()
         ages, stream_count = [0.0], 0
         for place, partition in self.partitions.items():
             self.metrics.lag.labels(place[0], str(place[1])).set(lag.get(place, 0))
             if not isinstance(partition, ChunkPartition):
                 continue
-            if not self.is_paused and self.consumer.is_at_end(*place):
-                partition.close_idle()
+            if lag.get(place) == 0 and place not in self._paused:
+                partition.close_idle(self._unread_at)
             live = [stream.flow for stream in partition.streams.values() if not stream.is_over]
             stream_count += len(live)
             ages += [flow.end_seconds - flow.windows.watermark_seconds for flow in live]
         self.metrics.streams.set(stream_count)
         self.metrics.watermark_age_seconds.set(max(ages))
         self.metrics.in_flight.set(self.desk.in_flight_count)
-        self.metrics.is_paused.set(self.is_paused)
-
-    def _leave(self) -> None:
-        """Commit what is finished, and leave the group, so that others go on at once."""
-        self._commit_now(list(self.partitions))
-        logger.info("worker stops partitions=%d", len(self.partitions))
-
-    def _close(self) -> None:
-        for partition in self.partitions.values():
-            partition.is_over = True
-        self.consumer.close()  # first, so that others may go on
-        self.desk.close()
-        self.producer.close()
-        self.reader.close()
+        self.metrics.is_paused.set(self.is_full)
 
     # ---- partitions come and go; called within poll()
 
-    def _on_assigned(self, places: Sequence[tuple[str, int]]) -> None:
-        for topic, number in places:
+    def _on_assigned(self, places: Sequence[Place]) -> None:
+        self._give_up([place for place in places if place in self.partitions])  # it would have to be revoked first
+        for place in places:
+            self._unopened[place] = time.monotonic()
+            self._open(place)
+        logger.info("partitions assigned count=%d all=%d", len(places), len(self.partitions))
+
+    def _open(self, place: Place) -> None:
+        """Go on with a partition where it was left; later, if the broker does not say where that is."""
+        topic, number = place
+        try:
             committed = self.consumer.committed(topic, number)
             position = self.consumer.position(topic, number)
+            partition: Partition
             if topic == self.topics.sources:
-                self.partitions[topic, number] = SourcePartition(self.desk, topic, number, position)
-                continue
-            known = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
-            partition = ChunkPartition(self.desk, topic, number, position, known)
-            needed = partition.resume_offset
-            if needed is not None and (committed is None or needed < committed):
-                self.consumer.seek(topic, number, needed)
-            self.partitions[topic, number] = partition
-        logger.info("partitions assigned count=%d all=%d", len(places), len(self.partitions))
-        if self.is_paused:
-            self.consumer.pause(places)
+                partition = SourcePartition(self.desk, topic, number, position)
+            else:
+                known = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
+                partition = chunks = ChunkPartition(self.desk, topic, number, position, known)
+                needed = chunks.resume_offset
+                if needed is not None and (committed is None or needed < committed):
+                    self.consumer.seek(topic, number, needed)
+        except BrokerUnavailable as error:
+            if time.monotonic() - self._unopened[place] > self.settings.kafka.delivery_timeout_seconds:
+                raise
+            logger.warning("partition waits topic=%s partition=%d reason=%s", topic, number, error.reason)
+            self._pause(self._paused | {place})
+            return
+        self.partitions[place] = partition
+        del self._unopened[place]
 
-    def _on_revoked(self, places: Sequence[tuple[str, int]]) -> None:
-        self._commit_now(places)
-        self._on_lost(places)
+    def _on_revoked(self, places: Sequence[Place]) -> None:
+        try:
+            self._commit_now(places)
+        finally:
+            self._give_up(places)
 
-    def _on_lost(self, places: Sequence[tuple[str, int]]) -> None:
+    def _on_lost(self, places: Sequence[Place]) -> None:
+        self._give_up(places)
+
+    def _give_up(self, places: Sequence[Place]) -> None:
         for place in places:
+            self._unopened.pop(place, None)
+            self._paused.discard(place)
             partition = self.partitions.pop(place, None)
             if partition is not None:
-                partition.is_over = True
+                partition.give_up()
                 self.metrics.lag.remove(place[0], str(place[1]))
         logger.info("partitions given up count=%d left=%d", len(places), len(self.partitions))
 
     def _commit_now(self, places: Sequence[tuple[str, int]]) -> None:
         """Commit what is safe within a bound; what is not is made anew by whoever comes next."""
         wanted = [self.partitions[place] for place in places if place in self.partitions]
-        deadline = time.monotonic() + REVOKE_SECONDS
+        deadline = time.monotonic() + (LEAVE_SECONDS if self._stopping.is_set() else REVOKE_SECONDS)
         for may_begin in (False, True):  # end the commit under way, then make a last one
             for partition in wanted:
                 partition.step_commit(may_begin=may_begin)

@@ -1,0 +1,218 @@
+"""kinodex worker against a real broker: from chunks to segments, whatever happens on the way."""
+
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import TONES_HZ, SilentProgress, use_fakes, write_scenes
+from worker_runs import Topic, cut, final, told, wait_until, working
+
+from serve import desk, partitions
+from serve.catalog import Catalog
+from serve.partitions import ChunkPartition
+from serve.pipeline import index
+from serve.records import chunk_bytes, video_key
+from serve.settings import Settings
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+SCENES = [("red", 7), ("green", 9), ("blue", 8)]
+NOISE = random.Random(0).randbytes(5000)
+TONES = [(440, 3.0), (880, 12.0), (1320, 20.0)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    use_fakes(monkeypatch)
+    caplog.set_level(logging.CRITICAL, "kafka")
+    monkeypatch.setattr(partitions, "MAX_WAITING_SECONDS", 3.0)
+
+
+@pytest.fixture
+def topic(kafka: str, topic_prefix: str) -> Iterator[Topic]:
+    made = Topic(kafka, topic_prefix)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 s of three colours, with three sentences."""
+    return write_scenes(tmp_path_factory.mktemp("film") / "film.mp4", SCENES, tones=TONES)
+
+
+def test_a_stream_becomes_what_index_makes_of_its_file(topic: Topic, film: Path, tmp_path: Path) -> None:
+    list(index([str(film)], tmp_path / "data", Settings(workers=1), progress=SilentProgress()))
+    topic.send(cut(film, "cam"))
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("cam"), of=worker)
+        wait_until(lambda: topic.lag() == 0, of=worker)
+        found = topic.segments()
+        assert list(found) == [f"cams/cam/0/{n}" for n in range(3)]
+        with Catalog.open_reader(tmp_path / "data") as catalog:
+            [video] = catalog.videos()
+            expected, frames = catalog.segments(video.row), catalog.frames(video.row)
+            utterances = catalog.utterances(video.row)
+        assert len(expected) == 3
+        for one, other in zip(found.values(), expected, strict=True):
+            assert one.is_final
+            assert one.segment.span.start_seconds == pytest.approx(other.span.start_seconds, abs=0.01)
+            assert one.segment.span.end_seconds == pytest.approx(other.span.end_seconds, abs=0.1)
+        # A file's last picture stands for the second that begins at its end; of a stream more may come.
+        np.testing.assert_allclose(found["cams/cam/0/0"].segment.vector, expected[0].vector, atol=2e-3)
+        seen = {
+            at: vector
+            for one in found.values()
+            for at, vector in zip(one.frames.pts_seconds, one.frames.vectors, strict=True)
+        }
+        np.testing.assert_allclose(sorted(seen), frames.pts_seconds[:-1], atol=1e-3)
+        np.testing.assert_allclose([seen[at] for at in sorted(seen)], frames.vectors[:-1], atol=2e-3)
+        assert sum(len(one.thumbnails) for one in found.values()) == len(seen)
+        said = {(text.text, round(text.start_seconds)) for one in found.values() for text in one.utterances}
+        assert said == {(text.text, round(text.start_seconds)) for text in utterances}
+        assert len(said) == 3
+        revisions = [one for one in topic.revisions() if one.segment.segment_id == "cam/0/0"]
+        assert not revisions[0].is_final
+        assert [one.revision for one in revisions] == sorted({one.revision for one in revisions})
+        assert worker.count("taken") == 13
+        assert worker.value("kinodex_worker_segments_total", finality="final") == 3
+        assert topic.dead_letters() == []
+
+
+# ------------------------------------------------------------------ chunks that are not as they should be
+def test_what_cannot_be_used_is_a_dead_letter_and_the_stream_goes_on(topic: Topic, film: Path, tmp_path: Path) -> None:
+    mine = cut(film, "cam")
+    mine[4] = replace(mine[4], media=NOISE)
+    mine[5] = replace(mine[5], media=b"", uri="ftp://example.org/chunk.ts")
+    mine[6] = replace(mine[6], media=b"", uri="/etc/passwd")
+    del mine[8]
+    key = video_key("cams", "cam")
+    bad = [(key, b"\xff\xff no protobuf"), (key, None), (key, b""), (b"another", chunk_bytes(mine[0]))]
+    topic.send(mine[:6])
+    topic.send_raw(bad, partition=topic.producer.partition_of(topic.names.chunks, key))
+    topic.send(mine[6:])
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        letters = {one.record_offset: one for one in topic.dead_letters()}
+        assert {offset: one.reason for offset, one in sorted(letters.items())} == {
+            4: "DECODE_ERROR", 5: "SOURCE_REFUSED", 6: "RECORD_INVALID", 7: "RECORD_INVALID",
+            8: "RECORD_INVALID", 9: "RECORD_INVALID", 10: "SOURCE_REFUSED",
+        }  # fmt: skip
+        assert letters[4].value == chunk_bytes(mine[4])
+        assert (letters[4].topic, letters[4].key) == (topic.names.chunks, key)
+        assert "chunk 4" in letters[4].message
+        assert letters[6].value == bad[0][1]
+        assert letters[4].append_time.seconds > 0
+        found = topic.segments()
+        assert [name for name, one in found.items() if not one.is_final] == []
+        gaps = [(gap.first_sequence, gap.chunk_count, gap.reason) for one in found.values() for gap in one.gaps]
+        assert gaps == [(4, 1, "DECODE_ERROR"), (5, 2, "SOURCE_REFUSED"), (8, 1, "MISSING")]
+        seen = {round(float(at)) for one in found.values() for at in one.frames.pts_seconds}
+        assert seen == set(range(24)) - set(range(8, 14)) - {16, 17}
+        assert worker.count("DECODE_ERROR") == 1
+        assert worker.count("SOURCE_REFUSED") == 2
+        assert worker.count("RECORD_INVALID") == 4
+
+
+def test_duplicates_late_chunks_and_old_sessions_change_nothing(topic: Topic, film: Path, tmp_path: Path) -> None:
+    calm, messy = cut(film, "calm"), cut(film, "messy", session=7)
+    topic.send(calm)
+    topic.send([messy[n] for n in (1, 0, 0, 3, 2, 1)])
+    topic.send(cut(film, "messy", session=6)[:3])  # a publisher that was thought to be dead
+    topic.send([messy[n] for n in (6, 5, 4, *range(7, len(messy)), 4)])
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("calm", "messy"), of=worker)
+        expected, found = final(topic.segments("calm")), final(topic.segments("messy"))
+        assert found == [one | {"id": str(one["id"]).replace("calm", "messy")} for one in expected]
+        wait_until(lambda: topic.lag() == 0, of=worker)
+        assert (worker.count("duplicate"), worker.count("stale")) == (3, 3)
+        assert worker.count("taken") == len(calm) + len(messy)
+
+
+def test_a_stream_that_falls_silent_is_ended_and_may_come_back(topic: Topic, film: Path, tmp_path: Path) -> None:
+    mine = cut(film, "cam")
+    with working(topic, tmp_path, idle_seconds=1.0) as worker:
+        topic.send(mine[:3])
+        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        first = topic.segments()
+        assert list(first) == ["cams/cam/0/0"]
+        wait_until(lambda: worker.value("kinodex_worker_streams") == 0, of=worker)
+        [partition] = [
+            one for one in worker.worker.partitions.values() if isinstance(one, ChunkPartition) and one._known
+        ]
+        assert (partition.streams, partition._sent, len(partition._known)) == ({}, {}, 1)
+        topic.send([mine[2], *mine[3:5]])
+        wait_until(lambda: len(topic.segments()) == 2 and topic.lag() == 0, of=worker)
+        second = topic.segments()["cams/cam/1/0"]
+        assert second.is_final
+        assert second.segment.span.start_seconds == pytest.approx(6.0, abs=0.1)
+        assert len(second.frames.pts_seconds) == 4
+        assert worker.count("duplicate") == 1
+        wait_until(lambda: partition.streams == {}, of=worker)
+    with working(topic, tmp_path) as worker:
+        topic.send([mine[4], mine[-1]])
+        wait_until(lambda: worker.count("duplicate") == 1 and topic.lag() == 0, of=worker)
+    assert final(topic.segments()) == [told(first["cams/cam/0/0"]), told(second)]
+
+
+def test_a_stream_that_is_stuck_holds_no_other(topic: Topic, film: Path, tmp_path: Path) -> None:
+    streams = {name: cut(film, name) for name in ("a", "b", "stuck")}
+    topic.send([streams[name][0] for name in streams], partition=0)
+    topic.send([chunk for pair in zip(streams["a"][1:], streams["b"][1:], strict=True) for chunk in pair], partition=0)
+    topic.send(streams["stuck"][2:6], partition=0)
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("a", "b"), 2.9, of=worker)
+        assert topic.lag() > 20
+        wait_until(lambda: [gap for one in topic.segments("stuck").values() for gap in one.gaps], of=worker)
+        topic.send([streams["stuck"][1], *streams["stuck"][6:]], partition=0)
+        wait_until(lambda: topic.is_ended("stuck") and topic.lag() == 0, of=worker)
+        assert worker.count("duplicate") == 1
+        [gap] = [gap for one in topic.segments("stuck").values() for gap in one.gaps]
+        assert (gap.first_sequence, gap.chunk_count, gap.reason) == (1, 1, "MISSING")
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and where it is served."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_chunks_may_say_where_their_media_is(
+    topic: Topic, film: Path, tmp_path: Path, web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "RETRY_SECONDS", (0.1, 0.1))
+    folder, address = web
+    mine = cut(film, "cam")
+    for n, chunk in enumerate(mine[:-1]):
+        (folder / f"{n}.ts").write_bytes(chunk.media)
+        uri = f"{address}/{n}.ts" if n % 2 else (folder / f"{n}.ts").as_uri()
+        mine[n] = replace(chunk, media=b"", uri=uri)
+    (folder / "4.ts").unlink()
+    (folder / "7.ts").unlink()
+    topic.send(cut(film, "calm"))
+    topic.send(mine)
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("cam", "calm") and topic.lag() == 0, of=worker)
+    gaps = [(gap.first_sequence, gap.reason) for one in topic.segments("cam").values() for gap in one.gaps]
+    assert gaps == [(4, "SOURCE_NOT_FOUND"), (7, "SOURCE_NOT_FOUND")]
+    assert len(topic.dead_letters()) == 2
+    calm, found = topic.segments("calm"), topic.segments("cam")
+    assert len(calm) == len(found)
+    assert next(said.text for one in found.values() for said in one.utterances) == TONES_HZ[440]
