@@ -19,7 +19,7 @@ def member(name: str, owned: Mapping[str, Sequence[int]] | None = None) -> Any:
 
 
 def shared(*members: Any) -> dict[str, dict[str, list[int]]]:
-    found = EachTopicEvenly({}).assign(CLUSTER, list(members))
+    found = EachTopicEvenly().assign(CLUSTER, list(members))
     return {
         name: {part[0]: sorted(part[1]) for part in assignment.assigned_partitions}
         for name, assignment in found.items()
