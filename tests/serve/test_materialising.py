@@ -1,5 +1,6 @@
 """The thread that brings a catalog up to Kafka, over a Kafka in memory."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from fakes import use_fakes
 from hand_made import FINGERPRINT, SPACE, stream
 from prometheus_client import CollectorRegistry
 
@@ -16,6 +18,7 @@ from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import Place, Record
 from serve import materialising
 from serve.catalog import Catalog
+from serve.config import ServerConfig
 from serve.errors import VideoIsLive
 from serve.forgetting import Tombstones
 from serve.live import LiveRows, SegmentKey
@@ -24,6 +27,8 @@ from serve.metrics import LiveMetrics
 from serve.pipeline import delete
 from serve.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
 from serve.retention import read_retention
+from serve.server import serve
+from serve.settings import Settings
 
 SEGMENTS, DELETIONS = "t.segments", "t.deletions"
 NOW = 1_700_000_000.0
@@ -367,6 +372,28 @@ def test_a_live_video_is_deleted_by_way_of_kafka_or_knowingly_here_alone(
     topics.put(*PARIS)
     wait_until(lambda: bench.value("kinodex_kafka_records_total", topic=SEGMENTS, outcome="dead") == 2)
     assert bench.segment_ids() == []
+
+
+def test_a_server_that_kafka_leaves_behind_ends_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LostFeed:
+        def __init__(self, *_: object, **told: Callable[..., object]) -> None:
+            self.told = told
+
+        def start(self) -> None:
+            self.told["on_caught_up"]()
+            threading.Timer(0.3, self.told["on_end"], [OffsetRegression(SEGMENTS, 0, 7, 3)]).start()
+
+        def stop(self) -> None: ...
+
+    use_fakes(monkeypatch)
+    monkeypatch.setattr("serve.feed.Feed", LostFeed)
+    settings = Settings(
+        workers=2, kafka=KafkaConfig(servers=("nobody:9092",)), server=ServerConfig(listen="127.0.0.1:0")
+    )
+    with pytest.raises(OffsetRegression):
+        asyncio.run(serve(tmp_path / "data", settings, None, lambda address: None))
 
 
 # ---- tombstones
