@@ -37,8 +37,8 @@ class Reading:
     child_bytes: int
 
 
-def repeated(path: Path, target: Path, *, seconds: float) -> None:
-    """Remux a file end to end until it lasts so long, timestamps going on."""
+def repeated(path: Path, target: Path, *, seconds: float, pause_seconds: Fraction = Fraction(0)) -> None:
+    """Remux a file end to end until it lasts so long, timestamps going on, with or without a pause between."""
     with av.open(str(target), "w") as sink:
         with av.open(str(path)) as source:
             # the first stream of each kind: more would only be carried along
@@ -57,7 +57,7 @@ def repeated(path: Path, target: Path, *, seconds: float) -> None:
                     packet.dts += round(offset / base)
                     packet.stream = copies[packet.stream.index]
                     sink.mux(packet)
-            offset = end
+            offset = end + pause_seconds
 
 
 def resident_bytes(process_id: int) -> int:
