@@ -86,6 +86,8 @@ class LiveStream:
             NotedGap(epoch_after(self.clock.state), (known.session, gap.first_sequence), gap_value(gap))
             for gap in known.gaps
         ]
+        # Whether something was placed since the last end: a new session ends the epoch when it brings something only.
+        self._is_open = not known.ended and known.epoch >= 0
         self.session = known.session  # of the last chunk that was placed
         self._next_sequence = known.next_sequence  # of the next one to be placed
         self.next_offset = known.record_offset  # behind the newest record that was taken
@@ -136,9 +138,8 @@ class LiveStream:
 
     def close(self) -> Submission | None:
         """End the epoch, as nothing came for long; None: there is none, or chunks are on their way through it."""
-        state = self.clock.state
         is_idle = not self._entries and self.order.waiting_since is None
-        return self._end() if is_idle and not state.is_closed and state.epoch >= 0 else None
+        return self._end() if is_idle and self._is_open else None
 
     @property
     def held_count(self) -> int:
@@ -159,11 +160,13 @@ class LiveStream:
                 self.flow.place(placed, append_seconds=entry.record.append_seconds, recorded_time=recorded_time)
             )
             recorded_time = None  # of its first picture, which a later epoch in the chunk has not
-        if chunk.end_of_stream and not self.clock.state.is_closed:
+            self._is_open = True
+        if chunk.end_of_stream and self._is_open:
             found.append(self._end())
         return found
 
     def _end(self) -> Submission:
+        self._is_open = False
         self.clock.close()
         return self.flow.end(is_last=True)
 

@@ -258,6 +258,28 @@ def test_a_gap_before_the_first_chunk_is_told_with_the_epoch_that_follows() -> N
     assert {name: gaps for name, gaps in told.items() if gaps} == {"v/0/0": [(0, 2)], "v/1/0": [(0, 2)]}
 
 
+@pytest.mark.parametrize("ending", ["an end", "silence"])
+def test_a_session_of_nothing_ends_the_one_before(ending: str) -> None:
+    run = Run(make_log(0, sessions=(20, 1)), seed=1)
+    if ending == "silence":
+        run.log.chunks[-1] = replace(run.log.chunks[-1], end_of_stream=False)  # type: ignore[index]
+    run.log.content[1, 0] = []
+    while run.offset < len(run.log.chunks):
+        run.read()
+    if ending == "silence":
+        assert not run.stream.is_over
+        submission = run.stream.close()
+        assert submission is not None
+        run.submit(submission)
+    while run.waiting:
+        run.encode(run.waiting.pop())
+    run.publish()
+    assert run.stream.is_over
+    assert run.stream.close() is None
+    assert all(record.is_final for record in run.published.values())
+    assert [record.segment.epoch for record in run.published.values() if record.is_last] == [0]
+
+
 def test_many_chunks_that_do_not_decode_are_one_gap() -> None:
     run = Run(make_log(0, noise=range(5, 1000), sessions=(1010,)), seed=1)
     most = 0

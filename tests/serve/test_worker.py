@@ -3,23 +3,29 @@
 import logging
 import random
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import TONES_HZ, SilentProgress, use_fakes, write_scenes
+from fakes import TONES_HZ, ColourEncoder, SilentProgress, use_fakes, write_scenes
+from numpy.typing import NDArray
 from worker_runs import Topic, cut, final, told, wait_until, working
 
+from ingest.config import DecodeConfig
+from kinodex.v1 import stream_pb2
 from serve import desk, partitions
 from serve.catalog import Catalog
 from serve.partitions import ChunkPartition
 from serve.pipeline import index
-from serve.records import chunk_bytes, video_key
+from serve.records import Source, chunk_bytes, source_bytes, video_key
 from serve.settings import Settings
+from serve.worker import PARTS_IN_FLIGHT
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 SCENES = [("red", 7), ("green", 9), ("blue", 8)]
@@ -39,6 +45,19 @@ def topic(kafka: str, topic_prefix: str) -> Iterator[Topic]:
     made = Topic(kafka, topic_prefix)
     yield made
     made.close()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How many seconds encoding a batch takes, to be changed."""
+    seconds, encode = [0.0], ColourEncoder.encode_frames
+
+    def encode_slowly(self: ColourEncoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(seconds[0])
+        return encode(self, pixels)
+
+    monkeypatch.setattr(ColourEncoder, "encode_frames", encode_slowly)
+    return seconds
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +235,205 @@ def test_chunks_may_say_where_their_media_is(
     calm, found = topic.segments("calm"), topic.segments("cam")
     assert len(calm) == len(found)
     assert next(said.text for one in found.values() for said in one.utterances) == TONES_HZ[440]
+
+
+@contextmanager
+def dripping() -> Iterator[str]:
+    """Serve a file that comes byte by byte and never ends; yield where."""
+
+    class Drip(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            with suppress(OSError):
+                while not is_over.wait(0.1):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None: ...
+
+    is_over = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Drip) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        is_over.set()
+        server.shutdown()
+        thread.join()
+
+
+# ------------------------------------------------------------------ whole files
+def send_source(topic: Topic, source: Source) -> None:
+    topic.send_raw([(video_key(source.collection, source.video_id), source_bytes(source))], topic=topic.names.sources)
+
+
+def test_a_whole_file_is_what_index_makes_of_it(topic: Topic, film: Path, tmp_path: Path) -> None:
+    [outcome] = index([str(film)], tmp_path / "data", Settings(workers=1), progress=SilentProgress())
+    metadata = {"camera": "north"}
+    send_source(topic, Source(collection="films", video_id="", uri=film.as_uri(), metadata=metadata, recorded_time=1e9))
+    send_source(topic, Source(collection="films", video_id="named", uri=film.as_uri()))
+    send_source(topic, Source(collection="films", video_id="no-uri", uri=str(film)))
+    send_source(topic, Source(collection="films", video_id="gone", uri=(tmp_path / "gone.mp4").as_uri()))
+    topic.send_raw([(b"k", b"\xff"), (b"k", None)], topic=topic.names.sources)
+    with working(topic, tmp_path) as worker:
+        assert outcome.video_id is not None
+        wait_until(lambda: topic.is_ended(outcome.video_id, "named") and topic.lag() == 0, of=worker)
+        assert worker.count("taken") == 4
+    found = topic.segments(outcome.video_id)
+    with Catalog.open_reader(tmp_path / "data") as catalog:
+        [video] = catalog.videos()
+        expected, frames = catalog.segments(video.row), catalog.frames(video.row)
+        texts = [said.text for said in catalog.utterances(video.row)]
+    for one, other in zip(found.values(), expected, strict=True):
+        assert one.segment.segment_id == other.segment_id
+        assert one.segment.span == other.span
+        np.testing.assert_allclose(one.segment.vector, other.vector, atol=2e-3)
+        assert (one.uri, one.metadata) == (film.as_uri(), metadata)
+        assert one.recorded_time == pytest.approx(1e9 + one.segment.span.start_seconds)
+    assert sum(len(one.thumbnails) for one in found.values()) == len(frames.pts_seconds)
+    assert [said.text for one in found.values() for said in one.utterances[one.continued_count :]] == texts
+    named = final(topic.segments("named"))
+    assert named == [one | {"id": str(one["id"]).replace(outcome.video_id, "named")} for one in final(found)]
+    assert sorted(one.reason for one in topic.dead_letters()) == [
+        "RECORD_INVALID", "RECORD_INVALID", "SOURCE_NOT_FOUND", "SOURCE_REFUSED"
+    ]  # fmt: skip
+
+
+def test_a_file_that_fails_half_way_leaves_nothing(topic: Topic, film: Path, tmp_path: Path) -> None:
+    long = write_scenes(tmp_path / "long.mp4", [("red", 130)])
+    send_source(topic, Source(collection="films", video_id="long", uri=long.as_uri()))
+    send_source(topic, Source(collection="films", video_id="short", uri=film.as_uri()))
+    settings = replace(topic.settings(), decode=DecodeConfig(max_duration_seconds=120.0))
+    with working(topic, tmp_path, settings) as worker:
+        wait_until(lambda: topic.is_ended("short") and topic.lag() == 0, of=worker)
+        assert topic.segments("long") == {}
+        assert any(one.video_id == "long" for one in topic.revisions())
+        [letter] = topic.dead_letters()
+        assert letter.reason == "LIMIT_EXCEEDED"
+
+
+def test_a_worker_stops_in_the_middle_of_a_file_and_of_a_download(
+    topic: Topic, film: Path, tmp_path: Path, slow: list[float]
+) -> None:
+    slow[0] = 0.5
+    long = write_scenes(tmp_path / "long.mp4", [("red", 400)])
+    send_source(topic, Source(collection="films", video_id="long", uri=long.as_uri()))
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: len(topic.segments("long")) > 1, of=worker)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 5
+    with dripping() as address:
+        topic.send([replace(cut(film, "cam")[0], media=b"", uri=f"{address}/a.ts")])
+        with working(topic, tmp_path) as worker:
+            wait_until(lambda: worker.count("taken") == 2, of=worker)
+            time.sleep(1.0)
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 8
+    assert topic.lag() == 2
+
+
+# ------------------------------------------------------------------ too much
+def test_more_than_can_be_worked_on_waits_in_kafka(
+    topic: Topic, film: Path, tmp_path: Path, slow: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = {name: cut(film, name) for name in ("calm", *"abcd")}
+    topic.send(mine["calm"])
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("calm") and topic.lag() == 0, of=worker)
+    topic.send([chunk for name in "abcd" for chunk in mine[name]])
+    slow[0] = 0.1
+    settings = topic.settings()
+    with working(topic, tmp_path, replace(settings, visual=replace(settings.visual, batch_count=2))) as worker:
+        seen: set[tuple[bool, int]] = set()
+
+        def is_done() -> bool:
+            seen.add((worker.worker.is_full, worker.worker.desk.in_flight_count))
+            return worker.count("taken") == 4 * len(mine["a"])
+
+        wait_until(is_done, of=worker)
+        assert {is_full for is_full, _ in seen} == {True, False}
+        assert max(count for _, count in seen) <= PARTS_IN_FLIGHT * 2 + 16
+        wait_until(lambda: topic.is_ended(*"abcd") and topic.lag() == 0, of=worker)
+        assert worker.worker.desk.in_flight_count == worker.worker.desk.speech_count == 0
+    expected = final(topic.segments("calm"))
+    for name in "abcd":
+        found = final(topic.segments(name))
+        assert found == [one | {"id": str(one["id"]).replace("calm", name)} for one in expected]
+
+
+def test_old_chunks_are_shed_where_that_is_wanted(topic: Topic, film: Path, tmp_path: Path) -> None:
+    mine = cut(film, "cam")
+    topic.send(mine[:4])
+    time.sleep(2.0)
+    with working(topic, tmp_path, shed_seconds=1.5) as worker:
+        topic.send(mine[4:])
+        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        assert worker.count("shed") == 4
+    gaps = [(gap.first_sequence, gap.chunk_count, gap.reason) for one in topic.segments().values() for gap in one.gaps]
+    assert gaps == [(0, 4, "SHED")]
+    assert topic.dead_letters() == []
+
+
+# ------------------------------------------------------------------ hostile chunks
+def test_hostile_chunks_harm_their_own_stream_only(topic: Topic, film: Path, tmp_path: Path) -> None:
+    mine = {name: cut(film, name) for name in ("good", "lies", "long", "large", "jumps", "late")}
+    lying = film.read_bytes()
+    at = lying.index(b"mvhd") + 4
+    lying = lying[: at + 16] + b"\x7f\xff\xff\xff" + lying[at + 20 :]  # says that it lasts for 24 days
+    mine["lies"][2] = replace(mine["lies"][2], media=lying)
+    minute = write_scenes(tmp_path / "minute.mp4", [("red", 60)]).read_bytes()
+    mine["long"] = [replace(mine["long"][0], media=minute), replace(mine["long"][-1], sequence=1)]
+    padding = b"\x47\x1f\xff\x10" + b"\xff" * 184  # packets of MPEG-TS that are there to be skipped
+    mine["large"][3] = replace(mine["large"][3], media=mine["large"][3].media + padding * 43_000)
+    mine["jumps"] = [*mine["jumps"][:2], replace(mine["jumps"][-1], sequence=(1 << 62)), mine["jumps"][2]]
+    mine["late"] = [
+        *mine["late"][:2],
+        replace(mine["late"][-1], session=(1 << 63) - 2, sequence=(1 << 63) - 2),
+        mine["late"][-1],
+    ]
+    for found in mine.values():
+        topic.send(found)
+    record = stream_pb2.Chunk.FromString(chunk_bytes(mine["good"][0]))
+    bad = []
+    for changes in (
+        {"collection": ""}, {"stream_id": ""}, {"stream_id": "a/b"}, {"stream_id": "a\nb"}, {"media": b""},
+        {"session": -1}, {"sequence": -1}, {"sequence": (1 << 63) - 1}, {"session": (1 << 63) - 1},
+    ):  # fmt: skip
+        other = stream_pb2.Chunk()
+        other.CopyFrom(record)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        bad.append((video_key(other.collection, other.stream_id), other.SerializeToString()))
+    for seconds in (1 << 62, -(1 << 62)):
+        other.CopyFrom(record)
+        other.start_time.seconds = seconds
+        bad.append((video_key("cams", "good"), other.SerializeToString()))
+    bad.append((b"x", random.Random(1).randbytes((9 << 20) - 1000)))
+    topic.send_raw(bad)
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("good", "lies", "long", "large", "jumps", "late"), of=worker)
+        wait_until(lambda: topic.lag() == 0, of=worker)
+        assert worker.count("RECORD_INVALID") == len(bad) == len(topic.dead_letters())
+    assert {one.reason for one in topic.dead_letters()} == {"RECORD_INVALID"}
+    [huge] = [one for one in topic.dead_letters() if one.key == b"x"]
+    assert huge.value == b""
+    assert "too large" in huge.message
+    expected = final(topic.segments("good"))
+    for name in ("large",):
+        found = final(topic.segments(name))
+        assert found == [one | {"id": str(one["id"]).replace("good", name)} for one in expected]
+    [gap] = [gap for one in topic.segments("jumps").values() for gap in one.gaps]
+    assert (gap.first_sequence, gap.chunk_count) == (3, (1 << 62) - 3)
+    assert max(one.segment.span.end_seconds for one in topic.segments("long").values()) == pytest.approx(60.0, abs=0.5)
+
+
+def test_a_segment_that_no_topic_takes_goes_without_its_thumbnails(
+    topic: Topic, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "MAX_VALUE_BYTES", 5000)
+    topic.send(cut(film, "cam"))
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+    found = topic.segments()
+    assert {len(one.thumbnails) for one in found.values()} == {0}
+    assert {len(one.frames.pts_seconds) for one in found.values()} == {16, 8}
