@@ -273,7 +273,8 @@ Load average before it began: {load_before:.1f}. One worker, one server, models 
 streams: {WARM_UP_SECONDS:.0f} s to warm up, {seconds:.0f} s measured, {TAIL_SECONDS:.0f} s more, to become final.
 
 **{said}**
-Keeping up: every chunk was found, and the last third of them at most {BEHIND_SECONDS:g} s later (median) than the first. Beyond, streams fall behind ever more: what they wait there depends on how long one looks.
+Keeping up: every chunk was found, and the last third of them at most {BEHIND_SECONDS:g} s later (median) than the
+first. Beyond, streams fall behind ever more: what they wait there depends on how long one looks.
 
 Seconds from the append of a chunk (when its last picture has been played) until its pictures are in a segment on Kafka;
 until the server's answers cover them; from the append of the chunk in which an utterance ends until that is in a
