@@ -177,8 +177,8 @@ class ChunkPartition(Partition):
 
     @property
     def resume_offset(self) -> int | None:
-        """The first record that a stream still needs; None: none does."""
-        return min((one.next_offset for one in self.streams.values() if not one.is_over), default=None)
+        """The first record that a stream which goes on needs, of a partition just begun; None: none does."""
+        return min((one.next_offset for one in self.streams.values()), default=None)
 
     def take(self, record: Record) -> None:
         self.next_offset = max(self.next_offset, record.offset + 1)

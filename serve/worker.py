@@ -13,7 +13,7 @@ from pathlib import Path
 
 from encoders.whisper import Transcriber
 from ingest.errors import BrokerUnavailable
-from ingest.kafka import GroupConsumer, PartitionReader, Place, Producer, Topics
+from ingest.kafka import GroupConsumer, PartitionReader, Place, Producer, Record, Topics
 from serve.desk import Desk
 from serve.encoders import Encoders
 from serve.partitions import ChunkPartition, Partition, SourcePartition, latest_checkpoints
@@ -54,6 +54,7 @@ class Worker:
         self.is_full = False  # no chunks are taken for now
         self._paused: set[Place] = set()
         self._unopened: dict[Place, float] = {}  # partitions that cannot be begun yet -> when they were assigned
+        self._started: dict[Place, int] = {}  # partitions begun since the last records came -> from which offset on
         self._unread_at = 0.0  # when chunks could not be read last, because the broker was away or all was full
         self.group = settings.worker.group or f"{settings.kafka.topic_prefix}-workers"
         self._stopping = threading.Event()
@@ -106,7 +107,7 @@ class Worker:
     def step(self) -> None:
         """Take what the broker has and what the other threads have done."""
         self.desk.make_calls()
-        for record in self.consumer.poll(POLL_SECONDS if self.desk.calls.empty() else 0.0):
+        for record in self._poll():
             partition = self.partitions.get((record.topic, record.partition))
             if partition is not None:
                 partition.take(record)
@@ -126,6 +127,15 @@ class Worker:
         if now - self._tidied_at >= TIDY_SECONDS:
             self._tidied_at = now
             self._tidy()
+
+    def _poll(self) -> list[Record]:
+        """Return the records that follow. Of a partition that was begun just now none is returned, and none is lost:
+        what came may be from before, in the middle, or of the time when we did not know that it is ours."""
+        records = self.consumer.poll(POLL_SECONDS if self.desk.calls.empty() else 0.0)
+        started, self._started = self._started, {}
+        for (topic, number), offset in started.items():
+            self.consumer.seek(topic, number, offset)
+        return [record for record in records if (record.topic, record.partition) not in started]
 
     def _hold_back(self) -> None:
         """Take no more records than can be worked on; the broker keeps them meanwhile."""
@@ -186,17 +196,16 @@ class Worker:
         """Go on with a partition where it was left; later, if the broker does not say where that is."""
         topic, number = place
         try:
-            committed = self.consumer.committed(topic, number)
-            position = self.consumer.position(topic, number)
+            start = self.consumer.committed(topic, number)
+            if start is None:
+                start = self.reader.beginning_offsets([place])[place]
             partition: Partition
             if topic == self.topics.sources:
-                partition = SourcePartition(self.desk, topic, number, position)
+                partition = SourcePartition(self.desk, topic, number, start)
             else:
                 known = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
-                partition = chunks = ChunkPartition(self.desk, topic, number, position, known)
-                needed = chunks.resume_offset
-                if needed is not None and (committed is None or needed < committed):
-                    self.consumer.seek(topic, number, needed)
+                partition = chunks = ChunkPartition(self.desk, topic, number, start, known)
+                start = min(start, chunks.resume_offset or start)
         except BrokerUnavailable as error:
             if time.monotonic() - self._unopened[place] > self.settings.kafka.delivery_timeout_seconds:
                 raise
@@ -204,6 +213,7 @@ class Worker:
             self._pause(self._paused | {place})
             return
         self.partitions[place] = partition
+        self._started[place] = start
         del self._unopened[place]
 
     def _on_revoked(self, places: Sequence[Place]) -> None:
@@ -218,6 +228,7 @@ class Worker:
     def _give_up(self, places: Sequence[Place]) -> None:
         for place in places:
             self._unopened.pop(place, None)
+            self._started.pop(place, None)
             self._paused.discard(place)
             partition = self.partitions.pop(place, None)
             if partition is not None:
