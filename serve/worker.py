@@ -205,7 +205,8 @@ class Worker:
             else:
                 known = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
                 partition = chunks = ChunkPartition(self.desk, topic, number, start, known)
-                start = min(start, chunks.resume_offset or start)
+                needed = chunks.resume_offset
+                start = start if needed is None else min(start, needed)
         except BrokerUnavailable as error:
             if time.monotonic() - self._unopened[place] > self.settings.kafka.delivery_timeout_seconds:
                 raise
