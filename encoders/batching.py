@@ -122,6 +122,7 @@ class Batcher(Generic[Item, Value]):
         """
         self._work, self._max_count, self._on_batch = work, max_count, on_batch
         self._groups: queue.SimpleQueue[tuple[Sequence[Item], OnDone[Value]] | None] = queue.SimpleQueue()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -131,11 +132,12 @@ class Batcher(Generic[Item, Value]):
 
     def close(self) -> None:
         """End the thread when the batch under way is done; what waits is dropped."""
+        self._is_closed = True
         self._groups.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while (first := self._groups.get()) is not None:
+        while (first := self._groups.get()) is not None and not self._is_closed:
             groups, count = [first], len(first[0])
             while count < self._max_count and not self._groups.empty():
                 following = self._groups.get()

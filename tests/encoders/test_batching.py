@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.batching import TextVectors
+from encoders.batching import Batcher, TextVectors
 
 
 class Recorder:
@@ -84,3 +84,21 @@ def test_many_threads_get_what_they_asked_for() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(8)))
+
+
+def test_a_batcher_that_is_closed_drops_what_waits() -> None:
+    begun, going_on = threading.Event(), threading.Event()
+    done: list[object] = []
+
+    def work(items: Sequence[int]) -> Sequence[int]:
+        begun.set()
+        going_on.wait(10)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(work, max_count=1, name="b", on_batch=lambda count, seconds: None)
+    for n in range(5):
+        batcher.submit([n], done.append)
+    begun.wait(10)
+    threading.Timer(0.2, going_on.set).start()
+    batcher.close()
+    assert done == [[0]]

@@ -183,7 +183,9 @@ def working(topic: Topic, folder: Path, settings: Settings | None = None, **work
 class Child:
     """A worker in a process of its own."""
 
-    def __init__(self, topic: Topic, folder: Path, *, slow_seconds: float = 0.0, **variables: str) -> None:
+    def __init__(
+        self, topic: Topic, folder: Path, *, slow_seconds: float = 0.0, servers: str = "", **variables: str
+    ) -> None:
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         environ = os.environ | {
             "KINODEX_KAFKA_TOPIC_PREFIX": topic.config.topic_prefix,
@@ -196,7 +198,7 @@ class Child:
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(CHILD), "worker", "--kafka", topic.config.servers[0]],
+                [sys.executable, str(CHILD), "worker", "--kafka", servers or topic.config.servers[0]],
                 env=environ, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
 
