@@ -7,7 +7,6 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,6 @@ class Sender:
         key, data = video_key(collection, video_id), deletion_bytes(collection, video_id)
         return self._delivered(self.producer.send(self.topics.deletions, key, data))
 
-    def elsewhere(self, collection: str, video_id: str) -> str:
-        """Return another collection, whose video of that name is in another partition; it comes later in the order."""
-
-        def partition(name: str) -> int:
-            return self.producer.partition_of(self.topics.segments, video_key(name, video_id))
-
-        names = (f"other{n}" for n in count())
-        return next(name for name in names if partition(name) != partition(collection))
-
     def _send(self, record: SegmentRecord, value: bytes | None) -> Delivery:
         topic = self.topics.segments
         partition = self.producer.partition_of(topic, video_key(record.collection, record.video_id))
@@ -74,12 +64,12 @@ def valid(kafka: str, topics: KafkaConfig) -> list[SegmentRecord]:
     early = stream("hall", ["blue"] * 9, said, appended=RECORDED)
     later = stream("hall", ["blue"] * 20 + ["red"] * 12, said, appended=RECORDED, is_ended=True)
     gate = stream("gate", ["green"] * 20, appended=RECORDED)
-    other = stream("gate", ["yellow"] * 20, appended=RECORDED, collection=sender.elsewhere("cams", "gate"))
+    other = stream("gate", ["yellow"] * 20, appended=RECORDED, collection="other")
     gone = stream("gone", ["red"] * 20, appended=RECORDED)
     for record in (*early, *later, *gone, *early, *gate, *other):  # the second `early` is older than what is there
         sender.segment(record)
     sender.segment(replace(gate[0], revision=gate[0].revision - 1, is_final=False))
-    sender.tombstone(gate[1])  # the other gate has the same keys, in another partition
+    sender.tombstone(gate[1])  # the other gate has the same ids
     sender.tombstone(later[1])
     sender.segment(replace(later[1], revision=1))  # a tombstone ends all that came before, of any revision
     at = sender.deletion("cams", "gone")

@@ -42,23 +42,22 @@ function halves(bytes) {
 }
 
 // ------------------------------------------------------------------ the rules
-const segments = new Map(); // partition and key -> Segment: keys of two collections may be the same
+const segments = new Map(); // key -> Segment
 const deletions = new Map(); // "collection/video_id" -> milliseconds at which the newest deletion was appended
 
-function take(topic, partition, { key, value, timestamp }) {
+function take(topic, { key, value, timestamp }) {
+  const name = key.toString();
   if (topic === deletionsTopic) {
-    const name = key.toString();
     deletions.set(name, Math.max(Number(timestamp), deletions.get(name) ?? 0));
     return;
   }
-  const place = `${partition} ${key}`;
   if (value === null) {
-    segments.delete(place);
+    segments.delete(name);
     return;
   }
   const segment = Segment.decode(value);
-  const known = segments.get(place);
-  if (!known || Number(segment.revision) > Number(known.revision)) segments.set(place, segment);
+  const known = segments.get(name);
+  if (!known || Number(segment.revision) > Number(known.revision)) segments.set(name, segment);
 }
 
 function isDead(segment) {
@@ -87,7 +86,7 @@ async function read() {
   await new Promise((resolve, reject) => {
     consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error));
     const eachBatch = async ({ batch }) => {
-      for (const message of batch.messages) take(batch.topic, batch.partition, message);
+      for (const message of batch.messages) take(batch.topic, message);
       const place = `${batch.topic} ${batch.partition}`;
       if (BigInt(batch.lastOffset()) + 1n >= (waiting.get(place) ?? 0n)) waiting.delete(place);
       if (!waiting.size) resolve();
