@@ -5,7 +5,7 @@ boundary from which on the chunks hold everything that is not final yet: reading
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from encoders.whisper import Transcriber
@@ -17,7 +17,7 @@ from ingest.values import Chunk, Decoded
 from kinodex.v1 import stream_pb2
 from serve.fields import timestamp_message, timestamp_value
 from serve.flow import NotedGap, Submission, VideoFlow
-from serve.records import Gap, gap_message, gap_value, media_message, media_value
+from serve.records import Gap, gap_message, gap_value, media_message, media_value, video_key
 from temporal.config import WindowConfig
 
 MISSING = "MISSING"  # the reason of a gap of chunks that never came
@@ -278,3 +278,30 @@ def clock_of(known: stream_pb2.Checkpoint) -> ClockState:
         audio_end_sample=known.audio_end_sample,
         is_closed=known.ended,
     )
+
+
+def checkpoint_key(topic: str, collection: str, stream_id: str) -> bytes:
+    """Return the key of a stream's checkpoints."""
+    return b"/".join((topic.encode(), video_key(collection, stream_id)))
+
+
+def latest_checkpoints(records: Iterable[Record], topic: str) -> tuple[dict[bytes, stream_pb2.Checkpoint], float]:
+    """Return the furthest checkpoint of each stream of a topic, and when the newest was appended.
+
+    The furthest, not the newest: a worker that had lost its partition may have sent an older one after it.
+    """
+    found: dict[bytes, stream_pb2.Checkpoint] = {}
+    append_seconds = 0.0
+    for record in records:
+        if not record.value:
+            found.pop(record.key, None)
+            continue
+        message = stream_pb2.Checkpoint()
+        message.ParseFromString(record.value)
+        if message.topic != topic:
+            continue
+        append_seconds = max(append_seconds, record.append_seconds)
+        before = found.get(record.key)
+        if before is None or (before.session, before.next_sequence) <= (message.session, message.next_sequence):
+            found[record.key] = message
+    return found, append_seconds

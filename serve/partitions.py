@@ -10,7 +10,7 @@ and revisions, so what is made twice is the same twice.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ingest.errors import IngestError
@@ -22,7 +22,7 @@ from serve.desk import Desk
 from serve.errors import RecordInvalid
 from serve.files import FileWork
 from serve.flow import Submission, VideoFlow
-from serve.live_stream import Entry, LiveStream
+from serve.live_stream import Entry, LiveStream, checkpoint_key
 from serve.records import (
     DeadLetter,
     dead_letter_bytes,
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 SHED = "SHED"  # the reason of a gap of chunks that were too late to be worth it
 MAX_VALUE_BYTES = MAX_RECORD_BYTES - (64 << 10)  # of a record: its key and what Kafka says of it must have room too
+SEEN_SECONDS = 3.0  # a worker that dies has taken no chunk so long after its last checkpoint, sent every second
 MAX_FILES = 16  # taken and not done: a thousand more wait in Kafka as well as here
 MAX_UNACKNOWLEDGED = 64  # segments of files: while the broker is away, no more is decoded
 
@@ -163,12 +164,23 @@ class ChunkPartition(Partition):
     """A partition of kinodex.chunks: many streams, each in an order of its own."""
 
     def __init__(
-        self, desk: Desk, topic: str, number: int, next_offset: int, known: Mapping[bytes, stream_pb2.Checkpoint]
+        self,
+        desk: Desk,
+        topic: str,
+        number: int,
+        next_offset: int,
+        known: Mapping[bytes, stream_pb2.Checkpoint],
+        known_seconds: float = 0.0,
     ) -> None:
-        """Go on where the checkpoints say."""
+        """Go on where the checkpoints say.
+
+        Args:
+            known_seconds: When the newest of them was appended. What came before was perhaps taken already.
+        """
         super().__init__(desk, topic, number, next_offset, committed=next_offset)
         # Checkpoints of streams that nothing comes of, for good perhaps: they must know their old chunks again.
         self._known = {key: checkpoint.SerializeToString() for key, checkpoint in known.items()}
+        self._known_seconds = known_seconds
         self._sent: dict[bytes, bytes] = {}  # the newest checkpoint of each stream
         self.streams: dict[bytes, LiveStream] = {}  # those that are going on
         for key, checkpoint in known.items():
@@ -193,14 +205,20 @@ class ChunkPartition(Partition):
         key = checkpoint_key(self.topic, chunk.collection, chunk.stream_id)
         stream = self.streams.get(key) or self._open(key, chunk.collection, chunk.stream_id)
         entry = Entry(chunk=chunk, record=record)
-        late = self.desk.append_seconds_now() - record.append_seconds
-        if self.desk.shed_seconds and late > self.desk.shed_seconds and not chunk.end_of_stream:
+        if self._is_late(record) and not chunk.end_of_stream:
             entry.failure = SHED
         arrival = stream.push(entry)
         if arrival is Arrival.TAKEN:
             stream.taken_at = self.desk.monotonic()
         self.desk.count("shed" if arrival is Arrival.TAKEN and entry.failure else arrival.value)
         self._decode(stream)
+
+    def _is_late(self, record: Record) -> bool:
+        """Whether a chunk is to be left out. None that was taken before: its segment is published, and would not be
+        revised by one that holds less."""
+        late_seconds = self.desk.append_seconds_now() - record.append_seconds
+        is_new = record.append_seconds > self._known_seconds + SEEN_SECONDS
+        return is_new and 0 < self.desk.shed_seconds < late_seconds
 
     def _open(self, key: bytes, collection: str, stream_id: str) -> LiveStream:
         known = self._known.pop(key, None)
@@ -358,11 +376,6 @@ class SourcePartition(Partition):
         return min(self.works, default=self.next_offset), []
 
 
-def checkpoint_key(topic: str, collection: str, stream_id: str) -> bytes:
-    """Return the key of a stream's checkpoints."""
-    return b"/".join((topic.encode(), video_key(collection, stream_id)))
-
-
 def is_acknowledged(delivery: Delivery) -> bool:
     """Whether the broker has a record for good.
 
@@ -372,21 +385,3 @@ def is_acknowledged(delivery: Delivery) -> bool:
     if delivery.error is not None:
         raise delivery.error
     return delivery.is_done
-
-
-def latest_checkpoints(records: Iterable[Record], topic: str) -> dict[bytes, stream_pb2.Checkpoint]:
-    """Return the furthest checkpoint of each stream of a topic: a worker that had lost its partition may have sent an
-    older one after it."""
-    found: dict[bytes, stream_pb2.Checkpoint] = {}
-    for record in records:
-        if not record.value:
-            found.pop(record.key, None)
-            continue
-        message = stream_pb2.Checkpoint()
-        message.ParseFromString(record.value)
-        before = found.get(record.key)
-        if message.topic == topic and (
-            before is None or (before.session, before.next_sequence) <= (message.session, message.next_sequence)
-        ):
-            found[record.key] = message
-    return found

@@ -16,7 +16,8 @@ from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionReader, Place, Producer, Record, Topics
 from serve.desk import Desk
 from serve.encoders import Encoders
-from serve.partitions import ChunkPartition, Partition, SourcePartition, latest_checkpoints
+from serve.live_stream import latest_checkpoints
+from serve.partitions import ChunkPartition, Partition, SourcePartition
 from serve.settings import Settings
 from serve.worker_metrics import WorkerMetrics
 
@@ -204,7 +205,7 @@ class Worker:
                 partition = SourcePartition(self.desk, topic, number, start)
             else:
                 known = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
-                partition = chunks = ChunkPartition(self.desk, topic, number, start, known)
+                partition = chunks = ChunkPartition(self.desk, topic, number, start, *known)
                 needed = chunks.resume_offset
                 start = start if needed is None else min(start, needed)
         except BrokerUnavailable as error:

@@ -19,6 +19,8 @@ class WorkerMetrics:
             ["outcome"],
             registry=self.registry,
         )  # kinodex_worker_records_total
+        for outcome in ("taken", "duplicate", "stale", "shed"):  # others are the reasons of dead letters
+            self.records.labels(outcome)
         self.lag = Gauge(
             "kinodex_worker_lag",
             "Records of the worker's partitions that it has not read yet.",

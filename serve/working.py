@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def work(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Run a worker until SIGTERM or SIGINT; `announce` is told when it has joined its group.
+    """Run a worker until SIGTERM or SIGINT; `announce` is told when it begins.
 
     Raises:
         BrokerUnavailable: If no broker answers, or none did for kafka.delivery_timeout_seconds.

@@ -22,6 +22,9 @@ DELETE = {"cleanup.policy": "delete"}
 COMPACT = {"cleanup.policy": "compact"}
 # Compaction leaves the newest segment alone: of checkpoints, which are written all the time, a small one.
 SMALL_SEGMENTS = {"segment.bytes": str(16 << 20)}
+# A worker that does not know yet that it lost its partition may send a checkpoint older than its successor's: both are
+# kept for as long as that may last.
+LATE_COMPACTION = {"min.compaction.lag.ms": "600000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Topics:
             self.sources: DELETE | LOG_APPEND_TIME,
             self.segments: COMPACT | LOG_APPEND_TIME | LARGE,
             self.deletions: COMPACT | LOG_APPEND_TIME,
-            self.checkpoints: COMPACT | LOG_APPEND_TIME | SMALL_SEGMENTS,
+            self.checkpoints: COMPACT | LOG_APPEND_TIME | SMALL_SEGMENTS | LATE_COMPACTION,
             self.deadletter: DELETE | LOG_APPEND_TIME | LARGE,
             self.events: DELETE | LOG_APPEND_TIME,
         }

@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import TONES_HZ, ColourEncoder, SilentProgress, use_fakes, write_scenes
+from kafka import KafkaAdminClient
 from numpy.typing import NDArray
 from worker_runs import Topic, cut, final, told, wait_until, working
 
 from ingest.config import DecodeConfig
+from ingest.errors import BrokerUnavailable
+from ingest.kafka import PartitionReader, Record, create_topics
 from kinodex.v1 import stream_pb2
 from serve import desk, partitions
 from serve.catalog import Catalog
+from serve.live_stream import latest_checkpoints
 from serve.partitions import ChunkPartition
 from serve.pipeline import index
 from serve.records import Source, chunk_bytes, source_bytes, video_key
@@ -437,3 +441,83 @@ def test_a_segment_that_no_topic_takes_goes_without_its_thumbnails(
     found = topic.segments()
     assert {len(one.thumbnails) for one in found.values()} == {0}
     assert {len(one.frames.pts_seconds) for one in found.values()} == {16, 8}
+
+
+# ------------------------------------------------------------------ what goes wrong within
+def test_a_bug_ends_the_worker_and_another_goes_on(
+    topic: Topic, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ColourEncoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise ArithmeticError("a bug")
+
+    topic.send(cut(film, "cam"))
+    with monkeypatch.context() as patch:
+        patch.setattr(ColourEncoder, "encode_frames", fail)
+        with pytest.raises(ArithmeticError, match="a bug"), working(topic, tmp_path) as worker:
+            worker.thread.join(30)
+    assert topic.lag() == 13
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+
+
+def test_a_partition_that_cannot_be_begun_is_begun_later(
+    topic: Topic, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic.send(cut(film, "cam"))
+    refusals = [BrokerUnavailable((), "not now")] * 3
+    read = PartitionReader.read_to_end
+
+    def read_perhaps(self: PartitionReader, name: str, partition: int) -> Iterator[Record]:
+        if refusals and threading.current_thread().name == "worker":
+            raise refusals.pop()
+        return read(self, name, partition)
+
+    monkeypatch.setattr(PartitionReader, "read_to_end", read_perhaps)
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+    assert refusals == []
+    assert list(topic.segments()) == [f"cams/cam/0/{n}" for n in range(3)]
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_beginning(topic: Topic, film: Path, tmp_path: Path) -> None:
+    topic.send(cut(film, "cam"))
+    with working(topic, tmp_path) as worker:
+        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+    with KafkaAdminClient(bootstrap_servers=list(topic.config.servers)) as admin:
+        admin.delete_topics([topic.names.chunks])
+        wait_until(lambda: any(one.state == "created" for one in create_topics(topic.config)))
+    first = final(topic.segments())
+    with working(topic, tmp_path) as worker:
+        topic.send(cut(film, "cam", session=2))
+        wait_until(lambda: len(topic.segments()) == 6 and topic.lag() == 0, of=worker)
+    assert final(topic.segments())[:3] == first
+
+
+def test_what_another_worker_has_taken_is_not_shed(topic: Topic, film: Path, tmp_path: Path) -> None:
+    mine = cut(film, "cam")
+    topic.send(mine[:7])
+    with working(topic, tmp_path, shed_seconds=5.0) as worker:
+        wait_until(lambda: worker.count("taken") == 7 and "cams/cam/0/0" in topic.segments(), of=worker)
+        time.sleep(1.5)  # for a checkpoint
+    time.sleep(2.0)
+    with working(topic, tmp_path, shed_seconds=1.5) as worker:
+        topic.send(mine[7:])
+        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        assert worker.count("shed") == 0
+    assert [gap for one in topic.segments().values() for gap in one.gaps] == []
+
+
+def test_of_two_checkpoints_the_furthest_counts() -> None:
+    def record(offset: int, topic: str, session: int, sequence: int) -> Record:
+        message = stream_pb2.Checkpoint(topic=topic, session=session, next_sequence=sequence)
+        return Record("t", 0, offset, 100.0 + offset, b"key", message.SerializeToString())
+
+    records = [
+        record(0, "chunks", 1, 5),
+        record(1, "chunks", 2, 3),
+        record(2, "chunks", 1, 9),
+        record(3, "other", 3, 0),
+    ]
+    found, append_seconds = latest_checkpoints(records, "chunks")
+    assert (found[b"key"].session, found[b"key"].next_sequence, append_seconds) == (2, 3, 102.0)
+    assert latest_checkpoints([*records, Record("t", 0, 4, 104.0, b"key", None)], "chunks") == ({}, 102.0)
