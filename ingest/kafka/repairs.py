@@ -9,19 +9,20 @@ from kafka import KafkaProducer
 from kafka.errors import BrokerResponseError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
-from kafka.net.transport import KafkaSSLTransport
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 HANDSHAKE_SECONDS = 5.0  # of TLS: two round trips and some arithmetic
 
 
 def repair_connections() -> None:
-    """Have connections that do not come about end, and their sockets closed.
+    """Have connections that do not come about end, and the sockets of all that end closed.
 
     kafka-python waits for a TLS handshake without a bound, and leaves failed sockets to the garbage collector: an
-    outage costs one every two seconds.
+    outage costs one every two seconds. It does so too where a request is not sent yet when a client is closed.
     """
     KafkaNetSocket.sock_connect = _connect
     KafkaSSLTransport.handshake = _handshake
+    KafkaTCPTransport.close = _close
 
 
 _connect_unrepaired = KafkaNetSocket.sock_connect
@@ -33,6 +34,14 @@ async def _connect(self: Any, net: Any, sock: socket.socket, address: Any, timeo
     except BaseException:
         sock.close()
         raise
+
+
+def _close(self: Any) -> None:
+    self._write_buffer.clear()  # nobody waits for the answer any more
+    _close_unrepaired(self)
+
+
+_close_unrepaired = KafkaTCPTransport.close
 
 
 async def _handshake(self: Any) -> None:

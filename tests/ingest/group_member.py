@@ -26,7 +26,7 @@ def main() -> None:
     global polls
     server, prefix, group = sys.argv[1:]
     consumer = GroupConsumer(
-        KafkaConfig(servers=(server,), topic_prefix=prefix, session_timeout_seconds=1.5),
+        KafkaConfig(servers=(server,), topic_prefix=prefix, session_timeout_seconds=3),
         [Topics(prefix).chunks],
         group=group,
         on_assigned=lambda places: say("assigned", places),

@@ -13,7 +13,7 @@ def config_for(servers: str, prefix: str) -> KafkaConfig:
         servers=(servers,),
         topic_prefix=prefix,
         partition_count=2,
-        session_timeout_seconds=1.5,
+        session_timeout_seconds=3,
         bootstrap_timeout_seconds=10,
     )
 
