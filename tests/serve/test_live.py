@@ -300,9 +300,8 @@ def test_a_tombstone_takes_a_segment_and_the_last_one_the_video(live: LiveRows, 
     put_live(live, live_segment(0), live_segment(1), live_segment(0, collection="zoo"))
     assert put_live(live, Tombstone(segment_id="cam/0/0", collection="default")) == (Outcome.REMOVED,)
     assert catalog.frames(catalog.video("cam", "default").row).pts_seconds.tolist() == list(range(16, 24))
-    assert put_live(live, Tombstone(segment_id="cam/0/1", collection="default"), Tombstone(segment_id="cam/0/1", collection="default")) == (
-        Outcome.REMOVED, Outcome.GONE,
-    )  # fmt: skip
+    last = Tombstone(segment_id="cam/0/1", collection="default")
+    assert put_live(live, last, last) == (Outcome.REMOVED, Outcome.GONE)
     assert [video.collection for video in catalog.videos()] == ["zoo"]
     assert catalog.match_words(["16"], limit=5) == []
     check_whole(catalog)
