@@ -78,7 +78,7 @@ class Plan:
     server_kill_count: int
 
 
-FULL = Plan(tuple(STREAMS), 240.0, 10, 2, 2)
+FULL = Plan(tuple(STREAMS), 150.0, 10, 2, 2)
 SHORT = Plan(SHORT_STREAMS, 45.0, 3, 1, 1)
 
 
