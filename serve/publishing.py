@@ -1,17 +1,19 @@
 """`kinodex publish`: the chunks of a source, sent to Kafka in their order."""
 
+import contextlib
 import signal
 import sys
 import threading
 import time
 import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 import click
 from rich.console import Console
 
+from ingest.errors import BrokerUnavailable, DecodeError, SourceError
 from ingest.kafka import Delivery, Producer, Topics
 from ingest.publish import PublishHooks, chunks
 from ingest.source import check_policy, display_uri
@@ -24,6 +26,8 @@ from serve.settings import Settings
 
 MAX_UNACKNOWLEDGED = 16  # chunks on their way to the broker: bounds memory, and keeps the order
 WAIT_SECONDS = 0.5  # how soon a stop is seen while the broker does not answer
+STOP_SECONDS = 10.0  # for a broker that is away to come back, once this process is told to stop
+CLOSE_SECONDS = 1.0  # for the connection: all is sent, or given up
 MILLISECONDS = 1000  # of a second: sessions are numbered by the time they began
 
 
@@ -42,18 +46,23 @@ Report = Callable[[Sent], None]
 class Publisher:
     """Sends one stream. The broker may be away for kafka.delivery_timeout_seconds, and nothing is lost."""
 
-    def __init__(self, settings: Settings, *, collection: str, stream_id: str, report: Report) -> None:
+    def __init__(
+        self, settings: Settings, *, collection: str, stream_id: str, report: Report, stop: threading.Event
+    ) -> None:
         """Connect.
 
         Args:
             report: Told of each record that the broker has.
+            stop: Once it is set, the broker is not waited for as long.
         Raises:
             BrokerUnavailable: If no broker answers.
         """
         self._producer = Producer(settings.kafka)
         self._topic = Topics(settings.kafka.topic_prefix).chunks
         self._key = video_key(collection, stream_id)
-        self._report = report
+        self._config = settings.kafka
+        self._report, self._stop = report, stop
+        self._stopped_at: float | None = None
         self._sent: deque[tuple[Sent, Delivery]] = deque()
 
     def send(self, chunk: Chunk) -> None:
@@ -67,12 +76,17 @@ class Publisher:
         self._sent.append((sent, self._producer.send(self._topic, self._key, data)))
         self._settle(MAX_UNACKNOWLEDGED)
 
+    def finish(self) -> None:
+        """Wait until the broker has everything.
+
+        Raises:
+            BrokerUnavailable: If one could not be delivered.
+        """
+        self._settle(0)
+
     def close(self) -> None:
-        """Wait until the broker has everything."""
-        try:
-            self._settle(0)
-        finally:
-            self._producer.close()
+        """Leave."""
+        self._producer.close(CLOSE_SECONDS)
 
     def _settle(self, most: int) -> None:
         while self._sent:
@@ -80,11 +94,21 @@ class Publisher:
             if not delivery.is_done and len(self._sent) <= most:
                 return
             if not delivery.wait(WAIT_SECONDS):
+                self._check_patience()
                 continue
             if delivery.error is not None:
                 raise delivery.error
             self._sent.popleft()
             self._report(sent)
+
+    def _check_patience(self) -> None:
+        if not self._stop.is_set():
+            return
+        now = time.monotonic()
+        self._stopped_at = self._stopped_at or now
+        if now - self._stopped_at > STOP_SECONDS:
+            lost = counted(len(self._sent), "record")
+            raise BrokerUnavailable(self._config.servers, f"{lost} not delivered within {STOP_SECONDS:g} s of the stop")
 
 
 def publish(settings: Settings, source: str, *, collection: str, stream_id: str, realtime: bool, as_json: bool) -> int:
@@ -99,13 +123,18 @@ def publish(settings: Settings, source: str, *, collection: str, stream_id: str,
     stop = threading.Event()
 
     def end(number: int, frame: types.FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt  # whoever presses Ctrl-C twice does not want to wait
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    display = Display(as_json=as_json, name=f"{collection}/{stream_id}")
-    publisher = Publisher(settings, collection=collection, stream_id=stream_id, report=display.sent)
-    try:
+    with contextlib.ExitStack() as stack:
+        display = Display(as_json=as_json, name=f"{collection}/{stream_id}")
+        stack.callback(display.close)
+        publisher = Publisher(settings, collection=collection, stream_id=stream_id, report=display.sent, stop=stop)
+        stack.callback(publisher.close)
+        stack.enter_context(finishing(publisher))
         for chunk in chunks(
             source,
             collection=collection,
@@ -116,10 +145,19 @@ def publish(settings: Settings, source: str, *, collection: str, stream_id: str,
             hooks=PublishHooks(notes=display.note, progress=display.advance),
         ):
             publisher.send(chunk)
-    finally:
-        publisher.close()
-        display.close()
     return 0
+
+
+@contextlib.contextmanager
+def finishing(publisher: Publisher) -> Iterator[None]:
+    """Have all that was sent delivered, also where the source fails: then that is told, and not what fails besides."""
+    try:
+        yield
+    except (SourceError, DecodeError):
+        with contextlib.suppress(BrokerUnavailable):
+            publisher.finish()
+        raise
+    publisher.finish()
 
 
 def publish_whole(settings: Settings, source: str, *, collection: str, video_id: str) -> None:
@@ -136,7 +174,8 @@ def publish_whole(settings: Settings, source: str, *, collection: str, video_id:
         record = Source(collection=collection, video_id=video_id, uri=source)
         topic = Topics(settings.kafka.topic_prefix).sources
         delivery = producer.send(topic, video_key(collection, video_id), source_bytes(record))
-        delivery.wait(settings.kafka.delivery_timeout_seconds)
+        while not delivery.wait(WAIT_SECONDS):  # it ends with kafka.delivery_timeout_seconds
+            pass
         if delivery.error is not None:
             raise delivery.error
     finally:

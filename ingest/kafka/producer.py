@@ -24,6 +24,7 @@ from ingest.kafka.topics import Topics
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 10.0
+STOP_SECONDS = 5.0  # for the thread of a producer that is given up
 REQUEST_SECONDS = 30.0  # after which a broker that has taken a request and is silent is given up
 
 
@@ -156,4 +157,8 @@ class Producer:
             self._producer.close(timeout_seconds)
         except KafkaTimeoutError:  # of its flush
             logger.warning("records left unsent servers=%s", ",".join(self._config.servers))
-            self._producer.close(0)
+            self._producer._sender.force_close()  # without it, closing would wait for these records again, and fail
+            self._producer._sender.join(STOP_SECONDS)
+            with suppress(KafkaTimeoutError):
+                self._producer.close(0)
+            self._producer._closed = True
