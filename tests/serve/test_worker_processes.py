@@ -12,7 +12,6 @@ from fakes import use_fakes, write_scenes
 from worker_runs import Child, Topic, cut, final, wait_until, working
 
 from ingest.values import Chunk
-from serve.worker import REVOKE_SECONDS
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 NAMES = ("a", "b", "c", "d", "e")
@@ -195,5 +194,5 @@ def test_a_worker_goes_on_when_the_broker_comes_back(
     own_broker.kill()
     status, seconds = child.terminate()
     assert status == 0, child.said()
-    assert seconds < REVOKE_SECONDS + 10
+    assert seconds < 12
     topic.close()
