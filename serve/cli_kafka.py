@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serve.failures import debug_option
-from serve.options import Function, json_option
+from serve.options import Function, config_option, json_option
 
 if TYPE_CHECKING:
     from serve.settings import Settings
@@ -19,12 +19,7 @@ def kafka_options(command: Function) -> Function:
     """Add the options of every command that works on Kafka."""
     for option in (
         debug_option,
-        click.option(
-            "--config",
-            metavar="FILE",
-            type=click.Path(path_type=Path),
-            help="Settings in TOML.  [default: $KINODEX_CONFIG]",
-        ),
+        config_option("$KINODEX_CONFIG"),
         click.option(
             "--kafka", "servers", metavar="SERVERS", help="HOST:PORT,... of the brokers.  [default: kafka.servers]"
         ),

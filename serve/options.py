@@ -16,16 +16,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
 
+def config_option(default: str) -> Callable[[Function], Function]:
+    """Return the option that names the settings file, which is by default as its help then says."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help=f"Settings in TOML.  [default: {default}]",
+    )
+
+
 def library_options(command: Function) -> Function:
     """Add the options of every command that works on a library."""
     for option in (
         debug_option,
-        click.option(
-            "--config",
-            metavar="FILE",
-            type=click.Path(path_type=Path),
-            help="Settings in TOML.  [default: $KINODEX_CONFIG, then DIR/kinodex.toml]",
-        ),
+        config_option("$KINODEX_CONFIG, then DIR/kinodex.toml"),
         click.option(
             "--data",
             metavar="DIR",
