@@ -27,7 +27,8 @@ POLL_SECONDS = 0.05  # how soon a result is seen while nothing comes from the br
 COMMIT_SECONDS = 1.0  # between two commits of a partition: what a crash makes anew beyond the open windows
 TIDY_SECONDS = 1.0  # between two looks at what is idle, and at the metrics
 REVOKE_SECONDS = 10.0  # for committing what is safe when partitions are taken away; the group waits for it
-LEAVE_SECONDS = 5.0  # for the same when the worker ends: whoever stops it may not wait for long
+LEAVE_SECONDS = 5.0  # for that and all else that wants the broker when the worker ends: who stops it may not wait
+GOODBYE_SECONDS = 1.0  # of them or beyond, for each last word to a broker that may be away
 PARTS_IN_FLIGHT = 4  # chunks taken and not yet encoded, for each decoding thread: more would only wait
 SPEECH_BATCHES = 4  # of windows of speech that wait for their words: 2 MB a window
 SILENT_SECONDS = 3.0  # without an answer to a fetch, which comes twice a second, the broker is away
@@ -59,10 +60,11 @@ class Worker:
         self._unread_at = 0.0  # when chunks could not be read last, because the broker was away or all was full
         self.group = settings.worker.group or f"{settings.kafka.topic_prefix}-workers"
         self._stopping = threading.Event()
+        self._leave_by: float | None = None  # by when all is said to the broker, once the worker is to end
         self._committed_at = self._tidied_at = 0.0
         with contextlib.ExitStack() as stack:  # of what is to be closed, the last first
             self.producer = Producer(settings.kafka)
-            stack.callback(lambda: self.producer.close(LEAVE_SECONDS))
+            stack.callback(lambda: self.producer.close(self._leave_seconds()))
             self.reader = PartitionReader(settings.kafka)
             stack.callback(self.reader.close)
             self._check_topics()
@@ -77,7 +79,7 @@ class Worker:
                 on_revoked=self._on_revoked,
                 on_lost=self._on_lost,
             )
-            stack.callback(self.consumer.close)  # first, so that others may go on
+            stack.callback(lambda: self.consumer.close(self._leave_seconds()))  # first, so that others may go on
             self._closing = stack.pop_all()
 
     def _check_topics(self) -> None:
@@ -97,8 +99,11 @@ class Worker:
             BrokerUnavailable: If what was published could not be delivered for delivery_timeout_seconds.
         """
         with self._closing:
-            while not self._stopping.is_set():
-                self.step()
+            try:
+                while not self._stopping.is_set():
+                    self.step()
+            finally:
+                self._leave_by = time.monotonic() + LEAVE_SECONDS
             logger.info("worker stops partitions=%d", len(self.partitions))
 
     def stop(self) -> None:
@@ -184,6 +189,10 @@ class Worker:
         self.metrics.in_flight.set(self.desk.in_flight_count)
         self.metrics.is_paused.set(self.is_full)
 
+    def _leave_seconds(self) -> float:
+        """How long a last word to the broker may take."""
+        return max(GOODBYE_SECONDS, (self._leave_by or 0.0) - time.monotonic())
+
     # ---- partitions come and go; called within poll()
 
     def _on_assigned(self, places: Sequence[Place]) -> None:
@@ -241,7 +250,7 @@ class Worker:
     def _commit_now(self, places: Sequence[tuple[str, int]]) -> None:
         """Commit what is safe within a bound; what is not is made anew by whoever comes next."""
         wanted = [self.partitions[place] for place in places if place in self.partitions]
-        deadline = time.monotonic() + (LEAVE_SECONDS if self._stopping.is_set() else REVOKE_SECONDS)
+        deadline = time.monotonic() + REVOKE_SECONDS if self._leave_by is None else self._leave_by
         for may_begin in (False, True):  # end the commit under way, then make a last one
             for partition in wanted:
                 partition.step_commit(may_begin=may_begin)
@@ -251,4 +260,4 @@ class Worker:
                     partition.step_commit(may_begin=False)
         offsets = {(one.topic, one.number): one.committed for one in wanted if one.committed >= 0}
         if offsets:
-            self.consumer.commit_now(offsets, max(1.0, deadline - time.monotonic()))
+            self.consumer.commit_now(offsets, max(GOODBYE_SECONDS, deadline - time.monotonic()))

@@ -208,14 +208,14 @@ class GroupConsumer:
         sensor = self._consumer._fetcher._sensors.fetch_latency
         return time.monotonic() - float(sensor._last_record_time) / 1000
 
-    def close(self) -> None:
+    def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
         """Leave the group. on_revoked is called for what is ours, so that it may be committed. May be called twice."""
         if self._is_closed:
             return
         self._is_closed = True
         try:
             with translated(self._config):
-                self._turn.call(lambda: self._consumer.close(timeout_ms=milliseconds(CLOSE_SECONDS)))
+                self._turn.call(lambda: self._consumer.close(timeout_ms=milliseconds(timeout_seconds)))
         finally:
             self._turn.end()
 

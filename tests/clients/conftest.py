@@ -55,13 +55,13 @@ def library(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(library: Path, films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
     with reached(library, films, tmp_path_factory.mktemp("plain"), None) as plain:
         yield plain
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tls_server(library: Path, films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
     with reached(library, films, tmp_path_factory.mktemp("tls"), trustme.CA()) as protected:
         yield protected

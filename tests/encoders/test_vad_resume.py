@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from marks import first_quick
 from numpy.typing import NDArray
 from speech import GOLDEN, read_sound
 from torch import Tensor
@@ -137,7 +138,7 @@ def spoken(path: Path) -> list[Sound]:
 @pytest.mark.usefixtures("moody")
 class TestRuns:
     @pytest.mark.parametrize("max_window_seconds", [30.0, 8.0])
-    @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
+    @pytest.mark.parametrize("seed", first_quick(range(8)))
     def test_resumes_at_every_run_start(self, seed: int, max_window_seconds: float) -> None:
         rng = np.random.default_rng(seed)
         config = SpeechConfig(max_window_seconds=max_window_seconds)
@@ -177,6 +178,7 @@ class TestRuns:
         assert SpeechStream(SpeechConfig(), language="de").language == "de"
 
 
+@pytest.mark.slow
 def test_resumes_in_real_speech() -> None:
     rng = np.random.default_rng(0)
     starts = assert_resumes_anywhere(conversation(spoken(GOLDEN / "speech.ogg"), 20, rng), SpeechConfig(), rng)

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import pytest
 from joined import decoded, joined_frames, summary_of
+from marks import first_quick
 from media import Track, write
 from test_publish import NINE, made, media_of, published
 
@@ -51,7 +52,7 @@ def damaged(media: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("harm", [truncated, damaged])
-@pytest.mark.parametrize("name", ["h264-ts", "vp9-webm", "mpeg4-avi"])
+@pytest.mark.parametrize("name", first_quick(["h264-ts", "vp9-webm", "mpeg4-avi"]))
 def test_a_damaged_file_gives_what_is_whole(name: str, harm: Callable[[bytes], bytes], tmp_path: Path) -> None:
     source, _ = made(tmp_path, name)
     Path(source).write_bytes(harm(Path(source).read_bytes()))
@@ -67,7 +68,7 @@ def test_a_stream_that_begins_below_zero_is_shifted_once(tmp_path: Path) -> None
     with av.open(
         str(source), "w", format="mpegts", options={"avoid_negative_ts": "disabled", "mpegts_copyts": "1"}
     ) as t:
-        stream = t.add_stream("libvpx-vp9" if False else "libx264", rate=24, options={"bf": "0"})
+        stream = t.add_stream("libx264", rate=24, options={"bf": "0", "x264-params": "scenecut=0"})
         stream.width, stream.height, stream.pix_fmt, stream.codec_context.gop_size = 64, 64, "yuv420p", 24
         for index in range(120):
             frame = av.VideoFrame(64, 64, "yuv420p")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import first_quick
 from sample_catalog import FINGERPRINT, WIDTH, put_vectors
 from sample_live import STARTED, live_segment
 from sample_vectors import QUERIES, brute_force, random_vectors
@@ -128,7 +129,7 @@ class Streams:
 
 
 @pytest.mark.usefixtures("small_shards", "small_blocks")
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", first_quick(range(6)))
 def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows, seed: int) -> None:
     choice = random.Random(seed)
     streams, follower = Streams(live, choice), Follower(catalog)
@@ -152,7 +153,7 @@ def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows
 
 
 @pytest.mark.usefixtures("small_shards", "small_blocks")
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", first_quick(range(4)))
 def test_a_tail_is_sealed_aside_while_everything_goes_on(
     catalog: Catalog, reader: Catalog, live: LiveRows, seed: int
 ) -> None:

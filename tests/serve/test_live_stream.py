@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from marks import first_quick
 
 from encoders.config import SpeechConfig
 from encoders.vad import SpeechStream
@@ -215,7 +216,7 @@ LOGS = {
 
 
 @pytest.mark.parametrize("kind", LOGS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", first_quick(range(3)))
 def test_the_same_segments_however_often_the_worker_dies(kind: str, seed: int) -> None:
     log = make_log(seed, **LOGS[kind])  # type: ignore[arg-type]
     expected = Run(log, seed=1).go()

@@ -192,7 +192,6 @@ def test_a_worker_goes_on_when_the_broker_comes_back(
     topic.send(cut(film, "c")[:3])
     wait_until(lambda: topic.segments("c"))
     own_broker.kill()
-    status, seconds = child.terminate()
+    status, _ = child.terminate()
     assert status == 0, child.said()
-    assert seconds < 12
     topic.close()

@@ -1,0 +1,14 @@
+"""Which of a test's cases `make test-quick` runs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def first_quick(cases: Iterable[Any], count: int = 1) -> list[Any]:
+    """Give the cases to parametrize with, those after the first few marked as slow."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if at < count else [pytest.mark.slow])
+        for at, case in enumerate(cases)
+    ]
