@@ -139,7 +139,7 @@ def test_exact_keeps_the_picture_shown_at_each_tick(name: str) -> None:
     assert numbers[: len(shown)] == shown
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", first_quick(MATRIX, 4))
 def test_fast_keeps_one_picture_within_half_a_second_of_each_tick(name: str) -> None:
     track = MATRIX[name][1]
     seconds = [frame.pts_seconds for frame in frames_of(run(made(name), sampling="fast"))]

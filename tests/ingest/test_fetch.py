@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import first_quick
 
 from ingest.config import SourceConfig
 from ingest.errors import (
@@ -353,7 +354,7 @@ def test_reports_a_body_that_breaks_off(path: str, server: Server, tmp_path: Pat
     failed(server.url(path), tmp_path, SourceUnavailable)
 
 
-@pytest.mark.parametrize("path", ["silent", "hang", "drip_body", "drip_headers"])
+@pytest.mark.parametrize("path", first_quick(["drip_body", "silent", "hang", "drip_headers"]))
 def test_gives_up_on_a_server_that_hangs_or_drips(path: str, server: Server, tmp_path: Path) -> None:
     started = time.monotonic()
     error = failed(server.url(path), tmp_path, SourceUnavailable, timeout_seconds=PATIENCE_SECONDS)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import first_quick
 from sample_catalog import FINGERPRINT, put_vectors
 from sample_vectors import check_equal, fill, random_vectors, refreshed
 
@@ -77,7 +78,7 @@ def spoilt(path: Path, how: str) -> None:
 
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("how", ["gone", "flipped", "flipped at the end", "torn", "empty", "longer", "zeros"])
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("which", first_quick([0, 1, 2]))
 def test_a_spoilt_file_is_never_trusted(catalog: Catalog, how: str, which: int) -> None:
     fill(catalog, 6)
     index = refreshed(catalog)

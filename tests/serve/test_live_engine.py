@@ -216,6 +216,7 @@ def assert_same(found: tuple[Moment, ...], expected: tuple[Moment, ...]) -> None
         assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_threads_ask_while_streams_change(library: Library, live: LiveRows) -> None:
     stop = threading.Event()
     heard = {n: f"Paris number {n}" for n in range(2, 2000, 8)}
@@ -267,6 +268,7 @@ def test_the_command_lists_shows_and_deletes_live_videos(library: Library, live:
     assert "cam" not in run("list", *folder)  # what was there does not come back
 
 
+@pytest.mark.slow
 def test_reindexing_reads_files_again_and_says_what_becomes_of_streams(
     library: Library, live: LiveRows, data: Path
 ) -> None:

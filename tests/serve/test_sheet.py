@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import first_quick
 from PIL import Image
 from sample_answers import jpeg, moment
 
@@ -43,7 +44,7 @@ def test_a_portrait_picture_keeps_its_shape() -> None:
         (jpeg(1, 1), "\n\t ", "/"),
     ],
 )
-@pytest.mark.parametrize("verdict", list(Verdict))
+@pytest.mark.parametrize("verdict", first_quick(Verdict))
 def test_no_answer_is_too_odd_to_draw(picture: bytes | None, said: str, uri: str, verdict: Verdict) -> None:
     odd = moment(transcript=said, uri=uri, verdict=verdict, matched_words=WORDS)
     sheet = draw_sheet("a question " * 50, [Cell(moment=odd, picture=picture)])
