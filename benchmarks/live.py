@@ -82,7 +82,6 @@ class Level:
     peak_bytes: Mapping[str, int]
     worker: Mapping[str, float]  # of its metrics
     searchable_seconds: float  # mean of the server's own histogram, segments that are not final
-    revised_seconds: float  # what that should be nearly: mean of the records, from their newest chunk to their append
 
     @property
     def keeps_up(self) -> bool:
@@ -144,15 +143,6 @@ def level_of(count: int, sending: Sending, watching: Watching, begin: float, end
         machine_cores=(closing.machine[0] - opening.machine[0]) / wall,
         peak_bytes={name: max(one.resident_bytes[name] for one in samples) for name in opening.resident_bytes},
         worker=worker_of(samples),
-        revised_seconds=float(
-            np.mean(
-                [
-                    one.append_seconds - one.newest_append_seconds
-                    for one in watching.published
-                    if not one.is_final and opening.at_seconds <= one.append_seconds < closing.at_seconds
-                ]
-            )
-        ),
         searchable_seconds=mean_of(opening.server, closing.server, "kinodex_chunk_to_searchable_seconds", "false"),
     )
 
@@ -323,17 +313,15 @@ def agreement_lines(levels: Sequence[Level]) -> list[str]:
     rows = [
         [
             level.stream_count, *both_of(level.delays.one_listed), *both_of(level.delays.one_asked),
-            f"{np.mean(level.delays.to_found):.2f}", f"{level.revised_seconds:.2f}", f"{level.searchable_seconds:.2f}",
+            f"{np.mean(level.delays.to_found):.2f}", f"{level.searchable_seconds:.2f}",
         ]
         for level in levels
     ]  # fmt: skip
-    head = ["streams", "listed p50", "p95", "asked p50", "p95", "listed mean", "records mean", "histogram mean"]
+    head = ["streams", "listed p50", "p95", "asked p50", "p95", "listed mean", "histogram mean"]
     return [
         "Three ways to see when chunks are found. Of the first stream: its length by ListVideos, which the table above",
         "is of, and the latest moment that SearchMoments answers with, both asked ten times a second. Of all: the mean",
-        "of that; the mean of the records of segments that are not final, from their newest chunk to their own append;",
-        "and of the same records the server's own kinodex_chunk_to_searchable_seconds. Both of these also count the",
-        "revisions that only bring words, long after the chunk was found.",
+        "of that, and of the server's own kinodex_chunk_to_searchable_seconds.",
         "",
         *table(head, rows),
     ]

@@ -27,14 +27,14 @@ class SpeechConfig:
     device: Device = "auto"
     language: str | None = None  # ISO 639-1; None: detected
     batch_count: int = 8  # windows in one decode
-    max_window_seconds: float = 30.0  # Whisper's receptive field
+    max_window_seconds: float = 30.0  # from 2, for a few words, to Whisper's receptive field
     vad_threshold: float = 0.5  # silero's speech probability
     max_no_speech_prob: float = 0.6  # with a low avg_logprob: nobody spoke (openai-whisper's default)
     min_avg_logprob: float = -1.0  # under it the words are guesses (openai-whisper's default)
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_window_seconds <= 30:
-            raise ValueError(f"max_window_seconds must be in (0, 30], got {self.max_window_seconds}")
+        if not 2 <= self.max_window_seconds <= 30:
+            raise ValueError(f"max_window_seconds must be in [2, 30], got {self.max_window_seconds}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

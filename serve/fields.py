@@ -47,7 +47,7 @@ def timestamp_message(seconds: float | None) -> Timestamp | None:
     if seconds is None:
         return None
     message = Timestamp()
-    message.FromNanoseconds(nanoseconds(seconds))
+    message.FromMicroseconds(round(seconds * 1_000_000))  # a float has no more digits for a time of this century
     return message
 
 

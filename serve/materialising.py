@@ -98,6 +98,7 @@ class Materialiser:
         self.retention, self.metrics, self.clock = retention, metrics, clock
         self.on_change, self.on_caught_up, self.on_end = on_change, on_caught_up, on_end
         self.is_caught_up = False
+        self.newest_chunks: dict[tuple[str, str], float] = {}  # live video -> when the newest chunk found was appended
         self.goal: Mapping[Place, int] | None = None  # what is_caught_up waits for
         self.pace, self.prune_pace = Pace(WORK_SECONDS), Pace(PRUNE_WORK_SECONDS)
         self.trouble = ""  # what is wrong now, so that it is logged once
@@ -234,12 +235,20 @@ class Materialiser:
             logger.warning("%s (first at partition=%d offset=%d)", what, record.partition, record.offset)
 
     def tell_latency(self, changes: Sequence[Change], applied: Applied) -> None:
-        """Measure from the newest chunk of each segment to its being found, which is now."""
+        """Measure from the newest chunk of each segment to its being found, which is now. A revision that is not final
+        counts if it brings a newer chunk: with words alone it would measure the transcription."""
         now = self.clock()
         for change, outcome in zip(changes, applied.outcomes, strict=True):
             if isinstance(change, SegmentRecord) and outcome is Outcome.APPLIED:
-                histogram = self.metrics.searchable_seconds.labels("true" if change.is_final else "false")
-                histogram.observe(max(0.0, now - change.newest_append_time))
+                video, newest = (change.collection, change.video_id), change.newest_append_time
+                is_newer = newest > self.newest_chunks.get(video, 0.0)
+                if is_newer:
+                    self.newest_chunks[video] = newest
+                if change.is_last:
+                    self.newest_chunks.pop(video, None)
+                if change.is_final or is_newer:
+                    histogram = self.metrics.searchable_seconds.labels("true" if change.is_final else "false")
+                    histogram.observe(max(0.0, now - newest))
 
     # ---- now and then
 

@@ -188,10 +188,8 @@ def other(config: KafkaConfig) -> Iterator[Other]:
 
 def test_partitions_of_a_dead_member_move(member: Callable[..., Member], other: Other) -> None:
     other.process.kill()
-    started = time.monotonic()
     one = member()
-    assert eventually(lambda: one.poll() or len(one.told("assigned")) == 2)
-    assert time.monotonic() - started < 8  # the session's three, and the broker's look around
+    assert eventually(lambda: one.poll() or len(one.told("assigned")) == 2)  # once the session is over: three seconds
 
 
 def test_who_slept_through_its_session_learns_that_it_has_lost(member: Callable[..., Member], other: Other) -> None:

@@ -440,7 +440,7 @@ def test_the_supervisor_starts_a_worker_when_there_is_work_and_stops_it(
     finally:
         start = time.monotonic()
         supervisor.stop()
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 20
     assert not is_alive(pid)
     assert supervisor.crash_count == 0
 
