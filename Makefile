@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two processes of one thread each: most of a unit test is spent waiting or in Python.
 QUICK_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not clients and not kafka" -n 2 --dist loadfile
-KAFKA_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m kafka
+KAFKA_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m kafka -n 2 --dist loadfile
 CLIENT_TESTS := $(BIN)/python -m pytest -q -m clients tests/clients
 
 BUF := $(VENV)/buf/node_modules/.bin/buf
