@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
+from serve.cli_eval import evaluate
 from serve.cli_kafka import publish, topics, worker
 from serve.cli_serve import serve
 from serve.cli_tokens import token
@@ -314,6 +315,7 @@ cli.add_command(token)
 cli.add_command(publish)
 cli.add_command(worker)
 cli.add_command(topics)
+cli.add_command(evaluate)
 
 
 @cli.command()

@@ -9,6 +9,7 @@
 ├── VideoNotReady          it is still on its way in, or failed
 ├── VideoIsLive            it comes from Kafka, which has to hear of its deletion
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
+├── PredictionsInvalid     a file of predictions or of their truth cannot be used
 ├── RequestInvalid         a call's fields are wrong; names them
 │   └── PageTokenInvalid   it is not of this server, this caller or this question
 ├── PageTokenExpired       the answer it pages through is forgotten
@@ -118,6 +119,14 @@ class QuestionsInvalid(ServeError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"cannot use questions {path}: {reason}")
+        self.path = path
+
+
+class PredictionsInvalid(ServeError):
+    """A file of predictions, or of their truth, cannot be used."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot use {path}: {reason}")
         self.path = path
 
 

@@ -65,6 +65,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.DataDirectoryInvalid,
         errors.EncoderSpaceMismatch,
         errors.QuestionsInvalid,
+        errors.PredictionsInvalid,
         errors.RecordInvalid,
         errors.WorkerCrashed,
         errors.ServerFailed,

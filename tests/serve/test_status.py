@@ -68,6 +68,7 @@ UNSPOKEN: list[Exception] = [
     errors.DataDirectoryInvalid(SECRET, "malformed"),
     errors.EncoderSpaceMismatch(SECRET, "stored", "wanted"),
     errors.QuestionsInvalid(SECRET, "no questions"),
+    errors.PredictionsInvalid(SECRET, "no predictions"),
     errors.RecordInvalid(SECRET),
     errors.WorkerCrashed(SECRET, 3),
     errors.ServerFailed(SECRET, "UNAVAILABLE"),
