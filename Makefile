@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two processes of one thread each: most of a unit test is spent waiting or in Python.
-QUICK_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not clients and not kafka" -n 2 --dist loadfile
-KAFKA_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m kafka -n 2 --dist loadfile
+# Two processes of one thread each: most of a test is spent waiting or in Python.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+QUICK_TESTS := $(PYTEST) -m "not slow and not clients and not kafka"
+SLOW_TESTS := $(PYTEST) -m "slow and not kafka"
+KAFKA_TESTS := $(PYTEST) -m kafka
 CLIENT_TESTS := $(BIN)/python -m pytest -q -m clients tests/clients
 
 BUF := $(VENV)/buf/node_modules/.bin/buf
@@ -36,7 +38,7 @@ demo-server: demo  ## the same library behind a server: ask it, upload to it, re
 
 test: setup  ## every test; the quick ones first
 	@$(QUICK_TESTS)
-	@$(BIN)/python -m pytest -q -m "slow and not kafka"
+	@$(SLOW_TESTS)
 	@$(KAFKA_TESTS)
 	@$(CLIENT_TESTS)
 
