@@ -24,6 +24,7 @@ from ingest.values import MediaInfo
 from serve import pipeline
 from serve.catalog import Catalog, NewVideo
 from serve.settings import Settings
+from temporal.fusion import MeanPooling
 from temporal.window import segments, windows
 
 # ruff: noqa: SIM905 - tables of words read as words
@@ -286,7 +287,7 @@ def put(
         catalog.add_frames(row, some, small[block])
     catalog.add_utterances(row, said, vectors)
     spans = windows(embeddings, said, duration_seconds=float(VIDEO_SECONDS), config=settings.window)
-    catalog.add_segments(row, segments(video_id, spans, embeddings))
+    catalog.add_segments(row, segments(video_id, spans, embeddings, said, vectors, MeanPooling()))
     catalog.finish(row, media=MEDIA, duration_seconds=float(VIDEO_SECONDS), warnings=())
 
 

@@ -5,7 +5,7 @@ Nothing heavy is imported to ask a server: the library with its encoders, and Pi
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -34,6 +34,8 @@ class Asked(Protocol):
 
     def moments(self, query: Query) -> Answer: ...
 
+    def videos(self) -> Iterable[Video | VideoStatus]: ...
+
     def video(self, video_id: str, collection: str = "") -> Video | VideoStatus: ...
 
     def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]: ...
@@ -50,6 +52,9 @@ class Embedded:
 
     def moments(self, query: Query) -> Answer:
         return self.library.moments(query)
+
+    def videos(self) -> list[Video]:
+        return self.library.videos()
 
     def video(self, video_id: str, collection: str = "") -> Video:
         return self.library.catalog.video(video_id, collection or None)

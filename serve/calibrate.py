@@ -1,18 +1,12 @@
 """Calibrating a visual encoder on questions with known answers: `kinodex calibrate`.
 
-Questions are JSON, one object of three lists:
-    videos:  {"file", "caption"} and optionally "alt": a video, and what shows the whole of it
-    moments: {"file", "query", "start_seconds", "end_seconds", "channel": "visual"}
-    absent:  {"query", "channel": "visual"}: what no video here shows
-Those with "half": "report" choose nothing; they are counted apart, so that the figures can be believed.
+Those held out choose nothing; they are counted apart, so that the figures can be believed.
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +18,7 @@ from encoders.probes import BANK
 from serve.errors import QuestionsInvalid
 from serve.library import Library
 from serve.pooling import pooled
+from serve.questions import Question, Questions
 from serve.seen import text_vector, z_score
 
 TEMPLATES = (("{}",), ("{}", "a photo of {}"), ("{}", "a photo of {}", "a video frame of {}"))
@@ -33,24 +28,6 @@ TEMPERATURES = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3)
 NO_MATCH_QUANTILE = 0.6
 MATCH_QUANTILE = 0.9
 NARROWEST = 0.2  # z scores between the two thresholds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One question; `file` is None where nothing answers it."""
-
-    text: str
-    file: str | None
-    held_out: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Questions:
-    """What a questions file asks."""
-
-    videos: tuple[Asked, ...]
-    moments: tuple[Asked, ...]
-    absent: tuple[Asked, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,28 +55,6 @@ class Report:
     held_out: tuple[Outcome, ...]  # questions that chose nothing; empty where there are none
 
 
-def read_questions(path: Path) -> Questions:
-    """Read a questions file.
-
-    Raises:
-        QuestionsInvalid: If it cannot be read, or is not one.
-    """
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        videos = [asked(row[field], row) for row in stored["videos"] for field in ("caption", "alt") if row.get(field)]
-        moments = [asked(row["query"], row) for row in stored["moments"] if row.get("channel", "visual") == "visual"]
-        absent = [asked(row["query"], row) for row in stored["absent"] if row.get("channel", "visual") == "visual"]
-    except OSError as error:
-        raise QuestionsInvalid(str(path), error.strerror or str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise QuestionsInvalid(str(path), f"not a questions file: {type(error).__name__}: {error}") from error
-    return Questions(videos=tuple(videos), moments=tuple(moments), absent=tuple(absent))
-
-
-def asked(text: str, row: Mapping[str, Any]) -> Asked:
-    return Asked(text=text, file=row.get("file"), held_out=row.get("half") == "report")
-
-
 def calibrate(library: Library, questions: Questions) -> Report:
     """Choose the calibration under which the questions fare best.
 
@@ -121,16 +76,15 @@ def calibrate(library: Library, questions: Questions) -> Report:
         if len(vectors):
             frames[Path(video.uri).name] = vectors
     here = Questions(
+        source=questions.source,
         videos=tuple(one for one in questions.videos if one.file in frames),
-        moments=tuple(one for one in questions.moments if one.file in frames),
-        absent=questions.absent,
+        moments=tuple(one for one in questions.moments if one.file in frames and one.channel == "visual"),
+        absent=tuple(one for one in questions.absent if one.channel == "visual"),
     )
     trial = Trial(encoder, frames)
-    train = [[one for one in kind if not one.held_out] for kind in (here.videos, here.moments, here.absent)]
+    train = [[one for one in kind if not one.is_held_out] for kind in (here.videos, here.moments, here.absent)]
     if not (train[0] and train[1] and train[2]):
-        raise QuestionsInvalid(
-            str(library.directory), "whole videos of this library, moments and absent things are needed"
-        )
+        raise QuestionsInvalid(questions.source, "whole videos of this library, moments and absent things are needed")
     templates, bank_share, video_temperature = max(
         itertools.product(TEMPLATES, BANK_SHARES, TEMPERATURES),
         key=lambda setting: reciprocal_rank(trial.ranks(train[0], *setting)),
@@ -150,7 +104,7 @@ def calibrate(library: Library, questions: Questions) -> Report:
             *(trial.absent_scores(train[kind], templates, bank_share, moment_temperature) for kind in (1, 2))
         ),
     )
-    held_out = [[one for one in kind if one.held_out] for kind in (here.videos, here.moments, here.absent)]
+    held_out = [[one for one in kind if one.is_held_out] for kind in (here.videos, here.moments, here.absent)]
     return Report(
         encoder=encoder.name,
         fingerprint=encoder.fingerprint,
@@ -169,7 +123,7 @@ class Trial:
         self.vectors: dict[tuple[str, tuple[str, ...]], NDArray[np.float32]] = {}
 
     def scores(
-        self, questions: Sequence[Asked], templates: tuple[str, ...], bank_share: float, temperature: float
+        self, questions: Sequence[Question], templates: tuple[str, ...], bank_share: float, temperature: float
     ) -> NDArray[np.float32]:
         """Score every video for every question: float32 (Q, V)."""
         bias = bank_share * self.bank.mean(axis=0)
@@ -182,7 +136,7 @@ class Trial:
         return self.vectors[text, templates]
 
     def ranks(
-        self, questions: Sequence[Asked], templates: tuple[str, ...], bank_share: float, temperature: float
+        self, questions: Sequence[Question], templates: tuple[str, ...], bank_share: float, temperature: float
     ) -> NDArray[np.int64]:
         """Return the right video's rank for each question, from 1."""
         scores = self.scores(questions, templates, bank_share, temperature)
@@ -191,7 +145,7 @@ class Trial:
 
     def first_scores(
         self,
-        questions: Sequence[Asked],
+        questions: Sequence[Question],
         templates: tuple[str, ...],
         bank_share: float,
         temperature: float,
@@ -210,7 +164,7 @@ class Trial:
         return found
 
     def absent_scores(
-        self, questions: Sequence[Asked], templates: tuple[str, ...], bank_share: float, temperature: float
+        self, questions: Sequence[Question], templates: tuple[str, ...], bank_share: float, temperature: float
     ) -> list[float]:
         """Return the z scores of what is not there."""
         return self.first_scores(questions, templates, bank_share, temperature, without_own=True)
@@ -228,7 +182,7 @@ def reciprocal_rank(ranks: NDArray[np.int64]) -> float:
 
 
 def outcomes(
-    trial: Trial, calibration: Calibration, videos: list[Asked], moments: list[Asked], absent: list[Asked]
+    trial: Trial, calibration: Calibration, videos: list[Question], moments: list[Question], absent: list[Question]
 ) -> tuple[Outcome, ...]:
     """Count how each kind of question fares."""
     setting = (calibration.templates, calibration.bank_share)

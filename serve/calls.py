@@ -1,6 +1,7 @@
 """What every call goes through: who makes it, may it go on, what came of it. Here errors become answers."""
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import re
@@ -8,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import grpc
@@ -32,6 +33,8 @@ from serve.status import code_of, reason_of, status_of
 from serve.tracing import Spans, no_spans
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 OPEN_SERVICES = ("grpc.health.v1.Health",)  # asked by load balancers, which have no token; tells nothing of videos
 OUR_PACKAGE = "kinodex.v1."
@@ -242,3 +245,15 @@ class Workers:
     def close(self) -> None:
         """Wait for what is being done."""
         self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+async def to_the_end(work: Awaitable[Result]) -> Result:
+    """Wait for a thread's work also when its caller is cancelled: what it uses must not be taken away under it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        raise

@@ -17,8 +17,10 @@ import click
 
 from serve.cli_eval import evaluate
 from serve.cli_kafka import publish, topics, worker
+from serve.cli_policies import policies
 from serve.cli_serve import serve
 from serve.cli_tokens import token
+from serve.cli_train import train
 from serve.failures import OneLineGroup, debug_option
 from serve.options import json_option, library_options, load, question_options
 
@@ -294,7 +296,7 @@ def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | Non
     """
     from encoders.calibration import FILE, write_calibration
     from serve.calibrate import calibrate as measure
-    from serve.calibrate import read_questions
+    from serve.questions import read_questions
     from serve.render import show_calibration, to_json
 
     asked = read_questions(questions)
@@ -316,6 +318,8 @@ cli.add_command(publish)
 cli.add_command(worker)
 cli.add_command(topics)
 cli.add_command(evaluate)
+cli.add_command(train)
+cli.add_command(policies)
 
 
 @cli.command()

@@ -237,6 +237,7 @@ class Desk:
                 source.video_id or video_id_of(opened.content_sha256),
                 transcriber=self.transcriber,
                 window=self.window,
+                pooling=self.encoders.pooling,
                 fingerprint=self.fingerprint,
                 uri=opened.uri,
                 metadata=source.metadata,

@@ -1,12 +1,15 @@
 """The encoders of one data directory, loaded together because their names and hashes are its encoder space."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from encoders.clip import VisualEncoder, load_visual
 from encoders.sentence import SentenceEncoder
+from encoders.weights import choose_device
 from ingest.config import DecodeConfig
 from serve.settings import Settings
 from serve.values import EncoderSpace
+from temporal.fusion import Fusion, MeanPooling, Pooling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +19,7 @@ class Encoders:
     visual: VisualEncoder | None  # None: nothing here can see
     visual_note: str  # one line: which visual encoder was taken, and why
     sentence: SentenceEncoder
+    pooling: Pooling  # of windows; loaded where media is indexed
     space: EncoderSpace
 
 
@@ -31,6 +35,7 @@ def load_encoders(settings: Settings, stored: EncoderSpace | None, *, speech: tu
     """
     sentence = SentenceEncoder.load(settings.sentence)
     visual, note = load_visual(settings.visual, sentence, remembered=stored.visual if stored is not None else None)
+    pooling = load_pooling(settings)
     space = EncoderSpace(
         visual=visual.name if visual is not None else "none",
         visual_fingerprint=visual.fingerprint if visual is not None else "none",
@@ -38,9 +43,16 @@ def load_encoders(settings: Settings, stored: EncoderSpace | None, *, speech: tu
         speech_fingerprint=speech[1],
         sentence=sentence.name,
         sentence_fingerprint=sentence.fingerprint,
-        window=settings.window.name,
+        window=f"{settings.window.name} {pooling.name}",
     )
-    return Encoders(visual=visual, visual_note=note, sentence=sentence, space=space)
+    return Encoders(visual=visual, visual_note=note, sentence=sentence, pooling=pooling, space=space)
+
+
+def load_pooling(settings: Settings) -> Pooling:
+    """Return what makes segments of windows: the checkpoint that the settings name, else the mean."""
+    if not settings.window.fusion:
+        return MeanPooling()
+    return Fusion(Path(settings.window.fusion), choose_device(settings.visual.device))
 
 
 def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:

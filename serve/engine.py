@@ -42,10 +42,11 @@ from serve.reading import only
 from serve.seen import Seen, VisualChannel, calibration_in
 from serve.settings import Settings
 from serve.sharing import RowCache, SharedLock
-from serve.spoken import COSINE_MIDDLE, SpeechChannel, Spoken, overlaps, terms_of
+from serve.spoken import COSINE_MIDDLE, SpeechChannel, Spoken, terms_of
 from serve.target import Target, is_example, mixed, wordless_intent
 from serve.values import EVERYTHING, Answer, Moment, MomentReference, Query, Video, VideoAnswer
 from temporal.values import TimeSpan
+from temporal.window import overlaps
 
 TRUSTED_COUNT = 10  # first videos of the visual list, the best of which says how far the list is trusted
 VIDEO_MOMENT_COUNT = 3  # moments listed with each video of a search

@@ -10,6 +10,7 @@
 ├── VideoIsLive            it comes from Kafka, which has to hear of its deletion
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
 ├── PredictionsInvalid     a file of predictions or of their truth cannot be used
+├── PolicyInvalid          a file of moderation policies cannot be used; names line and field
 ├── RequestInvalid         a call's fields are wrong; names them
 │   └── PageTokenInvalid   it is not of this server, this caller or this question
 ├── PageTokenExpired       the answer it pages through is forgotten
@@ -128,6 +129,22 @@ class PredictionsInvalid(ServeError):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"cannot use {path}: {reason}")
         self.path = path
+
+
+class PolicyInvalid(ServeError):
+    """A file of moderation policies cannot be used.
+
+    Attributes:
+        line: From 1; None: the file as a whole.
+        field: Such as "policies[2].leave"; empty: none.
+    """
+
+    def __init__(self, path: str, reason: str, *, line: int | None = None, field: str = "") -> None:
+        place = path if line is None else f"{path}, line {line}"
+        super().__init__(
+            f"cannot use policies {place}: {field}: {reason}" if field else f"cannot use policies {place}: {reason}"
+        )
+        self.path, self.line, self.field = path, line, field
 
 
 class RequestInvalid(ServeError):

@@ -19,6 +19,7 @@ from ingest.stream_clock import MAX_LAG_SECONDS, Placed
 from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.records import Gap, SegmentRecord
 from temporal.config import WindowConfig
+from temporal.fusion import Pooling
 from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
 
 MAX_GAPS = 64  # that no final segment tells of yet; more are told of as one, however many chunks do not decode
@@ -94,6 +95,7 @@ class VideoFlow:
         *,
         transcriber: Transcriber | None,
         window: WindowConfig,
+        pooling: Pooling,
         fingerprint: str,
         uri: str = "",
         metadata: Mapping[str, str] | None = None,
@@ -112,7 +114,7 @@ class VideoFlow:
         self.uri, self.metadata = uri, dict(metadata or {})
         self.fingerprint = fingerprint
         self.media = media
-        self.windows = LiveWindows(video_id, window, first=first)
+        self.windows = LiveWindows(video_id, window, pooling, first=first)
         self._language = language
         self.gaps: list[NotedGap] = []
         self.anchors: list[tuple[int, float, float]] = []  # epoch, media time, wall clock

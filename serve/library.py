@@ -18,6 +18,7 @@ from serve.catalog import Catalog
 from serve.encoders import Encoders, decode_config, load_encoders
 from serve.engine import Engine
 from serve.errors import CollectionNotFound, DataDirectoryMissing, EncoderSpaceMismatch
+from serve.intent import read_intent
 from serve.settings import Settings
 from serve.values import Answer, Query, Video
 
@@ -91,6 +92,21 @@ class Library:
         """Return the moments that answer, best first; raises as search()."""
         self.check_collections(query)
         return self.engine.moments(query, self.pixels(query))
+
+    def similarities(self, text: str, video: Video) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return how near each frame of a video is to a text: times in seconds (F,), de-biased similarities (F,).
+
+        Raises:
+            NoVisualEncoder: If nothing here can see.
+        """
+        visual = self.engine.visual
+        if visual is None:
+            raise NoVisualEncoder(f"{self.directory} was indexed without a visual encoder")
+        with self.engine.asked():
+            curve = visual.curve(visual.text_vector(read_intent(text).text), video, None)
+        if curve is None:
+            return np.empty(0), np.empty(0, np.float32)
+        return curve.frames.pts_seconds, curve.values
 
     def check_collections(self, query: Query) -> None:
         """Make sure that what is asked about is there: an empty answer would hide a typing slip."""

@@ -1,10 +1,9 @@
 """LibraryService: taking videos in, telling of them, forgetting them, over gRPC."""
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -14,7 +13,7 @@ from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import library_service_pb2_grpc
 from serve.access import Access
 from serve.auth import Principal
-from serve.calls import Workers, current_principal
+from serve.calls import Workers, current_principal, to_the_end
 from serve.catalog import Catalog
 from serve.columns import uri_bytes
 from serve.errors import FrameNotFound, RequestInvalid, UploadStalled, VideoAmbiguous, VideoNotFound, VideoNotReady
@@ -35,8 +34,6 @@ from serve.requests import (
 )
 from serve.uploads import Spool, Upload, upload_uri
 from serve.values import Video, VideoStatus
-
-Result = TypeVar("Result")
 
 MAX_BLOCK_BYTES = 1 << 20  # of one message of an upload, as the proto says
 # gRPC ends the messages of a call that was cancelled, or whose connection broke, as it does those of a whole one, and
@@ -318,18 +315,6 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         for job in () if found else self.jobs.jobs(collections=readable, video_id=reference.video_id):
             raise VideoNotReady(job.video_id, job.status().state.value)
         return only(found, reference.video_id)
-
-
-async def to_the_end(work: Awaitable[Result]) -> Result:
-    """Wait for a thread's work also when the call is cancelled: what it uses must not be taken away under it."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        raise
 
 
 def derived_id(collection: str, uri: str) -> str:

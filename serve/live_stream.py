@@ -19,6 +19,7 @@ from serve.fields import timestamp_message, timestamp_value
 from serve.flow import NotedGap, Submission, VideoFlow
 from serve.records import Gap, gap_message, gap_value, media_message, media_value, video_key
 from temporal.config import WindowConfig
+from temporal.fusion import Pooling
 
 MISSING = "MISSING"  # the reason of a gap of chunks that never came
 
@@ -60,6 +61,7 @@ class LiveStream:
         *,
         transcriber: Transcriber | None,
         window: WindowConfig,
+        pooling: Pooling,
         sampling: SamplingPolicy,
         fingerprint: str,
         checkpoint: stream_pb2.Checkpoint | None = None,
@@ -74,6 +76,7 @@ class LiveStream:
             stream_id,
             transcriber=transcriber,
             window=window,
+            pooling=pooling,
             fingerprint=fingerprint,
             first=(known.segment_epoch, known.segment_index),
             heard_from=(known.speech_epoch, known.speech_start_sample),

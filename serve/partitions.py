@@ -227,6 +227,7 @@ class ChunkPartition(Partition):
             stream_id,
             transcriber=self.desk.transcriber,
             window=self.desk.window,
+            pooling=self.desk.encoders.pooling,
             sampling=self.desk.sampling,
             fingerprint=self.desk.fingerprint,
             checkpoint=stream_pb2.Checkpoint.FromString(known) if known is not None else None,

@@ -70,7 +70,9 @@ def load_all(settings: Settings, stored: EncoderSpace | None) -> tuple[Transcrib
     """Load everything that indexing needs; see `load_encoders`."""
     transcriber = None if settings.speech.model == "none" else Transcriber.load(settings.speech)
     speech = (transcriber.name, transcriber.fingerprint) if transcriber is not None else ("none", "none")
-    return transcriber, load_encoders(settings, stored, speech=speech)
+    encoders = load_encoders(settings, stored, speech=speech)
+    encoders.pooling.load(encoders.visual.width if encoders.visual is not None else 0, encoders.sentence.width)
+    return transcriber, encoders
 
 
 def claim_space(catalog: Catalog, directory: Path, encoders: Encoders) -> None:

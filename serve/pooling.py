@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from temporal.shots import Changes
+
 Floats = NDArray[np.float32]
 
 
@@ -22,7 +24,7 @@ class Pool:
 class Traits:
     """What no question changes in the frames of a video, or of a block of it: a few numbers, dear to compute."""
 
-    cut_seconds: NDArray[np.float64] | None = None  # None: not looked for yet
+    changes: Changes | None = None  # None: not looked for yet
     pools: dict[float, Pool] = field(default_factory=dict)  # of a block, by temperature: of the bank's captions
     generic: dict[float, tuple[float, float]] = field(default_factory=dict)  # temperature -> mean, spread of the bank
 

@@ -16,6 +16,8 @@ from temporal.moments import tiou
 from temporal.values import ScoredSpan, TimeSpan
 
 RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published
+# Least weight of the visual ranks: an unsure look beats a wild guess at what is said (benchmarks/ablation.py).
+SEEN_TRUST = 0.4
 SAME_MOMENT_TIOU = 0.3  # a seen and a spoken span that overlap this much are one moment
 
 Place = TypeVar("Place")
@@ -94,7 +96,7 @@ def merged(shown: Sequence[Candidate], spoken: Sequence[Candidate], intent: Inte
 def gates(seen_confidence: float, spoken: Spoken | None, intent: Intent) -> dict[str, float]:
     """Weigh each channel by what the question asks for and by how far the channel trusts its own answer."""
     return {
-        "visual": intent.visual_weight * seen_confidence,
+        "visual": intent.visual_weight * (SEEN_TRUST + (1 - SEEN_TRUST) * seen_confidence),
         "dense": intent.speech_weight * (spoken.dense_confidence if spoken else 0.0),
         "lexical": intent.speech_weight * (spoken.lexical_confidence if spoken else 0.0),
     }

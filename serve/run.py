@@ -353,12 +353,11 @@ class Run:
         assert work.summary is not None
         embeddings = joined(work.frames)
         utterances = sorted(work.utterances, key=lambda utterance: utterance.start_seconds)
-        self.catalog.add_utterances(
-            work.row, utterances, self.encoders.sentence.encode([utterance.text for utterance in utterances])
-        )
+        sentences = self.encoders.sentence.encode([utterance.text for utterance in utterances])
+        self.catalog.add_utterances(work.row, utterances, sentences)
         duration = work.summary.duration_seconds
         spans = windows(embeddings, utterances, duration_seconds=duration, config=self.settings.window)
-        found = segments(work.video_id, spans, embeddings)
+        found = segments(work.video_id, spans, embeddings, utterances, sentences, self.encoders.pooling)
         self.catalog.add_segments(work.row, found)
         warnings = warnings_of(work.summary)
         is_visible = self.catalog.finish(

@@ -22,7 +22,8 @@ from serve.pooling import Pool, Traits, pool, pooled, together
 from serve.sharing import RowCache
 from serve.values import Video
 from temporal.config import MomentConfig
-from temporal.moments import find_moments, shot_cuts
+from temporal.moments import find_moments
+from temporal.shots import Changes, joined, picture_changes
 from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
@@ -191,15 +192,15 @@ class VisualChannel:
 
     def moments(self, curve: "Curve") -> tuple[ScoredSpan, ...]:
         """Read the curve; a video that shows one thing from end to end is one moment."""
-        frames, values, traits = curve.frames, curve.values, self.traits_of(curve)
-        if traits.cut_seconds is None:
-            traits.cut_seconds = np.concatenate([cuts_of(block) for block in frames.blocks.values()])
+        frames, values = curve.frames, curve.values
+        if frames.traits.changes is None:
+            frames.traits.changes = joined([changes_of(block) for block in frames.blocks.values()])
         found = find_moments(
             frames.pts_seconds,
             values,
             epochs=frames.epochs,
             duration_seconds=curve.video.duration_seconds,
-            cut_seconds=traits.cut_seconds,
+            changes=frames.traits.changes,
             config=self.config,
         )
         if not found and frames.epochs[0] == frames.epochs[-1]:
@@ -243,11 +244,11 @@ def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
         raise DataDirectoryInvalid(str(directory), str(error)) from error
 
 
-def cuts_of(block: FrameBlock) -> NDArray[np.float64]:
-    """Return where the picture changes; of a live video block by block, so that none is where two blocks meet."""
-    if block.traits.cut_seconds is None:
-        block.traits.cut_seconds = shot_cuts(block.embeddings)
-    return block.traits.cut_seconds
+def changes_of(block: FrameBlock) -> Changes:
+    """Return how the picture changes; of a live video block by block, so that none is where two blocks meet."""
+    if block.traits.changes is None:
+        block.traits.changes = picture_changes(block.embeddings)
+    return block.traits.changes
 
 
 def within(times: NDArray[np.float64], span: TimeSpan) -> slice:

@@ -30,7 +30,7 @@ from kinodex.v1 import (
 )
 from serve.access import Access
 from serve.auth import open_tokens
-from serve.calls import CallInterceptor, Workers
+from serve.calls import CallInterceptor, Workers, to_the_end
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError, VideoIsLive
 from serve.jobs import JobQueue
@@ -235,7 +235,7 @@ class Server:
             waiting.cancel()
         if failure.done():
             raise failure.result()
-        await asyncio.to_thread(library.engine.refresh)
+        await to_the_end(asyncio.to_thread(library.engine.refresh))
 
     def fail(self, error: Exception) -> None:
         """Note that this server cannot go on; serve() ends it."""
@@ -286,18 +286,21 @@ class Server:
         return self.library
 
     async def keep_fresh(self) -> None:
-        """Bring answers up to the catalog, again and again; load everything anew when the encoders were changed."""
+        """Bring answers up to the catalog, again and again; load everything anew when the encoders were changed.
+
+        Cancelled, it ends with the reading that is under way: what is read from is closed next.
+        """
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
-                if self.library is None or await asyncio.to_thread(self.has_other_encoders):
+                if self.library is None or await to_the_end(asyncio.to_thread(self.has_other_encoders)):
                     if self.library is not None:
                         logger.info("the library was reindexed: loading its encoders")
                         self.library = None
                         await self.tell_health(is_serving=False)
                     await self.load()
                 else:
-                    await asyncio.to_thread(self.refresh)
+                    await to_the_end(asyncio.to_thread(self.refresh))
                     self.measure()
             except (ServeError, EncoderError) as error:  # the disk may come back: what was there is answered meanwhile
                 logger.error("refresh failed reason=%s", error)

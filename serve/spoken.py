@@ -20,6 +20,7 @@ from serve.pieces import Pieces
 from serve.sharing import RowCache
 from serve.values import MatchedWord
 from temporal.values import TimeSpan
+from temporal.window import overlaps
 
 CACHED_VECTOR_BYTES = 256 << 20  # of the videos asked about lately: 170,000 utterances of 384 numbers
 CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room for overlap and filters
@@ -119,7 +120,8 @@ class SpeechChannel:
 
     def query_vector(self, question: str, intent: Intent) -> NDArray[np.float32]:
         """Return float32 (D,): midway between the question as asked and its target, which beats either alone."""
-        both = self.texts.encode([question, intent.text]).sum(axis=0)
+        whole = question if intent.said == intent.text else intent.said  # the question is of something else besides
+        both = self.texts.encode([whole, intent.said]).sum(axis=0)
         return np.asarray(both / np.linalg.norm(both), np.float32)
 
     def rarities(self, terms: Sequence[str], rows: Sequence[int] | None) -> dict[str, float]:
@@ -206,11 +208,7 @@ class SpeechChannel:
 
 def terms_of(intent: Intent) -> list[str]:
     """Return what of a question is looked for word for word."""
-    return [*content_terms(intent.text), *intent.phrases]
-
-
-def overlaps(utterance: Utterance, span: TimeSpan) -> bool:
-    return utterance.start_seconds < span.end_seconds and utterance.end_seconds > span.start_seconds
+    return [*content_terms(intent.said), *intent.phrases]
 
 
 def neighbours(a: Utterance, b: Utterance) -> bool:

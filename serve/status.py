@@ -14,7 +14,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from encoders import errors as encoder_errors
 from ingest import errors as ingest_errors
 from serve import errors
-from temporal.errors import TemporalError
+from temporal.errors import TemporalError, TrainingSetInvalid
 
 DOMAIN = "kinodex"
 RETRY_SECONDS = 1.0  # where an error does not say how long
@@ -66,6 +66,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.EncoderSpaceMismatch,
         errors.QuestionsInvalid,
         errors.PredictionsInvalid,
+        errors.PolicyInvalid,
         errors.RecordInvalid,
         errors.WorkerCrashed,
         errors.ServerFailed,
@@ -78,6 +79,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         encoder_errors.WeightsInvalid,
         encoder_errors.PicturesInvalid,
         TemporalError,
+        TrainingSetInvalid,
     }
 )
 

@@ -29,10 +29,10 @@ class Target:
 def wordless_intent(query: Query) -> Intent:
     """Weigh the channels of a question without words: a picture is seen, an example seen and heard."""
     if query.like is None or query.channel == "visual":
-        return Intent(text="", phrases=(), visual_weight=1.0, speech_weight=0.0)
+        return Intent(text="", said="", phrases=(), visual_weight=1.0, speech_weight=0.0)
     if query.channel == "speech":
-        return Intent(text="", phrases=(), visual_weight=0.0, speech_weight=1.0)
-    return Intent(text="", phrases=(), visual_weight=0.5, speech_weight=0.5)
+        return Intent(text="", said="", phrases=(), visual_weight=0.0, speech_weight=1.0)
+    return Intent(text="", said="", phrases=(), visual_weight=0.5, speech_weight=0.5)
 
 
 def mixed(parts: Sequence[tuple[float, NDArray[np.float32] | None]]) -> NDArray[np.float32] | None:

@@ -34,7 +34,8 @@ class EncoderSpace:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        return f"{self.fingerprint} (visual {self.visual}, speech {self.speech}, sentence {self.sentence})"
+        encoders = f"visual {self.visual}, speech {self.speech}, sentence {self.sentence}, segments {self.window}"
+        return f"{self.fingerprint} ({encoders})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowConfig:
-    """The grid of windows. Part of the encoder fingerprint by its name."""
+    """The grid of windows, and what makes segments of them. Part of the encoder fingerprint."""
 
     length_seconds: float = 16.0  # 16 frames at one a second: well under the 32 that fusion attends to
     stride_seconds: float = 8.0  # each second lies in two windows, so no event is always at an edge
+    fusion: str = ""  # a checkpoint of kinodex train; empty: the mean of a window's frames
 
     def __post_init__(self) -> None:
         if not 0 < self.stride_seconds <= self.length_seconds:
@@ -18,8 +19,69 @@ class WindowConfig:
 
     @property
     def name(self) -> str:
-        """Grid and pooling in one short text, e.g. "16s/8s mean"."""
-        return f"{self.length_seconds:g}s/{self.stride_seconds:g}s mean"
+        """The grid in one short text, e.g. "16s/8s"."""
+        return f"{self.length_seconds:g}s/{self.stride_seconds:g}s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionConfig:
+    """The shape of a fusion transformer; a checkpoint carries its own."""
+
+    frame_size: int  # D of the visual encoder
+    utterance_size: int  # E of the sentence encoder
+    width: int = 512
+    layer_count: int = 2
+    head_count: int = 8
+    dropout: float = 0.1  # while training
+    max_frames: int = 32  # attention to more falls below mean pooling on long video (field practice)
+    max_utterances: int = 16  # of a window of 16 s; talk seldom has more than eight
+
+    def __post_init__(self) -> None:
+        for name in ("frame_size", "utterance_size", "width", "layer_count", "head_count", "max_utterances"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.width % self.head_count:
+            raise ValueError(f"width must be a multiple of head_count = {self.head_count}, got {self.width}")
+        if not 1 <= self.max_frames <= 32:
+            raise ValueError(f"max_frames must be in [1, 32], got {self.max_frames}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How fusion is trained. The defaults are the field's for a head over frozen vectors."""
+
+    steps: int = 2000
+    batch_count: int = 128  # captions of a step, over all processes
+    seed: int = 1  # of every random choice, and of which videos are held back
+    learning_rate: float = 3e-4  # at its peak
+    weight_decay: float = 0.2
+    gradient_norm: float = 1.0
+    anchor_weight: float = 0.1  # of the squared distance from the mean of the frames
+    first_scale: float = 20.0  # of similarities in the loss, at the start; learned
+    shortest_seconds: float = 4.0  # of a window
+    longest_seconds: float = 32.0
+    frame_dropout: float = 0.3  # at most, of a window's frames
+    transcript_dropout: float = 0.3  # of windows that lose all words
+    average_decay: float = 0.99  # of the moving average of the weights, which is what is kept
+    held_out_share: float = 0.1  # of the videos that choose, and of those that judge
+    report_steps: int = 50  # between two measurements, each with a checkpoint
+    patience: int = 10  # measurements without a better one, and the run ends
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "report_steps", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.batch_count < 2:
+            raise ValueError(f"batch_count must be >= 2, got {self.batch_count}: a choice needs a wrong answer")
+        if not 0 < self.shortest_seconds <= self.longest_seconds:
+            raise ValueError(f"shortest_seconds must be in (0, longest_seconds], got {self.shortest_seconds}")
+        for name in ("frame_dropout", "transcript_dropout", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.held_out_share < 0.5:
+            raise ValueError(f"held_out_share must be in (0, 0.5), got {self.held_out_share}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +94,17 @@ class MomentConfig:
     locality_seconds: float = 300.0  # medians and thresholds look this far around a peak, not further
     tiou_threshold: float = 0.5  # two spans that overlap more are one moment
     containment_share: float = 0.9  # of two nested spans the smaller stays if it has this share of the score
-    peak_share: float = 0.1  # of the best frame's height in the score
+    ring_share: float = 0.25  # of the contrast to the seconds around in the score; the rest: height over the median
     max_moments: int = 10  # of one video
 
     def __post_init__(self) -> None:
         if not self.smoothing_seconds or min(self.smoothing_seconds) <= 0:
             raise ValueError(f"smoothing_seconds must be some positive sigmas, got {self.smoothing_seconds}")
-        for name in ("bridge_seconds", "snap_seconds", "peak_share"):
+        for name in ("bridge_seconds", "snap_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if not 0 <= self.ring_share <= 1:
+            raise ValueError(f"ring_share must be in [0, 1], got {self.ring_share}")
         for name in ("tiou_threshold", "containment_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")

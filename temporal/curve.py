@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+FLAT = 1e-6  # similarity: a curve that moves less is constant but for float32 rounding
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
@@ -107,3 +109,14 @@ def _check(
         raise ValueError("times must be strictly increasing and epochs never fall, got them out of order")
     if len(pts_seconds) and not 0 <= pts_seconds[0] <= pts_seconds[-1] <= duration_seconds:
         raise ValueError(f"times must be in [0, {duration_seconds}], got {pts_seconds[0]} to {pts_seconds[-1]}")
+
+
+def otsu(values: Floats) -> float:
+    """The threshold that splits two or more values into two groups with the largest variance between them."""
+    ordered = np.sort(values)
+    low_count = np.arange(1, len(ordered))
+    high_count = len(ordered) - low_count
+    sums = np.cumsum(ordered)
+    distance = sums[:-1] / low_count - (sums[-1] - sums[:-1]) / high_count
+    split = int(np.argmax(low_count * high_count * distance**2))
+    return float((ordered[split] + ordered[split + 1]) / 2)

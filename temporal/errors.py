@@ -1,5 +1,11 @@
-"""TemporalError: the root. The stage has no conditions of its own yet; callers' mistakes are ValueError."""
+"""TemporalError
+└── TrainingSetInvalid   there is too little, or nothing, to train on
+"""
 
 
 class TemporalError(Exception):
     """Fusion or moment finding cannot do its work."""
+
+
+class TrainingSetInvalid(TemporalError):
+    """Captions or videos to train on cannot be read, or are too few."""

@@ -5,15 +5,16 @@ are final are forgotten. A segment introduces what lies in no window before its 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import WindowConfig
+from temporal.fusion import Pooling
 from temporal.values import Segment, TimeSpan
-from temporal.window import SLACK_SECONDS, mean_direction
+from temporal.window import SLACK_SECONDS, overlaps, window_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +71,15 @@ class _Epoch:
 class LiveWindows:
     """Cuts one video into segments while it comes in."""
 
-    def __init__(self, video_id: str, config: WindowConfig, *, first: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, video_id: str, config: WindowConfig, pooling: Pooling, *, first: tuple[int, int] = (0, 0)
+    ) -> None:
         """Begin with a segment.
 
         Args:
             first: Epoch and index of the first segment that is not final; those before it are left out.
         """
-        self._video_id, self._config, self._first = video_id, config, first
+        self._video_id, self._config, self._pooling, self._first = video_id, config, pooling, first
         self._epochs: list[_Epoch] = []
         self._early: list[SpokenVector] = []  # of an epoch whose pictures are still on their way
         self._final_seconds = 0.0
@@ -164,7 +167,7 @@ class LiveWindows:
                 are_final = known.is_final
                 if epoch.published.get(index, -1) < known.revision:
                     epoch.published[index] = known.revision
-                    yield known
+                    yield replace(known, segment=replace(known.segment, vector=self._vector(known)))
                 if known.is_final:
                     epoch.next_index = index + 1
                     self._final_seconds = max(self._final_seconds, known.segment.span.end_seconds)
@@ -195,19 +198,26 @@ class LiveWindows:
             yield index
             index += 1
 
+    def _vector(self, known: LiveSegment) -> NDArray[np.float32] | None:
+        frames, said = known.frames, [one.utterance for one in known.spoken]
+        sentences = np.stack([one.vector for one in known.spoken]) if said else np.zeros((0, 0), np.float32)
+        tokens = window_tokens(known.segment.span, frames.pts_seconds, frames.vectors, said, sentences)
+        [vector] = self._pooling.vectors([tokens])
+        return vector
+
     def _segment(self, epoch: _Epoch, index: int, heard: tuple[int, float], may_be_final: bool) -> LiveSegment:
+        """Return a window as it is known now, without its vector."""
         config = self._config
         start = epoch.start_seconds + index * config.stride_seconds
         full_end = start + config.length_seconds
         is_full = full_end < epoch.end_seconds - SLACK_SECONDS and full_end <= epoch.whole_seconds + SLACK_SECONDS
-        end = min(full_end, epoch.end_seconds)
+        span = TimeSpan(start_seconds=start, end_seconds=min(full_end, epoch.end_seconds))
+        end = span.end_seconds
         introduced = start + (config.length_seconds - config.stride_seconds if index else 0.0)
         frames = [frame for frame in epoch.frames if start <= frame.pts_seconds < end]
         if not frames:  # a still: what is shown from before
             frames = [frame for frame in epoch.frames if frame.pts_seconds < start][-1:]
-        spoken = [
-            one for one in epoch.spoken if one.utterance.start_seconds < end and one.utterance.end_seconds > start
-        ]
+        spoken = [one for one in epoch.spoken if overlaps(one.utterance, span)]
         is_final = may_be_final and (is_full or epoch.is_over) and heard >= (epoch.epoch, end)
         ends_epoch = epoch.is_over and not self._exists(epoch, index + 1)
         vectors = np.stack([frame.vector for frame in frames]) if frames else np.zeros((0, 0), np.float32)
@@ -216,8 +226,8 @@ class LiveWindows:
                 segment_id=f"{self._video_id}/{epoch.epoch}/{index}",
                 epoch=epoch.epoch,
                 index=index,
-                span=TimeSpan(start_seconds=start, end_seconds=end),
-                vector=mean_direction(vectors),
+                span=span,
+                vector=None,
             ),
             frames=FrameEmbeddings(
                 epochs=np.full(len(frames), epoch.epoch, np.int32),

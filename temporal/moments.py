@@ -1,8 +1,11 @@
 """From similarity curves to moments: pure NumPy, O(T), no training.
 
-The recipe: hold each frame until the next one (a curve of one value a second); smooth at two fixed scales; take the
-spans of largest sum over the midpoint of median and peak, and the runs over Otsu's threshold; sharpen their edges on
-the raw curve; score each by its contrast to the seconds around it; snap its edges to shot cuts; suppress overlaps.
+The recipe: hold each frame until the next one (a curve of one value a second). Two kinds of spans may be moments. Some
+are read off the curve, smoothed at two fixed scales: the spans of largest sum over the midpoint of median and peak, and
+the runs over Otsu's threshold, their edges sharpened on the raw curve and snapped to shot cuts. The others are shots,
+and runs of shots: what lies between the n strongest changes of the picture, for n = 1, 2, 4 and so on. Score each by
+how far it is above the level of the curve and of the seconds around it, less what chance would give it; suppress
+overlaps.
 """
 
 import math
@@ -14,25 +17,26 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings
 from temporal.config import MomentConfig
-from temporal.curve import Curve, Floats, debias, epoch_runs, per_second
+from temporal.curve import FLAT, Curve, Floats, debias, epoch_runs, otsu, per_second
+from temporal.shots import NO_CHANGES, Changes
 from temporal.values import ScoredSpan, TimeSpan
 
-__all__ = ["Curve", "debias", "find_moments", "per_second", "shot_cuts", "suppress", "tiou"]
+__all__ = ["Curve", "debias", "find_moments", "per_second", "suppress", "tiou"]
 
 Ints = NDArray[np.int64]
 
-FLAT = 1e-6  # similarity: a curve that moves less is constant but for float32 rounding
 KADANE_ROUNDS = 3  # spans taken from each scale by largest sum; Otsu's runs give the others
 REGION_COUNT = 24  # best spans of a region that go on; far more than survive suppression
 REFINE_ROUNDS = 2  # levels and edges settle in two on the synthetic curves of benchmarks/moments.py
 MIN_RING_SECONDS = 5  # on each side: the level around a one-second span is not read off two seconds
-SHRINK_SECONDS = 4.0  # a span this long counts half its contrast: one second may be chance (tuned: benchmarks)
+# What a score loses because a short span may be high by chance (chosen by benchmarks/ablation.py and moments.py).
+NOISE_ERRORS = 2.0  # standard errors of its mean, by the jitter of the curve from second to second
+SHRINK_SECONDS = 1.0  # a span this long counts half
+MIN_SHOT_SECONDS = 3.0  # mean length of the shortest shots that may be moments
 STAND_OUT = 4.0  # robust sigmas over the median: the highest of 3,600 seconds of noise stays under it
+MAD_SIGMA = 1.4826  # standard deviations in a median absolute deviation, of what is normally distributed
 FEW = 3  # moments of a curve of which nothing stands out: a weak answer is worth seeing, ten random ones not
-CUT_CONTRAST = 3.0  # cuts change the picture this many times more than what is no cut, or there are none
-MIN_CUT_CHANGE = 0.15  # 1 - cosine: neighbouring seconds of one shot change less
 
 
 class Scored(Protocol):
@@ -48,36 +52,13 @@ class Scored(Protocol):
 AnyScored = TypeVar("AnyScored", bound=Scored)
 
 
-def shot_cuts(embeddings: FrameEmbeddings) -> Floats:
-    """Times at which the picture changes: float64, ascending, strictly between two frames of one epoch.
-
-    Otsu's threshold on the change from frame to frame (1 - cosine), so it needs no level of its own for each encoder.
-    """
-    same_epoch = embeddings.epochs[1:] == embeddings.epochs[:-1]
-    if not same_epoch.any() or embeddings.vectors.shape[1] == 0:
-        return np.empty(0)
-    before, after = embeddings.vectors[:-1][same_epoch], embeddings.vectors[1:][same_epoch]
-    change = 1.0 - np.einsum("fd,fd->f", before, after, dtype=np.float64)
-    is_cut = change >= MIN_CUT_CHANGE
-    if np.ptp(change) > FLAT:
-        is_high = change > _otsu(change)
-        if change[is_high].mean() < CUT_CONTRAST * change[~is_high].mean():
-            return np.empty(0)
-        is_cut &= is_high
-    earlier = embeddings.pts_seconds[:-1][same_epoch][is_cut]
-    later = embeddings.pts_seconds[1:][same_epoch][is_cut]
-    # A frame held for long was shown until just before the next: the cut is within a second of that one.
-    middles: Floats = np.maximum((earlier + later) / 2, later - 0.5)
-    return middles
-
-
 def find_moments(
     pts_seconds: Floats,
     scores: NDArray[np.float32],
     *,
     epochs: NDArray[np.int32] | None = None,
     duration_seconds: float,
-    cut_seconds: Floats | None = None,
+    changes: Changes = NO_CHANGES,
     config: MomentConfig,
 ) -> list[ScoredSpan]:
     """Find the spans of one video that stand out of their surroundings, best first.
@@ -90,25 +71,25 @@ def find_moments(
         scores: float32 (F,), the de-biased similarity of each frame to the query; higher is closer.
         epochs: int32 (F,), never falling; None: all one epoch.
         duration_seconds: Media time at which the video ends, not before the last frame.
-        cut_seconds: float64, ascending, where the picture changes; None: no edge is snapped.
+        changes: How the picture changes; without any, no edge is snapped, and no shot is a moment.
     Returns:
         Half-open spans inside [0, duration), each within one epoch, at most `max_moments`; none for a flat curve.
     Raises:
         ValueError: If an argument is not as described.
     Source: Kadane and Otsu as read-outs, https://arxiv.org/abs/2608.04480; contrast, https://arxiv.org/abs/2408.16219
-        (TFVTG); midpoint, refining and shrinking are ours (benchmarks/moments.py).
+        (TFVTG); midpoint, sharpening, shots and the score are ours (benchmarks/ablation.py).
     """
     curve = per_second(pts_seconds, scores, epochs=epochs, duration_seconds=duration_seconds)
-    cuts = np.empty(0) if cut_seconds is None else np.asarray(cut_seconds, dtype=np.float64)
     found: list[_Rough] = []
     for first, last in epoch_runs(curve.epochs):
-        start, end = curve.times[first], curve.ends[last - 1]
-        inner_cuts = cuts[(cuts > start) & (cuts < end)]
-        edges = np.append(curve.times[first:last], end)
-        ranges = _epoch_ranges(curve.values[first:last].astype(np.float64), config)
-        begins, finishes = _snap(edges, ranges, pts_seconds, inner_cuts, config.snap_seconds)
-        for begin, finish, (_, _, score, stands_out) in zip(begins, finishes, ranges, strict=True):
-            found.append(_Rough(TimeSpan(start_seconds=begin, end_seconds=finish), score, stands_out))
+        edges = np.append(curve.times[first:last], curve.ends[last - 1])
+        inner = changes.within(edges[0], edges[-1])
+        ranges = _epoch_ranges(curve.values[first:last].astype(np.float64), _in_cells(inner, edges), config)
+        begins, finishes = _in_seconds(ranges, edges, pts_seconds, inner, config.snap_seconds)
+        for begin, finish, cells in zip(begins, finishes, ranges, strict=True):
+            if begin < finish:
+                span = TimeSpan(start_seconds=begin, end_seconds=finish)
+                found.append(_Rough(span, cells.score, cells.is_clear))
     best = suppress(found, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
     clear = {(one.span, one.score) for one in found if one.is_clear}
     kept = [one for rank, one in enumerate(best) if rank < FEW or (one.span, one.score) in clear][: config.max_moments]
@@ -117,6 +98,17 @@ def find_moments(
         peak_seconds, peak = _best_frame(one.span.start_seconds, one.span.end_seconds, pts_seconds, scores)
         moments.append(ScoredSpan(span=one.span, score=one.score, peak_seconds=peak_seconds, peak=peak))
     return moments
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Cells [first, last) of one epoch that may be a moment."""
+
+    first: int
+    last: int
+    score: float
+    is_shot: bool  # its edges are changes of the picture
+    is_clear: bool  # it stands out of the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +160,49 @@ def _same_moment(a: TimeSpan, b: TimeSpan, tiou_threshold: float) -> bool:
     return tiou(a, b) >= tiou_threshold or _inside(a, b) or _inside(b, a)
 
 
-def _epoch_ranges(values: Floats, config: MomentConfig) -> list[tuple[int, int, float, bool]]:
-    """Cell ranges [a, b) of one epoch that may be moments, with score, and whether each stands out of the epoch."""
+def _in_cells(changes: Changes, edges: Floats) -> tuple[Ints, Floats]:
+    """Return the first cell after each change, ascending and distinct, and how strong the strongest of them is."""
+    cells = np.searchsorted(edges[:-1] + 0.5, changes.seconds, "right")  # a cell shows what is shown in its middle
+    is_inner = (cells > 0) & (cells < len(edges) - 1)
+    cells, strengths = cells[is_inner], changes.strengths[is_inner].astype(np.float64)
+    if not len(cells):
+        return cells, strengths
+    distinct, starts = np.unique(cells, return_index=True)
+    return distinct, np.maximum.reduceat(strengths, starts)
+
+
+def _epoch_ranges(values: Floats, changes: tuple[Ints, Floats], config: MomentConfig) -> list[_Range]:
+    """Cells of one epoch that may be moments."""
     scales = [_smooth(values, sigma) for sigma in config.smoothing_seconds]
     is_high = np.zeros(len(values), dtype=np.bool_)
     for smooth in scales:
         centre = np.median(smooth)
-        is_high |= smooth - centre > STAND_OUT * 1.4826 * np.median(np.abs(smooth - centre))
-    return [
-        (begin + a, begin + b, score, bool(is_high[begin + a : begin + b].any()))
-        for begin, end in _regions(scales, config)
-        for a, b, score in _region_ranges(values[begin:end], config)
-    ]
+        is_high |= smooth - centre > STAND_OUT * MAD_SIGMA * np.median(np.abs(smooth - centre))
+    cells, strengths = changes
+    found = []
+    for begin, end in _regions(scales, config):
+        inside = slice(*np.searchsorted(cells, (begin + 1, end)))
+        shots = _shots(cells[inside] - begin, strengths[inside], end - begin)
+        for a, b, score, is_shot in _region_ranges(values[begin:end], shots, config):
+            first, last = begin + a, begin + b
+            is_clear = bool(is_high[first:last].any())
+            found.append(_Range(first=first, last=last, score=score, is_shot=is_shot, is_clear=is_clear))
+    return found
+
+
+def _shots(cells: Ints, strengths: Floats, count: int) -> Ints:
+    """Cell ranges (N, 2) between the strongest change, the two strongest, the four strongest, and so on.
+
+    So a shot is one of them whatever the encoder's scale, and so are a run of shots that look alike and a part of one.
+    """
+    order = np.argsort(-strengths, kind="stable")
+    found = [np.empty((0, 2), np.int64)]
+    taken = 1
+    while taken <= min(len(cells), count / MIN_SHOT_SECONDS):
+        edges = np.concatenate(([0], np.sort(cells[order[:taken]]), [count]))
+        found.append(np.stack([edges[:-1], edges[1:]], axis=1))
+        taken *= 2
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def _regions(scales: Sequence[Floats], config: MomentConfig) -> list[tuple[int, int]]:
@@ -199,11 +222,15 @@ def _regions(scales: Sequence[Floats], config: MomentConfig) -> list[tuple[int, 
     return [(max(0, seed - reach), min(count, seed + reach + 1)) for seed in seeds]
 
 
-def _region_ranges(values: Floats, config: MomentConfig) -> list[tuple[int, int, float]]:
-    """Scored cell ranges of one region: rough ones from each scale, and the best of them sharpened."""
-    ranges: set[tuple[int, int]] = set()
-    scales = [_smooth(values, sigma) for sigma in config.smoothing_seconds]
-    for smooth in scales:
+def _region_ranges(values: Floats, shots: Ints, config: MomentConfig) -> list[tuple[int, int, float, bool]]:
+    """Score what may be a moment in one region: shots, what is read off each scale, and the best of that sharpened.
+
+    Returns:
+        The best, best first: first cell, last (exclusive), score, and whether it is a shot.
+    """
+    read: set[tuple[int, int]] = set()
+    for sigma in config.smoothing_seconds:
+        smooth = _smooth(values, sigma)
         if np.ptp(smooth) < FLAT:
             continue
         rest = smooth - (np.median(smooth) + smooth.max()) / 2
@@ -211,20 +238,41 @@ def _region_ranges(values: Floats, config: MomentConfig) -> list[tuple[int, int,
             a, b, weight = _heaviest(rest)
             if weight <= 0:
                 break
-            ranges.add((a, b))
+            read.add((a, b))
             rest[a:b] = -np.abs(rest).sum() - 1  # heavy enough that no later span takes it in
-        ranges.update(_runs(smooth > _otsu(smooth), int(config.bridge_seconds)))
-    if not ranges:
+        read.update(_runs(smooth > otsu(smooth), int(config.bridge_seconds)))
+    if not read:
         return []
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    rough = np.array(sorted(ranges))
-    order = np.argsort(-_scores(values, scales[0], sums, rough, config), kind="stable")
-    rough = rough[order[:REGION_COUNT]]
+    level = _Level.of(values)
     known: dict[tuple[int, int], tuple[int, int]] = {}
-    sharp = {_refine(values, sums, a, b, known) for a, b in rough.tolist()}
-    both = np.array(sorted(sharp.union((a, b) for a, b in rough.tolist())))
-    scored = _scores(values, scales[0], sums, both, config)
-    return [(*both[at].tolist(), float(scored[at])) for at in np.argsort(-scored, kind="stable")[:REGION_COUNT]]
+    rough = np.array(sorted(read))
+    rough = rough[_best(_scores(level, rough, config))]
+    read |= {_refine(values, level.sums, a, b, known) for a, b in rough.tolist()}
+    spans = np.concatenate([np.array(sorted(read)), shots])
+    scores = _scores(level, spans, config)
+    return [
+        (*spans[n].tolist(), float(scores[n]), n >= len(read)) for n in _best(scores).tolist() if scores[n] > -np.inf
+    ]
+
+
+def _best(scores: Floats) -> Ints:
+    """Return the places of the highest scores, the best first, at most REGION_COUNT."""
+    return np.argsort(-scores, kind="stable")[:REGION_COUNT]
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What spans of a region are held against."""
+
+    sums: Floats  # running, from 0
+    median: float
+    jitter: float  # standard deviation of the change from second to second
+
+    @classmethod
+    def of(cls, values: Floats) -> "_Level":
+        steps = np.diff(values)
+        jitter = MAD_SIGMA * np.median(np.abs(steps - np.median(steps))) if len(steps) else 0.0
+        return cls(np.concatenate(([0.0], np.cumsum(values))), float(np.median(values)), float(jitter))
 
 
 def _smooth(values: Floats, sigma: float) -> Floats:
@@ -251,17 +299,6 @@ def _heaviest(values: Floats) -> tuple[int, int, float]:
     b = int((sums[1:] - np.minimum.accumulate(sums[:-1])).argmax()) + 1
     a = int(sums[:b].argmin())
     return a, b, float(sums[b] - sums[a])
-
-
-def _otsu(values: Floats) -> float:
-    """The threshold that splits two or more values into two groups with the largest variance between them."""
-    ordered = np.sort(values)
-    low_count = np.arange(1, len(ordered))
-    high_count = len(ordered) - low_count
-    sums = np.cumsum(ordered)
-    distance = sums[:-1] / low_count - (sums[-1] - sums[:-1]) / high_count
-    split = int(np.argmax(low_count * high_count * distance**2))
-    return float((ordered[split] + ordered[split + 1]) / 2)
 
 
 def _runs(is_high: NDArray[np.bool_], bridge: int) -> list[tuple[int, int]]:
@@ -302,45 +339,45 @@ def _refined(values: Floats, sums: Floats, a: int, b: int) -> tuple[int, int]:
     return low + x, low + y
 
 
-def _scores(values: Floats, smooth: Floats, sums: Floats, ranges: Ints, config: MomentConfig) -> Floats:
-    """Score cell ranges (N, 2): mean inside minus mean of the ring around, and a small share of the peak.
+def _scores(level: _Level, ranges: Ints, config: MomentConfig) -> Floats:
+    """Score cell ranges (N, 2) by how high their mean is over the median of the curve, and over the ring around them.
 
-    The ring is as long as the range on each side, less at the ends of the curve. A range that fills the curve has no
-    ring and no contrast: it scores its peak's share alone, so that anything that does stand out goes before it.
+    The ring is as long as the range on each side, less at the ends of the curve; a range that fills the curve has none,
+    and its contrast is nothing. One that is no higher than either is no moment: -inf.
     """
     a, b = ranges.T
-    length = b - a
-    reach = np.maximum(length, MIN_RING_SECONDS)
-    low, high = np.maximum(0, a - reach), np.minimum(len(values), b + reach)
+    sums, length = level.sums, b - a
     inside = sums[b] - sums[a]
+    reach = np.maximum(length, MIN_RING_SECONDS)
+    low, high = np.maximum(0, a - reach), np.minimum(len(sums) - 1, b + reach)
     ring_count = high - low - length
     ring_mean = (sums[high] - sums[low] - inside) / np.maximum(ring_count, 1)
     contrast = np.where(ring_count > 0, inside / length - ring_mean, 0.0)
-    peaks = np.array([smooth[x:y].max() for x, y in ranges.tolist()]) - np.median(values)
-    scored: Floats = contrast * length / (length + SHRINK_SECONDS) + config.peak_share * peaks
-    return scored
+    height = (1 - config.ring_share) * (inside / length - level.median) + config.ring_share * contrast
+    scored = (height - NOISE_ERRORS * level.jitter / np.sqrt(length)) * length / (length + SHRINK_SECONDS)
+    return np.where(height > 0, scored, -np.inf)
 
 
-def _snap(
-    edges: Floats,
-    ranges: Sequence[tuple[int, int, float, bool]],
-    pts_seconds: Floats,
-    cuts: Floats,
-    tolerance_seconds: float,
+def _in_seconds(
+    ranges: Sequence[_Range], edges: Floats, pts_seconds: Floats, changes: Changes, tolerance_seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Turn cells [a, b) of an epoch into media time: to the frame that begins there, then to a cut close by.
+    """Turn cells of an epoch into media time.
 
-    The ends of the epoch are edges already, harder than any cut.
+    An edge of a shot is the change of picture there; another goes to the frame that begins there, then to a cut close
+    by. The ends of the epoch are edges already, harder than any cut.
     """
     if not ranges:
         return [], []
-    a, b = np.array([one[:2] for one in ranges]).T
+    a, b = np.array([(one.first, one.last) for one in ranges]).T
+    is_shot = np.array([one.is_shot for one in ranges])
     starts, ends = edges[a], edges[b]
     is_inner_start, is_inner_end = a > 0, b < len(edges) - 1
-    half = np.full(len(a), 0.5)
-    starts = np.where(is_inner_start, _nearest(pts_seconds, starts, half), starts)
-    ends = np.where(is_inner_end, _nearest(pts_seconds, ends, half), ends)
-    tolerance = np.minimum(tolerance_seconds, (ends - starts) / 2)
+    half, whole = np.full(len(a), 0.5), np.full(len(a), 1.01)
+    at_starts = np.where(is_shot, _nearest(changes.seconds, starts, whole), _nearest(pts_seconds, starts, half))
+    at_ends = np.where(is_shot, _nearest(changes.seconds, ends, whole), _nearest(pts_seconds, ends, half))
+    starts, ends = np.where(is_inner_start, at_starts, starts), np.where(is_inner_end, at_ends, ends)
+    tolerance = np.where(is_shot, 0.0, np.minimum(tolerance_seconds, (ends - starts) / 2))
+    cuts = changes.cut_seconds
     starts, ends = (
         np.where(is_inner_start, _nearest(cuts, starts, tolerance), starts),
         np.where(is_inner_end, _nearest(cuts, ends, tolerance), ends),

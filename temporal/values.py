@@ -49,6 +49,21 @@ class ScoredSpan:
     """A span of one similarity curve that stands out of its surroundings."""
 
     span: TimeSpan
-    score: float  # ring contrast plus a small share of the peak; higher is closer
+    score: float  # height over the level of its surroundings, less what chance gives; higher is closer
     peak_seconds: float  # time of the best frame inside
     peak: float  # the curve's value there, unsmoothed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowTokens:
+    """What fusion reads of one window. Times are seconds from its start; below 0 is before it."""
+
+    frames: NDArray[np.float32]  # (F, D), unit vectors
+    frame_seconds: NDArray[np.float32]  # (F,), when each is first shown
+    utterances: NDArray[np.float32]  # (U, E), unit vectors of sentences
+    utterance_seconds: NDArray[np.float32]  # (U,), the middle of each
+
+    def __post_init__(self) -> None:
+        for vectors, seconds in ((self.frames, self.frame_seconds), (self.utterances, self.utterance_seconds)):
+            if vectors.ndim != 2 or seconds.shape != vectors.shape[:1]:
+                raise ValueError(f"vectors (N, D) and times (N,) do not fit: {vectors.shape} and {seconds.shape}")

@@ -1,4 +1,4 @@
-"""Frames and utterances -> windows -> segments. Pooling is the mean of the frames; fusion builds on it."""
+"""Frames and utterances -> windows -> segments."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import WindowConfig
-from temporal.values import Segment, TimeSpan, Window
+from temporal.fusion import Pooling
+from temporal.values import Segment, TimeSpan, Window, WindowTokens
 
 SLACK_SECONDS = 1e-6  # sums of float strides; far under the microsecond that container timestamps resolve
 
@@ -63,23 +64,69 @@ def windows(
     return cut
 
 
-def segments(video_id: str, windows: Sequence[Window], embeddings: FrameEmbeddings) -> list[Segment]:
-    """Pool each window to the mean of its unit frame vectors, scaled to unit length.
+def segments(
+    video_id: str,
+    windows: Sequence[Window],
+    embeddings: FrameEmbeddings,
+    utterances: Sequence[Utterance],
+    sentences: NDArray[np.float32],
+    pooling: Pooling,
+) -> list[Segment]:
+    """Make one vector of each window.
 
     Args:
         windows: Of this video, as `windows` cuts them.
         embeddings: The frames their slices point into.
+        utterances: The utterances their slices point into.
+        sentences: float32 (U, E), unit: the vectors of those.
     """
+    read = []
+    for window in windows:
+        said = [at for at in range(len(utterances))[window.utterances] if overlaps(utterances[at], window.span)]
+        seen = window.frames
+        heard = [utterances[at] for at in said]
+        read.append(
+            window_tokens(window.span, embeddings.pts_seconds[seen], embeddings.vectors[seen], heard, sentences[said])
+        )
     return [
         Segment(
             segment_id=f"{video_id}/{window.epoch}/{window.index}",
             epoch=window.epoch,
             index=window.index,
             span=window.span,
-            vector=mean_direction(embeddings.vectors[window.frames]),
+            vector=vector,
         )
-        for window in windows
+        for window, vector in zip(windows, pooling.vectors(read), strict=True)
     ]
+
+
+def window_tokens(
+    span: TimeSpan,
+    pts_seconds: NDArray[np.float64],
+    frames: NDArray[np.float32],
+    utterances: Sequence[Utterance],
+    sentences: NDArray[np.float32],
+) -> WindowTokens:
+    """Return what fusion reads of a window: media times become seconds from its start.
+
+    Args:
+        pts_seconds: float64 (F,) of the frames.
+        frames: float32 (F, D).
+        utterances: U of them, those that overlap it.
+        sentences: float32 (U, E), their vectors.
+    """
+    middles = np.array([(one.start_seconds + one.end_seconds) / 2 for one in utterances], np.float64)
+    return WindowTokens(
+        frames=frames,
+        frame_seconds=(pts_seconds - span.start_seconds).astype(np.float32),
+        utterances=sentences,
+        utterance_seconds=(middles - span.start_seconds).astype(np.float32),
+    )
+
+
+def overlaps(utterance: Utterance, span: TimeSpan) -> bool:
+    """Whether some of an utterance is said in a span."""
+    return utterance.start_seconds < span.end_seconds and utterance.end_seconds > span.start_seconds
 
 
 def _epoch_starts(embeddings: FrameEmbeddings, utterances: Sequence[Utterance]) -> list[tuple[int, float]]:
@@ -132,12 +179,3 @@ def _utterances_in(starts: NDArray[np.float64], ends_so_far: NDArray[np.float64]
     stop = int(np.searchsorted(starts, span.end_seconds, "left"))
     first = int(np.searchsorted(ends_so_far, span.start_seconds, "right"))
     return slice(min(first, stop), stop)
-
-
-def mean_direction(vectors: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Mean of unit vectors (F, D), scaled to unit length; None where there is none, or they cancel out."""
-    if vectors.size == 0:
-        return None
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    length = float(np.linalg.norm(mean))
-    return (mean / length).astype(np.float32) if length > 0 else None

@@ -61,7 +61,7 @@ def test_the_program_prints_its_address_and_ctrl_c_leaves_nothing(
     assert (host, int(port) in broker_module.PORTS) == ("127.0.0.1", True)
     assert java_processes(tmp_path)
     program.send_signal(signal.SIGINT)
-    assert program.wait(20) == 0
+    assert program.wait(60) == 0
     assert java_processes(tmp_path) == []
     assert list(tmp_path.glob("kinodex-kafka-*")) == []
 

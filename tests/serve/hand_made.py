@@ -8,7 +8,6 @@ from fakes import COLOURS, ColourEncoder, WordSumEncoder
 from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import MediaInfo
 from serve.records import SegmentRecord
-from serve.settings import Settings
 from serve.values import EncoderSpace
 from temporal.values import Segment, TimeSpan
 
@@ -19,7 +18,7 @@ MEDIA = MediaInfo(
 )  # fmt: skip
 SPACE = EncoderSpace(  # what pipeline.load_all makes of the fakes
     visual="colour", visual_fingerprint="c0104", speech="tone", speech_fingerprint="70e", sentence="words",
-    sentence_fingerprint="3024d5", window=Settings().window.name,
+    sentence_fingerprint="3024d5", window="16s/8s mean",
 )  # fmt: skip
 FINGERPRINT = SPACE.fingerprint
 LOOKS = {

@@ -10,11 +10,12 @@ from fakes import SilentProgress, use_fakes, write_scenes
 
 from encoders.calibration import read_calibrations
 from encoders.errors import NoVisualEncoder
-from serve.calibrate import calibrate, read_questions
+from serve.calibrate import calibrate
 from serve.cli import cli
 from serve.errors import DataDirectoryInvalid, QuestionsInvalid
 from serve.library import Library
 from serve.pipeline import index
+from serve.questions import read_questions
 from serve.settings import Settings
 from serve.values import Query
 

@@ -68,6 +68,13 @@ def test_finds_the_second_at_which_something_is_said(library: Library) -> None:
     assert best.best_frame_seconds == pytest.approx(12.5, abs=1)
 
 
+def test_a_question_for_sight_and_speech_finds_what_is_said_there(library: Library) -> None:
+    best = library.moments(Query(text="something red, and somebody says London")).moments[0]
+    assert name(best.uri) == "london.mp4"
+    assert (best.start_seconds, best.end_seconds) == pytest.approx((12, 13), abs=0.1)
+    assert [word.text for word in best.matched_words] == ["London"]
+
+
 def test_finds_the_seconds_at_which_something_is_seen(library: Library) -> None:
     best = library.moments(Query(text="red", channel="visual", filter=Filter(collections=("default",)))).moments[0]
     assert name(best.uri) == "paris.mp4"
@@ -251,7 +258,10 @@ def test_questions_of_many_threads_answer_as_one_by_one(tmp_path: Path, monkeypa
     passing = [str(write_scenes(tmp_path / f"x{n}.mp4", [("green", 4)], salt=n)) for n in range(6)]
     data = tmp_path / "data"
     list(index(steady, data, SETTINGS, progress=SilentProgress()))
-    asked = [Query(text=text, filter=Filter(max_duration_seconds=100.0)) for text in ("red", "blue", "Paris is lovely")]
+    asked = [
+        Query(text=text, limit=100, filter=Filter(max_duration_seconds=100.0))
+        for text in ("red", "blue", "Paris is lovely")
+    ]
     steady_uris = set(steady)
     with Library.open(data, SETTINGS) as library:
 

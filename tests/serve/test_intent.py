@@ -21,6 +21,26 @@ SPEECH, SIGHT, BOTH = (0.2, 0.8), (0.8, 0.2), (0.5, 0.5)
         ("when does a dog appear?", "a dog", SIGHT),
         ("where can you see a rocket?", "a rocket", SIGHT),
         ("the scene with the red car", "the red car", SIGHT),
+        ("who talks about Paris", "Paris", SPEECH),
+        ("what do they say about the budget?", "the budget", SPEECH),
+        ("where in the video is the merger discussed?", "the merger", SPEECH),
+        ("skip to where they talk about money", "money", SPEECH),
+        ("the part where a dog jumps", "a dog jumps", BOTH),
+        ("the bit about inflation", "inflation", BOTH),
+        ("that part with the explosion", "the explosion", BOTH),
+        ("is there a moment with a dragon in it?", "a dragon", BOTH),
+        ("is there anything about whales", "whales", BOTH),
+        ("what part has the explosion?", "the explosion", BOTH),
+        ("when does the dog jump?", "the dog jump", BOTH),
+        ("I remember a scene with a red car", "a red car", SIGHT),
+        ("shot of a beach at night", "a beach at night", SIGHT),
+        ("point of view of a driver", "point of view of a driver", BOTH),
+        ("what a wonderful day", "what a wonderful day", BOTH),
+        ("going to school", "going to school", BOTH),
+        ("a man talking on the phone", "a man talking on the phone", BOTH),
+        ("a woman talking to a child", "a woman talking to a child", BOTH),
+        ("someone telling a joke", "someone telling a joke", BOTH),
+        ("where is somebody telling a joke?", "a joke", SPEECH),
         ("a woman wearing a hat", "a woman wearing a hat", SIGHT),
         ("a woman doing yoga", "a woman doing yoga", BOTH),
         ("get an additional 20 percent off", "get an additional 20 percent off", BOTH),
@@ -47,3 +67,23 @@ def test_the_callers_channel_wins(channel: str, weights: tuple[float, float]) ->
     intent = read_intent("when does she mention Paris?", channel)  # type: ignore[arg-type]
     assert (intent.visual_weight, intent.speech_weight) == weights
     assert intent.text == "Paris"
+
+
+@pytest.mark.parametrize(
+    ("question", "shown", "said"),
+    [
+        ("a slide with a chart, and somebody says revenue fell", "a slide with a chart", "revenue fell"),
+        ("in the cooking video, when does she mention salt?", "in the cooking video", "salt"),
+        ("the part where a dog jumps while the narrator talks about Paris", "a dog jumps", "Paris"),
+    ],
+)
+def test_a_question_may_be_for_one_thing_seen_and_another_said(question: str, shown: str, said: str) -> None:
+    intent = read_intent(question)
+    assert (intent.text, intent.said) == (shown, said)
+    assert (intent.visual_weight, intent.speech_weight) == BOTH
+
+
+def test_other_questions_are_for_one_thing() -> None:
+    for question in ("a red car and a dog", "when does she mention Paris?", "people dancing and someone singing"):
+        intent = read_intent(question)
+        assert intent.said == intent.text

@@ -21,6 +21,7 @@ from serve.flow import MAX_GAPS, Speech, Step, Submission
 from serve.live_stream import Entry, LiveStream
 from serve.records import SegmentRecord
 from temporal.config import WindowConfig
+from temporal.fusion import MeanPooling
 
 MEDIA = MediaInfo(
     container="mpegts", duration_seconds=None, video_codec="h264", audio_codec="aac", width=1, height=1,
@@ -129,8 +130,8 @@ class Run:
 
     def begin(self) -> None:
         self.stream = LiveStream(
-            "c", "v", transcriber=Listener(), window=WindowConfig(), sampling="fast", fingerprint="f",
-            checkpoint=self.checkpoint,
+            "c", "v", transcriber=Listener(), window=WindowConfig(), pooling=MeanPooling(), sampling="fast",
+            fingerprint="f", checkpoint=self.checkpoint,
         )  # fmt: skip
         self.waiting: list[Step | Speech] = []
         self.offset = self.checkpoint.record_offset if self.checkpoint is not None else 0

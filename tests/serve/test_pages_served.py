@@ -23,6 +23,7 @@ from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.catalog import Catalog, NewVideo
 from serve.pages import Remembered
 from temporal.config import WindowConfig
+from temporal.fusion import MeanPooling
 from temporal.window import segments, windows
 
 pytestmark = pytest.mark.slow
@@ -85,7 +86,7 @@ def put_film(catalog: Catalog, collection: str, name: str, scenes: Sequence[tupl
     row, duration = catalog.begin(new), float(len(colours))
     catalog.add_frames(row, embeddings, [b"jpeg"] * len(colours))
     spans = windows(embeddings, [], duration_seconds=duration, config=WindowConfig())
-    catalog.add_segments(row, segments(name, spans, embeddings))
+    catalog.add_segments(row, segments(name, spans, embeddings, [], np.zeros((0, 3), np.float32), MeanPooling()))
     catalog.finish(row, media=MEDIA, duration_seconds=duration, warnings=())
 
 

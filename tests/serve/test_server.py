@@ -172,6 +172,30 @@ def test_a_call_under_way_is_answered_before_the_server_ends(tmp_path: Path, mon
         stopping.result(30)
 
 
+def test_a_refresh_under_way_ends_before_its_catalog_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else SQLite would read from what is freed."""
+    use_fakes(monkeypatch)
+    monkeypatch.setattr("serve.server.REFRESH_SECONDS", 0.01)
+    with running(tmp_path / "data") as server:
+        entered, go_on = threading.Event(), threading.Event()
+        library = server.server.ready_library()
+        closed_while_read = []
+
+        def slow() -> None:
+            entered.set()
+            assert go_on.wait(10)
+            closed_while_read.append(library.catalog._is_closed)
+
+        monkeypatch.setattr(library.engine, "refresh", slow)
+        assert entered.wait(10)
+        stopping = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)
+        with pytest.raises(TimeoutError):
+            stopping.result(0.5)
+        go_on.set()
+        stopping.result(30)
+    assert closed_while_read == [False]
+
+
 def test_an_abandoned_call_stops_working(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = server.server.ready_library().engine
     entered, stopped = threading.Event(), threading.Event()

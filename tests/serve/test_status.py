@@ -19,7 +19,7 @@ from ingest import errors as ingest_errors
 from serve import errors
 from serve.status import DOMAIN, INTERNAL, RETRY_SECONDS, STATUS, code_of, reason_of, status_of
 from serve.violations import MAX_VIOLATION_COUNT
-from temporal.errors import TemporalError
+from temporal.errors import TemporalError, TrainingSetInvalid
 
 ROOTS = (ingest_errors.IngestError, encoder_errors.EncoderError, TemporalError, errors.ServeError)
 REQUEST_ID = "5c0ffee5"
@@ -69,6 +69,7 @@ UNSPOKEN: list[Exception] = [
     errors.EncoderSpaceMismatch(SECRET, "stored", "wanted"),
     errors.QuestionsInvalid(SECRET, "no questions"),
     errors.PredictionsInvalid(SECRET, "no predictions"),
+    errors.PolicyInvalid(SECRET, "no policies", line=3, field="policies"),
     errors.RecordInvalid(SECRET),
     errors.WorkerCrashed(SECRET, 3),
     errors.ServerFailed(SECRET, "UNAVAILABLE"),
@@ -81,6 +82,7 @@ UNSPOKEN: list[Exception] = [
     encoder_errors.WeightsInvalid(SECRET, "damaged"),
     encoder_errors.PicturesInvalid(SECRET, "damaged"),
     TemporalError(SECRET),
+    TrainingSetInvalid(SECRET),
 ]
 STRANGERS: list[Exception] = [
     RuntimeError(SECRET),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes import TONES_HZ, ColourEncoder, SilentProgress, use_fakes, write_scenes
 from kafka import KafkaAdminClient
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from serve.pipeline import index
 from serve.records import Source, chunk_bytes, source_bytes, video_key
 from serve.settings import Settings
 from serve.worker import PARTS_IN_FLIGHT
+from temporal.config import FusionConfig, WindowConfig
+from temporal.fusion import save_checkpoint
+from temporal.model import FusionTransformer
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 SCENES = [("red", 7), ("green", 9), ("blue", 8)]
@@ -70,10 +74,25 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scenes(tmp_path_factory.mktemp("film") / "film.mp4", SCENES, tones=TONES)
 
 
-def test_a_stream_becomes_what_index_makes_of_its_file(topic: Topic, film: Path, tmp_path: Path) -> None:
-    list(index([str(film)], tmp_path / "data", Settings(workers=1), progress=SilentProgress()))
+@pytest.fixture(params=["mean", "fusion"])
+def window(request: pytest.FixtureRequest, tmp_path: Path) -> WindowConfig:
+    """What makes segments of windows: the mean, or a checkpoint as training leaves one."""
+    if request.param == "mean":
+        return WindowConfig()
+    torch.manual_seed(0)
+    model = FusionTransformer(FusionConfig(frame_size=4, utterance_size=256, width=32, head_count=4))
+    torch.nn.init.normal_(model.output.weight, std=0.3)
+    save_checkpoint(model, tmp_path / "fusion.safetensors")
+    return WindowConfig(fusion=str(tmp_path / "fusion.safetensors"))
+
+
+def test_a_stream_becomes_what_index_makes_of_its_file(
+    topic: Topic, film: Path, tmp_path: Path, window: WindowConfig
+) -> None:
+    settings = Settings(workers=1, window=window)
+    list(index([str(film)], tmp_path / "data", settings, progress=SilentProgress()))
     topic.send(cut(film, "cam"))
-    with working(topic, tmp_path) as worker:
+    with working(topic, tmp_path, replace(topic.settings(), window=window)) as worker:
         wait_until(lambda: topic.is_ended("cam"), of=worker)
         wait_until(lambda: topic.lag() == 0, of=worker)
         found = topic.segments()
@@ -89,6 +108,8 @@ def test_a_stream_becomes_what_index_makes_of_its_file(topic: Topic, film: Path,
             assert one.segment.span.end_seconds == pytest.approx(other.span.end_seconds, abs=0.1)
         # A file's last picture stands for the second that begins at its end; of a stream more may come.
         np.testing.assert_allclose(found["cams/cam/0/0"].segment.vector, expected[0].vector, atol=2e-3)
+        mean = frames.vectors[:16].mean(axis=0)
+        assert (expected[0].vector @ mean / np.linalg.norm(mean) > 0.999) == (not window.fusion)
         seen = {
             at: vector
             for one in found.values()

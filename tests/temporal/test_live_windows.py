@@ -3,13 +3,17 @@
 import math
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from encoders.values import FrameEmbeddings, Utterance
-from temporal.config import WindowConfig
+from temporal.config import FusionConfig, WindowConfig
+from temporal.fusion import Fusion, MeanPooling, Pooling, save_checkpoint
 from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
+from temporal.model import FusionTransformer
 from temporal.window import segments, windows
 
 CONFIG = WindowConfig()
@@ -33,17 +37,32 @@ def extend(live: LiveWindows, until: float, frames: list[SeenFrame], *, epoch: i
     live.extend(epoch, frames, start_seconds=start, end_seconds=until, whole_seconds=until)
 
 
+@pytest.fixture(params=["mean", "fusion"])
+def pooling(request: pytest.FixtureRequest, tmp_path: Path) -> Pooling:
+    if request.param == "mean":
+        return MeanPooling()
+    torch.manual_seed(0)
+    model = FusionTransformer(FusionConfig(frame_size=2, utterance_size=2, width=16, head_count=2))
+    torch.nn.init.normal_(model.output.weight)
+    save_checkpoint(model, tmp_path / "checkpoint")
+    fusion = Fusion(tmp_path / "checkpoint", "cpu")
+    fusion.load(2, 2)
+    return fusion
+
+
 def final(found: list[LiveSegment]) -> dict[str, LiveSegment]:
     return {one.segment.segment_id: one for one in found if one.is_final}
 
 
 @pytest.mark.parametrize("seconds", [3.0, 16.0, 16.5, 24.0, 24.5, 61.3])
 @pytest.mark.parametrize("chunk_seconds", [1.0, 2.0, 5.7])
-def test_the_final_segments_are_those_of_the_whole_video(seconds: float, chunk_seconds: float) -> None:
+def test_the_final_segments_are_those_of_the_whole_video(
+    pooling: Pooling, seconds: float, chunk_seconds: float
+) -> None:
     rng = random.Random(seconds)
     frames = [seen(at) for at in np.arange(0.2, seconds, 1.0)]
     spoken = [said(at, min(at + rng.uniform(0.5, 6), seconds)) for at in np.arange(0.5, seconds - 0.6, 4.0)]
-    live, found, at = LiveWindows("v", CONFIG), [], 0.0
+    live, found, at = LiveWindows("v", CONFIG, pooling), [], 0.0
     while at < seconds:
         until = min(at + chunk_seconds, seconds)
         extend(live, until, [one for one in frames if at <= one.pts_seconds < until])
@@ -60,10 +79,12 @@ def test_the_final_segments_are_those_of_the_whole_video(seconds: float, chunk_s
     utterances = [one.utterance for one in spoken]
     cut = windows(embeddings, utterances, duration_seconds=seconds, config=CONFIG)
     ended = list(final(found).values())
-    for window, whole, mine in zip(cut, segments("v", cut, embeddings), ended, strict=True):
+    sentences = np.stack([one.vector for one in spoken]) if spoken else np.zeros((0, 2), np.float32)
+    whole_video = segments("v", cut, embeddings, utterances, sentences, pooling)
+    for window, whole, mine in zip(cut, whole_video, ended, strict=True):
         assert mine.segment.segment_id == whole.segment_id
         assert mine.segment.span == whole.span
-        assert np.array_equal(mine.segment.vector, whole.vector)
+        np.testing.assert_allclose(mine.segment.vector, whole.vector, atol=1e-6)
         assert np.array_equal(mine.frames.pts_seconds, embeddings.pts_seconds[window.frames])
         inside = [one for one in utterances[window.utterances] if one.end_seconds > window.span.start_seconds]
         assert [one.utterance for one in mine.spoken] == inside
@@ -75,7 +96,7 @@ def test_the_final_segments_are_those_of_the_whole_video(seconds: float, chunk_s
 
 
 def test_a_segment_is_given_out_as_soon_as_it_is_seen_and_again_when_more_is_known() -> None:
-    live = LiveWindows("v", CONFIG)
+    live = LiveWindows("v", CONFIG, MeanPooling())
     extend(live, 2.0, [seen(0.0), seen(1.0)])
     [first] = live.segments((0, 0.0))
     assert (first.revision, first.is_final, first.segment.span.end_seconds) == (2, False, 2.0)
@@ -94,7 +115,7 @@ def test_a_segment_is_given_out_as_soon_as_it_is_seen_and_again_when_more_is_kno
 
 
 def test_words_of_an_epoch_are_awaited_before_the_next_one_is_final() -> None:
-    live = LiveWindows("v", CONFIG)
+    live = LiveWindows("v", CONFIG, MeanPooling())
     extend(live, 5.0, [seen(0.0)])
     extend(live, 30.0, [seen(6.0)], epoch=1, start=5.0)
     found = list(live.segments((0, 3.0)))
@@ -107,7 +128,7 @@ def test_words_of_an_epoch_are_awaited_before_the_next_one_is_final() -> None:
 
 
 def test_utterances_may_be_known_before_the_pictures_of_their_epoch() -> None:
-    live = LiveWindows("v", CONFIG)
+    live = LiveWindows("v", CONFIG, MeanPooling())
     live.hear([said(1.0, 2.0)])
     extend(live, 3.0, [seen(0.0)])
     [one] = live.segments((0, 2.5))
@@ -115,7 +136,7 @@ def test_utterances_may_be_known_before_the_pictures_of_their_epoch() -> None:
 
 
 def test_a_still_is_shown_through_the_windows_in_which_no_picture_begins() -> None:
-    live = LiveWindows("v", CONFIG)
+    live = LiveWindows("v", CONFIG, MeanPooling())
     extend(live, 40.0, [seen(0.0)])
     live.finish(is_last=True)
     found = list(live.segments(ALL_HEARD))
@@ -124,7 +145,7 @@ def test_a_still_is_shown_through_the_windows_in_which_no_picture_begins() -> No
 
 
 def test_goes_on_with_the_first_segment_that_is_not_final() -> None:
-    live = LiveWindows("v", CONFIG, first=(1, 2))
+    live = LiveWindows("v", CONFIG, MeanPooling(), first=(1, 2))
     extend(live, 10.0, [seen(9.0)])  # read again, and final long since
     extend(live, 45.0, [seen(10.0 + n) for n in range(35)], epoch=1, start=10.0)
     found = [one.segment.segment_id for one in live.segments(ALL_HEARD)]
@@ -132,7 +153,7 @@ def test_goes_on_with_the_first_segment_that_is_not_final() -> None:
 
 
 def test_sound_that_outlasts_the_pictures_does_not_make_a_window_whole() -> None:
-    live = LiveWindows("v", CONFIG)
+    live = LiveWindows("v", CONFIG, MeanPooling())
     live.extend(0, [seen(float(at)) for at in range(16)], start_seconds=0.0, end_seconds=16.4, whole_seconds=15.9)
     assert not final(list(live.segments(ALL_HEARD)))
     live.extend(0, [seen(15.95)], start_seconds=0.0, end_seconds=18.0, whole_seconds=18.0)

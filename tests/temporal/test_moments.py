@@ -1,12 +1,14 @@
 """Curves and moments, on curves whose truth is known because it was planted."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings
 from temporal.config import MomentConfig
-from temporal.moments import debias, find_moments, per_second, shot_cuts, suppress, tiou
+from temporal.moments import debias, find_moments, per_second, suppress, tiou
+from temporal.shots import Changes
 from temporal.values import ScoredSpan, TimeSpan
 
 CONFIG = MomentConfig()
@@ -27,12 +29,22 @@ def planted(length: int, start: int, end: int, seed: int = 0, noise: float = 0.0
     return curve.astype(np.float32)
 
 
+def cut_at(seconds: Sequence[float]) -> Changes:
+    """A cut at each of some times, the earlier the stronger."""
+    count = len(seconds)
+    return Changes(
+        seconds=np.array(seconds, np.float64),
+        strengths=np.linspace(1.0, 0.5, count, dtype=np.float32),
+        is_cut=np.ones(count, np.bool_),
+    )
+
+
 def moments(curve: NDArray[np.float32], cuts: list[float] | None = None) -> list[ScoredSpan]:
     return find_moments(
         np.arange(len(curve), dtype=np.float64),
         curve,
         duration_seconds=float(len(curve)),
-        cut_seconds=None if cuts is None else np.array(cuts),
+        changes=cut_at(cuts or []),
         config=CONFIG,
     )
 
@@ -174,6 +186,24 @@ def test_snaps_edges_to_cuts_close_by_only() -> None:
     assert moments(curve, cuts=[18.0, 32.0])[0].span == span(20.0, 30.0)
 
 
+def test_a_shot_is_a_moment_to_its_edges() -> None:
+    """A curve that rises in every third second of a shot, or not: its pictures say where it ends."""
+    curve = planted(60, 0, 0, noise=0.005)
+    curve[20:36] += 0.02
+    curve[21:36:3] += 0.06
+    assert moments(curve)[0].span != span(20.2, 35.8)
+    assert moments(curve, cuts=[20.2, 35.8])[0].span == span(20.2, 35.8)
+
+
+def test_a_moment_may_be_of_several_shots_or_of_a_part_of_one() -> None:
+    curve = planted(60, 20, 32, noise=0.0)
+    strengths = np.zeros(59, np.float32)
+    strengths[[19, 23, 31]] = 0.9, 0.3, 0.8  # the one at 24 s is inside the moment
+    changes = Changes(seconds=np.arange(59) + 0.5, strengths=strengths, is_cut=strengths > 0.5)
+    found = find_moments(np.arange(60.0), curve, duration_seconds=60.0, changes=changes, config=CONFIG)
+    assert found[0].span == span(19.5, 31.5)
+
+
 def test_never_snaps_a_short_moment_to_nothing() -> None:
     curve = planted(30, 10, 11, noise=0.0)
     for cuts in ([10.5], [10.4, 10.6], [9.4, 11.6]):
@@ -189,10 +219,11 @@ def test_moments_do_not_cross_epochs() -> None:
         curve,
         epochs=np.repeat(np.array([0, 1], dtype=np.int32), 30),
         duration_seconds=60.0,
-        cut_seconds=np.array([30.8]),
+        changes=cut_at([30.8]),
         config=CONFIG,
     )
-    assert sorted((m.span.start_seconds, m.span.end_seconds) for m in found) == [(20.0, 30.0), (30.0, 40.0)]
+    assert sorted((m.span.start_seconds, m.span.end_seconds) for m in found[:2]) == [(20.0, 30.0), (30.0, 40.0)]
+    assert all(m.span.end_seconds <= 30 or m.span.start_seconds >= 30 for m in found)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -204,7 +235,7 @@ def test_answers_are_spans_of_one_epoch_in_order_of_score(seed: int) -> None:
     values = np.repeat(rng.standard_normal(count // 7 + 1), 7)[:count].astype(np.float32)
     duration = float(pts[-1] + rng.uniform(0.0, 2.0))
     cuts = np.sort(rng.uniform(0.0, duration, size=count // 5))
-    found = find_moments(pts, values, epochs=epochs, duration_seconds=duration, cut_seconds=cuts, config=CONFIG)
+    found = find_moments(pts, values, epochs=epochs, duration_seconds=duration, changes=cut_at(cuts), config=CONFIG)
     assert len(found) <= CONFIG.max_moments
     assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
     starts = {int(epoch): pts[epochs == epoch][0] for epoch in np.unique(epochs)}
@@ -270,63 +301,13 @@ def test_debiasing_refuses_another_bank(shape: tuple[int, ...]) -> None:
         debias(np.zeros(4, dtype=np.float32), np.zeros(shape, dtype=np.float32))
 
 
-def scenes(lengths: list[int], noise: float = 0.02) -> FrameEmbeddings:
-    """Frames a second apart; each scene is a direction of its own, with a little movement."""
-    rng = np.random.default_rng(0)
-    centres = np.repeat(np.eye(8)[np.arange(len(lengths)) % 8], lengths, axis=0)
-    vectors = centres + noise * rng.standard_normal(centres.shape)
-    return FrameEmbeddings(
-        epochs=np.zeros(len(vectors), dtype=np.int32),
-        pts_seconds=np.arange(len(vectors), dtype=np.float64),
-        vectors=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32),
-    )
-
-
-@pytest.mark.parametrize(
-    ("lengths", "cuts"),
-    [
-        ([10, 5, 20], [9.5, 14.5]),
-        ([3] * 20, [3 * n - 0.5 for n in range(1, 20)]),  # cut so fast that a median would call it calm
-        ([1, 1], [0.5]),
-        ([30], []),
-        ([1], []),
-    ],
-)
-def test_finds_the_cuts_between_scenes(lengths: list[int], cuts: list[float]) -> None:
-    np.testing.assert_allclose(shot_cuts(scenes(lengths)), cuts)
-
-
-def test_places_the_cut_after_a_still_picture_at_its_end() -> None:
-    frames = scenes([1, 5])
-    held = FrameEmbeddings(
-        epochs=frames.epochs, pts_seconds=np.array([0, 40, 41, 42, 43, 44.0]), vectors=frames.vectors
-    )
-    np.testing.assert_allclose(shot_cuts(held), [39.5])
-
-
-def test_an_epoch_break_is_no_cut() -> None:
-    frames = scenes([10, 10, 10])
-    broken = FrameEmbeddings(
-        epochs=np.repeat(np.array([0, 1], dtype=np.int32), [10, 20]),
-        pts_seconds=frames.pts_seconds,
-        vectors=frames.vectors,
-    )
-    np.testing.assert_allclose(shot_cuts(broken), [19.5])
-
-
-def test_finds_no_cuts_without_a_visual_encoder() -> None:
-    blind = FrameEmbeddings(
-        epochs=np.zeros(5, dtype=np.int32), pts_seconds=np.arange(5.0), vectors=np.empty((5, 0), np.float32)
-    )
-    assert len(shot_cuts(blind)) == 0
-
-
 @pytest.mark.parametrize(
     "settings",
     [
         {"smoothing_seconds": ()},
         {"smoothing_seconds": (0.0,)},
         {"snap_seconds": -1.0},
+        {"ring_share": 1.5},
         {"tiou_threshold": 0.0},
         {"containment_share": 1.5},
         {"locality_seconds": 0.0},

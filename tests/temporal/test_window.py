@@ -7,7 +7,8 @@ import pytest
 
 from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import WindowConfig
-from temporal.values import TimeSpan, Window
+from temporal.fusion import MeanPooling
+from temporal.values import Segment, TimeSpan, Window
 from temporal.window import segments, windows
 
 CONFIG = WindowConfig()
@@ -37,12 +38,17 @@ def utterance(start_seconds: float, end_seconds: float, epoch: int = 0) -> Utter
     )
 
 
+def pooled(video_id: str, cut: list[Window], frames: FrameEmbeddings) -> list[Segment]:
+    silent = np.zeros((1, 3), np.float32)
+    return segments(video_id, cut, frames, [utterance(2.0, 3.0)], silent, MeanPooling())
+
+
 def edges(cut: list[Window]) -> list[tuple[float, float]]:
     return [(window.span.start_seconds, window.span.end_seconds) for window in cut]
 
 
-def test_names_grid_and_pooling() -> None:
-    assert CONFIG.name == "16s/8s mean"
+def test_names_the_grid() -> None:
+    assert CONFIG.name == "16s/8s"
 
 
 @pytest.mark.parametrize(("length", "stride"), [(16.0, 0.0), (8.0, 16.0), (float("nan"), 8.0)])
@@ -79,7 +85,7 @@ def test_holds_the_frame_still_shown_where_none_begins() -> None:
     still = embeddings([0.0, 50.0])
     cut = windows(still, [], duration_seconds=60.0, config=CONFIG)
     assert [w.frames for w in cut if w.span.start_seconds == 24.0] == [slice(0, 1)]
-    assert all(segment.vector is not None for segment in segments("v", cut, still))
+    assert all(segment.vector is not None for segment in pooled("v", cut, still))
 
 
 def test_never_holds_a_frame_of_the_epoch_before() -> None:
@@ -94,7 +100,7 @@ def test_cuts_windows_of_speech_alone() -> None:
     cut = windows(nothing, spoken, duration_seconds=30.0, config=CONFIG)
     assert edges(cut) == [(0, 16), (8, 24), (16, 30)]
     assert [(w.utterances.start, w.utterances.stop) for w in cut] == [(0, 2), (1, 3), (1, 3)]
-    assert [s.vector for s in segments("v", cut, nothing)] == [None] * 3
+    assert [s.vector for s in pooled("v", cut, nothing)] == [None] * 3
 
 
 def test_takes_each_utterance_that_overlaps_even_under_a_longer_one() -> None:
@@ -126,9 +132,9 @@ def test_refuses_a_duration_that_cannot_be(duration: float) -> None:
 def test_pools_the_mean_of_the_unit_vectors_to_unit_length() -> None:
     frames = embeddings([float(t) for t in range(20)])
     cut = windows(frames, [], duration_seconds=20.0, config=CONFIG)
-    pooled = segments("film", cut, frames)
-    assert [s.segment_id for s in pooled] == ["film/0/0", "film/0/1"]
-    for segment, rows in zip(pooled, (range(16), range(8, 20)), strict=True):
+    found = pooled("film", cut, frames)
+    assert [s.segment_id for s in found] == ["film/0/0", "film/0/1"]
+    for segment, rows in zip(found, (range(16), range(8, 20)), strict=True):
         mean = np.mean([frames.vectors[row] for row in rows], axis=0)
         assert segment.vector is not None
         assert segment.vector.dtype == np.float32
@@ -138,7 +144,7 @@ def test_pools_the_mean_of_the_unit_vectors_to_unit_length() -> None:
 def test_has_no_vector_without_a_visual_encoder() -> None:
     frames = embeddings([0.0, 1.0], width=0)
     cut = windows(frames, [], duration_seconds=2.0, config=CONFIG)
-    assert [s.vector for s in segments("v", cut, frames)] == [None]
+    assert [s.vector for s in pooled("v", cut, frames)] == [None]
 
 
 @pytest.mark.parametrize("seed", range(5))

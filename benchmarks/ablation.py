@@ -1,0 +1,223 @@
+"""What each part of the search for moments is worth: everything as it is, then without one part, or with another value.
+
+    python -m benchmarks.ablation DATA QUERIES.json [--out FILE.md]
+    python -m benchmarks.ablation DATA QUERIES.json --half report [--plots DIR]
+
+DATA is a data directory of the videos of QUERIES.json (the format of `kinodex eval --queries`). Mixed questions are
+made of the spoken ones: what the whole video shows, and what is said in it. Choices are made on the train half; the
+report half is asked once, of everything as it is, and its figures are broken down as `kinodex eval` does.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import serve.engine
+import serve.intent
+import serve.ranking
+import serve.seen
+import serve.spoken
+import temporal.moments
+from encoders.calibration import Calibration
+from serve.ask import Embedded
+from serve.cli_eval import table
+from serve.intent import UNKNOWN, Intent, read_intent
+from serve.library import Library
+from serve.measuring import figures, measure
+from serve.plots import draw
+from serve.questions import Question, Questions, read_questions
+from serve.settings import load_settings
+
+SEEN_FORMS = (
+    "show me the part where you can see {}", "when do we see {}?", "find the scene with {}", "the part with {}",
+    "at what timestamp is {} shown?", "is there a moment with {} in it?", "what time does {} appear?", "where is {}?",
+)  # fmt: skip
+SAID_FORMS = (
+    "who talks about {}?", "when does she mention {}?", "at what timestamp does the speaker say {}?",
+    "the part where they talk about {}", "find where somebody says {}", "what do they say about {}?",
+    "when is {} mentioned?", "where in the video is {} discussed?",
+)  # fmt: skip
+NO_RANGES = np.empty((0, 2), np.int64)
+Patch = tuple[Any, str, Any]  # module or class, name, value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to search."""
+
+    name: str
+    patches: Sequence[Patch] = ()
+    moments: dict[str, Any] = field(default_factory=dict)  # of MomentConfig
+    calibration: dict[str, Any] = field(default_factory=dict)  # of Calibration
+    is_reworded: bool = False
+
+
+def as_asked(text: str, channel: str = "all") -> Intent:
+    """Take a question word for word."""
+    return Intent(text=text, said=text, phrases=(), visual_weight=UNKNOWN, speech_weight=UNKNOWN)
+
+
+def trust_all(seen_confidence: float, spoken: Any, intent: Intent) -> dict[str, float]:
+    """Weigh channels by the question alone."""
+    return {"visual": intent.visual_weight, "dense": intent.speech_weight, "lexical": intent.speech_weight}
+
+
+def alike(intent: Intent) -> Intent:
+    return replace(intent, visual_weight=UNKNOWN, speech_weight=UNKNOWN)
+
+
+MOMENTS, SPOKEN = temporal.moments, serve.spoken
+VARIANTS = (
+    Variant(name="as it is"),
+    Variant(name="no de-biasing bank", calibration={"bank_share": 0.0}),
+    Variant(name="the whole bank taken out", calibration={"bank_share": 1.0}),
+    Variant(name="the question alone as prompt", calibration={"templates": ("{}",)}),
+    Variant(name="three prompts", calibration={"templates": ("{}", "a photo of {}", "a video frame of {}")}),
+    Variant(name="smoothing at 1 s alone", moments={"smoothing_seconds": (1.0,)}),
+    Variant(name="smoothing at 0.5 and 2 s", moments={"smoothing_seconds": (0.5, 2.0)}),
+    Variant(name="no Kadane spans", patches=[(MOMENTS, "KADANE_ROUNDS", 0)]),
+    Variant(name="no Otsu runs", patches=[(MOMENTS, "otsu", lambda values: values.max() + 1)]),
+    Variant(name="edges not sharpened", patches=[(MOMENTS, "REFINE_ROUNDS", 0)]),
+    Variant(name="no shots as moments", patches=[(MOMENTS, "_shots", lambda *_: NO_RANGES)]),
+    Variant(name="edges not snapped to cuts", moments={"snap_seconds": 0.0}),
+    Variant(
+        name="neither shots nor snapping",
+        patches=[(MOMENTS, "_shots", lambda *_: NO_RANGES)],
+        moments={"snap_seconds": 0.0},
+    ),
+    Variant(name="score: ring contrast alone", moments={"ring_share": 1.0}),
+    Variant(name="score: half ring contrast", moments={"ring_share": 0.5}),
+    Variant(name="score: no ring contrast", moments={"ring_share": 0.0}),
+    Variant(name="score: nothing off for chance", patches=[(MOMENTS, "NOISE_ERRORS", 0.0)]),
+    Variant(name="score: short ones not shrunk", patches=[(MOMENTS, "SHRINK_SECONDS", 0.0)]),
+    Variant(name="suppression from tIoU 0.3", moments={"tiou_threshold": 0.3}),
+    Variant(name="suppression from tIoU 0.7", moments={"tiou_threshold": 0.7}),
+    Variant(name="inner spans never stay", moments={"containment_share": 1.0}),
+    Variant(name="inner spans stay from 0.7", moments={"containment_share": 0.7}),
+    Variant(name="channels not gated by confidence", patches=[(serve.ranking, "gates", trust_all)]),
+    Variant(name="visual gate from 0", patches=[(serve.ranking, "SEEN_TRUST", 0.0)]),
+    Variant(name="visual gate from 0.7", patches=[(serve.ranking, "SEEN_TRUST", 0.7)]),
+    Variant(
+        name="channels weighed alike",
+        patches=[(serve.engine, "read_intent", lambda text, channel="all": alike(read_intent(text, channel)))],
+    ),
+    Variant(name="speech: no pairs of utterances", patches=[(SPOKEN, "PAIR_COUNT", 0)]),
+    Variant(name="speech: meaning alone", patches=[(serve.engine, "terms_of", lambda intent: [])]),
+    Variant(name="speech: words twice as heavy", patches=[(SPOKEN, "LEXICAL_SHARE", 0.4)]),
+    Variant(name="everyday questions", is_reworded=True),
+    Variant(
+        name="everyday questions, not rewritten", is_reworded=True, patches=[(serve.engine, "read_intent", as_asked)]
+    ),
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def patched(variant: Variant) -> Iterator[None]:
+    """Search that way until the block ends."""
+    real = serve.seen.calibration_in
+
+    def calibration_in(*arguments: Any) -> Calibration:
+        return replace(real(*arguments), **variant.calibration)
+
+    with contextlib.ExitStack() as stack:
+        for owner, name, value in (*variant.patches, (serve.engine, "calibration_in", calibration_in)):
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        yield
+
+
+def reworded(questions: Sequence[Question]) -> tuple[Question, ...]:
+    """Ask for each moment as people ask, in turn in each of the forms."""
+    found = []
+    for n, one in enumerate(questions):
+        if one.channel == "mixed":  # is one already
+            found.append(one)
+            continue
+        forms = SEEN_FORMS if one.channel == "visual" else SAID_FORMS
+        target = read_intent(one.text).text if one.channel == "speech" else one.text
+        found.append(replace(one, text=forms[n % len(forms)].format(target)))
+    return tuple(found)
+
+
+def with_mixed(questions: Questions) -> Questions:
+    """Add, for each spoken moment, a question that says what its video shows and what is said."""
+    captions = {one.file: one.text for one in reversed(questions.videos)}
+    mixed = tuple(
+        replace(one, channel="mixed", text=f"{captions[one.file]}, and somebody says {read_intent(one.text).text}")
+        for one in questions.moments
+        if one.channel == "speech" and one.file in captions
+    )
+    return replace(questions, moments=questions.moments + mixed)
+
+
+def measured(variant: Variant, data: Path, questions: Questions, plots: Path | None = None) -> dict[str, Any]:
+    settings = load_settings(data, None)
+    settings = replace(settings, moments=replace(settings.moments, **variant.moments))
+    if variant.is_reworded:
+        questions = replace(questions, moments=reworded(questions.moments))
+    with patched(variant), Library.open(data, settings) as library:
+        answered = measure(Embedded(library), questions)
+    found = figures(answered)
+    if plots is not None:
+        draw(answered, found, plots)
+    return found
+
+
+COLUMNS = ("R1@0.5", "R1@0.7", "mAP", "mIoU")
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    cells = []
+    for channel, where in (("visual", "video"), ("visual", "library"), ("speech", "library"), ("mixed", "library")):
+        part = found["moments"][channel][where]
+        cells.append(" / ".join(f"{part[column]:.0f}" for column in COLUMNS))
+    videos = found["videos"]
+    cells.append(f"{videos['R@1']:.0f} / {videos['R@5']:.0f}")
+    cells.append(f"{found['rejection']['all']['F1']:.0f}")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("queries", type=Path)
+    parser.add_argument("--half", choices=["train", "report"], default="train")
+    parser.add_argument("--plots", type=Path)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    questions = with_mixed(read_questions(args.queries).of(args.half))
+    counts = {name: sum(one.channel == name for one in questions.moments) for name in ("visual", "speech", "mixed")}
+    about = (
+        f"{date.today()}, {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}: moments"
+        f" {counts['visual']} seen, {counts['speech']} said, {counts['mixed']} mixed; {len(questions.videos)} whole"
+        f" videos, {len(questions.absent)} absent."
+    )
+    if args.half == "report":
+        print(about, table(measured(VARIANTS[0], args.data, questions, args.plots)), sep="\n\n")
+        return
+    lines = [
+        "# What each part of the search is worth", "",
+        f"`python -m benchmarks.ablation DATA QUERIES.json`, {about}", "",
+        "Moments: R1@0.5 / R1@0.7 / mAP / mIoU; videos: R@1 / R@5; absent: F1 of being told NO_MATCH; in per cent.", "",
+        "| search | seen, in its video | seen, in the library | said, in the library | mixed, in the library"
+        " | whole videos | absent |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    print("\n".join(lines), flush=True)
+    for variant in VARIANTS:
+        lines.append(row(variant.name, measured(variant, args.data, questions)))
+        print(lines[-1], flush=True)
+    if args.out is not None:
+        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

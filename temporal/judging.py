@@ -1,0 +1,92 @@
+"""How well segment vectors find what captions say: whole videos, and moments inside them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from temporal.config import MomentConfig, WindowConfig
+from temporal.fusion import Pooling
+from temporal.metrics import Localised, localisation, recall_at
+from temporal.moments import find_moments
+from temporal.training_set import TrainingSet, TrainingVideo
+from temporal.values import Segment
+from temporal.window import segments, windows
+
+PART_SHARE = 0.8  # a caption of less of a video than this is a moment of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Shares in [0, 1]."""
+
+    recall_at_1: float  # of captions whose video has the nearest segment of all videos
+    moment_map: float | None  # mAP over tIoU 0.5:0.05:0.95 of captions of parts; None: there is none
+    caption_count: int
+    moment_count: int
+
+    def holds_against(self, other: "Judgement") -> bool:
+        """Whether nothing is lower than there."""
+        return self.recall_at_1 >= other.recall_at_1 and (self.moment_map or 0.0) >= (other.moment_map or 0.0)
+
+
+def judge(pooling: Pooling, data: TrainingSet, config: WindowConfig | None = None) -> Judgement:
+    """Measure what one way of making segments is worth, by segments alone.
+
+    A video's similarity is that of its nearest segment. The curve on which moments are found is, at each second, the
+    mean of the segments that hold it. Where captions are utterances, the model is shown no words: the answer would be
+    among them.
+    """
+    grid = config or WindowConfig()
+    cut = [segments_of(video, pooling, grid, shows_words=not data.has_spoken_captions) for video in data.videos]
+    similarities = np.stack([_nearest(found, data.caption_vectors) for found in cut])  # (V, C)
+    ranks, moments = [], []
+    for row, caption in enumerate(data.captions):
+        near, own = similarities[:, row], similarities[caption.video, row]
+        ranks.append(1 + int((near > own).sum()) + int((near[: caption.video] == own).sum()))  # of equals, in order
+        video = data.videos[caption.video]
+        if 0 < caption.span.length_seconds < PART_SHARE * video.duration_seconds:
+            found = found_in(cut[caption.video], data.caption_vectors[row], video.duration_seconds)
+            truth = np.array([[caption.span.start_seconds, caption.span.end_seconds]])
+            moments.append(Localised(predicted=found, truth=truth))
+    return Judgement(
+        recall_at_1=recall_at(ranks, 1),
+        moment_map=localisation(moments).mean_average_precision if moments else None,
+        caption_count=len(ranks),
+        moment_count=len(moments),
+    )
+
+
+def segments_of(video: TrainingVideo, pooling: Pooling, grid: WindowConfig, *, shows_words: bool) -> list[Segment]:
+    """Return a video's segments that have a vector."""
+    utterances = video.utterances if shows_words else ()
+    sentences = video.sentences if shows_words else video.sentences[:0]
+    spans = windows(video.embeddings, utterances, duration_seconds=video.duration_seconds, config=grid)
+    found = segments(video.name, spans, video.embeddings, utterances, sentences, pooling)
+    return [segment for segment in found if segment.vector is not None]
+
+
+def found_in(cut: list[Segment], query: NDArray[np.float32], duration_seconds: float) -> NDArray[np.float64]:
+    """Return the moments that segments show of a query: (N, 2), the best first."""
+    seconds = np.arange(max(1, int(duration_seconds)), dtype=np.float64)
+    sums, counts = np.zeros(len(seconds)), np.zeros(len(seconds))
+    for segment in cut:
+        assert segment.vector is not None
+        held = slice(*np.searchsorted(seconds + 0.5, (segment.span.start_seconds, segment.span.end_seconds)))
+        sums[held] += float(segment.vector @ query)
+        counts[held] += 1
+    level = sums.sum() / max(counts.sum(), 1)
+    curve = np.where(counts > 0, sums / np.maximum(counts, 1), level).astype(np.float32)
+    found = find_moments(
+        seconds, curve, duration_seconds=max(duration_seconds, float(seconds[-1])), config=MomentConfig()
+    )
+    return np.array([[one.span.start_seconds, one.span.end_seconds] for one in found], np.float64).reshape(-1, 2)
+
+
+def _nearest(cut: list[Segment], queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the similarity of each query (C, D) with the nearest of a video's segments: (C,)."""
+    if not cut:
+        return np.full(len(queries), -1.0, np.float32)
+    vectors = np.stack([segment.vector for segment in cut if segment.vector is not None])
+    nearest: NDArray[np.float32] = (queries @ vectors.T).max(axis=1)
+    return nearest

@@ -1,0 +1,103 @@
+"""Files of questions with known answers: either format, and what is none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.errors import QuestionsInvalid
+from serve.questions import Question, Questions, read_questions
+from temporal.values import TimeSpan
+
+MOMENT = {"file": "a.mp4", "query": "it jumps", "start_seconds": 1, "end_seconds": 2.5}
+
+
+def question(text: str, **values: Any) -> Question:
+    given = {"file": None, "span": None, "channel": "visual", "half": "train"}
+    return Question(text=text, **{**given, **values})
+
+
+def read(path: Path, text: str) -> Questions:
+    path.write_text(text)
+    return read_questions(path)
+
+
+def test_reads_an_object_of_lists(tmp_path: Path) -> None:
+    found = read(
+        tmp_path / "q.json",
+        json.dumps(
+            {
+                "videos": [{"file": "a.mp4", "caption": "a dog", "alt": "winter", "half": "report"}],
+                "moments": [{**MOMENT, "channel": "speech"}],
+                "absent": [{"query": "a volcano"}],
+                "notes": "what else is there is not ours",
+            },
+            indent=1,
+        ),
+    )
+    assert found.videos == (
+        question("a dog", file="a.mp4", half="report"),
+        question("winter", file="a.mp4", half="report"),
+    )
+    span = TimeSpan(start_seconds=1, end_seconds=2.5)
+    assert found.moments == (question("it jumps", file="a.mp4", channel="speech", span=span),)
+    assert found.absent == (question("a volcano"),)
+    assert found.of("report").videos == found.videos
+    assert found.of("report").absent == ()
+    assert found.of(None) == found
+    assert [one.is_held_out for one in found.videos + found.absent] == [True, True, False]
+
+
+def test_reads_json_lines(tmp_path: Path) -> None:
+    lines = [
+        {"kind": "video", "file": "a.mp4", "query": "a dog"},
+        {"kind": "moment", **MOMENT, "channel": "mixed"},
+        {"kind": "absent", "query": "a volcano", "channel": "speech"},
+    ]
+    found = read(tmp_path / "q.jsonl", "\n\n".join(map(json.dumps, lines)))
+    assert [one.text for one in found.videos] == ["a dog"]
+    assert [one.channel for one in found.moments + found.absent] == ["mixed", "speech"]
+
+
+def test_one_line_is_json_lines_too(tmp_path: Path) -> None:
+    assert read(tmp_path / "q.jsonl", '{"kind": "absent", "query": "a volcano"}\n').absent == (question("a volcano"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it asks nothing"),
+        ("{}", "it asks nothing"),
+        ("[]", "line 1 is not"),
+        ("{", "line 1 is not"),
+        ("[" * 100_000, "line 1 is not"),
+        ('{"kind": "film", "query": "x"}', "line 1 is not"),
+        ('{"videos": 3}', '"videos" is no list'),
+        ('{"videos": [3]}', "videos, row 1: "),
+        ('{"videos": [{"file": "a"}]}', "videos, row 1: no 'query'"),
+        ('{"videos": [{"caption": "a"}]}', "videos, row 1: no 'file'"),
+        ('{"kind": "video", "file": 7, "query": "x"}', "line 1: file must be a text"),
+        ('{"kind": "absent"}', "line 1: no 'query'"),
+        ('{"kind": "absent", "query": " "}', "line 1: a query must be a text"),
+        ('{"kind": "absent", "query": ["x"]}', "line 1: a query must be a text"),
+        ('{"kind": "absent", "query": "x", "channel": "smell"}', "channel must be one of visual, speech, mixed"),
+        ('{"kind": "absent", "query": "x", "half": []}', "half must be one of train, report"),
+        (json.dumps({"kind": "moment", **MOMENT, "end_seconds": 1}), "0 <= start_seconds < end_seconds"),
+        (json.dumps({"kind": "moment", **MOMENT, "end_seconds": None}), "line 1: "),
+        (json.dumps({"kind": "moment", **MOMENT, "end_seconds": float("inf")}), "0 <= start_seconds < end_seconds"),
+    ],
+)
+def test_what_is_no_file_of_questions_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(QuestionsInvalid) as caught:
+        read(tmp_path / "q.json", text)
+    assert str(caught.value).startswith(f"cannot use questions {tmp_path / 'q.json'}: ")
+    assert message in str(caught.value)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(QuestionsInvalid, match="No such file"):
+        read_questions(tmp_path / "none.json")
+    (tmp_path / "latin.json").write_bytes(b'{"kind": "absent", "query": "\xe9"}')
+    with pytest.raises(QuestionsInvalid, match="not UTF-8"):
+        read_questions(tmp_path / "latin.json")
