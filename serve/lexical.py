@@ -102,7 +102,7 @@ def content_terms(text: str) -> list[str]:
 
 def matches_term(text: str, term: str) -> bool:
     """Whether a text holds a word or phrase, as the search table would find it: "hikes" holds "hiking"."""
-    wanted, found = _stems(term), _stems(text)
+    wanted, found = stems(term), stems(text)
     return bool(wanted) and any(found[at : at + len(wanted)] == wanted for at in range(len(found) - len(wanted) + 1))
 
 
@@ -200,5 +200,6 @@ def _word_stems(word: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1 << 12)  # utterances and terms of the last questions
-def _stems(text: str) -> tuple[str, ...]:
+def stems(text: str) -> tuple[str, ...]:
+    """Return the words of a text without their endings, as the search table compares them; perhaps none."""
     return tuple(stem for word in normalise(text).split() for stem in _word_stems(word))

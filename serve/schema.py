@@ -184,10 +184,56 @@ _VERSION_3 = (
     ) WITHOUT ROWID""",
 )
 
+# Moderation: what was found, every change of it in order, and how far each video is scored (serve.events).
+_VERSION_4 = (
+    """CREATE TABLE events (
+        event_id TEXT PRIMARY KEY,
+        video_row INTEGER NOT NULL REFERENCES videos ON DELETE CASCADE,
+        collection TEXT NOT NULL,
+        video_id TEXT NOT NULL,
+        policy_id TEXT NOT NULL,
+        label TEXT NOT NULL,
+        state TEXT NOT NULL,
+        confidence REAL NOT NULL,
+        start_seconds REAL NOT NULL,
+        revision INTEGER NOT NULL,
+        body TEXT NOT NULL           -- JSON of serve.events.Event
+    ) WITHOUT ROWID""",
+    "CREATE INDEX events_video ON events (video_row)",
+    "CREATE INDEX events_listed ON events (collection, video_id, start_seconds, event_id)",
+    """CREATE TABLE event_changes (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT, -- their order; what was told is told up to one of these
+        event_id TEXT NOT NULL,
+        collection TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        body TEXT NOT NULL           -- as of events
+    )""",
+    "CREATE INDEX event_changes_event ON event_changes (event_id, revision)",
+    # With a video go its events, and what was said in it; who was told of them is told that they are withdrawn.
+    """CREATE TRIGGER events_gone AFTER DELETE ON events BEGIN
+        DELETE FROM event_changes WHERE event_id = OLD.event_id;
+        INSERT INTO event_changes (event_id, collection, revision, body) VALUES (
+            OLD.event_id, OLD.collection, OLD.revision + 1,
+            json_set(OLD.body, '$.state', 'WITHDRAWN', '$.revision', OLD.revision + 1, '$.matched_words', json('[]')));
+    END""",
+    """CREATE TABLE screenings (
+        video_row INTEGER PRIMARY KEY REFERENCES videos ON DELETE CASCADE,
+        turn INTEGER NOT NULL,       -- counts up with every change of this row
+        digest TEXT NOT NULL,        -- of the policies, as serve.screenings knows them
+        state TEXT NOT NULL          -- JSON
+    )""",
+    """CREATE TABLE event_sinks (
+        name TEXT PRIMARY KEY,       -- who is told
+        sequence INTEGER NOT NULL,   -- up to which change it was
+        state TEXT NOT NULL          -- JSON of its own
+    ) WITHOUT ROWID""",
+)
+
 STEPS: tuple[tuple[str, ...], ...] = (
     _VERSION_1,
     _VERSION_2,
     _VERSION_3,
+    _VERSION_4,
 )  # STEPS[n] leads from version n to n + 1; never edited, only added to
 VERSION = len(STEPS)
 

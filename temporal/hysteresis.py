@@ -86,6 +86,8 @@ class Hysteresis:
             confidence: (N,), 0..1.
         """
         rules = self.rules
+        if not (self.phase.any() or (confidence >= rules.enter).any()):  # most frames of most videos
+            return []
         changes = self._opened(seconds)  # what rose until now lasted until now
         is_begun = self.phase != IDLE
         is_over = is_begun & (confidence < rules.leave)
@@ -100,7 +102,7 @@ class Hysteresis:
         changes += self._opened(seconds)
         due = np.flatnonzero((self.phase == OPEN) & (seconds - self.told_at >= UPDATE_SECONDS))
         self.told_at[due] = seconds
-        return changes + [self._change(track, ChangeKind.UPDATED, seconds) for track in due]
+        return changes + [self._change(track, ChangeKind.UPDATED, seconds) for track in due.tolist()]
 
     def finish(self, seconds: float) -> list[Change]:
         """End all that goes on, as the video or an epoch of it ends here."""
@@ -116,12 +118,12 @@ class Hysteresis:
         found = np.flatnonzero((self.phase == RISING) & (lasted >= self.rules.min_seconds))
         self.phase[found] = OPEN
         self.told_at[found] = seconds
-        return [self._change(track, ChangeKind.OPENED, seconds) for track in found]
+        return [self._change(track, ChangeKind.OPENED, seconds) for track in found.tolist()]
 
     def _closed(self, is_over: NDArray[np.bool_]) -> list[Change]:
         """End these: what was open is told, what only rose is nothing."""
         was_open = np.flatnonzero(is_over & (self.phase == OPEN))
-        changes = [self._change(track, ChangeKind.CLOSED, self.below_since[track]) for track in was_open]
+        changes = [self._change(track, ChangeKind.CLOSED, self.below_since[track]) for track in was_open.tolist()]
         self.ready_at[was_open] = self.below_since[was_open] + self.rules.cooldown_seconds[was_open]
         self.phase[is_over] = IDLE
         self.below_since[is_over] = np.inf
@@ -129,7 +131,7 @@ class Hysteresis:
 
     def _change(self, track: int, kind: ChangeKind, seconds: float) -> Change:
         return Change(
-            track=int(track),
+            track=track,
             kind=kind,
             start_seconds=float(self.start[track]),
             end_seconds=float(min(self.below_since[track], seconds)),

@@ -1,0 +1,194 @@
+"""Moderation events in the catalog: what holds, and every change there was, in order.
+
+A change is written in the transaction that notes how far its video is scored, so none is lost, and none is there twice.
+Its sequence number is what a reader goes on from: serve.moderation_service for clients, serve.telling for Kafka and the
+webhook.
+"""
+
+import hashlib
+import json
+import sqlite3
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, Literal
+
+from serve.catalog import Catalog
+from serve.values import MatchedWord
+
+
+class EventState(StrEnum):
+    """What became of an event."""
+
+    OPENED = "OPENED"
+    UPDATED = "UPDATED"
+    CLOSED = "CLOSED"
+    WITHDRAWN = "WITHDRAWN"  # its video was deleted, or other policies do not find it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something a policy looks or listens for, as it is known in one revision."""
+
+    event_id: str
+    state: EventState
+    channel: Literal["visual", "speech"]  # how it was noticed
+    label: str
+    parents: tuple[str, ...]  # what the label is a kind of, the broadest first
+    confidence: float  # 0..1, the highest so far
+    collection: str
+    video_id: str
+    epoch: int
+    start_seconds: float
+    end_seconds: float  # so far, until it is closed
+    policy_id: str
+    policy_version: str
+    fingerprint: str  # of the encoders
+    action: str
+    recorded_time: float | None = None  # when it began by the wall clock, seconds since 1970; None: not known
+    best_frame_seconds: float | None = None  # the picture that shows it best; None: it was heard
+    matched_words: tuple[MatchedWord, ...] = ()  # what gave it away, if it was heard
+    revision: int = 0
+
+    def is_same(self, other: "Event") -> bool:
+        """Whether another revision says the same; the clock of a live video is told better and better."""
+        return self == replace(other, revision=self.revision, recorded_time=self.recorded_time)
+
+
+def event_id(policy_id: str, collection: str, video_id: str, epoch: int, channel: str, start_seconds: float) -> str:
+    """Return the id of an event: the same for the same, whoever finds it and however often."""
+    content = json.dumps([policy_id, collection, video_id, epoch, channel, round(1000 * start_seconds)])
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events are asked for: those that meet every condition."""
+
+    collections: tuple[str, ...] | None = None  # None: every one
+    video_ids: tuple[str, ...] = ()  # none: every one, as in the next ones
+    policy_ids: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # theirs, or one of their parents
+    min_confidence: float = 0.0
+
+    def admits(self, event: Event) -> bool:
+        """Whether an event is asked for."""
+        return (
+            (self.collections is None or event.collection in self.collections)
+            and (not self.video_ids or event.video_id in self.video_ids)
+            and (not self.policy_ids or event.policy_id in self.policy_ids)
+            and (not self.labels or not {event.label, *event.parents}.isdisjoint(self.labels))
+            and event.confidence >= self.min_confidence
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventChange:
+    """A revision of an event, and its place among all changes."""
+
+    sequence: int
+    event: Event
+
+
+Place = tuple[str, str, float, str]  # of an event among all: collection, video, start, id
+
+
+class EventLog:
+    """The events of a catalog."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    # ---- as part of a transaction
+
+    def record(self, edit: sqlite3.Connection, row: int, event: Event) -> Event:
+        """Write the next revision of an event of a video; return it."""
+        (last,) = edit.execute(
+            "SELECT max(revision) FROM event_changes WHERE event_id = ?", (event.event_id,)
+        ).fetchone()
+        event = replace(event, revision=0 if last is None else last + 1)
+        edit.execute(
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET label ="
+            " excluded.label, state = excluded.state, confidence = excluded.confidence, revision = excluded.revision,"
+            " body = excluded.body",
+            (event.event_id, row, event.collection, event.video_id, event.policy_id, event.label, event.state,
+             event.confidence, event.start_seconds, event.revision, event_json(event)),
+        )  # fmt: skip
+        edit.execute(
+            "INSERT INTO event_changes (event_id, collection, revision, body) VALUES (?, ?, ?, ?)",
+            (event.event_id, event.collection, event.revision, event_json(event)),
+        )
+        return event
+
+    def withdraw(self, edit: sqlite3.Connection, event_id: str) -> None:
+        """Take an event back; a trigger writes that down."""
+        edit.execute("DELETE FROM events WHERE event_id = ?", (event_id,))
+
+    # ---- what holds
+
+    def of_video(self, row: int) -> list[Event]:
+        """Return the events of a video, in order of time."""
+        found = self.catalog.rows("SELECT body FROM events WHERE video_row = ? ORDER BY start_seconds, event_id", row)
+        return [event_of(body) for (body,) in found]
+
+    def page(self, wanted: EventFilter, after: Place | None, limit: int) -> list[Event]:
+        """Return the events behind a place that are asked for, by collection, video and time; at most so many."""
+        found: list[Event] = []
+        while len(found) < limit:
+            rows = self.catalog.rows(
+                "SELECT body FROM events WHERE (collection, video_id, start_seconds, event_id) > (?, ?, ?, ?)"
+                " AND confidence >= ? ORDER BY collection, video_id, start_seconds, event_id LIMIT ?",
+                *(after or ("", "", -1.0, "")), wanted.min_confidence, READ_COUNT,
+            )  # fmt: skip
+            events = [event_of(body) for (body,) in rows]
+            found += [event for event in events if wanted.admits(event)]
+            if len(rows) < READ_COUNT:
+                break
+            after = place_of(events[-1])
+        return found[:limit]
+
+    # ---- what changed
+
+    def last_sequence(self) -> int:
+        """Return the sequence number of the last change; 0: there was none."""
+        ((last,),) = self.catalog.rows("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event_changes'")
+        return int(last)
+
+    def changes(self, after: int, limit: int) -> list[EventChange]:
+        """Return the changes behind a sequence number, in order, at most so many."""
+        found = self.catalog.rows(
+            "SELECT sequence, body FROM event_changes WHERE sequence > ? ORDER BY sequence LIMIT ?", after, limit
+        )
+        return [EventChange(sequence=sequence, event=event_of(body)) for sequence, body in found]
+
+    # ---- who was told
+
+    def told(self, sink: str) -> tuple[int, Any]:
+        """Return up to which change a sink was told, and what it keeps; 0 and None for a new one."""
+        found = self.catalog.rows("SELECT sequence, state FROM event_sinks WHERE name = ?", sink)
+        return (int(found[0][0]), json.loads(found[0][1])) if found else (0, None)
+
+    def note_told(self, sink: str, sequence: int, state: Any) -> None:
+        """Note that a sink was told everything up to a change."""
+        with self.catalog.editing() as edit:
+            edit.execute("INSERT OR REPLACE INTO event_sinks VALUES (?, ?, ?)", (sink, sequence, json.dumps(state)))
+
+
+READ_COUNT = 500  # events read at once, of which a filter may leave out many
+
+
+def place_of(event: Event) -> Place:
+    """Return where an event stands in page()."""
+    return event.collection, event.video_id, event.start_seconds, event.event_id
+
+
+def event_json(event: Event) -> str:
+    """Write an event as the catalog holds it."""
+    return json.dumps(asdict(event))
+
+
+def event_of(body: str) -> Event:
+    """Read an event of the catalog."""
+    values = json.loads(body)
+    words = tuple(MatchedWord(**word) for word in values.pop("matched_words"))
+    state, parents = EventState(values.pop("state")), tuple(values.pop("parents"))
+    return Event(**values, state=state, parents=parents, matched_words=words)
