@@ -92,6 +92,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # gRPC would read requests before it knows whose they are, and tell of one that it cannot read in its own words.
         codecs = (None, handler.response_serializer)
         read = Messages if handler.request_streaming else message_of
+        if handler.response_streaming and method.startswith(OUR_PACKAGE):  # watching: one request, answers without end
+            behaviour = read_by(handler.unary_stream, read, handler.request_deserializer)
+            return grpc.unary_stream_rpc_method_handler(self.watched(behaviour, method, metadata), *codecs)
         if handler.response_streaming:  # reflection: answered by gRPC's own code, to callers with a token
             behaviour = self.admitted(read_by(handler.stream_stream, read, handler.request_deserializer), metadata)
             return grpc.stream_stream_rpc_method_handler(behaviour, *codecs)
@@ -114,52 +117,74 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def wrapped(self, behaviour: Behaviour, method: str, metadata: dict[str, str]) -> Behaviour:
         async def run(request: Any, context: Any) -> Any:
-            request_id = metadata.get("x-request-id", "")
-            if not PLAIN_ID.fullmatch(request_id):
-                request_id = uuid4().hex
-            started, code, error = time.perf_counter(), "OK", None
-            self.count += 1
-            self.metrics.calls_in_flight.set(self.count)
-            REQUEST_ID.set(request_id)  # each call runs in a context of its own
-            CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
-            try:
-                CURRENT.set(Call(method=method, request_id=request_id, principal=self.authenticated(metadata)))
-                if self.count > self.config.max_concurrent_calls:
-                    raise Overloaded("calls", BUSY_RETRY_SECONDS)
-                if not self.is_ready() and method.startswith(OUR_PACKAGE):
-                    raise ServerNotReady("loading or stopping", BUSY_RETRY_SECONDS)
-                with self.spans(method, metadata, request_id):
-                    response = await self.limited(behaviour, method, request, context)
+            async with self.accounted(method, metadata, context) as request_id:
+                response = await self.limited(behaviour, method, request, context)
                 # Not before: a client repeats a call only of which nothing has come back. An error has its own place
                 # for the id (RequestInfo).
                 await context.send_initial_metadata((("x-request-id", request_id),))
                 return response
-            except asyncio.CancelledError:
-                remaining = context.time_remaining()
-                code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
-                raise
-            except Exception as caught:
-                error = caught
-                if isinstance(caught, DataDirectoryBusy):  # its message names a folder and a process
-                    error = ServerNotReady("waiting for another process's change", CHANGE_RETRY_SECONDS)
-                code = code_of(error)
-                if code == "INTERNAL":
-                    logger.exception("call failed method=%s", method)
-                await context.abort_with_status(rpc_status.to_status(status_of(error, request_id)))
-            finally:
-                self.count -= 1
-                self.metrics.calls_in_flight.set(self.count)
-                self.metrics.calls.labels(method, code).inc()
-                seconds = time.perf_counter() - started
-                self.metrics.call_seconds.labels(method).observe(seconds)
-                call = CURRENT.get()
-                logger.info(
-                    "call done method=%s code=%s reason=%s milliseconds=%.1f caller=%s peer=%s",
-                    method, code, reason_of(error) if error else "-", seconds * 1000,
-                    (call.principal.name if call else "") or "-", context.peer(),
-                )  # fmt: skip
 
         return run
+
+    def watched(self, behaviour: Any, method: str, metadata: dict[str, str]) -> Any:
+        async def run(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with self.accounted(method, metadata, context) as request_id:
+                is_begun = False
+                async with contextlib.aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        if not is_begun:
+                            await context.send_initial_metadata((("x-request-id", request_id),))
+                        is_begun = True
+                        yield response
+
+        return run
+
+    @contextlib.asynccontextmanager
+    async def accounted(self, method: str, metadata: dict[str, str], context: Any) -> AsyncIterator[str]:
+        """Let a call begin, and tell what came of it: to the caller, the metrics and the log. Gives its request id."""
+        request_id = metadata.get("x-request-id", "")
+        if not PLAIN_ID.fullmatch(request_id):
+            request_id = uuid4().hex
+        started, code, error, peer = time.perf_counter(), "OK", None, context.peer()
+        self.count += 1
+        self.metrics.calls_in_flight.set(self.count)
+        REQUEST_ID.set(request_id)  # each call runs in a context of its own
+        CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
+        try:
+            CURRENT.set(Call(method=method, request_id=request_id, principal=self.authenticated(metadata)))
+            if self.count > self.config.max_concurrent_calls:
+                raise Overloaded("calls", BUSY_RETRY_SECONDS)
+            if not self.is_ready() and method.startswith(OUR_PACKAGE):
+                raise ServerNotReady("loading or stopping", BUSY_RETRY_SECONDS)
+            with self.spans(method, metadata, request_id):
+                yield request_id
+        except GeneratorExit:  # nobody reads on; gRPC has let go of the call, and its context must not be asked
+            code = "CANCELLED"
+            raise
+        except asyncio.CancelledError:
+            remaining = context.time_remaining()
+            code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+            raise
+        except Exception as caught:
+            error = caught
+            if isinstance(caught, DataDirectoryBusy):  # its message names a folder and a process
+                error = ServerNotReady("waiting for another process's change", CHANGE_RETRY_SECONDS)
+            code = code_of(error)
+            if code == "INTERNAL":
+                logger.exception("call failed method=%s", method)
+            await context.abort_with_status(rpc_status.to_status(status_of(error, request_id)))
+        finally:
+            self.count -= 1
+            self.metrics.calls_in_flight.set(self.count)
+            self.metrics.calls.labels(method, code).inc()
+            seconds = time.perf_counter() - started
+            self.metrics.call_seconds.labels(method).observe(seconds)
+            call = CURRENT.get()
+            logger.info(
+                "call done method=%s code=%s reason=%s milliseconds=%.1f caller=%s peer=%s",
+                method, code, reason_of(error) if error else "-", seconds * 1000,
+                (call.principal.name if call else "") or "-", peer,
+            )  # fmt: skip
 
     async def limited(self, behaviour: Behaviour, method: str, request: Any, context: Any) -> Any:
         """Run the method, for a bounded time where the caller sets no deadline."""

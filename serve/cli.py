@@ -17,7 +17,7 @@ import click
 
 from serve.cli_eval import evaluate
 from serve.cli_kafka import publish, topics, worker
-from serve.cli_policies import policies
+from serve.cli_moderation import events, policies, rescore
 from serve.cli_serve import serve
 from serve.cli_tokens import token
 from serve.cli_train import train
@@ -320,6 +320,8 @@ cli.add_command(topics)
 cli.add_command(evaluate)
 cli.add_command(train)
 cli.add_command(policies)
+cli.add_command(rescore)
+cli.add_command(events)
 
 
 @cli.command()

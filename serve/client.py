@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -21,7 +22,9 @@ import grpc
 
 from encoders.values import Utterance
 from kinodex.v1 import library_service_pb2 as library
+from kinodex.v1 import moderation_service_pb2 as moderation
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
+from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.channel import (
     ATTEMPT_COUNT,
@@ -34,6 +37,8 @@ from serve.channel import (
 )
 from serve.config import ClientConfig
 from serve.errors import ServerFailed
+from serve.event_messages import event_filter_message, event_value
+from serve.events import Event, EventFilter
 from serve.fields import duration_message, duration_value, metadata_message, sendable, timestamp_message
 from serve.messages import (
     moments_answer,
@@ -49,6 +54,7 @@ from serve.values import Answer, Query, VideoState, VideoStatus
 PAGE_SIZE = 100  # the API's most, for answers
 LIST_PAGE_SIZE = 1000  # the API's most, for videos
 BLOCK_BYTES = 256 << 10  # of an upload: large enough to fill a fast network, small against gRPC's 4 MiB
+MAX_WATCH_BACKOFF_SECONDS = 10.0  # between two attempts to go on watching a server that is away
 POLL_SECONDS = 0.5  # between two looks at a video that is being indexed
 
 Request = TypeVar("Request")
@@ -78,6 +84,7 @@ class Client:
         self._address = read_address(address, self._config)
         self._channel = open_channel(self._address, self._config)
         self._search, self._library = SearchServiceStub(self._channel), LibraryServiceStub(self._channel)
+        self._moderation = ModerationServiceStub(self._channel)
 
     def close(self) -> None:
         """Hang up."""
@@ -290,6 +297,55 @@ class Client:
         return self._call(
             self._library.GetFrame, request, lambda response: (duration_value(response.offset), response.jpeg)
         )
+
+    # ---- moderation events ----
+
+    def events(self, wanted: EventFilter | None = None) -> Iterator[Event]:
+        """Yield events as they are now, by collection, video and time; asks as it goes."""
+        token, is_last = "", False
+        while not is_last:
+            request = moderation.ListEventsRequest(
+                filter=event_filter_message(wanted or EventFilter()), page_size=LIST_PAGE_SIZE, page_token=token
+            )
+            events, token = self._call(
+                self._moderation.ListEvents,
+                request,
+                lambda page: (list(map(event_value, page.events)), page.next_page_token),
+            )
+            yield from events
+            is_last = not token
+
+    def watch_events(
+        self, wanted: EventFilter | None = None, *, resume_token: str = "", from_start: bool = False
+    ) -> Iterator[tuple[Event, str]]:
+        """Yield every change of events as it comes, without end, each with the token that goes on behind it.
+
+        Waits, and misses nothing, while the server is away.
+
+        Args:
+            wanted: Which events.
+            resume_token: Where to go on; empty: from now on.
+            from_start: Without a token: begin with all that is known.
+        """
+        wait_seconds = FIRST_BACKOFF_SECONDS
+        while True:
+            request = moderation.WatchEventsRequest(
+                filter=event_filter_message(wanted or EventFilter()), resume_token=resume_token, from_start=from_start
+            )
+            responses = self._moderation.WatchEvents(request, metadata=self._headers())
+            try:
+                for response in responses:
+                    resume_token, wait_seconds = response.resume_token, FIRST_BACKOFF_SECONDS
+                    if response.HasField("event"):
+                        yield self._read(partial(event_value, response.event)), resume_token
+            except grpc.RpcError as error:
+                failed = failure(error, self._address, None)
+                if failed.code != "UNAVAILABLE":
+                    raise failed from error
+            finally:
+                responses.cancel()
+            time.sleep(wait_seconds)
+            wait_seconds = min(wait_seconds * BACKOFF_GROWTH, MAX_WATCH_BACKOFF_SECONDS)
 
     # ---- one call ----
 

@@ -28,6 +28,7 @@ class ServerConfig:
     max_upload_stall_seconds: float = 60.0  # without a byte
     drain_seconds: float = 30.0  # for calls under way when the server is told to stop
     frame_cache_bytes: int = 512 << 20  # vectors of the videos asked about lately, kept in memory
+    policies: str = ""  # the file of moderation policies; empty: DIR/policies.yaml if it is there
     retention: tuple[str, ...] = ()  # of live videos: "cams=7d", "default=30d,50GiB", "*=1d"; none: all is kept
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@
 ├── RequestInvalid         a call's fields are wrong; names them
 │   └── PageTokenInvalid   it is not of this server, this caller or this question
 ├── PageTokenExpired       the answer it pages through is forgotten
+├── ResumeTokenExpired     the library it goes on in is gone
 ├── CollectionNotFound     no such collection
 ├── FrameNotFound          the video has no pictures
 ├── RequestIdReused        a request id came with another request
@@ -171,6 +172,13 @@ class PageTokenExpired(ServeError):
 
     def __init__(self) -> None:
         super().__init__("the page token has expired: ask for the first page again")
+
+
+class ResumeTokenExpired(ServeError):
+    """A resume token is of a library that is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("the resume token is of a library that is gone: begin without it, from_start for all events")
 
 
 class CollectionNotFound(ServeError):

@@ -146,6 +146,11 @@ class EventLog:
             after = place_of(events[-1])
         return found[:limit]
 
+    def count(self) -> int:
+        """Return how many events there are."""
+        ((found,),) = self.catalog.rows("SELECT count(*) FROM events")
+        return int(found)
+
     # ---- what changed
 
     def last_sequence(self) -> int:

@@ -51,6 +51,9 @@ class ServerMetrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self.events = Counter(
+            "kinodex_events", "Changes of moderation events, by what happened.", ["state"], registry=self.registry
+        )  # kinodex_events_total
         self.is_ready = Gauge("kinodex_ready", "1 while questions are answered.", registry=self.registry)
         self.live = LiveMetrics(self.registry)
 

@@ -98,6 +98,7 @@ class Moderator:
         self.stopping, self.woken = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.run, name="moderator", daemon=True)
         self.trouble = ""
+        self.is_begun = False
 
     # ---- the thread
 
@@ -141,7 +142,8 @@ class Moderator:
         Args:
             on_video: Told how many videos are done, and how many there are to do.
         """
-        if self.policies.refresh() or not self.known:
+        if self.policies.refresh() or not self.is_begun:
+            self.is_begun = True
             self.books = {}
             self._recall()
         if self.policies.policies is None and not self.editor.rows("SELECT 1 FROM screenings LIMIT 1"):
@@ -282,15 +284,34 @@ class Moderator:
         return fresh + changed
 
 
-def moderated(engine: Engine, directory: Path, policies: PoliciesInForce, on_video: Callable[[int, int], None]) -> int:
-    """Score a library once by the policies in force; return how many videos had to be looked at.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescored:
+    """What became of a library that was scored once."""
 
+    version: str  # of the policies
+    video_count: int  # that had to be looked at
+    change_count: int
+    event_count: int  # in all, by now
+
+
+def rescored(
+    engine: Engine, directory: Path, policies: PoliciesInForce, on_video: Callable[[int, int], None]
+) -> Rescored:
+    """Score a library once by the policies in force.
+
+    Args:
+        on_video: As of Moderator.bring_up.
     Raises:
         DataDirectoryInvalid: If the catalog cannot be written to.
     """
-    editor = Catalog.open_editor(directory)
-    try:
+    with Catalog.open_editor(directory) as editor:
+        log = EventLog(editor)
+        before = log.last_sequence()
         engine.refresh()
-        return Moderator(engine, editor, policies).bring_up(on_video)
-    finally:
-        editor.close()
+        video_count = Moderator(engine, editor, policies).bring_up(on_video)
+        return Rescored(
+            version=policies.policies.version if policies.policies is not None else "",
+            video_count=video_count,
+            change_count=log.last_sequence() - before,
+            event_count=log.count(),
+        )

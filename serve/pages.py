@@ -96,11 +96,11 @@ def _decode(token: str) -> bytes:
 def binding(principal_name: str, method: str, message: Message) -> bytes:
     """Digest whom and what a page token is good for: SHA-256 over the caller, the method and the request.
 
-    The request counts without its page_token and page_size: the next page may have another size.
+    The request counts without its tokens, and without what says where to begin or how much to send at once.
     """
     request = type(message)()
     request.CopyFrom(message)
-    for name in ("page_token", "page_size"):
+    for name in ("page_token", "page_size", "resume_token", "from_start"):
         if name in request.DESCRIPTOR.fields_by_name:
             request.ClearField(name)
     digest = hashlib.sha256()

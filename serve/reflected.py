@@ -7,7 +7,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from kinodex.v1 import library_service_pb2, search_service_pb2, stream_pb2
+from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2, stream_pb2
 
 
 def described_files() -> DescriptorPool:
@@ -31,6 +31,7 @@ def described_files() -> DescriptorPool:
                 field.json_name = first + "".join(other.capitalize() for other in others)
         pool.Add(told)
 
-    for module in (search_service_pb2, library_service_pb2, stream_pb2, health_pb2, reflection_pb2, error_details_pb2):
+    ours = (search_service_pb2, library_service_pb2, moderation_service_pb2, stream_pb2)
+    for module in (*ours, health_pb2, reflection_pb2, error_details_pb2):
         add(module.DESCRIPTOR)
     return pool

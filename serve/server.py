@@ -3,6 +3,7 @@
 What runs beside the calls:
 - the refresher looks for changes of the catalog, by whatever process, and brings the indexes up to them;
 - the ingest worker, a process of its own (serve.ingesting), indexes what is queued, so that answers do not wait for it;
+- the moderator (serve.moderator) scores what is new by the policies in force;
 - with Kafka, the materialiser (serve.materialising) brings the catalog up to the topics.
 """
 
@@ -25,6 +26,8 @@ from ingest.errors import BrokerUnavailable
 from kinodex.v1 import (
     library_service_pb2,
     library_service_pb2_grpc,
+    moderation_service_pb2,
+    moderation_service_pb2_grpc,
     search_service_pb2,
     search_service_pb2_grpc,
 )
@@ -33,10 +36,13 @@ from serve.auth import open_tokens
 from serve.calls import CallInterceptor, Workers, to_the_end
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError, VideoIsLive
+from serve.events import Event, EventLog
 from serve.jobs import JobQueue
 from serve.library import Library
 from serve.library_service import LibraryService
 from serve.metrics import CacheCounts, ServerMetrics
+from serve.moderation_service import ModerationService
+from serve.moderator import POLICIES_NAME, Moderator, PoliciesInForce
 from serve.pages import PageSigner, page_key
 from serve.reflected import described_files
 from serve.search_service import SearchService
@@ -58,7 +64,11 @@ BUSY_SECONDS = 1.0  # how often a new data directory that another process is fil
 WRITING_WORKERS = 4  # calls of the LibraryService at the same time: short reads and writes of the catalog
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in ((search_service_pb2, "SearchService"), (library_service_pb2, "LibraryService"))
+    for module, name in (
+        (search_service_pb2, "SearchService"),
+        (library_service_pb2, "LibraryService"),
+        (moderation_service_pb2, "ModerationService"),
+    )
 )
 
 
@@ -138,6 +148,12 @@ class Server:
         self.metrics.registry.register(CacheCounts(self.text_vectors, search_service.worked_out))
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(search_service, self.grpc)
         library_service_pb2_grpc.add_LibraryServiceServicer_to_server(self.library_service, self.grpc)
+        self.policies = PoliciesInForce(Path(self.config.policies or directory / POLICIES_NAME))
+        self.moderator: Moderator | None = None  # None: not warm
+        self.moderation_service = ModerationService(
+            EventLog(self.reader), lambda: self.policies, access, self.call_workers, signer
+        )
+        moderation_service_pb2_grpc.add_ModerationServiceServicer_to_server(self.moderation_service, self.grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         reflection.enable_server_reflection(
             [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc, pool=described_files()
@@ -187,6 +203,8 @@ class Server:
         self.tasks = [asyncio.create_task(self.keep_fresh(), name="refresher")]
 
     async def load(self) -> None:
+        if self.moderator is not None:  # of the encoders before
+            await asyncio.to_thread(self.moderator.stop)
         while True:
             try:
                 library = await asyncio.to_thread(warm_library, self.directory, self.settings)
@@ -199,6 +217,7 @@ class Server:
             library.close()
             raise
         library.engine.on_found = self.note_freshness
+        await self.moderate(library)
         self.library = library
         self.measure()
         await self.tell_health(is_serving=True)
@@ -237,6 +256,18 @@ class Server:
             raise failure.result()
         await to_the_end(asyncio.to_thread(library.engine.refresh))
 
+    async def moderate(self, library: Library) -> None:
+        """Score what is there and what comes by the policies in force, beside the calls."""
+        loop = asyncio.get_running_loop()
+
+        def tell(events: list[Event]) -> None:
+            for event in events:
+                self.metrics.events.labels(event.state.lower()).inc()
+            loop.call_soon_threadsafe(self.moderation_service.news.tell)
+
+        self.moderator = Moderator(library.engine, self.editor, self.policies, on_events=tell)
+        self.moderator.start()
+
     def fail(self, error: Exception) -> None:
         """Note that this server cannot go on; serve() ends it."""
         if self.failure is not None and not self.failure.done():
@@ -249,6 +280,7 @@ class Server:
         self.is_stopping = True
         await self.health.enter_graceful_shutdown()
         self.metrics.is_ready.set(0)
+        self.moderation_service.stop()
         logger.info("stopping drain_seconds=%g", self.config.drain_seconds)
         await self.grpc.stop(self.config.drain_seconds)
         for task in self.tasks:
@@ -257,6 +289,8 @@ class Server:
         await asyncio.to_thread(self.supervisor.stop)
         if self.feed is not None:
             await asyncio.to_thread(self.feed.stop)
+        if self.moderator is not None:
+            await asyncio.to_thread(self.moderator.stop)
         for workers in (self.query_workers, self.call_workers):
             await asyncio.to_thread(workers.close)
         if self.library is not None:
@@ -308,6 +342,8 @@ class Server:
     def refresh(self) -> None:
         if self.library is not None:
             self.library.engine.refresh()
+        if self.moderator is not None:
+            self.moderator.wake()
 
     def delete_live(self, collection: str, video_id: str, seconds: float) -> None:
         """Delete a live video here and on every other server.

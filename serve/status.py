@@ -28,6 +28,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.RequestInvalid: code_pb2.INVALID_ARGUMENT,
     errors.PageTokenInvalid: code_pb2.INVALID_ARGUMENT,
     errors.PageTokenExpired: code_pb2.FAILED_PRECONDITION,
+    errors.ResumeTokenExpired: code_pb2.FAILED_PRECONDITION,
     errors.CollectionNotFound: code_pb2.NOT_FOUND,
     errors.VideoNotFound: code_pb2.NOT_FOUND,
     errors.VideoAmbiguous: code_pb2.INVALID_ARGUMENT,

@@ -31,6 +31,7 @@ SPOKEN: list[Exception] = [
     errors.RequestInvalid([("query", "is required"), ("page_size", "must not be negative, got -1")]),
     errors.PageTokenInvalid(),
     errors.PageTokenExpired(),
+    errors.ResumeTokenExpired(),
     errors.CollectionNotFound("talks"),
     errors.VideoNotFound("c0ffee"),
     errors.VideoAmbiguous("3fa9", ["a", "b"]),

@@ -696,7 +696,7 @@ Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """Something a moderation policy looks for began, went on or ended. Topic kinodex.events, key `video_id`."""
+    """Something a moderation policy looks for began, went on or ended. Topic kinodex.events, key "collection/video_id"."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -714,6 +714,8 @@ class Event(_message.Message):
         """It goes on, and something about it changed."""
         STATE_CLOSED: Event._State.ValueType  # 3
         """It ended."""
+        STATE_WITHDRAWN: Event._State.ValueType  # 4
+        """It holds no longer: its video was deleted, or other policies do not find it."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What happened to it."""
@@ -726,11 +728,13 @@ class Event(_message.Message):
     """It goes on, and something about it changed."""
     STATE_CLOSED: Event.State.ValueType  # 3
     """It ended."""
+    STATE_WITHDRAWN: Event.State.ValueType  # 4
+    """It holds no longer: its video was deleted, or other policies do not find it."""
 
     EVENT_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
-    PARENT_LABEL_FIELD_NUMBER: _builtins.int
+    PARENT_LABELS_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     VIDEO_ID_FIELD_NUMBER: _builtins.int
@@ -744,16 +748,15 @@ class Event(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ACTION_HINT_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
-    """Required. Derived from policy, video, epoch and start: a replay gives the same id."""
+    """Required. Derived from policy, video, epoch, channel and start: a replay gives the same id."""
     state: Global___Event.State.ValueType
     """Required. What happened."""
     label: _builtins.str
     """Required. What was seen or said."""
-    parent_label: _builtins.str
-    """What the label is a kind of."""
     confidence: _builtins.float
-    """0 to 1."""
+    """0 to 1, the highest so far: that it is seen, or that these words are said."""
     collection: _builtins.str
     """Required. The collection the video is in."""
     video_id: _builtins.str
@@ -767,9 +770,15 @@ class Event(_message.Message):
     fingerprint: _builtins.str
     """Of the encoders."""
     revision: _builtins.int
-    """Counts up from 0 each time the event is published again."""
+    """Counts up from 0 with each change: of two that come, the higher one holds."""
     action_hint: _builtins.str
     """What the policy advises, such as "review"."""
+    channel: _moment_pb2.Channel.ValueType
+    """How it was noticed: CHANNEL_VISUAL or CHANNEL_SPEECH."""
+    @_builtins.property
+    def parent_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the label is a kind of, the broadest first."""
+
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
         """Required. When in the video; the end is the latest known while it is open."""
@@ -792,7 +801,7 @@ class Event(_message.Message):
         event_id: _builtins.str = ...,
         state: Global___Event.State.ValueType = ...,
         label: _builtins.str = ...,
-        parent_label: _builtins.str = ...,
+        parent_labels: _abc.Iterable[_builtins.str] | None = ...,
         confidence: _builtins.float = ...,
         collection: _builtins.str = ...,
         video_id: _builtins.str = ...,
@@ -806,10 +815,11 @@ class Event(_message.Message):
         fingerprint: _builtins.str = ...,
         revision: _builtins.int = ...,
         action_hint: _builtins.str = ...,
+        channel: _moment_pb2.Channel.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best_frame_offset", b"best_frame_offset", "span", b"span", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_hint", b"action_hint", "best_frame_offset", b"best_frame_offset", "collection", b"collection", "confidence", b"confidence", "epoch", b"epoch", "event_id", b"event_id", "fingerprint", b"fingerprint", "label", b"label", "matched_words", b"matched_words", "parent_label", b"parent_label", "policy_id", b"policy_id", "policy_version", b"policy_version", "revision", b"revision", "span", b"span", "start_time", b"start_time", "state", b"state", "video_id", b"video_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_hint", b"action_hint", "best_frame_offset", b"best_frame_offset", "channel", b"channel", "collection", b"collection", "confidence", b"confidence", "epoch", b"epoch", "event_id", b"event_id", "fingerprint", b"fingerprint", "label", b"label", "matched_words", b"matched_words", "parent_labels", b"parent_labels", "policy_id", b"policy_id", "policy_version", b"policy_version", "revision", b"revision", "span", b"span", "start_time", b"start_time", "state", b"state", "video_id", b"video_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,169 @@
+"""The ModerationService: the policies in force, and what they find."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kinodex.v1 import moderation_service_pb2 as moderation
+from kinodex.v1 import moderation_service_pb2_grpc
+from serve.access import Access
+from serve.auth import Principal
+from serve.calls import Workers, current_principal
+from serve.errors import PageTokenInvalid, ResumeTokenExpired, ServerNotReady
+from serve.event_messages import event_filter, event_message, policy_message
+from serve.events import Event, EventChange, EventFilter, EventLog, Place, place_of
+from serve.moderator import PoliciesInForce
+from serve.pages import PageSigner, binding
+from serve.violations import Violations
+
+DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT = 100, 1000  # on a page
+READ_COUNT = 500  # changes read at once for one who watches
+POLL_SECONDS = 2.0  # between two looks at the catalog, where another process may have written
+HEARTBEAT_SECONDS = 30.0  # without an event, until a newer token is sent
+STOP_RETRY_SECONDS = 1.0
+
+
+class News:
+    """Wakes those who wait for changes. All of it on one event loop."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def tell(self) -> None:
+        """Wake all who wait."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    @property
+    def next(self) -> asyncio.Event:
+        """What the next tell() sets. Take it before looking, so that nothing comes between."""
+        return self._event
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """How far one who watches was told."""
+
+    identity: str  # of the catalog
+    sequence: int  # of the last change
+
+
+class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
+    """Tells callers of the events of what they may read."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        policies: Callable[[], PoliciesInForce],
+        access: Access,
+        workers: Workers,
+        signer: PageSigner,
+    ) -> None:
+        """Take what answers.
+
+        Args:
+            log: Of a catalog that is open for reading.
+        """
+        self.log, self.policies, self.access, self.workers, self.signer = log, policies, access, workers, signer
+        self.news = News()
+        self.is_stopping = False
+
+    def stop(self) -> None:
+        """End the calls that watch. On the event loop."""
+        self.is_stopping = True
+        self.news.tell()
+
+    async def ListPolicies(
+        self, request: moderation.ListPoliciesRequest, context: Any
+    ) -> moderation.ListPoliciesResponse:
+        held = self.policies()
+        response = moderation.ListPoliciesResponse(refused=str(held.mistake or ""))
+        if held.policies is not None:
+            response.version = held.policies.version
+            response.policies.extend(policy_message(policy) for policy in held.policies.policies)
+        return response
+
+    async def ListEvents(self, request: moderation.ListEventsRequest, context: Any) -> moderation.ListEventsResponse:
+        principal, wrong = current_principal(), Violations()
+        wanted = event_filter(wrong, request.filter)
+        page_size = wrong.page_size(request.page_size, DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT)
+        wrong.check()
+        bound_to = binding(principal.scope, "ListEvents", request)
+        after: Place | None = None
+        if request.page_token:
+            held = self.signer.verify(request.page_token, binding=bound_to)
+            if held.keys() != {"after"}:
+                raise PageTokenInvalid
+            collection, video_id, start_seconds, event_id = held["after"]
+            after = (collection, video_id, start_seconds, event_id)
+
+        def work(check: Callable[[], None]) -> list[Event]:
+            return self.log.page(self.readable(principal, wanted), after, page_size + 1)
+
+        found: list[Event] = await self.workers.run(work)
+        page = found[:page_size]
+        token = self.signer.sign({"after": place_of(page[-1])}, binding=bound_to) if len(found) > len(page) else ""
+        return moderation.ListEventsResponse(events=[event_message(one) for one in page], next_page_token=token)
+
+    async def WatchEvents(
+        self, request: moderation.WatchEventsRequest, context: Any
+    ) -> AsyncIterator[moderation.WatchEventsResponse]:
+        principal, wrong = current_principal(), Violations()
+        wanted = event_filter(wrong, request.filter)
+        wrong.check()
+        bound_to = binding(principal.scope, "WatchEvents", request)
+        wanted, cursor = await self.workers.run(lambda check: self.begin(request, principal, wanted, bound_to))
+
+        def response(event: Event | None) -> moderation.WatchEventsResponse:
+            token = self.signer.sign({"catalog": cursor.identity, "sequence": cursor.sequence}, binding=bound_to)
+            return moderation.WatchEventsResponse(
+                event=None if event is None else event_message(event), resume_token=token
+            )
+
+        yield response(None)
+        sent_at = time.monotonic()
+        while True:
+            told = self.news.next
+            if self.is_stopping:
+                raise ServerNotReady("stopping", STOP_RETRY_SECONDS)
+            changes: list[EventChange] = await self.workers.run(
+                lambda check: self.log.changes(cursor.sequence, READ_COUNT)
+            )
+            for change in changes:
+                cursor.sequence = change.sequence
+                if wanted.admits(change.event):
+                    yield response(change.event)
+                    sent_at = time.monotonic()
+            if time.monotonic() - sent_at >= HEARTBEAT_SECONDS:
+                yield response(None)
+                sent_at = time.monotonic()
+            if len(changes) < READ_COUNT:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await told.wait()
+
+    def begin(
+        self, request: moderation.WatchEventsRequest, principal: Principal, wanted: EventFilter, bound_to: bytes
+    ) -> "tuple[EventFilter, _Cursor]":
+        """Return what of it the caller may see, and where a watch begins."""
+        wanted = self.readable(principal, wanted)
+        identity = self.log.catalog.identity()
+        if not request.resume_token:
+            return wanted, _Cursor(identity, 0 if request.from_start else self.log.last_sequence())
+        held = self.signer.verify(request.resume_token, binding=bound_to)
+        if held.keys() != {"catalog", "sequence"}:
+            raise PageTokenInvalid
+        if held["catalog"] != identity or held["sequence"] > self.log.last_sequence():
+            raise ResumeTokenExpired
+        return wanted, _Cursor(identity, int(held["sequence"]))
+
+    def readable(self, principal: Principal, wanted: EventFilter) -> EventFilter:
+        """Narrow a filter to what the caller may read.
+
+        Raises:
+            PermissionDenied, CollectionNotFound: For what it names and may not have.
+        """
+        return replace(wanted, collections=self.access.readable(principal, wanted.collections))
