@@ -29,6 +29,9 @@ class ServerConfig:
     drain_seconds: float = 30.0  # for calls under way when the server is told to stop
     frame_cache_bytes: int = 512 << 20  # vectors of the videos asked about lately, kept in memory
     policies: str = ""  # the file of moderation policies; empty: DIR/policies.yaml if it is there
+    publish_events: bool = True  # to Kafka; of several servers that score the same streams, only one should
+    webhook_url: str = ""  # http: or https: that every change of an event is posted to; empty: none
+    webhook_secret: str = ""  # which signs what is posted; at least 16 bytes, or whsec_ and base64
     retention: tuple[str, ...] = ()  # of live videos: "cams=7d", "default=30d,50GiB", "*=1d"; none: all is kept
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class ServerConfig:
             raise ValueError("tls_certificate and tls_key must be set together")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if bool(self.webhook_url) != bool(self.webhook_secret):
+            raise ValueError("webhook_url and webhook_secret must be set together")
         read_retention(self.retention)
 
 

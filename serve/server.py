@@ -3,7 +3,8 @@
 What runs beside the calls:
 - the refresher looks for changes of the catalog, by whatever process, and brings the indexes up to them;
 - the ingest worker, a process of its own (serve.ingesting), indexes what is queued, so that answers do not wait for it;
-- the moderator (serve.moderator) scores what is new by the policies in force;
+- the moderator (serve.moderator) scores what is new by the policies in force, and the tellers (serve.telling) pass on
+  what it finds;
 - with Kafka, the materialiser (serve.materialising) brings the catalog up to the topics.
 """
 
@@ -48,11 +49,13 @@ from serve.reflected import described_files
 from serve.search_service import SearchService
 from serve.settings import Settings
 from serve.supervisor import Supervisor
+from serve.telling import Sink, Teller
 from serve.tls import check_exposure, server_credentials
 from serve.tracing import no_spans, open_spans
 from serve.uploads import FOLDER_NAME, Spool
 from serve.values import Video
 from serve.warming import prepare, warm_library
+from serve.webhook import DEAD_LETTERS_NAME, Webhook
 
 if TYPE_CHECKING:
     from serve.feed import Feed
@@ -150,6 +153,7 @@ class Server:
         library_service_pb2_grpc.add_LibraryServiceServicer_to_server(self.library_service, self.grpc)
         self.policies = PoliciesInForce(Path(self.config.policies or directory / POLICIES_NAME))
         self.moderator: Moderator | None = None  # None: not warm
+        self.tellers = self.make_tellers(EventLog(self.editor))
         self.moderation_service = ModerationService(
             EventLog(self.reader), lambda: self.policies, access, self.call_workers, signer
         )
@@ -200,6 +204,8 @@ class Server:
         await asyncio.to_thread(self.spool.clean, self.library_service.jobs.spool_names)
         await self.load()
         self.supervisor.start()
+        for teller in self.tellers:
+            teller.start()
         self.tasks = [asyncio.create_task(self.keep_fresh(), name="refresher")]
 
     async def load(self) -> None:
@@ -263,10 +269,28 @@ class Server:
         def tell(events: list[Event]) -> None:
             for event in events:
                 self.metrics.events.labels(event.state.lower()).inc()
+            for teller in self.tellers:
+                teller.wake()
             loop.call_soon_threadsafe(self.moderation_service.news.tell)
 
         self.moderator = Moderator(library.engine, self.editor, self.policies, on_events=tell)
         self.moderator.start()
+
+    def make_tellers(self, log: EventLog) -> list[Teller]:
+        """Make what tells events to Kafka and to the webhook, where they are set up.
+
+        Raises:
+            SettingsError: If the webhook is set up wrong.
+        """
+        sinks: list[Sink] = []
+        if self.settings.kafka.servers and self.config.publish_events:
+            from serve.event_topic import EventTopic  # imports kafka
+
+            sinks.append(EventTopic(self.settings.kafka))
+        if self.config.webhook_url:
+            dead_letters = self.directory / DEAD_LETTERS_NAME
+            sinks.append(Webhook(self.config.webhook_url, self.config.webhook_secret, dead_letters))
+        return [Teller(log, sink) for sink in sinks]
 
     def fail(self, error: Exception) -> None:
         """Note that this server cannot go on; serve() ends it."""
@@ -291,6 +315,8 @@ class Server:
             await asyncio.to_thread(self.feed.stop)
         if self.moderator is not None:
             await asyncio.to_thread(self.moderator.stop)
+        for teller in self.tellers:
+            await asyncio.to_thread(teller.stop)
         for workers in (self.query_workers, self.call_workers):
             await asyncio.to_thread(workers.close)
         if self.library is not None:

@@ -1,0 +1,135 @@
+"""A webhook that is told of moderation events: half of those who want them have no Kafka."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import http.client
+import json
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.json_format import MessageToJson
+
+from serve.errors import SettingsError
+from serve.event_messages import event_message
+from serve.events import Event
+from serve.telling import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, Stopped
+
+logger = logging.getLogger(__name__)
+
+WEBHOOK_SECONDS = 10.0  # for an answer
+ATTEMPT_COUNT = 8  # of one event, over some four minutes; then it is a dead letter
+REFUSALS_THAT_PASS = frozenset({408, 425, 429})  # of 4xx: come back later
+SECRET_PREFIX = "whsec_"  # of secrets in base64, as the specification writes them
+LEAST_SECRET_BYTES = 16
+DEAD_LETTERS_NAME = "webhook-deadletters.jsonl"  # in the data directory
+
+
+class Webhook:
+    """An HTTP server that is sent each change, as JSON, signed.
+
+    Source: Standard Webhooks, https://github.com/standard-webhooks/standard-webhooks (headers webhook-id,
+    webhook-timestamp, webhook-signature).
+    """
+
+    name = "webhook"
+
+    def __init__(self, url: str, secret: str, dead_letters: Path) -> None:
+        """Take where to send to.
+
+        Args:
+            dead_letters: A file that gets what was refused, or not taken in time: a JSON object a line.
+        Raises:
+            SettingsError: If the URL is none, or the secret too short to keep anybody out.
+        """
+        if not url.startswith(("https://", "http://")):
+            raise SettingsError(f"server.webhook_url must be http:// or https://, got {url}")
+        self.url, self.key, self.dead_letters = url, webhook_key(secret), dead_letters
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def begin(self, state: Any) -> None:
+        """There is nothing to go on from."""
+
+    def tell(self, events: Sequence[Event], wait: Callable[[float], bool]) -> Any:
+        """Post each until it is taken; what never is becomes a dead letter, so that the others are."""
+        for event in events:
+            self._deliver(event, wait)
+        return None
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def _deliver(self, event: Event, wait: Callable[[float], bool]) -> None:
+        body = MessageToJson(event_message(event), indent=None, always_print_fields_with_no_presence=True).encode()
+        backoff_seconds = FIRST_BACKOFF_SECONDS
+        for attempt in range(1, ATTEMPT_COUNT + 1):
+            reason, is_final = self._post(f"{event.event_id}-{event.revision}", body)
+            if not reason:
+                return
+            logger.warning("webhook failed event_id=%s attempt=%d reason=%s", event.event_id, attempt, reason)
+            if is_final or attempt == ATTEMPT_COUNT:
+                break
+            if wait(backoff_seconds):
+                raise Stopped
+            backoff_seconds = min(LAST_BACKOFF_SECONDS, 2 * backoff_seconds)
+        logger.error("event is a dead letter event_id=%s file=%s", event.event_id, self.dead_letters)
+        with self.dead_letters.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.time(), "reason": reason, "event": json.loads(body)}) + "\n")
+
+    def _post(self, message_id: str, body: bytes) -> tuple[str, bool]:
+        """Send once; return why it was not taken, empty if it was, and whether another time is of no use."""
+        timestamp = str(int(time.time()))
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": message_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": signature(self.key, message_id, timestamp, body),
+        }
+        try:
+            request = urllib.request.Request(self.url, data=body, headers=headers, method="POST")
+            with self._opener.open(request, timeout=WEBHOOK_SECONDS):
+                return "", True
+        except urllib.error.HTTPError as error:
+            error.close()
+            is_final = 300 <= error.code < 500 and error.code not in REFUSALS_THAT_PASS
+            return f"HTTP {error.code}", is_final
+        except (OSError, http.client.HTTPException) as error:
+            return str(error) or type(error).__name__, False
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """What is signed for one address is not sent to another."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def webhook_key(secret: str) -> bytes:
+    """Read a secret: whsec_ and base64, or any text.
+
+    Raises:
+        SettingsError: If it is too short, or no base64.
+    """
+    try:
+        key = (
+            base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+            if secret.startswith(SECRET_PREFIX)
+            else secret.encode()
+        )
+    except binascii.Error as error:
+        raise SettingsError(f"server.webhook_secret is not {SECRET_PREFIX} and base64") from error
+    if len(key) < LEAST_SECRET_BYTES:
+        raise SettingsError(f"server.webhook_secret must have at least {LEAST_SECRET_BYTES} bytes, got {len(key)}")
+    return key
+
+
+def signature(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
+    """Return the value of webhook-signature."""
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()

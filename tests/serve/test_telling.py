@@ -1,0 +1,222 @@
+"""Sinks of events: told everything, in order, again until it arrives, and no more than that."""
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sample_catalog import SPACE, put
+
+from ingest.errors import BrokerUnavailable
+from serve import telling, webhook
+from serve.catalog import Catalog
+from serve.errors import SettingsError
+from serve.events import Event, EventLog, EventState
+from serve.telling import Stopped, Teller
+from serve.webhook import Webhook
+
+SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123").decode()
+
+
+def event(n: int) -> Event:
+    return Event(
+        event_id=f"event{n}", state=EventState.OPENED, channel="visual", label="Fire", parents=("Hazards",),
+        confidence=0.75, collection="default", video_id="a", epoch=0, start_seconds=1.5 * n, end_seconds=1.5 * n + 1,
+        policy_id="fire", policy_version="1", fingerprint="f", action="", recorded_time=1_700_000_000.25,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[EventLog]:
+    with Catalog.open_writer(tmp_path / "data") as catalog:
+        catalog.set_space(SPACE)
+        yield EventLog(catalog)
+
+
+def add(log: EventLog, *numbers: int) -> None:
+    rows = log.catalog.rows("SELECT row FROM videos")
+    row = rows[0][0] if rows else put(log.catalog, "a")
+    with log.catalog.editing() as edit:
+        for n in numbers:
+            log.record(edit, row, event(n))
+
+
+@dataclass
+class FakeSink:
+    """Notes what it is told; fails where a test says."""
+
+    name: str = "fake"
+    told: list[str] = field(default_factory=list)
+    begun: list[Any] = field(default_factory=list)
+    failures: int = 0
+
+    def begin(self, state: Any) -> None:
+        self.begun.append(state)
+
+    def tell(self, events: Sequence[Event], wait: Callable[[float], bool]) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise BrokerUnavailable(("broker",), "away")
+        self.told += [f"{one.event_id}-{one.revision}" for one in events]
+        return {"count": len(self.told)}
+
+    def close(self) -> None:
+        pass
+
+
+def test_goes_on_where_the_catalog_says(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "BATCH_COUNT", 2)
+    sink = FakeSink()
+    add(log, 0, 1, 2)
+    Teller(log, sink).go_on()
+    add(log, 3, 0)
+    Teller(log, sink).go_on()
+    Teller(log, sink).go_on()
+
+    assert sink.told == ["event0-0", "event1-0", "event2-0", "event3-0", "event0-1"]
+    assert sink.begun == [None, {"count": 3}]
+
+
+def test_tells_again_what_did_not_arrive(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(telling, "FIRST_BACKOFF_SECONDS", 0.01)
+    sink = FakeSink(failures=2)
+    add(log, 0, 1)
+    teller = Teller(log, sink)
+    teller.start()
+    wait_until(lambda: len(sink.told) == 2)
+    teller.stop()
+    assert sink.told == ["event0-0", "event1-0"]
+    assert sum("events wait to be told" in line for line in caplog.messages) == 1  # once for one trouble
+
+
+# ---- webhook
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that answers as told, and notes what came."""
+
+    answers: list[int] = field(default_factory=list)  # status codes; then 204
+    came: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    url: str = ""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            found.came.append(({key.lower(): value for key, value in self.headers.items()}, body))
+            code = found.answers.pop(0) if found.answers else 204
+            self.send_response(code)
+            if code == 302:
+                self.send_header("location", found.url)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    found.url = f"http://127.0.0.1:{server.server_port}/events"
+    yield found
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def at_once(seconds: float) -> bool:
+    return False
+
+
+def test_posts_events_signed_as_standard_webhooks_says(receiver: Receiver, tmp_path: Path) -> None:
+    Webhook(receiver.url, SECRET, tmp_path / "dead").tell([event(3), event(4)], at_once)
+
+    (headers, body), (_, second) = receiver.came
+    told = json.loads(body)
+    assert (told["eventId"], told["state"], told["label"]) == ("event3", "STATE_OPENED", "Fire")
+    assert told["span"] == {"startOffset": "4.500s", "endOffset": "5.500s"}
+    assert (told["startTime"], told["revision"], told["parentLabels"]) == ("2023-11-14T22:13:20.250Z", "0", ["Hazards"])
+    assert json.loads(second)["eventId"] == "event4"
+    assert headers["webhook-id"] == "event3-0"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    signed = f"event3-0.{headers['webhook-timestamp']}.".encode() + body
+    expected = hmac.new(b"0123456789abcdef0123", signed, hashlib.sha256).digest()
+    assert headers["webhook-signature"] == f"v1,{base64.b64encode(expected).decode()}"
+    assert not (tmp_path / "dead").exists()
+
+
+def test_signs_the_example_of_the_specification() -> None:
+    key = webhook.webhook_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    found = webhook.signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b'{"test": 2432232314}')
+    assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize("answers", [[500], [503, 429, 408]])
+def test_posts_again_what_was_not_taken(receiver: Receiver, tmp_path: Path, answers: list[int]) -> None:
+    receiver.answers = list(answers)
+    waited: list[float] = []
+    Webhook(receiver.url, SECRET, tmp_path / "dead").tell([event(1)], lambda seconds: bool(waited.append(seconds)))
+
+    assert {headers["webhook-id"] for headers, _ in receiver.came} == {"event1-0"}
+    assert len(receiver.came) == len(answers) + 1
+    assert waited == [1.0, 2.0, 4.0][: len(answers)]
+
+
+@pytest.mark.parametrize(("answers", "count"), [([400], 1), ([302], 1), ([500] * 20, webhook.ATTEMPT_COUNT)])
+def test_what_is_not_taken_is_a_dead_letter_and_the_next_is_posted(
+    receiver: Receiver, tmp_path: Path, answers: list[int], count: int
+) -> None:
+    receiver.answers = answers[:count]
+    Webhook(receiver.url, SECRET, tmp_path / "dead").tell([event(1), event(2)], at_once)
+
+    (letter,) = [json.loads(line) for line in (tmp_path / "dead").read_text().splitlines()]
+    assert (letter["event"]["eventId"], letter["reason"]) == ("event1", f"HTTP {answers[0]}")
+    assert len(receiver.came) == count + 1
+    assert receiver.came[-1][0]["webhook-id"] == "event2-0"
+
+
+def test_a_receiver_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) == 3
+
+    with pytest.raises(Stopped):
+        Webhook("http://127.0.0.1:9/", SECRET, tmp_path / "dead").tell([event(1)], wait)
+    assert waits == [1.0, 2.0, 4.0]
+    assert not (tmp_path / "dead").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "message"),
+    [
+        ("ftp://host/", SECRET, "must be http:// or https://"),
+        ("https://host/", "short", "at least 16 bytes, got 5"),
+        ("https://host/", "whsec_!", "is not whsec_ and base64"),
+    ],
+)
+def test_refuses_what_cannot_work(url: str, secret: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Webhook(url, secret, tmp_path / "dead")
