@@ -117,6 +117,11 @@ def node_segments() -> list[str]:
     return built(toolchain.node_segments)
 
 
+@pytest.fixture(scope="session")
+def node_events() -> list[str]:
+    return built(toolchain.node_events)
+
+
 def built(build: Callable[[], Built]) -> Built:
     """Build a client, or skip; where $KINODEX_REQUIRE names the clients, fail."""
     try:

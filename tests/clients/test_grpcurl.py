@@ -15,7 +15,7 @@ import trustme
 from conftest import Reached
 from fakes import write_scenes
 
-from kinodex.v1 import library_service_pb2, moment_pb2, search_service_pb2
+from kinodex.v1 import library_service_pb2, moderation_service_pb2, moment_pb2, search_service_pb2
 
 pytestmark = pytest.mark.clients
 
@@ -27,6 +27,7 @@ STATUS_EXIT = 64  # grpcurl's exit status is this and the gRPC code
 SERVICES = (
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
     library_service_pb2.DESCRIPTOR.services_by_name["LibraryService"],
+    moderation_service_pb2.DESCRIPTOR.services_by_name["ModerationService"],
 )
 
 Curl = Callable[..., subprocess.CompletedProcess[str]]
@@ -78,6 +79,7 @@ def test_lists_the_services_and_their_methods(curl: Curl, server: Reached) -> No
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "kinodex.v1.LibraryService",
+        "kinodex.v1.ModerationService",
         "kinodex.v1.SearchService",
     ]
     for service in SERVICES:
@@ -98,7 +100,7 @@ def test_describes_services_and_messages(curl: Curl, server: Reached) -> None:
 
 
 # ------------------------------------------------------------------ calls
-def test_calls_every_method(call: Callable[..., dict[str, Any]], server: Reached, tmp_path: Path) -> None:
+def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, server: Reached, tmp_path: Path) -> None:
     called: set[str] = set()
 
     def ask(method: str, *messages: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +173,13 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], server: Reached
         ask("LibraryService/DeleteVideo", {"video_id": "local", "request_id": "once"})
     finally:
         film.unlink()
+
+    assert "policies" not in ask("ModerationService/ListPolicies", {})  # none hold here
+    assert "events" not in ask("ModerationService/ListEvents", {"filter": {"labels": ["Fire"]}})
+    watched = curl(server, "kinodex.v1.ModerationService/WatchEvents", options=("-plaintext", "-max-time", "2"))
+    assert watched.returncode == STATUS_EXIT + 4  # it goes on until the caller has enough
+    assert list(json.loads(watched.stdout)) == ["resumeToken"]
+    called.add("ModerationService/WatchEvents")
 
     assert called == {f"{service.name}/{method.name}" for service in SERVICES for method in service.methods}
 

@@ -99,6 +99,15 @@ def node_segments() -> list[str]:
     return node_program("segments.js")
 
 
+def node_events() -> list[str]:
+    """Return the command that runs node/events.js.
+
+    Raises:
+        ToolMissing: If there is no Node or npm, or no network to fetch packages from.
+    """
+    return node_program("events.js")
+
+
 def node_program(name: str) -> list[str]:
     """Install what the programs in node/ need."""
     with building("node") as folder:

@@ -7,7 +7,8 @@
 Real videos are cut into chunks once. First they go through one worker and one server undisturbed. Then, under other
 topics: duplicated, out of order, two workers and a server on two cores, all of them killed with -9 and started again.
 Both runs get the same two chunks of noise, and one stream whose timestamps begin anew. Compared is what the two servers
-hold: segments, pictures, words, vectors, gaps; and that the dead letters are the noise and nothing waits any more.
+hold: segments, pictures, words, vectors, gaps, moderation events; and that the dead letters are the noise, that each
+change of an event is on its topic once and in order, and that nothing waits any more.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from ingest.publish import chunks  # noqa: E402
 from ingest.values import Chunk  # noqa: E402
 from kinodex.v1 import stream_pb2  # noqa: E402
 from serve.catalog import Catalog  # noqa: E402
+from serve.events import EventLog  # noqa: E402
 from serve.records import chunk_bytes, video_key  # noqa: E402
 
 VIDEOS = ROOT.parent / "shared" / "videos" / "files"
@@ -58,6 +60,16 @@ SETTINGS = {
     "KINODEX_VISUAL_MODEL": "mini",
     "OMP_NUM_THREADS": "1",
 }
+# What is seen and said in them; no frame is near a threshold, as rounding in other batches must not decide.
+POLICIES = """
+version: chaos
+policies:
+  - {id: screen, label: Screen, shows: [text on a screen], enter: 0.7, leave: 0.3, cooldown_seconds: 0}
+  - {id: laptop, label: Laptop, shows: [a laptop], enter: 0.5, leave: 0.3, min_seconds: 1, cooldown_seconds: 5}
+  - {id: study, label: Study, says: [study, image text pairs, "/play(?:s|ing)/"], cooldown_seconds: 3}
+  - {id: space, label: Space, says: [universe, space time, spacetime, sunscreen], cooldown_seconds: 10}
+"""
+CONFIDENCE_TOLERANCE = 0.03  # of what is seen, where vectors differ by as much as they may
 REORDER_PLACES = 3  # a chunk may be from its own,
 REORDER_SECONDS = 6.0  # and so late; after ingest.ordering's ten it would rightly count as missing
 DUPLICATE_SHARE = 0.1
@@ -166,6 +178,8 @@ class Run:
         )
         self.topics = Topics(self.prefix)
         self.data = self.folder / "data"
+        self.data.mkdir()
+        (self.data / "policies.yaml").write_text(POLICIES)
         kafka = ["--kafka", self.broker.servers]
         self.workers = [Process(["worker", *kafka], self.folder / f"worker{n}.log") for n in range(self.worker_count)]
         arguments = ["serve", "--data", str(self.data), "--listen", "127.0.0.1:0", *kafka]
@@ -235,6 +249,7 @@ class Run:
                         waiting.append(f"{self.topics.segments}[{place.partition}] lag {lag}")
             finally:
                 consumer.close()
+            waiting += self.events_on_their_way()
         except Exception as error:  # the broker may be down at this moment
             return f"{type(error).__name__}: {error}"
         return ", ".join(waiting)
@@ -245,6 +260,29 @@ class Run:
         with Catalog.open_editor(self.data) as catalog:
             rows = catalog.rows("SELECT topic, partition, next_offset FROM consumed_offsets")
         return {(topic, partition): offset for topic, partition, offset in rows}
+
+    def events_on_their_way(self) -> list[str]:
+        """Say which videos are not scored to their end, and whether Kafka was not told of all events."""
+        with Catalog.open_editor(self.data) as catalog:
+            waiting = [
+                f"events of {name}"
+                for (name,) in catalog.rows(
+                    "SELECT video_id FROM videos LEFT JOIN screenings ON video_row = row"
+                    " WHERE NOT coalesce(json_extract(screenings.state, '$.is_over'), 0)"
+                )
+            ]
+            log = EventLog(catalog)
+            told, last = log.told("kafka")[0], log.last_sequence()
+        return waiting + ([f"{last - told} changes of events"] if told < last else [])
+
+    def told_events(self) -> list[stream_pb2.Event]:
+        """Return what is on the topic of events, in order within a partition."""
+        reader, found = PartitionReader(self.config), []
+        for partition in reader.partitions_of(self.topics.events):
+            records = reader.read_to_end(self.topics.events, partition)
+            found += [stream_pb2.Event.FromString(record.value) for record in records]
+        reader.close()
+        return found
 
     def dead_letters(self) -> set[tuple[str, int]]:
         """Return stream and sequence of every dead letter, those sent twice once."""
@@ -297,6 +335,20 @@ def held(data: Path) -> dict[str, dict[str, object]]:
                     for said in catalog.utterances(video.row)
                 ],
                 "utterance_vectors": catalog.utterance_vectors(video.row),
+                "events": [
+                    (
+                        one.event_id,
+                        one.policy_id,
+                        one.state,
+                        one.epoch,
+                        one.start_seconds,
+                        one.end_seconds,
+                        one.revision,
+                        [word.text for word in one.matched_words],
+                    )
+                    for one in EventLog(catalog).of_video(video.row)
+                ],
+                "confidences": np.array([one.confidence for one in EventLog(catalog).of_video(video.row)]),
                 "said": (video.warnings, video.is_ended, video.watermark_seconds, video.duration_seconds),
             }
             for video in catalog.videos()
@@ -309,16 +361,28 @@ def differences(expected: dict[str, dict[str, object]], found: dict[str, dict[st
     for name in expected.keys() & found.keys():
         for key, one in expected[name].items():
             try:
-                same(one, found[name][key])
+                tolerance = CONFIDENCE_TOLERANCE if key == "confidences" else VECTOR_TOLERANCE
+                same(one, found[name][key], tolerance)
             except AssertionError as error:
                 told.append(f"{name}.{key}: {str(error).strip()[:600]}")
     return told
 
 
-def same(one: object, other: object) -> None:
+def disorder(name: str, told: list[stream_pb2.Event], expected: dict[str, dict[str, object]]) -> list[str]:
+    """Name changes of events that are on the topic twice, or not in order, or are not there; empty: none is."""
+    revisions: dict[str, list[int]] = {}
+    for event in told:
+        revisions.setdefault(event.event_id, []).append(event.revision)
+    last = {one[0]: one[6] for video in expected.values() for one in video["events"]}  # type: ignore[attr-defined]
+    found = [f"{name}: event {one} came as {came}" for one, came in revisions.items() if came != [*range(len(came))]]
+    found += [f"{name}: event {one} is not there to its end" for one in last if len(revisions[one]) != last[one] + 1]
+    return found + [f"{name}: event {one} is of no video" for one in revisions.keys() - last.keys()]
+
+
+def same(one: object, other: object, tolerance: float = VECTOR_TOLERANCE) -> None:
     if isinstance(one, np.ndarray):
         assert isinstance(other, np.ndarray)
-        np.testing.assert_allclose(one, other, atol=VECTOR_TOLERANCE)
+        np.testing.assert_allclose(one, other, atol=tolerance)
     elif isinstance(one, float):
         np.testing.assert_allclose(one, other, atol=NUMBER_TOLERANCE)
     elif isinstance(one, list | tuple):
@@ -362,6 +426,7 @@ def chaos(plan: Plan, seed: int, folder: Path, broker: Broker, say: Callable[[st
     found = held(wild.data)
     say(f"disturbed in {time.monotonic() - begin:.0f} s: {describe(found)}")
     problems = differences(expected, found)
+    problems += disorder("calm", calm.told_events(), expected) + disorder("wild", wild.told_events(), found)
     poisoned = {(name, len(streams[name]) // 2) for name in list(streams)[:2]}
     letters = {"calm": calm.dead_letters(), "wild": wild.dead_letters()}
     problems += [
@@ -380,6 +445,7 @@ def chaos(plan: Plan, seed: int, folder: Path, broker: Broker, say: Callable[[st
         "server_kills": plan.server_kill_count,
         "segments": sum(len(one["segments"]) for one in found.values()),  # type: ignore[arg-type]
         "utterances": sum(len(one["utterances"]) for one in found.values()),  # type: ignore[arg-type]
+        "events": sum(len(one["events"]) for one in found.values()),  # type: ignore[arg-type]
         "dead_letters": len(poisoned),
         "calm_seconds": round(calm_seconds),
         "wild_seconds": round(time.monotonic() - begin),
@@ -387,10 +453,12 @@ def chaos(plan: Plan, seed: int, folder: Path, broker: Broker, say: Callable[[st
 
 
 def describe(what: dict[str, dict[str, object]]) -> str:
-    counts = {key: sum(len(one[key]) for one in what.values()) for key in ("segments", "utterances", "vectors")}  # type: ignore[arg-type]
+    counts = {
+        key: sum(len(one[key]) for one in what.values()) for key in ("segments", "utterances", "vectors", "events")
+    }  # type: ignore[arg-type]
     return (
         f"{len(what)} videos, {counts['segments']} segments, {counts['vectors']} pictures,"
-        f" {counts['utterances']} utterances"
+        f" {counts['utterances']} utterances, {counts['events']} events"
     )
 
 

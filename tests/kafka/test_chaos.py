@@ -25,3 +25,4 @@ def test_the_end_is_as_if_nothing_had_been(shared: Path, tmp_path: Path) -> None
     report = json.loads(done.stdout)
     assert (report["worker_kills"], report["broker_restarts"], report["server_kills"]) == (3, 1, 1)
     assert report["segments"] > 20
+    assert report["events"] > 5
