@@ -6,6 +6,7 @@ version is another value, which shares the blocks that are the same, and whoever
 not disturbed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +20,7 @@ from serve.pieces import Pieces
 from serve.pooling import Traits
 from serve.positions import BLOCK_BITS, UTTERANCE_BITS, block_of, block_range
 from serve.reading import CatalogReader, Kind
+from serve.values import Video
 
 Part = TypeVar("Part")
 
@@ -225,6 +227,35 @@ def read_said(catalog: CatalogReader, row: int, version: int, before: Said | Non
 
     known, since = ({}, -1) if before is None else (before.blocks, before.version)
     return Said(version, follow(catalog, row, known, since, read))
+
+
+class FinalUtterances:
+    """What will not be revised of what is said, with its words, in order."""
+
+    def __init__(self, catalog: CatalogReader) -> None:
+        self.catalog = catalog
+
+    def after(self, video: Video, position: int) -> list[tuple[int, Utterance]]:
+        """Return the final utterances of a video behind a position, each with its own; -1: all of them."""
+        found = []
+        for at, words, *fields in self.catalog.rows(
+            f"SELECT position, words, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND position > ?"
+            " ORDER BY position", video.row, position,
+        ):  # fmt: skip
+            utterance = utterance_of(tuple(fields), words)
+            if not video.is_final_until(utterance.end_seconds):
+                break
+            found.append((at, utterance))
+        return found
+
+    def last_position(self, video: Video) -> int:
+        """Return the position of the last one; -1: there is none."""
+        until = math.inf if video.is_final_until(math.inf) else video.watermark_seconds
+        ((found,),) = self.catalog.rows(
+            "SELECT coalesce(max(position), -1) FROM utterances WHERE video_row = ? AND end_seconds <= ?",
+            video.row, until,
+        )  # fmt: skip
+        return int(found)
 
 
 class SaidVectors:

@@ -24,6 +24,7 @@ from serve.fields import (
     verdict_message,
     verdict_value,
 )
+from serve.standing import MomentChange
 from serve.values import (
     Answer,
     Filter,
@@ -147,6 +148,13 @@ def moment_message(moment: Moment) -> moment_pb2.Moment:
         ],
         best_frame_offset=None if best is None else duration_message(best),
         final=moment.final,
+    )
+
+
+def moment_change_message(change: MomentChange) -> search_service_pb2.WatchMomentsResponse:
+    state = search_service_pb2.WatchMomentsResponse.State.Value(f"STATE_{change.kind}")
+    return search_service_pb2.WatchMomentsResponse(
+        state=state, moment=moment_message(change.moment), moment_id=change.moment_id
     )
 
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoders.values import Utterance
 from serve.catalog import Catalog
-from serve.columns import UTTERANCE_FIELDS, utterance_of
 from serve.engine import Engine
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, PolicyInvalid
 from serve.events import Event, EventLog
+from serve.following import FinalUtterances
 from serve.moderating import Rulebook, Screening
 from serve.policies import Policies, read_policies
 from serve.values import Video
@@ -206,7 +205,7 @@ class Moderator:
             frames = None
             if self.engine.visual is not None:
                 frames = self.engine.visual.frames.get(row, video.version)
-            utterances = self._utterances(video, screening.words_after)
+            utterances = FinalUtterances(self.engine.catalog).after(video, screening.words_after)
         if frames is not None:
             found += list(screening.see(frames))
         until = video.duration_seconds if video.watermark_seconds is None else video.watermark_seconds
@@ -235,20 +234,6 @@ class Moderator:
             return None, 0
         ((turn, digest, state),) = found
         return (Screening(book, json.loads(state)) if digest == book.digest else None), turn
-
-    def _utterances(self, video: Video, after: int) -> list[tuple[int, Utterance]]:
-        """Return the final utterances behind a position, with theirs."""
-        rows = self.engine.catalog.rows(
-            f"SELECT position, words, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND position > ?"
-            " ORDER BY position", video.row, after,
-        )  # fmt: skip
-        found = []
-        for position, words, *fields in rows:
-            utterance = utterance_of(tuple(fields), words)
-            if not video.is_final_until(utterance.end_seconds):
-                break
-            found.append((position, utterance))
-        return found
 
     def _write(
         self, video: Video, screening: Screening, turn: int, events: list[Event], anew_from: float | None

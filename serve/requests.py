@@ -14,11 +14,13 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search
 from serve.messages import MAX_IMAGE_BYTES
 from serve.phrases import printable
+from serve.standing import Thresholds
 from serve.values import Filter, MetadataCondition, MomentReference, Query
 from serve.violations import Violations, has_controls
 from temporal.values import TimeSpan
 
 MAX_TEXT_CHARS = 2_000
+DEFAULT_ENTER, DEFAULT_LEAVE, DEFAULT_MIN_SECONDS = 0.7, 0.5, 2.0  # of moments that are watched
 DEFAULT_IMAGE_WEIGHT = 0.5
 MAX_VIDEO_MOMENT_COUNT = 20
 DEFAULT_ANSWER_COUNT, MAX_ANSWER_COUNT = 10, 100  # on a page, of videos or moments
@@ -93,6 +95,32 @@ def moments_query(request: search.SearchMomentsRequest) -> Query:
         RequestInvalid: For all that is wrong with it.
     """
     return _query(Violations(), request)
+
+
+def standing_query(request: search.WatchMomentsRequest) -> tuple[Query, Thresholds]:
+    """Read a question for moments that are still to come.
+
+    Raises:
+        RequestInvalid: For all that is wrong with it.
+    """
+    wrong = Violations()
+    enter = request.enter_confidence if request.HasField("enter_confidence") else DEFAULT_ENTER
+    leave = request.leave_confidence if request.HasField("leave_confidence") else min(DEFAULT_LEAVE, enter)
+    wrong.share("enter_confidence", enter)
+    wrong.share("leave_confidence", leave)
+    if leave > enter:
+        wrong.add("leave_confidence", f"must be at most enter_confidence = {enter:g}, got {leave:g}")
+    least = DEFAULT_MIN_SECONDS
+    if request.HasField("min_duration"):
+        least = wrong.duration("min_duration", request.min_duration)
+    pause = wrong.duration("cooldown", request.cooldown)
+    if request.query.exclude_text:
+        wrong.add("query.exclude_text", "is not for moments that are watched")
+    asked = search.SearchMomentsRequest(filter=request.filter)
+    if request.HasField("query"):
+        asked.query.CopyFrom(request.query)
+    query = _query(wrong, asked)
+    return query, Thresholds(enter=enter, leave=leave, min_seconds=least, cooldown_seconds=pause)
 
 
 def ingest_placement(request: library.IngestVideoRequest) -> Placement:

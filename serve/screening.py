@@ -60,19 +60,32 @@ class Screen:
         found = np.zeros((len(frames), self._count))
         if not (len(frames) and len(self._visible)):
             return found
-        generic = frames @ self._bank.T  # (F, K)
-        mean = generic.mean(axis=1, keepdims=True)
-        unit = TEMPERATURE * np.maximum(generic.std(axis=1, keepdims=True), SPREAD_FLOOR)
-        scores = (frames @ self._prompts.T - mean) / unit  # (F, P)
+        scores, generic = compared(frames, self._prompts, self._bank)
         shown = np.maximum.reduceat(scores[:, : self._shown_count], self._shown_starts, axis=1)
-        rivals = np.repeat(np.log(np.exp((generic - mean) / unit).mean(axis=1, keepdims=True)), self._count, axis=1)
+        rivals = np.repeat(generic[:, None], self._count, axis=1)
         if len(self._rivalled):
             unlike = np.maximum.reduceat(scores[:, self._shown_count :], self._unlike_starts, axis=1)
             rivals[:, self._rivalled] = np.logaddexp(rivals[:, self._rivalled], unlike)
-        margins = shown - rivals[:, self._visible]
-        logits = np.clip((margins - MARGIN_MIDDLE) / MARGIN_WIDTH, -FLAT, FLAT)
-        found[:, self._visible] = 1 / (1 + np.exp(-logits))
+        found[:, self._visible] = confidence(shown - rivals[:, self._visible])
         return found
+
+
+def compared(
+    frames: NDArray[np.float32], prompts: NDArray[np.float32], bank: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return how near frames (F, D) are to prompts (P, D), float32 (F, P), and to captions of anything (F,): the first
+    less the second is the margin."""
+    known = frames @ bank.T  # (F, K)
+    mean = known.mean(axis=1, keepdims=True)
+    unit = TEMPERATURE * np.maximum(known.std(axis=1, keepdims=True), SPREAD_FLOOR)
+    generic = np.log(np.exp((known - mean) / unit).mean(axis=1))
+    return (frames @ prompts.T - mean) / unit, generic
+
+
+def confidence(margins: NDArray[np.float32]) -> Floats:
+    """Return float64, 0..1, of margins of any shape."""
+    logits = np.clip((margins - MARGIN_MIDDLE) / MARGIN_WIDTH, -FLAT, FLAT).astype(np.float64)
+    return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 def _starts(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.int64]:

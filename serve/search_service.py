@@ -1,7 +1,8 @@
 """SearchService: questions over gRPC."""
 
+import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +16,22 @@ from serve.access import Access
 from serve.auth import Principal
 from serve.calls import Workers, current_principal
 from serve.engine import Engine
-from serve.errors import PageTokenExpired, PageTokenInvalid, RequestInvalid, VideoNotFound
+from serve.errors import Overloaded, PageTokenExpired, PageTokenInvalid, RequestInvalid, ServerNotReady, VideoNotFound
 from serve.library import Library
-from serve.messages import moments_response, search_response
+from serve.messages import moment_change_message, moments_response, search_response
 from serve.pages import PageSigner, Remembered, binding
 from serve.ranking import RankedMoment, RankedVideo, Ranking
 from serve.reading import only
-from serve.requests import moments_query, search_query
+from serve.requests import moments_query, search_query, standing_query
 from serve.sharing import WorkedOut
+from serve.standing import MomentChange, StandingQuery, Watcher
 from serve.values import Answer, Query
 
 Check = Callable[[], None]
 
 
+MOST_WAITING = 1000  # changes that one who watches has not read; then the call ends
+READ_RETRY_SECONDS = 1.0
 WORKED_OUT_COUNT = 256  # rankings that stay in memory: some 200 KB each where a question has many answers
 
 
@@ -43,9 +47,17 @@ class Kept:
 class SearchService(search_service_pb2_grpc.SearchServiceServicer):
     """Answers questions about what the caller may read."""
 
-    def __init__(self, library: Callable[[], Library], access: Access, workers: Workers, signer: PageSigner) -> None:
-        """Take what answers: `library` raises ServerNotReady while there is none."""
-        self.library, self.access, self.workers, self.signer = library, access, workers, signer
+    def __init__(
+        self,
+        library: Callable[[], Library],
+        watcher: Callable[[], Watcher],
+        access: Access,
+        workers: Workers,
+        signer: PageSigner,
+    ) -> None:
+        """Take what answers: `library` and `watcher` raise ServerNotReady while there is none."""
+        self.library, self.watcher, self.access, self.workers, self.signer = library, watcher, access, workers, signer
+        self.ended = asyncio.Event()  # set when those who watch are to end
         self.kept: Remembered[Kept] = Remembered()  # by name: those that are paged through
         self.worked_out: WorkedOut[Kept] = WorkedOut(WORKED_OUT_COUNT)  # by question and state of the library
 
@@ -78,6 +90,51 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
 
         response: search.SearchMomentsResponse = await self.workers.run(work)
         return response
+
+    async def WatchMoments(
+        self, request: search.WatchMomentsRequest, context: Any
+    ) -> AsyncIterator[search.WatchMomentsResponse]:
+        (query, thresholds), principal = standing_query(request), current_principal()
+        loop, ended = asyncio.get_running_loop(), self.ended
+        changes: asyncio.Queue[MomentChange] = asyncio.Queue()
+
+        def begin(check: Check) -> tuple[Watcher, StandingQuery]:
+            library, watcher = self.library(), self.watcher()
+            library.engine.refresh()
+            collections = self.access.readable(principal, query.filter.collections)
+            narrowed = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
+            target = library.engine.target(self.example_of(library, narrowed, principal), picture_of(library, query))
+            asked = StandingQuery(
+                query=narrowed,
+                target=target,
+                thresholds=thresholds,
+                tell=lambda change: loop.call_soon_threadsafe(changes.put_nowait, change),
+            )
+            watcher.add(asked)
+            return watcher, asked
+
+        watcher, asked = await self.workers.run(begin)
+        try:
+            yield search.WatchMomentsResponse()
+            while not ended.is_set():
+                if changes.qsize() > MOST_WAITING:
+                    raise Overloaded("moments that were not read", READ_RETRY_SECONDS)
+                next_one, end = asyncio.ensure_future(changes.get()), asyncio.ensure_future(ended.wait())
+                try:
+                    await asyncio.wait((next_one, end), return_when=asyncio.FIRST_COMPLETED)
+                    if next_one.done():
+                        yield moment_change_message(next_one.result())
+                finally:
+                    next_one.cancel()
+                    end.cancel()
+        finally:
+            watcher.remove(asked)
+        raise ServerNotReady("stopping", READ_RETRY_SECONDS)
+
+    def end_watches(self) -> None:
+        """End the calls that watch; new ones may come. On the event loop."""
+        self.ended.set()
+        self.ended = asyncio.Event()
 
     def page(
         self,
@@ -142,12 +199,24 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         for video_id in asked.video_ids:
             if not any(collections is None or one.collection in collections for one in by_id.get(video_id, ())):
                 raise VideoNotFound(video_id)
+        query = dataclasses.replace(query, filter=dataclasses.replace(asked, collections=collections))
+        return self.example_of(library, query, principal)
+
+    def example_of(self, library: Library, query: Query, principal: Principal) -> Query:
+        """Say in which collection a question's example is, which the caller must be able to read.
+
+        Raises:
+            PermissionDenied, CollectionNotFound, VideoNotFound: If it cannot.
+        """
         like = query.like
-        if like is not None:
-            within = self.access.readable(principal, None if like.collection is None else (like.collection,))
-            found = [one for one in by_id.get(like.video_id, ()) if within is None or one.collection in within]
-            like = dataclasses.replace(like, collection=only(found, like.video_id).collection)
-        return dataclasses.replace(query, like=like, filter=dataclasses.replace(asked, collections=collections))
+        if like is None:
+            return query
+        within = self.access.readable(principal, None if like.collection is None else (like.collection,))
+        known = library.engine.by_id.get(like.video_id, ())
+        found = [one for one in known if within is None or one.collection in within]
+        return dataclasses.replace(
+            query, like=dataclasses.replace(like, collection=only(found, like.video_id).collection)
+        )
 
 
 def is_picture(content: bytes) -> bool:

@@ -48,6 +48,7 @@ from serve.pages import PageSigner, page_key
 from serve.reflected import described_files
 from serve.search_service import SearchService
 from serve.settings import Settings
+from serve.standing import Watcher
 from serve.supervisor import Supervisor
 from serve.telling import Sink, Teller
 from serve.tls import check_exposure, server_credentials
@@ -147,9 +148,10 @@ class Server:
             metrics=self.metrics,
         )
         self.health = health.aio.HealthServicer()
-        search_service = SearchService(self.ready_library, access, self.query_workers, signer)
-        self.metrics.registry.register(CacheCounts(self.text_vectors, search_service.worked_out))
-        search_service_pb2_grpc.add_SearchServiceServicer_to_server(search_service, self.grpc)
+        self.watcher: Watcher | None = None  # None: not warm
+        self.search_service = SearchService(self.ready_library, self.ready_watcher, access, self.query_workers, signer)
+        self.metrics.registry.register(CacheCounts(self.text_vectors, self.search_service.worked_out))
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(self.search_service, self.grpc)
         library_service_pb2_grpc.add_LibraryServiceServicer_to_server(self.library_service, self.grpc)
         self.policies = PoliciesInForce(Path(self.config.policies or directory / POLICIES_NAME))
         self.moderator: Moderator | None = None  # None: not warm
@@ -209,8 +211,7 @@ class Server:
         self.tasks = [asyncio.create_task(self.keep_fresh(), name="refresher")]
 
     async def load(self) -> None:
-        if self.moderator is not None:  # of the encoders before
-            await asyncio.to_thread(self.moderator.stop)
+        await self.end_following()  # with the encoders before
         while True:
             try:
                 library = await asyncio.to_thread(warm_library, self.directory, self.settings)
@@ -275,6 +276,16 @@ class Server:
 
         self.moderator = Moderator(library.engine, self.editor, self.policies, on_events=tell)
         self.moderator.start()
+        self.watcher = Watcher(library.engine)
+        self.watcher.start()
+
+    async def end_following(self) -> None:
+        """End what follows the videos, and the calls that wait for it."""
+        self.search_service.end_watches()
+        for each in (self.moderator, self.watcher):
+            if each is not None:
+                await asyncio.to_thread(each.stop)
+        self.moderator = self.watcher = None
 
     def make_tellers(self, log: EventLog) -> list[Teller]:
         """Make what tells events to Kafka and to the webhook, where they are set up.
@@ -305,6 +316,7 @@ class Server:
         await self.health.enter_graceful_shutdown()
         self.metrics.is_ready.set(0)
         self.moderation_service.stop()
+        self.search_service.end_watches()
         logger.info("stopping drain_seconds=%g", self.config.drain_seconds)
         await self.grpc.stop(self.config.drain_seconds)
         for task in self.tasks:
@@ -313,8 +325,7 @@ class Server:
         await asyncio.to_thread(self.supervisor.stop)
         if self.feed is not None:
             await asyncio.to_thread(self.feed.stop)
-        if self.moderator is not None:
-            await asyncio.to_thread(self.moderator.stop)
+        await self.end_following()
         for teller in self.tellers:
             await asyncio.to_thread(teller.stop)
         for workers in (self.query_workers, self.call_workers):
@@ -345,6 +356,16 @@ class Server:
             raise ServerNotReady("loading", BUSY_SECONDS)
         return self.library
 
+    def ready_watcher(self) -> Watcher:
+        """Return what follows live videos for those who watch.
+
+        Raises:
+            ServerNotReady: While it is loading.
+        """
+        if self.watcher is None:
+            raise ServerNotReady("loading", BUSY_SECONDS)
+        return self.watcher
+
     async def keep_fresh(self) -> None:
         """Bring answers up to the catalog, again and again; load everything anew when the encoders were changed.
 
@@ -368,8 +389,9 @@ class Server:
     def refresh(self) -> None:
         if self.library is not None:
             self.library.engine.refresh()
-        if self.moderator is not None:
-            self.moderator.wake()
+        for each in (self.moderator, self.watcher):
+            if each is not None:
+                each.wake()
 
     def delete_live(self, collection: str, video_id: str, seconds: float) -> None:
         """Delete a live video here and on every other server.

@@ -139,6 +139,19 @@ class Hysteresis:
             peak_seconds=float(self.peak_at[track]),
         )
 
+    # ---- tracks that come
+
+    def reset(self, track: int) -> None:
+        """Let a track begin, whatever went on in it."""
+        self.phase[track], self.below_since[track], self.ready_at[track] = IDLE, np.inf, 0.0
+
+    def grown(self, rules: Rules) -> Self:
+        """Return the same with more tracks, which begin."""
+        made = type(self)(rules)
+        for name in self._STATE:
+            getattr(made, name)[: len(self.phase)] = getattr(self, name)
+        return made
+
     # ---- kept between two runs
 
     def state(self, track: int) -> list[float]:

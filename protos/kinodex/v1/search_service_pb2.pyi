@@ -5,8 +5,10 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kinodex.v1 import moment_pb2 as _moment_pb2
 import builtins as _builtins
 import sys
@@ -226,3 +228,121 @@ class SearchMomentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchMomentsResponse: _TypeAlias = SearchMomentsResponse  # noqa: Y015
+
+@_typing.final
+class WatchMomentsRequest(_message.Message):
+    """Asks for moments that are still to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ENTER_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    LEAVE_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    MIN_DURATION_FIELD_NUMBER: _builtins.int
+    COOLDOWN_FIELD_NUMBER: _builtins.int
+    enter_confidence: _builtins.float
+    """Confidence from which a moment begins: 0 to 1. Unset is 0.7."""
+    leave_confidence: _builtins.float
+    """And under which it ends: at most `enter_confidence`. Unset is 0.5, or `enter_confidence` where that is lower."""
+    @_builtins.property
+    def query(self) -> _moment_pb2.Query:
+        """Required. The question: text, a picture, or an example; `exclude_text` is not for these. What is said is found once
+        its words are final.
+        """
+
+    @_builtins.property
+    def filter(self) -> _moment_pb2.Filter:
+        """Which live videos are watched, those that are yet to begin included."""
+
+    @_builtins.property
+    def min_duration(self) -> _duration_pb2.Duration:
+        """Shorter moments are nothing. Unset is 2 seconds. What is said is as long as it is."""
+
+    @_builtins.property
+    def cooldown(self) -> _duration_pb2.Duration:
+        """After a moment ends, before the next one of the same video may begin."""
+
+    def __init__(
+        self,
+        *,
+        query: _moment_pb2.Query | None = ...,
+        filter: _moment_pb2.Filter | None = ...,
+        enter_confidence: _builtins.float | None = ...,
+        leave_confidence: _builtins.float | None = ...,
+        min_duration: _duration_pb2.Duration | None = ...,
+        cooldown: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enter_confidence", b"_enter_confidence", "_leave_confidence", b"_leave_confidence", "cooldown", b"cooldown", "enter_confidence", b"enter_confidence", "filter", b"filter", "leave_confidence", b"leave_confidence", "min_duration", b"min_duration", "query", b"query"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enter_confidence", b"_enter_confidence", "_leave_confidence", b"_leave_confidence", "cooldown", b"cooldown", "enter_confidence", b"enter_confidence", "filter", b"filter", "leave_confidence", b"leave_confidence", "min_duration", b"min_duration", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enter_confidence: _TypeAlias = _typing.Literal["enter_confidence"]  # noqa: Y015
+    _WhichOneofArgType__enter_confidence: _TypeAlias = _typing.Literal["_enter_confidence", b"_enter_confidence"]  # noqa: Y015
+    _WhichOneofReturnType__leave_confidence: _TypeAlias = _typing.Literal["leave_confidence"]  # noqa: Y015
+    _WhichOneofArgType__leave_confidence: _TypeAlias = _typing.Literal["_leave_confidence", b"_leave_confidence"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enter_confidence) -> _WhichOneofReturnType__enter_confidence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leave_confidence) -> _WhichOneofReturnType__leave_confidence | None: ...
+
+Global___WatchMomentsRequest: _TypeAlias = WatchMomentsRequest  # noqa: Y015
+
+@_typing.final
+class WatchMomentsResponse(_message.Message):
+    """What happened to a moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchMomentsResponse._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: WatchMomentsResponse._State.ValueType  # 0
+        """Nothing yet: the first response, which says that the server watches."""
+        STATE_OPENED: WatchMomentsResponse._State.ValueType  # 1
+        """It began."""
+        STATE_UPDATED: WatchMomentsResponse._State.ValueType  # 2
+        """It goes on."""
+        STATE_CLOSED: WatchMomentsResponse._State.ValueType  # 3
+        """It ended."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What happened."""
+
+    STATE_UNSPECIFIED: WatchMomentsResponse.State.ValueType  # 0
+    """Nothing yet: the first response, which says that the server watches."""
+    STATE_OPENED: WatchMomentsResponse.State.ValueType  # 1
+    """It began."""
+    STATE_UPDATED: WatchMomentsResponse.State.ValueType  # 2
+    """It goes on."""
+    STATE_CLOSED: WatchMomentsResponse.State.ValueType  # 3
+    """It ended."""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    MOMENT_FIELD_NUMBER: _builtins.int
+    MOMENT_ID_FIELD_NUMBER: _builtins.int
+    state: Global___WatchMomentsResponse.State.ValueType
+    """What happened."""
+    moment_id: _builtins.str
+    """Derived from video, channel and start: the same for all that happens to one moment."""
+    @_builtins.property
+    def moment(self) -> _moment_pb2.Moment:
+        """The moment as it is known now."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___WatchMomentsResponse.State.ValueType = ...,
+        moment: _moment_pb2.Moment | None = ...,
+        moment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["moment", b"moment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moment", b"moment", "moment_id", b"moment_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchMomentsResponse: _TypeAlias = WatchMomentsResponse  # noqa: Y015

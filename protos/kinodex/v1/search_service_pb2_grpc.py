@@ -45,6 +45,11 @@ class SearchServiceStub:
                 request_serializer=kinodex_dot_v1_dot_search__service__pb2.SearchMomentsRequest.SerializeToString,
                 response_deserializer=kinodex_dot_v1_dot_search__service__pb2.SearchMomentsResponse.FromString,
                 _registered_method=True)
+        self.WatchMoments = channel.unary_stream(
+                '/kinodex.v1.SearchService/WatchMoments',
+                request_serializer=kinodex_dot_v1_dot_search__service__pb2.WatchMomentsRequest.SerializeToString,
+                response_deserializer=kinodex_dot_v1_dot_search__service__pb2.WatchMomentsResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer:
@@ -67,6 +72,15 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchMoments(self, request, context):
+        """Looks for moments in live videos as they come, from now on, and does not end by itself: a moment opens when its
+        confidence rises, is updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a
+        caller that does not keep up, and with UNAVAILABLE when the server stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +93,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.SearchMoments,
                     request_deserializer=kinodex_dot_v1_dot_search__service__pb2.SearchMomentsRequest.FromString,
                     response_serializer=kinodex_dot_v1_dot_search__service__pb2.SearchMomentsResponse.SerializeToString,
+            ),
+            'WatchMoments': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchMoments,
+                    request_deserializer=kinodex_dot_v1_dot_search__service__pb2.WatchMomentsRequest.FromString,
+                    response_serializer=kinodex_dot_v1_dot_search__service__pb2.WatchMomentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +155,33 @@ class SearchService:
             '/kinodex.v1.SearchService/SearchMoments',
             kinodex_dot_v1_dot_search__service__pb2.SearchMomentsRequest.SerializeToString,
             kinodex_dot_v1_dot_search__service__pb2.SearchMomentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchMoments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kinodex.v1.SearchService/WatchMoments',
+            kinodex_dot_v1_dot_search__service__pb2.WatchMomentsRequest.SerializeToString,
+            kinodex_dot_v1_dot_search__service__pb2.WatchMomentsResponse.FromString,
             options,
             channel_credentials,
             insecure,
