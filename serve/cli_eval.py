@@ -25,6 +25,7 @@ Examples:
   kinodex eval --queries queries.json                      how well this library answers
   kinodex eval --queries queries.jsonl --half report --plots plots
   kinodex eval --queries queries.json --server localhost:8970 --json
+  kinodex eval --policies mine.yaml --clips clips.jsonl --plots plots
   kinodex eval --predictions mine.jsonl --truth highlight_val_release.jsonl
 
 \b
@@ -36,6 +37,13 @@ Queries, one JSON object a line; a file is the last part of a video's URI, or it
   {"kind": "absent", "query": "a volcano erupts"}
 "channel" says what finds it: visual (the default), speech or mixed; figures are given for each. "half" may be train or
 report. Or one JSON object of three lists, as `kinodex calibrate` reads.
+
+\b
+Clips are videos of the library and what is in them, one JSON object a line; without seconds the whole of one is meant,
+without a label nothing is in it:
+  {"file": "gate.mp4", "label": "Fire", "start_seconds": 12, "end_seconds": 30}
+  {"file": "empty.mp4"}
+A label is a policy's id, its label or one of its parents. Label all that is in a clip: what finds more is wrong.
 
 \b
 Predictions and truth have one JSON object a line, as in QVHighlights:
@@ -50,8 +58,10 @@ Predictions and truth have one JSON object a line, as in QVHighlights:
     "--plots",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Draw recall.png, scores.png, lengths.png and, of a library here, curve.png.",
+    help="Draw recall.png, scores.png, lengths.png and, of a library here, curve.png; of policies, policies.png.",
 )
+@click.option("--policies", metavar="FILE", type=click.Path(path_type=Path), help="Moderation policies to judge.")
+@click.option("--clips", metavar="JSONL", type=click.Path(path_type=Path), help="Labelled clips to judge them by.")
 @click.option("--predictions", metavar="JSONL", type=click.Path(path_type=Path), help="What was answered.")
 @click.option("--truth", metavar="JSONL", type=click.Path(path_type=Path), help="What is right.")
 @json_option
@@ -61,6 +71,8 @@ def evaluate(
     server: str | None,
     half: "Half | None",
     plots: Path | None,
+    policies: Path | None,
+    clips: Path | None,
     predictions: Path | None,
     truth: Path | None,
     as_json: bool,
@@ -70,8 +82,24 @@ def evaluate(
     """Measure answers against the truth: of this program to queries, or any that are in a file.
 
     Moments: R1@tIoU, mAP and mIoU, by length. Whole videos: recall@k, median rank, nDCG. Absent events: how often they
-    are told from present ones. Shares are in per cent.
+    are told from present ones. Shares are in per cent. Or measure moderation policies on labelled clips, and suggest
+    thresholds: precision, recall and F1 of their events.
     """
+    if policies is not None or clips is not None:
+        if policies is None or clips is None:
+            raise click.UsageError("--policies and --clips go together")
+        others = {
+            "--queries": queries,
+            "--server": server,
+            "--half": half,
+            "--predictions": predictions,
+            "--truth": truth,
+        }
+        for name, value in others.items():
+            if value is not None:
+                raise click.UsageError(f"{name} goes without --policies")
+        _evaluate_policies(policies, clips, plots, as_json, data, config)
+        return
     if queries is not None:
         if predictions is not None or truth is not None:
             raise click.UsageError("--queries asks for answers itself: it goes without --predictions and --truth")
@@ -192,6 +220,59 @@ def table(found: dict[str, Any]) -> str:
 
 def _row(name: str, count: int, values: list[float]) -> str:
     return f"{name:32}{count:9}" + "".join(f"{value:10.2f}" for value in values)
+
+
+# ---- policies
+
+
+def _evaluate_policies(
+    file: Path, clips: Path, plots: Path | None, as_json: bool, data: Path | None, config: Path | None
+) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from serve.library import Library
+    from serve.policies import read_policies
+    from serve.policy_evaluation import evaluate_policies, policy_figures, read_clips
+
+    policies, labelled = read_policies(file), read_clips(clips)
+    directory, settings = load(data, config)
+    console = Console(stderr=True)
+    with (
+        Library.open(directory, settings) as library,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        bar = progress.add_task("Scoring", total=None)
+        judged = evaluate_policies(
+            library, policies, labelled, str(clips), lambda n, total: progress.update(bar, completed=n, total=total)
+        )
+    if plots is not None:
+        from serve.plots import POLICIES, draw_policies
+
+        plots.mkdir(parents=True, exist_ok=True)
+        draw_policies(judged, plots / POLICIES)
+    found = policy_figures(judged)
+    click.echo(json.dumps(found) if as_json else policy_table(found))
+
+
+def policy_table(found: list[dict[str, Any]]) -> str:
+    """Lay out what became of policies for people."""
+    names = ("spans", "events", "precision", "recall", "F1", "enter", "leave")
+    lines = [f"{'':24}" + "".join(f"{name:>10}" for name in names)]
+    for one in found:
+        lines.append(f"{one['policy_id']:24}" + _figures_of(one))
+        best = one["suggested"]
+        if best is not None and (best["enter"], best["leave"]) != (one["enter"], one["leave"]):
+            lines.append(f"{'  better on these clips':24}" + _figures_of(best))
+    if any(one["suggested"] for one in found):
+        lines += ["", "thresholds that are best here were chosen here: try them on clips they have not seen"]
+    return "\n".join(lines)
+
+
+def _figures_of(one: dict[str, Any]) -> str:
+    shares = ["-" if one[name] is None else f"{100 * one[name]:.0f}" for name in ("precision", "recall", "F1")]
+    texts = [str(one["spans"]), str(one["events"]), *shares, f"{one['enter']:g}", f"{one['leave']:g}"]
+    return "".join(f"{text:>10}" for text in texts)
 
 
 # ---- predictions

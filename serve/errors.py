@@ -11,6 +11,7 @@
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
 ├── PredictionsInvalid     a file of predictions or of their truth cannot be used
 ├── PolicyInvalid          a file of moderation policies cannot be used; names line and field
+├── ClipsInvalid           a file of labelled clips cannot be used
 ├── RequestInvalid         a call's fields are wrong; names them
 │   └── PageTokenInvalid   it is not of this server, this caller or this question
 ├── PageTokenExpired       the answer it pages through is forgotten
@@ -129,6 +130,14 @@ class PredictionsInvalid(ServeError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"cannot use {path}: {reason}")
+        self.path = path
+
+
+class ClipsInvalid(ServeError):
+    """A file of labelled clips cannot be used."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot use clips {path}: {reason}")
         self.path = path
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what `kinodex eval --queries` measured, as PNG."""
+"""Pictures of what `kinodex eval` measured, as PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RECALL, SCORES, LENGTHS, CURVE = "recall.png", "scores.png", "lengths.png", "curve.png"
+    from serve.policy_evaluation import Judged
+
+RECALL, SCORES, LENGTHS, CURVE, POLICIES = "recall.png", "scores.png", "lengths.png", "curve.png", "policies.png"
+COLOURS = tuple(f"C{n}" for n in range(10))
 VIDEO_RANKS = 20  # drawn
 RIGHT_TIOU = 0.5
 
@@ -142,3 +145,23 @@ def _save(figure: "Figure", all_axes: "Sequence[Axes]", path: Path) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def draw_policies(judged: "Sequence[Judged]", path: Path) -> None:
+    """Draw precision and recall of policies for the thresholds that were tried; what was not labelled is left out."""
+    labelled = [one for one in judged if one.counts.span_count and one.tried]
+    figure, axes = _figure(2)
+    for colour, one in zip(COLOURS * len(labelled), labelled, strict=False):
+        firm = sorted((tried for tried in one.tried if tried.leave < tried.enter), key=lambda tried: tried.enter)
+        best = {tried.enter: tried for tried in firm}  # of one `enter`, the strictest `leave` under it
+        recalls = [tried.counts.recall or 0.0 for tried in best.values()]
+        precisions = [np.nan if tried.counts.precision is None else tried.counts.precision for tried in best.values()]
+        axes[0].plot(recalls, precisions, marker=".", color=colour, label=one.policy.policy_id)
+        axes[1].plot(list(best), [tried.counts.f1 for tried in best.values()], marker=".", color=colour)
+        axes[1].axvline(one.policy.enter, color=colour, linestyle=":", linewidth=1)
+    axes[0].set(xlabel="recall: labelled spans found", ylabel="precision: events that are right", title="By threshold")
+    axes[1].set(xlabel="enter", ylabel="F1", title="Thresholds tried (dotted: the one in force)")
+    for each in axes:
+        each.set_ylim(-0.02, 1.02)
+        each.set_xlim(-0.02, 1.02)
+    _save(figure, axes, path)

@@ -68,6 +68,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.QuestionsInvalid,
         errors.PredictionsInvalid,
         errors.PolicyInvalid,
+        errors.ClipsInvalid,
         errors.RecordInvalid,
         errors.WorkerCrashed,
         errors.ServerFailed,

@@ -70,6 +70,7 @@ UNSPOKEN: list[Exception] = [
     errors.EncoderSpaceMismatch(SECRET, "stored", "wanted"),
     errors.QuestionsInvalid(SECRET, "no questions"),
     errors.PredictionsInvalid(SECRET, "no predictions"),
+    errors.ClipsInvalid(SECRET, "there is no clip in it"),
     errors.PolicyInvalid(SECRET, "no policies", line=3, field="policies"),
     errors.RecordInvalid(SECRET),
     errors.WorkerCrashed(SECRET, 3),
