@@ -57,8 +57,7 @@ class Listener:
         own = words_of(utterance)
         words = [*context(before, own), *own]
         first = len(words) - len(own)
-        found = {(start, end, policy) for start, end, policy in self._said(words, first)}
-        found |= {(start, end, policy) for start, end, policy in self._matched(words, first)}
+        found = {*self._said(words, first), *self._matched(words, first)}  # both may find the same
         return [Heard(policy=n, words=tuple(words[start:end])) for start, end, n in sorted(found)]
 
     def _said(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:

@@ -98,6 +98,7 @@ class Moderator:
         self.thread = threading.Thread(target=self.run, name="moderator", daemon=True)
         self.trouble = ""
         self.is_begun = False
+        self.settled_state: tuple[str, int] | None = None  # of the catalog, when all was scored
 
     # ---- the thread
 
@@ -142,10 +143,13 @@ class Moderator:
             on_video: Told how many videos are done, and how many there are to do.
         """
         if self.policies.refresh() or not self.is_begun:
-            self.is_begun = True
+            self.is_begun, self.settled_state = True, None
             self.books = {}
             self._recall()
         if self.policies.policies is None and not self.editor.rows("SELECT 1 FROM screenings LIMIT 1"):
+            return 0
+        state = self.engine.state
+        if state == self.settled_state and state is not None:
             return 0
         due = list(self.due())
         for done, (video, version) in enumerate(due):
@@ -154,6 +158,7 @@ class Moderator:
             on_video(done, len(due))
             self.score(video, version)
         on_video(len(due), len(due))
+        self.settled_state = state if not any(True for _ in self.due()) else None
         return len(due)
 
     def due(self) -> Iterator[tuple[Video, tuple[object, ...]]]:

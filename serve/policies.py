@@ -8,10 +8,10 @@
         shows: [a person holding a gun, a rifle]       # prompts: what pictures of it show
         unlike: [a person holding a camera, a drill]   # and what pictures that only look like it show
         says: [gun, "drop the weapon", /shoot(?:ing|er)s?/]   # words, phrases, /regular expressions/
-        enter: 0.7                             # confidence from which it begins
+        enter: 0.7                             # confidence from which it begins, of what is seen
         leave: 0.5                             # and under which it ends
-        min_seconds: 2                         # shorter ones are nothing
-        cooldown_seconds: 30                   # after one ends, before the next may begin
+        min_seconds: 2                         # shorter ones are nothing, of what is seen
+        cooldown_seconds: 30                   # after one ends, before the next may begin; words until then are its own
         action: review                         # advice to whoever gets the event
         collections: [uploads]                 # it holds for; none: for all
 

@@ -3,8 +3,7 @@
 What runs beside the calls:
 - the refresher looks for changes of the catalog, by whatever process, and brings the indexes up to them;
 - the ingest worker, a process of its own (serve.ingesting), indexes what is queued, so that answers do not wait for it;
-- the moderator (serve.moderator) scores what is new by the policies in force, and the tellers (serve.telling) pass on
-  what it finds;
+- the followers (serve.followers) score what is new by policies and standing queries, and tell who wants to know;
 - with Kafka, the materialiser (serve.materialising) brings the catalog up to the topics.
 """
 
@@ -37,26 +36,23 @@ from serve.auth import open_tokens
 from serve.calls import CallInterceptor, Workers, to_the_end
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError, VideoIsLive
-from serve.events import Event, EventLog
+from serve.events import EventLog
+from serve.followers import Followers
 from serve.jobs import JobQueue
 from serve.library import Library
 from serve.library_service import LibraryService
 from serve.metrics import CacheCounts, ServerMetrics
 from serve.moderation_service import ModerationService
-from serve.moderator import POLICIES_NAME, Moderator, PoliciesInForce
 from serve.pages import PageSigner, page_key
 from serve.reflected import described_files
 from serve.search_service import SearchService
 from serve.settings import Settings
-from serve.standing import Watcher
 from serve.supervisor import Supervisor
-from serve.telling import Sink, Teller
 from serve.tls import check_exposure, server_credentials
 from serve.tracing import no_spans, open_spans
 from serve.uploads import FOLDER_NAME, Spool
 from serve.values import Video
 from serve.warming import prepare, warm_library
-from serve.webhook import DEAD_LETTERS_NAME, Webhook
 
 if TYPE_CHECKING:
     from serve.feed import Feed
@@ -148,16 +144,15 @@ class Server:
             metrics=self.metrics,
         )
         self.health = health.aio.HealthServicer()
-        self.watcher: Watcher | None = None  # None: not warm
-        self.search_service = SearchService(self.ready_library, self.ready_watcher, access, self.query_workers, signer)
+        self.followers = Followers(directory, settings, self.editor, self.metrics, self.tell_watchers)
+        self.search_service = SearchService(
+            self.ready_library, self.followers.ready_watcher, access, self.query_workers, signer
+        )
         self.metrics.registry.register(CacheCounts(self.text_vectors, self.search_service.worked_out))
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(self.search_service, self.grpc)
         library_service_pb2_grpc.add_LibraryServiceServicer_to_server(self.library_service, self.grpc)
-        self.policies = PoliciesInForce(Path(self.config.policies or directory / POLICIES_NAME))
-        self.moderator: Moderator | None = None  # None: not warm
-        self.tellers = self.make_tellers(EventLog(self.editor))
         self.moderation_service = ModerationService(
-            EventLog(self.reader), lambda: self.policies, access, self.call_workers, signer
+            EventLog(self.reader), lambda: self.followers.policies, access, self.call_workers, signer
         )
         moderation_service_pb2_grpc.add_ModerationServiceServicer_to_server(self.moderation_service, self.grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
@@ -165,6 +160,7 @@ class Server:
             [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc, pool=described_files()
         )
         self.port = self.listen(credentials)
+        self.loop: asyncio.AbstractEventLoop | None = None  # None: not started
         self.tasks: list[asyncio.Task[None]] = []
         self.feed: Feed | None = None  # None: without Kafka, or not begun
         self.failure: asyncio.Future[Exception] | None = None  # of what this server cannot go on without
@@ -190,7 +186,8 @@ class Server:
 
     async def start(self) -> None:
         """Answer health checks, with NOT_SERVING, and refuse all else with UNAVAILABLE."""
-        self.failure = asyncio.get_running_loop().create_future()
+        self.loop = asyncio.get_running_loop()
+        self.failure = self.loop.create_future()
         await self.tell_health(is_serving=False)
         if self.config.metrics_listen:
             self.metrics_address, self.close_metrics = self.metrics.serve(self.config.metrics_listen)
@@ -206,12 +203,12 @@ class Server:
         await asyncio.to_thread(self.spool.clean, self.library_service.jobs.spool_names)
         await self.load()
         self.supervisor.start()
-        for teller in self.tellers:
-            teller.start()
+        self.followers.start()
         self.tasks = [asyncio.create_task(self.keep_fresh(), name="refresher")]
 
     async def load(self) -> None:
-        await self.end_following()  # with the encoders before
+        self.search_service.end_watches()
+        await asyncio.to_thread(self.followers.unfollow)  # with the encoders before
         while True:
             try:
                 library = await asyncio.to_thread(warm_library, self.directory, self.settings)
@@ -224,7 +221,7 @@ class Server:
             library.close()
             raise
         library.engine.on_found = self.note_freshness
-        await self.moderate(library)
+        self.followers.follow(library.engine)
         self.library = library
         self.measure()
         await self.tell_health(is_serving=True)
@@ -263,45 +260,10 @@ class Server:
             raise failure.result()
         await to_the_end(asyncio.to_thread(library.engine.refresh))
 
-    async def moderate(self, library: Library) -> None:
-        """Score what is there and what comes by the policies in force, beside the calls."""
-        loop = asyncio.get_running_loop()
-
-        def tell(events: list[Event]) -> None:
-            for event in events:
-                self.metrics.events.labels(event.state.lower()).inc()
-            for teller in self.tellers:
-                teller.wake()
-            loop.call_soon_threadsafe(self.moderation_service.news.tell)
-
-        self.moderator = Moderator(library.engine, self.editor, self.policies, on_events=tell)
-        self.moderator.start()
-        self.watcher = Watcher(library.engine)
-        self.watcher.start()
-
-    async def end_following(self) -> None:
-        """End what follows the videos, and the calls that wait for it."""
-        self.search_service.end_watches()
-        for each in (self.moderator, self.watcher):
-            if each is not None:
-                await asyncio.to_thread(each.stop)
-        self.moderator = self.watcher = None
-
-    def make_tellers(self, log: EventLog) -> list[Teller]:
-        """Make what tells events to Kafka and to the webhook, where they are set up.
-
-        Raises:
-            SettingsError: If the webhook is set up wrong.
-        """
-        sinks: list[Sink] = []
-        if self.settings.kafka.servers and self.config.publish_events:
-            from serve.event_topic import EventTopic  # imports kafka
-
-            sinks.append(EventTopic(self.settings.kafka))
-        if self.config.webhook_url:
-            dead_letters = self.directory / DEAD_LETTERS_NAME
-            sinks.append(Webhook(self.config.webhook_url, self.config.webhook_secret, dead_letters))
-        return [Teller(log, sink) for sink in sinks]
+    def tell_watchers(self) -> None:
+        """Wake the calls that watch events; from any thread."""
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.moderation_service.news.tell)
 
     def fail(self, error: Exception) -> None:
         """Note that this server cannot go on; serve() ends it."""
@@ -325,9 +287,7 @@ class Server:
         await asyncio.to_thread(self.supervisor.stop)
         if self.feed is not None:
             await asyncio.to_thread(self.feed.stop)
-        await self.end_following()
-        for teller in self.tellers:
-            await asyncio.to_thread(teller.stop)
+        await asyncio.to_thread(self.followers.stop)
         for workers in (self.query_workers, self.call_workers):
             await asyncio.to_thread(workers.close)
         if self.library is not None:
@@ -356,16 +316,6 @@ class Server:
             raise ServerNotReady("loading", BUSY_SECONDS)
         return self.library
 
-    def ready_watcher(self) -> Watcher:
-        """Return what follows live videos for those who watch.
-
-        Raises:
-            ServerNotReady: While it is loading.
-        """
-        if self.watcher is None:
-            raise ServerNotReady("loading", BUSY_SECONDS)
-        return self.watcher
-
     async def keep_fresh(self) -> None:
         """Bring answers up to the catalog, again and again; load everything anew when the encoders were changed.
 
@@ -389,9 +339,7 @@ class Server:
     def refresh(self) -> None:
         if self.library is not None:
             self.library.engine.refresh()
-        for each in (self.moderator, self.watcher):
-            if each is not None:
-                each.wake()
+        self.followers.wake()
 
     def delete_live(self, collection: str, video_id: str, seconds: float) -> None:
         """Delete a live video here and on every other server.

@@ -24,7 +24,7 @@ from serve.telling import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, Stopped
 logger = logging.getLogger(__name__)
 
 WEBHOOK_SECONDS = 10.0  # for an answer
-ATTEMPT_COUNT = 8  # of one event, over some four minutes; then it is a dead letter
+ATTEMPT_COUNT = 8  # of one event, over some two minutes; then it is a dead letter
 REFUSALS_THAT_PASS = frozenset({408, 425, 429})  # of 4xx: come back later
 SECRET_PREFIX = "whsec_"  # of secrets in base64, as the specification writes them
 LEAST_SECRET_BYTES = 16

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -12,15 +13,21 @@ from click.testing import CliRunner
 from fakes import SilentProgress, use_fakes, write_scenes
 from grpc_status import rpc_status
 from running import Running, running
+from test_server import wait_until
+from test_telling import Receiver
+from test_telling import receiver as receiver
 
 from kinodex.v1 import moderation_service_pb2 as moderation
 from kinodex.v1 import stream_pb2
 from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from serve.cli import cli
 from serve.client import Client
+from serve.config import ServerConfig
+from serve.errors import SettingsError
 from serve.events import Event, EventFilter, EventState
 from serve.phrases import time_span
 from serve.pipeline import delete, index
+from serve.server import Server
 from serve.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -274,6 +281,25 @@ def test_a_caller_sees_its_own_collections(data: Path) -> None:
         with pytest.raises(grpc.RpcError) as error:
             next(stub.WatchEvents(moderation.WatchEventsRequest()))
         assert refusal(error.value) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+
+
+def test_a_webhook_is_told_what_is_found(data: Path, receiver: Receiver) -> None:
+    webhook = {"webhook_url": receiver.url, "webhook_secret": "a secret of some bytes"}
+    with running(data, SETTINGS, **webhook):
+        wait_until(lambda: len(receiver.came) == 6)
+    add(data, "third", [("red", 2), ("green", 3)])
+    with running(data, SETTINGS, **webhook):
+        wait_until(lambda: len(receiver.came) == 8)
+    ids = [headers["webhook-id"] for headers, _ in receiver.came]
+    assert len(set(ids)) == 8
+
+
+def test_a_webhook_that_is_set_up_wrong_ends_the_start(data: Path) -> None:
+    with pytest.raises(ValueError, match="must be set together"):
+        ServerConfig(webhook_url="https://example.org/")
+    wrong = ServerConfig(listen="127.0.0.1:0", webhook_url="example.org", webhook_secret="a secret of some bytes")
+    with pytest.raises(SettingsError, match="must be http"):
+        Server(data, replace(SETTINGS, server=wrong))
 
 
 def test_a_deleted_video_is_withdrawn(stub: ModerationServiceStub, data: Path) -> None:
