@@ -176,10 +176,15 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
 
     assert "policies" not in ask("ModerationService/ListPolicies", {})  # none hold here
     assert "events" not in ask("ModerationService/ListEvents", {"filter": {"labels": ["Fire"]}})
-    watched = curl(server, "kinodex.v1.ModerationService/WatchEvents", options=("-plaintext", "-max-time", "2"))
-    assert watched.returncode == STATUS_EXIT + 4  # it goes on until the caller has enough
-    assert list(json.loads(watched.stdout)) == ["resumeToken"]
-    called.add("ModerationService/WatchEvents")
+    for method, given, answer in (
+        ("ModerationService/WatchEvents", "", ["resumeToken"]),
+        ("SearchService/WatchMoments", '{"query": {"text": "red"}}', []),
+    ):
+        options = ("-plaintext", "-max-time", "2")
+        watched = curl(server, f"kinodex.v1.{method}", given=given, options=options)
+        assert watched.returncode == STATUS_EXIT + 4  # it goes on until the caller has enough
+        assert list(json.loads(watched.stdout)) == answer
+        called.add(method)
 
     assert called == {f"{service.name}/{method.name}" for service in SERVICES for method in service.methods}
 
