@@ -30,9 +30,9 @@ from serve.library import Library
 from serve.live import LiveRows
 from serve.records import SegmentRecord
 from serve.settings import load_settings
-from serve.standing import MomentChange, StandingQuery, Thresholds, Watcher
+from serve.standing import StandingQuery, Watcher
 from serve.target import Target
-from serve.values import Query
+from serve.values import MomentChange, Query, Thresholds
 from temporal.values import Segment, TimeSpan
 
 RESULTS = Path(__file__).parent / "results" / "standing.md"

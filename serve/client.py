@@ -41,15 +41,17 @@ from serve.event_messages import event_filter_message, event_value
 from serve.events import Event, EventFilter
 from serve.fields import duration_message, duration_value, metadata_message, sendable, timestamp_message
 from serve.messages import (
+    moment_change_value,
     moments_answer,
     moments_request,
     search_answer,
     search_request,
     utterance_value,
     video_value,
+    watch_request,
 )
 from serve.phrases import printable
-from serve.values import Answer, Query, VideoState, VideoStatus
+from serve.values import Answer, MomentChange, Query, Thresholds, VideoState, VideoStatus
 
 PAGE_SIZE = 100  # the API's most, for answers
 LIST_PAGE_SIZE = 1000  # the API's most, for videos
@@ -124,6 +126,22 @@ class Client:
             )
 
         return _paged(ask, query.limit)
+
+    def watch_moments(self, query: Query, thresholds: Thresholds | None = None) -> Iterator[MomentChange]:
+        """Yield what happens to moments of live videos, from now on, without end; raises as search().
+
+        The query's filter, text, picture and example count; nothing is known of what came while nobody watched.
+        """
+        request = watch_request(query, thresholds or Thresholds())
+        responses = self._search.WatchMoments(request, metadata=self._headers())
+        try:
+            for response in responses:
+                if response.HasField("moment"):
+                    yield self._read(partial(moment_change_value, response))
+        except grpc.RpcError as error:
+            raise failure(error, self._address, None) from error
+        finally:
+            responses.cancel()
 
     # ---- videos in and out ----
 

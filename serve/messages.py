@@ -24,20 +24,22 @@ from serve.fields import (
     verdict_message,
     verdict_value,
 )
-from serve.standing import MomentChange
 from serve.values import (
     Answer,
     Filter,
     MatchedWord,
     MetadataCondition,
     Moment,
+    MomentChange,
     MomentReference,
     Query,
+    Thresholds,
     Video,
     VideoAnswer,
     VideoState,
     VideoStatus,
 )
+from temporal.hysteresis import ChangeKind
 
 MAX_IMAGE_BYTES = 8 << 20  # of a question's picture
 
@@ -155,6 +157,28 @@ def moment_change_message(change: MomentChange) -> search_service_pb2.WatchMomen
     state = search_service_pb2.WatchMomentsResponse.State.Value(f"STATE_{change.kind}")
     return search_service_pb2.WatchMomentsResponse(
         state=state, moment=moment_message(change.moment), moment_id=change.moment_id
+    )
+
+
+def moment_change_value(message: search_service_pb2.WatchMomentsResponse) -> MomentChange:
+    """Read what happened to a moment.
+
+    Raises:
+        ValueError: If it is something this program does not know.
+    """
+    state = search_service_pb2.WatchMomentsResponse.State.Name(message.state).removeprefix("STATE_")
+    return MomentChange(moment_id=message.moment_id, kind=ChangeKind(state), moment=moment_value(message.moment))
+
+
+def watch_request(query: Query, thresholds: Thresholds) -> search_service_pb2.WatchMomentsRequest:
+    """Write a standing query."""
+    return search_service_pb2.WatchMomentsRequest(
+        query=_query_message(query),
+        filter=_filter_message(query.filter),
+        enter_confidence=thresholds.enter,
+        leave_confidence=thresholds.leave,
+        min_duration=duration_message(thresholds.min_seconds),
+        cooldown=duration_message(thresholds.cooldown_seconds),
     )
 
 

@@ -14,8 +14,7 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search
 from serve.messages import MAX_IMAGE_BYTES
 from serve.phrases import printable
-from serve.standing import Thresholds
-from serve.values import Filter, MetadataCondition, MomentReference, Query
+from serve.values import Filter, MetadataCondition, MomentReference, Query, Thresholds
 from serve.violations import Violations, has_controls
 from temporal.values import TimeSpan
 

@@ -24,8 +24,8 @@ from serve.ranking import RankedMoment, RankedVideo, Ranking
 from serve.reading import only
 from serve.requests import moments_query, search_query, standing_query
 from serve.sharing import WorkedOut
-from serve.standing import MomentChange, StandingQuery, Watcher
-from serve.values import Answer, Query
+from serve.standing import StandingQuery, Watcher
+from serve.values import Answer, MomentChange, Query
 
 Check = Callable[[], None]
 

@@ -23,7 +23,7 @@ from serve.ranking import verdict_of
 from serve.screening import compared, confidence
 from serve.spoken import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE
 from serve.target import Target
-from serve.values import MatchedWord, Moment, Query, Video
+from serve.values import MatchedWord, Moment, MomentChange, Query, Thresholds, Video
 from temporal.hysteresis import Change, ChangeKind, Hysteresis, Rules
 
 logger = logging.getLogger(__name__)
@@ -32,25 +32,6 @@ LOOK_SECONDS = 1.0  # between two looks at the videos if nobody says that they c
 FIRST_CAPACITY = 16  # places for queries; doubled when they are taken
 NEVER = 2.0  # a confidence that no frame has: of a place without a query, or of one that looks at nothing
 NEAR_COSINE = 0.2  # to an utterance: only then a query's words are looked for in it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MomentChange:
-    """Something about a moment that a standing query found."""
-
-    moment_id: str
-    kind: ChangeKind
-    moment: Moment
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
-    """When a moment begins and ends: see temporal.hysteresis.Rules."""
-
-    enter: float = 0.7
-    leave: float = 0.5
-    min_seconds: float = 2.0
-    cooldown_seconds: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Literal, Protocol
 
 from ingest.values import MediaInfo
+from temporal.hysteresis import ChangeKind
 from temporal.values import TimeSpan
 
 Channel = Literal["visual", "speech", "all"]
@@ -274,6 +275,25 @@ class Moment:
     final: bool = True  # False: a live stream may still revise it
     collection: str = "default"
     recorded_time: float | None = None  # when it begins by the wall clock, seconds since 1970; None: not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """When a moment that a standing query looks for begins and ends: see temporal.hysteresis."""
+
+    enter: float = 0.7  # confidence from which it begins, 0..1
+    leave: float = 0.5  # and under which it ends; at most `enter`
+    min_seconds: float = 2.0  # shorter ones are nothing
+    cooldown_seconds: float = 0.0  # after one ends, before the next of the same video may begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentChange:
+    """Something about a moment that a standing query found."""
+
+    moment_id: str
+    kind: ChangeKind
+    moment: Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

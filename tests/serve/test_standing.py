@@ -1,6 +1,8 @@
 """Standing queries: what comes after they were asked opens, goes on and closes, for each as if it were alone."""
 
+import itertools
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +13,19 @@ from fakes import SilentProgress, use_fakes, write_scenes
 from running import running
 from test_live_engine import camera
 from test_moderation_service import refusal
+from test_server import wait_until
 
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.catalog import Catalog
+from serve.client import Client
+from serve.errors import ServerFailed
 from serve.library import Library
 from serve.live import LiveRows
 from serve.pipeline import index
 from serve.settings import Settings
-from serve.standing import MomentChange, StandingQuery, Thresholds, Watcher
-from serve.values import Filter, Query
+from serve.standing import StandingQuery, Watcher
+from serve.values import Filter, MomentChange, Query, Thresholds, Verdict
 
 SETTINGS = Settings(workers=1)
 SEEN = dict.fromkeys([*range(5, 9), *range(20, 34)], "red") | {36: "green", 37: "green"}
@@ -204,6 +209,26 @@ def test_a_caller_is_told_as_moments_come(library: Library, live: LiveRows, data
     with channel, pytest.raises(grpc.RpcError) as error:
         next(call)
     assert refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
+
+
+@pytest.mark.slow
+def test_our_client_is_told_the_same(library: Library, live: LiveRows, data: Path) -> None:
+    with running(data, SETTINGS) as server, Client(server.address) as client:
+        changes = client.watch_moments(Query(text="red", channel="visual"), Thresholds(min_seconds=1.0))
+        found: list[MomentChange] = []
+        thread = threading.Thread(target=lambda: found.extend(itertools.islice(changes, 2)))
+        thread.start()
+        wait_until(lambda: len(server.server.followers.ready_watcher()) == 1)
+        live.apply([camera(library, 0, seen=SEEN)], {})
+        thread.join(30)
+        changes.close()  # type: ignore[attr-defined]
+        with pytest.raises(ServerFailed) as error:
+            next(client.watch_moments(Query(text="red", exclude_text="blue")))
+    assert [(one.kind.value, one.moment.start_seconds, one.moment.end_seconds) for one in found] == [
+        ("OPENED", 5.0, 6.0), ("CLOSED", 5.0, 9.0),
+    ]  # fmt: skip
+    assert found[0].moment.verdict is Verdict.MATCH
+    assert error.value.code == "INVALID_ARGUMENT"
 
 
 @pytest.mark.slow
