@@ -230,7 +230,10 @@ def read_said(catalog: CatalogReader, row: int, version: int, before: Said | Non
 
 
 class FinalUtterances:
-    """What will not be revised of what is said, with its words, in order."""
+    """What will not be revised of what is said, with its words, in order.
+
+    Of a live video that is all that begins before its watermark: every word before it is known.
+    """
 
     def __init__(self, catalog: CatalogReader) -> None:
         self.catalog = catalog
@@ -243,7 +246,7 @@ class FinalUtterances:
             " ORDER BY position", video.row, position,
         ):  # fmt: skip
             utterance = utterance_of(tuple(fields), words)
-            if not video.is_final_until(utterance.end_seconds):
+            if not video.is_final_until(math.nextafter(utterance.start_seconds, math.inf)):
                 break
             found.append((at, utterance))
         return found
@@ -252,7 +255,7 @@ class FinalUtterances:
         """Return the position of the last one; -1: there is none."""
         until = math.inf if video.is_final_until(math.inf) else video.watermark_seconds
         ((found,),) = self.catalog.rows(
-            "SELECT coalesce(max(position), -1) FROM utterances WHERE video_row = ? AND end_seconds <= ?",
+            "SELECT coalesce(max(position), -1) FROM utterances WHERE video_row = ? AND start_seconds < ?",
             video.row, until,
         )  # fmt: skip
         return int(found)

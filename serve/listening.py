@@ -113,3 +113,10 @@ def following(before: Sequence[Word], utterance: Utterance) -> tuple[Word, ...]:
     """Return the words that an utterance leaves for the next one."""
     own = words_of(utterance)
     return (*context(before, own), *own)[-CONTEXT_COUNT:]
+
+
+def earliest_seconds(before: Sequence[Word], until_seconds: float) -> float:
+    """Return where what is found next can begin at the earliest, when the next utterance begins at `until` or later."""
+    if not before or until_seconds - before[-1].end_seconds > CONTEXT_SECONDS:
+        return until_seconds
+    return min(before[0].start_seconds, until_seconds)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from encoders.values import Utterance, Word
 from serve.events import Event, EventState, event_id
 from serve.following import VideoFrames
-from serve.listening import Heard, Listener, following
+from serve.listening import Heard, Listener, earliest_seconds, following
 from serve.policies import Policies, Policy
 from serve.screening import Screen, Sought
 from serve.seen import VisualChannel
@@ -159,7 +159,7 @@ class Screening:
     # ---- what is said
 
     def hear(self, utterances: Sequence[tuple[int, Utterance]], until_seconds: float) -> Iterator[Found]:
-        """Take final utterances with their positions, in order, all that end by a time."""
+        """Take final utterances with their positions, in order: all that begin before a time."""
         for position, utterance in utterances:
             self.is_over = False
             if utterance.epoch != self.speech_epoch:
@@ -170,7 +170,8 @@ class Screening:
                 yield from self._said(policy, list(mine))
             self.before, self.words_after = following(self.before, utterance), position
         pauses = self.book.rules.cooldown_seconds
-        yield from self._silent([n for n, said in self.said.items() if until_seconds - said.end_seconds > pauses[n]])
+        next_seconds = earliest_seconds(self.before, until_seconds)
+        yield from self._silent([n for n, said in self.said.items() if next_seconds - said.end_seconds > pauses[n]])
 
     def _said(self, policy: int, heard: Sequence[Heard]) -> Iterator[Found]:
         """Take what an utterance holds of one policy's words."""
