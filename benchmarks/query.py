@@ -99,7 +99,7 @@ def ratios_of(found: dict[str, Load], segment_count: int, resident_bytes: int) -
         Ratio(
             name=f"query: a new text, {size}", ours=new.p50_ms, reference=bare_new.p50_ms, unit="ms (p50)",
             against="the same text encoder and bare FAISS over the same index files", target="<= 1.2",
-            bounded_by="Reading the curves of the nearest videos, and the moments on the best 20 of them, in Python: bare "
+            bounded_by="Reading the curves of the nearest videos, and the moments on the best 20, in Python: bare "
             "FAISS finds segments, not moments.",
         ),
         Ratio(
@@ -124,16 +124,16 @@ def report(
     server: Served, found: dict[str, Load], ratios: Sequence[Ratio], directory: Path, bytes_: tuple[int, int]
 ) -> str:
     rows = [
-        f"| {whose}{one.name} | {one.clients} | {one.qps:.1f} | {one.p50_ms:.1f} | {one.p95_ms:.1f} | {one.p99_ms:.1f} |"
-        for whose, one in zip(("ours, ", "ours, ", "ours, ", "", ""), found.values(), strict=True)
+        f"| {who}{one.name} | {one.clients} | {one.qps:.1f} | {one.p50_ms:.1f} | {one.p95_ms:.1f} | {one.p99_ms:.1f} |"
+        for who, one in zip(("ours, ", "ours, ", "ours, ", "", ""), found.values(), strict=True)
     ]
     return "\n".join(
         [
             "# A question over a large library",
             "",
             f"`{command()}`, {date.today()}, {machine()}; commit {commit()}.",
-            f"The library: {size_bytes(directory) / 1e9:.1f} GB. The server was ready {server.start_seconds:.1f} s after"
-            f" its start, with {bytes_[0] / 2**20:.0f} MiB; {bytes_[1] / 2**20:.0f} MiB after the questions.",
+            f"The library: {size_bytes(directory) / 1e9:.1f} GB. The server was ready after {server.start_seconds:.1f} s,"
+            f" with {bytes_[0] / 2**20:.0f} MiB; {bytes_[1] / 2**20:.0f} MiB after the questions.",
             "",
             *HEAD,
             *rows,
