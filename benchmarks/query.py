@@ -132,7 +132,7 @@ def report(
             "# A question over a large library",
             "",
             f"`{command()}`, {date.today()}, {machine()}; commit {commit()}.",
-            f"The library: {size_bytes(directory) / 1e9:.1f} GB. The server was ready after {server.start_seconds:.1f} s,"
+            f"The library: {size_bytes(directory) / 1e9:.1f} GB. It was ready after {server.start_seconds:.1f} s,"
             f" with {bytes_[0] / 2**20:.0f} MiB; {bytes_[1] / 2**20:.0f} MiB after the questions.",
             "",
             *HEAD,
