@@ -7,7 +7,6 @@ import pytest
 from sample_vectors import FEW, MOST
 
 from serve import index as index_module
-from serve import shard as shard_module
 from serve.catalog import Catalog
 
 
@@ -27,5 +26,3 @@ def reader(catalog: Catalog, tmp_path: Path) -> Iterator[Catalog]:
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "EXACT_ROW_COUNT", FEW)
     monkeypatch.setattr(index_module, "LARGEST_SHARD_ROW_COUNT", MOST)
-    monkeypatch.setattr(shard_module, "ROWS_PER_LIST", 10)
-    monkeypatch.setattr(shard_module, "PROBE_COUNT", 1000)  # all lists: exact, so that answers can be compared
