@@ -40,6 +40,7 @@ from serving_load import (
 SEGMENT_COUNT, QUICK_SEGMENT_COUNT = 1_000_000, 50_000
 TURN_COUNT = 2
 CLIENT_COUNT = 16
+NAMES = ("new", "many", "known", "many known", "bare new", "bare known")
 VECTOR_BYTES = 384 * 4  # of a segment with mini
 
 HEAD = ["| asked | clients | a second | p50 ms | p95 ms | p99 ms |", "| --- | --- | --- | --- | --- | --- |"]
@@ -73,8 +74,8 @@ def together(loads: Sequence[Load]) -> Load:
 
 
 def measure(server: Served, directory: Path, seconds: float) -> dict[str, Load]:
-    """Ask in turns; keys: new, many, known, bare new, bare known."""
-    run, found = int(time.time()) % 100_000, {name: [] for name in ("new", "many", "known", "bare new", "bare known")}
+    """Ask in turns; keys: NAMES."""
+    run, found = int(time.time()) % 100_000, {name: [] for name in NAMES}
     for turn in range(TURN_COUNT):
         new = iter(new_questions(20_000, run + turn))
         with asking(server.address, new) as ask:
@@ -84,6 +85,7 @@ def measure(server: Served, directory: Path, seconds: float) -> dict[str, Load]:
         with asking(server.address, itertools.repeat(CACHED_TEXT)) as ask:
             ask()
             found["known"].append(in_threads("one text, asked before", ask, 1, seconds / 2))
+            found["many known"].append(in_threads("one text, asked before", ask, CLIENT_COUNT, seconds / 2))
         bare = (directory, CACHED_TEXT, new_questions(20_000, run + 10 + turn), 1, seconds / 2)
         with in_process(bare_faiss, *bare) as (pipe, _):
             known, encoded = pipe.recv()
@@ -93,7 +95,7 @@ def measure(server: Served, directory: Path, seconds: float) -> dict[str, Load]:
 
 
 def ratios_of(found: dict[str, Load], segment_count: int, resident_bytes: int) -> list[Ratio]:
-    new, many, known, bare_new, bare_known = found.values()
+    new, many, known, many_known, bare_new, bare_known = found.values()
     size = f"{segment_count:,} segments"
     return [
         Ratio(
@@ -103,9 +105,14 @@ def ratios_of(found: dict[str, Load], segment_count: int, resident_bytes: int) -
             "FAISS finds segments, not moments.",
         ),
         Ratio(
-            name=f"query: p99 of {CLIENT_COUNT} clients, {size}", ours=many.p99_ms, reference=many.p50_ms, unit="ms",
-            against="p50 of the same calls", target="<= 3",
+            name=f"query: p99 of {CLIENT_COUNT} clients, new texts, {size}", ours=many.p99_ms, reference=many.p50_ms,
+            unit="ms", against="p50 of the same calls", target="<= 3",
             bounded_by="Questions wait for each other in the order they came, so the slowest waits little longer.",
+        ),
+        Ratio(
+            name=f"query: p99 of {CLIENT_COUNT} clients, a text asked before, {size}", ours=many_known.p99_ms,
+            reference=many_known.p50_ms, unit="ms", against="p50 of the same calls", target="<= 3",
+            bounded_by="As above; what takes long is the clients' own share of the two cores.",
         ),
         Ratio(
             name=f"query: a text asked before, {size}", ours=known.p50_ms, reference=bare_known.p50_ms, unit="ms (p50)",
@@ -125,7 +132,7 @@ def report(
 ) -> str:
     rows = [
         f"| {who}{one.name} | {one.clients} | {one.qps:.1f} | {one.p50_ms:.1f} | {one.p95_ms:.1f} | {one.p99_ms:.1f} |"
-        for who, one in zip(("ours, ", "ours, ", "ours, ", "", ""), found.values(), strict=True)
+        for who, one in zip(["ours, "] * 4 + ["", ""], found.values(), strict=True)
     ]
     return "\n".join(
         [
