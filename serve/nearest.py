@@ -1,0 +1,24 @@
+"""What any index that finds the nearest rows has to do with a question."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids and scores, (Q, n) both; -1 and -inf: no more
+
+
+def check_question(vectors: NDArray[np.float32], k: int) -> None:
+    """Make sure that vectors are (Q, D), and at least one row is asked for."""
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors must be (Q, D), got {vectors.shape}")
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+
+
+def best_of(found: Sequence[Found], query_count: int, k: int) -> Found:
+    """Return the k best of what was found in several places, best first; equal ones by id."""
+    ids = np.concatenate([np.full((query_count, k), -1, np.int64), *(each for each, _ in found)], axis=1)
+    scores = np.concatenate([np.full((query_count, k), -np.inf, np.float32), *(each for _, each in found)], axis=1)
+    best = np.lexsort((ids, -scores), axis=1)[:, :k]
+    return np.take_along_axis(ids, best, axis=1), np.take_along_axis(scores, best, axis=1)
