@@ -1,11 +1,43 @@
-"""What any index that finds the nearest rows has to do with a question."""
+"""What finds the nearest rows: FAISS in this process, or Milvus for a library past one machine."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.catalog import Catalog, Kind
+from serve.config import IndexConfig
+
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids and scores, (Q, n) both; -1 and -inf: no more
+
+
+class NearestRows(Protocol):
+    """One kind of row of one encoder space, by inner product; serve.index.VectorIndex says what holds for both."""
+
+    def __len__(self) -> int: ...
+
+    def refresh(self, catalog: Catalog) -> None: ...
+
+    def search(self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> Found: ...
+
+    def close(self) -> None: ...
+
+
+def open_index(directory: Path, kind: Kind, fingerprint: str, config: IndexConfig) -> NearestRows:
+    """Make the index that the settings name, empty; refresh() fills it.
+
+    Raises:
+        SettingsError: If they name Milvus, and its client is not installed.
+    """
+    if config.milvus_uri:
+        from serve.milvus import MilvusIndex
+
+        return MilvusIndex(kind, fingerprint, config)
+    from serve.index import VectorIndex
+
+    return VectorIndex(directory, kind, fingerprint, seals_aside=True)
 
 
 def check_question(vectors: NDArray[np.float32], k: int) -> None:

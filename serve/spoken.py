@@ -13,9 +13,9 @@ from encoders.calibration import logistic
 from encoders.values import Utterance
 from serve.catalog import Catalog
 from serve.following import Said, SaidVectors, read_said_vectors
-from serve.index import VectorIndex
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
+from serve.nearest import NearestRows
 from serve.pieces import Pieces
 from serve.sharing import RowCache
 from serve.values import MatchedWord
@@ -75,7 +75,7 @@ class SpeechChannel:
         self,
         catalog: Catalog,
         texts: TextVectors,
-        index: VectorIndex,
+        index: NearestRows,
         utterances: Callable[[int], Said],
         version_of: Callable[[int], int],
     ) -> None:
