@@ -191,14 +191,16 @@ class Holdings:
 def rows_of_files(catalog: Catalog, kind: Kind, stamps: Mapping[int, float]) -> Iterator[Rows]:
     """Read all rows of some files, by row with their indexed_time, some READ_ROW_COUNT at a time."""
     read: list[Rows] = []
+    count = 0
     for row, stamp in stamps.items():
         ids, vectors = catalog.row_ids(kind, row)
         if len(ids):
             owners = np.full(len(ids), row, np.int64)
             read.append(Rows(ids=ids, vectors=vectors, owners=owners, stamps=np.full(len(ids), stamp)))
-        if sum(len(one.ids) for one in read) >= READ_ROW_COUNT:
+            count += len(ids)
+        if count >= READ_ROW_COUNT:
             yield _joined(read)
-            read = []
+            read, count = [], 0
     if read:
         yield _joined(read)
 

@@ -4,10 +4,10 @@ use; otherwise milvus-lite runs in this process."""
 import os
 import random
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,19 @@ import numpy as np
 import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
 from marks import first_quick, required
+from running import running
 from sample_catalog import FINGERPRINT, MEDIA, SPACE, WIDTH, new_video, put_vectors, segment
 from sample_live import STARTED, live_segment
 from sample_vectors import QUERIES, check_equal, fill, random_vectors
 from test_following import Streams, check_index
+from test_server import wait_until
 
 from serve import milvus as milvus_module
 from serve import pipeline
 from serve.catalog import Catalog, Kind
+from serve.client import Client
 from serve.config import IndexConfig
-from serve.errors import IndexUnavailable, SettingsError
+from serve.errors import IndexUnavailable, ServerFailed, SettingsError
 from serve.index import VectorIndex
 from serve.library import Library
 from serve.live import LiveRows
@@ -251,7 +254,9 @@ def change_the_width(client: Any, name: str) -> None:
         narrow._create(client, catalog, 3)
 
 
-@pytest.mark.parametrize("tamper", [delete_some, add_rows_of_nobody, drop, replace_by_another, change_the_width])
+@pytest.mark.parametrize(
+    "tamper", first_quick([delete_some, add_rows_of_nobody, drop, replace_by_another, change_the_width], 2)
+)
 def test_what_was_tampered_with_is_put_right_by_the_next_process(
     catalog: Catalog, opened: Opened, tamper: Callable[[Any, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,18 +386,20 @@ def test_a_server_that_is_not_there_is_told_of_and_waited_for(
             ask()
     assert caplog.text.count("milvus does not answer") == 1
     server, database, _ = start_server_in_thread(data, host="127.0.0.1", port=port)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:  # gRPC takes a second to look again
-        with suppress(IndexUnavailable):
-            index.refresh(catalog)
-            break
-        time.sleep(0.1)
+    wait_until(lambda: is_refreshed(index, catalog))  # gRPC takes a second to look again
     check_like_faiss(index, catalog)
     index.close()
     server.stop(grace=0).wait()
     database.close()
     with pytest.raises(IndexUnavailable):
         opened(at=f"http://127.0.0.1:{port}").refresh(catalog)
+
+
+def is_refreshed(index: MilvusIndex, catalog: Catalog) -> bool:
+    with suppress(IndexUnavailable):
+        index.refresh(catalog)
+        return True
+    return False
 
 
 def test_without_the_package_the_setting_is_an_error_of_one_line(
@@ -438,3 +445,38 @@ def test_a_library_answers_the_same_with_either(tmp_path: Path, uri: str, monkey
             said.append([ask(query) for query in queries for ask in (library.moments, library.search)])
     assert said[0] == said[1]
     assert said[0][0].moments[0].uri.endswith("paris.mp4")
+
+
+@pytest.mark.slow
+def test_a_server_follows_the_library_and_outlives_milvus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+    use_fakes(monkeypatch)
+    start = partial(start_server_in_thread, str(tmp_path / "milvus"), host="127.0.0.1")
+    milvus, database, port = start(port=0)
+    index = IndexConfig(milvus_uri=f"http://127.0.0.1:{port}", milvus_timeout_seconds=2.0)
+    settings, data, query = Settings(workers=2, index=index), tmp_path / "data", Query(text="red")
+    film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
+    with running(data, settings) as server, Client(server.address) as client:
+        assert client.search(query).videos == ()
+        [outcome] = pipeline.index([str(film)], data, settings, progress=SilentProgress())
+        assert outcome.video_id is not None
+        assert [video.video_id for video in client.search(query).videos] == [outcome.video_id]
+        milvus.stop(grace=0).wait()
+        database.close()
+        with pytest.raises(ServerFailed) as caught:
+            client.search(Query(text="green"))
+        assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "INDEX_UNAVAILABLE")
+        client.delete(outcome.video_id)  # needs no index
+        milvus, database, _ = start(port=port)
+        wait_until(lambda: answers(client, query))
+        assert client.search(query).videos == ()
+    milvus.stop(grace=0).wait()
+    database.close()
+
+
+def answers(client: Client, query: Query) -> bool:
+    with suppress(ServerFailed):
+        client.search(query)
+        return True
+    return False
