@@ -24,6 +24,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -381,10 +382,13 @@ def _parts(values: Sequence[int], count: int) -> Iterator[list[int]]:
 
 def _pymilvus(config: IndexConfig) -> Any:
     """Import Milvus's client, and for a file milvus-lite with it."""
+    is_file = config.milvus_uri.endswith(".db")
+    if is_file and not Path(config.milvus_uri).parent.is_dir():
+        raise SettingsError(f"index.milvus_uri: there is no folder for {config.milvus_uri}")
     try:
         import pymilvus
 
-        if config.milvus_uri.endswith(".db"):
+        if is_file:
             import milvus_lite  # noqa: F401
     except ImportError as error:
         raise SettingsError(

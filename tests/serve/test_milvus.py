@@ -408,6 +408,8 @@ def test_without_the_package_the_setting_is_an_error_of_one_line(
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(SettingsError, match=r"^index.milvus_uri needs the package pymilvus: pip install 'kinodex"):
         open_index(tmp_path, "segments", FINGERPRINT, IndexConfig(milvus_uri="http://localhost:19530"))
+    with pytest.raises(SettingsError, match="there is no folder"):
+        open_index(tmp_path, "segments", FINGERPRINT, IndexConfig(milvus_uri=str(tmp_path / "no" / "vectors.db")))
 
 
 @pytest.mark.parametrize(
