@@ -18,7 +18,7 @@ $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 @$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
 endef
 
-.PHONY: setup demo demo-server test test-quick test-kafka test-clients kafka chaos check protos check-protos constraints clean
+.PHONY: setup demo demo-server test test-quick test-kafka test-clients kafka chaos bench check protos check-protos constraints clean
 
 setup: $(VENV)/.installed  ## make .venv with the tested versions, so that .venv/bin/kinodex works
 
@@ -56,6 +56,9 @@ kafka: setup  ## run Apache Kafka on loopback until Ctrl-C: its address on stand
 
 chaos: setup  ## kill workers, servers and the broker under live streams; compare with an undisturbed run: some minutes
 	@$(BIN)/python tests/kafka/chaos.py
+
+bench: setup  ## every figure that has a reference, measured beside it: benchmarks/results/DATE-COMMIT.json, .md, .png
+	@$(BIN)/python benchmarks/bench.py $(BENCH)
 
 check: setup check-protos  ## ruff, mypy, buf, and whether the generated stubs are those of the protos
 	@$(BIN)/ruff check .

@@ -229,11 +229,11 @@ def bare_faiss(pipe: Any, directory: Path, known: str, texts: Sequence[str], cli
     from encoders.clip import load_visual
     from encoders.config import VisualConfig
     from serve.seen import text_vector
-    from serve.shard import PROBE_COUNT, read_file
+    from serve.shard import read_file
 
     faiss.omp_set_num_threads(1)
     names = json.loads((directory / "index" / "segments.json").read_text())["shards"]
-    indexes = [read_file(directory / "index" / name).index for name in names]
+    shards = [read_file(directory / "index" / name) for name in names]
     encoder, _ = load_visual(VisualConfig(model="mini"))
     assert encoder is not None
     vectors = TextVectors(encoder.encode_texts)
@@ -242,9 +242,8 @@ def bare_faiss(pipe: Any, directory: Path, known: str, texts: Sequence[str], cli
         return text_vector(vectors.encode, encoder.calibration.templates, text)[None]
 
     def search(vector: Any) -> None:
-        for index in indexes:
-            given = faiss.SearchParametersIVF(nprobe=PROBE_COUNT) if isinstance(index, faiss.IndexIVF) else None
-            index.search(vector, FAISS_COUNT, params=given)
+        for shard in shards:
+            shard.search(vector, FAISS_COUNT, None)
 
     vector = encoded(known)
     told, lock = iter(texts), threading.Lock()

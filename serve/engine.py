@@ -370,8 +370,8 @@ class Engine:
         candidate = place.candidate
         video, span = candidate.video, candidate.span
         with self.catalog.snapshot():
-            best_frame_seconds = self.best_frame(candidate)  # also says whether the video is still there
-            version = self.catalog.version(video.row) if video.is_live else 0  # by now: a page may come late
+            version = self.catalog.version(video.row)  # by now, if it is still there: a page may come late
+            best_frame_seconds = self.best_frame(candidate)
             transcript = self.transcripts.get(video.row, version).utterances
         said = [one for one in transcript if overlaps(one, span)]
         return Moment(
@@ -394,8 +394,8 @@ class Engine:
 
     def best_frame(self, candidate: Candidate) -> float | None:
         """Return the time of the picture to show: the best seen one, else the one in the middle of the span."""
-        middle = (candidate.span.start_seconds + candidate.span.end_seconds) / 2
-        thumbnail = self.catalog.thumbnail(candidate.video.row, middle)
         if candidate.seen is not None:
             return candidate.seen.peak_seconds
+        middle = (candidate.span.start_seconds + candidate.span.end_seconds) / 2
+        thumbnail = self.catalog.thumbnail(candidate.video.row, middle)
         return thumbnail[0] if thumbnail is not None else None

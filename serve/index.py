@@ -4,7 +4,7 @@ The index is a cache. refresh() makes its content that of the catalog, whatever 
 from which the next process starts quicker, or, where that file is missing, torn, altered, of other encoders or of
 another catalog, does not start from it.
 
-New rows go to an exact flat `tail`. When that passes EXACT_ROW_COUNT, it is sealed into an IVF shard, together with
+New rows go to an exact flat `tail`. When that passes EXACT_ROW_COUNT, it is sealed (serve.shard), together with
 the shards that are no larger (so sizes double, and a row is sealed a few times at most). Rows that are gone leave at
 once in memory; a shard that lost more than a third, and is not large, is dissolved: what is left of it goes through
 the tail again.
@@ -31,14 +31,14 @@ from serve.shard import LARGEST_SHARD_ROW_COUNT, Shard, empty_tail, held_by_row,
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files; those of another are not read
+FORMAT = 2  # of the files; those of another are not read
 INDEX_FOLDER = "index"
-# Rows up to here are compared exactly, so that a library of some hundred hours misses nothing: 50,000 x 512 float32 are
-# 100 MB, and took 0.1 s a query on 2 cores with five times the jobs they can run.
+# Rows up to here are compared exactly, so that a library of some hundred hours misses nothing: 50,000 x 512 float16 are
+# 50 MB, and take 2 ms a query.
 EXACT_ROW_COUNT = 50_000
-LARGEST_DEAD_SHARE = 1 / 3  # of a sealed shard: beyond it the lists are too short for their number
+LARGEST_DEAD_SHARE = 1 / 3  # of a sealed shard: beyond it too much of what is compared is gone
 # Rows of a shard that is dissolved: reading so many vectors takes some 0.3 s. A larger one that is pruned from the old
-# end stays, its lists short, until it is down to this; it is no less right for that.
+# end stays until it is down to this; it is no less right for that.
 MOST_DISSOLVED_COUNT = 10_000
 
 

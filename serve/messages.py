@@ -39,7 +39,7 @@ from serve.values import (
     VideoState,
     VideoStatus,
 )
-from temporal.hysteresis import ChangeKind
+from temporal.values import ChangeKind
 
 MAX_IMAGE_BYTES = 8 << 20  # of a question's picture
 

@@ -23,7 +23,8 @@ from serve.policies import Policies, Policy
 from serve.screening import Screen, Sought
 from serve.seen import VisualChannel
 from serve.values import MatchedWord, Video
-from temporal.hysteresis import Change, ChangeKind, Hysteresis, Rules
+from temporal.hysteresis import Change, Hysteresis, Rules
+from temporal.values import ChangeKind
 
 FRAME_COUNT = 4096  # frames compared at once: 36 hours at one a second would be 100 MB
 MOST_WORDS = 50  # told with one event

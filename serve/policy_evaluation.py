@@ -21,8 +21,8 @@ from serve.moderating import Rulebook, Screening
 from serve.policies import Policies, Policy
 from serve.questions import names_of
 from serve.values import Video
-from temporal.hysteresis import ChangeKind, Hysteresis, Rules
-from temporal.values import TimeSpan
+from temporal.hysteresis import Hysteresis, Rules
+from temporal.values import ChangeKind, TimeSpan
 
 ENTERS = tuple(round(0.05 * n, 2) for n in range(2, 20))  # thresholds that are tried
 LEAVES = (0.5, 0.75, 1.0)  # and for each, these shares of it

@@ -1,4 +1,4 @@
-"""Rows of an index on their way into a sealed shard, in a thread: k-means takes seconds, and questions do not wait."""
+"""Rows of an index on their way into a sealed shard, in a thread: it takes seconds, and questions do not wait."""
 
 import logging
 import sqlite3

@@ -1,5 +1,6 @@
 """The two speech channels: utterances near a question in meaning (dense), and utterances with its words (lexical)."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,13 @@ from temporal.window import overlaps
 
 CACHED_VECTOR_BYTES = 256 << 20  # of the videos asked about lately: 170,000 utterances of 384 numbers
 CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room for overlap and filters
-PAIR_COUNT = 8  # best utterances that are also tried together with a neighbour: about 15 more sentences to encode
+# Utterances that are weighed by their words. A question's commoner words are left out where its rarer ones have so
+# many: BM25 takes 1 ms for some 500, and what has common words alone is seldom among the first.
+WORDED_COUNT = 20_000
+PAIR_COUNT = 8  # best utterances that are also tried together with a neighbour
 PAIR_GAP_SECONDS = 2.0  # a longer pause separates what is said
 PAIR_MAX_SECONDS = 20.0
-PAIR_COST = 0.03  # a pair must be nearer than its half by this much, or every answer would grow
+PAIR_COST = 0.05  # a pair must be nearer than its half by this much, or every answer would grow
 LEXICAL_SHARE = 0.2  # of the word coverage in the order of the answers
 # MiniLM's cosine of a question and what answers it, on the development videos: 0.35..1.0 for things that are said
 # there, 0.16..0.35 for the best of what is not. The logistic is at one half between the two.
@@ -103,8 +107,10 @@ class SpeechChannel:
             terms: Words and phrases that count by themselves; may be none.
             rows: Of these videos only; None: of all.
         """
-        rarities = self.rarities(terms, rows)
-        places = self.nearest(query, rows) | self.worded(list(rarities), rows)
+        holding = {term: self.catalog.document_frequency(term, rows) for term in terms}
+        rarities = {term: rarity(*counts) for term, counts in holding.items()}
+        rare = rarest({term: having for term, (having, _) in holding.items()})
+        places = self.nearest(query, rows) | self.worded(rare, rows)
         singles = self.singles(places, query, rarities)
         singles.sort(key=lambda spoken: -spoken.score)
         pairs = self.pairs(singles[:PAIR_COUNT], query, rarities)
@@ -123,17 +129,6 @@ class SpeechChannel:
         whole = question if intent.said == intent.text else intent.said  # the question is of something else besides
         both = self.texts.encode([whole, intent.said]).sum(axis=0)
         return np.asarray(both / np.linalg.norm(both), np.float32)
-
-    def rarities(self, terms: Sequence[str], rows: Sequence[int] | None) -> dict[str, float]:
-        """Weigh words and phrases by how few utterances have them (BM25's idf).
-
-        Counted among the videos that are asked: what is said in others, which a caller may not read, has no part in it.
-        """
-        weights = {}
-        for term in terms:
-            having, total = self.catalog.document_frequency(term, rows)
-            weights[term] = float(np.log1p((total - having + 0.5) / (having + 0.5)))
-        return weights
 
     def nearest(self, query: NDArray[np.float32], rows: Sequence[int] | None) -> set[tuple[int, int]]:
         """Return (video row, position) of the utterances nearest in meaning."""
@@ -165,19 +160,24 @@ class SpeechChannel:
 
     def pairs(self, best: Sequence[Spoken], query: NDArray[np.float32], rarities: Mapping[str, float]) -> list[Spoken]:
         """Join the best utterances with their neighbours, when what was asked is said across both."""
-        joined: dict[tuple[int, int], tuple[Utterance, Utterance]] = {}
-        for spoken in best:
-            said = self.utterances(spoken.row).utterances
-            for first in (spoken.first - 1, spoken.first):
-                if first >= 0 and first + 1 < len(said) and neighbours(said[first], said[first + 1]):
-                    joined[spoken.row, first] = (said[first], said[first + 1])
-        if not joined:
-            return []
-        cosines = self.texts.encode([f"{a.text} {b.text}" for a, b in joined.values()]) @ query
-        return [
-            self.described(row, self.utterances(row), first, first + 1, float(cosine), rarities)
-            for (row, first), cosine in zip(joined, cosines, strict=True)
-        ]
+        joined = {
+            (spoken.row, first)
+            for spoken in best
+            for first in (spoken.first - 1, spoken.first)
+            if first >= 0 and self.are_neighbours(spoken.row, first)
+        }
+        found = []
+        for row, first in sorted(joined):
+            # Encoding both together would take 8 ms a pair, to say much the same: a vector is a mean over words too.
+            both = self.vectors_of(row).take(np.array([first, first + 1])).sum(axis=0)
+            cosine = float(both @ query / max(np.linalg.norm(both), 1e-6))  # without vectors both are 0
+            found.append(self.described(row, self.utterances(row), first, first + 1, cosine, rarities))
+        return found
+
+    def are_neighbours(self, row: int, first: int) -> bool:
+        """Whether an utterance has another near enough behind it."""
+        said = self.utterances(row).utterances
+        return first + 1 < len(said) and neighbours(said[first], said[first + 1])
 
     def described(
         self, row: int, said: Said, first: int, last: int, cosine: float, rarities: Mapping[str, float]
@@ -204,6 +204,25 @@ class SpeechChannel:
                 if any(matches_term(word.text, term) for term in found)
             ),
         )
+
+
+def rarity(having: int, total: int) -> float:
+    """Weigh a word or phrase by how few of the utterances have it: BM25's idf.
+
+    Counted among the videos that are asked: what is said in others, which a caller may not read, has no part in it.
+    """
+    return math.log1p((total - having + 0.5) / (having + 0.5))
+
+
+def rarest(holding: Mapping[str, int]) -> list[str]:
+    """Choose the terms to look for from how many utterances hold each: the rarest, and more while they are quick."""
+    chosen, count = [], 0
+    for term, having in sorted(holding.items(), key=lambda entry: entry[1]):
+        count += having
+        if count > WORDED_COUNT and count > having:
+            break
+        chosen.append(term)
+    return chosen
 
 
 def terms_of(intent: Intent) -> list[str]:

@@ -25,7 +25,8 @@ from serve.screening import compared, confidence
 from serve.spoken import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE
 from serve.target import Target
 from serve.values import MatchedWord, Moment, MomentChange, Query, Thresholds, Video
-from temporal.hysteresis import Change, ChangeKind, Hysteresis, Rules
+from temporal.hysteresis import Change, Hysteresis, Rules
+from temporal.values import ChangeKind
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from enum import StrEnum
 from typing import Literal, Protocol
 
 from ingest.values import MediaInfo
-from temporal.hysteresis import ChangeKind
-from temporal.values import TimeSpan
+from temporal.values import ChangeKind, TimeSpan
 
 Channel = Literal["visual", "speech", "all"]
 

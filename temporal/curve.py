@@ -111,6 +111,15 @@ def _check(
         raise ValueError(f"times must be in [0, {duration_seconds}], got {pts_seconds[0]} to {pts_seconds[-1]}")
 
 
+def median(values: Floats) -> float:
+    """As np.median of one value or more, none of them NaN, which takes five times as long for a curve of minutes."""
+    middle = len(values) // 2
+    if len(values) % 2:
+        return float(np.partition(values, middle)[middle])
+    ordered = np.partition(values, (middle - 1, middle))
+    return float((ordered[middle - 1] + ordered[middle]) / 2)
+
+
 def otsu(values: Floats) -> float:
     """The threshold that splits two or more values into two groups with the largest variance between them."""
     ordered = np.sort(values)

@@ -7,11 +7,12 @@ and whenever they come.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from temporal.values import ChangeKind
 
 Floats = NDArray[np.float64]
 
@@ -21,14 +22,6 @@ LEAVE_SECONDS = 2.0
 UPDATE_SECONDS = 10.0  # between two changes of what goes on: who watches sees that it does, and is not flooded
 
 IDLE, RISING, OPEN = 0, 1, 2  # phases of a track
-
-
-class ChangeKind(StrEnum):
-    """What happened."""
-
-    OPENED = "OPENED"
-    UPDATED = "UPDATED"
-    CLOSED = "CLOSED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

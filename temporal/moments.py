@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.curve import FLAT, Curve, Floats, debias, epoch_runs, otsu, per_second
+from temporal.curve import FLAT, Curve, Floats, debias, epoch_runs, median, otsu, per_second
 from temporal.shots import NO_CHANGES, Changes
 from temporal.values import ScoredSpan, TimeSpan
 
@@ -176,8 +176,8 @@ def _epoch_ranges(values: Floats, changes: tuple[Ints, Floats], config: MomentCo
     scales = [_smooth(values, sigma) for sigma in config.smoothing_seconds]
     is_high = np.zeros(len(values), dtype=np.bool_)
     for smooth in scales:
-        centre = np.median(smooth)
-        is_high |= smooth - centre > STAND_OUT * MAD_SIGMA * np.median(np.abs(smooth - centre))
+        centre = median(smooth)
+        is_high |= smooth - centre > STAND_OUT * MAD_SIGMA * median(np.abs(smooth - centre))
     cells, strengths = changes
     found = []
     for begin, end in _regions(scales, config):
@@ -233,7 +233,7 @@ def _region_ranges(values: Floats, shots: Ints, config: MomentConfig) -> list[tu
         smooth = _smooth(values, sigma)
         if np.ptp(smooth) < FLAT:
             continue
-        rest = smooth - (np.median(smooth) + smooth.max()) / 2
+        rest = smooth - (median(smooth) + smooth.max()) / 2
         for _ in range(KADANE_ROUNDS):
             a, b, weight = _heaviest(rest)
             if weight <= 0:
@@ -244,10 +244,11 @@ def _region_ranges(values: Floats, shots: Ints, config: MomentConfig) -> list[tu
     if not read:
         return []
     level = _Level.of(values)
-    known: dict[tuple[int, int], tuple[int, int]] = {}
     rough = np.array(sorted(read))
-    rough = rough[_best(_scores(level, rough, config))]
-    read |= {_refine(values, level.sums, a, b, known) for a, b in rough.tolist()}
+    sharp = rough[_best(_scores(level, rough, config))]
+    for _ in range(REFINE_ROUNDS):
+        sharp = _refined(values, level.sums, sharp)
+    read |= set(map(tuple, sharp.tolist()))
     spans = np.concatenate([np.array(sorted(read)), shots])
     scores = _scores(level, spans, config)
     return [
@@ -271,8 +272,8 @@ class _Level:
     @classmethod
     def of(cls, values: Floats) -> "_Level":
         steps = np.diff(values)
-        jitter = MAD_SIGMA * np.median(np.abs(steps - np.median(steps))) if len(steps) else 0.0
-        return cls(np.concatenate(([0.0], np.cumsum(values))), float(np.median(values)), float(jitter))
+        jitter = MAD_SIGMA * median(np.abs(steps - median(steps))) if len(steps) else 0.0
+        return cls(np.concatenate(([0.0], np.cumsum(values))), median(values), jitter)
 
 
 def _smooth(values: Floats, sigma: float) -> Floats:
@@ -310,33 +311,28 @@ def _runs(is_high: NDArray[np.bool_], bridge: int) -> list[tuple[int, int]]:
     return list(zip(starts[first].tolist(), ends[last].tolist(), strict=True)) if len(starts) else []
 
 
-def _refine(
-    values: Floats, sums: Floats, a: int, b: int, known: dict[tuple[int, int], tuple[int, int]]
-) -> tuple[int, int]:
-    """Sharpen [a, b): the heaviest run nearby of the raw curve, over the midpoint of the levels inside and around.
+def _refined(values: Floats, sums: Floats, ranges: Ints) -> Ints:
+    """Sharpen ranges (N, 2): the heaviest run nearby of the raw curve, over the midpoint of levels inside and around.
 
-    Args:
-        known: What one round makes of a range, for this curve; grows.
+    All at once, each beside the others in a row of its own, since a curve of minutes is too short to be worth a call.
     """
-    for _ in range(REFINE_ROUNDS):
-        if (a, b) not in known:
-            known[a, b] = _refined(values, sums, a, b)
-        if known[a, b] == (a, b):
-            break
-        a, b = known[a, b]
-    return a, b
-
-
-def _refined(values: Floats, sums: Floats, a: int, b: int) -> tuple[int, int]:
-    reach = max(b - a, MIN_RING_SECONDS)
-    low, high = max(0, a - reach), min(len(values), b + reach)
-    if high - low == b - a:
-        return a, b
-    inside = float(sums[b]) - float(sums[a])
-    ring = float(sums[high]) - float(sums[low]) - inside
-    level = (inside / (b - a) + ring / (high - low - (b - a))) / 2
-    x, y, _ = _heaviest(values[low:high] - level)
-    return low + x, low + y
+    a, b = ranges.T
+    reach = np.maximum(b - a, MIN_RING_SECONDS)
+    low, high = np.maximum(0, a - reach), np.minimum(len(values), b + reach)
+    inside = sums[b] - sums[a]
+    ring_count = high - low - (b - a)
+    ring_mean = (sums[high] - sums[low] - inside) / np.maximum(ring_count, 1)
+    level = (inside / (b - a) + ring_mean) / 2
+    cells = low[:, None] + np.arange((high - low).max())  # (N, L)
+    is_near = cells < high[:, None]
+    rest = np.where(is_near, values[np.minimum(cells, len(values) - 1)] - level[:, None], 0.0)
+    running = np.concatenate([np.zeros((len(a), 1)), np.cumsum(rest, axis=1)], axis=1)
+    weights = running[:, 1:] - np.minimum.accumulate(running[:, :-1], axis=1)
+    ends = np.where(is_near, weights, -np.inf).argmax(axis=1) + 1
+    is_before = np.arange(running.shape[1]) < ends[:, None]
+    starts = np.where(is_before, running, np.inf).argmin(axis=1)
+    found = np.stack([low + starts, low + ends], axis=1)
+    return np.where(ring_count[:, None] > 0, found, ranges)
 
 
 def _scores(level: _Level, ranges: Ints, config: MomentConfig) -> Floats:

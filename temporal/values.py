@@ -1,6 +1,7 @@
 """Windows, segments and the spans that answer a query."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,3 +68,11 @@ class WindowTokens:
         for vectors, seconds in ((self.frames, self.frame_seconds), (self.utterances, self.utterance_seconds)):
             if vectors.ndim != 2 or seconds.shape != vectors.shape[:1]:
                 raise ValueError(f"vectors (N, D) and times (N,) do not fit: {vectors.shape} and {seconds.shape}")
+
+
+class ChangeKind(StrEnum):
+    """What happened to something that is watched while it goes on."""
+
+    OPENED = "OPENED"
+    UPDATED = "UPDATED"
+    CLOSED = "CLOSED"

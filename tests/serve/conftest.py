@@ -8,7 +8,6 @@ from sample_vectors import FEW, MOST
 
 from serve import holding as holding_module
 from serve import index as index_module
-from serve import shard as shard_module
 from serve.catalog import Catalog
 
 
@@ -29,5 +28,3 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holding_module, "READ_ROW_COUNT", FEW)
     monkeypatch.setattr(index_module, "EXACT_ROW_COUNT", FEW)
     monkeypatch.setattr(index_module, "LARGEST_SHARD_ROW_COUNT", MOST)
-    monkeypatch.setattr(shard_module, "ROWS_PER_LIST", 10)
-    monkeypatch.setattr(shard_module, "PROBE_COUNT", 1000)  # all lists: exact, so that answers can be compared

@@ -852,7 +852,7 @@ BAD: list[Bad] = [
         "request: is no message of this method",
     ),
     Bad("a method that there is not", lambda w: w.raw("SearchService/SearchEverything", b""), "UNIMPLEMENTED"),
-    Bad("a service that there is not", lambda w: w.raw("ModerationService/ListPolicies", b""), "UNIMPLEMENTED"),
+    Bad("a service that there is not", lambda w: w.raw("AlertService/ListAlerts", b""), "UNIMPLEMENTED"),
 ]
 
 

@@ -8,6 +8,7 @@ from sample_catalog import FINGERPRINT, WIDTH, put, put_vectors, put_version, un
 from sample_vectors import FEW, MOST, QUERIES, brute_force, check_equal, fill, random_vectors, refreshed
 
 from serve import index as index_module
+from serve import shard as shard_module
 from serve.catalog import Catalog
 from serve.index import VectorIndex
 
@@ -140,20 +141,44 @@ def test_a_shard_that_lost_more_than_a_third_is_made_anew(catalog: Catalog) -> N
 
 
 @pytest.mark.slow
-def test_sealed_shards_find_nearly_what_brute_force_finds(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sealed_shards_find_what_is_nearest_to_a_text_far_from_all(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(5)
-    centres = rng.standard_normal((400, 64)).astype(np.float32)
-    vectors = unit(centres[rng.integers(400, size=20_000)] + 0.7 * rng.standard_normal((20_000, 64)).astype(np.float32))
-    for n, some in enumerate(np.split(vectors, 10)):
+    texts, common = unit(rng.standard_normal((200, 64))), unit(rng.standard_normal(64))
+    shown = rng.integers(200, size=20_000)
+    vectors = 0.3 * texts[shown] + 0.6 * common + unit(rng.standard_normal((20_000, 64)))
+    for n, some in enumerate(np.split(unit(vectors).astype(np.float32), 10)):
         put_vectors(catalog, f"video{n}", some)
     monkeypatch.setattr(index_module, "EXACT_ROW_COUNT", 1000)
     index = refreshed(catalog)
     assert index._tail is None
-    queries = unit(vectors[::100] + 0.05 * rng.standard_normal((200, 64)).astype(np.float32))
-    found, _ = index.search(queries, 10)
-    true, _ = brute_force(catalog, queries, 10)
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), true.tolist(), strict=True)])
-    assert recall >= 0.97
+    queries = texts.astype(np.float32)
+    for k, least in ((10, 0.99), (512, 0.95)):
+        found, _ = index.search(queries, k)
+        true, _ = brute_force(catalog, queries, k)
+        recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(found.tolist(), true.tolist(), strict=True)])
+        assert recall >= least
+
+
+@pytest.mark.parametrize("left", [3, 50])
+def test_when_the_nearest_of_a_sealed_shard_are_gone_the_others_are_found(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    monkeypatch.setattr(index_module, "EXACT_ROW_COUNT", 100)
+    monkeypatch.setattr(shard_module, "REFINED_COUNT", 16)
+    near = unit(QUERIES[:1] + 0.1 * random_vectors(100, 1))
+    put_vectors(catalog, "near", near)
+    fill(catalog, 1, rows_each=left)
+    fill(catalog, 10, first=1, rows_each=20)
+    index = refreshed(catalog)
+    assert [shard.is_sealed for shard in index._shards()] == [True]
+    catalog.delete("near")
+    index.refresh(catalog)
+    ids, scores = index.search(QUERIES[:1], 5)
+    true_ids, true_scores = brute_force(catalog, QUERIES[:1], 5)
+    assert np.array_equal(ids, true_ids)
+    assert np.allclose(scores, true_scores, atol=5e-4)
 
 
 def test_a_version_of_a_video_is_replaced_in_the_index_too(catalog: Catalog) -> None:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from temporal.hysteresis import UPDATE_SECONDS, Change, ChangeKind, Hysteresis, Rules
+from temporal.hysteresis import UPDATE_SECONDS, Change, Hysteresis, Rules
+from temporal.values import ChangeKind
 
 
 def rules(count: int = 1, *, enter: float = 0.7, leave: float = 0.5, least: float = 0.0, pause: float = 0.0) -> Rules:
