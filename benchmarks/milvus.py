@@ -1,27 +1,29 @@
 """Vectors in Milvus beside FAISS: are the answers the same, and what do they cost?
 
-    python -m benchmarks.milvus [--rows 20000,100000] [--milvus URI] [--ratios FILE]
+    python benchmarks/milvus.py [--sizes N...] [--quick] [--milvus URI] [--out FILE.md] [--ratios FILE]
 
-A catalog of random clusters is made, and both indexes are filled from it, each alone; then the same questions are put
-to one and the other in turn. Without --milvus it is milvus-lite in this process, which compares exactly and says
-nothing of a cluster's speed. Recall is against NumPy's brute force. Writes the table to benchmarks/results/milvus.md.
+A catalog is filled with growth.py's made segments, and both indexes from it, each alone; then its texts are asked of
+one and the other in turn. Without --milvus it is milvus-lite in this process, which says nothing of a cluster's speed.
+--quick: 20,000 segments alone.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
+from growth import EACH, Made, texts
 from numpy.typing import NDArray
+from ratio import Ratio, add_ratios_option, write_ratios
+from sampling import command, machine
+from serving import commit
 
-from benchmarks.ratio import Ratio, add_ratios_option, write_ratios
 from ingest.values import MediaInfo
 from serve.catalog import Catalog, NewVideo
 from serve.config import IndexConfig
@@ -30,12 +32,8 @@ from serve.milvus import MilvusIndex
 from serve.nearest import NearestRows
 from temporal.values import Segment, TimeSpan
 
-RESULTS = Path(__file__).parent / "results" / "milvus.md"
 FINGERPRINT = "0123456789abcdef"
-WIDTH = 384
-VIDEO_ROWS = 200  # segments of a video: 27 minutes
-CLUSTER_COUNT = 4_000
-QUERY_COUNT = 40
+SIZES, QUICK_SIZES = (20_000, 100_000), (20_000,)
 MEDIA = MediaInfo(
     container="mp4", duration_seconds=1608.0, video_codec="h264", audio_codec=None, width=640, height=360,
     rotation_degrees=0, frame_rate_fps=25.0,
@@ -66,13 +64,9 @@ class Filled:
     milvus_again_seconds: float  # of the next process, which reads the ids
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
-
-
 def fill(catalog: Catalog, vectors: NDArray[np.float32]) -> None:
-    """Put the vectors in as segments of videos."""
-    for n, first in enumerate(range(0, len(vectors), VIDEO_ROWS)):
+    """Put the vectors in as segments of videos; their ids are 1 to N."""
+    for n, first in enumerate(range(0, len(vectors), EACH)):
         name = f"video{n:06d}"
         row = catalog.begin(
             NewVideo(video_id=name, collection="default", uri=name, content_sha256=f"{n:064x}", fingerprint=FINGERPRINT)
@@ -84,10 +78,10 @@ def fill(catalog: Catalog, vectors: NDArray[np.float32]) -> None:
                     segment_id=f"{name}/0/{at}", epoch=0, index=at, vector=vector,
                     span=TimeSpan(start_seconds=8.0 * at, end_seconds=8.0 * at + 16),
                 )
-                for at, vector in enumerate(vectors[first : first + VIDEO_ROWS])
+                for at, vector in enumerate(vectors[first : first + EACH])
             ],
         )  # fmt: skip
-        catalog.finish(row, media=MEDIA, duration_seconds=1608.0, warnings=())
+        catalog.finish(row, media=MEDIA, duration_seconds=8.0 * EACH + 8, warnings=())
 
 
 def took(work: Callable[[], object]) -> float:
@@ -112,7 +106,7 @@ def asked(
     """
     among = truth.copy()
     if rows is not None:
-        is_among = np.repeat(np.isin(np.arange(1, truth.shape[1] // VIDEO_ROWS + 1), rows), VIDEO_ROWS)
+        is_among = np.repeat(np.isin(np.arange(1, truth.shape[1] // EACH + 1), rows), EACH)
         among[:, ~is_among] = -np.inf
     wanted = np.argsort(-among, axis=1, kind="stable")[:, : min(k, int(np.isfinite(among[0]).sum()))] + 1
     seconds: dict[str, list[float]] = {"faiss": [], "milvus": []}
@@ -144,21 +138,18 @@ def opened(uri: str) -> Iterator[MilvusIndex]:
         index.close()
 
 
-def measured(row_count: int, uri: str) -> tuple[Filled, list[Asked]]:
+def measured(
+    row_count: int, uri: str, captions: NDArray[np.float32], queries: NDArray[np.float32]
+) -> tuple[Filled, list[Asked]]:
     """Fill both with so many rows, and ask."""
-    rng = np.random.default_rng(5)
-    centres = rng.standard_normal((CLUSTER_COUNT, WIDTH), np.float32)
-    vectors = unit(
-        centres[rng.integers(CLUSTER_COUNT, size=row_count)] + 0.7 * rng.standard_normal((row_count, WIDTH), np.float32)
-    )
-    near = vectors[rng.integers(row_count, size=QUERY_COUNT)]
-    queries = unit(near + 0.02 * rng.standard_normal((QUERY_COUNT, WIDTH), np.float32))
+    made = Made(row_count // EACH, captions)
+    vectors = np.concatenate([made.row_ids("segments", row)[1] for row in sorted(made.rows)])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         uri = uri or str(folder / "vectors.db")
         with Catalog.open_writer(folder / "data") as catalog:
             fill(catalog, vectors)
-            truth = queries @ vectors.T
+            truth = queries @ vectors.astype(np.float16).astype(np.float32).T  # as both hold them
             faiss = VectorIndex(folder / "data", "segments", FINGERPRINT)
             faiss_seconds = took(lambda: faiss.refresh(catalog))
             with opened(uri) as milvus, opened(uri) as again:
@@ -170,7 +161,7 @@ def measured(row_count: int, uri: str) -> tuple[Filled, list[Asked]]:
                 )
                 client = milvus._client
                 client.flush(milvus._name)  # what a server does by itself, after a while
-                some = list(range(1, row_count // VIDEO_ROWS + 1, 10))
+                some = list(range(1, row_count // EACH + 1, 10))
                 found = [
                     asked(faiss, milvus, queries, truth, "all", 10, None),
                     asked(faiss, milvus, queries, truth, "all", 512, None),
@@ -195,55 +186,59 @@ def ratios(found: Sequence[Asked], server: str) -> list[Ratio]:
     ]  # fmt: skip
 
 
-def table(filled: Sequence[Filled], found: Sequence[Asked], server: str) -> str:
-    machine = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}"
-    lines = [
-        "# Vectors in Milvus, beside FAISS",
-        "",
-        f"`python -m benchmarks.milvus`: {server}, {WIDTH} wide, {QUERY_COUNT} questions one at a time; {machine},",
-        "with other work on the machine.",
-        "",
-        "| rows | asked of | k | recall FAISS | recall Milvus | same answer | FAISS | Milvus |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {one.row_count:,} | {one.how} | {one.k} | {one.faiss_recall:.4f} | {one.milvus_recall:.4f} |"
-            f" {one.same_share:.2f} | {one.faiss_ms:.1f} ms | {one.milvus_ms:.1f} ms |"
-            for one in found
-        ),
-        "",
-        "| rows | FAISS filled | Milvus filled | found filled by the next process |",
-        "| ---: | ---: | ---: | ---: |",
-        *(
-            f"| {one.row_count:,} | {one.faiss_seconds:.1f} s | {one.milvus_seconds:.1f} s |"
-            f" {one.milvus_again_seconds:.1f} s |"
-            for one in filled
-        ),
-        "",
-        "Recall is of the k nearest by NumPy's brute force; the same answer has the same ids as FAISS's. Our index in",
-        "FAISS compares up to 50,000 rows exactly and more of them by IVF; milvus-lite compares all. A cluster has",
-        "25 of 100,000 rows here, so that most of 512 are as far as any others: hard for IVF, also for that of a",
-        "Milvus server. Filling and finding filled are of milvus-lite, which is Python; a server's were not measured.",
-        "",
-    ]
-    return "\n".join(lines)
+def report(filled: Sequence[Filled], found: Sequence[Asked], server: str, query_count: int) -> str:
+    return "\n".join(
+        [
+            "# Vectors in Milvus, beside FAISS",
+            "",
+            f"`{command()}`, {date.today()}, {machine()}; commit {commit()};",
+            f"{server}, {query_count} texts, one at a time.",
+            "",
+            "| segments | asked of | k | recall FAISS | recall Milvus | same answer | FAISS ms | Milvus ms |",
+            "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *(
+                f"| {one.row_count:,} | {one.how} | {one.k} | {one.faiss_recall:.4f} | {one.milvus_recall:.4f} |"
+                f" {one.same_share:.2f} | {one.faiss_ms:.1f} | {one.milvus_ms:.1f} |"
+                for one in found
+            ),
+            "",
+            "| segments | FAISS filled, s | Milvus filled, s | found filled by the next process, s |",
+            "| ---: | ---: | ---: | ---: |",
+            *(
+                f"| {one.row_count:,} | {one.faiss_seconds:.1f} | {one.milvus_seconds:.1f} |"
+                f" {one.milvus_again_seconds:.1f} |"
+                for one in filled
+            ),
+            "",
+            "Recall is of the k nearest by NumPy's brute force; the same answer has the same ids as FAISS's. Our index",
+            "in FAISS compares up to 50,000 rows exactly, of more it has a rough copy that is compared first; Milvus",
+            "compares all. milvus-lite is Python, and what it takes says nothing of a cluster's time.",
+            "",
+        ]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="20000,100000", help="how many, a comma list: multiples of 200")
+    parser.add_argument("--sizes", type=int, nargs="+", help="segments: multiples of 1,000")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--milvus", default="", metavar="URI", help="a server; without it, milvus-lite in this process")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables")
     add_ratios_option(parser)
-    given = parser.parse_args()
+    args = parser.parse_args()
+    captions, queries = texts()
     filled, found = [], []
-    for count in map(int, given.rows.split(",")):
-        one, answers = measured(count, given.milvus)
+    for count in args.sizes or (QUICK_SIZES if args.quick else SIZES):
+        one, answers = measured(count, args.milvus, captions, queries)
         filled.append(one)
         found += answers
         print(one, *answers, sep="\n", flush=True)
-    server = "a Milvus server" if given.milvus else "milvus-lite"
-    RESULTS.write_text(table(filled, found, server), encoding="utf-8")
-    write_ratios(given.ratios, ratios(found, server))
-    print(RESULTS.read_text(encoding="utf-8"))
+    server = "a Milvus server" if args.milvus else "milvus-lite"
+    text = report(filled, found, server, len(queries))
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text, encoding="utf-8")
+    write_ratios(args.ratios, ratios(found, server))
 
 
 if __name__ == "__main__":

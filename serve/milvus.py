@@ -4,16 +4,18 @@ A collection of Milvus is a cache of one kind of row of one catalog and one enco
 
     kinodex1_segments_CATALOG_ENCODERS    id: int64, the key; video: int64, its row; stamp: double; vector
 
-So one of another library, of other encoders or of another format of ours is never asked. The first refresh() reads the
-ids of what is there and believes only what it knows: videos of the catalog, with their indexed_time and as many rows as
-they should have (rows of live videos one by one, by when they were added). All else is taken out, and what is missing
-is put in. Vectors themselves are taken on trust: who may write to Milvus may falsify answers.
+So one of another library, of other encoders or of another format of ours is never asked; who makes the first of new
+encoders takes those of the former ones away. The first refresh() reads the ids of what is there and believes only what
+it knows: videos of the catalog, with their indexed_time and as many rows as they should have; rows of live videos by
+when each was added. All else is taken out, and what is missing is put in. The vectors themselves are taken on trust:
+who may write to Milvus may falsify answers.
 
-Any number of processes may bring up one collection. It needs no lock between them, since keys are never used twice and
-the row of a key never changes: to put a row in again changes nothing, and what one knows to be gone is gone for all.
-Each asks only for what it knows itself: what another has put in of a newer catalog is left out of its answers, and what
-is neither of its catalog nor older is left in the collection. What died half-way with one of them is put right when the
-next one starts.
+Any number of processes may bring up one collection, as long as they share the data directory. It needs no lock between
+them: keys are never used twice and what a key stands for never changes, so to put a row in again changes nothing, and
+what one knows to be gone is gone for all. Each answers only with what it knows itself: what another has put in of a
+newer state of the catalog is left out of its answers, and left in the collection. What a process that died left over is
+put right when the next one starts. (A copy of a data directory goes its own way with the same keys: it needs a database
+of its own in Milvus.)
 
 Reads are strongly consistent, so that what was written before a question is in its answer, and what was deleted is not.
 """
@@ -35,14 +37,11 @@ from serve.catalog import Catalog, Kind
 from serve.config import IndexConfig
 from serve.errors import IndexUnavailable, SettingsError
 from serve.holding import Changes, Holdings, Rows, Stored
-from serve.index import EXACT_ROW_COUNT
 from serve.nearest import Found, best_of, check_question
-from serve.shard import PROBE_COUNT
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of the collections; those of another have other names
-LIST_COUNT = 1024  # of the IVF index of each of Milvus's segments, some 500,000 rows; serve.shard says why IVF
 MOST_FOUND = 16_384  # rows of one answer: Milvus's own limit
 FILTER_COUNT = 5_000  # videos, or ids, named in one expression: 50 KB to parse
 SCAN_COUNT = 10_000  # rows read at once when a collection is looked through
@@ -165,22 +164,18 @@ class MilvusIndex:
             return best_of([], len(queries), k)
         if width != queries.shape[1]:
             raise ValueError(f"vectors must be {width} wide, got {queries.shape[1]}")
-        # Among chosen videos, or in a library that FAISS would compare exactly, all lists are looked into.
-        probe_count = LIST_COUNT if filters != [""] or self._count <= EXACT_ROW_COUNT else PROBE_COUNT
         with self._asking() as client:
-            found = [self._find(client, name, queries, k, each, probe_count) for each in filters]
+            found = [self._find(client, name, queries, k, each) for each in filters]
         return best_of(found, len(queries), k)
 
-    def _find(
-        self, client: Any, name: str, queries: NDArray[np.float32], k: int, among: str, probe_count: int
-    ) -> Found:
+    def _find(self, client: Any, name: str, queries: NDArray[np.float32], k: int, among: str) -> Found:
         """Return the k best rows that are known here, and perhaps more; asks again while others take their places."""
         limit = k
         while True:
             answers = client.search(
                 name, data=list(queries), anns_field="vector", limit=limit, filter=among,
                 output_fields=["video", "stamp"], consistency_level="Strong", timeout=self._timeout,
-                search_params={"metric_type": "IP", "params": {"nprobe": probe_count}},
+                search_params={"metric_type": "IP"},
             )  # fmt: skip
             ids = np.full((len(queries), limit), -1, np.int64)
             scores = np.full((len(queries), limit), -np.inf, np.float32)
@@ -231,13 +226,14 @@ class MilvusIndex:
         width = rows.vectors.shape[1]
         if self._width is None:
             self._create(client, catalog, width)
-        step = max(1, UPSERT_BYTES // rows.vectors[:1].nbytes)
+        vectors = rows.vectors.astype(np.float16).astype(np.float32)  # as FAISS holds them, so that scores are the same
+        step = max(1, UPSERT_BYTES // vectors[:1].nbytes)
         for first in range(0, len(rows.ids), step):
             some = slice(first, first + step)
             columns = (rows.ids[some].tolist(), rows.owners[some].tolist(), rows.stamps[some].tolist())
             entities = [
                 {"id": key, "video": video, "stamp": stamp, "vector": vector}
-                for key, video, stamp, vector in zip(*columns, rows.vectors[some], strict=True)
+                for key, video, stamp, vector in zip(*columns, vectors[some], strict=True)
             ]
             client.upsert(self._name, entities, timeout=self._timeout)
 
@@ -249,9 +245,8 @@ class MilvusIndex:
             more = {"is_primary": True} if field == "id" else {"dim": width} if field == "vector" else {}
             schema.add_field(field, getattr(types, kind), **more)
         indexes = client.prepare_index_params()
-        is_lite = self.config.milvus_uri.endswith(".db")  # where all is compared
-        index_type, params = ("FLAT", {}) if is_lite else ("IVF_FLAT", {"nlist": LIST_COUNT})
-        indexes.add_index("vector", index_type=index_type, metric_type="IP", params=params)
+        # All rows are compared: a text is far from all pictures, and what skips any loses the nearest (serve.shard).
+        indexes.add_index("vector", index_type="FLAT", metric_type="IP")
         indexes.add_index("video", index_type="INVERTED")
         space = catalog.space()
         if space is not None and space.fingerprint == self.fingerprint:
