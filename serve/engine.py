@@ -67,7 +67,7 @@ class Engine:
         self.utterances_index = open_index(directory, "utterances", self.fingerprint, settings.index)
         self.transcripts: RowCache[Said] = RowCache(partial(read_said, catalog), len, CACHED_UTTERANCE_COUNT)
         self.sentences = TextVectors(encoders.sentence.encode)
-        self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.said, self.version)
+        self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.said)
         self.visual: VisualChannel | None = None
         if (visual := encoders.visual) is not None:
             calibration = calibration_in(directory, visual)
@@ -194,7 +194,6 @@ class Engine:
         self.utterances_index.refresh(self.catalog)
         gone, found = self.known.refresh(self.catalog)
         self.transcripts.discard(gone)
-        self.speech.vectors.discard(gone)
         if self.visual is not None:
             self.visual.forget(gone)
         for video in found:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
-from serve.columns import FRAME_FIELDS, UTTERANCE_FIELDS, frames_of, utterance_of, vectors_of
+from serve.columns import FRAME_FIELDS, UTTERANCE_FIELDS, frames_of, utterance_of
 from serve.pieces import Pieces
 from serve.pooling import Traits
 from serve.positions import BLOCK_BITS, UTTERANCE_BITS, block_of, block_range
@@ -199,13 +199,6 @@ class Said:
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def places(self, positions: Sequence[int]) -> NDArray[np.int64]:
-        """Return which of `utterances` have these positions; one that is not there is passed over."""
-        wanted = np.array(sorted(positions), np.int64)
-        places = np.searchsorted(self.positions, wanted)
-        is_there = self.positions[np.minimum(places, len(self) - 1)] == wanted if len(self) else np.zeros(0, np.bool_)
-        return places[is_there] if len(self) else np.empty(0, np.int64)
-
 
 def read_said(catalog: CatalogReader, row: int, version: int, before: Said | None) -> Said:
     """Read the utterances of a version of a video; for RowCache."""
@@ -259,27 +252,3 @@ class FinalUtterances:
             video.row, until,
         )  # fmt: skip
         return int(found)
-
-
-class SaidVectors:
-    """The vectors of all utterances of one version of a video, in order of time."""
-
-    def __init__(self, version: int, blocks: Mapping[int, NDArray[np.float32]]) -> None:
-        self.version, self.blocks = version, blocks
-        self.vectors = Pieces(blocks.values())
-
-
-def read_said_vectors(catalog: CatalogReader, row: int, version: int, before: SaidVectors | None) -> SaidVectors:
-    """Read the vectors of the utterances of a version of a video; for RowCache."""
-    if not version:
-        return SaidVectors(0, {0: catalog.utterance_vectors(row)})
-
-    def read(block: int) -> NDArray[np.float32] | None:
-        found = catalog.rows(
-            "SELECT vector FROM utterances WHERE video_row = ? AND position BETWEEN ? AND ? ORDER BY position",
-            row, *positions_of("utterances", block),
-        )  # fmt: skip
-        return vectors_of([vector for (vector,) in found], catalog.directory) if found else None
-
-    known, since = ({}, -1) if before is None else (before.blocks, before.version)
-    return SaidVectors(version, follow(catalog, row, known, since, read))

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings, Utterance, Word
+from encoders.values import FrameEmbeddings, Utterance
 from serve.columns import (
     FRAME_FIELDS,
     UTTERANCE_FIELDS,
@@ -20,7 +20,6 @@ from serve.columns import (
     utterance_of,
     vectors_of,
     video_of,
-    words_of,
 )
 from serve.connection import OpenCatalog
 from serve.errors import VideoAmbiguous, VideoNotFound
@@ -32,6 +31,16 @@ Kind = Literal["segments", "utterances"]
 
 DEFAULT_COLLECTION = "default"
 SHORTEST_PREFIX = 4  # characters of an abbreviated video id, as in git: shorter ones are typing slips
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpokenRow:
+    """One utterance, with its words, and where it is."""
+
+    row: int  # of its video
+    position: int  # as locate() tells it
+    utterance: Utterance
+    vector: NDArray[np.float32]  # (D,), unit length; zeros without one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,13 +209,28 @@ class CatalogReader(OpenCatalog):
             )
         return [utterance_of(tuple(fields), words) for words, *fields in found]
 
-    def words(self, row: int, first: int, last: int) -> tuple[Word, ...]:
-        """Return the words of some neighbouring utterances of a video, positions (of locate()) inclusive."""
+    def spoken_at(self, places: Sequence[tuple[int, int]]) -> list[SpokenRow]:
+        """Return the utterances at places that locate() tells, by video's row and position; none may be gone."""
         found = self._select(
-            "SELECT words FROM utterances WHERE video_row = ? AND position BETWEEN ? AND ? ORDER BY position",
-            row, first, last,
+            f"SELECT video_row, position, vector, words, {UTTERANCE_FIELDS} FROM json_each(?) AS place"
+            " JOIN utterances ON video_row = place.value ->> 0 AND position = place.value ->> 1"
+            " ORDER BY video_row, position", json.dumps([list(place) for place in places])
         )  # fmt: skip
-        return tuple(word for (words,) in found for word in words_of(words))
+        return self._spoken(found)
+
+    def spoken_beside(self, row: int, position: int) -> tuple[SpokenRow | None, SpokenRow | None]:
+        """Return the utterances of a video before and after one."""
+        fields = f"SELECT video_row, position, vector, words, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ?"
+        before = self._select(f"{fields} AND position < ? ORDER BY position DESC LIMIT 1", row, position)
+        after = self._select(f"{fields} AND position > ? ORDER BY position LIMIT 1", row, position)
+        return next(iter(self._spoken(before)), None), next(iter(self._spoken(after)), None)
+
+    def _spoken(self, found: Sequence[tuple[Any, ...]]) -> list[SpokenRow]:
+        vectors = vectors_of([fields[2] for fields in found], self.directory)
+        return [
+            SpokenRow(row=row, position=position, vector=vector, utterance=utterance_of(tuple(fields), words))
+            for vector, (row, position, _, words, *fields) in zip(vectors, found, strict=True)
+        ]
 
     def utterance_vectors(self, row: int) -> NDArray[np.float32]:
         """Return float32 (U, D), in the order of utterances(); D is 0 where no sentence encoder was at work."""

@@ -1,10 +1,8 @@
 """The two speech channels: utterances near a question in meaning (dense), and utterances with its words (lexical)."""
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +11,15 @@ from encoders.batching import TextVectors
 from encoders.calibration import logistic
 from encoders.values import Utterance
 from serve.catalog import Catalog
-from serve.following import Said, SaidVectors, read_said_vectors
+from serve.following import Said
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
 from serve.nearest import NearestRows
-from serve.pieces import Pieces
-from serve.sharing import RowCache
+from serve.reading import SpokenRow
 from serve.values import MatchedWord
 from temporal.values import TimeSpan
 from temporal.window import overlaps
 
-CACHED_VECTOR_BYTES = 256 << 20  # of the videos asked about lately: 170,000 utterances of 384 numbers
 CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room for overlap and filters
 # Utterances that are weighed by their words. A question's commoner words are left out where its rarer ones have so
 # many: BM25 takes 1 ms for some 500, and what has common words alone is seldom among the first.
@@ -46,8 +42,7 @@ class Spoken:
     """One or two neighbouring utterances of one video that may answer a question."""
 
     row: int  # the video's
-    first: int  # places among the video's utterances, inclusive
-    last: int
+    positions: tuple[int, ...]  # of Catalog.locate(), in order
     span: TimeSpan
     text: str
     cosine: float  # -1..1, dense
@@ -56,7 +51,7 @@ class Spoken:
 
     @property
     def score(self) -> float:
-        return self.cosine + LEXICAL_SHARE * self.coverage - PAIR_COST * (self.last - self.first)
+        return self.cosine + LEXICAL_SHARE * self.coverage - PAIR_COST * (len(self.positions) - 1)
 
     @property
     def dense_confidence(self) -> float:
@@ -76,28 +71,14 @@ class SpeechChannel:
     """Finds what was said. Any number of threads may ask."""
 
     def __init__(
-        self,
-        catalog: Catalog,
-        texts: TextVectors,
-        index: NearestRows,
-        utterances: Callable[[int], Said],
-        version_of: Callable[[int], int],
+        self, catalog: Catalog, texts: TextVectors, index: NearestRows, utterances: Callable[[int], Said]
     ) -> None:
         """Take what there is.
 
         Args:
             utterances: Of a video, by its row, in the state that is asked.
-            version_of: Video.version, by row, in that state.
         """
         self.catalog, self.texts, self.index, self.utterances = catalog, texts, index, utterances
-        self.version_of = version_of
-        self.vectors: RowCache[SaidVectors] = RowCache(
-            partial(read_said_vectors, catalog), lambda said: said.vectors.nbytes, CACHED_VECTOR_BYTES
-        )
-
-    def vectors_of(self, row: int) -> Pieces:
-        """Return float32 (U, D), in the order of the utterances."""
-        return self.vectors.get(row, self.version_of(row)).vectors
 
     def ask(self, query: NDArray[np.float32], terms: Sequence[str], rows: Sequence[int] | None) -> list[Spoken]:
         """Return the utterances that may answer, best first; of overlapping ones only the best.
@@ -111,17 +92,18 @@ class SpeechChannel:
         rarities = {term: rarity(*counts) for term, counts in holding.items()}
         rare = rarest({term: having for term, (having, _) in holding.items()})
         places = self.nearest(query, rows) | self.worded(rare, rows)
-        singles = self.singles(places, query, rarities)
+        rows_of = {(one.row, one.position): one for one in self.catalog.spoken_at(sorted(places))}
+        singles = [described([one], float(one.vector @ query), rarities) for one in rows_of.values()]
         singles.sort(key=lambda spoken: -spoken.score)
-        pairs = self.pairs(singles[:PAIR_COUNT], query, rarities)
-        return apart(sorted([*singles, *pairs], key=lambda spoken: -spoken.score))
+        best = [rows_of[spoken.row, spoken.positions[0]] for spoken in singles[:PAIR_COUNT]]
+        return apart(sorted([*singles, *self.pairs(best, query, rarities)], key=lambda spoken: -spoken.score))
 
     def example_vector(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return float32 (D,), unit, of what is said in a span; None where nothing is."""
         inside = [n for n, one in enumerate(self.utterances(row).utterances) if overlaps(one, span)]
         if not inside:
             return None
-        total = self.vectors_of(row).take(np.array(inside)).sum(axis=0)
+        total = self.catalog.utterance_vectors(row)[inside].sum(axis=0)
         return np.asarray(total / np.linalg.norm(total), np.float32)
 
     def query_vector(self, question: str, intent: Intent) -> NDArray[np.float32]:
@@ -140,70 +122,46 @@ class SpeechChannel:
         found = self.catalog.match_words(terms, limit=CANDIDATE_COUNT, rows=rows)
         return {(match.row, match.position) for match in found}
 
-    def singles(
-        self, places: Iterable[tuple[int, int]], query: NDArray[np.float32], rarities: Mapping[str, float]
+    def pairs(
+        self, best: Sequence[SpokenRow], query: NDArray[np.float32], rarities: Mapping[str, float]
     ) -> list[Spoken]:
-        """Judge utterances by themselves, each video read once."""
-        positions: dict[int, list[int]] = defaultdict(list)
-        for row, position in places:
-            positions[row].append(position)
-        judged = []
-        for row, wanted in positions.items():
-            said = self.utterances(row)
-            places = said.places(wanted)
-            cosines = self.vectors_of(row).take(places) @ query
-            judged += [
-                self.described(row, said, int(n), int(n), float(cosine), rarities)
-                for n, cosine in zip(places, cosines, strict=True)
-            ]
-        return judged
-
-    def pairs(self, best: Sequence[Spoken], query: NDArray[np.float32], rarities: Mapping[str, float]) -> list[Spoken]:
         """Join the best utterances with their neighbours, when what was asked is said across both."""
-        joined = {
-            (spoken.row, first)
-            for spoken in best
-            for first in (spoken.first - 1, spoken.first)
-            if first >= 0 and self.are_neighbours(spoken.row, first)
-        }
+        joined: dict[tuple[int, int], tuple[SpokenRow, SpokenRow]] = {}
+        for one in best:
+            before, after = self.catalog.spoken_beside(one.row, one.position)
+            for a, b in ((before, one), (one, after)):
+                if a is not None and b is not None and neighbours(a.utterance, b.utterance):
+                    joined[a.row, a.position] = (a, b)
         found = []
-        for row, first in sorted(joined):
+        for pair in joined.values():
             # Encoding both together would take 8 ms a pair, to say much the same: a vector is a mean over words too.
-            both = self.vectors_of(row).take(np.array([first, first + 1])).sum(axis=0)
-            cosine = float(both @ query / max(np.linalg.norm(both), 1e-6))  # without vectors both are 0
-            found.append(self.described(row, self.utterances(row), first, first + 1, cosine, rarities))
+            both = pair[0].vector + pair[1].vector
+            cosine = float(both @ query) / max(float(np.linalg.norm(both)), 1e-6)  # without vectors both are 0
+            found.append(described(pair, cosine, rarities))
         return found
 
-    def are_neighbours(self, row: int, first: int) -> bool:
-        """Whether an utterance has another near enough behind it."""
-        said = self.utterances(row).utterances
-        return first + 1 < len(said) and neighbours(said[first], said[first + 1])
 
-    def described(
-        self, row: int, said: Said, first: int, last: int, cosine: float, rarities: Mapping[str, float]
-    ) -> Spoken:
-        """Judge neighbouring utterances as one."""
-        mine = said.utterances[first : last + 1]
-        text = " ".join(utterance.text for utterance in mine)
-        found = [term for term in rarities if matches_term(text, term)]
-        total = sum(rarities.values())
-        words = self.catalog.words(row, int(said.positions[first]), int(said.positions[last])) if found else ()
-        return Spoken(
-            row=row,
-            first=first,
-            last=last,
-            span=TimeSpan(
-                start_seconds=mine[0].start_seconds, end_seconds=max(utterance.end_seconds for utterance in mine)
-            ),
-            text=text,
-            cosine=cosine,
-            coverage=sum(rarities[term] for term in found) / total if total else 0.0,
-            matched_words=tuple(
-                MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
-                for word in words
-                if any(matches_term(word.text, term) for term in found)
-            ),
-        )
+def described(said: Sequence[SpokenRow], cosine: float, rarities: Mapping[str, float]) -> Spoken:
+    """Judge neighbouring utterances as one."""
+    text = " ".join(one.utterance.text for one in said)
+    found = [term for term in rarities if matches_term(text, term)]
+    total = sum(rarities.values())
+    return Spoken(
+        row=said[0].row,
+        positions=tuple(one.position for one in said),
+        span=TimeSpan(
+            start_seconds=said[0].utterance.start_seconds, end_seconds=max(one.utterance.end_seconds for one in said)
+        ),
+        text=text,
+        cosine=cosine,
+        coverage=sum(rarities[term] for term in found) / total if total else 0.0,
+        matched_words=tuple(
+            MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
+            for one in said
+            for word in one.utterance.words
+            if any(matches_term(word.text, term) for term in found)
+        ),
+    )
 
 
 def rarity(having: int, total: int) -> float:
@@ -244,7 +202,7 @@ def apart(ranked: Sequence[Spoken]) -> list[Spoken]:
     kept: list[Spoken] = []
     taken: set[tuple[int, int]] = set()
     for spoken in ranked:
-        places = {(spoken.row, position) for position in range(spoken.first, spoken.last + 1)}
+        places = {(spoken.row, position) for position in spoken.positions}
         if not places & taken:
             kept.append(spoken)
             taken |= places

@@ -13,7 +13,7 @@ from sample_vectors import QUERIES, brute_force, random_vectors
 
 from serve import following, positions
 from serve.catalog import Catalog, Kind
-from serve.following import FrameBlock, Said, SaidVectors, VideoFrames, read_frames, read_said, read_said_vectors
+from serve.following import FrameBlock, Said, VideoFrames, read_frames, read_said
 from serve.index import VectorIndex
 from serve.known import KnownVideos
 from serve.live import DeletionRecord, LiveRows, Tombstone
@@ -45,7 +45,6 @@ class Follower:
         self.known = KnownVideos(FINGERPRINT)
         self.frames: RowCache[VideoFrames] = RowCache(partial(read_frames, catalog), lambda each: each.nbytes, 1 << 30)
         self.said: RowCache[Said] = RowCache(partial(read_said, catalog), len, 1 << 30)
-        self.vectors: RowCache[SaidVectors] = RowCache(partial(read_said_vectors, catalog), lambda each: 1, 1 << 30)
         self.indexes = {
             kind: VectorIndex(catalog.directory, kind, FINGERPRINT, seals_aside=seals_aside) for kind in KINDS
         }
@@ -71,14 +70,16 @@ class Follower:
             assert np.array_equal(frames.vectors.take(np.arange(len(frames))), stored.vectors)
         said, heard = self.said.get(row, version), self.catalog.utterances(row, with_words=False)
         assert said.utterances == heard
-        ids = self.catalog.row_ids("utterances", row)[0].tolist()
-        places = [position for _, position in self.catalog.locate("utterances", ids)]
-        assert said.places(places).tolist() == list(range(len(heard)))
-        assert said.places([5 << 20, *places[:1]]).tolist() == [0][: len(places)]
-        vectors = self.vectors.get(row, version).vectors
-        assert len(vectors) == len(heard)
-        if heard:
-            assert np.array_equal(vectors.take(np.arange(len(heard))), self.catalog.utterance_vectors(row))
+        places = self.catalog.locate("utterances", self.catalog.row_ids("utterances", row)[0].tolist())
+        assert places == [(row, position) for position in said.positions.tolist()]
+        rows = self.catalog.spoken_at(places)
+        assert [one.utterance for one in rows] == self.catalog.utterances(row)
+        assert np.array_equal([one.vector for one in rows], self.catalog.utterance_vectors(row)) or not heard
+        for before, one, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
+            beside = self.catalog.spoken_beside(row, one.position)
+            assert [other and other.position for other in beside] == [
+                other and other.position for other in (before, after)
+            ]
 
 
 def check_index(index: VectorIndex, catalog: Catalog, kind: Kind) -> None:

@@ -163,7 +163,8 @@ def test_positions_of_utterances_give_their_words(live: LiveRows, catalog: Catal
     put_live(live, *(live_segment(n) for n in range(4)))
     row = only_video(catalog).row
     (found,) = catalog.match_words(["24"], limit=5)
-    assert [word.text for word in catalog.words(row, found.position, found.position)] == ["second", "24", "of", "cam"]
+    (spoken,) = catalog.spoken_at([(row, found.position)])
+    assert [word.text for word in spoken.utterance.words] == ["second", "24", "of", "cam"]
     ids, _ = catalog.row_ids("utterances", row)
     places = catalog.locate("utterances", ids.tolist())
     assert places == sorted(places)
