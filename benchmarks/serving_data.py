@@ -256,7 +256,7 @@ def fill(directory: Path, video_count: int) -> None:
                 *speech.video(rng), [small[k] for k in rng.integers(0, len(small), VIDEO_SECONDS)])  # fmt: skip
             if n % 100 == 99:
                 print(f"{n + 1} of {video_count} videos, {time.monotonic() - started:.0f} s", flush=True)
-        pipeline.save_indexes(catalog, directory, encoders.space.fingerprint)
+        pipeline.save_indexes(catalog, directory, encoders.space.fingerprint, settings)
     print(f"library made in {time.monotonic() - started:.0f} s, {size_bytes(directory) / 1e9:.2f} GB", flush=True)
 
 

@@ -60,6 +60,27 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexConfig:
+    """Where the nearest vectors are looked for."""
+
+    milvus_uri: str = ""  # http://HOST:PORT[/DATABASE], https:, or a path *.db (milvus-lite); empty: FAISS, here
+    milvus_token: str = ""  # USER:PASSWORD, or an API key
+    milvus_timeout_seconds: float = 10.0  # of one request to Milvus, attempts to reach it again included
+
+    def __post_init__(self) -> None:
+        if self.milvus_uri and not self.milvus_uri.startswith(("http://", "https://")):
+            if not self.milvus_uri.endswith(".db"):
+                raise ValueError(
+                    "milvus_uri must be http://HOST:PORT, https://HOST:PORT or a path that ends with .db,"
+                    f" got {self.milvus_uri!r}"
+                )
+        elif "@" in self.milvus_uri:
+            raise ValueError("milvus_uri must not hold a password: set milvus_token")
+        if self.milvus_timeout_seconds <= 0:
+            raise ValueError(f"milvus_timeout_seconds must be > 0, got {self.milvus_timeout_seconds}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """How `kinodex worker` works."""
 

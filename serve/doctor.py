@@ -58,7 +58,7 @@ def examine(data: Path | None, config: Path | None) -> list[Finding]:
         ("visual encoder", lambda: _visual(settings)),
         ("speech encoder", lambda: _speech(settings)),
         ("sentence encoder", lambda: _sentence(settings)),
-        ("vector index", _index),
+        ("vector index", lambda: _index(settings)),
         ("library", lambda: _library(directory)),
     ]
     return [_python(), settings_finding, *(_look(name, look) for name, look in looks)]
@@ -205,9 +205,16 @@ def _packaged(name: str, model: str, package: str, variable: str) -> Finding:
     return Finding(name=name, state="missing", detail=f"{model}: the package {package} is not installed", remedy=remedy)
 
 
-def _index() -> Finding:
+def _index(settings: Settings) -> Finding:
     import faiss
 
+    if settings.index.milvus_uri:
+        wanted = ["pymilvus", *(["milvus_lite"] if settings.index.milvus_uri.endswith(".db") else [])]
+        detail = f"Milvus at {settings.index.milvus_uri}, which is not asked here"
+        if lacking := [package for package in wanted if importlib.util.find_spec(package) is None]:
+            detail, remedy = f"{detail}; not installed: {', '.join(lacking)}", "pip install 'kinodex[milvus]'"
+            return Finding(name="vector index", state="missing", detail=detail, remedy=remedy)
+        return Finding(name="vector index", state="ok", detail=detail)
     gpu_count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     where = f"on {gpu_count} GPUs" if gpu_count else "on the CPU"
     return Finding(name="vector index", state="ok", detail=f"FAISS {faiss.__version__} {where}")

@@ -22,10 +22,10 @@ from serve.catalog import Catalog
 from serve.encoders import Encoders
 from serve.errors import VideoNotFound
 from serve.following import Said, read_said
-from serve.index import VectorIndex
 from serve.intent import read_intent
 from serve.known import KnownVideos
 from serve.lexical import content_terms, matches_term
+from serve.nearest import open_index
 from serve.ranking import (
     Candidate,
     RankedMoment,
@@ -63,8 +63,8 @@ class Engine:
     def __init__(self, catalog: Catalog, encoders: Encoders, directory: Path, settings: Settings) -> None:
         self.catalog, self.encoders, self.settings = catalog, encoders, settings
         self.fingerprint = encoders.space.fingerprint
-        self.segments = VectorIndex(directory, "segments", self.fingerprint, seals_aside=True)
-        self.utterances_index = VectorIndex(directory, "utterances", self.fingerprint, seals_aside=True)
+        self.segments = open_index(directory, "segments", self.fingerprint, settings.index)
+        self.utterances_index = open_index(directory, "utterances", self.fingerprint, settings.index)
         self.transcripts: RowCache[Said] = RowCache(partial(read_said, catalog), len, CACHED_UTTERANCE_COUNT)
         self.sentences = TextVectors(encoders.sentence.encode)
         self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.said)

@@ -23,6 +23,7 @@
 ├── PermissionDenied       a valid token, and not for this
 ├── Overloaded             too much at once; come back later
 ├── ServerNotReady         it is still loading, or going away
+├── IndexUnavailable       Milvus does not answer
 ├── CallAbandoned          nobody waits for the answer any more
 ├── CallTooLong            it took longer than the server allows
 ├── UploadCorrupt          not the bytes that were announced
@@ -243,6 +244,13 @@ class ServerNotReady(ServeError):
     def __init__(self, why: str, retry_after_seconds: float) -> None:
         super().__init__(f"the server is {why}: come back in {retry_after_seconds:g} s")
         self.why, self.retry_after_seconds = why, retry_after_seconds
+
+
+class IndexUnavailable(ServeError):
+    """Milvus does not answer. Where it is, and why, is in the log: it is not a client's to know."""
+
+    def __init__(self) -> None:
+        super().__init__("the vector index (index.milvus_uri) does not answer: come back later")
 
 
 class CallAbandoned(ServeError):

@@ -156,7 +156,7 @@ class Worker:
         """Bring the index files up to the catalog, unless another process is about to."""
         if self.has_indexed and self.encoders is not None:
             with contextlib.suppress(DataDirectoryBusy), Catalog.open_writer(self.directory) as catalog:
-                save_indexes(catalog, self.directory, self.encoders.space.fingerprint)
+                save_indexes(catalog, self.directory, self.encoders.space.fingerprint, self.settings)
 
 
 def wanted(jobs: JobQueue, run: Run) -> Iterator[Input]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from serve.catalog import Catalog
 from serve.engine import Engine
-from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, PolicyInvalid
+from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable, PolicyInvalid
 from serve.events import Event, EventLog
 from serve.following import FinalUtterances
 from serve.moderating import Rulebook, Screening
@@ -123,7 +123,7 @@ class Moderator:
             try:
                 self.bring_up()
                 self.trouble = ""
-            except (DataDirectoryBusy, DataDirectoryInvalid) as error:  # the disk may come back
+            except (DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable) as error:  # they may come back
                 if self.trouble != str(error):
                     self.trouble = str(error)
                     logger.error("events wait reason=%s", error)

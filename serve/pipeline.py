@@ -55,7 +55,7 @@ def index(
         claim_space(catalog, directory, encoders)
         run = Run(catalog, encoders, transcriber, directory, settings, progress)
         yield from outcomes_of(run.over([Input(uri=uri, collection=collection) for uri in uris]))
-        save_indexes(catalog, directory, encoders.space.fingerprint)
+        save_indexes(catalog, directory, encoders.space.fingerprint, settings)
 
 
 def outcomes_of(results: Generator[Result]) -> Iterator[IndexOutcome]:
@@ -84,8 +84,13 @@ def claim_space(catalog: Catalog, directory: Path, encoders: Encoders) -> None:
         raise EncoderSpaceMismatch(str(directory), str(stored), str(encoders.space))
 
 
-def save_indexes(catalog: Catalog, directory: Path, fingerprint: str) -> None:
-    """Bring the index files up to the catalog, so that the next question need not."""
+def save_indexes(catalog: Catalog, directory: Path, fingerprint: str, settings: Settings) -> None:
+    """Bring the index files up to the catalog, so that the next question need not.
+
+    With Milvus there are none: whoever asks next brings its collections up, once for all.
+    """
+    if settings.index.milvus_uri:
+        return
     for kind in INDEXED:
         vectors = VectorIndex(directory, kind, fingerprint)
         vectors.refresh(catalog)
@@ -136,7 +141,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
             return
         catalog.replace_with(fresh_directory)
         shutil.rmtree(fresh_directory)
-        save_indexes(catalog, directory, encoders.space.fingerprint)
+        save_indexes(catalog, directory, encoders.space.fingerprint, settings)
 
 
 def input_of(video: Video) -> Input:

@@ -9,11 +9,10 @@ import numpy as np
 
 from serve.catalog import Catalog, Kind
 from serve.errors import ServeError
+from serve.holding import rows_by_id
 from serve.shard import Shard, empty_tail, seal
 
 logger = logging.getLogger(__name__)
-
-READ_ROW_COUNT = 10_000  # vectors read at once by their ids: some 20 MB
 
 
 class Sealing:
@@ -58,15 +57,10 @@ class Sealing:
 
     def _read(self) -> Shard:
         tail = empty_tail(self.shards[0].width)
-        order = np.argsort(self._ids)
-        for first in range(0, len(order), READ_ROW_COUNT):
+        for rows in rows_by_id(self._catalog, self._kind, self._ids, self._owners, self._stamps):
+            tail.add(rows.ids, rows.vectors, rows.owners, rows.stamps)
             if self._is_stopped.is_set():
                 break
-            some = order[first : first + READ_ROW_COUNT]
-            found, vectors = self._catalog.vectors_by_id(self._kind, self._ids[some].tolist())
-            if len(found):
-                at = some[np.searchsorted(self._ids[some], found)]
-                tail.add(found, vectors, self._owners[at], self._stamps[at])
         return tail
 
     def settle(self, held: Sequence[Shard]) -> Shard | None:

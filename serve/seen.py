@@ -17,7 +17,7 @@ from encoders.probes import BANK
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryInvalid
 from serve.following import FrameBlock, VideoFrames, read_frames
-from serve.index import VectorIndex
+from serve.nearest import NearestRows
 from serve.pooling import Pool, Traits, pool, pooled, together
 from serve.sharing import RowCache
 from serve.values import Video
@@ -55,7 +55,7 @@ class VisualChannel:
         self,
         catalog: Catalog,
         encoder: VisualEncoder,
-        index: VectorIndex,
+        index: NearestRows,
         config: MomentConfig,
         calibration: Calibration,
         *,

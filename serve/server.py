@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from serve.access import Access
 from serve.auth import open_tokens
 from serve.calls import CallInterceptor, Workers, to_the_end
 from serve.catalog import Catalog
-from serve.errors import DataDirectoryBusy, ServeError, ServerNotReady, SettingsError, VideoIsLive
+from serve.errors import DataDirectoryBusy, IndexUnavailable, ServeError, ServerNotReady, SettingsError, VideoIsLive
 from serve.events import EventLog
 from serve.followers import Followers
 from serve.jobs import JobQueue
@@ -338,7 +339,8 @@ class Server:
 
     def refresh(self) -> None:
         if self.library is not None:
-            self.library.engine.refresh()
+            with suppress(IndexUnavailable):  # whoever asks is told, and it is tried again; the log has it
+                self.library.engine.refresh()
         self.followers.wake()
 
     def delete_live(self, collection: str, video_id: str, seconds: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from encoders.config import SentenceConfig, SpeechConfig, VisualConfig
 from ingest.config import DecodeConfig, KafkaConfig, PublishConfig, SourceConfig
-from serve.config import ClientConfig, ServerConfig, WorkerConfig
+from serve.config import ClientConfig, IndexConfig, ServerConfig, WorkerConfig
 from serve.errors import SettingsError
 from temporal.config import MomentConfig, WindowConfig
 
@@ -44,6 +44,7 @@ class Settings:
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     moments: MomentConfig = field(default_factory=MomentConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
     kafka: KafkaConfig = field(default_factory=KafkaConfig)

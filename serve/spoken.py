@@ -12,9 +12,9 @@ from encoders.calibration import logistic
 from encoders.values import Utterance
 from serve.catalog import Catalog
 from serve.following import Said
-from serve.index import VectorIndex
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
+from serve.nearest import NearestRows
 from serve.reading import SpokenRow
 from serve.values import MatchedWord
 from temporal.values import TimeSpan
@@ -71,7 +71,7 @@ class SpeechChannel:
     """Finds what was said. Any number of threads may ask."""
 
     def __init__(
-        self, catalog: Catalog, texts: TextVectors, index: VectorIndex, utterances: Callable[[int], Said]
+        self, catalog: Catalog, texts: TextVectors, index: NearestRows, utterances: Callable[[int], Said]
     ) -> None:
         """Take what there is.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from encoders.calibration import logistic
 from encoders.values import Utterance
 from serve.engine import Engine
+from serve.errors import IndexUnavailable
 from serve.events import event_id
 from serve.following import FinalUtterances
 from serve.lexical import matches_term
@@ -169,6 +170,8 @@ class Watcher:
         while not self.stopping.is_set():
             try:
                 self.follow()
+            except IndexUnavailable:  # nothing was taken of what could not be read: it is taken when Milvus is back
+                pass
             except Exception:  # a bug, or a disk that fails: the other answers go on
                 logger.exception("standing queries failed")
                 with self.lock:

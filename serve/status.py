@@ -40,6 +40,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.ServerNotReady: code_pb2.UNAVAILABLE,
+    errors.IndexUnavailable: code_pb2.UNAVAILABLE,
     errors.CallAbandoned: code_pb2.CANCELLED,
     errors.CallTooLong: code_pb2.DEADLINE_EXCEEDED,
     errors.UploadCorrupt: code_pb2.DATA_LOSS,

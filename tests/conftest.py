@@ -8,15 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import required
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest_plugins = ["kafka_fixtures"]  # tests/kafka
 SHARED = ROOT.parent / "shared"  # development videos; not part of the project
-
-
-def required(what: str) -> bool:
-    """Whether $KINODEX_REQUIRE (a comma list) says that `what` must be here, so that a skip is a failure."""
-    return what in os.environ.get("KINODEX_REQUIRE", "").split(",")
 
 
 @pytest.fixture(scope="session")

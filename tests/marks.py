@@ -1,5 +1,6 @@
-"""Which of a test's cases `make test-quick` runs."""
+"""Which of a test's cases `make test-quick` runs, and what a run may not skip."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,3 +13,8 @@ def first_quick(cases: Iterable[Any], count: int = 1) -> list[Any]:
         pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if at < count else [pytest.mark.slow])
         for at, case in enumerate(cases)
     ]
+
+
+def required(what: str) -> bool:
+    """Whether $KINODEX_REQUIRE (a comma list) says that `what` must be here, so that a skip is a failure."""
+    return what in os.environ.get("KINODEX_REQUIRE", "").split(",")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sample_vectors import FEW, MOST
 
+from serve import holding as holding_module
 from serve import index as index_module
 from serve.catalog import Catalog
 
@@ -24,5 +25,6 @@ def reader(catalog: Catalog, tmp_path: Path) -> Iterator[Catalog]:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding_module, "READ_ROW_COUNT", FEW)
     monkeypatch.setattr(index_module, "EXACT_ROW_COUNT", FEW)
     monkeypatch.setattr(index_module, "LARGEST_SHARD_ROW_COUNT", MOST)

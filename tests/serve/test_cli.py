@@ -20,10 +20,13 @@ from sample_answers import FakeLibrary, jpeg, moment, video, video_answer
 
 from ingest.config import KafkaConfig
 from kinodex.v1 import library_service_pb2
+from serve import doctor
 from serve.cli import cli
+from serve.config import IndexConfig
 from serve.errors import VideoIsLive, VideoNotFound
 from serve.messages import moments_response, ready_status, search_response, video_message
 from serve.requests import moments_query
+from serve.settings import Settings
 from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -518,7 +521,9 @@ def test_the_command_starts_without_the_heavy_libraries() -> None:
 def test_a_server_is_asked_without_the_heavy_libraries(server: FakeServer) -> None:
     code = f"""
 import sys
+from serve import doctor
 from serve.cli import cli
+from serve.config import IndexConfig
 sys.argv = ["kinodex", "moments", "Paris", "--server", "{server.address}", "--json"]
 try:
     cli.main()
@@ -559,6 +564,17 @@ def test_doctor_finds_what_this_machine_has() -> None:
     assert "libavcodec" in findings["decoding"]["detail"]
     assert findings["library"]["state"] == "note"
     assert result.exit_code == (1 if any(each["state"] == "missing" for each in findings.values()) else 0)
+
+
+@pytest.mark.parametrize(("spec", "state", "remedy"), [(object(), "ok", ""), (None, "missing", "kinodex[milvus]")])
+def test_doctor_tells_where_the_vectors_are(
+    spec: object, state: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.doctor.importlib.util.find_spec", lambda name: spec)
+    finding = doctor._index(Settings(index=IndexConfig(milvus_uri="http://milvus.example:19530")))
+    assert finding.state == state
+    assert remedy in finding.remedy
+    assert "http://milvus.example:19530" in finding.detail
 
 
 def test_doctor_reports_a_wrong_setting_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

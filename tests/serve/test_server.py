@@ -22,7 +22,7 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.client import Client
-from serve.errors import ServerFailed
+from serve.errors import IndexUnavailable, ServerFailed
 from serve.library import Library
 from serve.pipeline import delete, index, reindex
 from serve.render import moments_json, search_json, to_json
@@ -248,6 +248,25 @@ def test_too_many_questions_are_refused_with_the_time_to_come_back(
         ]  # fmt: skip
         go_on.set()
         assert [one.result(10).videos for one in taken] == [[], []]
+
+
+def test_an_index_that_does_not_answer_makes_questions_wait_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise IndexUnavailable()
+
+    use_fakes(monkeypatch)
+    with running(tmp_path / "data") as server, Client(server.address) as client:
+        engine = server.server.ready_library().engine
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "is_fresh", lambda: False)
+            patch.setattr(engine.segments, "refresh", fail)
+            server.server.refresh()  # as after a deletion, or new segments from Kafka
+            with pytest.raises(ServerFailed, match="vector index") as caught:
+                client.search(Query(text="red"))
+        assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "INDEX_UNAVAILABLE")
+        assert client.search(Query(text="red")).videos == ()
 
 
 @pytest.mark.slow

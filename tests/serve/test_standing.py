@@ -19,7 +19,7 @@ from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.catalog import Catalog
 from serve.client import Client
-from serve.errors import ServerFailed
+from serve.errors import IndexUnavailable, ServerFailed
 from serve.library import Library
 from serve.live import LiveRows
 from serve.pipeline import index
@@ -183,6 +183,31 @@ def test_a_bug_in_one_round_does_not_end_the_next(
         watcher.wake()
     watcher.stop()
     assert red.told() == RED[:2]
+
+
+def test_an_index_that_is_away_makes_a_query_wait_and_miss_nothing(
+    library: Library, live: LiveRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher, asked = Watcher(library.engine), threading.Event()
+
+    def away(catalog: Catalog) -> None:
+        asked.set()
+        raise IndexUnavailable()
+
+    red = Standing(watcher, "red")
+    comes(library, live, watcher, 0, 1)
+    live.apply([camera(library, 1, seen=SEEN)], {})
+    library.engine.refresh()
+    live.apply([camera(library, 2, seen=SEEN)], {})
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(library.engine.segments, "refresh", away)
+        watcher.start()
+        watcher.wake()
+        assert asked.wait(10)
+    watcher.stop()
+    comes(library, live, watcher, 3, 7)
+    assert red.told() == RED
+    assert "standing queries failed" not in caplog.text
 
 
 # ---- over gRPC

@@ -43,6 +43,7 @@ SPOKEN: list[Exception] = [
     errors.PermissionDenied("read collection talks"),
     errors.Overloaded("calls", 2.5),
     errors.ServerNotReady("loading", 3.0),
+    errors.IndexUnavailable(),
     errors.CallAbandoned("the call was cancelled"),
     errors.CallTooLong(60.0),
     errors.UploadCorrupt("film.mp4", "its SHA-256 is another"),

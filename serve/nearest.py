@@ -1,0 +1,56 @@
+"""What finds the nearest rows: FAISS in this process, or Milvus for a library past one machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.catalog import Catalog, Kind
+from serve.config import IndexConfig
+
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids and scores, (Q, n) both; -1 and -inf: no more
+
+
+class NearestRows(Protocol):
+    """One kind of row of one encoder space, by inner product; serve.index.VectorIndex says what holds for both."""
+
+    def __len__(self) -> int: ...
+
+    def refresh(self, catalog: Catalog) -> None: ...
+
+    def search(self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> Found: ...
+
+    def close(self) -> None: ...
+
+
+def open_index(directory: Path, kind: Kind, fingerprint: str, config: IndexConfig) -> NearestRows:
+    """Make the index that the settings name, empty; refresh() fills it.
+
+    Raises:
+        SettingsError: If they name Milvus, and its client is not installed.
+    """
+    if config.milvus_uri:
+        from serve.milvus import MilvusIndex
+
+        return MilvusIndex(kind, fingerprint, config)
+    from serve.index import VectorIndex
+
+    return VectorIndex(directory, kind, fingerprint, seals_aside=True)
+
+
+def check_question(vectors: NDArray[np.float32], k: int) -> None:
+    """Make sure that vectors are (Q, D), and at least one row is asked for."""
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors must be (Q, D), got {vectors.shape}")
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+
+
+def best_of(found: Sequence[Found], query_count: int, k: int) -> Found:
+    """Return the k best of what was found in several places, best first; equal ones by id."""
+    ids = np.concatenate([np.full((query_count, k), -1, np.int64), *(each for each, _ in found)], axis=1)
+    scores = np.concatenate([np.full((query_count, k), -np.inf, np.float32), *(each for _, each in found)], axis=1)
+    best = np.lexsort((ids, -scores), axis=1)[:, :k]
+    return np.take_along_axis(ids, best, axis=1), np.take_along_axis(scores, best, axis=1)
