@@ -94,7 +94,7 @@ class VideoTrack:
         self._is_planned = (
             trusts_keyframes and not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
         )
-        self._is_droppable = policy == "fast" and codec.canonical_name in DROPPABLE_CODECS
+        self._is_droppable = codec.canonical_name in DROPPABLE_CODECS
         self._selector = Selector(policy)
         self._planner: Planner | None = None
         self._epoch: Epoch | None = None
@@ -190,7 +190,9 @@ class VideoTrack:
             assert base is not None
             self._awaited, self._errors_at_restart = step.packet.pts * base, self.error_count
         if self._is_droppable:
-            self._context.skip_frame = "DEFAULT" if step.needed else "NONREF"
+            # Where a picture is damaged, `exact` takes the one before it.
+            is_needed = step.needed or (self._policy == "exact" and self.error_count > 0)
+            self._context.skip_frame = "DEFAULT" if is_needed else "NONREF"
         yield from self._decode(step.packet, epoch)
 
     def _drain(self, epoch: Epoch) -> Iterator[Picture]:
