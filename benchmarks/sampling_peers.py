@@ -113,7 +113,7 @@ def decord(path: Path) -> int:
     reader = decord.VideoReader(str(path), num_threads=1, width=INPUT_PX, height=INPUT_PX)
     rate = reader.get_avg_fps()
     indices = [round(second * rate) for second in range(ceil(len(reader) / rate))]
-    return len(reader.get_batch([index for index in indices if index < len(reader)]))
+    return int(reader.get_batch([index for index in indices if index < len(reader)]).shape[0])
 
 
 def torchcodec(path: Path) -> int:
