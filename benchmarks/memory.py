@@ -18,7 +18,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-from sampling import ROOT, command, descendants, machine, synthetic
+from sampling import ROOT, command, descendants, machine
+from sampling_videos import synthetic
 
 from ingest.config import DecodeConfig
 from ingest.sandbox import DecodePool

@@ -124,6 +124,7 @@ class _Decoder:
         self._trusts_keyframes = trusts_keyframes
         self._timeline = Timeline(config.clock)
         self._maker = PictureMaker(config)
+        self._bases: dict[int, Fraction | None] = {}  # stream index -> time base; PyAV makes it anew when asked
         self._waiting: list[Sound] = []  # sound that has no media time yet
         self._info_frame: VideoFrame | None = None
         self._has_info = False
@@ -199,33 +200,38 @@ class _Decoder:
                 return
 
     def _one(self, packet: Packet[Stream]) -> Iterator[Decoded]:
-        stream, base = packet.stream, packet.stream.time_base
+        stream = packet.stream
+        base = self._base_of(stream)
         if base is None:
             return
+        pts = packet.pts * base if packet.pts is not None else None
+        dts = packet.dts * base if packet.dts is not None else None
+        duration = packet.duration * base if packet.duration else None
         has_no_pts = self._video is not None and stream is self._video_stream and self._video.lacks_pts
-        epoch = self._timeline.place(
-            stream.index,
-            dts=packet.dts * base if packet.dts is not None else None,
-            pts=packet.pts * base if packet.pts is not None and not has_no_pts else None,
-            duration=packet.duration * base if packet.duration else None,
-        )
+        epoch = self._timeline.place(stream.index, dts=dts, pts=None if has_no_pts else pts, duration=duration)
         if epoch is None:
             # No timestamp yet: raw streams begin at zero.
             epoch = self._timeline.place(stream.index, dts=Fraction(0), pts=Fraction(0), duration=None)
             assert epoch is not None
         self._is_cut = packet.is_corrupt
-        if stream is self._video_stream and packet.pts is not None and packet.pts * base <= epoch.end:
-            shown_until = (packet.pts + (packet.duration or 0)) * base
-            self._pictures_end = max(self._pictures_end, (epoch.index, min(shown_until, epoch.end)))
+        if stream is self._video_stream and pts is not None and pts <= epoch.end:
+            shown_until = min(pts + duration, epoch.end) if duration is not None else pts
+            self._pictures_end = max(self._pictures_end, (epoch.index, shown_until))
         if stream is self._audio_stream:
             assert self._audio is not None
             for sound in self._audio.feed(cast("Packet[AudioStream]", packet), epoch):
                 yield from self._hear(sound)
         elif self._video is not None:
-            for picture in self._video.feed(cast("Packet[VideoStream]", packet), epoch):
+            picture_packet = cast("Packet[VideoStream]", packet)
+            for picture in self._video.feed(picture_packet, epoch, pts=pts, dts=dts, duration=duration):
                 yield from self._see(picture)
-        elif epoch.origin is None and packet.is_keyframe and packet.pts is not None:
-            epoch.begin_with(packet.pts * base)  # pictures are not decoded, and still set the zero
+        elif epoch.origin is None and packet.is_keyframe and pts is not None:
+            epoch.begin_with(pts)  # pictures are not decoded, and still set the zero
+
+    def _base_of(self, stream: Stream) -> Fraction | None:
+        if stream.index not in self._bases:
+            self._bases[stream.index] = stream.time_base
+        return self._bases[stream.index]
 
     def _rest(self) -> Iterator[Decoded]:
         if self._video is not None:

@@ -184,7 +184,9 @@ def _rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation, scaler: Vi
         deep = _scale(scaler, frame, width, height, "rgb48le")
         return turn.apply(tonemap.to_sdr(deep, frame))
     if not _has_alpha(frame):
-        return turn.apply(_scale(scaler, frame, width, height, "rgb24"))
+        # Planes: libswscale writes them twice as fast as packed RGB, and the same to the last bit. Not from packed RGB
+        # of 16 bits, which it unpacks in two ways.
+        return turn.apply(_scale(scaler, frame, width, height, "rgb24" if frame.format.is_rgb else "gbrp"))
     rgba = _scale(scaler, frame, width, height, "rgba").astype(np.uint16)
     return turn.apply((rgba[..., :3] * rgba[..., 3:] // 255).astype(np.uint8))
 

@@ -34,7 +34,7 @@ class Step:
     packet: Packet[VideoStream]
     pts: Fraction
     restart: bool  # packets before it were dropped: empty the decoder first
-    needed: bool  # the picture itself is wanted, not only as a reference of another
+    needed: bool  # the picture itself may be wanted, not only as a reference of another
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +83,16 @@ class Planner:
             horizon = max(entry.pts for entry in self._pending)
         steps: list[Step] = []
         if self.policy == "fast" and is_key and tick_of(pts) == self._tick:
-            steps += self._decide(self._tick)
+            steps += self._decide(self._tick, horizon)
         while self._pending and self._is_certain(horizon):
-            steps += self._decide(self._tick)
+            steps += self._decide(self._tick, horizon)
         return steps
 
     def finish(self, end: Fraction) -> list[Step]:
         """Return the steps left when no packet follows, and the epoch ends at a media time."""
         steps: list[Step] = []
         while self._pending and self._tick < end:
-            steps += self._decide(self._tick)
+            steps += self._decide(self._tick, end)
         return steps
 
     def _is_certain(self, horizon: Fraction) -> bool:
@@ -110,11 +110,11 @@ class Planner:
         self.targets = {tick_of(pts): pts}
         return [step]
 
-    def _decide(self, tick: int) -> list[Step]:
+    def _decide(self, tick: int, horizon: Fraction) -> list[Step]:
         """Choose the picture of one tick among the pending; go on to the next tick that can have one."""
         target = self._target(tick)
-        if target is None:
-            nearest = min(entry.pts for entry in self._pending)
+        if target is None:  # what is still to come may be shown before what is pending, from the horizon on
+            nearest = min(horizon, *(entry.pts for entry in self._pending))
             self._tick = max(tick + 1, ceil(nearest) if self.policy == "exact" else tick_of(nearest))
             return []
         entries = list(self._pending)
@@ -125,7 +125,9 @@ class Planner:
         steps: list[Step] = []
         for i in range(begin, target + 1):
             entry = entries[i]
-            steps.append(Step(packet=entry.packet, pts=entry.pts, restart=self._is_broken, needed=i == target))
+            # `exact` may find that what is shown after this tick stands until the next.
+            needed = i == target or (self.policy == "exact" and entry.pts > wanted.pts)
+            steps.append(Step(packet=entry.packet, pts=entry.pts, restart=self._is_broken, needed=needed))
             self._is_broken = False
         self._pending = deque(entries[target + 1 :])
         self.targets = {t: pts for t, pts in self.targets.items() if t >= tick - 2} | {tick: wanted.pts}

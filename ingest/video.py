@@ -48,16 +48,13 @@ class _LastShown:
         self._last: Fraction | None = None
         self._duration = Fraction(0)
 
-    def note(self, packet: Packet[VideoStream]) -> None:
-        base, pts = packet.time_base, packet.pts
-        if base is None or pts is None:
-            return
-        if packet.duration and packet.duration * base <= MAX_PACKET_SECONDS:
-            self._duration = packet.duration * base
-        if self._last is None or pts * base > self._last:
-            self._before, self._last = self._last, pts * base
-        elif self._before is None or self._before < pts * base < self._last:
-            self._before = pts * base
+    def note(self, pts: Fraction, duration: Fraction | None) -> None:
+        if duration is not None and duration <= MAX_PACKET_SECONDS:
+            self._duration = duration
+        if self._last is None or pts > self._last:
+            self._before, self._last = self._last, pts
+        elif self._before is None or self._before < pts < self._last:
+            self._before = pts
 
     @property
     def end(self) -> Fraction | None:
@@ -97,7 +94,7 @@ class VideoTrack:
         self._is_planned = (
             trusts_keyframes and not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
         )
-        self._is_droppable = policy == "fast" and codec.canonical_name in DROPPABLE_CODECS
+        self._is_droppable = codec.canonical_name in DROPPABLE_CODECS
         self._selector = Selector(policy)
         self._planner: Planner | None = None
         self._epoch: Epoch | None = None
@@ -111,20 +108,32 @@ class VideoTrack:
         self.frame_count = 0  # decoded
         self.error_count = 0
 
-    def feed(self, packet: Packet[VideoStream], epoch: Epoch) -> Iterator[Picture]:
-        """Take one packet of an epoch, in decoding order; give the pictures that are now certain."""
+    def feed(
+        self,
+        packet: Packet[VideoStream],
+        epoch: Epoch,
+        *,
+        pts: Fraction | None,
+        dts: Fraction | None,
+        duration: Fraction | None,
+    ) -> Iterator[Picture]:
+        """Take one packet of an epoch, in decoding order; give the pictures that are now certain.
+
+        Args:
+            pts, dts, duration: The packet's, in source time; exact arithmetic is dear, so it is done once a packet.
+        """
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
             self._planner, self._last_shown = None, _LastShown()
             self._context.flush_buffers()
         self._epoch = epoch
-        self._last_shown.note(packet)
+        if pts is not None:
+            self._last_shown.note(pts, duration)
         is_key = packet.is_keyframe or self._is_intra_only
         if epoch.origin is None or not self._is_planned:
             yield from self._decode(packet, epoch)
             return
-        base = self._stream.time_base
-        if packet.pts is None or base is None:
+        if pts is None:
             yield from self._stop_planning(packet, epoch)
             return
         if self._planner is None:
@@ -136,9 +145,9 @@ class VideoTrack:
                 is_broken=self._has_keyframes and epoch.index > 0,
             )
         self._has_keyframes |= is_key
-        pts = epoch.media(packet.pts * base)
-        horizon = epoch.media(packet.dts * base) if packet.dts is not None else pts - 1
-        for step in self._planner.push(packet, pts=pts, horizon=horizon, is_key=is_key):
+        shown = epoch.media(pts)
+        horizon = epoch.media(dts) if dts is not None else shown - 1
+        for step in self._planner.push(packet, pts=shown, horizon=horizon, is_key=is_key):
             yield from self._run(step, epoch)
 
     def finish(self) -> Iterator[Picture]:
@@ -181,7 +190,9 @@ class VideoTrack:
             assert base is not None
             self._awaited, self._errors_at_restart = step.packet.pts * base, self.error_count
         if self._is_droppable:
-            self._context.skip_frame = "DEFAULT" if step.needed else "NONREF"
+            # Where a picture is damaged, `exact` takes the one before it.
+            is_needed = step.needed or (self._policy == "exact" and self.error_count > 0)
+            self._context.skip_frame = "DEFAULT" if is_needed else "NONREF"
         yield from self._decode(step.packet, epoch)
 
     def _drain(self, epoch: Epoch) -> Iterator[Picture]:

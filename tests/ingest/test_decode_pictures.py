@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
 from media import Track, times, written
 from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.config import DecodeConfig, ResizePolicy
 from ingest.decode import decode
+from ingest.picture import SCALING, PictureMaker
 from ingest.values import Frame, MediaInfo
 
 THREE = times(3, 1)
@@ -242,3 +244,17 @@ def test_scaling_matches_a_bicubic_antialiased_resize() -> None:
     scaled = Image.fromarray(picture).resize((398, 224), Image.Resampling.BICUBIC).crop((87, 0, 311, 224))
     difference = np.abs(frame.pixels.astype(int) - np.asarray(scaled).astype(int))
     assert float(difference.mean()) < 5
+
+
+@pytest.mark.parametrize("format", ["yuv420p", "yuvj420p", "yuv422p10le", "nv12", "gray", "rgb24", "rgb565le"])
+@pytest.mark.parametrize("size", [(320, 180), (64, 48), (33, 250)])
+def test_pixels_are_those_of_packed_rgb_to_the_last_bit(format: str, size: tuple[int, int]) -> None:
+    frame, rng = VideoFrame(*size, format), np.random.default_rng(0)
+    for plane in frame.planes:
+        plane.update(rng.integers(0, 256, plane.buffer_size, np.uint8).tobytes())
+    frame.colorspace = Colorspace.ITU709
+    for width, height in [(224, 224), size]:
+        config = DecodeConfig(resize="squash", input_width=width, input_height=height)
+        pixels, _ = PictureMaker(config).make(frame, Fraction(1))
+        packed = frame.reformat(width, height, "rgb24", interpolation=SCALING, dst_color_range=ColorRange.JPEG)
+        assert np.array_equal(pixels, packed.to_ndarray())

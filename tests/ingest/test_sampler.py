@@ -1,16 +1,23 @@
 """The planner drops what no tick needs; the selector keeps one picture a tick."""
 
+import io
+import itertools
+import random
 from fractions import Fraction
+from math import ceil
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from media import Track, number_of, written
 
-from ingest.config import SamplingPolicy
+from ingest.config import DecodeConfig, SamplingPolicy
+from ingest.decode import decode
 from ingest.sampler import Planner, Selector, Step, tick_of
 from ingest.timeline import Timeline
+from ingest.values import Frame
 
 # A packet as (presentation time in frames, is it a keyframe), in decoding order, at 10 fps.
 Packets = list[tuple[int, bool]]
@@ -119,6 +126,17 @@ def test_a_stream_without_keyframe_marks_is_decoded_whole() -> None:
 def test_after_a_break_nothing_is_sent_before_a_keyframe() -> None:
     packets = [(3, False), (4, False), (5, True), *((number, False) for number in range(6, 15))]
     assert sent(plan(packets, "fast", is_broken=True))[0] == 5
+
+
+@pytest.mark.parametrize("policy", ["exact", "fast"])
+def test_no_tick_is_passed_over_for_a_picture_that_is_coded_late(policy: SamplingPolicy) -> None:
+    packets = [(0, True), (64, False), (52, False), (93, False), (78, False)]
+    assert {52, 78} <= set(needed(plan(packets, policy)))
+
+
+def test_exact_decodes_what_may_stand_until_the_next_tick() -> None:
+    packets = [(0, True), (12, False), (4, False), (8, False), (35, False)]
+    assert needed(plan(packets, "exact")) == [0, 12, 8]
 
 
 def test_what_is_held_back_is_bounded() -> None:
@@ -243,3 +261,19 @@ def test_a_declared_duration_is_believed_up_to_a_minute() -> None:
 def test_a_decoding_time_that_is_missing_is_no_break() -> None:
     placed = Placed()
     assert [placed.put(0, *at).index for at in ((None, 0), (None, 3), (0, 0.04), (0.04, 0.5), (0.5, 9.5))] == [0] * 5
+
+
+@pytest.mark.parametrize(
+    ("seed", "options"), [(0, {"bf": "1"}), (1, {"bf": "3"}), (2, {"x264-params": "b-pyramid=none:bframes=8"})]
+)
+@pytest.mark.parametrize("gop", [10, 250])
+def test_exact_keeps_what_is_shown_at_each_tick_of_a_jumpy_stream(seed: int, options: dict[str, str], gop: int) -> None:
+    steps = random.Random(seed).choices([Fraction(n, 100) for n in (4, 4, 4, 10, 33, 90, 150)], k=79)
+    times = [Fraction(0), *itertools.accumulate(steps)]
+    times.append(Fraction(ceil(times[-1]) + 1))
+    media = written(
+        format="mp4", video=Track(times=times, gop=gop, options={"preset": "ultrafast", "b-adapt": "0"} | options)
+    )
+    items = decode(io.BytesIO(media), uri="test", config=DecodeConfig(sampling="exact", resize="squash"))
+    shown = [max(i for i, time in enumerate(times) if time <= tick) for tick in range(int(times[-1]) + 1)]
+    assert [number_of(item.pixels) for item in items if isinstance(item, Frame)] == list(dict.fromkeys(shown))
