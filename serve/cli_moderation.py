@@ -38,25 +38,27 @@ def policies(file: Path | None, is_printed: bool, as_json: bool) -> None:
     The starter set is a screen and not a judge: what it finds is to be looked at by a person.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    from serve.phrases import printable
     from serve.policies import STARTER, read_policies
 
     path = file or STARTER
     found = read_policies(path)
     if is_printed:
-        click.echo(path.read_text(encoding="utf-8"), nl=False)
+        click.echo(path.read_bytes(), nl=False)  # as it is: YAML may be UTF-16
         return
     if as_json:
         click.echo(json.dumps(asdict(found)))
         return
     table = Table("id", "label", "prompts", "terms", "enter", "leave", "action", box=None)
     for one in found.policies:
-        label = " > ".join((*one.parents, one.label))
+        label = escape(printable(" > ".join((*one.parents, one.label))))
         terms = len(one.says) + len(one.patterns)
         table.add_row(
             one.policy_id, label, f"{len(one.shows)} - {len(one.unlike)}", str(terms), f"{one.enter:g}",
-            f"{one.leave:g}", one.action,
+            f"{one.leave:g}", escape(printable(one.action)),
         )  # fmt: skip
     Console().print(table)
     click.echo(f"version {found.version}: {len(found.policies)} policies, no mistakes")
@@ -202,10 +204,10 @@ def _show(event: "Event", as_json: bool) -> None:
         click.echo(json.dumps(asdict(event)))
         return
     words = " ".join(word.text for word in event.matched_words)
-    label = " > ".join((*event.parents, event.label))
+    label = printable(" > ".join((*event.parents, event.label)))
     span = time_span(event.start_seconds, event.end_seconds)
     click.echo(
         f"{event.state.lower():9}  {event.confidence:4.2f}  {span:>15}  {printable(event.video_id):20}  {label}"
         + (f'  "{printable(words)}"' if words else "")
-        + (f"  ({event.action})" if event.action else "")
+        + (f"  ({printable(event.action)})" if event.action else "")
     )
