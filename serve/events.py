@@ -7,6 +7,7 @@ webhook.
 
 import hashlib
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -210,6 +211,26 @@ class EventLog:
         """Note that a sink was told everything up to a change."""
         with self.catalog.editing() as edit:
             edit.execute("INSERT OR REPLACE INTO event_sinks VALUES (?, ?, ?)", (sink, sequence, json.dumps(state)))
+
+
+def prune_events(edit: sqlite3.Connection, row: int, before_seconds: float, *, is_told: bool) -> None:
+    """Let a video's events go with the part of it that they are of.
+
+    An event that may go on stays: its next revision is counted from its last one.
+
+    Args:
+        before_seconds: Where the video begins by now; infinite: nothing is left of it, and all of its events go.
+        is_told: Whether they are withdrawn; else what was told of them goes, too, and nobody is told more.
+    """
+    found = edit.execute(
+        "SELECT event_id FROM events WHERE (collection, video_id) = (SELECT collection, video_id FROM videos"
+        " WHERE row = ?1) AND video_row = ?1 AND start_seconds < ?2"
+        " AND (state = 'CLOSED' AND json_extract(body, '$.end_seconds') <= ?2 OR ?2 = ?3)",
+        (row, before_seconds, math.inf),
+    ).fetchall()
+    edit.executemany("DELETE FROM events WHERE event_id = ?", found)
+    if not is_told:
+        edit.executemany("DELETE FROM event_changes WHERE event_id = ?", found)  # with what the trigger wrote
 
 
 READ_COUNT = 500  # events read at once, of which a filter may leave out many
