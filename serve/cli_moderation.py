@@ -182,8 +182,12 @@ def events(
             for event in client.events(wanted):
                 _show(event, as_json)
             return
-        for event, _ in client.watch_events(wanted):
+        for event, _ in client.watch_events(wanted, on_wait=_waits):
             _show(event, as_json)
+
+
+def _waits(failed: Exception) -> None:
+    click.echo(f"kinodex: {failed}; waiting for it", err=True)
 
 
 def _stored(directory: Path, wanted: "EventFilter") -> "Iterator[Event]":

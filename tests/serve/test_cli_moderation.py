@@ -1,5 +1,8 @@
 """`kinodex events` on what a catalog holds, without any encoder."""
 
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from sample_events import FIRE, put_events
 
 from serve.catalog import Catalog
 from serve.cli import cli
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -31,3 +36,14 @@ def test_nothing_of_an_event_moves_the_cursor(data: Path) -> None:
     shown = events(data).stdout
     assert shown.count("Hazards > Fire  (alert)\n") == 2
     assert shown.replace("\n", "").isprintable()
+
+
+def test_following_a_server_that_is_not_there_says_that_it_waits(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        address = f"127.0.0.1:{bound.getsockname()[1]}"  # nobody listens there by the time it is asked
+    command = [sys.executable, "-m", "serve.cli", "events", "--follow", "--server", address]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stderr is not None
+        line = child.stderr.readline()
+        child.kill()
+    assert line == f"kinodex: cannot reach the server at {address}: nothing listens there; waiting for it\n"
