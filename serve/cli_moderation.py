@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serve.events import Event, EventFilter
+    from serve.values import Video, VideoStatus
+
+Collection = TypeVar("Collection", str, str | None)  # where any will do: "" of a server, None of a catalog
 
 
 @click.command(
@@ -141,7 +144,10 @@ Examples:
 @click.option("--server", metavar="ADDR", help="Ask the library of this server; as in `kinodex moments`.")
 @click.option("--follow", is_flag=True, help="Go on with every change as it comes; needs --server.")
 @click.option("--collection", metavar="C", help="Of this collection only.")
-@click.option("--video", "videos", metavar="ID", multiple=True, help="Of this video only; may be given again.")
+@click.option(
+    "--video", "videos", metavar="ID", multiple=True, help="Of this video, again for more; with --follow, its whole id."
+)
+@click.option("--policy", "policy_ids", metavar="ID", multiple=True, help="Of this policy only; again for more.")
 @click.option("--label", "labels", metavar="L", multiple=True, help="Of this label, or a kind of it; again for more.")
 @click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Surer than this only: 0 to 1.")
 @json_option
@@ -151,6 +157,7 @@ def events(
     follow: bool,
     collection: str | None,
     videos: tuple[str, ...],
+    policy_ids: tuple[str, ...],
     labels: tuple[str, ...],
     min_confidence: float,
     as_json: bool,
@@ -167,6 +174,7 @@ def events(
     wanted = EventFilter(
         collections=None if collection is None else (collection,),
         video_ids=videos,
+        policy_ids=policy_ids,
         labels=labels,
         min_confidence=min_confidence,
     )
@@ -179,7 +187,7 @@ def events(
 
     with Client(server, settings.client) as client:
         if not follow:
-            for event in client.events(wanted):
+            for event in client.events(replace(wanted, video_ids=_whole(videos, collection or "", client.video))):
                 _show(event, as_json)
             return
         for event, _ in client.watch_events(wanted, on_wait=_waits):
@@ -192,13 +200,25 @@ def _waits(failed: Exception) -> None:
 
 def _stored(directory: Path, wanted: "EventFilter") -> "Iterator[Event]":
     from serve.catalog import Catalog
+    from serve.errors import CollectionNotFound
     from serve.events import EventLog, place_of
 
     with Catalog.open_reader(directory) as catalog:
+        (collection,) = wanted.collections or (None,)
+        if collection is not None and not catalog.has_collection(collection):
+            raise CollectionNotFound(collection)
+        wanted = replace(wanted, video_ids=_whole(wanted.video_ids, collection, catalog.video))
         log, after = EventLog(catalog), None
         while page := log.page(wanted, after, 1000):
             yield from page
             after = place_of(page[-1])
+
+
+def _whole(
+    names: tuple[str, ...], collection: Collection, video: "Callable[[str, Collection], Video | VideoStatus]"
+) -> tuple[str, ...]:
+    """Return the ids of videos that are named by them or by the beginnings of them; raises for those that are not."""
+    return tuple(video(name, collection).video_id for name in names)
 
 
 def _show(event: "Event", as_json: bool) -> None:
