@@ -207,6 +207,11 @@ class EventLog:
         found = self.catalog.rows("SELECT sequence, state FROM event_sinks WHERE name = ?", sink)
         return (int(found[0][0]), json.loads(found[0][1])) if found else (0, None)
 
+    def untold_count(self, sink: str) -> int:
+        """Return how many changes a sink is still to be told, at most: gaps, where events were pruned, count too."""
+        ((last,),) = self.catalog.rows("SELECT coalesce(max(sequence), 0) FROM event_changes")
+        return max(0, int(last) - self.told(sink)[0])
+
     def note_told(self, sink: str, sequence: int, state: Any) -> None:
         """Note that a sink was told everything up to a change."""
         with self.catalog.editing() as edit:
