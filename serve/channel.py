@@ -146,7 +146,7 @@ def _system_certificates() -> bytes | None:
 def failure(error: grpc.RpcError, address: Address, timeout_seconds: float | None) -> ServerFailed:
     """Say in one line why a call failed."""
     code, details = error.code(), printable(error.details() or "")[:MAX_REASON_CHARS]
-    reason, told = _told(error)
+    reason, told, retry_after_seconds = _told(error)
     if told and code is not grpc.StatusCode.INTERNAL:
         message = told
     elif code is grpc.StatusCode.UNAVAILABLE:
@@ -157,13 +157,13 @@ def failure(error: grpc.RpcError, address: Address, timeout_seconds: float | Non
         message = f"the server at {address.text} is no kinodex server, or is older than this program: {details}"
     else:
         message = f"the server at {address.text} failed: {code.name}: {details or 'no reason given'}"
-    return ServerFailed(message, code.name, reason)
+    return ServerFailed(message, code.name, reason, retry_after_seconds)
 
 
-def _told(error: grpc.RpcError) -> tuple[str, str]:
-    """Return ErrorInfo.reason and what the server says to people; empty where it says nothing of the kind."""
+def _told(error: grpc.RpcError) -> tuple[str, str, float | None]:
+    """Return ErrorInfo.reason, what the server says to people, and when to come back; empty where it says nothing."""
     # Here, because only a failure needs them.
-    from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+    from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
     from grpc_status import rpc_status
 
     try:
@@ -171,14 +171,17 @@ def _told(error: grpc.RpcError) -> tuple[str, str]:
     except ValueError:  # details that contradict the status come from no server of ours
         status = None
     reason, told = "", "" if status is None else status.message
+    retry_after_seconds = None
     for detail in () if status is None else status.details:
-        info, request = ErrorInfo(), BadRequest()
+        info, request, retry = ErrorInfo(), BadRequest(), RetryInfo()
         if detail.Unpack(info):
             reason = info.reason
         elif detail.Unpack(request):
             wrong: Sequence[BadRequest.FieldViolation] = request.field_violations
             told = "; ".join(f"{each.field}: {each.description}" for each in wrong)
-    return reason, printable(told)
+        elif detail.Unpack(retry):
+            retry_after_seconds = max(0.0, retry.retry_delay.ToTimedelta().total_seconds())
+    return reason, printable(told), retry_after_seconds
 
 
 def _unreachable(details: str) -> str:

@@ -43,7 +43,8 @@ Clips are videos of the library and what is in them, one JSON object a line; wit
 without a label nothing is in it:
   {"file": "gate.mp4", "label": "Fire", "start_seconds": 12, "end_seconds": 30}
   {"file": "empty.mp4"}
-A label is a policy's id, its label or one of its parents. Label all that is in a clip: what finds more is wrong.
+A label is a policy's id, its label or one of its parents. Label all that is in a clip: what finds more is wrong. By a
+parent label, the policies below it are judged together, in a line of its own.
 
 \b
 Predictions and truth have one JSON object a line, as in QVHighlights:
@@ -250,7 +251,7 @@ def _evaluate_policies(
         from serve.plots import POLICIES, draw_policies
 
         plots.mkdir(parents=True, exist_ok=True)
-        draw_policies(judged, plots / POLICIES)
+        draw_policies(judged.policies, plots / POLICIES)
     found = policy_figures(judged)
     click.echo(json.dumps(found) if as_json else policy_table(found))
 
@@ -260,9 +261,9 @@ def policy_table(found: list[dict[str, Any]]) -> str:
     names = ("spans", "events", "precision", "recall", "F1", "enter", "leave")
     lines = [f"{'':24}" + "".join(f"{name:>10}" for name in names)]
     for one in found:
-        lines.append(f"{one['policy_id']:24}" + _figures_of(one))
+        lines.append(f"{one['policy_id'] or 'all of ' + one['label']:24}" + _figures_of(one))
         best = one["suggested"]
-        if best is not None and (best["enter"], best["leave"]) != (one["enter"], one["leave"]):
+        if best is not None:
             lines.append(f"{'  better on these clips':24}" + _figures_of(best))
     if any(one["suggested"] for one in found):
         lines += ["", "thresholds that are best here were chosen here: try them on clips they have not seen"]
@@ -271,7 +272,8 @@ def policy_table(found: list[dict[str, Any]]) -> str:
 
 def _figures_of(one: dict[str, Any]) -> str:
     shares = ["-" if one[name] is None else f"{100 * one[name]:.0f}" for name in ("precision", "recall", "F1")]
-    texts = [str(one["spans"]), str(one["events"]), *shares, f"{one['enter']:g}", f"{one['leave']:g}"]
+    thresholds = ["-" if one[name] is None else f"{one[name]:g}" for name in ("enter", "leave")]
+    texts = [str(one["spans"]), str(one["events"]), *shares, *thresholds]
     return "".join(f"{text:>10}" for text in texts)
 
 

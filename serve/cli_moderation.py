@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serve.events import Event, EventFilter
+    from serve.values import Video, VideoStatus
+
+Collection = TypeVar("Collection", str, str | None)  # where any will do: "" of a server, None of a catalog
 
 
 @click.command(
@@ -38,25 +41,27 @@ def policies(file: Path | None, is_printed: bool, as_json: bool) -> None:
     The starter set is a screen and not a judge: what it finds is to be looked at by a person.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    from serve.phrases import printable
     from serve.policies import STARTER, read_policies
 
     path = file or STARTER
     found = read_policies(path)
     if is_printed:
-        click.echo(path.read_text(encoding="utf-8"), nl=False)
+        click.echo(path.read_bytes(), nl=False)  # as it is: YAML may be UTF-16
         return
     if as_json:
         click.echo(json.dumps(asdict(found)))
         return
     table = Table("id", "label", "prompts", "terms", "enter", "leave", "action", box=None)
     for one in found.policies:
-        label = " > ".join((*one.parents, one.label))
+        label = escape(printable(" > ".join((*one.parents, one.label))))
         terms = len(one.says) + len(one.patterns)
         table.add_row(
             one.policy_id, label, f"{len(one.shows)} - {len(one.unlike)}", str(terms), f"{one.enter:g}",
-            f"{one.leave:g}", one.action,
+            f"{one.leave:g}", escape(printable(one.action)),
         )  # fmt: skip
     Console().print(table)
     click.echo(f"version {found.version}: {len(found.policies)} policies, no mistakes")
@@ -112,6 +117,8 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     if as_json:
         click.echo(json.dumps(asdict(found)))
         return
+    if not found.video_count:
+        click.echo("nothing was left to score: a server of this library was faster, or these policies held already")
     scored, total = counted(found.video_count, "video"), counted(found.event_count, "event")
     click.echo(f"{scored} scored by version {found.version}: {counted(found.change_count, 'change')}, {total} in all")
 
@@ -139,7 +146,10 @@ Examples:
 @click.option("--server", metavar="ADDR", help="Ask the library of this server; as in `kinodex moments`.")
 @click.option("--follow", is_flag=True, help="Go on with every change as it comes; needs --server.")
 @click.option("--collection", metavar="C", help="Of this collection only.")
-@click.option("--video", "videos", metavar="ID", multiple=True, help="Of this video only; may be given again.")
+@click.option(
+    "--video", "videos", metavar="ID", multiple=True, help="Of this video, again for more; with --follow, its whole id."
+)
+@click.option("--policy", "policy_ids", metavar="ID", multiple=True, help="Of this policy only; again for more.")
 @click.option("--label", "labels", metavar="L", multiple=True, help="Of this label, or a kind of it; again for more.")
 @click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Surer than this only: 0 to 1.")
 @json_option
@@ -149,6 +159,7 @@ def events(
     follow: bool,
     collection: str | None,
     videos: tuple[str, ...],
+    policy_ids: tuple[str, ...],
     labels: tuple[str, ...],
     min_confidence: float,
     as_json: bool,
@@ -165,6 +176,7 @@ def events(
     wanted = EventFilter(
         collections=None if collection is None else (collection,),
         video_ids=videos,
+        policy_ids=policy_ids,
         labels=labels,
         min_confidence=min_confidence,
     )
@@ -177,22 +189,38 @@ def events(
 
     with Client(server, settings.client) as client:
         if not follow:
-            for event in client.events(wanted):
+            for event in client.events(replace(wanted, video_ids=_whole(videos, collection or "", client.video))):
                 _show(event, as_json)
             return
-        for event, _ in client.watch_events(wanted):
+        for event, _ in client.watch_events(wanted, on_wait=_waits):
             _show(event, as_json)
+
+
+def _waits(failed: Exception) -> None:
+    click.echo(f"kinodex: {failed}; waiting for it", err=True)
 
 
 def _stored(directory: Path, wanted: "EventFilter") -> "Iterator[Event]":
     from serve.catalog import Catalog
+    from serve.errors import CollectionNotFound
     from serve.events import EventLog, place_of
 
     with Catalog.open_reader(directory) as catalog:
+        (collection,) = wanted.collections or (None,)
+        if collection is not None and not catalog.has_collection(collection):
+            raise CollectionNotFound(collection)
+        wanted = replace(wanted, video_ids=_whole(wanted.video_ids, collection, catalog.video))
         log, after = EventLog(catalog), None
         while page := log.page(wanted, after, 1000):
             yield from page
             after = place_of(page[-1])
+
+
+def _whole(
+    names: tuple[str, ...], collection: Collection, video: "Callable[[str, Collection], Video | VideoStatus]"
+) -> tuple[str, ...]:
+    """Return the ids of videos that are named by them or by the beginnings of them; raises for those that are not."""
+    return tuple(video(name, collection).video_id for name in names)
 
 
 def _show(event: "Event", as_json: bool) -> None:
@@ -202,10 +230,10 @@ def _show(event: "Event", as_json: bool) -> None:
         click.echo(json.dumps(asdict(event)))
         return
     words = " ".join(word.text for word in event.matched_words)
-    label = " > ".join((*event.parents, event.label))
+    label = printable(" > ".join((*event.parents, event.label)))
     span = time_span(event.start_seconds, event.end_seconds)
     click.echo(
         f"{event.state.lower():9}  {event.confidence:4.2f}  {span:>15}  {printable(event.video_id):20}  {label}"
         + (f'  "{printable(words)}"' if words else "")
-        + (f"  ({event.action})" if event.action else "")
+        + (f"  ({printable(event.action)})" if event.action else "")
     )

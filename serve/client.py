@@ -51,12 +51,12 @@ from serve.messages import (
     watch_request,
 )
 from serve.phrases import printable
+from serve.resuming import Responses, going_on
 from serve.values import Answer, MomentChange, Query, Thresholds, VideoState, VideoStatus
 
 PAGE_SIZE = 100  # the API's most, for answers
 LIST_PAGE_SIZE = 1000  # the API's most, for videos
 BLOCK_BYTES = 256 << 10  # of an upload: large enough to fill a fast network, small against gRPC's 4 MiB
-MAX_WATCH_BACKOFF_SECONDS = 10.0  # between two attempts to go on watching a server that is away
 POLL_SECONDS = 0.5  # between two looks at a video that is being indexed
 
 Request = TypeVar("Request")
@@ -334,7 +334,12 @@ class Client:
             is_last = not token
 
     def watch_events(
-        self, wanted: EventFilter | None = None, *, resume_token: str = "", from_start: bool = False
+        self,
+        wanted: EventFilter | None = None,
+        *,
+        resume_token: str = "",
+        from_start: bool = False,
+        on_wait: Callable[[ServerFailed], None] = lambda failed: None,
     ) -> Iterator[tuple[Event, str]]:
         """Yield every change of events as it comes, without end, each with the token that goes on behind it.
 
@@ -344,26 +349,17 @@ class Client:
             wanted: Which events.
             resume_token: Where to go on; empty: from now on.
             from_start: Without a token: begin with all that is known.
+            on_wait: Told why the server is waited for, once until it answers again.
         """
-        wait_seconds = FIRST_BACKOFF_SECONDS
-        while True:
-            request = moderation.WatchEventsRequest(
-                filter=event_filter_message(wanted or EventFilter()), resume_token=resume_token, from_start=from_start
-            )
-            responses = self._moderation.WatchEvents(request, metadata=self._headers())
-            try:
-                for response in responses:
-                    resume_token, wait_seconds = response.resume_token, FIRST_BACKOFF_SECONDS
-                    if response.HasField("event"):
-                        yield self._read(partial(event_value, response.event)), resume_token
-            except grpc.RpcError as error:
-                failed = failure(error, self._address, None)
-                if failed.code != "UNAVAILABLE":
-                    raise failed from error
-            finally:
-                responses.cancel()
-            time.sleep(wait_seconds)
-            wait_seconds = min(wait_seconds * BACKOFF_GROWTH, MAX_WATCH_BACKOFF_SECONDS)
+        held = event_filter_message(wanted or EventFilter())
+
+        def call(token: str) -> Responses:
+            request = moderation.WatchEventsRequest(filter=held, resume_token=token, from_start=from_start)
+            return self._moderation.WatchEvents(request, metadata=self._headers())
+
+        for response in going_on(call, resume_token, lambda error: failure(error, self._address, None), on_wait):
+            if response.HasField("event"):
+                yield self._read(partial(event_value, response.event)), response.resume_token
 
     # ---- one call ----
 

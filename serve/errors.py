@@ -307,8 +307,9 @@ class ServerFailed(ServeError):
     Attributes:
         code: The gRPC status code's name, such as UNAVAILABLE.
         reason: ErrorInfo.reason, such as VIDEO_NOT_FOUND; empty where the server gave none.
+        retry_after_seconds: When to come back; None: the server did not say.
     """
 
-    def __init__(self, message: str, code: str, reason: str = "") -> None:
+    def __init__(self, message: str, code: str, reason: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
-        self.code, self.reason = code, reason
+        self.code, self.reason, self.retry_after_seconds = code, reason, retry_after_seconds

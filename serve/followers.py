@@ -45,9 +45,9 @@ class Followers:
             from serve.event_topic import EventTopic  # imports kafka
 
             sinks.append(EventTopic(settings.kafka))
+        self.dead_letters = directory / DEAD_LETTERS_NAME
         if settings.server.webhook_url:
-            dead_letters = directory / DEAD_LETTERS_NAME
-            sinks.append(Webhook(settings.server.webhook_url, settings.server.webhook_secret, dead_letters))
+            sinks.append(Webhook(settings.server.webhook_url, settings.server.webhook_secret, self.dead_letters))
         self.tellers = [Teller(EventLog(editor), sink) for sink in sinks]
 
     def start(self) -> None:
@@ -89,6 +89,17 @@ class Followers:
         for teller in self.tellers:
             teller.wake()
         self.on_events()
+
+    def measure(self, log: EventLog) -> None:
+        """Tell the metrics how far each sink is behind, and what was given up.
+
+        Args:
+            log: Of a catalog that nobody writes with, so that this never waits.
+        """
+        for teller in self.tellers:
+            self.metrics.events_untold.labels(teller.sink.name).set(log.untold_count(teller.sink.name))
+        size = self.dead_letters.stat().st_size if self.dead_letters.exists() else 0
+        self.metrics.dead_letter_bytes.set(size)
 
     def ready_watcher(self) -> Watcher:
         """Return what follows live videos for standing queries.

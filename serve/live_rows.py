@@ -12,6 +12,7 @@ import numpy as np
 
 from serve.catalog import Catalog
 from serve.columns import metadata_json, uri_bytes, vector_bytes, words_json
+from serve.events import prune_events
 from serve.lexical import normalise
 from serve.positions import MOST_UTTERANCES, block_of, epoch_range, segment_position, utterance_position
 from serve.records import SegmentRecord
@@ -40,7 +41,7 @@ class _Video:
     """A live video that the transaction touches."""
 
     row: int
-    video_id: str
+    name: tuple[str, str]  # collection and id
     watermark_seconds: float  # the highest that is told; -inf: none yet
     last_position: int  # of its segments; -1: none yet
     latest: SegmentRecord | None = None  # taken here, and not before the last one: what it says of the video counts
@@ -62,6 +63,7 @@ class LiveEdit:
         self.videos: dict[int, _Video] = {}  # by row
         self.rows: dict[tuple[str, str], int | None] = {}  # by collection and id; None: a file's
         self.deleted: dict[tuple[str, str], float] = {}  # by collection and id: when, or -inf
+        self.forgotten: set[tuple[str, str]] = set()  # in this transaction, and not just kept long enough
 
     # ---- what may come
 
@@ -96,6 +98,7 @@ class LiveEdit:
         """Take out what was made of records appended before a time, and remember that it is not to come back."""
         at = max(append_time, self._deleted_at(collection, video_id))
         self.deleted[collection, video_id] = at
+        self.forgotten.add((collection, video_id))
         self.edit.execute("INSERT OR REPLACE INTO deletions VALUES (?, ?, ?)", (collection, video_id, at))
         found = self.edit.execute(
             "SELECT segments.id FROM segments JOIN videos ON videos.row = video_row WHERE state = 'READY' AND live"
@@ -252,13 +255,13 @@ class LiveEdit:
 
     def _video(self, row: int) -> _Video:
         if row not in self.videos:
-            video_id, watermark, last = self.edit.execute(
-                "SELECT video_id, watermark_seconds, (SELECT max(position) FROM segments WHERE video_row = row)"
-                " FROM videos WHERE row = ?", (row,)
+            collection, video_id, watermark, last = self.edit.execute(
+                "SELECT collection, video_id, watermark_seconds,"
+                " (SELECT max(position) FROM segments WHERE video_row = row) FROM videos WHERE row = ?", (row,)
             ).fetchone()  # fmt: skip
             self.videos[row] = _Video(
                 row=row,
-                video_id=video_id,
+                name=(collection, video_id),
                 watermark_seconds=-math.inf if watermark is None else watermark,
                 last_position=-1 if last is None else last,
             )
@@ -287,7 +290,13 @@ class LiveEdit:
             return
         generation = self.catalog.count_generation(self.edit, [video.row for video in touched])
         for video in touched:
-            if not self.edit.execute("SELECT 1 FROM segments WHERE video_row = ? LIMIT 1", (video.row,)).fetchone():
+            first = self.edit.execute(
+                "SELECT start_seconds FROM segments WHERE video_row = ? ORDER BY position LIMIT 1", (video.row,)
+            ).fetchone()
+            if first is None or video.removed_watermark > -math.inf:
+                begins = math.inf if first is None else first[0]
+                prune_events(self.edit, video.row, begins, is_told=video.name in self.forgotten)
+            if first is None:
                 self.edit.execute("DELETE FROM videos WHERE row = ?", (video.row,))
                 continue
             self.edit.executemany(

@@ -54,6 +54,12 @@ class ServerMetrics:
         self.events = Counter(
             "kinodex_events", "Changes of moderation events, by what happened.", ["state"], registry=self.registry
         )  # kinodex_events_total
+        self.events_untold = Gauge(
+            "kinodex_events_untold", "Changes that a sink is still to be told.", ["sink"], registry=self.registry
+        )
+        self.dead_letter_bytes = Gauge(
+            "kinodex_webhook_dead_letter_bytes", "Events that the webhook never took.", registry=self.registry
+        )
         self.is_ready = Gauge("kinodex_ready", "1 while questions are answered.", registry=self.registry)
         self.live = LiveMetrics(self.registry)
 

@@ -101,7 +101,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
             after = (collection, video_id, start_seconds, event_id)
 
         def work(check: Callable[[], None]) -> list[Event]:
-            return self.log.page(self.readable(principal, wanted), after, page_size + 1)
+            return self.log.page(self.readable(principal, wanted), after, page_size + 1, check)
 
         found: list[Event] = await self.workers.run(work)
         page = found[:page_size]

@@ -1,26 +1,15 @@
 """Moderation policies: what to look and listen for. A YAML file, in which every mistake has its line and field.
 
-    version: "2026-11"
-    policies:
-      - id: weapons.gun                        # of its events, and part of their ids
-        label: Gun
-        parents: [Violence, Weapons]           # what it is a kind of, the broadest first
-        shows: [a person holding a gun, a rifle]       # prompts: what pictures of it show
-        unlike: [a person holding a camera, a drill]   # and what pictures that only look like it show
-        says: [gun, "drop the weapon", /shoot(?:ing|er)s?/]   # words, phrases, /regular expressions/
-        enter: 0.7                             # confidence from which it begins, of what is seen
-        leave: 0.5                             # and under which it ends
-        min_seconds: 2                         # shorter ones are nothing, of what is seen
-        cooldown_seconds: 30                   # after one ends, before the next may begin; words until then are its own
-        action: review                         # advice to whoever gets the event
-        collections: [uploads]                 # it holds for; none: for all
+The format is explained at the head of policies.yaml, the starter set; `kinodex policies --print` prints it.
 
-Regular expressions are RE2's (https://github.com/google/re2), which take linear time whatever is said: one that could
-take longer cannot be written in it, and is refused.
+Regular expressions are RE2's (https://github.com/google/re2). What makes others catastrophic, /(a+)+$/ say, is taken,
+as it cannot hurt: RE2 never goes back, and takes time linear in what is said. What needs going back (backreferences,
+lookaround) cannot be written in it, and is refused, as is what compiles to more than MAX_PATTERN_BYTES.
 """
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +19,7 @@ import re2
 import yaml
 
 from serve.errors import PolicyInvalid
+from serve.lexical import stems
 
 STARTER = Path(__file__).with_name("policies.yaml")
 MAX_BYTES = 1 << 20
@@ -194,7 +184,10 @@ class _Reader:
     def text(self, node: yaml.Node, where: str) -> str:
         if not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:null" or not node.value.strip():
             raise self.wrong(node, where, "must be a text, and not empty")
-        return str(node.value).strip()
+        text = str(node.value).strip()
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+            raise self.wrong(node, where, "must be one line of characters that can be printed")
+        return text
 
     def texts(self, node: yaml.Node, where: str) -> tuple[str, ...]:
         found = tuple(self.text(one, f"{where}[{n}]") for n, one in enumerate(self.items(node, where)))
@@ -212,6 +205,11 @@ class _Reader:
                 except ValueError as error:
                     raise self.wrong(item, f"{where}[{number}]", str(error)) from error
                 patterns.append(text[1:-1])
+            elif text.startswith("/"):
+                reason = "a regular expression is written /like this/: not empty, nothing behind it; case never counts"
+                raise self.wrong(item, f"{where}[{number}]", reason)
+            elif not stems(text):
+                raise self.wrong(item, f"{where}[{number}]", "there is no word in it that could be heard")
             else:
                 said.append(text)
         return tuple(said), tuple(patterns)

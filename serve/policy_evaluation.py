@@ -1,7 +1,8 @@
 """How well policies find what clips are labelled with, and which thresholds would do it best, for `kinodex eval`.
 
 Clips are videos of the library, each labelled from end to end: what a label is not said of is not there. An event is
-right if it overlaps a span of its label, and a span is found if an event of its label overlaps it.
+right if it overlaps a span of its label, and a span is found if an event of its label overlaps it. A span of a parent
+label asks for nothing of any one policy below it: those are judged together, and each is not wrong there.
 """
 
 import json
@@ -133,12 +134,28 @@ class Judged:
 
     @property
     def suggested(self) -> Tried | None:
-        """The best thresholds on these clips by F1, of equals those in the middle; None: none finds anything right."""
+        """The best thresholds on these clips by F1, of equals those in the middle; None: its own are as good."""
         greatest = max((one.counts.f1 for one in self.tried), default=0.0)
-        if not greatest:
+        if greatest <= self.counts.f1:
             return None
         best = sorted((one for one in self.tried if one.counts.f1 == greatest), key=lambda one: (one.enter, one.leave))
         return best[len(best) // 2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedParent:
+    """All policies below a parent label that a clip is labelled with."""
+
+    label: str
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyEvaluation:
+    """What policies are worth on some clips."""
+
+    policies: list[Judged]
+    parents: list[JudgedParent]  # in the order in which clips name them
 
 
 def evaluate_policies(
@@ -147,7 +164,7 @@ def evaluate_policies(
     clips: Sequence[LabelledSpan],
     source: str,
     on_done: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Judged]:
+) -> PolicyEvaluation:
     """Score the clips by every policy, whatever collection it is for.
 
     Args:
@@ -156,7 +173,7 @@ def evaluate_policies(
     Raises:
         ClipsInvalid: If a clip is not in the library, or a label is no policy's.
     """
-    known = {name for one in policies.policies for name in labels_of(one)}
+    known = {name for one in policies.policies for name in {*own_labels(one), *one.parents}}
     for clip in clips:
         if clip.label and clip.label not in known:
             raise ClipsInvalid(source, f"{clip.label} is no policy's id, label or parent")
@@ -166,7 +183,9 @@ def evaluate_policies(
     book = Rulebook(everywhere, "", engine.visual, engine.fingerprint)
     videos = {name: video for video in library.videos() for name in names_of(video)}
     files = list(dict.fromkeys(clip.file for clip in clips))
+    above = {name for one in policies.policies for name in one.parents}
     totals = [NOTHING for _ in policies.policies]
+    together = {clip.label: NOTHING for clip in clips if clip.label in above}
     tried: list[dict[tuple[float, float], Counts]] = [{} for _ in policies.policies]
     for done, file in enumerate(files):
         on_done(done, len(files))
@@ -175,14 +194,20 @@ def evaluate_policies(
         video = videos[file]
         curves, times, heard, seen = _scored(library, book, video)
         for n, policy in enumerate(policies.policies):
-            spans = [clip.span for clip in clips if clip.file == file and clip.label in labels_of(policy)]
-            totals[n] += counted(spans, [*heard[n], *seen[n]])
+            spans = _labelled(clips, file, own_labels(policy))
+            maybe = _labelled(clips, file, set(policy.parents) - own_labels(policy))
+            totals[n] += counted(spans, [*heard[n], *seen[n]], maybe)
             if curves is not None and policy.shows:
                 for thresholds, events in _with_others(policy, curves[:, n], times, video).items():
                     so_far = tried[n].get(thresholds, NOTHING)
-                    tried[n][thresholds] = so_far + counted(spans, [*heard[n], *events])
+                    tried[n][thresholds] = so_far + counted(spans, [*heard[n], *events], maybe)
+        for label, so_far in together.items():
+            below = [n for n, one in enumerate(policies.policies) if label in {*own_labels(one), *one.parents}]
+            names = {name for n in below for name in _from(label, policies.policies[n])}
+            events = [event for n in below for event in (*heard[n], *seen[n])]
+            together[label] = so_far + counted(_labelled(clips, file, names), events)
     on_done(len(files), len(files))
-    return [
+    judged = [
         Judged(
             policy=policy,
             counts=totals[n],
@@ -190,23 +215,45 @@ def evaluate_policies(
         )
         for n, policy in enumerate(policies.policies)
     ]
+    return PolicyEvaluation(
+        policies=judged, parents=[JudgedParent(label=name, counts=one) for name, one in together.items()]
+    )
 
 
-def labels_of(policy: Policy) -> set[str]:
-    """Return what a clip may call what a policy looks for."""
-    return {policy.policy_id, policy.label, *policy.parents}
+def own_labels(policy: Policy) -> set[str]:
+    """Return what a clip may call what a policy looks for, and no other that shares a parent with it."""
+    return {policy.policy_id, policy.label}
+
+
+def _from(label: str, policy: Policy) -> set[str]:
+    """Return a label of a policy, and those of it that are narrower."""
+    parents = policy.parents
+    return {*own_labels(policy), *(parents[parents.index(label) :] if label in parents else ())}
+
+
+def _labelled(clips: Sequence[LabelledSpan], file: str, labels: set[str]) -> list[TimeSpan]:
+    return [clip.span for clip in clips if clip.file == file and clip.label in labels]
 
 
 def _everywhere(policy: Policy) -> Policy:
     return replace(policy, collections=())
 
 
-def counted(spans: Sequence[TimeSpan], events: Sequence[TimeSpan]) -> Counts:
-    """Compare events with the spans of their label in one clip."""
+def counted(spans: Sequence[TimeSpan], events: Sequence[TimeSpan], maybe: Sequence[TimeSpan] = ()) -> Counts:
+    """Compare events with the spans of their label in one clip.
+
+    Args:
+        maybe: Where an event may be right, as a parent label is there: one that is nowhere else does not count.
+    """
 
     def meet(one: TimeSpan, other: TimeSpan) -> bool:
         return one.start_seconds < other.end_seconds and other.start_seconds < one.end_seconds
 
+    events = [
+        event
+        for event in events
+        if any(meet(span, event) for span in spans) or not any(meet(span, event) for span in maybe)
+    ]
     return Counts(
         span_count=len(spans),
         found_count=sum(any(meet(span, event) for event in events) for span in spans),
@@ -263,9 +310,15 @@ def _with_others(
     return found
 
 
-def policy_figures(judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Return what `--json` prints of the policies."""
-    return [_figures(one) for one in judged]
+def policy_figures(found: PolicyEvaluation) -> list[dict[str, Any]]:
+    """Return what `--json` prints of the policies, then of the parent labels, which have no thresholds."""
+    return [
+        *(_figures(one) for one in found.policies),
+        *(
+            {"policy_id": None, "label": one.label, **_told(None, None, one.counts), "suggested": None}
+            for one in found.parents
+        ),
+    ]
 
 
 def _figures(one: Judged) -> dict[str, Any]:
@@ -279,7 +332,7 @@ def _figures(one: Judged) -> dict[str, Any]:
     }
 
 
-def _told(enter: float, leave: float, counts: Counts) -> Mapping[str, Any]:
+def _told(enter: float | None, leave: float | None, counts: Counts) -> Mapping[str, Any]:
     return {
         "enter": enter,
         "leave": leave,

@@ -334,6 +334,15 @@ def test_rescore_lets_policies_hold_and_says_what_came_of_it(data: Path, tmp_pat
     assert [(one["collection"], one["state"]) for one in found] == [("default", "CLOSED"), ("other", "CLOSED")]
 
 
+def test_rescore_beside_a_server_says_that_that_one_was_faster(stub: ModerationServiceStub, data: Path) -> None:
+    Watch(stub, from_start=True).take(6)
+    code, out, _ = run("rescore", "--data", data)
+    assert (code, out.splitlines()) == (0, [
+        "nothing was left to score: a server of this library was faster, or these policies held already",
+        "0 videos scored by version 1: 0 changes, 3 events in all",
+    ])  # fmt: skip
+
+
 def test_rescore_refuses_a_bad_file_and_keeps_what_holds(data: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("version: 1\npolicies:\n  - id: a\n    label: A\n    shows: []\n")

@@ -1,6 +1,7 @@
 """Files of moderation policies: what is right is read, and each mistake has its line and field."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ policies:
     parents: [Violence, Weapons]
     shows: [a person holding a gun, " a rifle "]
     unlike: [a camera]
-    says: [gun, "drop the weapon", '/shoot(?:ing|er)s?/', "/"]
+    says: [gun, "drop the weapon", '/shoot(?:ing|er)s?/', and/or]
     enter: 0.8
     leave: 0.6
     min_seconds: 3
@@ -45,9 +46,9 @@ def test_reads_all_that_a_policy_may_say(tmp_path: Path) -> None:
     assert found.policies == (
         Policy(
             policy_id="weapons.gun", label="Gun", parents=("Violence", "Weapons"),
-            shows=("a person holding a gun", "a rifle"), unlike=("a camera",), says=("gun", "drop the weapon", "/"),
-            patterns=("shoot(?:ing|er)s?",), enter=0.8, leave=0.6, min_seconds=3.0, cooldown_seconds=0.0,
-            action="review", collections=("uploads",),
+            shows=("a person holding a gun", "a rifle"), unlike=("a camera",),
+            says=("gun", "drop the weapon", "and/or"), patterns=("shoot(?:ing|er)s?",), enter=0.8, leave=0.6,
+            min_seconds=3.0, cooldown_seconds=0.0, action="review", collections=("uploads",),
         ),
         Policy(policy_id="fire", label="Fire", shows=("a house on fire",)),
     )  # fmt: skip
@@ -82,6 +83,18 @@ ONE = "version: 1\npolicies:\n  - id: fire\n    label: Fire\n    shows: [fire]\n
         (ONE + "    says: [x, '/(?=a)/']\n", 6, "policies[0].says[1]", "not a regular expression of RE2"),
         (ONE + "    says: ['/(a{900}){900}/']\n", 6, "policies[0].says[0]", "not a regular expression of RE2"),
         (ONE + "    says: ['/x*/']\n", 6, "policies[0].says[0]", "it matches nothing said at all"),
+        (ONE + "    says: [x, '//']\n", 6, "policies[0].says[1]", "a regular expression is written /like this/"),
+        (ONE + "    says: [/gun/i]\n", 6, "policies[0].says[0]", "a regular expression is written /like this/"),
+        (ONE + "    says: [gun, '???']\n", 6, "policies[0].says[1]", "there is no word in it that could be heard"),
+        (ONE + '    action: "Sp\\ud800ace"\n', 6, "policies[0].action", "characters that can be printed"),
+        (ONE.replace("[fire]", r'["a\0b"]'), 5, "policies[0].shows[0]", "characters that can be printed"),
+        (ONE.replace("label: Fire", r'label: "\e[2J!"'), 4, "policies[0].label", "characters that can be printed"),
+        (
+            ONE + '    collections: [a, "b\\u0085c"]\n',
+            6,
+            "policies[0].collections[1]",
+            "characters that can be printed",
+        ),
         (ONE.replace("version: 1\n", ""), 1, "version", "it is missing"),
         ("version: 1\npolicies: []\n", 2, "policies", "there is none"),
         ("version: 1\npolicies: [3]\n", 2, "policies[0]", "must be a mapping"),
@@ -123,6 +136,19 @@ def test_a_catastrophic_expression_takes_linear_time() -> None:
     assert compiled("KILL(ed)?").search("he killed time")
 
 
+def test_the_example_of_the_format_is_a_right_file(tmp_path: Path) -> None:
+    head = STARTER.read_text(encoding="utf-8").partition("\nversion:")[0]
+    example = "\n".join(line[4:] for line in head.splitlines() if line.startswith("#   "))
+    (found,) = read_policies(written(tmp_path, example)).policies
+    assert (found.says, found.patterns) == (("gun", "drop the weapon"), ("shoot(?:ing|er)s?",))
+    assert set(example.split()) >= {
+        f"{one.name}:" for one in fields(Policy) if one.name not in ("policy_id", "patterns")
+    }
+    plain = Policy(policy_id="x", label="x")
+    for name in ("enter", "leave", "min_seconds", "cooldown_seconds"):
+        assert getattr(found, name) == getattr(plain, name)
+
+
 def test_the_command_shows_the_starter_set() -> None:
     shown = run()
     assert shown.exit_code == 0, shown.output
@@ -140,3 +166,10 @@ def test_the_command_names_the_first_mistake(tmp_path: Path) -> None:
     where = f"kinodex: error: cannot use policies {path}, line 6: policies[0].lable: "
     assert result.stderr == where + "unknown field; is it label?\n"
     assert run(tmp_path / "none.yaml").stderr.endswith("none.yaml: No such file or directory\n")
+
+
+def test_the_command_takes_a_file_of_any_encoding_and_labels_that_look_like_markup(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_bytes(ONE.replace("label: Fire", "label: 'F[/]ire'").encode("utf-16"))
+    assert run(path, "--print").stdout_bytes == path.read_bytes()
+    assert "F[/]ire" in run(path).stdout

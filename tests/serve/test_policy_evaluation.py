@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +17,7 @@ from serve.settings import Settings
 from temporal.values import TimeSpan
 
 SETTINGS = Settings(workers=1)
-POLICIES = [
+POLICIES: list[dict[str, Any]] = [
     {"id": "red", "label": "Red", "parents": ["Warm"], "shows": ["red"], "min_seconds": 1, "cooldown_seconds": 0,
      "collections": ["elsewhere"]},
     {"id": "green", "label": "Green", "shows": ["green"], "min_seconds": 1},
@@ -57,14 +58,16 @@ def test_events_are_counted_by_label(data: Path, tmp_path: Path, monkeypatch: py
     use_fakes(monkeypatch)
     code, out, _ = run(data, tmp_path, "--json", "--plots", str(tmp_path / "plots"))
     assert code == 0
-    red, green, paris = json.loads(out)
+    red, green, paris, warm = json.loads(out)
 
     assert {key: red[key] for key in ("spans", "events", "precision", "recall")} == {
-        "spans": 2, "events": 2, "precision": 0.5, "recall": 0.5,
+        "spans": 1, "events": 2, "precision": 0.5, "recall": 1,
     }  # fmt: skip
-    assert red["F1"] == pytest.approx(0.5)
+    assert (warm["policy_id"], warm["label"], warm["enter"], warm["suggested"]) == (None, "Warm", None, None)
+    assert (warm["spans"], warm["events"], warm["precision"], warm["recall"]) == (2, 2, 0.5, 0.5)
+    assert warm["F1"] == pytest.approx(0.5)
     assert (green["spans"], green["events"], green["precision"], green["recall"]) == (1, 1, 1, 1)
-    assert (green["suggested"]["F1"], green["suggested"]["enter"]) == (1, 0.55)  # all do: those in the middle
+    assert green["suggested"] is None  # none is better than those in force
     assert (paris["precision"], paris["recall"], paris["suggested"]) == (1, 1, None)
     with Image.open(tmp_path / "plots" / "policies.png") as picture:
         assert picture.width > 500
@@ -76,9 +79,35 @@ def test_a_table_is_printed(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     rows = [line.split() for line in out.splitlines()]
     assert code == 0
     assert rows[0] == ["spans", "events", "precision", "recall", "F1", "enter", "leave"]
-    assert rows[1] == ["red", "2", "2", "50", "50", "50", "0.7", "0.5"]
-    assert any(row[:4] == ["better", "on", "these", "clips"] for row in rows)
+    assert rows[1] == ["red", "1", "2", "50", "100", "67", "0.7", "0.5"]
+    assert rows[-1] == ["all", "of", "Warm", "2", "2", "50", "50", "50", "-", "-"]
+    assert "better on these clips" not in out
+
+
+def test_better_thresholds_are_suggested(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+    for name in ("enter", "leave"):
+        monkeypatch.setitem(POLICIES[1], name, 0)  # anything is green
+    _, out, _ = run(data, tmp_path)
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[2][:3] == ["green", "1", "3"]
+    assert rows[3][:4] == ["better", "on", "these", "clips"]
+    assert rows[3][8:] == ["100", "0.55", "0.275"]  # many do: those in the middle
     assert "try them on clips they have not seen" in out
+
+
+def test_what_is_found_under_a_parent_label_is_not_wrong(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fakes(monkeypatch)
+    clips = [
+        {"file": "one.mp4", "label": "Warm", "start_seconds": 2, "end_seconds": 5},
+        {"file": "three.mp4", "label": "red"},
+    ]
+    _, out, _ = run(data, tmp_path, "--json", clips=clips)
+    red, *_, warm = json.loads(out)
+    assert (red["spans"], red["events"], red["precision"], red["recall"]) == (1, 1, 1, 1)
+    assert (warm["spans"], warm["events"], warm["F1"]) == (2, 2, 1)
 
 
 @pytest.mark.parametrize(
