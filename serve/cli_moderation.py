@@ -83,14 +83,16 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     FILE is copied to DIR/policies.yaml, which is where servers look, too.
     """
     from serve.database import CATALOG_NAME
+    from serve.in_force import PoliciesInForce
     from serve.library import Library
-    from serve.moderator import POLICIES_NAME, PoliciesInForce, rescored
+    from serve.moderator import rescored
     from serve.phrases import counted
     from serve.policies import read_policies
     from serve.warming import prepare
 
     directory, settings = load(data, config)
-    place = Path(settings.server.policies or directory / POLICIES_NAME)
+    held = PoliciesInForce.of(directory, settings.server.policies)
+    place = held.path
     if file is not None and settings.server.policies:
         raise click.UsageError(f"server.policies names {place}: change that file, and give none here")
     if (directory / CATALOG_NAME).exists():
@@ -103,7 +105,6 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
             os.replace(part, place)
         elif not place.exists():
             raise click.UsageError(f"no policies hold here: name a file of them (kinodex policies --print > {place})")
-        held = PoliciesInForce(place)
         held.refresh()
         if held.mistake is not None:
             raise held.mistake

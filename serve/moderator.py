@@ -15,52 +15,18 @@ from pathlib import Path
 
 from serve.catalog import Catalog
 from serve.engine import Engine
-from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, PolicyInvalid
+from serve.errors import DataDirectoryBusy, DataDirectoryInvalid
 from serve.events import Event, EventLog
 from serve.following import FinalUtterances
+from serve.in_force import PoliciesInForce
 from serve.moderating import Rulebook, Screening
-from serve.policies import Policies, read_policies
+from serve.policies import Policies
 from serve.values import Video
 
 logger = logging.getLogger(__name__)
 
-POLICIES_NAME = "policies.yaml"  # in the data directory
-LOOK_SECONDS = 1.0  # between two looks at the file, and at the catalog if nobody says that it changed
+LOOK_SECONDS = 1.0  # between two looks at the policies, and at the catalog if nobody says that it changed
 KEEP_SECONDS = 10.0  # where nothing is found, how far a live video was looked at is written this often
-
-
-class PoliciesInForce:
-    """The policies of a file, read again when it changes. A file with a mistake changes nothing: what held, holds."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.policies: Policies | None = None  # None: there is no file, or none was ever right
-        self.mistake: PolicyInvalid | None = None  # in the file as it is now
-        self._stamp: tuple[int, int] | None = None
-
-    def refresh(self) -> bool:
-        """Read the file if it is another one than last time; return whether other policies hold now."""
-        before = self.policies
-        try:
-            status = self.path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-        except OSError:
-            stamp = None
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        if stamp is None:  # taken away, which is a way to say that none is to hold
-            self.policies = self.mistake = None
-            return before is not None
-        try:
-            self.policies, self.mistake = read_policies(self.path), None
-        except PolicyInvalid as error:
-            self.mistake = error
-            held = "none hold" if self.policies is None else f"version {self.policies.version} holds on"
-            logger.error("policies refused, %s: %s", held, error)
-            return False
-        logger.info("policies hold version=%s count=%d", self.policies.version, len(self.policies.policies))
-        return self.policies != before
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,8 +112,10 @@ class Moderator:
             self.is_begun, self.settled_state = True, None
             self.books = {}
             self._recall()
-        if self.policies.policies is None and not self.editor.rows("SELECT 1 FROM screenings LIMIT 1"):
-            return 0
+        if self.policies.policies is None and (
+            self.policies.mistake is not None or not self.editor.rows("SELECT 1 FROM screenings LIMIT 1")
+        ):
+            return 0  # there is nothing to withdraw, or nobody knows what is to hold
         state = self.engine.state
         if state == self.settled_state and state is not None:
             return 0

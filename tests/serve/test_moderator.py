@@ -11,15 +11,17 @@ from test_live_engine import camera
 
 from serve.catalog import Catalog
 from serve.events import Event, EventFilter, EventLog, EventState
+from serve.in_force import KEPT_NAME, PoliciesInForce
 from serve.library import Library
 from serve.live import LiveRows
-from serve.moderator import Moderator, PoliciesInForce
+from serve.moderator import Moderator
 from serve.pipeline import index
 from serve.settings import Settings
 
 SETTINGS = Settings(workers=1)
 RED = {"id": "red", "label": "Red", "parents": ["Colours"], "shows": ["red"], "min_seconds": 2, "cooldown_seconds": 0}
 FIRE = {"id": "fire", "label": "Fire", "says": ["on fire"], "cooldown_seconds": 5, "action": "alert"}
+BAD = "version: '2'\npolicies:\n  - id: x\n    label: X\n    shows: []\n"
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ class Moderated:
 
     def restart(self) -> None:
         """As another process would begin."""
-        policies = PoliciesInForce(self.path)
+        policies = PoliciesInForce(self.path, self.path.with_name(KEPT_NAME))
         self.moderator = Moderator(self.library.engine, self.editor, policies, on_events=self.told.extend)
 
     def bring_up(self) -> list[tuple[str, str, float, float, int]]:
@@ -239,7 +241,7 @@ def test_policies_that_are_taken_away_take_their_events_with_them(moderated: Mod
 
 def test_a_bad_file_leaves_the_policies_in_force(moderated: Moderated, caplog: pytest.LogCaptureFixture) -> None:
     moderated.bring_up()
-    moderated.path.write_text("version: '2'\npolicies:\n  - id: x\n    label: X\n    shows: []\n")
+    moderated.path.write_text(BAD)
 
     assert moderated.bring_up() == []
     assert len(moderated.events(moderated.library.videos()[0].video_id)) == 1
@@ -247,6 +249,34 @@ def test_a_bad_file_leaves_the_policies_in_force(moderated: Moderated, caplog: p
     assert mistake is not None
     assert (mistake.line, mistake.field) == (5, "policies[0].shows")
     assert "version 1 holds on" in caplog.text
+
+
+def test_a_bad_file_leaves_the_policies_in_force_through_a_restart(
+    library: Library, live: LiveRows, moderated: Moderated
+) -> None:
+    moderated.bring_up()
+    moderated.path.write_text(BAD)
+    moderated.restart()
+
+    assert moderated.bring_up() == []
+    assert moderated.moderator.policies.mistake is not None
+    live.apply([camera(library, 0, seen=SEEN)], {})
+    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+
+
+def test_where_nobody_knows_what_held_nothing_is_withdrawn(
+    library: Library, live: LiveRows, moderated: Moderated
+) -> None:
+    moderated.bring_up()
+    moderated.path.write_text(BAD)
+    moderated.path.with_name(KEPT_NAME).write_text("damaged")
+    moderated.restart()
+    live.apply([camera(library, 0, seen=SEEN)], {})
+
+    assert moderated.bring_up() == []
+    assert len(moderated.events(library.videos()[0].video_id)) == 1
+    write(moderated.path, RED, FIRE)
+    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
 
 
 def test_policies_hold_for_their_collections(library: Library, editor: Catalog, tmp_path: Path) -> None:
