@@ -113,9 +113,9 @@ class Moderator:
             self.books = {}
             self._recall()
         if self.policies.policies is None and (
-            self.policies.mistake is not None or not self.editor.rows("SELECT 1 FROM screenings LIMIT 1")
+            not self.policies.is_taken_away or not self.editor.rows("SELECT 1 FROM screenings LIMIT 1")
         ):
-            return 0  # there is nothing to withdraw, or nobody knows what is to hold
+            return 0  # nobody knows what is to hold, or there is nothing to withdraw
         state = self.engine.state
         if state == self.settled_state and state is not None:
             return 0

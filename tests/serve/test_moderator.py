@@ -1,5 +1,6 @@
 """Events of videos: found once, the same however the video comes, and brought up to the policies."""
 
+import errno
 import json
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from test_live_engine import camera
 
 from serve.catalog import Catalog
 from serve.events import Event, EventFilter, EventLog, EventState
-from serve.in_force import KEPT_NAME, PoliciesInForce
+from serve.in_force import KEPT_NAME, MISSED_SECONDS, PoliciesInForce
 from serve.library import Library
 from serve.live import LiveRows
 from serve.moderator import Moderator
@@ -61,11 +62,12 @@ class Moderated:
     def __init__(self, library: Library, editor: Catalog, path: Path) -> None:
         self.library, self.editor, self.path = library, editor, path
         self.told: list[Event] = []
+        self.now = 0.0  # seconds
         self.restart()
 
     def restart(self) -> None:
         """As another process would begin."""
-        policies = PoliciesInForce(self.path, self.path.with_name(KEPT_NAME))
+        policies = PoliciesInForce(self.path, self.path.with_name(KEPT_NAME), lambda: self.now)
         self.moderator = Moderator(self.library.engine, self.editor, policies, on_events=self.told.extend)
 
     def bring_up(self) -> list[tuple[str, str, float, float, int]]:
@@ -236,7 +238,58 @@ def test_policies_that_are_taken_away_take_their_events_with_them(moderated: Mod
     moderated.bring_up()
     moderated.path.unlink()
     moderated.bring_up()
+    moderated.now += MISSED_SECONDS
+    moderated.bring_up()
     assert moderated.events(moderated.library.videos()[0].video_id) == []
+    moderated.path.write_text(BAD)
+    moderated.restart()
+    moderated.bring_up()
+    assert moderated.moderator.policies.policies is None
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_file_that_is_away_for_a_moment_withdraws_nothing(moderated: Moderated, is_restarted: bool) -> None:
+    moderated.bring_up()
+    away = moderated.path.rename(moderated.path.with_suffix(".old"))  # as editors save
+    if is_restarted:
+        moderated.restart()
+    assert moderated.bring_up() == []
+    moderated.now += MISSED_SECONDS / 2
+    assert moderated.bring_up() == []
+    away.rename(moderated.path)
+    assert moderated.bring_up() == []
+    moderated.now += MISSED_SECONDS
+    assert moderated.bring_up() == []
+    assert len(moderated.events(moderated.library.videos()[0].video_id)) == 1
+
+
+@pytest.mark.parametrize("name", ["stat", "open"])
+def test_a_disk_that_fails_changes_nothing_and_is_read_again(
+    moderated: Moderated, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    moderated.bring_up()
+    write(moderated.path, RED, version="2")
+
+    def fails(path: Path, *arguments: object, **named: object) -> object:
+        if path == moderated.path:
+            raise OSError(errno.EIO, "Input/output error")
+        return works(path, *arguments, **named)
+
+    works = getattr(Path, name)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, name, fails)
+        assert moderated.bring_up() == []
+        moderated.now += MISSED_SECONDS
+        assert moderated.bring_up() == []
+    assert "Input/output error" in str(moderated.moderator.policies.mistake)
+    assert [one[:2] for one in moderated.bring_up()] == [("red", "CLOSED")]  # of version 2 now
+    assert moderated.moderator.policies.mistake is None
+    with monkeypatch.context() as broken:
+        works = Path.stat
+        broken.setattr(Path, "stat", fails)
+        moderated.bring_up()
+    moderated.bring_up()
+    assert moderated.moderator.policies.mistake is None  # although the file is the same
 
 
 def test_a_bad_file_leaves_the_policies_in_force(moderated: Moderated, caplog: pytest.LogCaptureFixture) -> None:
