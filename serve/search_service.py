@@ -14,9 +14,17 @@ from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1 import search_service_pb2_grpc
 from serve.access import Access
 from serve.auth import Principal
-from serve.calls import Workers, current_principal
+from serve.calls import Workers, current_principal, to_the_end
 from serve.engine import Engine
-from serve.errors import Overloaded, PageTokenExpired, PageTokenInvalid, RequestInvalid, ServerNotReady, VideoNotFound
+from serve.errors import (
+    CallAbandoned,
+    Overloaded,
+    PageTokenExpired,
+    PageTokenInvalid,
+    RequestInvalid,
+    ServerNotReady,
+    VideoNotFound,
+)
 from serve.library import Library
 from serve.messages import moment_change_message, moments_response, search_response
 from serve.pages import PageSigner, Remembered, binding
@@ -97,24 +105,31 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         (query, thresholds), principal = standing_query(request), current_principal()
         loop, ended = asyncio.get_running_loop(), self.ended
         changes: asyncio.Queue[MomentChange] = asyncio.Queue()
+        begun: list[tuple[Watcher, StandingQuery]] = []  # at most one
 
-        def begin(check: Check) -> tuple[Watcher, StandingQuery]:
+        def begin(check: Check) -> None:
             library, watcher = self.library(), self.watcher()
             library.engine.refresh()
             collections = self.access.readable(principal, query.filter.collections)
             narrowed = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
             target = library.engine.target(self.example_of(library, narrowed, principal), picture_of(library, query))
+            check()
             asked = StandingQuery(
                 query=narrowed,
                 target=target,
                 thresholds=thresholds,
                 tell=lambda change: loop.call_soon_threadsafe(changes.put_nowait, change),
             )
+            begun.append((watcher, asked))
             watcher.add(asked)
-            return watcher, asked
+            try:
+                check()
+            except CallAbandoned:  # meanwhile: whoever waited may have looked before the query was there
+                watcher.remove(asked)
+                raise
 
-        watcher, asked = await self.workers.run(begin)
         try:
+            await self.workers.run(begin)
             yield search.WatchMomentsResponse()
             while not ended.is_set():
                 if changes.qsize() > MOST_WAITING:
@@ -128,7 +143,8 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                     next_one.cancel()
                     end.cancel()
         finally:
-            watcher.remove(asked)
+            for watcher, asked in begun:  # waits for whoever follows the videos just now, so not on the loop
+                await to_the_end(asyncio.to_thread(watcher.remove, asked))
         raise ServerNotReady("stopping", READ_RETRY_SECONDS)
 
     def end_watches(self) -> None:

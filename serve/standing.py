@@ -100,8 +100,10 @@ class Watcher:
                 followed.admitted[place] = self._admits(asked, self.engine.videos.get(row))
 
     def remove(self, asked: StandingQuery) -> None:
-        """Forget a query."""
+        """Forget a query, if it is there."""
         with self.lock:
+            if asked not in self.places:
+                return
             place = self.places.index(asked)
             self.places[place], self.enter[place] = None, NEVER
             if self.said.shape[1]:

@@ -212,6 +212,31 @@ def test_a_caller_is_told_as_moments_come(library: Library, live: LiveRows, data
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_call_that_ends_while_it_begins_leaves_no_query(
+    data: Path, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    adding, go_on, add = threading.Event(), threading.Event(), Watcher.add
+
+    def slowly(watcher: Watcher, asked: StandingQuery) -> None:
+        adding.set()
+        assert go_on.wait(20)
+        add(watcher, asked)
+
+    with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
+        monkeypatch.setattr(Watcher, "add", slowly)
+        request = search.WatchMomentsRequest(query={"text": "red"})
+        call = SearchServiceStub(channel).WatchMoments(request, timeout=60 if is_cancelled else 1)
+        assert adding.wait(20)
+        if is_cancelled:
+            call.cancel()
+        wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 0)
+        go_on.set()
+        server.server.query_workers.close()  # waits for what is being done
+        assert len(server.server.followers.ready_watcher()) == 0
+
+
+@pytest.mark.slow
 def test_our_client_is_told_the_same(library: Library, live: LiveRows, data: Path) -> None:
     with running(data, SETTINGS) as server, Client(server.address) as client:
         changes = client.watch_moments(Query(text="red", channel="visual"), Thresholds(min_seconds=1.0))
