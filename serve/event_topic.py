@@ -1,8 +1,11 @@
 """The Kafka topic of moderation events."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
@@ -11,6 +14,8 @@ from kinodex.v1 import stream_pb2
 from serve.event_messages import event_message
 from serve.events import Event
 from serve.records import video_key
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 
@@ -45,7 +50,14 @@ class EventTopic:
         while any(position < ends[place] for place, position in reader.positions().items()):
             records = reader.poll(POLL_SECONDS)
             for record in records:
-                event = stream_pb2.Event.FromString(record.value or b"")
+                try:
+                    event = stream_pb2.Event.FromString(record.value or b"")
+                except DecodeError:  # somebody else's, and still there at every try: no reason to end
+                    logger.warning(
+                        "record skipped topic=%s partition=%d offset=%d reason=no event",
+                        record.topic, record.partition, record.offset,
+                    )  # fmt: skip
+                    continue
                 self._there.add((event.event_id, event.revision))
             if records:
                 patience = time.monotonic() + self._config.bootstrap_timeout_seconds
