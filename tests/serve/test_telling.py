@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from sample_catalog import SPACE, put
 
+from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
-from serve import telling, webhook
+from serve import event_topic, telling, webhook
 from serve.catalog import Catalog
 from serve.errors import SettingsError
+from serve.event_topic import EventTopic
 from serve.events import Event, EventLog, EventState
 from serve.telling import Stopped, Teller
 from serve.webhook import Webhook
@@ -97,6 +99,44 @@ def test_tells_again_what_did_not_arrive(
     teller.stop()
     assert sink.told == ["event0-0", "event1-0"]
     assert sum("events wait to be told" in line for line in caplog.messages) == 1  # once for one trouble
+
+
+# ---- Kafka; with a broker: test_events_kafka.py
+
+
+class SilentBroker:
+    """A producer whose broker has stopped answering, and what it sends."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self.sent = threading.Event()
+
+    def partition_of(self, topic: str, key: bytes) -> int:
+        return 0
+
+    def send(self, topic: str, key: bytes, value: bytes, *, partition: int) -> "SilentBroker":
+        self.sent.set()
+        return self
+
+    def wait(self, seconds: float) -> bool:
+        time.sleep(min(seconds, 20))
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_stop_does_not_wait_for_a_broker_that_does_not_answer(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_topic, "Producer", SilentBroker)
+    sink = EventTopic(KafkaConfig(servers=("127.0.0.1:9",)))
+    monkeypatch.setattr(sink, "begin", lambda state: None)
+    add(log, 0)
+    teller = Teller(log, sink)
+    teller.start()
+    wait_until(lambda: sink._producer is not None and sink._producer.sent.is_set())  # type: ignore[attr-defined]
+    started = time.monotonic()
+    teller.stop()
+    assert time.monotonic() - started < 5
+    assert log.told("kafka") == (0, None)
 
 
 # ---- webhook
