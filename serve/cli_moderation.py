@@ -112,9 +112,18 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
             found = rescored(library.engine, directory, held, advance)
     if as_json:
         click.echo(json.dumps(asdict(found)))
+        _fail_if(found.failed)
         return
     scored, total = counted(found.video_count, "video"), counted(found.event_count, "event")
     click.echo(f"{scored} scored by version {found.version}: {counted(found.change_count, 'change')}, {total} in all")
+    _fail_if(found.failed)
+
+
+def _fail_if(failed: dict[str, str]) -> None:
+    """End with the videos that could not be scored, if there are any."""
+    if failed:
+        named = ", ".join(f"{video_id} ({reason})" for video_id, reason in failed.items())
+        raise click.ClickException(f"not scored: {named}; the others are")
 
 
 @contextlib.contextmanager

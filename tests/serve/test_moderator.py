@@ -10,6 +10,7 @@ import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
 from test_live_engine import camera
 
+from serve import moderator
 from serve.catalog import Catalog
 from serve.events import Event, EventFilter, EventLog, EventState
 from serve.in_force import KEPT_NAME, MISSED_SECONDS, PoliciesInForce
@@ -18,6 +19,7 @@ from serve.live import LiveRows
 from serve.moderator import Moderator
 from serve.pipeline import index
 from serve.settings import Settings
+from serve.values import Video
 
 SETTINGS = Settings(workers=1)
 RED = {"id": "red", "label": "Red", "parents": ["Colours"], "shows": ["red"], "min_seconds": 2, "cooldown_seconds": 0}
@@ -175,10 +177,37 @@ def test_a_killed_transaction_is_found_again(
     live.apply([camera(library, 0, seen=SEEN)], {})
     with monkeypatch.context() as broken:
         broken.setattr(EventLog, "record", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            moderated.bring_up()
+        assert moderated.bring_up() == []
 
+    moderated.restart()
     assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+
+
+def test_a_video_that_cannot_be_scored_keeps_no_other_from_it(
+    library: Library,
+    live: LiveRows,
+    moderated: Moderated,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def score(self: Moderator, video: Video, version: tuple[object, ...]) -> None:
+        if video.video_id == "bad":
+            raise ValueError("a damaged video")
+        works(self, video, version)
+
+    moderated.bring_up()
+    for name in ("one", "bad", "two"):
+        live.apply([camera(library, 0, seen=SEEN, video_id=name)], {})
+    works = Moderator.score
+    with monkeypatch.context() as broken:
+        broken.setattr(Moderator, "score", score)
+        broken.setattr(moderator, "RETRY_SECONDS", 0.0)
+        assert len(moderated.bring_up()) == 4  # of the two others
+        for _ in range(3):
+            assert moderated.bring_up() == []
+    assert caplog.text.count("video not scored video=default/bad") == 1
+    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+    assert moderated.moderator.failed == {}
 
 
 def test_two_that_score_the_same_find_it_once(
