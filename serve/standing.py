@@ -56,6 +56,7 @@ class _Followed:
     words_after: int  # position
     tracks: Hysteresis
     admitted: NDArray[np.bool_]  # (N,), which queries ask of it
+    failed_version: int = -1  # the last that could not be taken
 
 
 class Watcher:
@@ -173,8 +174,6 @@ class Watcher:
                 self.follow()
             except Exception:  # a bug, or a disk that fails: the other answers go on
                 logger.exception("standing queries failed")
-                with self.lock:
-                    self.videos.clear()
             self.woken.wait(LOOK_SECONDS)
             self.woken.clear()
 
@@ -193,7 +192,12 @@ class Watcher:
             if followed is None and video.is_growing:  # it began after the queries did: all of it is new
                 followed = self.videos[row] = self._new(video)
             if followed is not None and followed.version != video.version:
-                self._take(video, followed)
+                try:
+                    self._take(video, followed)
+                except Exception:  # a bug, or a damaged video: the others are followed, and this one is tried again
+                    if followed.failed_version != video.version:
+                        logger.exception("standing queries failed video=%s/%s", video.collection, video.video_id)
+                    followed.failed_version = video.version
 
     def _new(self, video: Video) -> _Followed:
         admitted = np.array([one is not None and self._admits(one, video) for one in self.places], np.bool_)
@@ -217,14 +221,14 @@ class Watcher:
                 confidences = confidence(scores - generic[:, None]) * followed.admitted
                 for place, confidences_then in zip(new, confidences, strict=True):
                     seconds, epoch = float(frames.pts_seconds[place]), int(frames.epochs[place])
+                    followed.frames_after = seconds  # first: what fails here is left out, and nothing is told twice
                     if epoch != followed.epoch:
                         self._tell(video, followed.epoch, followed.tracks.finish(seconds))
                         followed.epoch = epoch
                     self._tell(video, epoch, followed.tracks.step(seconds, confidences_then))
-                    followed.frames_after = seconds
         for position, utterance in utterances:
-            self._hear(video, followed, utterance)
             followed.words_after = position
+            self._hear(video, followed, utterance)
         if not video.is_growing:
             self._tell(video, followed.epoch, followed.tracks.finish(video.duration_seconds))
         followed.version = video.version

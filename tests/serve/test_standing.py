@@ -25,7 +25,7 @@ from serve.live import LiveRows
 from serve.pipeline import index
 from serve.settings import Settings
 from serve.standing import StandingQuery, Watcher
-from serve.values import Filter, MomentChange, Query, Thresholds, Verdict
+from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
 
 SETTINGS = Settings(workers=1)
 SEEN = dict.fromkeys([*range(5, 9), *range(20, 34)], "red") | {36: "green", 37: "green"}
@@ -183,6 +183,36 @@ def test_a_bug_in_one_round_does_not_end_the_next(
         watcher.wake()
     watcher.stop()
     assert red.told() == RED[:2]
+
+
+def test_after_a_bug_nothing_is_told_that_was_there_before(
+    library: Library, live: LiveRows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher(library.engine)
+    comes(library, live, watcher, 0, 3)
+    red = Standing(watcher, "red")  # asked after 32 s
+    take = watcher._take
+
+    def broken(video: Video, followed: object) -> None:
+        if video.video_id == "cam":
+            raise ValueError("a damaged video")
+        take(video, followed)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watcher, "_take", broken)
+        watcher.start()
+        live.apply([camera(library, 3, seen=SEEN)], {})
+        live.apply([camera(library, 0, seen=SEEN, video_id="other")], {})
+        library.engine.refresh()
+        wait_until(lambda: len(red.found) == 2)  # the other one is followed all the same
+        for _ in range(3):
+            watcher.wake()
+        Standing(watcher, "green").leave()  # and others can ask
+        watcher.stop()
+    assert caplog.text.count("standing queries failed video=default/cam") == 1
+    comes(library, live, watcher, 4, 7)
+
+    assert [one for one in red.told() if one[1] > 9] == [("OPENED", 32.0, 34.0), ("CLOSED", 32.0, 34.0)]
 
 
 # ---- over gRPC
