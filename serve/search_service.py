@@ -18,7 +18,6 @@ from serve.calls import Workers, current_principal, to_the_end
 from serve.engine import Engine
 from serve.errors import (
     CallAbandoned,
-    Overloaded,
     PageTokenExpired,
     PageTokenInvalid,
     RequestInvalid,
@@ -33,13 +32,12 @@ from serve.reading import only
 from serve.requests import moments_query, search_query, standing_query
 from serve.sharing import WorkedOut
 from serve.standing import StandingQuery, Watcher
-from serve.values import Answer, MomentChange, Query
+from serve.unread import READ_RETRY_SECONDS, Unread
+from serve.values import Answer, Query
 
 Check = Callable[[], None]
 
 
-MOST_WAITING = 1000  # changes that one who watches has not read; then the call ends
-READ_RETRY_SECONDS = 1.0
 WORKED_OUT_COUNT = 256  # rankings that stay in memory: some 200 KB each where a question has many answers
 
 
@@ -103,8 +101,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         self, request: search.WatchMomentsRequest, context: Any
     ) -> AsyncIterator[search.WatchMomentsResponse]:
         (query, thresholds), principal = standing_query(request), current_principal()
-        loop, ended = asyncio.get_running_loop(), self.ended
-        changes: asyncio.Queue[MomentChange] = asyncio.Queue()
+        ended, unread = self.ended, Unread(context)
         begun: list[tuple[Watcher, StandingQuery]] = []  # at most one
 
         def begin(check: Check) -> None:
@@ -114,12 +111,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             narrowed = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
             target = library.engine.target(self.example_of(library, narrowed, principal), picture_of(library, query))
             check()
-            asked = StandingQuery(
-                query=narrowed,
-                target=target,
-                thresholds=thresholds,
-                tell=lambda change: loop.call_soon_threadsafe(changes.put_nowait, change),
-            )
+            asked = StandingQuery(query=narrowed, target=target, thresholds=thresholds, tell=unread.tell)
             begun.append((watcher, asked))
             watcher.add(asked)
             try:
@@ -132,9 +124,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             await self.workers.run(begin)
             yield search.WatchMomentsResponse()
             while not ended.is_set():
-                if changes.qsize() > MOST_WAITING:
-                    raise Overloaded("moments that were not read", READ_RETRY_SECONDS)
-                next_one, end = asyncio.ensure_future(changes.get()), asyncio.ensure_future(ended.wait())
+                next_one, end = asyncio.ensure_future(unread.next()), asyncio.ensure_future(ended.wait())
                 try:
                     await asyncio.wait((next_one, end), return_when=asyncio.FIRST_COMPLETED)
                     if next_one.done():
@@ -143,6 +133,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                     next_one.cancel()
                     end.cancel()
         finally:
+            unread.close()
             for watcher, asked in begun:  # waits for whoever follows the videos just now, so not on the loop
                 await to_the_end(asyncio.to_thread(watcher.remove, asked))
         raise ServerNotReady("stopping", READ_RETRY_SECONDS)

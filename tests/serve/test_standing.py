@@ -3,6 +3,7 @@
 import itertools
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from test_server import wait_until
 
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
+from serve import unread
 from serve.catalog import Catalog
 from serve.client import Client
 from serve.errors import ServerFailed
@@ -24,8 +26,9 @@ from serve.library import Library
 from serve.live import LiveRows
 from serve.pipeline import index
 from serve.settings import Settings
-from serve.standing import StandingQuery, Watcher
+from serve.standing import StandingQuery, Watcher, moment_of
 from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
+from temporal.values import ChangeKind
 
 SETTINGS = Settings(workers=1)
 SEEN = dict.fromkeys([*range(5, 9), *range(20, 34)], "red") | {36: "green", 37: "green"}
@@ -264,6 +267,29 @@ def test_a_call_that_ends_while_it_begins_leaves_no_query(
         go_on.set()
         server.server.query_workers.close()  # waits for what is being done
         assert len(server.server.followers.ready_watcher()) == 0
+
+
+@pytest.mark.slow
+def test_a_caller_who_does_not_read_is_let_go(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "STUCK_SECONDS", 0.5)
+    with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
+        watcher = server.server.followers.ready_watcher()
+        call = SearchServiceStub(channel).WatchMoments(search.WatchMomentsRequest(query={"text": "red"}), timeout=60)
+        next(call)
+        (asked,) = [one for one in watcher.places if one is not None]
+        moment = moment_of(next(iter(watcher.engine.videos.values())), 1.0, 2.0, 0.9, transcript="x" * 2000)
+        change = MomentChange(moment_id="m", kind=ChangeKind.UPDATED, moment=moment)
+        told = 0
+        while len(watcher) and told < 20_000:  # gRPC takes some megabytes until it waits for the reader
+            asked.tell(change)
+            told += 1
+            time.sleep(0.0005)
+        assert len(watcher) == 0
+        read: list[search.WatchMomentsResponse] = []
+        with pytest.raises(grpc.RpcError) as error:
+            read.extend(call)
+    assert len(read) < told
+    assert refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
 
 
 @pytest.mark.slow
