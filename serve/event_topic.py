@@ -25,6 +25,7 @@ class EventTopic:
     """The topic of events, key = video."""
 
     name = "kafka"
+    batch_count = 100  # so many are on their way at once
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config, self._topic = config, Topics(config.topic_prefix).events

@@ -56,6 +56,7 @@ class FakeSink:
     """Notes what it is told; fails where a test says."""
 
     name: str = "fake"
+    batch_count: int = 2
     told: list[str] = field(default_factory=list)
     begun: list[Any] = field(default_factory=list)
     failures: int = 0
@@ -74,8 +75,7 @@ class FakeSink:
         pass
 
 
-def test_goes_on_where_the_catalog_says(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telling, "BATCH_COUNT", 2)
+def test_goes_on_where_the_catalog_says(log: EventLog) -> None:
     sink = FakeSink()
     add(log, 0, 1, 2)
     Teller(log, sink).go_on()
@@ -234,6 +234,44 @@ def test_what_is_not_taken_is_a_dead_letter_and_the_next_is_posted(
     assert (letter["event"]["eventId"], letter["reason"]) == ("event1", f"HTTP {answers[0]}")
     assert len(receiver.came) == count + 1
     assert receiver.came[-1][0]["webhook-id"] == "event2-0"
+
+
+def test_a_restart_posts_nothing_again_that_was_taken(log: EventLog, receiver: Receiver, tmp_path: Path) -> None:
+    add(log, *range(6))
+    receiver.answers = [204] * 4 + [500]
+    teller = Teller(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
+    teller.start()
+    wait_until(lambda: len(receiver.came) == 5)
+    teller.stop()
+    teller = Teller(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
+    teller.start()
+    wait_until(lambda: len(receiver.came) == 7)
+    teller.stop()
+
+    ids = [headers["webhook-id"] for headers, _ in receiver.came]
+    assert ids == [f"event{n}-0" for n in (0, 1, 2, 3, 4, 4, 5)]
+
+
+def test_a_dead_letter_that_cannot_be_written_is_tried_again(
+    log: EventLog, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(telling, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(telling, "LOOK_SECONDS", 0.01)
+    dead = tmp_path / "dead"
+    dead.mkdir()  # in the file's place
+    add(log, *range(3))
+    receiver.answers = [204] + [400] * 3
+    teller = Teller(log, Webhook(receiver.url, SECRET, dead))
+    teller.start()
+    wait_until(lambda: len(receiver.came) == 3)
+    dead.rmdir()
+    wait_until(lambda: log.told("webhook")[0] == log.last_sequence())
+    teller.stop()
+
+    ids = [headers["webhook-id"] for headers, _ in receiver.came]
+    assert (ids[0], ids[-1], set(ids[1:-1])) == ("event0-0", "event2-0", {"event1-0"})
+    assert caplog.text.count("events wait to be told sink=webhook") == 1
+    assert "events not told" not in caplog.text
 
 
 def test_a_receiver_that_is_away_is_waited_for(tmp_path: Path) -> None:
