@@ -88,14 +88,16 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     FILE is copied to DIR/policies.yaml, which is where servers look, too.
     """
     from serve.database import CATALOG_NAME
+    from serve.in_force import PoliciesInForce
     from serve.library import Library
-    from serve.moderator import POLICIES_NAME, PoliciesInForce, rescored
+    from serve.moderator import rescored
     from serve.phrases import counted
     from serve.policies import read_policies
     from serve.warming import prepare
 
     directory, settings = load(data, config)
-    place = Path(settings.server.policies or directory / POLICIES_NAME)
+    held = PoliciesInForce.of(directory, settings.server.policies)
+    place = held.path
     if file is not None and settings.server.policies:
         raise click.UsageError(f"server.policies names {place}: change that file, and give none here")
     if (directory / CATALOG_NAME).exists():
@@ -108,7 +110,6 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
             os.replace(part, place)
         elif not place.exists():
             raise click.UsageError(f"no policies hold here: name a file of them (kinodex policies --print > {place})")
-        held = PoliciesInForce(place)
         held.refresh()
         if held.mistake is not None:
             raise held.mistake
@@ -116,11 +117,20 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
             found = rescored(library.engine, directory, held, advance)
     if as_json:
         click.echo(json.dumps(asdict(found)))
+        _fail_if(found.failed)
         return
     if not found.video_count:
         click.echo("nothing was left to score: a server of this library was faster, or these policies held already")
     scored, total = counted(found.video_count, "video"), counted(found.event_count, "event")
     click.echo(f"{scored} scored by version {found.version}: {counted(found.change_count, 'change')}, {total} in all")
+    _fail_if(found.failed)
+
+
+def _fail_if(failed: dict[str, str]) -> None:
+    """End with the videos that could not be scored, if there are any."""
+    if failed:
+        named = ", ".join(f"{video_id} ({reason})" for video_id, reason in failed.items())
+        raise click.ClickException(f"not scored: {named}; the others are")
 
 
 @contextlib.contextmanager

@@ -1,16 +1,22 @@
 """The Kafka topic of moderation events."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
-from ingest.kafka import PartitionReader, Producer, Topics
+from ingest.kafka import Delivery, PartitionReader, Producer, Topics
 from kinodex.v1 import stream_pb2
 from serve.event_messages import event_message
 from serve.events import Event
 from serve.records import video_key
+from serve.telling import Stopped
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 
@@ -19,6 +25,7 @@ class EventTopic:
     """The topic of events, key = video."""
 
     name = "kafka"
+    batch_count = 100  # so many are on their way at once
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config, self._topic = config, Topics(config.topic_prefix).events
@@ -45,7 +52,14 @@ class EventTopic:
         while any(position < ends[place] for place, position in reader.positions().items()):
             records = reader.poll(POLL_SECONDS)
             for record in records:
-                event = stream_pb2.Event.FromString(record.value or b"")
+                try:
+                    event = stream_pb2.Event.FromString(record.value or b"")
+                except DecodeError:  # somebody else's, and still there at every try: no reason to end
+                    logger.warning(
+                        "record skipped topic=%s partition=%d offset=%d reason=no event",
+                        record.topic, record.partition, record.offset,
+                    )  # fmt: skip
+                    continue
                 self._there.add((event.event_id, event.revision))
             if records:
                 patience = time.monotonic() + self._config.bootstrap_timeout_seconds
@@ -60,17 +74,26 @@ class EventTopic:
         for event in events:
             if (event.event_id, event.revision) in self._there:
                 continue
+            if wait(0.0):  # to send may take long, where the broker is away
+                raise Stopped
             key = video_key(event.collection, event.video_id)
             partition = self._producer.partition_of(self._topic, key)
             value = event_message(event).SerializeToString()
             sent.append((partition, self._producer.send(self._topic, key, value, partition=partition)))
         for partition, delivery in sent:
-            delivery.wait(self._config.delivery_timeout_seconds)
+            self._wait_for(delivery, wait)
             if delivery.offset is None:
                 self.close()
                 raise BrokerUnavailable(self._config.servers, str(delivery.error or "an event was not taken in time"))
             self._offsets[partition] = max(self._offsets.get(partition, 0), delivery.offset + 1)
         return {str(partition): at for partition, at in self._offsets.items()}
+
+    def _wait_for(self, delivery: Delivery, wait: Callable[[float], bool]) -> None:
+        """Wait until a record is there or given up; not where all is to end, as begin() finds what arrives then."""
+        end = time.monotonic() + self._config.delivery_timeout_seconds
+        while not delivery.wait(POLL_SECONDS) and time.monotonic() < end:
+            if wait(0.0):
+                raise Stopped
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -7,8 +7,9 @@ from serve.catalog import Catalog
 from serve.engine import Engine
 from serve.errors import ServerNotReady
 from serve.events import Event, EventLog
+from serve.in_force import PoliciesInForce
 from serve.metrics import ServerMetrics
-from serve.moderator import POLICIES_NAME, Moderator, PoliciesInForce
+from serve.moderator import Moderator
 from serve.settings import Settings
 from serve.standing import Watcher
 from serve.telling import Sink, Teller
@@ -37,7 +38,7 @@ class Followers:
             SettingsError: If the webhook is set up wrong.
         """
         self.editor, self.metrics, self.on_events = editor, metrics, on_events
-        self.policies = PoliciesInForce(Path(settings.server.policies or directory / POLICIES_NAME))
+        self.policies = PoliciesInForce.of(directory, settings.server.policies)
         self.moderator: Moderator | None = None  # None: there is no engine yet
         self.watcher: Watcher | None = None
         sinks: list[Sink] = []

@@ -15,7 +15,7 @@ from serve.calls import Workers, current_principal
 from serve.errors import PageTokenInvalid, ResumeTokenExpired, ServerNotReady
 from serve.event_messages import event_filter, event_message, policy_message
 from serve.events import Event, EventChange, EventFilter, EventLog, Place, place_of
-from serve.moderator import PoliciesInForce
+from serve.in_force import PoliciesInForce
 from serve.pages import PageSigner, binding
 from serve.violations import Violations
 

@@ -15,52 +15,19 @@ from pathlib import Path
 
 from serve.catalog import Catalog
 from serve.engine import Engine
-from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable, PolicyInvalid
+from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable
 from serve.events import Event, EventLog
 from serve.following import FinalUtterances
+from serve.in_force import PoliciesInForce
 from serve.moderating import Rulebook, Screening
-from serve.policies import Policies, read_policies
+from serve.policies import Policies
 from serve.values import Video
 
 logger = logging.getLogger(__name__)
 
-POLICIES_NAME = "policies.yaml"  # in the data directory
-LOOK_SECONDS = 1.0  # between two looks at the file, and at the catalog if nobody says that it changed
+LOOK_SECONDS = 1.0  # between two looks at the policies, and at the catalog if nobody says that it changed
+RETRY_SECONDS = 60.0  # until a video that could not be scored is tried again: what was wrong may have passed
 KEEP_SECONDS = 10.0  # where nothing is found, how far a live video was looked at is written this often
-
-
-class PoliciesInForce:
-    """The policies of a file, read again when it changes. A file with a mistake changes nothing: what held, holds."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.policies: Policies | None = None  # None: there is no file, or none was ever right
-        self.mistake: PolicyInvalid | None = None  # in the file as it is now
-        self._stamp: tuple[int, int] | None = None
-
-    def refresh(self) -> bool:
-        """Read the file if it is another one than last time; return whether other policies hold now."""
-        before = self.policies
-        try:
-            status = self.path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-        except OSError:
-            stamp = None
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        if stamp is None:  # taken away, which is a way to say that none is to hold
-            self.policies = self.mistake = None
-            return before is not None
-        try:
-            self.policies, self.mistake = read_policies(self.path), None
-        except PolicyInvalid as error:
-            self.mistake = error
-            held = "none hold" if self.policies is None else f"version {self.policies.version} holds on"
-            logger.error("policies refused, %s: %s", held, error)
-            return False
-        logger.info("policies hold version=%s count=%d", self.policies.version, len(self.policies.policies))
-        return self.policies != before
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +38,16 @@ class _Known:
     screening: Screening | None = None  # None: it is over, and not kept in memory
     turn: int = 0
     kept_at: float = 0.0  # by the monotonic clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failed:
+    """A video that could not be scored."""
+
+    video_id: str
+    version: tuple[object, ...]  # as of _Known
+    reason: str
+    retry_at: float  # by the monotonic clock; before, if it changes
 
 
 class Moderator:
@@ -94,6 +71,7 @@ class Moderator:
         self.log = EventLog(editor)
         self.books: dict[str, Rulebook] = {}  # by collection
         self.known: dict[int, _Known] = {}  # by row
+        self.failed: dict[int, _Failed] = {}  # by row: those that could not be scored
         self.stopping, self.woken = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.run, name="moderator", daemon=True)
         self.trouble = ""
@@ -146,8 +124,10 @@ class Moderator:
             self.is_begun, self.settled_state = True, None
             self.books = {}
             self._recall()
-        if self.policies.policies is None and not self.editor.rows("SELECT 1 FROM screenings LIMIT 1"):
-            return 0
+        if self.policies.policies is None and (
+            not self.policies.is_taken_away or not self.editor.rows("SELECT 1 FROM screenings LIMIT 1")
+        ):
+            return 0  # nobody knows what is to hold, or there is nothing to withdraw
         state = self.engine.state
         if state == self.settled_state and state is not None:
             return 0
@@ -156,21 +136,41 @@ class Moderator:
             if self.stopping.is_set():
                 break
             on_video(done, len(due))
-            self.score(video, version)
+            try:
+                self.score(video, version)
+                self.failed.pop(video.row, None)
+            except (DataDirectoryBusy, DataDirectoryInvalid):  # no video can be scored then
+                raise
+            except Exception as error:  # a bug, or a damaged video: the others are scored
+                self._note_failed(video, version, error)
         on_video(len(due), len(due))
-        self.settled_state = state if not any(True for _ in self.due()) else None
+        self.settled_state = state if not self.failed and not any(True for _ in self.due()) else None
         return len(due)
 
     def due(self) -> Iterator[tuple[Video, tuple[object, ...]]]:
         """Yield the videos that changed since they were scored, or whose policies did."""
         videos = self.engine.videos
-        for row in self.known.keys() - videos.keys():
-            del self.known[row]
+        for noted in (self.known, self.failed):
+            for row in noted.keys() - videos.keys():
+                del noted[row]
         for row, video in videos.items():
             version = (video.version, self.book(video.collection).digest)
-            known = self.known.get(row)
-            if known is None or known.version != version:
+            known, failed = self.known.get(row), self.failed.get(row)
+            if known is not None and known.version == version:
+                continue
+            if failed is None or failed.version != version or time.monotonic() >= failed.retry_at:
                 yield video, version
+
+    def _note_failed(self, video: Video, version: tuple[object, ...], error: Exception) -> None:
+        """Note that a video could not be scored; the log tells it once of the video as it is."""
+        before = self.failed.get(video.row)
+        if before is None or before.version != version:
+            logger.error("video not scored video=%s/%s", video.collection, video.video_id, exc_info=error)
+        self.known.pop(video.row, None)
+        self.failed[video.row] = _Failed(
+            video_id=video.video_id, version=version, reason=f"{type(error).__name__}: {error}",
+            retry_at=time.monotonic() + RETRY_SECONDS,
+        )  # fmt: skip
 
     def book(self, collection: str) -> Rulebook:
         """Return what holds for a collection."""
@@ -279,9 +279,10 @@ class Rescored:
     """What became of a library that was scored once."""
 
     version: str  # of the policies
-    video_count: int  # that had to be looked at
+    video_count: int  # that had to be scored, and were
     change_count: int
     event_count: int  # in all, by now
+    failed: dict[str, str]  # the videos that could not be scored, and why
 
 
 def rescored(
@@ -298,10 +299,12 @@ def rescored(
         log = EventLog(editor)
         before = log.last_sequence()
         engine.refresh()
-        video_count = Moderator(engine, editor, policies).bring_up(on_video)
+        moderator = Moderator(engine, editor, policies)
+        video_count = moderator.bring_up(on_video)
         return Rescored(
             version=policies.policies.version if policies.policies is not None else "",
-            video_count=video_count,
+            video_count=video_count - len(moderator.failed),
             change_count=log.last_sequence() - before,
             event_count=log.count(),
+            failed={one.video_id: one.reason for one in moderator.failed.values()},
         )

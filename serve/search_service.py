@@ -14,9 +14,16 @@ from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1 import search_service_pb2_grpc
 from serve.access import Access
 from serve.auth import Principal
-from serve.calls import Workers, current_principal
+from serve.calls import Workers, current_principal, to_the_end
 from serve.engine import Engine
-from serve.errors import Overloaded, PageTokenExpired, PageTokenInvalid, RequestInvalid, ServerNotReady, VideoNotFound
+from serve.errors import (
+    CallAbandoned,
+    PageTokenExpired,
+    PageTokenInvalid,
+    RequestInvalid,
+    ServerNotReady,
+    VideoNotFound,
+)
 from serve.library import Library
 from serve.messages import moment_change_message, moments_response, search_response
 from serve.pages import PageSigner, Remembered, binding
@@ -25,13 +32,12 @@ from serve.reading import only
 from serve.requests import moments_query, search_query, standing_query
 from serve.sharing import WorkedOut
 from serve.standing import StandingQuery, Watcher
-from serve.values import Answer, MomentChange, Query
+from serve.unread import READ_RETRY_SECONDS, Unread
+from serve.values import Answer, Query
 
 Check = Callable[[], None]
 
 
-MOST_WAITING = 1000  # changes that one who watches has not read; then the call ends
-READ_RETRY_SECONDS = 1.0
 WORKED_OUT_COUNT = 256  # rankings that stay in memory: some 200 KB each where a question has many answers
 
 
@@ -95,31 +101,30 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         self, request: search.WatchMomentsRequest, context: Any
     ) -> AsyncIterator[search.WatchMomentsResponse]:
         (query, thresholds), principal = standing_query(request), current_principal()
-        loop, ended = asyncio.get_running_loop(), self.ended
-        changes: asyncio.Queue[MomentChange] = asyncio.Queue()
+        ended, unread = self.ended, Unread(context)
+        begun: list[tuple[Watcher, StandingQuery]] = []  # at most one
 
-        def begin(check: Check) -> tuple[Watcher, StandingQuery]:
+        def begin(check: Check) -> None:
             library, watcher = self.library(), self.watcher()
             library.engine.refresh()
             collections = self.access.readable(principal, query.filter.collections)
             narrowed = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
             target = library.engine.target(self.example_of(library, narrowed, principal), picture_of(library, query))
-            asked = StandingQuery(
-                query=narrowed,
-                target=target,
-                thresholds=thresholds,
-                tell=lambda change: loop.call_soon_threadsafe(changes.put_nowait, change),
-            )
+            check()
+            asked = StandingQuery(query=narrowed, target=target, thresholds=thresholds, tell=unread.tell)
+            begun.append((watcher, asked))
             watcher.add(asked)
-            return watcher, asked
+            try:
+                check()
+            except CallAbandoned:  # meanwhile: whoever waited may have looked before the query was there
+                watcher.remove(asked)
+                raise
 
-        watcher, asked = await self.workers.run(begin)
         try:
+            await self.workers.run(begin)
             yield search.WatchMomentsResponse()
             while not ended.is_set():
-                if changes.qsize() > MOST_WAITING:
-                    raise Overloaded("moments that were not read", READ_RETRY_SECONDS)
-                next_one, end = asyncio.ensure_future(changes.get()), asyncio.ensure_future(ended.wait())
+                next_one, end = asyncio.ensure_future(unread.next()), asyncio.ensure_future(ended.wait())
                 try:
                     await asyncio.wait((next_one, end), return_when=asyncio.FIRST_COMPLETED)
                     if next_one.done():
@@ -128,7 +133,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                     next_one.cancel()
                     end.cancel()
         finally:
-            watcher.remove(asked)
+            unread.close()
+            for watcher, asked in begun:  # waits for whoever follows the videos just now, so not on the loop
+                await to_the_end(asyncio.to_thread(watcher.remove, asked))
         raise ServerNotReady("stopping", READ_RETRY_SECONDS)
 
     def end_watches(self) -> None:

@@ -58,6 +58,7 @@ class _Followed:
     tracks: Hysteresis
     admitted: NDArray[np.bool_]  # (N,), which queries ask of it
     video: Video | None = None  # as it was taken last; None: nothing of it was
+    failed_version: int = -1  # the last that could not be taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +115,10 @@ class Watcher:
                 followed.admitted[place] = self._admits(asked, self.engine.videos.get(row))
 
     def remove(self, asked: StandingQuery) -> None:
-        """Forget a query."""
+        """Forget a query, if it is there."""
         with self.lock:
+            if asked not in self.places:
+                return
             place = self.places.index(asked)
             self.places[place], self.enter[place] = None, NEVER
             if self.said.shape[1]:
@@ -187,8 +190,6 @@ class Watcher:
                 pass
             except Exception:  # a bug, or a disk that fails: the other answers go on
                 logger.exception("standing queries failed")
-                with self.lock:
-                    self.videos.clear()
             self.woken.wait(LOOK_SECONDS)
             self.woken.clear()
 
@@ -209,7 +210,14 @@ class Watcher:
             if followed is None and (video.is_growing if left is None else left.version != video.version):
                 followed = self.videos[row] = self._new(video)
             if followed is not None and followed.version != video.version:
-                self._take(video, followed)
+                try:
+                    self._take(video, followed)
+                except IndexUnavailable:
+                    raise
+                except Exception:  # a bug, or a damaged video: the others are followed, and this one is tried again
+                    if followed.failed_version != video.version:
+                        logger.exception("standing queries failed video=%s/%s", video.collection, video.video_id)
+                    followed.failed_version = video.version
 
     def _new(self, video: Video) -> _Followed:
         """Begin to follow a video from where it was left; if it began after the queries did, all of it is new."""
@@ -246,14 +254,14 @@ class Watcher:
                 confidences = confidence(scores - generic[:, None]) * followed.admitted
                 for place, confidences_then in zip(new, confidences, strict=True):
                     seconds, epoch = float(frames.pts_seconds[place]), int(frames.epochs[place])
+                    followed.frames_after = seconds  # first: what fails here is left out, and nothing is told twice
                     if epoch != followed.epoch:
                         self._tell(video, followed.epoch, followed.tracks.finish(seconds))
                         followed.epoch = epoch
                     self._tell(video, epoch, followed.tracks.step(seconds, confidences_then))
-                    followed.frames_after = seconds
         for position, utterance in utterances:
-            self._hear(video, followed, utterance)
             followed.words_after = position
+            self._hear(video, followed, utterance)
         if not video.is_growing:
             self._tell(video, followed.epoch, followed.tracks.finish(video.duration_seconds))
             self.ended[video.row] = _Left(

@@ -17,7 +17,6 @@ from serve.events import Event, EventLog
 
 logger = logging.getLogger(__name__)
 
-BATCH_COUNT = 100  # changes between two notes of how far a sink was told
 LOOK_SECONDS = 1.0  # between two looks at the catalog if nobody says that it changed
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
@@ -31,6 +30,7 @@ class Sink(Protocol):
     """Somebody who is told."""
 
     name: str
+    batch_count: int  # changes between two notes of how far it was told
 
     def begin(self, state: Any) -> None:
         """Go on from what tell() returned; None: there was nothing."""
@@ -41,7 +41,7 @@ class Sink(Protocol):
         Args:
             wait: Waits so many seconds; True: all is to end, at once.
         Raises:
-            BrokerUnavailable: If they are to be sent again.
+            BrokerUnavailable, OSError: If they are to be sent again.
             Stopped: If there is no time for that.
         """
 
@@ -85,7 +85,7 @@ class Teller:
                 backoff_seconds, self.trouble = FIRST_BACKOFF_SECONDS, ""
             except Stopped:
                 return
-            except (BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid) as error:
+            except (BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid, OSError) as error:
                 if self.trouble != str(error):
                     self.trouble = str(error)
                     logger.error("events wait to be told sink=%s reason=%s", self.sink.name, error)
@@ -102,11 +102,11 @@ class Teller:
     def go_on(self) -> None:
         """Tell all that there is."""
         sequence, state = self.log.told(self.sink.name)
-        changes = self.log.changes(sequence, BATCH_COUNT)
+        changes = self.log.changes(sequence, self.sink.batch_count)
         if changes and not self.is_begun:
             self.sink.begin(state)
             self.is_begun = True
         while changes and not self.stopping.is_set():
             state = self.sink.tell([change.event for change in changes], self.stopping.wait)
             self.log.note_told(self.sink.name, changes[-1].sequence, state)
-            changes = self.log.changes(changes[-1].sequence, BATCH_COUNT)
+            changes = self.log.changes(changes[-1].sequence, self.sink.batch_count)

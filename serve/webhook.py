@@ -40,6 +40,7 @@ class Webhook:
     """
 
     name = "webhook"
+    batch_count = 1  # what was taken is noted at once: whoever gets it twice may not look at its id
 
     def __init__(self, url: str, secret: str, dead_letters: Path) -> None:
         """Take where to send to.

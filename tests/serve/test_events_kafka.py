@@ -87,3 +87,22 @@ def test_what_was_sent_and_not_noted_is_not_sent_again(worker: Worker, tmp_path:
 
     found = [(one.event_id, one.revision) for one in told(worker)]
     assert found == [("event0", 0), ("event1", 0), ("event2", 0), ("event3", 0), ("event0", 1)]
+
+
+def test_a_record_that_is_no_event_is_passed_over(
+    worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.producer.send(worker.topics.events, b"cams/front", b"\xff\xffno event")
+    assert worker.producer.flush(30)
+    with Catalog.open_writer(tmp_path / "data") as catalog:
+        catalog.set_space(SPACE)
+        log = EventLog(catalog)
+        for n in range(2):
+            add(log, n)
+            teller = Teller(log, EventTopic(worker.config))
+            teller.go_on()
+            teller.sink.close()
+
+    events = [record.value for record in worker.kept(worker.topics.events) if record.key != b"cams/front"]
+    assert [stream_pb2.Event.FromString(value or b"").event_id for value in events] == ["event0", "event1"]
+    assert "record skipped" in caplog.text

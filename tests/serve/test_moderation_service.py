@@ -1,6 +1,7 @@
 """Callers of the ModerationService: what is found is listed, and told once, in order, through restarts."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -25,10 +26,12 @@ from serve.client import Client
 from serve.config import ServerConfig
 from serve.errors import SettingsError
 from serve.events import Event, EventFilter, EventState
+from serve.moderator import Moderator
 from serve.phrases import time_span
 from serve.pipeline import delete, index
 from serve.server import Server
 from serve.settings import Settings
+from serve.values import Video
 
 pytestmark = pytest.mark.slow
 SETTINGS = Settings(workers=1)
@@ -323,7 +326,7 @@ def test_rescore_lets_policies_hold_and_says_what_came_of_it(data: Path, tmp_pat
     assert run("rescore", "--data", data) == (0, "2 videos scored by version 1: 6 changes, 3 events in all\n", "")
     mine = write(tmp_path / "mine.yaml", RED, version="2")
     assert run("rescore", mine, "--data", data, "--json")[1] == (
-        '{"version": "2", "video_count": 2, "change_count": 3, "event_count": 2}\n'
+        '{"version": "2", "video_count": 2, "change_count": 3, "event_count": 2, "failed": {}}\n'
     )
     code, out, _ = run("events", "--data", data, "--collection", "default")
     assert (code, out.split()) == (
@@ -341,6 +344,19 @@ def test_rescore_beside_a_server_says_that_that_one_was_faster(stub: ModerationS
         "nothing was left to score: a server of this library was faster, or these policies held already",
         "0 videos scored by version 1: 0 changes, 3 events in all",
     ])  # fmt: skip
+
+
+def test_rescore_names_what_it_could_not_score(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(moderator: Moderator, video: Video, version: tuple[object, ...]) -> None:
+        if video.collection == "other":
+            raise ValueError("a damaged video")
+        works(moderator, video, version)
+
+    works = Moderator.score
+    monkeypatch.setattr(Moderator, "score", score)
+    code, out, error = run("rescore", "--data", data)
+    assert (code, out) == (1, "1 video scored by version 1: 4 changes, 2 events in all\n")
+    assert re.fullmatch(r"kinodex: error: not scored: \w{16} \(ValueError: a damaged video\); the others are\n", error)
 
 
 def test_rescore_refuses_a_bad_file_and_keeps_what_holds(data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Events of videos: found once, the same however the video comes, and brought up to the policies."""
 
+import errno
 import json
 import time
 from collections.abc import Iterator
@@ -9,17 +10,21 @@ import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
 from test_live_engine import camera
 
+from serve import moderator
 from serve.catalog import Catalog
 from serve.events import Event, EventFilter, EventLog, EventState
+from serve.in_force import KEPT_NAME, MISSED_SECONDS, PoliciesInForce
 from serve.library import Library
 from serve.live import LiveRows
-from serve.moderator import Moderator, PoliciesInForce
+from serve.moderator import Moderator
 from serve.pipeline import index
 from serve.settings import Settings
+from serve.values import Video
 
 SETTINGS = Settings(workers=1)
 RED = {"id": "red", "label": "Red", "parents": ["Colours"], "shows": ["red"], "min_seconds": 2, "cooldown_seconds": 0}
 FIRE = {"id": "fire", "label": "Fire", "says": ["on fire"], "cooldown_seconds": 5, "action": "alert"}
+BAD = "version: '2'\npolicies:\n  - id: x\n    label: X\n    shows: []\n"
 
 
 @pytest.fixture
@@ -59,11 +64,12 @@ class Moderated:
     def __init__(self, library: Library, editor: Catalog, path: Path) -> None:
         self.library, self.editor, self.path = library, editor, path
         self.told: list[Event] = []
+        self.now = 0.0  # seconds
         self.restart()
 
     def restart(self) -> None:
         """As another process would begin."""
-        policies = PoliciesInForce(self.path)
+        policies = PoliciesInForce(self.path, self.path.with_name(KEPT_NAME), lambda: self.now)
         self.moderator = Moderator(self.library.engine, self.editor, policies, on_events=self.told.extend)
 
     def bring_up(self) -> list[tuple[str, str, float, float, int]]:
@@ -171,10 +177,37 @@ def test_a_killed_transaction_is_found_again(
     live.apply([camera(library, 0, seen=SEEN)], {})
     with monkeypatch.context() as broken:
         broken.setattr(EventLog, "record", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            moderated.bring_up()
+        assert moderated.bring_up() == []
 
+    moderated.restart()
     assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+
+
+def test_a_video_that_cannot_be_scored_keeps_no_other_from_it(
+    library: Library,
+    live: LiveRows,
+    moderated: Moderated,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def score(self: Moderator, video: Video, version: tuple[object, ...]) -> None:
+        if video.video_id == "bad":
+            raise ValueError("a damaged video")
+        works(self, video, version)
+
+    moderated.bring_up()
+    for name in ("one", "bad", "two"):
+        live.apply([camera(library, 0, seen=SEEN, video_id=name)], {})
+    works = Moderator.score
+    with monkeypatch.context() as broken:
+        broken.setattr(Moderator, "score", score)
+        broken.setattr(moderator, "RETRY_SECONDS", 0.0)
+        assert len(moderated.bring_up()) == 4  # of the two others
+        for _ in range(3):
+            assert moderated.bring_up() == []
+    assert caplog.text.count("video not scored video=default/bad") == 1
+    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+    assert moderated.moderator.failed == {}
 
 
 def test_two_that_score_the_same_find_it_once(
@@ -234,12 +267,63 @@ def test_policies_that_are_taken_away_take_their_events_with_them(moderated: Mod
     moderated.bring_up()
     moderated.path.unlink()
     moderated.bring_up()
+    moderated.now += MISSED_SECONDS
+    moderated.bring_up()
     assert moderated.events(moderated.library.videos()[0].video_id) == []
+    moderated.path.write_text(BAD)
+    moderated.restart()
+    moderated.bring_up()
+    assert moderated.moderator.policies.policies is None
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_file_that_is_away_for_a_moment_withdraws_nothing(moderated: Moderated, is_restarted: bool) -> None:
+    moderated.bring_up()
+    away = moderated.path.rename(moderated.path.with_suffix(".old"))  # as editors save
+    if is_restarted:
+        moderated.restart()
+    assert moderated.bring_up() == []
+    moderated.now += MISSED_SECONDS / 2
+    assert moderated.bring_up() == []
+    away.rename(moderated.path)
+    assert moderated.bring_up() == []
+    moderated.now += MISSED_SECONDS
+    assert moderated.bring_up() == []
+    assert len(moderated.events(moderated.library.videos()[0].video_id)) == 1
+
+
+@pytest.mark.parametrize("name", ["stat", "open"])
+def test_a_disk_that_fails_changes_nothing_and_is_read_again(
+    moderated: Moderated, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    moderated.bring_up()
+    write(moderated.path, RED, version="2")
+
+    def fails(path: Path, *arguments: object, **named: object) -> object:
+        if path == moderated.path:
+            raise OSError(errno.EIO, "Input/output error")
+        return works(path, *arguments, **named)
+
+    works = getattr(Path, name)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, name, fails)
+        assert moderated.bring_up() == []
+        moderated.now += MISSED_SECONDS
+        assert moderated.bring_up() == []
+    assert "Input/output error" in str(moderated.moderator.policies.mistake)
+    assert [one[:2] for one in moderated.bring_up()] == [("red", "CLOSED")]  # of version 2 now
+    assert moderated.moderator.policies.mistake is None
+    with monkeypatch.context() as broken:
+        works = Path.stat
+        broken.setattr(Path, "stat", fails)
+        moderated.bring_up()
+    moderated.bring_up()
+    assert moderated.moderator.policies.mistake is None  # although the file is the same
 
 
 def test_a_bad_file_leaves_the_policies_in_force(moderated: Moderated, caplog: pytest.LogCaptureFixture) -> None:
     moderated.bring_up()
-    moderated.path.write_text("version: '2'\npolicies:\n  - id: x\n    label: X\n    shows: []\n")
+    moderated.path.write_text(BAD)
 
     assert moderated.bring_up() == []
     assert len(moderated.events(moderated.library.videos()[0].video_id)) == 1
@@ -247,6 +331,34 @@ def test_a_bad_file_leaves_the_policies_in_force(moderated: Moderated, caplog: p
     assert mistake is not None
     assert (mistake.line, mistake.field) == (5, "policies[0].shows")
     assert "version 1 holds on" in caplog.text
+
+
+def test_a_bad_file_leaves_the_policies_in_force_through_a_restart(
+    library: Library, live: LiveRows, moderated: Moderated
+) -> None:
+    moderated.bring_up()
+    moderated.path.write_text(BAD)
+    moderated.restart()
+
+    assert moderated.bring_up() == []
+    assert moderated.moderator.policies.mistake is not None
+    live.apply([camera(library, 0, seen=SEEN)], {})
+    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+
+
+def test_where_nobody_knows_what_held_nothing_is_withdrawn(
+    library: Library, live: LiveRows, moderated: Moderated
+) -> None:
+    moderated.bring_up()
+    moderated.path.write_text(BAD)
+    moderated.path.with_name(KEPT_NAME).write_text("damaged")
+    moderated.restart()
+    live.apply([camera(library, 0, seen=SEEN)], {})
+
+    assert moderated.bring_up() == []
+    assert len(moderated.events(library.videos()[0].video_id)) == 1
+    write(moderated.path, RED, FIRE)
+    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
 
 
 def test_policies_hold_for_their_collections(library: Library, editor: Catalog, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from test_server import wait_until
 
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
+from serve import unread
 from serve.catalog import Catalog
 from serve.client import Client
 from serve.errors import IndexUnavailable, ServerFailed
@@ -25,8 +27,9 @@ from serve.library import Library
 from serve.live import LiveRows
 from serve.pipeline import index
 from serve.settings import Settings
-from serve.standing import StandingQuery, Watcher
-from serve.values import Filter, MomentChange, Query, Thresholds, Verdict
+from serve.standing import StandingQuery, Watcher, moment_of
+from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
+from temporal.values import ChangeKind
 
 SETTINGS = Settings(workers=1)
 SEEN = dict.fromkeys([*range(5, 9), *range(20, 34)], "red") | {36: "green", 37: "green"}
@@ -246,6 +249,36 @@ def test_what_had_ended_before_a_query_and_goes_on_is_not_told_from_its_start(li
     assert red.told() == [("OPENED", 66.0, 68.0), ("CLOSED", 66.0, 69.0)]
 
 
+def test_after_a_bug_nothing_is_told_that_was_there_before(
+    library: Library, live: LiveRows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher(library.engine)
+    comes(library, live, watcher, 0, 3)
+    red = Standing(watcher, "red")  # asked after 32 s
+    take = watcher._take
+
+    def broken(video: Video, followed: object) -> None:
+        if video.video_id == "cam":
+            raise ValueError("a damaged video")
+        take(video, followed)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watcher, "_take", broken)
+        watcher.start()
+        live.apply([camera(library, 3, seen=SEEN)], {})
+        live.apply([camera(library, 0, seen=SEEN, video_id="other")], {})
+        library.engine.refresh()
+        wait_until(lambda: len(red.found) == 2)  # the other one is followed all the same
+        for _ in range(3):
+            watcher.wake()
+        Standing(watcher, "green").leave()  # and others can ask
+        watcher.stop()
+    assert caplog.text.count("standing queries failed video=default/cam") == 1
+    comes(library, live, watcher, 4, 7)
+
+    assert [one for one in red.told() if one[1] > 9] == [("OPENED", 32.0, 34.0), ("CLOSED", 32.0, 34.0)]
+
+
 # ---- over gRPC
 
 
@@ -270,6 +303,54 @@ def test_a_caller_is_told_as_moments_come(library: Library, live: LiveRows, data
     with channel, pytest.raises(grpc.RpcError) as error:
         next(call)
     assert refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_call_that_ends_while_it_begins_leaves_no_query(
+    data: Path, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    adding, go_on, add = threading.Event(), threading.Event(), Watcher.add
+
+    def slowly(watcher: Watcher, asked: StandingQuery) -> None:
+        adding.set()
+        assert go_on.wait(20)
+        add(watcher, asked)
+
+    with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
+        monkeypatch.setattr(Watcher, "add", slowly)
+        request = search.WatchMomentsRequest(query={"text": "red"})
+        call = SearchServiceStub(channel).WatchMoments(request, timeout=60 if is_cancelled else 1)
+        assert adding.wait(20)
+        if is_cancelled:
+            call.cancel()
+        wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 0)
+        go_on.set()
+        server.server.query_workers.close()  # waits for what is being done
+        assert len(server.server.followers.ready_watcher()) == 0
+
+
+@pytest.mark.slow
+def test_a_caller_who_does_not_read_is_let_go(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "STUCK_SECONDS", 0.5)
+    with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
+        watcher = server.server.followers.ready_watcher()
+        call = SearchServiceStub(channel).WatchMoments(search.WatchMomentsRequest(query={"text": "red"}), timeout=60)
+        next(call)
+        (asked,) = [one for one in watcher.places if one is not None]
+        moment = moment_of(next(iter(watcher.engine.videos.values())), 1.0, 2.0, 0.9, transcript="x" * 2000)
+        change = MomentChange(moment_id="m", kind=ChangeKind.UPDATED, moment=moment)
+        told = 0
+        while len(watcher) and told < 20_000:  # gRPC takes some megabytes until it waits for the reader
+            asked.tell(change)
+            told += 1
+            time.sleep(0.0005)
+        assert len(watcher) == 0
+        read: list[search.WatchMomentsResponse] = []
+        with pytest.raises(grpc.RpcError) as error:
+            read.extend(call)
+    assert len(read) < told
+    assert refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
 
 
 @pytest.mark.slow

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from sample_catalog import SPACE, put
 
+from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
-from serve import telling, webhook
+from serve import event_topic, telling, webhook
 from serve.catalog import Catalog
 from serve.errors import SettingsError
+from serve.event_topic import EventTopic
 from serve.events import Event, EventLog, EventState
 from serve.telling import Stopped, Teller
 from serve.webhook import Webhook
@@ -54,6 +56,7 @@ class FakeSink:
     """Notes what it is told; fails where a test says."""
 
     name: str = "fake"
+    batch_count: int = 2
     told: list[str] = field(default_factory=list)
     begun: list[Any] = field(default_factory=list)
     failures: int = 0
@@ -72,8 +75,7 @@ class FakeSink:
         pass
 
 
-def test_goes_on_where_the_catalog_says(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telling, "BATCH_COUNT", 2)
+def test_goes_on_where_the_catalog_says(log: EventLog) -> None:
     sink = FakeSink()
     add(log, 0, 1, 2)
     Teller(log, sink).go_on()
@@ -97,6 +99,44 @@ def test_tells_again_what_did_not_arrive(
     teller.stop()
     assert sink.told == ["event0-0", "event1-0"]
     assert sum("events wait to be told" in line for line in caplog.messages) == 1  # once for one trouble
+
+
+# ---- Kafka; with a broker: test_events_kafka.py
+
+
+class SilentBroker:
+    """A producer whose broker has stopped answering, and what it sends."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self.sent = threading.Event()
+
+    def partition_of(self, topic: str, key: bytes) -> int:
+        return 0
+
+    def send(self, topic: str, key: bytes, value: bytes, *, partition: int) -> "SilentBroker":
+        self.sent.set()
+        return self
+
+    def wait(self, seconds: float) -> bool:
+        time.sleep(min(seconds, 20))
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_stop_does_not_wait_for_a_broker_that_does_not_answer(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_topic, "Producer", SilentBroker)
+    sink = EventTopic(KafkaConfig(servers=("127.0.0.1:9",)))
+    monkeypatch.setattr(sink, "begin", lambda state: None)
+    add(log, 0)
+    teller = Teller(log, sink)
+    teller.start()
+    wait_until(lambda: sink._producer is not None and sink._producer.sent.is_set())  # type: ignore[attr-defined]
+    started = time.monotonic()
+    teller.stop()
+    assert time.monotonic() - started < 5
+    assert log.told("kafka") == (0, None)
 
 
 # ---- webhook
@@ -194,6 +234,44 @@ def test_what_is_not_taken_is_a_dead_letter_and_the_next_is_posted(
     assert (letter["event"]["eventId"], letter["reason"]) == ("event1", f"HTTP {answers[0]}")
     assert len(receiver.came) == count + 1
     assert receiver.came[-1][0]["webhook-id"] == "event2-0"
+
+
+def test_a_restart_posts_nothing_again_that_was_taken(log: EventLog, receiver: Receiver, tmp_path: Path) -> None:
+    add(log, *range(6))
+    receiver.answers = [204] * 4 + [500]
+    teller = Teller(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
+    teller.start()
+    wait_until(lambda: len(receiver.came) == 5)
+    teller.stop()
+    teller = Teller(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
+    teller.start()
+    wait_until(lambda: len(receiver.came) == 7)
+    teller.stop()
+
+    ids = [headers["webhook-id"] for headers, _ in receiver.came]
+    assert ids == [f"event{n}-0" for n in (0, 1, 2, 3, 4, 4, 5)]
+
+
+def test_a_dead_letter_that_cannot_be_written_is_tried_again(
+    log: EventLog, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(telling, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(telling, "LOOK_SECONDS", 0.01)
+    dead = tmp_path / "dead"
+    dead.mkdir()  # in the file's place
+    add(log, *range(3))
+    receiver.answers = [204] + [400] * 3
+    teller = Teller(log, Webhook(receiver.url, SECRET, dead))
+    teller.start()
+    wait_until(lambda: len(receiver.came) == 3)
+    dead.rmdir()
+    wait_until(lambda: log.told("webhook")[0] == log.last_sequence())
+    teller.stop()
+
+    ids = [headers["webhook-id"] for headers, _ in receiver.came]
+    assert (ids[0], ids[-1], set(ids[1:-1])) == ("event0-0", "event2-0", {"event1-0"})
+    assert caplog.text.count("events wait to be told sink=webhook") == 1
+    assert "events not told" not in caplog.text
 
 
 def test_a_receiver_that_is_away_is_waited_for(tmp_path: Path) -> None:
