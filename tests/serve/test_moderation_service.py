@@ -245,6 +245,20 @@ def test_a_caller_that_goes_away_is_let_go(server: Running) -> None:
     assert server.server.metrics.calls_in_flight._value.get() == 0
 
 
+def test_those_who_watch_take_no_place_of_other_calls(data: Path) -> None:
+    limits = {"max_concurrent_calls": 1, "max_watches": 2}
+    with running(data, SETTINGS, **limits) as server, grpc.insecure_channel(server.address) as channel:
+        stub = ModerationServiceStub(channel)
+        first, _ = Watch(stub), Watch(stub)
+        with pytest.raises(grpc.RpcError) as error:
+            Watch(stub)
+        assert refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+        stub.ListPolicies(moderation.ListPoliciesRequest())
+        first.call.cancel()
+        wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 1)
+        Watch(stub)
+
+
 def test_a_token_is_good_for_its_own_question_and_library(stub: ModerationServiceStub, tmp_path: Path) -> None:
     token = Watch(stub).first.resume_token
     for request, expected in (
