@@ -79,7 +79,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         spans: Spans = no_spans,
     ) -> None:
         self.config, self.tokens, self.metrics, self.is_ready, self.spans = config, tokens, metrics, is_ready, spans
-        self.count = 0  # calls under way, of the kinds that are limited
+        # By kind: how many may be under way, and are. Watches stand for long, each for itself costs next to nothing.
+        self.limits = {"calls": config.max_concurrent_calls, "watches": config.max_watches}
+        self.counts = dict.fromkeys(self.limits, 0)
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """Give the method's handler back, wrapped; an unknown method is gRPC's to refuse."""
@@ -128,7 +130,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def watched(self, behaviour: Any, method: str, metadata: dict[str, str]) -> Any:
         async def run(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self.accounted(method, metadata, context) as request_id:
+            async with self.accounted(method, metadata, context, kind="watches") as request_id:
                 is_begun = False
                 async with contextlib.aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
@@ -140,20 +142,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return run
 
     @contextlib.asynccontextmanager
-    async def accounted(self, method: str, metadata: dict[str, str], context: Any) -> AsyncIterator[str]:
+    async def accounted(
+        self, method: str, metadata: dict[str, str], context: Any, *, kind: str = "calls"
+    ) -> AsyncIterator[str]:
         """Let a call begin, and tell what came of it: to the caller, the metrics and the log. Gives its request id."""
         request_id = metadata.get("x-request-id", "")
         if not PLAIN_ID.fullmatch(request_id):
             request_id = uuid4().hex
         started, code, error, peer = time.perf_counter(), "OK", None, context.peer()
-        self.count += 1
-        self.metrics.calls_in_flight.set(self.count)
+        self._count(kind, 1)
         REQUEST_ID.set(request_id)  # each call runs in a context of its own
         CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
         try:
             CURRENT.set(Call(method=method, request_id=request_id, principal=self.authenticated(metadata)))
-            if self.count > self.config.max_concurrent_calls:
-                raise Overloaded("calls", BUSY_RETRY_SECONDS)
+            if self.counts[kind] > self.limits[kind]:
+                raise Overloaded(kind, BUSY_RETRY_SECONDS)
             if not self.is_ready() and method.startswith(OUR_PACKAGE):
                 raise ServerNotReady("loading or stopping", BUSY_RETRY_SECONDS)
             with self.spans(method, metadata, request_id):
@@ -174,8 +177,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 logger.exception("call failed method=%s", method)
             await context.abort_with_status(rpc_status.to_status(status_of(error, request_id)))
         finally:
-            self.count -= 1
-            self.metrics.calls_in_flight.set(self.count)
+            self._count(kind, -1)
             self.metrics.calls.labels(method, code).inc()
             seconds = time.perf_counter() - started
             self.metrics.call_seconds.labels(method).observe(seconds)
@@ -185,6 +187,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 method, code, reason_of(error) if error else "-", seconds * 1000,
                 (call.principal.name if call else "") or "-", peer,
             )  # fmt: skip
+
+    def _count(self, kind: str, change: int) -> None:
+        self.counts[kind] += change
+        self.metrics.calls_in_flight.set(sum(self.counts.values()))
 
     async def limited(self, behaviour: Behaviour, method: str, request: Any, context: Any) -> Any:
         """Run the method, for a bounded time where the caller sets no deadline."""

@@ -20,7 +20,8 @@ class ServerConfig:
     traces: bool = False  # OpenTelemetry, set up by the OTEL_ variables; needs the extra "tracing"
     query_workers: int = 0  # questions answered at the same time; 0: one a processor
     max_waiting_queries: int = 256  # beyond them a question is refused at once, with the time to come back
-    max_concurrent_calls: int = 1000  # of all kinds, waiting ones included
+    max_concurrent_calls: int = 1000  # of all kinds but those that watch, waiting ones included
+    max_watches: int = 10_000  # calls of WatchMoments and WatchEvents at the same time
     max_message_bytes: int = 16 << 20  # of one request: a picture of 8 MiB with room
     max_call_seconds: float = 60.0  # of a call that brings no deadline of its own, uploads excepted
     max_upload_bytes: int = 8 << 30  # of one file
@@ -40,6 +41,7 @@ class ServerConfig:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in (
             "max_concurrent_calls",
+            "max_watches",
             "max_message_bytes",
             "max_call_seconds",
             "max_upload_bytes",

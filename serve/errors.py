@@ -148,6 +148,8 @@ class PolicyInvalid(ServeError):
     Attributes:
         line: From 1; None: the file as a whole.
         field: Such as "policies[2].leave"; empty: none.
+        where: Line and field for who may not know the file; empty where it is the file as a whole.
+        reason: What is wrong; it may quote the file.
     """
 
     def __init__(self, path: str, reason: str, *, line: int | None = None, field: str = "") -> None:
@@ -155,7 +157,8 @@ class PolicyInvalid(ServeError):
         super().__init__(
             f"cannot use policies {place}: {field}: {reason}" if field else f"cannot use policies {place}: {reason}"
         )
-        self.path, self.line, self.field = path, line, field
+        self.path, self.line, self.field, self.reason = path, line, field, reason
+        self.where = ": ".join(part for part in ("" if line is None else f"line {line}", field) if part)
 
 
 class RequestInvalid(ServeError):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,12 @@ from kinodex.v1 import moderation_service_pb2_grpc
 from serve.access import Access
 from serve.auth import Principal
 from serve.calls import Workers, current_principal
-from serve.errors import PageTokenInvalid, ResumeTokenExpired, ServerNotReady
+from serve.errors import PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, ServerNotReady
 from serve.event_messages import event_filter, event_message, policy_message
 from serve.events import Event, EventChange, EventFilter, EventLog, Place, place_of
 from serve.in_force import PoliciesInForce
 from serve.pages import PageSigner, binding
+from serve.policies import Policy
 from serve.violations import Violations
 
 DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT = 100, 1000  # on a page
@@ -79,11 +80,11 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
     async def ListPolicies(
         self, request: moderation.ListPoliciesRequest, context: Any
     ) -> moderation.ListPoliciesResponse:
-        held = self.policies()
-        response = moderation.ListPoliciesResponse(refused=str(held.mistake or ""))
+        held, readable = self.policies(), self.access.readable(current_principal(), None)
+        response = moderation.ListPoliciesResponse(refused=refused(held.mistake, is_whole=readable is None))
         if held.policies is not None:
             response.version = held.policies.version
-            response.policies.extend(policy_message(policy) for policy in held.policies.policies)
+            response.policies.extend(policy_message(policy) for policy in narrowed(held.policies.policies, readable))
         return response
 
     async def ListEvents(self, request: moderation.ListEventsRequest, context: Any) -> moderation.ListEventsResponse:
@@ -167,3 +168,20 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
             PermissionDenied, CollectionNotFound: For what it names and may not have.
         """
         return replace(wanted, collections=self.access.readable(principal, wanted.collections))
+
+
+def narrowed(policies: Sequence[Policy], readable: Sequence[str] | None) -> Iterator[Policy]:
+    """Yield the policies that hold for what a caller may read, without the other collections' names; None: all."""
+    for policy in policies:
+        if readable is None or not policy.collections:
+            yield policy
+        elif held := tuple(name for name in policy.collections if name in readable):
+            yield replace(policy, collections=held)
+
+
+def refused(mistake: PolicyInvalid | None, *, is_whole: bool) -> str:
+    """Say what is wrong with the file of policies, not where it is; what it says only to who may see all of it."""
+    if mistake is None:
+        return ""
+    said = (mistake.where, mistake.reason) if is_whole else (mistake.where or "the file",)
+    return ": ".join(part for part in said if part)

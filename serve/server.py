@@ -108,7 +108,8 @@ class Server:
             self.config.max_waiting_queries,
             self.metrics.queries_waiting.set,
         )
-        self.call_workers = Workers("calls", WRITING_WORKERS, self.config.max_concurrent_calls, lambda count: None)
+        most_waiting = self.config.max_concurrent_calls + self.config.max_watches
+        self.call_workers = Workers("calls", WRITING_WORKERS, most_waiting, lambda count: None)
         self.reader, self.editor = Catalog.open_reader(directory), Catalog.open_editor(directory)
         self.spool = Spool(
             directory / FOLDER_NAME,

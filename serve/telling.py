@@ -18,6 +18,7 @@ from serve.events import Event, EventLog
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between two looks at the catalog if nobody says that it changed
+STOP_SECONDS = 30.0  # for what is under way; of a webhook, and of a broker that answers, it is over before
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 
@@ -73,7 +74,9 @@ class Teller:
         self.stopping.set()
         self.woken.set()
         if self.thread.is_alive():
-            self.thread.join()
+            self.thread.join(STOP_SECONDS)
+        if self.thread.is_alive():  # what is not noted is sent again at the next start
+            logger.error("given up sink=%s after=%g", self.sink.name, STOP_SECONDS)
         self.sink.close()
 
     def run(self) -> None:

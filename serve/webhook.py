@@ -2,15 +2,18 @@
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import http.client
 import json
 import logging
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,7 +55,8 @@ class Webhook:
         """
         check_url(url)
         self.url, self.key, self.dead_letters = url, webhook_key(secret), dead_letters
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._lifeline = _Lifeline()
+        self._opener = urllib.request.build_opener(_NoRedirects(), _Held(self._lifeline))
 
     def begin(self, state: Any) -> None:
         """There is nothing to go on from."""
@@ -94,13 +98,17 @@ class Webhook:
         }
         try:
             request = urllib.request.Request(self.url, data=body, headers=headers, method="POST")
-            with self._opener.open(request, timeout=WEBHOOK_SECONDS):
+            with self._lifeline.cut_after(WEBHOOK_SECONDS), self._opener.open(request, timeout=WEBHOOK_SECONDS):
+                if self._lifeline.is_cut:  # a half answer looks like a whole one
+                    raise TimeoutError
                 return "", True
         except urllib.error.HTTPError as error:
             error.close()
             is_final = 300 <= error.code < 500 and error.code not in REFUSALS_THAT_PASS
             return f"HTTP {error.code}", is_final
         except (OSError, http.client.HTTPException) as error:
+            if self._lifeline.is_cut:
+                return f"no answer within {WEBHOOK_SECONDS:g} s", False
             return str(error) or type(error).__name__, False
 
 
@@ -133,6 +141,88 @@ def check_url(url: str) -> None:
         wrong = "must be of ASCII characters without spaces: write others as %C3%A9, and hosts as xn--..."
     if wrong:
         raise SettingsError(f"server.webhook_url {wrong}")
+
+
+class _Lifeline:
+    """The connection that is in use, which is cut when its time is over.
+
+    A socket's own timeout is for each piece that comes: whoever sends a byte now and then would never be over.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # of all below
+        self.socket: socket.socket | None = None  # a duplicate: whoever wraps or closes the connection does not mind
+        self.is_cut = False
+
+    @contextlib.contextmanager
+    def cut_after(self, seconds: float) -> Iterator[None]:
+        """Cut the connection that is made meanwhile after so many seconds."""
+        self.is_cut = False
+        timer = threading.Timer(seconds, self.cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            self._take(None)
+
+    def hold(self, connected: socket.socket) -> None:
+        """Take a connection; one that comes too late is cut at once."""
+        self._take(connected.dup())
+        if self.is_cut:
+            self.cut()
+
+    def cut(self) -> None:
+        """End the connection: whoever reads from it reads no more."""
+        with self.lock:
+            self.is_cut = True
+            if self.socket is not None:
+                with contextlib.suppress(OSError):  # the other end was faster
+                    self.socket.shutdown(socket.SHUT_RDWR)
+
+    def _take(self, connected: socket.socket | None) -> None:
+        with self.lock:
+            before, self.socket = self.socket, connected
+        if before is not None:
+            before.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection that is held by a lifeline as soon as there is one, before TLS begins."""
+
+    lifeline: _Lifeline
+
+    def connect(self) -> None:
+        super().connect()
+        self.lifeline.hold(self.sock)
+
+
+class _TlsConnection(http.client.HTTPSConnection, _Connection):
+    """The same with TLS: HTTPSConnection makes its connection by what comes next, then wraps it."""
+
+
+class _Held(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens http: and https: with a lifeline."""
+
+    def __init__(self, lifeline: _Lifeline) -> None:
+        super().__init__()
+        self.lifeline = lifeline
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(self._maker(_Connection), request)
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(self._maker(_TlsConnection), request)
+
+    def _maker(self, kind: type[_Connection]) -> Callable[..., _Connection]:
+        def make(*arguments: Any, **named: Any) -> _Connection:
+            made = kind(*arguments, **named)
+            made.lifeline = self.lifeline
+            return made
+
+        return make
 
 
 def webhook_key(secret: str) -> bytes:

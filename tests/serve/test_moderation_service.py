@@ -130,7 +130,7 @@ def test_lists_the_policies_in_force(stub: ModerationServiceStub, data: Path) ->
     while not (found := stub.ListPolicies(moderation.ListPoliciesRequest())).refused:
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert "line 1: policies[0].leave: 0.5 is above enter = 0.4" in found.refused
+    assert found.refused == "line 1: policies[0].leave: 0.5 is above enter = 0.4"
     assert (found.version, len(found.policies)) == ("1", 2)
 
 
@@ -231,7 +231,7 @@ def test_a_stop_ends_those_who_watch_at_once(data: Path) -> None:
         started = time.monotonic()
     assert time.monotonic() - started < 15
     with channel, pytest.raises(grpc.RpcError) as error:
-        next(watch.responses)
+        list(watch.responses)  # events that came before
     assert refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
 
 
@@ -243,6 +243,20 @@ def test_a_caller_that_goes_away_is_let_go(server: Running) -> None:
     while server.server.metrics.calls_in_flight._value.get() and time.monotonic() < end:
         time.sleep(0.05)
     assert server.server.metrics.calls_in_flight._value.get() == 0
+
+
+def test_those_who_watch_take_no_place_of_other_calls(data: Path) -> None:
+    limits = {"max_concurrent_calls": 1, "max_watches": 2}
+    with running(data, SETTINGS, **limits) as server, grpc.insecure_channel(server.address) as channel:
+        stub = ModerationServiceStub(channel)
+        first, _ = Watch(stub), Watch(stub)
+        with pytest.raises(grpc.RpcError) as error:
+            Watch(stub)
+        assert refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+        stub.ListPolicies(moderation.ListPoliciesRequest())
+        first.call.cancel()
+        wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 1)
+        Watch(stub)
 
 
 def test_a_token_is_good_for_its_own_question_and_library(stub: ModerationServiceStub, tmp_path: Path) -> None:
@@ -284,6 +298,26 @@ def test_a_caller_sees_its_own_collections(data: Path) -> None:
         with pytest.raises(grpc.RpcError) as error:
             next(stub.WatchEvents(moderation.WatchEventsRequest()))
         assert refusal(error.value) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+
+
+def test_a_caller_sees_the_policies_of_its_own_collections(data: Path) -> None:
+    write(data / "policies.yaml", RED, BLUE, {**BLUE, "id": "both", "collections": ["default", "other"]})
+    result = CliRunner().invoke(cli, ["token", "add", "--data", str(data), "reader", "--collection", "other"])
+    metadata = (("authorization", f"Bearer {result.stdout.strip()}"),)
+    with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
+
+        def asked() -> moderation.ListPoliciesResponse:
+            return ModerationServiceStub(channel).ListPolicies(moderation.ListPoliciesRequest(), metadata=metadata)  # type: ignore[arg-type]
+
+        wait_until(lambda: len(asked().policies) > 0)
+        found = [(one.policy_id, list(one.collections)) for one in asked().policies]
+        assert found == [("red", []), ("both", ["other"])]
+        write(data / "policies.yaml", BLUE, BLUE)
+        wait_until(lambda: bool(asked().refused))
+        assert asked().refused == "line 1: policies[1].id"  # not which
+        (data / "policies.yaml").write_text("")
+        wait_until(lambda: "line" not in asked().refused)
+        assert asked().refused == "the file"
 
 
 def test_a_webhook_is_told_what_is_found(data: Path, receiver: Receiver) -> None:

@@ -1,9 +1,11 @@
 """Sinks of events: told everything, in order, again until it arrives, and no more than that."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -234,6 +236,61 @@ def test_what_is_not_taken_is_a_dead_letter_and_the_next_is_posted(
     assert (letter["event"]["eventId"], letter["reason"]) == ("event1", f"HTTP {answers[0]}")
     assert len(receiver.came) == count + 1
     assert receiver.came[-1][0]["webhook-id"] == "event2-0"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_receiver_that_trickles_is_no_answer(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scheme: str
+) -> None:
+    monkeypatch.setattr(webhook, "WEBHOOK_SECONDS", 0.5)
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            # A header that does not end; of TLS, a record of 16 KiB.
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: " if scheme == "http" else b"\x16\x03\x03\x40\x00")
+            while not ended.wait(0.1):
+                connection.sendall(b"a")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    add(log, 0)
+    sink = Webhook(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/", SECRET, tmp_path / "dead")
+    teller = Teller(log, sink)
+    teller.start()
+    try:
+        wait_until(lambda: "webhook failed event_id=event0 attempt=1" in caplog.text)
+    finally:
+        ended.set()
+        teller.stop()
+        thread.join()
+        listener.close()
+    assert "reason=no answer within 0.5 s" in caplog.text
+
+
+def test_a_stop_waits_so_long_and_no_longer(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(telling, "STOP_SECONDS", 0.1)
+    sink, go_on, telling_it = FakeSink(), threading.Event(), threading.Event()
+
+    def tell(events: Sequence[Event], wait: Callable[[float], bool]) -> None:
+        telling_it.set()
+        assert go_on.wait(20)
+        raise Stopped
+
+    monkeypatch.setattr(sink, "tell", tell)
+    add(log, 0)
+    teller = Teller(log, sink)
+    teller.start()
+    assert telling_it.wait(20)
+    teller.stop()
+    assert "given up sink=fake" in caplog.text
+    go_on.set()
+    teller.thread.join(20)
 
 
 def test_a_restart_posts_nothing_again_that_was_taken(log: EventLog, receiver: Receiver, tmp_path: Path) -> None:

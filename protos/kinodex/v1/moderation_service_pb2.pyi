@@ -135,7 +135,9 @@ class ListPoliciesResponse(_message.Message):
     version: _builtins.str
     """Their version, as their file says."""
     refused: _builtins.str
-    """What is wrong with the file that should take their place: they hold until it is mended. Empty: nothing."""
+    """What is wrong with the file that should take their place: they hold until it is mended. Line and field only for a
+    caller who may not read every collection. Empty: nothing.
+    """
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
         """The policies in force; none: nothing is looked for."""

@@ -57,7 +57,7 @@ class ModerationServiceServicer:
     """
 
     def ListPolicies(self, request, context):
-        """Returns the policies in force.
+        """Returns the policies in force for what the caller may read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

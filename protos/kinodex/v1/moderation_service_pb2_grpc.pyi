@@ -34,7 +34,7 @@ class ModerationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModerationServiceAsyncStub: ...
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.ListPoliciesRequest, _moderation_service_pb2.ListPoliciesResponse]
-    """Returns the policies in force."""
+    """Returns the policies in force for what the caller may read."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.ListEventsRequest, _moderation_service_pb2.ListEventsResponse]
     """Returns events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page token,
     PERMISSION_DENIED for a collection that the caller may not read.
@@ -51,7 +51,7 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPolicies: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.ListPoliciesRequest, _moderation_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
-    """Returns the policies in force."""
+    """Returns the policies in force for what the caller may read."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.ListEventsRequest, _moderation_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Returns events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page token,
     PERMISSION_DENIED for a collection that the caller may not read.
@@ -71,7 +71,7 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _moderation_service_pb2.ListPoliciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_moderation_service_pb2.ListPoliciesResponse, _abc.Awaitable[_moderation_service_pb2.ListPoliciesResponse]]:
-        """Returns the policies in force."""
+        """Returns the policies in force for what the caller may read."""
 
     @_abc_1.abstractmethod
     def ListEvents(
