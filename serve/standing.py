@@ -46,10 +46,21 @@ class StandingQuery:
     ready_at: dict[int, float] = field(default_factory=dict)  # by video: when the next spoken moment may begin
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Left:
+    """Where a live video that ended was left: it may go on, and late words may come."""
+
+    version: int
+    epoch: int
+    frames_after: float
+    words_after: int
+
+
 @dataclass(slots=True, kw_only=True)
 class _Followed:
     """A live video that is followed."""
 
+    video: Video | None = None  # as it was taken last; None: nothing of it was
     version: int
     epoch: int
     frames_after: float  # seconds
@@ -71,6 +82,7 @@ class Watcher:
         self.said = np.zeros((0, 0), np.float32)
         self.enter, self.leave, self.least, self.pause = (np.zeros(0) for _ in range(4))
         self.videos: dict[int, _Followed] = {}  # by row
+        self.ended: dict[int, _Left] = {}  # by row
         self.stopping, self.woken = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.run, name="watcher", daemon=True)
 
@@ -83,6 +95,7 @@ class Watcher:
                 self._follow()  # what is there already is for the others
             else:
                 self.videos = {row: self._begun(one) for row, one in self.engine.videos.items() if one.is_growing}
+                self.ended = {row: self._left(one) for row, one in self.engine.videos.items() if _has_ended(one)}
             place = self.places.index(None) if None in self.places else self._grown()
             self.places[place] = asked
             target, thresholds = asked.target, asked.thresholds
@@ -185,19 +198,34 @@ class Watcher:
     def _follow(self) -> None:
         videos = self.engine.videos
         for row in self.videos.keys() - videos.keys():
-            del self.videos[row]
+            self._gone(self.videos.pop(row))
+        self.ended = {row: left for row, left in self.ended.items() if row in videos}
         for row, video in videos.items():
             followed = self.videos.get(row)
-            if followed is None and video.is_growing:  # it began after the queries did: all of it is new
+            left = self.ended.get(row)
+            if followed is None and (video.is_growing if left is None else left.version != video.version):
                 followed = self.videos[row] = self._new(video)
             if followed is not None and followed.version != video.version:
                 self._take(video, followed)
 
     def _new(self, video: Video) -> _Followed:
+        """Begin to follow a video from where it was left; if it began after the queries did, all of it is new."""
+        left = self.ended.pop(video.row, _Left(version=-1, epoch=0, frames_after=-1.0, words_after=-1))
         admitted = np.array([one is not None and self._admits(one, video) for one in self.places], np.bool_)
         return _Followed(
-            version=-1, epoch=0, frames_after=-1.0, words_after=-1, tracks=Hysteresis(self._rules()), admitted=admitted
-        )
+            version=-1, epoch=left.epoch, frames_after=left.frames_after, words_after=left.words_after,
+            tracks=Hysteresis(self._rules()), admitted=admitted,
+        )  # fmt: skip
+
+    def _left(self, video: Video) -> _Left:
+        """Return the end of a video that ended before it was followed."""
+        words_after = FinalUtterances(self.engine.catalog).last_position(video)
+        return _Left(version=video.version, epoch=0, frames_after=video.duration_seconds, words_after=words_after)
+
+    def _gone(self, followed: _Followed) -> None:
+        """End what goes on in a video that was deleted."""
+        if followed.video is not None:
+            self._tell(followed.video, followed.epoch, followed.tracks.finish(followed.frames_after))
 
     def _take(self, video: Video, followed: _Followed) -> None:
         """Take the frames and words that are new in a video."""
@@ -225,7 +253,12 @@ class Watcher:
             followed.words_after = position
         if not video.is_growing:
             self._tell(video, followed.epoch, followed.tracks.finish(video.duration_seconds))
-        followed.version = video.version
+            self.ended[video.row] = _Left(
+                version=video.version, epoch=followed.epoch, frames_after=followed.frames_after,
+                words_after=followed.words_after,
+            )  # fmt: skip
+            self.videos.pop(video.row, None)  # not kept with all that stands
+        followed.version, followed.video = video.version, video
 
     def _tell(self, video: Video, epoch: int, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -263,6 +296,10 @@ class Watcher:
             name = moment_id(moment, utterance.epoch, "speech")
             for kind in (ChangeKind.OPENED, ChangeKind.CLOSED):
                 asked.tell(MomentChange(moment_id=name, kind=kind, moment=moment))
+
+
+def _has_ended(video: Video) -> bool:
+    return video.is_live and video.is_ended
 
 
 def moment_of(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
 from running import running
+from sample_live import STARTED
 from test_live_engine import camera
 from test_moderation_service import refusal
 from test_server import wait_until
@@ -144,6 +145,41 @@ def test_thresholds_and_filters_are_each_ones_own(library: Library, live: LiveRo
     assert paused.told()[:3] == [("OPENED", 5.0, 7.0), ("CLOSED", 5.0, 9.0), ("OPENED", 29.0, 31.0)]
     assert short.told() == [("OPENED", 36.0, 36.0), ("CLOSED", 36.0, 38.0)]
     assert elsewhere.told() == []
+
+
+def test_what_goes_on_in_a_video_that_is_deleted_is_closed(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    red, green = Standing(watcher, "red"), Standing(watcher, "green")
+    comes(library, live, watcher, 0, 3)  # until 32, red from 20 on
+    live.delete("default", "cam", STARTED + 100)
+    library.engine.refresh()
+    watcher.follow()
+    assert red.told() == [*RED[:3], ("CLOSED", 20.0, 31.0)]
+    assert (green.told(), watcher.videos) == ([], {})
+
+
+def test_a_video_that_ended_is_let_go_and_taken_up_again_where_it_was_left(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    red = Standing(watcher, "red")
+    comes(library, live, watcher, 0, 7)  # it ends with 64
+    assert (watcher.videos, red.told()) == ({}, RED)
+    late = Standing(watcher, "red")
+    again = {70: "red", 71: "red", 72: "red", 73: "red"}
+    live.apply([camera(library, n, seen=again) for n in (7, 8)], {})
+    library.engine.refresh()
+    watcher.follow()
+    assert red.told()[len(RED) :] == late.told() == [("OPENED", 70.0, 72.0), ("CLOSED", 70.0, 74.0)]
+    assert len(watcher.videos) == 1
+
+
+def test_what_had_ended_before_a_query_and_goes_on_is_not_told_from_its_start(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    comes(library, live, watcher, 0, 7)
+    red = Standing(watcher, "red")
+    live.apply([camera(library, n, seen={66: "red", 67: "red", 68: "red"}) for n in (7, 8)], {})
+    library.engine.refresh()
+    watcher.follow()
+    assert red.told() == [("OPENED", 66.0, 68.0), ("CLOSED", 66.0, 69.0)]
 
 
 def test_many_queries_come_and_go_and_none_minds(library: Library, live: LiveRows) -> None:
