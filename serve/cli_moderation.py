@@ -117,6 +117,8 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     if as_json:
         click.echo(json.dumps(asdict(found)))
         return
+    if not found.video_count:
+        click.echo("nothing was left to score: a server of this library was faster, or these policies held already")
     scored, total = counted(found.video_count, "video"), counted(found.event_count, "event")
     click.echo(f"{scored} scored by version {found.version}: {counted(found.change_count, 'change')}, {total} in all")
 

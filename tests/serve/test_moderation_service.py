@@ -352,6 +352,15 @@ def test_rescore_needs_policies_and_a_library(data: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "none").exists()
 
 
+def test_rescore_beside_a_server_says_that_that_one_was_faster(stub: ModerationServiceStub, data: Path) -> None:
+    Watch(stub, from_start=True).take(6)
+    code, out, _ = run("rescore", "--data", data)
+    assert (code, out.splitlines()) == (0, [
+        "nothing was left to score: a server of this library was faster, or these policies held already",
+        "0 videos scored by version 1: 0 changes, 3 events in all",
+    ])  # fmt: skip
+
+
 def test_events_of_a_server_are_listed_and_followed(server: Running, stub: ModerationServiceStub, data: Path) -> None:
     Watch(stub, from_start=True).take(6)
     assert run("events", "--server", server.address, "--label", "Blue", "--json")[1].count('"blue"') == 1
