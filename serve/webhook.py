@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from google.protobuf.json_format import MessageToJson
 
@@ -48,8 +49,7 @@ class Webhook:
         Raises:
             SettingsError: If the URL is none, or the secret too short to keep anybody out.
         """
-        if not url.startswith(("https://", "http://")):
-            raise SettingsError(f"server.webhook_url must be http:// or https://, got {url}")
+        check_url(url)
         self.url, self.key, self.dead_letters = url, webhook_key(secret), dead_letters
         self._opener = urllib.request.build_opener(_NoRedirects)
 
@@ -127,6 +127,30 @@ def webhook_key(secret: str) -> bytes:
     if len(key) < LEAST_SECRET_BYTES:
         raise SettingsError(f"server.webhook_secret must have at least {LEAST_SECRET_BYTES} bytes, got {len(key)}")
     return key
+
+
+def check_url(url: str) -> None:
+    """Make sure that something can be sent to a URL, which may be a secret and is not shown.
+
+    Raises:
+        SettingsError: If nothing can.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise SettingsError(f"server.webhook_url is no URL: {error}") from error
+    wrong = ""
+    if parts.scheme not in ("http", "https"):
+        wrong = "must be http:// or https://"
+    elif not parts.hostname or port == 0:
+        wrong = "must name a host, and no port or one from 1 to 65535"
+    elif parts.username is not None:
+        wrong = "must not hold a user: what is sent is signed"
+    elif not url.isascii() or not url.isprintable() or " " in url:
+        wrong = "must be of ASCII characters without spaces: write others as %C3%A9, and hosts as xn--..."
+    if wrong:
+        raise SettingsError(f"server.webhook_url {wrong}")
 
 
 def signature(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:

@@ -1,0 +1,39 @@
+"""server.webhook_url: what nothing can be sent to is refused when the server starts."""
+
+import pytest
+
+from serve.errors import SettingsError
+from serve.webhook import check_url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h", "https://example.org/hook?key=a%20b", "http://127.0.0.1:8080/", "http://[::1]:80/x", "HTTP://h/"],
+)
+def test_takes_what_can_be_sent_to(url: str) -> None:
+    check_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("", "must be http:// or https://"),
+        ("example.org/hook", "must be http:// or https://"),
+        ("ftp://example.org/", "must be http:// or https://"),
+        ("http://", "must name a host"),
+        ("http:///hook", "must name a host"),
+        ("http://:80/", "must name a host"),
+        ("http://h:0/", "must name a host"),
+        ("http://h:x/secret", "is no URL"),
+        ("http://h:70000/", "is no URL"),
+        ("http://[::1/", "is no URL"),
+        ("http://user:secret@h/", "must not hold a user"),
+        ("http://h/secret\N{LATIN SMALL LETTER E WITH ACUTE}", "must be of ASCII"),
+        ("http://h/a secret", "must be of ASCII"),
+    ],
+)
+def test_refuses_what_nothing_can_be_sent_to_and_does_not_show_it(url: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match="webhook_url") as caught:
+        check_url(url)
+    assert problem in str(caught.value)
+    assert "secret" not in str(caught.value)
