@@ -1,7 +1,9 @@
 """The README and the program say the same."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -9,10 +11,13 @@ from google.rpc import code_pb2
 
 import ingest.errors
 from serve.cli import cli
+from serve.events import Event
 from serve.metrics import CacheCounts, ServerMetrics
+from serve.policies import Policies, Policy
 from serve.settings import known_settings, variable_name
 from serve.sharing import WorkedOut
 from serve.status import STATUS
+from serve.values import MatchedWord
 from serve.worker_metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +57,16 @@ def test_every_file_a_readme_links_to_is_there(folder: str) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / folder / "README.md").read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if not (ROOT / folder / link).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [("events", Event), ("events", MatchedWord), ("policies", Policy), ("policies", Policies)]
+)
+def test_every_field_of_json_is_in_the_readme(command: str, kind: type[Any]) -> None:
+    line = next(line for line in README.splitlines() if line.startswith(f"- `{command}`: "))
+    described = line.partition("`; `")[0]
+    names = [one.name for one in fields(kind)]
+    assert [name for name in names if f'"{name}"' not in described] == []
 
 
 def test_every_reason_of_an_error_stands_beside_its_code() -> None:
