@@ -54,7 +54,8 @@ def align(
     width = max(map(len, rows))
     tokens = torch.tensor([row + [tokenizer.eot] * (width - len(row)) for row in rows], device=features.device)
     attention, logits = _attend(model, heads, tokens, features)  # (H, B, W, T), (B, W, V)
-    probabilities = logits[:, :, : tokenizer.eot].softmax(dim=-1)
+    # Only what was said is asked for: the softmax of all would write the whole vocabulary once more for each token.
+    total = logits[:, :, : tokenizer.eot].logsumexp(dim=-1)  # (B, W)
     timed = []
     for b, (text, duration_seconds) in enumerate(zip(texts, durations_seconds, strict=True)):
         positions = min(attention.shape[-1], max(1, round(duration_seconds * TOKENS_PER_SECOND)))
@@ -63,7 +64,8 @@ def align(
         weights = median_filter((weights - mean) / std.clamp_min(1e-8), MEDIAN_WIDTH)
         matrix = weights.mean(dim=0)[len(tokenizer.sot_sequence) : -1].cpu().numpy()  # text tokens and eot, by time
         first = len(prefix) - 1  # the logits there predict the first text token
-        spoken = probabilities[b, first + torch.arange(len(text)), torch.tensor(text, dtype=torch.long)].tolist()
+        at = first + torch.arange(len(text))
+        spoken = (logits[b, at, torch.tensor(text, dtype=torch.long)] - total[b, at]).exp().tolist()
         timed.append(_cut_words(tokenizer, list(text), warp(-matrix), spoken))
     return timed
 

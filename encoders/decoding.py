@@ -1,0 +1,47 @@
+"""openai-whisper's decoding of a batch, without the rows that have ended.
+
+Its own loop computes all rows until the longest has ended: every step reads each row's keys and values of the sound,
+18 MB for tiny.en, and multiplies with the whole vocabulary. Texts of a batch differ in length by several times.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from whisper.decoding import DecodingTask, PyTorchInference
+
+
+class ShrinkingTask(DecodingTask):  # type: ignore[misc]
+    """DecodingTask of one candidate a row (greedy or sampled); the same tokens, up to rounding by batch size."""
+
+    def _main_loop(self, audio_features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+        """Return tokens (B, N), filled up with eot, the sums of log probabilities (B,), and no_speech_probs."""
+        inference: PyTorchInference = self.inference
+        count, eot = len(tokens), self.tokenizer.eot
+        all_tokens = torch.full((count, tokens.shape[1] + self.sample_len), eot, device=tokens.device)
+        all_sums = torch.zeros(count, device=audio_features.device)
+        no_speech_probs = [np.nan] * count
+        rows = torch.arange(count, device=tokens.device)  # those that go on
+        sums = all_sums.clone()
+        try:
+            for step in range(self.sample_len):
+                logits = inference.logits(tokens, audio_features)
+                if step == 0 and self.tokenizer.no_speech is not None:
+                    at_start = logits[:, self.sot_index].float().softmax(dim=-1)
+                    no_speech_probs = at_start[:, self.tokenizer.no_speech].tolist()
+                logits = logits[:, -1]
+                for logit_filter in self.logit_filters:
+                    logit_filter.apply(logits, tokens)
+                tokens, _ = self.decoder.update(tokens, logits, sums)
+                all_tokens[rows, : tokens.shape[1]] = tokens
+                all_sums[rows] = sums
+                goes_on = tokens[:, -1] != eot
+                if not goes_on.any() or tokens.shape[1] > self.n_ctx:
+                    break
+                if not goes_on.all():
+                    rows, tokens, sums = rows[goes_on], tokens[goes_on], sums[goes_on]
+                    audio_features = audio_features[goes_on]
+                    for module, kept in inference.kv_cache.items():
+                        inference.kv_cache[module] = kept[goes_on]
+        finally:
+            inference.cleanup_caching()
+        return all_tokens, all_sums, no_speech_probs
