@@ -58,6 +58,7 @@ chaos: setup  ## kill workers, servers and the broker under live streams; compar
 	@$(BIN)/python tests/kafka/chaos.py
 
 bench: setup  ## every figure that has a reference, measured beside it: benchmarks/results/DATE-COMMIT.json, .md, .png
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	@$(BIN)/python benchmarks/bench.py $(BENCH)
 
 check: setup check-protos  ## ruff, mypy, buf, and whether the generated stubs are those of the protos
