@@ -139,10 +139,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--frames", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="64 frames, twice")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="FILE.md; by default the results here, with --quick none")
     add_ratios_option(parser)
     args = parser.parse_args()
+    if args.quick:
+        args.frames, args.repeats = 64, 2
+    out = args.out or (None if args.quick else RESULTS)
     torch.set_num_threads(args.threads)
     model, encoder = load(args.model, args.device)
     shape = (args.frames, encoder.input_height, encoder.input_width, 3)
@@ -197,7 +201,8 @@ def main() -> None:
         "",
     ]
     print("\n".join(lines))
-    args.out.write_text("\n".join(lines))
+    if out is not None:
+        out.write_text("\n".join(lines))
     write_ratios(args.ratios, [ratio])
 
 

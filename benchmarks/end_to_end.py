@@ -226,13 +226,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_COUNT} of the files")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="OMP_NUM_THREADS of both (default: as it is)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="FILE.md; by default the results here, with --quick none")
     add_ratios_option(parser)
     args = parser.parse_args()
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)
     if importlib.util.find_spec("cv2") is None:
         sys.exit("end_to_end.py needs OpenCV: pip install 'kinodex[bench]'")
+    if not args.videos.is_dir():
+        sys.exit(f"end_to_end.py needs the development videos: no folder {args.videos}")
     paths = sorted(str(path) for path in args.videos.iterdir() if path.is_file())
     if args.quick:
         paths = random.Random(SEED).sample([path for path in paths if is_short(path)], QUICK_COUNT)
@@ -249,8 +251,10 @@ def main() -> None:
     found = {side: middle(runs[side]) for side in SIDES}
     text = report(found, runs, len(paths))
     print(text)
-    args.out.write_text(text)
-    draw(found, args.out.with_suffix(".png"))
+    out = args.out or (None if args.quick else RESULTS)
+    if out is not None:
+        out.write_text(text)
+        draw(found, out.with_suffix(".png"))
     write_ratios(args.ratios, ratios(found))
 
 
