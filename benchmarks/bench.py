@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 from sampling import machine
 from serving import ROOT, commit
 
-BENCHMARKS = ("sampling", "encoding", "speech", "end_to_end", "query", "growth", "milvus")
+BENCHMARKS = ("sampling", "encoding", "speech", "end_to_end", "query", "growth", "live_day", "milvus")
 MET, MISSED, WITHOUT = "#2a7f62", "#c8553d", "#8d99ae"
 
 

@@ -50,7 +50,7 @@ class Hour:
 
     number: int
     resident_bytes: int
-    held: int  # pictures and utterances that the worker's side still has
+    held: int  # pictures and utterances that the worker still has
     segment_count: int  # in the catalog
     cpu_ms: float  # for a chunk, everything together
     question_ms: float
@@ -149,7 +149,7 @@ def report(found: Sequence[Hour], retention: str) -> str:
         [
             "# A live day", "",
             f"`{command()}`, {date.today()}, {machine()}; commit {commit()}; retention {retention}.", "",
-            "| hour | resident MiB | the worker's side holds | segments in the catalog | CPU ms a chunk | question, ms |",
+            "| hour | resident MiB | held by the worker | segments in the catalog | CPU ms a chunk | question, ms |",
             "| --- | --- | --- | --- | --- | --- |",
             *(
                 f"| {one.number} | {one.resident_bytes / 2**20:.0f} | {one.held} | {one.segment_count:,} |"
@@ -180,13 +180,14 @@ def ratios_of(found: Sequence[Hour]) -> list[Ratio]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=int, default=24)
+    parser.add_argument("--quick", action="store_true", help="half a day")
     parser.add_argument("--retention", default="default=6h", help="as server.retention; '' keeps all")
     parser.add_argument("--out", type=Path, metavar="FILE.md")
     add_ratios_option(parser)
     args = parser.parse_args()
     kept = read_retention([args.retention] if args.retention else [])
     with tempfile.TemporaryDirectory() as folder:
-        found = run(Path(folder), args.hours, kept)
+        found = run(Path(folder), 12 if args.quick else args.hours, kept)
     text = report(found, args.retention or "none")
     print(text)
     write_ratios(args.ratios, ratios_of(found))
