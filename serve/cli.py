@@ -7,6 +7,7 @@ one line on standard error; exit status 2 says that the command line is wrong, 1
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Run the command of this process: the console script's entry."""
     logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL, format="%(name)s: %(message)s")
+    # Idle OpenMP threads spin before they sleep, which takes the cores from decoding; torch reads this when it loads.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     warnings.simplefilter("ignore")  # of the libraries below: they are for developers, see --debug
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal of any encoding

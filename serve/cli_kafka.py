@@ -1,7 +1,6 @@
 """`kinodex publish`, `kinodex worker` and `kinodex topics`: live streams over Kafka."""
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,8 +102,6 @@ def worker(servers: str | None, config: Path | None) -> None:
     Prints a line when it is ready; logs go to standard error.
     """
     settings = load(servers, config)
-    # Idle OpenMP threads spin before they sleep, which takes the cores from decoding; torch reads this when it loads.
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from serve.logs import log_to_stderr
     from serve.working import work
 

@@ -21,6 +21,8 @@ from serve.pipeline import index
 from serve.settings import Settings
 from serve.values import Video
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(workers=1)
 RED = {"id": "red", "label": "Red", "parents": ["Colours"], "shows": ["red"], "min_seconds": 2, "cooldown_seconds": 0}
 FIRE = {"id": "fire", "label": "Fire", "says": ["on fire"], "cooldown_seconds": 5, "action": "alert"}

@@ -31,6 +31,8 @@ from serve.standing import StandingQuery, Watcher, moment_of
 from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
 from temporal.values import ChangeKind
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(workers=1)
 SEEN = dict.fromkeys([*range(5, 9), *range(20, 34)], "red") | {36: "green", 37: "green"}
 SAID = {9: "it is on fire", 26: "nothing else", 41: "on fire again"}

@@ -27,6 +27,8 @@ from serve.events import Event, EventLog, EventState
 from serve.telling import Stopped, Teller
 from serve.webhook import Webhook
 
+pytestmark = pytest.mark.slow
+
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123").decode()
 
 

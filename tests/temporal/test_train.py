@@ -19,6 +19,8 @@ from temporal.train import CANDIDATE, CHECKPOINT, FUSION, contrast, draw_caption
 from temporal.training_set import TrainingCaption, TrainingSet, held_apart
 from temporal.values import TimeSpan
 
+pytestmark = pytest.mark.slow
+
 SMALL = FusionConfig(frame_size=SIZE, utterance_size=SIZE, width=64, head_count=4)
 BRIEF = TrainConfig(
     steps=12, batch_count=16, learning_rate=1e-3, shortest_seconds=16, report_steps=4, held_out_share=0.2
