@@ -162,7 +162,7 @@ def report(found: Sequence[Hour], retention: str) -> str:
 
 
 def ratios_of(found: Sequence[Hour]) -> list[Ratio]:
-    first, last = found[len(found) // 4], found[-1]  # by then what is kept is there
+    first, last = found[min(7, len(found) - 1)], found[-1]  # from the eighth hour on old rows go
     return [
         Ratio(
             name=f"live day: memory after {last.number} hours", ours=last.resident_bytes / 2**20,
