@@ -107,7 +107,7 @@ class Webhook:
             is_final = 300 <= error.code < 500 and error.code not in REFUSALS_THAT_PASS
             return f"HTTP {error.code}", is_final
         except (OSError, http.client.HTTPException) as error:
-            if self._lifeline.is_cut:
+            if self._lifeline.is_cut or isinstance(getattr(error, "reason", error), TimeoutError):  # whichever is first
                 return f"no answer within {WEBHOOK_SECONDS:g} s", False
             return str(error) or type(error).__name__, False
 
