@@ -51,6 +51,8 @@ class VisualEncoder(Protocol):
         input_height: Of a frame, in pixels.
         resize: How a picture of another shape becomes one of the input size.
         calibration: How its similarities are read, where the data directory has no calibration of its own.
+        sentence: The sentence encoder that encodes its texts, so that those who have both encode a text once; None: it
+            encodes them itself.
     """
 
     name: str
@@ -60,6 +62,9 @@ class VisualEncoder(Protocol):
     input_height: int
     resize: ResizePolicy
     calibration: Calibration
+
+    @property
+    def sentence(self) -> SentenceEncoder | None: ...
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed uint8 (B, H, W, 3) RGB pictures at the input size: float32 (B, D), unit length."""
@@ -72,6 +77,7 @@ class OpenClipEncoder:
     """A model of open_clip. Implements VisualEncoder. Safe to call from several threads."""
 
     calibration = GENERIC
+    sentence = None
 
     def __init__(self, name: str, model: Any, tokenizer: Any, config: VisualConfig) -> None:
         import open_clip

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings, Utterance, Word
+from encoders.values import Utterance, Word
 from ingest.values import MediaInfo
 from serve.errors import DataDirectoryInvalid
 from serve.values import Video, WallClockAnchor
@@ -59,19 +60,22 @@ def words_of(text: str) -> tuple[Word, ...]:
     )
 
 
-def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> FrameEmbeddings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFrames:
+    """The frames of a video as they lie there; see encoders.values.FrameEmbeddings."""
+
+    epochs: NDArray[np.int32]  # (F,)
+    pts_seconds: NDArray[np.float64]  # (F,)
+    vectors: NDArray[np.float16]  # (F, D)
+
+
+def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrames:
     """Read rows of FRAME_FIELDS, in order of time."""
-    if not blocks:
-        return FrameEmbeddings(
-            epochs=np.empty(0, np.int32), pts_seconds=np.empty(0), vectors=np.empty((0, 0), np.float32)
-        )
-    width, size = blocks[0][1], sum(block[0] for block in blocks)
-    return FrameEmbeddings(
-        epochs=array_of(b"".join(block[2] for block in blocks), "<i4", size, directory).astype(np.int32),
+    width, size = blocks[0][1] if blocks else 0, sum(block[0] for block in blocks)
+    return StoredFrames(
+        epochs=array_of(b"".join(block[2] for block in blocks), "<i4", size, directory),
         pts_seconds=array_of(b"".join(block[3] for block in blocks), "<f8", size, directory),
-        vectors=array_of(b"".join(block[4] for block in blocks), "<f2", size * width, directory)
-        .astype(np.float32)
-        .reshape(size, width),
+        vectors=array_of(b"".join(block[4] for block in blocks), "<f2", size * width, directory).reshape(size, width),
     )
 
 
@@ -95,7 +99,7 @@ def vector_bytes(vector: NDArray[np.float32]) -> bytes | None:
 
 
 def array_of(data: bytes, dtype: str, size: int, directory: Path) -> NDArray[Any]:
-    """Return a writable array of `size` numbers; DataDirectoryInvalid where the blob is not as long as its row says."""
+    """Return an array of `size` numbers; DataDirectoryInvalid where the blob is not as long as its row says."""
     if len(data) != size * np.dtype(dtype).itemsize:
         raise DataDirectoryInvalid(str(directory), f"an array of {size} {dtype} has {len(data)} bytes")
-    return np.frombuffer(bytearray(data), dtype)
+    return np.frombuffer(data, dtype)

@@ -22,7 +22,7 @@ from serve.catalog import Catalog
 from serve.encoders import Encoders
 from serve.errors import VideoNotFound
 from serve.following import Said, read_said
-from serve.intent import read_intent
+from serve.intent import Intent, read_intent
 from serve.known import KnownVideos
 from serve.lexical import content_terms, matches_term
 from serve.nearest import open_index
@@ -72,8 +72,9 @@ class Engine:
         if (visual := encoders.visual) is not None:
             calibration = calibration_in(directory, visual)
             cache_bytes = settings.server.frame_cache_bytes
+            texts = self.sentences if visual.sentence is encoders.sentence else TextVectors(visual.encode_texts)
             self.visual = VisualChannel(
-                catalog, visual, self.segments, settings.moments, calibration, cache_bytes=cache_bytes
+                catalog, visual, texts, self.segments, settings.moments, calibration, cache_bytes=cache_bytes
             )
         self.lock = SharedLock()  # written: the videos, and the indexes
         self.known = KnownVideos(self.fingerprint)
@@ -268,6 +269,7 @@ class Engine:
         shown: list[tuple[float, NDArray[np.float32] | None]] = []
         said: list[tuple[float, NDArray[np.float32] | None]] = []
         if has_text:
+            self.encode_together(query, intent)
             share = 1.0 if pixels is None and example is None else 1.0 - query.image_weight
             if intent.visual_weight > 0 and self.visual is not None:
                 shown.append((share, self.visual.text_vector(intent.text)))
@@ -295,6 +297,13 @@ class Engine:
             not_terms=content_terms(unwanted),
             example=example,
         )
+
+    def encode_together(self, query: Query, intent: Intent) -> None:
+        """Where one encoder serves both channels, encode what both need in one batch: a second one costs as much."""
+        if self.visual is not None and self.visual.texts is self.sentences:
+            shown = self.visual.prompts(intent.text) if intent.visual_weight > 0 else []
+            said = self.speech.prompts(query.text, intent) if intent.speech_weight > 0 else []
+            self.sentences.encode([*shown, *said])
 
     def example(self, like: MomentReference) -> tuple[int, TimeSpan]:
         """Find the video of a "more like this" question."""

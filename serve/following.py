@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
-from serve.columns import FRAME_FIELDS, UTTERANCE_FIELDS, frames_of, utterance_of
-from serve.pieces import Pieces
+from serve.columns import FRAME_FIELDS, UTTERANCE_FIELDS, StoredFrames, frames_of, utterance_of
+from serve.pieces import Halves, Pieces
 from serve.pooling import Traits
 from serve.positions import BLOCK_BITS, UTTERANCE_BITS, block_of, block_range
 from serve.reading import CatalogReader, Kind
@@ -109,8 +109,20 @@ def blocks_of(kind: Kind, positions: NDArray[np.int64]) -> NDArray[np.int64]:
 class FrameBlock:
     """Frames of neighbouring segments, or all of a file's."""
 
-    embeddings: FrameEmbeddings
+    epochs: NDArray[np.int32]  # (F,)
+    pts_seconds: NDArray[np.float64]  # (F,)
+    vectors: Halves  # (F, D)
     traits: Traits
+
+    @classmethod
+    def of(cls, stored: StoredFrames) -> "FrameBlock":
+        return cls(
+            epochs=stored.epochs, pts_seconds=stored.pts_seconds, vectors=Halves(stored.vectors), traits=Traits()
+        )
+
+    def embeddings(self) -> FrameEmbeddings:
+        """Return them as they were embedded: of another size, so not to be kept."""
+        return FrameEmbeddings(epochs=self.epochs, pts_seconds=self.pts_seconds, vectors=self.vectors.floats())
 
 
 class VideoFrames:
@@ -121,7 +133,7 @@ class VideoFrames:
         self.as_read = blocks  # for the next version
         self.blocks = in_order(blocks)
         self.traits = Traits()  # of all of it
-        frames = [block.embeddings for block in self.blocks.values()]
+        frames = list(self.blocks.values())
         self.vectors = Pieces(each.vectors for each in frames)
         if len(frames) == 1:
             self.epochs, self.pts_seconds = frames[0].epochs, frames[0].pts_seconds
@@ -141,14 +153,14 @@ class VideoFrames:
 def read_frames(catalog: CatalogReader, row: int, version: int, before: VideoFrames | None) -> VideoFrames:
     """Read the frames of a version of a video; for RowCache."""
     if not version:
-        return VideoFrames(0, {0: FrameBlock(embeddings=catalog.frames(row), traits=Traits())})
+        return VideoFrames(0, {0: FrameBlock.of(catalog.stored_frames(row))})
 
     def read(block: int) -> FrameBlock | None:
         found = catalog.rows(
             f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
             " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position", row, *block_range(block),
         )  # fmt: skip
-        return FrameBlock(embeddings=frames_of(found, catalog.directory), traits=Traits()) if found else None
+        return FrameBlock.of(frames_of(found, catalog.directory)) if found else None
 
     known, since = ({}, -1) if before is None else (before.as_read, before.version)
     return VideoFrames(version, follow(catalog, row, known, since, read))
@@ -163,14 +175,12 @@ def in_order(blocks: Mapping[int, FrameBlock]) -> Mapping[int, FrameBlock]:
     kept: dict[int, FrameBlock] = {}
     is_same = True
     for number, block in blocks.items():
-        times = block.embeddings.pts_seconds
+        times = block.pts_seconds
         if len(times) and (times[0] <= last or (np.diff(times) <= 0).any()):
             is_later = times > np.maximum.accumulate(np.concatenate([[last], times[:-1]]))
-            each = block.embeddings
-            embeddings = FrameEmbeddings(
-                epochs=each.epochs[is_later], pts_seconds=times[is_later], vectors=each.vectors[is_later]
-            )
-            kept[number], is_same = FrameBlock(embeddings=embeddings, traits=Traits()), False
+            vectors = block.vectors.take(np.flatnonzero(is_later)).astype(np.float16)
+            later = StoredFrames(epochs=block.epochs[is_later], pts_seconds=times[is_later], vectors=vectors)
+            kept[number], is_same = FrameBlock.of(later), False
         else:
             kept[number] = block
         last = max(last, times.max(initial=-np.inf))

@@ -14,6 +14,7 @@ from serve.columns import (
     FRAME_FIELDS,
     UTTERANCE_FIELDS,
     VIDEO_FIELDS,
+    StoredFrames,
     array_of,
     frames_of,
     uri_bytes,
@@ -180,6 +181,13 @@ class CatalogReader(OpenCatalog):
         Raises:
             VideoNotFound: If the video is gone, as in all methods that take a row.
         """
+        stored = self.stored_frames(row)
+        return FrameEmbeddings(
+            epochs=stored.epochs, pts_seconds=stored.pts_seconds, vectors=stored.vectors.astype(np.float32)
+        )
+
+    def stored_frames(self, row: int) -> StoredFrames:
+        """Return all frames of a video as they lie there."""
         with self._reading(row) as is_live:
             blocks = self._select(
                 f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"

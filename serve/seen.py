@@ -55,15 +55,20 @@ class VisualChannel:
         self,
         catalog: Catalog,
         encoder: VisualEncoder,
+        texts: TextVectors,
         index: NearestRows,
         config: MomentConfig,
         calibration: Calibration,
         *,
         cache_bytes: int,
     ) -> None:
-        self.catalog, self.encoder, self.index = catalog, encoder, index
+        """Take what there is.
+
+        Args:
+            texts: The encoder's vectors of texts; perhaps another's too, whose texts it encodes.
+        """
+        self.catalog, self.encoder, self.texts, self.index = catalog, encoder, texts, index
         self.config, self.calibration = config, calibration
-        self.texts = TextVectors(encoder.encode_texts)
         self.frames: RowCache[VideoFrames] = RowCache(
             partial(read_frames, catalog), lambda each: each.nbytes, cache_bytes
         )
@@ -79,6 +84,10 @@ class VisualChannel:
     def text_vector(self, text: str) -> NDArray[np.float32]:
         """Return float32 (D,), unit: the mean over the encoder's prompt templates."""
         return text_vector(self.texts.encode, self.calibration.templates, text)
+
+    def prompts(self, text: str) -> list[str]:
+        """Return what text_vector() encodes."""
+        return prompts(self.calibration.templates, text)
 
     def image_vector(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (D,), unit, of a picture at the encoder's input size."""
@@ -168,7 +177,7 @@ class VisualChannel:
         known = self.traits_of(curve).generic
         if temperature not in known:
             blocks = curve.frames.blocks.values()
-            pools = [self.bank_pool(block, temperature) for block in blocks if len(block.embeddings.vectors)]
+            pools = [self.bank_pool(block, temperature) for block in blocks if len(block.vectors)]
             scores = together(pools, temperature)  # (K,)
             known[temperature] = (float(scores.mean()), float(scores.std()))
         return known[temperature]
@@ -180,7 +189,7 @@ class VisualChannel:
         """Pool what captions of anything have in common with each frame of a block: (K,), at either temperature."""
         known = block.traits.pools
         if temperature not in known:
-            scores = block.embeddings.vectors @ (self.bank - self.bias).T
+            scores = block.vectors.floats() @ (self.bank - self.bias).T
             for each in (temperature, self.calibration.video_temperature, self.calibration.moment_temperature):
                 known[each] = pool(scores, each)
         return known[temperature]
@@ -247,7 +256,7 @@ def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
 def changes_of(block: FrameBlock) -> Changes:
     """Return how the picture changes; of a live video block by block, so that none is where two blocks meet."""
     if block.traits.changes is None:
-        block.traits.changes = picture_changes(block.embeddings)
+        block.traits.changes = picture_changes(block.embeddings())
     return block.traits.changes
 
 
@@ -261,8 +270,13 @@ def text_vector(
     encode: Callable[[Sequence[str]], NDArray[np.float32]], templates: Sequence[str], text: str
 ) -> NDArray[np.float32]:
     """Return float32 (D,), unit: the mean of a question's vectors in the sentences of `templates`."""
-    summed = encode([template.format(text) for template in templates]).sum(axis=0)
+    summed = encode(prompts(templates, text)).sum(axis=0)
     return np.asarray(summed / np.linalg.norm(summed), np.float32)
+
+
+def prompts(templates: Sequence[str], text: str) -> list[str]:
+    """Put a question into each of some sentences."""
+    return [template.format(text) for template in templates]
 
 
 def z_score(score: float, mean: float, spread: float) -> float:

@@ -386,7 +386,9 @@ class Server:
         if self.library is None:
             return {}
         engine = self.library.engine
-        visual = {} if engine.visual is None else {"visual": engine.visual.texts}
+        visual = {}
+        if engine.visual is not None and engine.visual.texts is not engine.sentences:
+            visual["visual"] = engine.visual.texts
         return {"sentence": engine.sentences, **visual}
 
 

@@ -19,6 +19,8 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.pieces import half_index
+
 faiss: Any = typed_faiss  # its own annotations miss half of what its C++ side gives
 
 # Why a rough copy of all rows, and neither IVF nor HNSW: a text is far from all pictures (cosine 0.3), so the lists of
@@ -173,9 +175,8 @@ def held_by_row(
 
 def empty_tail(width: int) -> Shard:
     """Return an exact shard without rows, for vectors of `width` numbers."""
-    vectors = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    vectors.is_trained = True  # there is nothing to learn for float16
-    return Shard(vectors=vectors, ids=np.empty(0, np.int64), owners=np.empty(0, np.int64), stamps=np.empty(0))
+    nothing = np.empty(0, np.int64)
+    return Shard(vectors=half_index(width), ids=nothing, owners=nothing, stamps=np.empty(0))
 
 
 def seal(tail: Shard) -> Shard:

@@ -108,9 +108,13 @@ class SpeechChannel:
 
     def query_vector(self, question: str, intent: Intent) -> NDArray[np.float32]:
         """Return float32 (D,): midway between the question as asked and its target, which beats either alone."""
-        whole = question if intent.said == intent.text else intent.said  # the question is of something else besides
-        both = self.texts.encode([whole, intent.said]).sum(axis=0)
+        both = self.texts.encode(self.prompts(question, intent)).sum(axis=0)
         return np.asarray(both / np.linalg.norm(both), np.float32)
+
+    def prompts(self, question: str, intent: Intent) -> list[str]:
+        """Return what query_vector() encodes."""
+        whole = question if intent.said == intent.text else intent.said  # the question is of something else besides
+        return [whole, intent.said]
 
     def nearest(self, query: NDArray[np.float32], rows: Sequence[int] | None) -> set[tuple[int, int]]:
         """Return (video row, position) of the utterances nearest in meaning."""

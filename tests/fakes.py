@@ -38,6 +38,7 @@ class ColourEncoder:
     input_height = 32
     resize = "squash"
     calibration = CALIBRATION
+    sentence = None
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         mean = pixels.reshape(len(pixels), -1, 3).mean(axis=1) / 255

@@ -64,7 +64,7 @@ class MiniEncoder:
         settings = json.dumps(asdict(replace(config, trained="")), sort_keys=True)
         self.fingerprint = fingerprint_of(NAME, settings, hashlib.sha256(data).digest(), sentence.fingerprint)
         self.calibration = calibrations.get(self.fingerprint, GENERIC)  # a tower just trained has none yet
-        self._data, self._sentence, self._run = data, sentence, run
+        self._data, self.sentence, self._run = data, sentence, run
         self._device = ""  # chosen with the first picture
         self._tower: Tower | None = None
         self._lock = threading.Lock()
@@ -129,7 +129,7 @@ class MiniEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts: float32 (Q, D), unit length."""
-        return self._sentence.encode(texts)
+        return self.sentence.encode(texts)
 
 
 def check_header(path: Path, data: bytes) -> None:

@@ -13,11 +13,12 @@ from sample_vectors import QUERIES, brute_force, random_vectors
 
 from serve import following, positions
 from serve.catalog import Catalog, Kind
+from serve.columns import StoredFrames
 from serve.following import FrameBlock, Said, VideoFrames, read_frames, read_said
 from serve.index import VectorIndex
 from serve.known import KnownVideos
 from serve.live import DeletionRecord, LiveRows, Tombstone
-from serve.pieces import Pieces
+from serve.pieces import Halves, Pieces
 from serve.pooling import pool, pooled, together
 from serve.retention import Limit, Retention
 from serve.sharing import RowCache
@@ -227,13 +228,12 @@ def test_files_of_an_index_are_not_trusted_about_live_rows(catalog: Catalog, liv
 
 def test_frames_that_repeat_are_left_out() -> None:
     def block(*seconds: float) -> FrameBlock:
-        return FrameBlock(
-            embeddings=following.FrameEmbeddings(
+        return FrameBlock.of(
+            StoredFrames(
                 epochs=np.zeros(len(seconds), np.int32),
                 pts_seconds=np.array(seconds, np.float64),
-                vectors=np.arange(len(seconds) * WIDTH, dtype=np.float32).reshape(-1, WIDTH),
-            ),
-            traits=following.Traits(),
+                vectors=np.arange(len(seconds) * WIDTH, dtype=np.float16).reshape(-1, WIDTH),
+            )
         )
 
     whole = VideoFrames(1, {0: block(0, 1, 2), 1: block(2, 3, 3, 4)})
@@ -245,15 +245,21 @@ def test_frames_that_repeat_are_left_out() -> None:
 
 
 def test_pieces_are_as_one() -> None:
-    vectors = random_vectors(50, 1)
-    pieces = Pieces([vectors[:7], vectors[7:7], vectors[7:30], vectors[30:]])
-    assert (len(pieces), pieces.nbytes) == (50, vectors.nbytes)
+    halves = random_vectors(50, 1).astype(np.float16)
+    vectors = halves.astype(np.float32)
+    pieces = Pieces(map(Halves, (halves[:7], halves[7:7], halves[7:30], halves[30:])))
+    assert (len(pieces), pieces.nbytes) == (50, halves.nbytes)
     assert np.allclose(pieces.products(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
-    places = np.array([0, 6, 7, 29, 30, 49, 3])
-    assert np.array_equal(pieces.take(places), vectors[places])
+    for places in ([0, 6, 7, 29, 30, 49], [8, 9], [49], range(50)):
+        assert np.array_equal(pieces.take(np.array(places)), vectors[places])
     for wanted in (slice(0, 50), slice(3, 5), slice(6, 31), slice(29, 30)):
         assert np.allclose(pieces.sum(wanted), vectors[wanted].sum(axis=0), atol=1e-5)
     assert len(Pieces([]).products(QUERIES[0])) == 0
+
+
+def test_halves_of_no_frame_or_no_number_are_none() -> None:
+    for shape in ((0, 0), (0, 8), (3, 0)):
+        assert Halves(np.empty(shape, np.float16)).floats().shape == shape
 
 
 def test_pools_of_parts_make_the_pool_of_all() -> None:
