@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from serve.catalog import Catalog, Kind
 from serve.holding import NO_IDS, Holdings, Rows, rows_by_id
-from serve.nearest import best_of, check_question
+from serve.nearest import Found, Nearest, best_of, check_question, distinct
 from serve.sealing import Sealing
 from serve.shard import LARGEST_SHARD_ROW_COUNT, Shard, empty_tail, held_by_row, read_file, seal, write_file
 
@@ -95,9 +95,7 @@ class VectorIndex:
                     self._sealing = Sealing(catalog, self.kind, [self._tail, *self._smaller(self._tail.live_count)])
             self._holdings.settle(changes)
 
-    def search(
-        self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> Nearest:
         """Find the nearest by inner product, best first; equal ones by id.
 
         Args:
@@ -107,6 +105,17 @@ class VectorIndex:
         Returns:
             Ids int64 (Q, k), for Catalog.locate(), and scores float32 (Q, k); -1 and -inf where there are no more.
         """
+        return self._search(vectors, k, rows)[:2]
+
+    def videos(self, vector: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> list[int]:
+        """Return the rows of the videos that the k nearest belong to, the nearest first; arguments as of search().
+
+        Args:
+            vector: float32 (D,), unit length.
+        """
+        return distinct(self._search(vector[None], k, rows)[2][0])
+
+    def _search(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> Found:
         check_question(vectors, k)
         queries = np.ascontiguousarray(vectors, np.float32)
         found = []

@@ -37,7 +37,7 @@ from serve.catalog import Catalog, Kind
 from serve.config import IndexConfig
 from serve.errors import IndexUnavailable, SettingsError
 from serve.holding import Changes, Holdings, Rows, Stored
-from serve.nearest import Found, best_of, check_question
+from serve.nearest import Found, Nearest, best_of, check_question, distinct
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +95,20 @@ class MilvusIndex:
                     raise
                 self._bring_up(catalog)  # the collection was taken away: it is made anew
 
-    def search(self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> Found:
+    def search(self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> Nearest:
         """Find the nearest by inner product, as serve.index.VectorIndex.search() does.
 
         Raises:
             IndexUnavailable: If Milvus does not answer.
         """
+        return self._found(vectors, k, rows)[:2]
+
+    def videos(self, vector: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> list[int]:
+        """Return the videos that the nearest belong to, as serve.index.VectorIndex.videos(); raises as search()."""
+        return distinct(self._found(vector[None], k, rows)[2][0])
+
+    def _found(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> Found:
+        """Search, once more where the collection was lost."""
         check_question(vectors, k)
         if k > MOST_FOUND:
             raise ValueError(f"k must be <= {MOST_FOUND} with Milvus, got {k}")
@@ -179,6 +187,7 @@ class MilvusIndex:
             )  # fmt: skip
             ids = np.full((len(queries), limit), -1, np.int64)
             scores = np.full((len(queries), limit), -np.inf, np.float32)
+            videos = np.full((len(queries), limit), -1, np.int64)
             lacking = False
             for n, answer in enumerate(answers):
                 rows = [(hit["id"], hit["entity"]["video"], hit["entity"]["stamp"]) for hit in answer]
@@ -186,9 +195,10 @@ class MilvusIndex:
                     is_held = self._holdings.holds(rows)
                 ids[n, : len(rows)] = np.where(is_held, [key for key, _, _ in rows], -1)
                 scores[n, : len(rows)] = np.where(is_held, [hit["distance"] for hit in answer], -np.inf)
+                videos[n, : len(rows)] = np.where(is_held, [video for _, video, _ in rows], -1)
                 lacking |= len(rows) == limit and int(is_held.sum()) < k
             if not lacking or limit == MOST_FOUND:
-                return ids, scores
+                return ids, scores, videos
             limit = min(4 * limit, MOST_FOUND)
 
     # ---- bringing up

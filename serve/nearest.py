@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from serve.catalog import Catalog, Kind
 from serve.config import IndexConfig
 
-Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids and scores, (Q, n) both; -1 and -inf: no more
+Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids and scores, (Q, n) both; -1 and -inf: no more
+# Ids, scores and the videos' rows, (Q, n) all; -1, -inf and -1: no more.
+Found = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
 
 class NearestRows(Protocol):
@@ -20,7 +22,9 @@ class NearestRows(Protocol):
 
     def refresh(self, catalog: Catalog) -> None: ...
 
-    def search(self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> Found: ...
+    def search(self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> Nearest: ...
+
+    def videos(self, vector: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> list[int]: ...
 
     def close(self) -> None: ...
 
@@ -50,7 +54,17 @@ def check_question(vectors: NDArray[np.float32], k: int) -> None:
 
 def best_of(found: Sequence[Found], query_count: int, k: int) -> Found:
     """Return the k best of what was found in several places, best first; equal ones by id."""
-    ids = np.concatenate([np.full((query_count, k), -1, np.int64), *(each for each, _ in found)], axis=1)
-    scores = np.concatenate([np.full((query_count, k), -np.inf, np.float32), *(each for _, each in found)], axis=1)
+    nothing = np.full((query_count, k), -1, np.int64)
+    ids = np.concatenate([nothing, *(each for each, _, _ in found)], axis=1)
+    scores = np.concatenate([np.full((query_count, k), -np.inf, np.float32), *(each for _, each, _ in found)], axis=1)
+    videos = np.concatenate([nothing, *(each for _, _, each in found)], axis=1)
     best = np.lexsort((ids, -scores), axis=1)[:, :k]
-    return np.take_along_axis(ids, best, axis=1), np.take_along_axis(scores, best, axis=1)
+    return (
+        np.take_along_axis(ids, best, axis=1), np.take_along_axis(scores, best, axis=1),
+        np.take_along_axis(videos, best, axis=1),
+    )  # fmt: skip
+
+
+def distinct(videos: NDArray[np.int64]) -> list[int]:
+    """Return the rows of videos in their order, each once, without the -1 that stand for no more."""
+    return [row for row in dict.fromkeys(videos.tolist()) if row >= 0]

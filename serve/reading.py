@@ -322,28 +322,34 @@ class CatalogReader(OpenCatalog):
         )
         return [WordMatch(row=row, position=position, score=-rank) for row, position, rank in found]
 
-    def document_frequency(self, term: str, rows: Sequence[int] | None = None) -> tuple[int, int]:
-        """Return how many utterances hold a word or phrase, and how many there are: of some videos, or None: of all."""
-        query, among = _phrase(term), None if rows is None else json.dumps([int(row) for row in rows])
+    def document_frequencies(
+        self, terms: Sequence[str], rows: Sequence[int] | None = None
+    ) -> tuple[dict[str, int], int]:
+        """Return how many utterances hold each word or phrase, and how many there are: of some videos, None: of all."""
+        among = None if rows is None else json.dumps([int(row) for row in rows])
+        counted = "SELECT count(*) FROM utterance_search"
         with self.snapshot():
             ((total,),) = self._select(
                 "SELECT coalesce(sum(utterance_count), 0) FROM videos WHERE state = 'READY'"
                 " AND (?1 IS NULL OR row IN (SELECT value FROM json_each(?1)))",
                 among,
             )
-            if not query:
-                return 0, int(total)
-            counted = "SELECT count(*) FROM utterance_search"
-            if among is None:
-                ((holding,),) = self._select(f"{counted} WHERE utterance_search MATCH ?", query)
-            else:
-                ((holding,),) = self._select(
-                    f"{counted} JOIN utterances ON utterances.id = utterance_search.rowid"
-                    " WHERE utterance_search MATCH ? AND video_row IN (SELECT value FROM json_each(?))",
-                    query,
-                    among,
-                )
-        return int(holding), int(total)
+            holding = {}
+            for term in terms:
+                query = _phrase(term)
+                if not query:
+                    found = [(0,)]
+                elif among is None:
+                    found = self._select(f"{counted} WHERE utterance_search MATCH ?", query)
+                else:
+                    found = self._select(
+                        f"{counted} JOIN utterances ON utterances.id = utterance_search.rowid"
+                        " WHERE utterance_search MATCH ? AND video_row IN (SELECT value FROM json_each(?))",
+                        query,
+                        among,
+                    )
+                holding[term] = int(found[0][0])
+        return holding, int(total)
 
     @contextmanager
     def _reading(self, row: int) -> Iterator[bool]:

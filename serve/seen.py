@@ -16,14 +16,14 @@ from encoders.clip import VisualEncoder
 from encoders.probes import BANK
 from serve.catalog import Catalog
 from serve.errors import DataDirectoryInvalid
-from serve.following import FrameBlock, VideoFrames, read_frames
+from serve.following import VideoFrames, read_frames
 from serve.nearest import NearestRows
-from serve.pooling import Pool, Traits, pool, pooled, together
+from serve.pooling import Traits, pool, pooled, together
 from serve.sharing import RowCache
 from serve.values import Video
 from temporal.config import MomentConfig
 from temporal.moments import find_moments
-from temporal.shots import Changes, joined, picture_changes
+from temporal.shots import joined, picture_changes
 from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
@@ -77,6 +77,7 @@ class VisualChannel:
         self.bank = encoder.encode_texts(BANK)  # (K, D)
         self.generic_direction = self.bank.mean(axis=0)
         self.bias = calibration.bank_share * self.generic_direction
+        self.specific_bank = np.ascontiguousarray((self.bank - self.bias).T)  # (D, K)
         # A video's product is small: a second thread's waiting costs more than it brings, and questions have threads of
         # their own. For the whole process: a limit that each question set and lifted would be lifted under another.
         threadpool_limits(limits=1, user_api="blas")
@@ -136,9 +137,8 @@ class VisualChannel:
         if len(videos) <= VIDEO_COUNT:
             return list(videos)
         by_row = {video.row: video for video in videos}
-        ids, _ = self.index.search(query[None], SEGMENT_COUNT, rows=None if everywhere else list(by_row))
-        rows = dict.fromkeys(row for row, _ in self.catalog.locate("segments", [int(n) for n in ids[0] if n >= 0]))
-        return [by_row[row] for row in list(rows)[:VIDEO_COUNT]]
+        rows = self.index.videos(query, SEGMENT_COUNT, rows=None if everywhere else list(by_row))
+        return [by_row[row] for row in rows[:VIDEO_COUNT]]
 
     def curve(self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None) -> "Curve | None":
         """Score every frame of a video; None where there is none, or where it shows more of the exclusion."""
@@ -160,9 +160,11 @@ class VisualChannel:
     def judged(self, score: float, curve: "Curve") -> Seen:
         """Find a video's moments, and how far it and they stand out from captions of anything."""
         calibration = self.calibration
+        traits = curve.frames.traits if curve.video.is_live else self.traits.get(curve.video.row)
+        self.learn(curve, traits)
         best = float(pooled(curve.values, calibration.moment_temperature))
-        for_video = z_score(score, *self.generic(curve, calibration.video_temperature))
-        for_moment = z_score(best, *self.generic(curve, calibration.moment_temperature))
+        for_video = z_score(score, *generic(curve, traits, calibration.video_temperature))
+        for_moment = z_score(best, *generic(curve, traits, calibration.moment_temperature))
         return Seen(
             video=curve.video,
             score=score,
@@ -172,27 +174,22 @@ class VisualChannel:
             moments=self.moments(curve),
         )
 
-    def generic(self, curve: "Curve", temperature: float) -> tuple[float, float]:
-        """Return the mean and spread of the scores that captions of anything have on a curve's video."""
-        known = self.traits_of(curve).generic
-        if temperature not in known:
-            blocks = curve.frames.blocks.values()
-            pools = [self.bank_pool(block, temperature) for block in blocks if len(block.vectors)]
-            scores = together(pools, temperature)  # (K,)
-            known[temperature] = (float(scores.mean()), float(scores.std()))
-        return known[temperature]
-
-    def traits_of(self, curve: "Curve") -> Traits:
-        return curve.frames.traits if curve.video.is_live else self.traits.get(curve.video.row)
-
-    def bank_pool(self, block: FrameBlock, temperature: float) -> Pool:
-        """Pool what captions of anything have in common with each frame of a block: (K,), at either temperature."""
-        known = block.traits.pools
-        if temperature not in known:
-            scores = block.vectors.floats() @ (self.bank - self.bias).T
-            for each in (temperature, self.calibration.video_temperature, self.calibration.moment_temperature):
-                known[each] = pool(scores, each)
-        return known[temperature]
+    def learn(self, curve: "Curve", known: Traits) -> None:
+        """Work out what no question changes in the blocks of a video, of vectors that become float32 but once: where
+        the picture changes and, unless the whole video's are known, the pools of captions of anything (K,)."""
+        temperatures = {self.calibration.video_temperature, self.calibration.moment_temperature}
+        is_known = temperatures <= known.generic.keys()
+        for block in curve.frames.blocks.values():
+            traits = block.traits
+            lacks_pools = not is_known and not traits.pools and len(block.vectors) > 0
+            if traits.changes is not None and not lacks_pools:
+                continue
+            embeddings = block.embeddings()
+            if traits.changes is None:  # of a live video block by block, so that none is where two blocks meet
+                traits.changes = picture_changes(embeddings)
+            if lacks_pools:
+                scores = embeddings.vectors @ self.specific_bank
+                traits.pools = {temperature: pool(scores, temperature) for temperature in temperatures}
 
     def forget(self, rows: Iterable[int]) -> None:
         """Let go of videos that are gone."""
@@ -203,7 +200,8 @@ class VisualChannel:
         """Read the curve; a video that shows one thing from end to end is one moment."""
         frames, values = curve.frames, curve.values
         if frames.traits.changes is None:
-            frames.traits.changes = joined([changes_of(block) for block in frames.blocks.values()])
+            changes = [block.traits.changes for block in frames.blocks.values()]
+            frames.traits.changes = joined([each for each in changes if each is not None])
         found = find_moments(
             frames.pts_seconds,
             values,
@@ -236,6 +234,16 @@ class Curve:
     shows_excluded: NDArray[np.bool_] | None  # (F,), True: it shows more of the exclusion than of the question
 
 
+def generic(curve: Curve, traits: Traits, temperature: float) -> tuple[float, float]:
+    """Return the mean and spread of the scores that captions of anything have on a curve's video."""
+    known = traits.generic
+    if temperature not in known:
+        pools = [block.traits.pools[temperature] for block in curve.frames.blocks.values() if len(block.vectors)]
+        scores = together(pools, temperature)  # (K,)
+        known[temperature] = (float(scores.mean()), float(scores.std()))
+    return known[temperature]
+
+
 def unjudged(score: float, curve: Curve) -> Seen:
     """Return a video too far down the list for the no-match test."""
     return Seen(video=curve.video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=())
@@ -251,13 +259,6 @@ def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
         return read_calibrations(directory / CALIBRATION_FILE).get(encoder.fingerprint, encoder.calibration)
     except (ValueError, OSError) as error:
         raise DataDirectoryInvalid(str(directory), str(error)) from error
-
-
-def changes_of(block: FrameBlock) -> Changes:
-    """Return how the picture changes; of a live video block by block, so that none is where two blocks meet."""
-    if block.traits.changes is None:
-        block.traits.changes = picture_changes(block.embeddings())
-    return block.traits.changes
 
 
 def within(times: NDArray[np.float64], span: TimeSpan) -> slice:

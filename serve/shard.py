@@ -19,6 +19,7 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.nearest import Found
 from serve.pieces import half_index
 
 faiss: Any = typed_faiss  # its own annotations miss half of what its C++ side gives
@@ -102,10 +103,8 @@ class Shard:
         self.live_count += len(ids)
         self.name = None
 
-    def search(
-        self, vectors: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return ids and scores, (Q, <= k) both, best first, among those of some videos or (None) among all.
+    def search(self, vectors: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> Found:
+        """Return ids, scores and owners, (Q, <= k), best first, among those of some videos or (None) among all.
 
         Among some videos, and in a tail, nothing is missed.
         """
@@ -113,16 +112,17 @@ class Shard:
         count = self.live_count if rows is None else int(is_wanted.sum())
         k = min(k, count)
         if k == 0:
-            return np.empty((len(vectors), 0), np.int64), np.empty((len(vectors), 0), np.float32)
+            nothing = np.empty((len(vectors), 0), np.int64)
+            return nothing, np.empty((len(vectors), 0), np.float32), nothing
         if self.is_sealed and rows is None:
             found = self._best(vectors, k)
             if found is not None:
                 return found
         selector = None if count == len(self.ids) else bitmap(is_wanted)
         scores, places = self.vectors.search(vectors, k, params=faiss.SearchParameters(sel=selector))
-        return self.ids[places], scores
+        return self.ids[places], scores, self.owners[places]
 
-    def _best(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    def _best(self, vectors: NDArray[np.float32], k: int) -> Found | None:
         """As search() among all, by the rough copy, or on a GPU; None: too many of the best were removed."""
         count = min(max(REFINED_COUNT, REFINED_SHARE * k), len(self.ids))
         index = self.refined if self.on_gpu is None else self.on_gpu[1]
@@ -131,7 +131,7 @@ class Shard:
         scores[is_gone | (places < 0)] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores, places = np.take_along_axis(scores, order, axis=1), np.take_along_axis(places, order, axis=1)
-        return None if np.isneginf(scores).any() else (self.ids[places], scores)
+        return None if np.isneginf(scores).any() else (self.ids[places], scores, self.owners[places])
 
     @cached_property
     def refined(self) -> Any:

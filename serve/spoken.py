@@ -88,10 +88,9 @@ class SpeechChannel:
             terms: Words and phrases that count by themselves; may be none.
             rows: Of these videos only; None: of all.
         """
-        holding = {term: self.catalog.document_frequency(term, rows) for term in terms}
-        rarities = {term: rarity(*counts) for term, counts in holding.items()}
-        rare = rarest({term: having for term, (having, _) in holding.items()})
-        places = self.nearest(query, rows) | self.worded(rare, rows)
+        holding, total = self.catalog.document_frequencies(terms, rows)
+        rarities = {term: rarity(having, total) for term, having in holding.items()}
+        places = self.nearest(query, rows) | self.worded(rarest(holding), rows)
         rows_of = {(one.row, one.position): one for one in self.catalog.spoken_at(sorted(places))}
         singles = [described([one], float(one.vector @ query), rarities) for one in rows_of.values()]
         singles.sort(key=lambda spoken: -spoken.score)

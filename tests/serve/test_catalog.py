@@ -187,7 +187,7 @@ def test_a_video_is_invisible_until_it_is_finished(catalog: Catalog, reader: Cat
     assert reader.videos() == []
     assert reader.generation() == 0
     assert reader.match_words(["hello"], limit=5) == []
-    assert reader.document_frequency("hello") == (0, 0)
+    assert reader.document_frequencies(["hello"]) == ({"hello": 0}, 0)
     assert reader.ready_rows(FINGERPRINT) == {}
     for read in (reader.frames, reader.utterances, reader.segments, lambda row: reader.row_ids("segments", row)):
         with pytest.raises(VideoNotFound):
@@ -389,9 +389,9 @@ def test_better_matches_come_first_within_the_limit_and_the_videos_asked(catalog
 
 def test_counts_the_utterances_that_hold_a_term(catalog: Catalog) -> None:
     put(catalog, "abc", "new york", "york is new", "new")
-    assert catalog.document_frequency("new york") == (1, 3)
-    assert catalog.document_frequency("York") == (2, 3)
-    assert catalog.document_frequency('"') == (0, 3)
+    assert catalog.document_frequencies(["new york"]) == ({"new york": 1}, 3)
+    assert catalog.document_frequencies(["York"]) == ({"York": 2}, 3)
+    assert catalog.document_frequencies(['"']) == ({'"': 0}, 3)
 
 
 def test_the_search_table_has_the_tokenizer_that_stems_terms() -> None:

@@ -113,7 +113,7 @@ def test_a_stream_grows_and_is_read_like_any_video(live: LiveRows, catalog: Cata
     assert [one.text for one in catalog.utterances(video.row)] == [f"second {n} of cam" for n in (0, 8, 16, 24, 32)]
     assert [one.segment_id for one in catalog.segments(video.row)] == [f"cam/0/{n}" for n in range(4)]
     assert len(catalog.match_words(["second"], limit=10)) == 5
-    assert catalog.document_frequency("second") == (5, 5)
+    assert catalog.document_frequencies(["second"]) == ({"second": 5}, 5)
 
 
 def test_a_record_read_back_from_kafka_makes_the_same_rows(live: LiveRows, catalog: Catalog) -> None:

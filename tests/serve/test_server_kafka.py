@@ -278,7 +278,7 @@ def test_a_reader_that_is_killed_again_and_again_ends_where_an_undisturbed_one_d
     ):
         assert [row[:2] for row in rows_of(killed)] == [("cams", "a"), ("cams", "b")]
         assert rows_of(killed) == rows_of(undisturbed)
-        assert killed.document_frequency("Paris") == undisturbed.document_frequency("Paris")
+        assert killed.document_frequencies(["Paris"]) == undisturbed.document_frequencies(["Paris"])
 
 
 def run_child(data: Path, worker: Worker, statement_count: int) -> int:
