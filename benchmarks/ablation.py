@@ -25,7 +25,7 @@ import serve.intent
 import serve.ranking
 import serve.seen
 import serve.spoken
-import temporal.moments
+import temporal.ranges
 from encoders.calibration import Calibration
 from serve.ask import Embedded
 from serve.cli_eval import table
@@ -45,7 +45,8 @@ SAID_FORMS = (
     "the part where they talk about {}", "find where somebody says {}", "what do they say about {}?",
     "when is {} mentioned?", "where in the video is {} discussed?",
 )  # fmt: skip
-NO_RANGES = np.empty((0, 2), np.int64)
+NOTHING = np.empty(0, np.int64)
+NO_RANGES = temporal.ranges.Ranges(stretch=NOTHING, first=NOTHING, last=NOTHING)
 Patch = tuple[Any, str, Any]  # module or class, name, value
 
 
@@ -74,7 +75,7 @@ def alike(intent: Intent) -> Intent:
     return replace(intent, visual_weight=UNKNOWN, speech_weight=UNKNOWN)
 
 
-MOMENTS, SPOKEN = temporal.moments, serve.spoken
+RANGES, SPOKEN = temporal.ranges, serve.spoken
 VARIANTS = (
     Variant(name="as it is"),
     Variant(name="no de-biasing bank", calibration={"bank_share": 0.0}),
@@ -83,21 +84,21 @@ VARIANTS = (
     Variant(name="three prompts", calibration={"templates": ("{}", "a photo of {}", "a video frame of {}")}),
     Variant(name="smoothing at 1 s alone", moments={"smoothing_seconds": (1.0,)}),
     Variant(name="smoothing at 0.5 and 2 s", moments={"smoothing_seconds": (0.5, 2.0)}),
-    Variant(name="no Kadane spans", patches=[(MOMENTS, "KADANE_ROUNDS", 0)]),
-    Variant(name="no Otsu runs", patches=[(MOMENTS, "otsu", lambda values: values.max() + 1)]),
-    Variant(name="edges not sharpened", patches=[(MOMENTS, "REFINE_ROUNDS", 0)]),
-    Variant(name="no shots as moments", patches=[(MOMENTS, "_shots", lambda *_: NO_RANGES)]),
+    Variant(name="no Kadane spans", patches=[(RANGES, "KADANE_ROUNDS", 0)]),
+    Variant(name="no Otsu runs", patches=[(RANGES, "otsu_of", lambda ordered, counts: np.full(len(ordered), np.inf))]),
+    Variant(name="edges not sharpened", patches=[(RANGES, "REFINE_ROUNDS", 0)]),
+    Variant(name="no shots as moments", patches=[(RANGES, "shots_in", lambda *_: NO_RANGES)]),
     Variant(name="edges not snapped to cuts", moments={"snap_seconds": 0.0}),
     Variant(
         name="neither shots nor snapping",
-        patches=[(MOMENTS, "_shots", lambda *_: NO_RANGES)],
+        patches=[(RANGES, "shots_in", lambda *_: NO_RANGES)],
         moments={"snap_seconds": 0.0},
     ),
     Variant(name="score: ring contrast alone", moments={"ring_share": 1.0}),
     Variant(name="score: half ring contrast", moments={"ring_share": 0.5}),
     Variant(name="score: no ring contrast", moments={"ring_share": 0.0}),
-    Variant(name="score: nothing off for chance", patches=[(MOMENTS, "NOISE_ERRORS", 0.0)]),
-    Variant(name="score: short ones not shrunk", patches=[(MOMENTS, "SHRINK_SECONDS", 0.0)]),
+    Variant(name="score: nothing off for chance", patches=[(RANGES, "NOISE_ERRORS", 0.0)]),
+    Variant(name="score: short ones not shrunk", patches=[(RANGES, "SHRINK_SECONDS", 0.0)]),
     Variant(name="suppression from tIoU 0.3", moments={"tiou_threshold": 0.3}),
     Variant(name="suppression from tIoU 0.7", moments={"tiou_threshold": 0.7}),
     Variant(name="inner spans never stay", moments={"containment_share": 1.0}),

@@ -18,12 +18,12 @@ from serve.catalog import Catalog
 from serve.errors import DataDirectoryInvalid
 from serve.following import VideoFrames, read_frames
 from serve.nearest import NearestRows
-from serve.pooling import Traits, pool, pooled, together
+from serve.pooling import Pool, Traits, pool, pooled, together
 from serve.sharing import RowCache
 from serve.values import Video
 from temporal.config import MomentConfig
-from temporal.moments import find_moments
-from temporal.shots import joined, picture_changes
+from temporal.moments import Scores, find_all_moments
+from temporal.shots import NO_CHANGES, joined, picture_changes
 from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
@@ -126,11 +126,17 @@ class VisualChannel:
             if (curve := self.curve(query, video, excluded)) is not None:
                 curves.append((float(pooled(curve.values, self.calibration.video_temperature)), curve))
         curves.sort(key=lambda entry: -entry[0])
-        found = []
-        for rank, (score, curve) in enumerate(curves):
+        best, traits = curves[:CALIBRATED_COUNT], []
+        for _, curve in best:
             check()
-            found.append(self.judged(score, curve) if rank < CALIBRATED_COUNT else unjudged(score, curve))
-        return found
+            traits.append(self.learn(curve))
+        check()
+        moments = self.moments([curve for _, curve in best])
+        judged = [
+            self.judged(score, curve, known, found)
+            for (score, curve), known, found in zip(best, traits, moments, strict=True)
+        ]
+        return judged + [unjudged(score, curve) for score, curve in curves[CALIBRATED_COUNT:]]
 
     def candidates(self, query: NDArray[np.float32], videos: Sequence[Video], everywhere: bool) -> list[Video]:
         """Return the videos whose curves to read: all of a small library, else those of the nearest segments."""
@@ -157,31 +163,34 @@ class VisualChannel:
             video=video, frames=frames, values=values - EXCLUDED_SHARE * unwanted, shows_excluded=shows_excluded
         )
 
-    def judged(self, score: float, curve: "Curve") -> Seen:
-        """Find a video's moments, and how far it and they stand out from captions of anything."""
+    def judged(self, score: float, curve: "Curve", traits: Traits, moments: tuple[ScoredSpan, ...]) -> Seen:
+        """Say how far a video and its moments stand out from captions of anything."""
         calibration = self.calibration
-        traits = curve.frames.traits if curve.video.is_live else self.traits.get(curve.video.row)
-        self.learn(curve, traits)
         best = float(pooled(curve.values, calibration.moment_temperature))
-        for_video = z_score(score, *generic(curve, traits, calibration.video_temperature))
-        for_moment = z_score(best, *generic(curve, traits, calibration.moment_temperature))
+        for_video = z_score(score, *traits.generic[calibration.video_temperature])
+        for_moment = z_score(best, *traits.generic[calibration.moment_temperature])
         return Seen(
             video=curve.video,
             score=score,
             confidence=calibration.video.confidence(for_video),
             best=best,
             best_confidence=calibration.moment.confidence(for_moment),
-            moments=self.moments(curve),
+            moments=moments,
         )
 
-    def learn(self, curve: "Curve", known: Traits) -> None:
-        """Work out what no question changes in the blocks of a video, of vectors that become float32 but once: where
-        the picture changes and, unless the whole video's are known, the pools of captions of anything (K,)."""
+    def learn(self, curve: "Curve") -> Traits:
+        """Work out what no question changes in a video, block by block, of vectors that become float32 but once.
+
+        Returns:
+            What captions of anything score on it; for a file that outlasts its frames in memory.
+        """
         temperatures = {self.calibration.video_temperature, self.calibration.moment_temperature}
-        is_known = temperatures <= known.generic.keys()
-        for block in curve.frames.blocks.values():
+        whole = curve.frames.traits
+        known = whole if curve.video.is_live else self.traits.get(curve.video.row)
+        blocks = curve.frames.blocks.values()
+        for block in blocks:
             traits = block.traits
-            lacks_pools = not is_known and not traits.pools and len(block.vectors) > 0
+            lacks_pools = not known.generic and not traits.pools and len(block.vectors) > 0
             if traits.changes is not None and not lacks_pools:
                 continue
             embeddings = block.embeddings()
@@ -190,38 +199,32 @@ class VisualChannel:
             if lacks_pools:
                 scores = embeddings.vectors @ self.specific_bank
                 traits.pools = {temperature: pool(scores, temperature) for temperature in temperatures}
+        if whole.changes is None:
+            whole.changes = joined([block.traits.changes for block in blocks if block.traits.changes is not None])
+        if not known.generic:
+            pools = [block.traits.pools for block in blocks if len(block.vectors)]
+            known.generic = {each: generic([one[each] for one in pools], each) for each in temperatures}
+        return known
 
     def forget(self, rows: Iterable[int]) -> None:
         """Let go of videos that are gone."""
         self.frames.discard(rows)
         self.traits.discard(rows)
 
-    def moments(self, curve: "Curve") -> tuple[ScoredSpan, ...]:
-        """Read the curve; a video that shows one thing from end to end is one moment."""
-        frames, values = curve.frames, curve.values
-        if frames.traits.changes is None:
-            changes = [block.traits.changes for block in frames.blocks.values()]
-            frames.traits.changes = joined([each for each in changes if each is not None])
-        found = find_moments(
-            frames.pts_seconds,
-            values,
-            epochs=frames.epochs,
-            duration_seconds=curve.video.duration_seconds,
-            changes=frames.traits.changes,
-            config=self.config,
-        )
-        if not found and frames.epochs[0] == frames.epochs[-1]:
-            best = int(np.argmax(values))
-            first = float(frames.pts_seconds[0]) if curve.video.is_live else 0.0  # its old end may be gone
-            whole = TimeSpan(start_seconds=first, end_seconds=curve.video.duration_seconds)
-            peak_seconds, peak = float(frames.pts_seconds[best]), float(values[best])
-            found = [ScoredSpan(span=whole, score=0.0, peak_seconds=peak_seconds, peak=peak)]
-        excluded = curve.shows_excluded
-        return tuple(
-            moment
-            for moment in found
-            if excluded is None or excluded[within(frames.pts_seconds, moment.span)].mean() < EXCLUDED_FRAMES
-        )
+    def moments(self, curves: Sequence["Curve"]) -> list[tuple[ScoredSpan, ...]]:
+        """Read curves that were learnt from; a video that shows one thing from end to end is one moment."""
+        scores = [
+            Scores(
+                pts_seconds=curve.frames.pts_seconds,
+                scores=curve.values,
+                epochs=curve.frames.epochs,
+                duration_seconds=curve.video.duration_seconds,
+                changes=curve.frames.traits.changes or NO_CHANGES,
+            )
+            for curve in curves
+        ]
+        found = find_all_moments(scores, self.config)
+        return [admitted(curve, each or whole(curve)) for curve, each in zip(curves, found, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,14 +237,32 @@ class Curve:
     shows_excluded: NDArray[np.bool_] | None  # (F,), True: it shows more of the exclusion than of the question
 
 
-def generic(curve: Curve, traits: Traits, temperature: float) -> tuple[float, float]:
-    """Return the mean and spread of the scores that captions of anything have on a curve's video."""
-    known = traits.generic
-    if temperature not in known:
-        pools = [block.traits.pools[temperature] for block in curve.frames.blocks.values() if len(block.vectors)]
-        scores = together(pools, temperature)  # (K,)
-        known[temperature] = (float(scores.mean()), float(scores.std()))
-    return known[temperature]
+def generic(pools: Sequence[Pool], temperature: float) -> tuple[float, float]:
+    """Return the mean and spread of the scores that captions of anything have on a video, of the pools of its parts."""
+    scores = together(pools, temperature)  # (K,)
+    return float(scores.mean()), float(scores.std())
+
+
+def whole(curve: Curve) -> list[ScoredSpan]:
+    """Return a video off whose curve nothing is read as one moment, if it is of one epoch."""
+    frames, video = curve.frames, curve.video
+    if frames.epochs[0] != frames.epochs[-1]:
+        return []
+    best = int(np.argmax(curve.values))
+    first = float(frames.pts_seconds[0]) if video.is_live else 0.0  # its old end may be gone
+    span = TimeSpan(start_seconds=first, end_seconds=video.duration_seconds)
+    peak_seconds, peak = float(frames.pts_seconds[best]), float(curve.values[best])
+    return [ScoredSpan(span=span, score=0.0, peak_seconds=peak_seconds, peak=peak)]
+
+
+def admitted(curve: Curve, moments: Sequence[ScoredSpan]) -> tuple[ScoredSpan, ...]:
+    """Leave out moments that show more of the exclusion than of the question."""
+    excluded, times = curve.shows_excluded, curve.frames.pts_seconds
+    return tuple(
+        moment
+        for moment in moments
+        if excluded is None or excluded[within(times, moment.span)].mean() < EXCLUDED_FRAMES
+    )
 
 
 def unjudged(score: float, curve: Curve) -> Seen:

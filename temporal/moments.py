@@ -9,33 +9,22 @@ overlaps.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.curve import FLAT, Curve, Floats, debias, epoch_runs, median, otsu, per_second
+from temporal.curve import Curve, Floats, debias, epoch_runs, median, per_second
+from temporal.ranges import MAD_SIGMA, Bools, Ints, ScoredRanges, Stretch, scored_ranges, smoothed
 from temporal.shots import NO_CHANGES, Changes
 from temporal.values import ScoredSpan, TimeSpan
 
-__all__ = ["Curve", "debias", "find_moments", "per_second", "suppress", "tiou"]
+__all__ = ["Curve", "Scores", "debias", "find_all_moments", "find_moments", "per_second", "suppress", "tiou"]
 
-Ints = NDArray[np.int64]
-
-KADANE_ROUNDS = 3  # spans taken from each scale by largest sum; Otsu's runs give the others
-REGION_COUNT = 24  # best spans of a region that go on; far more than survive suppression
-REFINE_ROUNDS = 2  # levels and edges settle in two on the synthetic curves of benchmarks/moments.py
-MIN_RING_SECONDS = 5  # on each side: the level around a one-second span is not read off two seconds
-# What a score loses because a short span may be high by chance (chosen by benchmarks/ablation.py and moments.py).
-NOISE_ERRORS = 2.0  # standard errors of its mean, by the jitter of the curve from second to second
-SHRINK_SECONDS = 1.0  # a span this long counts half
-MIN_SHOT_SECONDS = 3.0  # mean length of the shortest shots that may be moments
 STAND_OUT = 4.0  # robust sigmas over the median: the highest of 3,600 seconds of noise stays under it
-MAD_SIGMA = 1.4826  # standard deviations in a median absolute deviation, of what is normally distributed
 FEW = 3  # moments of a curve of which nothing stands out: a weak answer is worth seeing, ten random ones not
 
 
@@ -50,6 +39,17 @@ class Scored(Protocol):
 
 
 AnyScored = TypeVar("AnyScored", bound=Scored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scores:
+    """How near each frame of one video is to a query; find_moments() says what holds for each of these."""
+
+    pts_seconds: Floats
+    scores: NDArray[np.float32]
+    epochs: NDArray[np.int32] | None
+    duration_seconds: float
+    changes: Changes
 
 
 def find_moments(
@@ -79,36 +79,24 @@ def find_moments(
     Source: Kadane and Otsu as read-outs, https://arxiv.org/abs/2608.04480; contrast, https://arxiv.org/abs/2408.16219
         (TFVTG); midpoint, sharpening, shots and the score are ours (benchmarks/ablation.py).
     """
-    curve = per_second(pts_seconds, scores, epochs=epochs, duration_seconds=duration_seconds)
-    found: list[_Rough] = []
-    for first, last in epoch_runs(curve.epochs):
-        edges = np.append(curve.times[first:last], curve.ends[last - 1])
-        inner = changes.within(edges[0], edges[-1])
-        ranges = _epoch_ranges(curve.values[first:last].astype(np.float64), _in_cells(inner, edges), config)
-        begins, finishes = _in_seconds(ranges, edges, pts_seconds, inner, config.snap_seconds)
-        for begin, finish, cells in zip(begins, finishes, ranges, strict=True):
-            if begin < finish:
-                span = TimeSpan(start_seconds=begin, end_seconds=finish)
-                found.append(_Rough(span, cells.score, cells.is_clear))
-    best = suppress(found, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
-    clear = {(one.span, one.score) for one in found if one.is_clear}
-    kept = [one for rank, one in enumerate(best) if rank < FEW or (one.span, one.score) in clear][: config.max_moments]
-    moments = []
-    for one in kept:
-        peak_seconds, peak = _best_frame(one.span.start_seconds, one.span.end_seconds, pts_seconds, scores)
-        moments.append(ScoredSpan(span=one.span, score=one.score, peak_seconds=peak_seconds, peak=peak))
-    return moments
+    video = Scores(
+        pts_seconds=pts_seconds, scores=scores, epochs=epochs, duration_seconds=duration_seconds, changes=changes
+    )
+    return find_all_moments([video], config)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Cells [first, last) of one epoch that may be a moment."""
-
-    first: int
-    last: int
-    score: float
-    is_shot: bool  # its edges are changes of the picture
-    is_clear: bool  # it stands out of the epoch
+def find_all_moments(videos: Sequence[Scores], config: MomentConfig) -> list[list[ScoredSpan]]:
+    """Find the moments of several videos, those of each as find_moments() does, in less time than one by one."""
+    epochs = [epoch for number, video in enumerate(videos) for epoch in _epochs_of(number, video, config)]
+    found: list[list[_Rough]] = [[] for _ in videos]
+    if epochs:
+        ranges = scored_ranges([stretch for epoch in epochs for stretch in epoch.stretches()], config)
+        first = 0
+        for epoch in epochs:
+            last = first + len(epoch.regions)
+            found[epoch.number] += epoch.spans(ranges.of(first, last), first, config)
+            first = last
+    return [_kept(rough, video, config) for rough, video in zip(found, videos, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +105,95 @@ class _Rough:
 
     span: TimeSpan
     score: float
-    is_clear: bool
+    is_clear: bool  # it stands out of its epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Epoch:
+    """One epoch of one video."""
+
+    number: int  # of the video
+    pts_seconds: Floats  # of the video's frames
+    values: Floats  # (T,), one a second
+    edges: Floats  # (T + 1,), media time where each second begins, and the last one ends
+    changes: Changes  # inside it
+    is_high: Bools  # (T,)
+    regions: list[tuple[int, int]]  # where to look, in cells
+
+    def stretches(self) -> Iterator[Stretch]:
+        cells, strengths = _in_cells(self.changes, self.edges)
+        for begin, end in self.regions:
+            inside = slice(*np.searchsorted(cells, (begin + 1, end)))
+            yield Stretch(
+                values=self.values[begin:end], change_cells=cells[inside] - begin, change_strengths=strengths[inside]
+            )
+
+    def spans(self, found: ScoredRanges, first_stretch: int, config: MomentConfig) -> list[_Rough]:
+        """Turn ranges of its stretches into media time."""
+        if not len(found.scores):
+            return []
+        begins = np.array([begin for begin, _ in self.regions])[found.ranges.stretch - first_stretch]
+        a, b = begins + found.ranges.first, begins + found.ranges.last
+        starts, ends = self._in_seconds(a, b, found.is_shot, config.snap_seconds)
+        high_count = np.concatenate(([0], np.cumsum(self.is_high)))
+        is_clear = high_count[b] > high_count[a]
+        rows = zip(starts.tolist(), ends.tolist(), found.scores.tolist(), is_clear.tolist(), strict=True)
+        return [
+            _Rough(TimeSpan(start_seconds=start, end_seconds=end), score, clear)
+            for start, end, score, clear in rows
+            if start < end
+        ]
+
+    def _in_seconds(self, a: Ints, b: Ints, is_shot: Bools, tolerance_seconds: float) -> tuple[Floats, Floats]:
+        """Turn cells [a, b) into media time.
+
+        An edge of a shot is the change of picture there; another goes to the frame that begins there, then to a cut
+        close by. The ends of the epoch are edges already, harder than any cut.
+        """
+        cells = np.concatenate([a, b])  # those of the starts, then those of the ends
+        is_shot, is_inner = np.tile(is_shot, 2), (cells > 0) & (cells < len(self.edges) - 1)
+        at, changes = self.edges[cells], self.changes
+        of_shots = _nearest(changes.seconds, at, np.full(len(at), 1.01))
+        of_others = _nearest(self.pts_seconds, at, np.full(len(at), 0.5))
+        at = np.where(is_inner, np.where(is_shot, of_shots, of_others), at)
+        lengths = at[len(a) :] - at[: len(a)]
+        tolerance = np.where(is_shot, 0.0, np.minimum(tolerance_seconds, np.tile(lengths, 2) / 2))
+        at = np.where(is_inner, _nearest(changes.cut_seconds, at, tolerance), at)
+        return at[: len(a)], at[len(a) :]
+
+
+def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_Epoch]:
+    """Yield the epochs of a video.
+
+    Raises:
+        ValueError: If its frames are not as find_moments() describes them.
+    """
+    curve = per_second(video.pts_seconds, video.scores, epochs=video.epochs, duration_seconds=video.duration_seconds)
+    for first, last in epoch_runs(curve.epochs):
+        values = curve.values[first:last].astype(np.float64)
+        edges = np.append(curve.times[first:last], curve.ends[last - 1])
+        scales = [smoothed(values, sigma) for sigma in config.smoothing_seconds]
+        is_high = np.zeros(len(values), dtype=np.bool_)
+        for smooth in scales:
+            centre = median(smooth)
+            is_high |= smooth - centre > STAND_OUT * MAD_SIGMA * median(np.abs(smooth - centre))
+        yield _Epoch(
+            number=number, pts_seconds=video.pts_seconds, values=values, edges=edges,
+            changes=video.changes.within(edges[0], edges[-1]), is_high=is_high, regions=_regions(scales, config),
+        )  # fmt: skip
+
+
+def _kept(found: Sequence[_Rough], video: Scores, config: MomentConfig) -> list[ScoredSpan]:
+    """Leave out what shows the same as a better span, and what does not stand out, and find the best frame of each."""
+    best = suppress(found, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
+    clear = {(one.span, one.score) for one in found if one.is_clear}
+    kept = [one for rank, one in enumerate(best) if rank < FEW or (one.span, one.score) in clear][: config.max_moments]
+    moments = []
+    for one in kept:
+        span = one.span
+        peak_seconds, peak = _best_frame(span.start_seconds, span.end_seconds, video.pts_seconds, video.scores)
+        moments.append(ScoredSpan(span=span, score=one.score, peak_seconds=peak_seconds, peak=peak))
+    return moments
 
 
 def tiou(a: TimeSpan, b: TimeSpan) -> float:
@@ -135,29 +211,31 @@ def suppress(spans: Sequence[AnyScored], *, tiou_threshold: float, containment: 
     it has `containment` of its score: short moments are what every system finds worst. (Of two nearly equal spans the
     smaller has no such right: that would shave the edges off every moment.)
     """
-    kept: list[tuple[AnyScored, float]] = []  # with the best score each stands for, lest small steps add up
-    for candidate in sorted(spans, key=lambda s: (-s.score, s.span.start_seconds, s.span.end_seconds)):
-        rivals = [pair for pair in kept if _same_moment(pair[0].span, candidate.span, tiou_threshold)]
-        if all(
-            _inside(candidate.span, k.span)
-            and tiou(candidate.span, k.span) < tiou_threshold
-            and candidate.score >= containment * bar
-            for k, bar in rivals
-        ):
-            bar = max([candidate.score, *(bar for _, bar in rivals)])
-            kept = [pair for pair in kept if pair not in rivals] + [(candidate, bar)]
-    return sorted((k for k, _ in kept), key=lambda s: (-s.score, s.span.start_seconds, s.span.end_seconds))
+    ordered = sorted(spans, key=lambda s: (-s.score, s.span.start_seconds, s.span.end_seconds))
+    is_same, is_small_part = _compared(ordered, tiou_threshold)
+    kept: dict[int, float] = {}  # places, with the best score each stands for, lest small steps add up
+    for place, candidate in enumerate(ordered):
+        same, small_part = is_same[place], is_small_part[place]
+        rivals = [rival for rival in kept if same[rival]]
+        if all(small_part[rival] and candidate.score >= containment * kept[rival] for rival in rivals):
+            kept[place] = max([candidate.score, *(kept.pop(rival) for rival in rivals)])
+    return [ordered[place] for place in sorted(kept)]
 
 
-def _inside(inner: TimeSpan, outer: TimeSpan) -> bool:
-    is_within = outer.start_seconds <= inner.start_seconds and inner.end_seconds <= outer.end_seconds
-    return is_within and inner.length_seconds < outer.length_seconds
+def _compared(spans: Sequence[Scored], tiou_threshold: float) -> tuple[list[list[bool]], list[list[bool]]]:
+    """Say of each span and each other whether they show the same moment, and whether it is a small part of the other.
 
-
-def _same_moment(a: TimeSpan, b: TimeSpan, tiou_threshold: float) -> bool:
-    if a.end_seconds <= b.start_seconds or b.end_seconds <= a.start_seconds:
-        return False  # most pairs, and cheap to say
-    return tiou(a, b) >= tiou_threshold or _inside(a, b) or _inside(b, a)
+    (N, N) both, as lists: a few at a time are looked at.
+    """
+    starts = np.array([one.span.start_seconds for one in spans])
+    ends = np.array([one.span.end_seconds for one in spans])
+    lengths = ends - starts
+    shared = np.maximum(0.0, np.minimum(ends[:, None], ends) - np.maximum(starts[:, None], starts))
+    unions = lengths[:, None] + lengths - shared
+    overlaps = np.divide(shared, unions, out=np.zeros_like(shared), where=unions > 0)
+    is_inside = (starts <= starts[:, None]) & (ends[:, None] <= ends) & (lengths[:, None] < lengths)
+    is_same = (shared > 0) & ((overlaps >= tiou_threshold) | is_inside | is_inside.T)
+    return is_same.tolist(), (is_inside & (overlaps < tiou_threshold)).tolist()
 
 
 def _in_cells(changes: Changes, edges: Floats) -> tuple[Ints, Floats]:
@@ -169,40 +247,6 @@ def _in_cells(changes: Changes, edges: Floats) -> tuple[Ints, Floats]:
         return cells, strengths
     distinct, starts = np.unique(cells, return_index=True)
     return distinct, np.maximum.reduceat(strengths, starts)
-
-
-def _epoch_ranges(values: Floats, changes: tuple[Ints, Floats], config: MomentConfig) -> list[_Range]:
-    """Cells of one epoch that may be moments."""
-    scales = [_smooth(values, sigma) for sigma in config.smoothing_seconds]
-    is_high = np.zeros(len(values), dtype=np.bool_)
-    for smooth in scales:
-        centre = median(smooth)
-        is_high |= smooth - centre > STAND_OUT * MAD_SIGMA * median(np.abs(smooth - centre))
-    cells, strengths = changes
-    found = []
-    for begin, end in _regions(scales, config):
-        inside = slice(*np.searchsorted(cells, (begin + 1, end)))
-        shots = _shots(cells[inside] - begin, strengths[inside], end - begin)
-        for a, b, score, is_shot in _region_ranges(values[begin:end], shots, config):
-            first, last = begin + a, begin + b
-            is_clear = bool(is_high[first:last].any())
-            found.append(_Range(first=first, last=last, score=score, is_shot=is_shot, is_clear=is_clear))
-    return found
-
-
-def _shots(cells: Ints, strengths: Floats, count: int) -> Ints:
-    """Cell ranges (N, 2) between the strongest change, the two strongest, the four strongest, and so on.
-
-    So a shot is one of them whatever the encoder's scale, and so are a run of shots that look alike and a part of one.
-    """
-    order = np.argsort(-strengths, kind="stable")
-    found = [np.empty((0, 2), np.int64)]
-    taken = 1
-    while taken <= min(len(cells), count / MIN_SHOT_SECONDS):
-        edges = np.concatenate(([0], np.sort(cells[order[:taken]]), [count]))
-        found.append(np.stack([edges[:-1], edges[1:]], axis=1))
-        taken *= 2
-    return np.unique(np.concatenate(found), axis=0)
 
 
 def _regions(scales: Sequence[Floats], config: MomentConfig) -> list[tuple[int, int]]:
@@ -220,165 +264,6 @@ def _regions(scales: Sequence[Floats], config: MomentConfig) -> list[tuple[int, 
             if all(abs(peak - seed) > reach / 2 for seed in seeds):
                 seeds.append(peak)
     return [(max(0, seed - reach), min(count, seed + reach + 1)) for seed in seeds]
-
-
-def _region_ranges(values: Floats, shots: Ints, config: MomentConfig) -> list[tuple[int, int, float, bool]]:
-    """Score what may be a moment in one region: shots, what is read off each scale, and the best of that sharpened.
-
-    Returns:
-        The best, best first: first cell, last (exclusive), score, and whether it is a shot.
-    """
-    read: set[tuple[int, int]] = set()
-    for sigma in config.smoothing_seconds:
-        smooth = _smooth(values, sigma)
-        if np.ptp(smooth) < FLAT:
-            continue
-        rest = smooth - (median(smooth) + smooth.max()) / 2
-        for _ in range(KADANE_ROUNDS):
-            a, b, weight = _heaviest(rest)
-            if weight <= 0:
-                break
-            read.add((a, b))
-            rest[a:b] = -np.abs(rest).sum() - 1  # heavy enough that no later span takes it in
-        read.update(_runs(smooth > otsu(smooth), int(config.bridge_seconds)))
-    if not read:
-        return []
-    level = _Level.of(values)
-    rough = np.array(sorted(read))
-    sharp = rough[_best(_scores(level, rough, config))]
-    for _ in range(REFINE_ROUNDS):
-        sharp = _refined(values, level.sums, sharp)
-    read |= set(map(tuple, sharp.tolist()))
-    spans = np.concatenate([np.array(sorted(read)), shots])
-    scores = _scores(level, spans, config)
-    return [
-        (*spans[n].tolist(), float(scores[n]), n >= len(read)) for n in _best(scores).tolist() if scores[n] > -np.inf
-    ]
-
-
-def _best(scores: Floats) -> Ints:
-    """Return the places of the highest scores, the best first, at most REGION_COUNT."""
-    return np.argsort(-scores, kind="stable")[:REGION_COUNT]
-
-
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """What spans of a region are held against."""
-
-    sums: Floats  # running, from 0
-    median: float
-    jitter: float  # standard deviation of the change from second to second
-
-    @classmethod
-    def of(cls, values: Floats) -> "_Level":
-        steps = np.diff(values)
-        jitter = MAD_SIGMA * median(np.abs(steps - median(steps))) if len(steps) else 0.0
-        return cls(np.concatenate(([0.0], np.cumsum(values))), median(values), jitter)
-
-
-def _smooth(values: Floats, sigma: float) -> Floats:
-    """Gaussian with sigma in cells (seconds); at the ends, the weights that are left are renormalised."""
-    kernel, weights = _kernel(sigma, len(values))
-    reach = len(kernel) // 2
-    smooth: Floats = np.convolve(values, kernel)[reach : reach + len(values)] / weights
-    return smooth
-
-
-@lru_cache(maxsize=256)
-def _kernel(sigma: float, length: int) -> tuple[Floats, Floats]:
-    """Return the Gaussian, and what of it lies inside a curve of `length` cells at each of them."""
-    reach = math.ceil(3 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return kernel, np.convolve(np.ones(length), kernel)[reach : reach + length]
-
-
-def _heaviest(values: Floats) -> tuple[int, int, float]:
-    """Kadane's run [a, b) of largest sum, and that sum, by running sums: O(T) without a Python loop."""
-    sums = np.empty(len(values) + 1)
-    sums[0] = 0.0
-    values.cumsum(out=sums[1:])
-    b = int((sums[1:] - np.minimum.accumulate(sums[:-1])).argmax()) + 1
-    a = int(sums[:b].argmin())
-    return a, b, float(sums[b] - sums[a])
-
-
-def _runs(is_high: NDArray[np.bool_], bridge: int) -> list[tuple[int, int]]:
-    """Runs [a, b) of True; gaps of up to `bridge` cells do not end one."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], is_high, [False]))))
-    starts, ends = edges[::2], edges[1::2]
-    is_apart = starts[1:] - ends[:-1] > bridge
-    first, last = np.append(True, is_apart), np.append(is_apart, True)
-    return list(zip(starts[first].tolist(), ends[last].tolist(), strict=True)) if len(starts) else []
-
-
-def _refined(values: Floats, sums: Floats, ranges: Ints) -> Ints:
-    """Sharpen ranges (N, 2): the heaviest run nearby of the raw curve, over the midpoint of levels inside and around.
-
-    All at once, each beside the others in a row of its own, since a curve of minutes is too short to be worth a call.
-    """
-    a, b = ranges.T
-    reach = np.maximum(b - a, MIN_RING_SECONDS)
-    low, high = np.maximum(0, a - reach), np.minimum(len(values), b + reach)
-    inside = sums[b] - sums[a]
-    ring_count = high - low - (b - a)
-    ring_mean = (sums[high] - sums[low] - inside) / np.maximum(ring_count, 1)
-    level = (inside / (b - a) + ring_mean) / 2
-    cells = low[:, None] + np.arange((high - low).max())  # (N, L)
-    is_near = cells < high[:, None]
-    rest = np.where(is_near, values[np.minimum(cells, len(values) - 1)] - level[:, None], 0.0)
-    running = np.concatenate([np.zeros((len(a), 1)), np.cumsum(rest, axis=1)], axis=1)
-    weights = running[:, 1:] - np.minimum.accumulate(running[:, :-1], axis=1)
-    ends = np.where(is_near, weights, -np.inf).argmax(axis=1) + 1
-    is_before = np.arange(running.shape[1]) < ends[:, None]
-    starts = np.where(is_before, running, np.inf).argmin(axis=1)
-    found = np.stack([low + starts, low + ends], axis=1)
-    return np.where(ring_count[:, None] > 0, found, ranges)
-
-
-def _scores(level: _Level, ranges: Ints, config: MomentConfig) -> Floats:
-    """Score cell ranges (N, 2) by how high their mean is over the median of the curve, and over the ring around them.
-
-    The ring is as long as the range on each side, less at the ends of the curve; a range that fills the curve has none,
-    and its contrast is nothing. One that is no higher than either is no moment: -inf.
-    """
-    a, b = ranges.T
-    sums, length = level.sums, b - a
-    inside = sums[b] - sums[a]
-    reach = np.maximum(length, MIN_RING_SECONDS)
-    low, high = np.maximum(0, a - reach), np.minimum(len(sums) - 1, b + reach)
-    ring_count = high - low - length
-    ring_mean = (sums[high] - sums[low] - inside) / np.maximum(ring_count, 1)
-    contrast = np.where(ring_count > 0, inside / length - ring_mean, 0.0)
-    height = (1 - config.ring_share) * (inside / length - level.median) + config.ring_share * contrast
-    scored = (height - NOISE_ERRORS * level.jitter / np.sqrt(length)) * length / (length + SHRINK_SECONDS)
-    return np.where(height > 0, scored, -np.inf)
-
-
-def _in_seconds(
-    ranges: Sequence[_Range], edges: Floats, pts_seconds: Floats, changes: Changes, tolerance_seconds: float
-) -> tuple[list[float], list[float]]:
-    """Turn cells of an epoch into media time.
-
-    An edge of a shot is the change of picture there; another goes to the frame that begins there, then to a cut close
-    by. The ends of the epoch are edges already, harder than any cut.
-    """
-    if not ranges:
-        return [], []
-    a, b = np.array([(one.first, one.last) for one in ranges]).T
-    is_shot = np.array([one.is_shot for one in ranges])
-    starts, ends = edges[a], edges[b]
-    is_inner_start, is_inner_end = a > 0, b < len(edges) - 1
-    half, whole = np.full(len(a), 0.5), np.full(len(a), 1.01)
-    at_starts = np.where(is_shot, _nearest(changes.seconds, starts, whole), _nearest(pts_seconds, starts, half))
-    at_ends = np.where(is_shot, _nearest(changes.seconds, ends, whole), _nearest(pts_seconds, ends, half))
-    starts, ends = np.where(is_inner_start, at_starts, starts), np.where(is_inner_end, at_ends, ends)
-    tolerance = np.where(is_shot, 0.0, np.minimum(tolerance_seconds, (ends - starts) / 2))
-    cuts = changes.cut_seconds
-    starts, ends = (
-        np.where(is_inner_start, _nearest(cuts, starts, tolerance), starts),
-        np.where(is_inner_end, _nearest(cuts, ends, tolerance), ends),
-    )
-    return starts.tolist(), ends.tolist()
 
 
 def _nearest(times: Floats, at: Floats, tolerance: Floats) -> Floats:
