@@ -36,12 +36,13 @@ SHORTEST_PREFIX = 4  # characters of an abbreviated video id, as in git: shorter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpokenRow:
-    """One utterance, with its words, and where it is."""
+    """One utterance, and where it is."""
 
     row: int  # of its video
     position: int  # as locate() tells it
-    utterance: Utterance
+    utterance: Utterance  # without its words
     vector: NDArray[np.float32]  # (D,), unit length; zeros without one
+    words: str  # for serve.columns.words_of(), which takes longer than all else: most are not asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +237,7 @@ class CatalogReader(OpenCatalog):
     def _spoken(self, found: Sequence[tuple[Any, ...]]) -> list[SpokenRow]:
         vectors = vectors_of([fields[2] for fields in found], self.directory)
         return [
-            SpokenRow(row=row, position=position, vector=vector, utterance=utterance_of(tuple(fields), words))
+            SpokenRow(row=row, position=position, vector=vector, utterance=utterance_of(tuple(fields)), words=words)
             for vector, (row, position, _, words, *fields) in zip(vectors, found, strict=True)
         ]
 

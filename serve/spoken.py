@@ -11,6 +11,7 @@ from encoders.batching import TextVectors
 from encoders.calibration import logistic
 from encoders.values import Utterance
 from serve.catalog import Catalog
+from serve.columns import words_of
 from serve.following import Said
 from serve.intent import Intent
 from serve.lexical import content_terms, matches_term
@@ -47,7 +48,18 @@ class Spoken:
     text: str
     cosine: float  # -1..1, dense
     coverage: float  # 0..1: the share of the question's words found, weighted by rarity
-    matched_words: tuple[MatchedWord, ...]
+    words: tuple[str, ...]  # of each utterance, as SpokenRow has them
+    terms: tuple[str, ...]  # of the question, those that are in it
+
+    @property
+    def matched_words(self) -> tuple[MatchedWord, ...]:
+        """The words that the question has too."""
+        return tuple(
+            MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
+            for words in self.words
+            for word in words_of(words)
+            if any(matches_term(word.text, term) for term in self.terms)
+        )
 
     @property
     def score(self) -> float:
@@ -158,12 +170,8 @@ def described(said: Sequence[SpokenRow], cosine: float, rarities: Mapping[str, f
         text=text,
         cosine=cosine,
         coverage=sum(rarities[term] for term in found) / total if total else 0.0,
-        matched_words=tuple(
-            MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
-            for one in said
-            for word in one.utterance.words
-            if any(matches_term(word.text, term) for term in found)
-        ),
+        words=tuple(one.words for one in said),
+        terms=tuple(found),
     )
 
 

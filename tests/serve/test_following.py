@@ -1,6 +1,7 @@
 """What is kept in memory of live videos is what the catalog holds, however they change."""
 
 import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sample_vectors import QUERIES, brute_force, random_vectors
 
 from serve import following, positions
 from serve.catalog import Catalog, Kind
-from serve.columns import StoredFrames
+from serve.columns import StoredFrames, words_of
 from serve.following import FrameBlock, Said, VideoFrames, read_frames, read_said
 from serve.index import VectorIndex
 from serve.known import KnownVideos
@@ -74,7 +75,7 @@ class Follower:
         places = self.catalog.locate("utterances", self.catalog.row_ids("utterances", row)[0].tolist())
         assert places == [(row, position) for position in said.positions.tolist()]
         rows = self.catalog.spoken_at(places)
-        assert [one.utterance for one in rows] == self.catalog.utterances(row)
+        assert [replace(one.utterance, words=words_of(one.words)) for one in rows] == self.catalog.utterances(row)
         assert np.array_equal([one.vector for one in rows], self.catalog.utterance_vectors(row)) or not heard
         for before, one, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
             beside = self.catalog.spoken_beside(row, one.position)

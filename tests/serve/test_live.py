@@ -15,6 +15,7 @@ from sample_live import LENGTH, LIVE_MEDIA, STARTED, STRIDE, live_segment, said
 
 from serve import live_rows
 from serve.catalog import Catalog
+from serve.columns import words_of
 from serve.errors import VideoNotFound
 from serve.live import Change, DeletionRecord, LiveRows, Outcome, SegmentKey, Tombstone
 from serve.records import Gap, read_segment, segment_bytes
@@ -164,7 +165,7 @@ def test_positions_of_utterances_give_their_words(live: LiveRows, catalog: Catal
     row = only_video(catalog).row
     (found,) = catalog.match_words(["24"], limit=5)
     (spoken,) = catalog.spoken_at([(row, found.position)])
-    assert [word.text for word in spoken.utterance.words] == ["second", "24", "of", "cam"]
+    assert [word.text for word in words_of(spoken.words)] == ["second", "24", "of", "cam"]
     ids, _ = catalog.row_ids("utterances", row)
     places = catalog.locate("utterances", ids.tolist())
     assert places == sorted(places)
