@@ -103,6 +103,8 @@ def content_terms(text: str) -> list[str]:
 def matches_term(text: str, term: str) -> bool:
     """Whether a text holds a word or phrase, as the search table would find it: "hikes" holds "hiking"."""
     wanted, found = stems(term), stems(text)
+    if len(wanted) == 1:
+        return wanted[0] in found
     return bool(wanted) and any(found[at : at + len(wanted)] == wanted for at in range(len(found) - len(wanted) + 1))
 
 
