@@ -54,3 +54,5 @@ def check_equal(index: VectorIndex, catalog: Catalog, k: int = 12, rows: Sequenc
     assert np.array_equal(ids, true_ids)
     assert np.allclose(scores, true_scores, atol=5e-4)  # FAISS rounds to float16 otherwise where it is a tie
     assert (ids.dtype, scores.dtype) == (np.int64, np.float32)
+    owners = [row for row, _ in catalog.locate("segments", [int(key) for key in ids[0] if key >= 0])]
+    assert index.videos(QUERIES[0], k, rows=rows) == list(dict.fromkeys(owners))

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.moments import debias, find_moments, per_second, suppress, tiou
-from temporal.shots import Changes
+from temporal.moments import Scores, debias, find_all_moments, find_moments, per_second, suppress, tiou
+from temporal.shots import NO_CHANGES, Changes
 from temporal.values import ScoredSpan, TimeSpan
 
 CONFIG = MomentConfig()
@@ -226,16 +226,40 @@ def test_moments_do_not_cross_epochs() -> None:
     assert all(m.span.end_seconds <= 30 or m.span.start_seconds >= 30 for m in found)
 
 
+def drawn(seed: int, most: int) -> Scores:
+    """A curve of 2 to `most` frames at uneven times, in up to three epochs."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, most))
+    pts = np.cumsum(rng.uniform(0.05, 3.0, size=count)) - 0.05
+    duration = float(pts[-1] + rng.uniform(0.0, 2.0))
+    return Scores(
+        pts_seconds=pts,
+        scores=np.repeat(rng.standard_normal(count // 7 + 1), 7)[:count].astype(np.float32),
+        epochs=np.sort(rng.integers(0, 3, size=count)).astype(np.int32),
+        duration_seconds=duration,
+        changes=cut_at(np.sort(rng.uniform(0.0, duration, size=count // 5)).tolist()),
+    )
+
+
+def test_moments_of_many_videos_are_those_of_each() -> None:
+    flat = Scores(
+        pts_seconds=np.arange(30.0), scores=np.ones(30, np.float32), epochs=None, duration_seconds=30.0,
+        changes=NO_CHANGES,
+    )  # fmt: skip
+    videos = [*(drawn(seed, most) for seed, most in enumerate([3, 40, 400, 2000, 40, 3])), flat, drawn(9, 700)]
+    together = find_all_moments(videos, CONFIG)
+    assert together == [find_all_moments([video], CONFIG)[0] for video in videos]
+    assert [len(found) > 0 for found in together[2:4]] == [True, True]
+    assert together[-2] == []
+    assert find_all_moments([], CONFIG) == []
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_answers_are_spans_of_one_epoch_in_order_of_score(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    count = int(rng.integers(2, 400))
-    pts = np.cumsum(rng.uniform(0.05, 3.0, size=count)) - 0.05
-    epochs = np.sort(rng.integers(0, 3, size=count)).astype(np.int32)
-    values = np.repeat(rng.standard_normal(count // 7 + 1), 7)[:count].astype(np.float32)
-    duration = float(pts[-1] + rng.uniform(0.0, 2.0))
-    cuts = np.sort(rng.uniform(0.0, duration, size=count // 5))
-    found = find_moments(pts, values, epochs=epochs, duration_seconds=duration, changes=cut_at(cuts), config=CONFIG)
+    video = drawn(seed, 400)
+    pts, values, epochs, duration = video.pts_seconds, video.scores, video.epochs, video.duration_seconds
+    assert epochs is not None
+    (found,) = find_all_moments([video], CONFIG)
     assert len(found) <= CONFIG.max_moments
     assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
     starts = {int(epoch): pts[epochs == epoch][0] for epoch in np.unique(epochs)}
