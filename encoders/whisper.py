@@ -14,6 +14,8 @@ from whisper.tokenizer import get_tokenizer
 from encoders.alignment import align
 from encoders.config import SpeechConfig
 from encoders.decoding import ShrinkingTask
+from encoders.hearing import Hearing, has_fast_bfloat16
+from encoders.steps import Vocabulary
 from encoders.utterances import cut_utterances, join_pieces, place_words
 from encoders.vad import SpeechStream, SpeechWindow
 from encoders.values import Utterance
@@ -22,7 +24,7 @@ from encoders.whisper_weights import LoadedWhisper, load_whisper
 __all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
 
 
-DECODING_VERSION = 2  # counts up when a change here changes words; part of the fingerprint
+DECODING_VERSION = 3  # counts up when a change here changes words; part of the fingerprint
 RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper climbs by 0.2; every step costs a decode, and few windows need one
 MAX_COMPRESSION_RATIO = 2.4  # zlib's; above it the text repeats itself (openai-whisper's default)
 SURE_LANGUAGE_PROBABILITY = 0.5  # above it a stream keeps the language for good
@@ -45,6 +47,9 @@ class Transcriber:
         self._config = config
         self._device = torch.device(device)
         self._half = self._device.type == "cuda"
+        is_cpu = self._device.type == "cpu"
+        self._hear = Hearing(self._model.encoder, bfloat16=has_fast_bfloat16()) if is_cpu else self._model.encoder
+        self._vocabulary = Vocabulary(self._model.decoder.token_embedding.weight)
         self._lock = threading.Lock()  # align hangs hooks on the shared model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # whisper leaves its vocabulary file open
@@ -101,7 +106,7 @@ class Transcriber:
         mels = torch.stack(
             [log_mel_spectrogram(row, n_mels=self._model.dims.n_mels, device=self._device) for row in padded]
         )
-        features: Tensor = self._model.encoder(mels.half() if self._half else mels)
+        features: Tensor = self._hear(mels.half() if self._half else mels)
         return features
 
     def _choose_languages(self, windows: Sequence[SpeechWindow], features: Tensor) -> list[str]:
@@ -140,7 +145,7 @@ class Transcriber:
 
     def _run(self, features: Tensor, language: str, temperature: float) -> list[DecodingResult]:
         options = DecodingOptions(language=language, temperature=temperature, without_timestamps=True, fp16=self._half)
-        results: list[DecodingResult] = ShrinkingTask(self._model, options).run(features)
+        results: list[DecodingResult] = ShrinkingTask(self._model, options, self._vocabulary).run(features)
         return results
 
     def _is_ghost(self, result: DecodingResult) -> bool:

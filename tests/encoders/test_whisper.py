@@ -80,7 +80,7 @@ def test_leaving_out_ended_rows_changes_no_token(transcriber: Transcriber) -> No
     features = transcriber._encode([windows[0], short, windows[1]])
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
     theirs = DecodingTask(transcriber._model, options).run(features)
-    mine = ShrinkingTask(transcriber._model, options).run(features)
+    mine = ShrinkingTask(transcriber._model, options, transcriber._vocabulary).run(features)
     assert len({len(result.tokens) for result in theirs}) > 1  # they do end at different steps
     for a, b in zip(mine, theirs, strict=True):
         assert a.tokens == b.tokens
