@@ -17,6 +17,8 @@ from whisper.model import Whisper
 from whisper.timing import median_filter
 from whisper.tokenizer import Tokenizer
 
+from encoders.steps import DecoderSteps, Sound, Vocabulary
+
 MEDIAN_WIDTH = 7  # encoder positions of 20 ms; openai-whisper's
 
 
@@ -34,7 +36,8 @@ def align(
     model: Whisper,
     tokenizer: Tokenizer,
     heads: Sequence[tuple[int, int]],
-    features: Tensor,
+    vocabulary: Vocabulary,
+    sound: Sound,
     texts: Sequence[Sequence[int]],
     durations_seconds: Sequence[float],
 ) -> list[list[TimedText]]:
@@ -42,7 +45,7 @@ def align(
 
     Args:
         heads: (layer, head) of the cross-attention heads that follow the sound.
-        features: (B, T, D), the windows as Whisper's encoder sees them.
+        sound: The windows as the decoder sees them (`encoders.steps.prepare`).
         texts: For each window the text tokens, no special ones.
         durations_seconds: For each window how much of it is sound and not padding.
     Source: openai-whisper, whisper/timing.py; https://arxiv.org/abs/2212.04356, section 6.
@@ -52,8 +55,8 @@ def align(
     prefix = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
     rows = [[*prefix, *text, tokenizer.eot] for text in texts]
     width = max(map(len, rows))
-    tokens = torch.tensor([row + [tokenizer.eot] * (width - len(row)) for row in rows], device=features.device)
-    attention, logits = _attend(model, heads, tokens, features)  # (H, B, W, T), (B, W, V)
+    tokens = torch.tensor([row + [tokenizer.eot] * (width - len(row)) for row in rows], device=sound[0][0].device)
+    attention, logits = _attend(model, heads, vocabulary, sound, tokens)  # (H, B, W, T), (B, W, V)
     # Only what was said is asked for: the softmax of all would write the whole vocabulary once more for each token.
     total = logits[:, :, : tokenizer.eot].logsumexp(dim=-1)  # (B, W)
     timed = []
@@ -71,33 +74,31 @@ def align(
 
 
 def _attend(
-    model: Whisper, heads: Sequence[tuple[int, int]], tokens: Tensor, features: Tensor
+    model: Whisper, heads: Sequence[tuple[int, int]], vocabulary: Vocabulary, sound: Sound, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and logits (B, W, V).
 
-    The queries and keys are caught on their way, so that the decoder keeps its fast fused attention.
+    The queries are caught on their way, so that the decoder keeps its fast fused attention.
     """
-    caught: dict[tuple[int, str], Tensor] = {}
+    caught: dict[int, Tensor] = {}
     hooks = []
     for layer in {layer for layer, _ in heads}:
-        for part in ("query", "key"):
 
-            def catch(_module: object, _inputs: object, output: Tensor, slot: tuple[int, str] = (layer, part)) -> None:
-                caught[slot] = output
+        def catch(_module: object, _inputs: object, output: Tensor, layer: int = layer) -> None:
+            caught[layer] = output
 
-            module = getattr(model.decoder.blocks[layer].cross_attn, part)
-            hooks.append(module.register_forward_hook(catch))
+        hooks.append(model.decoder.blocks[layer].cross_attn.query.register_forward_hook(catch))
     try:
         with torch.inference_mode():
-            logits = model.decoder(tokens, features)
+            logits = DecoderSteps(model, vocabulary, sound).logits(tokens)
     finally:
         for hook in hooks:
             hook.remove()
     head_width = model.dims.n_text_state // model.dims.n_text_head
     attention = []
     for layer, head in heads:
-        columns = slice(head * head_width, (head + 1) * head_width)
-        query, key = caught[layer, "query"][..., columns], caught[layer, "key"][..., columns]
+        query = caught[layer][..., head * head_width : (head + 1) * head_width]
+        key = sound[layer][0][:, head]
         attention.append((query.float() @ key.float().transpose(1, 2)) * head_width**-0.5)
     return torch.stack(attention), logits
 

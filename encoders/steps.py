@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from whisper.model import MultiHeadAttention, Whisper
 
+Sound = list[tuple[Tensor, Tensor]]  # by layer of the decoder: keys and values of what is heard (B, H, T, D / H)
+
 PACKED_ROWS = 8  # the batch that the vocabulary is laid out for; others are right too
 
 
@@ -33,34 +35,40 @@ class Vocabulary:
         return (x @ self._weight.to(x.dtype).T).float()
 
 
+def prepare(model: Whisper, features: Tensor) -> Sound:
+    """Project features (B, T, D) once for all passes over them: decoding, decoding again, and word times."""
+    return [_keys_and_values(block.cross_attn, features) for block in model.decoder.blocks]
+
+
+def pick(sound: Sound, rows: Tensor | list[int]) -> Sound:
+    """Take some rows of a batch: indices, or bool (B,)."""
+    return [(key[rows], value[rows]) for key, value in sound]
+
+
 class DecoderSteps:
     """One pass through a batch of texts; in the place of openai-whisper's PyTorchInference."""
 
-    def __init__(self, model: Whisper, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: Whisper, vocabulary: Vocabulary, sound: Sound) -> None:
         self._decoder = model.decoder
         self._vocabulary = vocabulary
-        self.cleanup_caching()
+        self._sound = sound
+        self._text: Sound = []  # those of the tokens so far (B, H, W, D / H)
 
     def cleanup_caching(self) -> None:
-        """Forget the batch."""
-        self._sound: list[tuple[Tensor, Tensor]] = []  # by layer: keys and values (B, H, T, D / H)
-        self._text: list[tuple[Tensor, Tensor]] = []  # by layer: those of the tokens so far (B, H, W, D / H)
+        """Let go of the batch."""
+        self._sound, self._text = [], []
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows only: bool (B,)."""
-        self._sound = [(key[rows], value[rows]) for key, value in self._sound]
-        self._text = [(key[rows], value[rows]) for key, value in self._text]
+        self._sound, self._text = pick(self._sound, rows), pick(self._text, rows)
 
-    def logits(self, tokens: Tensor, audio_features: Tensor) -> Tensor:
-        """Score what follows: tokens so far (B, W), features (B, T, D) -> (B, N, V) for the N tokens that are new."""
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Score what follows: the tokens so far (B, W) -> (B, N, V) for the N of them that are new."""
         decoder = self._decoder
-        if not self._sound:
-            layers = [block.cross_attn for block in decoder.blocks]
-            self._sound = [_keys_and_values(layer, audio_features) for layer in layers]
         begin = self._text[0][0].shape[2] if self._text else 0
         x = decoder.token_embedding(tokens[:, begin:]) + decoder.positional_embedding[begin : tokens.shape[1]]
-        x = x.to(audio_features.dtype)
-        text = []
+        x = x.to(self._sound[0][0].dtype)
+        text: Sound = []
         for i, block in enumerate(decoder.blocks):
             normed = block.attn_ln(x)
             key, value = _keys_and_values(block.attn, normed)
