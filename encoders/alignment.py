@@ -56,9 +56,7 @@ def align(
     rows = [[*prefix, *text, tokenizer.eot] for text in texts]
     width = max(map(len, rows))
     tokens = torch.tensor([row + [tokenizer.eot] * (width - len(row)) for row in rows], device=sound[0][0].device)
-    attention, logits = _attend(model, heads, vocabulary, sound, tokens)  # (H, B, W, T), (B, W, V)
-    # Only what was said is asked for: the softmax of all would write the whole vocabulary once more for each token.
-    total = logits[:, :, : tokenizer.eot].logsumexp(dim=-1)  # (B, W)
+    attention, states = _attend(model, heads, vocabulary, sound, tokens)  # (H, B, W, T), (B, W, D)
     timed = []
     for b, (text, duration_seconds) in enumerate(zip(texts, durations_seconds, strict=True)):
         positions = min(attention.shape[-1], max(1, round(duration_seconds * TOKENS_PER_SECOND)))
@@ -67,8 +65,10 @@ def align(
         weights = median_filter((weights - mean) / std.clamp_min(1e-8), MEDIAN_WIDTH)
         matrix = weights.mean(dim=0)[len(tokenizer.sot_sequence) : -1].cpu().numpy()  # text tokens and eot, by time
         first = len(prefix) - 1  # the logits there predict the first text token
-        at = first + torch.arange(len(text))
-        spoken = (logits[b, at, torch.tensor(text, dtype=torch.long)] - total[b, at]).exp().tolist()
+        logits = vocabulary(states[b : b + 1, first : first + len(text)])[0, :, : tokenizer.eot]  # (W, V)
+        # Only what was said is asked for: the softmax of all would write the whole vocabulary once more for each token.
+        said = logits.gather(1, tokens[b, len(prefix) : len(prefix) + len(text), None])[:, 0]
+        spoken = (said - logits.logsumexp(dim=-1)).exp().tolist()
         timed.append(_cut_words(tokenizer, list(text), warp(-matrix), spoken))
     return timed
 
@@ -76,7 +76,7 @@ def align(
 def _attend(
     model: Whisper, heads: Sequence[tuple[int, int]], vocabulary: Vocabulary, sound: Sound, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and logits (B, W, V).
+    """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and states (B, W, D).
 
     The queries are caught on their way, so that the decoder keeps its fast fused attention.
     """
@@ -90,7 +90,7 @@ def _attend(
         hooks.append(model.decoder.blocks[layer].cross_attn.query.register_forward_hook(catch))
     try:
         with torch.inference_mode():
-            logits = DecoderSteps(model, vocabulary, sound).logits(tokens)
+            states = DecoderSteps(model, vocabulary, sound).states(tokens)
     finally:
         for hook in hooks:
             hook.remove()
@@ -100,7 +100,7 @@ def _attend(
         query = caught[layer][..., head * head_width : (head + 1) * head_width]
         key = sound[layer][0][:, head]
         attention.append((query.float() @ key.float().transpose(1, 2)) * head_width**-0.5)
-    return torch.stack(attention), logits
+    return torch.stack(attention), states
 
 
 def warp(cost: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -64,6 +64,10 @@ class DecoderSteps:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Score what follows: the tokens so far (B, W) -> (B, N, V) for the N of them that are new."""
+        return self._vocabulary(self.states(tokens))
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """Read the new tokens, as `logits` does: the states (B, N, D) that the vocabulary scores."""
         decoder = self._decoder
         begin = self._text[0][0].shape[2] if self._text else 0
         x = decoder.token_embedding(tokens[:, begin:]) + decoder.positional_embedding[begin : tokens.shape[1]]
@@ -80,7 +84,8 @@ class DecoderSteps:
             x = x + _attend(block.cross_attn, block.cross_attn_ln(x), *self._sound[i], is_causal=False)
             x = x + block.mlp(block.mlp_ln(x))
         self._text = text
-        return self._vocabulary(decoder.ln(x))
+        states: Tensor = decoder.ln(x)
+        return states
 
 
 def _split(attention: MultiHeadAttention, x: Tensor) -> Tensor:
