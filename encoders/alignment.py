@@ -17,6 +17,8 @@ from whisper.model import Whisper
 from whisper.timing import median_filter
 from whisper.tokenizer import Tokenizer
 
+from encoders.steps import DecoderSteps, Sound, Vocabulary
+
 MEDIAN_WIDTH = 7  # encoder positions of 20 ms; openai-whisper's
 
 
@@ -34,7 +36,8 @@ def align(
     model: Whisper,
     tokenizer: Tokenizer,
     heads: Sequence[tuple[int, int]],
-    features: Tensor,
+    vocabulary: Vocabulary,
+    sound: Sound,
     texts: Sequence[Sequence[int]],
     durations_seconds: Sequence[float],
 ) -> list[list[TimedText]]:
@@ -42,7 +45,7 @@ def align(
 
     Args:
         heads: (layer, head) of the cross-attention heads that follow the sound.
-        features: (B, T, D), the windows as Whisper's encoder sees them.
+        sound: The windows as the decoder sees them (`encoders.steps.prepare`).
         texts: For each window the text tokens, no special ones.
         durations_seconds: For each window how much of it is sound and not padding.
     Source: openai-whisper, whisper/timing.py; https://arxiv.org/abs/2212.04356, section 6.
@@ -52,10 +55,8 @@ def align(
     prefix = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
     rows = [[*prefix, *text, tokenizer.eot] for text in texts]
     width = max(map(len, rows))
-    tokens = torch.tensor([row + [tokenizer.eot] * (width - len(row)) for row in rows], device=features.device)
-    attention, logits = _attend(model, heads, tokens, features)  # (H, B, W, T), (B, W, V)
-    # Only what was said is asked for: the softmax of all would write the whole vocabulary once more for each token.
-    total = logits[:, :, : tokenizer.eot].logsumexp(dim=-1)  # (B, W)
+    tokens = torch.tensor([row + [tokenizer.eot] * (width - len(row)) for row in rows], device=sound[0][0].device)
+    attention, states = _attend(model, heads, vocabulary, sound, tokens)  # (H, B, W, T), (B, W, D)
     timed = []
     for b, (text, duration_seconds) in enumerate(zip(texts, durations_seconds, strict=True)):
         positions = min(attention.shape[-1], max(1, round(duration_seconds * TOKENS_PER_SECOND)))
@@ -64,42 +65,42 @@ def align(
         weights = median_filter((weights - mean) / std.clamp_min(1e-8), MEDIAN_WIDTH)
         matrix = weights.mean(dim=0)[len(tokenizer.sot_sequence) : -1].cpu().numpy()  # text tokens and eot, by time
         first = len(prefix) - 1  # the logits there predict the first text token
-        at = first + torch.arange(len(text))
-        spoken = (logits[b, at, torch.tensor(text, dtype=torch.long)] - total[b, at]).exp().tolist()
+        logits = vocabulary(states[b : b + 1, first : first + len(text)])[0, :, : tokenizer.eot]  # (W, V)
+        # Only what was said is asked for: the softmax of all would write the whole vocabulary once more for each token.
+        said = logits.gather(1, tokens[b, len(prefix) : len(prefix) + len(text), None])[:, 0]
+        spoken = (said - logits.logsumexp(dim=-1)).exp().tolist()
         timed.append(_cut_words(tokenizer, list(text), warp(-matrix), spoken))
     return timed
 
 
 def _attend(
-    model: Whisper, heads: Sequence[tuple[int, int]], tokens: Tensor, features: Tensor
+    model: Whisper, heads: Sequence[tuple[int, int]], vocabulary: Vocabulary, sound: Sound, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and logits (B, W, V).
+    """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and states (B, W, D).
 
-    The queries and keys are caught on their way, so that the decoder keeps its fast fused attention.
+    The queries are caught on their way, so that the decoder keeps its fast fused attention.
     """
-    caught: dict[tuple[int, str], Tensor] = {}
+    caught: dict[int, Tensor] = {}
     hooks = []
     for layer in {layer for layer, _ in heads}:
-        for part in ("query", "key"):
 
-            def catch(_module: object, _inputs: object, output: Tensor, slot: tuple[int, str] = (layer, part)) -> None:
-                caught[slot] = output
+        def catch(_module: object, _inputs: object, output: Tensor, layer: int = layer) -> None:
+            caught[layer] = output
 
-            module = getattr(model.decoder.blocks[layer].cross_attn, part)
-            hooks.append(module.register_forward_hook(catch))
+        hooks.append(model.decoder.blocks[layer].cross_attn.query.register_forward_hook(catch))
     try:
         with torch.inference_mode():
-            logits = model.decoder(tokens, features)
+            states = DecoderSteps(model, vocabulary, sound).states(tokens)
     finally:
         for hook in hooks:
             hook.remove()
     head_width = model.dims.n_text_state // model.dims.n_text_head
     attention = []
     for layer, head in heads:
-        columns = slice(head * head_width, (head + 1) * head_width)
-        query, key = caught[layer, "query"][..., columns], caught[layer, "key"][..., columns]
+        query = caught[layer][..., head * head_width : (head + 1) * head_width]
+        key = sound[layer][0][:, head]
         attention.append((query.float() @ key.float().transpose(1, 2)) * head_width**-0.5)
-    return torch.stack(attention), logits
+    return torch.stack(attention), states
 
 
 def warp(cost: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,15 +7,22 @@ Its own loop computes all rows until the longest has ended: every step reads eac
 import numpy as np
 import torch
 from torch import Tensor
-from whisper.decoding import DecodingTask, PyTorchInference
+from whisper.decoding import DecodingOptions, DecodingTask
+from whisper.model import Whisper
+
+from encoders.steps import DecoderSteps, Sound, Vocabulary
 
 
 class ShrinkingTask(DecodingTask):  # type: ignore[misc]
     """DecodingTask of one candidate a row (greedy or sampled); the same tokens, up to rounding by batch size."""
 
+    def __init__(self, model: Whisper, options: DecodingOptions, vocabulary: Vocabulary, sound: Sound) -> None:
+        super().__init__(model, options)
+        self.inference = DecoderSteps(model, vocabulary, sound)
+
     def _main_loop(self, audio_features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[float]]:
         """Return tokens (B, N), filled up with eot, the sums of log probabilities (B,), and no_speech_probs."""
-        inference: PyTorchInference = self.inference
+        inference: DecoderSteps = self.inference
         count, eot = len(tokens), self.tokenizer.eot
         all_tokens = torch.full((count, tokens.shape[1] + self.sample_len), eot, device=tokens.device)
         all_sums = torch.zeros(count, device=audio_features.device)
@@ -24,7 +31,7 @@ class ShrinkingTask(DecodingTask):  # type: ignore[misc]
         sums = all_sums.clone()
         try:
             for step in range(self.sample_len):
-                logits = inference.logits(tokens, audio_features)
+                logits = inference.logits(tokens)
                 if step == 0 and self.tokenizer.no_speech is not None:
                     at_start = logits[:, self.sot_index].float().softmax(dim=-1)
                     no_speech_probs = at_start[:, self.tokenizer.no_speech].tolist()
@@ -39,9 +46,7 @@ class ShrinkingTask(DecodingTask):  # type: ignore[misc]
                     break
                 if not goes_on.all():
                     rows, tokens, sums = rows[goes_on], tokens[goes_on], sums[goes_on]
-                    audio_features = audio_features[goes_on]
-                    for module, kept in inference.kv_cache.items():
-                        inference.kv_cache[module] = kept[goes_on]
+                    inference.keep(goes_on)
         finally:
             inference.cleanup_caching()
         return all_tokens, all_sums, no_speech_probs

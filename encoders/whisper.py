@@ -14,6 +14,8 @@ from whisper.tokenizer import get_tokenizer
 from encoders.alignment import align
 from encoders.config import SpeechConfig
 from encoders.decoding import ShrinkingTask
+from encoders.hearing import Hearing, has_fast_bfloat16
+from encoders.steps import Sound, Vocabulary, pick, prepare
 from encoders.utterances import cut_utterances, join_pieces, place_words
 from encoders.vad import SpeechStream, SpeechWindow
 from encoders.values import Utterance
@@ -22,7 +24,7 @@ from encoders.whisper_weights import LoadedWhisper, load_whisper
 __all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
 
 
-DECODING_VERSION = 2  # counts up when a change here changes words; part of the fingerprint
+DECODING_VERSION = 3  # counts up when a change here changes words; part of the fingerprint
 RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper climbs by 0.2; every step costs a decode, and few windows need one
 MAX_COMPRESSION_RATIO = 2.4  # zlib's; above it the text repeats itself (openai-whisper's default)
 SURE_LANGUAGE_PROBABILITY = 0.5  # above it a stream keeps the language for good
@@ -45,6 +47,9 @@ class Transcriber:
         self._config = config
         self._device = torch.device(device)
         self._half = self._device.type == "cuda"
+        is_cpu = self._device.type == "cpu"
+        self._hear = Hearing(self._model.encoder, bfloat16=has_fast_bfloat16()) if is_cpu else self._model.encoder
+        self._vocabulary = Vocabulary(self._model.decoder.token_embedding.weight)
         self._lock = threading.Lock()  # align hangs hooks on the shared model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # whisper leaves its vocabulary file open
@@ -85,11 +90,14 @@ class Transcriber:
         utterances: list[list[Utterance]] = [[] for _ in windows]
         for language in sorted(set(languages)):
             chosen = [i for i, other in enumerate(languages) if other == language]
-            results = self._decode(features[chosen], language)
-            kept = [(i, r) for i, r in zip(chosen, results, strict=True) if not self._is_ghost(r)]
-            rows = self._build([windows[i] for i, _ in kept], [r for _, r in kept], language)
-            for (i, _), row in zip(kept, rows, strict=True):
-                utterances[i] = row
+            sound = prepare(self._model, features[chosen])
+            results = self._decode(features[chosen], sound, language)
+            kept = [n for n, result in enumerate(results) if not self._is_ghost(result)]
+            rows = self._build(
+                [windows[chosen[n]] for n in kept], [results[n] for n in kept], pick(sound, kept), language
+            )
+            for n, row in zip(kept, rows, strict=True):
+                utterances[chosen[n]] = row
         return utterances
 
     def _encode(self, windows: Sequence[SpeechWindow]) -> Tensor:
@@ -101,7 +109,7 @@ class Transcriber:
         mels = torch.stack(
             [log_mel_spectrogram(row, n_mels=self._model.dims.n_mels, device=self._device) for row in padded]
         )
-        features: Tensor = self._model.encoder(mels.half() if self._half else mels)
+        features: Tensor = self._hear(mels.half() if self._half else mels)
         return features
 
     def _choose_languages(self, windows: Sequence[SpeechWindow], features: Tensor) -> list[str]:
@@ -121,13 +129,13 @@ class Transcriber:
             languages.append(language)
         return languages
 
-    def _decode(self, features: Tensor, language: str) -> list[DecodingResult]:
+    def _decode(self, features: Tensor, sound: Sound, language: str) -> list[DecodingResult]:
         """Decode greedily, then sample again where the text repeats itself.
 
         openai-whisper samples again for a low avg_logprob too. Of the development windows that saved none: what is
         improbable at its most probable is a ghost, and each of those would cost two decodes more.
         """
-        results = self._run(features, language, 0.0)
+        results = self._run(features, sound, language, 0.0)
         for i in range(len(results)):
             for temperature in RETRY_TEMPERATURES:
                 if results[i].compression_ratio <= MAX_COMPRESSION_RATIO:
@@ -135,12 +143,12 @@ class Transcriber:
                 # Alone and seeded, so that the words depend on nothing but the window.
                 with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
                     torch.manual_seed(SEED)
-                    [results[i]] = self._run(features[i : i + 1], language, temperature)
+                    [results[i]] = self._run(features[i : i + 1], pick(sound, [i]), language, temperature)
         return results
 
-    def _run(self, features: Tensor, language: str, temperature: float) -> list[DecodingResult]:
+    def _run(self, features: Tensor, sound: Sound, language: str, temperature: float) -> list[DecodingResult]:
         options = DecodingOptions(language=language, temperature=temperature, without_timestamps=True, fp16=self._half)
-        results: list[DecodingResult] = ShrinkingTask(self._model, options).run(features)
+        results: list[DecodingResult] = ShrinkingTask(self._model, options, self._vocabulary, sound).run(features)
         return results
 
     def _is_ghost(self, result: DecodingResult) -> bool:
@@ -153,7 +161,7 @@ class Transcriber:
         return bool(result.avg_logprob < floor or result.compression_ratio > MAX_COMPRESSION_RATIO)
 
     def _build(
-        self, windows: Sequence[SpeechWindow], results: Sequence[DecodingResult], language: str
+        self, windows: Sequence[SpeechWindow], results: Sequence[DecodingResult], sound: Sound, language: str
     ) -> list[list[Utterance]]:
         if not windows:
             return []
@@ -162,9 +170,8 @@ class Transcriber:
             model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
         )
         texts = [[token for token in result.tokens if token < tokenizer.eot] for result in results]
-        features = torch.stack([result.audio_features for result in results])
         durations = [window.end_seconds - window.start_seconds for window in windows]
-        timed = align(model, tokenizer, self._heads, features, texts, durations)
+        timed = align(model, tokenizer, self._heads, self._vocabulary, sound, texts, durations)
         spaced = language not in UNSPACED_LANGUAGES
         rows = []
         for window, result, pieces in zip(windows, results, timed, strict=True):

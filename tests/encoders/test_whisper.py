@@ -14,6 +14,7 @@ from whisper.decoding import DecodingOptions, DecodingTask
 
 from encoders.config import SpeechConfig
 from encoders.decoding import ShrinkingTask
+from encoders.steps import prepare
 from encoders.values import Utterance
 from encoders.whisper import Transcriber
 from ingest.values import SAMPLE_RATE_HZ
@@ -80,7 +81,8 @@ def test_leaving_out_ended_rows_changes_no_token(transcriber: Transcriber) -> No
     features = transcriber._encode([windows[0], short, windows[1]])
     options = DecodingOptions(language="en", without_timestamps=True, fp16=False)
     theirs = DecodingTask(transcriber._model, options).run(features)
-    mine = ShrinkingTask(transcriber._model, options).run(features)
+    sound = prepare(transcriber._model, features)
+    mine = ShrinkingTask(transcriber._model, options, transcriber._vocabulary, sound).run(features)
     assert len({len(result.tokens) for result in theirs}) > 1  # they do end at different steps
     for a, b in zip(mine, theirs, strict=True):
         assert a.tokens == b.tokens
