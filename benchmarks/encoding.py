@@ -45,6 +45,7 @@ from serve.worker import PARTS_IN_FLIGHT
 STREAM_COUNT = 16
 GROUP_COUNT = round(PublishConfig().chunk_seconds)  # frames of a chunk, one a second; most end at a later keyframe
 BATCH_COUNTS = (8, 16, 32, 64)
+TRIED_COUNT = 32  # frames at least, when the bare loop's ways are tried
 NEAR = 0.8  # of the best so far: such a way is tried again, so that noise does not decide
 RESULTS = ROOT / "benchmarks" / "results" / "encoding.md"
 Pixels = NDArray[np.uint8]
@@ -161,13 +162,13 @@ def copied(encoder: OpenClipEncoder, pixels: Pixels) -> tuple[float, float]:
 
 
 def best_bare(ways: Sequence[Bare], pictures: torch.Tensor, device: str) -> tuple[dict[str, float], Bare, int]:
-    """Try every way and batch size on a part, after one run for warmth; those near the best twice."""
+    """Try every way and batch size on some frames, after a first run; those near the best twice."""
     speeds = {}
     best, choice = 0.0, (ways[0], BATCH_COUNTS[0])
-    part = pictures[: max(BATCH_COUNTS)]
     for way in ways:
-        way.embed(part[:8], 8, device)
+        way.embed(pictures[:8], 8, device)
         for count in BATCH_COUNTS:
+            part = pictures[: max(count, TRIED_COUNT)]
             work = partial(way.embed, part, count, device)
             speed = len(part) / seconds_of(work, device)
             if speed > NEAR * best:
