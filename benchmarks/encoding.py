@@ -94,6 +94,7 @@ def ours(encoder: OpenClipEncoder | MiniEncoder, pixels: Pixels, sizes: list[int
         max_count=VisualConfig().batch_count,
         name="encode",
         on_batch=lambda count, _: sizes.append(count),
+        is_even=True,
     )
 
     room = threading.Semaphore(chunks_in_flight())
