@@ -111,7 +111,13 @@ class Batcher(Generic[Item, Value]):
     """Works on what many streams bring, in one thread; whatever waits is the next batch, none is waited for."""
 
     def __init__(
-        self, work: Callable[[Sequence[Item]], Sequence[Value]], *, max_count: int, name: str, on_batch: OnBatch
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Value]],
+        *,
+        max_count: int,
+        name: str,
+        on_batch: OnBatch,
+        is_even: bool = False,
     ) -> None:
         """Start the thread.
 
@@ -119,8 +125,11 @@ class Batcher(Generic[Item, Value]):
             work: From items to as many values.
             max_count: A batch takes no further group once it has so many items.
             on_batch: Told of each batch: how many items, and how many seconds it took.
+            is_even: Make batches of like size. Else, where who is done brings the next at once, one that was small is
+                followed by one of all others, that by a small one, and so on. Only where the small ones cost more than
+                two halves do.
         """
-        self._work, self._max_count, self._on_batch = work, max_count, on_batch
+        self._work, self._max_count, self._on_batch, self._is_even = work, max_count, on_batch, is_even
         self._groups: queue.SimpleQueue[tuple[Sequence[Item], OnDone[Value]] | None] = queue.SimpleQueue()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -137,14 +146,18 @@ class Batcher(Generic[Item, Value]):
         self._thread.join()
 
     def _run(self) -> None:
+        before = 0  # groups of the last batch
         while (first := self._groups.get()) is not None and not self._is_closed:
             groups, count = [first], len(first[0])
-            while count < self._max_count and not self._groups.empty():
+            waiting = 1 + self._groups.qsize()
+            most = (waiting + before + 1) // 2 if self._is_even else waiting  # those of the last batch come again
+            while len(groups) < most and count < self._max_count and not self._groups.empty():
                 following = self._groups.get()
                 if following is None:
                     return
                 groups.append(following)
                 count += len(following[0])
+            before = len(groups)
             self._one(groups)
 
     def _one(self, groups: "Sequence[tuple[Sequence[Item], OnDone[Value]]]") -> None:

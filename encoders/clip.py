@@ -130,7 +130,7 @@ class OpenClipEncoder:
             for start in range(0, len(pixels), self._batch_count):
                 batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + self._batch_count]))
                 x = batch.to(self._device).permute(0, 3, 1, 2).float()  # bytes travel, floats are made on the device
-                features = self._model.encode_image(((x - self._mean) / self._std).to(self._dtype))
+                features = self._model.encode_image(x.sub_(self._mean).div_(self._std).to(self._dtype))
                 features = torch.nn.functional.normalize(features.float(), dim=-1)
                 vectors[start : start + len(batch)] = features.cpu().numpy()
         return vectors

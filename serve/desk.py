@@ -90,6 +90,7 @@ class Desk:
             max_count=settings.visual.batch_count,
             name="pictures",
             on_batch=self._on_batch("encode", settings.visual.batch_count),
+            is_even=True,
         )
         self._speech: Batcher[Speech, Said] = Batcher(
             self._find_words,

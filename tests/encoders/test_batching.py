@@ -102,3 +102,26 @@ def test_a_batcher_that_is_closed_drops_what_waits() -> None:
     threading.Timer(0.2, going_on.set).start()
     batcher.close()
     assert done == [[0]]
+
+
+@pytest.mark.parametrize(("is_even", "expected"), [(False, [1, 7]), (True, [1, 4, 3])])
+def test_even_batches_share_what_waits(is_even: bool, expected: list[int]) -> None:
+    sizes: list[int] = []
+    begun, may_go, done = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def work(items: Sequence[int]) -> Sequence[int]:
+        begun.set()
+        may_go.wait(10)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(
+        work, max_count=9, name="b", on_batch=lambda count, seconds: sizes.append(count), is_even=is_even
+    )
+    batcher.submit([0], lambda values: done.release())
+    assert begun.wait(10)
+    for n in range(1, 8):
+        batcher.submit([n], lambda values: done.release())
+    may_go.set()
+    assert all(done.acquire(timeout=10) for _ in range(8))
+    batcher.close()
+    assert sizes == expected

@@ -11,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from encoders import weights
 from encoders.weights import (
     cached_weights,
     choose_device,
@@ -120,6 +121,7 @@ def test_refuses_a_device_that_is_not_here(device: str) -> None:
 
 def test_float32_where_bfloat16_is_not_native_and_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu") == "cpu"
+    monkeypatch.setattr(weights, "has_fast_avx512_bf16", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_dtype("cpu") is torch.float32
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
@@ -127,3 +129,23 @@ def test_float32_where_bfloat16_is_not_native_and_faster(monkeypatch: pytest.Mon
     for capability, dtype in (((7, 5), torch.float32), ((8, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
         assert choose_dtype("cuda") is dtype
+
+
+@pytest.mark.parametrize(
+    ("is_supported", "info", "dtype"),
+    [
+        (True, "vendor_id\t: AuthenticAMD\n", torch.bfloat16),
+        (True, "vendor_id\t: GenuineIntel\n", torch.float32),  # its instruction is there, and no faster
+        (True, None, torch.float32),  # another system, which does not say
+        (False, "vendor_id\t: AuthenticAMD\n", torch.float32),  # before Zen 4
+    ],
+)
+def test_bfloat16_where_avx512_alone_makes_it_faster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_supported: bool, info: str | None, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_supported)
+    monkeypatch.setattr(weights, "CPU_INFO", tmp_path / "cpuinfo")
+    if info is not None:
+        (tmp_path / "cpuinfo").write_text(info)
+    assert choose_dtype("cpu") is dtype
