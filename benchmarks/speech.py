@@ -35,13 +35,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from encoders.config import SpeechConfig  # noqa: E402  (a script: the path comes first)
-from encoders.hearing import has_fast_bfloat16  # noqa: E402
+from encoders.weights import choose_dtype  # noqa: E402
 from encoders.whisper import Transcriber  # noqa: E402
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock  # noqa: E402
 
 RECORDINGS = ROOT.parent / "shared" / "videos" / "speech"
 RESULTS = ROOT / "benchmarks" / "results" / "speech.md"
-OURS = f"kinodex, {'encoder in bfloat16' if has_fast_bfloat16() else 'float32'}, greedy"
+OURS = f"kinodex, encoder in {str(choose_dtype('cpu')).removeprefix('torch.')}, greedy"
 Sound = NDArray[np.float32]
 
 

@@ -12,27 +12,17 @@ from whisper.model import AudioEncoder, MultiHeadAttention
 QUERY_COUNT = 250  # encoder positions whose attention is computed at a time; its 4.5 MB for tiny.en stay in the cache
 
 
-def has_fast_bfloat16() -> bool:
-    """Tell whether this CPU multiplies bfloat16 natively: AMX tiles, or AVX-512 with its BF16 instructions.
-
-    Source: measured on two cores of AMD EPYC with AVX-512 BF16 (torch 2.15), a linear layer of tiny.en's encoder runs
-    at 420 GFLOP/s in bfloat16 and 150 in float32.
-    """
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
 class Hearing:
     """Encodes sound as the given encoder does; with bfloat16 the features differ by about 1 % of their length.
 
     Args:
         encoder: Whisper's, in float32, on the CPU. With bfloat16 its layers are converted in place, and only this class
             can run it from then on.
-        bfloat16: Whether to multiply in bfloat16. What is added up (residuals, norms, positions) stays float32.
+        dtype: To multiply in. What is added up (residuals, norms, positions) stays float32.
     """
 
-    def __init__(self, encoder: AudioEncoder, *, bfloat16: bool) -> None:
-        self._encoder = encoder
-        self._dtype = torch.bfloat16 if bfloat16 else torch.float32
+    def __init__(self, encoder: AudioEncoder, dtype: torch.dtype) -> None:
+        self._encoder, self._dtype = encoder, dtype
         for module in encoder.modules():
             if isinstance(module, (nn.Linear, nn.Conv1d)):
                 module.to(self._dtype)

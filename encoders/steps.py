@@ -23,8 +23,9 @@ class Vocabulary:
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
         self._packed: Tensor | None = None
-        has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        if has_onednn and weight.device.type == "cpu" and weight.dtype == torch.float32:
+        # Not public: a torch that has it no more multiplies as it always did.
+        has_packing = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        if has_packing and weight.device.type == "cpu" and weight.dtype == torch.float32:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from whisper.tokenizer import get_tokenizer
 from encoders.alignment import align
 from encoders.config import SpeechConfig
 from encoders.decoding import ShrinkingTask
-from encoders.hearing import Hearing, has_fast_bfloat16
+from encoders.hearing import Hearing
 from encoders.steps import Sound, Vocabulary, pick, prepare
 from encoders.utterances import cut_utterances, join_pieces, place_words
 from encoders.vad import SpeechStream, SpeechWindow
 from encoders.values import Utterance
+from encoders.weights import choose_dtype
 from encoders.whisper_weights import LoadedWhisper, load_whisper
 
 __all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
@@ -48,7 +49,7 @@ class Transcriber:
         self._device = torch.device(device)
         self._half = self._device.type == "cuda"
         is_cpu = self._device.type == "cpu"
-        self._hear = Hearing(self._model.encoder, bfloat16=has_fast_bfloat16()) if is_cpu else self._model.encoder
+        self._hear = Hearing(self._model.encoder, choose_dtype("cpu")) if is_cpu else self._model.encoder
         self._vocabulary = Vocabulary(self._model.decoder.token_embedding.weight)
         self._lock = threading.Lock()  # align hangs hooks on the shared model
         with warnings.catch_warnings():
