@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from whisper.model import AudioEncoder, MultiHeadAttention
 
+from encoders.steps import keys_and_values, split_heads
+
 QUERY_COUNT = 250  # encoder positions whose attention is computed at a time; its 4.5 MB for tiny.en stay in the cache
 
 
@@ -50,14 +52,8 @@ def _attend(attention: MultiHeadAttention, x: Tensor) -> Tensor:
     torch's fused attention in bfloat16 is as slow as in float32 on a CPU without AMX; plain products are not, as long
     as a part of the queries at a time keeps the weights in the cache.
     """
-    _, position_count, width = x.shape
-    head_count = attention.n_head
-
-    def split(y: Tensor) -> Tensor:
-        return y.view(1, position_count, head_count, -1).transpose(1, 2).contiguous()  # (1, H, T, D / H)
-
-    query, key, value = split(attention.query(x)), split(attention.key(x)), split(attention.value(x))
-    query *= (width // head_count) ** -0.5
+    query = split_heads(attention, attention.query(x)) * (x.shape[2] // attention.n_head) ** -0.5
+    key, value = keys_and_values(attention, x)
     some_at_a_time = torch.split(query, QUERY_COUNT, dim=2)
     parts = [torch.softmax(some @ key.transpose(-1, -2), dim=-1) @ value for some in some_at_a_time]
     attended: Tensor = attention.out(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))

@@ -38,7 +38,7 @@ class Vocabulary:
 
 def prepare(model: Whisper, features: Tensor) -> Sound:
     """Project features (B, T, D) once for all passes over them: decoding, decoding again, and word times."""
-    return [_keys_and_values(block.cross_attn, features) for block in model.decoder.blocks]
+    return [keys_and_values(block.cross_attn, features) for block in model.decoder.blocks]
 
 
 def pick(sound: Sound, rows: Tensor | list[int]) -> Sound:
@@ -76,7 +76,7 @@ class DecoderSteps:
         text: Sound = []
         for i, block in enumerate(decoder.blocks):
             normed = block.attn_ln(x)
-            key, value = _keys_and_values(block.attn, normed)
+            key, value = keys_and_values(block.attn, normed)
             if self._text:
                 key = torch.cat([self._text[i][0], key], dim=2)
                 value = torch.cat([self._text[i][1], value], dim=2)
@@ -89,17 +89,17 @@ class DecoderSteps:
         return states
 
 
-def _split(attention: MultiHeadAttention, x: Tensor) -> Tensor:
+def split_heads(attention: MultiHeadAttention, x: Tensor) -> Tensor:
     """(B, N, D) -> (B, H, N, D / H), each head in one piece."""
     return x.view(*x.shape[:2], attention.n_head, -1).transpose(1, 2).contiguous()
 
 
-def _keys_and_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    return _split(attention, attention.key(x)), _split(attention, attention.value(x))
+def keys_and_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
+    return split_heads(attention, attention.key(x)), split_heads(attention, attention.value(x))
 
 
 def _attend(attention: MultiHeadAttention, x: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Tensor:
-    query = _split(attention, attention.query(x))
+    query = split_heads(attention, attention.query(x))
     found = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
     attended: Tensor = attention.out(found.transpose(1, 2).flatten(2))
     return attended

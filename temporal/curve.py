@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 FLAT = 1e-6  # similarity: a curve that moves less is constant but for float32 rounding
 
@@ -122,10 +123,21 @@ def median(values: Floats) -> float:
 
 def otsu(values: Floats) -> float:
     """The threshold that splits two or more values into two groups with the largest variance between them."""
-    ordered = np.sort(values)
-    low_count = np.arange(1, len(ordered))
-    high_count = len(ordered) - low_count
-    sums = np.cumsum(ordered)
-    distance = sums[:-1] / low_count - (sums[-1] - sums[:-1]) / high_count
-    split = int(np.argmax(low_count * high_count * distance**2))
-    return float((ordered[split] + ordered[split + 1]) / 2)
+    return float(otsu_of(np.sort(values)[None], np.array([len(values)]))[0])
+
+
+def otsu_of(ordered: Floats, counts: Ints) -> Floats:
+    """Return otsu() of the first `counts` values of each sorted row (R, T), behind which infinity follows: (R,).
+
+    Of fewer than two it is infinity.
+    """
+    if ordered.shape[1] < 2:
+        return np.full(len(ordered), np.inf)
+    low_count = np.arange(1, ordered.shape[1])
+    high_count = counts[:, None] - low_count  # (R, T - 1)
+    sums = np.cumsum(np.where(np.isfinite(ordered), ordered, 0.0), axis=1)
+    distance = sums[:, :-1] / low_count - (sums[:, -1:] - sums[:, :-1]) / np.maximum(high_count, 1)
+    split = np.where(high_count > 0, low_count * high_count * distance**2, -np.inf).argmax(axis=1)
+    at = np.arange(len(ordered))
+    thresholds: Floats = (ordered[at, split] + ordered[at, split + 1]) / 2
+    return thresholds

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.curve import Curve, Floats, debias, epoch_runs, median, per_second
-from temporal.ranges import MAD_SIGMA, Bools, Ints, ScoredRanges, Stretch, scored_ranges, smoothed
+from temporal.curve import Curve, Floats, Ints, debias, epoch_runs, median, per_second
+from temporal.ranges import MAD_SIGMA, Bools, ScoredRanges, Stretch, scored_ranges, smoothed
 from temporal.shots import NO_CHANGES, Changes
 from temporal.values import ScoredSpan, TimeSpan
 

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.curve import FLAT, Floats
+from temporal.curve import FLAT, Floats, Ints, otsu_of
 
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 KADANE_ROUNDS = 3  # ranges taken from each scale by largest sum; Otsu's runs give the others
@@ -211,20 +210,6 @@ def medians_of(ordered: Floats, counts: Ints) -> Floats:
     upper, lower = ordered[at, middle], ordered[at, np.maximum(middle - 1, 0)]
     medians: Floats = np.where(counts % 2 == 1, upper, (lower + upper) / 2)
     return medians
-
-
-def otsu_of(ordered: Floats, counts: Ints) -> Floats:
-    """Return for each sorted row what temporal.curve.otsu() does; of one value or none, infinity or nonsense."""
-    if ordered.shape[1] < 2:
-        return np.full(len(ordered), np.inf)
-    low_count = np.arange(1, ordered.shape[1])
-    high_count = counts[:, None] - low_count  # (R, T - 1)
-    sums = np.cumsum(np.where(np.isfinite(ordered), ordered, 0.0), axis=1)
-    distance = sums[:, :-1] / low_count - (sums[:, -1:] - sums[:, :-1]) / np.maximum(high_count, 1)
-    split = np.where(high_count > 0, low_count * high_count * distance**2, -np.inf).argmax(axis=1)
-    at = np.arange(len(ordered))
-    thresholds: Floats = (ordered[at, split] + ordered[at, split + 1]) / 2
-    return thresholds
 
 
 def heaviest(values: Floats) -> tuple[Ints, Ints, Floats]:

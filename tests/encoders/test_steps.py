@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_whisper import random_whisper
 from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
 
@@ -23,12 +24,7 @@ def model() -> Whisper:
         n_text_head=2,
         n_text_layer=2,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = Whisper(dims)
-        for parameter in made.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)  # the positions of the text come uninitialised
-    return made.eval().requires_grad_(False)
+    return random_whisper(dims, std=0.2)
 
 
 def noise(*shape: int) -> Tensor:

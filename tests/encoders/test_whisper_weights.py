@@ -10,6 +10,7 @@ import pytest
 import torch
 import whisper
 from numpy.typing import NDArray
+from random_whisper import random_whisper
 from whisper.model import ModelDimensions, Whisper
 
 from encoders import whisper_weights
@@ -32,11 +33,7 @@ TYPE_IDS = {"float32": 0, "int8": 1, "int16": 2, "float16": 4}
 
 
 def small_model() -> Whisper:
-    torch.manual_seed(0)
-    model = Whisper(DIMS)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return model.eval()
+    return random_whisper(DIMS, std=0.1)
 
 
 def ct2_tensors(model: Whisper) -> dict[str, NDArray[np.generic]]:
