@@ -25,6 +25,7 @@ import serve.intent
 import serve.ranking
 import serve.seen
 import serve.spoken
+import serve.target
 import temporal.ranges
 from encoders.calibration import Calibration
 from serve.ask import Embedded
@@ -108,14 +109,14 @@ VARIANTS = (
     Variant(name="visual gate from 0.7", patches=[(serve.ranking, "SEEN_TRUST", 0.7)]),
     Variant(
         name="channels weighed alike",
-        patches=[(serve.engine, "read_intent", lambda text, channel="all": alike(read_intent(text, channel)))],
+        patches=[(serve.target, "read_intent", lambda text, channel="all": alike(read_intent(text, channel)))],
     ),
     Variant(name="speech: no pairs of utterances", patches=[(SPOKEN, "PAIR_COUNT", 0)]),
     Variant(name="speech: meaning alone", patches=[(serve.engine, "terms_of", lambda intent: [])]),
     Variant(name="speech: words twice as heavy", patches=[(SPOKEN, "LEXICAL_SHARE", 0.4)]),
     Variant(name="everyday questions", is_reworded=True),
     Variant(
-        name="everyday questions, not rewritten", is_reworded=True, patches=[(serve.engine, "read_intent", as_asked)]
+        name="everyday questions, not rewritten", is_reworded=True, patches=[(serve.target, "read_intent", as_asked)]
     ),
 )  # fmt: skip
 

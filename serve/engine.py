@@ -9,6 +9,7 @@ Any number of threads may ask. They share the indexes, which are brought up to t
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,6 @@ from serve.catalog import Catalog
 from serve.encoders import Encoders
 from serve.errors import VideoNotFound
 from serve.following import Said, read_said
-from serve.intent import Intent, read_intent
 from serve.known import KnownVideos
 from serve.lexical import content_terms, matches_term
 from serve.nearest import open_index
@@ -43,7 +43,7 @@ from serve.seen import Seen, VisualChannel, calibration_in
 from serve.settings import Settings
 from serve.sharing import RowCache, SharedLock
 from serve.spoken import COSINE_MIDDLE, SpeechChannel, Spoken, terms_of
-from serve.target import Target, is_example, mixed, wordless_intent
+from serve.target import Target, intent_of, is_example, mixed
 from serve.values import EVERYTHING, Answer, Moment, MomentReference, Query, Video, VideoAnswer
 from temporal.values import TimeSpan
 from temporal.window import overlaps
@@ -76,6 +76,7 @@ class Engine:
             self.visual = VisualChannel(
                 catalog, visual, texts, self.segments, settings.moments, calibration, cache_bytes=cache_bytes
             )
+        self.encoding = ThreadPoolExecutor(thread_name_prefix="texts")
         self.lock = SharedLock()  # written: the videos, and the indexes
         self.known = KnownVideos(self.fingerprint)
         self.on_found: Callable[[Video], None] = lambda video: None  # told of each video that answers begin to see
@@ -180,6 +181,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the catalog, which is another's to close."""
+        self.encoding.shutdown()
         self.segments.close()
         self.utterances_index.close()
 
@@ -224,6 +226,8 @@ class Engine:
     ) -> tuple[list[Candidate], list[Seen], Target]:
         """Return every span any channel proposes, ranked within its channel, and the visual ranking of videos."""
         asked = query.filter
+        # Texts are encoded in another thread, which needs no catalog, while this one looks for their words.
+        encoding = self.encoding.submit(self.encode_texts, query)
         if asked.video_ids:
             named = (video for video_id in dict.fromkeys(asked.video_ids) for video in self.by_id.get(video_id, ()))
             videos = [video for video in named if asked.admits(video)]
@@ -231,15 +235,19 @@ class Engine:
             videos = list(self.videos.values())
         else:
             videos = [video for video in self.videos.values() if asked.admits(video)]
+        everywhere = len(videos) == len(self.videos)
+        by_row = {video.row: video for video in videos}
+        rows = None if everywhere else list(by_row)
+        intent = intent_of(query)
+        words = self.speech.words(terms_of(intent), rows) if videos and intent.speech_weight > 0 else None
+        encoding.result()
         target = self.target(query, pixels)
         if not videos:
             return [], [], target
         check()
-        everywhere = len(videos) == len(self.videos)
-        by_row = {video.row: video for video in videos}
         spoken: list[Candidate] = []
-        if target.said is not None:
-            heard = self.speech.ask(target.said, target.terms, None if everywhere else list(by_row))
+        if target.said is not None and words is not None:
+            heard = self.speech.ask(target.said, words, rows)
             heard = [one for one in heard if asked.admits_span(by_row[one.row], one.span)]
             heard = [one for one in heard if not self.is_unwanted(one, target)]
             spoken = [Candidate(video=by_row[one.row], span=one.span, spoken=one) for one in heard]
@@ -264,12 +272,10 @@ class Engine:
     def target(self, query: Query, pixels: NDArray[np.uint8] | None) -> Target:
         """Turn a query into vectors: of its text, its picture or example, or between both by image_weight."""
         example = None if query.like is None else self.example(query.like)
-        has_text = bool(query.text.strip())
-        intent = read_intent(query.text, query.channel) if has_text else wordless_intent(query)
+        has_text, intent = bool(query.text.strip()), intent_of(query)
         shown: list[tuple[float, NDArray[np.float32] | None]] = []
         said: list[tuple[float, NDArray[np.float32] | None]] = []
         if has_text:
-            self.encode_together(query, intent)
             share = 1.0 if pixels is None and example is None else 1.0 - query.image_weight
             if intent.visual_weight > 0 and self.visual is not None:
                 shown.append((share, self.visual.text_vector(intent.text)))
@@ -291,19 +297,27 @@ class Engine:
             intent=intent,
             shown=mixed(shown),
             said=mixed(said),
-            terms=terms_of(intent) if has_text else (),
+            terms=terms_of(intent),
             not_shown=self.visual.text_vector(unwanted) if unwanted and self.visual is not None else None,
             not_said=self.sentences.encode([unwanted])[0] if unwanted else None,
             not_terms=content_terms(unwanted),
             example=example,
         )
 
-    def encode_together(self, query: Query, intent: Intent) -> None:
-        """Where one encoder serves both channels, encode what both need in one batch: a second one costs as much."""
-        if self.visual is not None and self.visual.texts is self.sentences:
-            shown = self.visual.prompts(intent.text) if intent.visual_weight > 0 else []
-            said = self.speech.prompts(query.text, intent) if intent.speech_weight > 0 else []
+    def encode_texts(self, query: Query) -> None:
+        """Encode all that target() needs: where one encoder serves both channels, in one batch."""
+        intent, unwanted = intent_of(query), query.exclude_text.strip()
+        shown: list[str] = []
+        said = [unwanted] if unwanted else []
+        if self.visual is not None and intent.visual_weight > 0:
+            shown = [prompt for text in (intent.text, unwanted) if text for prompt in self.visual.prompts(text)]
+        if intent.text and intent.speech_weight > 0:
+            said += self.speech.prompts(query.text, intent)
+        if self.visual is None or self.visual.texts is self.sentences:
             self.sentences.encode([*shown, *said])
+        else:
+            self.visual.texts.encode(shown)
+            self.sentences.encode(said)
 
     def example(self, like: MomentReference) -> tuple[int, TimeSpan]:
         """Find the video of a "more like this" question."""

@@ -1,7 +1,7 @@
 """The two speech channels: utterances near a question in meaning (dense), and utterances with its words (lexical)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,14 @@ class Spoken:
         return 1.0 - (1.0 - self.dense_confidence) * (1.0 - self.lexical_confidence)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """The words and phrases of a question, as they are said in the videos asked about."""
+
+    rarities: Mapping[str, float]  # of each
+    places: Set[tuple[int, int]]  # (video row, position) of the utterances with most of them, by BM25
+
+
 class SpeechChannel:
     """Finds what was said. Any number of threads may ask."""
 
@@ -92,22 +100,35 @@ class SpeechChannel:
         """
         self.catalog, self.texts, self.index, self.utterances = catalog, texts, index, utterances
 
-    def ask(self, query: NDArray[np.float32], terms: Sequence[str], rows: Sequence[int] | None) -> list[Spoken]:
-        """Return the utterances that may answer, best first; of overlapping ones only the best.
+    def words(self, terms: Sequence[str], rows: Sequence[int] | None) -> "Words":
+        """Look for the words of a question; what is near to it in meaning, ask() finds.
 
         Args:
-            query: float32 (D,), unit: of a sentence.
             terms: Words and phrases that count by themselves; may be none.
             rows: Of these videos only; None: of all.
         """
         holding, total = self.catalog.document_frequencies(terms, rows)
-        rarities = {term: rarity(having, total) for term, having in holding.items()}
-        places = self.nearest(query, rows) | self.worded(rarest(holding), rows)
+        found = self.catalog.match_words(rarest(holding), limit=CANDIDATE_COUNT, rows=rows)
+        return Words(
+            rarities={term: rarity(having, total) for term, having in holding.items()},
+            places={(match.row, match.position) for match in found},
+        )
+
+    def ask(self, query: NDArray[np.float32], words: "Words", rows: Sequence[int] | None) -> list[Spoken]:
+        """Return the utterances that may answer, best first; of overlapping ones only the best.
+
+        Args:
+            query: float32 (D,), unit: of a sentence.
+            words: What words() found of the same question.
+            rows: Of these videos only; None: of all.
+        """
+        places = self.nearest(query, rows) | words.places
         rows_of = {(one.row, one.position): one for one in self.catalog.spoken_at(sorted(places))}
-        singles = [described([one], float(one.vector @ query), rarities) for one in rows_of.values()]
+        singles = [described([one], float(one.vector @ query), words.rarities) for one in rows_of.values()]
         singles.sort(key=lambda spoken: -spoken.score)
         best = [rows_of[spoken.row, spoken.positions[0]] for spoken in singles[:PAIR_COUNT]]
-        return apart(sorted([*singles, *self.pairs(best, query, rarities)], key=lambda spoken: -spoken.score))
+        pairs = self.pairs(best, query, words.rarities)
+        return apart(sorted([*singles, *pairs], key=lambda spoken: -spoken.score))
 
     def example_vector(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return float32 (D,), unit, of what is said in a span; None where nothing is."""
@@ -131,11 +152,6 @@ class SpeechChannel:
         """Return (video row, position) of the utterances nearest in meaning."""
         ids, _ = self.index.search(query[None], CANDIDATE_COUNT, rows=rows)
         return set(self.catalog.locate("utterances", [int(n) for n in ids[0] if n >= 0]))
-
-    def worded(self, terms: Sequence[str], rows: Sequence[int] | None) -> set[tuple[int, int]]:
-        """Return (video row, position) of the utterances with most of the words, by BM25."""
-        found = self.catalog.match_words(terms, limit=CANDIDATE_COUNT, rows=rows)
-        return {(match.row, match.position) for match in found}
 
     def pairs(
         self, best: Sequence[SpokenRow], query: NDArray[np.float32], rarities: Mapping[str, float]

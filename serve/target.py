@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.intent import Intent
+from serve.intent import Intent, read_intent
 from serve.ranking import Candidate
 from serve.values import Query
 from temporal.values import TimeSpan
@@ -26,8 +26,10 @@ class Target:
     example: tuple[int, TimeSpan] | None = None  # video row and span of a "more like this" question
 
 
-def wordless_intent(query: Query) -> Intent:
-    """Weigh the channels of a question without words: a picture is seen, an example seen and heard."""
+def intent_of(query: Query) -> Intent:
+    """Read what a question is about; without words, a picture is seen, an example seen and heard."""
+    if query.text.strip():
+        return read_intent(query.text, query.channel)
     if query.like is None or query.channel == "visual":
         return Intent(text="", said="", phrases=(), visual_weight=1.0, speech_weight=0.0)
     if query.channel == "speech":

@@ -49,7 +49,7 @@ class ColourEncoder:
         for text in texts:
             named = [COLOURS[word] for word in text.lower().split() if word in COLOURS]
             rows.append([*(np.mean(named, axis=0) if named else (0, 0, 0)), 0.2])
-        return unit(np.array(rows))
+        return unit(np.array(rows).reshape(-1, self.width))
 
 
 class WordSumEncoder:

@@ -294,9 +294,9 @@ def test_questions_of_many_threads_answer_as_one_by_one(tmp_path: Path, monkeypa
 def test_words_propose_utterances_everywhere_and_within_bounds(library: Library) -> None:
     speech = library.engine.speech
     london = next(video for video in library.videos() if name(video.uri) == "london.mp4")
-    assert {row for row, _ in speech.worded(["foggy"], None)} == {london.row}
-    assert {row for row, _ in speech.worded(["foggy"], [london.row])} == {london.row}
-    assert speech.worded(["foggy"], []) == set()
+    assert {row for row, _ in speech.words(["foggy"], None).places} == {london.row}
+    assert {row for row, _ in speech.words(["foggy"], [london.row]).places} == {london.row}
+    assert speech.words(["foggy"], []).places == set()
 
 
 def test_limit_and_order(library: Library) -> None:
