@@ -23,7 +23,6 @@ import numpy as np
 import serve.engine
 import serve.intent
 import serve.ranking
-import serve.seen
 import serve.spoken
 import serve.target
 import temporal.ranges
@@ -124,7 +123,7 @@ VARIANTS = (
 @contextlib.contextmanager
 def patched(variant: Variant) -> Iterator[None]:
     """Search that way until the block ends."""
-    real = serve.seen.calibration_in
+    real = serve.engine.calibration_in
 
     def calibration_in(*arguments: Any) -> Calibration:
         return replace(real(*arguments), **variant.calibration)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import MediaInfo
-from serve.columns import metadata_json, uri_bytes, vector_bytes, words_json
+from serve.columns import StoredTraits, generic_json, metadata_json, uri_bytes, vector_bytes, words_json
 from serve.database import WriterLock, connect_editor, connect_writer, readable_failures
 from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.lexical import normalise
@@ -187,6 +187,15 @@ class Catalog(CatalogReader):
                     for n, segment in enumerate(segments)
                 ),
             )  # fmt: skip
+
+    def add_traits(self, row: int, traits: StoredTraits) -> None:
+        """Say once, after all frames, what no question changes in them."""
+        with self.writing() as write:
+            self._require_begun(row)
+            write.execute(
+                "INSERT INTO video_traits (video_row, change_strengths, captions, generic) VALUES (?, ?, ?, ?)",
+                (row, traits.change_strengths.astype("<f4").tobytes(), traits.captions, generic_json(traits.generic)),
+            )
 
     def finish(
         self, row: int, *, media: MediaInfo, duration_seconds: float, warnings: Sequence[str], job_id: int | None = None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from encoders.values import Utterance, Word
 from ingest.values import MediaInfo
 from serve.errors import DataDirectoryInvalid
+from serve.pooling import Generic
 from serve.values import Video, WallClockAnchor
 
 VIDEO_FIELDS = (
@@ -69,6 +70,15 @@ class StoredFrames:
     vectors: NDArray[np.float16]  # (F, D)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTraits:
+    """What no question changes in a file; see serve.traits."""
+
+    change_strengths: NDArray[np.float32]  # (N,): temporal.shots.change_strengths()
+    captions: str  # serve.traits.Captions.key; "": there are no pictures
+    generic: Generic
+
+
 def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrames:
     """Read rows of FRAME_FIELDS, in order of time."""
     width, size = blocks[0][1] if blocks else 0, sum(block[0] for block in blocks)
@@ -77,6 +87,18 @@ def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrame
         pts_seconds=array_of(b"".join(block[3] for block in blocks), "<f8", size, directory),
         vectors=array_of(b"".join(block[4] for block in blocks), "<f2", size * width, directory).reshape(size, width),
     )
+
+
+def generic_json(generic: Generic) -> str:
+    return json.dumps([[temperature, mean, spread] for temperature, (mean, spread) in generic.items()])
+
+
+def traits_of(fields: tuple[Any, ...], directory: Path) -> StoredTraits:
+    strengths, captions, generic = fields
+    return StoredTraits(
+        change_strengths=array_of(strengths, "<f4", len(strengths) // 4, directory), captions=captions,
+        generic={temperature: (mean, spread) for temperature, mean, spread in json.loads(generic)},
+    )  # fmt: skip
 
 
 def utterance_of(fields: tuple[Any, ...], words: str = "[]") -> Utterance:

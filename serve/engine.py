@@ -39,11 +39,12 @@ from serve.ranking import (
     whole_video,
 )
 from serve.reading import only
-from serve.seen import Seen, VisualChannel, calibration_in
+from serve.seen import Seen, VisualChannel
 from serve.settings import Settings
 from serve.sharing import RowCache, SharedLock
 from serve.spoken import COSINE_MIDDLE, SpeechChannel, Spoken, terms_of
 from serve.target import Target, intent_of, is_example, mixed
+from serve.traits import calibration_in
 from serve.values import EVERYTHING, Answer, Moment, MomentReference, Query, Video, VideoAnswer
 from temporal.values import TimeSpan
 from temporal.window import overlaps

@@ -30,6 +30,7 @@ from serve.pipeline import claim_space, load_all, save_indexes
 from serve.run import Run
 from serve.settings import Settings, load_settings
 from serve.status import name_of
+from serve.traits import captions_of
 from serve.uploads import Spool
 from serve.work import Input, Result
 
@@ -111,8 +112,9 @@ class Worker:
                 logger.error("nothing can be indexed jobs=%d error=%s", count, error)
                 return
             run = Run(
-                catalog, encoders, self.transcriber, self.directory, self.settings, Silence(), report=jobs.set_progress
-            )
+                catalog, encoders, self.transcriber, self.directory, self.settings, Silence(), report=jobs.set_progress,
+                captions=captions_of(self.directory, encoders.visual),
+            )  # fmt: skip
             self.run = run
             try:
                 with contextlib.closing(run.over(wanted(jobs, run))) as results:

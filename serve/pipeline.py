@@ -17,6 +17,7 @@ from serve.jobs import JobQueue
 from serve.phrases import counted
 from serve.run import Run
 from serve.settings import Settings
+from serve.traits import captions_of
 from serve.values import EncoderSpace, IndexOutcome, IndexProgress, Video
 from serve.work import Input, Result
 
@@ -53,7 +54,8 @@ def index(
         transcriber, encoders = load_all(settings, catalog.space())
         progress.note(encoders.visual_note)
         claim_space(catalog, directory, encoders)
-        run = Run(catalog, encoders, transcriber, directory, settings, progress)
+        captions = captions_of(directory, encoders.visual)
+        run = Run(catalog, encoders, transcriber, directory, settings, progress, captions=captions)
         yield from outcomes_of(run.over([Input(uri=uri, collection=collection) for uri in uris]))
         save_indexes(catalog, directory, encoders.space.fingerprint, settings)
 
@@ -129,7 +131,8 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
                 if others or (video.collection, video.video_id) not in alive:
                     fresh.delete(video.video_id, video.collection)
             fresh.set_space(encoders.space)
-            run = Run(fresh, encoders, transcriber, fresh_directory, settings, progress)
+            captions = captions_of(directory, encoders.visual)
+            run = Run(fresh, encoders, transcriber, fresh_directory, settings, progress, captions=captions)
             for outcome in outcomes_of(run.over([input_of(video) for video in videos])):
                 failed += outcome.status == "failed"
                 yield outcome

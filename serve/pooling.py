@@ -1,6 +1,6 @@
 """Pooling the similarities of a video's frames into one score, whole or block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from temporal.shots import Changes
 
 Floats = NDArray[np.float32]
+Generic = Mapping[float, tuple[float, float]]  # softmax temperature -> mean, spread of the scores of some captions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class Traits:
 
     changes: Changes | None = None  # None: not looked for yet
     pools: dict[float, Pool] = field(default_factory=dict)  # of a block, by temperature: of the bank's captions
-    generic: dict[float, tuple[float, float]] = field(default_factory=dict)  # temperature -> mean, spread of the bank
+    generic: Generic = field(default_factory=dict)  # of the bank's captions
 
 
 def pool(similarities: Floats, temperature: float) -> Pool:

@@ -15,8 +15,10 @@ from serve.columns import (
     UTTERANCE_FIELDS,
     VIDEO_FIELDS,
     StoredFrames,
+    StoredTraits,
     array_of,
     frames_of,
+    traits_of,
     uri_bytes,
     utterance_of,
     vectors_of,
@@ -197,6 +199,14 @@ class CatalogReader(OpenCatalog):
                 f"SELECT {FRAME_FIELDS} FROM frame_blocks WHERE video_row = ? ORDER BY id", row
             )  # fmt: skip
         return frames_of(blocks, self.directory)
+
+    def traits(self, row: int) -> StoredTraits | None:
+        """Return what no question changes in a file; None where nobody worked it out, or of a live video."""
+        with self._reading(row):
+            found = self._select(
+                "SELECT change_strengths, captions, generic FROM video_traits WHERE video_row = ?", row
+            )
+        return traits_of(found[0], self.directory) if found else None
 
     def thumbnail(self, row: int, at_seconds: float) -> tuple[float, bytes] | None:
         """Return the frame nearest to a time: its pts_seconds and JPEG. None where the video has no pictures."""

@@ -10,7 +10,7 @@ from serve.reading import CatalogReader
 if TYPE_CHECKING:
     from serve.catalog import Catalog
 
-ROWS_OF_FILES = ("frame_blocks", "thumbnails", "utterances", "segments")
+ROWS_OF_FILES = ("frame_blocks", "thumbnails", "utterances", "segments", "video_traits")
 
 
 def replace_videos(catalog: "Catalog", other: Path) -> None:
@@ -58,7 +58,7 @@ def _copy_attached(catalog: "Catalog", old_row: int) -> int:
             columns = _columns(catalog, table, besides=("id", "video_row", "segment_row"))
             write.execute(
                 f"INSERT INTO main.{table} (video_row, {columns})"
-                f" SELECT ?, {columns} FROM fresh.{table} WHERE video_row = ? ORDER BY id",
+                f" SELECT ?, {columns} FROM fresh.{table} WHERE video_row = ? ORDER BY rowid",
                 (row, old_row),
             )
     assert row is not None  # an INSERT always has one

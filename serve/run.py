@@ -24,6 +24,7 @@ from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog import Catalog, NewVideo
 from serve.encoders import Encoders, decode_config
 from serve.settings import Settings
+from serve.traits import Captions, traits_of
 from serve.values import IndexOutcome, IndexProgress
 from serve.work import Event, Input, Known, Opened, Result, RunStopped, Twin, Work, WorkCancelled, joined, warnings_of
 from temporal.window import segments, windows
@@ -51,15 +52,18 @@ class Run:
         settings: Settings,
         progress: IndexProgress,
         report: Report | None = None,
+        *,
+        captions: Captions | None,
     ) -> None:
         """Take all that indexing needs.
 
         Args:
+            captions: As the visual encoder sees them; None without one.
             report: Told every moment how far jobs are; None where inputs are no jobs.
         """
         self.catalog, self.encoders, self.transcriber = catalog, encoders, transcriber
         self.directory, self.settings, self.progress, self.report = directory, settings, progress, report
-        self.fingerprint = encoders.space.fingerprint
+        self.captions, self.fingerprint = captions, encoders.space.fingerprint
         self.claims: dict[tuple[str, str, int | None], Work] = {}  # guarded by `lock`, as the next
         self.open_work: set[Work] = set()  # taken, and its result not yet dealt with
         self.lock = threading.Lock()
@@ -359,6 +363,7 @@ class Run:
         spans = windows(embeddings, utterances, duration_seconds=duration, config=self.settings.window)
         found = segments(work.video_id, spans, embeddings, utterances, sentences, self.encoders.pooling)
         self.catalog.add_segments(work.row, found)
+        self.catalog.add_traits(work.row, traits_of(embeddings, self.captions))
         warnings = warnings_of(work.summary)
         is_visible = self.catalog.finish(
             work.row, media=work.media, duration_seconds=duration, warnings=warnings, job_id=work.input.job_id

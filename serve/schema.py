@@ -229,11 +229,22 @@ _VERSION_4 = (
     ) WITHOUT ROWID""",
 )
 
+# What a question needs of a video it finds, and no question changes (serve.traits): half of its cost otherwise.
+_VERSION_5 = (
+    """CREATE TABLE video_traits (
+        video_row INTEGER PRIMARY KEY REFERENCES videos ON DELETE CASCADE, -- of a file
+        change_strengths BLOB NOT NULL, -- float32 (N,): temporal.shots.change_strengths
+        captions TEXT NOT NULL,         -- which captions of anything: serve.traits.Captions.key
+        generic TEXT NOT NULL           -- JSON [[temperature, mean, spread], ...] of their scores
+    )""",
+)
+
 STEPS: tuple[tuple[str, ...], ...] = (
     _VERSION_1,
     _VERSION_2,
     _VERSION_3,
     _VERSION_4,
+    _VERSION_5,
 )  # STEPS[n] leads from version n to n + 1; never edited, only added to
 VERSION = len(STEPS)
 

@@ -3,27 +3,24 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from encoders.batching import TextVectors
-from encoders.calibration import FILE as CALIBRATION_FILE
-from encoders.calibration import Calibration, read_calibrations
+from encoders.calibration import Calibration
 from encoders.clip import VisualEncoder
-from encoders.probes import BANK
 from serve.catalog import Catalog
-from serve.errors import DataDirectoryInvalid
 from serve.following import VideoFrames, read_frames
 from serve.nearest import NearestRows
-from serve.pooling import Pool, Traits, pool, pooled, together
+from serve.pooling import Traits, pooled
 from serve.sharing import RowCache
+from serve.traits import Captions
 from serve.values import Video
 from temporal.config import MomentConfig
 from temporal.moments import Scores, find_all_moments
-from temporal.shots import NO_CHANGES, joined, picture_changes
+from temporal.shots import NO_CHANGES, changes_of, joined, picture_changes
 from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
@@ -74,10 +71,8 @@ class VisualChannel:
         )
         # Of files, as they outlast the frames; those of a live video change with it.
         self.traits: RowCache[Traits] = RowCache(lambda *_: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
-        self.bank = encoder.encode_texts(BANK)  # (K, D)
-        self.generic_direction = self.bank.mean(axis=0)
-        self.bias = calibration.bank_share * self.generic_direction
-        self.specific_bank = np.ascontiguousarray((self.bank - self.bias).T)  # (D, K)
+        self.captions = Captions(encoder, calibration)
+        self.bank = self.captions.bank  # now: it takes longer than a question
         # A video's product is small: a second thread's waiting costs more than it brings, and questions have threads of
         # their own. For the whole process: a limit that each question set and lifted would be lifted under another.
         threadpool_limits(limits=1, user_api="blas")
@@ -152,10 +147,10 @@ class VisualChannel:
         vectors = frames.vectors
         if not len(vectors):
             return None
-        values = vectors.products(query - self.bias)
+        values = vectors.products(query - self.captions.bias)
         if excluded is None:
             return Curve(video=video, frames=frames, values=values, shows_excluded=None)
-        unwanted: NDArray[np.float32] = np.maximum(vectors.products(excluded - self.generic_direction), 0)
+        unwanted: NDArray[np.float32] = np.maximum(vectors.products(excluded - self.captions.direction), 0)
         shows_excluded = unwanted > values
         if shows_excluded.all():
             return None
@@ -179,15 +174,25 @@ class VisualChannel:
         )
 
     def learn(self, curve: "Curve") -> Traits:
-        """Work out what no question changes in a video, block by block, of vectors that become float32 but once.
+        """Find out what no question changes in a video, see serve.traits.
+
+        Of a file the catalog knows it, unless an older program indexed it, or the library was calibrated since. Else it
+        is worked out block by block, of vectors that become float32 but once.
 
         Returns:
             What captions of anything score on it; for a file that outlasts its frames in memory.
         """
-        temperatures = {self.calibration.video_temperature, self.calibration.moment_temperature}
-        whole = curve.frames.traits
-        known = whole if curve.video.is_live else self.traits.get(curve.video.row)
-        blocks = curve.frames.blocks.values()
+        video, frames = curve.video, curve.frames
+        whole, blocks = frames.traits, frames.blocks.values()
+        known = whole if video.is_live else self.traits.get(video.row)
+        if whole.changes is None and not video.is_live and (stored := self.catalog.traits(video.row)) is not None:
+            whole.changes = changes_of(frames.epochs, frames.pts_seconds, stored.change_strengths)
+            for block in blocks:  # one: a file's frames are not cut
+                block.traits.changes = whole.changes
+            if stored.captions == self.captions.key:
+                known.generic = stored.generic
+        if whole.changes is not None and known.generic:
+            return known
         for block in blocks:
             traits = block.traits
             lacks_pools = not known.generic and not traits.pools and len(block.vectors) > 0
@@ -197,13 +202,11 @@ class VisualChannel:
             if traits.changes is None:  # of a live video block by block, so that none is where two blocks meet
                 traits.changes = picture_changes(embeddings)
             if lacks_pools:
-                scores = embeddings.vectors @ self.specific_bank
-                traits.pools = {temperature: pool(scores, temperature) for temperature in temperatures}
+                traits.pools = self.captions.pools(embeddings.vectors)
         if whole.changes is None:
             whole.changes = joined([block.traits.changes for block in blocks if block.traits.changes is not None])
         if not known.generic:
-            pools = [block.traits.pools for block in blocks if len(block.vectors)]
-            known.generic = {each: generic([one[each] for one in pools], each) for each in temperatures}
+            known.generic = self.captions.generic([block.traits.pools for block in blocks if len(block.vectors)])
         return known
 
     def forget(self, rows: Iterable[int]) -> None:
@@ -237,12 +240,6 @@ class Curve:
     shows_excluded: NDArray[np.bool_] | None  # (F,), True: it shows more of the exclusion than of the question
 
 
-def generic(pools: Sequence[Pool], temperature: float) -> tuple[float, float]:
-    """Return the mean and spread of the scores that captions of anything have on a video, of the pools of its parts."""
-    scores = together(pools, temperature)  # (K,)
-    return float(scores.mean()), float(scores.std())
-
-
 def whole(curve: Curve) -> list[ScoredSpan]:
     """Return a video off whose curve nothing is read as one moment, if it is of one epoch."""
     frames, video = curve.frames, curve.video
@@ -268,18 +265,6 @@ def admitted(curve: Curve, moments: Sequence[ScoredSpan]) -> tuple[ScoredSpan, .
 def unjudged(score: float, curve: Curve) -> Seen:
     """Return a video too far down the list for the no-match test."""
     return Seen(video=curve.video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=())
-
-
-def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:
-    """Return what `kinodex calibrate` measured here for this encoder, else the encoder's own.
-
-    Raises:
-        DataDirectoryInvalid: If the file is damaged.
-    """
-    try:
-        return read_calibrations(directory / CALIBRATION_FILE).get(encoder.fingerprint, encoder.calibration)
-    except (ValueError, OSError) as error:
-        raise DataDirectoryInvalid(str(directory), str(error)) from error
 
 
 def within(times: NDArray[np.float64], span: TimeSpan) -> slice:

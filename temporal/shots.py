@@ -37,22 +37,34 @@ NO_CHANGES = Changes(seconds=np.empty(0), strengths=np.empty(0, np.float32), is_
 
 
 def picture_changes(embeddings: FrameEmbeddings) -> Changes:
-    """Return how the pictures of a video change, each change at the middle between its frames.
+    """Return how the pictures of a video change."""
+    return changes_of(embeddings.epochs, embeddings.pts_seconds, change_strengths(embeddings))
+
+
+def change_strengths(embeddings: FrameEmbeddings) -> NDArray[np.float32]:
+    """Return how far each picture is from the one before it in its epoch: float32 (N,), 1 - cosine; none of D = 0."""
+    if embeddings.vectors.shape[1] == 0:
+        return NO_CHANGES.strengths
+    same_epoch = embeddings.epochs[1:] == embeddings.epochs[:-1]
+    before, after = embeddings.vectors[:-1][same_epoch], embeddings.vectors[1:][same_epoch]
+    strengths: NDArray[np.float32] = (1.0 - np.einsum("fd,fd->f", before, after, dtype=np.float64)).astype(np.float32)
+    return strengths
+
+
+def changes_of(epochs: NDArray[np.int32], pts_seconds: Floats, strengths: NDArray[np.float32]) -> Changes:
+    """Place changes, of change_strengths(), at the middle between their frames.
 
     A cut is over Otsu's threshold on the strengths, so it needs no level of its own for each encoder.
     """
-    same_epoch = embeddings.epochs[1:] == embeddings.epochs[:-1]
-    if not same_epoch.any() or embeddings.vectors.shape[1] == 0:
+    if not len(strengths):
         return NO_CHANGES
-    before, after = embeddings.vectors[:-1][same_epoch], embeddings.vectors[1:][same_epoch]
-    strengths = 1.0 - np.einsum("fd,fd->f", before, after, dtype=np.float64)
-    earlier = embeddings.pts_seconds[:-1][same_epoch]
-    later = embeddings.pts_seconds[1:][same_epoch]
+    same_epoch = epochs[1:] == epochs[:-1]
+    earlier, later = pts_seconds[:-1][same_epoch], pts_seconds[1:][same_epoch]
     return Changes(
         # A frame held for long was shown until just before the next: the change is within a second of that one.
         seconds=np.maximum((earlier + later) / 2, later - 0.5),
-        strengths=strengths.astype(np.float32),
-        is_cut=_are_cuts(strengths),
+        strengths=strengths,
+        is_cut=_are_cuts(strengths.astype(np.float64)),
     )
 
 
