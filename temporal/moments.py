@@ -11,7 +11,7 @@ overlaps.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +26,6 @@ __all__ = ["Curve", "Scores", "debias", "find_all_moments", "find_moments", "per
 
 STAND_OUT = 4.0  # robust sigmas over the median: the highest of 3,600 seconds of noise stays under it
 FEW = 3  # moments of a curve of which nothing stands out: a weak answer is worth seeing, ten random ones not
-
-
-class Scored(Protocol):
-    """Anything with a span and a score."""
-
-    @property
-    def span(self) -> TimeSpan: ...
-
-    @property
-    def score(self) -> float: ...
-
-
-AnyScored = TypeVar("AnyScored", bound=Scored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,24 +75,24 @@ def find_moments(
 def find_all_moments(videos: Sequence[Scores], config: MomentConfig) -> list[list[ScoredSpan]]:
     """Find the moments of several videos, those of each as find_moments() does, in less time than one by one."""
     epochs = [epoch for number, video in enumerate(videos) for epoch in _epochs_of(number, video, config)]
-    found: list[list[_Rough]] = [[] for _ in videos]
+    found: list[list[_Spans]] = [[] for _ in videos]
     if epochs:
         ranges = scored_ranges([stretch for epoch in epochs for stretch in epoch.stretches()], config)
         first = 0
         for epoch in epochs:
             last = first + len(epoch.regions)
-            found[epoch.number] += epoch.spans(ranges.of(first, last), first, config)
+            found[epoch.number].append(epoch.spans(ranges.of(first, last), first, config))
             first = last
-    return [_kept(rough, video, config) for rough, video in zip(found, videos, strict=True)]
+    return [_kept(spans, video, config) if spans else [] for spans, video in zip(found, videos, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rough:
-    """A span whose best frame is not looked for yet."""
+class _Spans(NamedTuple):
+    """What may be a moment, (N,) all. The best frames are not looked for yet."""
 
-    span: TimeSpan
-    score: float
-    is_clear: bool  # it stands out of its epoch
+    starts: Floats  # media time
+    ends: Floats
+    scores: Floats
+    is_clear: Bools  # it stands out of its epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,21 +115,15 @@ class _Epoch:
                 values=self.values[begin:end], change_cells=cells[inside] - begin, change_strengths=strengths[inside]
             )
 
-    def spans(self, found: ScoredRanges, first_stretch: int, config: MomentConfig) -> list[_Rough]:
+    def spans(self, found: ScoredRanges, first_stretch: int, config: MomentConfig) -> _Spans:
         """Turn ranges of its stretches into media time."""
-        if not len(found.scores):
-            return []
         begins = np.array([begin for begin, _ in self.regions])[found.ranges.stretch - first_stretch]
         a, b = begins + found.ranges.first, begins + found.ranges.last
         starts, ends = self._in_seconds(a, b, found.is_shot, config.snap_seconds)
         high_count = np.concatenate(([0], np.cumsum(self.is_high)))
+        is_span = starts < ends
         is_clear = high_count[b] > high_count[a]
-        rows = zip(starts.tolist(), ends.tolist(), found.scores.tolist(), is_clear.tolist(), strict=True)
-        return [
-            _Rough(TimeSpan(start_seconds=start, end_seconds=end), score, clear)
-            for start, end, score, clear in rows
-            if start < end
-        ]
+        return _Spans(starts[is_span], ends[is_span], found.scores[is_span], is_clear[is_span])
 
     def _in_seconds(self, a: Ints, b: Ints, is_shot: Bools, tolerance_seconds: float) -> tuple[Floats, Floats]:
         """Turn cells [a, b) into media time.
@@ -183,16 +164,17 @@ def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_Ep
         )  # fmt: skip
 
 
-def _kept(found: Sequence[_Rough], video: Scores, config: MomentConfig) -> list[ScoredSpan]:
+def _kept(found: Sequence[_Spans], video: Scores, config: MomentConfig) -> list[ScoredSpan]:
     """Leave out what shows the same as a better span, and what does not stand out, and find the best frame of each."""
-    best = suppress(found, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
-    clear = {(one.span, one.score) for one in found if one.is_clear}
-    kept = [one for rank, one in enumerate(best) if rank < FEW or (one.span, one.score) in clear][: config.max_moments]
+    starts, ends, scores, is_clear = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    best = suppress(
+        starts, ends, scores, tiou_threshold=config.tiou_threshold, containment=config.containment_share
+    )  # fmt: skip
     moments = []
-    for one in kept:
-        span = one.span
+    for one in [one for rank, one in enumerate(best) if rank < FEW or is_clear[one]][: config.max_moments]:
+        span = TimeSpan(start_seconds=float(starts[one]), end_seconds=float(ends[one]))
         peak_seconds, peak = _best_frame(span.start_seconds, span.end_seconds, video.pts_seconds, video.scores)
-        moments.append(ScoredSpan(span=span, score=one.score, peak_seconds=peak_seconds, peak=peak))
+        moments.append(ScoredSpan(span=span, score=float(scores[one]), peak_seconds=peak_seconds, peak=peak))
     return moments
 
 
@@ -203,39 +185,40 @@ def tiou(a: TimeSpan, b: TimeSpan) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def suppress(spans: Sequence[AnyScored], *, tiou_threshold: float, containment: float) -> list[AnyScored]:
-    """Keep one of the spans that show the same moment, best first.
+def suppress(starts: Floats, ends: Floats, scores: Floats, *, tiou_threshold: float, containment: float) -> list[int]:
+    """Keep one of the spans that show the same moment; return the places of those kept, the best first.
 
     Two show the same moment if they overlap by `tiou_threshold` or more, or if one lies inside the other. Then the
     better stays. But one that fills less than `tiou_threshold` of the span around it also stays, in place of that, if
     it has `containment` of its score: short moments are what every system finds worst. (Of two nearly equal spans the
     smaller has no such right: that would shave the edges off every moment.)
+
+    Args:
+        starts: float64 (N,), seconds, and so `ends`.
+        scores: float64 (N,); higher is better.
     """
-    ordered = sorted(spans, key=lambda s: (-s.score, s.span.start_seconds, s.span.end_seconds))
-    is_same, is_small_part = _compared(ordered, tiou_threshold)
-    kept: dict[int, float] = {}  # places, with the best score each stands for, lest small steps add up
-    for place, candidate in enumerate(ordered):
-        same, small_part = is_same[place], is_small_part[place]
-        rivals = [rival for rival in kept if same[rival]]
-        if all(small_part[rival] and candidate.score >= containment * kept[rival] for rival in rivals):
-            kept[place] = max([candidate.score, *(kept.pop(rival) for rival in rivals)])
-    return [ordered[place] for place in sorted(kept)]
+    order, count = np.lexsort((ends, starts, -scores)), len(scores)
+    is_same, is_small_part = _compared(starts[order], ends[order], tiou_threshold)
+    ordered: list[float] = scores[order].tolist()
+    kept: dict[int, float] = {}  # ranks, with the best score each stands for, lest small steps add up
+    for rank, score in enumerate(ordered):
+        rivals = [rival for rival in kept if is_same[rank * count + rival]]
+        if all(is_small_part[rank * count + rival] and score >= containment * kept[rival] for rival in rivals):
+            kept[rank] = max([score, *(kept.pop(rival) for rival in rivals)])
+    places: list[int] = order[sorted(kept)].tolist()
+    return places
 
 
-def _compared(spans: Sequence[Scored], tiou_threshold: float) -> tuple[list[list[bool]], list[list[bool]]]:
-    """Say of each span and each other whether they show the same moment, and whether it is a small part of the other.
-
-    (N, N) both, as lists: a few at a time are looked at.
-    """
-    starts = np.array([one.span.start_seconds for one in spans])
-    ends = np.array([one.span.end_seconds for one in spans])
+def _compared(starts: Floats, ends: Floats, tiou_threshold: float) -> tuple[bytes, bytes]:
+    """Say of each span and each other whether they show the same moment, and whether it is a small part of the other:
+    (N, N) both, as bytes, since a few at a time are looked at."""
     lengths = ends - starts
     shared = np.maximum(0.0, np.minimum(ends[:, None], ends) - np.maximum(starts[:, None], starts))
     unions = lengths[:, None] + lengths - shared
     overlaps = np.divide(shared, unions, out=np.zeros_like(shared), where=unions > 0)
     is_inside = (starts <= starts[:, None]) & (ends[:, None] <= ends) & (lengths[:, None] < lengths)
     is_same = (shared > 0) & ((overlaps >= tiou_threshold) | is_inside | is_inside.T)
-    return is_same.tolist(), (is_inside & (overlaps < tiou_threshold)).tolist()
+    return is_same.tobytes(), (is_inside & (overlaps < tiou_threshold)).tobytes()
 
 
 def _in_cells(changes: Changes, edges: Floats) -> tuple[Ints, Floats]:

@@ -74,9 +74,9 @@ def scored_ranges(stretches: Sequence[Stretch], config: MomentConfig) -> ScoredR
     read = distinct(rows, [each for sigma in config.smoothing_seconds for each in read_off(rows, sigma, config)])
     sharp = read.chosen(best(read, rows.scores(read, config)))
     for _ in range(REFINE_ROUNDS):
-        sharp = refined(rows, sharp)
+        sharp = distinct(rows, [refined(rows, sharp)])
     read = distinct(rows, [read, sharp])
-    shots = shots_in(rows, stretches)
+    shots = shots_in(stretches)
     shots = shots.chosen(np.isin(shots.stretch, read.stretch))  # a stretch off which nothing is read has no moment
     both = joined([read, shots])
     scores = rows.scores(both, config)
@@ -282,7 +282,7 @@ def refined(rows: Rows, ranges: Ranges) -> Ranges:
     return Ranges(stretch=ranges.stretch, first=first, last=last)
 
 
-def shots_in(rows: Rows, stretches: Sequence[Stretch]) -> Ranges:
+def shots_in(stretches: Sequence[Stretch]) -> Ranges:
     """Return the ranges between the strongest change, the two strongest, the four strongest, and so on.
 
     So a shot is one of them whatever the encoder's scale, and so are a run of shots that look alike and a part of one.
@@ -298,11 +298,14 @@ def shots_in(rows: Rows, stretches: Sequence[Stretch]) -> Ranges:
         most.append(min(count, length / MIN_SHOT_SECONDS))
     cell, rank, owner = np.concatenate(cells), np.concatenate(ranks), np.concatenate(owners)
     limits = np.array(most)
-    found, taken = [], 1
+    found, taken = [Ranges(stretch=owner[:0], first=owner[:0], last=owner[:0])], 1
     while taken <= limits.max():
         edges = np.flatnonzero((rank < taken) & (taken <= limits[owner]))
-        is_within = owner[edges[1:]] == owner[edges[:-1]]
-        a, b = edges[:-1][is_within], edges[1:][is_within]
+        a, b = edges[:-1], edges[1:]
+        is_old = np.maximum(rank[a], rank[b]) < taken // 2  # both edges are of the round before, and so is the range
+        is_next = (owner[a] == owner[b]) & ~is_old
+        a, b = a[is_next], b[is_next]
         found.append(Ranges(stretch=owner[a], first=cell[a], last=cell[b]))
         taken *= 2
-    return distinct(rows, found) if found else Ranges(stretch=owner[:0], first=owner[:0], last=owner[:0])
+    every = joined(found)
+    return every.chosen(np.argsort(every.stretch, kind="stable"))
