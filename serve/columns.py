@@ -67,7 +67,7 @@ class StoredFrames:
 
     epochs: NDArray[np.int32]  # (F,)
     pts_seconds: NDArray[np.float64]  # (F,)
-    vectors: NDArray[np.float16]  # (F, D)
+    vectors: Sequence[NDArray[np.float16]]  # (f, D) each, F together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +81,14 @@ class StoredTraits:
 
 def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrames:
     """Read rows of FRAME_FIELDS, in order of time."""
-    width, size = blocks[0][1] if blocks else 0, sum(block[0] for block in blocks)
+    size = sum(block[0] for block in blocks)
     return StoredFrames(
         epochs=array_of(b"".join(block[2] for block in blocks), "<i4", size, directory),
         pts_seconds=array_of(b"".join(block[3] for block in blocks), "<f8", size, directory),
-        vectors=array_of(b"".join(block[4] for block in blocks), "<f2", size * width, directory).reshape(size, width),
+        vectors=[
+            array_of(vectors, "<f2", count * width, directory).reshape(count, width)
+            for count, width, _, _, vectors in blocks
+        ],
     )
 
 

@@ -179,7 +179,7 @@ def in_order(blocks: Mapping[int, FrameBlock]) -> Mapping[int, FrameBlock]:
         if len(times) and (times[0] <= last or (np.diff(times) <= 0).any()):
             is_later = times > np.maximum.accumulate(np.concatenate([[last], times[:-1]]))
             vectors = block.vectors.take(np.flatnonzero(is_later)).astype(np.float16)
-            later = StoredFrames(epochs=block.epochs[is_later], pts_seconds=times[is_later], vectors=vectors)
+            later = StoredFrames(epochs=block.epochs[is_later], pts_seconds=times[is_later], vectors=[vectors])
             kept[number], is_same = FrameBlock.of(later), False
         else:
             kept[number] = block

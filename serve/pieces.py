@@ -1,6 +1,6 @@
 """Vectors of one video, in one piece or in several: what a question does with them, it does to each piece."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -24,11 +24,15 @@ class Halves:
     FAISS holds them, since NumPy takes ten times as long to make them float32 as FAISS to compare them as they are.
     """
 
-    def __init__(self, vectors: NDArray[np.float16]) -> None:
-        self._count, self._width = vectors.shape
-        self.nbytes = vectors.nbytes
+    def __init__(self, parts: Sequence[NDArray[np.float16]]) -> None:
+        """Take (n, D) each, which together are the N."""
+        self._count, self._width = sum(map(len, parts)), parts[0].shape[1] if parts else 0
+        self.nbytes = 2 * self._count * self._width
         self._index = half_index(self._width)
-        faiss.copy_array_to_vector(np.ascontiguousarray(vectors).view(np.uint8).reshape(-1), self._index.codes)
+        self._index.codes.resize(self.nbytes)
+        if self.nbytes:
+            codes = faiss.rev_swig_ptr(self._index.codes.data(), self.nbytes).view(np.float16)
+            np.concatenate([part.reshape(-1) for part in parts], out=codes)
         self._index.ntotal = self._count
 
     def __len__(self) -> int:

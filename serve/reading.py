@@ -185,8 +185,11 @@ class CatalogReader(OpenCatalog):
             VideoNotFound: If the video is gone, as in all methods that take a row.
         """
         stored = self.stored_frames(row)
+        width = stored.vectors[0].shape[1] if stored.vectors else 0
         return FrameEmbeddings(
-            epochs=stored.epochs, pts_seconds=stored.pts_seconds, vectors=stored.vectors.astype(np.float32)
+            epochs=stored.epochs,
+            pts_seconds=stored.pts_seconds,
+            vectors=np.concatenate([np.empty((0, width), np.float16), *stored.vectors]).astype(np.float32),
         )
 
     def stored_frames(self, row: int) -> StoredFrames:

@@ -233,7 +233,7 @@ def test_frames_that_repeat_are_left_out() -> None:
             StoredFrames(
                 epochs=np.zeros(len(seconds), np.int32),
                 pts_seconds=np.array(seconds, np.float64),
-                vectors=np.arange(len(seconds) * WIDTH, dtype=np.float16).reshape(-1, WIDTH),
+                vectors=[np.arange(len(seconds) * WIDTH, dtype=np.float16).reshape(-1, WIDTH)],
             )
         )
 
@@ -248,7 +248,7 @@ def test_frames_that_repeat_are_left_out() -> None:
 def test_pieces_are_as_one() -> None:
     halves = random_vectors(50, 1).astype(np.float16)
     vectors = halves.astype(np.float32)
-    pieces = Pieces(map(Halves, (halves[:7], halves[7:7], halves[7:30], halves[30:])))
+    pieces = Pieces(map(Halves, ([halves[:7]], [], [halves[7:7]], [halves[7:20], halves[20:30]], [halves[30:]])))
     assert (len(pieces), pieces.nbytes) == (50, halves.nbytes)
     assert np.allclose(pieces.products(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
     for places in ([0, 6, 7, 29, 30, 49], [8, 9], [49], range(50)):
@@ -260,7 +260,7 @@ def test_pieces_are_as_one() -> None:
 
 def test_halves_of_no_frame_or_no_number_are_none() -> None:
     for shape in ((0, 0), (0, 8), (3, 0)):
-        assert Halves(np.empty(shape, np.float16)).floats().shape == shape
+        assert Halves([np.empty(shape, np.float16)]).floats().shape == shape
 
 
 def test_pools_of_parts_make_the_pool_of_all() -> None:
