@@ -224,7 +224,7 @@ class CatalogReader(OpenCatalog):
 
     def utterances(self, row: int, *, with_words: bool = True) -> list[Utterance]:
         """Return the utterances of a video, in order of time; without their words where those are not needed."""
-        words = "words" if with_words else "'[]'"
+        words = "words" if with_words else "NULL"
         with self._reading(row):
             found = self._select(
                 f"SELECT {words}, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? ORDER BY position", row
