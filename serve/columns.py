@@ -107,8 +107,9 @@ def traits_of(fields: tuple[Any, ...], directory: Path) -> StoredTraits:
 def utterance_of(fields: tuple[Any, ...], words: str | None = None) -> Utterance:
     epoch, start, end, text, language, logprob, silence = fields
     return Utterance(
-        epoch=epoch, start_seconds=start, end_seconds=end, text=text, words=words_of(words) if words else (), language=language,
-        avg_logprob=np.nan if logprob is None else logprob, no_speech_prob=np.nan if silence is None else silence,
+        epoch=epoch, start_seconds=start, end_seconds=end, text=text, words=() if words is None else words_of(words),
+        language=language, avg_logprob=np.nan if logprob is None else logprob,
+        no_speech_prob=np.nan if silence is None else silence,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ TIDY_SECONDS = 1.0  # between two looks at what is idle, and at the metrics
 REVOKE_SECONDS = 10.0  # for committing what is safe when partitions are taken away; the group waits for it
 LEAVE_SECONDS = 5.0  # for that and all else that wants the broker when the worker ends: who stops it may not wait
 GOODBYE_SECONDS = 1.0  # of them or beyond, for each last word to a broker that may be away
-PARTS_IN_FLIGHT = 8  # chunks taken and not yet encoded, for each decoding thread: their frames are the batches, see encoding.md
+PARTS_IN_FLIGHT = 8  # chunks taken and not yet encoded, for each decoding thread: with fewer, batches are small
 SPEECH_BATCHES = 4  # of windows of speech that wait for their words: 2 MB a window
 SILENT_SECONDS = 3.0  # without an answer to a fetch, which comes twice a second, the broker is away
 
