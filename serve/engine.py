@@ -8,9 +8,9 @@ Any number of threads may ask. They share the indexes, which are brought up to t
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from encoders.batching import TextVectors
 from encoders.errors import NoVisualEncoder
+from serve.answering import Answering
 from serve.catalog import Catalog
 from serve.encoders import Encoders
-from serve.errors import VideoNotFound
 from serve.following import Said, read_said
 from serve.known import KnownVideos
 from serve.lexical import content_terms, matches_term
@@ -35,7 +35,6 @@ from serve.ranking import (
     first_of_each,
     merged,
     rank,
-    verdict_of,
     whole_video,
 )
 from serve.reading import only
@@ -45,7 +44,7 @@ from serve.sharing import RowCache, SharedLock
 from serve.spoken import COSINE_MIDDLE, SpeechChannel, Spoken, terms_of
 from serve.target import Target, intent_of, is_example, mixed
 from serve.traits import calibration_in
-from serve.values import EVERYTHING, Answer, Moment, MomentReference, Query, Video, VideoAnswer
+from serve.values import EVERYTHING, Answer, MomentReference, Query, Video
 from temporal.values import TimeSpan
 from temporal.window import overlaps
 
@@ -67,6 +66,7 @@ class Engine:
         self.segments = open_index(directory, "segments", self.fingerprint, settings.index)
         self.utterances_index = open_index(directory, "utterances", self.fingerprint, settings.index)
         self.transcripts: RowCache[Said] = RowCache(partial(read_said, catalog), len, CACHED_UTTERANCE_COUNT)
+        self.answering = Answering(catalog, self.transcripts)
         self.sentences = TextVectors(encoders.sentence.encode)
         self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.said)
         self.visual: VisualChannel | None = None
@@ -105,13 +105,13 @@ class Engine:
             pixels: The query's picture, uint8 (H, W, 3) RGB at the visual encoder's input size.
         """
         ranking = self.rank_moments(query, pixels)
-        moments, _ = self.read_moments(ranking.places, query.limit)
+        moments, _ = self.answering.moments(ranking.places, query.limit)
         return Answer(moments=moments, degraded_channels=ranking.degraded_channels)
 
     def search(self, query: Query, pixels: NDArray[np.uint8] | None = None) -> Answer:
         """Return the videos that answer, best first, at most `query.limit`, each with its best moments."""
         ranking = self.rank_videos(query, pixels)
-        videos, _ = self.read_videos(ranking.places, query.limit)
+        videos, _ = self.answering.videos(ranking.places, query.limit)
         return Answer(videos=videos, degraded_channels=ranking.degraded_channels)
 
     # ---- rankings ----
@@ -341,84 +341,3 @@ class Engine:
             return False
         said = " ".join(one.text for one in self.said(row).utterances if overlaps(one, span))
         return all(matches_term(said, term) for term in target.not_terms)
-
-    # ---- reading what was ranked ----
-
-    def read_moments(
-        self, places: Sequence[RankedMoment], count: int, start: int = 0
-    ) -> tuple[tuple[Moment, ...], int]:
-        """Return `count` places from `start` on as moments, and where the next page starts.
-
-        What is gone by now is passed over, so that a page is full while there is more.
-        """
-        found: list[Moment] = []
-        for at in range(start, len(places)):
-            if len(found) == count:
-                return tuple(found), at
-            with suppress(VideoNotFound):
-                found.append(self.moment(places[at]))
-        return tuple(found), len(places)
-
-    def read_videos(
-        self, places: Sequence[RankedVideo], count: int, start: int = 0
-    ) -> tuple[tuple[VideoAnswer, ...], int]:
-        """Return `count` places from `start` on as answers, and where the next page starts; see read_moments."""
-        found: list[VideoAnswer] = []
-        for at in range(start, len(places)):
-            if len(found) == count:
-                return tuple(found), at
-            place = places[at]
-            if not self.is_there(place.video):
-                continue
-            moments, _ = self.read_moments(place.moments, len(place.moments))
-            found.append(
-                VideoAnswer(
-                    video_id=place.video.video_id,
-                    uri=place.video.uri,
-                    score=place.score,
-                    confidence=place.confidence,
-                    verdict=verdict_of(place.confidence),
-                    moments=moments,
-                    collection=place.video.collection,
-                )
-            )
-        return tuple(found), len(places)
-
-    def is_there(self, video: Video) -> bool:
-        """Whether this version of a video is still in the catalog."""
-        found = self.catalog.videos(collection=video.collection, video_ids=(video.video_id,))
-        return any(one.row == video.row for one in found)
-
-    def moment(self, place: RankedMoment) -> Moment:
-        candidate = place.candidate
-        video, span = candidate.video, candidate.span
-        with self.catalog.snapshot():
-            version = self.catalog.version(video.row)  # by now, if it is still there: a page may come late
-            best_frame_seconds = self.best_frame(candidate)
-            transcript = self.transcripts.get(video.row, version).utterances
-        said = [one for one in transcript if overlaps(one, span)]
-        return Moment(
-            video_id=video.video_id,
-            uri=video.uri,
-            start_seconds=span.start_seconds,
-            end_seconds=span.end_seconds,
-            score=place.score,
-            confidence=place.confidence,
-            verdict=verdict_of(place.confidence),
-            visual_score=candidate.seen.peak if candidate.seen is not None else None,
-            speech_score=candidate.spoken.cosine if candidate.spoken is not None else None,
-            transcript=" ".join(utterance.text for utterance in said),
-            matched_words=candidate.spoken.matched_words if candidate.spoken is not None else (),
-            best_frame_seconds=best_frame_seconds,
-            collection=video.collection,
-            recorded_time=video.recorded_at(span.start_seconds),
-            final=video.is_final_until(span.end_seconds),
-        )
-
-    def best_frame(self, candidate: Candidate) -> float | None:
-        """Return the time of the picture to show: the best seen one, else the one in the middle of the span."""
-        if candidate.seen is not None:
-            return candidate.seen.peak_seconds
-        middle = (candidate.span.start_seconds + candidate.span.end_seconds) / 2
-        thumbnail = self.catalog.thumbnail(candidate.video.row, middle)
-        return thumbnail[0] if thumbnail is not None else None

@@ -1,6 +1,7 @@
 """The two speech channels: utterances near a question in meaning (dense), and utterances with its words (lexical)."""
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ CANDIDATE_COUNT = 64  # utterances each channel brings: ten answers with room fo
 # Utterances that are weighed by their words. A question's commoner words are left out where its rarer ones have so
 # many: BM25 takes 1 ms for some 500, and what has common words alone is seldom among the first.
 WORDED_COUNT = 20_000
+COUNTED_TERM_COUNT = 50_000  # words and phrases whose frequencies are remembered: 5 MB
 PAIR_COUNT = 8  # best utterances that are also tried together with a neighbour
 PAIR_GAP_SECONDS = 2.0  # a longer pause separates what is said
 PAIR_MAX_SECONDS = 20.0
@@ -87,6 +89,39 @@ class Words:
     places: Set[tuple[int, int]]  # (video row, position) of the utterances with most of them, by BM25
 
 
+class Frequencies:
+    """Catalog.document_frequencies(), of all videos remembered until something changes.
+
+    The words that take longest to count are the common ones, which come again.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog, self._lock = catalog, threading.Lock()
+        self._state: tuple[str, int] | None = None  # of the catalog, in which the next two were counted
+        self._holding: dict[str, int] = {}
+        self._total = 0
+
+    def of(self, terms: Sequence[str], rows: Sequence[int] | None) -> tuple[dict[str, int], int]:
+        """Return how many utterances hold each term, and how many there are: of some videos, None: of all."""
+        if rows is not None:
+            return self._catalog.document_frequencies(terms, rows)
+        with self._catalog.snapshot():
+            state = self._catalog.identity(), self._catalog.generation()
+            with self._lock:
+                is_known, total = self._state == state, self._total
+                holding = {term: self._holding[term] for term in terms if is_known and term in self._holding}
+            lacking = [term for term in terms if term not in holding]
+            if lacking or not is_known:
+                found, total = self._catalog.document_frequencies(lacking)
+                holding |= found
+        with self._lock:
+            if self._state != state or len(self._holding) > COUNTED_TERM_COUNT:
+                self._state, self._holding = state, {}
+            self._holding |= holding
+            self._total = total
+        return {term: holding[term] for term in terms}, total
+
+
 class SpeechChannel:
     """Finds what was said. Any number of threads may ask."""
 
@@ -99,6 +134,7 @@ class SpeechChannel:
             utterances: Of a video, by its row, in the state that is asked.
         """
         self.catalog, self.texts, self.index, self.utterances = catalog, texts, index, utterances
+        self.frequencies = Frequencies(catalog)
 
     def words(self, terms: Sequence[str], rows: Sequence[int] | None) -> "Words":
         """Look for the words of a question; what is near to it in meaning, ask() finds.
@@ -107,7 +143,7 @@ class SpeechChannel:
             terms: Words and phrases that count by themselves; may be none.
             rows: Of these videos only; None: of all.
         """
-        holding, total = self.catalog.document_frequencies(terms, rows)
+        holding, total = self.frequencies.of(terms, rows)
         found = self.catalog.match_words(rarest(holding), limit=CANDIDATE_COUNT, rows=rows)
         return Words(
             rarities={term: rarity(having, total) for term, having in holding.items()},
