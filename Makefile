@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two processes of one thread each: most of a test is spent waiting or in Python. One that dies ends the run: replaced,
 # it may leave the other waiting for ever (https://github.com/pytest-dev/pytest-xdist/issues/1378).
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0
-QUICK_TESTS := $(PYTEST) -m "not slow and not clients and not kafka"
-SLOW_TESTS := $(PYTEST) -m "slow and not kafka"
-KAFKA_TESTS := $(PYTEST) -m kafka
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --max-worker-restart 0
+QUICK_TESTS := $(PYTEST) --dist worksteal -m "not slow and not clients and not kafka"
+SLOW_TESTS := $(PYTEST) --dist loadfile -m "slow and not kafka"  # files whole: what their tests share takes seconds to make
+KAFKA_TESTS := $(PYTEST) --dist loadfile -m kafka
 CLIENT_TESTS := $(BIN)/python -m pytest -q -m clients tests/clients
 
 BUF := $(VENV)/buf/node_modules/.bin/buf

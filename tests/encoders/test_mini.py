@@ -35,6 +35,7 @@ def pictures(count: int, size: int = 128) -> np.ndarray:
     return coarse.repeat(size // 8, axis=1).repeat(size // 8, axis=2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of timm's own dependencies
 @pytest.mark.parametrize("size", first_quick([97, 128]))  # an odd side: "SAME" padding is lopsided there in another way
 def test_folded_tower_equals_timm(size: int) -> None:

@@ -158,6 +158,7 @@ def test_augmented_pictures_are_in_range_and_hang_on_the_seed_alone() -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_a_mixed_picture_holds_what_it_says_of_its_partner() -> None:
     x = torch.arange(8.0)[:, None, None, None].expand(8, 3, 20, 20)
     mixed, partner, share = mix(x, 0.5, torch.Generator().manual_seed(0))

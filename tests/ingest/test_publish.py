@@ -188,6 +188,7 @@ def test_a_chunk_ends_at_the_first_keyframe_after_its_time(tmp_path: Path) -> No
     assert [summary_of(decoded(chunk.media)).start_seconds for chunk in longer] == pytest.approx([0, 3, 6])
 
 
+@pytest.mark.slow
 def test_a_group_longer_than_ten_seconds_makes_a_chunk_as_long(tmp_path: Path) -> None:
     source, notes = tmp_path / "source.mp4", list[str]()
     track = Track(times=times(300, 10), gop=125, options={"x264-params": "scenecut=0"})
@@ -230,6 +231,7 @@ def test_chunks_of_many_bytes_end_at_an_earlier_keyframe(tmp_path: Path) -> None
     assert sum(len(source_frames(decoded(piece, sampling="exact"))) for piece in media_of(found)) == 4
 
 
+@pytest.mark.slow
 def test_a_group_of_too_many_bytes_loses_its_pictures_and_keeps_its_sound(tmp_path: Path) -> None:
     source, notes = tmp_path / "source.mp4", list[str]()
     track = Track(

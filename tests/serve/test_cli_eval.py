@@ -26,6 +26,7 @@ def true(qid: int, *windows: list[float]) -> dict[str, object]:
     return {"qid": qid, "relevant_windows": windows}
 
 
+@pytest.mark.slow
 def test_prints_the_published_figures(shared: Path) -> None:
     folder = shared / "eval" / "qvhighlights"
     result = evaluate(folder / "sample_val_preds.jsonl", folder / "highlight_val_release.jsonl", "--json")

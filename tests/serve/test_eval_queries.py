@@ -110,6 +110,7 @@ def test_a_server_answers_as_the_library_does(data: Path, queries: Path, tmp_pat
     assert sorted(each.name for each in (tmp_path / "p").iterdir()) == ["lengths.png", "recall.png", "scores.png"]
 
 
+@pytest.mark.slow
 def test_prints_a_table_and_draws(data: Path, queries: Path, tmp_path: Path) -> None:
     result = evaluate("--queries", queries, "--data", data, "--plots", tmp_path / "deep" / "plots")
     assert result.exit_code == 0, result.output
@@ -137,6 +138,7 @@ def test_similarities_are_those_of_the_frames(data: Path) -> None:
     assert near[inside].min() > near[~inside].max() + 0.5
 
 
+@pytest.mark.slow
 def test_names_the_channel_that_is_missing(
     data: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,7 @@ def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows
             )  # begins with the files
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_shards", "small_blocks")
 @pytest.mark.parametrize("seed", first_quick(range(4)))
 def test_a_tail_is_sealed_aside_while_everything_goes_on(

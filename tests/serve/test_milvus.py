@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
-from marks import first_quick, required
+from marks import required
 from running import running
 from sample_catalog import FINGERPRINT, MEDIA, SPACE, WIDTH, new_video, put_vectors, segment
 from sample_live import STARTED, live_segment
@@ -36,6 +36,8 @@ from serve.nearest import open_index
 from serve.retention import Limit, Retention
 from serve.settings import Settings
 from serve.values import Query
+
+pytestmark = pytest.mark.slow  # milvus-lite takes its time
 
 Opened = Callable[..., MilvusIndex]
 
@@ -131,7 +133,7 @@ def test_much_is_put_in_a_part_at_a_time(catalog: Catalog, opened: Opened, monke
     check_like_faiss(opened(), catalog)
 
 
-@pytest.mark.parametrize("steps", first_quick([12, 60]))
+@pytest.mark.parametrize("steps", [12, 60])
 def test_follows_the_catalog_through_new_replaced_and_deleted_videos(
     catalog: Catalog, opened: Opened, steps: int
 ) -> None:
@@ -147,7 +149,7 @@ def test_follows_the_catalog_through_new_replaced_and_deleted_videos(
     check_like_faiss(opened(), catalog)
 
 
-@pytest.mark.parametrize("seed", first_quick(range(3)))
+@pytest.mark.parametrize("seed", range(3))
 def test_follows_live_videos_through_everything(catalog: Catalog, opened: Opened, seed: int) -> None:
     choice, live = random.Random(seed), LiveRows(catalog, FINGERPRINT)
     streams = Streams(live, choice)
@@ -255,9 +257,7 @@ def change_the_width(client: Any, name: str) -> None:
         narrow._create(client, catalog, 3)
 
 
-@pytest.mark.parametrize(
-    "tamper", first_quick([delete_some, add_rows_of_nobody, drop, replace_by_another, change_the_width], 2)
-)
+@pytest.mark.parametrize("tamper", [delete_some, add_rows_of_nobody, drop, replace_by_another, change_the_width])
 def test_what_was_tampered_with_is_put_right_by_the_next_process(
     catalog: Catalog, opened: Opened, tamper: Callable[[Any, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,7 +367,6 @@ def break_after(count: int) -> pytest.MonkeyPatch:
 # ---- without Milvus
 
 
-@pytest.mark.slow
 def test_a_server_that_is_not_there_is_told_of_and_waited_for(
     catalog: Catalog, opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -430,7 +429,6 @@ def test_settings_that_cannot_be_are_refused(config: dict[str, Any], message: st
 # ---- a library
 
 
-@pytest.mark.slow
 def test_a_library_answers_the_same_with_either(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     films = tmp_path / "films"
@@ -450,7 +448,6 @@ def test_a_library_answers_the_same_with_either(tmp_path: Path, uri: str, monkey
     assert said[0][0].moments[0].uri.endswith("paris.mp4")
 
 
-@pytest.mark.slow
 def test_a_server_follows_the_library_and_outlives_milvus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from milvus_lite.adapter.grpc.server import start_server_in_thread
 

@@ -54,6 +54,7 @@ def run(data: Path, folder: Path, *options: str, clips: object = None) -> tuple[
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_events_are_counted_by_label(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     code, out, _ = run(data, tmp_path, "--json", "--plots", str(tmp_path / "plots"))

@@ -250,6 +250,7 @@ def test_too_many_questions_are_refused_with_the_time_to_come_back(
         assert [one.result(10).videos for one in taken] == [[], []]
 
 
+@pytest.mark.slow
 def test_an_index_that_does_not_answer_makes_questions_wait_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

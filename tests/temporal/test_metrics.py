@@ -30,6 +30,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_equals_published_figures(shared: Path) -> None:
     folder = shared / "eval" / "qvhighlights"
     truth = {one["qid"]: one for one in lines_of(folder / "highlight_val_release.jsonl")}
