@@ -20,13 +20,14 @@ class Hearing:
     Args:
         encoder: Whisper's, in float32, on the CPU. With bfloat16 its layers are converted in place, and only this class
             can run it from then on.
-        dtype: To multiply in. What is added up (residuals, norms, positions) stays float32.
+        dtype: Of the layers' products. What is added up (residuals, norms, positions) stays float32, and so does the
+            beginning: rounding the spectrogram costs as many words as all that follows, and its products are few.
     """
 
     def __init__(self, encoder: AudioEncoder, dtype: torch.dtype) -> None:
         self._encoder, self._dtype = encoder, dtype
         for module in encoder.modules():
-            if isinstance(module, (nn.Linear, nn.Conv1d)):
+            if isinstance(module, nn.Linear):
                 module.to(self._dtype)
 
     def __call__(self, mels: Tensor) -> Tensor:
@@ -36,9 +37,8 @@ class Hearing:
 
     def _encode(self, mel: Tensor) -> Tensor:
         encoder = self._encoder
-        x = F.gelu(encoder.conv1(mel.to(self._dtype)))
-        x = F.gelu(encoder.conv2(x)).transpose(1, 2)  # (1, T, D)
-        x = x.float() + encoder.positional_embedding
+        x = F.gelu(encoder.conv1(mel))
+        x = F.gelu(encoder.conv2(x)).transpose(1, 2) + encoder.positional_embedding  # (1, T, D)
         for block in encoder.blocks:
             x = x + _attend(block.attn, block.attn_ln(x).to(self._dtype))
             x = x + block.mlp(block.mlp_ln(x).to(self._dtype))
