@@ -2,13 +2,15 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
+from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.errors import NoVisualEncoder
@@ -289,6 +291,19 @@ def test_questions_of_many_threads_answer_as_one_by_one(tmp_path: Path, monkeypa
             finally:
                 stop.set()
             assert all(asker.result() for asker in asking)
+
+
+def test_what_fails_while_texts_are_encoded_is_told_and_the_next_question_answered(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(texts: Sequence[str]) -> NDArray[np.float32]:
+        raise MemoryError(texts[0])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(library.engine.sentences, "_encode", fail)
+        with pytest.raises(MemoryError, match="London"):
+            library.moments(Query(text="when does the speaker mention London?"))
+    assert library.moments(Query(text="when does the speaker mention London?")).moments
 
 
 def test_words_propose_utterances_everywhere_and_within_bounds(library: Library) -> None:
