@@ -24,7 +24,7 @@ from ingest.values import MediaInfo
 from serve import pipeline
 from serve.catalog import Catalog, NewVideo
 from serve.settings import Settings
-from serve.traits import Captions, captions_of, traits_of
+from serve.traits import Captions, captions_of, file_traits
 from temporal.fusion import MeanPooling
 from temporal.window import segments, windows
 
@@ -291,7 +291,7 @@ def put(
     catalog.add_utterances(row, said, vectors)
     spans = windows(embeddings, said, duration_seconds=float(VIDEO_SECONDS), config=settings.window)
     catalog.add_segments(row, segments(video_id, spans, embeddings, said, vectors, MeanPooling()))
-    catalog.add_traits(row, traits_of(embeddings, captions))
+    catalog.add_traits(row, file_traits(embeddings, captions))
     catalog.finish(row, media=MEDIA, duration_seconds=float(VIDEO_SECONDS), warnings=())
 
 

@@ -308,17 +308,17 @@ class Engine:
     def encode_texts(self, query: Query) -> None:
         """Encode all that target() needs: where one encoder serves both channels, in one batch."""
         intent, unwanted = intent_of(query), query.exclude_text.strip()
-        shown: list[str] = []
         said = [unwanted] if unwanted else []
-        if self.visual is not None and intent.visual_weight > 0:
-            shown = [prompt for text in (intent.text, unwanted) if text for prompt in self.visual.prompts(text)]
         if intent.text and intent.speech_weight > 0:
             said += self.speech.prompts(query.text, intent)
-        if self.visual is None or self.visual.texts is self.sentences:
-            self.sentences.encode([*shown, *said])
-        else:
-            self.visual.texts.encode(shown)
-            self.sentences.encode(said)
+        if self.visual is not None:
+            asked = intent.text if intent.visual_weight > 0 else ""
+            shown = [prompt for text in (asked, unwanted) if text for prompt in self.visual.prompts(text)]
+            if self.visual.texts is self.sentences:
+                said += shown
+            else:
+                self.visual.texts.encode(shown)
+        self.sentences.encode(said)
 
     def example(self, like: MomentReference) -> tuple[int, TimeSpan]:
         """Find the video of a "more like this" question."""

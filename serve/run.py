@@ -24,7 +24,7 @@ from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog import Catalog, NewVideo
 from serve.encoders import Encoders, decode_config
 from serve.settings import Settings
-from serve.traits import Captions, traits_of
+from serve.traits import Captions, file_traits
 from serve.values import IndexOutcome, IndexProgress
 from serve.work import Event, Input, Known, Opened, Result, RunStopped, Twin, Work, WorkCancelled, joined, warnings_of
 from temporal.window import segments, windows
@@ -363,7 +363,7 @@ class Run:
         spans = windows(embeddings, utterances, duration_seconds=duration, config=self.settings.window)
         found = segments(work.video_id, spans, embeddings, utterances, sentences, self.encoders.pooling)
         self.catalog.add_segments(work.row, found)
-        self.catalog.add_traits(work.row, traits_of(embeddings, self.captions))
+        self.catalog.add_traits(work.row, file_traits(embeddings, self.captions))
         warnings = warnings_of(work.summary)
         is_visible = self.catalog.finish(
             work.row, media=work.media, duration_seconds=duration, warnings=warnings, job_id=work.input.job_id

@@ -63,7 +63,7 @@ class Captions:
         return {each: (float(found.mean()), float(found.std())) for each, found in scores.items()}
 
 
-def traits_of(embeddings: FrameEmbeddings, captions: Captions | None) -> StoredTraits:
+def file_traits(embeddings: FrameEmbeddings, captions: Captions | None) -> StoredTraits:
     """Work out the traits of a file from all its frames; None: nothing could see them."""
     # As they are read again, so that it makes no difference when this is done.
     vectors = embeddings.vectors.astype(np.float16).astype(np.float32)

@@ -167,9 +167,7 @@ def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_Ep
 def _kept(found: Sequence[_Spans], video: Scores, config: MomentConfig) -> list[ScoredSpan]:
     """Leave out what shows the same as a better span, and what does not stand out, and find the best frame of each."""
     starts, ends, scores, is_clear = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    best = suppress(
-        starts, ends, scores, tiou_threshold=config.tiou_threshold, containment=config.containment_share
-    )  # fmt: skip
+    best = suppress(starts, ends, scores, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
     moments = []
     for one in [one for rank, one in enumerate(best) if rank < FEW or is_clear[one]][: config.max_moments]:
         span = TimeSpan(start_seconds=float(starts[one]), end_seconds=float(ends[one]))

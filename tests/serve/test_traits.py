@@ -19,7 +19,7 @@ from serve.following import FrameBlock
 from serve.library import Library
 from serve.pipeline import index, reindex
 from serve.settings import Settings
-from serve.traits import Captions, captions_of, traits_of
+from serve.traits import Captions, captions_of, file_traits
 from serve.values import Answer, Query
 from temporal.shots import picture_changes
 
@@ -37,7 +37,7 @@ def test_the_catalog_keeps_what_its_frames_would_give(catalog: Catalog, epochs: 
     captions = Captions(ColourEncoder(), CALIBRATION)
     row = catalog.begin(new_video("a"))
     catalog.add_frames(row, embeddings, [b""] * 9)
-    catalog.add_traits(row, traits_of(embeddings, captions))
+    catalog.add_traits(row, file_traits(embeddings, captions))
     catalog.finish(row, media=MEDIA, duration_seconds=9.0, warnings=())
     kept, stored = catalog.traits(row), catalog.stored_frames(row)
     assert kept is not None
@@ -54,9 +54,9 @@ def test_the_catalog_keeps_what_its_frames_would_give(catalog: Catalog, epochs: 
 def test_a_video_without_pictures_has_none(catalog: Catalog) -> None:
     row = catalog.begin(new_video("a"))
     assert catalog.traits(row) is None
-    catalog.add_traits(row, traits_of(frames(0), Captions(ColourEncoder(), CALIBRATION)))
+    catalog.add_traits(row, file_traits(frames(0), Captions(ColourEncoder(), CALIBRATION)))
     blind = catalog.begin(new_video("b"))
-    catalog.add_traits(blind, traits_of(frames(5, width=0), None))
+    catalog.add_traits(blind, file_traits(frames(5, width=0), None))
     for one in (row, blind):
         kept = catalog.traits(one)
         assert kept is not None
