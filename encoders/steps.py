@@ -6,32 +6,55 @@ The same numbers as openai-whisper's decoder with its hooks, up to rounding. Its
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from whisper.model import MultiHeadAttention, Whisper
+from torch import Tensor, nn
+from whisper.model import MultiHeadAttention, TextDecoder, Whisper
 
 Sound = list[tuple[Tensor, Tensor]]  # by layer of the decoder: keys and values of what is heard (B, H, T, D / H)
 
-PACKED_ROWS = 8  # the batch that the vocabulary is laid out for; others are right too
+PACKED_ROWS = 8  # the batch that weights are laid out for; others are right too
+
+
+class PackedLinear(nn.Module):
+    """A linear layer through oneDNN, its weight in oneDNN's own layout: float32, on a CPU.
+
+    For the few rows of one step, torch's own product takes two to three times as long.
+    """
+
+    def __init__(self, packed: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self._packed, self._bias = packed, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), self._packed, self._bias, "none", [], "")
+        return product
+
+
+def pack(weight: Tensor, bias: Tensor | None = None) -> PackedLinear | None:
+    """Lay out a layer's weight (O, D); None where that cannot be done."""
+    # Not public: a torch that has it no more multiplies as it always did.
+    has_packing = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    if not has_packing or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS), bias)
+
+
+def pack_layers(decoder: TextDecoder) -> None:
+    """Replace the linear layers of a decoder, where they can be packed."""
+    for name, module in list(decoder.named_modules()):
+        if isinstance(module, nn.Linear) and (packed := pack(module.weight, module.bias)) is not None:
+            decoder.set_submodule(name, packed)
 
 
 class Vocabulary:
-    """Multiplies with all tokens' embeddings: on a CPU through oneDNN, in its own layout.
-
-    For the few rows of one step, torch's own product of (8, 384) with tiny.en's vocabulary takes twice as long.
-    """
+    """Multiplies with all tokens' embeddings."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
-        self._packed: Tensor | None = None
-        # Not public: a torch that has it no more multiplies as it always did.
-        has_packing = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        if has_packing and weight.device.type == "cpu" and weight.dtype == torch.float32:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS)
+        self._weight, self._packed = weight, pack(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Score all tokens: (B, W, D) -> float32 (B, W, V)."""
         if self._packed is not None and x.dtype == torch.float32:
-            logits: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), self._packed, None, "none", [], "")
+            logits: Tensor = self._packed(x)
             return logits
         return (x @ self._weight.to(x.dtype).T).float()
 

@@ -15,7 +15,7 @@ from encoders.alignment import align
 from encoders.config import SpeechConfig
 from encoders.decoding import ShrinkingTask
 from encoders.hearing import Hearing
-from encoders.steps import Sound, Vocabulary, pick, prepare
+from encoders.steps import Sound, Vocabulary, pack_layers, pick, prepare
 from encoders.utterances import cut_utterances, join_pieces, place_words
 from encoders.vad import SpeechStream, SpeechWindow
 from encoders.values import Utterance
@@ -50,6 +50,7 @@ class Transcriber:
         self._half = self._device.type == "cuda"
         is_cpu = self._device.type == "cpu"
         self._hear = Hearing(self._model.encoder, choose_dtype("cpu")) if is_cpu else self._model.encoder
+        pack_layers(self._model.decoder)
         self._vocabulary = Vocabulary(self._model.decoder.token_embedding.weight)
         self._lock = threading.Lock()  # align hangs hooks on the shared model
         with warnings.catch_warnings():

@@ -7,7 +7,7 @@ from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
 
 from encoders.hearing import Hearing
-from encoders.steps import DecoderSteps, Vocabulary, prepare
+from encoders.steps import DecoderSteps, PackedLinear, Vocabulary, pack_layers, prepare
 
 
 @pytest.fixture
@@ -50,10 +50,15 @@ def test_bfloat16_hears_each_window_as_if_alone(model: Whisper) -> None:
     torch.testing.assert_close(hear(mels)[1:2], hear(mels[1:2]), atol=0, rtol=0)
 
 
-def test_steps_score_like_one_pass_and_go_on_with_some_rows(model: Whisper) -> None:
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_steps_score_like_one_pass_and_go_on_with_some_rows(model: Whisper, is_packed: bool) -> None:
     features = noise(3, 600, 32)
     tokens = torch.arange(18).reshape(3, 6)
     expected = model.decoder(tokens, features)
+    if is_packed:
+        pack_layers(model.decoder)
+        assert isinstance(model.decoder.blocks[1].mlp[2], PackedLinear)
+        torch.testing.assert_close(model.decoder(tokens, features), expected, atol=1e-4, rtol=1e-4)
     steps = DecoderSteps(model, Vocabulary(model.decoder.token_embedding.weight), prepare(model, features))
     torch.testing.assert_close(steps.logits(tokens[:, :3]), expected[:, :3], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(steps.logits(tokens[:, :4]), expected[:, 3:4], atol=1e-4, rtol=1e-4)
