@@ -172,7 +172,7 @@ def ratios(rows: list[Row], total_seconds: float) -> list[Ratio]:
                     unit="seconds of work per second of sound",
                     against=f"{row.name}, {row.wrong_count} words wrong to our {mine.wrong_count}",
                     target="<= 1.0" if is_fair and kind == "wall" else "",
-                    bounded_by="Nearly half of ours is Whisper's encoder, three tenths decoding in float32; theirs is int8.",
+                    bounded_by="Half of ours is Whisper's encoder in bfloat16, most of the rest decoding in float32.",
                 )
             )
     return found

@@ -81,30 +81,15 @@ def align(
 def _attend(
     model: Whisper, heads: Sequence[tuple[int, int]], vocabulary: Vocabulary, sound: Sound, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and states (B, W, D).
-
-    The queries are caught on their way, so that the decoder keeps its fast fused attention.
-    """
-    caught: dict[int, Tensor] = {}
-    hooks = []
-    for layer in {layer for layer, _ in heads}:
-
-        def catch(_module: object, _inputs: object, output: Tensor, layer: int = layer) -> None:
-            caught[layer] = output
-
-        hooks.append(model.decoder.blocks[layer].cross_attn.query.register_forward_hook(catch))
-    try:
-        with torch.inference_mode():
-            states = DecoderSteps(model, vocabulary, sound).states(tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    head_width = model.dims.n_text_state // model.dims.n_text_head
+    """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and states
+    (B, W, D)."""
+    queries: list[Tensor] = []
+    with torch.inference_mode():
+        states = DecoderSteps(model, vocabulary, sound).states(tokens, queries)
     attention = []
     for layer, head in heads:
-        query = caught[layer][..., head * head_width : (head + 1) * head_width]
-        key = sound[layer][0][:, head]
-        attention.append((query.float() @ key.float().transpose(1, 2)) * head_width**-0.5)
+        query, key = queries[layer][:, head].float(), sound[layer][0][:, head].float()
+        attention.append((query @ key.transpose(1, 2)) * query.shape[-1] ** -0.5)
     return torch.stack(attention), states
 
 

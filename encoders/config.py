@@ -26,7 +26,7 @@ class SpeechConfig:
     model: str = "auto"  # auto | none | a Whisper name ("small") | FILE.pt | a CTranslate2 directory
     device: Device = "auto"
     language: str | None = None  # ISO 639-1; None: detected
-    batch_count: int = 8  # windows in one decode
+    batch_count: int = 16  # windows transcribed together, shared out among the cores
     max_window_seconds: float = 30.0  # from 2, for a few words, to Whisper's receptive field
     vad_threshold: float = 0.5  # silero's speech probability
     max_no_speech_prob: float = 0.6  # with a low avg_logprob: nobody spoke (openai-whisper's default)

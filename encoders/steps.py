@@ -90,8 +90,12 @@ class DecoderSteps:
         """Score what follows: the tokens so far (B, W) -> (B, N, V) for the N of them that are new."""
         return self._vocabulary(self.states(tokens))
 
-    def states(self, tokens: Tensor) -> Tensor:
-        """Read the new tokens, as `logits` does: the states (B, N, D) that the vocabulary scores."""
+    def states(self, tokens: Tensor, queries: list[Tensor] | None = None) -> Tensor:
+        """Read the new tokens, as `logits` does: the states (B, N, D) that the vocabulary scores.
+
+        Args:
+            queries: Takes what each layer asks of the sound: (B, H, N, D / H).
+        """
         decoder = self._decoder
         begin = self._text[0][0].shape[2] if self._text else 0
         x = decoder.token_embedding(tokens[:, begin:]) + decoder.positional_embedding[begin : tokens.shape[1]]
@@ -104,8 +108,12 @@ class DecoderSteps:
                 key = torch.cat([self._text[i][0], key], dim=2)
                 value = torch.cat([self._text[i][1], value], dim=2)
             text.append((key, value))
-            x = x + _attend(block.attn, normed, key, value, is_causal=begin == 0)
-            x = x + _attend(block.cross_attn, block.cross_attn_ln(x), *self._sound[i], is_causal=False)
+            query = split_heads(block.attn, block.attn.query(normed))
+            x = x + _attend(block.attn, query, key, value, is_causal=begin == 0)
+            query = split_heads(block.cross_attn, block.cross_attn.query(block.cross_attn_ln(x)))
+            if queries is not None:
+                queries.append(query)
+            x = x + _attend(block.cross_attn, query, *self._sound[i], is_causal=False)
             x = x + block.mlp(block.mlp_ln(x))
         self._text = text
         states: Tensor = decoder.ln(x)
@@ -121,8 +129,7 @@ def keys_and_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, T
     return split_heads(attention, attention.key(x)), split_heads(attention, attention.value(x))
 
 
-def _attend(attention: MultiHeadAttention, x: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Tensor:
-    query = split_heads(attention, attention.query(x))
+def _attend(attention: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Tensor:
     found = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
     attended: Tensor = attention.out(found.transpose(1, 2).flatten(2))
     return attended

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from encoders.config import SpeechConfig
 from encoders.errors import WeightsInvalid, WeightsNotFound
+from encoders.threads import one_core
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 
 FRAME_SAMPLES = 512  # what silero judges at a time at 16 kHz: 32 ms
@@ -79,7 +80,7 @@ class SileroNet(nn.Module):
         """Judge consecutive frames: float32 (F, CONTEXT + FRAME) -> probabilities (F,) and the state after them."""
         x = nn.functional.pad(frames[:, None], (0, 64), mode="reflect")
         x = self.stft(x)  # (F, 258, 4): real and imaginary parts
-        x = torch.sqrt(x[:, :129] ** 2 + x[:, 129:] ** 2)
+        x = torch.hypot(x[:, :129], x[:, 129:])  # sqrt() goes through MKL, which has threads of its own
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = torch.relu(conv(x))
         hidden, state = self.rnn(x.squeeze(-1), state)  # (F, 128)
@@ -176,8 +177,9 @@ class SpeechStream:
             samples = np.concatenate([silence, samples])
         elif gap_seconds < -MAX_JITTER_SECONDS:
             samples = samples[round(-gap_seconds * SAMPLE_RATE_HZ) :]
-        for begin in range(0, len(samples), PUSH_SAMPLES):
-            self._listen(samples[begin : begin + PUSH_SAMPLES])
+        with one_core():
+            for begin in range(0, len(samples), PUSH_SAMPLES):
+                self._listen(samples[begin : begin + PUSH_SAMPLES])
         return self._hand_out()
 
     def finish(self) -> list[SpeechWindow]:
@@ -216,8 +218,9 @@ class SpeechStream:
     def _end_run(self) -> None:
         if self._anchor_seconds is None:
             return
-        while self._judged < self._received:
-            self._judge()
+        with one_core():
+            while self._judged < self._received:
+                self._judge()
         self._end_speech(min(self._quiet_since or self._received, self._received))
         if self._spans:
             self._emit(len(self._spans))

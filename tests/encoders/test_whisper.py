@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from speech import GOLDEN, push_all, read_sound
 from whisper.decoding import DecodingOptions, DecodingTask
 
@@ -16,7 +17,7 @@ from encoders.config import SpeechConfig
 from encoders.decoding import ShrinkingTask
 from encoders.steps import prepare
 from encoders.values import Utterance
-from encoders.whisper import Transcriber
+from encoders.whisper import LEAST_SHARE, Transcriber
 from ingest.values import SAMPLE_RATE_HZ
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,20 @@ def test_words_do_not_depend_on_the_batch(transcriber: Transcriber) -> None:
     for a, b in zip(together, alone, strict=True):
         assert [u.text for u in a] == [u.text for u in b]
         assert [u.start_seconds for u in a] == pytest.approx([u.start_seconds for u in b], abs=0.05)
+
+
+def test_words_do_not_depend_on_how_windows_are_shared_out(transcriber: Transcriber) -> None:
+    windows = push_all(transcriber.open_stream(), read_sound(GOLDEN / "speech.ogg"))
+    many = [windows[n % len(windows)] for n in range(LEAST_SHARE + 3)]
+    alone = {id(window): transcriber.transcribe([window])[0] for window in windows}
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    sharing = Transcriber.load(SpeechConfig(device="cpu"))
+    torch.set_num_threads(before)
+    for window, found in zip(many, sharing.transcribe(many), strict=True):
+        assert [u.text for u in found] == [u.text for u in alone[id(window)]]
+        times = [word.start_seconds for u in alone[id(window)] for word in u.words]
+        assert [word.start_seconds for u in found for word in u.words] == pytest.approx(times, abs=0.05)
 
 
 def test_leaving_out_ended_rows_changes_no_token(transcriber: Transcriber) -> None:

@@ -1,0 +1,57 @@
+"""How many cores PyTorch uses for what one thread computes.
+
+It shares out each product among its threads, which wait for each other after it: they spin, or sleep where the process
+has other threads of the kind, and are woken. Where cores are busy besides, one waits until the other gets its turn. So
+small products are quicker on one core, and large work is quicker when it is shared out once, as a whole.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+Share = TypeVar("Share")
+Result = TypeVar("Result")
+
+MAX_LANE_COUNT = 4  # each holds what it works on in memory
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Let what this thread computes in here use one core; other threads keep theirs."""
+    torch.get_num_threads()  # the first use in a thread sets its number, which would undo ours
+    with _openmp().limit(limits=1, user_api="openmp"):
+        yield
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController()  # looking for the libraries takes milliseconds
+
+
+class Lanes:
+    """Threads that work beside each other, each with its share of the cores that the maker of this has."""
+
+    def __init__(self) -> None:
+        core_count = torch.get_num_threads()
+        self.count = min(core_count, MAX_LANE_COUNT)
+        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="lane")
+        are_here = threading.Barrier(self.count)
+
+        def begin() -> None:
+            torch.get_num_threads()  # as above
+            torch.set_num_threads(core_count // self.count)
+            are_here.wait()  # so that each of them begins once
+
+        for each in [self._pool.submit(begin) for _ in range(self.count)]:
+            each.result()
+        torch.set_num_threads(core_count)  # the last number set anywhere is that of threads to come
+
+    def map(self, work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
+        """Do the work on each share, and return what comes out in their order."""
+        return list(self._pool.map(work, shares))
