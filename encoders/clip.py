@@ -83,6 +83,8 @@ class OpenClipEncoder:
         import open_clip
         import torch
 
+        from encoders.threads import Lanes
+
         preprocess = open_clip.get_model_preprocess_cfg(model)
         size = preprocess["size"]
         height, width = (size, size) if isinstance(size, int) else size
@@ -97,6 +99,7 @@ class OpenClipEncoder:
         )
         self._device = choose_device(config.device)
         self._dtype = choose_dtype(self._device)
+        self._lanes = Lanes(self._device)
         self._batch_count = config.batch_count
         self._tokenizer = tokenizer
         self._model = model.to(self._device).eval()
@@ -120,20 +123,22 @@ class OpenClipEncoder:
         Raises:
             ValueError: If the size is another.
         """
-        import torch
-
         expected = (self.input_height, self.input_width, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be uint8 (B, *{expected}), got {pixels.dtype} {pixels.shape}")
-        vectors = np.zeros((len(pixels), self.width), dtype=np.float32)
+        vectors = [np.zeros((0, self.width), np.float32)]
+        for start in range(0, len(pixels), self._batch_count):
+            vectors += self._lanes.map(self._encode_some, pixels[start : start + self._batch_count])
+        return np.concatenate(vectors)
+
+    def _encode_some(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torch
+
         with torch.inference_mode():
-            for start in range(0, len(pixels), self._batch_count):
-                batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + self._batch_count]))
-                x = batch.to(self._device).permute(0, 3, 1, 2).float()  # bytes travel, floats are made on the device
-                features = self._model.encode_image(x.sub_(self._mean).div_(self._std).to(self._dtype))
-                features = torch.nn.functional.normalize(features.float(), dim=-1)
-                vectors[start : start + len(batch)] = features.cpu().numpy()
-        return vectors
+            batch = torch.from_numpy(np.ascontiguousarray(pixels))
+            x = batch.to(self._device).permute(0, 3, 1, 2).float()  # bytes travel, floats are made on the device
+            features = self._model.encode_image(x.sub_(self._mean).div_(self._std).to(self._dtype))
+            return np.asarray(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts: float32 (Q, D), unit length. Longer than the model's context (often 77 tokens) is cut."""

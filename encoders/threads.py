@@ -6,19 +6,21 @@ small products are quicker on one core, and large work is quicker when it is sha
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import TypeVar
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 
-Share = TypeVar("Share")
+Items = TypeVar("Items", bound=Any)  # a sequence or an array
 Result = TypeVar("Result")
 
 MAX_LANE_COUNT = 4  # each holds what it works on in memory
+LEAST_SHARE = 4  # pictures or windows of speech: each share reads all weights, and a large one has more of it
 
 
 @contextmanager
@@ -37,9 +39,12 @@ def _openmp() -> ThreadpoolController:
 class Lanes:
     """Threads that work beside each other, each with its share of the cores that the maker of this has."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        """Begin them; there is but one lane where a device other than the CPU computes."""
         core_count = torch.get_num_threads()
-        self.count = min(core_count, MAX_LANE_COUNT)
+        self.count = min(core_count, MAX_LANE_COUNT) if device == "cpu" else 1
+        if self.count == 1:
+            return
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="lane")
         are_here = threading.Barrier(self.count)
 
@@ -52,6 +57,13 @@ class Lanes:
             each.result()
         torch.set_num_threads(core_count)  # the last number set anywhere is that of threads to come
 
-    def map(self, work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
-        """Do the work on each share, and return what comes out in their order."""
-        return list(self._pool.map(work, shares))
+    def map(self, work: Callable[[Items], Result], items: Items) -> list[Result]:
+        """Share items out, and return what the work makes of each share, in order.
+
+        What is too little to share out is done here, with all cores.
+        """
+        count = max(1, min(self.count, len(items) // LEAST_SHARE))
+        if count == 1:
+            return [work(items)]
+        edges = [len(items) * n // count for n in range(count + 1)]
+        return list(self._pool.map(work, [items[first:last] for first, last in pairwise(edges)]))

@@ -1,10 +1,8 @@
 """From windows of speech to utterances: openai-whisper over windows of all streams at once."""
 
-import math
 import threading
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,7 +31,6 @@ RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper climbs by 0.2; every step cost
 MAX_COMPRESSION_RATIO = 2.4  # zlib's; above it the text repeats itself (openai-whisper's default)
 SURE_LANGUAGE_PROBABILITY = 0.5  # above it a stream keeps the language for good
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # as in openai-whisper's tokenizer
-LEAST_SHARE = 4  # windows decoded together by a part of the cores: each step reads all weights, however few they are
 SEED = 0  # of the retries, so that the same sound always gives the same words
 
 
@@ -56,7 +53,7 @@ class Transcriber:
         self._hear = Hearing(self._model.encoder, choose_dtype("cpu")) if is_cpu else self._model.encoder
         pack_layers(self._model.decoder)
         self._vocabulary = Vocabulary(self._model.decoder.token_embedding.weight)
-        self._lanes = Lanes() if is_cpu else None
+        self._lanes = Lanes(self._device.type)
         self._lock = threading.Lock()  # of one call
         self._sampling = threading.Lock()  # of PyTorch's random numbers, which all threads share
         with warnings.catch_warnings():
@@ -89,20 +86,13 @@ class Transcriber:
         utterances: list[list[Utterance]] = []
         with self._lock:
             for begin in range(0, len(windows), self._config.batch_count):
-                utterances += self._transcribe_batch(windows[begin : begin + self._config.batch_count])
+                batch = windows[begin : begin + self._config.batch_count]
+                for some in self._lanes.map(self._transcribe_some, batch):
+                    utterances += some
         return utterances
 
-    def _transcribe_batch(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
-        """Share windows out among the cores."""
-        count = 1 if self._lanes is None else min(self._lanes.count, math.ceil(len(windows) / LEAST_SHARE))
-        if self._lanes is None or count == 1:
-            return self._transcribe_share(windows)
-        edges = [len(windows) * n // count for n in range(count + 1)]
-        shares = [windows[first:last] for first, last in pairwise(edges)]
-        return [each for share in self._lanes.map(self._transcribe_share, shares) for each in share]
-
     @torch.inference_mode()
-    def _transcribe_share(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
+    def _transcribe_some(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
         features = self._encode(windows)
         languages = self._choose_languages(windows, features)
         utterances: list[list[Utterance]] = [[] for _ in windows]

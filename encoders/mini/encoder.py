@@ -108,24 +108,30 @@ class MiniEncoder:
         Raises:
             ValueError: If the size is another.
         """
-        import torch
-
         expected = (self.input_height, self.input_width, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be uint8 (B, *{expected}), got {pixels.dtype} {pixels.shape}")
         with self._lock:
             if self._tower is None:
+                from encoders.threads import Lanes
+
                 self._device = choose_device(self._run.device)
+                self._lanes = Lanes(self._device)
                 self._tower = build(self.config, self._data, self._device)
-        dtype = self._tower.stem.weight.dtype
-        vectors = np.zeros((len(pixels), self.width), dtype=np.float32)
+        vectors = [np.zeros((0, self.width), np.float32)]
+        for start in range(0, len(pixels), self._run.batch_count):
+            vectors += self._lanes.map(self._encode_some, pixels[start : start + self._run.batch_count])
+        return np.concatenate(vectors)
+
+    def _encode_some(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torch
+
+        assert self._tower is not None
         with torch.inference_mode():
-            for start in range(0, len(pixels), self._run.batch_count):
-                batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + self._run.batch_count]))
-                # (B, H, W, 3) seen as (B, 3, H, W) is channels_last already, the layout these convolutions like best.
-                x = (batch.to(self._device).permute(0, 3, 1, 2).float() - self.config.mean) / self.config.std
-                vectors[start : start + len(batch)] = self._tower(x.to(dtype)).cpu().numpy()
-        return vectors
+            batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
+            # (B, H, W, 3) seen as (B, 3, H, W) is channels_last already, the layout these convolutions like best.
+            x = (batch.permute(0, 3, 1, 2).float() - self.config.mean) / self.config.std
+            return np.asarray(self._tower(x.to(self._tower.stem.weight.dtype)).cpu().numpy(), np.float32)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts: float32 (Q, D), unit length."""

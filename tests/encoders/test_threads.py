@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from encoders.threads import MAX_LANE_COUNT, Lanes, one_core
+from encoders.threads import LEAST_SHARE, MAX_LANE_COUNT, Lanes, one_core
 
 
 @pytest.fixture(params=[1, 2, 9])
@@ -28,21 +28,31 @@ def test_one_core_is_for_this_thread_and_for_now(core_count: int) -> None:
 
 
 def test_lanes_share_the_cores(core_count: int) -> None:
-    lanes = Lanes()
+    lanes = Lanes("cpu")
     assert lanes.count == min(core_count, MAX_LANE_COUNT)
     at_once = threading.Barrier(lanes.count)
 
-    def work(number: int) -> tuple[int, int]:
+    def work(share: range) -> tuple[list[int], int]:
         at_once.wait(timeout=10)
-        return number, torch.get_num_threads()
+        return list(share), torch.get_num_threads()
 
-    assert lanes.map(work, range(lanes.count)) == [(n, core_count // lanes.count) for n in range(lanes.count)]
+    done = lanes.map(work, range(LEAST_SHARE * lanes.count + 3))
+    assert [each for share, _ in done for each in share] == list(range(LEAST_SHARE * lanes.count + 3))
+    assert [cores for _, cores in done] == [core_count // lanes.count] * lanes.count
     assert torch.get_num_threads() == core_count
 
 
+@pytest.mark.parametrize(("device", "item_count"), [("cpu", 0), ("cpu", 2 * LEAST_SHARE - 1), ("cuda", 100)])
+def test_little_work_and_that_of_another_device_is_not_shared_out(device: str, item_count: int) -> None:
+    here = threading.get_ident()
+    assert Lanes(device).map(lambda share: (len(share), threading.get_ident()), range(item_count)) == [
+        (item_count, here)
+    ]
+
+
 def test_a_failure_in_a_lane_is_raised(core_count: int) -> None:
-    def work(number: int) -> float:
-        return 1 / number
+    def work(share: range) -> float:
+        return 1 / share[0]
 
     with pytest.raises(ZeroDivisionError):
-        Lanes().map(work, [1, 0, 1])
+        Lanes("cpu").map(work, range(40))

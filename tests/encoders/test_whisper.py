@@ -16,8 +16,9 @@ from whisper.decoding import DecodingOptions, DecodingTask
 from encoders.config import SpeechConfig
 from encoders.decoding import ShrinkingTask
 from encoders.steps import prepare
+from encoders.threads import LEAST_SHARE
 from encoders.values import Utterance
-from encoders.whisper import LEAST_SHARE, Transcriber
+from encoders.whisper import Transcriber
 from ingest.values import SAMPLE_RATE_HZ
 
 pytestmark = pytest.mark.slow
@@ -78,7 +79,7 @@ def test_words_do_not_depend_on_the_batch(transcriber: Transcriber) -> None:
 
 def test_words_do_not_depend_on_how_windows_are_shared_out(transcriber: Transcriber) -> None:
     windows = push_all(transcriber.open_stream(), read_sound(GOLDEN / "speech.ogg"))
-    many = [windows[n % len(windows)] for n in range(LEAST_SHARE + 3)]
+    many = [windows[n % len(windows)] for n in range(2 * LEAST_SHARE + 1)]
     alone = {id(window): transcriber.transcribe([window])[0] for window in windows}
     before = torch.get_num_threads()
     torch.set_num_threads(2)
