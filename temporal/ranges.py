@@ -216,8 +216,9 @@ def heaviest(values: Floats) -> tuple[Ints, Ints, Floats]:
     """Return of each row Kadane's run [a, b) of largest sum, and that sum, by running sums."""
     sums = running(values)
     at = np.arange(len(values))
-    b = (sums[:, 1:] - np.minimum.accumulate(sums[:, :-1], axis=1)).argmax(axis=1) + 1
-    a = np.where(np.arange(sums.shape[1]) < b[:, None], sums, np.inf).argmin(axis=1)
+    lowest = np.minimum.accumulate(sums[:, :-1], axis=1)  # of the sums up to each cell
+    b = (sums[:, 1:] - lowest).argmax(axis=1) + 1
+    a = (sums == lowest[at, b - 1, None]).argmax(axis=1)  # the first of them
     return a, b, sums[at, b] - sums[at, a]
 
 
@@ -271,13 +272,13 @@ def refined(rows: Rows, ranges: Ranges) -> Ranges:
         some = np.flatnonzero((size == number) & (ring_count > 0))
         if not len(some):
             continue
-        cells = low[some, None] + np.arange((high - low)[some].max())  # (N, L)
-        is_near = cells < high[some, None]
-        near = rows.values[ranges.stretch[some, None], np.minimum(cells, rows.values.shape[1] - 1)]
-        sums = running(np.where(is_near, near - level[some, None], 0.0))
-        weights = sums[:, 1:] - np.minimum.accumulate(sums[:, :-1], axis=1)
-        ends = np.where(is_near, weights, -np.inf).argmax(axis=1) + 1
-        starts = np.where(np.arange(sums.shape[1]) < ends[:, None], sums, np.inf).argmin(axis=1)
+        counts = (high - low)[some]
+        cells = np.arange(counts.max())  # (L,)
+        begins = (ranges.stretch * rows.values.shape[1] + low)[some]  # in all rows, one after the other
+        near = rows.values.take(begins[:, None] + cells, mode="clip")  # (N, L)
+        near -= level[some, None]
+        near *= cells < counts[:, None]  # what lies behind the surroundings adds nothing
+        starts, ends, _ = heaviest(near)
         first[some], last[some] = low[some] + starts, low[some] + ends
     return Ranges(stretch=ranges.stretch, first=first, last=last)
 
