@@ -49,7 +49,7 @@ class Lanes:
         are_here = threading.Barrier(self.count)
 
         def begin() -> None:
-            torch.get_num_threads()  # as above
+            torch.get_num_threads()  # first, as in one_core()
             torch.set_num_threads(core_count // self.count)
             are_here.wait()  # so that each of them begins once
 
