@@ -122,6 +122,8 @@ def names(is_quick: bool) -> list[str]:
 
 # ---- in the process of one way
 
+transcribe: Callable[[list[Sound]], list[str]]  # load() sets it
+
 
 def load(name: str, threads: int) -> None:
     global transcribe
@@ -135,9 +137,6 @@ def load(name: str, threads: int) -> None:
     )
     peer = BatchedInferencePipeline(model) if batched else model
     transcribe = partial(theirs, peer, beam_size=int(beam.removeprefix("beam ")))
-
-
-transcribe: Callable[[list[Sound]], list[str]]
 
 
 def timed(sounds: list[Sound]) -> tuple[list[str], float, float]:

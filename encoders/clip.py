@@ -126,10 +126,8 @@ class OpenClipEncoder:
         expected = (self.input_height, self.input_width, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be uint8 (B, *{expected}), got {pixels.dtype} {pixels.shape}")
-        vectors = [np.zeros((0, self.width), np.float32)]
-        for start in range(0, len(pixels), self._batch_count):
-            vectors += self._lanes.map(self._encode_some, pixels[start : start + self._batch_count])
-        return np.concatenate(vectors)
+        vectors = self._lanes.map_batches(self._encode_some, pixels, self._batch_count)
+        return np.concatenate([np.zeros((0, self.width), np.float32), *vectors])
 
     def _encode_some(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch

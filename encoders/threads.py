@@ -67,3 +67,8 @@ class Lanes:
             return [work(items)]
         edges = [len(items) * n // count for n in range(count + 1)]
         return list(self._pool.map(work, [items[first:last] for first, last in pairwise(edges)]))
+
+    def map_batches(self, work: Callable[[Items], Result], items: Items, batch_count: int) -> list[Result]:
+        """As map(), of so many items at a time."""
+        starts = range(0, len(items), batch_count)
+        return [result for start in starts for result in self.map(work, items[start : start + batch_count])]

@@ -177,9 +177,8 @@ class SpeechStream:
             samples = np.concatenate([silence, samples])
         elif gap_seconds < -MAX_JITTER_SECONDS:
             samples = samples[round(-gap_seconds * SAMPLE_RATE_HZ) :]
-        with one_core():
-            for begin in range(0, len(samples), PUSH_SAMPLES):
-                self._listen(samples[begin : begin + PUSH_SAMPLES])
+        for begin in range(0, len(samples), PUSH_SAMPLES):
+            self._listen(samples[begin : begin + PUSH_SAMPLES])
         return self._hand_out()
 
     def finish(self) -> list[SpeechWindow]:
@@ -218,9 +217,8 @@ class SpeechStream:
     def _end_run(self) -> None:
         if self._anchor_seconds is None:
             return
-        with one_core():
-            while self._judged < self._received:
-                self._judge()
+        while self._judged < self._received:
+            self._judge()
         self._end_speech(min(self._quiet_since or self._received, self._received))
         if self._spans:
             self._emit(len(self._spans))
@@ -239,7 +237,7 @@ class SpeechStream:
         framed = np.zeros(CONTEXT_SAMPLES + BATCH_FRAMES * FRAME_SAMPLES, dtype=np.float32)
         framed[begin : begin + len(heard)] = heard
         frames = torch.from_numpy(framed).unfold(0, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES)
-        with torch.inference_mode():
+        with one_core(), torch.inference_mode():
             probabilities, self._state = self._net(frames, self._state)
         for probability in probabilities.tolist():
             following = self._step(probability)

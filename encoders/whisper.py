@@ -54,7 +54,7 @@ class Transcriber:
         pack_layers(self._model.decoder)
         self._vocabulary = Vocabulary(self._model.decoder.token_embedding.weight)
         self._lanes = Lanes(self._device.type)
-        self._lock = threading.Lock()  # of one call
+        self._lock = threading.Lock()  # one call at a time: what is decoded takes memory
         self._sampling = threading.Lock()  # of PyTorch's random numbers, which all threads share
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # whisper leaves its vocabulary file open
@@ -83,13 +83,9 @@ class Transcriber:
 
         Words do not depend on which windows share a batch. A window where nobody seems to have spoken gives none.
         """
-        utterances: list[list[Utterance]] = []
         with self._lock:
-            for begin in range(0, len(windows), self._config.batch_count):
-                batch = windows[begin : begin + self._config.batch_count]
-                for some in self._lanes.map(self._transcribe_some, batch):
-                    utterances += some
-        return utterances
+            found = self._lanes.map_batches(self._transcribe_some, windows, self._config.batch_count)
+        return [utterances for share in found for utterances in share]
 
     @torch.inference_mode()
     def _transcribe_some(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:

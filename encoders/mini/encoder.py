@@ -118,10 +118,8 @@ class MiniEncoder:
                 self._device = choose_device(self._run.device)
                 self._lanes = Lanes(self._device)
                 self._tower = build(self.config, self._data, self._device)
-        vectors = [np.zeros((0, self.width), np.float32)]
-        for start in range(0, len(pixels), self._run.batch_count):
-            vectors += self._lanes.map(self._encode_some, pixels[start : start + self._run.batch_count])
-        return np.concatenate(vectors)
+        vectors = self._lanes.map_batches(self._encode_some, pixels, self._run.batch_count)
+        return np.concatenate([np.zeros((0, self.width), np.float32), *vectors])
 
     def _encode_some(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
