@@ -20,20 +20,20 @@ from typing import Any
 
 import numpy as np
 
-import serve.engine
-import serve.intent
-import serve.ranking
-import serve.spoken
-import serve.target
+import serve.search.engine
+import serve.search.intent
+import serve.search.ranking
+import serve.search.speech
+import serve.search.target
 import temporal.ranges
 from encoders.calibration import Calibration
-from serve.ask import Embedded
-from serve.cli_eval import table
-from serve.intent import UNKNOWN, Intent, read_intent
-from serve.library import Library
-from serve.measuring import figures, measure
-from serve.plots import draw
-from serve.questions import Question, Questions, read_questions
+from serve.cli.eval import table
+from serve.client.either import Embedded
+from serve.evaluate.plots import draw
+from serve.evaluate.queries import figures, measure
+from serve.evaluate.questions import Question, Questions, read_questions
+from serve.search.intent import UNKNOWN, Intent, read_intent
+from serve.search.library import Library
 from serve.settings import load_settings
 
 SEEN_FORMS = (
@@ -75,7 +75,7 @@ def alike(intent: Intent) -> Intent:
     return replace(intent, visual_weight=UNKNOWN, speech_weight=UNKNOWN)
 
 
-RANGES, SPOKEN = temporal.ranges, serve.spoken
+RANGES, SPOKEN = temporal.ranges, serve.search.speech
 VARIANTS = (
     Variant(name="as it is"),
     Variant(name="no de-biasing bank", calibration={"bank_share": 0.0}),
@@ -103,19 +103,21 @@ VARIANTS = (
     Variant(name="suppression from tIoU 0.7", moments={"tiou_threshold": 0.7}),
     Variant(name="inner spans never stay", moments={"containment_share": 1.0}),
     Variant(name="inner spans stay from 0.7", moments={"containment_share": 0.7}),
-    Variant(name="channels not gated by confidence", patches=[(serve.ranking, "gates", trust_all)]),
-    Variant(name="visual gate from 0", patches=[(serve.ranking, "SEEN_TRUST", 0.0)]),
-    Variant(name="visual gate from 0.7", patches=[(serve.ranking, "SEEN_TRUST", 0.7)]),
+    Variant(name="channels not gated by confidence", patches=[(serve.search.ranking, "gates", trust_all)]),
+    Variant(name="visual gate from 0", patches=[(serve.search.ranking, "SEEN_TRUST", 0.0)]),
+    Variant(name="visual gate from 0.7", patches=[(serve.search.ranking, "SEEN_TRUST", 0.7)]),
     Variant(
         name="channels weighed alike",
-        patches=[(serve.target, "read_intent", lambda text, channel="all": alike(read_intent(text, channel)))],
+        patches=[(serve.search.target, "read_intent", lambda text, channel="all": alike(read_intent(text, channel)))],
     ),
     Variant(name="speech: no pairs of utterances", patches=[(SPOKEN, "PAIR_COUNT", 0)]),
-    Variant(name="speech: meaning alone", patches=[(serve.engine, "terms_of", lambda intent: [])]),
+    Variant(name="speech: meaning alone", patches=[(serve.search.engine, "terms_of", lambda intent: [])]),
     Variant(name="speech: words twice as heavy", patches=[(SPOKEN, "LEXICAL_SHARE", 0.4)]),
     Variant(name="everyday questions", is_reworded=True),
     Variant(
-        name="everyday questions, not rewritten", is_reworded=True, patches=[(serve.target, "read_intent", as_asked)]
+        name="everyday questions, not rewritten",
+        is_reworded=True,
+        patches=[(serve.search.target, "read_intent", as_asked)],
     ),
 )  # fmt: skip
 
@@ -123,13 +125,13 @@ VARIANTS = (
 @contextlib.contextmanager
 def patched(variant: Variant) -> Iterator[None]:
     """Search that way until the block ends."""
-    real = serve.engine.calibration_in
+    real = serve.search.engine.calibration_in
 
     def calibration_in(*arguments: Any) -> Calibration:
         return replace(real(*arguments), **variant.calibration)
 
     with contextlib.ExitStack() as stack:
-        for owner, name, value in (*variant.patches, (serve.engine, "calibration_in", calibration_in)):
+        for owner, name, value in (*variant.patches, (serve.search.engine, "calibration_in", calibration_in)):
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
         yield

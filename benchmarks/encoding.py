@@ -40,7 +40,7 @@ from encoders.mini import MiniEncoder
 from encoders.sentence import SentenceEncoder
 from ingest.config import PublishConfig
 from serve.settings import Settings
-from serve.worker import PARTS_IN_FLIGHT
+from serve.worker.worker import PARTS_IN_FLIGHT
 
 STREAM_COUNT = 16
 GROUP_COUNT = round(PublishConfig().chunk_seconds)  # frames of a chunk, one a second; most end at a later keyframe

@@ -171,9 +171,9 @@ def ours(paths: list[str], folder: Path, account: Account) -> None:
         from encoders.mini import MiniEncoder
         from encoders.sentence import SentenceEncoder
         from encoders.whisper import SpeechStream, Transcriber
-        from serve import pipeline, run
-        from serve.catalog import Catalog
-        from serve.cli import cli
+        from serve.catalog.catalog import Catalog
+        from serve.cli.main import cli
+        from serve.indexing import pipeline, run
 
     pipeline.load_all = account.clocked("start-up", pipeline.load_all)
     pipeline.save_indexes = account.clocked("catalog and index", pipeline.save_indexes)

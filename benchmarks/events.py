@@ -28,7 +28,7 @@ from serving import commit
 from ingest.config import KafkaConfig
 from ingest.kafka import PartitionReader, Topics, create_topics
 from kinodex.v1 import moment_pb2, stream_pb2
-from serve.fields import duration_value
+from serve.codec.fields import duration_value
 
 sys.path.append(str(ROOT / "tests" / "kafka"))
 from broker import Broker

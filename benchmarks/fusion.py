@@ -33,8 +33,8 @@ from encoders.mini.pictures import Pictures, load_pictures
 from encoders.sentence import SentenceEncoder
 from encoders.values import FrameEmbeddings, Utterance
 from encoders.weights import choose_device
+from serve.evaluate.training_data import gather
 from serve.settings import Settings
-from serve.training import gather
 from temporal.config import TrainConfig, WindowConfig
 from temporal.fusion import Fusion, MeanPooling, Pooling
 from temporal.history import PLOT
@@ -274,7 +274,7 @@ def library_rows(data: Path, queries: Path, out: Path, steps: int) -> list[str]:
 
 def name_of(data: Path, name: str) -> str:
     """Return the URI of a video by its name in a training set."""
-    from serve.catalog import Catalog
+    from serve.catalog.catalog import Catalog
 
     with Catalog.open_reader(data) as catalog:
         collection, _, video_id = name.partition("/")

@@ -2,7 +2,8 @@
 
     python benchmarks/growth.py [--sizes N...] [--quick] [--out FILE.md] [--ratios FILE]
 
-The real index (serve.index.VectorIndex) over made segments with the statistics of real ones, as serving_data.py's: a
+The real index (serve.index.faiss_index.VectorIndex) over made segments with the statistics of real ones, as
+serving_data.py's: a
 hundred a video, alike within a video, far from every text. Asked are texts that the built-in encoder encodes. One
 thread. --sizes 10000000 takes ten minutes and 10 GB; --quick goes up to 100,000. Beside it, on as many segments as
 --storage says, other ways to hold the same vectors: why a sealed shard is what it is.
@@ -33,10 +34,10 @@ from serving_data import CAPTION_COUNT, SEED, SHOT_SHARES, caption, distinct, ne
 
 from encoders.clip import load_visual
 from encoders.config import VisualConfig
-from serve.index import VectorIndex
-from serve.reading import RowState
-from serve.seen import text_vector
-from serve.shard import empty_tail, seal
+from serve.catalog.reader import RowState
+from serve.index.faiss_index import VectorIndex
+from serve.index.shard import empty_tail, seal
+from serve.search.visual import text_vector
 
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (10_000, 100_000)
 STORAGE_COUNT, QUICK_STORAGE_COUNT = 200_000, 50_000

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serve.library import Library
+from serve.search.library import Library
 from serve.settings import load_settings
 from serve.values import Filter, Moment, Query, Verdict
 

@@ -29,7 +29,7 @@ from serving import commit
 
 from ingest.config import KafkaConfig
 from ingest.kafka import create_topics
-from serve.phrases import counted
+from serve.text import counted
 
 sys.path.append(str(ROOT / "tests" / "kafka"))
 from broker import Broker

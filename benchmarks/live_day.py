@@ -4,7 +4,8 @@
 
 No media is decoded: pictures' vectors, JPEGs of 8 kB and utterances are made, a chunk of 4 s at a time, as fast as they
 are taken. What a worker keeps of them (temporal.live.LiveWindows) cuts them into segments; what a server does with
-those (serve.live.LiveRows, the engine) stores, indexes and, with retention, prunes them. One process; a question every
+those (serve.live.rows.LiveRows, the engine) stores, indexes and, with retention, prunes them. One process; a question
+every
 hour.
 """
 
@@ -28,12 +29,13 @@ from serving_load import status_of
 
 from encoders.config import VisualConfig
 from encoders.values import Utterance, Word
-from serve import pipeline
-from serve.catalog import Catalog
-from serve.library import Library
-from serve.live import LiveRows
-from serve.records import SegmentRecord
+from serve import encoder_set
+from serve.catalog.catalog import Catalog
+from serve.codec.records import SegmentRecord
+from serve.indexing import pipeline
+from serve.live.rows import LiveRows
 from serve.retention import Retention, read_retention
+from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query
 from temporal.config import WindowConfig
@@ -90,7 +92,7 @@ class Camera:
 
 
 def record_of(live: LiveSegment, windows: LiveWindows, fingerprint: str, started: float) -> SegmentRecord:
-    """Make of a segment what a server gets; as serve.flow does."""
+    """Make of a segment what a server gets; as serve.worker.video_flow does."""
     span, vectors = live.segment.span, [one.vector for one in live.spoken]
     return SegmentRecord(
         segment=live.segment, collection="default", video_id="camera", revision=live.revision, is_final=live.is_final,
@@ -107,7 +109,7 @@ def record_of(live: LiveSegment, windows: LiveWindows, fingerprint: str, started
 def run(directory: Path, hours: int, kept: Retention) -> list[Hour]:
     settings = replace(Settings(), visual=VisualConfig(model="mini"))
     with Catalog.open_writer(directory) as catalog:
-        _, encoders = pipeline.load_all(settings, catalog.space())
+        _, encoders = encoder_set.load_all(settings, catalog.space())
         pipeline.claim_space(catalog, directory, encoders)
     fingerprint, found = encoders.space.fingerprint, []
     assert encoders.visual is not None

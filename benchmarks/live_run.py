@@ -31,7 +31,7 @@ from kinodex.v1 import (
     search_service_pb2_grpc,
     stream_pb2,
 )
-from serve.records import chunk_bytes, video_key
+from serve.codec.records import chunk_bytes, video_key
 
 sys.path.append(str(ROOT / "tests" / "kafka"))
 from broker import free_ports

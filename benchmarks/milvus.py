@@ -25,11 +25,11 @@ from sampling import command, machine
 from serving import commit
 
 from ingest.values import MediaInfo
-from serve.catalog import Catalog, NewVideo
+from serve.catalog.catalog import Catalog, NewVideo
 from serve.config import IndexConfig
-from serve.index import VectorIndex
-from serve.milvus import MilvusIndex
-from serve.nearest import NearestRows
+from serve.index.faiss_index import VectorIndex
+from serve.index.milvus_index import MilvusIndex
+from serve.index.nearest import NearestRows
 from temporal.values import Segment, TimeSpan
 
 FINGERPRINT = "0123456789abcdef"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from serve.library import Library
+from serve.cli.sheet import DIM, INK, PAPER, VERDICT_COLOURS
+from serve.search.library import Library
 from serve.settings import load_settings
-from serve.sheet import DIM, INK, PAPER, VERDICT_COLOURS
 from serve.values import Query
 
 QUESTIONS = (

@@ -21,10 +21,11 @@ from PIL import Image
 from encoders.config import VisualConfig
 from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import MediaInfo
-from serve import pipeline
-from serve.catalog import Catalog, NewVideo
+from serve import encoder_set
+from serve.catalog.catalog import Catalog, NewVideo
+from serve.indexing import pipeline
+from serve.search.traits import Captions, captions_of, file_traits
 from serve.settings import Settings
-from serve.traits import Captions, captions_of, file_traits
 from temporal.fusion import MeanPooling
 from temporal.window import segments, windows
 
@@ -244,7 +245,7 @@ def fill(directory: Path, video_count: int) -> None:
     settings = replace(Settings(), visual=VisualConfig(model="mini"))
     started = time.monotonic()
     with Catalog.open_writer(directory) as catalog:
-        _, encoders = pipeline.load_all(settings, catalog.space())
+        _, encoders = encoder_set.load_all(settings, catalog.space())
         pipeline.claim_space(catalog, directory, encoders)
         assert encoders.visual is not None
         pictures = Pictures(encoders.visual.encode_texts(distinct(caption, CAPTION_COUNT, (SEED, 2))))
@@ -273,7 +274,7 @@ def put(
     vectors: NDArray[np.float32],
     small: list[bytes],
 ) -> None:
-    """Index a video as serve.run does, but for the decoding and the encoding."""
+    """Index a video as serve.indexing.run does, but for the decoding and the encoding."""
     row = catalog.begin(
         NewVideo(
             video_id=video_id, collection="default", uri=f"file:///videos/{video_id}.mp4", content_sha256="00" * 32,

@@ -228,8 +228,8 @@ def bare_faiss(pipe: Any, directory: Path, known: str, texts: Sequence[str], cli
     from encoders.batching import TextVectors
     from encoders.clip import load_visual
     from encoders.config import VisualConfig
-    from serve.seen import text_vector
-    from serve.shard import read_file
+    from serve.index.shard import read_file
+    from serve.search.visual import text_vector
 
     faiss.omp_set_num_threads(1)
     names = json.loads((directory / "index" / "segments.json").read_text())["shards"]

@@ -19,10 +19,10 @@ from sampling import descendants
 from serving_load import CALL_SECONDS, request_of, status_of
 
 from kinodex.v1 import search_service_pb2_grpc
-from serve.catalog import Catalog
-from serve.client import Client
+from serve.catalog.catalog import Catalog
+from serve.client.client import Client
 from serve.errors import ServerFailed
-from serve.jobs import JobQueue
+from serve.indexing.jobs import JobQueue
 from serve.values import Filter, Query, VideoState
 
 UPLOADS = "benchmark"  # the collection of the videos that come and go

@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings
 from ingest.values import MediaInfo
-from serve.catalog import Catalog
-from serve.engine import Engine
-from serve.intent import Intent
-from serve.library import Library
-from serve.live import LiveRows
-from serve.records import SegmentRecord
+from serve.catalog.catalog import Catalog
+from serve.codec.records import SegmentRecord
+from serve.live.rows import LiveRows
+from serve.moderation.standing import StandingQuery, Watcher
+from serve.search.engine import Engine
+from serve.search.intent import Intent
+from serve.search.library import Library
+from serve.search.target import Target
 from serve.settings import load_settings
-from serve.standing import StandingQuery, Watcher
-from serve.target import Target
 from serve.values import MomentChange, Query, Thresholds
 from temporal.values import Segment, TimeSpan
 

@@ -1,8 +1,10 @@
 """Settings of the server and of its client."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
+from serve.errors import SettingsError
 from serve.retention import read_retention
 
 
@@ -116,3 +118,21 @@ class ClientConfig:
             raise ValueError(f"timeout_seconds must be > 0, got {self.timeout_seconds}")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError("tls_certificate and tls_key must be set together")
+
+
+# HOST:PORT, [IPV6]:PORT. Nothing else: gRPC knows more spellings, and one that we misread might listen anywhere.
+ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:/,]+)):(?P<port>[0-9]{1,5})")
+
+LARGEST_PORT = 65535
+
+
+def host_and_port(listen: str) -> tuple[str, int]:
+    """Take HOST:PORT or [IPV6]:PORT apart; the brackets are gone then.
+
+    Raises:
+        SettingsError: If it is neither.
+    """
+    match = ADDRESS.fullmatch(listen)
+    if match is None or int(match["port"]) > LARGEST_PORT:
+        raise SettingsError(f"an address to listen on must be HOST:PORT or [IPV6]:PORT, got {listen!r}")
+    return match["ipv6"] or match["host"], int(match["port"])

@@ -34,6 +34,7 @@
 └── ServerFailed           (clients) a server refused or could not be reached
 """
 
+import re
 from collections.abc import Sequence
 
 
@@ -316,3 +317,8 @@ class ServerFailed(ServeError):
     def __init__(self, message: str, code: str, reason: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.code, self.reason, self.retry_after_seconds = code, reason, retry_after_seconds
+
+
+def name_of(error: Exception) -> str:
+    """Write an error's class as a reason is written, whether or not a client may know of it."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()

@@ -222,9 +222,9 @@ class SilentProgress:
 
 def use_fakes(monkeypatch: pytest.MonkeyPatch, *, visual: bool = True) -> None:
     """Make the library and the pipeline load these encoders instead of real ones."""
-    monkeypatch.setattr("serve.encoders.SentenceEncoder.load", lambda config: WordSumEncoder())
+    monkeypatch.setattr("serve.encoder_set.SentenceEncoder.load", lambda config: WordSumEncoder())
     monkeypatch.setattr(
-        "serve.encoders.load_visual",
+        "serve.encoder_set.load_visual",
         lambda config, sentence, remembered=None: (ColourEncoder() if visual else None, "a test's encoder"),
     )
-    monkeypatch.setattr("serve.pipeline.Transcriber.load", lambda config: ToneTranscriber())
+    monkeypatch.setattr("encoders.whisper.Transcriber.load", lambda config: ToneTranscriber())

@@ -10,15 +10,16 @@ import pytest
 from google.rpc import code_pb2
 
 import ingest.errors
-from serve.cli import cli
-from serve.events import Event
-from serve.metrics import CacheCounts, ServerMetrics
-from serve.policies import Policies, Policy
+from serve.api.cache_counts import CacheCounts
+from serve.api.status import STATUS
+from serve.cli.main import cli
+from serve.event import Event
+from serve.moderation.policies import Policies, Policy
+from serve.observe.metrics import ServerMetrics
+from serve.observe.worker_metrics import WorkerMetrics
+from serve.search.caches import WorkedOut
 from serve.settings import known_settings, variable_name
-from serve.sharing import WorkedOut
-from serve.status import STATUS
 from serve.values import MatchedWord
-from serve.worker_metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

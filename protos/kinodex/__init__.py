@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serve.client import Client
+    from serve.client.client import Client
     from serve.config import ClientConfig
     from serve.errors import ServerFailed
     from serve.values import Filter, Query
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "ClientConfig", "Filter", "Query", "ServerFailed"]
 
 HOMES = {
-    "Client": "serve.client",
+    "Client": "serve.client.client",
     "ClientConfig": "serve.config",
     "Filter": "serve.values",
     "Query": "serve.values",
@@ -21,7 +21,7 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # When asked for, not before: serve.client imports kinodex.v1, and so this file.
+    # When asked for, not before: serve.client.client imports kinodex.v1, and so this file.
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES[name]), name)

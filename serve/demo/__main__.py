@@ -10,14 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serve.ask import Embedded, cell
+from serve.cli.ask import cell
+from serve.cli.progress import follow
+from serve.cli.render import show_moments
+from serve.cli.sheet import draw_sheet
+from serve.client.either import Embedded
 from serve.errors import EncoderSpaceMismatch
-from serve.library import Library
-from serve.pipeline import index, reindex
-from serve.progress import follow
-from serve.render import show_moments
+from serve.indexing.pipeline import index, reindex
+from serve.search.library import Library
 from serve.settings import load_settings
-from serve.sheet import draw_sheet
 from serve.values import Channel, Query
 
 HERE = Path(__file__).resolve().parent

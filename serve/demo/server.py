@@ -12,7 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from serve.client import Client
+from serve.client.client import Client
 from serve.config import ClientConfig
 from serve.errors import ServerFailed
 

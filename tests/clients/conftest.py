@@ -16,9 +16,9 @@ from fakes import SilentProgress, use_fakes, write_scenes
 from running import running
 
 from ingest.config import SourceConfig
-from serve.auth import FILE as TOKENS_FILE
-from serve.auth import create_token
-from serve.pipeline import index
+from serve.api.tokens import FILE as TOKENS_FILE
+from serve.api.tokens import create_token
+from serve.indexing.pipeline import index
 from serve.settings import Settings
 
 Built = TypeVar("Built")

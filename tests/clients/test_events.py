@@ -15,7 +15,7 @@ from test_server import wait_until
 from test_server_kafka import Worker
 from test_server_kafka import worker as worker
 
-from serve.client import Client
+from serve.client.client import Client
 
 pytestmark = [pytest.mark.kafka, pytest.mark.clients]
 

@@ -14,7 +14,7 @@ import toolchain
 from conftest import Reached
 from fakes import write_scenes
 
-from serve.client import Client
+from serve.client.client import Client
 from serve.config import ClientConfig
 from serve.values import Query
 

@@ -17,7 +17,7 @@ from hand_made import stream
 
 from ingest.config import KafkaConfig
 from ingest.kafka import Delivery, Producer, Topics, create_topics
-from serve.records import SegmentRecord, deletion_bytes, segment_bytes, video_key
+from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, video_key
 
 pytestmark = pytest.mark.kafka
 

@@ -39,9 +39,9 @@ from ingest.kafka import PartitionReader, Producer, Topics, create_topics  # noq
 from ingest.publish import chunks  # noqa: E402
 from ingest.values import Chunk  # noqa: E402
 from kinodex.v1 import stream_pb2  # noqa: E402
-from serve.catalog import Catalog  # noqa: E402
-from serve.events import EventLog  # noqa: E402
-from serve.records import chunk_bytes, video_key  # noqa: E402
+from serve.catalog.catalog import Catalog  # noqa: E402
+from serve.catalog.events import EventLog  # noqa: E402
+from serve.codec.records import chunk_bytes, video_key  # noqa: E402
 
 VIDEOS = ROOT.parent / "shared" / "videos" / "files"
 # Name of the stream: the files it is made of. More than one: the timestamps begin anew where the next begins.

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from sample_catalog import check, frames, new_video, put_version
 
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
+from serve.catalog.swap import replace_videos
 from serve.errors import DataDirectoryInvalid, DataDirectoryMissing
-from serve.jobs import JobQueue, NewJob
+from serve.indexing.jobs import JobQueue, NewJob
 
 
 def write(directory: Path) -> None:
@@ -98,7 +99,7 @@ def sweep(directory: Path) -> None:
 
     def replace_all(target: Path) -> None:
         with Catalog.open_writer(target) as catalog:
-            catalog.replace_with(other)
+            replace_videos(catalog, other)
 
     with Catalog.open_writer(directory / "waiting") as catalog:
         put_version(catalog, "video0", 1)

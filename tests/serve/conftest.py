@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from sample_vectors import FEW, MOST
 
-from serve import holding as holding_module
-from serve import index as index_module
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
+from serve.index import changes as holding_module
+from serve.index import faiss_index as index_module
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from hand_made import FINGERPRINT, SPACE
 from prometheus_client import CollectorRegistry
 
 from ingest.config import KafkaConfig
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
 from serve.config import ServerConfig
-from serve.feed import Feed
-from serve.metrics import LiveMetrics
+from serve.live.feed import Feed
+from serve.observe.metrics import LiveMetrics
 from serve.settings import Settings
 
 if __name__ == "__main__":

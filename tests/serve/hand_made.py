@@ -7,7 +7,7 @@ from fakes import COLOURS, ColourEncoder, WordSumEncoder
 
 from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import MediaInfo
-from serve.records import SegmentRecord
+from serve.codec.records import SegmentRecord
 from serve.values import EncoderSpace
 from temporal.values import Segment, TimeSpan
 

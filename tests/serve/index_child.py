@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fakes import SilentProgress, use_fakes
 
 from ingest.config import DecodeConfig
-from serve.pipeline import index
+from serve.indexing.pipeline import index
 from serve.settings import Settings
 
 if __name__ == "__main__":

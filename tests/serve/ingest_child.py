@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fakes
 
-from serve import ingesting
+from serve.indexing import job_worker as ingesting
 
 SLOW_SECONDS = float(os.environ.get("TEST_SLOW_SECONDS", "0"))
 FATAL_COLOUR = os.environ.get("TEST_FATAL_COLOUR")

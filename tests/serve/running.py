@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from serve.api.server import Server
 from serve.config import ServerConfig
-from serve.server import Server
 from serve.settings import Settings
 
 INGEST_CHILD = [sys.executable, str(Path(__file__).with_name("ingest_child.py"))]

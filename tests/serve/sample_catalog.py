@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import MediaInfo
-from serve.catalog import Catalog, NewVideo
+from serve.catalog.catalog import Catalog, NewVideo
 from serve.values import EncoderSpace, Video
 from temporal.values import Segment, TimeSpan
 

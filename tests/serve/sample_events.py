@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from serve.catalog import Catalog
-from serve.events import Event, EventLog, EventState
+from serve.catalog.catalog import Catalog
+from serve.catalog.events import EventLog
+from serve.event import Event, EventState
 
 FIRE = Event(
     event_id="", state=EventState.CLOSED, channel="visual", label="Fire", parents=("Hazards",), confidence=0.75,

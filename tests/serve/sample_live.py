@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sample_catalog import FINGERPRINT, MEDIA, WIDTH, unit
 
 from encoders.values import FrameEmbeddings, Utterance, Word
-from serve.records import Gap, SegmentRecord
+from serve.codec.records import Gap, SegmentRecord
 from temporal.values import Segment, TimeSpan
 
 STRIDE, LENGTH = 8, 16  # seconds, as temporal.window cuts

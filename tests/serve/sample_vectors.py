@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sample_catalog import FINGERPRINT, WIDTH, put_vectors, unit
 
-from serve.catalog import Catalog
-from serve.index import VectorIndex
+from serve.catalog.catalog import Catalog
+from serve.index.faiss_index import VectorIndex
 
 FEW, MOST = 40, 300  # rows compared exactly, rows of the largest shard: so small that tests seal
 

@@ -14,7 +14,7 @@ import fakes
 from running import INGEST_CHILD
 
 from ingest.config import SourceConfig
-from serve import server
+from serve.api import server
 from serve.config import ServerConfig
 from serve.settings import Settings
 

@@ -25,13 +25,13 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
-from serve.auth import create_token, revoke_token
-from serve.catalog import Catalog
+from serve.api.server import Server
+from serve.api.tokens import create_token, revoke_token
+from serve.catalog.catalog import Catalog
 from serve.config import ServerConfig
 from serve.errors import SettingsError
-from serve.jobs import JobQueue, NewJob
-from serve.pipeline import index
-from serve.server import Server
+from serve.indexing.jobs import JobQueue, NewJob
+from serve.indexing.pipeline import index
 from serve.settings import Settings
 
 pytestmark = pytest.mark.slow

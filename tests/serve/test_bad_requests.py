@@ -38,11 +38,11 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
-from serve import ingesting
-from serve.auth import Principal
+from serve.api.pages import PageSigner, binding, page_key
+from serve.api.tokens import Principal
 from serve.errors import CallAbandoned
-from serve.pages import PageSigner, binding, page_key
-from serve.pipeline import index
+from serve.indexing import job_worker as ingesting
+from serve.indexing.pipeline import index
 from serve.settings import Settings
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,12 @@ from fakes import SilentProgress, use_fakes, write_scenes
 
 from encoders.calibration import read_calibrations
 from encoders.errors import NoVisualEncoder
-from serve.calibrate import calibrate
-from serve.cli import cli
+from serve.cli.main import cli
 from serve.errors import DataDirectoryInvalid, QuestionsInvalid
-from serve.library import Library
-from serve.pipeline import index
-from serve.questions import read_questions
+from serve.evaluate.calibrate import calibrate
+from serve.evaluate.questions import read_questions
+from serve.indexing.pipeline import index
+from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query
 

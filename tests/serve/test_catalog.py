@@ -24,10 +24,11 @@ from sample_catalog import (
 )
 
 from encoders.values import FrameEmbeddings
-from serve import schema
-from serve.catalog import Catalog
+from serve.catalog import schema
+from serve.catalog.catalog import Catalog
+from serve.catalog.spelling import TOKENIZER
+from serve.catalog.swap import replace_videos
 from serve.errors import DataDirectoryMissing, VideoAmbiguous, VideoNotFound
-from serve.lexical import TOKENIZER
 
 CHILD = Path(__file__).with_name("catalog_child.py")
 
@@ -77,7 +78,7 @@ def test_keeps_what_the_caller_said_of_a_video(catalog: Catalog, reader: Catalog
     with Catalog.open_writer(tmp_path / "moved") as moved:
         for video_id in ("plain", "told"):
             put(moved, video_id)
-        moved.replace_with(tmp_path)
+        replace_videos(moved, tmp_path)
         assert moved.video("told").metadata == said.metadata
         assert moved.video("told").recorded_time == 1.75e9
 
@@ -325,7 +326,7 @@ def test_takes_the_place_of_another_catalog(tmp_path: Path) -> None:
         old_rows, generation = set(catalog.ready_rows(FINGERPRINT)), catalog.generation()
         with reader.snapshot():
             assert check(reader) == {"abc": 1, "old": 2}
-            catalog.replace_with(tmp_path / "new")
+            replace_videos(catalog, tmp_path / "new")
             assert check(reader) == {"abc": 1, "old": 2}
         assert check(reader) == {"abc": 4}
         assert reader.space() == SPACE

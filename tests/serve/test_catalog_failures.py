@@ -19,10 +19,10 @@ import pytest
 from sample_catalog import FINGERPRINT, MEDIA, check, frames, new_video, put_version
 from sample_live import live_segment
 
-from serve import schema
-from serve.catalog import Catalog
+from serve.catalog import schema
+from serve.catalog.catalog import Catalog
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
-from serve.live import LiveRows, Outcome
+from serve.live.rows import LiveRows, Outcome
 
 CHILD = Path(__file__).with_name("catalog_child.py")
 
@@ -83,7 +83,7 @@ def test_an_editor_waits_for_a_transaction_and_says_so_when_it_takes_too_long(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_version(catalog, "abc", 1)
-    monkeypatch.setattr("serve.database.BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("serve.catalog.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
     with Catalog.open_editor(tmp_path) as editor:
         with catalog.editing(), pytest.raises(DataDirectoryBusy):
             editor.delete("abc")

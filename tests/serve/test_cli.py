@@ -20,12 +20,12 @@ from sample_answers import FakeLibrary, jpeg, moment, video, video_answer
 
 from ingest.config import KafkaConfig
 from kinodex.v1 import library_service_pb2
-from serve import doctor
-from serve.cli import cli
+from serve.cli import doctor
+from serve.cli.main import cli
+from serve.codec.messages import moments_response, ready_status, search_response, video_message
+from serve.codec.requests import moments_query
 from serve.config import IndexConfig
 from serve.errors import VideoIsLive, VideoNotFound
-from serve.messages import moments_response, ready_status, search_response, video_message
-from serve.requests import moments_query
 from serve.settings import Settings
 from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict
 
@@ -48,7 +48,7 @@ class Interrupted:
 
 
 class FakePipeline(types.ModuleType):
-    """Plays serve.pipeline: yields what it is given."""
+    """Plays serve.indexing.pipeline: yields what it is given."""
 
     outcomes: Sequence[Any] = (INDEXED,)
     called: tuple[Any, ...] = ()
@@ -96,17 +96,17 @@ def library(monkeypatch: pytest.MonkeyPatch) -> type[FakeLibrary]:
     class Library(FakeLibrary):
         answer = Answer(moments=(moment(),), videos=(video_answer(moment()),))
 
-    module = types.ModuleType("serve.library")
+    module = types.ModuleType("serve.search.library")
     module.Library = Library  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "serve.library", module)
+    monkeypatch.setitem(sys.modules, "serve.search.library", module)
     return Library
 
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
-    module = FakePipeline("serve.pipeline")
-    monkeypatch.setitem(sys.modules, "serve.pipeline", module)
-    monkeypatch.setattr("serve.pipeline", module, raising=False)
+    module = FakePipeline("serve.indexing.pipeline")
+    monkeypatch.setitem(sys.modules, "serve.indexing.pipeline", module)
+    monkeypatch.setattr("serve.indexing.pipeline", module, raising=False)
     return module
 
 
@@ -521,8 +521,8 @@ def test_the_command_starts_without_the_heavy_libraries() -> None:
 def test_a_server_is_asked_without_the_heavy_libraries(server: FakeServer) -> None:
     code = f"""
 import sys
-from serve import doctor
-from serve.cli import cli
+from serve.cli import doctor
+from serve.cli.main import cli
 from serve.config import IndexConfig
 sys.argv = ["kinodex", "moments", "Paris", "--server", "{server.address}", "--json"]
 try:
@@ -543,13 +543,13 @@ from sample_answers import FakeLibrary, video
 class Library(FakeLibrary):
     def videos(self, collection=None):
         return [video()] * 20000
-sys.modules["serve.library"] = types.ModuleType("serve.library")
-sys.modules["serve.library"].Library = Library
+sys.modules["serve.search.library"] = types.ModuleType("serve.search.library")
+sys.modules["serve.search.library"].Library = Library
 reader, writer = os.pipe()
 os.close(reader)
 os.dup2(writer, 1)
 sys.argv = ["kinodex", "list", "--json"]
-from serve.cli import main
+from serve.cli.main import main
 main()
 """
     done = run(code)
@@ -570,7 +570,7 @@ def test_doctor_finds_what_this_machine_has() -> None:
 def test_doctor_tells_where_the_vectors_are(
     spec: object, state: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.doctor.importlib.util.find_spec", lambda name: spec)
+    monkeypatch.setattr("serve.cli.doctor.importlib.util.find_spec", lambda name: spec)
     finding = doctor._index(Settings(index=IndexConfig(milvus_uri="http://milvus.example:19530")))
     assert finding.state == state
     assert remedy in finding.remedy
@@ -579,7 +579,7 @@ def test_doctor_tells_where_the_vectors_are(
 
 def test_doctor_reports_a_wrong_setting_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for look in ("_packages", "_decoding", "_device", "_visual", "_speech", "_sentence", "_index", "_library"):
-        monkeypatch.setattr(f"serve.doctor.{look}", lambda *_: (_ for _ in ()).throw(ImportError("no module x")))
+        monkeypatch.setattr(f"serve.cli.doctor.{look}", lambda *_: (_ for _ in ()).throw(ImportError("no module x")))
     monkeypatch.setenv("KINODEX_WORKERS", "none")
     result = kinodex("doctor")
     assert result.exit_code == 1

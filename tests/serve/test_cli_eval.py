@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from serve.cli import cli
+from serve.cli.main import cli
 
 
 def evaluate(predictions: Path, truth: Path, *options: str) -> Result:

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from sample_catalog import SPACE, put
 from sample_events import FIRE, put_events
 
-from serve.catalog import Catalog
-from serve.cli import cli
+from serve.catalog.catalog import Catalog
+from serve.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from serve import cli_tokens
-from serve.auth import TokenStore
-from serve.cli import cli
+from serve.api.tokens import TokenStore
+from serve.cli import tokens as cli_tokens
+from serve.cli.main import cli
 from serve.errors import Unauthenticated
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +169,7 @@ def test_every_command_says_what_it_does() -> None:
 def test_a_token_is_made_without_the_heavy_libraries(tmp_path: Path) -> None:
     code = """
 import contextlib, sys
-from serve.cli import cli
+from serve.cli.main import cli
 with contextlib.suppress(SystemExit):
     cli.main(["token", "add", "laptop", "--all-collections", "--data", sys.argv[1]])
 heavy = ("torch", "av", "faiss", "numpy", "PIL", "rich", "grpc", "google.protobuf", "cryptography")

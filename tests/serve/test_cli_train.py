@@ -15,16 +15,16 @@ from fakes import COLOURS, ColourEncoder, WordSumEncoder, use_fakes, write_scene
 from hand_made import MEDIA, SPACE, utterance
 
 from encoders.values import FrameEmbeddings
-from serve.catalog import Catalog, NewVideo
-from serve.cli import cli
-from serve.training import gather
+from serve.catalog.catalog import Catalog, NewVideo
+from serve.cli.main import cli
+from serve.evaluate.training_data import gather
 from temporal.fusion import load_checkpoint
 
 NAMES = list(COLOURS)
 RUN = """
 import sys, pytest
 from fakes import use_fakes
-from serve.cli import cli
+from serve.cli.main import cli
 use_fakes(pytest.MonkeyPatch())
 cli.main(sys.argv[1:])
 """

@@ -18,11 +18,11 @@ from sample_answers import moment, utterance, video, video_answer
 
 import kinodex
 from kinodex.v1 import library_service_pb2 as library
-from serve.channel import read_address
-from serve.client import BLOCK_BYTES, Client
+from serve.client.channel import read_address
+from serve.client.client import BLOCK_BYTES, Client
+from serve.codec.messages import moments_response, ready_status, search_response, utterance_message, video_message
 from serve.config import ClientConfig
 from serve.errors import RequestInvalid, ServerFailed, SettingsError
-from serve.messages import moments_response, ready_status, search_response, utterance_message, video_message
 from serve.values import Answer, Filter, Query, VideoState, VideoStatus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +132,7 @@ def test_a_deadline_ends_a_call(server: FakeServer) -> None:
 
 
 def test_nobody_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.channel.ATTEMPT_COUNT", 2)  # else three seconds
+    monkeypatch.setattr("serve.client.channel.ATTEMPT_COUNT", 2)  # else three seconds
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -370,7 +370,7 @@ def test_a_trusted_certificate_is_taken_and_carries_the_token(authority: trustme
 def test_a_certificate_that_is_not_trusted_is_refused(
     authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.channel.ATTEMPT_COUNT", 2)
+    monkeypatch.setattr("serve.client.channel.ATTEMPT_COUNT", 2)
     other = ClientConfig(tls_ca=written(tmp_path, "ca.pem", trustme.CA().cert_pem))
     with serving({"GetVideo": [GOT_READY]}, credentials(authority)) as server:
         for config in (other, ClientConfig()):
@@ -383,7 +383,7 @@ def test_a_certificate_that_is_not_trusted_is_refused(
 def test_a_certificate_of_our_own_is_shown_where_it_is_asked_for(
     authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.channel.ATTEMPT_COUNT", 2)
+    monkeypatch.setattr("serve.client.channel.ATTEMPT_COUNT", 2)
     ca, ours = written(tmp_path, "ca.pem", authority.cert_pem), authority.issue_cert("client.example.org")
     shown = ClientConfig(
         tls_ca=ca,

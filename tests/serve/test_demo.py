@@ -7,8 +7,8 @@ import pytest
 from fakes import SilentProgress
 
 from serve.demo.__main__ import HERE
-from serve.library import Library
-from serve.pipeline import index
+from serve.indexing.pipeline import index
+from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query, Verdict
 

@@ -16,8 +16,8 @@ from PIL import Image
 from encoders.errors import NoVisualEncoder
 from ingest.errors import DecodeError
 from serve.errors import CallAbandoned, CollectionNotFound, DataDirectoryMissing, VideoNotFound
-from serve.library import Library
-from serve.pipeline import delete, index
+from serve.indexing.pipeline import delete, index
+from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Filter, MomentReference, Query, Verdict
 from temporal.values import TimeSpan

@@ -10,9 +10,9 @@ from fakes import SilentProgress, use_fakes, write_scenes
 from PIL import Image
 from running import running
 
-from serve.cli import cli
-from serve.library import Library
-from serve.pipeline import index
+from serve.cli.main import cli
+from serve.indexing.pipeline import index
+from serve.search.library import Library
 from serve.settings import Settings
 
 SETTINGS = Settings(workers=2)

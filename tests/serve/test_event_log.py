@@ -9,9 +9,10 @@ import pytest
 from sample_catalog import SPACE, put
 from sample_events import FIRE, put_events
 
-from serve import events
-from serve.catalog import Catalog
-from serve.events import Event, EventFilter, EventLog, place_of
+from serve.catalog import events
+from serve.catalog.catalog import Catalog
+from serve.catalog.events import EventLog, place_of
+from serve.event import Event, EventFilter
 
 FILTERS = (
     EventFilter(),

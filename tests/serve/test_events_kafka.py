@@ -15,10 +15,10 @@ from test_server_kafka import worker as worker
 from test_telling import add, at_once, event
 
 from kinodex.v1 import stream_pb2
-from serve.catalog import Catalog
-from serve.event_topic import EventTopic
-from serve.events import EventLog
-from serve.telling import Teller
+from serve.catalog.catalog import Catalog
+from serve.catalog.events import EventLog
+from serve.moderation.delivery import Teller
+from serve.moderation.kafka_topic import EventTopic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

@@ -8,13 +8,13 @@ import pytest
 from sample_catalog import SPACE, put
 from sample_events import put_events
 
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
+from serve.catalog.events import EventLog
 from serve.config import ServerConfig
-from serve.events import EventLog
-from serve.followers import Followers
-from serve.metrics import ServerMetrics
+from serve.moderation.followers import Followers
+from serve.moderation.webhook import DEAD_LETTERS_NAME
+from serve.observe.metrics import ServerMetrics
 from serve.settings import Settings
-from serve.webhook import DEAD_LETTERS_NAME
 
 WEBHOOK = ServerConfig(webhook_url="http://127.0.0.1:1/", webhook_secret="a secret of some bytes")
 

@@ -12,17 +12,18 @@ from sample_catalog import FINGERPRINT, WIDTH, put_vectors
 from sample_live import STARTED, live_segment
 from sample_vectors import QUERIES, brute_force, random_vectors
 
-from serve import following, positions
-from serve.catalog import Catalog, Kind
-from serve.columns import StoredFrames, words_of
-from serve.following import FrameBlock, Said, VideoFrames, read_frames, read_said
-from serve.index import VectorIndex
-from serve.known import KnownVideos
-from serve.live import DeletionRecord, LiveRows, Tombstone
-from serve.pieces import Halves, Pieces
-from serve.pooling import pool, pooled, together
+from serve.catalog import blocks as positions
+from serve.catalog import live_blocks
+from serve.catalog.catalog import Catalog, Kind
+from serve.catalog.rows import StoredFrames, words_of
+from serve.index.faiss_index import VectorIndex
+from serve.index.halves import Halves, Pieces
+from serve.live.rows import DeletionRecord, LiveRows, Tombstone
 from serve.retention import Limit, Retention
-from serve.sharing import RowCache
+from serve.search.caches import RowCache
+from serve.search.pooling import pool, pooled, together
+from serve.search.video_rows import FrameBlock, Said, VideoFrames, read_frames, read_said
+from serve.search.videos import KnownVideos
 
 KINDS: tuple[Kind, ...] = ("segments", "utterances")
 
@@ -35,7 +36,7 @@ def live(catalog: Catalog) -> LiveRows:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of four segments, so that short streams have several."""
-    for module in (positions, following):
+    for module in (positions, live_blocks):
         monkeypatch.setattr(module, "BLOCK_BITS", 2)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 from sample_catalog import put
 
-from serve import spoken
-from serve.catalog import Catalog
-from serve.spoken import Frequencies
+from serve.catalog.catalog import Catalog
+from serve.search import speech as spoken
+from serve.search.speech import Frequencies
 
 
 @pytest.fixture

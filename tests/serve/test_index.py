@@ -7,10 +7,10 @@ import pytest
 from sample_catalog import FINGERPRINT, WIDTH, put, put_vectors, put_version, unit
 from sample_vectors import FEW, MOST, QUERIES, brute_force, check_equal, fill, random_vectors, refreshed
 
-from serve import index as index_module
-from serve import shard as shard_module
-from serve.catalog import Catalog
-from serve.index import VectorIndex
+from serve.catalog.catalog import Catalog
+from serve.index import faiss_index as index_module
+from serve.index import shard as shard_module
+from serve.index.faiss_index import VectorIndex
 
 # ---- equal to brute force
 

@@ -12,7 +12,7 @@ from marks import first_quick
 from sample_catalog import FINGERPRINT, put_vectors
 from sample_vectors import check_equal, fill, random_vectors, refreshed
 
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
 
 
 def files(catalog: Catalog) -> list[Path]:
@@ -184,7 +184,8 @@ def test_a_refresh_that_fails_half_way_is_made_good_by_the_next(
 def test_a_process_killed_while_saving_leaves_files_that_are_right_or_not_used(catalog: Catalog) -> None:
     put_vectors(catalog, "video0", random_vectors(5000, 0))
     code = (
-        "import sys; from pathlib import Path; from serve.catalog import Catalog; from serve.index import VectorIndex\n"
+        "import sys; from pathlib import Path; from serve.catalog.catalog import Catalog\n"
+        "from serve.index.faiss_index import VectorIndex\n"
         "catalog = Catalog.open_reader(Path(sys.argv[1]))\n"
         f"index = VectorIndex(Path(sys.argv[1]), 'segments', '{FINGERPRINT}')\n"
         "index.refresh(catalog); print('ready', flush=True)\n"

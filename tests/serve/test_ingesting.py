@@ -20,16 +20,15 @@ from fakes import ColourEncoder, SilentProgress, use_fakes, write_scenes
 from encoders.errors import WeightsNotFound
 from ingest.config import DecodeConfig, SourceConfig
 from ingest.errors import DecodeError, DecoderCrashed, LimitExceeded, SourceNotFound
-from serve import ingesting
-from serve.catalog import Catalog
-from serve.errors import EncoderSpaceMismatch, VideoNotFound
-from serve.ingesting import Worker
-from serve.jobs import Job, JobQueue, JobState, NewJob
-from serve.pipeline import index
+from serve.catalog.catalog import Catalog
+from serve.errors import EncoderSpaceMismatch, VideoNotFound, name_of
+from serve.indexing import job_worker as ingesting
+from serve.indexing.job_worker import Worker
+from serve.indexing.jobs import Job, JobQueue, JobState, NewJob
+from serve.indexing.pipeline import index
+from serve.indexing.supervisor import Supervisor
+from serve.indexing.uploads import Spool
 from serve.settings import Settings
-from serve.status import name_of
-from serve.supervisor import Supervisor
-from serve.uploads import Spool
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +42,8 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingesting, "IDLE_EXIT_SECONDS", 0.3)
     monkeypatch.setattr(ingesting, "RELEASE_SECONDS", 0.1)
     monkeypatch.setattr(ingesting, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr("serve.run.IDLE_SECONDS", 0.05)
-    monkeypatch.setattr("serve.run.REPORT_SECONDS", 0.05)
+    monkeypatch.setattr("serve.indexing.run.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("serve.indexing.run.REPORT_SECONDS", 0.05)
     monkeypatch.setenv("KINODEX_SOURCE_FILE_ROOTS", "/")  # of the children
     monkeypatch.setenv("KINODEX_DECODE_SAMPLING", "exact")
     monkeypatch.setenv("KINODEX_WORKERS", "2")
@@ -253,7 +252,7 @@ def test_when_encoders_cannot_be_had_the_jobs_say_so_and_later_ones_are_tried(
         def fail(*_: object) -> None:
             raise WeightsNotFound("some-model", "not cached")
 
-        patched.setattr("serve.ingesting.load_all", fail)
+        patched.setattr("serve.indexing.job_worker.load_all", fail)
         work(data)
     assert {job.failure_reason for job in jobs.jobs()} == {"WEIGHTS_NOT_FOUND"}
     submit(jobs, film, "one")
@@ -406,7 +405,7 @@ def test_a_video_that_kills_the_worker_fails_and_takes_no_other_with_it(
 ) -> None:
     monkeypatch.setenv("TEST_FATAL_COLOUR", "blue")
     monkeypatch.setenv("TEST_IDLE_EXIT_SECONDS", "0.5")
-    monkeypatch.setattr("serve.supervisor.FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("serve.indexing.supervisor.FIRST_BACKOFF_SECONDS", 0.05)
     for n, colour in enumerate(("red", "blue", "green")):
         submit(jobs, write_scenes(tmp_path / f"{colour}.mp4", [(colour, 3)], salt=n))
     supervisor = Supervisor(jobs, command=[sys.executable, str(CHILD)])

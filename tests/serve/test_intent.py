@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.intent import read_intent
+from serve.search.intent import read_intent
 
 SPEECH, SIGHT, BOTH = (0.2, 0.8), (0.8, 0.2), (0.5, 0.5)
 

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 from sample_catalog import MEDIA, new_video, put, utterance
 
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
 from serve.errors import RequestIdReused, VideoAmbiguous, VideoNotFound
-from serve.jobs import FAILED_SECONDS, MAX_ATTEMPTS, REQUEST_SECONDS, Job, JobQueue, JobState, NewJob, RequestKey
+from serve.indexing.jobs import (
+    FAILED_SECONDS,
+    MAX_ATTEMPTS,
+    REQUEST_SECONDS,
+    Job,
+    JobQueue,
+    JobState,
+    NewJob,
+    RequestKey,
+)
 from serve.values import VideoState
 
 DAY = 24 * 3600.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.lexical import content_terms, matches_term, normalise
+from serve.catalog.spelling import content_terms, matches_term, normalise
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 from sample_live import said
 
 from encoders.values import Utterance
-from serve.listening import Listener, following
-from serve.policies import Policy
+from serve.moderation.policies import Policy
+from serve.moderation.words import Listener, following
 
 
 def heard(terms: dict[str, list[str]], *texts: str) -> list[list[str]]:

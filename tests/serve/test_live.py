@@ -13,12 +13,13 @@ from marks import first_quick
 from sample_catalog import FINGERPRINT, MEDIA, SPACE, check, frames, new_video, put, put_version
 from sample_live import LENGTH, LIVE_MEDIA, STARTED, STRIDE, live_segment, said
 
-from serve import live_rows
-from serve.catalog import Catalog
-from serve.columns import words_of
+from serve.catalog.catalog import Catalog
+from serve.catalog.rows import words_of
+from serve.catalog.swap import replace_videos
+from serve.codec.records import Gap, read_segment, segment_bytes
 from serve.errors import VideoNotFound
-from serve.live import Change, DeletionRecord, LiveRows, Outcome, SegmentKey, Tombstone
-from serve.records import Gap, read_segment, segment_bytes
+from serve.live import edit as live_rows
+from serve.live.rows import Change, DeletionRecord, LiveRows, Outcome, SegmentKey, Tombstone
 from serve.retention import Limit, Retention
 from serve.values import Filter, Video
 from temporal.values import TimeSpan
@@ -498,12 +499,12 @@ def test_a_reindexing_keeps_live_videos_of_the_same_encoders_only(
         fresh.set_space(SPACE)
         put(fresh, "film", "hello again")
     catalog.set_space(SPACE)
-    catalog.replace_with(tmp_path / "fresh")  # SPACE's fingerprint is not FINGERPRINT
+    replace_videos(catalog, tmp_path / "fresh")  # SPACE's fingerprint is not FINGERPRINT
     assert [video.video_id for video in catalog.videos()] == ["film"]
     assert live.offsets("segments") == {}
     same = LiveRows(live.catalog, SPACE.fingerprint, clock=lambda: NOW)
     same.apply([live_segment(0, fingerprint=SPACE.fingerprint)], {("segments", 0): 1})
-    catalog.replace_with(tmp_path / "fresh")
+    replace_videos(catalog, tmp_path / "fresh")
     assert {video.video_id for video in catalog.videos()} == {"cam", "film"}
     assert same.offsets("segments") == {0: 1}
     assert len(catalog.match_words(["second"], limit=5)) == 2

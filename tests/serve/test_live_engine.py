@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from fakes import COLOURS, ColourEncoder, SilentProgress, WordSumEncoder, unit, use_fakes, write_scenes
 from sample_live import STARTED, live_segment, said
 
-from serve.catalog import Catalog
-from serve.cli import cli
-from serve.library import Library
-from serve.live import LiveRows, Tombstone
-from serve.pipeline import index, reindex
-from serve.records import SegmentRecord
+from serve.catalog.catalog import Catalog
+from serve.cli.main import cli
+from serve.codec.records import SegmentRecord
+from serve.indexing.pipeline import index, reindex
+from serve.live.rows import LiveRows, Tombstone
 from serve.retention import Limit, Retention
+from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Filter, Moment, MomentReference, Query, Verdict
 from temporal.values import TimeSpan

@@ -1,4 +1,4 @@
-"""serve.live_stream: whatever order results come in and wherever a worker dies, the same final segments."""
+"""serve.worker.stream: whatever order results come in and wherever a worker dies, the same final segments."""
 
 import math
 import random
@@ -17,9 +17,9 @@ from ingest.kafka import Record
 from ingest.ordering import Arrival
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Chunk, Decoded, DecodeSummary, Frame, MediaInfo
 from kinodex.v1 import stream_pb2
-from serve.flow import MAX_GAPS, Speech, Step, Submission
-from serve.live_stream import Entry, LiveStream
-from serve.records import SegmentRecord
+from serve.codec.records import SegmentRecord
+from serve.worker.stream import Entry, LiveStream
+from serve.worker.video_flow import MAX_GAPS, Speech, Step, Submission
 from temporal.config import WindowConfig
 from temporal.fusion import MeanPooling
 

@@ -13,7 +13,7 @@ from running import Running, running
 from ingest.config import SourceConfig
 from kinodex.v1 import library_service_pb2 as library
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
-from serve.client import Client
+from serve.client.client import Client
 from serve.errors import ServerFailed
 from serve.settings import Settings
 from serve.values import Filter, MetadataCondition, Query, VideoState

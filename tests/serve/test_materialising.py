@@ -16,18 +16,18 @@ from prometheus_client import CollectorRegistry
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import Place, Record
-from serve import materialising
-from serve.catalog import Catalog
+from serve.api.server import serve
+from serve.catalog.catalog import Catalog
+from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
 from serve.config import ServerConfig
 from serve.errors import VideoIsLive
-from serve.forgetting import Tombstones
-from serve.live import LiveRows, SegmentKey
-from serve.materialising import Materialiser, Pace
-from serve.metrics import LiveMetrics
-from serve.pipeline import delete
-from serve.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
+from serve.indexing.pipeline import delete
+from serve.live import materialiser as materialising
+from serve.live.deletions import Tombstones
+from serve.live.materialiser import Materialiser, Pace
+from serve.live.rows import LiveRows, SegmentKey
+from serve.observe.metrics import LiveMetrics
 from serve.retention import read_retention
-from serve.server import serve
 from serve.settings import Settings
 
 SEGMENTS, DELETIONS = "t.segments", "t.deletions"
@@ -388,7 +388,7 @@ def test_a_server_that_kafka_leaves_behind_ends_with_the_reason(
         def stop(self) -> None: ...
 
     use_fakes(monkeypatch)
-    monkeypatch.setattr("serve.feed.Feed", LostFeed)
+    monkeypatch.setattr("serve.live.feed.Feed", LostFeed)
     settings = Settings(
         workers=2, kafka=KafkaConfig(servers=("nobody:9092",)), server=ServerConfig(listen="127.0.0.1:0")
     )
@@ -428,7 +428,7 @@ def test_a_tombstone_that_cannot_be_sent_stays() -> None:
 
 
 def test_too_many_tombstones_are_left_to_the_next_rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.forgetting.MOST_WAITING", 3)
+    monkeypatch.setattr("serve.live.deletions.MOST_WAITING", 3)
     tombstones = Tombstones(lambda segment: None)
     tombstones.add(SegmentKey("cams", "v", f"v/0/{n}") for n in range(10))
     assert len(tombstones) == 3

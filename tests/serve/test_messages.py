@@ -9,9 +9,16 @@ import pytest
 from sample_answers import moment, utterance, video, video_answer
 
 from kinodex.v1 import moment_pb2, search_service_pb2
-from serve.errors import RequestInvalid
-from serve.fields import as_named, duration_message, duration_value, nanoseconds, timestamp_message, timestamp_value
-from serve.messages import (
+from serve.cli.render import moment_json, moments_json, search_json
+from serve.codec.fields import (
+    as_named,
+    duration_message,
+    duration_value,
+    nanoseconds,
+    timestamp_message,
+    timestamp_value,
+)
+from serve.codec.messages import (
     moment_message,
     moment_value,
     moments_answer,
@@ -26,8 +33,9 @@ from serve.messages import (
     video_message,
     video_value,
 )
-from serve.render import moment_json, moments_json, search_json, to_json
-from serve.requests import moments_query, search_query
+from serve.codec.requests import moments_query, search_query
+from serve.errors import RequestInvalid
+from serve.text import to_json
 from serve.values import (
     Answer,
     Filter,

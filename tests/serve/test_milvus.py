@@ -22,18 +22,18 @@ from sample_vectors import QUERIES, check_equal, fill, random_vectors
 from test_following import Streams, check_index
 from test_server import wait_until
 
-from serve import milvus as milvus_module
-from serve import pipeline
-from serve.catalog import Catalog, Kind
-from serve.client import Client
+from serve.catalog.catalog import Catalog, Kind
+from serve.client.client import Client
 from serve.config import IndexConfig
 from serve.errors import IndexUnavailable, ServerFailed, SettingsError
-from serve.index import VectorIndex
-from serve.library import Library
-from serve.live import LiveRows
-from serve.milvus import MilvusIndex
-from serve.nearest import open_index
+from serve.index import milvus_index as milvus_module
+from serve.index import open_index
+from serve.index.faiss_index import VectorIndex
+from serve.index.milvus_index import MilvusIndex
+from serve.indexing import pipeline
+from serve.live.rows import LiveRows
 from serve.retention import Limit, Retention
+from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query
 

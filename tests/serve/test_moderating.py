@@ -8,8 +8,8 @@ import pytest
 from sample_live import said
 
 from encoders.values import Utterance, Word
-from serve.moderating import Found, Rulebook, Screening
-from serve.policies import Policies, Policy
+from serve.moderation.policies import Policies, Policy
+from serve.moderation.video import Found, Rulebook, Screening
 
 POLICIES = Policies(
     version="1",

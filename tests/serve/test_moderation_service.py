@@ -21,16 +21,16 @@ from test_telling import receiver as receiver
 from kinodex.v1 import moderation_service_pb2 as moderation
 from kinodex.v1 import stream_pb2
 from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
-from serve.cli import cli
-from serve.client import Client
+from serve.api.server import Server
+from serve.cli.main import cli
+from serve.client.client import Client
 from serve.config import ServerConfig
 from serve.errors import SettingsError
-from serve.events import Event, EventFilter, EventState
-from serve.moderator import Moderator
-from serve.phrases import time_span
-from serve.pipeline import delete, index
-from serve.server import Server
+from serve.event import Event, EventFilter, EventState
+from serve.indexing.pipeline import delete, index
+from serve.moderation.moderator import Moderator
 from serve.settings import Settings
+from serve.text import time_span
 from serve.values import Video
 
 pytestmark = pytest.mark.slow

@@ -10,14 +10,15 @@ import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
 from test_live_engine import camera
 
-from serve import moderator
-from serve.catalog import Catalog
-from serve.events import Event, EventFilter, EventLog, EventState
-from serve.in_force import KEPT_NAME, MISSED_SECONDS, PoliciesInForce
-from serve.library import Library
-from serve.live import LiveRows
-from serve.moderator import Moderator
-from serve.pipeline import index
+from serve.catalog.catalog import Catalog
+from serve.catalog.events import EventLog
+from serve.event import Event, EventFilter, EventState
+from serve.indexing.pipeline import index
+from serve.live.rows import LiveRows
+from serve.moderation import moderator
+from serve.moderation.moderator import Moderator
+from serve.moderation.policy_file import KEPT_NAME, MISSED_SECONDS, PoliciesInForce
+from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Video
 

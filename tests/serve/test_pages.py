@@ -12,8 +12,8 @@ import pytest
 from google.protobuf.message import Message
 
 from kinodex.v1.library_service_pb2 import GetVideoRequest, ListVideosRequest
+from serve.api.pages import MAX_TOKEN_CHARS, PageSigner, Remembered, binding, page_key
 from serve.errors import PageTokenExpired, PageTokenInvalid, SettingsError
-from serve.pages import MAX_TOKEN_CHARS, PageSigner, Remembered, binding, page_key
 
 KEY = bytes(range(32))
 METHOD = "/kinodex.v1.LibraryService/ListVideos"

@@ -9,9 +9,9 @@ import pytest
 from fakes import SilentProgress, use_fakes, write_scenes
 
 from ingest.config import DecodeConfig
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
 from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, VideoNotFound
-from serve.pipeline import delete, index, reindex
+from serve.indexing.pipeline import delete, index, reindex
 from serve.settings import Settings
 from serve.values import IndexOutcome
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from serve.cli import cli
+from serve.cli.main import cli
 from serve.errors import PolicyInvalid
-from serve.policies import MAX_BYTES, STARTER, Policy, compiled, read_policies
+from serve.moderation.policies import MAX_BYTES, STARTER, Policy, compiled, read_policies
 
 RIGHT = """\
 version: 2026.11

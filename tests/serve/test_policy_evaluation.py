@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from fakes import SilentProgress, use_fakes, write_scenes
 from PIL import Image
 
-from serve.cli import cli
+from serve.cli.main import cli
 from serve.errors import ClipsInvalid
-from serve.pipeline import index
-from serve.policy_evaluation import Counts, counted, read_clips
+from serve.evaluate.policies import Counts, counted, read_clips
+from serve.indexing.pipeline import index
 from serve.settings import Settings
 from temporal.values import TimeSpan
 

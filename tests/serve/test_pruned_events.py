@@ -9,9 +9,10 @@ from sample_catalog import FINGERPRINT, SPACE
 from sample_events import FIRE, put_events
 from sample_live import STARTED, live_segment
 
-from serve.catalog import Catalog
-from serve.events import EventFilter, EventLog, EventState
-from serve.live import DeletionRecord, LiveRows, Tombstone
+from serve.catalog.catalog import Catalog
+from serve.catalog.events import EventLog
+from serve.event import EventFilter, EventState
+from serve.live.rows import DeletionRecord, LiveRows, Tombstone
 from serve.retention import Limit, Retention
 
 DAY = Retention(limits={"default": Limit(age_seconds=100.0)})

@@ -17,7 +17,7 @@ from worker_runs import Topic
 
 from ingest.kafka import Record
 from serve import cli
-from serve.records import read_chunk, read_source
+from serve.codec.records import read_chunk, read_source
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 COMMAND = [sys.executable, "-P", "-m", "serve.cli"]

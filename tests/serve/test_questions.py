@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve.errors import QuestionsInvalid
-from serve.questions import Question, Questions, read_questions
+from serve.evaluate.questions import Question, Questions, read_questions
 from temporal.values import TimeSpan
 
 MOMENT = {"file": "a.mp4", "query": "it jumps", "start_seconds": 1, "end_seconds": 2.5}

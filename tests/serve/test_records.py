@@ -1,4 +1,4 @@
-"""serve.records: what is written is what is read, and what is none of it is refused."""
+"""serve.codec.records: what is written is what is read, and what is none of it is refused."""
 
 import dataclasses
 
@@ -7,8 +7,7 @@ import pytest
 
 from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import Chunk, MediaInfo
-from serve.errors import RecordInvalid
-from serve.records import (
+from serve.codec.records import (
     Gap,
     SegmentRecord,
     Source,
@@ -21,6 +20,7 @@ from serve.records import (
     segment_bytes,
     source_bytes,
 )
+from serve.errors import RecordInvalid
 from temporal.values import Segment, TimeSpan
 
 CHUNK = Chunk(

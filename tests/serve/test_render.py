@@ -14,8 +14,7 @@ from rich.console import Console
 from sample_answers import moment, utterance, video, video_answer
 
 from encoders.values import Utterance
-from serve.phrases import clock, printable, time_span, title
-from serve.render import (
+from serve.cli.render import (
     moment_json,
     moments_json,
     outcome_json,
@@ -25,9 +24,9 @@ from serve.render import (
     show_video,
     show_videos,
     snippet,
-    to_json,
 )
-from serve.transcripts import CUE_LINES, LINE_CHARS, cues, to_srt, to_vtt, write_transcript
+from serve.cli.transcripts import CUE_LINES, LINE_CHARS, cues, to_srt, to_vtt, write_transcript
+from serve.text import clock, printable, time_span, title, to_json
 from serve.values import Answer, IndexOutcome, Verdict
 
 LONG = " ".join(f"word{number}," for number in range(60)) + " and that was all."

@@ -11,8 +11,7 @@ from kinodex.v1 import library_service_pb2 as library
 from kinodex.v1 import moment_pb2
 from kinodex.v1.moment_pb2 import Filter, MetadataFilter, MomentReference, NumberRange, TimeRange, TimeSpan
 from kinodex.v1.search_service_pb2 import SearchMomentsRequest, SearchVideosRequest
-from serve.errors import RequestInvalid
-from serve.requests import (
+from serve.codec.requests import (
     Listing,
     Placement,
     UploadAnnounced,
@@ -24,6 +23,7 @@ from serve.requests import (
     upload_announced,
     video_reference,
 )
+from serve.errors import RequestInvalid
 from serve.values import EVERYTHING, MetadataCondition
 from serve.values import Filter as FilterValue
 

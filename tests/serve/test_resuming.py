@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from kinodex.v1 import moderation_service_pb2 as moderation
+from serve.client.resuming import MAX_WAIT_SECONDS, going_on
 from serve.errors import ServerFailed
-from serve.resuming import MAX_WAIT_SECONDS, going_on
 
 
 class Broken(grpc.RpcError):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serve.screening import Screen, Sought
+from serve.moderation.scoring import Screen, Sought
 
 WIDTH = 16
 NONE = np.empty((0, WIDTH), np.float32)

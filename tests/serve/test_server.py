@@ -21,12 +21,13 @@ from running import Running, running
 from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
-from serve.client import Client
+from serve.cli.render import moments_json, search_json
+from serve.client.client import Client
 from serve.errors import IndexUnavailable, ServerFailed
-from serve.library import Library
-from serve.pipeline import delete, index, reindex
-from serve.render import moments_json, search_json, to_json
+from serve.indexing.pipeline import delete, index, reindex
+from serve.search.library import Library
 from serve.settings import Settings
+from serve.text import to_json
 from serve.values import Filter, MomentReference, Query
 from temporal.values import TimeSpan
 
@@ -175,7 +176,7 @@ def test_a_call_under_way_is_answered_before_the_server_ends(tmp_path: Path, mon
 def test_a_refresh_under_way_ends_before_its_catalog_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else SQLite would read from what is freed."""
     use_fakes(monkeypatch)
-    monkeypatch.setattr("serve.server.REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr("serve.api.server.REFRESH_SECONDS", 0.01)
     with running(tmp_path / "data") as server:
         entered, go_on = threading.Event(), threading.Event()
         library = server.server.ready_library()
@@ -305,7 +306,7 @@ def test_metrics_tell_of_calls_caches_and_the_index(data: Path, monkeypatch: pyt
 
 def test_a_request_id_comes_back_and_is_in_the_log(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
-    with grpc.insecure_channel(server.address) as channel, caplog.at_level("INFO", "serve.calls"):
+    with grpc.insecure_channel(server.address) as channel, caplog.at_level("INFO", "serve.api.calls"):
         _, call = SearchServiceStub(channel).SearchVideos.with_call(request, metadata=[("x-request-id", "trace-7")])
         assert dict(call.initial_metadata())["x-request-id"] == "trace-7"
         _, call = SearchServiceStub(channel).SearchVideos.with_call(request)

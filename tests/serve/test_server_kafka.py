@@ -27,13 +27,14 @@ from ingest.errors import OffsetRegression
 from ingest.kafka import PartitionReader, Place, Producer, Record, Topics, create_topics
 from kinodex.v1 import library_service_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
-from serve import feed, materialising
-from serve.catalog import Catalog
-from serve.client import Client
+from serve.catalog.catalog import Catalog
+from serve.client.client import Client
+from serve.codec.records import SegmentRecord, segment_bytes, video_key
 from serve.errors import ServerFailed, VideoIsLive
-from serve.forgetting import Forgetter
-from serve.pipeline import delete, index, reindex
-from serve.records import SegmentRecord, segment_bytes, video_key
+from serve.indexing.pipeline import delete, index, reindex
+from serve.live import feed
+from serve.live import materialiser as materialising
+from serve.live.deletions import Forgetter
 from serve.settings import Settings
 from serve.values import Query
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serve.sharing import RowCache, SharedLock, WorkedOut
+from serve.search.caches import RowCache, SharedLock, WorkedOut
 
 
 def test_readers_hold_the_lock_together_and_a_writer_alone() -> None:

@@ -6,7 +6,7 @@ from marks import first_quick
 from PIL import Image
 from sample_answers import jpeg, moment
 
-from serve.sheet import MAX_CELLS, PICTURE_WIDTH, Cell, draw_sheet
+from serve.cli.sheet import MAX_CELLS, PICTURE_WIDTH, Cell, draw_sheet
 from serve.values import MatchedWord, Verdict
 
 WORDS = tuple(MatchedWord(text=text, start_seconds=1.0, end_seconds=2.0) for text in ("paris", "Париж", "巴黎"))

@@ -19,15 +19,15 @@ from test_server import wait_until
 
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
-from serve import unread
-from serve.catalog import Catalog
-from serve.client import Client
+from serve.api import watch_queue as unread
+from serve.catalog.catalog import Catalog
+from serve.client.client import Client
 from serve.errors import IndexUnavailable, ServerFailed
-from serve.library import Library
-from serve.live import LiveRows
-from serve.pipeline import index
+from serve.indexing.pipeline import index
+from serve.live.rows import LiveRows
+from serve.moderation.standing import StandingQuery, Watcher, moment_of
+from serve.search.library import Library
 from serve.settings import Settings
-from serve.standing import StandingQuery, Watcher, moment_of
 from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
 from temporal.values import ChangeKind
 

@@ -17,8 +17,8 @@ import temporal
 from encoders import errors as encoder_errors
 from ingest import errors as ingest_errors
 from serve import errors
-from serve.status import DOMAIN, INTERNAL, RETRY_SECONDS, STATUS, code_of, reason_of, status_of
-from serve.violations import MAX_VIOLATION_COUNT
+from serve.api.status import DOMAIN, INTERNAL, RETRY_SECONDS, STATUS, code_of, reason_of, status_of
+from serve.codec.violations import MAX_VIOLATION_COUNT
 from temporal.errors import TemporalError, TrainingSetInvalid
 
 ROOTS = (ingest_errors.IngestError, encoder_errors.EncoderError, TemporalError, errors.ServeError)

@@ -19,13 +19,16 @@ from sample_catalog import SPACE, put
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
-from serve import event_topic, telling, webhook
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
+from serve.catalog.events import EventLog
 from serve.errors import SettingsError
-from serve.event_topic import EventTopic
-from serve.events import Event, EventLog, EventState
-from serve.telling import Stopped, Teller
-from serve.webhook import Webhook
+from serve.event import Event, EventState
+from serve.moderation import delivery as telling
+from serve.moderation import kafka_topic as event_topic
+from serve.moderation import webhook
+from serve.moderation.delivery import Stopped, Teller
+from serve.moderation.kafka_topic import EventTopic
+from serve.moderation.webhook import Webhook
 
 pytestmark = pytest.mark.slow
 

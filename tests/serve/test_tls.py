@@ -15,10 +15,10 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-import serve.tls
-from serve.config import ServerConfig
+import serve.api.tls
+from serve.api.tls import RETRY_SECONDS, check_exposure, is_local, server_credentials
+from serve.config import ServerConfig, host_and_port
 from serve.errors import SettingsError
-from serve.tls import RETRY_SECONDS, check_exposure, host_and_port, is_local, server_credentials
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -153,7 +153,7 @@ def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_not(
             os.rename(config.tls_key + ".away", config.tls_key)
             assert await ask(port, trusting(stranger)) == "SERVING"
 
-    with caplog.at_level(logging.WARNING, logger="serve.tls"):
+    with caplog.at_level(logging.WARNING, logger="serve.api.tls"):
         asyncio.run(run())
 
 
@@ -172,8 +172,8 @@ def test_a_renewal_that_becomes_good_by_itself_is_taken_up_later(
         if is_early:
             raise SettingsError("not yet valid")
 
-    monkeypatch.setattr(serve.tls, "_check_pair", check_pair)
-    certificates = serve.tls._Certificates(config, lambda: seconds)
+    monkeypatch.setattr(serve.api.tls, "_check_pair", check_pair)
+    certificates = serve.api.tls._Certificates(config, lambda: seconds)
     assert certificates.renewed() is None
     is_early = True
     write(tmp_path, ca.issue_cert("localhost"))

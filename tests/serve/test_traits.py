@@ -13,13 +13,13 @@ from sample_catalog import MEDIA, frames, new_video
 
 from encoders.calibration import FILE, write_calibration
 from encoders.values import FrameEmbeddings
-from serve.catalog import Catalog
+from serve.catalog.catalog import Catalog
 from serve.errors import VideoNotFound
-from serve.following import FrameBlock
-from serve.library import Library
-from serve.pipeline import index, reindex
+from serve.indexing.pipeline import index, reindex
+from serve.search.library import Library
+from serve.search.traits import Captions, captions_of, file_traits
+from serve.search.video_rows import FrameBlock
 from serve.settings import Settings
-from serve.traits import Captions, captions_of, file_traits
 from serve.values import Answer, Query
 from temporal.shots import picture_changes
 
@@ -122,7 +122,7 @@ def test_answers_are_the_same_without_them(
 def test_questions_do_not_work_out_what_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = answers(data, monkeypatch)
     monkeypatch.delattr(Captions, "pools")
-    monkeypatch.delattr("serve.seen.picture_changes")
+    monkeypatch.delattr("serve.search.visual.picture_changes")
     assert answers(data, monkeypatch) == before
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import LimitExceeded, SourceUnreadable
-from serve import uploads
 from serve.errors import SpoolFull, UploadCorrupt
-from serve.uploads import Spool
+from serve.indexing import uploads
+from serve.indexing.uploads import Spool
 
 CONTENT = b"0123456789" * 100
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -114,7 +114,7 @@ def test_a_full_disk_is_a_full_spool(spool: Spool, monkeypatch: pytest.MonkeyPat
 
     for call in ("write", "fsync"):
         with monkeypatch.context() as patched:
-            patched.setattr(f"serve.uploads.os.{call}", full)
+            patched.setattr(f"serve.indexing.uploads.os.{call}", full)
             with pytest.raises(SpoolFull):
                 take(spool)
         assert files(spool) == []
@@ -146,7 +146,7 @@ def test_cleaning_spares_a_file_whose_job_comes_meanwhile(spool: Spool) -> None:
 
 def test_a_kill_leaves_what_the_next_start_cleans(spool: Spool) -> None:
     code = (
-        "import sys, pathlib\nfrom serve.uploads import Spool\n"
+        "import sys, pathlib\nfrom serve.indexing.uploads import Spool\n"
         "spool = Spool(pathlib.Path(sys.argv[1]), max_upload_bytes=9000, max_spool_bytes=9000)\n"
         "with spool.receive('a.mp4') as upload:\n"
         "    upload.write(b'x')\n    print('ready', flush=True)\n    sys.stdin.read()\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from serve.errors import SettingsError
-from serve.webhook import check_url
+from serve.moderation.webhook import check_url
 
 
 @pytest.mark.parametrize(

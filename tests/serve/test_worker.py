@@ -23,14 +23,15 @@ from ingest.config import DecodeConfig
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import PartitionReader, Record, create_topics
 from kinodex.v1 import stream_pb2
-from serve import desk, partitions
-from serve.catalog import Catalog
-from serve.live_stream import latest_checkpoints
-from serve.partitions import ChunkPartition
-from serve.pipeline import index
-from serve.records import Source, chunk_bytes, source_bytes, video_key
+from serve.catalog.catalog import Catalog
+from serve.codec.records import Source, chunk_bytes, source_bytes, video_key
+from serve.indexing.pipeline import index
 from serve.settings import Settings
-from serve.worker import PARTS_IN_FLIGHT
+from serve.worker import partitions
+from serve.worker import threads as desk
+from serve.worker.partitions import ChunkPartition
+from serve.worker.stream import latest_checkpoints
+from serve.worker.worker import PARTS_IN_FLIGHT
 from temporal.config import FusionConfig, WindowConfig
 from temporal.fusion import save_checkpoint
 from temporal.model import FusionTransformer

@@ -19,12 +19,12 @@ from ingest.kafka import Delivery, PartitionReader, Producer, Record, Topics, cr
 from ingest.publish import chunks
 from ingest.values import Chunk
 from kinodex.v1 import stream_pb2
+from serve.codec.records import SegmentRecord, chunk_bytes, read_segment, video_key
 from serve.config import WorkerConfig
-from serve.pipeline import load_all
-from serve.records import SegmentRecord, chunk_bytes, read_segment, video_key
+from serve.encoder_set import load_all
+from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
-from serve.worker import Worker
-from serve.worker_metrics import WorkerMetrics
+from serve.worker.worker import Worker
 
 CHILD = Path(__file__).with_name("worker_child.py")
 PATIENCE_SECONDS = 60.0  # two cores may be busy with other tests

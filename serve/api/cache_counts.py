@@ -1,0 +1,33 @@
+"""Counts of the caches, read when Prometheus asks."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from encoders.batching import TextVectors
+from serve.search.caches import WorkedOut
+
+
+class CacheCounts(Collector):
+    """What the caches of text vectors and of rankings have counted, read when Prometheus asks."""
+
+    def __init__(self, encoders: Callable[[], dict[str, TextVectors]], rankings: WorkedOut[Any]) -> None:
+        self._encoders, self._rankings = encoders, rankings
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        texts = CounterMetricFamily(
+            "kinodex_texts", "Texts asked for: found in memory, or encoded.", labels=["encoder", "outcome"]
+        )
+        batches = CounterMetricFamily("kinodex_text_batches", "Batches they were encoded in.", labels=["encoder"])
+        for name, vectors in self._encoders().items():
+            texts.add_metric([name, "found"], vectors.found_count)
+            texts.add_metric([name, "encoded"], vectors.encoded_count)
+            batches.add_metric([name], vectors.batch_count)
+        rankings = CounterMetricFamily(
+            "kinodex_rankings", "Questions: found ranked in memory, or ranked.", labels=["outcome"]
+        )
+        rankings.add_metric(["found"], self._rankings.found_count)
+        rankings.add_metric(["ranked"], self._rankings.worked_count)
+        yield from (texts, batches, rankings)

@@ -1,0 +1,205 @@
+"""Whether the server may listen where it is told to, and the certificates it shows there."""
+
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import grpc
+
+from serve.config import ServerConfig, host_and_port
+from serve.errors import SettingsError
+
+RETRY_SECONDS = 10.0  # between two looks at a renewal that cannot be used: a look costs a handshake
+HANDSHAKE_TURNS = 4  # of each side; TLS 1.2 and 1.3 take two
+LOCAL_SCHEMES = ("unix:", "unix-abstract:")
+
+logger = logging.getLogger(__name__)
+
+
+# ------------------------------------------------------------------ where it listens
+def check_exposure(config: ServerConfig, has_tokens: bool) -> None:
+    """Refuse to listen beyond this machine without TLS, and without asking callers who they are.
+
+    Raises:
+        SettingsError: If it would, or if config.listen is no address.
+    """
+    if is_local(config.listen):
+        return
+    lacking = []
+    if not config.tls_certificate:
+        lacking.append(
+            ("tokens would travel in plain text" if has_tokens else "there is no TLS", "tls_certificate and tls_key")
+        )
+    if not has_tokens and not config.tls_client_ca:
+        lacking.append(("anybody could call", "tls_client_ca, or run `kinodex token add`"))
+    if not lacking:
+        return
+    problem = " and ".join(problem for problem, _ in lacking)
+    if config.allow_unprotected_network:
+        logger.warning("listening unprotected address=%s reason=%s", config.listen, problem)
+        return
+    remedy = "; ".join(f"set server.{remedy}" for _, remedy in lacking)
+    raise SettingsError(
+        f"server.listen {config.listen} can be reached from other machines, and {problem}: {remedy}; "
+        "or listen on 127.0.0.1; or, in a network you trust, set server.allow_unprotected_network"
+    )
+
+
+def is_local(listen: str) -> bool:
+    """Whether only this machine reaches an address: a loopback one, or a unix: socket.
+
+    Raises:
+        SettingsError: If it is no address, or its host cannot be resolved.
+    """
+    if listen.startswith(LOCAL_SCHEMES):
+        return True
+    host, port = host_and_port(listen)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"cannot listen on {listen}: {host} does not resolve: check the name") from error
+    return all(_is_loopback(str(address[0])) for *_, address in found)
+
+
+def _is_loopback(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+# ------------------------------------------------------------------ the certificates
+def server_credentials(
+    config: ServerConfig, clock: Callable[[], float] = time.monotonic
+) -> grpc.ServerCredentials | None:
+    """Make the credentials of a server from the settings' PEM files; None: no TLS.
+
+    Renewed files are taken up by the next connection. Those that cannot be used are logged, and the old ones stay.
+
+    Raises:
+        SettingsError: If a file is missing or is no PEM, the key is another certificate's, or no client would
+            accept the certificate today.
+    """
+    if not config.tls_certificate:
+        return None
+    certificates = _Certificates(config, clock)
+    return grpc.dynamic_ssl_server_credentials(
+        certificates.first,
+        certificates.renewed,  # type: ignore[arg-type]  # None, for no change, is missing in the stubs
+        require_client_authentication=bool(config.tls_client_ca),
+    )
+
+
+class _Certificates:
+    """The files as they were last good."""
+
+    def __init__(self, config: ServerConfig, clock: Callable[[], float]) -> None:
+        self._config, self._clock = config, clock
+        self._lock = threading.Lock()
+        self._stamp = _stamp(config)
+        self._retry_time: float | None = None  # when to look again at a renewal that failed
+        self.first = _load(config)
+
+    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what changed since the last call; None: nothing. gRPC's threads call it for each new connection."""
+        with self._lock:
+            stamp = _stamp(self._config)
+            if stamp == self._stamp and (self._retry_time is None or self._clock() < self._retry_time):
+                return None
+            is_new, self._stamp = stamp != self._stamp, stamp
+            try:
+                configuration = _load(self._config)
+            except SettingsError as error:
+                self._retry_time = self._clock() + RETRY_SECONDS
+                if is_new:
+                    logger.error("certificate not renewed, the old one stays reason=%s", error)
+                return None
+            self._retry_time = None
+            logger.warning("certificate renewed file=%s", self._config.tls_certificate)
+            return configuration
+
+
+def _stamp(config: ServerConfig) -> list[tuple[int, int, int] | None]:
+    def of(path: str) -> tuple[int, int, int] | None:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    return [of(path) for path in (config.tls_certificate, config.tls_key, config.tls_client_ca) if path]
+
+
+def _load(config: ServerConfig) -> grpc.ServerCertificateConfiguration:
+    stamp = _stamp(config)
+    chain = _read("tls_certificate", config.tls_certificate, "CERTIFICATE")
+    key = _read("tls_key", config.tls_key, "PRIVATE KEY")
+    roots = _read("tls_client_ca", config.tls_client_ca, "CERTIFICATE") if config.tls_client_ca else None
+    _check_pair(config.tls_certificate, config.tls_key)
+    if config.tls_client_ca:
+        _trusting("tls_client_ca", config.tls_client_ca)
+    if _stamp(config) != stamp:  # what was checked might not be what was read
+        raise SettingsError(f"server.tls_certificate {config.tls_certificate} is being replaced right now: try again")
+    return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=roots)
+
+
+def _read(setting: str, path: str, label: str) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"cannot read server.{setting} {path}: {error.strerror or error}") from error
+    if f"{label}-----".encode() not in content:
+        raise SettingsError(f"server.{setting} {path} is no PEM file with a {label}")
+    return content
+
+
+def _check_pair(certificate: str, key: str) -> None:
+    """Shake hands with a client that trusts this certificate, in memory: what fails here fails for everybody."""
+
+    def no_password() -> NoReturn:
+        raise SettingsError(f"server.tls_key {key} has a password, which gRPC cannot ask for: take it off")
+
+    pair = f"server.tls_certificate {certificate} with server.tls_key {key}"
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        server.load_cert_chain(certificate, key, password=no_password)
+    except OSError as error:  # ssl.SSLError is one
+        reason = getattr(error, "reason", None) or "a file is damaged or gone"
+        if reason == "KEY_VALUES_MISMATCH":
+            reason = "the key is another certificate's"
+        raise SettingsError(f"cannot use {pair}: {reason}") from error
+    client = _trusting("tls_certificate", certificate)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust the certificate itself, whoever issued it
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = (client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True))
+    try:
+        _shake_hands(*sides)
+    except ssl.SSLCertVerificationError as error:
+        raise SettingsError(
+            f"no client would accept server.tls_certificate {certificate}: {error.verify_message}"
+        ) from error
+    except ssl.SSLError as error:
+        raise SettingsError(f"cannot use server.tls_certificate {certificate}: {error.reason or error}") from error
+
+
+def _shake_hands(client: ssl.SSLObject, server: ssl.SSLObject) -> None:
+    for side in (client, server) * HANDSHAKE_TURNS:
+        with contextlib.suppress(ssl.SSLWantReadError):  # the other one's turn
+            side.do_handshake()
+
+
+def _trusting(setting: str, path: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(path)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(f"cannot read server.{setting} {path}: damaged PEM") from error
+    return context

@@ -1,0 +1,49 @@
+"""A data directory on its way to being answered from: its catalog, its encoders, its indexes."""
+
+from pathlib import Path
+
+from serve import encoder_set
+from serve.catalog.catalog import Catalog
+from serve.errors import ServeError
+from serve.search.library import Library
+from serve.settings import Settings
+
+
+def prepare(directory: Path) -> None:
+    """Make the data directory's catalog, or bring an older one forward.
+
+    Raises:
+        DataDirectoryInvalid: If it cannot be used.
+    """
+    try:
+        Catalog.open_editor(directory).close()
+    except ServeError:
+        Catalog.open_writer(directory).close()
+
+
+def warm_library(directory: Path, settings: Settings) -> Library:
+    """Open a library with its encoders and indexes in memory; one without videos takes the encoders of the settings.
+
+    Raises:
+        DataDirectoryBusy: If nothing is indexed yet, and another process is about to.
+        EncoderSpaceMismatch: If the rows were made by other encoders than the settings name.
+        EncoderError: If an encoder's weights cannot be had.
+    """
+    library = Library.open(directory, settings)
+    try:
+        if library.catalog.space() is None or not library.catalog.videos():
+            from serve.indexing import pipeline  # imports torch and Whisper: half a GB that answers do not need
+
+            with Catalog.open_writer(directory) as writer:
+                _, encoders = encoder_set.load_all(settings, writer.space())
+                pipeline.claim_space(writer, directory, encoders)
+            library.encoders = encoders
+        engine = library.engine
+        engine.refresh()
+        engine.sentences.encode(["warm"])
+        if engine.visual is not None:
+            engine.visual.text_vector("warm")
+    except BaseException:
+        library.close()
+        raise
+    return library

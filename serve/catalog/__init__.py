@@ -1,0 +1,1 @@
+"""What is indexed: one SQLite file in a data directory."""

@@ -1,0 +1,394 @@
+"""What is indexed: one SQLite file in a data directory, written by one process and read by any number.
+
+How a video comes in, and why a kill at any point is harmless:
+1. begin() makes a PROCESSING row. No reader sees it.
+2. add_*() append to it, each in a transaction of its own: neither memory nor the write-ahead log grows with the video.
+3. finish() makes it READY, takes the older version away and counts the generation up, in one transaction.
+A writer that dies before 3 leaves a PROCESSING row, which the next writer removes.
+
+Editors change what is small and needs no writer: they delete videos, and keep the queue of work (serve.indexing.jobs).
+A video
+that comes in for a job becomes READY in the transaction that ends the job, so neither is ever there without the other.
+"""
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.values import FrameEmbeddings, Utterance
+from ingest.values import MediaInfo
+from serve.catalog.reader import CatalogReader, Kind, WordMatch
+from serve.catalog.rows import StoredTraits, generic_json, metadata_json, uri_bytes, vector_bytes, words_json
+from serve.catalog.spelling import normalise
+from serve.catalog.sqlite import WriterLock, connect_editor, connect_writer, readable_failures
+from serve.errors import VideoAmbiguous, VideoNotFound
+from serve.values import EncoderSpace
+from temporal.values import Segment
+
+__all__ = ["Catalog", "Kind", "NewVideo", "WordMatch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewVideo:
+    """What is known of a video before its first frame."""
+
+    video_id: str
+    collection: str
+    uri: str
+    content_sha256: str
+    fingerprint: str  # EncoderSpace.fingerprint of the encoders at work
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    recorded_time: float | None = None  # seconds since 1970; None: not known
+
+
+class Catalog(CatalogReader):
+    """One data directory's catalog, open for reading, for writing, or for small changes beside a writer.
+
+    Safe to share between threads, which then take turns. Every method answers from one state of the catalog; inside
+    snapshot() several calls do. All raise DataDirectoryInvalid when the file is damaged or the disk fails or is full.
+    """
+
+    _writer_lock: WriterLock | None = None  # of a writer
+    _is_editable: bool = False  # of a writer or an editor
+
+    @classmethod
+    def open_writer(cls, directory: Path) -> Self:
+        """Open for writing, making what is missing, and remove what a dead writer left half-written.
+
+        Raises:
+            DataDirectoryBusy: If another process, or another Catalog of this one, writes there.
+            DataDirectoryInvalid: If the catalog is damaged, newer than this program, or may not be written.
+        """
+        with readable_failures(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = WriterLock(directory)
+        try:
+            catalog = cls(directory, connect_writer(directory))
+            catalog._writer_lock, catalog._is_editable = lock, True
+            with catalog.writing() as write:
+                write.execute("DELETE FROM videos WHERE state = 'PROCESSING'")
+        except BaseException:
+            lock.release()
+            raise
+        return catalog
+
+    @classmethod
+    def open_editor(cls, directory: Path) -> Self:
+        """Open for deleting videos and for serve.indexing.jobs, whether or not a writer is at work.
+
+        Raises:
+            DataDirectoryMissing: If nothing was ever indexed there.
+            DataDirectoryInvalid: If the catalog is damaged, or of another version than this program's.
+        """
+        catalog = cls(directory, connect_editor(directory))
+        catalog._is_editable = True
+        return catalog
+
+    def close(self) -> None:
+        with self._turn:
+            super().close()
+            self._is_editable = False
+            if self._writer_lock is not None:
+                self._writer_lock.release()
+                self._writer_lock = None
+
+    def set_space(self, space: EncoderSpace) -> None:
+        with self.writing() as write:
+            self.write_space(write, space)
+
+    def begin(self, video: NewVideo) -> int:
+        """Make an invisible video and return its row."""
+        with self.writing() as write:
+            row = write.execute(
+                "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, metadata, recorded_time,"
+                " state) VALUES (?, ?, ?, ?, ?, ?, ?, 'PROCESSING')",
+                (video.video_id, video.collection, uri_bytes(video.uri), video.content_sha256, video.fingerprint,
+                 metadata_json(video.metadata), video.recorded_time),
+            ).lastrowid  # fmt: skip
+            assert row is not None  # an INSERT always has one
+            self._begun.add(row)
+        return row
+
+    def add_frames(self, row: int, embeddings: FrameEmbeddings, thumbnails: Sequence[bytes]) -> None:
+        """Append frames, later than those before. Vectors are kept as float16.
+
+        Args:
+            row: From begin().
+            embeddings: F frames; D may be 0, and is the same in all calls.
+            thumbnails: F JPEGs.
+        """
+        times, vectors = embeddings.pts_seconds, embeddings.vectors
+        if len(thumbnails) != len(times):
+            raise ValueError(f"{len(times)} frames need as many thumbnails, got {len(thumbnails)}")
+        if vectors.ndim != 2:
+            raise ValueError(f"vectors must be (F, D), got {vectors.shape}")
+        if not len(times):
+            return
+        with self.writing() as write:
+            self._require_begun(row)
+            last = write.execute(
+                "SELECT width FROM frame_blocks WHERE video_row = ? ORDER BY id DESC LIMIT 1", (row,)
+            ).fetchone()
+            if last is not None and last[0] != vectors.shape[1]:
+                raise ValueError(f"vectors must be {last[0]} wide as those before, got {vectors.shape[1]}")
+            write.execute(
+                "INSERT INTO frame_blocks (video_row, frame_count, width, epochs, pts_seconds, vectors)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (row, len(times), vectors.shape[1], embeddings.epochs.astype("<i4").tobytes(),
+                 times.astype("<f8").tobytes(), vectors.astype("<f2").tobytes()),
+            )  # fmt: skip
+            write.executemany(
+                "INSERT INTO thumbnails (video_row, pts_seconds, jpeg) VALUES (?, ?, ?)",
+                ((row, float(at), jpeg) for at, jpeg in zip(times, thumbnails, strict=True)),
+            )
+
+    def add_utterances(self, row: int, utterances: Sequence[Utterance], vectors: NDArray[np.float32]) -> None:
+        """Append utterances, later than those before.
+
+        Args:
+            row: From begin().
+            utterances: U of them.
+            vectors: float32 (U, D), unit length; D is 0 without a sentence encoder.
+        """
+        if vectors.ndim != 2 or len(vectors) != len(utterances):
+            raise ValueError(f"vectors must be ({len(utterances)}, D), got {vectors.shape}")
+        with self.writing() as write:
+            first = self._next_position("utterances", row)
+            write.executemany(
+                "INSERT INTO utterances (video_row, position, epoch, start_seconds, end_seconds, text, search_text,"
+                " words, language, avg_logprob, no_speech_prob, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (row, first + n, said.epoch, said.start_seconds, said.end_seconds, said.text,
+                     normalise(said.text), words_json(said.words), said.language, said.avg_logprob,
+                     said.no_speech_prob, vector_bytes(vector))
+                    for n, (said, vector) in enumerate(zip(utterances, vectors, strict=True))
+                ),
+            )  # fmt: skip
+
+    def add_segments(self, row: int, segments: Sequence[Segment]) -> None:
+        """Append segments, later than those before."""
+        with self.writing() as write:
+            first = self._next_position("segments", row)
+            write.executemany(
+                "INSERT INTO segments (video_row, position, segment_id, epoch, segment_index, start_seconds,"
+                " end_seconds, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (row, first + n, segment.segment_id, segment.epoch, segment.index, segment.span.start_seconds,
+                     segment.span.end_seconds, None if segment.vector is None else vector_bytes(segment.vector))
+                    for n, segment in enumerate(segments)
+                ),
+            )  # fmt: skip
+
+    def add_traits(self, row: int, traits: StoredTraits) -> None:
+        """Say once, after all frames, what no question changes in them."""
+        with self.writing() as write:
+            self._require_begun(row)
+            write.execute(
+                "INSERT INTO video_traits (video_row, change_strengths, captions, generic) VALUES (?, ?, ?, ?)",
+                (row, traits.change_strengths.astype("<f4").tobytes(), traits.captions, generic_json(traits.generic)),
+            )
+
+    def finish(
+        self, row: int, *, media: MediaInfo, duration_seconds: float, warnings: Sequence[str], job_id: int | None = None
+    ) -> bool:
+        """Make the video visible and take away an older one of the same collection and id, in one transaction.
+
+        Args:
+            job_id: The job it was indexed for, which the same transaction ends.
+        Returns:
+            Whether it is visible: False if the job is not RUNNING any more, and then the video is removed.
+        """
+        with self.writing() as write:
+            self._require_begun(row)
+            is_wanted = job_id is None or self._end_job(write, job_id)
+            if is_wanted:
+                self._make_ready(write, row, media, duration_seconds, warnings)
+            else:
+                write.execute("DELETE FROM videos WHERE row = ?", (row,))
+        self._begun.discard(row)
+        return is_wanted
+
+    def _end_job(self, edit: sqlite3.Connection, job_id: int) -> bool:
+        return edit.execute("DELETE FROM jobs WHERE id = ? AND state = 'RUNNING'", (job_id,)).rowcount > 0
+
+    def _make_ready(
+        self, write: sqlite3.Connection, row: int, media: MediaInfo, duration_seconds: float, warnings: Sequence[str]
+    ) -> None:
+        older = write.execute(
+            "SELECT old.row FROM videos AS old JOIN videos AS new USING (collection, video_id)"
+            " WHERE new.row = ? AND old.state = 'READY'", (row,)
+        ).fetchone()  # fmt: skip
+        if older is not None:
+            self.remove_row(write, older[0])
+        write.execute(
+            "UPDATE videos SET state = 'READY', media = ?, duration_seconds = ?, warnings = ?, indexed_time = ?,"
+            " frame_count = (SELECT coalesce(sum(frame_count), 0) FROM frame_blocks WHERE video_row = row),"
+            " segment_count = (SELECT count(*) FROM segments WHERE video_row = row),"
+            " utterance_count = (SELECT count(*) FROM utterances WHERE video_row = row) WHERE row = ?",
+            (json.dumps(asdict(media)), duration_seconds, json.dumps(list(warnings)), time.time(), row),
+        )
+        self.make_searchable(write, row)
+        self.count_generation(write, [row])
+
+    def keep(self, row: int, *, metadata: Mapping[str, str], recorded_time: float | None, job_id: int) -> bool:
+        """End a job whose bytes a READY video has already: that video takes over what the job's caller says of it.
+
+        Returns:
+            Whether there was anything to end: False if the job is not RUNNING any more.
+        """
+        with self.writing() as write:
+            if not self._end_job(write, job_id):
+                return False
+            changed = write.execute(
+                "UPDATE videos SET metadata = ?1, recorded_time = ?2 WHERE row = ?3"
+                " AND (metadata != ?1 OR recorded_time IS NOT ?2)", (metadata_json(metadata), recorded_time, row)
+            )  # fmt: skip
+            if changed.rowcount:
+                self.count_generation(write, [row])  # answers filter by what changed
+            return True
+
+    def abandon(self, row: int) -> None:
+        """Remove a video that was begun and will not be finished."""
+        with self.writing() as write:
+            self._require_begun(row)
+            write.execute("DELETE FROM videos WHERE row = ?", (row,))
+        self._begun.discard(row)
+
+    def delete(self, video_id: str, collection: str | None = None) -> None:
+        """Remove a video. The id is taken whole: an abbreviation could reach another video than the one meant.
+
+        Raises:
+            VideoNotFound: If there is none of this id.
+            VideoAmbiguous: If there is one in several collections and none is named.
+        """
+        with self.editing() as edit:
+            self.remove(edit, video_id, collection)
+
+    def remove(self, edit: sqlite3.Connection, video_id: str, collection: str | None) -> str:
+        """Remove a video, and the job to index it, as part of a transaction; return its collection. See delete()."""
+        found = edit.execute(
+            "SELECT collection FROM videos WHERE state = 'READY' AND video_id = ?1 AND (?2 IS NULL OR collection = ?2)"
+            " UNION SELECT collection FROM jobs WHERE video_id = ?1 AND (?2 IS NULL OR collection = ?2) ORDER BY 1",
+            (video_id, collection),
+        ).fetchall()
+        if not found:
+            raise VideoNotFound(video_id)
+        if len(found) > 1:
+            raise VideoAmbiguous(video_id, [name for (name,) in found])
+        ((owner,),) = found
+        edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (owner, video_id))
+        ready = edit.execute(
+            "SELECT row, live FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ?", (owner, video_id)
+        ).fetchone()
+        if ready is not None:
+            row, is_live = ready
+            if is_live:
+                self.remember_deletion(edit, owner, video_id, time.time())
+            self.remove_row(edit, row)
+            self.count_generation(edit)
+        return str(owner)
+
+    def remember_deletion(self, edit: sqlite3.Connection, collection: str, video_id: str, at: float) -> None:
+        """Let nothing of a live video come back that is there, or that was appended before `at`; see
+        serve.live.rows."""
+        (newest,) = edit.execute(
+            "SELECT max(source_append_time) FROM videos JOIN segments ON video_row = row"
+            " WHERE state = 'READY' AND live AND collection = ? AND video_id = ?", (collection, video_id)
+        ).fetchone()  # fmt: skip
+        edit.execute(
+            "INSERT INTO deletions VALUES (?1, ?2, ?3)"
+            " ON CONFLICT DO UPDATE SET append_time = max(append_time, excluded.append_time)",
+            (collection, video_id, at if newest is None else max(at, math.nextafter(newest, math.inf))),
+        )
+
+    def make_searchable(self, write: sqlite3.Connection, row: int) -> None:
+        write.execute(
+            "INSERT INTO utterance_search (rowid, search_text)"
+            " SELECT id, search_text FROM utterances WHERE video_row = ?",
+            (row,),
+        )
+
+    def remove_row(self, write: sqlite3.Connection, row: int) -> None:
+        # FTS5 over another table's content is told what to forget while that content is still there.
+        write.execute(
+            "INSERT INTO utterance_search (utterance_search, rowid, search_text)"
+            " SELECT 'delete', id, search_text FROM utterances WHERE video_row = ?", (row,)
+        )  # fmt: skip
+        write.execute("DELETE FROM videos WHERE row = ?", (row,))
+
+    def write_space(self, write: sqlite3.Connection, space: EncoderSpace) -> None:
+        write.execute("INSERT OR REPLACE INTO meta VALUES ('space', ?)", (json.dumps(asdict(space)),))
+
+    def set_uri(self, row: int, uri: str) -> None:
+        """Note where a video's bytes are now."""
+        with self.writing() as write:
+            write.execute("UPDATE videos SET uri = ? WHERE row = ?", (uri_bytes(uri), row))
+            self.count_generation(write, [row])
+
+    def count_generation(self, write: sqlite3.Connection, rows: Iterable[int] = ()) -> int:
+        """Count the generation up as part of a transaction, note it on the videos that changed, and return it."""
+        write.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
+        generation = self.generation()
+        write.executemany("UPDATE videos SET changed_generation = ? WHERE row = ?", ((generation, row) for row in rows))
+        return generation
+
+    def _next_position(self, kind: Kind, row: int) -> int:
+        self._require_begun(row)
+        return int(self._select(f"SELECT coalesce(max(position) + 1, 0) FROM {kind} WHERE video_row = ?", row)[0][0])
+
+    def _require_begun(self, row: int) -> None:
+        if row not in self._begun:
+            raise ValueError(f"row {row} was not begun by this writer, or is finished")
+
+    @contextmanager
+    def attached(self, path: Path) -> Iterator[None]:
+        """Let another catalog be read as `fresh`."""
+        with self._turn, readable_failures(self.directory):
+            self._connection.execute("ATTACH ? AS fresh", (f"{path.absolute().as_uri()}?mode=ro",))
+            try:
+                yield
+            finally:
+                self._connection.execute("DETACH fresh")
+
+    def holding_row(self, collection: str, video_id: str, content_sha256: str, fingerprint: str) -> int | None:
+        """Return the row of the READY video of these bytes in this encoder space; None: there is none."""
+        found = self._select(
+            "SELECT row FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ? AND content_sha256 = ?"
+            " AND fingerprint = ?", collection, video_id, content_sha256, fingerprint
+        )  # fmt: skip
+        return found[0][0] if found else None
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that only the holder of the writer's lock may make."""
+        with self._turn:
+            if self._writer_lock is None and self._is_editable:
+                raise ValueError("this catalog is open for small changes only")
+            with self.editing() as write:
+                yield write
+
+    @contextmanager
+    def editing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all that the block changes, or nothing. Waits for those of other processes."""
+        with self._turn, readable_failures(self.directory):
+            if not self._is_editable:
+                raise ValueError("this catalog is open for reading only, or closed")
+            if self._connection.in_transaction:
+                raise ValueError("a snapshot is for reading; write outside it")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.commit()
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk may have ended it already
+                    self._connection.rollback()
+                raise

@@ -1,0 +1,126 @@
+"""A catalog that is open: its connections, one for each thread that reads, and the state they see."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+from serve.catalog.sqlite import connect_reader, readable_failures, unwatched_state
+from serve.values import EncoderSpace
+
+
+class _ThreadState(threading.local):
+    """What each thread that reads has for itself."""
+
+    connection: sqlite3.Connection | None = None
+    unwatched_state: tuple[int, int] | None = None  # on read-only media
+
+
+class OpenCatalog:
+    """A catalog's file, with what every reader of it needs.
+
+    A reader gives each thread a connection of its own, so that threads read at the same time; a writer has one
+    connection, at which they take turns.
+    """
+
+    def __init__(self, directory: Path, connection: sqlite3.Connection | None = None) -> None:
+        """Take a writer's connection, or None to read. Callers use open_reader() or open_writer()."""
+        self.directory = directory
+        self._shared_connection = connection
+        self._turn: AbstractContextManager[object] = nullcontext() if connection is None else threading.RLock()
+        self._mine = _ThreadState()
+        self._opened: list[sqlite3.Connection] = []
+        self._is_closed = False
+        self._begun: set[int] = set()  # rows this writer is writing
+
+    @classmethod
+    def open_reader(cls, directory: Path) -> Self:
+        """Open for reading, whether or not somebody writes.
+
+        Raises:
+            DataDirectoryMissing: If nothing was ever indexed there.
+            DataDirectoryInvalid: If the catalog is damaged, or newer than this program.
+        """
+        catalog = cls(directory)
+        catalog._connect()
+        return catalog
+
+    def close(self) -> None:
+        """Let go of the file. No thread may still be reading."""
+        with self._turn:
+            self._is_closed = True
+            opened, self._opened = self._opened, []
+            for connection in [*opened, *([self._shared_connection] if self._shared_connection else [])]:
+                connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._is_closed:
+            raise sqlite3.ProgrammingError("this catalog is closed")
+        connection = connect_reader(self.directory)
+        self._opened.append(connection)
+        with readable_failures(self.directory):
+            self._mine.connection, self._mine.unwatched_state = connection, unwatched_state(self.directory)
+        return connection
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._shared_connection or self._mine.connection or self._connect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let all reads in the block see one state of the catalog. Keep it short: the log cannot shrink meanwhile."""
+        with self._turn:
+            if self._connection.in_transaction:  # a snapshot in a snapshot is the outer one
+                yield
+                return
+            with readable_failures(self.directory):
+                self._notice_changes()
+                self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.rollback()
+
+    def identity(self) -> str:
+        """Return the name this catalog got when it was made: 32 hex digits, never those of another."""
+        return str(self._meta("identity"))
+
+    def generation(self) -> int:
+        """Return a number that grows with every change of what is visible."""
+        return int(self._meta("generation") or 0)
+
+    def space(self) -> EncoderSpace | None:
+        """Return the encoders the rows are made with; None before the first set_space()."""
+        text = self._meta("space")
+        return None if text is None else EncoderSpace(**json.loads(text))
+
+    def _meta(self, key: str) -> str | None:
+        found = self._select("SELECT value FROM meta WHERE key = ?", key)
+        return found[0][0] if found else None
+
+    def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Answer a query over tables that another module keeps."""
+        return self._select(sql, *parameters)
+
+    def _select(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with self._turn, readable_failures(self.directory):
+            if not self._connection.in_transaction:
+                self._notice_changes()
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def _notice_changes(self) -> None:
+        """Open a catalog on read-only media again when somebody else, who may write there, has written."""
+        before = self._mine.unwatched_state
+        if before is not None and unwatched_state(self.directory) != before and self._mine.connection is not None:
+            self._opened.remove(self._mine.connection)
+            self._mine.connection.close()
+            self._connect()

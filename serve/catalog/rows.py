@@ -1,0 +1,131 @@
+"""How values lie in the catalog's columns: URIs and arrays as bytes, the rest as JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.values import Utterance, Word
+from ingest.values import MediaInfo
+from serve.errors import DataDirectoryInvalid
+from serve.values import Video, WallClockAnchor
+
+Generic = Mapping[float, tuple[float, float]]  # softmax temperature -> mean, spread of the scores of some captions
+VIDEO_FIELDS = (
+    "row, video_id, collection, uri, content_sha256, media, duration_seconds, frame_count, segment_count,"
+    " utterance_count, warnings, indexed_time, metadata, recorded_time, live, ended, watermark_seconds, anchors,"
+    " changed_generation"
+)
+
+FRAME_FIELDS = "frame_count, width, epochs, pts_seconds, vectors"  # of frame_blocks
+UTTERANCE_FIELDS = "epoch, start_seconds, end_seconds, text, language, avg_logprob, no_speech_prob"
+
+
+def video_of(fields: tuple[Any, ...]) -> Video:
+    (row, video_id, collection, uri, sha256, media, duration, frames, segments, utterances, warnings, at,
+     metadata, recorded, live, ended, watermark, anchors, generation) = fields  # fmt: skip
+    return Video(
+        row=row, video_id=video_id, collection=collection, uri=uri_of(uri),
+        content_sha256=sha256, media=MediaInfo(**json.loads(media)), duration_seconds=duration, frame_count=frames,
+        segment_count=segments, utterance_count=utterances, warnings=tuple(json.loads(warnings)), indexed_time=at,
+        metadata=json.loads(metadata), recorded_time=recorded, is_live=bool(live), is_ended=bool(ended),
+        watermark_seconds=watermark, version=generation if live else 0,
+        anchors=tuple(WallClockAnchor(media_seconds=media_at, unix_time=at) for _, media_at, at in json.loads(anchors)),
+    )  # fmt: skip
+
+
+def uri_bytes(uri: str) -> bytes:
+    return uri.encode(errors="surrogateescape")
+
+
+def uri_of(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
+
+
+def metadata_json(metadata: Mapping[str, str]) -> str:
+    return json.dumps(dict(metadata), sort_keys=True)
+
+
+def words_json(words: Sequence[Word]) -> str:
+    return json.dumps([[word.text, word.start_seconds, word.end_seconds, word.probability] for word in words])
+
+
+def words_of(text: str) -> tuple[Word, ...]:
+    return tuple(
+        Word(text=word, start_seconds=start, end_seconds=end, probability=probability)
+        for word, start, end, probability in json.loads(text)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFrames:
+    """The frames of a video as they lie there; see encoders.values.FrameEmbeddings."""
+
+    epochs: NDArray[np.int32]  # (F,)
+    pts_seconds: NDArray[np.float64]  # (F,)
+    vectors: Sequence[NDArray[np.float16]]  # (f, D) each, F together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTraits:
+    """What no question changes in a file; see serve.search.traits."""
+
+    change_strengths: NDArray[np.float32]  # (N,): temporal.shots.change_strengths()
+    captions: str  # serve.search.traits.Captions.key; "": there are no pictures
+    generic: Generic
+
+
+def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrames:
+    """Read rows of FRAME_FIELDS, in order of time."""
+    size = sum(block[0] for block in blocks)
+    return StoredFrames(
+        epochs=array_of(b"".join(block[2] for block in blocks), "<i4", size, directory),
+        pts_seconds=array_of(b"".join(block[3] for block in blocks), "<f8", size, directory),
+        vectors=[
+            array_of(vectors, "<f2", count * width, directory).reshape(count, width)
+            for count, width, _, _, vectors in blocks
+        ],
+    )
+
+
+def generic_json(generic: Generic) -> str:
+    return json.dumps([[temperature, mean, spread] for temperature, (mean, spread) in generic.items()])
+
+
+def traits_of(fields: tuple[Any, ...], directory: Path) -> StoredTraits:
+    strengths, captions, generic = fields
+    return StoredTraits(
+        change_strengths=array_of(strengths, "<f4", len(strengths) // 4, directory), captions=captions,
+        generic={temperature: (mean, spread) for temperature, mean, spread in json.loads(generic)},
+    )  # fmt: skip
+
+
+def utterance_of(fields: tuple[Any, ...], words: str | None = None) -> Utterance:
+    epoch, start, end, text, language, logprob, silence = fields
+    return Utterance(
+        epoch=epoch, start_seconds=start, end_seconds=end, text=text, words=() if words is None else words_of(words),
+        language=language, avg_logprob=np.nan if logprob is None else logprob,
+        no_speech_prob=np.nan if silence is None else silence,
+    )  # fmt: skip
+
+
+def vectors_of(found: Sequence[bytes | None], directory: Path) -> NDArray[np.float32]:
+    """Read float32 vectors of one width, (N, D); zeros where there is none."""
+    width = max((len(vector or b"") for vector in found), default=0) // 4
+    whole = b"".join(vector or bytes(4 * width) for vector in found)
+    return array_of(whole, "<f4", len(found) * width, directory).reshape(len(found), width)
+
+
+def vector_bytes(vector: NDArray[np.float32]) -> bytes | None:
+    return vector.astype("<f4").tobytes() if vector.size else None
+
+
+def array_of(data: bytes, dtype: str, size: int, directory: Path) -> NDArray[Any]:
+    """Return an array of `size` numbers; DataDirectoryInvalid where the blob is not as long as its row says."""
+    if len(data) != size * np.dtype(dtype).itemsize:
+        raise DataDirectoryInvalid(str(directory), f"an array of {size} {dtype} has {len(data)} bytes")
+    return np.frombuffer(data, dtype)

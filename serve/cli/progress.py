@@ -1,0 +1,191 @@
+"""What a person or a program sees while an indexing run goes on: bars, lines or JSON."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from types import TracebackType
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from serve.cli.failures import INTERRUPTED
+from serve.cli.render import outcome_json
+from serve.text import clock, counted, printable, title, to_json
+from serve.values import IndexOutcome, IndexProgress
+
+Start = Callable[[IndexProgress], Iterator[IndexOutcome]]
+
+
+class LineProgress:
+    """Prints nothing but notes; for pipes and logs."""
+
+    def __init__(self) -> None:
+        self.expected_count: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def expected(self, count: int) -> None:
+        self.expected_count = count
+
+    def note(self, line: str) -> None:
+        click.echo(f"kinodex: {printable(line)}", err=True)
+
+    def complain(self, line: str) -> None:
+        """Say on standard error that an input failed or is not quite right."""
+        click.echo(line, err=True)
+
+    def started(self, uri: str) -> None:
+        pass
+
+    def advanced(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
+        pass
+
+    def finished(self, uri: str) -> None:
+        pass
+
+    def delivered(self) -> None:
+        """Count one outcome; an input that never started, such as a missing file, has one too."""
+
+
+class LiveProgress(LineProgress):
+    """One bar for all inputs and one for each that is being read; for a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}", markup=False, style="cyan"),
+            console=Console(stderr=True),
+            transient=True,  # the summary line is what stays
+        )
+        self._all = self._bars.add_task("videos", total=None, state="")
+        self._tasks: dict[str, tuple[TaskID, float]] = {}  # uri -> bar, when it was started
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def expected(self, count: int) -> None:
+        super().expected(count)
+        self._bars.update(self._all, total=count, state=f"0 of {count}")
+
+    def note(self, line: str) -> None:
+        self._print(printable(line), "dim")
+
+    def complain(self, line: str) -> None:
+        self._print(line, "red")
+
+    def _print(self, line: str, style: str) -> None:
+        self._bars.console.print(Text(line, style=style), soft_wrap=True)
+
+    def started(self, uri: str) -> None:
+        name = Text(title(uri))
+        name.truncate(32, overflow="ellipsis")  # leaves the bar and the times their room in 80 columns
+        task = self._bars.add_task(name.plain, total=None, state="opening")
+        self._tasks[uri] = (task, time.monotonic())
+
+    def advanced(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
+        if uri not in self._tasks:
+            return
+        task, since = self._tasks[uri]
+        state = clock(media_seconds) + (f" of {clock(duration_seconds)}" if duration_seconds else "")
+        state += f"  {_speed(media_seconds, time.monotonic() - since)}"
+        self._bars.update(task, completed=media_seconds, total=duration_seconds, state=state)
+
+    def finished(self, uri: str) -> None:
+        if uri in self._tasks:
+            self._bars.remove_task(self._tasks.pop(uri)[0])
+
+    def delivered(self) -> None:
+        self._bars.advance(self._all)
+        done = int(self._bars.tasks[0].completed)
+        self._bars.update(self._all, state=f"{done} of {self.expected_count}")
+
+
+def _speed(media_seconds: float, elapsed_seconds: float) -> str:
+    return f"{media_seconds / elapsed_seconds:.1f}x real time" if elapsed_seconds > 0 else ""
+
+
+def follow(start: Start, *, as_json: bool) -> int:
+    """Run an indexing and show its outcomes as they come.
+
+    Args:
+        start: Given a progress, begins the run; its outcomes are consumed here.
+        as_json: Print one JSON object an outcome on standard output, and nothing else there.
+    Returns:
+        The exit status: 0, 1 if any input failed, 130 if Ctrl-C stopped the run.
+    """
+    live = not as_json and sys.stdout.isatty() and sys.stderr.isatty()
+    progress = LiveProgress() if live else LineProgress()
+    outcomes: list[IndexOutcome] = []
+    since = time.monotonic()
+    try:
+        with progress, contextlib.closing(_closable(start(progress))) as run:
+            for outcome in run:
+                outcomes.append(outcome)
+                progress.delivered()
+                _show_outcome(outcome, progress, as_json=as_json, live=live)
+    except KeyboardInterrupt:
+        kept = sum(outcome.status != "failed" for outcome in outcomes)
+        known = f"{kept} of {progress.expected_count}" if progress.expected_count else str(kept)
+        click.echo(f"kinodex: stopped: {known} indexed; run the same command again to go on", err=True)
+        return INTERRUPTED
+    if not as_json:
+        click.echo(_summary(outcomes, time.monotonic() - since))
+    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def _closable(outcomes: Iterator[IndexOutcome]) -> Generator[IndexOutcome]:
+    """Pass outcomes on; closing this ends the run at once, wherever it stands."""
+    yield from outcomes
+
+
+def _show_outcome(outcome: IndexOutcome, progress: LineProgress, *, as_json: bool, live: bool) -> None:
+    if as_json:
+        click.echo(to_json(outcome_json(outcome)))
+    elif not live and outcome.status != "failed":
+        length = clock(outcome.duration_seconds or 0)
+        counts = ", ".join(
+            (
+                counted(outcome.frames, "frame"),
+                counted(outcome.segments, "segment"),
+                counted(outcome.utterances, "utterance"),
+            )
+        )
+        identity = printable(outcome.video_id or "")
+        click.echo(f"{outcome.status:<9}  {identity}  {length:>7}  {title(outcome.uri)}  ({counts})")
+    if outcome.status == "failed":
+        reason = printable(outcome.error or "it failed, and did not say why")
+        named = reason if printable(outcome.uri) in reason else f"{reason}: {printable(outcome.uri)}"
+        progress.complain(f"kinodex: error: {named}")
+    for warning in outcome.warnings:
+        progress.complain(f"kinodex: warning: {printable(warning)}: {printable(outcome.uri)}")
+
+
+def _summary(outcomes: list[IndexOutcome], elapsed_seconds: float) -> str:
+    count = {
+        status: sum(outcome.status == status for outcome in outcomes) for status in ("indexed", "unchanged", "failed")
+    }
+    parts = [f"{count[status]} {status}" for status in count if count[status] or status == "indexed"]
+    media_seconds = sum(outcome.duration_seconds or 0 for outcome in outcomes if outcome.status == "indexed")
+    line = ", ".join(parts)
+    if media_seconds:
+        speed = _speed(media_seconds, elapsed_seconds)
+        line += f": {clock(media_seconds)} of video in {clock(elapsed_seconds)} ({speed})"
+    return line

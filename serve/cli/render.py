@@ -1,0 +1,319 @@
+"""Answers, videos and outcomes: JSON for programs, coloured tables on a terminal, aligned lines in a pipe."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from serve.text import DASH, clock, counted, printable, time_span, title
+from serve.values import Answer, IndexOutcome, Moment, Verdict, Video, VideoAnswer
+
+if TYPE_CHECKING:
+    from serve.evaluate.calibrate import Report as CalibrationReport
+
+TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
+NANOSECOND_DIGITS = 9
+SCORE_DIGITS = 4  # below the noise of a half-precision embedding
+SNIPPET_CHARS = 160  # of what is said: about two table lines on a wide terminal
+SHORT_ID_CHARS = 12  # of a content hash: what the commands accept as a prefix, with room to spare
+VERDICT_STYLES = {Verdict.MATCH: "bold green", Verdict.WEAK: "yellow", Verdict.NO_MATCH: "dim"}
+
+
+# ------------------------------------------------------------------ JSON
+
+
+def _number(value: float | None, digits: int) -> float | None:
+    # + 0.0 makes 0.0 of -0.0, which a message that leaves zeros out does not keep.
+    return round(float(value), digits) + 0.0 if value is not None and math.isfinite(value) else None
+
+
+def _seconds(value: float | None) -> float | None:
+    # By way of nanoseconds, in which a server sends times: so its answers and this process's are the same bytes.
+    return _number(_number(value, NANOSECOND_DIGITS), TIME_DIGITS)
+
+
+def moment_json(moment: Moment) -> dict[str, Any]:
+    """Give M of the command's contract (design §12)."""
+    return {
+        "video_id": moment.video_id,
+        "uri": moment.uri,
+        "start_seconds": _seconds(moment.start_seconds),
+        "end_seconds": _seconds(moment.end_seconds),
+        "score": _number(moment.score, SCORE_DIGITS),
+        "confidence": _number(moment.confidence, SCORE_DIGITS),
+        "verdict": str(moment.verdict),
+        "visual_score": _number(moment.visual_score, SCORE_DIGITS),
+        "speech_score": _number(moment.speech_score, SCORE_DIGITS),
+        "transcript": moment.transcript,
+        "best_frame_seconds": _seconds(moment.best_frame_seconds),
+        "final": moment.final,
+    }
+
+
+def moments_json(query: str, answer: Answer) -> dict[str, Any]:
+    """Give what `moments --json` prints."""
+    return {"query": query, "moments": [moment_json(moment) for moment in answer.moments]}
+
+
+def search_json(query: str, answer: Answer) -> dict[str, Any]:
+    """Give what `search --json` prints."""
+    return {"query": query, "results": [_video_answer_json(video) for video in answer.videos]}
+
+
+def _video_answer_json(video: VideoAnswer) -> dict[str, Any]:
+    return {
+        "video_id": video.video_id,
+        "uri": video.uri,
+        "score": _number(video.score, SCORE_DIGITS),
+        "confidence": _number(video.confidence, SCORE_DIGITS),
+        "verdict": str(video.verdict),
+        "moments": [moment_json(moment) for moment in video.moments],
+    }
+
+
+def outcome_json(outcome: IndexOutcome) -> dict[str, Any]:
+    """Give one line of `index --json`."""
+    return {
+        "video_id": outcome.video_id,
+        "uri": outcome.uri,
+        "status": outcome.status,
+        "duration_seconds": _seconds(outcome.duration_seconds),
+        "frames": outcome.frames,
+        "segments": outcome.segments,
+        "utterances": outcome.utterances,
+        "error": outcome.error,
+    }
+
+
+def video_json(video: Video) -> dict[str, Any]:
+    """Give one line of `list --json`, and what `show --json` prints."""
+    media = video.media
+    return {
+        "video_id": video.video_id,
+        "uri": video.uri,
+        "collection": video.collection,
+        "duration_seconds": _seconds(video.duration_seconds),
+        "frames": video.frame_count,
+        "segments": video.segment_count,
+        "utterances": video.utterance_count,
+        "indexed_time": _wall_clock(video.indexed_time),
+        "warnings": list(video.warnings),
+        "content_sha256": video.content_sha256,
+        "container": media.container,
+        "video_codec": media.video_codec,
+        "audio_codec": media.audio_codec,
+        "width": media.width,
+        "height": media.height,
+        "frame_rate_fps": _number(media.frame_rate_fps, TIME_DIGITS),
+        "live": video.is_growing,
+        "watermark_seconds": _seconds(video.watermark_seconds) if video.is_growing else None,
+    }
+
+
+def _wall_clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+# ------------------------------------------------------------------ what is said
+def word_pattern(words: Sequence[str]) -> re.Pattern[str] | None:
+    """Give a pattern that finds any of the words or phrases, whole and in any case; None where there are none."""
+    found = sorted({re.escape(word.strip()) for word in words if word.strip()}, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE) if found else None
+
+
+def snippet(transcript: str, matched_words: Sequence[str], limit: int = SNIPPET_CHARS) -> Text:
+    """Cut what is said down to `limit` characters around the first matched word; matched words are bold."""
+    said, pattern = printable(transcript), word_pattern(matched_words)
+    if len(said) > limit:
+        first = pattern.search(said) if pattern else None
+        # A third of the room goes before the word: enough to see what it belongs to.
+        start = max(0, min(first.start() - limit // 3 if first else 0, len(said) - limit))
+        if start:
+            start = said.find(" ", start) + 1 or start
+        cut = said[start : start + limit]
+        if start + limit < len(said):
+            cut = (cut.rsplit(" ", 1)[0] if " " in cut else cut) + " …"
+        said = ("… " if start else "") + cut
+    text = Text(said)
+    if pattern:
+        text.highlight_regex(pattern, "bold")
+    return text
+
+
+def _said(moment: Moment) -> Text:
+    return snippet(moment.transcript, [word.text for word in moment.matched_words])
+
+
+# ------------------------------------------------------------------ tables and lines
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """One answer or video."""
+
+    key: tuple[Text, ...]  # short cells, one column each
+    heading: tuple[Text, ...]  # what it is; on a terminal side by side in the last column
+    body: Text  # on a terminal under the heading; elsewhere the end of the line
+
+
+def _show(console: Console, headers: Sequence[str], rows: Sequence[_Row]) -> None:
+    """Print rows: a table on a terminal; elsewhere one aligned line a row, without colour or header.
+
+    Args:
+        console: Where to.
+        headers: Of the key columns and of the last one.
+        rows: In order.
+    """
+    if not console.is_terminal:
+        return _show_lines(console, rows)
+    if not rows:
+        return None
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for header in headers:
+        # The last column takes the room that is left: 80 columns are enough for every row.
+        last = header is headers[-1]
+        table.add_column(header, no_wrap=not last, overflow="fold", ratio=1 if last else None)
+    for row in rows:
+        lines = [Text("  ").join(row.heading), row.body]
+        table.add_row(*row.key, Text("\n").join(line for line in lines if line.plain))
+    console.print(table)
+    return None
+
+
+def _show_lines(console: Console, rows: Sequence[_Row]) -> None:
+    cells = [(*row.key, *row.heading, row.body) for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    for line in cells:
+        padded = (cell.plain + " " * (width - cell.cell_len) for cell, width in zip(line, widths, strict=True))
+        say(console, "  ".join(padded).rstrip())
+
+
+def say(console: Console, line: str, style: str = "") -> None:
+    """Print one line as it is: never wrapped in a pipe, never read as markup."""
+    console.print(Text(line, style=style), soft_wrap=not console.is_terminal)
+
+
+def _verdict(verdict: Verdict, confidence: float) -> Text:
+    return Text(f"{verdict:<8} {confidence:4.0%}", style=VERDICT_STYLES[verdict])
+
+
+def _score(score: float | None) -> str:
+    return DASH if score is None else f"{score:.2f}"
+
+
+def _introduce(console: Console, query: str, verdicts: Sequence[Verdict]) -> None:
+    if not verdicts:
+        say(console, f"nothing found for {printable(query)!r}")
+    elif all(verdict is Verdict.NO_MATCH for verdict in verdicts):
+        say(console, "no confident answer; the nearest:", style="yellow")
+
+
+def _row(verdict: Verdict, key: tuple[Text, ...], heading: tuple[Text, ...], body: Text) -> _Row:
+    if verdict is Verdict.NO_MATCH:
+        for cell in (*key, *heading, body):
+            cell.stylize("dim")
+    return _Row(key=key, heading=heading, body=body)
+
+
+def show_search(console: Console, query: str, answer: Answer) -> None:
+    """Print the videos of an answer, each with its best moment."""
+    _introduce(console, query, [video.verdict for video in answer.videos])
+    rows = []
+    for video in answer.videos:
+        best = video.moments[0] if video.moments else None
+        span = time_span(best.start_seconds, best.end_seconds) if best else DASH
+        key = (_verdict(video.verdict, video.confidence), Text(span, style="cyan"))
+        heading = (
+            Text(title(video.uri), style="bold"),
+            Text(f"score {_score(video.score)}", style="dim"),
+            Text(printable(video.video_id)[:SHORT_ID_CHARS], style="dim"),
+        )
+        said = _said(best) if best else Text()
+        rows.append(_row(video.verdict, key, heading, said))
+    _show(console, ["verdict", "best moment", "video, and what is said there"], rows)
+
+
+def show_moments(console: Console, query: str, answer: Answer) -> None:
+    """Print the moments of an answer."""
+    _introduce(console, query, [moment.verdict for moment in answer.moments])
+    rows = []
+    for moment in answer.moments:
+        span = time_span(moment.start_seconds, moment.end_seconds) + ("" if moment.final else " (live)")
+        key = (Text(span, style="cyan"), _verdict(moment.verdict, moment.confidence))
+        heading = (
+            Text(title(moment.uri), style="bold"),
+            Text(f"visual {_score(moment.visual_score)}", style="dim"),
+            Text(f"speech {_score(moment.speech_score)}", style="dim"),
+        )
+        rows.append(_row(moment.verdict, key, heading, _said(moment)))
+    _show(console, ["time", "verdict", "video, and what is said there"], rows)
+
+
+def show_videos(console: Console, videos: Sequence[Video]) -> None:
+    """Print the library's videos."""
+    rows = [
+        _Row(
+            key=(Text(printable(video.video_id), style="cyan"), Text(f"{clock(video.duration_seconds):>7}")),
+            heading=(
+                Text(title(video.uri) + (" (live)" if video.is_growing else ""), style="bold"),
+                Text(counted(video.frame_count, "frame"), style="dim"),
+                Text(counted(video.utterance_count, "utterance"), style="dim"),
+                Text(printable(video.collection), style="dim"),
+                Text(_wall_clock(video.indexed_time), style="dim"),
+            ),
+            body=Text(printable("; ".join(video.warnings)), style="yellow"),
+        )
+        for video in videos
+    ]
+    _show(console, ["id", " length", "video"], rows)
+
+
+def show_video(console: Console, video: Video) -> None:
+    """Print everything known about one video, one fact a line."""
+    facts = video_json(video)
+    facts["duration_seconds"] = f"{facts['duration_seconds']} ({clock(video.duration_seconds)})"
+    facts["warnings"] = "; ".join(video.warnings) or None
+    if not console.is_terminal:
+        width = max(map(len, facts))
+        for key, value in facts.items():
+            say(console, f"{key:<{width}}  {_fact(value)}")
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for key, value in facts.items():
+        grid.add_row(key, Text(_fact(value)))
+    console.print(grid)
+
+
+def _fact(value: Any) -> str:
+    return DASH if value is None else printable(str(value))
+
+
+# ------------------------------------------------------------------ calibration
+def show_calibration(console: Console, report: "CalibrationReport", path: Path) -> None:
+    """Print what was measured and chosen, and where it was written."""
+    for title_text, outcomes in (("chosen on", report.chosen_on), ("held out", report.held_out)):
+        if not outcomes:
+            continue
+        table = Table(title_text, "asked", "recall@1", "@5", "@10", "median rank", "MATCH", "NO_MATCH", box=None)
+        for outcome in outcomes:
+            ranks = (outcome.recall_at_1, outcome.recall_at_5, outcome.recall_at_10)
+            shares = [DASH if share is None else f"{share:.2f}" for share in ranks]
+            median = DASH if outcome.median_rank is None else f"{outcome.median_rank:.0f}"
+            called = (f"{outcome.match:.2f}", f"{outcome.no_match:.2f}")
+            table.add_row(outcome.name, str(outcome.count), *shares, median, *called)
+        console.print(table)
+    chosen = report.calibration
+    sentences = ", ".join(repr(template) for template in chosen.templates)
+    console.print(
+        f"{report.encoder}: asked as {sentences}; {chosen.bank_share:g} of the generic taken out; "
+        f"temperature {chosen.video_temperature:g} for videos, {chosen.moment_temperature:g} for moments.",
+        highlight=False,
+    )
+    console.print(f"Written to {path}", highlight=False)

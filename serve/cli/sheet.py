@@ -1,0 +1,216 @@
+"""The contact sheet: the answers of a query as one picture, so that an eye can judge them at once."""
+
+import functools
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from serve.cli.render import snippet, word_pattern
+from serve.text import DASH, printable, time_span, title
+from serve.values import Moment, Verdict
+
+# Lengths in pixels. A cell's picture is 16:9 and a little larger than the stored thumbnails, which are 180 high.
+PICTURE_WIDTH, PICTURE_HEIGHT = 352, 198
+MARGIN = 16  # around cells
+PADDING = 12  # inside a cell
+LINE_HEIGHT = 20
+TITLE_SIZE, TEXT_SIZE = 26, 15  # of the fonts; 15 is still readable when the sheet is shown at half size
+SAID_LINES = 3
+HEADER_HEIGHT = 76
+CELL_HEIGHT = PICTURE_HEIGHT + 2 * PADDING + LINE_HEIGHT * (2 + SAID_LINES) + 6
+MAX_COLUMNS = 4  # 1,488 px wide: fits a screen
+MAX_CELLS = 100  # 8,600 px high, about 40 MB while it is drawn
+
+PAPER, CARD, SHADE = "#14161a", "#1f232a", "#0b0c0f"
+INK, DIM, ACCENT = "#f2f3f5", "#98a0ad", "#ffd166"
+VERDICT_COLOURS = {Verdict.MATCH: "#2fbf71", Verdict.WEAK: "#e0a526", Verdict.NO_MATCH: "#6b7280"}
+
+# Asked in this order for letters that Pillow's own font (Latin without accents) lacks; whichever is installed.
+OTHER_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "Arial Unicode.ttf",
+    "PingFang.ttc",
+    "msyh.ttc",
+    "arial.ttf",
+)
+NO_LETTER = "\uffff"  # no font has it, so it is drawn as the font's sign for a missing one
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One answer on the sheet."""
+
+    moment: Moment
+    picture: bytes | None  # the best frame's thumbnail, a JPEG; None: sound only
+
+
+def draw_sheet(query: str, cells: Sequence[Cell]) -> Image.Image:
+    """Draw the answers of `query` in the order given: picture, time, verdict, file name, words. RGB."""
+    shown = cells[:MAX_CELLS]
+    # Near a square of pictures, but not narrower than the header's words need.
+    columns = max(2, min(MAX_COLUMNS, math.ceil(math.sqrt(len(shown)))))
+    rows = max(1, math.ceil(len(shown) / columns))
+    width = MARGIN + columns * (PICTURE_WIDTH + MARGIN)
+    sheet = Image.new("RGB", (width, HEADER_HEIGHT + rows * (CELL_HEIGHT + MARGIN)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _draw_line(draw, (MARGIN, 14), printable(query)[:200], TITLE_SIZE, INK, width - 2 * MARGIN)
+    _draw_line(draw, (MARGIN, 48), _subtitle(cells), TEXT_SIZE, DIM, width - 2 * MARGIN)
+    for index, cell in enumerate(shown):
+        row, column = divmod(index, columns)
+        corner = (MARGIN + column * (PICTURE_WIDTH + MARGIN), HEADER_HEIGHT + row * (CELL_HEIGHT + MARGIN))
+        _draw_cell(sheet, draw, corner, cell, number=index + 1)
+    return sheet
+
+
+def _subtitle(cells: Sequence[Cell]) -> str:
+    if not cells:
+        return "nothing found"
+    count = "1 answer" if len(cells) == 1 else f"{len(cells)} answers, best first"
+    if len(cells) > MAX_CELLS:
+        count += f"; the first {MAX_CELLS} are shown"
+    if all(cell.moment.verdict is Verdict.NO_MATCH for cell in cells):
+        return f"no confident answer; the nearest: {count}"
+    return count
+
+
+def _draw_cell(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], cell: Cell, *, number: int
+) -> None:
+    moment, (left, top) = cell.moment, corner
+    draw.rounded_rectangle((left, top, left + PICTURE_WIDTH - 1, top + CELL_HEIGHT - 1), 6, fill=CARD)
+    _draw_picture(sheet, draw, corner, cell.picture)
+    _draw_line(draw, (left + 8, top + 6), f"{number}", TEXT_SIZE, INK, 60, backdrop=SHADE)
+
+    room = PICTURE_WIDTH - 2 * PADDING
+    x, y = left + PADDING, top + PICTURE_HEIGHT + PADDING
+    badge = f"{moment.verdict.replace('_', ' ')} {moment.confidence:.0%}"
+    badge_width = math.ceil(_width(badge, TEXT_SIZE))
+    _draw_line(draw, (x + room - badge_width, y), badge, TEXT_SIZE, VERDICT_COLOURS[moment.verdict], room)
+    span = time_span(moment.start_seconds, moment.end_seconds).replace(DASH, "-")  # Pillow's font lacks the dash
+    _draw_line(draw, (x, y), f"{span}   score {moment.score:.2f}", TEXT_SIZE, INK, room - badge_width - PADDING)
+    _draw_line(draw, (x, y + LINE_HEIGHT), title(moment.uri), TEXT_SIZE, DIM, room)
+    # Cut generously, around the matched word; the lines then cut by what really fits.
+    words = [word.text for word in moment.matched_words]
+    said = snippet(moment.transcript, words, limit=150).plain
+    pattern = word_pattern(words)
+    for index, line in enumerate(_wrapped(said, room)):
+        _draw_said(draw, (x, y + 6 + LINE_HEIGHT * (2 + index)), line, pattern)
+
+
+def _draw_picture(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], picture: bytes | None
+) -> None:
+    left, top = corner
+    draw.rectangle((left, top, left + PICTURE_WIDTH - 1, top + PICTURE_HEIGHT - 1), fill=SHADE)
+    words = "sound only"
+    if picture is not None:
+        try:
+            with Image.open(io.BytesIO(picture)) as opened:
+                fitted = ImageOps.contain(opened.convert("RGB"), (PICTURE_WIDTH, PICTURE_HEIGHT))
+        except OSError:  # a damaged row must not cost the sheet
+            words = "picture damaged"
+        else:
+            room = ((PICTURE_WIDTH - fitted.width) // 2, (PICTURE_HEIGHT - fitted.height) // 2)
+            sheet.paste(fitted, (left + room[0], top + room[1]))
+            return
+    x = left + (PICTURE_WIDTH - _width(words, TEXT_SIZE)) / 2
+    _draw_line(draw, (x, top + PICTURE_HEIGHT / 2 - 9), words, TEXT_SIZE, DIM, PICTURE_WIDTH)
+
+
+def _draw_said(
+    draw: ImageDraw.ImageDraw, corner: tuple[float, float], line: str, pattern: re.Pattern[str] | None
+) -> None:
+    """Draw one line of what is said, the matched words in another colour."""
+    x, y = corner
+    start = 0
+    for match in pattern.finditer(line) if pattern else ():
+        x = _draw_line(draw, (x, y), line[start : match.start()], TEXT_SIZE, INK)
+        x = _draw_line(draw, (x, y), match.group(), TEXT_SIZE, ACCENT)
+        start = match.end()
+    _draw_line(draw, (x, y), line[start:], TEXT_SIZE, INK)
+
+
+def _draw_line(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    text: str,
+    size: int,
+    colour: str,
+    room: float = math.inf,
+    backdrop: str | None = None,
+) -> float:
+    """Draw one line, cut to `room` pixels; return where it ends."""
+    text = _cut(text, size, room)
+    font, (x, y) = _font(text, size), corner
+    if backdrop is not None:
+        end = x + draw.textlength(text, font=font)
+        draw.rounded_rectangle((x - 4, y - 3, end + 4, y + size + 4), 4, fill=backdrop)
+    # From the baseline: fonts of different ascent stand on one line.
+    draw.text((x, y + size), text, fill=colour, font=font, anchor="ls")
+    return x + draw.textlength(text, font=font)
+
+
+def _cut(text: str, size: int, room: float) -> str:
+    if _width(text, size) <= room:
+        return text
+    while text and _width(text + "…", size) > room:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _wrapped(text: str, room: float) -> list[str]:
+    """Break text into at most SAID_LINES lines of `room` pixels, at spaces where there are any."""
+    lines: list[str] = []
+    rest = text
+    while rest and len(lines) < SAID_LINES:
+        if len(lines) == SAID_LINES - 1:
+            lines.append(_cut(rest, TEXT_SIZE, room))
+            break
+        end = len(rest)
+        while end > 1 and _width(rest[:end], TEXT_SIZE) > room:
+            end = space if (space := rest.rfind(" ", 0, end)) > 0 else end - 1
+        lines.append(rest[:end].rstrip())
+        rest = rest[end:].lstrip()
+    return lines
+
+
+def _width(text: str, size: int) -> float:
+    return _font(text, size).getlength(text)
+
+
+def _font(text: str, size: int) -> Font:
+    """Give the font that has the most of the text's letters; the first of equals."""
+    fonts = (font for name in (None, *OTHER_FONTS) if (font := _load_font(name, size)) is not None)
+    best, fewest = _load_font(None, size), math.inf
+    for font in fonts:
+        lacking = sum(_lacks(font, letter) for letter in set(text))
+        if lacking < fewest:
+            best, fewest = font, lacking
+        if not lacking:
+            break
+    if best is None:
+        raise AssertionError("Pillow always has a font of its own")
+    return best
+
+
+@functools.cache
+def _load_font(name: str | None, size: int) -> Font | None:
+    if name is None:
+        return ImageFont.load_default(size)
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:  # not installed
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _lacks(font: Font, letter: str) -> bool:
+    return not letter.isspace() and bytes(font.getmask(letter)) == bytes(font.getmask(NO_LETTER))

@@ -1,0 +1,178 @@
+"""What is said in a video, as text, SubRip (srt), WebVTT (vtt) or JSON."""
+
+import html
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from encoders.values import Utterance
+from serve.cli.render import TIME_DIGITS
+from serve.text import clock, printable, to_json
+from serve.values import Video
+
+TranscriptFormat = Literal["text", "srt", "vtt", "json"]
+
+LINE_CHARS = 42  # what subtitle guides allow (Netflix, BBC): readable on a phone, never past the picture
+CUE_LINES = 2
+MIN_CUE_SECONDS = 0.5  # a shorter one flashes by unread; it is stretched into the silence after it
+STEP_SECONDS = 0.001  # the formats' resolution: a cue must end after it starts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cue:
+    """One subtitle."""
+
+    start_seconds: float
+    end_seconds: float
+    lines: tuple[str, ...]  # at most CUE_LINES of at most LINE_CHARS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """A stretch of an utterance's text, with the space before it, and when it is spoken."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+
+
+def write_transcript(video: Video, utterances: Sequence[Utterance], wanted: TranscriptFormat) -> str:
+    """Write a transcript in the wanted format. Text and srt of a video without speech are empty."""
+    writers: dict[str, Callable[[], str]] = {
+        "text": lambda: "".join(f"[{clock(each.start_seconds)}] {printable(each.text)}\n" for each in utterances),
+        "srt": lambda: to_srt(cues(utterances)),
+        "vtt": lambda: to_vtt(cues(utterances)),
+        "json": lambda: to_json(_transcript_json(video, utterances)).decode() + "\n",
+    }
+    return writers[wanted]()
+
+
+def _transcript_json(video: Video, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    return {
+        "video_id": video.video_id,
+        "uri": video.uri,
+        "utterances": [
+            {
+                "start_seconds": round(each.start_seconds, TIME_DIGITS),
+                "end_seconds": round(each.end_seconds, TIME_DIGITS),
+                "text": each.text,
+                "language": each.language,
+                "words": [
+                    {
+                        "text": word.text,
+                        "start_seconds": round(word.start_seconds, TIME_DIGITS),
+                        "end_seconds": round(word.end_seconds, TIME_DIGITS),
+                        "probability": round(word.probability, TIME_DIGITS),
+                    }
+                    for word in each.words
+                ],
+            }
+            for each in utterances
+        ],
+    }
+
+
+def to_srt(subtitles: Sequence[Cue]) -> str:
+    """Write SubRip. It has no escapes, so an arrow, which parsers take for a time line, is shortened."""
+    blocks = []
+    for number, cue in enumerate(subtitles, start=1):
+        times = f"{_timestamp(cue.start_seconds, ',')} --> {_timestamp(cue.end_seconds, ',')}"
+        text = "\n".join(cue.lines).replace("-->", "->")
+        blocks.append(f"{number}\n{times}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def to_vtt(subtitles: Sequence[Cue]) -> str:
+    """Write WebVTT, its cue text escaped. Source: https://www.w3.org/TR/webvtt1/"""
+    blocks = ["WEBVTT\n"]
+    for cue in subtitles:
+        times = f"{_timestamp(cue.start_seconds, '.')} --> {_timestamp(cue.end_seconds, '.')}"
+        text = "\n".join(html.escape(line, quote=False) for line in cue.lines)
+        blocks.append(f"{times}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def _timestamp(seconds: float, point: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
+
+
+def cues(utterances: Sequence[Utterance]) -> list[Cue]:
+    """Cut utterances into subtitles in order of time, none empty, none reaching into the next."""
+    timed = [group for utterance in utterances for group in _groups(utterance)]
+    timed.sort(key=lambda group: group.start_seconds)
+    subtitles = []
+    for index, group in enumerate(timed):
+        end = max(group.end_seconds, group.start_seconds + MIN_CUE_SECONDS)
+        if index + 1 < len(timed):
+            end = min(end, timed[index + 1].start_seconds)
+        end = max(end, group.start_seconds + STEP_SECONDS)
+        subtitles.append(Cue(start_seconds=group.start_seconds, end_seconds=end, lines=tuple(_balanced(group.text))))
+    return subtitles
+
+
+def _groups(utterance: Utterance) -> Iterator[_Piece]:
+    """Yield an utterance in stretches of about one length that each fit one cue."""
+    pieces = list(_pieces(utterance))
+    text = "".join(piece.text for piece in pieces)
+    cue_count = -(-len(_wrap(text, LINE_CHARS)) // CUE_LINES)
+    group: _Piece | None = None
+    for piece in pieces:
+        if group is None:
+            group = piece
+            continue
+        joined = _Piece(text=group.text + piece.text, start_seconds=group.start_seconds, end_seconds=piece.end_seconds)
+        # Filled only to its share, so that the last cue is not a single word.
+        if len(group.text) * cue_count < len(text) and len(_wrap(joined.text, LINE_CHARS)) <= CUE_LINES:
+            group = joined
+        else:
+            yield group
+            group = piece
+    if group is not None:
+        yield group
+
+
+def _pieces(utterance: Utterance) -> Iterator[_Piece]:
+    """Yield the text word by word, each with its time; together they are the whole text, spaces kept."""
+    text, cursor = printable(utterance.text), 0
+    ends = []
+    for word in utterance.words:
+        found = text.find(printable(word.text), cursor)
+        if found < 0 or not word.text.strip():
+            continue  # its letters stay in the text, and go with the next word that is found
+        cursor = found + len(printable(word.text))
+        ends.append((cursor, word))
+    if ends:
+        ends[-1] = (len(text), ends[-1][1])
+        start = 0
+        for end, word in ends:
+            yield from _bounded(text[start:end], word.start_seconds, word.end_seconds)
+            start = end
+    elif text:
+        yield from _bounded(text, utterance.start_seconds, utterance.end_seconds)
+
+
+def _bounded(text: str, start_seconds: float, end_seconds: float) -> Iterator[_Piece]:
+    """Yield one piece; several, sharing its time by their length, where the text is too long for a cue."""
+    lines = _wrap(text, LINE_CHARS)
+    if len(lines) <= CUE_LINES:
+        yield _Piece(text=text, start_seconds=start_seconds, end_seconds=end_seconds)
+        return
+    rate = (end_seconds - start_seconds) / sum(map(len, lines))
+    for line in lines:
+        yield _Piece(text=f" {line}", start_seconds=start_seconds, end_seconds=start_seconds + rate * len(line))
+        start_seconds += rate * len(line)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text.strip(), width, break_on_hyphens=False)
+
+
+def _balanced(text: str) -> list[str]:
+    """Break a cue's text into lines of about one length: easier to read than a full line and a stray word."""
+    lines = _wrap(text, LINE_CHARS)
+    narrowest = min(LINE_CHARS, -(-len(text.strip()) // len(lines)))
+    return next(tried for width in range(narrowest, LINE_CHARS + 1) if len(tried := _wrap(text, width)) <= len(lines))

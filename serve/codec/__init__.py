@@ -1,0 +1,1 @@
+"""kinodex.v1 messages <-> values: the API and the Kafka records."""

@@ -1,0 +1,416 @@
+"""What travels on the Kafka topics, as values and as messages of kinodex.v1."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from google.protobuf.message import DecodeError as NotAMessage
+from numpy.typing import NDArray
+
+from encoders.values import FrameEmbeddings, Utterance, Word
+from ingest.values import Chunk, MediaInfo
+from kinodex.v1 import stream_pb2
+from serve.codec.fields import (
+    duration_message,
+    duration_value,
+    metadata_message,
+    sendable,
+    span_message,
+    timestamp_message,
+    timestamp_value,
+)
+from serve.errors import RecordInvalid
+from temporal.values import Segment, TimeSpan
+
+
+# ------------------------------------------------------------------ values
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A whole file to index."""
+
+    collection: str
+    video_id: str  # empty: the start of its content's SHA-256
+    uri: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    recorded_time: float | None = None  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Chunks of a stream that never came, or that did not decode."""
+
+    at_seconds: float  # media time
+    first_sequence: int
+    chunk_count: int
+    reason: str  # MISSING, or the reason of the dead letter
+
+    def __str__(self) -> str:
+        what = "chunk is" if self.chunk_count == 1 else "chunks are"
+        return f"{self.chunk_count} {what} missing at {self.at_seconds:.1f} s ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRecord:
+    """A segment with all that is known of its span."""
+
+    segment: Segment
+    collection: str
+    video_id: str
+    revision: int
+    is_final: bool
+    frames: FrameEmbeddings  # of the whole span
+    thumbnails: tuple[bytes, ...]  # JPEGs of the last of `frames`: those that no earlier segment holds
+    utterances: tuple[Utterance, ...]  # that overlap the span
+    utterance_vectors: NDArray[np.float32]  # (U, D); D is 0 without a sentence encoder
+    continued_count: int  # of the first of `utterances`, which earlier segments hold too
+    fingerprint: str  # EncoderSpace.fingerprint
+    watermark_seconds: float
+    source_append_time: float  # of the oldest record it was made of: seconds since 1970, by the broker's clock
+    newest_append_time: float  # of the newest
+    recorded_time: float | None = None  # when the span begins by the wall clock, seconds since 1970
+    gaps: tuple[Gap, ...] = ()
+    uri: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    media: MediaInfo
+    is_last: bool = False
+
+    @property
+    def key(self) -> bytes:
+        """Of its record."""
+        return segment_key(self.collection, self.segment.segment_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A record that could not be used."""
+
+    topic: str
+    partition: int
+    offset: int
+    append_time: float  # seconds since 1970
+    key: bytes
+    value: bytes
+    reason: str  # UPPER_SNAKE
+    message: str
+
+
+def segment_key(collection: str, segment_id: str) -> bytes:
+    """Return the key of a segment: two collections may have a video of the same id."""
+    return f"{collection}/{segment_id}".encode()
+
+
+def video_key(collection: str, video_id: str) -> bytes:
+    """Return the key of a stream's chunks, and what decides the partition of its segments."""
+    return f"{collection}/{video_id}".encode()
+
+
+# ------------------------------------------------------------------ what comes in
+def chunk_bytes(chunk: Chunk) -> bytes:
+    """Return the record of a chunk."""
+    message = stream_pb2.Chunk(
+        collection=chunk.collection,
+        stream_id=chunk.stream_id,
+        session=chunk.session,
+        sequence=chunk.sequence,
+        media_type=chunk.media_type,
+        start_time=timestamp_message(chunk.start_time),
+        end_of_stream=chunk.end_of_stream,
+    )
+    if chunk.uri:
+        message.uri = chunk.uri
+    elif chunk.media:
+        message.media = chunk.media
+    return message.SerializeToString()
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """Read a record of kinodex.chunks.
+
+    Raises:
+        RecordInvalid: If it is none.
+    """
+    message = stream_pb2.Chunk()
+    try:
+        message.ParseFromString(data)
+        return Chunk(
+            collection=message.collection,
+            stream_id=message.stream_id,
+            session=message.session,
+            sequence=message.sequence,
+            media=message.media,
+            uri=message.uri,
+            media_type=message.media_type,
+            start_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
+            end_of_stream=message.end_of_stream,
+        )
+    except (NotAMessage, ValueError) as error:
+        raise RecordInvalid(f"not a chunk: {error}") from error
+
+
+def source_bytes(source: Source) -> bytes:
+    """Return the record of a whole file."""
+    return stream_pb2.Source(
+        collection=source.collection,
+        video_id=source.video_id,
+        uri=sendable(source.uri),
+        metadata=metadata_message(source.metadata),
+        start_time=timestamp_message(source.recorded_time),
+    ).SerializeToString()
+
+
+def read_source(data: bytes) -> Source:
+    """Read a record of kinodex.sources.
+
+    Raises:
+        RecordInvalid: If it is none.
+    """
+    message = stream_pb2.Source()
+    try:
+        message.ParseFromString(data)
+    except NotAMessage as error:
+        raise RecordInvalid(f"not a source: {error}") from error
+    for name in ("collection", "uri"):
+        if not getattr(message, name):
+            raise RecordInvalid(f"not a source: {name} is required")
+    if "/" in message.collection + message.video_id:
+        raise RecordInvalid('not a source: collection and video_id must not have a "/"')
+    return Source(
+        collection=message.collection,
+        video_id=message.video_id,
+        uri=message.uri,
+        metadata=dict(message.metadata),
+        recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
+    )
+
+
+# ------------------------------------------------------------------ segments
+def segment_bytes(record: SegmentRecord) -> bytes:
+    """Return the record of a segment."""
+    segment, span = record.segment, record.segment.span
+    return stream_pb2.Segment(
+        segment_id=segment.segment_id,
+        collection=record.collection,
+        video_id=record.video_id,
+        epoch=segment.epoch,
+        index=segment.index,
+        span=span_message(span.start_seconds, span.end_seconds),
+        start_time=timestamp_message(record.recorded_time),
+        embedding=b"" if segment.vector is None else _half(segment.vector),
+        frames=_frame_messages(record.frames, record.thumbnails),
+        texts=[
+            _text_message(said, vector, is_continued=n < record.continued_count)
+            for n, (said, vector) in enumerate(zip(record.utterances, record.utterance_vectors, strict=True))
+        ],
+        fingerprint=record.fingerprint,
+        revision=record.revision,
+        final=record.is_final,
+        watermark_offset=duration_message(record.watermark_seconds),
+        source_append_time=timestamp_message(record.source_append_time),
+        newest_append_time=timestamp_message(record.newest_append_time),
+        gaps=[gap_message(gap) for gap in record.gaps],
+        uri=sendable(record.uri),
+        metadata=metadata_message(record.metadata),
+        media=media_message(record.media),
+        last=record.is_last,
+    ).SerializeToString()
+
+
+def read_segment(data: bytes) -> SegmentRecord:
+    """Read a record of kinodex.segments.
+
+    Raises:
+        RecordInvalid: If it is none.
+    """
+    message = stream_pb2.Segment()
+    try:
+        message.ParseFromString(data)
+        return _segment_record(message)
+    except (NotAMessage, ValueError) as error:
+        raise RecordInvalid(f"not a segment: {error}") from error
+
+
+def _segment_record(message: stream_pb2.Segment) -> SegmentRecord:
+    for name in ("segment_id", "collection", "video_id", "fingerprint"):
+        if not getattr(message, name):
+            raise ValueError(f"{name} is required")
+    utterances = tuple(_utterance(text, message.epoch) for text in message.texts)
+    return SegmentRecord(
+        segment=Segment(
+            segment_id=message.segment_id,
+            epoch=message.epoch,
+            index=message.index,
+            span=TimeSpan(
+                start_seconds=duration_value(message.span.start_offset),
+                end_seconds=duration_value(message.span.end_offset),
+            ),
+            vector=_single(message.embedding) if message.embedding else None,
+        ),
+        collection=message.collection,
+        video_id=message.video_id,
+        revision=message.revision,
+        is_final=message.final,
+        frames=FrameEmbeddings(
+            epochs=np.full(len(message.frames), message.epoch, np.int32),
+            pts_seconds=np.array([duration_value(frame.offset) for frame in message.frames], np.float64),
+            vectors=_rows([frame.embedding for frame in message.frames]),
+        ),
+        thumbnails=tuple(frame.thumbnail for frame in message.frames if frame.thumbnail),
+        utterances=utterances,
+        utterance_vectors=_rows([text.embedding for text in message.texts]),
+        continued_count=sum(text.continued for text in message.texts),
+        fingerprint=message.fingerprint,
+        watermark_seconds=duration_value(message.watermark_offset),
+        source_append_time=timestamp_value(message.source_append_time),
+        newest_append_time=timestamp_value(message.newest_append_time),
+        recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
+        gaps=tuple(gap_value(gap) for gap in message.gaps),
+        uri=message.uri,
+        metadata=dict(message.metadata),
+        media=media_value(message.media),
+        is_last=message.last,
+    )
+
+
+def _frame_messages(frames: FrameEmbeddings, thumbnails: Sequence[bytes]) -> list[stream_pb2.FrameEmbedding]:
+    old_count = len(frames.pts_seconds) - len(thumbnails)
+    return [
+        stream_pb2.FrameEmbedding(
+            offset=duration_message(float(at)),
+            embedding=_half(vector),
+            thumbnail=thumbnails[n - old_count] if n >= old_count else b"",
+        )
+        for n, (at, vector) in enumerate(zip(frames.pts_seconds, frames.vectors, strict=True))
+    ]
+
+
+def _text_message(said: Utterance, vector: NDArray[np.float32], *, is_continued: bool) -> stream_pb2.SpokenText:
+    return stream_pb2.SpokenText(
+        text=said.text,
+        span=span_message(said.start_seconds, said.end_seconds),
+        language=said.language,
+        words=[
+            stream_pb2.SpokenWord(
+                text=word.text,
+                span=span_message(word.start_seconds, word.end_seconds),
+                probability=word.probability,
+            )
+            for word in said.words
+        ],
+        embedding=_half(vector),
+        continued=is_continued,
+        avg_logprob=said.avg_logprob,
+        no_speech_prob=said.no_speech_prob,
+    )
+
+
+def _utterance(text: stream_pb2.SpokenText, epoch: int) -> Utterance:
+    return Utterance(
+        epoch=epoch,
+        start_seconds=duration_value(text.span.start_offset),
+        end_seconds=duration_value(text.span.end_offset),
+        text=text.text,
+        words=tuple(
+            Word(
+                text=word.text,
+                start_seconds=duration_value(word.span.start_offset),
+                end_seconds=duration_value(word.span.end_offset),
+                probability=word.probability,
+            )
+            for word in text.words
+        ),
+        language=text.language,
+        avg_logprob=text.avg_logprob,
+        no_speech_prob=text.no_speech_prob,
+    )
+
+
+def _half(vector: NDArray[np.float32]) -> bytes:
+    return vector.astype("<f2").tobytes()
+
+
+def _single(data: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(data, "<f2").astype(np.float32)
+
+
+def _rows(found: Sequence[bytes]) -> NDArray[np.float32]:
+    """Read vectors of one width: float32 (N, D)."""
+    width = len(found[0]) // 2 if found else 0
+    return _single(b"".join(found)).reshape(len(found), width)
+
+
+# ------------------------------------------------------------------ small parts
+def gap_message(gap: Gap) -> stream_pb2.Gap:
+    return stream_pb2.Gap(
+        offset=duration_message(gap.at_seconds),
+        first_sequence=gap.first_sequence,
+        chunk_count=gap.chunk_count,
+        reason=gap.reason,
+    )
+
+
+def gap_value(message: stream_pb2.Gap) -> Gap:
+    return Gap(
+        at_seconds=duration_value(message.offset),
+        first_sequence=message.first_sequence,
+        chunk_count=message.chunk_count,
+        reason=message.reason,
+    )
+
+
+def media_message(media: MediaInfo) -> stream_pb2.Media:
+    return stream_pb2.Media(
+        container=media.container,
+        video_codec=media.video_codec or "",
+        audio_codec=media.audio_codec or "",
+        width=media.width or 0,
+        height=media.height or 0,
+        rotation_degrees=media.rotation_degrees,
+        frame_rate_fps=media.frame_rate_fps or 0.0,
+    )
+
+
+def media_value(message: stream_pb2.Media) -> MediaInfo:
+    return MediaInfo(
+        container=message.container,
+        duration_seconds=None,
+        video_codec=message.video_codec or None,
+        audio_codec=message.audio_codec or None,
+        width=message.width or None,
+        height=message.height or None,
+        rotation_degrees=message.rotation_degrees,
+        frame_rate_fps=message.frame_rate_fps or None,
+    )
+
+
+# ------------------------------------------------------------------ deletions and dead letters
+def deletion_bytes(collection: str, video_id: str) -> bytes:
+    """Return the record that says that a video was deleted."""
+    return stream_pb2.Deletion(collection=collection, video_id=video_id).SerializeToString()
+
+
+def read_deletion(data: bytes) -> tuple[str, str]:
+    """Read the collection and the video of a record of kinodex.deletions.
+
+    Raises:
+        RecordInvalid: If it is none.
+    """
+    message = stream_pb2.Deletion()
+    try:
+        message.ParseFromString(data)
+    except NotAMessage as error:
+        raise RecordInvalid(f"not a deletion: {error}") from error
+    return message.collection, message.video_id
+
+
+def dead_letter_bytes(letter: DeadLetter) -> bytes:
+    """Return the record of a dead letter."""
+    return stream_pb2.DeadLetter(
+        topic=letter.topic,
+        partition=letter.partition,
+        record_offset=letter.offset,
+        append_time=timestamp_message(letter.append_time),
+        key=letter.key,
+        value=letter.value,
+        reason=letter.reason,
+        message=sendable(letter.message),
+    ).SerializeToString()

@@ -1,0 +1,82 @@
+"""The encoders of one data directory, loaded together because their names and hashes are its encoder space."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encoders.clip import VisualEncoder, load_visual
+from encoders.sentence import SentenceEncoder
+from encoders.weights import choose_device
+from ingest.config import DecodeConfig
+from serve.settings import Settings
+from serve.values import EncoderSpace
+from temporal.fusion import Fusion, MeanPooling, Pooling
+
+if TYPE_CHECKING:
+    from encoders.whisper import Transcriber
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoders:
+    """Everything that turns media and questions into vectors; Whisper is needed for media only."""
+
+    visual: VisualEncoder | None  # None: nothing here can see
+    visual_note: str  # one line: which visual encoder was taken, and why
+    sentence: SentenceEncoder
+    pooling: Pooling  # of windows; loaded where media is indexed
+    space: EncoderSpace
+
+
+def load_encoders(settings: Settings, stored: EncoderSpace | None, *, speech: tuple[str, str]) -> Encoders:
+    """Load what the settings name; "auto" means what the data directory remembers.
+
+    Args:
+        stored: The data directory's space; None: it is new, or every choice is open again.
+        speech: Name and fingerprint of the transcriber; ("none", "none") without one.
+    Raises:
+        WeightsNotFound: If a named model is not to be had.
+        WeightsInvalid: If its file is not what it should be.
+    """
+    sentence = SentenceEncoder.load(settings.sentence)
+    visual, note = load_visual(settings.visual, sentence, remembered=stored.visual if stored is not None else None)
+    pooling = load_pooling(settings)
+    space = EncoderSpace(
+        visual=visual.name if visual is not None else "none",
+        visual_fingerprint=visual.fingerprint if visual is not None else "none",
+        speech=speech[0],
+        speech_fingerprint=speech[1],
+        sentence=sentence.name,
+        sentence_fingerprint=sentence.fingerprint,
+        window=f"{settings.window.name} {pooling.name}",
+    )
+    return Encoders(visual=visual, visual_note=note, sentence=sentence, pooling=pooling, space=space)
+
+
+def load_pooling(settings: Settings) -> Pooling:
+    """Return what makes segments of windows: the checkpoint that the settings name, else the mean."""
+    if not settings.window.fusion:
+        return MeanPooling()
+    return Fusion(Path(settings.window.fusion), choose_device(settings.visual.device))
+
+
+def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
+    """Make decoding yield pictures at the visual encoder's input size."""
+    if encoders.visual is None:
+        return settings.decode
+    return replace(
+        settings.decode,
+        input_width=encoders.visual.input_width,
+        input_height=encoders.visual.input_height,
+        resize=encoders.visual.resize,
+    )
+
+
+def load_all(settings: Settings, stored: EncoderSpace | None) -> "tuple[Transcriber | None, Encoders]":
+    """Load everything that indexing needs; see `load_encoders`."""
+    from encoders.whisper import Transcriber  # half a GB that questions do not need
+
+    transcriber = None if settings.speech.model == "none" else Transcriber.load(settings.speech)
+    speech = (transcriber.name, transcriber.fingerprint) if transcriber is not None else ("none", "none")
+    encoders = load_encoders(settings, stored, speech=speech)
+    encoders.pooling.load(encoders.visual.width if encoders.visual is not None else 0, encoders.sentence.width)
+    return transcriber, encoders

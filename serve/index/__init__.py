@@ -1,0 +1,24 @@
+"""Nearest vectors: FAISS in this process, or Milvus for a library past one machine."""
+
+from pathlib import Path
+
+from serve.catalog.catalog import Kind
+from serve.config import IndexConfig
+from serve.index.nearest import NearestRows
+
+__all__ = ["NearestRows", "open_index"]
+
+
+def open_index(directory: Path, kind: Kind, fingerprint: str, config: IndexConfig) -> NearestRows:
+    """Make the index that the settings name, empty; refresh() fills it.
+
+    Raises:
+        SettingsError: If they name Milvus, and its client is not installed.
+    """
+    if config.milvus_uri:
+        from serve.index.milvus_index import MilvusIndex
+
+        return MilvusIndex(kind, fingerprint, config)
+    from serve.index.faiss_index import VectorIndex
+
+    return VectorIndex(directory, kind, fingerprint, seals_aside=True)

@@ -1,0 +1,1 @@
+"""Files and URLs into the catalog."""

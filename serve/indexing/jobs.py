@@ -1,0 +1,398 @@
+"""The queue of videos that wait to be indexed, and the requests that were answered: tables of the catalog.
+
+A job and its video never contradict each other:
+1. submit() makes a QUEUED job; the request that asked for it is remembered in the same transaction.
+2. claim() makes it RUNNING. Only the holder of the writer's lock does, so RUNNING jobs of others are of the dead, and
+   requeue_running() lets them begin anew.
+3. Catalog.finish(job_id=...) makes the video READY and removes the job, in one transaction; or fail() keeps it FAILED.
+A job that was cancelled, deleted or replaced meanwhile is not RUNNING any more, so 3 finds nothing to end and its video
+does not become visible.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ingest.source import scheme_of
+from serve.catalog.catalog import Catalog
+from serve.catalog.rows import metadata_json, uri_bytes, uri_of
+from serve.errors import RequestIdReused, WorkerCrashed
+from serve.indexing import uploads
+from serve.values import VideoState, VideoStatus
+
+MAX_ATTEMPTS = 3  # a job in whose middle the worker died this often is the reason
+REQUEST_SECONDS = 24 * 3600.0  # how long a repeated request gets the first one's answer
+FAILED_SECONDS = 7 * 24 * 3600.0  # how long a failure can be asked for
+OWN_SCHEMES = ("http:", "https:", "file:")
+_FIELDS = (
+    "id, collection, video_id, uri, spool_name, display_uri, metadata, recorded_time, state, progress, failure_reason,"
+    " failure_message, attempt_count, created_time, changed_time"
+)
+
+
+class JobState(StrEnum):
+    """How far a job is. One that succeeded is no more."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A video to index."""
+
+    collection: str
+    video_id: str
+    uri: str  # what is fetched; may hold credentials, and is never shown
+    display_uri: str  # what is shown, and stored with the video
+    spool_name: str | None = None  # the file of an upload's bytes, instead of the URI
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    recorded_time: float | None = None  # seconds since 1970
+
+    def __post_init__(self) -> None:
+        # A plain path is opened without any policy. So is "name:rest" once a file of that name exists, unless the
+        # scheme is one of ours.
+        is_uri = "://" in self.uri or self.uri.lower().startswith(OWN_SCHEMES)
+        if self.spool_name is None and (scheme_of(self.uri) is None or not is_uri):
+            raise ValueError(f"a job needs a URI that cannot be taken for a path, got {self.uri!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A video on its way in, or why it did not come in."""
+
+    job_id: int  # never used twice
+    collection: str
+    video_id: str
+    uri: str  # what is fetched; may hold credentials, and is never shown
+    spool_name: str | None
+    display_uri: str
+    metadata: Mapping[str, str]
+    recorded_time: float | None
+    state: JobState
+    progress: float  # 0..1
+    failure_reason: str  # UPPER_SNAKE; empty unless FAILED
+    failure_message: str
+    attempt_count: int
+    created_time: float  # seconds since 1970, as the next
+    changed_time: float
+
+    def status(self) -> VideoStatus:
+        """Return the video as a server tells of it."""
+        return VideoStatus(
+            video_id=self.video_id,
+            collection=self.collection,
+            uri=self.display_uri,
+            state=VideoState.FAILED if self.state is JobState.FAILED else VideoState.PROCESSING,
+            progress=self.progress,
+            failure_reason=self.failure_reason,
+            failure_message=self.failure_message,
+            metadata=self.metadata,
+            recorded_time=self.recorded_time,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestKey:
+    """What tells a request that comes again from another one."""
+
+    principal: str  # whose it is: others may use the same ids
+    request_id: str
+    method: str
+    digest: str  # of all that is asked
+
+
+class JobQueue:
+    """The jobs of one catalog. Reading needs any catalog, changes need an editor or a writer."""
+
+    def __init__(self, catalog: Catalog, *, clock: Callable[[], float] = time.time) -> None:
+        self.catalog, self._clock = catalog, clock
+        self.spool_folder = catalog.directory / uploads.FOLDER_NAME
+
+    # ---- for those who ask for work
+
+    def submit(self, new: NewJob, request: RequestKey | None = None) -> tuple[str, str]:
+        """Have a video indexed; return its (collection, video_id), or those that a repeated request was answered with.
+
+        A job for the same bytes that is QUEUED or RUNNING already stays as it is; any other job for the video is
+        replaced. An upload's file belongs to the queue from here on, also where no job needs it.
+
+        Raises:
+            RequestIdReused: If the request's id came with another request.
+        """
+        with self.catalog.editing() as edit:
+            answer = self._answer(edit, request)
+            old = None
+            if answer is None:
+                answer = (new.collection, new.video_id)
+                old = self.job(*answer)
+                if old is None or not _is_underway(old, new):
+                    edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", answer)
+                    self._insert(edit, new)
+                self._remember(edit, request, answer)
+            now = self.job(*answer)
+            self._forget_old(edit)
+        for name in {job_spool for job_spool in (new.spool_name, old and old.spool_name) if job_spool}:
+            if now is None or now.spool_name != name:
+                uploads.remove(self.spool_folder, name)
+        return answer
+
+    def delete(self, video_id: str, collection: str | None = None, request: RequestKey | None = None) -> None:
+        """Remove a video and the job to index it, in one transaction. Repeating a request that did is no error.
+
+        Raises:
+            VideoNotFound: If there is neither.
+            VideoAmbiguous: If there are in several collections and none is named.
+            RequestIdReused: If the request's id came with another request.
+        """
+        with self.catalog.editing() as edit:
+            if self._answer(edit, request) is not None:
+                return
+            spooled = edit.execute(
+                "SELECT spool_name FROM jobs WHERE video_id = ?1 AND (?2 IS NULL OR collection = ?2)",
+                (video_id, collection),
+            ).fetchall()
+            owner = self.catalog.remove(edit, video_id, collection)
+            self._remember(edit, request, (owner, video_id))
+        for (name,) in spooled:  # remove() takes no more than one job
+            uploads.remove(self.spool_folder, name)
+
+    def cancel(self, collection: str, video_id: str, request: RequestKey | None = None) -> bool:
+        """Remove a job, and leave the video that is there; say whether there was a job.
+
+        Args:
+            request: What had it removed, to be remembered.
+        """
+        with self.catalog.editing() as edit:
+            old = self.job(collection, video_id)
+            edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (collection, video_id))
+            if self._answer(edit, request) is None:
+                self._remember(edit, request, (collection, video_id))
+        if old is not None:
+            uploads.remove(self.spool_folder, old.spool_name)
+        return old is not None
+
+    def answer(self, request: RequestKey) -> tuple[str, str] | None:
+        """Return the (collection, video_id) that a repeated request was answered with; None: it is new.
+
+        Raises:
+            RequestIdReused: If its id came with another request.
+        """
+        return self._checked(
+            request,
+            self.catalog.rows(
+                "SELECT method, digest, collection, video_id FROM requests"
+                " WHERE principal = ? AND request_id = ? AND created_time > ?",
+                request.principal, request.request_id, self._clock() - REQUEST_SECONDS,
+            ),
+        )  # fmt: skip
+
+    def job(self, collection: str, video_id: str) -> Job | None:
+        """Return the job of a video; None: there is none."""
+        found = self.catalog.rows(
+            f"SELECT {_FIELDS} FROM jobs WHERE collection = ? AND video_id = ?", collection, video_id
+        )
+        return _job_of(found[0]) if found else None
+
+    def jobs(
+        self,
+        *,
+        collections: Collection[str] | None = None,
+        video_id: str | None = None,
+        after: tuple[str, str, str] | None = None,
+        limit: int = -1,
+    ) -> list[Job]:
+        """Return jobs, ordered by (display_uri, collection, video_id).
+
+        Args:
+            collections: Only of these; None: of all.
+            video_id: Only those for a video of this id.
+            after: Only those behind this place in the order: the last one of the page before.
+            limit: The most to return; negative: all.
+        """
+        uri, *names = after or (None, None, None)
+        return [
+            _job_of(row)
+            for row in self.catalog.rows(
+                f"SELECT {_FIELDS} FROM jobs WHERE (?1 IS NULL OR collection IN (SELECT value FROM json_each(?1)))"
+                " AND (?2 IS NULL OR video_id = ?2)"
+                " AND (?3 IS NULL OR (display_uri, collection, video_id) > (?3, ?4, ?5))"
+                " ORDER BY display_uri, collection, video_id LIMIT ?6",
+                None if collections is None else json.dumps(sorted(collections)),
+                video_id, None if uri is None else uri_bytes(uri), *names, limit,
+            )
+        ]  # fmt: skip
+
+    def counts(self) -> dict[JobState, int]:
+        """Return how many jobs are in each state."""
+        found = dict.fromkeys(JobState, 0)
+        found.update((JobState(state), count) for state, count in
+                     self.catalog.rows("SELECT state, count(*) FROM jobs GROUP BY state"))  # fmt: skip
+        return found
+
+    def has_work(self) -> bool:
+        """Whether any job waits, or was left by a process that died."""
+        return bool(self.catalog.rows("SELECT 1 FROM jobs WHERE state IN ('QUEUED', 'RUNNING') LIMIT 1"))
+
+    def spool_names(self) -> set[str]:
+        """Return the files of uploads that jobs need."""
+        return {
+            name
+            for (name,) in self.catalog.rows(
+                "SELECT spool_name FROM jobs WHERE spool_name IS NOT NULL AND state != 'FAILED'"
+            )
+        }
+
+    # ---- for the one who holds the writer's lock
+
+    def claim(self, *, is_alone: bool = True) -> Job | None:
+        """Make the oldest QUEUED job RUNNING, and count the attempt; None: there is none to begin now.
+
+        Args:
+            is_alone: Whether no other job is running. One that was tried before may be what killed the process, so it
+                waits until it is alone and takes no other with it.
+        """
+        oldest = f"SELECT {_FIELDS} FROM jobs WHERE state = 'QUEUED' ORDER BY id LIMIT 1"
+        if not self.catalog.rows(oldest):  # most often: without asking for the right to write
+            return None
+        with self.catalog.editing() as edit:
+            found = self.catalog.rows(oldest)
+            if not found or (_job_of(found[0]).attempt_count and not is_alone):
+                return None
+            job_id = found[0][0]
+            edit.execute(
+                "UPDATE jobs SET state = 'RUNNING', progress = 0, attempt_count = attempt_count + 1, changed_time = ?"
+                " WHERE id = ?", (self._clock(), job_id)
+            )  # fmt: skip
+            return _job_of(self.catalog.rows(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job_id)[0])
+
+    def set_progress(self, shares: Mapping[int, float]) -> set[int]:
+        """Note how far jobs are, 0 to 1 by job id; return the ids of those that are not RUNNING any more."""
+        noted = dict(
+            self.catalog.rows(
+                "SELECT id, progress FROM jobs WHERE state = 'RUNNING' AND id IN (SELECT value FROM json_each(?))",
+                json.dumps(list(shares)),
+            )
+        )
+        changed = [(share, job_id) for job_id, share in shares.items() if noted.get(job_id, share) != share]
+        if changed:  # an hour of download is no reason to write to the disk all the time
+            with self.catalog.editing() as edit:
+                edit.executemany("UPDATE jobs SET progress = ? WHERE id = ? AND state = 'RUNNING'", changed)
+        return shares.keys() - noted.keys()
+
+    def fail(self, job_id: int, reason: str, message: str) -> bool:
+        """Make a RUNNING job FAILED; say whether it still was RUNNING."""
+        with self.catalog.editing() as edit:
+            self._forget_old(edit)
+            spool_names = self._fail(edit, "id = ? AND state = 'RUNNING'", (job_id,), reason, message)
+        self._remove_spooled(spool_names)
+        return bool(spool_names)
+
+    def fail_all(self, reason: str, message: str) -> int:
+        """Make every job FAILED, as nothing can be indexed here; return how many."""
+        with self.catalog.editing() as edit:
+            spool_names = self._fail(edit, "state IN ('QUEUED', 'RUNNING')", (), reason, message)
+        self._remove_spooled(spool_names)
+        return len(spool_names)
+
+    def requeue_running(self) -> None:
+        """Let the jobs of a process that died begin anew; those it died on too often become FAILED."""
+        with self.catalog.editing() as edit:
+            self._forget_old(edit)
+            ended: list[str | None] = []
+            for row in self.catalog.rows(
+                f"SELECT {_FIELDS} FROM jobs WHERE state = 'RUNNING' AND attempt_count >= ?", MAX_ATTEMPTS
+            ):
+                job = _job_of(row)
+                error = WorkerCrashed(job.display_uri, job.attempt_count)
+                ended += self._fail(edit, "id = ?", (job.job_id,), "WORKER_CRASHED", str(error))
+            edit.execute(
+                "UPDATE jobs SET state = 'QUEUED', progress = 0, changed_time = ? WHERE state = 'RUNNING'",
+                (self._clock(),),
+            )
+        self._remove_spooled(ended)
+
+    def release_running(self) -> None:
+        """Give back what is RUNNING as if it had never been begun: its process was told to stop."""
+        with self.catalog.editing() as edit:
+            edit.execute(
+                "UPDATE jobs SET state = 'QUEUED', progress = 0, attempt_count = attempt_count - 1, changed_time = ?"
+                " WHERE state = 'RUNNING'",
+                (self._clock(),),
+            )
+
+    # ---- parts of a transaction
+
+    def _insert(self, edit: sqlite3.Connection, new: NewJob) -> None:
+        now = self._clock()
+        edit.execute(
+            "INSERT INTO jobs (collection, video_id, uri, spool_name, display_uri, metadata, recorded_time, state,"
+            " created_time, changed_time) VALUES (?, ?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?)",
+            (new.collection, new.video_id, uri_bytes(new.uri), new.spool_name, uri_bytes(new.display_uri),
+             metadata_json(new.metadata), new.recorded_time, now, now),
+        )  # fmt: skip
+
+    def _fail(
+        self, edit: sqlite3.Connection, where: str, which: tuple[object, ...], reason: str, message: str
+    ) -> list[str | None]:
+        """Make jobs FAILED and return their spool names: an upload's bytes go with its failure, and so do secrets."""
+        changed = edit.execute(
+            "UPDATE jobs SET state = 'FAILED', uri = display_uri, failure_reason = ?, failure_message = ?,"
+            f" changed_time = ? WHERE {where} RETURNING spool_name",
+            (reason, message, self._clock(), *which),
+        )
+        return [name for (name,) in changed.fetchall()]
+
+    def _remove_spooled(self, names: Sequence[str | None]) -> None:
+        for name in names:
+            uploads.remove(self.spool_folder, name)
+
+    def _answer(self, edit: sqlite3.Connection, request: RequestKey | None) -> tuple[str, str] | None:
+        if request is None:
+            return None
+        edit.execute("DELETE FROM requests WHERE created_time <= ?", (self._clock() - REQUEST_SECONDS,))
+        return self.answer(request)
+
+    def _checked(self, request: RequestKey, found: list[tuple[Any, ...]]) -> tuple[str, str] | None:
+        if not found:
+            return None
+        method, digest, collection, video_id = found[0]
+        if (method, digest) != (request.method, request.digest):
+            raise RequestIdReused(request.request_id)
+        return collection, video_id
+
+    def _remember(self, edit: sqlite3.Connection, request: RequestKey | None, answer: tuple[str, str]) -> None:
+        if request is not None:
+            edit.execute(
+                "INSERT INTO requests (principal, request_id, method, digest, collection, video_id, created_time)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (request.principal, request.request_id, request.method, request.digest, *answer, self._clock()),
+            )
+
+    def _forget_old(self, edit: sqlite3.Connection) -> None:
+        edit.execute("DELETE FROM jobs WHERE state = 'FAILED' AND changed_time <= ?", (self._clock() - FAILED_SECONDS,))
+
+
+def _is_underway(old: Job, new: NewJob) -> bool:
+    """Whether a job already does what is asked."""
+    if old.state is JobState.FAILED:
+        return False
+    if old.spool_name is not None and new.spool_name is not None:
+        return uploads.has_same_content(old.spool_name, new.spool_name)
+    return old.spool_name is None and new.spool_name is None and old.uri == new.uri
+
+
+def _job_of(row: tuple[Any, ...]) -> Job:
+    (job_id, collection, video_id, uri, spool_name, display_uri, metadata, recorded_time, state, progress, reason,
+     message, attempt_count, created_time, changed_time) = row  # fmt: skip
+    return Job(
+        job_id=job_id, collection=collection, video_id=video_id, uri=uri_of(uri), spool_name=spool_name,
+        display_uri=uri_of(display_uri), metadata=json.loads(metadata), recorded_time=recorded_time,
+        state=JobState(state), progress=progress, failure_reason=reason, failure_message=message,
+        attempt_count=attempt_count, created_time=created_time, changed_time=changed_time,
+    )  # fmt: skip

@@ -1,0 +1,195 @@
+"""The composition root of the library: settings -> encoders, catalog, index -> indexing, reindexing, deleting."""
+
+import contextlib
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+from ingest.config import KafkaConfig
+from ingest.errors import IngestError
+from ingest.source import expand
+from serve.catalog.catalog import Catalog, Kind
+from serve.catalog.swap import replace_videos
+from serve.encoder_set import Encoders, load_all
+from serve.errors import EncoderSpaceMismatch, VideoIsLive
+from serve.index.faiss_index import VectorIndex
+from serve.indexing.jobs import JobQueue
+from serve.indexing.run import Run
+from serve.indexing.work import Input, Result
+from serve.search.traits import captions_of
+from serve.settings import Settings
+from serve.text import counted
+from serve.values import IndexOutcome, IndexProgress, Video
+
+INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that have vectors
+
+
+def index(
+    inputs: Sequence[str],
+    directory: Path,
+    settings: Settings,
+    *,
+    collection: str = "default",
+    progress: IndexProgress,
+) -> Iterator[IndexOutcome]:
+    """Index files, folders and URLs into a data directory; yield one outcome an input, as they finish.
+
+    Inputs that fail do not harm the others. Inputs whose bytes are in the library already are "unchanged". Closing
+    the iterator early, or killing the process, keeps every finished video and nothing of the unfinished ones.
+
+    Raises:
+        DataDirectoryBusy: If another process is indexing there.
+        EncoderSpaceMismatch: If the library was made with other encoders.
+        EncoderError: If an encoder's weights cannot be had.
+    """
+    found = list(expand(inputs))
+    progress.expected(len(found))
+    uris = [entry for entry in found if isinstance(entry, str)]
+    for entry in found:
+        if isinstance(entry, IngestError):
+            yield IndexOutcome(video_id=None, uri=entry.uri, status="failed", error=str(entry))
+    if not uris:
+        return
+    with Catalog.open_writer(directory) as catalog:
+        transcriber, encoders = load_all(settings, catalog.space())
+        progress.note(encoders.visual_note)
+        claim_space(catalog, directory, encoders)
+        captions = captions_of(directory, encoders.visual)
+        run = Run(catalog, encoders, transcriber, directory, settings, progress, captions=captions)
+        yield from outcomes_of(run.over([Input(uri=uri, collection=collection) for uri in uris]))
+        save_indexes(catalog, directory, encoders.space.fingerprint, settings)
+
+
+def outcomes_of(results: Generator[Result]) -> Iterator[IndexOutcome]:
+    """Yield what became of inputs that are nobody's job, so that none of them can be cancelled."""
+    with contextlib.closing(results):
+        for result in results:
+            assert result.outcome is not None
+            yield result.outcome
+
+
+def claim_space(catalog: Catalog, directory: Path, encoders: Encoders) -> None:
+    """Make sure that the library's rows and these encoders belong together; an empty library takes any."""
+    stored = catalog.space()
+    if stored is None or not catalog.videos():
+        catalog.set_space(encoders.space)
+    elif stored.fingerprint != encoders.space.fingerprint:
+        raise EncoderSpaceMismatch(str(directory), str(stored), str(encoders.space))
+
+
+def save_indexes(catalog: Catalog, directory: Path, fingerprint: str, settings: Settings) -> None:
+    """Bring the index files up to the catalog, so that the next question need not.
+
+    With Milvus there are none: whoever asks next brings its collections up, once for all.
+    """
+    if settings.index.milvus_uri:
+        return
+    for kind in INDEXED:
+        vectors = VectorIndex(directory, kind, fingerprint)
+        vectors.refresh(catalog)
+        vectors.save()
+
+
+def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> Iterator[IndexOutcome]:
+    """Encode every video again, with the encoders that the settings name now.
+
+    The new rows grow in a catalog of their own beside the old one, which answers until the new one is whole and takes
+    its place. Killed half-way, the next run goes on. If a video's media cannot be read again, the old catalog stays.
+    Live videos are not encoded again: see serve.catalog.swap.
+
+    Raises:
+        DataDirectoryMissing: If nothing was indexed there.
+        DataDirectoryBusy: If another process is indexing there.
+        EncoderError: If an encoder's weights cannot be had.
+    """
+    Catalog.open_reader(directory).close()
+    with Catalog.open_writer(directory) as catalog:
+        transcriber, encoders = load_all(settings, None)
+        progress.note(encoders.visual_note)
+        videos = [video for video in catalog.videos() if not video.is_live]
+        if live_count := len(catalog.videos()) - len(videos):
+            progress.note(
+                f"{counted(live_count, 'live video')} cannot be read again: they stay if the encoders are the same,"
+                " else they come again from Kafka once its workers have the new ones"
+            )
+        progress.expected(len(videos))
+        fresh_directory = directory / "reindex"
+        failed = 0
+        with Catalog.open_writer(fresh_directory) as fresh:
+            stored, alive = fresh.space(), {(video.collection, video.video_id) for video in videos}
+            for video in fresh.videos():  # left by a killed run: of other encoders, or deleted since
+                others = stored is None or stored.fingerprint != encoders.space.fingerprint
+                if others or (video.collection, video.video_id) not in alive:
+                    fresh.delete(video.video_id, video.collection)
+            fresh.set_space(encoders.space)
+            captions = captions_of(directory, encoders.visual)
+            run = Run(fresh, encoders, transcriber, fresh_directory, settings, progress, captions=captions)
+            for outcome in outcomes_of(run.over([input_of(video) for video in videos])):
+                failed += outcome.status == "failed"
+                yield outcome
+        if failed:
+            progress.note(
+                f"{failed} of {len(videos)} videos could not be read again, so the library stays as it was: "
+                "put their files back or delete them, and run kinodex reindex again"
+            )
+            return
+        replace_videos(catalog, fresh_directory)
+        shutil.rmtree(fresh_directory)
+        save_indexes(catalog, directory, encoders.space.fingerprint, settings)
+
+
+def input_of(video: Video) -> Input:
+    """Return what indexes a video again, as what it is."""
+    return Input(
+        uri=video.uri,
+        collection=video.collection,
+        video_id=video.video_id,
+        content_sha256=video.content_sha256,
+        metadata=video.metadata,
+        recorded_time=video.recorded_time,
+    )
+
+
+def delete(
+    directory: Path,
+    video_ids: Sequence[str],
+    *,
+    collection: str | None = None,
+    kafka: KafkaConfig | None = None,
+    is_local: bool = False,
+) -> list[str]:
+    """Delete videos, also while another process indexes; return their whole ids.
+
+    Args:
+        kafka: Where the deletion of a live video is published, for all servers.
+        is_local: Delete live videos out of this library alone; it remembers that they are not to come back.
+    Raises:
+        VideoNotFound: If one is not there; then none is deleted.
+        VideoIsLive: If one is live, and no Kafka is named; then none is deleted.
+        BrokerUnavailable: If Kafka does not take the deletion of a live one; those before it are deleted.
+    """
+    with Catalog.open_editor(directory) as catalog:
+        found = [catalog.video(video_id, collection) for video_id in video_ids]
+        live = [] if is_local else [video for video in found if video.is_live]
+        if live and (kafka is None or not kafka.servers):
+            raise VideoIsLive(live[0].video_id)
+        if live and kafka is not None:
+            _delete_everywhere(catalog, kafka, live)
+        jobs = JobQueue(catalog)
+        for video in found:
+            if video in live:
+                jobs.cancel(video.collection, video.video_id)
+            else:
+                jobs.delete(video.video_id, video.collection)
+    return [video.video_id for video in found]
+
+
+def _delete_everywhere(catalog: Catalog, kafka: KafkaConfig, videos: Sequence[Video]) -> None:
+    from serve.live.deletions import Forgetter  # imports kafka
+    from serve.live.rows import LiveRows
+
+    with contextlib.closing(Forgetter(kafka)) as forgetter:
+        for video in videos:
+            space = catalog.space()
+            rows = LiveRows(catalog, space.fingerprint if space is not None else "")
+            forgetter.delete(rows, video.collection, video.video_id, kafka.bootstrap_timeout_seconds)

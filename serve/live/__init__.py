@@ -1,0 +1,1 @@
+"""The server side of live video: kinodex.segments into the catalog."""

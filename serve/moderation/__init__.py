@@ -1,0 +1,1 @@
+"""Policies, events, standing queries, and who is told."""

@@ -1,0 +1,1 @@
+"""`kinodex worker` and `kinodex publish`: chunks to segments."""

@@ -1,0 +1,237 @@
+"""`kinodex publish`: the chunks of a source, sent to Kafka in their order."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import click
+from rich.console import Console
+
+from ingest.errors import BrokerUnavailable, DecodeError, SourceError
+from ingest.kafka import Delivery, Producer, Topics
+from ingest.publish import PublishHooks, chunks
+from ingest.source import check_policy, display_uri
+from ingest.values import Chunk
+from serve.codec.records import Source, chunk_bytes, source_bytes, video_key
+from serve.errors import SettingsError
+from serve.settings import Settings
+from serve.text import clock, counted, printable, to_json
+
+MAX_UNACKNOWLEDGED = 16  # chunks on their way to the broker: bounds memory, and keeps the order
+WAIT_SECONDS = 0.5  # how soon a stop is seen while the broker does not answer
+STOP_SECONDS = 10.0  # for a broker that is away to come back, once this process is told to stop
+CLOSE_SECONDS = 1.0  # for the connection: all is sent, or given up
+MILLISECONDS = 1000  # of a second: sessions are numbered by the time they began
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """One record that the broker has."""
+
+    sequence: int
+    byte_count: int
+    end_of_stream: bool
+
+
+Report = Callable[[Sent], None]
+
+
+class Publisher:
+    """Sends one stream. The broker may be away for kafka.delivery_timeout_seconds, and nothing is lost."""
+
+    def __init__(
+        self, settings: Settings, *, collection: str, stream_id: str, report: Report, stop: threading.Event
+    ) -> None:
+        """Connect.
+
+        Args:
+            report: Told of each record that the broker has.
+            stop: Once it is set, the broker is not waited for as long.
+        Raises:
+            BrokerUnavailable: If no broker answers.
+        """
+        self._producer = Producer(settings.kafka)
+        self._topic = Topics(settings.kafka.topic_prefix).chunks
+        self._key = video_key(collection, stream_id)
+        self._config = settings.kafka
+        self._report, self._stop = report, stop
+        self._stopped_at: float | None = None
+        self._sent: deque[tuple[Sent, Delivery]] = deque()
+
+    def send(self, chunk: Chunk) -> None:
+        """Send the next chunk; waits while too many are on their way.
+
+        Raises:
+            BrokerUnavailable: If one could not be delivered.
+        """
+        data = chunk_bytes(chunk)
+        sent = Sent(sequence=chunk.sequence, byte_count=len(data), end_of_stream=chunk.end_of_stream)
+        self._sent.append((sent, self._producer.send(self._topic, self._key, data)))
+        self._settle(MAX_UNACKNOWLEDGED)
+
+    def finish(self) -> None:
+        """Wait until the broker has everything.
+
+        Raises:
+            BrokerUnavailable: If one could not be delivered.
+        """
+        self._settle(0)
+
+    def close(self) -> None:
+        """Leave."""
+        self._producer.close(CLOSE_SECONDS)
+
+    def _settle(self, most: int) -> None:
+        while self._sent:
+            sent, delivery = self._sent[0]
+            if not delivery.is_done and len(self._sent) <= most:
+                return
+            if not delivery.wait(WAIT_SECONDS):
+                self._check_patience()
+                continue
+            if delivery.error is not None:
+                raise delivery.error
+            self._sent.popleft()
+            self._report(sent)
+
+    def _check_patience(self) -> None:
+        if not self._stop.is_set():
+            return
+        now = time.monotonic()
+        self._stopped_at = self._stopped_at or now
+        if now - self._stopped_at > STOP_SECONDS:
+            lost = counted(len(self._sent), "record")
+            raise BrokerUnavailable(self._config.servers, f"{lost} not delivered within {STOP_SECONDS:g} s of the stop")
+
+
+def publish(settings: Settings, source: str, *, collection: str, stream_id: str, realtime: bool, as_json: bool) -> int:
+    """Send a source as a stream until it ends or this process is told to stop; return the exit status.
+
+    Raises:
+        SettingsError: If the stream's name cannot be one.
+        BrokerUnavailable: If no broker answers, or none did for kafka.delivery_timeout_seconds.
+        SourceError, DecodeError: If the source cannot be had.
+    """
+    check_names(collection, stream_id)
+    stop = threading.Event()
+
+    def end(number: int, frame: types.FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt  # whoever presses Ctrl-C twice does not want to wait
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    with contextlib.ExitStack() as stack:
+        display = Display(as_json=as_json, name=f"{collection}/{stream_id}")
+        stack.callback(display.close)
+        publisher = Publisher(settings, collection=collection, stream_id=stream_id, report=display.sent, stop=stop)
+        stack.callback(publisher.close)
+        stack.enter_context(finishing(publisher))
+        for chunk in chunks(
+            source,
+            collection=collection,
+            stream_id=stream_id,
+            session=round(time.time() * MILLISECONDS),
+            config=replace(settings.publish, realtime=realtime),
+            stop=stop,
+            hooks=PublishHooks(notes=display.note, progress=display.advance),
+        ):
+            publisher.send(chunk)
+    return 0
+
+
+@contextlib.contextmanager
+def finishing(publisher: Publisher) -> Iterator[None]:
+    """Have all that was sent delivered, also where the source fails: then that is told, and not what fails besides."""
+    try:
+        yield
+    except (SourceError, DecodeError):
+        with contextlib.suppress(BrokerUnavailable):
+            publisher.finish()
+        raise
+    publisher.finish()
+
+
+def publish_whole(settings: Settings, source: str, *, collection: str, video_id: str) -> None:
+    """Send where a whole file is.
+
+    Raises:
+        SourceRefused: If it is no URI.
+        BrokerUnavailable: If the broker does not take it.
+    """
+    check_names(collection, video_id)
+    check_policy(source, replace(settings.source, hosts=("*",), file_roots=("/",)))  # the worker's own policy decides
+    producer = Producer(settings.kafka)
+    try:
+        record = Source(collection=collection, video_id=video_id, uri=source)
+        topic = Topics(settings.kafka.topic_prefix).sources
+        delivery = producer.send(topic, video_key(collection, video_id), source_bytes(record))
+        while not delivery.wait(WAIT_SECONDS):  # it ends with kafka.delivery_timeout_seconds
+            pass
+        if delivery.error is not None:
+            raise delivery.error
+    finally:
+        producer.close()
+    Console(stderr=True).print(f"sent {display_uri(source)} as {collection}/{video_id}", highlight=False)
+
+
+def check_names(collection: str, stream_id: str) -> None:
+    """Refuse names that no chunk may have.
+
+    Raises:
+        SettingsError: If one is no name.
+    """
+    try:
+        Chunk(collection=collection, stream_id=stream_id, session=0, sequence=0, end_of_stream=True)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+class Display:
+    """Says what was sent: a line that changes on a terminal, JSON lines, or a line now and then in a log."""
+
+    LINE_SECONDS = 10.0  # between two lines where nothing can change
+
+    def __init__(self, *, as_json: bool, name: str) -> None:
+        self._as_json, self._name = as_json, name
+        self._console = Console(stderr=True)
+        self._status = self._console.status(f"{name}: connecting") if self._console.is_terminal else None
+        if self._status is not None:
+            self._status.start()
+        self._media_seconds = 0.0
+        self._count = self._bytes = 0
+        self._said_at = time.monotonic()
+
+    def advance(self, media_seconds: float, chunk_count: int, byte_count: int) -> None:
+        self._media_seconds = media_seconds
+
+    def sent(self, sent: Sent) -> None:
+        self._count += not sent.end_of_stream
+        self._bytes += sent.byte_count
+        if self._as_json:
+            click.echo(to_json({"stream": self._name, **asdict(sent)}))
+            sys.stdout.flush()
+        if self._status is not None:
+            self._status.update(self._summary())
+        elif not self._as_json and time.monotonic() - self._said_at >= self.LINE_SECONDS:
+            self._said_at = time.monotonic()
+            self._console.print(self._summary(), highlight=False)
+
+    def note(self, line: str) -> None:
+        self._console.print(f"{self._name}: {printable(line)}", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+        self._console.print(self._summary(), highlight=False)
+
+    def _summary(self) -> str:
+        size = f"{self._bytes / 1e6:.1f} MB"
+        return f"{self._name}: {counted(self._count, 'chunk')}, {clock(self._media_seconds)}, {size} sent"
