@@ -25,7 +25,7 @@ import serve.search.intent
 import serve.search.ranking
 import serve.search.speech
 import serve.search.target
-import temporal.ranges
+import temporal.moments.ranges
 from encoders.calibration import Calibration
 from serve.cli.eval import table
 from serve.client.either import Embedded
@@ -46,7 +46,7 @@ SAID_FORMS = (
     "when is {} mentioned?", "where in the video is {} discussed?",
 )  # fmt: skip
 NOTHING = np.empty(0, np.int64)
-NO_RANGES = temporal.ranges.Ranges(stretch=NOTHING, first=NOTHING, last=NOTHING)
+NO_RANGES = temporal.moments.ranges.Ranges(stretch=NOTHING, first=NOTHING, last=NOTHING)
 Patch = tuple[Any, str, Any]  # module or class, name, value
 
 
@@ -75,7 +75,7 @@ def alike(intent: Intent) -> Intent:
     return replace(intent, visual_weight=UNKNOWN, speech_weight=UNKNOWN)
 
 
-RANGES, SPOKEN = temporal.ranges, serve.search.speech
+RANGES, SPOKEN = temporal.moments.ranges, serve.search.speech
 VARIANTS = (
     Variant(name="as it is"),
     Variant(name="no de-biasing bank", calibration={"bank_share": 0.0}),

@@ -130,7 +130,7 @@ def plain_whisper() -> Any:
     """Load openai-whisper's model with the weights that ours takes."""
     import torch
 
-    from encoders.whisper_weights import load_whisper
+    from encoders.speech.whisper_weights import load_whisper
 
     loaded = load_whisper("auto")
     heads = torch.zeros(loaded.model.dims.n_text_layer, loaded.model.dims.n_text_head, dtype=torch.bool)
@@ -170,7 +170,7 @@ def ours(paths: list[str], folder: Path, account: Account) -> None:
     with account.stage("start-up"):
         from encoders.mini import MiniEncoder
         from encoders.sentence import SentenceEncoder
-        from encoders.whisper import SpeechStream, Transcriber
+        from encoders.speech.whisper import SpeechStream, Transcriber
         from serve.catalog.catalog import Catalog
         from serve.cli.main import cli
         from serve.indexing import pipeline, run

@@ -36,12 +36,12 @@ from encoders.weights import choose_device
 from serve.evaluate.training_data import gather
 from serve.settings import Settings
 from temporal.config import TrainConfig, WindowConfig
-from temporal.fusion import Fusion, MeanPooling, Pooling
-from temporal.history import PLOT
-from temporal.judging import judge, segments_of
-from temporal.train import CANDIDATE, Outcome, train
-from temporal.training_set import TrainingCaption, TrainingSet, TrainingVideo
-from temporal.values import TimeSpan
+from temporal.fusion.fusion import Fusion, MeanPooling
+from temporal.fusion.retrieval_eval import judge, segments_of
+from temporal.fusion.train import CANDIDATE, Outcome, train
+from temporal.fusion.training_log import PLOT
+from temporal.fusion.training_set import TrainingCaption, TrainingSet, TrainingVideo
+from temporal.values import Pooling, TimeSpan
 
 CLIP_SECONDS = 16
 ORDER_STEPS = 1500  # order takes longest: of two captions that differ in it alone, the vectors hardly differ

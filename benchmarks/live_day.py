@@ -39,7 +39,7 @@ from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query
 from temporal.config import WindowConfig
-from temporal.fusion import MeanPooling
+from temporal.fusion.fusion import MeanPooling
 from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
 
 CHUNK_SECONDS, APPLIED_CHUNKS = 4, 8  # chunks that a server takes over at once

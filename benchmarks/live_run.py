@@ -21,7 +21,7 @@ from serving_load import CALL_SECONDS, cpu_seconds, status_of, wait_until_servin
 
 from ingest.config import KafkaConfig, PublishConfig
 from ingest.kafka import Delivery, PartitionReader, Producer, Topics
-from ingest.publish import chunks
+from ingest.stream.chunker import chunks
 from ingest.values import Chunk
 from kinodex.v1 import (
     library_service_pb2,

@@ -22,7 +22,7 @@ from sampling import ROOT, command, descendants, machine
 from sampling_videos import synthetic
 
 from ingest.config import DecodeConfig
-from ingest.sandbox import DecodePool
+from ingest.media.sandbox import DecodePool
 from ingest.values import DecodeSummary, Frame
 
 REPORTED_MINUTES = (1, 5, 15, 30, 60)  # of media time

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.moments import find_moments, tiou
-from temporal.shots import Changes
+from temporal.moments.moments import find_moments, tiou
+from temporal.moments.shots import Changes
 from temporal.values import TimeSpan
 
 RESULTS = Path(__file__).parent / "results" / "moments.md"

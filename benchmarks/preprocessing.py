@@ -3,10 +3,12 @@
     python benchmarks/preprocessing.py VIDEOS [--out FILE.md]
 
 VIDEOS is a folder with queries.json and files/. Two tables:
-1. The same frames through ingest.decode (libswscale) and through open_clip's image_transform (Pillow) on the whole
+1. The same frames through ingest.media.decode (libswscale) and through open_clip's image_transform (Pillow) on the
+whole
    picture as PyAV gives it, both into mini's tower, whose trained weights feel a difference: the cosine.
 2. Whole-video recall of mini by crop, squash and pad: score = mean over frames of similarity to the caption, less the
-   mean similarity to encoders.probes.BANK. Mini's policy is the one of highest mean 1/rank for 16:9 videos of the half
+   mean similarity to encoders.caption_bank.BANK. Mini's policy is the one of highest mean 1/rank for 16:9 videos of
+   the half
    `train`; `report` is only read.
 """
 
@@ -29,12 +31,12 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from sampling import machine
 
+from encoders.caption_bank import BANK
 from encoders.clip import load_visual
 from encoders.config import VisualConfig
 from encoders.mini import MiniEncoder
-from encoders.probes import BANK
 from ingest.config import DecodeConfig, ResizePolicy
-from ingest.decode import decode
+from ingest.media.decode import decode
 from ingest.values import Frame
 
 POLICIES: tuple[ResizePolicy, ...] = ("crop", "squash", "pad")

@@ -17,8 +17,8 @@ from typing import Any
 import av
 
 from ingest.config import DecodeConfig, SamplingPolicy
-from ingest.decode import decode
-from ingest.sandbox import DecodePool
+from ingest.media.decode import decode
+from ingest.media.sandbox import DecodePool
 from ingest.values import Decoded, Frame
 
 INPUT_PX = 224

@@ -26,7 +26,7 @@ from serve.catalog.catalog import Catalog, NewVideo
 from serve.indexing import pipeline
 from serve.search.traits import Captions, captions_of, file_traits
 from serve.settings import Settings
-from temporal.fusion import MeanPooling
+from temporal.fusion.fusion import MeanPooling
 from temporal.window import segments, windows
 
 # ruff: noqa: SIM905 - tables of words read as words

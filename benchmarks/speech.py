@@ -38,8 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from encoders.config import SpeechConfig  # noqa: E402  (a script: the path comes first)
+from encoders.speech.whisper import Transcriber  # noqa: E402
 from encoders.weights import choose_dtype  # noqa: E402
-from encoders.whisper import Transcriber  # noqa: E402
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock  # noqa: E402
 
 RECORDINGS = ROOT.parent / "shared" / "videos" / "speech"

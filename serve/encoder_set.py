@@ -10,10 +10,11 @@ from encoders.weights import choose_device
 from ingest.config import DecodeConfig
 from serve.settings import Settings
 from serve.values import EncoderSpace
-from temporal.fusion import Fusion, MeanPooling, Pooling
+from temporal.fusion.fusion import Fusion, MeanPooling
+from temporal.values import Pooling
 
 if TYPE_CHECKING:
-    from encoders.whisper import Transcriber
+    from encoders.speech.whisper import Transcriber
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
 
 def load_all(settings: Settings, stored: EncoderSpace | None) -> "tuple[Transcriber | None, Encoders]":
     """Load everything that indexing needs; see `load_encoders`."""
-    from encoders.whisper import Transcriber  # half a GB that questions do not need
+    from encoders.speech.whisper import Transcriber  # half a GB that questions do not need
 
     transcriber = None if settings.speech.model == "none" else Transcriber.load(settings.speech)
     speech = (transcriber.name, transcriber.fingerprint) if transcriber is not None else ("none", "none")

@@ -1,6 +1,7 @@
 """When something begins and ends, told while it goes on: two thresholds, a shortest length, a pause after the end.
 
-Reading a whole curve (temporal.moments) is better, and has to wait for its end; whoever is to be told at once cannot.
+Reading a whole curve (temporal.moments.moments) is better, and has to wait for its end; whoever is to be told at once
+cannot.
 All is decided by media time, frame by frame: the same frames give the same changes, however they are cut into batches
 and whenever they come.
 """

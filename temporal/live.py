@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import WindowConfig
-from temporal.fusion import Pooling
-from temporal.values import Segment, TimeSpan
+from temporal.values import Pooling, Segment, TimeSpan
 from temporal.window import SLACK_SECONDS, overlaps, window_tokens
 
 

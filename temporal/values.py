@@ -1,7 +1,9 @@
 """Windows, segments and the spans that answer a query."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,3 +78,25 @@ class ChangeKind(StrEnum):
     OPENED = "OPENED"
     UPDATED = "UPDATED"
     CLOSED = "CLOSED"
+
+
+class Pooling(Protocol):
+    """What makes one vector of each window."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load(self, frame_size: int, utterance_size: int) -> None:
+        """Read what it needs, so that what is wrong is found before work begins.
+
+        Args:
+            frame_size: D of the visual encoder; 0 without one.
+            utterance_size: E of the sentence encoder.
+
+        Raises:
+            WeightsNotFound: If its file is gone.
+            WeightsInvalid: If it is damaged, or was trained for vectors of other sizes.
+        """
+
+    def vectors(self, windows: Sequence[WindowTokens]) -> list[NDArray[np.float32] | None]:
+        """Return float32 (D,), unit, of each window; None where no picture was seen."""

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import WindowConfig
-from temporal.fusion import Pooling
-from temporal.values import Segment, TimeSpan, Window, WindowTokens
+from temporal.values import Pooling, Segment, TimeSpan, Window, WindowTokens
 
 SLACK_SECONDS = 1e-6  # sums of float strides; far under the microsecond that container timestamps resolve
 

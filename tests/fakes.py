@@ -227,4 +227,4 @@ def use_fakes(monkeypatch: pytest.MonkeyPatch, *, visual: bool = True) -> None:
         "serve.encoder_set.load_visual",
         lambda config, sentence, remembered=None: (ColourEncoder() if visual else None, "a test's encoder"),
     )
-    monkeypatch.setattr("encoders.whisper.Transcriber.load", lambda config: ToneTranscriber())
+    monkeypatch.setattr("encoders.speech.whisper.Transcriber.load", lambda config: ToneTranscriber())

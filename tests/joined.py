@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.config import DecodeConfig, SamplingPolicy
-from ingest.decode import decode
-from ingest.sampler import tick_of
+from ingest.media.decode import decode
+from ingest.media.sampler import tick_of
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame
 
 

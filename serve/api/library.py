@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from ingest.config import SourceConfig
-from ingest.source import check_policy, display_uri, video_id_of
+from ingest.source.source import check_policy, display_uri, video_id_of
 from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import library_service_pb2_grpc
 from serve.api.access import Access

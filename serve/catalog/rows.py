@@ -74,7 +74,7 @@ class StoredFrames:
 class StoredTraits:
     """What no question changes in a file; see serve.search.traits."""
 
-    change_strengths: NDArray[np.float32]  # (N,): temporal.shots.change_strengths()
+    change_strengths: NDArray[np.float32]  # (N,): temporal.moments.shots.change_strengths()
     captions: str  # serve.search.traits.Captions.key; "": there are no pictures
     generic: Generic
 

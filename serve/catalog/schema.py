@@ -233,7 +233,7 @@ _VERSION_4 = (
 _VERSION_5 = (
     """CREATE TABLE video_traits (
         video_row INTEGER PRIMARY KEY REFERENCES videos ON DELETE CASCADE, -- of a file
-        change_strengths BLOB NOT NULL, -- float32 (N,): temporal.shots.change_strengths
+        change_strengths BLOB NOT NULL, -- float32 (N,): temporal.moments.shots.change_strengths
         captions TEXT NOT NULL,         -- which captions of anything: serve.search.traits.Captions.key
         generic TEXT NOT NULL           -- JSON [[temperature, mean, spread], ...] of their scores
     )""",

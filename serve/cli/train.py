@@ -13,8 +13,8 @@ from serve.cli.options import config_option, json_option
 from serve.settings import data_directory, load_settings
 
 if TYPE_CHECKING:
-    from temporal.history import Report
-    from temporal.train import Outcome
+    from temporal.fusion.train import Outcome
+    from temporal.fusion.training_log import Report
 
 
 @click.command(
@@ -77,7 +77,7 @@ def train(
     from encoders.weights import choose_device
     from serve.evaluate.training_data import gather
     from temporal.config import TrainConfig
-    from temporal.train import train as train_fusion
+    from temporal.fusion.train import train as train_fusion
 
     libraries = directories or (data_directory(None),)
     shown = _Shown(is_first=os.environ.get("RANK", "0") == "0")
@@ -138,7 +138,7 @@ class _Shown:
 
 
 def _row(outcome: "Outcome", out: Path) -> dict[str, Any]:
-    from temporal.train import CANDIDATE, FUSION
+    from temporal.fusion.train import CANDIDATE, FUSION
 
     checkpoint = out / (FUSION if outcome.is_promoted else CANDIDATE)
     return {**asdict(outcome), "checkpoint": str(checkpoint)}

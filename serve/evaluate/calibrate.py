@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.calibration import Calibration, Scale
+from encoders.caption_bank import BANK
 from encoders.clip import VisualEncoder
 from encoders.errors import NoVisualEncoder
-from encoders.probes import BANK
 from serve.errors import QuestionsInvalid
 from serve.evaluate.questions import Question, Questions
 from serve.search.library import Library

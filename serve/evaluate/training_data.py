@@ -23,7 +23,7 @@ from serve.search.visual import text_vector
 from serve.settings import Settings
 from serve.values import Video
 from temporal.errors import TrainingSetInvalid
-from temporal.training_set import TrainingCaption, TrainingSet, TrainingVideo
+from temporal.fusion.training_set import TrainingCaption, TrainingSet, TrainingVideo
 from temporal.values import TimeSpan
 
 CACHE = "captions.npz"  # in the output folder: the vectors of the captions, which take longest to make

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from encoders.errors import EncoderError
-from encoders.whisper import Transcriber
+from encoders.speech.whisper import Transcriber
 from serve.catalog.catalog import Catalog
 from serve.encoder_set import Encoders, load_all
 from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, ServeError, name_of

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ingest.source import scheme_of
+from ingest.source.source import scheme_of
 from serve.catalog.catalog import Catalog
 from serve.catalog.rows import metadata_json, uri_bytes, uri_of
 from serve.errors import RequestIdReused, WorkerCrashed

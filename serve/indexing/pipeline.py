@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingest.config import KafkaConfig
 from ingest.errors import IngestError
-from ingest.source import expand
+from ingest.source.source import expand
 from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.swap import replace_videos
 from serve.encoder_set import Encoders, load_all

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from encoders.speech.whisper import SpeechWindow, Transcriber
 from encoders.values import FrameEmbeddings
-from encoders.whisper import SpeechWindow, Transcriber
 from ingest.errors import IngestError, SourceUnavailable
-from ingest.sandbox import DecodePool
-from ingest.source import display_uri, open_source, video_id_of
+from ingest.media.sandbox import DecodePool
+from ingest.source.source import display_uri, open_source, video_id_of
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog.catalog import Catalog, NewVideo
 from serve.encoder_set import Encoders, decode_config

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from encoders.speech.whisper import SpeechStream
 from encoders.values import FrameEmbeddings, Utterance
-from encoders.whisper import SpeechStream
 from ingest.errors import IngestError
 from ingest.values import Decoded, DecodeSummary, MediaInfo
 from serve.values import IndexOutcome

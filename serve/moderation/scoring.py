@@ -1,6 +1,7 @@
 """How surely each frame shows what is looked for, whatever comes: for policies and standing queries.
 
-A frame is compared with captions of anything at all (encoders.probes), so that one which is near to every text is not
+A frame is compared with captions of anything at all (encoders.caption_bank), so that one which is near to every text
+is not
 near to these; captions of what only looks alike stand beside them with a weight of their own. All that is asked for is
 compared at once, in one matrix product a batch of frames.
 """

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.catalog.rows import Generic
-from temporal.shots import Changes
+from temporal.moments.shots import Changes
 
 Floats = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from serve.search.intent import Intent
 from serve.search.speech import Spoken
 from serve.search.visual import Seen
 from serve.values import Verdict, Video
-from temporal.moments import tiou
+from temporal.moments.moments import tiou
 from temporal.values import ScoredSpan, TimeSpan
 
 RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published

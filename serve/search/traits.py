@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from encoders.calibration import FILE as CALIBRATION_FILE
 from encoders.calibration import Calibration, read_calibrations
+from encoders.caption_bank import BANK
 from encoders.clip import VisualEncoder
-from encoders.probes import BANK
 from encoders.values import FrameEmbeddings
 from serve.catalog.rows import Generic, StoredTraits
 from serve.errors import DataDirectoryInvalid
 from serve.search.pooling import Pool, pool, together
-from temporal.shots import change_strengths
+from temporal.moments.shots import change_strengths
 
 
 class Captions:

@@ -19,8 +19,8 @@ from serve.search.traits import Captions
 from serve.search.video_rows import VideoFrames, read_frames
 from serve.values import Video
 from temporal.config import MomentConfig
-from temporal.moments import Scores, find_all_moments
-from temporal.shots import NO_CHANGES, changes_of, joined, picture_changes
+from temporal.moments.moments import Scores, find_all_moments
+from temporal.moments.shots import NO_CHANGES, changes_of, joined, picture_changes
 from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments whose videos are read in full

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ingest.errors import IngestError
 from ingest.kafka import MAX_RECORD_BYTES, Delivery, Record
-from ingest.ordering import MAX_WAITING_SECONDS, Arrival
+from ingest.stream.chunk_order import MAX_WAITING_SECONDS, Arrival
 from ingest.values import Decoded
 from kinodex.v1 import stream_pb2
 from serve.codec.records import (

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from ingest.errors import BrokerUnavailable, DecodeError, SourceError
 from ingest.kafka import Delivery, Producer, Topics
-from ingest.publish import PublishHooks, chunks
-from ingest.source import check_policy, display_uri
+from ingest.source.source import check_policy, display_uri
+from ingest.stream.chunker import PublishHooks, chunks
 from ingest.values import Chunk
 from serve.codec.records import Source, chunk_bytes, source_bytes, video_key
 from serve.errors import SettingsError

@@ -8,18 +8,18 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from encoders.whisper import Transcriber
+from encoders.speech.whisper import Transcriber
 from ingest.config import SamplingPolicy
 from ingest.kafka import Record
-from ingest.ordering import Arrival, ChunkOrder, Missing
-from ingest.stream_clock import NO_TICK, ClockState, StreamClock
+from ingest.stream.chunk_order import Arrival, ChunkOrder, Missing
+from ingest.stream.stream_clock import NO_TICK, ClockState, StreamClock
 from ingest.values import Chunk, Decoded
 from kinodex.v1 import stream_pb2
 from serve.codec.fields import timestamp_message, timestamp_value
 from serve.codec.records import Gap, gap_message, gap_value, media_message, media_value, video_key
 from serve.worker.video_flow import NotedGap, Submission, VideoFlow
 from temporal.config import WindowConfig
-from temporal.fusion import Pooling
+from temporal.values import Pooling
 
 MISSING = "MISSING"  # the reason of a gap of chunks that never came
 

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.batching import Batcher, Value
+from encoders.speech.whisper import Transcriber
 from encoders.values import Utterance
-from encoders.whisper import Transcriber
 from ingest.config import SourceConfig
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.kafka import Delivery, Producer, Topics
-from ingest.sandbox import DecodePool
-from ingest.source import OpenedSource, check_policy, open_source, video_id_of
+from ingest.media.sandbox import DecodePool
+from ingest.source.source import OpenedSource, check_policy, open_source, video_id_of
 from ingest.values import Decoded, Frame
 from serve.codec.records import SegmentRecord, video_key
 from serve.encoder_set import Encoders, decode_config

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.speech.whisper import SpeechStream, SpeechWindow, Transcriber
 from encoders.values import Utterance
-from encoders.whisper import SpeechStream, SpeechWindow, Transcriber
-from ingest.stream_clock import MAX_LAG_SECONDS, Placed
+from ingest.stream.stream_clock import MAX_LAG_SECONDS, Placed
 from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.codec.records import Gap, SegmentRecord
 from temporal.config import WindowConfig
-from temporal.fusion import Pooling
 from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
+from temporal.values import Pooling
 
 MAX_GAPS = 64  # that no final segment tells of yet; more are told of as one, however many chunks do not decode
 SAME_SECONDS = 1e-6  # media times that went through a checkpoint differ by less

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ingest.errors import IngestError
 from ingest.kafka import Record
-from ingest.stream_clock import MAX_LAG_SECONDS, Placed
+from ingest.stream.stream_clock import MAX_LAG_SECONDS, Placed
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.codec.records import Source
 from serve.worker.video_flow import Submission, VideoFlow

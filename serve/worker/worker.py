@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from encoders.whisper import Transcriber
+from encoders.speech.whisper import Transcriber
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionReader, Place, Producer, Record, Topics
 from serve.encoder_set import Encoders

@@ -6,7 +6,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.vad import SpeechStream, SpeechWindow
+from encoders.speech.speech_stream import SpeechStream, SpeechWindow
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

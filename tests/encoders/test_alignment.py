@@ -8,7 +8,7 @@ import torch
 from whisper.timing import dtw_cpu
 from whisper.timing import median_filter as openai_median_filter
 
-from encoders.alignment import median_filter, warp
+from encoders.speech.alignment import median_filter, warp
 
 
 def test_every_order_of_seven_values_has_its_median() -> None:

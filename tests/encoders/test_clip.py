@@ -367,7 +367,7 @@ def test_decoded_frames_look_to_an_encoder_as_open_clips_own_do(shared: Path, se
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     from ingest.config import DecodeConfig
-    from ingest.decode import decode
+    from ingest.media.decode import decode
     from ingest.values import Frame
 
     mini = MiniEncoder.load(VisualConfig(device="cpu"), sentence)

@@ -135,7 +135,7 @@ def test_texts_are_the_sentence_encoders(encoder: MiniEncoder, sentence: Sentenc
 @pytest.mark.slow
 def test_knows_what_a_real_video_shows(shared: Path, encoder: MiniEncoder) -> None:
     from ingest.config import DecodeConfig
-    from ingest.decode import decode
+    from ingest.media.decode import decode
     from ingest.values import Frame
 
     config = DecodeConfig(input_width=128, input_height=128, resize=encoder.resize)

@@ -6,8 +6,8 @@ from random_whisper import random_whisper
 from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
 
-from encoders.hearing import Hearing
-from encoders.steps import DecoderSteps, PackedLinear, Vocabulary, pack_layers, prepare
+from encoders.speech.audio_encoder import Hearing
+from encoders.speech.text_decoder import DecoderSteps, PackedLinear, Vocabulary, pack_layers, prepare
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from encoders import utterances
-from encoders.alignment import TimedText, warp
-from encoders.utterances import cut_utterances, join_pieces, place_words
+from encoders.speech import utterances
+from encoders.speech.alignment import TimedText, warp
+from encoders.speech.utterances import cut_utterances, join_pieces, place_words
 from encoders.values import Word
 
 

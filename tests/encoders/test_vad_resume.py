@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from speech import GOLDEN, read_sound
 from torch import Tensor
 
-from encoders import vad
 from encoders.config import SpeechConfig
-from encoders.vad import SpeechStream, SpeechWindow
+from encoders.speech import speech_stream as vad
+from encoders.speech.speech_stream import SpeechStream, SpeechWindow
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 
 Sound = NDArray[np.float32]

@@ -14,11 +14,11 @@ from speech import GOLDEN, push_all, read_sound
 from whisper.decoding import DecodingOptions, DecodingTask
 
 from encoders.config import SpeechConfig
-from encoders.decoding import ShrinkingTask
-from encoders.steps import prepare
+from encoders.speech.shrinking_batch import ShrinkingTask
+from encoders.speech.text_decoder import prepare
+from encoders.speech.whisper import Transcriber
 from encoders.threads import LEAST_SHARE
 from encoders.values import Utterance
-from encoders.whisper import Transcriber
 from ingest.values import SAMPLE_RATE_HZ
 
 pytestmark = pytest.mark.slow

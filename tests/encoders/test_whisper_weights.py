@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from random_whisper import random_whisper
 from whisper.model import ModelDimensions, Whisper
 
-from encoders import whisper_weights
 from encoders.errors import WeightsInvalid, WeightsNotFound
-from encoders.whisper_weights import load_whisper
+from encoders.speech import whisper_weights
+from encoders.speech.whisper_weights import load_whisper
 
 DIMS = ModelDimensions(
     n_mels=80,

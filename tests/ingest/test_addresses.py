@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from ingest.addresses import is_allowed
+from ingest.source.addresses import is_allowed
 
 NAT64 = "64:ff9b::"
 

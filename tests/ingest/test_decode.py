@@ -15,8 +15,8 @@ from marks import first_quick
 from media import Sound, Track, beep_times, number_of, numbered, times, write, written
 
 from ingest.config import DecodeConfig, SamplingPolicy
-from ingest.decode import decode
 from ingest.errors import DecodeError, LimitExceeded
+from ingest.media.decode import decode
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
 POLICIES: tuple[SamplingPolicy, ...] = ("exact", "fast", "keyframes")

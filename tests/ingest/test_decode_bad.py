@@ -13,8 +13,8 @@ from marks import first_quick
 from media import Sound, Track, number_of, times, write, written
 
 from ingest.config import DecodeConfig
-from ingest.decode import decode
 from ingest.errors import DecodeError, IngestError, LimitExceeded
+from ingest.media.decode import decode
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame
 
 

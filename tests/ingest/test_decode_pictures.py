@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.config import DecodeConfig, ResizePolicy
-from ingest.decode import decode
-from ingest.picture import SCALING, PictureMaker
+from ingest.media.decode import decode
+from ingest.media.picture import SCALING, PictureMaker
 from ingest.values import Frame, MediaInfo
 
 THREE = times(3, 1)

@@ -23,7 +23,7 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
-from ingest.source import OpenedSource, open_source
+from ingest.source.source import OpenedSource, open_source
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: several reads
 LOOPBACK = ("127.0.0.0/8",)

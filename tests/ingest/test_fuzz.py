@@ -11,7 +11,7 @@ from media import Sound, Track, times, written
 
 from ingest.config import DecodeConfig, SamplingPolicy
 from ingest.errors import DecodeError, LimitExceeded
-from ingest.sandbox import DecodePool
+from ingest.media.sandbox import DecodePool
 from ingest.values import DecodeSummary, Frame
 
 SEED = 20240607

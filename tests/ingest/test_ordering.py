@@ -1,10 +1,10 @@
-"""ingest.ordering: every chunk once, in its place, and nothing waited for in vain."""
+"""ingest.stream.chunk_order: every chunk once, in its place, and nothing waited for in vain."""
 
 import random
 
 import pytest
 
-from ingest.ordering import MAX_WAITING_COUNT, MAX_WAITING_SECONDS, Arrival, ChunkOrder, Missing
+from ingest.stream.chunk_order import MAX_WAITING_COUNT, MAX_WAITING_SECONDS, Arrival, ChunkOrder, Missing
 
 
 def drained(order: ChunkOrder[str]) -> list[str | Missing]:

@@ -14,7 +14,7 @@ from marks import first_quick
 from media import Sound, Track, beep_times, number_of, times, write
 
 from ingest.config import PublishConfig
-from ingest.publish import PublishHooks, chunks
+from ingest.stream.chunker import PublishHooks, chunks
 from ingest.values import SAMPLE_RATE_HZ, Chunk
 
 NINE = times(216)  # nine seconds at 24 fps

@@ -12,7 +12,7 @@ from media import Track, write
 from test_publish import NINE, made, media_of, published
 
 from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
-from ingest.publish import chunks
+from ingest.stream.chunker import chunks
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from media import Sound, Track, times, write, written
 
 from ingest.config import PublishConfig
 from ingest.errors import DecodeError, SourceNotFound, SourceUnavailable, SourceUnreadable
-from ingest.publish import PublishHooks, chunks
+from ingest.stream.chunker import PublishHooks, chunks
 from ingest.values import Chunk
 
 EVEN = {"bf": "0", "x264-params": "scenecut=0"}

@@ -14,9 +14,9 @@ from av.video.frame import VideoFrame
 from media import Track, number_of, written
 
 from ingest.config import DecodeConfig, SamplingPolicy
-from ingest.decode import decode
-from ingest.sampler import Planner, Selector, Step, tick_of
-from ingest.timeline import Timeline
+from ingest.media.decode import decode
+from ingest.media.sampler import Planner, Selector, Step, tick_of
+from ingest.media.timeline import Timeline
 from ingest.values import Frame
 
 # A packet as (presentation time in frames, is it a keyframe), in decoding order, at 10 fps.

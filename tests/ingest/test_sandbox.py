@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from media import Sound, Track, number_of, times, written
 
-from ingest import sandbox, wire
 from ingest.config import DecodeConfig
-from ingest.decode import decode
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
-from ingest.sandbox import DecodePool
+from ingest.media import child_protocol as wire
+from ingest.media import sandbox
+from ingest.media.child_protocol import Message
+from ingest.media.decode import decode
+from ingest.media.sandbox import DecodePool
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
-from ingest.wire import Message
 
 CONFIG = DecodeConfig(resize="squash", input_width=64, input_height=64)
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG are Linux's")
@@ -269,7 +270,7 @@ def test_closing_ends_the_children_and_their_decodes(long_media: bytes) -> None:
 ORPHAN_SCRIPT = """
 import sys, time
 from ingest.config import DecodeConfig
-from ingest.sandbox import DecodePool
+from ingest.media.sandbox import DecodePool
 pool = DecodePool(DecodeConfig(), workers=2)
 busy = pool.decode(open(sys.argv[1], "rb"), uri="busy")
 next(busy)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import ingest.source as source
+import ingest.source.source as source
 from ingest.config import SourceConfig
 from ingest.errors import (
     LimitExceeded,
@@ -19,7 +19,7 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
-from ingest.source import display_uri, expand, open_source, scheme_of, video_id_of
+from ingest.source.source import display_uri, expand, open_source, scheme_of, video_id_of
 
 CONTENT = b"not really a video" * 1000
 not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

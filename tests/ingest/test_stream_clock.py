@@ -1,9 +1,9 @@
-"""ingest.stream_clock: chunks decoded apart, in the media time of their stream."""
+"""ingest.stream.stream_clock: chunks decoded apart, in the media time of their stream."""
 
 import numpy as np
 import pytest
 
-from ingest.stream_clock import StreamClock
+from ingest.stream.stream_clock import StreamClock
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
 MEDIA = MediaInfo(

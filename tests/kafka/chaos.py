@@ -36,7 +36,7 @@ from kafka import KafkaConsumer, TopicPartition  # noqa: E402
 
 from ingest.config import KafkaConfig, PublishConfig  # noqa: E402
 from ingest.kafka import PartitionReader, Producer, Topics, create_topics  # noqa: E402
-from ingest.publish import chunks  # noqa: E402
+from ingest.stream.chunker import chunks  # noqa: E402
 from ingest.values import Chunk  # noqa: E402
 from kinodex.v1 import stream_pb2  # noqa: E402
 from serve.catalog.catalog import Catalog  # noqa: E402
@@ -71,7 +71,7 @@ policies:
 """
 CONFIDENCE_TOLERANCE = 0.03  # of what is seen, where vectors differ by as much as they may
 REORDER_PLACES = 3  # a chunk may be from its own,
-REORDER_SECONDS = 6.0  # and so late; after ingest.ordering's ten it would rightly count as missing
+REORDER_SECONDS = 6.0  # and so late; after ingest.stream.chunk_order's ten it would rightly count as missing
 DUPLICATE_SHARE = 0.1
 RESTART_SECONDS = 1.0  # until what was killed is started again
 PATIENCE_SECONDS = 420  # for everything to come to rest after the last disturbance

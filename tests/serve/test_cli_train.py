@@ -18,7 +18,7 @@ from encoders.values import FrameEmbeddings
 from serve.catalog.catalog import Catalog, NewVideo
 from serve.cli.main import cli
 from serve.evaluate.training_data import gather
-from temporal.fusion import load_checkpoint
+from temporal.fusion.fusion import load_checkpoint
 
 NAMES = list(COLOURS)
 RUN = """
@@ -244,8 +244,8 @@ def test_a_library_is_indexed_with_what_was_trained(
 
 def test_a_checkpoint_of_other_encoders_is_refused_before_work_begins(library: Path, tmp_path: Path) -> None:
     from temporal.config import FusionConfig
-    from temporal.fusion import save_checkpoint
-    from temporal.model import FusionTransformer
+    from temporal.fusion.fusion import save_checkpoint
+    from temporal.fusion.model import FusionTransformer
 
     save_checkpoint(FusionTransformer(FusionConfig(frame_size=8, utterance_size=8)), tmp_path / "other")
     film = tmp_path / "film.mp4"

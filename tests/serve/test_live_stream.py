@@ -11,17 +11,17 @@ import torch
 from marks import first_quick
 
 from encoders.config import SpeechConfig
-from encoders.vad import SpeechStream
+from encoders.speech.speech_stream import SpeechStream
 from encoders.values import Utterance
 from ingest.kafka import Record
-from ingest.ordering import Arrival
+from ingest.stream.chunk_order import Arrival
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Chunk, Decoded, DecodeSummary, Frame, MediaInfo
 from kinodex.v1 import stream_pb2
 from serve.codec.records import SegmentRecord
 from serve.worker.stream import Entry, LiveStream
 from serve.worker.video_flow import MAX_GAPS, Speech, Step, Submission
 from temporal.config import WindowConfig
-from temporal.fusion import MeanPooling
+from temporal.fusion.fusion import MeanPooling
 
 MEDIA = MediaInfo(
     container="mpegts", duration_seconds=None, video_codec="h264", audio_codec="aac", width=1, height=1,

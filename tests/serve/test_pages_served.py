@@ -23,7 +23,7 @@ from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.api.pages import Remembered
 from serve.catalog.catalog import Catalog, NewVideo
 from temporal.config import WindowConfig
-from temporal.fusion import MeanPooling
+from temporal.fusion.fusion import MeanPooling
 from temporal.window import segments, windows
 
 pytestmark = pytest.mark.slow

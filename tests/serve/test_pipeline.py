@@ -269,5 +269,5 @@ def leftover_children(films: Path) -> Iterator[str]:
     """Yield the command lines of decoding processes whose parent is gone."""
     listed = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
     for line in listed.splitlines():
-        if "ingest.child" in line and line.split()[0] == "1":
+        if "ingest.media.decode_child" in line and line.split()[0] == "1":
             yield line

@@ -21,7 +21,7 @@ from serve.search.traits import Captions, captions_of, file_traits
 from serve.search.video_rows import FrameBlock
 from serve.settings import Settings
 from serve.values import Answer, Query
-from temporal.shots import picture_changes
+from temporal.moments.shots import picture_changes
 
 SETTINGS = Settings(workers=2)
 QUESTIONS = ("something red", "blue or green", "a yellow thing", "red, then blue")

@@ -33,8 +33,8 @@ from serve.worker.partitions import ChunkPartition
 from serve.worker.stream import latest_checkpoints
 from serve.worker.worker import PARTS_IN_FLIGHT
 from temporal.config import FusionConfig, WindowConfig
-from temporal.fusion import save_checkpoint
-from temporal.model import FusionTransformer
+from temporal.fusion.fusion import save_checkpoint
+from temporal.fusion.model import FusionTransformer
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 SCENES = [("red", 7), ("green", 9), ("blue", 8)]

@@ -16,7 +16,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from ingest.config import KafkaConfig, PublishConfig, SourceConfig
 from ingest.kafka import Delivery, PartitionReader, Producer, Record, Topics, create_topics
-from ingest.publish import chunks
+from ingest.stream.chunker import chunks
 from ingest.values import Chunk
 from kinodex.v1 import stream_pb2
 from serve.codec.records import SegmentRecord, chunk_bytes, read_segment, video_key

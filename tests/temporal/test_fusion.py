@@ -9,8 +9,8 @@ import torch
 
 from encoders.errors import WeightsInvalid, WeightsNotFound
 from temporal.config import FusionConfig
-from temporal.fusion import Fusion, MeanPooling, load_checkpoint, save_checkpoint
-from temporal.model import FusionTransformer
+from temporal.fusion.fusion import Fusion, MeanPooling, load_checkpoint, save_checkpoint
+from temporal.fusion.model import FusionTransformer
 from temporal.values import WindowTokens
 
 CONFIG = FusionConfig(frame_size=24, utterance_size=12, width=32, head_count=4)

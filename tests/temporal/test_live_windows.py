@@ -11,9 +11,10 @@ import torch
 
 from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import FusionConfig, WindowConfig
-from temporal.fusion import Fusion, MeanPooling, Pooling, save_checkpoint
+from temporal.fusion.fusion import Fusion, MeanPooling, save_checkpoint
+from temporal.fusion.model import FusionTransformer
 from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
-from temporal.model import FusionTransformer
+from temporal.values import Pooling
 from temporal.window import segments, windows
 
 CONFIG = WindowConfig()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from temporal.config import FusionConfig
-from temporal.model import FusionTransformer, TokenBatch
+from temporal.fusion.model import FusionTransformer, TokenBatch
 from temporal.values import WindowTokens
 
 CONFIG = FusionConfig(frame_size=24, utterance_size=12, width=32, head_count=4)

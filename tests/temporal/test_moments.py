@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.moments import Scores, debias, find_all_moments, find_moments, per_second, suppress, tiou
-from temporal.shots import NO_CHANGES, Changes
+from temporal.moments.moments import Scores, debias, find_all_moments, find_moments, per_second, suppress, tiou
+from temporal.moments.shots import NO_CHANGES, Changes
 from temporal.values import ScoredSpan, TimeSpan
 
 CONFIG = MomentConfig()

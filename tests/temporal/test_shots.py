@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from encoders.values import FrameEmbeddings
-from temporal.shots import NO_CHANGES, joined, picture_changes
+from temporal.moments.shots import NO_CHANGES, joined, picture_changes
 
 
 def scenes(lengths: list[int], noise: float = 0.02) -> FrameEmbeddings:

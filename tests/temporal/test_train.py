@@ -13,11 +13,11 @@ from training_sets import SIZE, directions, noisy, ordered, told_apart, video, w
 from encoders.errors import WeightsInvalid
 from temporal.config import FusionConfig, TrainConfig, WindowConfig
 from temporal.errors import TrainingSetInvalid
-from temporal.fusion import Fusion, MeanPooling, Pooling, load_checkpoint
-from temporal.judging import Judgement, judge, segments_of
-from temporal.train import CANDIDATE, CHECKPOINT, FUSION, contrast, draw_captions, draw_window, schedule, train
-from temporal.training_set import TrainingCaption, TrainingSet, held_apart
-from temporal.values import TimeSpan
+from temporal.fusion.fusion import Fusion, MeanPooling, load_checkpoint
+from temporal.fusion.retrieval_eval import Judgement, judge, segments_of
+from temporal.fusion.train import CANDIDATE, CHECKPOINT, FUSION, contrast, draw_captions, draw_window, schedule, train
+from temporal.fusion.training_set import TrainingCaption, TrainingSet, held_apart
+from temporal.values import Pooling, TimeSpan
 
 pytestmark = pytest.mark.slow
 
@@ -249,7 +249,7 @@ def test_a_checkpoint_that_falls_is_not_promoted(tmp_path: Path, monkeypatch: py
     def judged(pooling: Pooling, data: TrainingSet) -> Judgement:
         return better if isinstance(pooling, MeanPooling) else worse
 
-    monkeypatch.setattr("temporal.train.judge", judged)
+    monkeypatch.setattr("temporal.fusion.train.judge", judged)
     outcome = run(ordered(12), tmp_path)
     assert not outcome.is_promoted
     assert not (tmp_path / FUSION).exists()

@@ -7,7 +7,7 @@ import pytest
 
 from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import WindowConfig
-from temporal.fusion import MeanPooling
+from temporal.fusion.fusion import MeanPooling
 from temporal.values import Segment, TimeSpan, Window
 from temporal.window import segments, windows
 

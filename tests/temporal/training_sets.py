@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
-from temporal.training_set import TrainingCaption, TrainingSet, TrainingVideo
+from temporal.fusion.training_set import TrainingCaption, TrainingSet, TrainingVideo
 from temporal.values import TimeSpan
 
 SIZE = 16

@@ -11,17 +11,17 @@ from whisper.audio import N_SAMPLES, log_mel_spectrogram
 from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import get_tokenizer
 
-from encoders.alignment import align
 from encoders.config import SpeechConfig
-from encoders.decoding import ShrinkingTask
-from encoders.hearing import Hearing
-from encoders.steps import Sound, Vocabulary, pack_layers, pick, prepare
+from encoders.speech.alignment import align
+from encoders.speech.audio_encoder import Hearing
+from encoders.speech.shrinking_batch import ShrinkingTask
+from encoders.speech.speech_stream import SpeechStream, SpeechWindow
+from encoders.speech.text_decoder import Sound, Vocabulary, pack_layers, pick, prepare
+from encoders.speech.utterances import cut_utterances, join_pieces, place_words
+from encoders.speech.whisper_weights import LoadedWhisper, load_whisper
 from encoders.threads import Lanes
-from encoders.utterances import cut_utterances, join_pieces, place_words
-from encoders.vad import SpeechStream, SpeechWindow
 from encoders.values import Utterance
 from encoders.weights import choose_dtype
-from encoders.whisper_weights import LoadedWhisper, load_whisper
 
 __all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
 

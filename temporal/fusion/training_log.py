@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from temporal.judging import Judgement
+from temporal.fusion.retrieval_eval import Judgement
 
 HISTORY, PLOT = "history.jsonl", "training.png"
 

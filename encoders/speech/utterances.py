@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.alignment import TimedText
+from encoders.speech.alignment import TimedText
 from encoders.values import Word
 
 # The first two lists are openai-whisper's; the full-width marks are meant.

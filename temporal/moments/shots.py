@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings
-from temporal.curve import FLAT, Floats, otsu
+from temporal.moments.curve import FLAT, Floats, otsu
 
 CUT_CONTRAST = 3.0  # cuts change the picture this many times more than what is no cut, or there are none
 MIN_CUT_CHANGE = 0.15  # 1 - cosine: neighbouring seconds of one shot change less

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ingest.config import SamplingPolicy
-from ingest.timeline import BACKWARD_SECONDS, GAP_SECONDS
+from ingest.media.timeline import BACKWARD_SECONDS, GAP_SECONDS
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
 MAX_FILL_SAMPLES = SAMPLE_RATE_HZ  # a hole of up to a second is filled with silence; a longer one stays

@@ -15,9 +15,10 @@ from av.stream import Discard, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ingest.audio import AudioTrack, Sound
 from ingest.config import DecodeConfig
-from ingest.container import (
+from ingest.errors import DecodeError, LimitExceeded
+from ingest.media.audio import AudioTrack, Sound
+from ingest.media.container import (
     MISSING_SECONDS,
     MISSING_SHARE,
     WITH_DURATION,
@@ -28,12 +29,11 @@ from ingest.container import (
     is_cut,
     open_container,
 )
-from ingest.errors import DecodeError, LimitExceeded
-from ingest.picture import Orientation, PictureMaker, display_size
-from ingest.sampler import tick_of
-from ingest.timeline import Timeline
+from ingest.media.picture import Orientation, PictureMaker, display_size
+from ingest.media.sampler import tick_of
+from ingest.media.timeline import Timeline
+from ingest.media.video import KeyframesLie, Picture, VideoTrack
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
-from ingest.video import KeyframesLie, Picture, VideoTrack
 
 MAX_WAITING_SECONDS = 600  # of sound before the first picture, 38 MB: then the sound sets the zero of time
 MAX_READ_ERROR_COUNT = 100  # broken places in one file that the demuxer may step over

@@ -14,8 +14,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ingest.config import SamplingPolicy
-from ingest.sampler import HALF, Planner, Selector, Step
-from ingest.timeline import MAX_PACKET_SECONDS, Epoch
+from ingest.media.sampler import HALF, Planner, Selector, Step
+from ingest.media.timeline import MAX_PACKET_SECONDS, Epoch
 
 # Codecs whose keyframes and empty-and-restart are known to work in FFmpeg. Any other is decoded from end to end.
 PLANNED_CODECS = frozenset(

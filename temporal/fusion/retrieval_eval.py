@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig, WindowConfig
-from temporal.fusion import Pooling
+from temporal.fusion.training_set import TrainingSet, TrainingVideo
 from temporal.metrics import Localised, localisation, recall_at
-from temporal.moments import find_moments
-from temporal.training_set import TrainingSet, TrainingVideo
-from temporal.values import Segment
+from temporal.moments.moments import find_moments
+from temporal.values import Pooling, Segment
 from temporal.window import segments, windows
 
 PART_SHARE = 0.8  # a caption of less of a video than this is a moment of it

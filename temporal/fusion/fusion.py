@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +19,10 @@ from temporal.config import FusionConfig
 from temporal.values import WindowTokens
 
 if TYPE_CHECKING:  # a question to an indexed library starts without torch
-    from temporal.model import FusionTransformer
+    from temporal.fusion.model import FusionTransformer
 
 CONFIG_KEY = "config"
 BATCH_COUNT = 256  # windows at once: about 50 MB of activations
-
-
-class Pooling(Protocol):
-    """What makes one vector of each window."""
-
-    @property
-    def name(self) -> str: ...
-
-    def load(self, frame_size: int, utterance_size: int) -> None:
-        """Read what it needs, so that what is wrong is found before work begins.
-
-        Args:
-            frame_size: D of the visual encoder; 0 without one.
-            utterance_size: E of the sentence encoder.
-
-        Raises:
-            WeightsNotFound: If its file is gone.
-            WeightsInvalid: If it is damaged, or was trained for vectors of other sizes.
-        """
-
-    def vectors(self, windows: Sequence[WindowTokens]) -> list[NDArray[np.float32] | None]:
-        """Return float32 (D,), unit, of each window; None where no picture was seen."""
 
 
 class MeanPooling:
@@ -90,7 +68,7 @@ class Fusion:
         """Return float32 (D,), unit, of each window; None where no picture was seen. Only after `load`."""
         import torch
 
-        from temporal.model import TokenBatch
+        from temporal.fusion.model import TokenBatch
 
         assert self._model is not None
         found: list[NDArray[np.float32] | None] = []
@@ -124,7 +102,7 @@ def load_checkpoint(path: Path) -> "FusionTransformer":
     """
     from safetensors import SafetensorError, safe_open
 
-    from temporal.model import FusionTransformer
+    from temporal.fusion.model import FusionTransformer
 
     if not path.is_file():
         raise WeightsNotFound(str(path), "no such file")

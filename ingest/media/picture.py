@@ -16,8 +16,8 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin  # noqa: F401  the plugin by name: in the child no file can be opened later
 
-from ingest import tonemap
 from ingest.config import DecodeConfig
+from ingest.media import tonemap
 
 # Bicubic as in open_clip's preprocessing. The other flags keep colour true at edges and to the last bit.
 SCALING = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND

@@ -26,7 +26,15 @@ from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from ingest.config import PublishConfig
-from ingest.container import (
+from ingest.errors import (
+    DecodeError,
+    IngestError,
+    SourceError,
+    SourceNotFound,
+    SourceUnavailable,
+    SourceUnreadable,
+)
+from ingest.media.container import (
     MISSING_SECONDS,
     MISSING_SHARE,
     NOT_MEDIA,
@@ -37,17 +45,9 @@ from ingest.container import (
     declared_seconds,
     why_not,
 )
-from ingest.errors import (
-    DecodeError,
-    IngestError,
-    SourceError,
-    SourceNotFound,
-    SourceUnavailable,
-    SourceUnreadable,
-)
-from ingest.picture import Orientation
-from ingest.remux import Cutter, Piece
-from ingest.source import display_uri, scheme_of
+from ingest.media.picture import Orientation
+from ingest.source.source import display_uri, scheme_of
+from ingest.stream.remux import Cutter, Piece
 from ingest.values import Chunk
 
 MAX_READ_ERROR_COUNT = 100  # broken places in one source that the demuxer may step over

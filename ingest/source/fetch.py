@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from ingest.addresses import is_allowed, resolve
 from ingest.config import SourceConfig
 from ingest.errors import (
     LimitExceeded,
@@ -27,6 +26,7 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
+from ingest.source.addresses import is_allowed, resolve
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
 

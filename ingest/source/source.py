@@ -26,7 +26,7 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
-from ingest.fetch import (
+from ingest.source.fetch import (
     READ_BYTES,
     Progress,
     check_host,

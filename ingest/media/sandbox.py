@@ -17,9 +17,9 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import BinaryIO
 
-from ingest import wire
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
+from ingest.media import child_protocol as wire
 from ingest.values import Decoded, DecodeSummary, Frame, MediaInfo
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,14 @@ class _Child:
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair()
         with theirs:
-            arguments = [sys.executable, "-P", "-m", "ingest.child", str(theirs.fileno()), str(os.getpid())]
+            arguments = [
+                sys.executable,
+                "-P",
+                "-m",
+                "ingest.media.decode_child",
+                str(theirs.fileno()),
+                str(os.getpid()),
+            ]
             # One thread for NumPy: its idle threads would count against the child's memory.
             threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(

@@ -18,8 +18,8 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from ingest.config import PublishConfig
-from ingest.mux import Muxer, Stamps, Timed
-from ingest.timeline import Epoch, Timeline
+from ingest.media.timeline import Epoch, Timeline
+from ingest.stream.mux import Muxer, Stamps, Timed
 
 MAX_CHUNK_SECONDS = 10  # what other programs expect of a chunk; a group of pictures may be longer
 SLACK_SECONDS = Fraction(1, 20)  # keyframes two seconds apart are so but for rounding

@@ -10,7 +10,7 @@ from torch import Tensor
 from whisper.decoding import DecodingOptions, DecodingTask
 from whisper.model import Whisper
 
-from encoders.steps import DecoderSteps, Sound, Vocabulary
+from encoders.speech.text_decoder import DecoderSteps, Sound, Vocabulary
 
 
 class ShrinkingTask(DecodingTask):  # type: ignore[misc]

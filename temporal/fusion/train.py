@@ -31,11 +31,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from encoders.errors import WeightsInvalid
 from temporal.config import FusionConfig, TrainConfig
-from temporal.fusion import Fusion, MeanPooling, save_checkpoint
-from temporal.history import Report, report_of, row_of, write_history
-from temporal.judging import Judgement, judge
-from temporal.model import FusionTransformer, TokenBatch
-from temporal.training_set import TrainingSet, held_apart
+from temporal.fusion.fusion import Fusion, MeanPooling, save_checkpoint
+from temporal.fusion.model import FusionTransformer, TokenBatch
+from temporal.fusion.retrieval_eval import Judgement, judge
+from temporal.fusion.training_log import Report, report_of, row_of, write_history
+from temporal.fusion.training_set import TrainingSet, held_apart
 from temporal.values import TimeSpan, WindowTokens
 from temporal.window import overlaps, window_tokens
 

@@ -15,7 +15,7 @@ from av.audio.stream import AudioStream
 from av.packet import Packet
 from numpy.typing import NDArray
 
-from ingest.timeline import Epoch
+from ingest.media.timeline import Epoch
 from ingest.values import SAMPLE_RATE_HZ
 
 BLOCK_SECONDS = 5  # of one AudioBlock: few messages, little delay

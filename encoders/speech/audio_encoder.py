@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from whisper.model import AudioEncoder, MultiHeadAttention
 
-from encoders.steps import keys_and_values, split_heads
+from encoders.speech.text_decoder import keys_and_values, split_heads
 
 QUERY_COUNT = 250  # encoder positions whose attention is computed at a time; its 4.5 MB for tiny.en stay in the cache
 

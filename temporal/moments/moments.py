@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.curve import Curve, Floats, Ints, debias, epoch_runs, median, per_second
-from temporal.ranges import MAD_SIGMA, Bools, ScoredRanges, Stretch, scored_ranges, smoothed
-from temporal.shots import NO_CHANGES, Changes
+from temporal.moments.curve import Curve, Floats, Ints, debias, epoch_runs, median, per_second
+from temporal.moments.ranges import MAD_SIGMA, Bools, ScoredRanges, Stretch, scored_ranges, smoothed
+from temporal.moments.shots import NO_CHANGES, Changes
 from temporal.values import ScoredSpan, TimeSpan
 
 __all__ = ["Curve", "Scores", "debias", "find_all_moments", "find_moments", "per_second", "suppress", "tiou"]

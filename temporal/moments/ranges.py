@@ -1,6 +1,7 @@
 """Which seconds of similarity curves may be moments, in many stretches of curves at once.
 
-A stretch is some minutes long, too short to be worth a call of NumPy for each step of the recipe (temporal.moments). So
+A stretch is some minutes long, too short to be worth a call of NumPy for each step of the recipe
+(temporal.moments.moments). So
 the stretches of all curves lie in the rows of one matrix, and their ranges in one table, in which those of a stretch
 follow each other.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.curve import FLAT, Floats, Ints, otsu_of
+from temporal.moments.curve import FLAT, Floats, Ints, otsu_of
 
 Bools = NDArray[np.bool_]
 

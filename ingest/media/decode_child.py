@@ -1,4 +1,4 @@
-"""The decoding child process: `python -P -m ingest.child SOCKET PARENT`, started by sandbox.py only.
+"""The decoding child process: `python -P -m ingest.media.decode_child SOCKET PARENT`, started by sandbox.py only.
 
 It loads all it needs, gives up what it does not, then decodes one input after another. Each comes as an open
 file; the limit on descriptors leaves room for that one and no other, so the media can open nothing.
@@ -25,11 +25,11 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 
-from ingest import wire
 from ingest.config import DecodeConfig
-from ingest.decode import decode
 from ingest.errors import IngestError, LimitExceeded
-from ingest.picture import PictureMaker
+from ingest.media import child_protocol as wire
+from ingest.media.decode import decode
+from ingest.media.picture import PictureMaker
 
 SOCKET = 3  # after 0, 1 and 2; the media gets 4
 DESCRIPTORS = 5

@@ -17,7 +17,7 @@ from whisper.audio import TOKENS_PER_SECOND
 from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer
 
-from encoders.steps import DecoderSteps, Sound, Vocabulary
+from encoders.speech.text_decoder import DecoderSteps, Sound, Vocabulary
 
 MEDIAN_REACH = 3  # encoder positions of 20 ms on each side; openai-whisper's
 # Pairs to put in order, one after the other, so that the median of 7 comes to lie in their middle.
@@ -50,7 +50,7 @@ def align(
 
     Args:
         heads: (layer, head) of the cross-attention heads that follow the sound.
-        sound: The windows as the decoder sees them (`encoders.steps.prepare`).
+        sound: The windows as the decoder sees them (`encoders.speech.text_decoder.prepare`).
         texts: For each window the text tokens, no special ones.
         durations_seconds: For each window how much of it is sound and not padding.
     Source: openai-whisper, whisper/timing.py; https://arxiv.org/abs/2212.04356, section 6.

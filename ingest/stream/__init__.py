@@ -1,0 +1,1 @@
+"""Live streams: cutting a source into chunks, putting chunks in order, the clock of a stream."""
