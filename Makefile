@@ -53,10 +53,10 @@ test-clients: setup  ## grpcurl, Node and Go against a real server; the first ti
 	@$(CLIENT_TESTS)
 
 kafka: setup  ## run Apache Kafka on loopback until Ctrl-C: its address on standard output
-	@$(BIN)/python tests/kafka/broker.py
+	@$(BIN)/python tests/support/broker.py
 
 chaos: setup  ## kill workers, servers and the broker under live streams; compare with an undisturbed run: some minutes
-	@$(BIN)/python tests/kafka/chaos.py
+	@$(BIN)/python tests/chaos/chaos.py
 
 bench: setup  ## every figure that has a reference, measured beside it: benchmarks/results/DATE-COMMIT.json, .md, .png
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'

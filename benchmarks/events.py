@@ -30,8 +30,9 @@ from ingest.kafka import PartitionReader, Topics, create_topics
 from kinodex.v1 import moment_pb2, stream_pb2
 from serve.codec.fields import duration_value
 
-sys.path.append(str(ROOT / "tests" / "kafka"))
-from broker import Broker
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
+from support.broker import Broker
 
 POLICIES = """
 version: benchmark

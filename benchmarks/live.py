@@ -31,8 +31,9 @@ from ingest.config import KafkaConfig
 from ingest.kafka import create_topics
 from serve.text import counted
 
-sys.path.append(str(ROOT / "tests" / "kafka"))
-from broker import Broker
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
+from support.broker import Broker
 
 VIDEOS = ROOT.parent / "shared" / "videos" / "files"
 FILES = (  # in turn, one a stream: common codecs, sizes and keyframe distances, most with speech

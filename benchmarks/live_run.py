@@ -33,8 +33,9 @@ from kinodex.v1 import (
 )
 from serve.codec.records import chunk_bytes, video_key
 
-sys.path.append(str(ROOT / "tests" / "kafka"))
-from broker import free_ports
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
+from support.broker import free_ports
 
 COLLECTION = "live"
 PAUSE_SECONDS = Fraction(1, 2)  # where a file begins anew: its first packets may be dated before its first picture

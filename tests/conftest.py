@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marks import required
+
+from support.marks import required
 
 ROOT = Path(__file__).resolve().parents[1]
-pytest_plugins = ["kafka_fixtures"]  # tests/kafka
+pytest_plugins = ["support.kafka_fixtures"]
 SHARED = ROOT.parent / "shared"  # development videos; not part of the project
 
 

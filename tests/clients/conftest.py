@@ -4,35 +4,24 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
-import toolchain
 import trustme
-from fakes import SilentProgress, use_fakes, write_scenes
-from running import running
 
 from ingest.config import SourceConfig
 from serve.api.tokens import FILE as TOKENS_FILE
 from serve.api.tokens import create_token
 from serve.indexing.pipeline import index
 from serve.settings import Settings
+from support import toolchain
+from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.running import running
+from support.toolchain import Reached
 
 Built = TypeVar("Built")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reached:
-    """A server, and what a client needs to reach it."""
-
-    address: str
-    ca: Path | None  # None: it speaks plain text
-    token: str  # reads and writes
-    reading_token: str
-    films: Path  # the folder whose files it may index
 
 
 @pytest.fixture(scope="session")

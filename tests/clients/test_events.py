@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toolchain
-from fakes import use_fakes
-from hand_made import stream
-from running import running
-from test_server import wait_until
-from test_server_kafka import Worker
-from test_server_kafka import worker as worker
 
 from serve.client.client import Client
+from support import toolchain
+from support.fakes import use_fakes
+from support.hand_made import stream
+from support.running import running
+from support.segment_source import Worker
+from support.segment_source import worker as worker
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.clients]
 

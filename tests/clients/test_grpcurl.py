@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import trustme
-from conftest import Reached
-from fakes import write_scenes
 
 from kinodex.v1 import library_service_pb2, moderation_service_pb2, moment_pb2, search_service_pb2
+from support.fakes import write_scenes
+from support.toolchain import Reached
 
 pytestmark = pytest.mark.clients
 

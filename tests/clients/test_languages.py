@@ -10,13 +10,13 @@ from typing import Any
 
 import google.rpc
 import pytest
-import toolchain
-from conftest import Reached
-from fakes import write_scenes
 
 from serve.client.client import Client
 from serve.config import ClientConfig
 from serve.values import Query
+from support import toolchain
+from support.fakes import write_scenes
+from support.toolchain import Reached
 
 pytestmark = pytest.mark.clients
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toolchain
-from hand_made import stream
 
 from ingest.config import KafkaConfig
 from ingest.kafka import Delivery, Producer, Topics, create_topics
 from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, video_key
+from support import toolchain
+from support.hand_made import stream
 
 pytestmark = pytest.mark.kafka
 

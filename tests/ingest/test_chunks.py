@@ -7,13 +7,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from joined import decoded, joined_frames, joined_sound, source_frames, source_sound, summary_of, tick
-from marks import first_quick
-from media import Sound, Track, beep_times, number_of, times, written
 
 from ingest.config import SamplingPolicy
 from ingest.errors import LimitExceeded
 from ingest.values import SAMPLE_RATE_HZ, Chunk
+from support.joined import decoded, joined_frames, joined_sound, source_frames, source_sound, summary_of, tick
+from support.marks import first_quick
+from support.media import Sound, Track, beep_times, number_of, times, written
 
 TWELVE = times(288)  # twelve seconds at 24 fps
 ALTREF = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "realtime", "cpu-used": "8"}

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sample_vectors import FEW, MOST
 
 from serve.catalog.catalog import Catalog
 from serve.index import changes as holding_module
 from serve.index import faiss_index as index_module
+from support.sample_vectors import FEW, MOST
 
 
 @pytest.fixture

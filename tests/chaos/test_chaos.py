@@ -1,0 +1,29 @@
+"""The short form of `make chaos`: killed workers, a restarted broker, a killed server, and nothing lost or doubled."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.broker import BrokerMissing, jars
+
+CHAOS = Path(__file__).parent / "chaos.py"
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(900)
+def test_the_end_is_as_if_nothing_had_been(shared: Path, tmp_path: Path) -> None:
+    try:
+        jars()
+    except BrokerMissing as error:
+        pytest.skip(str(error))
+    done = subprocess.run(
+        [sys.executable, str(CHAOS), "--short", "--keep", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    report = json.loads(done.stdout)
+    assert (report["worker_kills"], report["broker_restarts"], report["server_kills"]) == (3, 1, 1)
+    assert report["segments"] > 20
+    assert report["events"] > 5

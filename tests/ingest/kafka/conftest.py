@@ -1,0 +1,66 @@
+"""Fixtures of the tests of Kafka in this folder: a broker with our topics, and clients of it that are closed."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from kafka import KafkaAdminClient
+
+from ingest.config import KafkaConfig
+from ingest.kafka import Producer, Topics, create_topics
+from support.kafka_members import Member, config_for, eventually
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Keep kafka-python's own log out of failures."""
+    caplog.set_level(logging.CRITICAL, "kafka")
+
+
+@pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = eventually(lambda: [one.name for one in set(threading.enumerate()) - before] or None, wanted=False)
+    assert left is None
+
+
+@pytest.fixture
+def config(kafka: str, topic_prefix: str) -> KafkaConfig:
+    """A broker with our topics, of two partitions each."""
+    found = config_for(kafka, topic_prefix)
+    create_topics(found)
+    return found
+
+
+@pytest.fixture
+def topics(config: KafkaConfig) -> Topics:
+    return Topics(config.topic_prefix)
+
+
+@pytest.fixture
+def producer(config: KafkaConfig) -> Iterator[Producer]:
+    made = Producer(config)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def admin(config: KafkaConfig) -> Iterator[KafkaAdminClient]:
+    with KafkaAdminClient(bootstrap_servers=list(config.servers)) as client:
+        yield client
+
+
+@pytest.fixture
+def member(config: KafkaConfig, topics: Topics) -> Iterator[Callable[..., Member]]:
+    """Makes members of a group that reads chunks."""
+    made: list[Member] = []
+
+    def make(group: str = "g", names: list[str] | None = None) -> Member:
+        made.append(Member(config, names or [topics.chunks], group))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.consumer.close()

@@ -1,0 +1,206 @@
+"""Who is let in by a broker, and what is said to those who are not."""
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+
+from ingest.config import KafkaConfig
+from ingest.errors import BrokerUnavailable
+from ingest.kafka import GroupConsumer, PartitionReader, Producer, Record, Topics, create_topics, describe_topics
+from support.secured import USERS, Secured, start_secured
+
+pytestmark = pytest.mark.kafka
+PATIENCE_SECONDS = 1.0
+AUTHORIZATION = r"Authorization.* \(the broker's access control does not allow it to this user\)"
+# A broker that hangs up at once after it said why is heard, or is not.
+HANGS_UP = "the broker hangs up on us"
+
+TLS: dict[str, Any] = {"security_protocol": "SSL", "tls_ca": "ca.pem"}
+CERTIFICATE: dict[str, Any] = {**TLS, "tls_certificate": "client.pem", "tls_key": "key.pem"}
+
+
+def user(name: str, mechanism: str = "PLAIN", password: str | None = None) -> dict[str, Any]:
+    password = USERS[name] if password is None else password
+    given = {"sasl_username": name, "sasl_password": password, "sasl_mechanism": mechanism}
+    return {"security_protocol": "SASL_PLAINTEXT", **given}
+
+
+def over_tls(given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "security_protocol": "SASL_SSL", "tls_ca": "ca.pem"}
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    secured = start_secured(tmp_path_factory.mktemp("secured"))
+    yield secured
+    secured.broker.kill()
+
+
+@pytest.fixture
+def prefix(secured: Secured, topic_prefix: str) -> str:
+    create_topics(config_at(secured, "PLAINTEXT", topic_prefix))
+    return topic_prefix
+
+
+def config_at(secured: Secured, listener: str, prefix: str, **given: Any) -> KafkaConfig:
+    files = {key: str(secured.folder / value) for key, value in given.items() if key.startswith("tls_") and value}
+    return KafkaConfig(
+        servers=(secured.address(listener),),
+        topic_prefix=prefix,
+        partition_count=2,
+        bootstrap_timeout_seconds=10.0,
+        **{**given, **files},
+    )
+
+
+@pytest.mark.parametrize(
+    ("listener", "given"),
+    [
+        ("PASSWORD", user("alice", "PLAIN")),
+        ("PASSWORD", user("alice", "SCRAM-SHA-256")),
+        ("PASSWORD", user("alice", "SCRAM-SHA-512")),
+        ("BOTH", over_tls(user("alice", "SCRAM-SHA-512"))),
+        ("TLS", TLS),
+        ("MUTUAL", CERTIFICATE),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.get("sasl_mechanism", ""),
+)
+def test_whoever_may_gets_in(secured: Secured, prefix: str, listener: str, given: dict[str, Any]) -> None:
+    config, chunks = config_at(secured, listener, prefix, **given), Topics(prefix).chunks
+    assert {outcome.state for outcome in describe_topics(config)} == {"exists"}
+    producer = Producer(config)
+    delivery = producer.send(chunks, b"k", b"v", partition=0)
+    assert (delivery.wait(10.0), delivery.error) == (True, None)
+    producer.close(5.0)
+    with PartitionReader(config) as reader:
+        assert [record.value for record in reader.read_to_end(chunks, 0)] == [b"v"]
+    consumer = GroupConsumer(config, [chunks], group=prefix, on_assigned=_ignore, on_revoked=_ignore, on_lost=_ignore)
+    assert [record.value for record in _poll(consumer, 15.0)] == [b"v"]
+    consumer.close()
+
+
+@pytest.mark.parametrize(
+    ("listener", "given", "reason", "settings"),
+    [
+        ("PASSWORD", user("alice", password="wrong"), f"the broker refuses the user|{HANGS_UP}", "kafka.sasl_"),
+        ("PASSWORD", user("alice", "SCRAM-SHA-256", "wrong"), f"the broker refuses the user|{HANGS_UP}", "kafka.sasl_"),
+        ("BOTH", over_tls(user("alice", password="wrong")), f"the broker refuses the user|{HANGS_UP}", "kafka.sasl_"),
+        ("PASSWORD", {}, HANGS_UP, "kafka.security_protocol"),
+        ("TLS", {}, f"what answers does not speak this protocol|{HANGS_UP}", "kafka.security_protocol"),
+        ("PLAINTEXT", TLS, "the broker does not speak TLS here", "kafka.security_protocol"),
+        ("PLAINTEXT", user("alice"), "the broker knows no users here", "kafka.security_protocol"),
+        ("BOTH", user("alice"), "", "kafka.security_protocol"),
+        ("BOTH", TLS, HANGS_UP, "kafka.sasl_*"),
+        ("TLS", {**TLS, "tls_ca": "other.pem"}, r"is not to be trusted \(unable to get local issuer", "kafka.tls_ca"),
+        ("TLS", {**TLS, "tls_ca": ""}, "the broker's certificate is not to be trusted", "kafka.tls_ca"),
+        ("MISNAMED", TLS, "certificate is not valid for '127.0.0.1'", "kafka.servers"),
+        ("MUTUAL", TLS, "the broker does not take our certificate", "kafka.tls_certificate and kafka.tls_key"),
+        ("TLS", {**TLS, "tls_ca": "none.pem"}, "the files of TLS cannot be used: No such file", "kafka.tls_ca"),
+    ],
+)  # fmt: skip
+def test_whoever_may_not_learns_why_and_in_time(
+    secured: Secured, topic_prefix: str, listener: str, given: dict[str, Any], reason: str, settings: str
+) -> None:
+    config = replace(config_at(secured, listener, topic_prefix, **given), bootstrap_timeout_seconds=PATIENCE_SECONDS)
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable) as raised:
+        Producer(config)
+    assert time.monotonic() - began < PATIENCE_SECONDS + 2.0
+    said = str(raised.value)
+    assert said.startswith("Kafka is not available: ")
+    assert re.search(reason, said)
+    assert settings in said
+    assert secured.address(listener) in said
+    assert "\n" not in said
+    assert "wrong" not in said
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"), [("127.0.0.1:1", "Connection refused"), ("no-such-host.invalid:9092", "no such host")]
+)
+def test_a_broker_that_is_not_there(server: str, reason: str) -> None:
+    with pytest.raises(BrokerUnavailable, match=f"{reason}: {server}"):
+        PartitionReader(KafkaConfig(servers=(server,), bootstrap_timeout_seconds=PATIENCE_SECONDS))
+
+
+@pytest.mark.parametrize("given", [{}, user("alice"), {"security_protocol": "SSL"}])
+def test_what_never_answers_is_given_up(given: dict[str, Any]) -> None:
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(BrokerUnavailable, match=f"no answer within 1 s: {server}"):
+            describe_topics(KafkaConfig(servers=(server,), bootstrap_timeout_seconds=PATIENCE_SECONDS, **given))
+    assert time.monotonic() - began < PATIENCE_SECONDS + 5.0  # of which a TLS handshake may take all
+
+
+def test_one_broker_that_answers_is_enough(secured: Secured, prefix: str) -> None:
+    config = config_at(secured, "PLAINTEXT", prefix)
+    assert describe_topics(replace(config, servers=("127.0.0.1:1", "no-such-host.invalid:9092", *config.servers)))
+
+
+def test_who_may_not_use_a_topic_is_told_so(secured: Secured, prefix: str) -> None:
+    topics, bob = Topics(prefix), config_at(secured, "PASSWORD", prefix, **user("bob"))
+    let(secured, "User:bob", ACLOperation.DESCRIBE, topics.segments)  # and no more
+    let(secured, "User:alice", ACLOperation.ALL, topics.deletions)  # and nobody else
+    producer = Producer(bob)
+    for topic in (topics.segments, topics.deletions):
+        delivery = producer.send(topic, b"k", b"v", partition=0)
+        assert delivery.wait(10.0)
+        assert isinstance(delivery.error, BrokerUnavailable)
+        assert re.search(AUTHORIZATION, str(delivery.error))
+        assert topic in str(delivery.error)
+    assert producer.send(topics.chunks, b"k", b"v").wait(10.0)
+    allowed = producer.send(topics.chunks, b"k", b"v")  # what is refused fails alone
+    assert (allowed.wait(10.0), allowed.error) == (True, None)
+    producer.close(5.0)
+    producer = Producer(config_at(secured, "PASSWORD", prefix, **user("alice")))
+    assert producer.send(topics.segments, b"k", b"v", partition=0).wait(10.0)
+    producer.close(5.0)
+    with PartitionReader(bob) as reader, pytest.raises(BrokerUnavailable, match=AUTHORIZATION):
+        list(reader.read_to_end(topics.segments, 0))
+    with PartitionReader(bob) as reader, pytest.raises(BrokerUnavailable, match=AUTHORIZATION):
+        reader.partitions_of(topics.deletions)
+    with pytest.raises(BrokerUnavailable, match=AUTHORIZATION):
+        describe_topics(bob)
+
+
+def test_who_may_not_join_a_group_is_told_so(secured: Secured, prefix: str) -> None:
+    bob = config_at(secured, "PASSWORD", prefix, **user("bob"))
+    let(secured, "User:alice", ACLOperation.ALL, f"{prefix}-workers", ResourceType.GROUP)
+    consumer = GroupConsumer(
+        bob,
+        [Topics(prefix).chunks],
+        group=f"{prefix}-workers",
+        on_assigned=_ignore,
+        on_revoked=_ignore,
+        on_lost=_ignore,
+    )
+    with pytest.raises(BrokerUnavailable, match=AUTHORIZATION):
+        _poll(consumer, 15.0)
+    consumer.close()
+
+
+def let(
+    secured: Secured, principal: str, operation: ACLOperation, name: str, kind: ResourceType = ResourceType.TOPIC
+) -> None:
+    """Give a right to one user; from then on, nobody has any that was not given."""
+    with KafkaAdminClient(bootstrap_servers=secured.address("PLAINTEXT")) as admin:
+        admin.create_acls([ACL(principal, "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, name))])
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+def _poll(consumer: GroupConsumer, seconds: float) -> list[Record]:
+    end = time.monotonic() + seconds
+    while not (records := consumer.poll(0.1)) and time.monotonic() < end:
+        pass
+    return records

@@ -1,0 +1,271 @@
+"""Members of a group, against a real broker: who reads what, also when one dies or the broker goes away."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from ingest.config import KafkaConfig
+from ingest.errors import BrokerUnavailable
+from ingest.kafka import GroupConsumer, PartitionReader, Place, Producer, Record, Topics, create_topics
+from support import SUPPORT
+from support.broker import Broker
+from support.kafka_members import Member, config_for, eventually, fill
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(60), pytest.mark.usefixtures("quiet", "no_thread_left")]
+
+MEMBER = SUPPORT / "group_member.py"
+
+
+def test_goes_on_where_the_group_has_committed(
+    topics: Topics, producer: Producer, member: Callable[..., Member]
+) -> None:
+    fill(producer, topics.chunks, 20, partition=0)
+    first = member()
+    assert eventually(lambda: first.poll(max_records=5) and len(first.records) >= 20)
+    assert first.events == [("assigned", [(topics.chunks, 0), (topics.chunks, 1)])]
+    assert first.consumer.committed(topics.chunks, 0) is None
+    first.consumer.commit({(topics.chunks, 0): 12})
+    assert eventually(lambda: first.poll(0.05) or first.consumer.committed(topics.chunks, 0) == 12)
+    first.at_revoke = lambda places: None
+    first.consumer.close()
+    assert first.told("revoked") == [(topics.chunks, 0), (topics.chunks, 1)]
+    second = member()
+    assert eventually(lambda: second.poll() and len(second.records) >= 8)
+    assert second.values() == [b"%d" % n for n in range(12, 20)]
+
+
+def test_what_is_revoked_may_still_be_committed(
+    topics: Topics, producer: Producer, member: Callable[..., Member]
+) -> None:
+    fill(producer, topics.chunks, 4, partition=0)
+    one = member()
+    assert eventually(lambda: one.poll() and len(one.records) >= 4)
+    done: list[bool] = []
+    one.at_revoke = lambda places: done.append(one.consumer.commit_now({(topics.chunks, 0): 3}, 5))
+    one.consumer.close()
+    assert done == [True]
+    assert member().consumer.committed(topics.chunks, 0) == 3
+
+
+def test_passes_records_of_eight_mebibytes(topics: Topics, producer: Producer, member: Callable[..., Member]) -> None:
+    for n in range(4):
+        producer.send(topics.chunks, b"%d" % n, bytes([n]) * (8 << 20), partition=n % 2)
+    assert producer.flush(30)
+    one = member()
+    assert eventually(lambda: one.poll(0.5) and len(one.records) >= 4)
+    assert sorted((record.key, len(record.value or b"")) for record in one.records) == [
+        (b"%d" % n, 8 << 20) for n in range(4)
+    ]
+
+
+def test_pauses_seeks_and_knows_how_far_it_is(
+    topics: Topics, producer: Producer, member: Callable[..., Member]
+) -> None:
+    fill(producer, topics.chunks, 10, partition=0)
+    one = member()
+    zero = (topics.chunks, 0)
+    assert eventually(lambda: one.poll(max_records=4))
+    assert not one.consumer.is_at_end(*zero)
+    assert one.consumer.lag()[zero] == 6
+    one.consumer.pause([zero, (topics.chunks, 9)])  # of what is not ours, nothing is paused
+    assert [one.poll(0.1) for _ in range(3)] == [[], [], []]
+    one.consumer.seek(*zero, 2)
+    assert one.consumer.position(*zero) == 2
+    one.consumer.resume([zero])
+    assert eventually(lambda: one.poll() and len(one.records) >= 12)
+    assert [record.offset for record in one.records] == [0, 1, 2, 3, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert eventually(lambda: one.poll(0.05) or one.consumer.is_at_end(topics.chunks, 1))
+    assert one.consumer.is_at_end(*zero)
+    assert one.consumer.lag() == {zero: 0, (topics.chunks, 1): 0}
+
+
+def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics: Topics, producer: Producer) -> None:
+    fill(producer, topics.chunks, 10, partition=0)
+
+    def begin(places: list[Place]) -> None:
+        assert consumer.position(topics.chunks, 0) == 0
+        consumer.seek(topics.chunks, 0, 6)
+
+    consumer = GroupConsumer(
+        config,
+        [topics.chunks],
+        group=f"{topics.prefix}-g",
+        on_assigned=begin,
+        on_revoked=lambda places: None,
+        on_lost=lambda places: None,
+    )
+    found: list[Record] = []
+    eventually(lambda: found.extend(consumer.poll(0.0)) or len(found) >= 4)  # without waiting, too
+    consumer.close()
+    assert [one.offset for one in found] == [6, 7, 8, 9]
+
+
+def test_what_a_callback_raises_comes_out_of_poll(config: KafkaConfig, topics: Topics) -> None:
+    def fail(places: list[Place]) -> None:
+        raise LookupError("mine")
+
+    consumer = GroupConsumer(
+        config, [topics.chunks], group=f"{topics.prefix}-g", on_assigned=fail, on_revoked=print, on_lost=print
+    )
+    with pytest.raises(LookupError, match="mine"):
+        eventually(lambda: consumer.poll(0.2))
+    assert consumer.poll(0.1) == []
+    consumer.close()
+
+
+def test_a_second_member_takes_half_and_the_rest_is_not_touched(
+    topics: Topics, producer: Producer, member: Callable[..., Member]
+) -> None:
+    fill(producer, topics.chunks, 10, partition=0)
+    fill(producer, topics.chunks, 10, partition=1, start=10)
+    first = member()
+    assert eventually(lambda: first.poll() and len(first.records) >= 20)
+    first.at_revoke = lambda places: assert_true(first.consumer.commit_now(dict.fromkeys(places, 10), 5))
+    first.consumer.pause([(topics.chunks, 0), (topics.chunks, 1)])
+    second = member()
+    assert eventually(lambda: first.poll(0.05) or second.poll(0.05) or second.told("assigned"))
+    moved = second.told("assigned")
+    assert first.told("revoked") == moved
+    assert len(moved) == 1
+    assert first.told("lost") == []
+    assert first.events[0][0] == "assigned"
+    assert [places for what, places in first.events[1:] if what == "assigned" and places] == []
+    kept = first.consumer.assignment()
+    assert first.consumer.position(*kept[0]) == 10
+    fill(producer, topics.chunks, 5, partition=0, start=20)
+    fill(producer, topics.chunks, 5, partition=1, start=20)
+    assert eventually(lambda: first.poll(0.05) or (second.poll(0.05) and len(second.records) >= 5))
+    assert len(first.records) == 20  # it is paused still
+    first.consumer.resume(kept)
+    assert eventually(lambda: first.poll() and len(first.records) >= 25)
+    assert second.values() == [b"%d" % n for n in range(20, 25)]
+
+
+def assert_true(value: object) -> None:
+    assert value
+
+
+# ------------------------------------------------------------------ members that die
+class Other:
+    """A member of the group in a process of its own, and the lines that say what it was told."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        command = [sys.executable, str(MEMBER), config.servers[0], config.topic_prefix, f"{config.topic_prefix}-g"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        self.thread = threading.Thread(target=self.read)
+        self.thread.start()
+
+    def read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self.lines.append(line.strip())
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.thread.join()
+
+
+@pytest.fixture
+def other(config: KafkaConfig) -> Iterator[Other]:
+    """One that has both partitions of the chunks, and is at rest."""
+    made = Other(config)
+    try:
+        assert eventually(lambda: made.lines[-2:] == ["assigned 0 1", "steady"])
+        made.lines.clear()
+        yield made
+    finally:
+        made.end()
+
+
+def test_partitions_of_a_dead_member_move(member: Callable[..., Member], other: Other) -> None:
+    other.process.kill()
+    one = member()
+    assert eventually(lambda: one.poll() or len(one.told("assigned")) == 2)  # once the session is over: three seconds
+
+
+def test_who_slept_through_its_session_learns_that_it_has_lost(member: Callable[..., Member], other: Other) -> None:
+    other.process.send_signal(signal.SIGSTOP)
+    one = member()
+    assert eventually(lambda: one.poll() or len(one.told("assigned")) == 2)
+    other.process.send_signal(signal.SIGCONT)
+    assert eventually(lambda: one.poll() or other.lines)
+    assert other.lines[0] == "lost 0 1"
+    assert eventually(lambda: one.poll() or other.lines[1:])  # it is back, and shares
+    assert other.lines[1] in ("assigned 0", "assigned 1")
+
+
+# ------------------------------------------------------------------ a broker that goes away
+def test_nothing_is_lost_or_doubled_while_the_broker_is_away(own_broker: Broker, topic_prefix: str) -> None:
+    config = replace(config_for(own_broker.servers, topic_prefix), session_timeout_seconds=20)
+    create_topics(config)
+    topics, producer = Topics(topic_prefix), Producer(config)
+    one = Member(config, [topics.chunks])
+    reader = PartitionReader(config)
+    reader.assign([(topics.chunks, 0, None)])
+    seen: list[Record] = []
+    sent = []
+    for part, stop in enumerate((own_broker.stop, own_broker.kill)):
+        sent += [producer.send(topics.chunks, b"k", b"%d" % n, partition=0) for n in range(40 * part, 40 * part + 20)]
+        assert eventually(lambda part=part: one.poll() and len(one.records) >= 40 * part + 20)
+        stop()
+        sent += [
+            producer.send(topics.chunks, b"k", b"%d" % n, partition=0) for n in range(40 * part + 20, 40 * part + 40)
+        ]
+        sent.append(producer.send(topics.segments, b"k", b"first" if part == 0 else b"second"))  # of its topic
+        one.consumer.commit({(topics.chunks, 0): 40 * part + 20})  # fails, and is tried again
+        assert one.poll(0.2) == []
+        assert reader.poll(0.2) is not None
+        assert not sent[-1].is_done
+        own_broker.start()
+        assert eventually(lambda part=part: one.poll() and len(one.records) >= 40 * part + 40, seconds=30)
+        assert eventually(
+            lambda part=part: one.poll(0.05) or one.consumer.committed(topics.chunks, 0) == 40 * part + 20
+        )
+    assert producer.flush(10)
+    assert {delivery.error for delivery in sent} == {None}
+    assert one.values() == [b"%d" % n for n in range(80)]
+    eventually(lambda: seen.extend(reader.poll(0.2)) or len(seen) >= 80)
+    assert [record.value for record in seen] == one.values()
+    assert one.told("lost") == []
+    one.consumer.close()
+    reader.close()
+    producer.close()
+
+
+def test_what_waits_has_an_end_when_the_broker_stays_away(own_broker: Broker, topic_prefix: str) -> None:
+    config = replace(
+        config_for(own_broker.servers, topic_prefix), delivery_timeout_seconds=2, bootstrap_timeout_seconds=1
+    )
+    create_topics(config)
+    topics, producer, reader = Topics(topic_prefix), Producer(config), PartitionReader(config)
+    one = Member(config, [topics.chunks])
+    eventually(lambda: one.poll() or one.told("assigned"))
+    fill(producer, topics.chunks, 1)
+    own_broker.kill()
+    started = time.monotonic()
+    sent = producer.send(topics.chunks, b"k", b"v")
+    assert not producer.flush(0.5)
+    for question in (
+        lambda: reader.end_offsets([(topics.chunks, 0)]),
+        lambda: reader.partitions_of(topics.chunks),
+        lambda: reader.assign([(topics.chunks, 0, 0)]),
+        lambda: one.consumer.committed(topics.chunks, 0),
+    ):
+        with pytest.raises(BrokerUnavailable):
+            question()
+    assert not one.consumer.commit_now({(topics.chunks, 0): 1}, 0.5)
+    assert sent.wait(10)
+    assert isinstance(sent.error, BrokerUnavailable)
+    reader.close()
+    one.consumer.close()
+    producer.close(1)
+    assert time.monotonic() - started < 30

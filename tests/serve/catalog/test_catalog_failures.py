@@ -1,0 +1,382 @@
+"""The catalog beside other processes, killed ones among them, on full disks, and on files that are no catalog."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from serve.catalog import schema
+from serve.catalog.catalog import Catalog
+from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
+from serve.live.rows import LiveRows, Outcome
+from support import SUPPORT
+from support.sample_catalog import FINGERPRINT, MEDIA, check, frames, new_video, put_version
+from support.sample_live import live_segment
+
+CHILD = SUPPORT / "catalog_child.py"
+
+
+def child(job: str, directory: Path, stdin: int | None = None) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(CHILD), job, str(directory)], stdin=stdin, stdout=subprocess.PIPE, text=True
+    )
+
+
+def outcome(job: str, directory: Path) -> str:
+    with child(job, directory) as process:
+        out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return out
+
+
+# ---- one writer, many readers
+
+
+def test_a_second_writer_is_told_at_once_who_writes(tmp_path: Path) -> None:
+    with child("hold", tmp_path) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            start = time.monotonic()
+            with pytest.raises(DataDirectoryBusy) as raised:
+                Catalog.open_writer(tmp_path)
+            assert time.monotonic() - start < 20  # the busy timeout is 30
+            assert raised.value.pid == process.pid
+            Catalog.open_reader(tmp_path).close()
+        finally:
+            process.kill()
+    assert (tmp_path / "lock").read_text() == f"{process.pid}\n"  # stale, and no obstacle
+    Catalog.open_writer(tmp_path).close()
+
+
+def test_a_second_writer_of_the_same_process_is_refused_too(catalog: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(DataDirectoryBusy):
+        Catalog.open_writer(tmp_path)
+    catalog.close()
+    catalog.close()  # harmless
+    Catalog.open_writer(tmp_path).close()
+
+
+def test_reading_never_waits_for_a_writer_in_the_middle_of_a_transaction(catalog: Catalog, reader: Catalog) -> None:
+    put_version(catalog, "abc", 1)
+    with catalog.writing() as write:
+        write.execute("DELETE FROM videos")
+        start = time.monotonic()
+        assert check(reader) == {"abc": 1}
+        with Catalog.open_reader(reader.directory) as another:
+            assert check(another) == {"abc": 1}
+        assert time.monotonic() - start < 20  # the busy timeout is 30
+
+
+def test_an_editor_waits_for_a_transaction_and_says_so_when_it_takes_too_long(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_version(catalog, "abc", 1)
+    monkeypatch.setattr("serve.catalog.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
+    with Catalog.open_editor(tmp_path) as editor:
+        with catalog.editing(), pytest.raises(DataDirectoryBusy):
+            editor.delete("abc")
+        editor.delete("abc")
+
+
+def test_threads_may_share_a_catalog(catalog: Catalog) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(job: Callable[[], object]) -> None:
+        try:
+            for _ in range(10):
+                job()
+        except BaseException as error:
+            failures.append(error)
+
+    put_version(catalog, "abc", 1)
+    jobs: list[Callable[[], object]] = [
+        lambda: check_in_snapshot(catalog),
+        lambda: put_version(catalog, "abc", 2),
+        lambda: put_version(catalog, "xyz", 3),
+    ]
+    threads = [threading.Thread(target=guarded, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert check(catalog) == {"abc": 2, "xyz": 3}
+
+
+def check_in_snapshot(catalog: Catalog) -> None:
+    with catalog.snapshot():
+        check(catalog)
+
+
+@pytest.mark.slow
+def test_readers_see_before_or_after_while_another_process_writes(tmp_path: Path) -> None:
+    with child("write", tmp_path) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            seen, until = set(), time.monotonic() + 60  # a busy disk may hold the writer up for seconds
+            with Catalog.open_reader(tmp_path) as reader:
+                while len(seen) <= 20 and time.monotonic() < until:
+                    with reader.snapshot():
+                        seen.add(tuple(sorted(check(reader).items())))
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert len(seen) > 20
+
+
+# ---- killed, full, damaged
+
+
+@pytest.mark.slow
+def test_no_sql_statement_is_a_bad_moment_to_die(tmp_path: Path) -> None:
+    swept = dict(line.split() for line in outcome("sweep", tmp_path).splitlines())
+    assert {"make", "replace_and_delete", "replace_all", "do_job"} == set(swept)
+    assert all(int(count) > 20 for count in swept.values())
+
+
+@pytest.mark.slow
+def test_a_writer_killed_at_any_moment_loses_only_what_it_had_not_finished(tmp_path: Path) -> None:
+    moments = random.Random(20260801)
+    finished: dict[str, int] = {}
+    for _ in range(12):
+        with child("write", tmp_path) as process:
+            assert process.stdout is not None
+            time.sleep(0 if process.stdout.readline() == "ready\n" else 1)
+            time.sleep(moments.uniform(0, 0.25))
+            process.send_signal(signal.SIGKILL)
+            said = process.stdout.read().splitlines()
+        finished.update((name, int(version)) for name, version in (line.split() for line in said if line.count(" ")))
+        with Catalog.open_reader(tmp_path) as reader:
+            found = check(reader)
+        for name, version in finished.items():  # what was said to be finished is there, or its next version
+            assert found[name] >= version
+        with Catalog.open_writer(tmp_path) as writer:
+            assert check(writer) == found
+            assert writer._select("SELECT count(*) FROM videos WHERE state = 'PROCESSING'") == [(0,)]
+            assert writer._select("PRAGMA integrity_check") == [("ok",)]
+    assert len(finished) == 3
+
+
+@pytest.mark.slow
+def test_memory_and_log_stay_flat_over_hours_of_video(tmp_path: Path) -> None:
+    grown_mebibytes, log_mebibytes = map(int, outcome("long_video", tmp_path).split())
+    assert grown_mebibytes <= 8
+    assert log_mebibytes <= 64
+
+
+def test_a_full_disk_is_said_and_leaves_what_was_there(catalog: Catalog) -> None:
+    put_version(catalog, "abc", 1)
+    ((pages,),) = catalog._select("PRAGMA page_count")
+    catalog._select(f"PRAGMA max_page_count = {pages + 3}")
+    row = catalog.begin(new_video("large"))
+    with pytest.raises(DataDirectoryInvalid, match="the disk is full"):
+        catalog.add_frames(row, frames(64, width=512), [bytes(4000)] * 64)
+    assert check(catalog) == {"abc": 1}
+    catalog.abandon(row)
+    catalog._select("PRAGMA max_page_count = 1000000")
+    put_version(catalog, "abc", 2)
+    assert check(catalog) == {"abc": 2}
+
+
+def test_a_file_that_may_not_grow_is_said_and_leaves_what_was_there(tmp_path: Path) -> None:
+    said = outcome("fill_disk", tmp_path).splitlines()
+    assert said[-1].startswith("invalid: the disk failed, or is full")
+    finished = {name: int(version) for name, version in (line.split() for line in said[1:-1])}
+    with Catalog.open_writer(tmp_path) as catalog:
+        assert check(catalog) == finished
+
+
+def test_who_may_not_write_reads_and_sees_what_others_write_meanwhile() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs two users: the child gives up its rights to write, and this process keeps them")
+    directory = Path(tempfile.mkdtemp())  # pytest's own folders are closed to the user that the child becomes
+    try:
+        directory.chmod(0o755)
+        with Catalog.open_writer(directory) as catalog:
+            put_version(catalog, "abc", 1)
+        with child("unprivileged", directory, stdin=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+
+            def next_line(trigger: str = "") -> str:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(trigger)
+                process.stdin.flush()
+                return process.stdout.readline().strip()
+
+            assert next_line() == "Permission denied"
+            assert next_line() == "{'abc': 1}"
+            assert next_line("again\n") == "{'abc': 1}"
+            with Catalog.open_writer(directory) as catalog:
+                put_version(catalog, "abc", 2)
+                assert next_line("while the writer is there\n") == "{'abc': 2}"
+                put_version(catalog, "abc", 3)
+                assert next_line("and again\n") == "{'abc': 3}"
+            assert next_line("when it is gone\n") == "{'abc': 3}"
+            process.stdin.close()
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("name", ["", "nothing/here", "a_file"])
+def test_nothing_indexed_is_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(DataDirectoryMissing):
+        Catalog.open_reader(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_made_is_invalid(tmp_path: Path) -> None:
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(DataDirectoryInvalid):
+        Catalog.open_writer(tmp_path / "a_file" / "data")
+
+
+def foreign(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE meta (key, value)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (
+            lambda path: path.write_bytes(b"this is no database, but long enough to be read as one" * 100),
+            "not an SQLite",
+        ),
+        (lambda path: path.write_bytes(b"SQLite format 3\x00" + bytes(5000)), "not an SQLite|damaged"),
+        (foreign, "some other program's"),
+    ],
+)
+def test_a_file_that_is_no_catalog_is_invalid_and_left_alone(
+    tmp_path: Path, make: Callable[[Path], object], reason: str
+) -> None:
+    path = tmp_path / "catalog.sqlite"
+    make(path)
+    content = path.read_bytes()
+    for open_ in (Catalog.open_reader, Catalog.open_writer, Catalog.open_writer):  # the lock is given back
+        with pytest.raises(DataDirectoryInvalid, match=reason):
+            open_(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_torn_catalog_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    with Catalog.open_writer(tmp_path) as catalog:
+        for version in range(1, 8):
+            put_version(catalog, f"video{version}", version)
+    path = tmp_path / "catalog.sqlite"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataDirectoryInvalid, match=r"damaged|disk"), Catalog.open_reader(tmp_path) as reader:
+        check(reader)
+
+
+def test_a_newer_version_is_refused_with_both_versions(tmp_path: Path) -> None:
+    Catalog.open_writer(tmp_path).close()
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    connection.close()
+    for open_ in (Catalog.open_reader, Catalog.open_writer):
+        with pytest.raises(DataDirectoryInvalid, match=f"version 99.*{schema.VERSION}"):
+            open_(tmp_path)
+
+
+def test_an_older_version_is_brought_forward_by_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Catalog.open_writer(tmp_path) as catalog:
+        put_version(catalog, "abc", 1)
+        identity = catalog.identity()
+    step = ("ALTER TABLE videos ADD COLUMN tint TEXT NOT NULL DEFAULT 'none'",)
+    monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, step))
+    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
+    with pytest.raises(DataDirectoryInvalid, match=f"version {schema.VERSION - 1}.*{schema.VERSION}"):
+        Catalog.open_reader(tmp_path)
+    Catalog.open_writer(tmp_path).close()
+    with Catalog.open_reader(tmp_path) as reader:
+        assert check(reader) == {"abc": 1}
+        assert reader.identity() == identity
+        assert reader._select("SELECT tint FROM videos") == [("none",)]
+
+
+def test_a_catalog_of_version_1_is_brought_forward_with_all_its_videos(tmp_path: Path) -> None:
+    write_version_1(tmp_path)
+    for open_ in (Catalog.open_reader, Catalog.open_editor):
+        with pytest.raises(DataDirectoryInvalid, match=r"version 1 .*kinodex index"):
+            open_(tmp_path)
+    Catalog.open_writer(tmp_path).close()
+    with Catalog.open_reader(tmp_path) as reader:
+        (video,) = reader.videos()
+        assert (video.video_id, dict(video.metadata), video.recorded_time) == ("abc", {}, None)
+        assert video.duration_seconds == 12.5
+        assert reader.rows("SELECT count(*) FROM jobs") == reader.rows("SELECT count(*) FROM requests") == [(0,)]
+        assert reader.identity() == "the same"
+    with Catalog.open_editor(tmp_path) as editor:
+        editor.delete("abc")
+
+
+def test_a_catalog_of_version_2_is_brought_forward_and_takes_live_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_version_1(tmp_path)
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
+        for statement in schema.STEPS[1]:
+            connection.execute(statement)
+        connection.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+        connection.execute("UPDATE videos SET metadata = '{\"camera\": \"7\"}', recorded_time = 5.0, fingerprint = ?",
+                           (FINGERPRINT,))  # fmt: skip
+        connection.execute("INSERT INTO frame_blocks (video_row, frame_count, width, epochs, pts_seconds, vectors)"
+                           " VALUES (1, 1, 0, ?, ?, x'')", (bytes(4), bytes(8)))  # fmt: skip
+    connection.close()
+    Catalog.open_writer(tmp_path).close()
+    with Catalog.open_editor(tmp_path) as editor:
+        (video,) = editor.videos()
+        assert (video.metadata, video.recorded_at(2.0)) == ({"camera": "7"}, 7.0)
+        assert (video.is_live, video.is_ended, video.is_growing, video.watermark_seconds) == (False, True, False, None)
+        assert (video.version, video.anchors, video.is_final_until(99.0)) == (0, (), True)
+        assert len(editor.frames(video.row).pts_seconds) == 1
+        assert editor.ready_rows(FINGERPRINT) == {1: 0.0}
+        live = LiveRows(editor, FINGERPRINT)
+        assert live.offsets("segments") == {}
+        assert live.apply([live_segment(0)], {("segments", 0): 1}).outcomes == (Outcome.APPLIED,)
+        assert [one.video_id for one in editor.videos()] == ["abc", "cam"]
+
+
+def write_version_1(directory: Path) -> None:
+    """Make the catalog that the first version of this program made, with one video."""
+    with sqlite3.connect(directory / "catalog.sqlite") as connection:
+        for statement in schema.STEPS[0]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        connection.execute("INSERT INTO meta VALUES ('identity', 'the same'), ('schema_version', '1')")
+        connection.execute(
+            "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, state, media,"
+            " duration_seconds) VALUES ('abc', 'default', ?, '00', 'f', 'READY', ?, 12.5)",
+            (b"file:///abc.mp4", json.dumps(asdict(MEDIA))),
+        )
+    connection.close()
+
+
+def test_a_migration_that_fails_leaves_the_older_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Catalog.open_writer(tmp_path) as catalog:
+        put_version(catalog, "abc", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "STEPS", (*schema.STEPS, ("DROP TABLE segments", "no SQL at all")))
+        patched.setattr(schema, "VERSION", schema.VERSION + 1)
+        with pytest.raises(DataDirectoryInvalid):
+            Catalog.open_writer(tmp_path)
+    with Catalog.open_writer(tmp_path) as catalog:
+        assert check(catalog) == {"abc": 1}

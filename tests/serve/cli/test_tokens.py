@@ -1,0 +1,182 @@
+"""`kinodex token` as a script meets it."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from serve.api.tokens import TokenStore
+from serve.cli import tokens as cli_tokens
+from serve.cli.main import cli
+from serve.errors import Unauthenticated
+
+ROOT = Path(__file__).resolve().parents[3]
+NOW = datetime(2026, 5, 1, 12, 30, 15, 999, tzinfo=UTC)
+FILE = Path("kinodex-data/tokens.json")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("KINODEX_DATA", "KINODEX_CONFIG", "KINODEX_SERVER_TOKENS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli_tokens, "_now", lambda: NOW)
+    monkeypatch.chdir(tmp_path)
+
+
+def token(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["token", *arguments])
+
+
+def assert_one_error_line(result: Result, *parts: str) -> None:
+    assert result.stdout == ""
+    assert result.stderr.startswith("kinodex: error: ")
+    assert result.stderr.count("\n") == 1
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_add_prints_a_token_that_works_and_explains_on_stderr() -> None:
+    result = token("add", "laptop", "--collection", "talks", "--collection", "lectures", "--expires", "30d")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("kdx_")
+    assert result.stdout.count("\n") == 1
+    assert "laptop may read lectures, talks, until 2026-05-31 12:30 UTC" in result.stderr
+    assert result.stdout.strip() not in result.stderr
+    principal = TokenStore(FILE, lambda: NOW).authenticate(f"Bearer {result.stdout.strip()}")
+    assert (principal.name, principal.can_write) == ("laptop", False)
+    assert principal.collections == frozenset({"talks", "lectures"})
+
+
+def test_add_opens_all_for_writing_only_when_told_to() -> None:
+    text = token("add", "ingest", "--all-collections", "--access", "write").stdout.strip()
+    principal = TokenStore(FILE, lambda: NOW).authenticate(f"Bearer {text}")
+    assert principal.may_write("anything")
+
+
+def test_list_says_what_a_token_opens_and_never_its_hash() -> None:
+    added = token("add", "laptop", "--collection", "talks", "--expires", "12h").stdout.strip()
+    token("add", "ingest", "--all-collections", "--access", "write")
+    first, second = (json.loads(line) for line in token("list", "--json").stdout.splitlines())
+    assert first == {
+        "id": added[4:12],
+        "name": "laptop",
+        "access": "read",
+        "collections": ["talks"],
+        "created": "2026-05-01T12:30:15+00:00",
+        "expires": "2026-05-02T00:30:15+00:00",
+    }
+    assert (second["collections"], second["expires"], second["access"]) == ("*", None, "write")
+    lines = token("list").stdout.splitlines()
+    assert [" ".join(line.split()) for line in lines] == [
+        f"{added[4:12]} laptop read 2026-05-01 until 2026-05-02 00:30 UTC talks",
+        f"{second['id']} ingest write 2026-05-01 for ever every collection",
+    ]
+
+
+def test_list_marks_the_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    token("add", "laptop", "--collection", "talks", "--expires", "2026-05-02")
+    monkeypatch.setattr(cli_tokens, "_now", lambda: datetime(2026, 5, 2, tzinfo=UTC))
+    assert "expired 2026-05-02 00:00 UTC" in token("list").stdout
+
+
+def test_list_of_nothing_is_no_failure() -> None:
+    result = token("list", "--json")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no tokens in kinodex-data/tokens.json" in result.stderr
+
+
+def test_revoke_takes_a_name_or_an_id() -> None:
+    laptop = token("add", "laptop", "--all-collections").stdout.strip()
+    phone = token("add", "phone", "--all-collections").stdout.strip()
+    assert token("revoke", "laptop").stdout == f"revoked laptop ({laptop[4:12]})\n"
+    assert token("revoke", phone[4:12]).stdout == f"revoked phone ({phone[4:12]})\n"
+    store = TokenStore(FILE, lambda: NOW)
+    for text in (laptop, phone):
+        with pytest.raises(Unauthenticated):
+            store.authenticate(f"Bearer {text}")
+    result = token("revoke", "laptop")
+    assert result.exit_code == 1
+    assert_one_error_line(result, "no token laptop", "kinodex token list")
+
+
+def test_the_file_is_the_one_of_the_settings_or_the_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    token("add", "a", "--all-collections", "--data", "library")
+    assert Path("library/tokens.json").exists()
+    Path("k.toml").write_text('[server]\ntokens = "etc/named.json"', encoding="utf-8")
+    token("add", "b", "--all-collections", "--data", "library", "--config", "k.toml")
+    assert Path("etc/named.json").exists()
+    monkeypatch.setenv("KINODEX_SERVER_TOKENS", "etc/named.json")
+    assert token("list", "--json").stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["add"], ["NAME"]),
+        (["add", "laptop"], ["--collection", "--all-collections", "kinodex token add --help"]),
+        (["add", "laptop", "--collection", "talks", "--all-collections"], ["--collection", "--all-collections"]),
+        (["add", "a name", "--all-collections"], ["'a name'", "letters"]),
+        (["add", "0123abcd", "--all-collections"], ["look like an id"]),
+        (["add", "laptop", "--collection", "*"], ["printable"]),
+        (["add", "laptop", "--collection", ""], ["printable"]),
+        (["add", "laptop", "--collection", "a\nb"], ["printable"]),
+        (["add", "laptop", "--all-collections", "--access", "admin"], ["--access", "write"]),
+        (["add", "laptop", "--all-collections", "--expires", "soon"], ["--expires", "30d, 12h, 2027-01-01 or never"]),
+        (["add", "laptop", "--all-collections", "--expires", "99999999999d"], ["--expires"]),
+        (["add", "laptop", "--all-collections", "--expires", "0d"], ["not in the future"]),
+        (["add", "laptop", "--all-collections", "--expires", "2026-05-01"], ["not in the future"]),
+        (["add", "laptop", "--all-collections", "--expires", "-5d"], ["--expires"]),
+        (["revoke"], ["NAME|ID"]),
+        (["remove", "laptop"], ["'remove'"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_2(arguments: list[str], parts: list[str]) -> None:
+    result = token(*arguments)
+    assert result.exit_code == 2
+    assert_one_error_line(result, *parts)
+    assert not FILE.exists()
+
+
+def test_failures_are_one_line_and_exit_1() -> None:
+    token("add", "laptop", "--all-collections")
+    result = token("add", "laptop", "--all-collections")
+    assert result.exit_code == 1
+    assert_one_error_line(result, "there is a token laptop already")
+    FILE.chmod(0o644)
+    for arguments in (["list"], ["revoke", "laptop"], ["add", "phone", "--all-collections"]):
+        result = token(*arguments)
+        assert result.exit_code == 1
+        assert_one_error_line(result, "chmod 600 kinodex-data/tokens.json")
+
+
+@pytest.mark.parametrize("command", [[], ["add"], ["list"], ["revoke"]])
+def test_every_help_answers(command: list[str]) -> None:
+    result = token(*command, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: kinodex token")
+
+
+def test_every_command_says_what_it_does() -> None:
+    assert all((command.help or "").strip() for command in cli_tokens.token.commands.values())
+    assert isinstance(cli.commands["token"], click.Group)
+
+
+def test_a_token_is_made_without_the_heavy_libraries(tmp_path: Path) -> None:
+    code = """
+import contextlib, sys
+from serve.cli.main import cli
+with contextlib.suppress(SystemExit):
+    cli.main(["token", "add", "laptop", "--all-collections", "--data", sys.argv[1]])
+heavy = ("torch", "av", "faiss", "numpy", "PIL", "rich", "grpc", "google.protobuf", "cryptography")
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.startswith("kdx_")
+    assert done.stdout.splitlines()[1:] == ["[]"]

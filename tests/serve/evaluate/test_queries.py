@@ -1,0 +1,192 @@
+"""`kinodex eval --queries`: a library of plain colours and tones, asked here and on a server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from serve.cli.main import cli
+from serve.indexing.pipeline import index
+from serve.search.library import Library
+from serve.settings import Settings
+from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.running import running
+
+SETTINGS = Settings(workers=2)
+QUERIES: list[dict[str, Any]] = [
+    {"kind": "video", "file": "red.mp4", "query": "all red"},
+    {"kind": "video", "file": "blue.mp4", "query": "all green"},  # wrong: the green one is before it
+    {"kind": "moment", "file": "green.mp4", "query": "red", "start_seconds": 4, "end_seconds": 8, "half": "report"},
+    {"kind": "moment", "file": "red.mp4", "query": "red", "start_seconds": 0, "end_seconds": 8},
+    {"kind": "moment", "file": "red.mp4", "query": "when does he mention Paris?", "start_seconds": 2, "end_seconds": 3,
+     "channel": "speech"},
+    {"kind": "moment", "file": "red.mp4", "query": "who mentions London?", "start_seconds": 30, "end_seconds": 45,
+     "channel": "speech"},
+    {"kind": "moment", "file": "gone.mp4", "query": "yellow", "start_seconds": 0, "end_seconds": 1},
+    {"kind": "absent", "query": "when is Reykjavik mentioned?", "channel": "speech"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("library")
+    films = [
+        write_scenes(folder / "red.mp4", [("red", 8)], tones=[(440, 2)]),
+        write_scenes(folder / "green.mp4", [("green", 4), ("red", 4), ("green", 12)]),
+        write_scenes(folder / "blue.mp4", [("blue", 8)]),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        use_fakes(patch)
+        list(index(list(map(str, films)), folder / "data", SETTINGS, progress=SilentProgress()))
+    return folder / "data"
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> Path:
+    path = tmp_path / "queries.jsonl"
+    path.write_text("\n".join(map(json.dumps, QUERIES)))
+    return path
+
+
+def evaluate(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["eval", *map(str, arguments)])
+
+
+def found(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    figures: dict[str, Any] = json.loads(result.stdout)
+    assert 0 <= figures["seconds"]["median"] <= figures["seconds"]["p95"]
+    return figures
+
+
+def test_measures_moments_videos_and_absence(data: Path, queries: Path) -> None:
+    result = evaluate("--queries", queries, "--data", data, "--json")
+    figures = found(result)
+    assert result.stderr == "kinodex: not asked: 1 question about videos not here: gone.mp4\n"
+    assert figures["missing"] == {"gone.mp4": 1}
+    assert list(figures["moments"]) == ["all", "visual", "speech"]
+    speech = figures["moments"]["speech"]["library"]
+    assert (speech["n"], speech["R1@0.5"], speech["R1@0.7"], speech["mAP"]) == (2, 50, 50, 50)
+    assert {name: part["R1@0.7"] for name, part in speech["by-length"].items()} == {"short": 100, "middle": 0}
+    # In the library, red that stands out is before a video that is red throughout; each is the first of its own video.
+    visual = figures["moments"]["visual"]
+    assert (visual["library"]["R1@0.7"], visual["video"]["R1@0.7"]) == (50, 100)
+    assert 70 < visual["video"]["mAP"] < visual["video"]["mIoU"] < 100
+    assert (figures["moments"]["all"]["video"]["n"], figures["moments"]["all"]["video"]["R1@0.5"]) == (4, 75)
+    videos = figures["videos"]
+    assert (videos["n"], videos["R@1"]) == (2, 50)
+    assert videos["R@5"] == 100
+    assert 1 < videos["median-rank"] <= 2
+    assert 50 < videos["nDCG@10"] < 100
+    assert figures["rejection"]["speech"]["n"] == figures["rejection"]["all"]["n"] == 1
+    assert figures["rejection"]["speech"]["recall"] == 100
+    assert "visual" not in figures["rejection"]
+
+
+def test_asks_one_half(data: Path, queries: Path) -> None:
+    figures = found(evaluate("--queries", queries, "--data", data, "--half", "report", "--json"))
+    assert list(figures["moments"]) == ["all", "visual"]
+    assert figures["videos"] == {"n": 0, "R@1": 0, "R@5": 0, "R@10": 0, "median-rank": None, "nDCG@10": 0}
+    assert figures["rejection"] == {}
+
+
+@pytest.mark.slow
+def test_a_server_answers_as_the_library_does(data: Path, queries: Path, tmp_path: Path) -> None:
+    here = found(evaluate("--queries", queries, "--data", data, "--json"))
+    with running(data, SETTINGS) as server:
+        result = evaluate(
+            "--queries", queries, "--server", f"grpc://{server.address}", "--plots", tmp_path / "p", "--json"
+        )
+    there = found(result)
+    assert {**there, "seconds": None} == {**here, "seconds": None}
+    assert sorted(each.name for each in (tmp_path / "p").iterdir()) == ["lengths.png", "recall.png", "scores.png"]
+
+
+@pytest.mark.slow
+def test_prints_a_table_and_draws(data: Path, queries: Path, tmp_path: Path) -> None:
+    result = evaluate("--queries", queries, "--data", data, "--plots", tmp_path / "deep" / "plots")
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[:4] for row in rows if row[:1] == ["visual"]] == [
+        ["visual", "2", "50.00", "50.00"], ["visual", "2", "100.00", "100.00"],
+    ]  # fmt: skip
+    assert any(row[:5] == ["whole", "videos", "2", "50.00", "100.00"] for row in rows)
+    assert rows[-1][:3] == ["an", "answer", "took"]
+    drawn = sorted((tmp_path / "deep" / "plots").iterdir())
+    assert [each.name for each in drawn] == ["curve.png", "lengths.png", "recall.png", "scores.png"]
+    for each in drawn:
+        with Image.open(each) as picture:
+            picture.load()
+            assert picture.width > 800
+            assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 20  # something is on it
+
+
+def test_similarities_are_those_of_the_frames(data: Path) -> None:
+    with Library.open(data, SETTINGS) as library:
+        [video] = [one for one in library.videos() if one.uri.endswith("green.mp4")]
+        seconds, near = library.similarities("find the red part", video)
+    assert len(seconds) == len(near) == 20
+    inside = (seconds >= 4) & (seconds < 8)
+    assert near[inside].min() > near[~inside].max() + 0.5
+
+
+@pytest.mark.slow
+def test_names_the_channel_that_is_missing(
+    data: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fakes(monkeypatch, visual=False)
+    film = write_scenes(tmp_path / "red.mp4", [("red", 8)], tones=[(440, 2)])
+    list(index([str(film)], tmp_path / "data", SETTINGS, progress=SilentProgress()))
+    result = evaluate("--queries", queries, "--data", tmp_path / "data", "--plots", tmp_path / "plots")
+    assert result.exit_code == 0, result.output
+    assert "kinodex: visual search is not available: the figures are without it" in result.stderr
+    assert not (tmp_path / "plots" / "curve.png").exists()
+
+
+def test_questions_about_other_videos_measure_nothing(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(QUERIES[6]))
+    result = evaluate("--queries", path, "--data", data)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert (
+        result.stderr == f"kinodex: error: cannot use questions {path}: no question is about a video of this library\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_name_of_two_videos_is_none(data: Path, queries: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    films = [write_scenes(tmp_path / each / "red.mp4", [("red", 2)], salt=n) for n, each in enumerate("ab")]
+    list(index(list(map(str, films)), tmp_path / "data", SETTINGS, progress=SilentProgress()))
+    result = evaluate("--queries", queries, "--data", tmp_path / "data")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("2 videos are named red.mp4: name them by their ids\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --queries, or --predictions and --truth"),
+        (["--predictions", "p"], "give --queries, or --predictions and --truth"),
+        (["--queries", "q", "--truth", "t"], "--queries asks for answers itself"),
+        (["--queries", "q", "--data", "d", "--server", "s:1"], "give --data or --server, not both"),
+        (["--predictions", "p", "--truth", "t", "--plots", "d"], "--plots goes with --queries"),
+        (["--predictions", "p", "--truth", "t", "--half", "train"], "--half goes with --queries"),
+        (["--queries", "q", "--half", "left"], "'left' is not one of"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) -> None:
+    result = evaluate(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("kinodex: error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

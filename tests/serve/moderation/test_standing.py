@@ -1,0 +1,394 @@
+"""Standing queries: what comes after they were asked opens, goes on and closes, for each as if it were alone."""
+
+import itertools
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from kinodex.v1 import search_service_pb2 as search
+from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
+from serve.api import watch_queue as unread
+from serve.catalog.catalog import Catalog
+from serve.client.client import Client
+from serve.errors import IndexUnavailable, ServerFailed
+from serve.indexing.pipeline import index
+from serve.live.rows import LiveRows
+from serve.moderation.standing import StandingQuery, Watcher, moment_of
+from serve.search.library import Library
+from serve.settings import Settings
+from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
+from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.running import refusal, running
+from support.sample_live import STARTED, camera
+from support.waiting import wait_until
+from temporal.values import ChangeKind
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = Settings(workers=1)
+SEEN = dict.fromkeys([*range(5, 9), *range(20, 34)], "red") | {36: "green", 37: "green"}
+SAID = {9: "it is on fire", 26: "nothing else", 41: "on fire again"}
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    use_fakes(monkeypatch)
+    film = write_scenes(tmp_path / "film.mp4", [("red", 8)])
+    list(index([str(film)], tmp_path / "data", SETTINGS, progress=SilentProgress()))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def library(data: Path) -> Iterator[Library]:
+    with Library.open(data, SETTINGS) as opened:
+        opened.engine.refresh()
+        yield opened
+
+
+@pytest.fixture
+def live(data: Path, library: Library) -> Iterator[LiveRows]:
+    with Catalog.open_editor(data) as editor:
+        yield LiveRows(editor, library.engine.fingerprint)
+
+
+class Standing:
+    """A query that stands, and what it was told."""
+
+    def __init__(self, watcher: Watcher, text: str, *, asked: Filter | None = None, **thresholds: float) -> None:
+        query = Query(text=text, filter=asked or Filter(), channel="all")
+        self.found: list[MomentChange] = []
+        self.watcher = watcher
+        self.asked = StandingQuery(
+            query=query,
+            target=watcher.engine.target(query, None),
+            thresholds=Thresholds(**thresholds),
+            tell=self.found.append,
+        )
+        watcher.add(self.asked)
+
+    def told(self) -> list[tuple[str, float, float]]:
+        return [(one.kind.value, one.moment.start_seconds, one.moment.end_seconds) for one in self.found]
+
+    def leave(self) -> None:
+        self.watcher.remove(self.asked)
+
+
+def comes(library: Library, live: LiveRows, watcher: Watcher, first: int, last: int, video_id: str = "cam") -> None:
+    """Let segments of a stream come, one after the other."""
+    for n in range(first, last):
+        live.apply([camera(library, n, seen=SEEN, heard=SAID, video_id=video_id, is_last=n == 6)], {})
+        library.engine.refresh()
+        watcher.follow()
+
+
+RED = [
+    ("OPENED", 5.0, 7.0), ("CLOSED", 5.0, 9.0), ("OPENED", 20.0, 22.0), ("UPDATED", 20.0, 32.0), ("CLOSED", 20.0, 34.0)
+]  # fmt: skip
+
+
+def test_a_moment_opens_goes_on_and_closes(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    red = Standing(watcher, "red")
+    comes(library, live, watcher, 0, 7)
+
+    assert red.told() == RED
+    first = red.found[0].moment
+    assert (first.video_id, first.final, first.speech_score) == ("cam", True, None)
+    assert first.visual_score == first.confidence
+    assert first.confidence > 0.9
+    assert first.best_frame_seconds in range(5, 9)
+    assert first.recorded_time == pytest.approx(1_700_000_005.0)
+    assert len({one.moment_id for one in red.found}) == 2
+
+
+def test_only_what_comes_afterwards_is_told(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    comes(library, live, watcher, 0, 2)  # until 24: nobody listens
+    red = Standing(watcher, "red")
+    comes(library, live, watcher, 2, 4)
+    late = Standing(watcher, "red")
+    comes(library, live, watcher, 4, 7)
+
+    assert red.told() == [("OPENED", 24.0, 26.0), ("CLOSED", 24.0, 34.0)]  # it began to look at 24
+    assert late.told() == []
+
+
+def test_a_stream_that_begins_later_is_watched_from_its_start(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    red = Standing(watcher, "red")
+    comes(library, live, watcher, 0, 7, "new")
+    assert red.told() == RED
+
+
+def test_words_are_told_once_they_are_final(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    fire = Standing(watcher, 'when does somebody say "on fire"?', cooldown_seconds=20.0)
+    comes(library, live, watcher, 0, 7)
+
+    assert fire.told() == [("OPENED", 9.0, 10.5), ("CLOSED", 9.0, 10.5), ("OPENED", 41.0, 42.5), ("CLOSED", 41.0, 42.5)]
+    moment = fire.found[0].moment
+    assert moment.transcript == "it is on fire"
+    assert moment.speech_score is not None
+
+
+def test_thresholds_and_filters_are_each_ones_own(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    long, paused = Standing(watcher, "red", min_seconds=6.0), Standing(watcher, "red", cooldown_seconds=20.0)
+    short = Standing(watcher, "green", min_seconds=0.0)
+    elsewhere = Standing(watcher, "red", asked=Filter(video_ids=("other",)))
+    comes(library, live, watcher, 0, 7)
+
+    assert long.told() == [("OPENED", 20.0, 26.0), ("CLOSED", 20.0, 34.0)]
+    assert paused.told()[:3] == [("OPENED", 5.0, 7.0), ("CLOSED", 5.0, 9.0), ("OPENED", 29.0, 31.0)]
+    assert short.told() == [("OPENED", 36.0, 36.0), ("CLOSED", 36.0, 38.0)]
+    assert elsewhere.told() == []
+
+
+def test_many_queries_come_and_go_and_none_minds(library: Library, live: LiveRows) -> None:
+    watcher, rng = Watcher(library.engine), random.Random(1)
+    standing = [Standing(watcher, "red")]
+    others: list[Standing] = []
+    for n in range(7):
+        for _ in range(20):
+            if others and rng.random() < 0.4:
+                others.pop(rng.randrange(len(others))).leave()
+            else:
+                others.append(Standing(watcher, rng.choice(["red", "green", "blue", "yellow"])))
+        comes(library, live, watcher, n, n + 1)
+
+    assert standing[0].told() == RED
+    for one in others:
+        one.leave()
+    assert len(watcher) == 1
+    assert np.isfinite(watcher.shown).all()
+
+
+def test_a_bug_in_one_round_does_not_end_the_next(
+    library: Library, live: LiveRows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher(library.engine)
+    red = Standing(watcher, "red")
+    live.apply([camera(library, 0, seen=SEEN)], {})
+    library.engine.refresh()
+    broken = pytest.MonkeyPatch()
+    broken.setattr(watcher, "_take", lambda *_: 1 / 0)
+    watcher.start()
+    watcher.wake()
+    while "standing queries failed" not in caplog.text:
+        pass
+    broken.undo()
+    while len(red.found) < 2:
+        watcher.wake()
+    watcher.stop()
+    assert red.told() == RED[:2]
+
+
+def test_an_index_that_is_away_makes_a_query_wait_and_miss_nothing(
+    library: Library, live: LiveRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher, asked = Watcher(library.engine), threading.Event()
+
+    def away(catalog: Catalog) -> None:
+        asked.set()
+        raise IndexUnavailable()
+
+    red = Standing(watcher, "red")
+    comes(library, live, watcher, 0, 1)
+    live.apply([camera(library, 1, seen=SEEN)], {})
+    library.engine.refresh()
+    live.apply([camera(library, 2, seen=SEEN)], {})
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(library.engine.segments, "refresh", away)
+        watcher.start()
+        watcher.wake()
+        assert asked.wait(10)
+    watcher.stop()
+    comes(library, live, watcher, 3, 7)
+    assert red.told() == RED
+    assert "standing queries failed" not in caplog.text
+
+
+def test_what_goes_on_in_a_video_that_is_deleted_is_closed(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    red, green = Standing(watcher, "red"), Standing(watcher, "green")
+    comes(library, live, watcher, 0, 3)  # until 32, red from 20 on
+    live.delete("default", "cam", STARTED + 100)
+    library.engine.refresh()
+    watcher.follow()
+    assert red.told() == [*RED[:3], ("CLOSED", 20.0, 31.0)]
+    assert (green.told(), watcher.videos) == ([], {})
+
+
+def test_a_video_that_ended_is_let_go_and_taken_up_again_where_it_was_left(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    red = Standing(watcher, "red")
+    comes(library, live, watcher, 0, 7)  # it ends with 64
+    assert (watcher.videos, red.told()) == ({}, RED)
+    late = Standing(watcher, "red")
+    again = {70: "red", 71: "red", 72: "red", 73: "red"}
+    live.apply([camera(library, n, seen=again) for n in (7, 8)], {})
+    library.engine.refresh()
+    watcher.follow()
+    assert red.told()[len(RED) :] == late.told() == [("OPENED", 70.0, 72.0), ("CLOSED", 70.0, 74.0)]
+    assert len(watcher.videos) == 1
+
+
+def test_what_had_ended_before_a_query_and_goes_on_is_not_told_from_its_start(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    comes(library, live, watcher, 0, 7)
+    red = Standing(watcher, "red")
+    live.apply([camera(library, n, seen={66: "red", 67: "red", 68: "red"}) for n in (7, 8)], {})
+    library.engine.refresh()
+    watcher.follow()
+    assert red.told() == [("OPENED", 66.0, 68.0), ("CLOSED", 66.0, 69.0)]
+
+
+def test_after_a_bug_nothing_is_told_that_was_there_before(
+    library: Library, live: LiveRows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher(library.engine)
+    comes(library, live, watcher, 0, 3)
+    red = Standing(watcher, "red")  # asked after 32 s
+    take = watcher._take
+
+    def broken(video: Video, followed: object) -> None:
+        if video.video_id == "cam":
+            raise ValueError("a damaged video")
+        take(video, followed)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watcher, "_take", broken)
+        watcher.start()
+        live.apply([camera(library, 3, seen=SEEN)], {})
+        live.apply([camera(library, 0, seen=SEEN, video_id="other")], {})
+        library.engine.refresh()
+        wait_until(lambda: len(red.found) == 2)  # the other one is followed all the same
+        for _ in range(3):
+            watcher.wake()
+        Standing(watcher, "green").leave()  # and others can ask
+        watcher.stop()
+    assert caplog.text.count("standing queries failed video=default/cam") == 1
+    comes(library, live, watcher, 4, 7)
+
+    assert [one for one in red.told() if one[1] > 9] == [("OPENED", 32.0, 34.0), ("CLOSED", 32.0, 34.0)]
+
+
+# ---- over gRPC
+
+
+@pytest.mark.slow
+def test_a_caller_is_told_as_moments_come(library: Library, live: LiveRows, data: Path) -> None:
+    with running(data, SETTINGS, drain_seconds=30.0) as server:
+        channel = grpc.insecure_channel(server.address)
+        stub = SearchServiceStub(channel)
+        request = search.WatchMomentsRequest(query={"text": "red"}, min_duration={"seconds": 1})
+        call = stub.WatchMoments(request, timeout=60)
+        assert next(call) == search.WatchMomentsResponse()
+        live.apply([camera(library, 0, seen=SEEN)], {})
+        opened, closed = next(call), next(call)
+        gone = stub.WatchMoments(request, timeout=60)
+        next(gone)
+        gone.cancel()
+    assert (opened.state, closed.state) == (1, 3)
+    assert opened.moment_id == closed.moment_id
+    assert (opened.moment.video_id, closed.moment.span.start_offset.seconds, closed.moment.span.end_offset.seconds) == (
+        "cam", 5, 9,
+    )  # fmt: skip
+    with channel, pytest.raises(grpc.RpcError) as error:
+        next(call)
+    assert refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_call_that_ends_while_it_begins_leaves_no_query(
+    data: Path, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    adding, go_on, add = threading.Event(), threading.Event(), Watcher.add
+
+    def slowly(watcher: Watcher, asked: StandingQuery) -> None:
+        adding.set()
+        assert go_on.wait(20)
+        add(watcher, asked)
+
+    with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
+        monkeypatch.setattr(Watcher, "add", slowly)
+        request = search.WatchMomentsRequest(query={"text": "red"})
+        call = SearchServiceStub(channel).WatchMoments(request, timeout=60 if is_cancelled else 1)
+        assert adding.wait(20)
+        if is_cancelled:
+            call.cancel()
+        wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 0)
+        go_on.set()
+        server.server.query_workers.close()  # waits for what is being done
+        assert len(server.server.followers.ready_watcher()) == 0
+
+
+@pytest.mark.slow
+def test_a_caller_who_does_not_read_is_let_go(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "STUCK_SECONDS", 0.5)
+    with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
+        watcher = server.server.followers.ready_watcher()
+        call = SearchServiceStub(channel).WatchMoments(search.WatchMomentsRequest(query={"text": "red"}), timeout=60)
+        next(call)
+        (asked,) = [one for one in watcher.places if one is not None]
+        moment = moment_of(next(iter(watcher.engine.videos.values())), 1.0, 2.0, 0.9, transcript="x" * 2000)
+        change = MomentChange(moment_id="m", kind=ChangeKind.UPDATED, moment=moment)
+        told = 0
+        while len(watcher) and told < 20_000:  # gRPC takes some megabytes until it waits for the reader
+            asked.tell(change)
+            told += 1
+            time.sleep(0.0005)
+        assert len(watcher) == 0
+        read: list[search.WatchMomentsResponse] = []
+        with pytest.raises(grpc.RpcError) as error:
+            read.extend(call)
+    assert len(read) < told
+    assert refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+
+
+@pytest.mark.slow
+def test_our_client_is_told_the_same(library: Library, live: LiveRows, data: Path) -> None:
+    with running(data, SETTINGS) as server, Client(server.address) as client:
+        changes = client.watch_moments(Query(text="red", channel="visual"), Thresholds(min_seconds=1.0))
+        found: list[MomentChange] = []
+        thread = threading.Thread(target=lambda: found.extend(itertools.islice(changes, 2)))
+        thread.start()
+        wait_until(lambda: len(server.server.followers.ready_watcher()) == 1)
+        live.apply([camera(library, 0, seen=SEEN)], {})
+        thread.join(30)
+        changes.close()  # type: ignore[attr-defined]
+        with pytest.raises(ServerFailed) as error:
+            next(client.watch_moments(Query(text="red", exclude_text="blue")))
+    assert [(one.kind.value, one.moment.start_seconds, one.moment.end_seconds) for one in found] == [
+        ("OPENED", 5.0, 6.0), ("CLOSED", 5.0, 9.0),
+    ]  # fmt: skip
+    assert found[0].moment.verdict is Verdict.MATCH
+    assert error.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, ("INVALID_ARGUMENT", "REQUEST_INVALID")),
+        ({"query": {"text": "red", "exclude_text": "blue"}}, ("INVALID_ARGUMENT", "REQUEST_INVALID")),
+        ({"query": {"text": "red"}, "enter_confidence": 0.4, "leave_confidence": 0.5},
+         ("INVALID_ARGUMENT", "REQUEST_INVALID")),
+        ({"query": {"text": "red"}, "enter_confidence": 1.5}, ("INVALID_ARGUMENT", "REQUEST_INVALID")),
+        ({"query": {"text": "red"}, "cooldown": {"seconds": -1}}, ("INVALID_ARGUMENT", "REQUEST_INVALID")),
+        ({"query": {"text": "red"}, "filter": {"collections": ["nowhere"]}}, ("NOT_FOUND", "COLLECTION_NOT_FOUND")),
+        ({"query": {"image": b"no picture"}}, ("INVALID_ARGUMENT", "REQUEST_INVALID")),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_refused(data: Path, request_: dict[str, object], expected: tuple[str, str]) -> None:
+    with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            next(SearchServiceStub(channel).WatchMoments(search.WatchMomentsRequest(**request_)))  # type: ignore[arg-type]
+        assert refusal(error.value) == expected

@@ -1,0 +1,81 @@
+"""What policies find in what is said, in whatever steps it becomes final."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+
+from encoders.values import Utterance, Word
+from serve.moderation.policies import Policies, Policy
+from serve.moderation.video import Found, Rulebook, Screening
+from support.sample_live import said
+
+POLICIES = Policies(
+    version="1",
+    policies=(
+        Policy(policy_id="fire", label="Fire", says=("fire", "on the way"), cooldown_seconds=4.0),
+        Policy(policy_id="flood", label="Flood", patterns=("flood.*coming",), cooldown_seconds=0.0),
+    ),
+)
+END = 400.0
+
+
+def book() -> Rulebook:
+    return Rulebook(POLICIES, "default", None, "fingerprint")
+
+
+def talk(seed: int) -> list[tuple[int, Utterance]]:
+    """Make long and short utterances with pauses, in two epochs, with their positions."""
+    rng, at, found = random.Random(seed), 0.0, []
+    for n in range(40):
+        words = rng.choices(["the", "fire", "flood", "is", "coming", "on", "way", "nothing"], k=rng.randrange(1, 12))
+        step = rng.uniform(0.2, 1.5)
+        times = [at + step * k for k in range(len(words) + 1)]
+        plain = said(" ".join(words), at, epoch=n // 25)
+        spoken = tuple(
+            Word(text=word, start_seconds=start, end_seconds=end, probability=0.5)
+            for word, start, end in zip(words, times, times[1:], strict=False)
+        )
+        found.append((3 * n, replace(plain, words=spoken, end_seconds=times[-1])))
+        at = times[-1] + rng.choice([0.0, 0.5, 3.0, 8.0])
+    return found
+
+
+def told(found: list[Found]) -> list[tuple[object, ...]]:
+    return sorted(
+        (one.policy, one.start_seconds, one.kind != "OPENED", one.kind == "CLOSED", len(one.words), one.end_seconds)
+        for one in found
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_words_give_the_same_events_however_the_watermark_moves(seed: int) -> None:
+    utterances, rng = talk(seed), random.Random(seed)
+    whole = Screening(book())
+    at_once = [*whole.hear(utterances, END), *whole.end(END)]
+
+    steps, watermark, kept = [], 0.0, None
+    while watermark < END:
+        watermark = min(END, watermark + rng.choice([0.5, 2.0, 7.0, 30.0]))
+        screening = Screening(book(), kept)
+        new = [one for one in utterances if one[0] > screening.words_after and one[1].start_seconds < watermark]
+        steps += screening.hear(new, watermark)
+        kept = json.loads(json.dumps(screening.kept()))
+    steps += Screening(book(), kept).end(END)
+
+    assert told(steps) == told(at_once)
+    assert any(one.kind == "CLOSED" for one in at_once)
+
+
+def test_what_is_said_again_soon_is_one_event() -> None:
+    screening = Screening(book())
+    found = list(
+        screening.hear([(0, said("fire", 1.0)), (1, said("fire and fire", 4.0)), (2, said("fire", 20.0))], 60.0)
+    )
+
+    assert [(one.kind, one.start_seconds, len(one.words)) for one in found] == [
+        ("OPENED", 1.0, 1), ("UPDATED", 1.0, 3), ("CLOSED", 1.0, 3), ("OPENED", 20.0, 1), ("CLOSED", 20.0, 1),
+    ]  # fmt: skip
+    assert found[2].end_seconds == pytest.approx(4.625)
+    assert found[2].confidence == pytest.approx(0.5)

@@ -1,0 +1,225 @@
+"""What is kept in memory of live videos is what the catalog holds, however they change."""
+
+import random
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve.catalog import blocks as positions
+from serve.catalog import live_blocks
+from serve.catalog.catalog import Catalog, Kind
+from serve.catalog.rows import StoredFrames, words_of
+from serve.index.faiss_index import VectorIndex
+from serve.index.halves import Halves, Pieces
+from serve.live.rows import LiveRows
+from serve.search.caches import RowCache
+from serve.search.pooling import pool, pooled, together
+from serve.search.video_rows import FrameBlock, Said, VideoFrames, read_frames, read_said
+from serve.search.videos import KnownVideos
+from support.marks import first_quick
+from support.random_streams import Streams, check_index
+from support.sample_catalog import FINGERPRINT, WIDTH, put_vectors
+from support.sample_live import live_segment
+from support.sample_vectors import QUERIES, random_vectors
+
+KINDS: tuple[Kind, ...] = ("segments", "utterances")
+
+
+@pytest.fixture
+def live(catalog: Catalog) -> LiveRows:
+    return LiveRows(catalog, FINGERPRINT)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of four segments, so that short streams have several."""
+    for module in (positions, live_blocks):
+        monkeypatch.setattr(module, "BLOCK_BITS", 2)
+
+
+class Follower:
+    """Keeps all there is to keep of one catalog, and compares it."""
+
+    def __init__(self, catalog: Catalog, *, seals_aside: bool = False) -> None:
+        self.catalog = catalog
+        self.known = KnownVideos(FINGERPRINT)
+        self.frames: RowCache[VideoFrames] = RowCache(partial(read_frames, catalog), lambda each: each.nbytes, 1 << 30)
+        self.said: RowCache[Said] = RowCache(partial(read_said, catalog), len, 1 << 30)
+        self.indexes = {
+            kind: VectorIndex(catalog.directory, kind, FINGERPRINT, seals_aside=seals_aside) for kind in KINDS
+        }
+
+    def check(self) -> None:
+        with self.catalog.snapshot():
+            self.known.refresh(self.catalog)
+            assert list(self.known.by_row.values()) == self.catalog.videos()
+            assert {id(one) for found in self.known.by_id.values() for one in found} == set(
+                map(id, self.known.by_row.values())
+            )
+            for video in self.known.by_row.values():
+                self.check_video(video.row, video.version)
+            for kind, index in self.indexes.items():
+                index.refresh(self.catalog)
+                check_index(index, self.catalog, kind)
+
+    def check_video(self, row: int, version: int) -> None:
+        frames, stored = self.frames.get(row, version), self.catalog.frames(row)
+        assert np.array_equal(frames.pts_seconds, stored.pts_seconds)
+        assert np.array_equal(frames.epochs, stored.epochs)
+        if len(stored.vectors):
+            assert np.array_equal(frames.vectors.take(np.arange(len(frames))), stored.vectors)
+        said, heard = self.said.get(row, version), self.catalog.utterances(row, with_words=False)
+        assert said.utterances == heard
+        places = self.catalog.locate("utterances", self.catalog.row_ids("utterances", row)[0].tolist())
+        assert places == [(row, position) for position in said.positions.tolist()]
+        rows = self.catalog.spoken_at(places)
+        assert [replace(one.utterance, words=words_of(one.words)) for one in rows] == self.catalog.utterances(row)
+        assert np.array_equal([one.vector for one in rows], self.catalog.utterance_vectors(row)) or not heard
+        for before, one, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
+            beside = self.catalog.spoken_beside(row, one.position)
+            assert [other and other.position for other in beside] == [
+                other and other.position for other in (before, after)
+            ]
+
+
+@pytest.mark.usefixtures("small_shards", "small_blocks")
+@pytest.mark.parametrize("seed", first_quick(range(6)))
+def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows, seed: int) -> None:
+    choice = random.Random(seed)
+    streams, follower = Streams(live, choice), Follower(catalog)
+    for step in range(60):
+        for _ in range(choice.choice([1, 1, 4])):
+            streams.step()
+        if choice.random() < 0.1:
+            put_vectors(catalog, f"file{choice.randrange(4)}", random_vectors(choice.randrange(1, 30), step))
+        if choice.random() < 0.05 and catalog.videos(video_ids=["file1"]):
+            catalog.delete("file1")
+        follower.check()
+        if step % 13 == 0:
+            follower.indexes["segments"].save()
+            another = VectorIndex(catalog.directory, "segments", FINGERPRINT)
+            another.refresh(catalog)
+            check_index(another, catalog, "segments")
+        if step == 30:
+            follower.indexes["segments"] = VectorIndex(
+                catalog.directory, "segments", FINGERPRINT
+            )  # begins with the files
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_shards", "small_blocks")
+@pytest.mark.parametrize("seed", first_quick(range(4)))
+def test_a_tail_is_sealed_aside_while_everything_goes_on(
+    catalog: Catalog, reader: Catalog, live: LiveRows, seed: int
+) -> None:
+    choice = random.Random(seed)
+    streams, follower = Streams(live, choice), Follower(reader, seals_aside=True)
+    live.apply([live_segment(0)], {})
+    follower.check()
+    sealed_count = 0
+    for n in range(60):
+        for _ in range(choice.choice([1, 4])):
+            streams.step()
+        if choice.random() < 0.2:
+            put_vectors(catalog, f"file{n % 4}", random_vectors(choice.randrange(1, 30), n))
+        follower.check()
+        sealing = follower.indexes["segments"]._sealing
+        if sealing is not None and choice.random() < 0.5:
+            sealing.thread.join()
+            sealed_count += 1
+    assert sealed_count
+    for index in follower.indexes.values():
+        index.close()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_change_reads_only_what_changed(catalog: Catalog, live: LiveRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    live.apply([live_segment(n) for n in range(40)], {})
+    follower = Follower(catalog)
+    follower.check()
+    (video,) = catalog.videos()
+    before = follower.frames.get(video.row, video.version)
+    vectors = before.vectors.take(np.arange(len(before)))
+    read: list[int] = []
+    honest = Catalog.vectors_by_id
+
+    def note(self: Catalog, kind: Kind, ids: list[int]) -> object:
+        read.append(len(ids))
+        return honest(self, kind, ids)
+
+    monkeypatch.setattr(Catalog, "vectors_by_id", note)
+    live.apply([live_segment(40)], {})
+    index = follower.indexes["segments"]
+    index.refresh(catalog)
+    assert read == [1]
+    (video,) = catalog.videos()
+    after = follower.frames.get(video.row, video.version)
+    assert len(after) == len(before) + 8
+    shared = [block for block in after.blocks if after.blocks[block] is before.blocks.get(block)]
+    assert len(shared) == len(before.blocks) == len(after.blocks) - 1
+    assert np.array_equal(before.vectors.take(np.arange(len(before))), vectors)  # as it was
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_files_of_an_index_are_not_trusted_about_live_rows(catalog: Catalog, live: LiveRows, tmp_path: Path) -> None:
+    live.apply([live_segment(n) for n in range(30)], {})
+    catalog.close()
+    copy = (tmp_path / "catalog.sqlite").read_bytes()
+    with Catalog.open_writer(tmp_path) as future:
+        LiveRows(future, FINGERPRINT).apply([live_segment(n) for n in range(30, 80)], {})
+        index = VectorIndex(tmp_path, "segments", FINGERPRINT)
+        index.refresh(future)
+        index.save()
+    (tmp_path / "catalog.sqlite").write_bytes(copy)
+    with Catalog.open_writer(tmp_path) as past:
+        # Other segments, with the ids that those had.
+        LiveRows(past, FINGERPRINT).apply([live_segment(n, epoch=1, epoch_start=500.0) for n in range(20)], {})
+        again = VectorIndex(tmp_path, "segments", FINGERPRINT)
+        again.refresh(past)
+        check_index(again, past, "segments")
+
+
+def test_frames_that_repeat_are_left_out() -> None:
+    def block(*seconds: float) -> FrameBlock:
+        return FrameBlock.of(
+            StoredFrames(
+                epochs=np.zeros(len(seconds), np.int32),
+                pts_seconds=np.array(seconds, np.float64),
+                vectors=[np.arange(len(seconds) * WIDTH, dtype=np.float16).reshape(-1, WIDTH)],
+            )
+        )
+
+    whole = VideoFrames(1, {0: block(0, 1, 2), 1: block(2, 3, 3, 4)})
+    assert whole.pts_seconds.tolist() == [0, 1, 2, 3, 4]
+    assert len(whole) == 5
+    right = {0: block(0, 1, 2), 1: block(3, 4)}
+    assert VideoFrames(1, right).blocks is right
+    assert len(VideoFrames(1, {})) == 0
+
+
+def test_pieces_are_as_one() -> None:
+    halves = random_vectors(50, 1).astype(np.float16)
+    vectors = halves.astype(np.float32)
+    pieces = Pieces(map(Halves, ([halves[:7]], [], [halves[7:7]], [halves[7:20], halves[20:30]], [halves[30:]])))
+    assert (len(pieces), pieces.nbytes) == (50, halves.nbytes)
+    assert np.allclose(pieces.products(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
+    for places in ([0, 6, 7, 29, 30, 49], [8, 9], [49], range(50)):
+        assert np.array_equal(pieces.take(np.array(places)), vectors[places])
+    for wanted in (slice(0, 50), slice(3, 5), slice(6, 31), slice(29, 30)):
+        assert np.allclose(pieces.sum(wanted), vectors[wanted].sum(axis=0), atol=1e-5)
+    assert len(Pieces([]).products(QUERIES[0])) == 0
+
+
+def test_halves_of_no_frame_or_no_number_are_none() -> None:
+    for shape in ((0, 0), (0, 8), (3, 0)):
+        assert Halves([np.empty(shape, np.float16)]).floats().shape == shape
+
+
+def test_pools_of_parts_make_the_pool_of_all() -> None:
+    scores = random_vectors(60, 3) @ QUERIES.T
+    for temperature in (0.01, 0.2):
+        parts = [pool(part, temperature) for part in np.split(scores, [5, 6, 40])]
+        assert np.allclose(together(parts, temperature), pooled(scores, temperature), atol=1e-5)

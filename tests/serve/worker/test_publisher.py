@@ -1,0 +1,223 @@
+"""kinodex publish and kinodex topics, from the command line to the records on the topics."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingest.kafka import Record
+from serve import cli
+from serve.codec.records import read_chunk, read_source
+from support.broker import Broker
+from support.fakes import write_scenes
+from support.worker_runs import Topic
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+COMMAND = [sys.executable, "-P", "-m", "serve.cli"]
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.CRITICAL, "kafka")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def topic(kafka: str, topic_prefix: str) -> Iterator[Topic]:
+    made = Topic(kafka, topic_prefix)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("film") / "film.mp4", [("red", 5), ("blue", 4)], tones=[(440, 3.0)])
+
+
+def environ(topic: Topic, **variables: str) -> dict[str, str]:
+    return os.environ | {
+        "KINODEX_KAFKA_TOPIC_PREFIX": topic.config.topic_prefix,
+        "KINODEX_KAFKA_SERVERS": ",".join(topic.config.servers),
+        "KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": "5",
+        **variables,
+    }
+
+
+def run(topic: Topic, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*COMMAND, *arguments], env=environ(topic, **variables), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def begun(topic: Topic, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*COMMAND, *arguments], env=environ(topic, **variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def kept(topic: Topic) -> list[Record]:
+    return topic.kept(topic.names.chunks)
+
+
+def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> None:
+    before = time.time()
+    done = run(topic, "publish", str(film), "--stream", "cam", "--collection", "cams", "--json")
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    records = kept(topic)
+    found = [read_chunk(record.value or b"") for record in records]
+    assert {record.key for record in records} == {b"cams/cam"}
+    assert [chunk.sequence for chunk in found] == list(range(6))
+    assert [chunk.end_of_stream for chunk in found] == [False] * 5 + [True]
+    assert len({chunk.session for chunk in found}) == 1
+    assert before - 1 < found[0].session / 1000 < time.time() + 1
+    assert told == [
+        {
+            "stream": "cams/cam",
+            "sequence": chunk.sequence,
+            "byte_count": len(record.value or b""),
+            "end_of_stream": chunk.end_of_stream,
+        }
+        for record, chunk in zip(records, found, strict=True)
+    ]
+    assert done.stderr.splitlines()[-1].startswith("cams/cam: 5 chunks, 0:09, ")
+    again = run(topic, "publish", str(film), "--stream", "cam", "--collection", "cams")
+    assert (again.returncode, again.stdout) == (0, "")
+    assert read_chunk(kept(topic)[-1].value or b"").session > found[0].session
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("{gone}", "--stream", "cam"), 1, "there is no such thing|no such file"),
+        (("{noise}", "--stream", "cam"), 1, "not a media file"),
+        (("{film}", "--stream", "a/b"), 1, 'stream_id must not be empty and have no "/"'),
+        (("{film}", "--stream", ""), 1, "stream_id must not be empty"),
+        (("{film}", "--stream", "cam", "--collection", "a\nb"), 1, "collection must not be empty"),
+        (("{film}",), 2, "--stream"),
+        (("{film}", "--stream", "cam", "--whole", "--realtime"), 2, "exclude each other"),
+        (("{film}", "--stream", "cam", "--whole"), 1, "not a URI"),
+        (("ftp://example.org/a.mp4", "--stream", "cam", "--whole"), 1, "not a URI of a supported scheme"),
+        (("{film}", "--stream", "cam", "--kafka", "127.0.0.1:1"), 1, "Connection refused"),
+        (("{film}", "--stream", "cam", "--kafka", "nonsense"), 1, "host:port"),
+    ],
+    ids=lambda one: " ".join(one)[:40].replace("\n", " ") if isinstance(one, tuple) else "",
+)
+def test_what_cannot_be_published_is_said_in_a_line(
+    arguments: tuple[str, ...],
+    status: int,
+    said: str,
+    topic: Topic,
+    film: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    noise = tmp_path / "noise.mp4"
+    noise.write_bytes(bytes(range(256)) * 40)
+    names = {"film": film, "gone": tmp_path / "gone.mp4", "noise": noise}
+    for name, value in environ(topic, KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS="2").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        cli.cli.main(["publish", *(one.format(**names) for one in arguments)], prog_name="kinodex")
+    out, err = capsys.readouterr()
+    [line] = [line for line in err.splitlines() if line.startswith("kinodex: error:")]
+    assert (caught.value.code, out) == (status, ""), err
+    assert any(one in line for one in said.split("|")), line
+    assert kept(topic) == []
+
+
+def test_publishes_where_a_whole_file_is(topic: Topic, film: Path) -> None:
+    uri = "https://user:secret@example.org/talk.mp4"
+    done = run(topic, "publish", uri, "--stream", "talk", "--whole")
+    assert done.returncode == 0, done.stderr
+    assert "secret" not in done.stderr
+    assert "sent https://example.org/talk.mp4 as default/talk" in done.stderr
+    [record] = topic.kept(topic.names.sources)
+    source = read_source(record.value or b"")
+    assert (record.key, source.collection, source.video_id, source.uri) == (b"default/talk", "default", "talk", uri)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_publisher_that_is_stopped_ends_its_stream(topic: Topic, film: Path, number: signal.Signals) -> None:
+    with begun(topic, "publish", str(film), "--stream", "cam", "--realtime", "--json") as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["sequence"] == 0
+        process.send_signal(number)
+        rest, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said
+    assert json.loads(rest.splitlines()[-1])["end_of_stream"]
+    found = [read_chunk(record.value or b"") for record in kept(topic)]
+    assert found[-1].end_of_stream
+    assert [chunk.sequence for chunk in found] == list(range(len(found)))
+    assert len(found) < 6
+
+
+def test_a_publisher_waits_for_the_broker_and_loses_nothing(own_broker: Broker, topic_prefix: str, film: Path) -> None:
+    topic = Topic(own_broker.servers, topic_prefix)
+    with begun(topic, "publish", str(film), "--stream", "cam", "--realtime", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        own_broker.kill()
+        time.sleep(3)
+        own_broker.start()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    found = [read_chunk(record.value or b"") for record in kept(topic)]
+    assert [chunk.sequence for chunk in found] == list(range(6))
+    with begun(topic, "publish", str(film), "--stream", "other", "--realtime", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        own_broker.kill()
+        time.sleep(1)
+        process.terminate()  # while nobody takes the end of the stream
+        begin = time.monotonic()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - begin < 20
+    line = said.splitlines()[-1]
+    assert line.startswith("kinodex: error: Kafka is not available: "), said
+    assert "not delivered within 10 s of the stop" in line
+    assert "Traceback" not in said
+    assert "default/other: " in said
+    topic.close()
+
+
+def test_makes_the_topics_and_says_what_is_there(kafka: str, topic_prefix: str) -> None:
+    variables = {
+        "KINODEX_KAFKA_TOPIC_PREFIX": topic_prefix, "KINODEX_KAFKA_PARTITION_COUNT": "3", "KINODEX_KAFKA_SERVERS": ""
+    }  # fmt: skip
+
+    def topics(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, "topics", *arguments], env=os.environ | variables | more, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+
+    first = topics("--kafka", kafka, "--json")
+    assert first.returncode == 0, first.stderr
+    names = [f"{topic_prefix}.{name}" for name in
+             ("chunks", "sources", "segments", "deletions", "checkpoints", "deadletter", "events")]  # fmt: skip
+    assert [json.loads(line) for line in first.stdout.splitlines()] == [
+        {"name": name, "state": "created", "differences": []} for name in names
+    ]
+    again = topics("--kafka", kafka)
+    assert again.returncode == 0
+    assert [line.split() for line in again.stdout.splitlines()] == [[name, "exists"] for name in names]
+    other = topics("--kafka", kafka, KINODEX_KAFKA_PARTITION_COUNT="4")
+    assert other.returncode == 1
+    assert other.stdout.count("differs  it has 3 partitions, not 4") == 7
+    nowhere = topics()
+    assert nowhere.returncode == 2
+    assert "which Kafka?" in nowhere.stderr

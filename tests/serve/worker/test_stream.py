@@ -1,0 +1,342 @@
+"""serve.worker.stream: whatever order results come in and wherever a worker dies, the same final segments."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from encoders.config import SpeechConfig
+from encoders.speech.speech_stream import SpeechStream
+from encoders.values import Utterance
+from ingest.kafka import Record
+from ingest.stream.chunk_order import Arrival
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Chunk, Decoded, DecodeSummary, Frame, MediaInfo
+from kinodex.v1 import stream_pb2
+from serve.codec.records import SegmentRecord
+from serve.worker.stream import Entry, LiveStream
+from serve.worker.video_flow import MAX_GAPS, Speech, Step, Submission
+from support.marks import first_quick
+from temporal.config import WindowConfig
+from temporal.fusion.fusion import MeanPooling
+
+MEDIA = MediaInfo(
+    container="mpegts", duration_seconds=None, video_codec="h264", audio_codec="aac", width=1, height=1,
+    rotation_degrees=0, frame_rate_fps=25.0,
+)  # fmt: skip
+PIXELS = np.zeros((1, 1, 3), np.uint8)
+PREROLL_SECONDS = 0.1  # of sound that is in the chunk before too
+
+
+class LoudnessNet:
+    """Takes what is loud for speech, in place of silero's network."""
+
+    def __call__(self, frames: torch.Tensor, state: object) -> tuple[torch.Tensor, object]:
+        return (frames.abs().mean(dim=1) > 0.05).float(), state
+
+
+class Listener:
+    """Opens streams that hear loudness; its words are the times of what was loud."""
+
+    def open_stream(self, language: str | None = None) -> SpeechStream:
+        stream = SpeechStream(SpeechConfig(), language)
+        stream._net = LoudnessNet()  # type: ignore[assignment]
+        return stream
+
+
+def words_of(speech: Speech) -> list[Utterance]:
+    return [
+        Utterance(
+            epoch=speech.window.epoch, start_seconds=start, end_seconds=end, text=f"from {start:.3f}", words=(),
+            language="en", avg_logprob=0.0, no_speech_prob=0.0,
+        )
+        for start, end in speech.window.speech.tolist()
+    ]  # fmt: skip
+
+
+def decoded(start: float, seconds: float) -> list[Decoded]:
+    """Return what decoding a chunk alone gives: a picture a second, and five seconds in fifteen that are loud."""
+    end, zero = start + seconds, math.floor(start) - 16
+    times = sorted({max(float(tick), start) for tick in range(math.ceil(start - 0.5), math.ceil(end))})
+    begin = round((start - PREROLL_SECONDS) * SAMPLE_RATE_HZ)
+    count = np.arange(begin, round(end * SAMPLE_RATE_HZ))
+    samples = (0.5 * np.sin(count * 0.05) * ((count // SAMPLE_RATE_HZ // 5) % 3 != 0)).astype(np.float32)
+    return [
+        MEDIA,
+        *(Frame(epoch=0, pts_seconds=at - zero, pixels=PIXELS, thumbnail=f"{at}".encode()) for at in times if at < end),
+        AudioBlock(epoch=0, start_seconds=begin / SAMPLE_RATE_HZ - zero, samples=samples),
+        DecodeSummary(
+            duration_seconds=end - zero, epoch_count=1, frame_count=1, error_count=0, truncated=False,
+            zero_seconds=float(zero), start_seconds=start, pictures_end_seconds=end - zero,
+        ),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Log:
+    """A partition: the records of one stream as they were appended, and what each chunk holds."""
+
+    chunks: Sequence[Chunk]
+    content: dict[tuple[int, int], list[Decoded]]
+    noise: Sequence[int] = ()  # sequences that do not decode
+
+    def entry(self, offset: int) -> Entry:
+        record = Record(topic="t", partition=0, offset=offset, append_seconds=2.0 * offset, key=b"k", value=b"")
+        return Entry(chunk=self.chunks[offset], record=record)
+
+
+def make_log(
+    seed: int,
+    *,
+    reset_at: int | None = None,
+    lost: Sequence[int] = (),
+    noise: Sequence[int] = (),
+    sessions: Sequence[int] = (60,),
+) -> Log:
+    rng, at, content = random.Random(seed), 100.3, {}
+    chunks: list[Chunk] = []
+    for session, count in enumerate(sessions):
+        mine = []
+        for n in range(count):
+            at = 5.7 if n == reset_at else at
+            seconds = rng.choice([2.0, 2.0, 2.0, 1.0, 1.7, 3.3])
+            content[session, n] = decoded(at, seconds)
+            is_end = n == count - 1 and session == len(sessions) - 1
+            mine.append(
+                Chunk(collection="c", stream_id="v", session=session, sequence=n, media=b"x", start_time=1000 + at,
+                      end_of_stream=is_end)
+            )  # fmt: skip
+            at += seconds
+        order = [mine[n] for n in sorted(range(count), key=lambda n: n + rng.uniform(0, 3)) if n not in lost]
+        for n in rng.sample(range(len(order)), len(order) // 10):
+            order.insert(n + rng.randrange(1, 4), order[n])
+        chunks += order
+    return Log(chunks, content, noise)
+
+
+class Run:
+    """A worker of one stream that does things in any order, and may die."""
+
+    def __init__(self, log: Log, seed: int) -> None:
+        self.log, self.rng = log, random.Random(seed)
+        self.checkpoint: stream_pb2.Checkpoint | None = None
+        self.published: dict[str, SegmentRecord] = {}
+        self.revisions: list[tuple[str, int]] = []
+        self.read_again_count = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.stream = LiveStream(
+            "c", "v", transcriber=Listener(), window=WindowConfig(), pooling=MeanPooling(), sampling="fast",
+            fingerprint="f", checkpoint=self.checkpoint,
+        )  # fmt: skip
+        self.waiting: list[Step | Speech] = []
+        self.offset = self.checkpoint.record_offset if self.checkpoint is not None else 0
+
+    def die(self) -> None:
+        before = self.offset
+        self.begin()
+        self.read_again_count = max(self.read_again_count, before - self.offset)
+
+    def go(self, kills: Sequence[int] = ()) -> dict[str, SegmentRecord]:
+        step = 0
+        while self.offset < len(self.log.chunks) or self.waiting:
+            step += 1
+            if step in kills:
+                self.die()
+            if self.offset < len(self.log.chunks) and (not self.waiting or self.rng.random() < 0.6):
+                self.read()
+            else:
+                self.encode(self.waiting.pop(self.rng.randrange(len(self.waiting))))
+            self.publish()
+            if self.rng.random() < 0.3:
+                data = self.stream.checkpoint("t").SerializeToString()
+                self.checkpoint = stream_pb2.Checkpoint.FromString(data)
+        return self.published
+
+    def read(self) -> Arrival:
+        arrival = self.stream.push(self.log.entry(self.offset))
+        self.offset += 1
+        for entry in self.stream.ordered():
+            if entry.chunk.sequence in self.log.noise:
+                entry.failure = "DECODE_ERROR"
+            else:
+                entry.items = self.log.content[entry.place]
+        for submission in self.stream.place_ready():
+            self.submit(submission)
+        return arrival
+
+    def submit(self, submission: Submission) -> None:
+        self.waiting += [submission.step] if submission.step.frames else []
+        self.waiting += submission.speech
+
+    def encode(self, what: Step | Speech) -> None:
+        if isinstance(what, Speech):
+            found = words_of(what)
+            self.stream.flow.transcribed(what, found, np.ones((len(found), 2), np.float32))
+        else:
+            what.vectors = np.array([[math.cos(f.pts_seconds), math.sin(f.pts_seconds)] for f in what.frames])
+
+    def publish(self) -> None:
+        for record in self.stream.flow.records():
+            self.revisions.append((record.segment.segment_id, record.revision))
+            before = self.published.get(record.segment.segment_id)
+            if before is None or before.revision < record.revision:
+                self.published[record.segment.segment_id] = record
+
+
+def assert_same(one: dict[str, SegmentRecord], other: dict[str, SegmentRecord]) -> None:
+    assert one.keys() == other.keys()
+    for a, b in zip((one[key] for key in sorted(one)), (other[key] for key in sorted(other)), strict=True):
+        assert a.is_final
+        assert b.is_final
+        assert a.revision == b.revision
+        for name in ("thumbnails", "is_last", "continued_count", "source_append_time"):
+            assert getattr(a, name) == getattr(b, name), name
+        assert [replace(gap, at_seconds=round(gap.at_seconds, 6)) for gap in a.gaps] == [
+            replace(gap, at_seconds=round(gap.at_seconds, 6)) for gap in b.gaps
+        ]
+        assert [said.text for said in a.utterances] == [said.text for said in b.utterances]
+        assert a.segment.span.end_seconds == pytest.approx(b.segment.span.end_seconds)
+        assert a.recorded_time == pytest.approx(b.recorded_time)
+        np.testing.assert_allclose(a.frames.pts_seconds, b.frames.pts_seconds)
+
+
+LOGS = {
+    "plain": {},
+    "reset": {"reset_at": 30},
+    "lost": {"lost": (20, 21, 40)},
+    "sessions": {"sessions": (25, 30)},
+    "late": {"lost": (0, 1), "sessions": (25, 30)},
+    "noise": {"noise": (0, 1, *range(20, 29), 40), "lost": (24, 25), "sessions": (30, 50)},
+    "all": {"reset_at": 12, "lost": (9, 20), "sessions": (25, 30)},
+}
+
+
+@pytest.mark.parametrize("kind", LOGS)
+@pytest.mark.parametrize("seed", first_quick(range(3)))
+def test_the_same_segments_however_often_the_worker_dies(kind: str, seed: int) -> None:
+    log = make_log(seed, **LOGS[kind])  # type: ignore[arg-type]
+    expected = Run(log, seed=1).go()
+    assert sum(len(record.utterances) for record in expected.values()) > 10
+    assert_same(expected, Run(log, seed=2).go())
+    kills = random.Random(seed).sample(range(10, 250), 8)
+    assert_same(expected, Run(log, seed=seed + 5).go(kills))
+
+
+def test_a_checkpoint_reads_only_the_open_windows_again() -> None:
+    run = Run(make_log(4, sessions=(200,)), seed=1)
+    run.go(kills=range(50, 500, 50))
+    assert 0 < run.read_again_count < 40, "at most some 48 s: 16 of a window, 30 of speech, chunks of 2 s"
+    ended = run.stream.checkpoint("t")
+    assert ended.ended
+    assert ended.record_offset == len(run.log.chunks)
+
+
+def test_revisions_grow_until_the_final_one() -> None:
+    run = Run(make_log(5), seed=3)
+    run.go()
+    for key in run.published:
+        mine = [revision for one, revision in run.revisions if one == key]
+        assert mine == sorted(set(mine))
+        assert mine[-1] == run.published[key].revision
+
+
+def test_gaps_epochs_and_the_end_are_told() -> None:
+    found = Run(make_log(0, reset_at=30, lost=(20, 21)), seed=1).go()
+    [gap] = [gap for record in found.values() for gap in record.gaps]
+    assert (gap.first_sequence, gap.chunk_count, gap.reason) == (20, 2, "MISSING")
+    assert {record.segment.epoch for record in found.values()} == {0, 1}
+    newest = max(found.values(), key=lambda record: record.segment.span.end_seconds)
+    assert [record for record in found.values() if record.is_last] == [newest]
+
+
+def test_a_gap_before_the_first_chunk_is_told_with_the_epoch_that_follows() -> None:
+    found = Run(make_log(0, lost=(0, 1), sessions=(20, 20)), seed=1).go()
+    told = {name: [(gap.first_sequence, gap.chunk_count) for gap in one.gaps] for name, one in found.items()}
+    assert {name: gaps for name, gaps in told.items() if gaps} == {"v/0/0": [(0, 2)], "v/1/0": [(0, 2)]}
+
+
+@pytest.mark.parametrize("ending", ["an end", "silence"])
+def test_a_session_of_nothing_ends_the_one_before(ending: str) -> None:
+    run = Run(make_log(0, sessions=(20, 1)), seed=1)
+    if ending == "silence":
+        run.log.chunks[-1] = replace(run.log.chunks[-1], end_of_stream=False)  # type: ignore[index]
+    run.log.content[1, 0] = []
+    while run.offset < len(run.log.chunks):
+        run.read()
+    if ending == "silence":
+        assert not run.stream.is_over
+        submission = run.stream.close()
+        assert submission is not None
+        run.submit(submission)
+    while run.waiting:
+        run.encode(run.waiting.pop())
+    run.publish()
+    assert run.stream.is_over
+    assert run.stream.close() is None
+    assert all(record.is_final for record in run.published.values())
+    assert [record.segment.epoch for record in run.published.values() if record.is_last] == [0]
+
+
+def test_many_chunks_that_do_not_decode_are_one_gap() -> None:
+    run = Run(make_log(0, noise=range(5, 1000), sessions=(1010,)), seed=1)
+    most = 0
+    while run.offset < len(run.log.chunks):
+        run.read()
+        while run.waiting:
+            run.encode(run.waiting.pop())
+        run.publish()
+        if run.offset % 100 == 0:
+            most = max(most, run.stream.checkpoint("t").ByteSize())
+    assert most < 1000
+    gaps = [gap for record in run.published.values() for gap in record.gaps]
+    assert [(gap.first_sequence, gap.chunk_count) for gap in gaps] == [(5, 995)]
+
+
+def test_gaps_of_all_kinds_have_a_bound() -> None:
+    run = Run(make_log(0, noise=range(5, 1000, 2), lost=range(6, 1000, 2), sessions=(1010,)), seed=1)
+    gaps = [gap for record in run.go().values() for gap in record.gaps]
+    assert len(gaps) == MAX_GAPS
+    assert sum(gap.chunk_count for gap in gaps) == 995
+
+
+def test_a_chunk_that_does_not_decode_is_a_gap_and_the_stream_goes_on() -> None:
+    run = Run(make_log(0, sessions=(10,)), seed=1)
+    run.log.content[0, 4] = []
+    push = run.stream.push
+
+    def poisoned(entry: Entry) -> Arrival:
+        entry.failure = "DECODE_ERROR" if entry.chunk.sequence == 4 else ""
+        return push(entry)
+
+    run.stream.push = poisoned  # type: ignore[method-assign]
+    gaps = [gap for record in run.go().values() for gap in record.gaps]
+    assert [(gap.first_sequence, gap.chunk_count, gap.reason) for gap in gaps] == [(4, 1, "DECODE_ERROR")]
+
+
+def test_an_idle_stream_is_ended_and_what_comes_later_is_a_new_epoch() -> None:
+    log = make_log(0, sessions=(20,))
+    run = Run(log, seed=1)
+    while run.offset < 12:
+        run.read()
+    while run.waiting:
+        run.encode(run.waiting.pop())
+        run.publish()
+    submission = run.stream.close()
+    assert submission is not None
+    run.submit(submission)
+    while run.waiting:
+        run.encode(run.waiting.pop())
+    run.publish()
+    assert all(record.is_final for record in run.published.values())
+    assert run.stream.is_over
+    assert run.stream.close() is None
+    run.checkpoint = run.stream.checkpoint("t")
+    assert run.checkpoint.record_offset == 12
+    run.go(kills=[1])
+    assert {record.segment.epoch for record in run.published.values()} == {0, 1}
+    assert all(record.is_final for record in run.published.values())

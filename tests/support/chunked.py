@@ -1,0 +1,73 @@
+"""Sources in all the formats that the chunker takes, and the chunks made of them."""
+
+from pathlib import Path
+
+from ingest.config import PublishConfig
+from ingest.stream.chunker import PublishHooks, chunks
+from ingest.values import Chunk
+from support.media import Sound, Track, times, write
+
+NINE = times(216)  # nine seconds at 24 fps
+
+
+EVEN = {"x264-params": "scenecut=0"}
+
+
+ALTREF = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "realtime", "cpu-used": "8"}
+
+
+OPEN_H264 = {"x264-params": "open-gop=1:bframes=3:keyint=20:min-keyint=20:scenecut=0:b-adapt=0"}
+
+
+TS, WEBM, MKV = "video/mp2t", "video/webm", "video/x-matroska"
+
+
+# name: format, track, sound's codec, what its chunks are
+MEDIA: dict[str, tuple[str, Track, str | None, str]] = {
+    "h264-mp4": ("mp4", Track(times=NINE, gop=48, options=EVEN), "aac", TS),
+    "h264-ts": ("mpegts", Track(times=NINE, gop=48, options=EVEN), "mp2", TS),
+    "h264-mkv": ("matroska", Track(times=NINE, gop=48, options=EVEN), "aac", TS),
+    "h264-opus": ("matroska", Track(times=NINE, gop=48, options=EVEN), "libopus", MKV),
+    "h264-avi": ("avi", Track(times=NINE, gop=48, options={"bf": "0"}), "libmp3lame", TS),
+    "h264-open-gop-mp4": ("mp4", Track(times=NINE, gop=20, options=OPEN_H264), "aac", TS),
+    "h264-open-gop-ts": ("mpegts", Track(times=NINE, gop=20, options=OPEN_H264), "aac", TS),
+    "hevc-open-gop-mp4": (
+        "mp4",
+        Track(codec="libx265", times=NINE, gop=30, options={"x265-params": "log-level=none"}),
+        "ac3",
+        TS,
+    ),
+    "mpeg2-ts": ("mpegts", Track(codec="mpeg2video", times=NINE, gop=12, options={"bf": "2", "b": "2M"}), "mp2", TS),
+    "mpeg4-mp4": ("mp4", Track(codec="mpeg4", times=NINE, gop=40, options={"bf": "2", "b": "2M"}), "aac", TS),
+    "mpeg4-avi": ("avi", Track(codec="mpeg4", times=NINE, gop=40, options={"bf": "2", "b": "2M"}), "libmp3lame", TS),
+    "vp8-webm": ("webm", Track(codec="libvpx", times=NINE, gop=48, options=ALTREF), "libopus", WEBM),
+    "vp9-webm": ("webm", Track(codec="libvpx-vp9", times=NINE, gop=48, options=ALTREF), "libopus", WEBM),
+    "av1-mp4": ("mp4", Track(codec="libsvtav1", times=NINE, gop=48, options={"preset": "11"}), "libopus", WEBM),
+    "h264-pcm": ("mov", Track(times=NINE, gop=48, options=EVEN), "pcm_s16le", MKV),
+    "mjpeg-flac": ("matroska", Track(codec="mjpeg", pix_fmt="yuvj420p", times=NINE), "flac", MKV),
+    "wmv2-wma": ("asf", Track(codec="wmv2", times=NINE, gop=40, options={"b": "2M"}), "wmav2", "video/x-ms-asf"),
+    "flv1-flv": ("flv", Track(codec="flv", times=NINE, gop=40, options={"b": "2M"}), "libmp3lame", "video/x-nut"),
+    "turned-mp4": ("mp4", Track(times=NINE, gop=48, rotation_degrees=90), "aac", MKV),
+    "tiny": ("mp4", Track(times=times(90, 10), width=32, height=32, gop=20), None, TS),
+}
+
+
+def made(path: Path, name: str) -> tuple[str, Track]:
+    format, track, codec, _ = MEDIA[name]
+    target = path / f"source.{format}"
+    write(target, format=format, video=track, sounds=[Sound(codec=codec, seconds=9.0)] if codec else [])
+    return str(target), track
+
+
+def published(source: str, *, config: PublishConfig | None = None, hooks: PublishHooks | None = None) -> list[Chunk]:
+    """Return the chunks with media; check their names and numbers, and the end."""
+    found = list(chunks(source, collection="c", stream_id="s", session=7, config=config, hooks=hooks or PublishHooks()))
+    assert [chunk.sequence for chunk in found] == list(range(len(found)))
+    assert {(chunk.collection, chunk.stream_id, chunk.session) for chunk in found} == {("c", "s", 7)}
+    assert [chunk.end_of_stream for chunk in found] == [False] * (len(found) - 1) + [True]
+    assert found[-1].media == b""
+    return found[:-1]
+
+
+def media_of(found: list[Chunk]) -> list[bytes]:
+    return [chunk.media for chunk in found]

@@ -1,0 +1,45 @@
+"""The ingest worker with the tests' exact encoders, a process of its own: ingest_child.py --data DIR.
+
+$TEST_IDLE_EXIT_SECONDS shortens its patience; a video whose picture is all $TEST_FATAL_COLOUR kills it, as a bug in a
+library would; $TEST_SLOW_SECONDS is what encoding one batch takes.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from serve.indexing import job_worker as ingesting
+from support import fakes
+
+SLOW_SECONDS = float(os.environ.get("TEST_SLOW_SECONDS", "0"))
+FATAL_COLOUR = os.environ.get("TEST_FATAL_COLOUR")
+
+
+class PerilousEncoder(fakes.ColourEncoder):
+    """Is slow, and dies of one colour."""
+
+    def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(SLOW_SECONDS)
+        if FATAL_COLOUR is not None:
+            looked_for = np.array(fakes.COLOURS[FATAL_COLOUR]) * 255
+            if (np.abs(pixels.mean(axis=(1, 2)) - looked_for).max(axis=1) < 20).any():
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_frames(pixels)
+
+
+if __name__ == "__main__":
+    fakes.use_fakes(pytest.MonkeyPatch())
+    fakes.ColourEncoder = PerilousEncoder  # type: ignore[misc]
+    ingesting.IDLE_EXIT_SECONDS = float(os.environ.get("TEST_IDLE_EXIT_SECONDS", "60"))
+    ingesting.RELEASE_SECONDS = 0.3
+    ingesting.BUSY_SECONDS = 0.2
+    sys.exit(ingesting.main())

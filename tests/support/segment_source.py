@@ -1,0 +1,52 @@
+"""Segments as workers publish them, on a real broker."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from ingest.config import KafkaConfig
+from ingest.kafka import PartitionReader, Place, Producer, Record, Topics, create_topics
+from serve.codec.records import SegmentRecord, segment_bytes, video_key
+from serve.settings import Settings
+
+
+class Worker:
+    """Stands in for the workers: publishes what a test says."""
+
+    def __init__(self, servers: str, prefix: str, *, partition_count: int = 3) -> None:
+        self.config = KafkaConfig(
+            servers=(servers,), topic_prefix=prefix, partition_count=partition_count, bootstrap_timeout_seconds=5.0
+        )
+        create_topics(self.config)
+        self.topics = Topics(prefix)
+        self.settings = Settings(workers=2, kafka=self.config)
+        self.producer = Producer(self.config)
+
+    def publish(self, records: Sequence[SegmentRecord]) -> None:
+        for record in records:
+            partition = self.producer.partition_of(self.topics.segments, video_key(record.collection, record.video_id))
+            self.producer.send(self.topics.segments, record.key, segment_bytes(record), partition=partition)
+        assert self.producer.flush(30)
+
+    def kept(self, topic: str) -> list[Record]:
+        """Return all records of a topic, by partition."""
+        with PartitionReader(self.config) as reader:
+            places: list[Place] = [(topic, partition) for partition in reader.partitions_of(topic)]
+            return [record for place in places for record in reader.read_to_end(*place)]
+
+    def tombstones(self) -> set[str]:
+        """Return the segments that compaction will take away."""
+        latest = {record.key.decode(): record.value for record in self.kept(self.topics.segments)}
+        return {key for key, value in latest.items() if value is None}
+
+
+def now() -> float:
+    return time.time()
+
+
+@pytest.fixture
+def worker(kafka: str, topic_prefix: str) -> Iterator[Worker]:
+    made = Worker(kafka, topic_prefix)
+    yield made
+    made.producer.close(5)
