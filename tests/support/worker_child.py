@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from serve import cli
+from serve.cli.main import main
 from support import fakes
 
 SLOW_SECONDS = float(os.environ.get("TEST_SLOW_SECONDS", "0"))
@@ -32,4 +32,4 @@ class SlowEncoder(fakes.ColourEncoder):
 if __name__ == "__main__":
     fakes.use_fakes(pytest.MonkeyPatch())
     fakes.ColourEncoder = SlowEncoder  # type: ignore[misc]
-    cli.main()
+    main()
