@@ -75,7 +75,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 return library.engine.rank_videos(query, picture_of(library, query), check)
 
             kept, start, page = self.page("SearchVideos", request, query, principal, rank)
-            videos, end = kept.engine.answering.videos(kept.ranking.places, query.limit, start)
+            videos, end = kept.engine.page_of_videos(kept.ranking, start, query.limit)
             answer = Answer(videos=videos, degraded_channels=kept.ranking.degraded_channels)
             return search_response(answer, page(end))
 
@@ -90,7 +90,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 return library.engine.rank_moments(query, picture_of(library, query), check)
 
             kept, start, page = self.page("SearchMoments", request, query, principal, rank)
-            moments, end = kept.engine.answering.moments(kept.ranking.places, query.limit, start)
+            moments, end = kept.engine.page_of_moments(kept.ranking, start, query.limit)
             answer = Answer(moments=moments, degraded_channels=kept.ranking.degraded_channels)
             return moments_response(answer, page(end))
 

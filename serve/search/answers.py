@@ -12,13 +12,13 @@ from serve.values import Moment, Video, VideoAnswer
 from temporal.window import overlaps
 
 
-class Answering:
+class AnswerReader:
     """Reads moments and videos as they are by now: a page may come long after its ranking was made."""
 
     def __init__(self, catalog: Catalog, transcripts: RowCache[Said]) -> None:
         self.catalog, self.transcripts = catalog, transcripts
 
-    def moments(self, places: Sequence[RankedMoment], count: int, start: int = 0) -> tuple[tuple[Moment, ...], int]:
+    def moments(self, places: Sequence[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:
         """Return `count` places from `start` on as moments, and where the next page starts.
 
         What is gone by now is passed over, so that a page is full while there is more.
@@ -31,7 +31,7 @@ class Answering:
                 found.append(self.moment(places[at]))
         return tuple(found), len(places)
 
-    def videos(self, places: Sequence[RankedVideo], count: int, start: int = 0) -> tuple[tuple[VideoAnswer, ...], int]:
+    def videos(self, places: Sequence[RankedVideo], start: int, count: int) -> tuple[tuple[VideoAnswer, ...], int]:
         """Return `count` places from `start` on as answers, and where the next page starts; see moments()."""
         found: list[VideoAnswer] = []
         for at in range(start, len(places)):
@@ -40,7 +40,7 @@ class Answering:
             place = places[at]
             if not self.is_there(place.video):
                 continue
-            moments, _ = self.moments(place.moments, len(place.moments))
+            moments, _ = self.moments(place.moments, 0, len(place.moments))
             found.append(
                 VideoAnswer(
                     video_id=place.video.video_id,

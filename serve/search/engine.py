@@ -24,8 +24,9 @@ from serve.catalog.reader import only
 from serve.catalog.spelling import content_terms, matches_term
 from serve.encoder_set import Encoders
 from serve.index import open_index
-from serve.search.answers import Answering
+from serve.search.answers import AnswerReader
 from serve.search.caches import RowCache, SharedLock
+from serve.search.intent import Intent
 from serve.search.ranking import (
     Candidate,
     RankedMoment,
@@ -44,7 +45,7 @@ from serve.search.video_rows import Said, read_said
 from serve.search.videos import KnownVideos
 from serve.search.visual import Seen, VisualChannel
 from serve.settings import Settings
-from serve.values import EVERYTHING, Answer, MomentReference, Query, Video
+from serve.values import EVERYTHING, Answer, Moment, MomentReference, Query, Video, VideoAnswer
 from temporal.values import TimeSpan
 from temporal.window import overlaps
 
@@ -53,8 +54,8 @@ VIDEO_MOMENT_COUNT = 3  # moments listed with each video of a search
 CACHED_UTTERANCE_COUNT = 200_000  # that stay in memory, without their words
 
 
-def nobody_minds() -> None:
-    """Let a question go on."""
+def no_check() -> None:
+    """Never cancel a question."""
 
 
 class Engine:
@@ -66,7 +67,7 @@ class Engine:
         self.segments = open_index(directory, "segments", self.fingerprint, settings.index)
         self.utterances_index = open_index(directory, "utterances", self.fingerprint, settings.index)
         self.transcripts: RowCache[Said] = RowCache(partial(read_said, catalog), len, CACHED_UTTERANCE_COUNT)
-        self.answering = Answering(catalog, self.transcripts)
+        self.answers = AnswerReader(catalog, self.transcripts)
         self.sentences = TextVectors(encoders.sentence.encode)
         self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.said)
         self.visual: VisualChannel | None = None
@@ -105,19 +106,19 @@ class Engine:
             pixels: The query's picture, uint8 (H, W, 3) RGB at the visual encoder's input size.
         """
         ranking = self.rank_moments(query, pixels)
-        moments, _ = self.answering.moments(ranking.places, query.limit)
+        moments, _ = self.page_of_moments(ranking, 0, query.limit)
         return Answer(moments=moments, degraded_channels=ranking.degraded_channels)
 
     def search(self, query: Query, pixels: NDArray[np.uint8] | None = None) -> Answer:
         """Return the videos that answer, best first, at most `query.limit`, each with its best moments."""
         ranking = self.rank_videos(query, pixels)
-        videos, _ = self.answering.videos(ranking.places, query.limit)
+        videos, _ = self.page_of_videos(ranking, 0, query.limit)
         return Answer(videos=videos, degraded_channels=ranking.degraded_channels)
 
     # ---- rankings ----
 
     def rank_moments(
-        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = nobody_minds
+        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = no_check
     ) -> Ranking[RankedMoment]:
         """Rank every moment that any channel proposes. Nothing of them is read yet.
 
@@ -136,7 +137,7 @@ class Engine:
         return Ranking(places=tuple(ranked), degraded_channels=self.degraded(query))
 
     def rank_videos(
-        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = nobody_minds
+        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = no_check
     ) -> Ranking[RankedVideo]:
         """Rank every video that any channel proposes, each with its best moments; see rank_moments."""
         with self.asked():
@@ -159,6 +160,22 @@ class Engine:
                 ranked.append(RankedVideo(video=video, score=score, confidence=confidence, moments=moments))
         ranked.sort(key=lambda one: (-one.score, one.video.uri, one.video.row))
         return Ranking(places=tuple(ranked), degraded_channels=self.degraded(query))
+
+    def page_of_moments(self, ranking: Ranking[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:
+        """Read at most `count` moments of a ranking, from place `start` on (0 is the best).
+
+        A moment whose video was deleted since the ranking is left out and does not count.
+
+        Returns:
+            The moments, and the place where the next page starts: len(ranking.places) after the last page.
+        """
+        return self.answers.moments(ranking.places, start, count)
+
+    def page_of_videos(
+        self, ranking: Ranking[RankedVideo], start: int, count: int
+    ) -> tuple[tuple[VideoAnswer, ...], int]:
+        """Read at most `count` videos of a ranking, each with its best moments; see page_of_moments()."""
+        return self.answers.videos(ranking.places, start, count)
 
     @contextmanager
     def asked(self) -> Iterator[None]:
@@ -228,7 +245,8 @@ class Engine:
         """Return every span any channel proposes, ranked within its channel, and the visual ranking of videos."""
         asked = query.filter
         # Texts are encoded in another thread, which needs no catalog, while this one looks for their words.
-        encoding = self.encoding.submit(self.encode_texts, query)
+        intent = intent_of(query)
+        encoding = self.encoding.submit(self.encode_texts, query, intent)
         if asked.video_ids:
             named = (video for video_id in dict.fromkeys(asked.video_ids) for video in self.by_id.get(video_id, ()))
             videos = [video for video in named if asked.admits(video)]
@@ -239,10 +257,9 @@ class Engine:
         everywhere = len(videos) == len(self.videos)
         by_row = {video.row: video for video in videos}
         rows = None if everywhere else list(by_row)
-        intent = intent_of(query)
         words = self.speech.words(terms_of(intent), rows) if videos and intent.speech_weight > 0 else None
         encoding.result()
-        target = self.target(query, pixels)
+        target = self._target(query, intent, pixels)
         if not videos:
             return [], [], target
         check()
@@ -271,9 +288,17 @@ class Engine:
         return [one for one in found if not is_example(one, target)], seen, target
 
     def target(self, query: Query, pixels: NDArray[np.uint8] | None) -> Target:
-        """Turn a query into vectors: of its text, its picture or example, or between both by image_weight."""
+        """Turn a query into vectors: of its text, its picture or example, or between both by image_weight.
+
+        Raises:
+            VideoNotFound: If an example's video is not there.
+            NoVisualEncoder: If a picture is asked about, and nothing here can see.
+        """
+        return self._target(query, intent_of(query), pixels)
+
+    def _target(self, query: Query, intent: Intent, pixels: NDArray[np.uint8] | None) -> Target:
         example = None if query.like is None else self.example(query.like)
-        has_text, intent = bool(query.text.strip()), intent_of(query)
+        has_text = bool(query.text.strip())
         shown: list[tuple[float, NDArray[np.float32] | None]] = []
         said: list[tuple[float, NDArray[np.float32] | None]] = []
         if has_text:
@@ -305,9 +330,9 @@ class Engine:
             example=example,
         )
 
-    def encode_texts(self, query: Query) -> None:
+    def encode_texts(self, query: Query, intent: Intent) -> None:
         """Encode all that target() needs: where one encoder serves both channels, in one batch."""
-        intent, unwanted = intent_of(query), query.exclude_text.strip()
+        unwanted = query.exclude_text.strip()
         said = [unwanted] if unwanted else []
         if intent.text and intent.speech_weight > 0:
             said += self.speech.prompts(query.text, intent)

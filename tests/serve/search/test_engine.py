@@ -226,19 +226,19 @@ def test_a_ranking_is_read_page_by_page_whatever_happens_meanwhile(
     with Library.open(tmp_path / "data", SETTINGS) as library:
         engine = library.engine
         ranking = engine.rank_videos(Query(text="red"))
-        whole, end = engine.answering.videos(ranking.places, 10)
+        whole, end = engine.page_of_videos(ranking, 0, 10)
         assert end == 4
         assert len(whole) == 4
         gone = whole[2].video_id
         assert gone in ids
         delete(tmp_path / "data", [gone])
         left = [one.video_id for one in whole if one.video_id != gone]
-        first, at = engine.answering.videos(ranking.places, 2)
-        second, end = engine.answering.videos(ranking.places, 2, at)
+        first, at = engine.page_of_videos(ranking, 0, 2)
+        second, end = engine.page_of_videos(ranking, at, 2)
         assert [one.video_id for one in (*first, *second)] == left
         assert (at, end) == (2, 4)
-        places = engine.rank_moments(Query(text="red")).places
-        assert gone not in {moment.video_id for moment in engine.answering.moments(places, 100)[0]}
+        moments, _ = engine.page_of_moments(engine.rank_moments(Query(text="red")), 0, 100)
+        assert gone not in {moment.video_id for moment in moments}
 
 
 def test_work_stops_when_nobody_waits_for_it(library: Library) -> None:

@@ -109,16 +109,16 @@ def test_what_is_pruned_or_deleted_is_gone_from_answers_and_later_pages(library:
     live.apply([camera(library, n, seen=dict.fromkeys(range(0, 60, 15), "red"), heard=heard) for n in range(8)], {})
     engine = library.engine
     ranking = engine.rank_moments(Query(text="Paris", filter=Filter(video_ids=("cam",))))
-    first, at = engine.answering.moments(ranking.places, 2)
+    first, at = engine.page_of_moments(ranking, 0, 2)
     assert len(first) == 2
     assert live.prune(Retention(limits={"*": Limit(age_seconds=30)}), STARTED + 60, 100)
     assert min(one.start_seconds for one in asked(library, "Paris", channel="speech")) >= 24
     assert min(one.start_seconds for one in asked(library, "red", channel="visual")) >= 24
-    engine.answering.moments(ranking.places, 100, at)  # what is left of an older ranking can still be read
+    engine.page_of_moments(ranking, at, 100)  # what is left of an older ranking can still be read
     (everything,) = library.moments(Query(text="yellow", channel="visual", limit=1)).moments
     assert everything is not None
     live.delete("default", "cam", STARTED + 1000)
-    assert engine.answering.moments(ranking.places, 100, at)[0] == ()
+    assert engine.page_of_moments(ranking, at, 100)[0] == ()
     assert not library.moments(Query(text="Paris", filter=Filter(video_ids=("cam",)))).moments
 
 
