@@ -7,15 +7,15 @@ RecordTooLarge, and nothing waits without a bound.
 from ingest.kafka.group import GroupConsumer
 from ingest.kafka.producer import Delivery, Producer
 from ingest.kafka.reader import PartitionReader
-from ingest.kafka.records import MAX_RECORD_BYTES, Place, Record
+from ingest.kafka.record import MAX_RECORD_BYTES, PartitionId, Record
 from ingest.kafka.topics import TopicOutcome, Topics, create_topics, describe_topics
 
 __all__ = [
     "MAX_RECORD_BYTES",
     "Delivery",
     "GroupConsumer",
+    "PartitionId",
     "PartitionReader",
-    "Place",
     "Producer",
     "Record",
     "TopicOutcome",

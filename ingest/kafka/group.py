@@ -30,7 +30,7 @@ from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
 from ingest.kafka.connection import connect, milliseconds, one_line, translated
 from ingest.kafka.reader import PASSING_SECONDS, partitions_of
-from ingest.kafka.records import FETCH_BYTES, PARTITION_FETCH_BYTES, Place, Record, records_of
+from ingest.kafka.record import FETCH_BYTES, PARTITION_FETCH_BYTES, PartitionId, Record, to_records
 from ingest.kafka.sharing import EachTopicEvenly
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ CLOSE_SECONDS = 10.0
 class OnPartitions(Protocol):
     """What is called with partitions."""
 
-    def __call__(self, places: list[Place], /) -> None: ...
+    def __call__(self, places: list[PartitionId], /) -> None: ...
 
 
 class GroupConsumer:
@@ -74,7 +74,7 @@ class GroupConsumer:
             BrokerUnavailable: If no broker answers in time, or has one of the topics.
         """
         self._config = config
-        self._uncommitted: dict[Place, int] = {}  # asked for, and not acknowledged yet
+        self._uncommitted: dict[PartitionId, int] = {}  # asked for, and not acknowledged yet
         self._commit_failed_at: float | None = None
         self._is_closed = False
         self._consumer = connect(
@@ -119,7 +119,7 @@ class GroupConsumer:
         self._let_resumed_come()
         try:
             with translated(self._config):
-                return records_of(
+                return to_records(
                     self._turn.call(lambda: self._consumer.poll(milliseconds(timeout_seconds), max_records)) or {}
                 )
         except BrokerUnavailable as e:
@@ -128,15 +128,15 @@ class GroupConsumer:
             time.sleep(min(timeout_seconds, PASSING_SECONDS))
             return []
 
-    def assignment(self) -> list[Place]:
+    def assignment(self) -> list[PartitionId]:
         """Return the partitions that are ours."""
         return sorted((place.topic, place.partition) for place in self._consumer.assignment())
 
-    def pause(self, places: Iterable[Place]) -> None:
+    def pause(self, places: Iterable[PartitionId]) -> None:
         """Let no records come from partitions."""
         self._consumer.pause(*self._ours(places))
 
-    def resume(self, places: Iterable[Place]) -> None:
+    def resume(self, places: Iterable[PartitionId]) -> None:
         """Let records come again."""
         self._consumer.resume(*self._ours(places))
 
@@ -146,7 +146,7 @@ class GroupConsumer:
 
     # ---- offsets
 
-    def committed(self, topic: str, partition: int) -> int | None:
+    def committed_offset(self, topic: str, partition: int) -> int | None:
         """Ask for what the group has committed; None: nothing.
 
         Raises:
@@ -172,12 +172,12 @@ class GroupConsumer:
                 raise KafkaError(f"no position in {topic}/{partition}")
         return int(found)
 
-    def commit(self, offsets: Mapping[Place, int]) -> None:
+    def commit(self, offsets: Mapping[PartitionId, int]) -> None:
         """Begin to commit the offsets behind what is done with. What fails goes with the next one, or with poll()."""
         self._uncommitted.update(offsets)
         self._send_commit()
 
-    def commit_now(self, offsets: Mapping[Place, int], timeout_seconds: float) -> bool:
+    def commit_now(self, offsets: Mapping[PartitionId, int], timeout_seconds: float) -> bool:
         """Commit offsets, and whatever was asked for before, and wait for it; whether it was done."""
         wanted = self._uncommitted | dict(offsets)
         if not wanted:
@@ -190,7 +190,7 @@ class GroupConsumer:
         self._acknowledge(wanted)
         return True
 
-    def lag(self) -> dict[Place, int]:
+    def lag(self) -> dict[PartitionId, int]:
         """Return how many records wait in each partition, as far as is known without asking."""
         found = {}
         for place in self._consumer.assignment():
@@ -203,7 +203,7 @@ class GroupConsumer:
         """Whether all was read that was there when the broker last told of the partition."""
         return self.lag().get((topic, partition)) == 0
 
-    def heard_seconds_ago(self) -> float:
+    def seconds_since_fetch(self) -> float:
         """How long ago a broker last answered when it was asked for records: twice a second, unless all is paused."""
         sensor = self._consumer._fetcher._sensors.fetch_latency
         return time.monotonic() - float(sensor._last_record_time) / 1000
@@ -221,7 +221,7 @@ class GroupConsumer:
 
     # ---- inside
 
-    def _ours(self, places: Iterable[Place]) -> list[TopicPartition]:
+    def _ours(self, places: Iterable[PartitionId]) -> list[TopicPartition]:
         wanted = {TopicPartition(*place) for place in places}
         return sorted(wanted & self._consumer.assignment())
 
@@ -280,7 +280,7 @@ class GroupConsumer:
             else:
                 self._commit_failed_at = None
 
-    def _acknowledge(self, offsets: Mapping[Place, int]) -> None:
+    def _acknowledge(self, offsets: Mapping[PartitionId, int]) -> None:
         for place, offset in offsets.items():
             if self._uncommitted.get(place) == offset:
                 del self._uncommitted[place]
@@ -288,7 +288,7 @@ class GroupConsumer:
     def _forgetting(self, callback: OnPartitions) -> OnPartitions:
         """Have nothing of partitions committed that are not ours any more."""
 
-        def call(places: list[Place], /) -> None:
+        def call(places: list[PartitionId], /) -> None:
             try:
                 callback(places)
             finally:
@@ -312,7 +312,7 @@ class _Callback:
     """What kafka-python's thread waits for."""
 
     function: OnPartitions
-    places: list[Place]
+    places: list[PartitionId]
     done: Future
 
 
@@ -384,5 +384,5 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
         await self._turn.call_back(self._on_lost, lost)
 
 
-def _as_kafka(offsets: Mapping[Place, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+def _as_kafka(offsets: Mapping[PartitionId, int]) -> dict[TopicPartition, OffsetAndMetadata]:
     return {TopicPartition(*place): OffsetAndMetadata(offset, "", -1) for place, offset in offsets.items()}

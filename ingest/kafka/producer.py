@@ -17,7 +17,7 @@ from kafka.producer.future import FutureRecordMetadata
 from ingest.config import KafkaConfig
 from ingest.errors import IngestError, RecordTooLarge
 from ingest.kafka.connection import as_ours, connect, milliseconds, one_line, translated
-from ingest.kafka.records import MAX_RECORD_BYTES
+from ingest.kafka.record import MAX_RECORD_BYTES
 from ingest.kafka.repairs import let_refusals_pass
 from ingest.kafka.topics import Topics
 

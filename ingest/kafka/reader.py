@@ -11,7 +11,7 @@ from kafka.errors import LogTruncationError, OffsetOutOfRangeError, RetriableErr
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka.connection import connect, milliseconds, no_topic, translated
-from ingest.kafka.records import FETCH_BYTES, PARTITION_FETCH_BYTES, Place, Record, records_of
+from ingest.kafka.record import FETCH_BYTES, PARTITION_FETCH_BYTES, PartitionId, Record, to_records
 
 POLL_SECONDS = 0.5
 PASSING_SECONDS = 0.1  # before kafka-python is asked again, which may fail at once
@@ -72,7 +72,7 @@ class PartitionReader:
         """
         try:
             with translated(self._config):
-                return records_of(self._consumer.poll(milliseconds(timeout_seconds), max_records))
+                return to_records(self._consumer.poll(milliseconds(timeout_seconds), max_records))
         except BrokerUnavailable as e:
             if isinstance(e.__cause__, OffsetOutOfRangeError | LogTruncationError):
                 self._find_again()
@@ -82,11 +82,11 @@ class PartitionReader:
                 raise
             return []
 
-    def positions(self) -> dict[Place, int]:
+    def positions(self) -> dict[PartitionId, int]:
         """Return the offset of the next record of each partition assigned."""
         return {(place.topic, place.partition): self._position(place) for place in self._consumer.assignment()}
 
-    def end_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+    def end_offsets(self, places: Iterable[PartitionId]) -> dict[PartitionId, int]:
         """Ask for the offset behind the last record of each partition.
 
         Raises:
@@ -94,7 +94,7 @@ class PartitionReader:
         """
         return self._asked(self._consumer.end_offsets, places)
 
-    def beginning_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+    def beginning_offsets(self, places: Iterable[PartitionId]) -> dict[PartitionId, int]:
         """Ask for the offset of the oldest record of each partition.
 
         Raises:
@@ -132,7 +132,9 @@ class PartitionReader:
         """Leave."""
         self._consumer.close(timeout_ms=self._timeout_ms)
 
-    def _asked(self, question: Callable[[list[TopicPartition], int], Any], places: Iterable[Place]) -> dict[Place, int]:
+    def _asked(
+        self, question: Callable[[list[TopicPartition], int], Any], places: Iterable[PartitionId]
+    ) -> dict[PartitionId, int]:
         wanted = [TopicPartition(*place) for place in places]
         try:
             with translated(self._config):
@@ -158,7 +160,7 @@ class PartitionReader:
         for place, position in positions.items():
             self._seek(place, position, beginnings[place], ends[place])
 
-    def _seek(self, place: Place, offset: int | None, beginning: int, end: int) -> None:
+    def _seek(self, place: PartitionId, offset: int | None, beginning: int, end: int) -> None:
         if offset is not None and offset > end:
             raise OffsetRegression(*place, offset, end)
         self._consumer.seek(TopicPartition(*place), max(beginning, offset or 0))

@@ -10,7 +10,7 @@ from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, 
 
 from ingest.config import KafkaConfig
 from ingest.kafka.connection import as_ours, connect, milliseconds, translated
-from ingest.kafka.records import MAX_RECORD_BYTES
+from ingest.kafka.record import MAX_RECORD_BYTES
 
 State = Literal["created", "exists", "missing", "differs"]
 

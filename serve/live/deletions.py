@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
-from ingest.kafka import Delivery, Place, Producer, Topics
+from ingest.kafka import Delivery, PartitionId, Producer, Topics
 from serve.codec.records import deletion_bytes, segment_key, video_key
 from serve.live.rows import LiveRows, SegmentKey
 
@@ -21,7 +21,7 @@ MOST_WAITING = (
 FLUSH_SECONDS = 5.0  # for tombstones that are under way when all ends
 
 
-def reaches(positions: Mapping[Place, int], ends: Mapping[Place, int]) -> bool:
+def reaches(positions: Mapping[PartitionId, int], ends: Mapping[PartitionId, int]) -> bool:
     """Whether everything before these ends was read."""
     return all(positions.get(place, 0) >= end for place, end in ends.items())
 
@@ -45,7 +45,7 @@ class Tombstones:
         self._turn = threading.Lock()
         self._new: dict[bytes, SegmentKey] = {}  # by the key of their records
         self._waiting: dict[bytes, SegmentKey] = {}
-        self._goal: Mapping[Place, int] = {}  # what must be read before _waiting is sent
+        self._goal: Mapping[PartitionId, int] = {}  # what must be read before _waiting is sent
 
     def __len__(self) -> int:
         return len(self._new) + len(self._waiting)
@@ -64,7 +64,7 @@ class Tombstones:
                 self._new.pop(key, None)
                 self._waiting.pop(key, None)
 
-    def pass_on(self, positions: Mapping[Place, int], ends: Mapping[Place, int]) -> int:
+    def pass_on(self, positions: Mapping[PartitionId, int], ends: Mapping[PartitionId, int]) -> int:
         """Send those that have waited long enough; return how many.
 
         Args:

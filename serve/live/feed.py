@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ingest.kafka import PartitionReader, Place, Record, Topics
+from ingest.kafka import PartitionId, PartitionReader, Record, Topics
 from serve.catalog.catalog import Catalog
 from serve.live.deletions import Forgetter, Tombstones
 from serve.live.materialiser import Materialiser
@@ -22,7 +22,7 @@ MOST_ANSWER_SECONDS = 5.0  # for an answer of a broker: a server that is told to
 class TopicReader:
     """Reads all partitions of some topics, also those that are added."""
 
-    def __init__(self, reader: PartitionReader, topics: Sequence[str], positions: Mapping[Place, int]) -> None:
+    def __init__(self, reader: PartitionReader, topics: Sequence[str], positions: Mapping[PartitionId, int]) -> None:
         """Begin.
 
         Args:
@@ -32,11 +32,11 @@ class TopicReader:
             BrokerUnavailable: If no broker answers, or there are no such topics.
         """
         self.reader, self.topics = reader, topics
-        self.places: list[Place] = []
+        self.places: list[PartitionId] = []
         self.looked_at = 0.0
         self.look(positions)
 
-    def look(self, positions: Mapping[Place, int]) -> None:
+    def look(self, positions: Mapping[PartitionId, int]) -> None:
         """Find all partitions."""
         self.looked_at = time.monotonic()
         found = [(topic, partition) for topic in self.topics for partition in self.reader.partitions_of(topic)]
@@ -48,13 +48,13 @@ class TopicReader:
         """Return the records that follow, in order within a partition; none: there was none in time."""
         return self.reader.poll(timeout_seconds)
 
-    def ends(self) -> Mapping[Place, int]:
+    def ends(self) -> Mapping[PartitionId, int]:
         """Ask for the offset behind the last record of each partition."""
         if time.monotonic() - self.looked_at >= PARTITION_SECONDS:
             self.look(self.positions())
         return self.reader.end_offsets(self.places)
 
-    def positions(self) -> Mapping[Place, int]:
+    def positions(self) -> Mapping[PartitionId, int]:
         """Return the offset of the next record of each partition."""
         return self.reader.positions()
 
@@ -98,7 +98,7 @@ class Feed:
         )
 
     @contextmanager
-    def open_reader(self, positions: Mapping[Place, int]) -> Iterator[TopicReader]:
+    def open_reader(self, positions: Mapping[PartitionId, int]) -> Iterator[TopicReader]:
         with PartitionReader(self.config) as reader:
             yield TopicReader(reader, (self.topics.deletions, self.topics.segments), positions)
 

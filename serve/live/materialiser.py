@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ingest.errors import BrokerUnavailable, OffsetRegression
-from ingest.kafka import Place, Record
+from ingest.kafka import PartitionId, Record
 from serve.codec.records import SegmentRecord, read_deletion, read_segment, segment_key
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
 from serve.live.deletions import Tombstones, reaches
@@ -47,10 +47,10 @@ class Reader(Protocol):
     def poll(self, timeout_seconds: float) -> Sequence[Record]:
         """Return the records that follow, in order within a partition; none: there was none in time."""
 
-    def ends(self) -> Mapping[Place, int]:
+    def ends(self) -> Mapping[PartitionId, int]:
         """Ask for the offset behind the last record of each partition."""
 
-    def positions(self) -> Mapping[Place, int]:
+    def positions(self) -> Mapping[PartitionId, int]:
         """Return the offset of the next record of each partition."""
 
 
@@ -73,7 +73,7 @@ class Materialiser:
     def __init__(
         self,
         rows: LiveRows,
-        open_reader: Callable[[Mapping[Place, int]], AbstractContextManager[Reader]],
+        open_reader: Callable[[Mapping[PartitionId, int]], AbstractContextManager[Reader]],
         tombstones: Tombstones,
         *,
         segments_topic: str,
@@ -99,7 +99,7 @@ class Materialiser:
         self.on_change, self.on_caught_up, self.on_end = on_change, on_caught_up, on_end
         self.is_caught_up = False
         self.newest_chunks: dict[tuple[str, str], float] = {}  # live video -> when the newest chunk found was appended
-        self.goal: Mapping[Place, int] | None = None  # what is_caught_up waits for
+        self.goal: Mapping[PartitionId, int] | None = None  # what is_caught_up waits for
         self.pace, self.prune_pace = Pace(WORK_SECONDS), Pace(PRUNE_WORK_SECONDS)
         self.trouble = ""  # what is wrong now, so that it is logged once
         self.reasons: set[str] = set()
@@ -162,7 +162,7 @@ class Materialiser:
                 self.on_caught_up()
             self.keep_house(reader)
 
-    def offsets(self) -> dict[Place, int]:
+    def offsets(self) -> dict[PartitionId, int]:
         return {
             (topic, partition): offset
             for topic in (self.segments_topic, self.deletions_topic)

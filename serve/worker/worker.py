@@ -14,7 +14,7 @@ from pathlib import Path
 
 from encoders.speech.whisper import Transcriber
 from ingest.errors import BrokerUnavailable
-from ingest.kafka import GroupConsumer, PartitionReader, Place, Producer, Record, Topics
+from ingest.kafka import GroupConsumer, PartitionId, PartitionReader, Producer, Record, Topics
 from serve.encoder_set import Encoders
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
@@ -53,11 +53,13 @@ class Worker:
         """
         self.settings, self.metrics = settings, metrics
         self.topics = Topics(settings.kafka.topic_prefix)
-        self.partitions: dict[Place, Partition] = {}
+        self.partitions: dict[PartitionId, Partition] = {}
         self.is_full = False  # no chunks are taken for now
-        self._paused: set[Place] = set()
-        self._unopened: dict[Place, float] = {}  # partitions that cannot be begun yet -> when they were assigned
-        self._started: dict[Place, int] = {}  # partitions begun since the last records came -> from which offset on
+        self._paused: set[PartitionId] = set()
+        self._unopened: dict[PartitionId, float] = {}  # partitions that cannot be begun yet -> when they were assigned
+        self._started: dict[
+            PartitionId, int
+        ] = {}  # partitions begun since the last records came -> from which offset on
         self._unread_at = 0.0  # when chunks could not be read last, because the broker was away or all was full
         self.group = settings.worker.group or f"{settings.kafka.topic_prefix}-workers"
         self._stopping = threading.Event()
@@ -161,7 +163,7 @@ class Worker:
             | self._unopened.keys()
         )
 
-    def _pause(self, places: set[Place]) -> None:
+    def _pause(self, places: set[PartitionId]) -> None:
         """Take records from all partitions but these."""
         before, self._paused = self._paused, places
         if places - before:
@@ -172,7 +174,7 @@ class Worker:
     def _tidy(self) -> None:
         for place in list(self._unopened):
             self._open(place)
-        if self.is_full or self.consumer.heard_seconds_ago() > SILENT_SECONDS:
+        if self.is_full or self.consumer.seconds_since_fetch() > SILENT_SECONDS:
             self._unread_at = time.monotonic()
         lag = self.consumer.lag()
         ages, stream_count = [0.0], 0
@@ -196,18 +198,18 @@ class Worker:
 
     # ---- partitions come and go; called within poll()
 
-    def _on_assigned(self, places: Sequence[Place]) -> None:
+    def _on_assigned(self, places: Sequence[PartitionId]) -> None:
         self._give_up([place for place in places if place in self.partitions])  # it would have to be revoked first
         for place in places:
             self._unopened[place] = time.monotonic()
             self._open(place)
         logger.info("partitions assigned count=%d all=%d", len(places), len(self.partitions))
 
-    def _open(self, place: Place) -> None:
+    def _open(self, place: PartitionId) -> None:
         """Go on with a partition where it was left; later, if the broker does not say where that is."""
         topic, number = place
         try:
-            start = self.consumer.committed(topic, number)
+            start = self.consumer.committed_offset(topic, number)
             if start is None:
                 start = self.reader.beginning_offsets([place])[place]
             partition: Partition
@@ -228,16 +230,16 @@ class Worker:
         self._started[place] = start
         del self._unopened[place]
 
-    def _on_revoked(self, places: Sequence[Place]) -> None:
+    def _on_revoked(self, places: Sequence[PartitionId]) -> None:
         try:
             self._commit_now(places)
         finally:
             self._give_up(places)
 
-    def _on_lost(self, places: Sequence[Place]) -> None:
+    def _on_lost(self, places: Sequence[PartitionId]) -> None:
         self._give_up(places)
 
-    def _give_up(self, places: Sequence[Place]) -> None:
+    def _give_up(self, places: Sequence[PartitionId]) -> None:
         for place in places:
             self._unopened.pop(place, None)
             self._started.pop(place, None)

@@ -7,7 +7,7 @@ import logging
 import sys
 
 from ingest.config import KafkaConfig
-from ingest.kafka import GroupConsumer, Place, Topics
+from ingest.kafka import GroupConsumer, PartitionId, Topics
 
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 STEADY_POLLS = 10
@@ -16,7 +16,7 @@ STEADY_POLLS = 10
 polls = 0
 
 
-def say(what: str, places: list[Place]) -> None:
+def say(what: str, places: list[PartitionId]) -> None:
     global polls
     polls = 0
     print(what, *(partition for _, partition in places), flush=True)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from ingest.config import KafkaConfig
-from ingest.kafka import GroupConsumer, Place, Producer, Record
+from ingest.kafka import GroupConsumer, PartitionId, Producer, Record
 
 
 def config_for(servers: str, prefix: str) -> KafkaConfig:
@@ -36,9 +36,9 @@ class Member:
     """A consumer, and what it was told. All of it happens in the thread of the test."""
 
     def __init__(self, config: KafkaConfig, names: list[str], group: str = "g") -> None:
-        self.events: list[tuple[str, list[Place]]] = []
+        self.events: list[tuple[str, list[PartitionId]]] = []
         self.records: list[Record] = []
-        self.at_revoke: Callable[[list[Place]], None] = lambda places: None
+        self.at_revoke: Callable[[list[PartitionId]], None] = lambda places: None
         self.thread = threading.get_ident()
         self.consumer = GroupConsumer(
             config,
@@ -49,7 +49,7 @@ class Member:
             on_lost=lambda places: self.note("lost", places),
         )
 
-    def note(self, what: str, places: list[Place]) -> None:
+    def note(self, what: str, places: list[PartitionId]) -> None:
         assert threading.get_ident() == self.thread
         self.events.append((what, places))
         if what == "revoked":
@@ -63,5 +63,5 @@ class Member:
     def values(self) -> list[bytes | None]:
         return [one.value for one in self.records]
 
-    def told(self, what: str) -> list[Place]:
+    def told(self, what: str) -> list[PartitionId]:
         return [place for said, places in self.events for place in places if said == what]

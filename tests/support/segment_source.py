@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from ingest.config import KafkaConfig
-from ingest.kafka import PartitionReader, Place, Producer, Record, Topics, create_topics
+from ingest.kafka import PartitionId, PartitionReader, Producer, Record, Topics, create_topics
 from serve.codec.records import SegmentRecord, segment_bytes, video_key
 from serve.settings import Settings
 
@@ -32,7 +32,7 @@ class Worker:
     def kept(self, topic: str) -> list[Record]:
         """Return all records of a topic, by partition."""
         with PartitionReader(self.config) as reader:
-            places: list[Place] = [(topic, partition) for partition in reader.partitions_of(topic)]
+            places: list[PartitionId] = [(topic, partition) for partition in reader.partitions_of(topic)]
             return [record for place in places for record in reader.read_to_end(*place)]
 
     def tombstones(self) -> set[str]:

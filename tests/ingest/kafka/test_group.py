@@ -12,7 +12,7 @@ import pytest
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
-from ingest.kafka import GroupConsumer, PartitionReader, Place, Producer, Record, Topics, create_topics
+from ingest.kafka import GroupConsumer, PartitionId, PartitionReader, Producer, Record, Topics, create_topics
 from support import SUPPORT
 from support.broker import Broker
 from support.kafka_members import Member, config_for, eventually, fill
@@ -29,9 +29,9 @@ def test_goes_on_where_the_group_has_committed(
     first = member()
     assert eventually(lambda: first.poll(max_records=5) and len(first.records) >= 20)
     assert first.events == [("assigned", [(topics.chunks, 0), (topics.chunks, 1)])]
-    assert first.consumer.committed(topics.chunks, 0) is None
+    assert first.consumer.committed_offset(topics.chunks, 0) is None
     first.consumer.commit({(topics.chunks, 0): 12})
-    assert eventually(lambda: first.poll(0.05) or first.consumer.committed(topics.chunks, 0) == 12)
+    assert eventually(lambda: first.poll(0.05) or first.consumer.committed_offset(topics.chunks, 0) == 12)
     first.at_revoke = lambda places: None
     first.consumer.close()
     assert first.told("revoked") == [(topics.chunks, 0), (topics.chunks, 1)]
@@ -50,7 +50,7 @@ def test_what_is_revoked_may_still_be_committed(
     one.at_revoke = lambda places: done.append(one.consumer.commit_now({(topics.chunks, 0): 3}, 5))
     one.consumer.close()
     assert done == [True]
-    assert member().consumer.committed(topics.chunks, 0) == 3
+    assert member().consumer.committed_offset(topics.chunks, 0) == 3
 
 
 def test_passes_records_of_eight_mebibytes(topics: Topics, producer: Producer, member: Callable[..., Member]) -> None:
@@ -88,7 +88,7 @@ def test_pauses_seeks_and_knows_how_far_it_is(
 def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics: Topics, producer: Producer) -> None:
     fill(producer, topics.chunks, 10, partition=0)
 
-    def begin(places: list[Place]) -> None:
+    def begin(places: list[PartitionId]) -> None:
         assert consumer.position(topics.chunks, 0) == 0
         consumer.seek(topics.chunks, 0, 6)
 
@@ -107,7 +107,7 @@ def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics
 
 
 def test_what_a_callback_raises_comes_out_of_poll(config: KafkaConfig, topics: Topics) -> None:
-    def fail(places: list[Place]) -> None:
+    def fail(places: list[PartitionId]) -> None:
         raise LookupError("mine")
 
     consumer = GroupConsumer(
@@ -228,7 +228,7 @@ def test_nothing_is_lost_or_doubled_while_the_broker_is_away(own_broker: Broker,
         own_broker.start()
         assert eventually(lambda part=part: one.poll() and len(one.records) >= 40 * part + 40, seconds=30)
         assert eventually(
-            lambda part=part: one.poll(0.05) or one.consumer.committed(topics.chunks, 0) == 40 * part + 20
+            lambda part=part: one.poll(0.05) or one.consumer.committed_offset(topics.chunks, 0) == 40 * part + 20
         )
     assert producer.flush(10)
     assert {delivery.error for delivery in sent} == {None}
@@ -258,7 +258,7 @@ def test_what_waits_has_an_end_when_the_broker_stays_away(own_broker: Broker, to
         lambda: reader.end_offsets([(topics.chunks, 0)]),
         lambda: reader.partitions_of(topics.chunks),
         lambda: reader.assign([(topics.chunks, 0, 0)]),
-        lambda: one.consumer.committed(topics.chunks, 0),
+        lambda: one.consumer.committed_offset(topics.chunks, 0),
     ):
         with pytest.raises(BrokerUnavailable):
             question()

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
-from ingest.kafka import Place, Record
+from ingest.kafka import PartitionId, Record
 from serve.api.server import serve
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
@@ -39,10 +39,10 @@ NOW = 1_700_000_000.0
 class Topics:
     """Topics in memory, and readers of them."""
 
-    logs: dict[Place, list[Record]] = field(default_factory=dict)
+    logs: dict[PartitionId, list[Record]] = field(default_factory=dict)
     is_up: bool = True
     reads: int = 1000  # the most records of one poll
-    opened: list[dict[Place, int]] = field(default_factory=list)  # where readers began
+    opened: list[dict[PartitionId, int]] = field(default_factory=list)  # where readers began
 
     def append(self, topic: str, key: bytes, value: bytes | None, *, partition: int = 0, at: float = NOW) -> None:
         log = self.logs.setdefault((topic, partition), [])
@@ -56,7 +56,7 @@ class Topics:
         self.append(DELETIONS, video_key(collection, video_id), deletion_bytes(collection, video_id), at=at)
 
     @contextmanager
-    def open(self, positions: Mapping[Place, int]) -> Iterator["MemoryReader"]:
+    def open(self, positions: Mapping[PartitionId, int]) -> Iterator["MemoryReader"]:
         self.check()
         self.opened.append(dict(positions))
         for place, offset in positions.items():
@@ -70,7 +70,7 @@ class Topics:
 
 
 class MemoryReader:
-    def __init__(self, topics: Topics, positions: dict[Place, int]) -> None:
+    def __init__(self, topics: Topics, positions: dict[PartitionId, int]) -> None:
         self.topics, self.at = topics, positions
 
     def poll(self, timeout_seconds: float) -> list[Record]:
@@ -84,11 +84,11 @@ class MemoryReader:
             time.sleep(0.001)
         return found
 
-    def ends(self) -> dict[Place, int]:
+    def ends(self) -> dict[PartitionId, int]:
         self.topics.check()
         return {place: len(log) for place, log in self.topics.logs.items()}
 
-    def positions(self) -> dict[Place, int]:
+    def positions(self) -> dict[PartitionId, int]:
         return dict(self.at)
 
 
@@ -394,7 +394,7 @@ def test_a_tombstone_waits_until_what_came_meanwhile_was_read() -> None:
     sent: list[SegmentKey] = []
     tombstones = Tombstones(sent.append)
     a, b, c = (SegmentKey("cams", "v", f"v/0/{n}") for n in range(3))
-    place: Place = ("t", 0)
+    place: PartitionId = ("t", 0)
     tombstones.add([a, b])
     assert tombstones.pass_on({place: 5}, {place: 7}) == 0  # two records are not read yet
     tombstones.add([c])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Place = tuple[str, int]  # topic, partition
+PartitionId = tuple[str, int]  # topic, partition
 
 MAX_RECORD_BYTES = 9 << 20  # a chunk of 8 MiB and what is said of it
 
@@ -26,7 +26,7 @@ class Record:
     value: bytes | None = field(repr=False)  # None: a tombstone
 
 
-def records_of(found: "Mapping[Any, Sequence[Any]]") -> list[Record]:
+def to_records(found: "Mapping[Any, Sequence[Any]]") -> list[Record]:
     """Return what a poll of kafka-python found, in order within a partition."""
     return [
         Record(one.topic, one.partition, one.offset, one.timestamp / 1000, one.key or b"", one.value)
