@@ -28,7 +28,7 @@ import serve.search.target
 import temporal.moments.ranges
 from encoders.calibration import Calibration
 from serve.cli.eval import table
-from serve.client.either import Embedded
+from serve.client.any_library import LocalLibrary
 from serve.evaluate.plots import draw
 from serve.evaluate.queries import figures, measure
 from serve.evaluate.questions import Question, Questions, read_questions
@@ -167,7 +167,7 @@ def measured(variant: Variant, data: Path, questions: Questions, plots: Path | N
     if variant.is_reworded:
         questions = replace(questions, moments=reworded(questions.moments))
     with patched(variant), Library.open(data, settings) as library:
-        answered = measure(Embedded(library), questions)
+        answered = measure(LocalLibrary(library), questions)
     found = figures(answered)
     if plots is not None:
         draw(answered, found, plots)

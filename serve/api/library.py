@@ -12,9 +12,10 @@ from ingest.source.source import check_policy, display_uri, video_id_of
 from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import library_service_pb2_grpc
 from serve.api.access import Access
-from serve.api.calls import Workers, current_principal, to_the_end
+from serve.api.interceptor import current_principal
 from serve.api.pages import PageSigner, binding
 from serve.api.tokens import Principal
+from serve.api.workers import Workers, run_to_end
 from serve.catalog.catalog import Catalog
 from serve.catalog.reader import only
 from serve.catalog.rows import uri_bytes
@@ -134,10 +135,10 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                     raise RequestInvalid([("data", "is required in every message after the first")])
                 if len(message.data) > MAX_BLOCK_BYTES:
                     raise RequestInvalid([("data", f"must be at most {MAX_BLOCK_BYTES} bytes")])
-                await to_the_end(asyncio.to_thread(upload.write, message.data))
+                await run_to_end(asyncio.to_thread(upload.write, message.data))
                 self.metrics.uploaded_bytes.inc(len(message.data))
             await asyncio.sleep(CANCEL_SECONDS)
-            return await to_the_end(asyncio.to_thread(self.queue_upload, upload, announced, key))
+            return await run_to_end(asyncio.to_thread(self.queue_upload, upload, announced, key))
 
     def queue_upload(self, upload: Upload, announced: UploadAnnounced, key: RequestKey | None) -> VideoStatus:
         spooled = upload.finish(size_bytes=announced.size_bytes or None, sha256=announced.sha256 or None)

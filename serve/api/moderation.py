@@ -10,9 +10,10 @@ from typing import Any
 from kinodex.v1 import moderation_service_pb2, moderation_service_pb2_grpc
 from kinodex.v1 import moderation_service_pb2 as moderation
 from serve.api.access import Access
-from serve.api.calls import Workers, current_principal
+from serve.api.interceptor import current_principal
 from serve.api.pages import PageSigner, binding
 from serve.api.tokens import Principal
+from serve.api.workers import Workers
 from serve.catalog.events import EventLog, Place, place_of
 from serve.codec.events import event_filter, event_message
 from serve.codec.fields import (

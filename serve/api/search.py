@@ -13,10 +13,11 @@ from ingest.errors import IngestError
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1 import search_service_pb2_grpc
 from serve.api.access import Access
-from serve.api.calls import Workers, current_principal, to_the_end
+from serve.api.interceptor import current_principal
 from serve.api.pages import PageSigner, Remembered, binding
 from serve.api.tokens import Principal
 from serve.api.watch_queue import READ_RETRY_SECONDS, Unread
+from serve.api.workers import Workers, run_to_end
 from serve.catalog.reader import only
 from serve.codec.messages import moment_change_message, moments_response, search_response
 from serve.codec.requests import moments_query, search_query, standing_query
@@ -135,7 +136,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         finally:
             unread.close()
             for watcher, asked in begun:  # waits for whoever follows the videos just now, so not on the loop
-                await to_the_end(asyncio.to_thread(watcher.remove, asked))
+                await run_to_end(asyncio.to_thread(watcher.remove, asked))
         raise ServerNotReady("stopping", READ_RETRY_SECONDS)
 
     def end_watches(self) -> None:

@@ -36,7 +36,7 @@ from kinodex.v1 import (
 )
 from serve.api.access import Access
 from serve.api.cache_counts import CacheCounts
-from serve.api.calls import CallInterceptor, Workers, to_the_end
+from serve.api.interceptor import CallInterceptor
 from serve.api.library import LibraryService
 from serve.api.moderation import ModerationService
 from serve.api.pages import PageSigner, page_key
@@ -45,6 +45,7 @@ from serve.api.search import SearchService
 from serve.api.tls import check_exposure, server_credentials
 from serve.api.tokens import open_tokens
 from serve.api.warming import prepare, warm_library
+from serve.api.workers import Workers, run_to_end
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
 from serve.errors import DataDirectoryBusy, IndexUnavailable, ServeError, ServerNotReady, SettingsError, VideoIsLive
@@ -263,7 +264,7 @@ class Server:
             waiting.cancel()
         if failure.done():
             raise failure.result()
-        await to_the_end(asyncio.to_thread(library.engine.refresh))
+        await run_to_end(asyncio.to_thread(library.engine.refresh))
 
     def tell_watchers(self) -> None:
         """Wake the calls that watch events; from any thread."""
@@ -329,14 +330,14 @@ class Server:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
-                if self.library is None or await to_the_end(asyncio.to_thread(self.has_other_encoders)):
+                if self.library is None or await run_to_end(asyncio.to_thread(self.has_other_encoders)):
                     if self.library is not None:
                         logger.info("the library was reindexed: loading its encoders")
                         self.library = None
                         await self.tell_health(is_serving=False)
                     await self.load()
                 else:
-                    await to_the_end(asyncio.to_thread(self.refresh))
+                    await run_to_end(asyncio.to_thread(self.refresh))
                     self.measure()
             except (ServeError, EncoderError) as error:  # the disk may come back: what was there is answered meanwhile
                 logger.error("refresh failed reason=%s", error)

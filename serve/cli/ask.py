@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
 from serve.cli.render import moments_json, search_json, show_moments, show_search
-from serve.client.either import Asked, Embedded
+from serve.client.any_library import AnyLibrary, LocalLibrary
 from serve.errors import FrameNotFound, ServerFailed
 from serve.text import counted, to_json
 from serve.values import Answer, Channel, Filter, Moment, Query
@@ -43,7 +43,7 @@ class Question:
         return self.text or str(self.image)
 
 
-def ask(kind: Literal["search", "moments"], question: Question, asked: Asked) -> None:
+def ask(kind: Literal["search", "moments"], question: Question, asked: AnyLibrary) -> None:
     """Answer one question on standard output, and into the contact sheet if one is wanted.
 
     Raises:
@@ -66,7 +66,7 @@ def ask(kind: Literal["search", "moments"], question: Question, asked: Asked) ->
         ),
     )
     answer = asked.search(query) if kind == "search" else asked.moments(query)
-    doctor = "kinodex doctor" if isinstance(asked, Embedded) else "kinodex doctor on the server"
+    doctor = "kinodex doctor" if isinstance(asked, LocalLibrary) else "kinodex doctor on the server"
     for channel in answer.degraded_channels:
         click.echo(f"kinodex: {channel} search is not available: the answer is without it (see {doctor})", err=True)
     _print(kind, question, answer)
@@ -108,7 +108,7 @@ def _print(kind: Literal["search", "moments"], question: Question, answer: Answe
         show(Console(), question.name, answer)
 
 
-def _cells(asked: Asked, answer: Answer) -> "list[Cell]":
+def _cells(asked: AnyLibrary, answer: Answer) -> "list[Cell]":
     from serve.cli.sheet import MAX_CELLS, Cell
 
     best = [video.moments[0] for video in answer.videos if video.moments]
@@ -119,7 +119,7 @@ def _cells(asked: Asked, answer: Answer) -> "list[Cell]":
     ]
 
 
-def cell(asked: Asked, moment: Moment) -> "Cell":
+def cell(asked: AnyLibrary, moment: Moment) -> "Cell":
     """Make a moment's cell of the contact sheet, with its picture where there is one."""
     from serve.cli.sheet import Cell
 

@@ -9,7 +9,7 @@ import click
 from serve.cli.options import json_option, library_options, load
 
 if TYPE_CHECKING:
-    from serve.client.either import Asked
+    from serve.client.any_library import AnyLibrary
     from serve.evaluate.queries import Measured
     from serve.evaluate.questions import Half, Questions
     from serve.search.library import Library
@@ -128,7 +128,7 @@ def _evaluate_queries(
     data: Path | None,
     config: Path | None,
 ) -> None:
-    from serve.client.either import Embedded, reached
+    from serve.client.any_library import LocalLibrary, open_library
     from serve.evaluate.queries import figures
     from serve.evaluate.questions import read_questions
     from serve.text import counted
@@ -137,7 +137,7 @@ def _evaluate_queries(
     directory, settings = load(data, config, is_local=server is None)
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
-    with reached(settings, directory, server) as asked:
+    with open_library(settings, directory, server) as asked:
         measured = _followed(asked, questions)
         for channel in measured.degraded_channels:
             click.echo(f"kinodex: {channel} search is not available: the figures are without it", err=True)
@@ -150,12 +150,12 @@ def _evaluate_queries(
             from serve.evaluate.plots import draw
 
             draw(measured, found, plots)
-            if isinstance(asked, Embedded):
+            if isinstance(asked, LocalLibrary):
                 _draw_curve(asked.library, measured, plots)
     click.echo(json.dumps(found) if as_json else table(found))
 
 
-def _followed(asked: "Asked", questions: "Questions") -> "Measured":
+def _followed(asked: "AnyLibrary", questions: "Questions") -> "Measured":
     """Ask, under a progress bar."""
     from rich.console import Console
     from rich.progress import Progress

@@ -138,12 +138,12 @@ def _ask(kind: Literal["search", "moments"], data: Path | None, config: Path | N
     if server is not None and data is not None:
         raise click.UsageError("--server and --data name two libraries: give one of them")
     from serve.cli.ask import Question, ask, check_sheet
-    from serve.client.either import reached
+    from serve.client.any_library import open_library
 
     if question["sheet"] is not None:
         check_sheet(question["sheet"])
     directory, settings = load(data, config, is_local=server is None)
-    with reached(settings, directory, server) as asked:
+    with open_library(settings, directory, server) as asked:
         ask(kind, Question(**question), asked)
 
 

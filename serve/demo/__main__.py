@@ -14,7 +14,7 @@ from serve.cli.ask import cell
 from serve.cli.progress import follow
 from serve.cli.render import show_moments
 from serve.cli.sheet import draw_sheet
-from serve.client.either import Embedded
+from serve.client.any_library import LocalLibrary
 from serve.errors import EncoderSpaceMismatch
 from serve.indexing.pipeline import index, reindex
 from serve.search.library import Library
@@ -83,7 +83,7 @@ def main() -> int:
                 and best.start_seconds < one.end_seconds
                 and best.end_seconds > one.start_seconds
             )
-            cells.append(cell(Embedded(library), best))
+            cells.append(cell(LocalLibrary(library), best))
     sheet = directory / "demo.png"
     draw_sheet("the demo's questions: the best answer to each", cells).save(sheet)
     console.print(f"\n{right} of {len(cells)} questions were answered with the right video and the right seconds.")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.client.either import Asked
+from serve.client.any_library import AnyLibrary
 from serve.errors import QuestionsInvalid
 from serve.evaluate.questions import CHANNELS, Question, Questions, names_of
 from serve.values import Filter, Moment, Query, Verdict, Video, VideoState, VideoStatus
@@ -66,7 +66,7 @@ class Measured:
 
 
 def measure(
-    asked: Asked, questions: Questions, on_done: Callable[[int, int], None] = lambda done, total: None
+    asked: AnyLibrary, questions: Questions, on_done: Callable[[int, int], None] = lambda done, total: None
 ) -> Measured:
     """Ask every question whose video is there.
 
@@ -143,7 +143,7 @@ class Places:
         return self._starts[name] + np.array([[question.span.start_seconds, question.span.end_seconds]])
 
 
-def ask(asked: Asked, question: Question, places: Places) -> Reply:
+def ask(asked: AnyLibrary, question: Question, places: Places) -> Reply:
     """Ask one question as a client would, without naming a channel."""
     if question.file is not None and question.span is None:
         return ask_video(asked, question, places)
@@ -169,7 +169,7 @@ def ask(asked: Asked, question: Question, places: Places) -> Reply:
     )
 
 
-def ask_video(asked: Asked, question: Question, places: Places) -> Reply:
+def ask_video(asked: AnyLibrary, question: Question, places: Places) -> Reply:
     """Ask for a whole video."""
     assert question.file is not None
     began = time.perf_counter()

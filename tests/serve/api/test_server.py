@@ -306,7 +306,7 @@ def test_metrics_tell_of_calls_caches_and_the_index(data: Path, monkeypatch: pyt
 
 def test_a_request_id_comes_back_and_is_in_the_log(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
-    with grpc.insecure_channel(server.address) as channel, caplog.at_level("INFO", "serve.api.calls"):
+    with grpc.insecure_channel(server.address) as channel, caplog.at_level("INFO", "serve.api.interceptor"):
         _, call = SearchServiceStub(channel).SearchVideos.with_call(request, metadata=[("x-request-id", "trace-7")])
         assert dict(call.initial_metadata())["x-request-id"] == "trace-7"
         _, call = SearchServiceStub(channel).SearchVideos.with_call(request)

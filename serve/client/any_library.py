@@ -1,4 +1,4 @@
-"""A library here or on a server, asked the same way."""
+"""One interface to a library in this process or on a server, for the commands `ask`, `search` and `eval`."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from serve.search.library import Library
 
 
-class Asked(Protocol):
-    """What answers: `Embedded`, or serve.client.client.Client. An empty collection is the one that has the video."""
+class AnyLibrary(Protocol):
+    """A `LocalLibrary` or a serve.client.client.Client.
+
+    An empty collection means: look in every collection for the video.
+    """
 
     def search(self, query: Query) -> Answer: ...
 
@@ -27,8 +30,8 @@ class Asked(Protocol):
     def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]: ...
 
 
-class Embedded:
-    """A library in this process, asked as a server is."""
+class LocalLibrary:
+    """A library in this process, with the methods of the client."""
 
     def __init__(self, library: "Library") -> None:
         self.library = library
@@ -46,19 +49,19 @@ class Embedded:
         return self.library.catalog.video(video_id, collection or None)
 
     def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]:
-        found = self.library.thumbnail(self.video(video_id, collection), at_seconds)
-        if found is None:
+        frame = self.library.thumbnail(self.video(video_id, collection), at_seconds)
+        if frame is None:
             raise FrameNotFound(video_id)
-        return found
+        return frame
 
 
 @contextlib.contextmanager
-def reached(settings: Settings, directory: Path, server: str | None) -> Iterator[Asked]:
-    """Open the library in `directory`, or reach the one on a server.
+def open_library(settings: Settings, directory: Path, server: str | None) -> Iterator[AnyLibrary]:
+    """Connect to `server`, or open the library in `directory` if `server` is None.
 
     Raises:
-        DataDirectoryMissing: If nothing was indexed there.
-        SettingsError: If `server` is no address, or may not be reached so.
+        DataDirectoryMissing: If nothing was indexed in the directory.
+        SettingsError: If `server` is not an address, or the settings forbid to connect to it this way.
     """
     if server is not None:
         from serve.client.client import Client
@@ -69,4 +72,4 @@ def reached(settings: Settings, directory: Path, server: str | None) -> Iterator
     from serve.search.library import Library
 
     with Library.open(directory, settings) as library:
-        yield Embedded(library)
+        yield LocalLibrary(library)
