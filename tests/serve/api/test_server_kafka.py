@@ -37,6 +37,7 @@ from support.hand_made import FINGERPRINT, stream
 from support.running import Running, metrics_of, ready, running
 from support.sample_live import rows_of
 from support.segment_source import Worker, now
+from support.segment_source import worker as worker
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]

@@ -30,6 +30,7 @@ from serve.moderation.webhook import Webhook
 from support.sample_catalog import SPACE
 from support.sample_events import add, at_once, event
 from support.webhook_receiver import Receiver
+from support.webhook_receiver import receiver as receiver
 
 pytestmark = pytest.mark.slow
 
