@@ -28,7 +28,7 @@ class Workers:
         """
         self.name, self.count, self.max_waiting_count, self.on_waiting = name, count, max_waiting_count, on_waiting
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
-        self._call_count = 0  # running and waiting
+        self.call_count = 0  # running and waiting
 
     async def run(self, work: Callable[[Callable[[], None]], Any]) -> Any:
         """Run `work(check)` in a thread; `check()` raises CallAbandoned once the call is cancelled.
@@ -36,7 +36,7 @@ class Workers:
         Raises:
             Overloaded: If too many calls wait already.
         """
-        if self._call_count >= self.count + self.max_waiting_count:
+        if self.call_count >= self.count + self.max_waiting_count:
             raise Overloaded(self.name, RETRY_SECONDS)
         is_abandoned = False
 
@@ -53,8 +53,8 @@ class Workers:
             self._add_calls(-1)
 
     def _add_calls(self, change: int) -> None:
-        self._call_count += change
-        self.on_waiting(max(0, self._call_count - self.count))
+        self.call_count += change
+        self.on_waiting(max(0, self.call_count - self.count))
 
     def close(self) -> None:
         """Drop the waiting calls and wait for the running ones."""
