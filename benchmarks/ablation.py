@@ -32,7 +32,7 @@ from serve.client.any_library import LocalLibrary
 from serve.evaluate.plots import draw
 from serve.evaluate.queries import figures, measure
 from serve.evaluate.questions import Question, Questions, read_questions
-from serve.search.intent import UNKNOWN, Intent, read_intent
+from serve.search.intent import EQUAL_WEIGHT, Intent, read_intent
 from serve.search.library import Library
 from serve.settings import load_settings
 
@@ -63,7 +63,7 @@ class Variant:
 
 def as_asked(text: str, channel: str = "all") -> Intent:
     """Take a question word for word."""
-    return Intent(text=text, said=text, phrases=(), visual_weight=UNKNOWN, speech_weight=UNKNOWN)
+    return Intent(text=text, speech_text=text, phrases=(), visual_weight=EQUAL_WEIGHT, speech_weight=EQUAL_WEIGHT)
 
 
 def trust_all(seen_confidence: float, spoken: Any, intent: Intent) -> dict[str, float]:
@@ -72,7 +72,7 @@ def trust_all(seen_confidence: float, spoken: Any, intent: Intent) -> dict[str, 
 
 
 def alike(intent: Intent) -> Intent:
-    return replace(intent, visual_weight=UNKNOWN, speech_weight=UNKNOWN)
+    return replace(intent, visual_weight=EQUAL_WEIGHT, speech_weight=EQUAL_WEIGHT)
 
 
 RANGES, SPOKEN = temporal.moments.ranges, serve.search.speech
@@ -103,9 +103,9 @@ VARIANTS = (
     Variant(name="suppression from tIoU 0.7", moments={"tiou_threshold": 0.7}),
     Variant(name="inner spans never stay", moments={"containment_share": 1.0}),
     Variant(name="inner spans stay from 0.7", moments={"containment_share": 0.7}),
-    Variant(name="channels not gated by confidence", patches=[(serve.search.ranking, "gates", trust_all)]),
-    Variant(name="visual gate from 0", patches=[(serve.search.ranking, "SEEN_TRUST", 0.0)]),
-    Variant(name="visual gate from 0.7", patches=[(serve.search.ranking, "SEEN_TRUST", 0.7)]),
+    Variant(name="channels not gated by confidence", patches=[(serve.search.ranking, "channel_weights", trust_all)]),
+    Variant(name="visual gate from 0", patches=[(serve.search.ranking, "MIN_VISUAL_TRUST", 0.0)]),
+    Variant(name="visual gate from 0.7", patches=[(serve.search.ranking, "MIN_VISUAL_TRUST", 0.7)]),
     Variant(
         name="channels weighed alike",
         patches=[(serve.search.target, "read_intent", lambda text, channel="all": alike(read_intent(text, channel)))],

@@ -36,8 +36,8 @@ from encoders.clip import load_visual
 from encoders.config import VisualConfig
 from serve.catalog.reader import RowState
 from serve.index.faiss_index import VectorIndex
-from serve.index.shard import empty_tail, seal
-from serve.search.visual import text_vector
+from serve.index.shard import make_tail, seal
+from serve.search.visual import encode_text
 
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (10_000, 100_000)
 STORAGE_COUNT, QUICK_STORAGE_COUNT = 200_000, 50_000
@@ -107,7 +107,7 @@ def texts() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     templates = encoder.calibration.templates
     asked = [*distinct(question, QUERY_COUNT // 2, (SEED, 9)), *new_questions(QUERY_COUNT // 2, 9)]
     captions = encoder.encode_texts(distinct(caption, CAPTION_COUNT, (SEED, 2)))
-    return captions, np.stack([text_vector(encoder.encode_texts, templates, text) for text in asked])
+    return captions, np.stack([encode_text(encoder.encode_texts, templates, text) for text in asked])
 
 
 # ------------------------------------------------------------------ measuring
@@ -235,7 +235,7 @@ def ways(count: int, captions: NDArray[np.float32], queries: NDArray[np.float32]
         recalls = {n: recall(ids, true, n) for n in COUNTS}
         found.append(Way(name=name, build_seconds=build_seconds, bytes_a_row=size, ms=took, recall=recalls))
 
-    tail = empty_tail(width)
+    tail = make_tail(width)
     none = np.zeros(count, np.int64)
     seconds = timed(lambda: tail.add(np.arange(count), vectors, none, none.astype(np.float64)))
     add("all, float16: the tail", seconds, [tail.vectors], lambda query: tail.search(query, k, None)[0])

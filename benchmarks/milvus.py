@@ -29,7 +29,7 @@ from serve.catalog.catalog import Catalog, NewVideo
 from serve.config import IndexConfig
 from serve.index.faiss_index import VectorIndex
 from serve.index.milvus_index import MilvusIndex
-from serve.index.nearest import NearestRows
+from serve.index.nearest import NearestIndex
 from temporal.values import Segment, TimeSpan
 
 FINGERPRINT = "0123456789abcdef"
@@ -91,8 +91,8 @@ def took(work: Callable[[], object]) -> float:
 
 
 def asked(
-    faiss: NearestRows,
-    milvus: NearestRows,
+    faiss: NearestIndex,
+    milvus: NearestIndex,
     queries: NDArray[np.float32],
     truth: NDArray[np.float32],
     how: str,

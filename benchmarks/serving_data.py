@@ -24,7 +24,7 @@ from ingest.values import MediaInfo
 from serve import encoder_set
 from serve.catalog.catalog import Catalog, NewVideo
 from serve.indexing import pipeline
-from serve.search.traits import Captions, captions_of, file_traits
+from serve.search.traits import Captions, captions_of, compute_file_traits
 from serve.settings import Settings
 from temporal.fusion.fusion import MeanPooling
 from temporal.window import segments, windows
@@ -292,7 +292,7 @@ def put(
     catalog.add_utterances(row, said, vectors)
     spans = windows(embeddings, said, duration_seconds=float(VIDEO_SECONDS), config=settings.window)
     catalog.add_segments(row, segments(video_id, spans, embeddings, said, vectors, MeanPooling()))
-    catalog.add_traits(row, file_traits(embeddings, captions))
+    catalog.add_traits(row, compute_file_traits(embeddings, captions))
     catalog.finish(row, media=MEDIA, duration_seconds=float(VIDEO_SECONDS), warnings=())
 
 

@@ -229,7 +229,7 @@ def bare_faiss(pipe: Any, directory: Path, known: str, texts: Sequence[str], cli
     from encoders.clip import load_visual
     from encoders.config import VisualConfig
     from serve.index.shard import read_file
-    from serve.search.visual import text_vector
+    from serve.search.visual import encode_text
 
     faiss.omp_set_num_threads(1)
     names = json.loads((directory / "index" / "segments.json").read_text())["shards"]
@@ -239,7 +239,7 @@ def bare_faiss(pipe: Any, directory: Path, known: str, texts: Sequence[str], cli
     vectors = TextVectors(encoder.encode_texts)
 
     def encoded(text: str) -> Any:
-        return text_vector(vectors.encode, encoder.calibration.templates, text)[None]
+        return encode_text(vectors.encode, encoder.calibration.templates, text)[None]
 
     def search(vector: Any) -> None:
         for shard in shards:

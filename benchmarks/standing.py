@@ -82,12 +82,12 @@ def queries(engine: Engine, count: int, tell: list[MomentChange]) -> list[Standi
     """Make standing queries for what is seen."""
     assert engine.visual is not None
     bank, rng = engine.visual.bank, np.random.default_rng(1)
-    intent = Intent(text="x", said="x", phrases=(), visual_weight=1.0, speech_weight=0.0)
+    intent = Intent(text="x", speech_text="x", phrases=(), visual_weight=1.0, speech_weight=0.0)
     made = []
     for n in range(count):
         noise = rng.standard_normal(bank.shape[1])
         vector = bank[n % len(bank)] + NOISE * noise / np.linalg.norm(noise)
-        target = Target(intent=intent, shown=(vector / np.linalg.norm(vector)).astype(np.float32), said=None)
+        target = Target(intent=intent, visual=(vector / np.linalg.norm(vector)).astype(np.float32), speech=None)
         made.append(StandingQuery(query=Query(text="x"), target=target, thresholds=Thresholds(), tell=tell.append))
     return made
 

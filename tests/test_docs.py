@@ -17,7 +17,7 @@ from serve.event import Event
 from serve.moderation.policies import Policies, Policy
 from serve.observe.metrics import ServerMetrics
 from serve.observe.worker_metrics import WorkerMetrics
-from serve.search.caches import WorkedOut
+from serve.search.caches import SingleFlightCache
 from serve.settings import known_settings, variable_name
 from serve.values import MatchedWord
 
@@ -80,7 +80,7 @@ def test_every_reason_of_an_error_stands_beside_its_code() -> None:
 
 def test_every_metric_is_in_the_readme() -> None:
     names = {family.name for family in ServerMetrics().registry.collect()}
-    names |= {family.name for family in CacheCounts(dict, WorkedOut(1)).collect()}
+    names |= {family.name for family in CacheCounts(dict, SingleFlightCache(1)).collect()}
     names |= {family.name for family in WorkerMetrics().registry.collect()}
     assert len(names) > 10
     assert [name for name in sorted(names) if f"`{name}" not in README] == []

@@ -7,13 +7,13 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from encoders.batching import TextVectors
-from serve.search.caches import WorkedOut
+from serve.search.caches import SingleFlightCache
 
 
 class CacheCounts(Collector):
     """What the caches of text vectors and of rankings have counted, read when Prometheus asks."""
 
-    def __init__(self, encoders: Callable[[], dict[str, TextVectors]], rankings: WorkedOut[Any]) -> None:
+    def __init__(self, encoders: Callable[[], dict[str, TextVectors]], rankings: SingleFlightCache[Any]) -> None:
         self._encoders, self._rankings = encoders, rankings
 
     def collect(self) -> Iterator[CounterMetricFamily]:

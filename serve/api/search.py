@@ -30,7 +30,7 @@ from serve.errors import (
     VideoNotFound,
 )
 from serve.moderation.standing import StandingQuery, Watcher
-from serve.search.caches import WorkedOut
+from serve.search.caches import SingleFlightCache
 from serve.search.engine import Engine
 from serve.search.library import Library
 from serve.search.ranking import RankedMoment, RankedVideo, Ranking
@@ -66,7 +66,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         self.library, self.watcher, self.access, self.workers, self.signer = library, watcher, access, workers, signer
         self.ended = asyncio.Event()  # set when those who watch are to end
         self.kept: Remembered[Kept] = Remembered()  # by name: those that are paged through
-        self.worked_out: WorkedOut[Kept] = WorkedOut(WORKED_OUT_COUNT)  # by question and state of the library
+        self.worked_out: SingleFlightCache[Kept] = SingleFlightCache(
+            WORKED_OUT_COUNT
+        )  # by question and state of the library
 
     async def SearchVideos(self, request: search.SearchVideosRequest, context: Any) -> search.SearchVideosResponse:
         query, principal = search_query(request), current_principal()
@@ -110,7 +112,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             library.engine.refresh()
             collections = self.access.readable(principal, query.filter.collections)
             narrowed = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
-            target = library.engine.target(self.example_of(library, narrowed, principal), picture_of(library, query))
+            target = library.engine.target_of(self.example_of(library, narrowed, principal), picture_of(library, query))
             check()
             asked = StandingQuery(query=narrowed, target=target, thresholds=thresholds, tell=unread.tell)
             begun.append((watcher, asked))
@@ -171,7 +173,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             kept, start = self.ranked(method, library, self.readable(library, query, principal), rank), 0
 
         def next_page(end: int) -> str:
-            if end >= len(kept.ranking.places):
+            if end >= len(kept.ranking.entries):
                 return ""
             try:
                 self.kept.get(kept.name)

@@ -226,7 +226,7 @@ class Server:
         except BaseException:
             library.close()
             raise
-        library.engine.on_found = self.note_freshness
+        library.engine.on_new_video = self.note_freshness
         self.followers.follow(library.engine)
         self.library = library
         self.measure()
@@ -381,8 +381,8 @@ class Server:
             return
         engine = self.library.engine
         self.metrics.videos.set(len(engine.videos))
-        self.metrics.index_rows.labels("segments").set(len(engine.segments))
-        self.metrics.index_rows.labels("utterances").set(len(engine.utterances_index))
+        self.metrics.index_rows.labels("segments").set(len(engine.segment_index))
+        self.metrics.index_rows.labels("utterances").set(len(engine.utterance_index))
         if engine.visual is not None:
             self.metrics.frame_cache_bytes.set(engine.visual.frames.size)
 

@@ -42,7 +42,7 @@ def warm_library(directory: Path, settings: Settings) -> Library:
         engine.refresh()
         engine.sentences.encode(["warm"])
         if engine.visual is not None:
-            engine.visual.text_vector("warm")
+            engine.visual.encode_text("warm")
     except BaseException:
         library.close()
         raise

@@ -18,8 +18,8 @@ from encoders.errors import NoVisualEncoder
 from serve.errors import QuestionsInvalid
 from serve.evaluate.questions import Question, Questions
 from serve.search.library import Library
-from serve.search.pooling import pooled
-from serve.search.visual import text_vector, z_score
+from serve.search.pooling import softmax_mean
+from serve.search.visual import encode_text, z_score
 
 TEMPLATES = (("{}",), ("{}", "a photo of {}"), ("{}", "a photo of {}", "a video frame of {}"))
 BANK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -128,11 +128,11 @@ class Trial:
         """Score every video for every question: float32 (Q, V)."""
         bias = bank_share * self.bank.mean(axis=0)
         queries = np.stack([self.vector(one.text, templates) for one in questions]) - bias
-        return np.stack([pooled(self.frames[name] @ queries.T, temperature) for name in self.names], axis=1)
+        return np.stack([softmax_mean(self.frames[name] @ queries.T, temperature) for name in self.names], axis=1)
 
     def vector(self, text: str, templates: tuple[str, ...]) -> NDArray[np.float32]:
         if (text, templates) not in self.vectors:
-            self.vectors[text, templates] = text_vector(self.encoder.encode_texts, templates, text)
+            self.vectors[text, templates] = encode_text(self.encoder.encode_texts, templates, text)
         return self.vectors[text, templates]
 
     def ranks(
@@ -154,7 +154,7 @@ class Trial:
     ) -> list[float]:
         """Return the z score of each question's first video, perhaps with its own left out."""
         bias = bank_share * self.bank.mean(axis=0)
-        generic = [pooled(self.frames[name] @ (self.bank - bias).T, temperature) for name in self.names]
+        generic = [softmax_mean(self.frames[name] @ (self.bank - bias).T, temperature) for name in self.names]
         scores = self.scores(questions, templates, bank_share, temperature)
         found = []
         for row, one in zip(scores, questions, strict=True):

@@ -270,7 +270,7 @@ def _scored(
     heard: list[list[TimeSpan]] = [[] for _ in book.policies]
     seen: list[list[TimeSpan]] = [[] for _ in book.policies]
     curves, times, found = None, np.empty(0), []
-    with engine.asked():
+    with engine.snapshot():
         utterances = FinalUtterances(engine.catalog).after(video, -1)
         if engine.visual is not None and book.screen is not None:
             frames = engine.visual.frames.get(video.row, video.version)

@@ -19,7 +19,7 @@ from serve.catalog.catalog import Catalog
 from serve.encoder_set import Encoders, load_encoders
 from serve.errors import DataDirectoryMissing, EncoderSpaceMismatch
 from serve.evaluate.questions import names_of
-from serve.search.visual import text_vector
+from serve.search.visual import encode_text
 from serve.settings import Settings
 from serve.values import Video
 from temporal.errors import TrainingSetInvalid
@@ -226,7 +226,7 @@ def vectors_of(texts: Sequence[str], encoder: VisualEncoder, out: Path) -> NDArr
             known: NDArray[np.float32] = saved["vectors"]
             return known
     distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    encoded = np.stack([text_vector(encoder.encode_texts, templates, text) for text in distinct])
+    encoded = np.stack([encode_text(encoder.encode_texts, templates, text) for text in distinct])
     vectors = encoded[[distinct[text] for text in texts]]
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / f"{os.getpid()}.{CACHE}"

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from serve.catalog.catalog import Kind
 from serve.config import IndexConfig
-from serve.index.nearest import NearestRows
+from serve.index.nearest import NearestIndex
 
-__all__ = ["NearestRows", "open_index"]
+__all__ = ["NearestIndex", "open_index"]
 
 
-def open_index(directory: Path, kind: Kind, fingerprint: str, config: IndexConfig) -> NearestRows:
+def open_index(directory: Path, kind: Kind, fingerprint: str, config: IndexConfig) -> NearestIndex:
     """Make the index that the settings name, empty; refresh() fills it.
 
     Raises:

@@ -62,7 +62,7 @@ class _Followed:
     blocks: dict[int, NDArray[np.int64]]  # ids of its rows, with a vector or without
 
 
-class Holdings:
+class HeldRows:
     """What one index holds of one kind of row of one encoder space."""
 
     def __init__(self, kind: Kind, fingerprint: str) -> None:

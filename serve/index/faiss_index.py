@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.catalog.catalog import Catalog, Kind
-from serve.index.changes import NO_IDS, Holdings, Rows, rows_by_id
-from serve.index.nearest import Found, Nearest, best_of, check_question, distinct
+from serve.index.changes import NO_IDS, HeldRows, Rows, rows_by_id
+from serve.index.nearest import Nearest, NearestWithVideos, best_of, check_question, distinct
 from serve.index.sealing import Sealing
-from serve.index.shard import LARGEST_SHARD_ROW_COUNT, Shard, empty_tail, held_by_row, read_file, seal, write_file
+from serve.index.shard import LARGEST_SHARD_ROW_COUNT, Shard, held_by_row, make_tail, read_file, seal, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class VectorIndex:
         self.kind, self.fingerprint, self.seals_aside = kind, fingerprint, seals_aside
         self._folder = directory / INDEX_FOLDER
         self._turn = threading.RLock()
-        self._holdings = Holdings(kind, fingerprint)
+        self._holdings = HeldRows(kind, fingerprint)
         self._tail: Shard | None = None  # None: no vector seen yet, so no width
         self._sealed: list[Shard] = []
         self._sealing: Sealing | None = None
@@ -115,7 +115,7 @@ class VectorIndex:
         """
         return distinct(self._search(vector[None], k, rows)[2][0])
 
-    def _search(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> Found:
+    def _search(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> NearestWithVideos:
         check_question(vectors, k)
         queries = np.ascontiguousarray(vectors, np.float32)
         found = []
@@ -143,7 +143,7 @@ class VectorIndex:
     def _extend_tail(self, catalog: Catalog, rows: Rows) -> None:
         """Add rows to the tail, sealing it whenever it is as large as a shard may be."""
         if self._tail is None:
-            self._tail = empty_tail(rows.vectors.shape[1])
+            self._tail = make_tail(rows.vectors.shape[1])
         self._tail.add(rows.ids, rows.vectors, rows.owners, rows.stamps)
         if self._tail.live_count >= LARGEST_SHARD_ROW_COUNT:
             self._seal(catalog)

@@ -57,7 +57,7 @@ class Halves:
         return np.asarray(self._index.reconstruct_batch(places))
 
 
-class Pieces:
+class JoinedHalves:
     """Vectors (N, D) in order of time."""
 
     def __init__(self, pieces: Iterable[Halves]) -> None:

@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 from serve.catalog.catalog import Catalog, Kind
 from serve.config import IndexConfig
 from serve.errors import IndexUnavailable, SettingsError
-from serve.index.changes import Changes, Holdings, Rows, Stored
-from serve.index.nearest import Found, Nearest, best_of, check_question, distinct
+from serve.index.changes import Changes, HeldRows, Rows, Stored
+from serve.index.nearest import Nearest, NearestWithVideos, best_of, check_question, distinct
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class MilvusIndex:
         self._client: Any = None  # None: not connected
         self._is_answering, self._is_lost = True, False  # lost: the collection, and nothing is known of one
         self._turn = threading.RLock()
-        self._holdings = Holdings(kind, fingerprint)
+        self._holdings = HeldRows(kind, fingerprint)
         self._catalog: Catalog | None = None  # of the last refresh
         self._name = ""  # of the collection
         self._width: int | None = None  # None: there is no collection
@@ -109,7 +109,7 @@ class MilvusIndex:
         search()."""
         return distinct(self._found(vector[None], k, rows)[2][0])
 
-    def _found(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> Found:
+    def _found(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> NearestWithVideos:
         """Search, once more where the collection was lost."""
         check_question(vectors, k)
         if k > MOST_FOUND:
@@ -166,7 +166,7 @@ class MilvusIndex:
         with self._turn:
             self._holdings.state, self._undone = None, []
 
-    def _search(self, queries: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> Found:
+    def _search(self, queries: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> NearestWithVideos:
         with self._turn:
             name, width = self._name, self._width
             filters = [""] if rows is None else _filters(self._holdings.videos, set(rows))
@@ -178,7 +178,7 @@ class MilvusIndex:
             found = [self._find(client, name, queries, k, each) for each in filters]
         return best_of(found, len(queries), k)
 
-    def _find(self, client: Any, name: str, queries: NDArray[np.float32], k: int, among: str) -> Found:
+    def _find(self, client: Any, name: str, queries: NDArray[np.float32], k: int, among: str) -> NearestWithVideos:
         """Return the k best rows that are known here, and perhaps more; asks again while others take their places."""
         limit = k
         while True:

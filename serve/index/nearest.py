@@ -10,10 +10,10 @@ from serve.catalog.catalog import Catalog
 
 Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids and scores, (Q, n) both; -1 and -inf: no more
 # Ids, scores and the videos' rows, (Q, n) all; -1, -inf and -1: no more.
-Found = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
+NearestWithVideos = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
 
-class NearestRows(Protocol):
+class NearestIndex(Protocol):
     """One kind of row of one encoder space, by inner product; serve.index.faiss_index.VectorIndex says what holds for
     both."""
 
@@ -36,7 +36,7 @@ def check_question(vectors: NDArray[np.float32], k: int) -> None:
         raise ValueError(f"k must be >= 1, got {k}")
 
 
-def best_of(found: Sequence[Found], query_count: int, k: int) -> Found:
+def best_of(found: Sequence[NearestWithVideos], query_count: int, k: int) -> NearestWithVideos:
     """Return the k best of what was found in several places, best first; equal ones by id."""
     nothing = np.full((query_count, k), -1, np.int64)
     ids = np.concatenate([nothing, *(each for each, _, _ in found)], axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 from serve.catalog.catalog import Catalog, Kind
 from serve.errors import ServeError
 from serve.index.changes import rows_by_id
-from serve.index.shard import Shard, empty_tail, seal
+from serve.index.shard import Shard, make_tail, seal
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Sealing:
             logger.warning("index not sealed kind=%s reason=%r", self._kind, error)
 
     def _read(self) -> Shard:
-        tail = empty_tail(self.shards[0].width)
+        tail = make_tail(self.shards[0].width)
         for rows in rows_by_id(self._catalog, self._kind, self._ids, self._owners, self._stamps):
             tail.add(rows.ids, rows.vectors, rows.owners, rows.stamps)
             if self._is_stopped.is_set():

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.index.halves import half_index
-from serve.index.nearest import Found
+from serve.index.nearest import NearestWithVideos
 
 faiss: Any = typed_faiss  # its own annotations miss half of what its C++ side gives
 
@@ -103,7 +103,7 @@ class Shard:
         self.live_count += len(ids)
         self.name = None
 
-    def search(self, vectors: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> Found:
+    def search(self, vectors: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> NearestWithVideos:
         """Return ids, scores and owners, (Q, <= k), best first, among those of some videos or (None) among all.
 
         Among some videos, and in a tail, nothing is missed.
@@ -122,7 +122,7 @@ class Shard:
         scores, places = self.vectors.search(vectors, k, params=faiss.SearchParameters(sel=selector))
         return self.ids[places], scores, self.owners[places]
 
-    def _best(self, vectors: NDArray[np.float32], k: int) -> Found | None:
+    def _best(self, vectors: NDArray[np.float32], k: int) -> NearestWithVideos | None:
         """As search() among all, by the rough copy, or on a GPU; None: too many of the best were removed."""
         count = min(max(REFINED_COUNT, REFINED_SHARE * k), len(self.ids))
         index = self.refined if self.on_gpu is None else self.on_gpu[1]
@@ -173,7 +173,7 @@ def held_by_row(
     )
 
 
-def empty_tail(width: int) -> Shard:
+def make_tail(width: int) -> Shard:
     """Return an exact shard without rows, for vectors of `width` numbers."""
     nothing = np.empty(0, np.int64)
     return Shard(vectors=half_index(width), ids=nothing, owners=nothing, stamps=np.empty(0))

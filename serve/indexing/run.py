@@ -36,7 +36,7 @@ from serve.indexing.work import (
     joined,
     warnings_of,
 )
-from serve.search.traits import Captions, file_traits
+from serve.search.traits import Captions, compute_file_traits
 from serve.settings import Settings
 from serve.values import IndexOutcome, IndexProgress
 from temporal.window import segments, windows
@@ -375,7 +375,7 @@ class Run:
         spans = windows(embeddings, utterances, duration_seconds=duration, config=self.settings.window)
         found = segments(work.video_id, spans, embeddings, utterances, sentences, self.encoders.pooling)
         self.catalog.add_segments(work.row, found)
-        self.catalog.add_traits(work.row, file_traits(embeddings, self.captions))
+        self.catalog.add_traits(work.row, compute_file_traits(embeddings, self.captions))
         warnings = warnings_of(work.summary)
         is_visible = self.catalog.finish(
             work.row, media=work.media, duration_seconds=duration, warnings=warnings, job_id=work.input.job_id

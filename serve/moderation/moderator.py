@@ -202,7 +202,7 @@ class Moderator:
         screening = known.screening or Screening(book)
         known.screening, known.version = None, ()  # until all that it found is written
         found = []
-        with self.engine.asked():
+        with self.engine.snapshot():
             current = self.engine.videos.get(row)
             if current is None:
                 self.known.pop(row, None)

@@ -101,12 +101,12 @@ class Watcher:
             place = self.places.index(None) if None in self.places else self._grown()
             self.places[place] = asked
             target, thresholds = asked.target, asked.thresholds
-            is_seen = target.shown is not None
-            self.shown[place] = target.shown if target.shown is not None else 0.0
-            if target.said is not None:
+            is_seen = target.visual is not None
+            self.shown[place] = target.visual if target.visual is not None else 0.0
+            if target.speech is not None:
                 if self.said.shape[1] == 0:
-                    self.said = np.zeros((len(self.places), len(target.said)), np.float32)
-                self.said[place] = target.said
+                    self.said = np.zeros((len(self.places), len(target.speech)), np.float32)
+                self.said[place] = target.speech
             self.enter[place] = thresholds.enter if is_seen else NEVER
             self.leave[place], self.least[place] = thresholds.leave, thresholds.min_seconds
             self.pause[place] = thresholds.cooldown_seconds
@@ -152,7 +152,7 @@ class Watcher:
 
     def _begun(self, video: Video) -> _Followed:
         """Begin to follow a video, behind all that there is of it."""
-        with self.engine.asked():
+        with self.engine.snapshot():
             current = self.engine.videos.get(video.row, video)
             times = np.empty(0)
             if self.visual is not None:
@@ -240,7 +240,7 @@ class Watcher:
 
     def _take(self, video: Video, followed: _Followed) -> None:
         """Take the frames and words that are new in a video."""
-        with self.engine.asked():
+        with self.engine.snapshot():
             video = self.engine.videos.get(video.row, video)
             frames = None
             if self.visual is not None:

@@ -57,8 +57,8 @@ def sought_by(policy: Policy, visual: VisualChannel) -> Sought:
     """Turn a policy's prompts into vectors."""
     none = [np.empty((0, visual.bank.shape[1]), np.float32)]
     return Sought(
-        shown=np.concatenate([*none, *(visual.text_vector(text)[None] for text in policy.shows)]),
-        unlike=np.concatenate([*none, *(visual.text_vector(text)[None] for text in policy.unlike)]),
+        shown=np.concatenate([*none, *(visual.encode_text(text)[None] for text in policy.shows)]),
+        unlike=np.concatenate([*none, *(visual.encode_text(text)[None] for text in policy.unlike)]),
     )
 
 

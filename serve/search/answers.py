@@ -7,7 +7,7 @@ from serve.catalog.catalog import Catalog
 from serve.errors import VideoNotFound
 from serve.search.caches import RowCache
 from serve.search.ranking import Candidate, RankedMoment, RankedVideo, verdict_of
-from serve.search.video_rows import Said
+from serve.search.video_rows import Transcript
 from serve.values import Moment, Video, VideoAnswer
 from temporal.window import overlaps
 
@@ -15,7 +15,7 @@ from temporal.window import overlaps
 class AnswerReader:
     """Reads moments and videos as they are by now: a page may come long after its ranking was made."""
 
-    def __init__(self, catalog: Catalog, transcripts: RowCache[Said]) -> None:
+    def __init__(self, catalog: Catalog, transcripts: RowCache[Transcript]) -> None:
         self.catalog, self.transcripts = catalog, transcripts
 
     def moments(self, places: Sequence[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:

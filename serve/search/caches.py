@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class SharedLock:
+class ReadWriteLock:
     """Held by any number of readers, or by one writer. A waiting writer goes before readers that come after it."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class RowCache(Generic[Value]):
                 self._forget(row)
 
 
-class WorkedOut(Generic[Value]):
+class SingleFlightCache(Generic[Value]):
     """What was worked out lately, by key. Of threads that ask for the same at once, one works and the others wait."""
 
     def __init__(self, max_count: int) -> None:

@@ -25,7 +25,7 @@ from serve.catalog.spelling import content_terms, matches_term
 from serve.encoder_set import Encoders
 from serve.index import open_index
 from serve.search.answers import AnswerReader
-from serve.search.caches import RowCache, SharedLock
+from serve.search.caches import ReadWriteLock, RowCache
 from serve.search.intent import Intent
 from serve.search.ranking import (
     Candidate,
@@ -38,12 +38,12 @@ from serve.search.ranking import (
     rank,
     whole_video,
 )
-from serve.search.speech import COSINE_MIDDLE, SpeechChannel, Spoken, terms_of
+from serve.search.speech import COSINE_MIDDLE, Passage, SpeechChannel, terms_of
 from serve.search.target import Target, intent_of, is_example, mixed
 from serve.search.traits import calibration_in
-from serve.search.video_rows import Said, read_said
-from serve.search.videos import KnownVideos
-from serve.search.visual import Seen, VisualChannel
+from serve.search.video_rows import Transcript, read_transcript
+from serve.search.videos import SearchableVideos
+from serve.search.visual import ScoredVideo, VisualChannel
 from serve.settings import Settings
 from serve.values import EVERYTHING, Answer, Moment, MomentReference, Query, Video, VideoAnswer
 from temporal.values import TimeSpan
@@ -64,24 +64,26 @@ class Engine:
     def __init__(self, catalog: Catalog, encoders: Encoders, directory: Path, settings: Settings) -> None:
         self.catalog, self.encoders, self.settings = catalog, encoders, settings
         self.fingerprint = encoders.space.fingerprint
-        self.segments = open_index(directory, "segments", self.fingerprint, settings.index)
-        self.utterances_index = open_index(directory, "utterances", self.fingerprint, settings.index)
-        self.transcripts: RowCache[Said] = RowCache(partial(read_said, catalog), len, CACHED_UTTERANCE_COUNT)
+        self.segment_index = open_index(directory, "segments", self.fingerprint, settings.index)
+        self.utterance_index = open_index(directory, "utterances", self.fingerprint, settings.index)
+        self.transcripts: RowCache[Transcript] = RowCache(
+            partial(read_transcript, catalog), len, CACHED_UTTERANCE_COUNT
+        )
         self.answers = AnswerReader(catalog, self.transcripts)
         self.sentences = TextVectors(encoders.sentence.encode)
-        self.speech = SpeechChannel(catalog, self.sentences, self.utterances_index, self.said)
+        self.speech = SpeechChannel(catalog, self.sentences, self.utterance_index, self.said)
         self.visual: VisualChannel | None = None
         if (visual := encoders.visual) is not None:
             calibration = calibration_in(directory, visual)
             cache_bytes = settings.server.frame_cache_bytes
             texts = self.sentences if visual.sentence is encoders.sentence else TextVectors(visual.encode_texts)
             self.visual = VisualChannel(
-                catalog, visual, texts, self.segments, settings.moments, calibration, cache_bytes=cache_bytes
+                catalog, visual, texts, self.segment_index, settings.moments, calibration, cache_bytes=cache_bytes
             )
         self.encoding = ThreadPoolExecutor(thread_name_prefix="texts")
-        self.lock = SharedLock()  # written: the videos, and the indexes
-        self.known = KnownVideos(self.fingerprint)
-        self.on_found: Callable[[Video], None] = lambda video: None  # told of each video that answers begin to see
+        self.lock = ReadWriteLock()  # written: the videos, and the indexes
+        self.known = SearchableVideos(self.fingerprint)
+        self.on_new_video: Callable[[Video], None] = lambda video: None  # told of each video that answers begin to see
 
     @property
     def state(self) -> tuple[str, int] | None:
@@ -128,19 +130,19 @@ class Engine:
             VideoNotFound: If an example's video is not there.
             NoVisualEncoder: If a picture is asked about, and nothing here can see.
         """
-        with self.asked():
+        with self.snapshot():
             candidates, _, target = self.candidates(query, pixels, check)
             ranked = by_score(candidates, target.intent)
         ranked = [one for one in ranked if one.confidence >= query.min_confidence]
         if query.max_moments_per_video is not None:
             ranked = first_of_each(ranked, query.max_moments_per_video)
-        return Ranking(places=tuple(ranked), degraded_channels=self.degraded(query))
+        return Ranking(entries=tuple(ranked), degraded_channels=self.degraded(query))
 
     def rank_videos(
         self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = no_check
     ) -> Ranking[RankedVideo]:
         """Rank every video that any channel proposes, each with its best moments; see rank_moments."""
-        with self.asked():
+        with self.snapshot():
             candidates, seen, target = self.candidates(query, pixels, check)
         mine: dict[int, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
@@ -159,7 +161,7 @@ class Engine:
                 moments = tuple(by_score(mine[row], target.intent)[:count])
                 ranked.append(RankedVideo(video=video, score=score, confidence=confidence, moments=moments))
         ranked.sort(key=lambda one: (-one.score, one.video.uri, one.video.row))
-        return Ranking(places=tuple(ranked), degraded_channels=self.degraded(query))
+        return Ranking(entries=tuple(ranked), degraded_channels=self.degraded(query))
 
     def page_of_moments(self, ranking: Ranking[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:
         """Read at most `count` moments of a ranking, from place `start` on (0 is the best).
@@ -167,18 +169,18 @@ class Engine:
         A moment whose video was deleted since the ranking is left out and does not count.
 
         Returns:
-            The moments, and the place where the next page starts: len(ranking.places) after the last page.
+            The moments, and the place where the next page starts: len(ranking.entries) after the last page.
         """
-        return self.answers.moments(ranking.places, start, count)
+        return self.answers.moments(ranking.entries, start, count)
 
     def page_of_videos(
         self, ranking: Ranking[RankedVideo], start: int, count: int
     ) -> tuple[tuple[VideoAnswer, ...], int]:
         """Read at most `count` videos of a ranking, each with its best moments; see page_of_moments()."""
-        return self.answers.videos(ranking.places, start, count)
+        return self.answers.videos(ranking.entries, start, count)
 
     @contextmanager
-    def asked(self) -> Iterator[None]:
+    def snapshot(self) -> Iterator[None]:
         """Let a question see one state: of the catalog, and of the indexes that were made from it."""
         with self.lock.reading(), self.catalog.snapshot():
             if self.is_fresh():
@@ -200,25 +202,25 @@ class Engine:
     def close(self) -> None:
         """Let go of the catalog, which is another's to close."""
         self.encoding.shutdown()
-        self.segments.close()
-        self.utterances_index.close()
+        self.segment_index.close()
+        self.utterance_index.close()
 
     def refresh(self) -> None:
         """Bring the indexes up to the catalog, so that the next question need not."""
-        with self.asked():
+        with self.snapshot():
             pass
 
     def bring_up(self) -> None:
         if self.is_fresh():
             return
-        self.segments.refresh(self.catalog)
-        self.utterances_index.refresh(self.catalog)
+        self.segment_index.refresh(self.catalog)
+        self.utterance_index.refresh(self.catalog)
         gone, found = self.known.refresh(self.catalog)
         self.transcripts.discard(gone)
         if self.visual is not None:
             self.visual.forget(gone)
         for video in found:
-            self.on_found(video)
+            self.on_new_video(video)
 
     def degraded(self, query: Query) -> tuple[str, ...]:
         """Name the channels that were asked for and are not to be had here."""
@@ -233,7 +235,7 @@ class Engine:
         """Return which version of a video is asked."""
         return self.videos[row].version if row in self.videos else 0
 
-    def said(self, row: int) -> Said:
+    def said(self, row: int) -> Transcript:
         """Return what is said in the version of a video that is asked."""
         return self.transcripts.get(row, self.version(row))
 
@@ -241,7 +243,7 @@ class Engine:
 
     def candidates(
         self, query: Query, pixels: NDArray[np.uint8] | None, check: Callable[[], None]
-    ) -> tuple[list[Candidate], list[Seen], Target]:
+    ) -> tuple[list[Candidate], list[ScoredVideo], Target]:
         """Return every span any channel proposes, ranked within its channel, and the visual ranking of videos."""
         asked = query.filter
         # Texts are encoded in another thread, which needs no catalog, while this one looks for their words.
@@ -264,8 +266,8 @@ class Engine:
             return [], [], target
         check()
         spoken: list[Candidate] = []
-        if target.said is not None and words is not None:
-            heard = self.speech.ask(target.said, words, rows)
+        if target.speech is not None and words is not None:
+            heard = self.speech.ask(target.speech, words, rows)
             heard = [one for one in heard if asked.admits_span(by_row[one.row], one.span)]
             heard = [one for one in heard if not self.is_unwanted(one, target)]
             spoken = [Candidate(video=by_row[one.row], span=one.span, spoken=one) for one in heard]
@@ -273,9 +275,11 @@ class Engine:
             worded = [c for c in spoken if c.spoken and c.spoken.coverage > 0]
             rank(worded, "lexical", [-c.spoken.coverage for c in worded if c.spoken])
         check()
-        seen: list[Seen] = []
-        if target.shown is not None and self.visual is not None:
-            seen = self.visual.ask(target.shown, videos, everywhere=everywhere, excluded=target.not_shown, check=check)
+        seen: list[ScoredVideo] = []
+        if target.visual is not None and self.visual is not None:
+            seen = self.visual.ask(
+                target.visual, videos, everywhere=everywhere, excluded=target.excluded_visual, check=check
+            )
         shown = [
             Candidate(video=one.video, span=moment.span, seen=moment, seen_confidence=one.best_confidence)
             for one in seen
@@ -287,7 +291,7 @@ class Engine:
         found = merged(shown, spoken, target.intent)
         return [one for one in found if not is_example(one, target)], seen, target
 
-    def target(self, query: Query, pixels: NDArray[np.uint8] | None) -> Target:
+    def target_of(self, query: Query, pixels: NDArray[np.uint8] | None) -> Target:
         """Turn a query into vectors: of its text, its picture or example, or between both by image_weight.
 
         Raises:
@@ -304,7 +308,7 @@ class Engine:
         if has_text:
             share = 1.0 if pixels is None and example is None else 1.0 - query.image_weight
             if intent.visual_weight > 0 and self.visual is not None:
-                shown.append((share, self.visual.text_vector(intent.text)))
+                shown.append((share, self.visual.encode_text(intent.text)))
             if intent.speech_weight > 0:
                 said.append((share if example is not None else 1.0, self.speech.query_vector(query.text, intent)))
         picture_share = query.image_weight if has_text else 1.0
@@ -321,12 +325,12 @@ class Engine:
         unwanted = query.exclude_text.strip()
         return Target(
             intent=intent,
-            shown=mixed(shown),
-            said=mixed(said),
+            visual=mixed(shown),
+            speech=mixed(said),
             terms=terms_of(intent),
-            not_shown=self.visual.text_vector(unwanted) if unwanted and self.visual is not None else None,
-            not_said=self.sentences.encode([unwanted])[0] if unwanted else None,
-            not_terms=content_terms(unwanted),
+            excluded_visual=self.visual.encode_text(unwanted) if unwanted and self.visual is not None else None,
+            excluded_speech=self.sentences.encode([unwanted])[0] if unwanted else None,
+            excluded_terms=content_terms(unwanted),
             example=example,
         )
 
@@ -351,18 +355,18 @@ class Engine:
         video = only([one for one in found if like.collection in (None, one.collection)], like.video_id)
         return video.row, like.span
 
-    def is_unwanted(self, spoken: Spoken, target: Target) -> bool:
+    def is_unwanted(self, spoken: Passage, target: Target) -> bool:
         """Whether an utterance says what is excluded, in its words or in its meaning, more than what is asked for."""
-        if target.not_said is None:
+        if target.excluded_speech is None:
             return False
-        if target.not_terms and all(matches_term(spoken.text, term) for term in target.not_terms):
+        if target.excluded_terms and all(matches_term(spoken.text, term) for term in target.excluded_terms):
             return True
-        nearness = float(self.sentences.encode([spoken.text])[0] @ target.not_said)
+        nearness = float(self.sentences.encode([spoken.text])[0] @ target.excluded_speech)
         return nearness >= COSINE_MIDDLE and nearness > spoken.cosine
 
     def says_unwanted(self, row: int, span: TimeSpan, target: Target) -> bool:
         """Whether the words of an exclusion are said in a span."""
-        if not target.not_terms:
+        if not target.excluded_terms:
             return False
         said = " ".join(one.text for one in self.said(row).utterances if overlaps(one, span))
-        return all(matches_term(said, term) for term in target.not_terms)
+        return all(matches_term(said, term) for term in target.excluded_terms)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from serve.values import Channel
 
 SAID = 0.8  # weight of the channel that the question names (design §10)
-UNKNOWN = 0.5
+EQUAL_WEIGHT = 0.5
 
 PLACE = (
     r"(?!(?:time|second|minute|point|place)s?\s+of\b)(?:timestamp|time|second|minute|moment|point|part|bit|passage|place|section|segment|scene|shot|clip|video)s?"
@@ -76,7 +76,7 @@ class Intent:
     """A question as the encoders want it."""
 
     text: str  # the target, in caption form; never empty
-    said: str  # what is to be heard: the same, unless the question asks for one thing seen and another said
+    speech_text: str  # what is to be heard: the same, unless the question asks for one thing seen and another said
     phrases: tuple[str, ...]  # what stood in quotation marks: to be found word for word
     visual_weight: float  # 0..1
     speech_weight: float
@@ -93,7 +93,7 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
     target = plain.rstrip(" ?!.")
     rest = ASKING.sub("", target, count=1).strip() or target
     is_asked = rest != target
-    visual, speech = UNKNOWN, UNKNOWN
+    visual, speech = EQUAL_WEIGHT, EQUAL_WEIGHT
     heard: str | None = None
     said = SPOKEN.match(rest)
     if said and not is_asked and said["verb"].split()[0].lower().endswith("ing"):
@@ -116,7 +116,7 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         visual, speech = 0.0, 1.0
     text = _bare(rest) or plain
     return Intent(
-        text=text, said=_bare(heard or "") or text, phrases=phrases, visual_weight=visual, speech_weight=speech
+        text=text, speech_text=_bare(heard or "") or text, phrases=phrases, visual_weight=visual, speech_weight=speech
     )
 
 

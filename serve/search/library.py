@@ -102,8 +102,8 @@ class Library:
         visual = self.engine.visual
         if visual is None:
             raise NoVisualEncoder(f"{self.directory} was indexed without a visual encoder")
-        with self.engine.asked():
-            curve = visual.curve(visual.text_vector(read_intent(text).text), video, None)
+        with self.engine.snapshot():
+            curve = visual.curve(visual.encode_text(read_intent(text).text), video, None)
         if curve is None:
             return np.empty(0), np.empty(0, np.float32)
         return curve.frames.pts_seconds, curve.values

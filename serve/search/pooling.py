@@ -37,7 +37,7 @@ def pool(similarities: Floats, temperature: float) -> Pool:
     return Pool(peak=peak, weight=weights.sum(axis=0), weighted=(weights * similarities).sum(axis=0))
 
 
-def together(pools: Sequence[Pool], temperature: float) -> Floats:
+def softmax_mean_of_pools(pools: Sequence[Pool], temperature: float) -> Floats:
     """Return the softmax mean over the frames of all pools, () or (K,)."""
     if len(pools) == 1:
         return np.asarray(pools[0].weighted / pools[0].weight)
@@ -47,9 +47,9 @@ def together(pools: Sequence[Pool], temperature: float) -> Floats:
     return np.asarray(weighted / (scale * np.stack([one.weight for one in pools])).sum(axis=0))
 
 
-def pooled(similarities: Floats, temperature: float) -> Floats:
+def softmax_mean(similarities: Floats, temperature: float) -> Floats:
     """Pool frames (F,) or (F, K) into one score (or K): their mean, weighted by softmax.
 
     Source: query-scoring, https://github.com/m-bain/clip-hitchhiker.
     """
-    return together([pool(similarities, temperature)], temperature)
+    return softmax_mean_of_pools([pool(similarities, temperature)], temperature)

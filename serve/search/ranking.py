@@ -9,18 +9,18 @@ import numpy as np
 
 from encoders.calibration import MATCH_CONFIDENCE, WEAK_CONFIDENCE
 from serve.search.intent import Intent
-from serve.search.speech import Spoken
-from serve.search.visual import Seen
+from serve.search.speech import Passage
+from serve.search.visual import ScoredVideo
 from serve.values import Verdict, Video
 from temporal.moments.moments import tiou
 from temporal.values import ScoredSpan, TimeSpan
 
 RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published
 # Least weight of the visual ranks: an unsure look beats a wild guess at what is said (benchmarks/ablation.py).
-SEEN_TRUST = 0.4
+MIN_VISUAL_TRUST = 0.4
 SAME_MOMENT_TIOU = 0.3  # a seen and a spoken span that overlap this much are one moment
 
-Place = TypeVar("Place")
+Entry = TypeVar("Entry")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Candidate:
     span: TimeSpan
     seen: ScoredSpan | None = None
     seen_confidence: float = 0.0
-    spoken: Spoken | None = None
+    spoken: Passage | None = None
     ranks: dict[str, int] = field(default_factory=dict)  # channel -> place in its list, from 1
 
 
@@ -55,10 +55,10 @@ class RankedVideo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking(Generic[Place]):
+class Ranking(Generic[Entry]):
     """Everything that answers a question, best first; what is not yet read of it may be gone when it is."""
 
-    places: tuple[Place, ...]
+    entries: tuple[Entry, ...]
     degraded_channels: tuple[str, ...]
 
 
@@ -93,10 +93,10 @@ def merged(shown: Sequence[Candidate], spoken: Sequence[Candidate], intent: Inte
     return together + left
 
 
-def gates(seen_confidence: float, spoken: Spoken | None, intent: Intent) -> dict[str, float]:
+def channel_weights(seen_confidence: float, spoken: Passage | None, intent: Intent) -> dict[str, float]:
     """Weigh each channel by what the question asks for and by how far the channel trusts its own answer."""
     return {
-        "visual": intent.visual_weight * (SEEN_TRUST + (1 - SEEN_TRUST) * seen_confidence),
+        "visual": intent.visual_weight * (MIN_VISUAL_TRUST + (1 - MIN_VISUAL_TRUST) * seen_confidence),
         "dense": intent.speech_weight * (spoken.dense_confidence if spoken else 0.0),
         "lexical": intent.speech_weight * (spoken.lexical_confidence if spoken else 0.0),
     }
@@ -107,7 +107,7 @@ def fused(ranks: dict[str, int], weights: dict[str, float]) -> float:
     return sum(weights[channel] * (RANK_CONSTANT + 1) / (RANK_CONSTANT + place) for channel, place in ranks.items())
 
 
-def agreed(seen_confidence: float, spoken: Spoken | None, intent: Intent) -> float:
+def agreed(seen_confidence: float, spoken: Passage | None, intent: Intent) -> float:
     """Return the confidence 0..1 that the question is answered, by the channels it asks for."""
     heaviest = max(intent.visual_weight, intent.speech_weight)
     visual = seen_confidence * intent.visual_weight / heaviest
@@ -126,7 +126,7 @@ def by_score(candidates: Iterable[Candidate], intent: Intent) -> list[RankedMome
     ranked = [
         RankedMoment(
             candidate=one,
-            score=fused(one.ranks, gates(one.seen_confidence, one.spoken, intent)),
+            score=fused(one.ranks, channel_weights(one.seen_confidence, one.spoken, intent)),
             confidence=agreed(one.seen_confidence, one.spoken, intent),
         )
         for one in candidates
@@ -148,12 +148,12 @@ def first_of_each(ranked: Iterable[RankedMoment], count: int) -> list[RankedMome
 
 
 def whole_video(
-    candidates: Sequence[Candidate], seen: tuple[int, Seen] | None, visual_trust: float, intent: Intent
+    candidates: Sequence[Candidate], seen: tuple[int, ScoredVideo] | None, visual_trust: float, intent: Intent
 ) -> tuple[float, float]:
     """Return a video's score and confidence: its own visual rank, weighed by the trust in that list, fused with the
     ranks of the best that is said in it."""
     ranks: dict[str, int] = {}
-    best_spoken: Spoken | None = None
+    best_spoken: Passage | None = None
     for candidate in candidates:
         for channel in ("dense", "lexical"):
             if channel in candidate.ranks:
@@ -163,4 +163,6 @@ def whole_video(
     seen_confidence = 0.0
     if seen is not None:
         ranks["visual"], seen_confidence = seen[0], seen[1].confidence
-    return fused(ranks, gates(visual_trust, best_spoken, intent)), agreed(seen_confidence, best_spoken, intent)
+    return fused(ranks, channel_weights(visual_trust, best_spoken, intent)), agreed(
+        seen_confidence, best_spoken, intent
+    )

@@ -15,9 +15,9 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.reader import SpokenRow
 from serve.catalog.rows import words_of
 from serve.catalog.spelling import content_terms, matches_term
-from serve.index.nearest import NearestRows
+from serve.index.nearest import NearestIndex
 from serve.search.intent import Intent
-from serve.search.video_rows import Said
+from serve.search.video_rows import Transcript
 from serve.values import MatchedWord
 from temporal.values import TimeSpan
 from temporal.window import overlaps
@@ -41,7 +41,7 @@ WORD_CONFIDENCE = 0.95  # of finding every word: Whisper mishears some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spoken:
+class Passage:
     """One or two neighbouring utterances of one video that may answer a question."""
 
     row: int  # the video's
@@ -126,7 +126,7 @@ class SpeechChannel:
     """Finds what was said. Any number of threads may ask."""
 
     def __init__(
-        self, catalog: Catalog, texts: TextVectors, index: NearestRows, utterances: Callable[[int], Said]
+        self, catalog: Catalog, texts: TextVectors, index: NearestIndex, utterances: Callable[[int], Transcript]
     ) -> None:
         """Take what there is.
 
@@ -150,7 +150,7 @@ class SpeechChannel:
             places={(match.row, match.position) for match in found},
         )
 
-    def ask(self, query: NDArray[np.float32], words: "Words", rows: Sequence[int] | None) -> list[Spoken]:
+    def ask(self, query: NDArray[np.float32], words: "Words", rows: Sequence[int] | None) -> list[Passage]:
         """Return the utterances that may answer, best first; of overlapping ones only the best.
 
         Args:
@@ -181,8 +181,9 @@ class SpeechChannel:
 
     def prompts(self, question: str, intent: Intent) -> list[str]:
         """Return what query_vector() encodes."""
-        whole = question if intent.said == intent.text else intent.said  # the question is of something else besides
-        return [whole, intent.said]
+        # Where a question names one thing seen and another said, only the part that is said counts.
+        whole = question if intent.speech_text == intent.text else intent.speech_text
+        return [whole, intent.speech_text]
 
     def nearest(self, query: NDArray[np.float32], rows: Sequence[int] | None) -> set[tuple[int, int]]:
         """Return (video row, position) of the utterances nearest in meaning."""
@@ -191,7 +192,7 @@ class SpeechChannel:
 
     def pairs(
         self, best: Sequence[SpokenRow], query: NDArray[np.float32], rarities: Mapping[str, float]
-    ) -> list[Spoken]:
+    ) -> list[Passage]:
         """Join the best utterances with their neighbours, when what was asked is said across both."""
         joined: dict[tuple[int, int], tuple[SpokenRow, SpokenRow]] = {}
         for one in best:
@@ -208,12 +209,12 @@ class SpeechChannel:
         return found
 
 
-def described(said: Sequence[SpokenRow], cosine: float, rarities: Mapping[str, float]) -> Spoken:
+def described(said: Sequence[SpokenRow], cosine: float, rarities: Mapping[str, float]) -> Passage:
     """Judge neighbouring utterances as one."""
     text = " ".join(one.utterance.text for one in said)
     found = [term for term in rarities if matches_term(text, term)]
     total = sum(rarities.values())
-    return Spoken(
+    return Passage(
         row=said[0].row,
         positions=tuple(one.position for one in said),
         span=TimeSpan(
@@ -248,7 +249,7 @@ def rarest(holding: Mapping[str, int]) -> list[str]:
 
 def terms_of(intent: Intent) -> list[str]:
     """Return what of a question is looked for word for word."""
-    return [*content_terms(intent.said), *intent.phrases]
+    return [*content_terms(intent.speech_text), *intent.phrases]
 
 
 def neighbours(a: Utterance, b: Utterance) -> bool:
@@ -260,9 +261,9 @@ def neighbours(a: Utterance, b: Utterance) -> bool:
     )
 
 
-def apart(ranked: Sequence[Spoken]) -> list[Spoken]:
+def apart(ranked: Sequence[Passage]) -> list[Passage]:
     """Keep the best of those that share an utterance."""
-    kept: list[Spoken] = []
+    kept: list[Passage] = []
     taken: set[tuple[int, int]] = set()
     for spoken in ranked:
         places = {(spoken.row, position) for position in spoken.positions}

@@ -17,12 +17,12 @@ class Target:
     """What a query looks for, as vectors and words."""
 
     intent: Intent
-    shown: NDArray[np.float32] | None  # None: not asked for, or nothing here can see
-    said: NDArray[np.float32] | None  # None: not asked for
+    visual: NDArray[np.float32] | None  # None: not asked for, or nothing here can see
+    speech: NDArray[np.float32] | None  # None: not asked for
     terms: Sequence[str] = ()
-    not_shown: NDArray[np.float32] | None = None
-    not_said: NDArray[np.float32] | None = None
-    not_terms: Sequence[str] = ()
+    excluded_visual: NDArray[np.float32] | None = None
+    excluded_speech: NDArray[np.float32] | None = None
+    excluded_terms: Sequence[str] = ()
     example: tuple[int, TimeSpan] | None = None  # video row and span of a "more like this" question
 
 
@@ -31,10 +31,10 @@ def intent_of(query: Query) -> Intent:
     if query.text.strip():
         return read_intent(query.text, query.channel)
     if query.like is None or query.channel == "visual":
-        return Intent(text="", said="", phrases=(), visual_weight=1.0, speech_weight=0.0)
+        return Intent(text="", speech_text="", phrases=(), visual_weight=1.0, speech_weight=0.0)
     if query.channel == "speech":
-        return Intent(text="", said="", phrases=(), visual_weight=0.0, speech_weight=1.0)
-    return Intent(text="", said="", phrases=(), visual_weight=0.5, speech_weight=0.5)
+        return Intent(text="", speech_text="", phrases=(), visual_weight=0.0, speech_weight=1.0)
+    return Intent(text="", speech_text="", phrases=(), visual_weight=0.5, speech_weight=0.5)
 
 
 def mixed(parts: Sequence[tuple[float, NDArray[np.float32] | None]]) -> NDArray[np.float32] | None:

@@ -20,7 +20,7 @@ from encoders.clip import VisualEncoder
 from encoders.values import FrameEmbeddings
 from serve.catalog.rows import Generic, StoredTraits
 from serve.errors import DataDirectoryInvalid
-from serve.search.pooling import Pool, pool, together
+from serve.search.pooling import Pool, pool, softmax_mean_of_pools
 from temporal.moments.shots import change_strengths
 
 
@@ -52,18 +52,20 @@ class Captions:
     def _specific(self) -> NDArray[np.float32]:
         return np.ascontiguousarray((self.bank - self.bias).T)  # (D, K)
 
-    def pools(self, vectors: NDArray[np.float32]) -> dict[float, Pool]:
+    def pool(self, vectors: NDArray[np.float32]) -> dict[float, Pool]:
         """Pool what the captions score on frames (F, D), one at least, at each temperature."""
         scores = vectors @ self._specific
         return {temperature: pool(scores, temperature) for temperature in self.temperatures}
 
-    def generic(self, pools: Sequence[Mapping[float, Pool]]) -> Generic:
+    def statistics(self, pools: Sequence[Mapping[float, Pool]]) -> Generic:
         """Return what they score on a video, of the pools of its parts."""
-        scores = {each: together([one[each] for one in pools], each) for each in self.temperatures}  # (K,) each
+        scores = {
+            each: softmax_mean_of_pools([one[each] for one in pools], each) for each in self.temperatures
+        }  # (K,) each
         return {each: (float(found.mean()), float(found.std())) for each, found in scores.items()}
 
 
-def file_traits(embeddings: FrameEmbeddings, captions: Captions | None) -> StoredTraits:
+def compute_file_traits(embeddings: FrameEmbeddings, captions: Captions | None) -> StoredTraits:
     """Work out the traits of a file from all its frames; None: nothing could see them."""
     # As they are read again, so that it makes no difference when this is done.
     vectors = embeddings.vectors.astype(np.float16).astype(np.float32)
@@ -73,7 +75,7 @@ def file_traits(embeddings: FrameEmbeddings, captions: Captions | None) -> Store
     return StoredTraits(
         change_strengths=change_strengths(stored),
         captions=captions.key,
-        generic=captions.generic([captions.pools(vectors)]),
+        generic=captions.statistics([captions.pool(vectors)]),
     )
 
 

@@ -19,7 +19,7 @@ from serve.catalog.blocks import block_range
 from serve.catalog.live_blocks import block_changes, positions_of
 from serve.catalog.reader import CatalogReader
 from serve.catalog.rows import FRAME_FIELDS, UTTERANCE_FIELDS, StoredFrames, frames_of, utterance_of
-from serve.index.halves import Halves, Pieces
+from serve.index.halves import Halves, JoinedHalves
 from serve.search.pooling import Traits
 
 Part = TypeVar("Part")
@@ -81,7 +81,7 @@ class VideoFrames:
         self.blocks = in_order(blocks)
         self.traits = Traits()  # of all of it
         frames = list(self.blocks.values())
-        self.vectors = Pieces(each.vectors for each in frames)
+        self.vectors = JoinedHalves(each.vectors for each in frames)
         if len(frames) == 1:
             self.epochs, self.pts_seconds = frames[0].epochs, frames[0].pts_seconds
         else:
@@ -138,17 +138,17 @@ def in_order(blocks: Mapping[int, FrameBlock]) -> Mapping[int, FrameBlock]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SaidBlock:
+class TranscriptBlock:
     """Utterances of neighbouring segments, or all of a file's."""
 
     utterances: Sequence[Utterance]  # without their words
     positions: NDArray[np.int64]  # of Catalog.locate()
 
 
-class Said:
+class Transcript:
     """All utterances of one version of a video, in order of time, without their words."""
 
-    def __init__(self, version: int, blocks: Mapping[int, SaidBlock]) -> None:
+    def __init__(self, version: int, blocks: Mapping[int, TranscriptBlock]) -> None:
         self.version, self.blocks = version, blocks
         self.utterances = [one for block in blocks.values() for one in block.utterances]
         self.positions = np.concatenate([np.empty(0, np.int64), *(block.positions for block in blocks.values())])
@@ -157,23 +157,23 @@ class Said:
         return len(self.utterances)
 
 
-def read_said(catalog: CatalogReader, row: int, version: int, before: Said | None) -> Said:
+def read_transcript(catalog: CatalogReader, row: int, version: int, before: Transcript | None) -> Transcript:
     """Read the utterances of a version of a video; for RowCache."""
     if not version:
         found = catalog.utterances(row, with_words=False)
-        return Said(0, {0: SaidBlock(utterances=found, positions=np.arange(len(found)))})
+        return Transcript(0, {0: TranscriptBlock(utterances=found, positions=np.arange(len(found)))})
 
-    def read(block: int) -> SaidBlock | None:
+    def read(block: int) -> TranscriptBlock | None:
         found = catalog.rows(
             f"SELECT position, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND position BETWEEN ? AND ?"
             " ORDER BY position", row, *positions_of("utterances", block),
         )  # fmt: skip
         if not found:
             return None
-        return SaidBlock(
+        return TranscriptBlock(
             utterances=[utterance_of(fields[1:]) for fields in found],
             positions=np.array([fields[0] for fields in found], np.int64),
         )
 
     known, since = ({}, -1) if before is None else (before.blocks, before.version)
-    return Said(version, follow(catalog, row, known, since, read))
+    return Transcript(version, follow(catalog, row, known, since, read))

@@ -7,7 +7,7 @@ from serve.catalog.catalog import Catalog
 from serve.values import Video
 
 
-class KnownVideos:
+class SearchableVideos:
     """The videos of one encoder space. What is read here is replaced, never changed: others may still look at it."""
 
     def __init__(self, fingerprint: str) -> None:

@@ -12,9 +12,9 @@ from encoders.batching import TextVectors
 from encoders.calibration import Calibration
 from encoders.clip import VisualEncoder
 from serve.catalog.catalog import Catalog
-from serve.index.nearest import NearestRows
+from serve.index.nearest import NearestIndex
 from serve.search.caches import RowCache
-from serve.search.pooling import Traits, pooled
+from serve.search.pooling import Traits, softmax_mean
 from serve.search.traits import Captions
 from serve.search.video_rows import VideoFrames, read_frames
 from serve.values import Video
@@ -34,7 +34,7 @@ EXCLUDED_FRAMES = 0.5  # share of a moment's frames that may show more of the ex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ScoredVideo:
     """One video in the eyes of a question."""
 
     video: Video
@@ -53,7 +53,7 @@ class VisualChannel:
         catalog: Catalog,
         encoder: VisualEncoder,
         texts: TextVectors,
-        index: NearestRows,
+        index: NearestIndex,
         config: MomentConfig,
         calibration: Calibration,
         *,
@@ -77,12 +77,12 @@ class VisualChannel:
         # their own. For the whole process: a limit that each question set and lifted would be lifted under another.
         threadpool_limits(limits=1, user_api="blas")
 
-    def text_vector(self, text: str) -> NDArray[np.float32]:
+    def encode_text(self, text: str) -> NDArray[np.float32]:
         """Return float32 (D,), unit: the mean over the encoder's prompt templates."""
-        return text_vector(self.texts.encode, self.calibration.templates, text)
+        return encode_text(self.texts.encode, self.calibration.templates, text)
 
     def prompts(self, text: str) -> list[str]:
-        """Return what text_vector() encodes."""
+        """Return what encode_text() encodes."""
         return prompts(self.calibration.templates, text)
 
     def image_vector(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -105,7 +105,7 @@ class VisualChannel:
         everywhere: bool = False,
         excluded: NDArray[np.float32] | None = None,
         check: Callable[[], None] = lambda: None,
-    ) -> list[Seen]:
+    ) -> list[ScoredVideo]:
         """Return the videos of these that may show it, best first, with their moments.
 
         Args:
@@ -119,7 +119,7 @@ class VisualChannel:
         for video in self.candidates(query, videos, everywhere):
             check()
             if (curve := self.curve(query, video, excluded)) is not None:
-                curves.append((float(pooled(curve.values, self.calibration.video_temperature)), curve))
+                curves.append((float(softmax_mean(curve.values, self.calibration.video_temperature)), curve))
         curves.sort(key=lambda entry: -entry[0])
         best, traits = curves[:CALIBRATED_COUNT], []
         for _, curve in best:
@@ -158,13 +158,13 @@ class VisualChannel:
             video=video, frames=frames, values=values - EXCLUDED_SHARE * unwanted, shows_excluded=shows_excluded
         )
 
-    def judged(self, score: float, curve: "Curve", traits: Traits, moments: tuple[ScoredSpan, ...]) -> Seen:
+    def judged(self, score: float, curve: "Curve", traits: Traits, moments: tuple[ScoredSpan, ...]) -> ScoredVideo:
         """Say how far a video and its moments stand out from captions of anything."""
         calibration = self.calibration
-        best = float(pooled(curve.values, calibration.moment_temperature))
+        best = float(softmax_mean(curve.values, calibration.moment_temperature))
         for_video = z_score(score, *traits.generic[calibration.video_temperature])
         for_moment = z_score(best, *traits.generic[calibration.moment_temperature])
-        return Seen(
+        return ScoredVideo(
             video=curve.video,
             score=score,
             confidence=calibration.video.confidence(for_video),
@@ -202,11 +202,11 @@ class VisualChannel:
             if traits.changes is None:  # of a live video block by block, so that none is where two blocks meet
                 traits.changes = picture_changes(embeddings)
             if lacks_pools:
-                traits.pools = self.captions.pools(embeddings.vectors)
+                traits.pools = self.captions.pool(embeddings.vectors)
         if whole.changes is None:
             whole.changes = joined([block.traits.changes for block in blocks if block.traits.changes is not None])
         if not known.generic:
-            known.generic = self.captions.generic([block.traits.pools for block in blocks if len(block.vectors)])
+            known.generic = self.captions.statistics([block.traits.pools for block in blocks if len(block.vectors)])
         return known
 
     def forget(self, rows: Iterable[int]) -> None:
@@ -262,9 +262,9 @@ def admitted(curve: Curve, moments: Sequence[ScoredSpan]) -> tuple[ScoredSpan, .
     )
 
 
-def unjudged(score: float, curve: Curve) -> Seen:
+def unjudged(score: float, curve: Curve) -> ScoredVideo:
     """Return a video too far down the list for the no-match test."""
-    return Seen(video=curve.video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=())
+    return ScoredVideo(video=curve.video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=())
 
 
 def within(times: NDArray[np.float64], span: TimeSpan) -> slice:
@@ -273,7 +273,7 @@ def within(times: NDArray[np.float64], span: TimeSpan) -> slice:
     return slice(first, last) if first < last else slice(max(first - 1, 0), max(first, 1))
 
 
-def text_vector(
+def encode_text(
     encode: Callable[[Sequence[str]], NDArray[np.float32]], templates: Sequence[str], text: str
 ) -> NDArray[np.float32]:
     """Return float32 (D,), unit: the mean of a question's vectors in the sentences of `templates`."""

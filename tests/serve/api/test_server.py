@@ -263,7 +263,7 @@ def test_an_index_that_does_not_answer_makes_questions_wait_and_ends_nothing(
         engine = server.server.ready_library().engine
         with monkeypatch.context() as patch:
             patch.setattr(engine, "is_fresh", lambda: False)
-            patch.setattr(engine.segments, "refresh", fail)
+            patch.setattr(engine.segment_index, "refresh", fail)
             server.server.refresh()  # as after a deletion, or new segments from Kafka
             with pytest.raises(ServerFailed, match="vector index") as caught:
                 client.search(Query(text="red"))

@@ -66,7 +66,7 @@ class Standing:
         self.watcher = watcher
         self.asked = StandingQuery(
             query=query,
-            target=watcher.engine.target(query, None),
+            target=watcher.engine.target_of(query, None),
             thresholds=Thresholds(**thresholds),
             tell=self.found.append,
         )
@@ -204,7 +204,7 @@ def test_an_index_that_is_away_makes_a_query_wait_and_miss_nothing(
     library.engine.refresh()
     live.apply([camera(library, 2, seen=SEEN)], {})
     with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(library.engine.segments, "refresh", away)
+        broken.setattr(library.engine.segment_index, "refresh", away)
         watcher.start()
         watcher.wake()
         assert asked.wait(10)

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serve.search.caches import RowCache, SharedLock, WorkedOut
+from serve.search.caches import ReadWriteLock, RowCache, SingleFlightCache
 
 
 def test_readers_hold_the_lock_together_and_a_writer_alone() -> None:
-    lock, inside, most = SharedLock(), [], []
+    lock, inside, most = ReadWriteLock(), [], []
     both = threading.Barrier(2, timeout=10)
 
     def read() -> None:
@@ -34,7 +34,7 @@ def test_readers_hold_the_lock_together_and_a_writer_alone() -> None:
 
 
 def test_a_failed_write_leaves_the_lock_free() -> None:
-    lock = SharedLock()
+    lock = ReadWriteLock()
 
     def fail() -> None:
         raise RuntimeError("disk full")
@@ -46,7 +46,7 @@ def test_a_failed_write_leaves_the_lock_free() -> None:
 
 
 def test_a_waiting_writer_goes_before_later_readers() -> None:
-    lock, order = SharedLock(), []
+    lock, order = ReadWriteLock(), []
     reading, may_leave = threading.Event(), threading.Event()
 
     def first() -> None:
@@ -103,7 +103,7 @@ def test_a_newer_version_of_a_row_grows_from_the_older_and_takes_its_place() -> 
 
 
 def test_the_same_is_worked_out_once_for_all_who_ask() -> None:
-    worked: WorkedOut[str] = WorkedOut(2)
+    worked: SingleFlightCache[str] = SingleFlightCache(2)
     started, may_go, calls = threading.Event(), threading.Event(), []
 
     def work() -> str:
@@ -126,7 +126,7 @@ def test_the_same_is_worked_out_once_for_all_who_ask() -> None:
 
 
 def test_who_waited_for_a_failure_works_itself() -> None:
-    worked: WorkedOut[str] = WorkedOut(10)
+    worked: SingleFlightCache[str] = SingleFlightCache(10)
     started, may_fail = threading.Event(), threading.Event()
 
     def give_up() -> str:

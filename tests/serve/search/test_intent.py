@@ -79,11 +79,11 @@ def test_the_callers_channel_wins(channel: str, weights: tuple[float, float]) ->
 )
 def test_a_question_may_be_for_one_thing_seen_and_another_said(question: str, shown: str, said: str) -> None:
     intent = read_intent(question)
-    assert (intent.text, intent.said) == (shown, said)
+    assert (intent.text, intent.speech_text) == (shown, said)
     assert (intent.visual_weight, intent.speech_weight) == BOTH
 
 
 def test_other_questions_are_for_one_thing() -> None:
     for question in ("a red car and a dog", "when does she mention Paris?", "people dancing and someone singing"):
         intent = read_intent(question)
-        assert intent.said == intent.text
+        assert intent.speech_text == intent.text

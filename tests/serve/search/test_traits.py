@@ -15,7 +15,7 @@ from serve.catalog.catalog import Catalog
 from serve.errors import VideoNotFound
 from serve.indexing.pipeline import index, reindex
 from serve.search.library import Library
-from serve.search.traits import Captions, captions_of, file_traits
+from serve.search.traits import Captions, captions_of, compute_file_traits
 from serve.search.video_rows import FrameBlock
 from serve.settings import Settings
 from serve.values import Answer, Query
@@ -37,12 +37,12 @@ def test_the_catalog_keeps_what_its_frames_would_give(catalog: Catalog, epochs: 
     captions = Captions(ColourEncoder(), CALIBRATION)
     row = catalog.begin(new_video("a"))
     catalog.add_frames(row, embeddings, [b""] * 9)
-    catalog.add_traits(row, file_traits(embeddings, captions))
+    catalog.add_traits(row, compute_file_traits(embeddings, captions))
     catalog.finish(row, media=MEDIA, duration_seconds=9.0, warnings=())
     kept, stored = catalog.traits(row), catalog.stored_frames(row)
     assert kept is not None
     again = FrameBlock.of(stored).embeddings()
-    assert kept.generic == captions.generic([captions.pools(again.vectors)])
+    assert kept.generic == captions.statistics([captions.pool(again.vectors)])
     assert kept.captions == captions.key
     np.testing.assert_array_equal(kept.change_strengths, picture_changes(again).strengths)
     assert len(kept.change_strengths) == 9 - len(set(epochs))
@@ -54,9 +54,9 @@ def test_the_catalog_keeps_what_its_frames_would_give(catalog: Catalog, epochs: 
 def test_a_video_without_pictures_has_none(catalog: Catalog) -> None:
     row = catalog.begin(new_video("a"))
     assert catalog.traits(row) is None
-    catalog.add_traits(row, file_traits(frames(0), Captions(ColourEncoder(), CALIBRATION)))
+    catalog.add_traits(row, compute_file_traits(frames(0), Captions(ColourEncoder(), CALIBRATION)))
     blind = catalog.begin(new_video("b"))
-    catalog.add_traits(blind, file_traits(frames(5, width=0), None))
+    catalog.add_traits(blind, compute_file_traits(frames(5, width=0), None))
     for one in (row, blind):
         kept = catalog.traits(one)
         assert kept is not None
@@ -121,7 +121,7 @@ def test_answers_are_the_same_without_them(
 
 def test_questions_do_not_work_out_what_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = answers(data, monkeypatch)
-    monkeypatch.delattr(Captions, "pools")
+    monkeypatch.delattr(Captions, "pool")
     monkeypatch.delattr("serve.search.visual.picture_changes")
     assert answers(data, monkeypatch) == before
 

@@ -13,12 +13,12 @@ from serve.catalog import live_blocks
 from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.rows import StoredFrames, words_of
 from serve.index.faiss_index import VectorIndex
-from serve.index.halves import Halves, Pieces
+from serve.index.halves import Halves, JoinedHalves
 from serve.live.rows import LiveRows
 from serve.search.caches import RowCache
-from serve.search.pooling import pool, pooled, together
-from serve.search.video_rows import FrameBlock, Said, VideoFrames, read_frames, read_said
-from serve.search.videos import KnownVideos
+from serve.search.pooling import pool, softmax_mean, softmax_mean_of_pools
+from serve.search.video_rows import FrameBlock, Transcript, VideoFrames, read_frames, read_transcript
+from serve.search.videos import SearchableVideos
 from support.marks import first_quick
 from support.random_streams import Streams, check_index
 from support.sample_catalog import FINGERPRINT, WIDTH, put_vectors
@@ -45,9 +45,9 @@ class Follower:
 
     def __init__(self, catalog: Catalog, *, seals_aside: bool = False) -> None:
         self.catalog = catalog
-        self.known = KnownVideos(FINGERPRINT)
+        self.known = SearchableVideos(FINGERPRINT)
         self.frames: RowCache[VideoFrames] = RowCache(partial(read_frames, catalog), lambda each: each.nbytes, 1 << 30)
-        self.said: RowCache[Said] = RowCache(partial(read_said, catalog), len, 1 << 30)
+        self.said: RowCache[Transcript] = RowCache(partial(read_transcript, catalog), len, 1 << 30)
         self.indexes = {
             kind: VectorIndex(catalog.directory, kind, FINGERPRINT, seals_aside=seals_aside) for kind in KINDS
         }
@@ -203,14 +203,14 @@ def test_frames_that_repeat_are_left_out() -> None:
 def test_pieces_are_as_one() -> None:
     halves = random_vectors(50, 1).astype(np.float16)
     vectors = halves.astype(np.float32)
-    pieces = Pieces(map(Halves, ([halves[:7]], [], [halves[7:7]], [halves[7:20], halves[20:30]], [halves[30:]])))
+    pieces = JoinedHalves(map(Halves, ([halves[:7]], [], [halves[7:7]], [halves[7:20], halves[20:30]], [halves[30:]])))
     assert (len(pieces), pieces.nbytes) == (50, halves.nbytes)
     assert np.allclose(pieces.products(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
     for places in ([0, 6, 7, 29, 30, 49], [8, 9], [49], range(50)):
         assert np.array_equal(pieces.take(np.array(places)), vectors[places])
     for wanted in (slice(0, 50), slice(3, 5), slice(6, 31), slice(29, 30)):
         assert np.allclose(pieces.sum(wanted), vectors[wanted].sum(axis=0), atol=1e-5)
-    assert len(Pieces([]).products(QUERIES[0])) == 0
+    assert len(JoinedHalves([]).products(QUERIES[0])) == 0
 
 
 def test_halves_of_no_frame_or_no_number_are_none() -> None:
@@ -222,4 +222,4 @@ def test_pools_of_parts_make_the_pool_of_all() -> None:
     scores = random_vectors(60, 3) @ QUERIES.T
     for temperature in (0.01, 0.2):
         parts = [pool(part, temperature) for part in np.split(scores, [5, 6, 40])]
-        assert np.allclose(together(parts, temperature), pooled(scores, temperature), atol=1e-5)
+        assert np.allclose(softmax_mean_of_pools(parts, temperature), softmax_mean(scores, temperature), atol=1e-5)
