@@ -365,7 +365,3 @@ def completion(shell: str) -> None:
         raise click.UsageError(f"no completion for {shell}")
     # The base class's source(), because bash's own first starts a bash to ask for its version.
     click.echo(ShellComplete.source(script(cli, {}, "kinodex", "_KINODEX_COMPLETE")))
-
-
-if __name__ == "__main__":
-    main()

@@ -26,7 +26,7 @@ WARM_SECONDS = 120.0  # to load the models on a machine that is busy
 def main() -> int:
     """Run the demo; return the exit status."""
     directory = sys.argv[1] if len(sys.argv) > 1 else "demo-data"
-    command = [sys.executable, "-m", "serve.cli", "serve", "--data", directory, "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "kinodex", "serve", "--data", directory, "--listen", "127.0.0.1:0"]
     settings = os.environ | {"KINODEX_SERVER_METRICS_LISTEN": "127.0.0.1:0"}
     show(f"kinodex serve --data {directory} --listen 127.0.0.1:0")
     log = Path(directory) / "server.log"
@@ -59,7 +59,7 @@ def use(address: str) -> None:
     with Client(address, ClientConfig()) as client:
         wait_warm(client)
         subprocess.run(
-            [sys.executable, "-m", "serve.cli", "moments", "when is a moth mentioned?", "--limit", "1",
+            [sys.executable, "-m", "kinodex", "moments", "when is a moth mentioned?", "--limit", "1",
              "--server", address],
             check=True,
         )  # fmt: skip

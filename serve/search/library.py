@@ -19,7 +19,7 @@ from serve.encoder_set import Encoders, decode_config, load_encoders
 from serve.errors import CollectionNotFound, DataDirectoryMissing, EncoderSpaceMismatch
 from serve.search.engine import Engine
 from serve.search.intent import read_intent
-from serve.settings import Settings
+from serve.settings import Settings, load_settings
 from serve.values import Answer, Query, Video
 
 PICTURE_SECONDS = 30.0  # to decode the picture of a question: milliseconds, on a machine that is not overrun
@@ -34,14 +34,18 @@ class Library:
         self.directory, self.settings, self.catalog = directory, settings, catalog
 
     @classmethod
-    def open(cls, directory: Path, settings: Settings) -> Self:
+    def open(cls, directory: Path | str, settings: Settings | None = None) -> Self:
         """Open a data directory for reading, also while another process indexes into it.
 
+        Args:
+            directory: The folder that `kinodex index` wrote.
+            settings: None: those of its kinodex.toml and of the environment.
         Raises:
             DataDirectoryMissing: If nothing was indexed there.
             DataDirectoryInvalid: If its catalog is damaged or newer than this program.
         """
-        return cls(directory, settings, Catalog.open_reader(directory))
+        directory = Path(directory)
+        return cls(directory, settings or load_settings(directory), Catalog.open_reader(directory))
 
     def close(self) -> None:
         """Let go of the catalog and of the child processes."""

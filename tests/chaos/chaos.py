@@ -145,7 +145,7 @@ class Process:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "serve.cli", *self.arguments],
+                [sys.executable, "-P", "-m", "kinodex", *self.arguments],
                 cwd=ROOT, env=os.environ | SETTINGS, stdout=log, stderr=log,
             )  # fmt: skip
 

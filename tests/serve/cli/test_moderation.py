@@ -58,7 +58,7 @@ def test_videos_may_be_named_by_their_beginnings_and_policies_by_their_ids(data:
 def test_following_a_server_that_is_not_there_says_that_it_waits(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         address = f"127.0.0.1:{bound.getsockname()[1]}"  # nobody listens there by the time it is asked
-    command = [sys.executable, "-m", "serve.cli", "events", "--follow", "--server", address]
+    command = [sys.executable, "-m", "kinodex", "events", "--follow", "--server", address]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as child:
         assert child.stderr is not None
         line = child.stderr.readline()

@@ -2,8 +2,6 @@
 
 import hashlib
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,6 @@ import pytest
 import trustme
 from google.rpc import code_pb2
 
-import kinodex
 from kinodex.v1 import library_service_pb2 as library
 from serve.client.channel import read_address
 from serve.client.client import BLOCK_BYTES, Client
@@ -395,18 +392,3 @@ def test_a_certificate_of_our_own_is_shown_where_it_is_asked_for(
             assert client.video("v") == READY
         with Client(f"grpcs://{server.address}", ClientConfig(tls_ca=ca)) as client:
             assert refused(lambda: client.video("v")).code == "UNAVAILABLE"
-
-
-# ------------------------------------------------------------------ the import
-def test_the_client_is_imported_by_the_products_name_without_anything_heavy() -> None:
-    heavy = ("torch", "faiss", "av", "transformers", "open_clip", "whisper", "sentence_transformers", "PIL")
-    code = f"import sys; from kinodex import Client, ClientConfig; print(*sorted(set(sys.modules) & set({heavy!r})))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("\n", "")
-
-
-def test_the_product_exports_what_it_says() -> None:
-    assert kinodex.Client is Client
-    assert all(hasattr(kinodex, name) for name in kinodex.__all__)
-    with pytest.raises(AttributeError, match="nothing_like_it"):
-        kinodex.nothing_like_it  # noqa: B018

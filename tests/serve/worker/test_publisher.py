@@ -20,7 +20,7 @@ from support.fakes import write_scenes
 from support.worker_runs import Topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
-COMMAND = [sys.executable, "-P", "-m", "serve.cli"]
+COMMAND = [sys.executable, "-P", "-m", "kinodex"]
 
 
 @pytest.fixture(autouse=True)

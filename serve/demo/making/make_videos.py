@@ -2,7 +2,7 @@
 
     pip install scikit-image scikit-learn matplotlib        # the photographs lie in their wheels (README.md: licences)
     apt-get install flite                                   # the narrator
-    python -m serve.demo.make_videos
+    python -m serve.demo.making.make_videos
 
 Only a developer who changes the storyboard needs this; the videos are committed. The same storyboard and the same
 versions of FFmpeg's libraries and flite give the same bytes.
@@ -28,9 +28,17 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from serve.demo.storyboard import ABSENT_SEEN, ABSENT_SPOKEN, STORYBOARDS, Scene, SpokenQuestion, Storyboard, View
+from serve.demo.making.storyboard import (
+    ABSENT_SEEN,
+    ABSENT_SPOKEN,
+    STORYBOARDS,
+    Scene,
+    SpokenQuestion,
+    Storyboard,
+    View,
+)
 
-HERE = Path(__file__).resolve().parent
+DEMO = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 640, 360  # pixels: sharp enough for a contact sheet; the encoders see far less
 RATE_FPS = 12  # slow camera movements need no more
 CRF = 31  # x264 quality: the whole library stays under 3 MB and no blocks are seen on a sheet
@@ -247,7 +255,7 @@ def main() -> None:
     moments: list[dict[str, object]] = []
     for board in STORYBOARDS:
         timing = plan(board)
-        write(board, timing, HERE / "videos" / board.file)
+        write(board, timing, DEMO / "videos" / board.file)
         videos.append(
             {
                 "file": board.file,
@@ -261,7 +269,7 @@ def main() -> None:
     absent = [{"query": query, "channel": "speech"} for query in ABSENT_SPOKEN]
     absent += [{"query": query, "channel": "visual"} for query in ABSENT_SEEN]
     truth = {"videos": videos, "moments": moments, "absent": absent}
-    (HERE / "questions.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+    (DEMO / "questions.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
