@@ -1,27 +1,26 @@
-# Each target sets up what it needs from nothing. `make demo` and `make test` are the two to know.
+# Each target first sets up what it needs. `make` alone lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two processes of one thread each: most of a test is spent waiting or in Python. One that dies ends the run: replaced,
-# it may leave the other waiting for ever (https://github.com/pytest-dev/pytest-xdist/issues/1378).
+# Two processes of one thread each, since tests mostly wait or run Python. A process that dies ends the run: pytest-xdist
+# may wait for ever after it has replaced a process (https://github.com/pytest-dev/pytest-xdist/issues/1378).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --max-worker-restart 0
-QUICK_TESTS := $(PYTEST) --dist worksteal -m "not slow and not clients and not kafka"
-SLOW_TESTS := $(PYTEST) --dist loadfile -m "slow and not kafka"  # files whole: what their tests share takes seconds to make
-KAFKA_TESTS := $(PYTEST) --dist loadfile -m kafka
-CLIENT_TESTS := $(BIN)/python -m pytest -q -m clients tests/clients
-
 BUF := $(VENV)/buf/node_modules/.bin/buf
 BUF_VERSION := 1.75.0
-# Writes the stubs of the API into a folder; the services' have types of their own (mypy-protobuf).
+# $(call GENERATE,FOLDER) writes the API's Python stubs and their types (mypy-protobuf) into FOLDER.
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos
 define GENERATE
 $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 @$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
 endef
 
-.PHONY: setup demo demo-server test test-quick test-kafka test-clients kafka chaos bench check protos check-protos constraints clean
+.PHONY: help setup demo demo-server test test-quick test-slow test-kafka test-clients kafka chaos bench check protos \
+	check-protos constraints clean
 
-setup: $(VENV)/.installed  ## make .venv with the tested versions, so that .venv/bin/kinodex works
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.installed  ## install kinodex into .venv with the tested versions of its dependencies: .venv/bin/kinodex
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,46 +30,51 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## index the small library we made, ask it questions, draw a contact sheet
+demo: setup  ## index a small library of six videos, ask it questions, draw a contact sheet of the answers
 	@$(BIN)/python -m serve.demo
 
-demo-server: demo  ## the same library behind a server: ask it, upload to it, read its metrics, stop it
+demo-server: demo  ## serve the demo's library, ask the server, upload a video, read its metrics, stop it
 	@$(BIN)/python -m serve.demo.server
 
-test: setup  ## every test; the quick ones first
-	@$(QUICK_TESTS)
-	@$(SLOW_TESTS)
-	@$(KAFKA_TESTS)
-	@$(CLIENT_TESTS)
+test: setup  ## run every test suite, the quick one first; fail at the end if any suite failed
+	@failed=; \
+	for suite in quick slow kafka clients; do \
+		echo "make test-$$suite"; \
+		$(MAKE) --no-print-directory test-$$suite || failed="$$failed test-$$suite"; \
+	done; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
-test-quick: setup  ## the unit tests alone: under a minute
-	@$(QUICK_TESTS)
+test-quick: setup  ## run the quick tests: under a minute
+	@$(PYTEST) --dist worksteal -m "not slow and not clients and not kafka"
 
-test-kafka: setup  ## the tests that need Apache Kafka: starts one (Java 17, and the first time Maven), or $KAFKA_BOOTSTRAP_SERVERS
-	@$(KAFKA_TESTS)
+test-slow: setup  ## run the tests that take seconds each: real videos, real models, killed processes
+	@$(PYTEST) --dist loadfile -m "slow and not kafka"  # a file stays in one process: its fixtures take seconds
 
-test-clients: setup  ## grpcurl, Node and Go against a real server; the first time fetches and builds them: minutes
-	@$(CLIENT_TESTS)
+test-kafka: setup  ## run the tests with Apache Kafka: $KAFKA_BOOTSTRAP_SERVERS, or a broker of their own (Java 17, Maven)
+	@$(PYTEST) --dist loadfile -m kafka
 
-kafka: setup  ## run Apache Kafka on loopback until Ctrl-C: its address on standard output
+test-clients: setup  ## run clients in grpcurl, Node and Go against a server; the first run fetches and builds them
+	@$(BIN)/python -m pytest -q -m clients tests/clients
+
+kafka: setup  ## run Apache Kafka on loopback until Ctrl-C, and print its address
 	@$(BIN)/python tests/support/broker.py
 
-chaos: setup  ## kill workers, servers and the broker under live streams; compare with an undisturbed run: some minutes
+chaos: setup  ## kill workers, servers and the broker under live streams, and compare with an undisturbed run: minutes
 	@$(BIN)/python tests/chaos/chaos.py
 
-bench: setup  ## every figure that has a reference, measured beside it: benchmarks/results/DATE-COMMIT.json, .md, .png
+bench: setup  ## measure every figure beside its reference; write benchmarks/results/DATE-COMMIT.json, .md and .png
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	@$(BIN)/python benchmarks/bench.py $(BENCH)
 
-check: setup check-protos  ## ruff, mypy, buf, and whether the generated stubs are those of the protos
+check: setup check-protos  ## run ruff, mypy and buf, and check that the generated stubs match the protos
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy ingest encoders temporal serve
 
-protos: setup  ## write the Python stubs of protos/ anew
+protos: setup  ## generate the Python stubs of protos/
 	@$(call GENERATE,protos)
 
-check-protos: setup $(BUF)
+check-protos: setup $(BUF)  ## run buf, and check that the generated stubs match the protos
 	@cd protos && ../$(BUF) lint && ../$(BUF) format --diff --exit-code
 	@rm -rf $(VENV)/protos && mkdir -p $(VENV)/protos
 	@$(call GENERATE,$(VENV)/protos)
@@ -82,8 +86,8 @@ $(BUF):
 	@command -v npm >/dev/null || { echo "make check needs npm, which installs buf" >&2; exit 1; }
 	@npm install --silent --no-fund --no-audit --prefix $(VENV)/buf @bufbuild/buf@$(BUF_VERSION)
 
-constraints: setup  ## write the installed versions down as the tested ones
+constraints: setup  ## write the installed versions of all dependencies to constraints.txt
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^-e ' > constraints.txt
 
-clean:
+clean:  ## remove .venv and what building, testing and checking left behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
