@@ -23,7 +23,7 @@ from serve.codec.violations import Violations
 from serve.errors import PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, ServerNotReady
 from serve.event import Event, EventChange, EventFilter
 from serve.moderation.policies import Policy
-from serve.moderation.policy_file import PoliciesInForce
+from serve.moderation.policy_file import ActivePolicies
 
 DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT = 100, 1000  # on a page
 READ_COUNT = 500  # changes read at once for one who watches
@@ -63,7 +63,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
     def __init__(
         self,
         log: EventLog,
-        policies: Callable[[], PoliciesInForce],
+        policies: Callable[[], ActivePolicies],
         access: Access,
         workers: Workers,
         signer: PageSigner,

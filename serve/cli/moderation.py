@@ -89,14 +89,14 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     """
     from serve.api.warming import prepare
     from serve.catalog.sqlite import CATALOG_NAME
-    from serve.moderation.moderator import rescored
+    from serve.moderation.moderator import rescore_library
     from serve.moderation.policies import read_policies
-    from serve.moderation.policy_file import PoliciesInForce
+    from serve.moderation.policy_file import ActivePolicies
     from serve.search.library import Library
     from serve.text import counted
 
     directory, settings = load(data, config)
-    held = PoliciesInForce.of(directory, settings.server.policies)
+    held = ActivePolicies.of(directory, settings.server.policies)
     place = held.path
     if file is not None and settings.server.policies:
         raise click.UsageError(f"server.policies names {place}: change that file, and give none here")
@@ -114,7 +114,7 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
         if held.mistake is not None:
             raise held.mistake
         with _bar("Scoring") as advance:
-            found = rescored(library.engine, directory, held, advance)
+            found = rescore_library(library.engine, directory, held, advance)
     if as_json:
         click.echo(json.dumps(asdict(found)))
         _fail_if(found.failed)

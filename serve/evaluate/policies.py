@@ -19,7 +19,7 @@ from serve.catalog.final_utterances import FinalUtterances
 from serve.errors import ClipsInvalid
 from serve.evaluate.questions import names_of
 from serve.moderation.policies import Policies, Policy
-from serve.moderation.video import Rulebook, Screening
+from serve.moderation.video import Rulebook, VideoScorer
 from serve.search.library import Library
 from serve.values import Video
 from temporal.hysteresis import Hysteresis, Rules
@@ -266,18 +266,18 @@ def _scored(
     library: Library, book: Rulebook, video: Video
 ) -> tuple[Floats | None, Floats, list[list[TimeSpan]], list[list[TimeSpan]]]:
     """Return a video's confidences (F, N) and their times, and by policy what was heard and what was seen."""
-    engine, screening = library.engine, Screening(book)
+    engine, scorer = library.engine, VideoScorer(book)
     heard: list[list[TimeSpan]] = [[] for _ in book.policies]
     seen: list[list[TimeSpan]] = [[] for _ in book.policies]
     curves, times, found = None, np.empty(0), []
     with engine.snapshot():
         utterances = FinalUtterances(engine.catalog).after(video, -1)
-        if engine.visual is not None and book.screen is not None:
+        if engine.visual is not None and book.frame_scorer is not None:
             frames = engine.visual.frames.get(video.row, video.version)
             times = frames.pts_seconds
-            curves = book.screen.confidences(frames.vectors.take(np.arange(len(frames))))
-            found += list(screening.see(frames))
-    found += [*screening.hear(utterances, video.duration_seconds), *screening.end(video.duration_seconds)]
+            curves = book.frame_scorer.confidences(frames.vectors.take(np.arange(len(frames))))
+            found += list(scorer.add_frames(frames))
+    found += [*scorer.add_utterances(utterances, video.duration_seconds), *scorer.finish(video.duration_seconds)]
     for one in found:
         if one.kind is ChangeKind.CLOSED:
             span = TimeSpan(start_seconds=one.start_seconds, end_seconds=one.end_seconds)

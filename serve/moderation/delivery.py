@@ -52,7 +52,7 @@ class Sink(Protocol):
         """Let go."""
 
 
-class Teller:
+class Deliverer:
     """The thread that tells one sink. start() begins it, stop() ends it."""
 
     def __init__(self, log: EventLog, sink: Sink) -> None:

@@ -7,9 +7,9 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
 from serve.errors import ServerNotReady
 from serve.event import Event
-from serve.moderation.delivery import Sink, Teller
+from serve.moderation.delivery import Deliverer, Sink
 from serve.moderation.moderator import Moderator
-from serve.moderation.policy_file import PoliciesInForce
+from serve.moderation.policy_file import ActivePolicies
 from serve.moderation.standing import Watcher
 from serve.moderation.webhook import DEAD_LETTERS_NAME, Webhook
 from serve.observe.metrics import ServerMetrics
@@ -39,7 +39,7 @@ class Followers:
             SettingsError: If the webhook is set up wrong.
         """
         self.editor, self.metrics, self.on_events = editor, metrics, on_events
-        self.policies = PoliciesInForce.of(directory, settings.server.policies)
+        self.policies = ActivePolicies.of(directory, settings.server.policies)
         self.moderator: Moderator | None = None  # None: there is no engine yet
         self.watcher: Watcher | None = None
         sinks: list[Sink] = []
@@ -50,7 +50,7 @@ class Followers:
         self.dead_letters = directory / DEAD_LETTERS_NAME
         if settings.server.webhook_url:
             sinks.append(Webhook(settings.server.webhook_url, settings.server.webhook_secret, self.dead_letters))
-        self.tellers = [Teller(EventLog(editor), sink) for sink in sinks]
+        self.tellers = [Deliverer(EventLog(editor), sink) for sink in sinks]
 
     def start(self) -> None:
         """Begin to tell what is known."""

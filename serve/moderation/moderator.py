@@ -19,8 +19,8 @@ from serve.catalog.final_utterances import FinalUtterances
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable
 from serve.event import Event
 from serve.moderation.policies import Policies
-from serve.moderation.policy_file import PoliciesInForce
-from serve.moderation.video import Rulebook, Screening
+from serve.moderation.policy_file import ActivePolicies
+from serve.moderation.video import Rulebook, VideoScorer
 from serve.search.engine import Engine
 from serve.values import Video
 
@@ -36,7 +36,7 @@ class _Known:
     """What is known of one video without asking."""
 
     version: tuple[object, ...]  # of the video, and its rulebook, when it was last looked at
-    screening: Screening | None = None  # None: it is over, and not kept in memory
+    scorer: VideoScorer | None = None  # None: it is over, and not kept in memory
     turn: int = 0
     kept_at: float = 0.0  # by the monotonic clock
 
@@ -58,7 +58,7 @@ class Moderator:
         self,
         engine: Engine,
         editor: Catalog,
-        policies: PoliciesInForce,
+        policies: ActivePolicies,
         *,
         on_events: Callable[[list[Event]], None] = lambda events: None,
     ) -> None:
@@ -196,11 +196,11 @@ class Moderator:
         """Follow a video from where it was left, and write what is found."""
         book, row = self.book(video.collection), video.row
         known = self.known.setdefault(row, _Known(version=()))
-        if known.screening is None or known.screening.book is not book:
-            known.screening, known.turn = self._kept(row, book)
-        is_new = known.screening is None
-        screening = known.screening or Screening(book)
-        known.screening, known.version = None, ()  # until all that it found is written
+        if known.scorer is None or known.scorer.book is not book:
+            known.scorer, known.turn = self._kept(row, book)
+        is_new = known.scorer is None
+        scorer = known.scorer or VideoScorer(book)
+        known.scorer, known.version = None, ()  # until all that it found is written
         found = []
         with self.engine.snapshot():
             current = self.engine.videos.get(row)
@@ -211,38 +211,38 @@ class Moderator:
             frames = None
             if self.engine.visual is not None:
                 frames = self.engine.visual.frames.get(row, video.version)
-            utterances = FinalUtterances(self.engine.catalog).after(video, screening.words_after)
+            utterances = FinalUtterances(self.engine.catalog).after(video, scorer.words_after)
         if frames is not None:
-            found += list(screening.see(frames))
+            found += list(scorer.add_frames(frames))
         until = video.duration_seconds if video.watermark_seconds is None else video.watermark_seconds
-        found += list(screening.hear(utterances, until))
+        found += list(scorer.add_utterances(utterances, until))
         if not video.is_growing:
-            found += list(screening.end(video.duration_seconds))
-        events = screening.events(video, found)
+            found += list(scorer.finish(video.duration_seconds))
+        events = scorer.events(video, found)
         first_seconds = float(frames.pts_seconds[0]) if frames is not None and len(frames.pts_seconds) else 0.0
         is_kept = video.is_growing and time.monotonic() - known.kept_at < KEEP_SECONDS
         if not events and not is_new and is_kept:
-            known.version, known.screening = version, screening
+            known.version, known.scorer = version, scorer
             return
-        written = self._write(video, screening, known.turn, events, first_seconds if is_new else None)
+        written = self._write(video, scorer, known.turn, events, first_seconds if is_new else None)
         if written is None:  # somebody else scored it meanwhile: from what they left, next time
             self.known.pop(row, None)
             return
         known.version, known.turn, known.kept_at = version, known.turn + 1, time.monotonic()
-        known.screening = screening if video.is_live else None
+        known.scorer = scorer if video.is_live else None
         if written:
             self.on_events(written)
 
-    def _kept(self, row: int, book: Rulebook) -> tuple[Screening | None, int]:
+    def _kept(self, row: int, book: Rulebook) -> tuple[VideoScorer | None, int]:
         """Return where a video was left by these policies, None if it was not; and the turn of its row."""
         found = self.editor.rows("SELECT turn, digest, state FROM screenings WHERE video_row = ?", row)
         if not found:
             return None, 0
         ((turn, digest, state),) = found
-        return (Screening(book, json.loads(state)) if digest == book.digest else None), turn
+        return (VideoScorer(book, json.loads(state)) if digest == book.digest else None), turn
 
     def _write(
-        self, video: Video, screening: Screening, turn: int, events: list[Event], anew_from: float | None
+        self, video: Video, scorer: VideoScorer, turn: int, events: list[Event], anew_from: float | None
     ) -> list[Event] | None:
         """Write events, and how far the video was looked at; return what changed. None: another process did so first.
 
@@ -259,7 +259,7 @@ class Moderator:
             written = [self.log.record(edit, video.row, event) for event in events]
             edit.execute(
                 "INSERT OR REPLACE INTO screenings VALUES (?, ?, ?, ?)",
-                (video.row, turn + 1, screening.book.digest, json.dumps(screening.kept())),
+                (video.row, turn + 1, scorer.book.digest, json.dumps(scorer.state())),
             )
         return written
 
@@ -276,7 +276,7 @@ class Moderator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rescored:
+class RescoreReport:
     """What became of a library that was scored once."""
 
     version: str  # of the policies
@@ -286,9 +286,9 @@ class Rescored:
     failed: dict[str, str]  # the videos that could not be scored, and why
 
 
-def rescored(
-    engine: Engine, directory: Path, policies: PoliciesInForce, on_video: Callable[[int, int], None]
-) -> Rescored:
+def rescore_library(
+    engine: Engine, directory: Path, policies: ActivePolicies, on_video: Callable[[int, int], None]
+) -> RescoreReport:
     """Score a library once by the policies in force.
 
     Args:
@@ -302,7 +302,7 @@ def rescored(
         engine.refresh()
         moderator = Moderator(engine, editor, policies)
         video_count = moderator.bring_up(on_video)
-        return Rescored(
+        return RescoreReport(
             version=policies.policies.version if policies.policies is not None else "",
             video_count=video_count - len(moderator.failed),
             change_count=log.last_sequence() - before,

@@ -201,7 +201,7 @@ class _Reader:
         for number, (text, item) in enumerate(zip(self.texts(node, where), self.items(node, where), strict=True)):
             if len(text) > 2 and text.startswith("/") and text.endswith("/"):
                 try:
-                    compiled(text[1:-1])
+                    compile_pattern(text[1:-1])
                 except ValueError as error:
                     raise self.wrong(item, f"{where}[{number}]", str(error)) from error
                 patterns.append(text[1:-1])
@@ -228,7 +228,7 @@ class _Reader:
         return PolicyInvalid(self.path, reason, line=line, field=field)
 
 
-def compiled(pattern: str) -> Any:
+def compile_pattern(pattern: str) -> Any:
     """Compile a policy's regular expression; case does not count.
 
     Raises:

@@ -19,11 +19,11 @@ from serve.moderation.policies import Policies, read_policies
 logger = logging.getLogger(__name__)
 
 POLICIES_NAME = "policies.yaml"  # in the data directory
-KEPT_NAME = "policies.in-force.yaml"  # in the data directory too: the copy
-MISSED_SECONDS = 10.0  # so long a file is away until that is meant
+COPY_NAME = "policies.in-force.yaml"  # in the data directory too: the copy
+ABSENCE_SECONDS = 10.0  # so long a file is away until that is meant
 
 
-class PoliciesInForce:
+class ActivePolicies:
     """The policies of a file, read again when it changes. One with a mistake changes nothing: what held, holds."""
 
     def __init__(self, path: Path, kept: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,7 +52,7 @@ class PoliciesInForce:
         Args:
             path: As in server.policies; empty: the file is in the directory, too.
         """
-        return cls(Path(path or directory / POLICIES_NAME), directory / KEPT_NAME)
+        return cls(Path(path or directory / POLICIES_NAME), directory / COPY_NAME)
 
     def refresh(self) -> bool:
         """Read the file if it is another one than last time; return whether other policies hold now."""
@@ -85,7 +85,7 @@ class PoliciesInForce:
         now = self._clock()
         self._stamp = None
         self._missed_at = now if self._missed_at is None else self._missed_at
-        if self.is_taken_away or now - self._missed_at < MISSED_SECONDS:
+        if self.is_taken_away or now - self._missed_at < ABSENCE_SECONDS:
             return False
         self.policies, self.mistake, self.is_taken_away = None, None, True
         with contextlib.suppress(OSError):

@@ -28,17 +28,17 @@ SPREAD_FLOOR = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sought:
+class Prompts:
     """One thing to look for: unit vectors, float32 (P, D) and (U, D)."""
 
     shown: NDArray[np.float32]  # any of these is it; none: it cannot be seen
     unlike: NDArray[np.float32]  # and these only look alike
 
 
-class Screen:
+class FrameScorer:
     """Compares frames with all that is sought."""
 
-    def __init__(self, sought: Sequence[Sought], bank: NDArray[np.float32]) -> None:
+    def __init__(self, sought: Sequence[Prompts], bank: NDArray[np.float32]) -> None:
         """Take vectors.
 
         Args:
@@ -61,7 +61,7 @@ class Screen:
         found = np.zeros((len(frames), self._count))
         if not (len(frames) and len(self._visible)):
             return found
-        scores, generic = compared(frames, self._prompts, self._bank)
+        scores, generic = compare(frames, self._prompts, self._bank)
         shown = np.maximum.reduceat(scores[:, : self._shown_count], self._shown_starts, axis=1)
         rivals = np.repeat(generic[:, None], self._count, axis=1)
         if len(self._rivalled):
@@ -71,7 +71,7 @@ class Screen:
         return found
 
 
-def compared(
+def compare(
     frames: NDArray[np.float32], prompts: NDArray[np.float32], bank: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return how near frames (F, D) are to prompts (P, D), float32 (F, P), and to captions of anything (F,): the first

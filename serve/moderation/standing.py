@@ -19,7 +19,7 @@ from serve.catalog.final_utterances import FinalUtterances
 from serve.catalog.spelling import matches_term
 from serve.errors import IndexUnavailable
 from serve.event import event_id
-from serve.moderation.scoring import compared, confidence
+from serve.moderation.scoring import compare, confidence
 from serve.search.engine import Engine
 from serve.search.ranking import verdict_of
 from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE
@@ -250,7 +250,7 @@ class Watcher:
             first = int(np.searchsorted(frames.pts_seconds, followed.frames_after, "right"))
             new = np.arange(first, len(frames))
             if len(new):
-                scores, generic = compared(frames.vectors.take(new), self.shown, self.visual.bank)
+                scores, generic = compare(frames.vectors.take(new), self.shown, self.visual.bank)
                 confidences = confidence(scores - generic[:, None]) * followed.admitted
                 for place, confidences_then in zip(new, confidences, strict=True):
                     seconds, epoch = float(frames.pts_seconds[place]), int(frames.epochs[place])

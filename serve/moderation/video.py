@@ -1,8 +1,8 @@
-"""Events from videos: the scoring of one video by the policies, as far as the video goes.
+"""Scores one video by the moderation policies: VideoScorer turns its frames and utterances into events.
 
-What is seen and what is said are followed apart, each from where it was left: pictures are there within seconds, words
-when they are final. All is decided by media time, so the events of a video are the same whether it was followed live,
-in any batches and through any restart, or scored afterwards.
+Frames and utterances are followed apart, each from the position of the last call: frames arrive within seconds, words
+only when they are final. Media time decides everything. So the events of a video are the same whether it was followed
+live, in batches of any size and through restarts, or scored afterwards.
 """
 
 import hashlib
@@ -18,53 +18,55 @@ from numpy.typing import NDArray
 from encoders.values import Utterance, Word
 from serve.event import Event, EventState, event_id
 from serve.moderation.policies import Policies, Policy
-from serve.moderation.scoring import Screen, Sought
-from serve.moderation.words import Heard, Listener, earliest_seconds, following
+from serve.moderation.scoring import FrameScorer, Prompts
+from serve.moderation.words import TermFinder, TermMatch, earliest_start_seconds, next_context
 from serve.search.video_rows import VideoFrames
 from serve.search.visual import VisualChannel
 from serve.values import MatchedWord, Video
 from temporal.hysteresis import Change, Hysteresis, Rules
 from temporal.values import ChangeKind
 
-FRAME_COUNT = 4096  # frames compared at once: 36 hours at one a second would be 100 MB
-MOST_WORDS = 50  # told with one event
-LAYOUT = 1  # of the state below, and of what is decided: with another one, all is scored anew
+FRAME_COUNT = 4096  # frames scored at once, which bounds memory: 36 hours at 1 fps would be 100 MB
+MAX_WORD_COUNT = 50  # matched words of one event
+LAYOUT = 1  # version of VideoScorer.state() and of the rules of scoring: another version scores all videos anew
 
 
 class Rulebook:
-    """The policies that hold for one collection, ready to be scored by."""
+    """The policies of one collection with their prompts as vectors, ready for scoring."""
 
     def __init__(self, policies: Policies, collection: str, visual: VisualChannel | None, fingerprint: str) -> None:
         self.version, self.fingerprint = policies.version, fingerprint
-        self.policies = [one for one in policies.policies if not one.collections or collection in one.collections]
-        self.listener = Listener(self.policies)
+        self.policies = [
+            policy for policy in policies.policies if not policy.collections or collection in policy.collections
+        ]
+        self.term_finder = TermFinder(self.policies)
         self.rules = Rules(
-            enter=np.array([one.enter for one in self.policies]),
-            leave=np.array([one.leave for one in self.policies]),
-            min_seconds=np.array([one.min_seconds for one in self.policies]),
-            cooldown_seconds=np.array([one.cooldown_seconds for one in self.policies]),
+            enter=np.array([policy.enter for policy in self.policies]),
+            leave=np.array([policy.leave for policy in self.policies]),
+            min_seconds=np.array([policy.min_seconds for policy in self.policies]),
+            cooldown_seconds=np.array([policy.cooldown_seconds for policy in self.policies]),
         )
-        self.screen: Screen | None = None
+        self.frame_scorer: FrameScorer | None = None  # None: the library has no visual encoder
         templates: Sequence[str] = ()
         if visual is not None:
-            self.screen = Screen([sought_by(one, visual) for one in self.policies], visual.bank)
+            self.frame_scorer = FrameScorer([prompts_of(policy, visual) for policy in self.policies], visual.bank)
             templates = visual.calibration.templates
-        content = [LAYOUT, policies.version, fingerprint, templates, [asdict(one) for one in self.policies]]
+        content = [LAYOUT, policies.version, fingerprint, templates, [asdict(policy) for policy in self.policies]]
         self.digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def sought_by(policy: Policy, visual: VisualChannel) -> Sought:
-    """Turn a policy's prompts into vectors."""
+def prompts_of(policy: Policy, visual: VisualChannel) -> Prompts:
+    """Encode a policy's prompts."""
     none = [np.empty((0, visual.bank.shape[1]), np.float32)]
-    return Sought(
+    return Prompts(
         shown=np.concatenate([*none, *(visual.encode_text(text)[None] for text in policy.shows)]),
         unlike=np.concatenate([*none, *(visual.encode_text(text)[None] for text in policy.unlike)]),
     )
 
 
 @dataclass(slots=True, kw_only=True)
-class SaidSoFar:
-    """Words of one policy that are said, and may be followed by others."""
+class OpenSpeechEvent:
+    """An event of one policy's words that later words may extend."""
 
     epoch: int
     start_seconds: float
@@ -74,10 +76,10 @@ class SaidSoFar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A change of something that a policy found."""
+class Finding:
+    """A change of one event: a policy's event opens, is updated, or closes."""
 
-    policy: int
+    policy: int  # index into Rulebook.policies
     kind: ChangeKind
     channel: Literal["visual", "speech"]
     epoch: int
@@ -88,27 +90,27 @@ class Found:
     words: tuple[Word, ...] = ()
 
 
-class Screening:
-    """How far one video is scored by a rulebook, and what goes on in it there."""
+class VideoScorer:
+    """Scores one video by a rulebook, in steps. Holds the position of the last step and the open events."""
 
-    def __init__(self, book: Rulebook, kept: dict[str, Any] | None = None) -> None:
-        """Begin, or go on from what `kept()` gave."""
-        kept = kept or {"tracks": {}, "said": {}, "before": []}
+    def __init__(self, book: Rulebook, state: dict[str, Any] | None = None) -> None:
+        """Begin at the start of the video, or resume from what state() returned."""
+        state = state or {"tracks": {}, "said": {}, "before": []}
         self.book = book
-        self.epoch: int = kept.get("epoch", 0)  # of the frames
-        self.frames_after: float = kept.get("frames_after", -1.0)  # seconds: the next frames are later
-        self.speech_epoch: int = kept.get("speech_epoch", 0)
-        self.words_after: int = kept.get("words_after", -1)  # position of the last utterance heard
-        self.is_over: bool = kept.get("is_over", False)
-        self.tracks = Hysteresis.restored(book.rules, {int(n): state for n, state in kept["tracks"].items()})
-        self.said = {
-            int(n): SaidSoFar(**{**values, "words": [Word(**word) for word in values["words"]]})
-            for n, values in kept["said"].items()
+        self.epoch: int = state.get("epoch", 0)  # of the frames
+        self.frames_after: float = state.get("frames_after", -1.0)  # seconds; later frames are new
+        self.speech_epoch: int = state.get("speech_epoch", 0)
+        self.words_after: int = state.get("words_after", -1)  # position of the last utterance; later ones are new
+        self.is_over: bool = state.get("is_over", False)
+        self.tracks = Hysteresis.restored(book.rules, {int(n): track for n, track in state["tracks"].items()})
+        self.speech_events = {
+            int(n): OpenSpeechEvent(**{**values, "words": [Word(**word) for word in values["words"]]})
+            for n, values in state["said"].items()
         }
-        self.before = tuple(Word(**word) for word in kept["before"])
+        self.context = tuple(Word(**word) for word in state["before"])  # words before the next utterance
 
-    def kept(self) -> dict[str, Any]:
-        """Return all of it as JSON's types."""
+    def state(self) -> dict[str, Any]:
+        """Return all that __init__ needs to resume, in types of JSON."""
         return {
             "epoch": self.epoch,
             "frames_after": self.frames_after,
@@ -116,37 +118,41 @@ class Screening:
             "words_after": self.words_after,
             "is_over": self.is_over,
             "tracks": {n: self.tracks.state(n) for n in range(len(self.book.policies))},
-            "said": {n: asdict(said) for n, said in self.said.items()},
-            "before": [asdict(word) for word in self.before],
+            "said": {n: asdict(event) for n, event in self.speech_events.items()},
+            "before": [asdict(word) for word in self.context],
         }
 
-    # ---- what is seen
+    # ---- frames
 
-    def see(self, frames: VideoFrames) -> Iterator[Found]:
-        """Take the frames that are new in a version of the video."""
+    def add_frames(self, frames: VideoFrames) -> Iterator[Finding]:
+        """Score the frames that are later than those of the last call.
+
+        Args:
+            frames: All frames of the video as it is now.
+        """
         first = int(np.searchsorted(frames.pts_seconds, self.frames_after, "right"))
         if first < len(frames.pts_seconds):
             self.is_over = False
-        if self.book.screen is None:
+        if self.book.frame_scorer is None:
             return
         for start in range(first, len(frames), FRAME_COUNT):
-            places = np.arange(start, min(start + FRAME_COUNT, len(frames)))
-            confidences = self.book.screen.confidences(frames.vectors.take(places))
-            yield from self._watched(frames.epochs[places], frames.pts_seconds[places], confidences)
+            rows = np.arange(start, min(start + FRAME_COUNT, len(frames)))
+            confidences = self.book.frame_scorer.confidences(frames.vectors.take(rows))
+            yield from self._step_frames(frames.epochs[rows], frames.pts_seconds[rows], confidences)
 
-    def _watched(
+    def _step_frames(
         self, epochs: NDArray[np.int32], pts_seconds: NDArray[np.float64], confidences: NDArray[np.float64]
-    ) -> Iterator[Found]:
+    ) -> Iterator[Finding]:
         for epoch, seconds, confidence in zip(epochs.tolist(), pts_seconds.tolist(), confidences, strict=True):
             if epoch != self.epoch:
-                yield from self._shown(self.tracks.finish(seconds))
+                yield from self._visual_findings(self.tracks.finish(seconds))
                 self.epoch = epoch
-            yield from self._shown(self.tracks.step(seconds, confidence))
+            yield from self._visual_findings(self.tracks.step(seconds, confidence))
             self.frames_after = seconds
 
-    def _shown(self, changes: Sequence[Change]) -> Iterator[Found]:
+    def _visual_findings(self, changes: Sequence[Change]) -> Iterator[Finding]:
         for change in changes:
-            yield Found(
+            yield Finding(
                 policy=change.track,
                 kind=change.kind,
                 channel="visual",
@@ -157,107 +163,114 @@ class Screening:
                 best_frame_seconds=change.peak_seconds,
             )
 
-    # ---- what is said
+    # ---- utterances
 
-    def hear(self, utterances: Sequence[tuple[int, Utterance]], until_seconds: float) -> Iterator[Found]:
-        """Take final utterances with their positions, in order: all that begin before a time."""
+    def add_utterances(self, utterances: Sequence[tuple[int, Utterance]], until_seconds: float) -> Iterator[Finding]:
+        """Score final utterances, and close the events that no later word can extend.
+
+        Args:
+            utterances: With their positions, in order: all new ones that begin before `until_seconds`.
+        """
         for position, utterance in utterances:
             self.is_over = False
             if utterance.epoch != self.speech_epoch:
-                yield from self._silent(list(self.said))
-                self.before, self.speech_epoch = (), utterance.epoch
-            heard = sorted(self.book.listener.hear(self.before, utterance), key=lambda one: one.policy)
-            for policy, mine in groupby(heard, key=lambda one: one.policy):
-                yield from self._said(policy, list(mine))
-            self.before, self.words_after = following(self.before, utterance), position
-        pauses = self.book.rules.cooldown_seconds
-        next_seconds = earliest_seconds(self.before, until_seconds)
-        yield from self._silent([n for n, said in self.said.items() if next_seconds - said.end_seconds > pauses[n]])
+                yield from self._close_words(list(self.speech_events))
+                self.context, self.speech_epoch = (), utterance.epoch
+            matches = sorted(self.book.term_finder.find(self.context, utterance), key=lambda match: match.policy)
+            for policy, matches_of_policy in groupby(matches, key=lambda match: match.policy):
+                yield from self._add_words(policy, list(matches_of_policy))
+            self.context, self.words_after = next_context(self.context, utterance), position
+        cooldowns = self.book.rules.cooldown_seconds
+        next_seconds = earliest_start_seconds(self.context, until_seconds)
+        yield from self._close_words(
+            [n for n, event in self.speech_events.items() if next_seconds - event.end_seconds > cooldowns[n]]
+        )
 
-    def _said(self, policy: int, heard: Sequence[Heard]) -> Iterator[Found]:
-        """Take what an utterance holds of one policy's words."""
-        pause = self.book.rules.cooldown_seconds[policy]
-        is_told = True
-        for one in heard:
-            start, end = one.words[0].start_seconds, one.words[-1].end_seconds
-            if policy in self.said and start - self.said[policy].end_seconds > pause:
-                if not is_told:
-                    yield self._told(policy, ChangeKind.UPDATED)
-                yield from self._silent([policy])
-            said = self.said.get(policy)
-            if said is None:
-                self.said[policy] = SaidSoFar(
-                    epoch=self.speech_epoch, start_seconds=start, end_seconds=end, confidence=one.confidence,
-                    words=list(one.words),
+    def _add_words(self, policy: int, matches: Sequence[TermMatch]) -> Iterator[Finding]:
+        """Add one utterance's matches of one policy: they extend its open event, or open another."""
+        cooldown_seconds = self.book.rules.cooldown_seconds[policy]
+        has_update = False  # words were added to the open event, and no finding says so yet
+        for match in matches:
+            start, end = match.words[0].start_seconds, match.words[-1].end_seconds
+            event = self.speech_events.get(policy)
+            if event is not None and start - event.end_seconds > cooldown_seconds:
+                if has_update:
+                    yield self._speech_finding(policy, ChangeKind.UPDATED)
+                yield from self._close_words([policy])
+                event = None
+            if event is None:
+                self.speech_events[policy] = OpenSpeechEvent(
+                    epoch=self.speech_epoch, start_seconds=start, end_seconds=end, confidence=match.confidence,
+                    words=list(match.words),
                 )  # fmt: skip
-                yield self._told(policy, ChangeKind.OPENED)
-                is_told = True
+                yield self._speech_finding(policy, ChangeKind.OPENED)
+                has_update = False
                 continue
-            said.end_seconds = max(said.end_seconds, end)
-            said.confidence = max(said.confidence, one.confidence)
-            said.words += [word for word in one.words if word not in said.words]
-            del said.words[MOST_WORDS:]
-            is_told = False
-        if not is_told:
-            yield self._told(policy, ChangeKind.UPDATED)
+            event.end_seconds = max(event.end_seconds, end)
+            event.confidence = max(event.confidence, match.confidence)
+            event.words += [word for word in match.words if word not in event.words]
+            del event.words[MAX_WORD_COUNT:]
+            has_update = True
+        if has_update:
+            yield self._speech_finding(policy, ChangeKind.UPDATED)
 
-    def _silent(self, policies: Sequence[int]) -> Iterator[Found]:
-        """End what is not said any more."""
+    def _close_words(self, policies: Sequence[int]) -> Iterator[Finding]:
+        """Close the open speech events of some policies."""
         for policy in policies:
-            yield self._told(policy, ChangeKind.CLOSED)
-            del self.said[policy]
+            yield self._speech_finding(policy, ChangeKind.CLOSED)
+            del self.speech_events[policy]
 
-    def _told(self, policy: int, kind: ChangeKind) -> Found:
-        said = self.said[policy]
-        return Found(
+    def _speech_finding(self, policy: int, kind: ChangeKind) -> Finding:
+        event = self.speech_events[policy]
+        return Finding(
             policy=policy,
             kind=kind,
             channel="speech",
-            epoch=said.epoch,
-            start_seconds=said.start_seconds,
-            end_seconds=said.end_seconds,
-            confidence=said.confidence,
-            words=tuple(said.words),
+            epoch=event.epoch,
+            start_seconds=event.start_seconds,
+            end_seconds=event.end_seconds,
+            confidence=event.confidence,
+            words=tuple(event.words),
         )
 
-    # ---- the end
+    # ---- end of the video
 
-    def end(self, seconds: float) -> Iterator[Found]:
-        """The video ends here, as far as is known."""
+    def finish(self, seconds: float) -> Iterator[Finding]:
+        """Close all events at the end of the video, as far as its end is known."""
         if not self.is_over:
-            yield from self._shown(self.tracks.finish(seconds))
-            yield from self._silent(list(self.said))
+            yield from self._visual_findings(self.tracks.finish(seconds))
+            yield from self._close_words(list(self.speech_events))
         self.is_over = True
 
-    def events(self, video: Video, found: Sequence[Found]) -> list[Event]:
-        """Return the events that changes are of."""
-        return [event_from(video, self.book, one) for one in found]
+    def events(self, video: Video, findings: Sequence[Finding]) -> list[Event]:
+        """Return the event of each finding."""
+        return [event_of(video, self.book, finding) for finding in findings]
 
 
-def event_from(video: Video, book: Rulebook, found: Found) -> Event:
-    """Return the event that a change is of, in the state it has then."""
-    policy = book.policies[found.policy]
-    start = found.start_seconds
+def event_of(video: Video, book: Rulebook, finding: Finding) -> Event:
+    """Return the event of a finding, in the state after that change."""
+    policy = book.policies[finding.policy]
+    start = finding.start_seconds
     return Event(
-        event_id=event_id(policy.policy_id, video.collection, video.video_id, found.epoch, found.channel, start),
-        state=EventState(found.kind.value),
-        channel=found.channel,
+        event_id=event_id(policy.policy_id, video.collection, video.video_id, finding.epoch, finding.channel, start),
+        state=EventState(finding.kind.value),
+        channel=finding.channel,
         label=policy.label,
         parents=policy.parents,
-        confidence=found.confidence,
+        confidence=finding.confidence,
         collection=video.collection,
         video_id=video.video_id,
-        epoch=found.epoch,
+        epoch=finding.epoch,
         start_seconds=start,
-        end_seconds=found.end_seconds,
+        end_seconds=finding.end_seconds,
         policy_id=policy.policy_id,
         policy_version=book.version,
         fingerprint=book.fingerprint,
         action=policy.action,
         recorded_time=video.recorded_at(start),
-        best_frame_seconds=found.best_frame_seconds,
+        best_frame_seconds=finding.best_frame_seconds,
         matched_words=tuple(
             MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
-            for word in found.words
+            for word in finding.words
         ),
     )

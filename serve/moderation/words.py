@@ -1,6 +1,6 @@
-"""Which policies' words are said: words and phrases in any form and spelling, and regular expressions.
+"""Finds the words of policies in utterances: words and phrases in any form and spelling, and regular expressions.
 
-Sentences do not end where utterances do, so a phrase may begin in the words before.
+Sentences do not end where utterances do. So a phrase may begin in the words before an utterance, its context.
 """
 
 import math
@@ -12,75 +12,77 @@ from itertools import pairwise
 
 from encoders.values import Utterance, Word
 from serve.catalog.spelling import stems
-from serve.moderation.policies import Policy, compiled
+from serve.moderation.policies import Policy, compile_pattern
 
 CONTEXT_COUNT = 15  # words before an utterance in which a phrase may begin
-CONTEXT_SECONDS = 10.0  # after a longer pause, nothing goes on
-NUMBER_WORDS = 3  # more words than a phrase has, for numbers said in several: "twenty twenty four"
+CONTEXT_SECONDS = 10.0  # a longer pause ends every phrase
+NUMBER_WORDS = 3  # words that a match may have beyond its phrase, as numbers are said in several: "twenty twenty four"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """Words that give something away."""
+class TermMatch:
+    """Words that match a term of a policy."""
 
-    policy: int  # which one of the listener's
+    policy: int  # index into the policies of the TermFinder
     words: tuple[Word, ...]
 
     @property
     def confidence(self) -> float:
-        """How sure the transcript is of them, 0..1: the geometric mean over the words."""
+        """How sure the transcript is of the words, 0..1: the geometric mean of their probabilities."""
         logs = [math.log(max(word.probability, 1e-6)) for word in self.words]
         return math.exp(sum(logs) / len(logs))
 
 
-class Listener:
-    """Finds policies' terms in utterances, one after the other."""
+class TermFinder:
+    """Finds the terms of policies in one utterance after the other."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
-        self._phrases: dict[tuple[str, ...], set[int]] = defaultdict(set)  # stems -> policies
-        self._longest = 0
+        self._phrases: dict[tuple[str, ...], set[int]] = defaultdict(set)  # stems of a phrase -> policies
+        self._max_word_count = 0
         for number, policy in enumerate(policies):
             for phrase in policy.says:
-                if wanted := stems(phrase):
-                    self._phrases[wanted].add(number)
-                    self._longest = max(self._longest, len(phrase.split()) + NUMBER_WORDS)
-        self._firsts = {wanted[0] for wanted in self._phrases}
-        self._has_numbers = any(first.isdecimal() for first in self._firsts)  # which may be said in several words
-        self._patterns = [(compiled(text), n) for n, policy in enumerate(policies) for text in policy.patterns]
+                if phrase_stems := stems(phrase):
+                    self._phrases[phrase_stems].add(number)
+                    self._max_word_count = max(self._max_word_count, len(phrase.split()) + NUMBER_WORDS)
+        self._first_stems = {phrase_stems[0] for phrase_stems in self._phrases}
+        # A phrase that begins with a number may be said in several words: every number may begin it.
+        self._has_numbers = any(stem.isdecimal() for stem in self._first_stems)
+        self._patterns = [(compile_pattern(text), n) for n, policy in enumerate(policies) for text in policy.patterns]
 
-    def hear(self, before: Sequence[Word], utterance: Utterance) -> list[Heard]:
-        """Return what is said in an utterance, in order.
+    def find(self, context: Sequence[Word], utterance: Utterance) -> list[TermMatch]:
+        """Return the matches that end in an utterance, in order.
 
         Args:
-            before: The words before it, as following() gives them.
+            context: The words before it, as next_context() returns them.
         """
         own = words_of(utterance)
-        words = [*context(before, own), *own]
+        words = [*words_in_reach(context, own), *own]
         first = len(words) - len(own)
-        found = {*self._said(words, first), *self._matched(words, first)}  # both may find the same
-        return [Heard(policy=n, words=tuple(words[start:end])) for start, end, n in sorted(found)]
+        # A set: a phrase and a pattern of one policy may match the same words.
+        places = {*self._phrase_places(words, first), *self._pattern_places(words, first)}
+        return [TermMatch(policy=n, words=tuple(words[start:end])) for start, end, n in sorted(places)]
 
-    def _said(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:
-        """Return the places of words and phrases that end in words[first:], and whose they are."""
-        found = []
+    def _phrase_places(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:
+        """Return (start, end, policy) of the words and phrases that end in words[first:]."""
+        places = []
         for start, word in enumerate(words):
             own = stems(word.text)
-            if not own or not (own[0] in self._firsts or (self._has_numbers and own[0].isdecimal())):
+            if not own or not (own[0] in self._first_stems or (self._has_numbers and own[0].isdecimal())):
                 continue
-            for end in range(max(start, first) + 1, min(start + self._longest, len(words)) + 1):
+            for end in range(max(start, first) + 1, min(start + self._max_word_count, len(words)) + 1):
                 said = stems(" ".join(word.text for word in words[start:end]))
-                found += [(start, end, policy) for policy in self._phrases.get(said, ())]
-        return found
+                places += [(start, end, policy) for policy in self._phrases.get(said, ())]
+        return places
 
-    def _matched(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:
-        """As _said(), of regular expressions."""
+    def _pattern_places(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:
+        """Return (start, end, policy) of the regular expressions that end in words[first:]."""
         if not self._patterns or not words:
             return []
         text = " ".join(word.text for word in words)
         starts = [0]
         for word, _ in pairwise(words):
             starts.append(starts[-1] + len(word.text) + 1)
-        found = []
+        places = []
         for pattern, policy in self._patterns:
             for match in pattern.finditer(text):
                 if match.start() == match.end():
@@ -88,12 +90,12 @@ class Listener:
                 start = bisect_right(starts, match.start()) - 1
                 end = bisect_left(starts, match.end())
                 if end > first:
-                    found.append((start, end, policy))
-        return found
+                    places.append((start, end, policy))
+        return places
 
 
 def words_of(utterance: Utterance) -> tuple[Word, ...]:
-    """Return an utterance's words; one whose words have no times has them all through."""
+    """Return an utterance's words. Words without times of their own have the times of the utterance."""
     if utterance.words:
         return utterance.words
     return tuple(
@@ -102,21 +104,21 @@ def words_of(utterance: Utterance) -> tuple[Word, ...]:
     )
 
 
-def context(before: Sequence[Word], own: Sequence[Word]) -> Sequence[Word]:
-    """Return the words before that what is said now may go on from."""
-    if not before or not own or own[0].start_seconds - before[-1].end_seconds > CONTEXT_SECONDS:
+def words_in_reach(context: Sequence[Word], own: Sequence[Word]) -> Sequence[Word]:
+    """Return the words before an utterance in which its phrases may begin; empty after a long pause."""
+    if not context or not own or own[0].start_seconds - context[-1].end_seconds > CONTEXT_SECONDS:
         return ()
-    return before[-CONTEXT_COUNT:]
+    return context[-CONTEXT_COUNT:]
 
 
-def following(before: Sequence[Word], utterance: Utterance) -> tuple[Word, ...]:
-    """Return the words that an utterance leaves for the next one."""
+def next_context(context: Sequence[Word], utterance: Utterance) -> tuple[Word, ...]:
+    """Return the context of the utterance that follows this one."""
     own = words_of(utterance)
-    return (*context(before, own), *own)[-CONTEXT_COUNT:]
+    return (*words_in_reach(context, own), *own)[-CONTEXT_COUNT:]
 
 
-def earliest_seconds(before: Sequence[Word], until_seconds: float) -> float:
-    """Return where what is found next can begin at the earliest, when the next utterance begins at `until` or later."""
-    if not before or until_seconds - before[-1].end_seconds > CONTEXT_SECONDS:
+def earliest_start_seconds(context: Sequence[Word], until_seconds: float) -> float:
+    """Return the earliest start of a match in the next utterance, which begins at `until_seconds` or later."""
+    if not context or until_seconds - context[-1].end_seconds > CONTEXT_SECONDS:
         return until_seconds
-    return min(before[0].start_seconds, until_seconds)
+    return min(context[0].start_seconds, until_seconds)

@@ -24,7 +24,7 @@ from serve.event import Event
 from serve.moderation import delivery as telling
 from serve.moderation import kafka_topic as event_topic
 from serve.moderation import webhook
-from serve.moderation.delivery import Stopped, Teller
+from serve.moderation.delivery import Deliverer, Stopped
 from serve.moderation.kafka_topic import EventTopic
 from serve.moderation.webhook import Webhook
 from support.sample_catalog import SPACE
@@ -71,10 +71,10 @@ class FakeSink:
 def test_goes_on_where_the_catalog_says(log: EventLog) -> None:
     sink = FakeSink()
     add(log, 0, 1, 2)
-    Teller(log, sink).go_on()
+    Deliverer(log, sink).go_on()
     add(log, 3, 0)
-    Teller(log, sink).go_on()
-    Teller(log, sink).go_on()
+    Deliverer(log, sink).go_on()
+    Deliverer(log, sink).go_on()
 
     assert sink.told == ["event0-0", "event1-0", "event2-0", "event3-0", "event0-1"]
     assert sink.begun == [None, {"count": 3}]
@@ -86,7 +86,7 @@ def test_tells_again_what_did_not_arrive(
     monkeypatch.setattr(telling, "FIRST_BACKOFF_SECONDS", 0.01)
     sink = FakeSink(failures=2)
     add(log, 0, 1)
-    teller = Teller(log, sink)
+    teller = Deliverer(log, sink)
     teller.start()
     wait_until(lambda: len(sink.told) == 2)
     teller.stop()
@@ -123,7 +123,7 @@ def test_a_stop_does_not_wait_for_a_broker_that_does_not_answer(log: EventLog, m
     sink = EventTopic(KafkaConfig(servers=("127.0.0.1:9",)))
     monkeypatch.setattr(sink, "begin", lambda state: None)
     add(log, 0)
-    teller = Teller(log, sink)
+    teller = Deliverer(log, sink)
     teller.start()
     wait_until(lambda: sink._producer is not None and sink._producer.sent.is_set())  # type: ignore[attr-defined]
     started = time.monotonic()
@@ -194,11 +194,11 @@ def test_a_receiver_that_trickles_is_no_answer(
     log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scheme: str
 ) -> None:
     monkeypatch.setattr(webhook, "WEBHOOK_SECONDS", 0.5)
-    listener = socket.create_server(("127.0.0.1", 0))
+    term_finder = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
 
     def trickle() -> None:
-        connection, _ = listener.accept()
+        connection, _ = term_finder.accept()
         with connection, contextlib.suppress(OSError):
             connection.recv(65536)
             # A header that does not end; of TLS, a record of 16 KiB.
@@ -209,8 +209,8 @@ def test_a_receiver_that_trickles_is_no_answer(
     thread = threading.Thread(target=trickle)
     thread.start()
     add(log, 0)
-    sink = Webhook(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/", SECRET, tmp_path / "dead")
-    teller = Teller(log, sink)
+    sink = Webhook(f"{scheme}://127.0.0.1:{term_finder.getsockname()[1]}/", SECRET, tmp_path / "dead")
+    teller = Deliverer(log, sink)
     teller.start()
     try:
         wait_until(lambda: "webhook failed event_id=event0 attempt=1" in caplog.text)
@@ -218,7 +218,7 @@ def test_a_receiver_that_trickles_is_no_answer(
         ended.set()
         teller.stop()
         thread.join()
-        listener.close()
+        term_finder.close()
     assert "reason=no answer within 0.5 s" in caplog.text
 
 
@@ -235,7 +235,7 @@ def test_a_stop_waits_so_long_and_no_longer(
 
     monkeypatch.setattr(sink, "tell", tell)
     add(log, 0)
-    teller = Teller(log, sink)
+    teller = Deliverer(log, sink)
     teller.start()
     assert telling_it.wait(20)
     teller.stop()
@@ -247,11 +247,11 @@ def test_a_stop_waits_so_long_and_no_longer(
 def test_a_restart_posts_nothing_again_that_was_taken(log: EventLog, receiver: Receiver, tmp_path: Path) -> None:
     add(log, *range(6))
     receiver.answers = [204] * 4 + [500]
-    teller = Teller(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
+    teller = Deliverer(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
     teller.start()
     wait_until(lambda: len(receiver.came) == 5)
     teller.stop()
-    teller = Teller(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
+    teller = Deliverer(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
     teller.start()
     wait_until(lambda: len(receiver.came) == 7)
     teller.stop()
@@ -269,7 +269,7 @@ def test_a_dead_letter_that_cannot_be_written_is_tried_again(
     dead.mkdir()  # in the file's place
     add(log, *range(3))
     receiver.answers = [204] + [400] * 3
-    teller = Teller(log, Webhook(receiver.url, SECRET, dead))
+    teller = Deliverer(log, Webhook(receiver.url, SECRET, dead))
     teller.start()
     wait_until(lambda: len(receiver.came) == 3)
     dead.rmdir()

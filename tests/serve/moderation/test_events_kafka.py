@@ -9,7 +9,7 @@ import pytest
 from kinodex.v1 import stream_pb2
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
-from serve.moderation.delivery import Teller
+from serve.moderation.delivery import Deliverer
 from serve.moderation.kafka_topic import EventTopic
 from support.fakes import use_fakes
 from support.hand_made import stream
@@ -73,13 +73,13 @@ def test_what_was_sent_and_not_noted_is_not_sent_again(worker: Worker, tmp_path:
         catalog.set_space(SPACE)
         log = EventLog(catalog)
         add(log, 0, 1)
-        Teller(log, EventTopic(worker.config)).go_on()
+        Deliverer(log, EventTopic(worker.config)).go_on()
         add(log, 2, 3)
         killed = EventTopic(worker.config)
         killed.begin(log.told("kafka")[1])
         killed.tell([event(2)], at_once)  # and here the process is killed
         killed.close()
-        teller = Teller(log, EventTopic(worker.config))
+        teller = Deliverer(log, EventTopic(worker.config))
         teller.go_on()
         add(log, 0)
         teller.go_on()
@@ -99,7 +99,7 @@ def test_a_record_that_is_no_event_is_passed_over(
         log = EventLog(catalog)
         for n in range(2):
             add(log, n)
-            teller = Teller(log, EventTopic(worker.config))
+            teller = Deliverer(log, EventTopic(worker.config))
             teller.go_on()
             teller.sink.close()
 

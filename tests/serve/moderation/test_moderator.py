@@ -15,7 +15,7 @@ from serve.indexing.pipeline import index
 from serve.live.rows import LiveRows
 from serve.moderation import moderator
 from serve.moderation.moderator import Moderator
-from serve.moderation.policy_file import KEPT_NAME, MISSED_SECONDS, PoliciesInForce
+from serve.moderation.policy_file import ABSENCE_SECONDS, COPY_NAME, ActivePolicies
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Video
@@ -72,7 +72,7 @@ class Moderated:
 
     def restart(self) -> None:
         """As another process would begin."""
-        policies = PoliciesInForce(self.path, self.path.with_name(KEPT_NAME), lambda: self.now)
+        policies = ActivePolicies(self.path, self.path.with_name(COPY_NAME), lambda: self.now)
         self.moderator = Moderator(self.library.engine, self.editor, policies, on_events=self.told.extend)
 
     def bring_up(self) -> list[tuple[str, str, float, float, int]]:
@@ -270,7 +270,7 @@ def test_policies_that_are_taken_away_take_their_events_with_them(moderated: Mod
     moderated.bring_up()
     moderated.path.unlink()
     moderated.bring_up()
-    moderated.now += MISSED_SECONDS
+    moderated.now += ABSENCE_SECONDS
     moderated.bring_up()
     assert moderated.events(moderated.library.videos()[0].video_id) == []
     moderated.path.write_text(BAD)
@@ -286,11 +286,11 @@ def test_a_file_that_is_away_for_a_moment_withdraws_nothing(moderated: Moderated
     if is_restarted:
         moderated.restart()
     assert moderated.bring_up() == []
-    moderated.now += MISSED_SECONDS / 2
+    moderated.now += ABSENCE_SECONDS / 2
     assert moderated.bring_up() == []
     away.rename(moderated.path)
     assert moderated.bring_up() == []
-    moderated.now += MISSED_SECONDS
+    moderated.now += ABSENCE_SECONDS
     assert moderated.bring_up() == []
     assert len(moderated.events(moderated.library.videos()[0].video_id)) == 1
 
@@ -311,7 +311,7 @@ def test_a_disk_that_fails_changes_nothing_and_is_read_again(
     with monkeypatch.context() as broken:
         broken.setattr(Path, name, fails)
         assert moderated.bring_up() == []
-        moderated.now += MISSED_SECONDS
+        moderated.now += ABSENCE_SECONDS
         assert moderated.bring_up() == []
     assert "Input/output error" in str(moderated.moderator.policies.mistake)
     assert [one[:2] for one in moderated.bring_up()] == [("red", "CLOSED")]  # of version 2 now
@@ -354,7 +354,7 @@ def test_where_nobody_knows_what_held_nothing_is_withdrawn(
 ) -> None:
     moderated.bring_up()
     moderated.path.write_text(BAD)
-    moderated.path.with_name(KEPT_NAME).write_text("damaged")
+    moderated.path.with_name(COPY_NAME).write_text("damaged")
     moderated.restart()
     live.apply([camera(library, 0, seen=SEEN)], {})
 

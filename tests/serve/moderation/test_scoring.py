@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serve.moderation.scoring import Screen, Sought
+from serve.moderation.scoring import FrameScorer, Prompts
 
 WIDTH = 16
 NONE = np.empty((0, WIDTH), np.float32)
@@ -27,7 +27,7 @@ def prompts() -> NDArray[np.float32]:
 def test_a_frame_that_shows_it_is_sure_and_others_are_not(
     bank: NDArray[np.float32], prompts: NDArray[np.float32]
 ) -> None:
-    screen = Screen([Sought(shown=prompts[:2], unlike=NONE)], bank)
+    screen = FrameScorer([Prompts(shown=prompts[:2], unlike=NONE)], bank)
 
     confidences = screen.confidences(np.concatenate([prompts[:2], bank]))[:, 0]
 
@@ -37,8 +37,8 @@ def test_a_frame_that_shows_it_is_sure_and_others_are_not(
 
 def test_what_only_looks_alike_takes_the_sureness_away(bank: NDArray[np.float32], prompts: NDArray[np.float32]) -> None:
     alike = unit(prompts[:1] + 0.5 * prompts[1:2])
-    plain = Screen([Sought(shown=prompts[:1], unlike=NONE)], bank)
-    rivalled = Screen([Sought(shown=prompts[:1], unlike=alike)], bank)
+    plain = FrameScorer([Prompts(shown=prompts[:1], unlike=NONE)], bank)
+    rivalled = FrameScorer([Prompts(shown=prompts[:1], unlike=alike)], bank)
 
     assert plain.confidences(alike)[0, 0] > 0.6
     assert rivalled.confidences(alike)[0, 0] < 0.3
@@ -46,30 +46,30 @@ def test_what_only_looks_alike_takes_the_sureness_away(bank: NDArray[np.float32]
 
 def test_each_is_as_it_would_be_alone(bank: NDArray[np.float32], prompts: NDArray[np.float32]) -> None:
     sought = [
-        Sought(shown=prompts[:2], unlike=prompts[2:3]),
-        Sought(shown=NONE, unlike=NONE),
-        Sought(shown=prompts[3:4], unlike=NONE),
-        Sought(shown=prompts[4:5], unlike=prompts[:3]),
+        Prompts(shown=prompts[:2], unlike=prompts[2:3]),
+        Prompts(shown=NONE, unlike=NONE),
+        Prompts(shown=prompts[3:4], unlike=NONE),
+        Prompts(shown=prompts[4:5], unlike=prompts[:3]),
     ]
     frames = unit(np.random.default_rng(3).standard_normal((40, WIDTH)))
 
-    together = Screen(sought, bank).confidences(frames)
+    together = FrameScorer(sought, bank).confidences(frames)
 
     assert together.shape == (40, 4)
     assert (together[:, 1] == 0).all()
     for n, one in enumerate(sought):
-        assert together[:, n] == pytest.approx(Screen([one], bank).confidences(frames)[:, 0], abs=1e-5)
+        assert together[:, n] == pytest.approx(FrameScorer([one], bank).confidences(frames)[:, 0], abs=1e-5)
 
 
 def test_a_frame_that_is_near_to_every_text_is_near_to_none(
     bank: NDArray[np.float32], prompts: NDArray[np.float32]
 ) -> None:
     hub = unit(prompts[:1] + 3 * bank.mean(axis=0) / np.linalg.norm(bank.mean(axis=0)))
-    screen = Screen([Sought(shown=prompts[:1], unlike=NONE)], bank)
+    screen = FrameScorer([Prompts(shown=prompts[:1], unlike=NONE)], bank)
 
     assert screen.confidences(hub)[0, 0] < screen.confidences(prompts[:1])[0, 0] - 0.1
 
 
 def test_no_frames_and_nothing_sought(bank: NDArray[np.float32], prompts: NDArray[np.float32]) -> None:
-    assert Screen([], bank).confidences(prompts).shape == (5, 0)
-    assert Screen([Sought(shown=prompts, unlike=NONE)], bank).confidences(NONE).shape == (0, 1)
+    assert FrameScorer([], bank).confidences(prompts).shape == (5, 0)
+    assert FrameScorer([Prompts(shown=prompts, unlike=NONE)], bank).confidences(NONE).shape == (0, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from encoders.values import Utterance, Word
 from serve.moderation.policies import Policies, Policy
-from serve.moderation.video import Found, Rulebook, Screening
+from serve.moderation.video import Finding, Rulebook, VideoScorer
 from support.sample_live import said
 
 POLICIES = Policies(
@@ -42,7 +42,7 @@ def talk(seed: int) -> list[tuple[int, Utterance]]:
     return found
 
 
-def told(found: list[Found]) -> list[tuple[object, ...]]:
+def told(found: list[Finding]) -> list[tuple[object, ...]]:
     return sorted(
         (one.policy, one.start_seconds, one.kind != "OPENED", one.kind == "CLOSED", len(one.words), one.end_seconds)
         for one in found
@@ -52,26 +52,26 @@ def told(found: list[Found]) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("seed", range(10))
 def test_words_give_the_same_events_however_the_watermark_moves(seed: int) -> None:
     utterances, rng = talk(seed), random.Random(seed)
-    whole = Screening(book())
-    at_once = [*whole.hear(utterances, END), *whole.end(END)]
+    whole = VideoScorer(book())
+    at_once = [*whole.add_utterances(utterances, END), *whole.finish(END)]
 
     steps, watermark, kept = [], 0.0, None
     while watermark < END:
         watermark = min(END, watermark + rng.choice([0.5, 2.0, 7.0, 30.0]))
-        screening = Screening(book(), kept)
-        new = [one for one in utterances if one[0] > screening.words_after and one[1].start_seconds < watermark]
-        steps += screening.hear(new, watermark)
-        kept = json.loads(json.dumps(screening.kept()))
-    steps += Screening(book(), kept).end(END)
+        scorer = VideoScorer(book(), kept)
+        new = [one for one in utterances if one[0] > scorer.words_after and one[1].start_seconds < watermark]
+        steps += scorer.add_utterances(new, watermark)
+        kept = json.loads(json.dumps(scorer.state()))
+    steps += VideoScorer(book(), kept).finish(END)
 
     assert told(steps) == told(at_once)
     assert any(one.kind == "CLOSED" for one in at_once)
 
 
 def test_what_is_said_again_soon_is_one_event() -> None:
-    screening = Screening(book())
+    scorer = VideoScorer(book())
     found = list(
-        screening.hear([(0, said("fire", 1.0)), (1, said("fire and fire", 4.0)), (2, said("fire", 20.0))], 60.0)
+        scorer.add_utterances([(0, said("fire", 1.0)), (1, said("fire and fire", 4.0)), (2, said("fire", 20.0))], 60.0)
     )
 
     assert [(one.kind, one.start_seconds, len(one.words)) for one in found] == [

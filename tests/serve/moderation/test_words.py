@@ -4,7 +4,7 @@ import pytest
 
 from encoders.values import Utterance
 from serve.moderation.policies import Policy
-from serve.moderation.words import Listener, following
+from serve.moderation.words import TermFinder, next_context
 from support.sample_live import said
 
 
@@ -19,12 +19,12 @@ def heard(terms: dict[str, list[str]], *texts: str) -> list[list[str]]:
         )
         for name, found in terms.items()
     ]
-    listener, before, answers = Listener(policies), (), []
+    term_finder, before, answers = TermFinder(policies), (), []
     for n, text in enumerate(texts):
         utterance = said(text, 2.0 * n)
-        found = listener.hear(before, utterance)
+        found = term_finder.find(before, utterance)
         answers.append([f"{policies[one.policy].policy_id}: {' '.join(w.text for w in one.words)}" for one in found])
-        before = following(before, utterance)
+        before = next_context(before, utterance)
     return answers
 
 
@@ -61,11 +61,11 @@ def test_a_phrase_may_begin_in_the_utterance_before_and_is_found_once() -> None:
 
 
 def test_nothing_goes_on_after_a_long_pause() -> None:
-    listener = Listener([Policy(policy_id="a", label="A", says=("on fire",))])
-    before = following((), said("it is on", 0.0))
+    term_finder = TermFinder([Policy(policy_id="a", label="A", says=("on fire",))])
+    before = next_context((), said("it is on", 0.0))
 
-    assert listener.hear(before, said("fire", 5.0))
-    assert not listener.hear(before, said("fire", 50.0))
+    assert term_finder.find(before, said("fire", 5.0))
+    assert not term_finder.find(before, said("fire", 50.0))
 
 
 def test_one_word_may_be_of_several_policies() -> None:
@@ -73,7 +73,7 @@ def test_one_word_may_be_of_several_policies() -> None:
 
 
 def test_tells_when_it_was_said_and_how_surely() -> None:
-    (found,) = Listener([Policy(policy_id="a", label="A", says=("on fire",))]).hear((), said("is on fire", 8.0))
+    (found,) = TermFinder([Policy(policy_id="a", label="A", says=("on fire",))]).find((), said("is on fire", 8.0))
 
     assert [(word.start_seconds, word.end_seconds) for word in found.words] == [(8.25, 8.375), (8.5, 8.625)]
     assert found.confidence == pytest.approx(0.5)
@@ -84,7 +84,7 @@ def test_words_without_times_have_those_of_their_utterance() -> None:
         epoch=0, start_seconds=3.0, end_seconds=6.0, text="there is fire", words=(), language="en", avg_logprob=-1.0,
         no_speech_prob=0.0,
     )  # fmt: skip
-    (found,) = Listener([Policy(policy_id="a", label="A", says=("fire",))]).hear((), plain)
+    (found,) = TermFinder([Policy(policy_id="a", label="A", says=("fire",))]).find((), plain)
 
     assert (found.words[0].start_seconds, found.words[0].end_seconds) == (3.0, 6.0)
 
