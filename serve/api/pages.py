@@ -1,13 +1,10 @@
-"""Page tokens that only this server can make, and the rankings they page through."""
+"""Page tokens for the services of the API, the key that signs them, and the rankings that they page through."""
 
-import base64
-import binascii
 import fcntl
 import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
 import stat
 import threading
@@ -18,24 +15,23 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
+from itsdangerous import Signer
+from itsdangerous.encoding import base64_decode, base64_encode
 
 from serve.errors import PageTokenExpired, PageTokenInvalid, SettingsError
 
 KEY_FILE = "server.key"
 KEY_BYTES = 32
-VERSION = b"\x01"  # of the token's layout: version, digest, payload
-DIGEST_BYTES = 32
-# Ours have some 120 characters; the place in a list holds a URI of at most 8,192, escaped. Longer ones are refused
-# before any work, and never made.
+# Bounds the work for a hostile token: a longer one is refused unread, and never made. A usual token has some 120
+# characters; a token of ListVideos holds a URI of at most 8,192, each of which may be escaped to six or more.
 MAX_TOKEN_CHARS = 1 << 17
-TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 
 T = TypeVar("T")
 
 
 # ------------------------------------------------------------------ signed tokens
 class PageSigner:
-    """Makes page tokens and knows its own. A caller can read what a token holds, and cannot change it."""
+    """Makes page tokens and verifies them. A caller can read what a token holds, but cannot change it."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -43,60 +39,45 @@ class PageSigner:
         self._key = key
 
     def sign(self, payload: Mapping[str, Any], *, binding: bytes) -> str:
-        """Write a token of JSON values.
+        """Make a token of JSON values.
 
         Args:
-            binding: Of whom and what it is good for: see `binding`.
+            binding: The caller and the request that may use the token: see `binding`.
         Raises:
-            ValueError: If it gets too long: a token names a ranking, and does not hold it.
+            ValueError: If the token would have more than MAX_TOKEN_CHARS. Put a name of the data into it instead.
         """
-        content = json.dumps(dict(payload), separators=(",", ":"), allow_nan=False).encode()
-        token = _encode(VERSION + self._digest(content, binding) + content)
+        # Pure ASCII: a URI may hold lone surrogates, for the bytes of a file name that are not UTF-8.
+        content = json.dumps(dict(payload), separators=(",", ":"), allow_nan=False)
+        token = self._signed(base64_encode(content).decode(), binding)
         if len(token) > MAX_TOKEN_CHARS:
             raise ValueError(f"a page token must have at most {MAX_TOKEN_CHARS} characters, got {len(token)}")
         return token
 
     def verify(self, token: str, *, binding: bytes) -> dict[str, Any]:
-        """Read a token's payload.
+        """Return a token's payload.
 
         Raises:
-            PageTokenInvalid: If it is not, to the character, what `sign` made for this binding.
+            PageTokenInvalid: If `sign` did not make exactly this token for this binding.
         """
-        content = _decode(token)
-        start = len(VERSION) + DIGEST_BYTES
-        payload = content[start:]
-        expected = VERSION + self._digest(payload, binding)
-        if not hmac.compare_digest(content[:start], expected):
+        if len(token) > MAX_TOKEN_CHARS or not token.isascii():
             raise PageTokenInvalid
-        values: dict[str, Any] = json.loads(payload)  # our own, so it is what sign() wrote
-        return values
+        content, _, _ = token.rpartition(".")
+        # Compared as a whole: Signer.unsign() would accept other spellings of the same signature, since the last
+        # character of base64 has two spare bits. The payload is decoded only after that.
+        if not hmac.compare_digest(self._signed(content, binding), token):
+            raise PageTokenInvalid
+        payload: dict[str, Any] = json.loads(base64_decode(content))
+        return payload
 
-    def _digest(self, payload: bytes, binding: bytes) -> bytes:
-        # The length goes first, so that no bytes can move from the binding to the payload.
-        message = b"kinodex page" + VERSION + len(binding).to_bytes(8, "big") + binding + payload
-        return hmac.digest(self._key, message, "sha256")
-
-
-def _encode(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).decode("ascii").rstrip("=")
-
-
-def _decode(token: str) -> bytes:
-    if len(token) > MAX_TOKEN_CHARS or not TOKEN.fullmatch(token):
-        raise PageTokenInvalid
-    try:
-        content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-    except binascii.Error as error:
-        raise PageTokenInvalid from error
-    if _encode(content) != token:  # the last character may have bits to spare: one token, one spelling
-        raise PageTokenInvalid
-    return content
+    def _signed(self, content: str, binding: bytes) -> str:
+        signer = Signer(self._key, salt=b"kinodex page" + binding, key_derivation="hmac", digest_method=hashlib.sha256)
+        return signer.sign(content).decode()
 
 
 def binding(principal_name: str, method: str, message: Message) -> bytes:
-    """Digest whom and what a page token is good for: SHA-256 over the caller, the method and the request.
+    """Digest the caller, the method and the request that may use a page token: SHA-256.
 
-    The request counts without its tokens, and without what says where to begin or how much to send at once.
+    The digest leaves out the request's tokens, and the fields that say where to begin and how much to send.
     """
     request = type(message)()
     request.CopyFrom(message)
@@ -110,19 +91,19 @@ def binding(principal_name: str, method: str, message: Message) -> bytes:
 
 
 def page_key(directory: Path) -> bytes:
-    """Return the key that signs this data directory's page tokens, made on the first call.
+    """Return the key that signs this data directory's page tokens; the first call makes it.
 
-    It lasts, so that a token outlives a restart and is good at every server of the directory.
+    The key is stored, so that a token outlives a restart, and every server of the directory accepts it.
 
     Raises:
         SettingsError: If the file is damaged, or if others than its owner may read or write it.
-        OSError: If it cannot be read or made.
+        OSError: If the file cannot be read or made.
     """
     path = directory / KEY_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        # Of two servers that start at once, the lock's first finds the file empty, and the other one finds the key.
-        # After a crash in between the file is still empty. (O_EXCL would tell the second nothing of when to read.)
+        # If two servers start at once, the first to get the lock finds an empty file and writes the key; the second
+        # reads it. A crash in between leaves the file empty. With O_EXCL the second would not know when to read.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         status = os.fstat(descriptor)
         if stat.S_IMODE(status.st_mode) & 0o077:
@@ -138,18 +119,19 @@ def page_key(directory: Path) -> bytes:
     return key
 
 
-# ------------------------------------------------------------------ remembered rankings
-class Remembered(Generic[T]):
-    """Values by a random id, the least recently used forgotten first. Thread-safe."""
+# ------------------------------------------------------------------ rankings in memory
+class ExpiringCache(Generic[T]):
+    """Values under random ids. A value expires some time after its last use; when there are too many, the least
+    recently used goes first. Thread-safe."""
 
     def __init__(
         self, max_count: int = 256, max_age_seconds: float = 900, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Remember nothing yet.
+        """Make an empty cache.
 
         Args:
-            max_count: How many are kept.
-            max_age_seconds: For how long after its last use one is kept.
+            max_count: The most values it holds.
+            max_age_seconds: How long it holds a value after its last use.
         """
         if max_count < 1 or max_age_seconds <= 0:
             raise ValueError(f"max_count and max_age_seconds must be > 0, got {max_count}, {max_age_seconds}")
@@ -157,29 +139,29 @@ class Remembered(Generic[T]):
         self._lock = threading.Lock()
         self._values: OrderedDict[str, tuple[float, T]] = OrderedDict()  # (last use, value), the oldest use first
 
-    def keep(self, value: T) -> str:
-        """Remember a value, and return its id."""
+    def add(self, value: T) -> str:
+        """Store a value and return its new id."""
         value_id = secrets.token_urlsafe(16)
         with self._lock:
             self._values[value_id] = (self._clock(), value)
-            self._forget()
+            self._drop_expired()
         return value_id
 
     def get(self, value_id: str) -> T:
-        """Return a value, which is young again then.
+        """Return a value, and count this as its last use.
 
         Raises:
-            PageTokenExpired: If it is forgotten, or never was.
+            PageTokenExpired: If no value has this id, or no longer.
         """
         with self._lock:
-            self._forget()
+            self._drop_expired()
             if value_id not in self._values:
                 raise PageTokenExpired
             _, value = self._values.pop(value_id)
             self._values[value_id] = (self._clock(), value)
             return value
 
-    def _forget(self) -> None:
+    def _drop_expired(self) -> None:
         oldest = self._clock() - self._max_age_seconds
         while self._values:
             used, _ = next(iter(self._values.values()))

@@ -14,7 +14,7 @@ from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1 import search_service_pb2_grpc
 from serve.api.access import Access
 from serve.api.interceptor import current_principal
-from serve.api.pages import PageSigner, Remembered, binding
+from serve.api.pages import ExpiringCache, PageSigner, binding
 from serve.api.tokens import Principal
 from serve.api.watch_queue import READ_RETRY_SECONDS, Unread
 from serve.api.workers import Workers, run_to_end
@@ -65,10 +65,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         """Take what answers: `library` and `watcher` raise ServerNotReady while there is none."""
         self.library, self.watcher, self.access, self.workers, self.signer = library, watcher, access, workers, signer
         self.ended = asyncio.Event()  # set when those who watch are to end
-        self.kept: Remembered[Kept] = Remembered()  # by name: those that are paged through
-        self.worked_out: SingleFlightCache[Kept] = SingleFlightCache(
-            WORKED_OUT_COUNT
-        )  # by question and state of the library
+        self.kept: ExpiringCache[Kept] = ExpiringCache()  # by name: those that are paged through
+        # By question and state of the library.
+        self.worked_out: SingleFlightCache[Kept] = SingleFlightCache(WORKED_OUT_COUNT)
 
     async def SearchVideos(self, request: search.SearchVideosRequest, context: Any) -> search.SearchVideosResponse:
         query, principal = search_query(request), current_principal()
@@ -178,7 +177,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             try:
                 self.kept.get(kept.name)
             except PageTokenExpired:
-                kept.name = self.kept.keep(kept)
+                kept.name = self.kept.add(kept)
             return self.signer.sign({"ranking": kept.name, "start": end}, binding=bound_to)
 
         return kept, start, next_page

@@ -1,18 +1,22 @@
 """Page tokens that nobody else can make, and rankings that are forgotten in time."""
 
 import base64
+import hashlib
 import json
 import random
 import secrets
 import stat
 import threading
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+from itsdangerous import Signer
 
 from kinodex.v1.library_service_pb2 import GetVideoRequest, ListVideosRequest
-from serve.api.pages import MAX_TOKEN_CHARS, PageSigner, Remembered, binding, page_key
+from serve.api.pages import MAX_TOKEN_CHARS, ExpiringCache, PageSigner, binding, page_key
 from serve.errors import PageTokenExpired, PageTokenInvalid, SettingsError
 
 KEY = bytes(range(32))
@@ -67,12 +71,43 @@ def test_another_server_s_token_is_refused() -> None:
 
 def test_bytes_cannot_move_between_binding_and_payload() -> None:
     signer = PageSigner(KEY)
-    content = base64.urlsafe_b64decode(signer.sign({"abc": 1}, binding=BINDING) + "==")
-    head, payload = content[:33], content[33:]
+    head, signature = signer.sign({"abc": 1}, binding=BINDING).split(".")
+    payload = base64.urlsafe_b64decode(head + "=" * (-len(head) % 4))
     assert payload == b'{"abc":1}'
-    shorter = base64.urlsafe_b64encode(head + payload[3:]).decode().rstrip("=")
+    shorter = base64.urlsafe_b64encode(payload[3:]).decode().rstrip("=")
     with pytest.raises(PageTokenInvalid):
-        signer.verify(shorter, binding=BINDING + payload[:3])
+        signer.verify(f"{shorter}.{signature}", binding=BINDING + payload[:3])
+
+
+def test_a_payload_may_hold_what_is_not_utf_8() -> None:
+    payload = {"after": "file:///films/\udcff\udc80.mp4"}
+    token = PageSigner(KEY).sign(payload, binding=BINDING)
+    assert token.isascii()
+    assert PageSigner(KEY).verify(token, binding=BINDING) == payload
+
+
+def test_a_token_of_the_longest_uri_can_be_made() -> None:
+    payload = {"after": ["https://example.org/" + "\udcff" * 8172, "c" * 64, "v" * 128]}
+    token = PageSigner(KEY).sign(payload, binding=BINDING)
+    assert PageSigner(KEY).verify(token, binding=BINDING) == payload
+
+
+@pytest.mark.parametrize("signer_key", [KEY, bytes(32)])
+def test_a_forged_token_is_never_decoded(monkeypatch: pytest.MonkeyPatch, signer_key: bytes) -> None:
+    """Neither a compressed bomb, spelled as itsdangerous spells compressed payloads, nor deeply nested JSON."""
+
+    def refuse(content: object) -> Any:
+        raise AssertionError("decoded before it was verified")
+
+    monkeypatch.setattr("serve.api.pages.base64_decode", refuse)
+    monkeypatch.setattr("serve.api.pages.json.loads", refuse)
+    monkeypatch.setattr("zlib.decompress", refuse)
+    bomb = base64.urlsafe_b64encode(zlib.compress(bytes(50_000_000))).decode().rstrip("=")
+    nested = base64.urlsafe_b64encode(b"[" * 90_000).decode().rstrip("=")
+    for content in (bomb, f".{bomb}", nested, ""):
+        signature = Signer(signer_key, salt=BINDING, digest_method=hashlib.sha256).sign(content).decode()
+        with pytest.raises(PageTokenInvalid):
+            PageSigner(KEY).verify(signature, binding=BINDING)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +234,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         page_key(tmp_path)
 
 
-# ------------------------------------------------------------------ remembered rankings
+# ------------------------------------------------------------------ rankings in memory
 class Clock:
     seconds = 100.0
 
@@ -208,50 +243,50 @@ class Clock:
 
 
 def test_a_value_is_remembered_by_an_id_nobody_guesses() -> None:
-    remembered: Remembered[list[int]] = Remembered()
-    first, second = remembered.keep([1]), remembered.keep([2])
-    assert (remembered.get(first), remembered.get(second)) == ([1], [2])
+    cache: ExpiringCache[list[int]] = ExpiringCache()
+    first, second = cache.add([1]), cache.add([2])
+    assert (cache.get(first), cache.get(second)) == ([1], [2])
     assert len(first) == 22
     assert json.loads(json.dumps(first)) == first
     with pytest.raises(PageTokenExpired):
-        remembered.get("unknown")
+        cache.get("unknown")
 
 
 def test_the_least_recently_used_is_forgotten_first() -> None:
-    remembered: Remembered[int] = Remembered(max_count=2)
-    first, second = remembered.keep(1), remembered.keep(2)
-    remembered.get(first)
-    third = remembered.keep(3)
+    cache: ExpiringCache[int] = ExpiringCache(max_count=2)
+    first, second = cache.add(1), cache.add(2)
+    cache.get(first)
+    third = cache.add(3)
     with pytest.raises(PageTokenExpired):
-        remembered.get(second)
-    assert (remembered.get(first), remembered.get(third)) == (1, 3)
+        cache.get(second)
+    assert (cache.get(first), cache.get(third)) == (1, 3)
 
 
 def test_a_value_is_forgotten_some_time_after_its_last_use() -> None:
     clock = Clock()
-    remembered: Remembered[int] = Remembered(max_age_seconds=10, clock=clock)
-    used, unused = remembered.keep(1), remembered.keep(2)
+    cache: ExpiringCache[int] = ExpiringCache(max_age_seconds=10, clock=clock)
+    used, unused = cache.add(1), cache.add(2)
     clock.seconds += 9
-    assert remembered.get(used) == 1
+    assert cache.get(used) == 1
     clock.seconds += 9
-    assert remembered.get(used) == 1
+    assert cache.get(used) == 1
     with pytest.raises(PageTokenExpired):
-        remembered.get(unused)
+        cache.get(unused)
     clock.seconds += 10
     with pytest.raises(PageTokenExpired):
-        remembered.get(used)
+        cache.get(used)
 
 
 def test_many_threads_may_use_it() -> None:
-    remembered: Remembered[int] = Remembered(max_count=8)
+    cache: ExpiringCache[int] = ExpiringCache(max_count=8)
     failures: list[BaseException] = []
 
     def use() -> None:
         try:
             for number in range(300):
-                value_id = remembered.keep(number)
+                value_id = cache.add(number)
                 try:
-                    assert remembered.get(value_id) == number
+                    assert cache.get(value_id) == number
                 except PageTokenExpired:
                     continue
         except BaseException as error:
@@ -267,4 +302,4 @@ def test_many_threads_may_use_it() -> None:
 
 def test_a_memory_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="max_count"):
-        Remembered(max_count=0)
+        ExpiringCache(max_count=0)

@@ -17,7 +17,7 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
-from serve.api.pages import Remembered
+from serve.api.pages import ExpiringCache
 from serve.catalog.catalog import Catalog, NewVideo
 from support.fakes import ColourEncoder, use_fakes
 from support.running import Running, running
@@ -226,7 +226,7 @@ def test_an_answer_that_nobody_went_on_with_is_forgotten(
     method: str, directory: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
-    monkeypatch.setattr("serve.api.search.Remembered", partial(Remembered, max_count=2))
+    monkeypatch.setattr("serve.api.search.ExpiringCache", partial(ExpiringCache, max_count=2))
     with running(directory, ingest_command=NO_WORKER) as started, grpc.insecure_channel(started.address) as channel:
         other = Shelf(directory, started, channel)
         one, two = (other.page(method, "still", 1, text=text).next_page_token for text in ("red", "green"))
