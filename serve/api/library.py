@@ -262,7 +262,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
 
     def readable(self, principal: Principal, collection: str | None) -> tuple[str, ...] | None:
         """Return the collections that a call may read which names one, or None: all that the caller may."""
-        return self.access.readable(principal, None if collection is None else (collection,))
+        return self.access.readable_collections(principal, None if collection is None else (collection,))
 
     def submit(self, job: NewJob, key: RequestKey | None) -> VideoStatus:
         """Queue a job, or find what a repeated request was answered with."""

@@ -85,7 +85,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
     async def ListPolicies(
         self, request: moderation.ListPoliciesRequest, context: Any
     ) -> moderation.ListPoliciesResponse:
-        held, readable = self.policies(), self.access.readable(current_principal(), None)
+        held, readable = self.policies(), self.access.readable_collections(current_principal(), None)
         response = moderation.ListPoliciesResponse(refused=refused(held.mistake, is_whole=readable is None))
         if held.policies is not None:
             response.version = held.policies.version
@@ -172,7 +172,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         Raises:
             PermissionDenied, CollectionNotFound: For what it names and may not have.
         """
-        return replace(wanted, collections=self.access.readable(principal, wanted.collections))
+        return replace(wanted, collections=self.access.readable_collections(principal, wanted.collections))
 
 
 def narrowed(policies: Sequence[Policy], readable: Sequence[str] | None) -> Iterator[Policy]:

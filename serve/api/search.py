@@ -1,4 +1,4 @@
-"""SearchService: questions over gRPC."""
+"""SearchService: the gRPC methods that search for videos and moments, page by page, and watch for new moments."""
 
 import asyncio
 import dataclasses
@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import Message
+from numpy.typing import NDArray
 
 from encoders.errors import NoVisualEncoder
 from ingest.errors import IngestError
@@ -16,7 +18,7 @@ from serve.api.access import Access
 from serve.api.interceptor import current_principal
 from serve.api.pages import ExpiringCache, PageSigner, binding
 from serve.api.tokens import Principal
-from serve.api.watch_queue import READ_RETRY_SECONDS, Unread
+from serve.api.watch_queue import READ_RETRY_SECONDS, WatchQueue
 from serve.api.workers import Workers, run_to_end
 from serve.catalog.reader import only
 from serve.codec.messages import moment_change_message, moments_response, search_response
@@ -33,26 +35,27 @@ from serve.moderation.standing import StandingQuery, Watcher
 from serve.search.caches import SingleFlightCache
 from serve.search.engine import Engine
 from serve.search.library import Library
-from serve.search.ranking import RankedMoment, RankedVideo, Ranking
-from serve.values import Answer, Query
+from serve.search.ranking import Ranking
+from serve.values import Answer, Query, Thresholds
 
-Check = Callable[[], None]
+CACHED_RANKING_COUNT = 256  # rankings in memory: some 200 KB each for a question with many answers
 
-
-WORKED_OUT_COUNT = 256  # rankings that stay in memory: some 200 KB each where a question has many answers
+Check = Callable[[], None]  # raises CallAbandoned once the call is cancelled
+Rank = Callable[[Engine, Query, NDArray[np.uint8] | None, Check], Ranking[Any]]
+NextToken = Callable[[int], str]  # start of the next page -> its token; empty: there is no next page
 
 
 @dataclass(slots=True)
-class Kept:
+class EngineRanking:
     """A ranking, and the engine whose rows it names."""
 
     engine: Engine
     ranking: Ranking[Any]
-    name: str = ""  # by which page tokens know it; empty: none does
+    page_id: str = ""  # in page tokens; empty: no token names this ranking yet
 
 
 class SearchService(search_service_pb2_grpc.SearchServiceServicer):
-    """Answers questions about what the caller may read."""
+    """Answers questions about the collections that the caller may read."""
 
     def __init__(
         self,
@@ -62,180 +65,202 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         workers: Workers,
         signer: PageSigner,
     ) -> None:
-        """Take what answers: `library` and `watcher` raise ServerNotReady while there is none."""
+        """Take the parts; `library` and `watcher` raise ServerNotReady while the server loads."""
         self.library, self.watcher, self.access, self.workers, self.signer = library, watcher, access, workers, signer
-        self.ended = asyncio.Event()  # set when those who watch are to end
-        self.kept: ExpiringCache[Kept] = ExpiringCache()  # by name: those that are paged through
-        # By question and state of the library.
-        self.worked_out: SingleFlightCache[Kept] = SingleFlightCache(WORKED_OUT_COUNT)
+        self._watches_ended = asyncio.Event()  # replaced when it is set: later watches wait for the next one
+        self._paged: ExpiringCache[EngineRanking] = ExpiringCache()  # rankings that page tokens name
+        # Rankings by question and state of the library.
+        self.rankings: SingleFlightCache[EngineRanking] = SingleFlightCache(CACHED_RANKING_COUNT)
 
     async def SearchVideos(self, request: search.SearchVideosRequest, context: Any) -> search.SearchVideosResponse:
-        query, principal = search_query(request), current_principal()
+        query = search_query(request)
 
-        def work(check: Check) -> search.SearchVideosResponse:
-            def rank(library: Library, query: Query) -> Ranking[RankedVideo]:
-                return library.engine.rank_videos(query, picture_of(library, query), check)
+        def render(found: EngineRanking, start: int, next_token: NextToken) -> search.SearchVideosResponse:
+            videos, end = found.engine.page_of_videos(found.ranking, start, query.limit)
+            answer = Answer(videos=videos, degraded_channels=found.ranking.degraded_channels)
+            return search_response(answer, next_token(end))
 
-            kept, start, page = self.page("SearchVideos", request, query, principal, rank)
-            videos, end = kept.engine.page_of_videos(kept.ranking, start, query.limit)
-            answer = Answer(videos=videos, degraded_channels=kept.ranking.degraded_channels)
-            return search_response(answer, page(end))
-
-        response: search.SearchVideosResponse = await self.workers.run(work)
+        response: search.SearchVideosResponse = await self._answer(
+            "SearchVideos", request, query, Engine.rank_videos, render
+        )
         return response
 
     async def SearchMoments(self, request: search.SearchMomentsRequest, context: Any) -> search.SearchMomentsResponse:
-        query, principal = moments_query(request), current_principal()
+        query = moments_query(request)
 
-        def work(check: Check) -> search.SearchMomentsResponse:
-            def rank(library: Library, query: Query) -> Ranking[RankedMoment]:
-                return library.engine.rank_moments(query, picture_of(library, query), check)
+        def render(found: EngineRanking, start: int, next_token: NextToken) -> search.SearchMomentsResponse:
+            moments, end = found.engine.page_of_moments(found.ranking, start, query.limit)
+            answer = Answer(moments=moments, degraded_channels=found.ranking.degraded_channels)
+            return moments_response(answer, next_token(end))
 
-            kept, start, page = self.page("SearchMoments", request, query, principal, rank)
-            moments, end = kept.engine.page_of_moments(kept.ranking, start, query.limit)
-            answer = Answer(moments=moments, degraded_channels=kept.ranking.degraded_channels)
-            return moments_response(answer, page(end))
-
-        response: search.SearchMomentsResponse = await self.workers.run(work)
+        response: search.SearchMomentsResponse = await self._answer(
+            "SearchMoments", request, query, Engine.rank_moments, render
+        )
         return response
 
     async def WatchMoments(
         self, request: search.WatchMomentsRequest, context: Any
     ) -> AsyncIterator[search.WatchMomentsResponse]:
         (query, thresholds), principal = standing_query(request), current_principal()
-        ended, unread = self.ended, Unread(context)
-        begun: list[tuple[Watcher, StandingQuery]] = []  # at most one
+        ended, queue = self._watches_ended, WatchQueue(context)
+        # At most one. A list, as a call that is cancelled while the thread adds its query gets no return value.
+        added: list[tuple[Watcher, StandingQuery]] = []
 
-        def begin(check: Check) -> None:
-            library, watcher = self.library(), self.watcher()
-            library.engine.refresh()
-            collections = self.access.readable(principal, query.filter.collections)
-            narrowed = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
-            target = library.engine.target_of(self.example_of(library, narrowed, principal), picture_of(library, query))
+        def add(check: Check) -> None:
+            watcher, standing = self._standing_query(query, thresholds, principal, queue)
             check()
-            asked = StandingQuery(query=narrowed, target=target, thresholds=thresholds, tell=unread.tell)
-            begun.append((watcher, asked))
-            watcher.add(asked)
+            added.append((watcher, standing))
+            watcher.add(standing)
             try:
                 check()
-            except CallAbandoned:  # meanwhile: whoever waited may have looked before the query was there
-                watcher.remove(asked)
+            except CallAbandoned:  # cancelled meanwhile, and removed perhaps before it was added
+                watcher.remove(standing)
                 raise
 
         try:
-            await self.workers.run(begin)
+            await self.workers.run(add)
             yield search.WatchMomentsResponse()
             while not ended.is_set():
-                next_one, end = asyncio.ensure_future(unread.next()), asyncio.ensure_future(ended.wait())
+                change, end = asyncio.ensure_future(queue.next()), asyncio.ensure_future(ended.wait())
                 try:
-                    await asyncio.wait((next_one, end), return_when=asyncio.FIRST_COMPLETED)
-                    if next_one.done():
-                        yield moment_change_message(next_one.result())
+                    await asyncio.wait((change, end), return_when=asyncio.FIRST_COMPLETED)
+                    if change.done():
+                        yield moment_change_message(change.result())
                 finally:
-                    next_one.cancel()
+                    change.cancel()
                     end.cancel()
         finally:
-            unread.close()
-            for watcher, asked in begun:  # waits for whoever follows the videos just now, so not on the loop
-                await run_to_end(asyncio.to_thread(watcher.remove, asked))
+            queue.close()
+            for watcher, standing in added:  # in a thread: removing waits for the watcher's step
+                await run_to_end(asyncio.to_thread(watcher.remove, standing))
         raise ServerNotReady("stopping", READ_RETRY_SECONDS)
 
     def end_watches(self) -> None:
-        """End the calls that watch; new ones may come. On the event loop."""
-        self.ended.set()
-        self.ended = asyncio.Event()
+        """End the running WatchMoments calls; new ones may begin. Call it on the event loop."""
+        self._watches_ended.set()
+        self._watches_ended = asyncio.Event()
 
-    def page(
+    # ---- one page of an answer
+
+    async def _answer(
         self,
         method: str,
         request: Message,
         query: Query,
-        principal: Principal,
-        rank: Callable[[Library, Query], Ranking[Any]],
-    ) -> tuple[Kept, int, Callable[[int], str]]:
-        """Find what a request pages through: a new ranking, or the one its token names.
+        rank: Rank,
+        render: Callable[[EngineRanking, int, NextToken], Message],
+    ) -> Any:
+        """Answer a request with one page of a ranking, which `render` writes from a place on."""
+        principal = current_principal()
 
-        A ranking stays as it was when its first page was asked for, so that no later page repeats or skips anything;
-        only what was deleted since is passed over.
+        def work(check: Check) -> Message:
+            library, bound_to = self.library(), binding(principal.scope, method, request)
+            token: str = request.page_token  # type: ignore[attr-defined]  # every request with pages has this field
+            if token:
+                found, start = self._find_ranking(token, bound_to)
+            else:
+                found = self._rank(method, library, self._narrow(library, query, principal), rank, check)
+                start = 0
+            return render(found, start, lambda end: self._next_token(found, end, bound_to))
 
-        Returns:
-            The ranking, where the page starts in it, and what makes the token of the page that starts later.
+        return await self.workers.run(work)
+
+    def _find_ranking(self, token: str, bound_to: bytes) -> tuple[EngineRanking, int]:
+        """Return the ranking that a page token names, and where the page starts in it.
+
+        A ranking stays as it was for the first page, so that no later page repeats or skips an answer. Only videos
+        deleted since then are left out.
         """
-        library, bound_to = self.library(), binding(principal.scope, method, request)
-        token: str = request.page_token  # type: ignore[attr-defined]  # every request that pages has one
-        if token:
-            held = self.signer.verify(token, binding=bound_to)
-            if held.keys() != {"ranking", "start"}:
-                raise PageTokenInvalid
-            kept, start = self.kept.get(str(held["ranking"])), int(held["start"])
-        else:
-            kept, start = self.ranked(method, library, self.readable(library, query, principal), rank), 0
+        payload = self.signer.verify(token, binding=bound_to)
+        if payload.keys() != {"ranking", "start"}:
+            raise PageTokenInvalid
+        return self._paged.get(str(payload["ranking"])), int(payload["start"])
 
-        def next_page(end: int) -> str:
-            if end >= len(kept.ranking.entries):
-                return ""
-            try:
-                self.kept.get(kept.name)
-            except PageTokenExpired:
-                kept.name = self.kept.add(kept)
-            return self.signer.sign({"ranking": kept.name, "start": end}, binding=bound_to)
+    def _next_token(self, found: EngineRanking, end: int, bound_to: bytes) -> str:
+        if end >= len(found.ranking.entries):
+            return ""
+        try:
+            self._paged.get(found.page_id)
+        except PageTokenExpired:
+            found.page_id = self._paged.add(found)
+        return self.signer.sign({"ranking": found.page_id, "start": end}, binding=bound_to)
 
-        return kept, start, next_page
+    def _rank(self, method: str, library: Library, query: Query, rank: Rank, check: Check) -> EngineRanking:
+        """Rank, or return the cached ranking of the same question if the library has not changed since."""
 
-    def ranked(
-        self, method: str, library: Library, query: Query, rank: Callable[[Library, Query], Ranking[Any]]
-    ) -> Kept:
-        """Rank, unless the same was asked since the library last changed."""
+        def work() -> EngineRanking:
+            return EngineRanking(library.engine, rank(library.engine, query, decode_picture(library, query), check))
 
-        def work() -> Kept:
-            return Kept(library.engine, rank(library, query))
-
-        if query.image:  # large, and seldom the same twice
+        if query.image:  # large, and seldom asked twice
             return work()
-        state = (library.engine.fingerprint, library.engine.state)  # after a reindex, two engines know one catalog
-        return self.worked_out.get((method, state, dataclasses.replace(query, limit=1)), work)
+        # The fingerprint too: after a reindex, two engines have the same catalog.
+        state = (library.engine.fingerprint, library.engine.state)
+        return self.rankings.get((method, state, dataclasses.replace(query, limit=1)), work)
 
-    def readable(self, library: Library, query: Query, principal: Principal) -> Query:
-        """Narrow a question to what the caller may read; what it names must be there.
+    # ---- what the caller may ask
+
+    def _standing_query(
+        self, query: Query, thresholds: Thresholds, principal: Principal, queue: WatchQueue
+    ) -> tuple[Watcher, StandingQuery]:
+        """Make the standing query of a call, and return it with the watcher that is to follow it."""
+        library, watcher = self.library(), self.watcher()
+        library.engine.refresh()
+        collections = self.access.readable_collections(principal, query.filter.collections)
+        query = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
+        example = self._resolve_example(library, query, principal)
+        target = library.engine.target_of(example, decode_picture(library, query))
+        return watcher, StandingQuery(query=query, target=target, thresholds=thresholds, tell=queue.put)
+
+    def _narrow(self, library: Library, query: Query, principal: Principal) -> Query:
+        """Narrow a question to the collections that the caller may read.
 
         Raises:
-            PermissionDenied, CollectionNotFound, VideoNotFound: For what it names and may not have.
+            PermissionDenied, CollectionNotFound, VideoNotFound: If the question names a collection or a video that is
+                missing or that the caller may not read.
         """
         library.engine.refresh()
-        asked = query.filter
-        collections = self.access.readable(principal, asked.collections)
+        collections = self.access.readable_collections(principal, query.filter.collections)
         by_id = library.engine.by_id
-        for video_id in asked.video_ids:
-            if not any(collections is None or one.collection in collections for one in by_id.get(video_id, ())):
+        for video_id in query.filter.video_ids:
+            if not any(collections is None or video.collection in collections for video in by_id.get(video_id, ())):
                 raise VideoNotFound(video_id)
-        query = dataclasses.replace(query, filter=dataclasses.replace(asked, collections=collections))
-        return self.example_of(library, query, principal)
+        query = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
+        return self._resolve_example(library, query, principal)
 
-    def example_of(self, library: Library, query: Query, principal: Principal) -> Query:
-        """Say in which collection a question's example is, which the caller must be able to read.
+    def _resolve_example(self, library: Library, query: Query, principal: Principal) -> Query:
+        """Fill in the collection of a question's example, among those that the caller may read.
 
         Raises:
-            PermissionDenied, CollectionNotFound, VideoNotFound: If it cannot.
+            PermissionDenied, CollectionNotFound, VideoNotFound: If the caller may not read the example.
+            VideoAmbiguous: If several collections have a video of this id.
         """
         like = query.like
         if like is None:
             return query
-        within = self.access.readable(principal, None if like.collection is None else (like.collection,))
-        known = library.engine.by_id.get(like.video_id, ())
-        found = [one for one in known if within is None or one.collection in within]
-        return dataclasses.replace(
-            query, like=dataclasses.replace(like, collection=only(found, like.video_id).collection)
-        )
+        named = None if like.collection is None else (like.collection,)
+        collections = self.access.readable_collections(principal, named)
+        videos = [
+            video
+            for video in library.engine.by_id.get(like.video_id, ())
+            if collections is None or video.collection in collections
+        ]
+        collection = only(videos, like.video_id).collection
+        return dataclasses.replace(query, like=dataclasses.replace(like, collection=collection))
 
 
 def is_picture(content: bytes) -> bool:
-    """Whether bytes begin as JPEG, PNG or WebP do, so that films and whatever else decodes are no pictures."""
+    """Whether bytes begin like a JPEG, PNG or WebP file: FFmpeg would decode films and other formats too."""
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     return is_webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
 
 
-def picture_of(library: Library, query: Query) -> Any:
-    """Decode a question's picture; what is wrong with it is wrong with the request."""
+def decode_picture(library: Library, query: Query) -> NDArray[np.uint8] | None:
+    """Decode a question's picture: uint8 (H, W, 3) RGB; None without a picture.
+
+    Raises:
+        RequestInvalid: If it is not a picture, or cannot be decoded.
+        NoVisualEncoder: If the library has no encoder for pictures.
+    """
     if query.image and not is_picture(query.image):
         raise RequestInvalid([("query.image", "must be a JPEG, PNG or WebP picture")])
     try:

@@ -154,7 +154,7 @@ class Server:
         self.search_service = SearchService(
             self.ready_library, self.followers.ready_watcher, access, self.query_workers, signer
         )
-        self.metrics.registry.register(CacheCounts(self.text_vectors, self.search_service.worked_out))
+        self.metrics.registry.register(CacheCounts(self.text_vectors, self.search_service.rankings))
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(self.search_service, self.grpc)
         library_service_pb2_grpc.add_LibraryServiceServicer_to_server(self.library_service, self.grpc)
         self.moderation_service = ModerationService(

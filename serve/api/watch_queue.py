@@ -1,4 +1,4 @@
-"""The changes that one who watches moments has not read yet: so many, and no more."""
+"""WatchQueue: the bounded queue of changes between the watcher's thread and one WatchMoments call."""
 
 import asyncio
 import contextlib
@@ -12,78 +12,78 @@ from serve.errors import Overloaded
 from serve.observe.logs import REQUEST_ID
 from serve.values import MomentChange
 
-MOST_WAITING = 1000  # changes; then the call ends
-READ_RETRY_SECONDS = 1.0
-STUCK_SECONDS = 5.0  # without reading on, until the call is ended for one who reads nothing
+MAX_CHANGE_COUNT = 1000  # unread changes of one call; one more ends the call
+READ_RETRY_SECONDS = 1.0  # when a caller whose watch was ended may watch again
+STUCK_SECONDS = 5.0  # how long a caller has to read on after the queue was full, until the call is aborted
 
 
-class Unread:
-    """The changes of one call. Made and used on its event loop, but for tell()."""
+class WatchQueue:
+    """The unread changes of one call. Lives on the call's event loop; only put() may be called from other threads."""
 
     def __init__(self, context: Any) -> None:
-        """Take the call that is under way here.
+        """Make the queue of the call that runs here.
 
         Args:
-            context: Its own, of gRPC.
+            context: The call's context, of gRPC.
         """
         self._context, self._loop = context, asyncio.get_running_loop()
         self._changes: asyncio.Queue[MomentChange] = asyncio.Queue()
         call = asyncio.current_task()
-        assert call is not None  # gRPC runs each call in one
+        assert call is not None  # gRPC runs each call as a task
         self._call, self._request_id = call, REQUEST_ID.get()
         self._is_overrun = False
-        self._giving_up: asyncio.TimerHandle | None = None
-        self._ending: asyncio.Task[None] | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None  # referenced, as the loop keeps only weak references to tasks
 
-    def tell(self, change: MomentChange) -> None:
-        """Take a change; from any thread."""
+    def put(self, change: MomentChange) -> None:
+        """Add a change; from any thread."""
         if not self._is_overrun:
-            self._loop.call_soon_threadsafe(self._take, change)
+            self._loop.call_soon_threadsafe(self._put, change)
 
     async def next(self) -> MomentChange:
-        """Wait for the next change.
+        """Wait for the next change and return it.
 
         Raises:
-            Overloaded: If too many came meanwhile.
+            Overloaded: If the queue was full before; the changes in it are lost.
         """
         if self._is_overrun:
-            raise overrun()
+            raise _overrun_error()
         return await self._changes.get()
 
     def close(self) -> None:
-        """Let go: the call ends."""
-        if self._giving_up is not None:
-            self._giving_up.cancel()
+        """Disarm the timer: the call ends by itself."""
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return the number of unread changes."""
         return self._changes.qsize()
 
-    def _take(self, change: MomentChange) -> None:
+    def _put(self, change: MomentChange) -> None:
         if self._is_overrun:
             return
-        if len(self) < MOST_WAITING:
+        if len(self) < MAX_CHANGE_COUNT:
             self._changes.put_nowait(change)
             return
         self._is_overrun = True
-        self._giving_up = self._loop.call_later(STUCK_SECONDS, self._give_up)
+        self._abort_timer = self._loop.call_later(STUCK_SECONDS, self._start_ending)
 
-    def _give_up(self) -> None:
-        self._ending = self._loop.create_task(self._end())
+    def _start_ending(self) -> None:
+        self._ending = self._loop.create_task(self._end_call())
 
-    async def _end(self) -> None:
-        """End the call from outside: it waits in gRPC until its reader reads on, which may never be."""
+    async def _end_call(self) -> None:
+        """End the call from outside: its own task waits in gRPC until the caller reads on, perhaps for ever."""
         aborting = asyncio.create_task(self._abort())
-        await asyncio.sleep(0)  # until the status is on its way
-        self._call.cancel()  # which lets go of all but the status
+        await asyncio.sleep(0)  # until the status is handed to gRPC
+        self._call.cancel()  # frees everything but the status, which stays with gRPC
         await aborting
 
     async def _abort(self) -> None:
-        status = status_of(overrun(), self._request_id)
-        with contextlib.suppress(grpc.aio.AbortError, grpc.aio.UsageError):  # it always raises; or it ended meanwhile
+        status = status_of(_overrun_error(), self._request_id)
+        # AbortError is raised always; UsageError if the call ended meanwhile.
+        with contextlib.suppress(grpc.aio.AbortError, grpc.aio.UsageError):
             await self._context.abort_with_status(rpc_status.to_status(status))
 
 
-def overrun() -> Overloaded:
-    """Return what ends a call whose changes are not read."""
+def _overrun_error() -> Overloaded:
     return Overloaded("moments that were not read", READ_RETRY_SECONDS)
