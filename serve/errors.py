@@ -3,6 +3,7 @@
 ├── DataDirectoryMissing   nothing has been indexed there
 ├── DataDirectoryBusy      another process is writing there
 ├── DataDirectoryInvalid   the catalog is damaged, or newer than this program
+│   └── DataDirectoryOutdated   it is older than this program can read; kinodex reindex makes it anew
 ├── EncoderSpaceMismatch   the rows were made by other encoders
 ├── VideoNotFound          no such video id
 ├── VideoAmbiguous         more than one video is meant by an id
@@ -69,6 +70,18 @@ class DataDirectoryInvalid(ServeError):
     def __init__(self, directory: str, reason: str) -> None:
         super().__init__(f"cannot use the library in {directory}: {reason}")
         self.directory, self.reason = directory, reason
+
+
+class DataDirectoryOutdated(DataDirectoryInvalid):
+    """The catalog was made by an older program, and is too old to be brought forward."""
+
+    def __init__(self, directory: str, version: int, current_version: int) -> None:
+        super().__init__(
+            directory,
+            f"its catalog is of version {version}, too old for this program, which reads version {current_version}: "
+            f"run `kinodex reindex`, which encodes its videos again",
+        )
+        self.version = version
 
 
 class EncoderSpaceMismatch(ServeError):

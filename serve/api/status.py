@@ -65,6 +65,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.DataDirectoryMissing,
         errors.DataDirectoryBusy,
         errors.DataDirectoryInvalid,
+        errors.DataDirectoryOutdated,
         errors.EncoderSpaceMismatch,
         errors.QuestionsInvalid,
         errors.PredictionsInvalid,

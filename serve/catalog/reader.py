@@ -153,10 +153,6 @@ class CatalogReader(OpenCatalog):
                 break
         return [video_of(fields) for fields in found]
 
-    def ready_rows(self, fingerprint: str) -> dict[int, float]:
-        """Return the rows of the videos made in one encoder space, each with its indexed_time."""
-        return {row: state.indexed_time for row, state in self.changed_rows(fingerprint).items()}
-
     def ready_count(self, fingerprint: str) -> int:
         """Return how many videos made in one encoder space there are."""
         return int(

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from serve.catalog import schema
-from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
+from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing, DataDirectoryOutdated
 
 CATALOG_NAME = "catalog.sqlite"
 LOCK_NAME = "lock"
@@ -89,6 +89,7 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
 
     Raises:
         DataDirectoryInvalid: If the file is damaged, newer, or may not be written.
+        DataDirectoryOutdated: If it is too old to be migrated.
     """
     with readable_failures(directory):
         connection = _connect(directory, "rwc")
@@ -135,6 +136,18 @@ def connect_editor(directory: Path) -> sqlite3.Connection:
     return connection
 
 
+def connect_outdated(directory: Path) -> sqlite3.Connection:
+    """Open an existing catalog of any version, to rebuild it. The caller holds the WriterLock.
+
+    Raises:
+        DataDirectoryMissing: If there is no catalog.
+        DataDirectoryInvalid: If the file is damaged.
+    """
+    with readable_failures(directory):
+        _require_catalog(directory)
+        return _connect(directory, "rw")
+
+
 def connect_reader(directory: Path) -> sqlite3.Connection:
     """Open the catalog for reading only, beside a writer or without one.
 
@@ -146,30 +159,32 @@ def connect_reader(directory: Path) -> sqlite3.Connection:
 
 
 def _connect_existing(directory: Path, mode: str) -> sqlite3.Connection:
-    path = directory / CATALOG_NAME
     with readable_failures(directory):
-        try:
-            if path.stat().st_size == 0 and not Path(f"{path}-wal").exists():
-                raise DataDirectoryMissing(str(directory))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataDirectoryMissing(str(directory)) from error
+        _require_catalog(directory)
         connection = _connect(directory, mode)
         try:
-            found = _check_version(directory, connection)
+            version = _check_version(directory, connection)
+            if version == 0:
+                raise DataDirectoryMissing(str(directory))
+            if version < schema.VERSION:
+                raise DataDirectoryInvalid(
+                    str(directory),
+                    f"its catalog is of version {version} and this program reads {schema.VERSION}: "
+                    f"write to it once (kinodex index) to bring it forward",
+                )
         except BaseException:
             connection.close()
             raise
-        if found == 0:
-            connection.close()
-            raise DataDirectoryMissing(str(directory))
-        if found < schema.VERSION:
-            connection.close()
-            raise DataDirectoryInvalid(
-                str(directory),
-                f"its catalog is of version {found} and this program reads {schema.VERSION}: "
-                f"write to it once (kinodex index) to bring it forward",
-            )
     return connection
+
+
+def _require_catalog(directory: Path) -> None:
+    path = directory / CATALOG_NAME
+    try:
+        if path.stat().st_size == 0 and not Path(f"{path}-wal").exists():
+            raise DataDirectoryMissing(str(directory))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataDirectoryMissing(str(directory)) from error
 
 
 def _connect(directory: Path, mode: str) -> sqlite3.Connection:
@@ -203,14 +218,18 @@ def unwatched_state(directory: Path) -> tuple[int, int] | None:
 
 
 def _check_version(directory: Path, connection: sqlite3.Connection) -> int:
+    """Return the catalog's schema version, 0 for an empty file; refuse one that this program can neither read nor
+    bring forward."""
     try:
-        found = schema.version(connection)
+        version = schema.version(connection)
     except ValueError as error:
         raise DataDirectoryInvalid(str(directory), str(error)) from error
-    if found > schema.VERSION:
+    if version > schema.VERSION:
         raise DataDirectoryInvalid(
             str(directory),
-            f"its catalog is of version {found}, and this program knows versions up to {schema.VERSION}: "
+            f"its catalog is of version {version}, and this program knows versions up to {schema.VERSION}: "
             f"update kinodex",
         )
-    return found
+    if 0 < version < schema.FIRST_VERSION:
+        raise DataDirectoryOutdated(str(directory), version, schema.VERSION)
+    return version

@@ -10,6 +10,7 @@ from serve.catalog.sqlite import CATALOG_NAME
 if TYPE_CHECKING:
     from serve.catalog.catalog import Catalog
 
+FRESH_NAME = "reindex"  # folder in a data directory, where a reindexing makes the new catalog
 ROWS_OF_FILES = ("frame_blocks", "thumbnails", "utterances", "segments", "video_traits")
 
 

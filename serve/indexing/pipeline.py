@@ -9,9 +9,10 @@ from ingest.config import KafkaConfig
 from ingest.errors import IngestError
 from ingest.source.source import expand
 from serve.catalog.catalog import Catalog, Kind
-from serve.catalog.swap import replace_videos
+from serve.catalog.outdated import COPY_NAME, rebuild_outdated, remove_copy
+from serve.catalog.swap import FRESH_NAME, replace_videos
 from serve.encoder_set import Encoders, load_all
-from serve.errors import EncoderSpaceMismatch, VideoIsLive
+from serve.errors import DataDirectoryOutdated, EncoderSpaceMismatch, VideoIsLive
 from serve.index.faiss_index import VectorIndex
 from serve.indexing.jobs import JobQueue
 from serve.indexing.run import Run
@@ -102,7 +103,15 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
         DataDirectoryBusy: If another process is indexing there.
         EncoderError: If an encoder's weights cannot be had.
     """
-    Catalog.open_reader(directory).close()
+    fresh_directory = directory / FRESH_NAME
+    try:
+        Catalog.open_reader(directory).close()
+    except DataDirectoryOutdated as error:
+        rebuild_outdated(directory)
+        progress.note(
+            f"the catalog was of version {error.version}: its videos are encoded again, live videos come again from "
+            f"Kafka, and {COPY_NAME} is the catalog as it was, until all is done"
+        )
     with Catalog.open_writer(directory) as catalog:
         transcriber, encoders = load_all(settings, None)
         progress.note(encoders.visual_note)
@@ -113,7 +122,6 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
                 " else they come again from Kafka once its workers have the new ones"
             )
         progress.expected(len(videos))
-        fresh_directory = directory / "reindex"
         failed = 0
         with Catalog.open_writer(fresh_directory) as fresh:
             stored, alive = fresh.space(), {(video.collection, video.video_id) for video in videos}
@@ -136,6 +144,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
         replace_videos(catalog, fresh_directory)
         shutil.rmtree(fresh_directory)
         save_indexes(catalog, directory, encoders.space.fingerprint, settings)
+        remove_copy(directory)
 
 
 def input_of(video: Video) -> Input:

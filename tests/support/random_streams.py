@@ -48,7 +48,7 @@ class Streams:
 
 
 def check_index(index: VectorIndex, catalog: Catalog, kind: Kind) -> None:
-    expected = sum(len(catalog.row_ids(kind, row)[0]) for row in catalog.ready_rows(FINGERPRINT))
+    expected = sum(len(catalog.row_ids(kind, row)[0]) for row in catalog.changed_rows(FINGERPRINT))
     assert len(index) == expected
     if not expected:
         return

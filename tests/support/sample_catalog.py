@@ -1,11 +1,20 @@
 """Videos whose every row says which version of the video it belongs to, so that a mixture shows."""
 
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import MediaInfo
 from serve.catalog.catalog import Catalog, NewVideo
+from serve.catalog.schema import APPLICATION_ID
 from serve.values import EncoderSpace, Video
 from temporal.values import Segment, TimeSpan
 
@@ -72,6 +81,51 @@ def put_vectors(catalog: Catalog, video_id: str, vectors: NDArray[np.float32], f
     catalog.add_segments(row, [segment(video_id, n, vector) for n, vector in enumerate(vectors)])
     catalog.finish(row, media=MEDIA, duration_seconds=60.0, warnings=())
     return row
+
+
+def write_outdated(directory: Path, version: int, videos: Mapping[str, Path]) -> None:
+    """Write what matters of a catalog that an older program made: its version, and videos with some columns.
+
+    Args:
+        videos: The file of each video by its id; the file's SHA-256 is the video's.
+    """
+    directory.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(directory / "catalog.sqlite")) as connection, connection:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        connection.execute("INSERT INTO meta VALUES ('schema_version', ?), ('identity', 'outdated')", (str(version),))
+        connection.execute(
+            "CREATE TABLE videos (row INTEGER PRIMARY KEY AUTOINCREMENT, video_id TEXT NOT NULL, collection TEXT NOT"
+            " NULL, uri BLOB NOT NULL, content_sha256 TEXT NOT NULL, fingerprint TEXT NOT NULL, state TEXT NOT NULL,"
+            " media TEXT NOT NULL DEFAULT '{}', duration_seconds REAL NOT NULL DEFAULT 0, frame_count INTEGER NOT NULL"
+            " DEFAULT 0, indexed_time REAL NOT NULL DEFAULT 0)"
+        )
+        connection.execute("CREATE TABLE segments (id INTEGER PRIMARY KEY, video_row INTEGER REFERENCES videos)")
+        connection.execute("CREATE VIRTUAL TABLE utterance_search USING fts5 (search_text)")
+        for video_id, path in videos.items():
+            connection.execute(
+                "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, state, media,"
+                " duration_seconds, frame_count) VALUES (?, 'films', ?, ?, 'old', 'READY', ?, 12.5, 12)",
+                (
+                    video_id,
+                    str(path).encode(),
+                    hashlib.sha256(path.read_bytes()).hexdigest(),
+                    json.dumps(asdict(MEDIA)),
+                ),
+            )
+        connection.execute("INSERT INTO segments (video_row) SELECT row FROM videos")
+        if version >= 2:
+            connection.execute("ALTER TABLE videos ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'")
+            connection.execute("ALTER TABLE videos ADD COLUMN recorded_time REAL")
+            connection.execute('UPDATE videos SET metadata = \'{"camera": "7"}\', recorded_time = 5.0')
+        if version >= 3:
+            connection.execute("ALTER TABLE videos ADD COLUMN live INTEGER NOT NULL DEFAULT 0")
+            connection.execute("CREATE TABLE deletions (collection TEXT, video_id TEXT, append_time REAL)")
+            connection.execute("INSERT INTO deletions VALUES ('films', 'gone', 9.0)")
+            connection.execute(
+                "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, state, live)"
+                " VALUES ('cam', 'films', x'', '', 'old', 'READY', 1)"
+            )
 
 
 def put_version(catalog: Catalog, video_id: str, version: int, job_id: int | None = None) -> None:

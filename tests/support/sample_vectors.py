@@ -33,7 +33,7 @@ def brute_force(
     catalog: Catalog, queries: NDArray[np.float32], k: int, rows: Sequence[int] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     ids, vectors = [np.empty(0, np.int64)], [np.empty((0, queries.shape[1]), np.float32)]
-    for row in catalog.ready_rows(FINGERPRINT):
+    for row in catalog.changed_rows(FINGERPRINT):
         some_ids, some_vectors = catalog.row_ids("segments", row)
         if len(some_ids) and (rows is None or row in rows):
             ids.append(some_ids)

@@ -68,6 +68,7 @@ UNSPOKEN: list[Exception] = [
     errors.DataDirectoryMissing(SECRET),
     errors.DataDirectoryBusy(SECRET, 4711),
     errors.DataDirectoryInvalid(SECRET, "malformed"),
+    errors.DataDirectoryOutdated(SECRET, 5, 6),
     errors.EncoderSpaceMismatch(SECRET, "stored", "wanted"),
     errors.QuestionsInvalid(SECRET, "no questions"),
     errors.PredictionsInvalid(SECRET, "no predictions"),

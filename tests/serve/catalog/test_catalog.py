@@ -11,6 +11,7 @@ import pytest
 from encoders.values import FrameEmbeddings
 from serve.catalog import schema
 from serve.catalog.catalog import Catalog
+from serve.catalog.reader import RowState
 from serve.catalog.spelling import TOKENIZER
 from serve.catalog.swap import replace_videos
 from serve.errors import DataDirectoryMissing, VideoAmbiguous, VideoNotFound
@@ -66,8 +67,10 @@ def test_returns_what_was_added(catalog: Catalog, reader: Catalog) -> None:
     assert [one.span for one in got] == [one.span for one in segments]
     assert np.array_equal(got[0].vector, vectors[0])  # type: ignore[arg-type]
     assert got[1].vector is None
-    assert reader.ready_rows(FINGERPRINT) == {row: video.indexed_time}
-    assert reader.ready_rows("other") == {}
+    assert reader.changed_rows(FINGERPRINT) == {
+        row: RowState(indexed_time=video.indexed_time, is_live=False, version=0)
+    }
+    assert reader.changed_rows("other") == {}
 
 
 def test_keeps_what_the_caller_said_of_a_video(catalog: Catalog, reader: Catalog, tmp_path: Path) -> None:
@@ -190,7 +193,7 @@ def test_a_video_is_invisible_until_it_is_finished(catalog: Catalog, reader: Cat
     assert reader.generation() == 0
     assert reader.match_words(["hello"], limit=5) == []
     assert reader.document_frequencies(["hello"]) == ({"hello": 0}, 0)
-    assert reader.ready_rows(FINGERPRINT) == {}
+    assert reader.changed_rows(FINGERPRINT) == {}
     for read in (reader.frames, reader.utterances, reader.segments, lambda row: reader.row_ids("segments", row)):
         with pytest.raises(VideoNotFound):
             read(row)
@@ -324,7 +327,7 @@ def test_takes_the_place_of_another_catalog(tmp_path: Path) -> None:
     with Catalog.open_writer(tmp_path / "old") as catalog, Catalog.open_reader(tmp_path / "old") as reader:
         put_version(catalog, "abc", 1)
         put_version(catalog, "old", 2)
-        old_rows, generation = set(catalog.ready_rows(FINGERPRINT)), catalog.generation()
+        old_rows, generation = set(catalog.changed_rows(FINGERPRINT)), catalog.generation()
         with reader.snapshot():
             assert check(reader) == {"abc": 1, "old": 2}
             replace_videos(catalog, tmp_path / "new")
@@ -332,7 +335,7 @@ def test_takes_the_place_of_another_catalog(tmp_path: Path) -> None:
         assert check(reader) == {"abc": 4}
         assert reader.space() == SPACE
         assert reader.generation() > generation
-        assert not old_rows & set(reader.ready_rows(FINGERPRINT))
+        assert not old_rows & set(reader.changed_rows(FINGERPRINT))
         put_version(catalog, "abc", 6)
         assert check(reader) == {"abc": 6}
         assert catalog.rows("SELECT count(*) FROM videos") == [(1,)]
@@ -397,4 +400,4 @@ def test_counts_the_utterances_that_hold_a_term(catalog: Catalog) -> None:
 
 
 def test_the_search_table_has_the_tokenizer_that_stems_terms() -> None:
-    assert any(f"tokenize = '{TOKENIZER}'" in statement for step in schema.STEPS for statement in step)
+    assert f"tokenize = '{TOKENIZER}'" in schema.TABLES

@@ -1,6 +1,5 @@
 """The catalog beside other processes, killed ones among them, on full disks, and on files that are no catalog."""
 
-import json
 import os
 import random
 import shutil
@@ -12,7 +11,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,8 @@ import pytest
 from serve.catalog import schema
 from serve.catalog.catalog import Catalog
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
-from serve.live.rows import LiveRows, Outcome
 from support import SUPPORT
-from support.sample_catalog import FINGERPRINT, MEDIA, check, frames, new_video, put_version
-from support.sample_live import live_segment
+from support.sample_catalog import check, frames, new_video, put_version
 
 CHILD = SUPPORT / "catalog_child.py"
 
@@ -260,7 +256,7 @@ def foreign(path: Path) -> None:
             "not an SQLite",
         ),
         (lambda path: path.write_bytes(b"SQLite format 3\x00" + bytes(5000)), "not an SQLite|damaged"),
-        (foreign, "some other program's"),
+        (foreign, "another program's"),
     ],
 )
 def test_a_file_that_is_no_catalog_is_invalid_and_left_alone(
@@ -310,64 +306,6 @@ def test_an_older_version_is_brought_forward_by_the_writer(tmp_path: Path, monke
         assert check(reader) == {"abc": 1}
         assert reader.identity() == identity
         assert reader._select("SELECT tint FROM videos") == [("none",)]
-
-
-def test_a_catalog_of_version_1_is_brought_forward_with_all_its_videos(tmp_path: Path) -> None:
-    write_version_1(tmp_path)
-    for open_ in (Catalog.open_reader, Catalog.open_editor):
-        with pytest.raises(DataDirectoryInvalid, match=r"version 1 .*kinodex index"):
-            open_(tmp_path)
-    Catalog.open_writer(tmp_path).close()
-    with Catalog.open_reader(tmp_path) as reader:
-        (video,) = reader.videos()
-        assert (video.video_id, dict(video.metadata), video.recorded_time) == ("abc", {}, None)
-        assert video.duration_seconds == 12.5
-        assert reader.rows("SELECT count(*) FROM jobs") == reader.rows("SELECT count(*) FROM requests") == [(0,)]
-        assert reader.identity() == "the same"
-    with Catalog.open_editor(tmp_path) as editor:
-        editor.delete("abc")
-
-
-def test_a_catalog_of_version_2_is_brought_forward_and_takes_live_videos(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_version_1(tmp_path)
-    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
-        for statement in schema.STEPS[1]:
-            connection.execute(statement)
-        connection.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
-        connection.execute("UPDATE videos SET metadata = '{\"camera\": \"7\"}', recorded_time = 5.0, fingerprint = ?",
-                           (FINGERPRINT,))  # fmt: skip
-        connection.execute("INSERT INTO frame_blocks (video_row, frame_count, width, epochs, pts_seconds, vectors)"
-                           " VALUES (1, 1, 0, ?, ?, x'')", (bytes(4), bytes(8)))  # fmt: skip
-    connection.close()
-    Catalog.open_writer(tmp_path).close()
-    with Catalog.open_editor(tmp_path) as editor:
-        (video,) = editor.videos()
-        assert (video.metadata, video.recorded_at(2.0)) == ({"camera": "7"}, 7.0)
-        assert (video.is_live, video.is_ended, video.is_growing, video.watermark_seconds) == (False, True, False, None)
-        assert (video.version, video.anchors, video.is_final_until(99.0)) == (0, (), True)
-        assert len(editor.frames(video.row).pts_seconds) == 1
-        assert editor.ready_rows(FINGERPRINT) == {1: 0.0}
-        live = LiveRows(editor, FINGERPRINT)
-        assert live.offsets("segments") == {}
-        assert live.apply([live_segment(0)], {("segments", 0): 1}).outcomes == (Outcome.APPLIED,)
-        assert [one.video_id for one in editor.videos()] == ["abc", "cam"]
-
-
-def write_version_1(directory: Path) -> None:
-    """Make the catalog that the first version of this program made, with one video."""
-    with sqlite3.connect(directory / "catalog.sqlite") as connection:
-        for statement in schema.STEPS[0]:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-        connection.execute("INSERT INTO meta VALUES ('identity', 'the same'), ('schema_version', '1')")
-        connection.execute(
-            "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, state, media,"
-            " duration_seconds) VALUES ('abc', 'default', ?, '00', 'f', 'READY', ?, 12.5)",
-            (b"file:///abc.mp4", json.dumps(asdict(MEDIA))),
-        )
-    connection.close()
 
 
 def test_a_migration_that_fails_leaves_the_older_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,16 @@ import pytest
 
 from ingest.config import DecodeConfig
 from serve.catalog.catalog import Catalog
+from serve.catalog.outdated import COPY_NAME
+from serve.catalog.swap import FRESH_NAME
 from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, VideoNotFound
 from serve.indexing.pipeline import delete, index, reindex
+from serve.search.library import Library
 from serve.settings import Settings
-from serve.values import IndexOutcome
+from serve.values import IndexOutcome, Query
 from support import SUPPORT
 from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.sample_catalog import write_outdated
 
 SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"))
 
@@ -217,6 +221,30 @@ def test_reindex_keeps_what_was_said_and_does_not_bring_back_what_is_deleted_mea
     with Catalog.open_reader(data) as catalog:
         (video,) = catalog.videos()
     assert (video.video_id, video.metadata, video.recorded_time) == ("named", {"camera": "7"}, 5.0)
+
+
+def test_reindex_makes_a_catalog_of_an_older_version_anew(films: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_outdated(data, 5, {"first": films / "a.mp4", "second": films / "b.mp4"})
+    write_outdated(data / FRESH_NAME, 5, {"half": films / "a.mp4"})  # the older program was killed in a reindexing
+    (films / "b.mp4").rename(films / "elsewhere.mp4")
+    progress = SilentProgress()
+    statuses = sorted(outcome.status for outcome in reindex(data, SETTINGS, progress=progress))
+    assert statuses == ["failed", "indexed"]
+    assert "version 5" in progress.notes[0]
+    assert (data / COPY_NAME).exists()
+    delete(data, ["second"])
+    assert [outcome.status for outcome in reindex(data, SETTINGS, progress=progress)] == ["unchanged"]
+    assert sorted(path.name for path in data.iterdir() if path.is_dir()) == ["index"]
+    assert not (data / COPY_NAME).exists()
+    with Catalog.open_reader(data) as catalog:
+        (video,) = catalog.videos()
+        assert (video.video_id, video.collection, video.metadata, video.recorded_time, video.frame_count) == (
+            "first", "films", {"camera": "7"}, 5.0, 13
+        )  # fmt: skip
+        assert video.warnings == ()
+    with Library.open(data, SETTINGS) as library:
+        assert [moment.video_id for moment in library.moments(Query(text="red")).moments] == ["first"]
 
 
 def test_reindex_refuses_other_bytes_in_place_of_a_video(

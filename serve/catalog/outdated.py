@@ -1,0 +1,74 @@
+"""Catalogs that are too old to be migrated: what `kinodex reindex` does with them first."""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+from serve.catalog import schema
+from serve.catalog.sqlite import WriterLock, connect_outdated, readable_failures
+from serve.catalog.swap import FRESH_NAME
+
+COPY_NAME = "catalog-outdated.sqlite"  # of the outdated catalog, until its videos are encoded again
+# Tables whose rows the new catalog takes over, as far as they have the same columns.
+CARRIED_TABLES = ("videos", "jobs", "requests", "deletions")
+WARNING = "indexed by an older version of kinodex, so no question finds it: run kinodex reindex"
+
+
+def rebuild_outdated(directory: Path) -> None:
+    """Replace an outdated catalog by one of this version that lists the same videos, without anything found in them.
+
+    Jobs, request ids and the deletions of live videos stay as well. Live videos go: Kafka's records bring them back.
+    The outdated catalog is copied to COPY_NAME before. All of it is one transaction: a killed process leaves the
+    outdated catalog as it was. A reindexing that the older program left half-done is removed.
+
+    Raises:
+        DataDirectoryBusy: If another process writes there.
+        DataDirectoryInvalid: If the catalog is damaged, or may not be written.
+    """
+    with readable_failures(directory):
+        lock = WriterLock(directory)
+        try:
+            shutil.rmtree(directory / FRESH_NAME, ignore_errors=True)
+            with contextlib.closing(connect_outdated(directory)) as connection:
+                copy = directory / COPY_NAME
+                copy.unlink(missing_ok=True)  # half a copy, of a process that was killed
+                connection.execute("VACUUM INTO ?", (str(copy),))
+                connection.execute("BEGIN IMMEDIATE")
+                _rebuild(connection)
+                connection.commit()
+        finally:
+            lock.release()
+
+
+def remove_copy(directory: Path) -> None:
+    """Delete the copy of the outdated catalog, if there is one."""
+    (directory / COPY_NAME).unlink(missing_ok=True)
+
+
+def _rebuild(connection: sqlite3.Connection) -> None:
+    tables = [name for (name,) in connection.execute(
+        # Virtual tables first: their shadow tables go with them.
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        " ORDER BY sql LIKE 'CREATE VIRTUAL%' DESC"
+    )]  # fmt: skip
+    carried = [table for table in CARRIED_TABLES if table in tables]
+    for table in carried:
+        connection.execute(f"CREATE TEMP TABLE old_{table} AS SELECT * FROM main.{table}")
+    for table in tables:
+        connection.execute(f"DROP TABLE IF EXISTS main.{table}")
+    schema.create(connection)
+    for table in carried:
+        new = _columns(connection, table)
+        shared = ", ".join(name for name in _columns(connection, f"old_{table}") if name in new)
+        connection.execute(f"INSERT INTO main.{table} ({shared}) SELECT {shared} FROM temp.old_{table}")
+    connection.execute("DELETE FROM videos WHERE live OR state != 'READY'")
+    connection.execute(
+        "UPDATE videos SET frame_count = 0, segment_count = 0, utterance_count = 0, warnings = ?",
+        (json.dumps([WARNING]),),
+    )
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
