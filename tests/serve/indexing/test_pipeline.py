@@ -244,7 +244,7 @@ def test_reindex_makes_a_catalog_of_an_older_version_anew(films: Path, tmp_path:
         )  # fmt: skip
         assert video.warnings == ()
     with Library.open(data, SETTINGS) as library:
-        assert [moment.video_id for moment in library.moments(Query(text="red")).moments] == ["first"]
+        assert [video.video_id for video in library.search(Query(text="red")).videos] == ["first"]
 
 
 def test_reindex_refuses_other_bytes_in_place_of_a_video(
