@@ -3,7 +3,7 @@
     python benchmarks/live_day.py [--hours N] [--retention TEXT] [--out FILE.md] [--ratios FILE]
 
 No media is decoded: pictures' vectors, JPEGs of 8 kB and utterances are made, a chunk of 4 s at a time, as fast as they
-are taken. What a worker keeps of them (temporal.live.LiveWindows) cuts them into segments; what a server does with
+are taken. What a worker keeps of them (temporal.window.WindowCutter) cuts them into segments; what a server does with
 those (serve.live.rows.LiveRows, the engine) stores, indexes and, with retention, prunes them. One process; a question
 every
 hour.
@@ -40,7 +40,7 @@ from serve.settings import Settings
 from serve.values import Query
 from temporal.config import WindowConfig
 from temporal.fusion.fusion import MeanPooling
-from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
+from temporal.window import CutSegment, EncodedFrame, EncodedUtterance, WindowCutter
 
 CHUNK_SECONDS, APPLIED_CHUNKS = 4, 8  # chunks that a server takes over at once
 UTTERANCE_SECONDS, THUMBNAIL_BYTES = 10, 8_000
@@ -68,15 +68,15 @@ class Camera:
     def vector(self, width: int) -> NDArray[np.float32]:
         return unit(self.rng.standard_normal(width).astype(np.float32))
 
-    def frames(self, start: int) -> list[SeenFrame]:
+    def frames(self, start: int) -> list[EncodedFrame]:
         found = []
         for second in range(start, start + CHUNK_SECONDS):
             self.shown = unit(self.shown + (1.0 if self.rng.random() < 0.05 else 0.1) * self.vector(self.width))
             jpeg = self.rng.bytes(THUMBNAIL_BYTES)
-            found.append(SeenFrame(pts_seconds=float(second), vector=self.shown, thumbnail=jpeg))
+            found.append(EncodedFrame(pts_seconds=float(second), vector=self.shown, thumbnail=jpeg))
         return found
 
-    def said(self, start: int) -> list[SpokenVector]:
+    def said(self, start: int) -> list[EncodedUtterance]:
         if start % UTTERANCE_SECONDS >= CHUNK_SECONDS:
             return []
         words = tuple(
@@ -88,10 +88,10 @@ class Camera:
             epoch=0, start_seconds=float(start), end_seconds=start + 3.0, text=" ".join(word.text for word in words),
             words=words, language="en", avg_logprob=-0.3, no_speech_prob=0.1,
         )  # fmt: skip
-        return [SpokenVector(utterance=utterance, vector=self.vector(self.spoken_width))]
+        return [EncodedUtterance(utterance=utterance, vector=self.vector(self.spoken_width))]
 
 
-def record_of(live: LiveSegment, windows: LiveWindows, fingerprint: str, started: float) -> SegmentRecord:
+def record_of(live: CutSegment, windows: WindowCutter, fingerprint: str, started: float) -> SegmentRecord:
     """Make of a segment what a server gets; as serve.worker.video_flow does."""
     span, vectors = live.segment.span, [one.vector for one in live.spoken]
     return SegmentRecord(
@@ -115,7 +115,7 @@ def run(directory: Path, hours: int, kept: Retention) -> list[Hour]:
     assert encoders.visual is not None
     width = encoders.visual.encode_texts(["a"]).shape[1]
     camera = Camera(width, encoders.sentence.encode(["a"]).shape[1])
-    windows, started = LiveWindows("camera", WindowConfig(), MeanPooling()), time.time() - 3600 * hours
+    windows, started = WindowCutter("camera", WindowConfig(), MeanPooling()), time.time() - 3600 * hours
     with Library.open(directory, settings) as library, Catalog.open_editor(directory) as editor:
         rows, records = LiveRows(editor, fingerprint), list[SegmentRecord]()
         for hour in range(1, hours + 1):

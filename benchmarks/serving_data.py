@@ -27,7 +27,7 @@ from serve.indexing import pipeline
 from serve.search.traits import Captions, captions_of, compute_file_traits
 from serve.settings import Settings
 from temporal.fusion.fusion import MeanPooling
-from temporal.window import segments, windows
+from temporal.window import cut_video
 
 # ruff: noqa: SIM905 - tables of words read as words
 RECIPE = 4  # counts up when what is made changes: older libraries are not used again
@@ -290,8 +290,11 @@ def put(
         )
         catalog.add_frames(row, some, small[block])
     catalog.add_utterances(row, said, vectors)
-    spans = windows(embeddings, said, duration_seconds=float(VIDEO_SECONDS), config=settings.window)
-    catalog.add_segments(row, segments(video_id, spans, embeddings, said, vectors, MeanPooling()))
+    cut = cut_video(
+        video_id, embeddings, said, vectors,
+        duration_seconds=float(VIDEO_SECONDS), config=settings.window, pooling=MeanPooling(),
+    )  # fmt: skip
+    catalog.add_segments(row, [one.segment for one in cut])
     catalog.add_traits(row, compute_file_traits(embeddings, captions))
     catalog.finish(row, media=MEDIA, duration_seconds=float(VIDEO_SECONDS), warnings=())
 

@@ -26,17 +26,6 @@ class TimeSpan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """Frames and utterances of a fixed span, before fusion. Never crosses an epoch."""
-
-    epoch: int
-    index: int  # within its epoch
-    span: TimeSpan
-    frames: slice  # into the video's FrameEmbeddings
-    utterances: slice  # into the video's utterances
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """A window after fusion."""
 

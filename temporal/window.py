@@ -1,33 +1,298 @@
-"""Frames and utterances -> windows -> segments."""
+"""Cuts encoded pictures and utterances into windows, and makes a segment of each: of whole files and of live streams.
+
+The windows of an epoch lie on a fixed grid that begins with the epoch; none crosses into another epoch. The last window
+of an epoch is cut short at its end, and none lies wholly inside the one before it. A window in which no picture begins
+holds the picture still shown from before, so static scenes are covered.
+"""
 
 import math
-from collections.abc import Sequence
+import sys
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import WindowConfig
-from temporal.values import Pooling, Segment, TimeSpan, Window, WindowTokens
+from temporal.values import Pooling, Segment, TimeSpan, WindowTokens
 
 SLACK_SECONDS = 1e-6  # sums of float strides; far under the microsecond that container timestamps resolve
+POOLED_COUNT = 64  # windows that fusion reads together: their vectors are copies, 2 MB
+ALL_HEARD = (sys.maxsize, math.inf)  # an epoch and media time after every word
 
 
-def windows(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedFrame:
+    """One picture's time, vector and JPEG."""
+
+    pts_seconds: float
+    vector: NDArray[np.float32]  # (D,), unit length; D is 0 without a visual encoder
+    thumbnail: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedUtterance:
+    """An utterance and the vector of its sentence."""
+
+    utterance: Utterance
+    vector: NDArray[np.float32]  # (E,), unit length; E is 0 without a sentence encoder
+
+    @property
+    def start_seconds(self) -> float:
+        return self.utterance.start_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutSegment:
+    """A segment as far as it is known now, with what its window holds."""
+
+    segment: Segment
+    frames: FrameEmbeddings
+    thumbnails: tuple[bytes, ...]  # of the last of `frames`: those that it introduces
+    spoken: tuple[EncodedUtterance, ...]  # those that overlap its span, in order of start
+    continued_count: int  # of the first of `spoken`, which earlier segments hold too
+    is_final: bool
+    ends_epoch: bool
+    is_last: bool  # of the video
+    introduces: TimeSpan  # the part of its span that no earlier segment has
+
+    @property
+    def revision(self) -> int:
+        """How much it holds: the same for the same content, and more for a final one than for any before it."""
+        return len(self.frames.pts_seconds) + len(self.spoken) + self.is_final
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Epoch:
+    epoch: int
+    start_seconds: float
+    end_seconds: float
+    whole_seconds: float  # before it no picture comes any more
+    next_index: int  # the first window that is not final
+    is_over: bool = False  # nothing comes any more
+    is_last: bool = False  # of the video
+    frames: list[EncodedFrame] = field(default_factory=list)  # in order of time, without those no window to come needs
+    spoken: list[EncodedUtterance] = field(default_factory=list)  # in order of start
+    published: dict[int, int] = field(default_factory=dict)  # index -> revision, of windows that are not final
+
+
+class WindowCutter:
+    """Cuts one video into segments, at once or while it comes in.
+
+    Of the windows of an epoch only the last are open; what no open window needs is forgotten.
+    """
+
+    def __init__(
+        self, video_id: str, config: WindowConfig, pooling: Pooling, *, first: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Begin with a segment.
+
+        Args:
+            first: Epoch and index of the first segment that is not final; those before it are left out.
+        """
+        self._video_id, self._config, self._pooling, self._first = video_id, config, pooling, first
+        self._epochs: list[_Epoch] = []
+        self._early: list[EncodedUtterance] = []  # of an epoch whose pictures are still on their way
+        self._final_seconds = 0.0
+
+    @property
+    def watermark_seconds(self) -> float:
+        """Media time before which everything is final."""
+        return self._final_seconds
+
+    @property
+    def needed(self) -> tuple[int, float] | None:
+        """The epoch and media time from which on pictures are still needed; None: nothing is open."""
+        for epoch in self._epochs:
+            if (start := self._start_of(epoch, epoch.next_index)) is not None:
+                shown = [frame.pts_seconds for frame in epoch.frames if frame.pts_seconds <= start]
+                return epoch.epoch, max(shown, default=start)
+        return None
+
+    @property
+    def open_segment(self) -> tuple[int, int, float]:
+        """The epoch, index and start of the first segment that is not final."""
+        for epoch in self._epochs:
+            if (start := self._start_of(epoch, epoch.next_index)) is not None:
+                return epoch.epoch, epoch.next_index, start
+        newest = self._epochs[-1] if self._epochs else None
+        return (newest.epoch + 1, 0, newest.end_seconds) if newest is not None else (*self._first, 0.0)
+
+    def extend(
+        self,
+        epoch: int,
+        frames: Sequence[EncodedFrame],
+        *,
+        start_seconds: float,
+        end_seconds: float,
+        whole_seconds: float,
+    ) -> None:
+        """Take what comes next, which ends at a media time. A new epoch ends the one before it.
+
+        Args:
+            start_seconds: Where the epoch begins.
+            whole_seconds: Before it no picture comes any more; at most the end.
+        """
+        if epoch < self._first[0]:
+            return
+        current = self._epochs[-1] if self._epochs else None
+        if current is None or current.epoch != epoch:
+            if current is not None:
+                current.is_over = True
+            index = self._first[1] if epoch == self._first[0] else 0
+            current = _Epoch(
+                epoch=epoch,
+                start_seconds=start_seconds,
+                end_seconds=start_seconds,
+                whole_seconds=start_seconds,
+                next_index=index,
+            )
+            self._epochs.append(current)
+            early, self._early = self._early, []
+            self.hear(early)
+        current.end_seconds = max(current.end_seconds, end_seconds)
+        current.whole_seconds = max(current.whole_seconds, whole_seconds)
+        current.frames += frames
+
+    def hear(self, spoken: Sequence[EncodedUtterance]) -> None:
+        """Take utterances, in any order."""
+        by_number = {epoch.epoch: epoch for epoch in self._epochs}
+        newest = max(by_number, default=-1)
+        for one in spoken:
+            if (epoch := by_number.get(one.utterance.epoch)) is not None:
+                insort(epoch.spoken, one, key=_start)
+            elif one.utterance.epoch > newest:
+                self._early.append(one)
+
+    def finish(self, *, is_last: bool) -> None:
+        """End the epoch that is going on: nothing of it comes any more."""
+        if self._epochs:
+            self._epochs[-1].is_over = True
+            self._epochs[-1].is_last = is_last
+
+    def segments(self, heard: tuple[int, float], *, pooled_count: int = 1) -> Iterator[CutSegment]:
+        """Yield the segments that hold more than when they were last yielded, in order.
+
+        Args:
+            heard: Epoch and media time before which all words are known.
+            pooled_count: Windows that fusion reads together. Between two of them the other methods answer as if the
+                later one was yielded already.
+        """
+        changed = self._changed(heard)
+        while some := list(islice(changed, pooled_count)):
+            vectors = self._pooling.vectors([_tokens_of(one) for one in some])
+            for one, vector in zip(some, vectors, strict=True):
+                yield replace(one, segment=replace(one.segment, vector=vector))
+
+    def _changed(self, heard: tuple[int, float]) -> Iterator[CutSegment]:
+        """As segments(), without vectors."""
+        are_final = True  # so far; what follows one that is not final is not final either
+        for epoch in self._epochs:
+            for index in self._indices(epoch):
+                known = self._segment(epoch, index, heard, are_final)
+                are_final = known.is_final
+                if epoch.published.get(index, -1) < known.revision:
+                    epoch.published[index] = known.revision
+                    yield known
+                if known.is_final:
+                    self._forget(epoch, index)
+                    self._final_seconds = max(self._final_seconds, known.segment.span.end_seconds)
+        self._epochs = [
+            epoch
+            for epoch in self._epochs
+            if epoch is self._epochs[-1] or self._start_of(epoch, epoch.next_index) is not None
+        ]
+
+    def _start_of(self, epoch: _Epoch, index: int) -> float | None:
+        """Return where a window begins; None: there is no such window, and there will be none."""
+        start = epoch.start_seconds + index * self._config.stride_seconds
+        if not epoch.is_over or self._exists(epoch, index):
+            return start
+        return None
+
+    def _exists(self, epoch: _Epoch, index: int) -> bool:
+        """Whether a window reaches further than the one before it."""
+        if index == 0:
+            return epoch.end_seconds > epoch.start_seconds or bool(epoch.frames)
+        before = epoch.start_seconds + (index - 1) * self._config.stride_seconds
+        return before + self._config.length_seconds < epoch.end_seconds - SLACK_SECONDS
+
+    def _indices(self, epoch: _Epoch) -> Iterator[int]:
+        index = epoch.next_index
+        while self._exists(epoch, index):
+            yield index
+            index += 1
+
+    def _segment(self, epoch: _Epoch, index: int, heard: tuple[int, float], may_be_final: bool) -> CutSegment:
+        """Return a window as it is known now, without its vector."""
+        config = self._config
+        start = epoch.start_seconds + index * config.stride_seconds
+        full_end = start + config.length_seconds
+        goes_on = full_end < epoch.end_seconds - SLACK_SECONDS
+        is_full = goes_on and full_end <= epoch.whole_seconds + SLACK_SECONDS
+        end = full_end if goes_on else epoch.end_seconds
+        span = TimeSpan(start_seconds=start, end_seconds=end)
+        introduced = start + (config.length_seconds - config.stride_seconds if index else 0.0)
+        frames = _frames_in(epoch.frames, span)
+        until = bisect_left(epoch.spoken, end, key=_start)
+        spoken = [one for one in epoch.spoken[:until] if overlaps(one.utterance, span)]
+        is_final = may_be_final and (is_full or epoch.is_over) and heard >= (epoch.epoch, end)
+        ends_epoch = epoch.is_over and not self._exists(epoch, index + 1)
+        vectors = np.stack([frame.vector for frame in frames]) if frames else np.zeros((0, 0), np.float32)
+        return CutSegment(
+            segment=Segment(
+                segment_id=f"{self._video_id}/{epoch.epoch}/{index}",
+                epoch=epoch.epoch,
+                index=index,
+                span=span,
+                vector=None,
+            ),
+            frames=FrameEmbeddings(
+                epochs=np.full(len(frames), epoch.epoch, np.int32),
+                pts_seconds=np.array([frame.pts_seconds for frame in frames], np.float64),
+                vectors=vectors,
+            ),
+            thumbnails=tuple(frame.thumbnail for frame in frames if frame.pts_seconds >= introduced),
+            spoken=tuple(spoken),
+            continued_count=sum(one.start_seconds < introduced for one in spoken) if index else 0,
+            is_final=is_final,
+            ends_epoch=ends_epoch,
+            is_last=is_final and epoch.is_last and ends_epoch,
+            introduces=TimeSpan(start_seconds=min(introduced, end), end_seconds=end),
+        )
+
+    def _forget(self, epoch: _Epoch, index: int) -> None:
+        """Take a window for final, and drop what no window after it needs."""
+        epoch.published.pop(index, None)
+        epoch.next_index = index + 1
+        start = epoch.start_seconds + epoch.next_index * self._config.stride_seconds
+        shown = bisect_right(epoch.frames, start, key=_pts)
+        del epoch.frames[: max(0, shown - 1)]
+        ended = 0
+        while ended < len(epoch.spoken) and epoch.spoken[ended].utterance.end_seconds <= start:
+            ended += 1
+        del epoch.spoken[:ended]
+
+
+def cut_video(
+    video_id: str,
     embeddings: FrameEmbeddings,
     utterances: Sequence[Utterance],
+    sentences: NDArray[np.float32],
     *,
     duration_seconds: float,
     config: WindowConfig,
-) -> list[Window]:
-    """Cut one video into windows on a fixed grid that begins anew with each epoch.
-
-    The last window of an epoch is cut short at its end; none lies wholly inside the one before it. A window in
-    which no frame begins holds the frame still shown from before, so static scenes are covered.
+    pooling: Pooling,
+) -> Iterator[CutSegment]:
+    """Cut a whole video into segments. An epoch without a picture and an utterance has none.
 
     Args:
         embeddings: All frames, in order; D may be 0.
-        utterances: In order of start; a window holds those that overlap it.
+        utterances: U of them, in order of start.
+        sentences: float32 (U, E), unit: the vectors of the utterances.
         duration_seconds: Media time at which the last picture or sound ends.
     Raises:
         ValueError: If the duration is not a number >= 0, or ends before the last frame begins.
@@ -38,65 +303,20 @@ def windows(
     if len(pts) and pts[-1] > duration_seconds:
         raise ValueError(f"the last frame begins at {pts[-1]}, after the end at {duration_seconds}")
     starts = _epoch_starts(embeddings, utterances)
-    if not starts:
-        return []
-    ends = [start for _, start in starts[1:]] + [duration_seconds]
-    spoken = np.array([u.epoch for u in utterances], dtype=np.int32)
-    cut: list[Window] = []
-    for (epoch, epoch_start), epoch_end in zip(starts, ends, strict=True):
-        frames = _range(embeddings.epochs, epoch)
-        words = _range(spoken, epoch)
-        word_starts = np.array([u.start_seconds for u in utterances[words]], dtype=np.float64)
-        word_ends = np.array([u.end_seconds for u in utterances[words]], dtype=np.float64)
-        ends_so_far = np.maximum.accumulate(word_ends)
-        for index, span in enumerate(_grid(epoch_start, max(epoch_start, epoch_end), config)):
-            said = _utterances_in(word_starts, ends_so_far, span)
-            cut.append(
-                Window(
-                    epoch=epoch,
-                    index=index,
-                    span=span,
-                    frames=_frames_in(embeddings, frames, span),
-                    utterances=slice(words.start + said.start, words.start + said.stop),
-                )
-            )
-    return cut
-
-
-def segments(
-    video_id: str,
-    windows: Sequence[Window],
-    embeddings: FrameEmbeddings,
-    utterances: Sequence[Utterance],
-    sentences: NDArray[np.float32],
-    pooling: Pooling,
-) -> list[Segment]:
-    """Make one vector of each window.
-
-    Args:
-        windows: Of this video, as `windows` cuts them.
-        embeddings: The frames their slices point into.
-        utterances: The utterances their slices point into.
-        sentences: float32 (U, E), unit: the vectors of those.
-    """
-    read = []
-    for window in windows:
-        said = [at for at in range(len(utterances))[window.utterances] if overlaps(utterances[at], window.span)]
-        seen = window.frames
-        heard = [utterances[at] for at in said]
-        read.append(
-            window_tokens(window.span, embeddings.pts_seconds[seen], embeddings.vectors[seen], heard, sentences[said])
-        )
-    return [
-        Segment(
-            segment_id=f"{video_id}/{window.epoch}/{window.index}",
-            epoch=window.epoch,
-            index=window.index,
-            span=window.span,
-            vector=vector,
-        )
-        for window, vector in zip(windows, pooling.vectors(read), strict=True)
-    ]
+    edges = [start for _, start in starts] + [duration_seconds]
+    cutter = WindowCutter(video_id, config, pooling)
+    for (epoch, start), end in zip(starts, edges[1:], strict=True):
+        rows = range(*np.searchsorted(embeddings.epochs, (epoch, epoch + 1)))  # they are in order of epoch
+        frames = [
+            EncodedFrame(pts_seconds=float(pts[row]), vector=embeddings.vectors[row], thumbnail=b"") for row in rows
+        ]
+        end = max(start, end)
+        cutter.extend(epoch, frames, start_seconds=start, end_seconds=end, whole_seconds=end)
+    cutter.hear(
+        [EncodedUtterance(utterance=one, vector=vector) for one, vector in zip(utterances, sentences, strict=True)]
+    )
+    cutter.finish(is_last=True)
+    yield from cutter.segments(ALL_HEARD, pooled_count=POOLED_COUNT)
 
 
 def window_tokens(
@@ -128,8 +348,24 @@ def overlaps(utterance: Utterance, span: TimeSpan) -> bool:
     return utterance.start_seconds < span.end_seconds and utterance.end_seconds > span.start_seconds
 
 
+def _tokens_of(cut: CutSegment) -> WindowTokens:
+    sentences = np.stack([one.vector for one in cut.spoken]) if cut.spoken else np.zeros((0, 0), np.float32)
+    utterances = [one.utterance for one in cut.spoken]
+    return window_tokens(cut.segment.span, cut.frames.pts_seconds, cut.frames.vectors, utterances, sentences)
+
+
+def _frames_in(frames: Sequence[EncodedFrame], span: TimeSpan) -> Sequence[EncodedFrame]:
+    """Return the frames that begin in a span; where none does, the one that is shown through it."""
+    first = bisect_left(frames, span.start_seconds, key=_pts)
+    end = bisect_left(frames, span.end_seconds, key=_pts)
+    if first < end:
+        return frames[first:end]
+    shown = bisect_right(frames, span.start_seconds, key=_pts)
+    return frames[max(0, shown - 1) : shown]
+
+
 def _epoch_starts(embeddings: FrameEmbeddings, utterances: Sequence[Utterance]) -> list[tuple[int, float]]:
-    """Epochs that hold a frame or an utterance, in order, with the media time at which each begins."""
+    """Return the epochs that hold a frame or an utterance, in order, with the media time at which each begins."""
     starts: dict[int, float] = {}
     first_frames = np.unique(embeddings.epochs, return_index=True)
     for epoch, first in zip(*first_frames, strict=True):
@@ -142,39 +378,9 @@ def _epoch_starts(embeddings: FrameEmbeddings, utterances: Sequence[Utterance]) 
     return sorted(starts.items())
 
 
-def _range(epochs: NDArray[np.int32], epoch: int) -> slice:
-    """Where one epoch's rows lie in a video's rows, which are in order of epoch."""
-    return slice(int(np.searchsorted(epochs, epoch, "left")), int(np.searchsorted(epochs, epoch, "right")))
+def _pts(frame: EncodedFrame) -> float:
+    return frame.pts_seconds
 
 
-def _grid(start_seconds: float, end_seconds: float, config: WindowConfig) -> list[TimeSpan]:
-    spans: list[TimeSpan] = []
-    while True:
-        start = start_seconds + len(spans) * config.stride_seconds
-        end = start + config.length_seconds
-        if end >= end_seconds - SLACK_SECONDS:
-            return [*spans, TimeSpan(start_seconds=start, end_seconds=end_seconds)]
-        spans.append(TimeSpan(start_seconds=start, end_seconds=end))
-
-
-def _frames_in(embeddings: FrameEmbeddings, epoch: slice, span: TimeSpan) -> slice:
-    """Frames that begin in the span; where none does, the one that is shown through it."""
-    pts = embeddings.pts_seconds[epoch]
-    first = epoch.start + int(np.searchsorted(pts, span.start_seconds, "left"))
-    end = epoch.start + int(np.searchsorted(pts, span.end_seconds, "left"))
-    if first < end:
-        return slice(first, end)
-    shown = epoch.start + int(np.searchsorted(pts, span.start_seconds, "right")) - 1
-    return slice(shown, shown + 1) if shown >= epoch.start else slice(first, first)
-
-
-def _utterances_in(starts: NDArray[np.float64], ends_so_far: NDArray[np.float64], span: TimeSpan) -> slice:
-    """The shortest run that holds every utterance that overlaps the span.
-
-    Args:
-        starts: (U,) of one epoch, ascending.
-        ends_so_far: (U,) the latest end among each utterance and those before it, so ascending too.
-    """
-    stop = int(np.searchsorted(starts, span.end_seconds, "left"))
-    first = int(np.searchsorted(ends_so_far, span.start_seconds, "right"))
-    return slice(min(first, stop), stop)
+def _start(spoken: EncodedUtterance) -> float:
+    return spoken.start_seconds

@@ -39,7 +39,7 @@ from serve.indexing.work import (
 from serve.search.traits import Captions, compute_file_traits
 from serve.settings import Settings
 from serve.values import IndexOutcome, IndexProgress
-from temporal.window import segments, windows
+from temporal.window import cut_video
 
 logger = logging.getLogger(__name__)
 
@@ -372,8 +372,11 @@ class Run:
         sentences = self.encoders.sentence.encode([utterance.text for utterance in utterances])
         self.catalog.add_utterances(work.row, utterances, sentences)
         duration = work.summary.duration_seconds
-        spans = windows(embeddings, utterances, duration_seconds=duration, config=self.settings.window)
-        found = segments(work.video_id, spans, embeddings, utterances, sentences, self.encoders.pooling)
+        cut = cut_video(
+            work.video_id, embeddings, utterances, sentences,
+            duration_seconds=duration, config=self.settings.window, pooling=self.encoders.pooling,
+        )  # fmt: skip
+        found = [one.segment for one in cut]
         self.catalog.add_segments(work.row, found)
         self.catalog.add_traits(work.row, compute_file_traits(embeddings, self.captions))
         warnings = warnings_of(work.summary)

@@ -19,8 +19,8 @@ from ingest.stream.stream_clock import MAX_LAG_SECONDS, Placed
 from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.codec.records import Gap, SegmentRecord
 from temporal.config import WindowConfig
-from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
 from temporal.values import Pooling
+from temporal.window import ALL_HEARD, CutSegment, EncodedFrame, EncodedUtterance, WindowCutter
 
 MAX_GAPS = 64  # that no final segment tells of yet; more are told of as one, however many chunks do not decode
 SAME_SECONDS = 1e-6  # media times that went through a checkpoint differ by less
@@ -114,7 +114,7 @@ class VideoFlow:
         self.uri, self.metadata = uri, dict(metadata or {})
         self.fingerprint = fingerprint
         self.media = media
-        self.windows = LiveWindows(video_id, window, pooling, first=first)
+        self.windows = WindowCutter(video_id, window, pooling, first=first)
         self._language = language
         self.gaps: list[NotedGap] = []
         self.anchors: list[tuple[int, float, float]] = []  # epoch, media time, wall clock
@@ -166,7 +166,7 @@ class VideoFlow:
         speech.is_done, speech.language = True, self._language
         self._language = speech.window.stream.language or self._language
         self.windows.hear(
-            [SpokenVector(utterance=said, vector=vector) for said, vector in zip(spoken, vectors, strict=True)]
+            [EncodedUtterance(utterance=said, vector=vector) for said, vector in zip(spoken, vectors, strict=True)]
         )
 
     # ---- out
@@ -254,7 +254,7 @@ class VideoFlow:
                 return speech.start
         stream = self._speech_stream
         if stream is None:
-            return sys.maxsize, math.inf
+            return ALL_HEARD
         since = stream.open_since_seconds
         epoch, _, end = self._place
         return (epoch, end) if since is None else (stream.epoch, since)
@@ -265,7 +265,7 @@ class VideoFlow:
             self.windows.finish(is_last=step.is_last)
             return
         seen = [
-            SeenFrame(
+            EncodedFrame(
                 pts_seconds=frame.pts_seconds,
                 vector=np.zeros(0, np.float32) if step.vectors is None else step.vectors[n],
                 thumbnail=frame.thumbnail,
@@ -280,7 +280,7 @@ class VideoFlow:
             whole_seconds=placed.whole_seconds,
         )
 
-    def _record(self, live: LiveSegment) -> SegmentRecord:
+    def _record(self, live: CutSegment) -> SegmentRecord:
         assert self.media is not None
         span, epoch = live.segment.span, live.segment.epoch
         appended = [

@@ -10,7 +10,7 @@ from temporal.fusion.training_set import TrainingSet, TrainingVideo
 from temporal.metrics import Localised, localisation, recall_at
 from temporal.moments.moments import find_moments
 from temporal.values import Pooling, Segment
-from temporal.window import segments, windows
+from temporal.window import cut_video
 
 PART_SHARE = 0.8  # a caption of less of a video than this is a moment of it
 
@@ -60,9 +60,11 @@ def segments_of(video: TrainingVideo, pooling: Pooling, grid: WindowConfig, *, s
     """Return a video's segments that have a vector."""
     utterances = video.utterances if shows_words else ()
     sentences = video.sentences if shows_words else video.sentences[:0]
-    spans = windows(video.embeddings, utterances, duration_seconds=video.duration_seconds, config=grid)
-    found = segments(video.name, spans, video.embeddings, utterances, sentences, pooling)
-    return [segment for segment in found if segment.vector is not None]
+    cut = cut_video(
+        video.name, video.embeddings, utterances, sentences,
+        duration_seconds=video.duration_seconds, config=grid, pooling=pooling,
+    )  # fmt: skip
+    return [one.segment for one in cut if one.segment.vector is not None]
 
 
 def found_in(cut: list[Segment], query: NDArray[np.float32], duration_seconds: float) -> NDArray[np.float64]:

@@ -1,8 +1,7 @@
-"""temporal.live: a video cut bit by bit is cut as the whole video is."""
+"""temporal.window: a video cut bit by bit is cut as the whole video is."""
 
 import math
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +12,26 @@ from encoders.values import FrameEmbeddings, Utterance
 from temporal.config import FusionConfig, WindowConfig
 from temporal.fusion.fusion import Fusion, MeanPooling, save_checkpoint
 from temporal.fusion.model import FusionTransformer
-from temporal.live import LiveSegment, LiveWindows, SeenFrame, SpokenVector
 from temporal.values import Pooling
-from temporal.window import segments, windows
+from temporal.window import ALL_HEARD, CutSegment, EncodedFrame, EncodedUtterance, WindowCutter, cut_video, overlaps
 
 CONFIG = WindowConfig()
-ALL_HEARD = (sys.maxsize, math.inf)
 
 
-def seen(at: float) -> SeenFrame:
+def seen(at: float) -> EncodedFrame:
     vector = np.array([math.cos(at), math.sin(at)], np.float32)
-    return SeenFrame(pts_seconds=at, vector=vector, thumbnail=f"{at:.3f}".encode())
+    return EncodedFrame(pts_seconds=at, vector=vector, thumbnail=f"{at:.3f}".encode())
 
 
-def said(start: float, end: float, epoch: int = 0) -> SpokenVector:
+def said(start: float, end: float, epoch: int = 0) -> EncodedUtterance:
     utterance = Utterance(
         epoch=epoch, start_seconds=start, end_seconds=end, text=f"{start:.3f}", words=(), language="en",
         avg_logprob=-0.1, no_speech_prob=0.0,
     )  # fmt: skip
-    return SpokenVector(utterance=utterance, vector=np.ones(2, np.float32))
+    return EncodedUtterance(utterance=utterance, vector=np.ones(2, np.float32))
 
 
-def extend(live: LiveWindows, until: float, frames: list[SeenFrame], *, epoch: int = 0, start: float = 0.0) -> None:
+def extend(live: WindowCutter, until: float, frames: list[EncodedFrame], *, epoch: int = 0, start: float = 0.0) -> None:
     live.extend(epoch, frames, start_seconds=start, end_seconds=until, whole_seconds=until)
 
 
@@ -51,7 +48,7 @@ def pooling(request: pytest.FixtureRequest, tmp_path: Path) -> Pooling:
     return fusion
 
 
-def final(found: list[LiveSegment]) -> dict[str, LiveSegment]:
+def final(found: list[CutSegment]) -> dict[str, CutSegment]:
     return {one.segment.segment_id: one for one in found if one.is_final}
 
 
@@ -63,7 +60,7 @@ def test_the_final_segments_are_those_of_the_whole_video(
     rng = random.Random(seconds)
     frames = [seen(at) for at in np.arange(0.2, seconds, 1.0)]
     spoken = [said(at, min(at + rng.uniform(0.5, 6), seconds)) for at in np.arange(0.5, seconds - 0.6, 4.0)]
-    live, found, at = LiveWindows("v", CONFIG, pooling), [], 0.0
+    live, found, at = WindowCutter("v", CONFIG, pooling), [], 0.0
     while at < seconds:
         until = min(at + chunk_seconds, seconds)
         extend(live, until, [one for one in frames if at <= one.pts_seconds < until])
@@ -78,17 +75,20 @@ def test_the_final_segments_are_those_of_the_whole_video(
         vectors=np.stack([one.vector for one in frames]),
     )
     utterances = [one.utterance for one in spoken]
-    cut = windows(embeddings, utterances, duration_seconds=seconds, config=CONFIG)
-    ended = list(final(found).values())
     sentences = np.stack([one.vector for one in spoken]) if spoken else np.zeros((0, 2), np.float32)
-    whole_video = segments("v", cut, embeddings, utterances, sentences, pooling)
-    for window, whole, mine in zip(cut, whole_video, ended, strict=True):
-        assert mine.segment.segment_id == whole.segment_id
-        assert mine.segment.span == whole.span
-        np.testing.assert_allclose(mine.segment.vector, whole.vector, atol=1e-6)
-        assert np.array_equal(mine.frames.pts_seconds, embeddings.pts_seconds[window.frames])
-        inside = [one for one in utterances[window.utterances] if one.end_seconds > window.span.start_seconds]
-        assert [one.utterance for one in mine.spoken] == inside
+    at_once = cut_video(
+        "v", embeddings, utterances, sentences, duration_seconds=seconds, config=CONFIG, pooling=pooling
+    )
+    ended = list(final(found).values())
+    for whole, mine in zip(at_once, ended, strict=True):
+        span = mine.segment.span
+        assert mine.segment.segment_id == whole.segment.segment_id
+        assert span == whole.segment.span
+        np.testing.assert_allclose(mine.segment.vector, whole.segment.vector, atol=1e-6)
+        seen_inside = [pts for pts in embeddings.pts_seconds if span.start_seconds <= pts < span.end_seconds]
+        assert mine.frames.pts_seconds.tolist() == whole.frames.pts_seconds.tolist() == seen_inside
+        said_inside = [one for one in utterances if overlaps(one, span)]
+        assert [one.utterance for one in mine.spoken] == [one.utterance for one in whole.spoken] == said_inside
     assert [one.is_last for one in ended] == [False] * (len(ended) - 1) + [True]
     introduced = [jpeg for one in ended for jpeg in one.thumbnails]
     assert introduced == [one.thumbnail for one in frames], "each picture is introduced once"
@@ -97,7 +97,7 @@ def test_the_final_segments_are_those_of_the_whole_video(
 
 
 def test_a_segment_is_given_out_as_soon_as_it_is_seen_and_again_when_more_is_known() -> None:
-    live = LiveWindows("v", CONFIG, MeanPooling())
+    live = WindowCutter("v", CONFIG, MeanPooling())
     extend(live, 2.0, [seen(0.0), seen(1.0)])
     [first] = live.segments((0, 0.0))
     assert (first.revision, first.is_final, first.segment.span.end_seconds) == (2, False, 2.0)
@@ -116,7 +116,7 @@ def test_a_segment_is_given_out_as_soon_as_it_is_seen_and_again_when_more_is_kno
 
 
 def test_words_of_an_epoch_are_awaited_before_the_next_one_is_final() -> None:
-    live = LiveWindows("v", CONFIG, MeanPooling())
+    live = WindowCutter("v", CONFIG, MeanPooling())
     extend(live, 5.0, [seen(0.0)])
     extend(live, 30.0, [seen(6.0)], epoch=1, start=5.0)
     found = list(live.segments((0, 3.0)))
@@ -129,7 +129,7 @@ def test_words_of_an_epoch_are_awaited_before_the_next_one_is_final() -> None:
 
 
 def test_utterances_may_be_known_before_the_pictures_of_their_epoch() -> None:
-    live = LiveWindows("v", CONFIG, MeanPooling())
+    live = WindowCutter("v", CONFIG, MeanPooling())
     live.hear([said(1.0, 2.0)])
     extend(live, 3.0, [seen(0.0)])
     [one] = live.segments((0, 2.5))
@@ -137,7 +137,7 @@ def test_utterances_may_be_known_before_the_pictures_of_their_epoch() -> None:
 
 
 def test_a_still_is_shown_through_the_windows_in_which_no_picture_begins() -> None:
-    live = LiveWindows("v", CONFIG, MeanPooling())
+    live = WindowCutter("v", CONFIG, MeanPooling())
     extend(live, 40.0, [seen(0.0)])
     live.finish(is_last=True)
     found = list(live.segments(ALL_HEARD))
@@ -146,7 +146,7 @@ def test_a_still_is_shown_through_the_windows_in_which_no_picture_begins() -> No
 
 
 def test_goes_on_with_the_first_segment_that_is_not_final() -> None:
-    live = LiveWindows("v", CONFIG, MeanPooling(), first=(1, 2))
+    live = WindowCutter("v", CONFIG, MeanPooling(), first=(1, 2))
     extend(live, 10.0, [seen(9.0)])  # read again, and final long since
     extend(live, 45.0, [seen(10.0 + n) for n in range(35)], epoch=1, start=10.0)
     found = [one.segment.segment_id for one in live.segments(ALL_HEARD)]
@@ -154,7 +154,7 @@ def test_goes_on_with_the_first_segment_that_is_not_final() -> None:
 
 
 def test_sound_that_outlasts_the_pictures_does_not_make_a_window_whole() -> None:
-    live = LiveWindows("v", CONFIG, MeanPooling())
+    live = WindowCutter("v", CONFIG, MeanPooling())
     live.extend(0, [seen(float(at)) for at in range(16)], start_seconds=0.0, end_seconds=16.4, whole_seconds=15.9)
     assert not final(list(live.segments(ALL_HEARD)))
     live.extend(0, [seen(15.95)], start_seconds=0.0, end_seconds=18.0, whole_seconds=18.0)

@@ -24,7 +24,7 @@ from support.running import Running, running
 from support.sample_catalog import MEDIA, put
 from temporal.config import WindowConfig
 from temporal.fusion.fusion import MeanPooling
-from temporal.window import segments, windows
+from temporal.window import cut_video
 
 pytestmark = pytest.mark.slow
 
@@ -85,8 +85,11 @@ def put_film(catalog: Catalog, collection: str, name: str, scenes: Sequence[tupl
     )
     row, duration = catalog.begin(new), float(len(colours))
     catalog.add_frames(row, embeddings, [b"jpeg"] * len(colours))
-    spans = windows(embeddings, [], duration_seconds=duration, config=WindowConfig())
-    catalog.add_segments(row, segments(name, spans, embeddings, [], np.zeros((0, 3), np.float32), MeanPooling()))
+    cut = cut_video(
+        name, embeddings, [], np.zeros((0, 3), np.float32),
+        duration_seconds=duration, config=WindowConfig(), pooling=MeanPooling(),
+    )  # fmt: skip
+    catalog.add_segments(row, [one.segment for one in cut])
     catalog.finish(row, media=MEDIA, duration_seconds=duration, warnings=())
 
 
