@@ -27,10 +27,10 @@ import serve.search.speech
 import serve.search.target
 import temporal.moments.ranges
 from encoders.calibration import Calibration
-from serve.cli.eval import table
+from serve.cli.eval_tables import query_table
 from serve.client.any_library import LocalLibrary
 from serve.evaluate.plots import draw
-from serve.evaluate.queries import figures, measure
+from serve.evaluate.queries import measure, query_figures
 from serve.evaluate.questions import Question, Questions, read_questions
 from serve.search.intent import EQUAL_WEIGHT, Intent, read_intent
 from serve.search.library import Library
@@ -168,7 +168,7 @@ def measured(variant: Variant, data: Path, questions: Questions, plots: Path | N
         questions = replace(questions, moments=reworded(questions.moments))
     with patched(variant), Library.open(data, settings) as library:
         answered = measure(LocalLibrary(library), questions)
-    found = figures(answered)
+    found = query_figures(answered)
     if plots is not None:
         draw(answered, found, plots)
     return found
@@ -204,7 +204,7 @@ def main() -> None:
         f" videos, {len(questions.absent)} absent."
     )
     if args.half == "report":
-        print(about, table(measured(VARIANTS[0], args.data, questions, args.plots)), sep="\n\n")
+        print(about, query_table(measured(VARIANTS[0], args.data, questions, args.plots)), sep="\n\n")
         return
     lines = [
         "# What each part of the search is worth", "",

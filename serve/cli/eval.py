@@ -1,6 +1,7 @@
-"""`kinodex eval`: how good answers are."""
+"""`kinodex eval`: measures a library's answers, moderation policies, or a file of predictions."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,33 @@ import click
 from serve.cli.options import json_option, library_options, load
 
 if TYPE_CHECKING:
-    from serve.client.any_library import AnyLibrary
-    from serve.evaluate.queries import Measured
-    from serve.evaluate.questions import Half, Questions
+    from serve.evaluate.queries import Measurement
+    from serve.evaluate.questions import Half
     from serve.search.library import Library
 
-COLUMNS = ("R1@0.5", "R1@0.7", "mAP", "mIoU")
-PREDICTED_COLUMNS = ("R1@0.5", "R1@0.7", "mAP", "mAP@0.5", "mAP@0.75", "mIoU")
+# The options that name what is measured -> the options that go with them, besides --config and --json.
+MODES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("policies", "clips"): ("plots", "data"),
+    ("queries",): ("server", "half", "plots", "data"),
+    ("predictions", "truth"): (),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalOptions:
+    """The options of one `kinodex eval`."""
+
+    queries: Path | None
+    server: str | None
+    half: "Half | None"
+    plots: Path | None
+    policies: Path | None
+    clips: Path | None
+    predictions: Path | None
+    truth: Path | None
+    as_json: bool
+    data: Path | None
+    config: Path | None
 
 
 @click.command(
@@ -29,271 +50,164 @@ Examples:
   kinodex eval --predictions mine.jsonl --truth highlight_val_release.jsonl
 
 \b
-Queries, one JSON object a line; a file is the last part of a video's URI, or its id:
+QUERIES has one JSON object a line. "file" is the last part of a video's URI, or the video's ID:
   {"kind": "video", "file": "hike.mp4", "query": "hiking in the mountains"}
   {"kind": "moment", "file": "hike.mp4", "query": "a dog jumps over a stream", "start_seconds": 12, "end_seconds": 19}
   {"kind": "moment", "file": "talk.mp4", "query": "when does she mention Paris?", "start_seconds": 61,
    "end_seconds": 66, "channel": "speech"}
   {"kind": "absent", "query": "a volcano erupts"}
-"channel" says what finds it: visual (the default), speech or mixed; figures are given for each. "half" may be train or
-report. Or one JSON object of three lists, as `kinodex calibrate` reads.
+"channel" says which channel can find the answer: visual (the default), speech or mixed. Figures are printed for each
+channel. "half" may be train or report. The file may also be one JSON object of three lists, as in `kinodex calibrate`.
 
 \b
-Clips are videos of the library and what is in them, one JSON object a line; without seconds the whole of one is meant,
-without a label nothing is in it:
+CLIPS has one JSON object a line, and says what a video of the library shows. Without seconds, the label holds for the
+whole video; without a label, the video shows nothing that a policy looks for:
   {"file": "gate.mp4", "label": "Fire", "start_seconds": 12, "end_seconds": 30}
   {"file": "empty.mp4"}
-A label is a policy's id, its label or one of its parents. Label all that is in a clip: what finds more is wrong. By a
-parent label, the policies below it are judged together, in a line of its own.
+A label is the id of a policy, its label, or one of its parents. Label everything: an event outside the labelled spans
+counts as wrong. The policies below a parent label are measured together, in a line of their own.
 
 \b
-Predictions and truth have one JSON object a line, as in QVHighlights:
+PREDICTIONS and TRUTH have one JSON object a line, in the format of QVHighlights:
   predictions  {"qid": 7, "pred_relevant_windows": [[start, end, score], ...]}   seconds, the best first
-  truth        {"qid": 7, "relevant_windows": [[start, end], ...]}               none: the event is absent
+  truth        {"qid": 7, "relevant_windows": [[start, end], ...]}               empty: the event is absent
 """,
 )
-@click.option("--queries", metavar="FILE", type=click.Path(path_type=Path), help="Questions with known answers.")
+@click.option(
+    "--queries", metavar="QUERIES", type=click.Path(path_type=Path), help="Questions with known answers, to ask."
+)
 @click.option("--server", metavar="ADDR", help="Ask the library of this server; as in `kinodex moments`.")
-@click.option("--half", type=click.Choice(["train", "report"]), help="Ask these queries only.  [default: all]")
+@click.option("--half", type=click.Choice(["train", "report"]), help="Ask only this half.  [default: all]")
 @click.option(
     "--plots",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Draw recall.png, scores.png, lengths.png and, of a library here, curve.png; of policies, policies.png.",
+    help="Draw recall.png, scores.png, lengths.png and, for a local library, curve.png; for policies, policies.png.",
 )
-@click.option("--policies", metavar="FILE", type=click.Path(path_type=Path), help="Moderation policies to judge.")
-@click.option("--clips", metavar="JSONL", type=click.Path(path_type=Path), help="Labelled clips to judge them by.")
-@click.option("--predictions", metavar="JSONL", type=click.Path(path_type=Path), help="What was answered.")
-@click.option("--truth", metavar="JSONL", type=click.Path(path_type=Path), help="What is right.")
+@click.option("--policies", metavar="FILE", type=click.Path(path_type=Path), help="Moderation policies to measure.")
+@click.option("--clips", metavar="CLIPS", type=click.Path(path_type=Path), help="Labels of videos in the library.")
+@click.option("--predictions", metavar="PREDICTIONS", type=click.Path(path_type=Path), help="Predicted moments.")
+@click.option("--truth", metavar="TRUTH", type=click.Path(path_type=Path), help="True moments.")
 @json_option
 @library_options
-def evaluate(
-    queries: Path | None,
-    server: str | None,
-    half: "Half | None",
-    plots: Path | None,
-    policies: Path | None,
-    clips: Path | None,
-    predictions: Path | None,
-    truth: Path | None,
-    as_json: bool,
-    data: Path | None,
-    config: Path | None,
-) -> None:
-    """Measure answers against the truth: of this program to queries, or any that are in a file.
+def evaluate(**values: Any) -> None:
+    """Measure how good answers are.
 
-    Moments: R1@tIoU, mAP and mIoU, by length. Whole videos: recall@k, median rank, nDCG. Absent events: how often they
-    are told from present ones. Shares are in per cent. Or measure moderation policies on labelled clips, and suggest
-    thresholds: precision, recall and F1 of their events.
+    --queries asks a library questions with known answers. Moments: R1@tIoU, mAP and mIoU, by length. Whole videos:
+    recall@k, median rank and nDCG. Absent events: precision and recall of their rejection. All shares are in per cent.
+
+    --policies with --clips measures the events of moderation policies on labelled videos (precision, recall, F1), and
+    suggests thresholds.
+
+    --predictions with --truth measures moments that another program predicted.
     """
-    if policies is not None or clips is not None:
-        if policies is None or clips is None:
-            raise click.UsageError("--policies and --clips go together")
-        others = {
-            "--queries": queries,
-            "--server": server,
-            "--half": half,
-            "--predictions": predictions,
-            "--truth": truth,
-        }
-        for name, value in others.items():
-            if value is not None:
-                raise click.UsageError(f"{name} goes without --policies")
-        _evaluate_policies(policies, clips, plots, as_json, data, config)
-        return
-    if queries is not None:
-        if predictions is not None or truth is not None:
-            raise click.UsageError("--queries asks for answers itself: it goes without --predictions and --truth")
-        if server is not None and data is not None:
-            raise click.UsageError("give --data or --server, not both")
-        _evaluate_queries(queries, server, half, plots, as_json, data, config)
-        return
-    if predictions is None or truth is None:
-        raise click.UsageError("give --queries, or --predictions and --truth")
-    for name, value in (("--server", server), ("--half", half), ("--plots", plots), ("--data", data)):
-        if value is not None:
-            raise click.UsageError(f"{name} goes with --queries")
-    _evaluate_files(predictions, truth, as_json)
+    options = EvalOptions(**values)
+    if (mode := _mode(options)) == "policies":
+        _evaluate_policies(options)
+    elif mode == "queries":
+        _evaluate_queries(options)
+    else:
+        _evaluate_predictions(options)
 
 
-# ---- queries
+def _mode(options: EvalOptions) -> str:
+    """Return the option that names what is measured, after a check of the options that go with it."""
+
+    def is_given(name: str) -> bool:
+        return getattr(options, name) is not None
+
+    names = next((names for names in MODES if any(map(is_given, names))), None)
+    if names is None:
+        raise click.UsageError("give --queries, or --policies and --clips, or --predictions and --truth")
+    if not all(map(is_given, names)):
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in names)} go together")
+    for name in {name: None for group in MODES.items() for part in group for name in part}:
+        if is_given(name) and name not in (*names, *MODES[names]):
+            raise click.UsageError(f"--{name} does not go with --{names[0]}")
+    if options.server is not None and options.data is not None:
+        raise click.UsageError("give --data or --server, not both")
+    return names[0]
 
 
-def _evaluate_queries(
-    queries: Path,
-    server: str | None,
-    half: "Half | None",
-    plots: Path | None,
-    as_json: bool,
-    data: Path | None,
-    config: Path | None,
-) -> None:
+def _evaluate_queries(options: EvalOptions) -> None:
+    from serve.cli.eval_tables import query_table
+    from serve.cli.progress import show_bar
     from serve.client.any_library import LocalLibrary, open_library
-    from serve.evaluate.queries import figures
+    from serve.evaluate.queries import measure, query_figures
     from serve.evaluate.questions import read_questions
     from serve.text import counted
 
-    questions = read_questions(queries).of(half)
-    directory, settings = load(data, config, is_local=server is None)
-    if plots is not None:
-        plots.mkdir(parents=True, exist_ok=True)
-    with open_library(settings, directory, server) as asked:
-        measured = _followed(asked, questions)
-        for channel in measured.degraded_channels:
+    assert options.queries is not None
+    questions = read_questions(options.queries).of(options.half)
+    directory, settings = load(options.data, options.config, is_local=options.server is None)
+    if options.plots is not None:
+        options.plots.mkdir(parents=True, exist_ok=True)
+    with open_library(settings, directory, options.server) as library:
+        with show_bar("Asking") as on_done:
+            measurement = measure(library, questions, on_done)
+        for channel in measurement.degraded_channels:
             click.echo(f"kinodex: {channel} search is not available: the figures are without it", err=True)
-        if measured.missing:
-            count = sum(measured.missing.values())
-            names = ", ".join(sorted(measured.missing))
+        if measurement.missing:
+            count = sum(measurement.missing.values())
+            names = ", ".join(sorted(measurement.missing))
             click.echo(f"kinodex: not asked: {counted(count, 'question')} about videos not here: {names}", err=True)
-        found = figures(measured)
-        if plots is not None:
+        figures = query_figures(measurement)
+        if options.plots is not None:
             from serve.evaluate.plots import draw
 
-            draw(measured, found, plots)
-            if isinstance(asked, LocalLibrary):
-                _draw_curve(asked.library, measured, plots)
-    click.echo(json.dumps(found) if as_json else table(found))
+            draw(measurement, figures, options.plots)
+            if isinstance(library, LocalLibrary):
+                _draw_curve(library.library, measurement, options.plots)
+    click.echo(json.dumps(figures) if options.as_json else query_table(figures))
 
 
-def _followed(asked: "AnyLibrary", questions: "Questions") -> "Measured":
-    """Ask, under a progress bar."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from serve.evaluate.queries import measure
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("Asking", total=None)
-        return measure(asked, questions, lambda done, total: progress.update(bar, completed=done, total=total))
-
-
-def _draw_curve(library: "Library", measured: "Measured", folder: Path) -> None:
-    """Draw the curve of the seen moment whose video is longest, if there is one."""
+def _draw_curve(library: "Library", measurement: "Measurement", folder: Path) -> None:
+    """Draw the similarity curve of the visual moment whose video is longest, if there is one."""
     from serve.evaluate.plots import CURVE, draw_curve
     from serve.evaluate.questions import names_of
     from serve.values import Filter, Query
 
-    seen = [one for one in measured.moments if one.question.channel == "visual"]
-    if not seen or library.engine.visual is None:
+    questions = [reply.question for reply in measurement.moments if reply.question.channel == "visual"]
+    if not questions or library.engine.visual is None:
         return
-    videos = {place: video for video in library.videos() for place in names_of(video)}
-    question = max((one.question for one in seen), key=lambda one: videos[one.file or ""].duration_seconds)
+    videos = {name: video for video in library.videos() for name in names_of(video)}
+    question = max(questions, key=lambda question: videos[question.file or ""].duration_seconds)
     video = videos[question.file or ""]
     seconds, similarities = library.similarities(question.text, video)
-    only = Filter(collections=(video.collection,), video_ids=(video.video_id,))
-    answers = library.moments(Query(text=question.text, limit=3, filter=only)).moments
+    only_video = Filter(collections=(video.collection,), video_ids=(video.video_id,))
+    answer = library.moments(Query(text=question.text, limit=3, filter=only_video))
     if len(seconds):
-        draw_curve(question, seconds, similarities, answers, folder / CURVE)
+        draw_curve(question, seconds, similarities, answer.moments, folder / CURVE)
 
 
-def table(found: dict[str, Any]) -> str:
-    """Lay the figures out for people."""
-    lines = []
-    for where, name in (("library", "moments, asked of the library"), ("video", "moments, asked of their video")):
-        if not found["moments"]:
-            break
-        lines.append(f"{name:32}{'queries':>9}" + "".join(f"{column:>10}" for column in COLUMNS))
-        for channel, both in found["moments"].items():
-            parts = both[where]
-            lines.append(_row(f"  {channel}", parts["n"], [parts[column] for column in COLUMNS]))
-            for length, part in parts["by-length"].items():
-                lines.append(_row(f"    {length}", part["n"], [part[column] for column in COLUMNS]))
-        lines.append("")
-    videos = found["videos"]
-    if videos["n"]:
-        columns = ("R@1", "R@5", "R@10", "nDCG@10", "median rank")
-        lines.append(f"{'':32}{'queries':>9}" + "".join(f"{column:>12}" for column in columns))
-        rank = videos["median-rank"]
-        shown = "none" if rank is None else f"{rank:g}"
-        values = "".join(f"{videos[column]:12.2f}" for column in columns[:4])
-        lines += [f"{'whole videos':32}{videos['n']:9}{values}{shown:>12}", ""]
-    if found["rejection"]:
-        told = ("precision", "recall", "F1")
-        lines.append(f"{'absent, told to be NO_MATCH':32}{'queries':>9}" + "".join(f"{one:>10}" for one in told))
-        for channel, part in found["rejection"].items():
-            lines.append(_row(f"  {channel}", part["n"], [part[column] for column in told]))
-        lines.append("")
-    seconds = found["seconds"]
-    lines.append(f"an answer took {seconds['median'] * 1000:.0f} ms (median), {seconds['p95'] * 1000:.0f} ms (p95)")
-    return "\n".join(lines)
-
-
-def _row(name: str, count: int, values: list[float]) -> str:
-    return f"{name:32}{count:9}" + "".join(f"{value:10.2f}" for value in values)
-
-
-# ---- policies
-
-
-def _evaluate_policies(
-    file: Path, clips: Path, plots: Path | None, as_json: bool, data: Path | None, config: Path | None
-) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
-
+def _evaluate_policies(options: EvalOptions) -> None:
+    from serve.cli.eval_tables import policy_table
+    from serve.cli.progress import show_bar
     from serve.evaluate.policies import evaluate_policies, policy_figures, read_clips
     from serve.moderation.policies import read_policies
     from serve.search.library import Library
 
-    policies, labelled = read_policies(file), read_clips(clips)
-    directory, settings = load(data, config)
-    console = Console(stderr=True)
-    with (
-        Library.open(directory, settings) as library,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
-        bar = progress.add_task("Scoring", total=None)
-        judged = evaluate_policies(
-            library, policies, labelled, str(clips), lambda n, total: progress.update(bar, completed=n, total=total)
-        )
-    if plots is not None:
+    assert options.policies is not None
+    assert options.clips is not None
+    policies, clips = read_policies(options.policies), read_clips(options.clips)
+    directory, settings = load(options.data, options.config)
+    with Library.open(directory, settings) as library, show_bar("Scoring") as on_done:
+        evaluation = evaluate_policies(library, policies, clips, str(options.clips), on_done)
+    if options.plots is not None:
         from serve.evaluate.plots import POLICIES, draw_policies
 
-        plots.mkdir(parents=True, exist_ok=True)
-        draw_policies(judged.policies, plots / POLICIES)
-    found = policy_figures(judged)
-    click.echo(json.dumps(found) if as_json else policy_table(found))
+        options.plots.mkdir(parents=True, exist_ok=True)
+        draw_policies(evaluation.policies, options.plots / POLICIES)
+    figures = policy_figures(evaluation)
+    click.echo(json.dumps(figures) if options.as_json else policy_table(figures))
 
 
-def policy_table(found: list[dict[str, Any]]) -> str:
-    """Lay out what became of policies for people."""
-    names = ("spans", "events", "precision", "recall", "F1", "enter", "leave")
-    lines = [f"{'':24}" + "".join(f"{name:>10}" for name in names)]
-    for one in found:
-        lines.append(f"{one['policy_id'] or 'all of ' + one['label']:24}" + _figures_of(one))
-        best = one["suggested"]
-        if best is not None:
-            lines.append(f"{'  better on these clips':24}" + _figures_of(best))
-    if any(one["suggested"] for one in found):
-        lines += ["", "thresholds that are best here were chosen here: try them on clips they have not seen"]
-    return "\n".join(lines)
+def _evaluate_predictions(options: EvalOptions) -> None:
+    from serve.cli.eval_tables import prediction_table
+    from serve.evaluate.predictions import evaluate_files, prediction_figures
 
-
-def _figures_of(one: dict[str, Any]) -> str:
-    shares = ["-" if one[name] is None else f"{100 * one[name]:.0f}" for name in ("precision", "recall", "F1")]
-    thresholds = ["-" if one[name] is None else f"{one[name]:g}" for name in ("enter", "leave")]
-    texts = [str(one["spans"]), str(one["events"]), *shares, *thresholds]
-    return "".join(f"{text:>10}" for text in texts)
-
-
-# ---- predictions
-
-
-def _evaluate_files(predictions: Path, truth: Path, as_json: bool) -> None:
-    from serve.evaluate.predictions import evaluate_files, figures
-
-    evaluation = evaluate_files(predictions, truth)
-    found = figures(evaluation)
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    click.echo(f"{'moments':8}{'queries':>9}" + "".join(f"{name:>10}" for name in PREDICTED_COLUMNS))
-    for part in evaluation.parts:
-        values = "".join(f"{found[f'MR-{part}-{name}']:10.2f}" for name in PREDICTED_COLUMNS)
-        click.echo(f"{part:8}{found[f'MR-{part}-n']:9}{values}")
-    if evaluation.rejection is not None:
-        click.echo(
-            f"\n{found['absent-n']} absent: rejection precision {found['absent-precision']:.2f},"
-            f" recall {found['absent-recall']:.2f}, F1 {found['absent-F1']:.2f}"
-        )
+    assert options.predictions is not None
+    assert options.truth is not None
+    scores = evaluate_files(options.predictions, options.truth)
+    figures = prediction_figures(scores)
+    click.echo(json.dumps(figures) if options.as_json else prediction_table(figures, list(scores.parts)))

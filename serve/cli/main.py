@@ -91,13 +91,13 @@ def index(
 ) -> None:
     """Read videos into the library: files, folders, URLs."""
     directory, settings = load(data, config)
-    from serve.cli.progress import follow
+    from serve.cli.progress import run_with_progress
     from serve.indexing import pipeline
 
     def start(progress: "IndexProgress") -> Iterator["IndexOutcome"]:
         return pipeline.index(inputs, directory, settings, collection=collection, progress=progress)
 
-    ctx.exit(follow(start, as_json=as_json))
+    ctx.exit(run_with_progress(start, as_json=as_json))
 
 
 @cli.command(
@@ -266,10 +266,12 @@ def reindex(ctx: click.Context, as_json: bool, data: Path | None, config: Path |
     ones are whole.
     """
     directory, settings = load(data, config)
-    from serve.cli.progress import follow
+    from serve.cli.progress import run_with_progress
     from serve.indexing import pipeline
 
-    ctx.exit(follow(lambda progress: pipeline.reindex(directory, settings, progress=progress), as_json=as_json))
+    ctx.exit(
+        run_with_progress(lambda progress: pipeline.reindex(directory, settings, progress=progress), as_json=as_json)
+    )
 
 
 @cli.command(

@@ -89,6 +89,7 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     """
     from serve.api.warming import prepare
     from serve.catalog.sqlite import CATALOG_NAME
+    from serve.cli.progress import show_bar
     from serve.moderation.moderator import rescore_library
     from serve.moderation.policies import read_policies
     from serve.moderation.policy_file import ActivePolicies
@@ -113,8 +114,8 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
         held.refresh()
         if held.mistake is not None:
             raise held.mistake
-        with _bar("Scoring") as advance:
-            found = rescore_library(library.engine, directory, held, advance)
+        with show_bar("Scoring") as on_done:
+            found = rescore_library(library.engine, directory, held, on_done)
     if as_json:
         click.echo(json.dumps(asdict(found)))
         _fail_if(found.failed)
@@ -131,17 +132,6 @@ def _fail_if(failed: dict[str, str]) -> None:
     if failed:
         named = ", ".join(f"{video_id} ({reason})" for video_id, reason in failed.items())
         raise click.ClickException(f"not scored: {named}; the others are")
-
-
-@contextlib.contextmanager
-def _bar(title: str) -> "Iterator[Callable[[int, int], None]]":
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @click.command(

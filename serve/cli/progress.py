@@ -1,4 +1,4 @@
-"""What a person or a program sees while an indexing run goes on: bars, lines or JSON."""
+"""Shows the progress of commands: bars on a terminal, lines in a pipe, and the outcomes of an indexing run as JSON."""
 
 import contextlib
 import sys
@@ -17,11 +17,20 @@ from serve.cli.render import outcome_json
 from serve.text import clock, counted, printable, title, to_json
 from serve.values import IndexOutcome, IndexProgress
 
-Start = Callable[[IndexProgress], Iterator[IndexOutcome]]
+Start = Callable[[IndexProgress], Iterator[IndexOutcome]]  # starts an indexing run
+
+
+@contextlib.contextmanager
+def show_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error if that is a terminal. Yields what moves it: the count done and the count of all."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 class LineProgress:
-    """Prints nothing but notes; for pipes and logs."""
+    """Prints notes, warnings and errors only; for pipes and logs."""
 
     def __init__(self) -> None:
         self.expected_count: int | None = None
@@ -41,7 +50,7 @@ class LineProgress:
         click.echo(f"kinodex: {printable(line)}", err=True)
 
     def complain(self, line: str) -> None:
-        """Say on standard error that an input failed or is not quite right."""
+        """Print the error or the warning of an input on standard error."""
         click.echo(line, err=True)
 
     def started(self, uri: str) -> None:
@@ -53,12 +62,12 @@ class LineProgress:
     def finished(self, uri: str) -> None:
         pass
 
-    def delivered(self) -> None:
-        """Count one outcome; an input that never started, such as a missing file, has one too."""
+    def count_outcome(self) -> None:
+        """Count an outcome. An input that never started, such as a missing file, has an outcome too."""
 
 
 class LiveProgress(LineProgress):
-    """One bar for all inputs and one for each that is being read; for a terminal."""
+    """Shows a bar for all inputs, and a bar for each input that is being read; for terminals."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,10 +76,10 @@ class LiveProgress(LineProgress):
             BarColumn(bar_width=24),
             TextColumn("{task.fields[state]}", markup=False, style="cyan"),
             console=Console(stderr=True),
-            transient=True,  # the summary line is what stays
+            transient=True,  # only the summary line stays
         )
         self._all = self._bars.add_task("videos", total=None, state="")
-        self._tasks: dict[str, tuple[TaskID, float]] = {}  # uri -> bar, when it was started
+        self._tasks: dict[str, tuple[TaskID, float]] = {}  # uri -> its bar, and the time at which it started
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -112,7 +121,7 @@ class LiveProgress(LineProgress):
         if uri in self._tasks:
             self._bars.remove_task(self._tasks.pop(uri)[0])
 
-    def delivered(self) -> None:
+    def count_outcome(self) -> None:
         self._bars.advance(self._all)
         done = int(self._bars.tasks[0].completed)
         self._bars.update(self._all, state=f"{done} of {self.expected_count}")
@@ -122,11 +131,11 @@ def _speed(media_seconds: float, elapsed_seconds: float) -> str:
     return f"{media_seconds / elapsed_seconds:.1f}x real time" if elapsed_seconds > 0 else ""
 
 
-def follow(start: Start, *, as_json: bool) -> int:
-    """Run an indexing and show its outcomes as they come.
+def run_with_progress(start: Start, *, as_json: bool) -> int:
+    """Run an indexing to its end, and show each outcome when it arrives.
 
     Args:
-        start: Given a progress, begins the run; its outcomes are consumed here.
+        start: Starts the run with the progress to report to; returns its outcomes.
         as_json: Print one JSON object an outcome on standard output, and nothing else there.
     Returns:
         The exit status: 0, 1 if any input failed, 130 if Ctrl-C stopped the run.
@@ -139,20 +148,20 @@ def follow(start: Start, *, as_json: bool) -> int:
         with progress, contextlib.closing(_closable(start(progress))) as run:
             for outcome in run:
                 outcomes.append(outcome)
-                progress.delivered()
+                progress.count_outcome()
                 _show_outcome(outcome, progress, as_json=as_json, live=live)
     except KeyboardInterrupt:
-        kept = sum(outcome.status != "failed" for outcome in outcomes)
-        known = f"{kept} of {progress.expected_count}" if progress.expected_count else str(kept)
-        click.echo(f"kinodex: stopped: {known} indexed; run the same command again to go on", err=True)
+        done = str(sum(outcome.status != "failed" for outcome in outcomes))
+        of_all = f" of {progress.expected_count}" if progress.expected_count else ""
+        click.echo(f"kinodex: stopped: {done}{of_all} indexed; run the same command again to continue", err=True)
         return INTERRUPTED
     if not as_json:
-        click.echo(_summary(outcomes, time.monotonic() - since))
+        click.echo(_summary_line(outcomes, time.monotonic() - since))
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
 def _closable(outcomes: Iterator[IndexOutcome]) -> Generator[IndexOutcome]:
-    """Pass outcomes on; closing this ends the run at once, wherever it stands."""
+    """Yield the outcomes. Closing this generator ends the run at once."""
     yield from outcomes
 
 
@@ -171,14 +180,14 @@ def _show_outcome(outcome: IndexOutcome, progress: LineProgress, *, as_json: boo
         identity = printable(outcome.video_id or "")
         click.echo(f"{outcome.status:<9}  {identity}  {length:>7}  {title(outcome.uri)}  ({counts})")
     if outcome.status == "failed":
-        reason = printable(outcome.error or "it failed, and did not say why")
-        named = reason if printable(outcome.uri) in reason else f"{reason}: {printable(outcome.uri)}"
-        progress.complain(f"kinodex: error: {named}")
+        reason = printable(outcome.error or "indexing failed without a reason")
+        suffix = "" if printable(outcome.uri) in reason else f": {printable(outcome.uri)}"
+        progress.complain(f"kinodex: error: {reason}{suffix}")
     for warning in outcome.warnings:
         progress.complain(f"kinodex: warning: {printable(warning)}: {printable(outcome.uri)}")
 
 
-def _summary(outcomes: list[IndexOutcome], elapsed_seconds: float) -> str:
+def _summary_line(outcomes: list[IndexOutcome], elapsed_seconds: float) -> str:
     count = {
         status: sum(outcome.status == status for outcome in outcomes) for status in ("indexed", "unchanged", "failed")
     }

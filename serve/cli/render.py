@@ -16,7 +16,7 @@ from serve.text import DASH, clock, counted, printable, time_span, title
 from serve.values import Answer, IndexOutcome, Moment, Verdict, Video, VideoAnswer
 
 if TYPE_CHECKING:
-    from serve.evaluate.calibrate import Report as CalibrationReport
+    from serve.evaluate.calibrate import CalibrationReport
 
 TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
 NANOSECOND_DIGITS = 9

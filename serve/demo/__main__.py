@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from serve.cli.ask import cell
-from serve.cli.progress import follow
+from serve.cli.progress import run_with_progress
 from serve.cli.render import show_moments
 from serve.cli.sheet import draw_sheet
 from serve.client.any_library import LocalLibrary
@@ -63,11 +63,11 @@ def main() -> int:
     command = f"kinodex index {HERE.relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE}/videos"
     console.print(f"[bold]$ {command} --data {directory}[/bold]", soft_wrap=True)
     try:
-        status = follow(
+        status = run_with_progress(
             lambda progress: index([str(HERE / "videos")], directory, settings, progress=progress), as_json=False
         )
     except EncoderSpaceMismatch:  # an older demo's folder
-        status = follow(lambda progress: reindex(directory, settings, progress=progress), as_json=False)
+        status = run_with_progress(lambda progress: reindex(directory, settings, progress=progress), as_json=False)
     if status:
         return status
     right = 0

@@ -31,7 +31,7 @@ NARROWEST = 0.2  # z scores between the two thresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CalibrationOutcome:
     """How one kind of question fares with a calibration. Ranks are those of the right video, from 1."""
 
     name: str
@@ -45,17 +45,17 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class CalibrationReport:
     """What was measured and chosen."""
 
     encoder: str
     fingerprint: str
     calibration: Calibration
-    chosen_on: tuple[Outcome, ...]
-    held_out: tuple[Outcome, ...]  # questions that chose nothing; empty where there are none
+    chosen_on: tuple[CalibrationOutcome, ...]
+    held_out: tuple[CalibrationOutcome, ...]  # questions that chose nothing; empty where there are none
 
 
-def calibrate(library: Library, questions: Questions) -> Report:
+def calibrate(library: Library, questions: Questions) -> CalibrationReport:
     """Choose the calibration under which the questions fare best.
 
     Templates, bank share and video temperature are those of the highest mean reciprocal rank of the right video over
@@ -97,20 +97,20 @@ def calibrate(library: Library, questions: Questions) -> Report:
         bank_share=bank_share,
         video_temperature=video_temperature,
         moment_temperature=moment_temperature,
-        video=scale_of(
+        video=choose_scale(
             *(trial.absent_scores(train[kind], templates, bank_share, video_temperature) for kind in (0, 2))
         ),
-        moment=scale_of(
+        moment=choose_scale(
             *(trial.absent_scores(train[kind], templates, bank_share, moment_temperature) for kind in (1, 2))
         ),
     )
     held_out = [[one for one in kind if one.is_held_out] for kind in (here.videos, here.moments, here.absent)]
-    return Report(
+    return CalibrationReport(
         encoder=encoder.name,
         fingerprint=encoder.fingerprint,
         calibration=calibration,
-        chosen_on=outcomes(trial, calibration, *train),
-        held_out=outcomes(trial, calibration, *held_out) if all(held_out) else (),
+        chosen_on=measure_outcomes(trial, calibration, *train),
+        held_out=measure_outcomes(trial, calibration, *held_out) if all(held_out) else (),
     )
 
 
@@ -170,7 +170,7 @@ class Trial:
         return self.first_scores(questions, templates, bank_share, temperature, without_own=True)
 
 
-def scale_of(*absent: Sequence[float]) -> Scale:
+def choose_scale(*absent: Sequence[float]) -> Scale:
     """Set the thresholds so that most of what is not there is called so, in each of the kinds of absent questions."""
     no_match = max(float(np.quantile(scores, NO_MATCH_QUANTILE)) for scores in absent)
     match = max([no_match + NARROWEST, *(float(np.quantile(scores, MATCH_QUANTILE)) for scores in absent)])
@@ -181,24 +181,30 @@ def reciprocal_rank(ranks: NDArray[np.int64]) -> float:
     return float((1 / ranks).mean())
 
 
-def outcomes(
+def measure_outcomes(
     trial: Trial, calibration: Calibration, videos: list[Question], moments: list[Question], absent: list[Question]
-) -> tuple[Outcome, ...]:
+) -> tuple[CalibrationOutcome, ...]:
     """Count how each kind of question fares."""
     setting = (calibration.templates, calibration.bank_share)
     video = (*setting, calibration.video_temperature)
     moment = (*setting, calibration.moment_temperature)
     return (
-        outcome("whole videos", trial.ranks(videos, *video), trial.first_scores(videos, *video), calibration.video),
-        outcome("moments", trial.ranks(moments, *moment), trial.first_scores(moments, *moment), calibration.moment),
-        outcome("absent", None, trial.first_scores(absent, *moment), calibration.moment),
+        measure_outcome(
+            "whole videos", trial.ranks(videos, *video), trial.first_scores(videos, *video), calibration.video
+        ),
+        measure_outcome(
+            "moments", trial.ranks(moments, *moment), trial.first_scores(moments, *moment), calibration.moment
+        ),
+        measure_outcome("absent", None, trial.first_scores(absent, *moment), calibration.moment),
     )
 
 
-def outcome(name: str, ranks: NDArray[np.int64] | None, scores: Sequence[float], scale: Scale) -> Outcome:
+def measure_outcome(
+    name: str, ranks: NDArray[np.int64] | None, scores: Sequence[float], scale: Scale
+) -> CalibrationOutcome:
     """Count one kind of question; `ranks` is None where there is no right video."""
     shares = [None if ranks is None else float((ranks <= k).mean()) for k in (1, 5, 10)]
-    return Outcome(
+    return CalibrationOutcome(
         name=name,
         count=len(scores),
         recall_at_1=shares[0],

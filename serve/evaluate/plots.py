@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.calibration import MATCH_CONFIDENCE, WEAK_CONFIDENCE
-from serve.evaluate.queries import Measured, by_channel
+from serve.evaluate.queries import Measurement, by_channel
 from serve.evaluate.questions import Question
 from serve.values import Moment
 from temporal.metrics import BEST_COUNT, LENGTH_BUCKETS_SECONDS, Localised, recall_at, temporal_iou
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from serve.evaluate.policies import Judged
+    from serve.evaluate.policies import PolicyResult
 
 RECALL, SCORES, LENGTHS, CURVE, POLICIES = "recall.png", "scores.png", "lengths.png", "curve.png", "policies.png"
 COLOURS = tuple(f"C{n}" for n in range(10))
@@ -25,7 +25,7 @@ VIDEO_RANKS = 20  # drawn
 RIGHT_TIOU = 0.5
 
 
-def draw(measured: Measured, found: dict[str, Any], folder: Path) -> None:
+def draw(measured: Measurement, found: dict[str, Any], folder: Path) -> None:
     """Draw recall.png, scores.png and lengths.png.
 
     Args:
@@ -40,7 +40,7 @@ def draw(measured: Measured, found: dict[str, Any], folder: Path) -> None:
     draw_lengths(found, folder / LENGTHS)
 
 
-def draw_recall(measured: Measured, path: Path) -> None:
+def draw_recall(measured: Measurement, path: Path) -> None:
     """Draw which share of the questions is answered among the first k: whole videos, and moments."""
     from matplotlib.ticker import MaxNLocator
 
@@ -71,7 +71,7 @@ def first_right(query: Localised) -> int | None:
     return int(right[0]) + 1 if len(right) else None
 
 
-def draw_scores(measured: Measured, path: Path) -> None:
+def draw_scores(measured: Measurement, path: Path) -> None:
     """Draw how sure answers are of what is there, and of what is not."""
     figure, (axes,) = _figure(1)
     bins = np.linspace(0, 1, 21)
@@ -147,7 +147,7 @@ def _save(figure: "Figure", all_axes: "Sequence[Axes]", path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_policies(judged: "Sequence[Judged]", path: Path) -> None:
+def draw_policies(judged: "Sequence[PolicyResult]", path: Path) -> None:
     """Draw precision and recall of policies for the thresholds that were tried; what was not labelled is left out."""
     labelled = [one for one in judged if one.counts.span_count and one.tried]
     figure, axes = _figure(2)

@@ -116,7 +116,7 @@ NOTHING = Counts(span_count=0, found_count=0, event_count=0, right_count=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class ThresholdTrial:
     """Two thresholds, and what they would have found."""
 
     enter: float
@@ -125,15 +125,15 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class PolicyResult:
     """One policy on all clips."""
 
     policy: Policy
     counts: Counts  # with its own thresholds
-    tried: tuple[Tried, ...]  # with others; none: it looks at nothing
+    tried: tuple[ThresholdTrial, ...]  # with others; none: it looks at nothing
 
     @property
-    def suggested(self) -> Tried | None:
+    def suggested(self) -> ThresholdTrial | None:
         """The best thresholds on these clips by F1, of equals those in the middle; None: its own are as good."""
         greatest = max((one.counts.f1 for one in self.tried), default=0.0)
         if greatest <= self.counts.f1:
@@ -143,7 +143,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedParent:
+class ParentResult:
     """All policies below a parent label that a clip is labelled with."""
 
     label: str
@@ -154,8 +154,8 @@ class JudgedParent:
 class PolicyEvaluation:
     """What policies are worth on some clips."""
 
-    policies: list[Judged]
-    parents: list[JudgedParent]  # in the order in which clips name them
+    policies: list[PolicyResult]
+    parents: list[ParentResult]  # in the order in which clips name them
 
 
 def evaluate_policies(
@@ -192,31 +192,33 @@ def evaluate_policies(
         if file not in videos:
             raise ClipsInvalid(source, f"{file} is not in the library")
         video = videos[file]
-        curves, times, heard, seen = _scored(library, book, video)
+        curves, times, heard, seen = _score_video(library, book, video)
         for n, policy in enumerate(policies.policies):
-            spans = _labelled(clips, file, own_labels(policy))
-            maybe = _labelled(clips, file, set(policy.parents) - own_labels(policy))
-            totals[n] += counted(spans, [*heard[n], *seen[n]], maybe)
+            spans = _labelled_spans(clips, file, own_labels(policy))
+            maybe = _labelled_spans(clips, file, set(policy.parents) - own_labels(policy))
+            totals[n] += count_matches(spans, [*heard[n], *seen[n]], maybe)
             if curves is not None and policy.shows:
-                for thresholds, events in _with_others(policy, curves[:, n], times, video).items():
+                for thresholds, events in _try_thresholds(policy, curves[:, n], times, video).items():
                     so_far = tried[n].get(thresholds, NOTHING)
-                    tried[n][thresholds] = so_far + counted(spans, [*heard[n], *events], maybe)
+                    tried[n][thresholds] = so_far + count_matches(spans, [*heard[n], *events], maybe)
         for label, so_far in together.items():
             below = [n for n, one in enumerate(policies.policies) if label in {*own_labels(one), *one.parents}]
-            names = {name for n in below for name in _from(label, policies.policies[n])}
+            names = {name for n in below for name in _labels_from(label, policies.policies[n])}
             events = [event for n in below for event in (*heard[n], *seen[n])]
-            together[label] = so_far + counted(_labelled(clips, file, names), events)
+            together[label] = so_far + count_matches(_labelled_spans(clips, file, names), events)
     on_done(len(files), len(files))
     judged = [
-        Judged(
+        PolicyResult(
             policy=policy,
             counts=totals[n],
-            tried=tuple(Tried(enter=enter, leave=leave, counts=one) for (enter, leave), one in tried[n].items()),
+            tried=tuple(
+                ThresholdTrial(enter=enter, leave=leave, counts=one) for (enter, leave), one in tried[n].items()
+            ),
         )
         for n, policy in enumerate(policies.policies)
     ]
     return PolicyEvaluation(
-        policies=judged, parents=[JudgedParent(label=name, counts=one) for name, one in together.items()]
+        policies=judged, parents=[ParentResult(label=name, counts=one) for name, one in together.items()]
     )
 
 
@@ -225,13 +227,13 @@ def own_labels(policy: Policy) -> set[str]:
     return {policy.policy_id, policy.label}
 
 
-def _from(label: str, policy: Policy) -> set[str]:
+def _labels_from(label: str, policy: Policy) -> set[str]:
     """Return a label of a policy, and those of it that are narrower."""
     parents = policy.parents
     return {*own_labels(policy), *(parents[parents.index(label) :] if label in parents else ())}
 
 
-def _labelled(clips: Sequence[LabelledSpan], file: str, labels: set[str]) -> list[TimeSpan]:
+def _labelled_spans(clips: Sequence[LabelledSpan], file: str, labels: set[str]) -> list[TimeSpan]:
     return [clip.span for clip in clips if clip.file == file and clip.label in labels]
 
 
@@ -239,7 +241,7 @@ def _everywhere(policy: Policy) -> Policy:
     return replace(policy, collections=())
 
 
-def counted(spans: Sequence[TimeSpan], events: Sequence[TimeSpan], maybe: Sequence[TimeSpan] = ()) -> Counts:
+def count_matches(spans: Sequence[TimeSpan], events: Sequence[TimeSpan], maybe: Sequence[TimeSpan] = ()) -> Counts:
     """Compare events with the spans of their label in one clip.
 
     Args:
@@ -262,7 +264,7 @@ def counted(spans: Sequence[TimeSpan], events: Sequence[TimeSpan], maybe: Sequen
     )
 
 
-def _scored(
+def _score_video(
     library: Library, book: Rulebook, video: Video
 ) -> tuple[Floats | None, Floats, list[list[TimeSpan]], list[list[TimeSpan]]]:
     """Return a video's confidences (F, N) and their times, and by policy what was heard and what was seen."""
@@ -285,7 +287,7 @@ def _scored(
     return curves, times, heard, seen
 
 
-def _with_others(
+def _try_thresholds(
     policy: Policy, curve: Floats, times: Floats, video: Video
 ) -> dict[tuple[float, float], list[TimeSpan]]:
     """Return what a policy would have seen with other thresholds, all followed side by side."""
@@ -313,26 +315,26 @@ def _with_others(
 def policy_figures(found: PolicyEvaluation) -> list[dict[str, Any]]:
     """Return what `--json` prints of the policies, then of the parent labels, which have no thresholds."""
     return [
-        *(_figures(one) for one in found.policies),
+        *(_policy_json(one) for one in found.policies),
         *(
-            {"policy_id": None, "label": one.label, **_told(None, None, one.counts), "suggested": None}
+            {"policy_id": None, "label": one.label, **_counts_json(None, None, one.counts), "suggested": None}
             for one in found.parents
         ),
     ]
 
 
-def _figures(one: Judged) -> dict[str, Any]:
+def _policy_json(one: PolicyResult) -> dict[str, Any]:
     return {
         "policy_id": one.policy.policy_id,
         "label": one.policy.label,
-        **_told(one.policy.enter, one.policy.leave, one.counts),
+        **_counts_json(one.policy.enter, one.policy.leave, one.counts),
         "suggested": None
         if one.suggested is None
-        else _told(one.suggested.enter, one.suggested.leave, one.suggested.counts),
+        else _counts_json(one.suggested.enter, one.suggested.leave, one.suggested.counts),
     }
 
 
-def _told(enter: float | None, leave: float | None, counts: Counts) -> Mapping[str, Any]:
+def _counts_json(enter: float | None, leave: float | None, counts: Counts) -> Mapping[str, Any]:
     return {
         "enter": enter,
         "leave": leave,

@@ -1,8 +1,8 @@
 """Asks a library, here or on a server, questions whose answers are known, for `kinodex eval --queries`.
 
-Moments are asked for in the whole library and, apart, in the right video alone: what finds the video and what finds the
-moment in it are two things. Whether an event is told to be absent is read off the answers of the whole library: it is
-if none of them is even WEAK.
+Each moment is searched for twice: in the whole library, and in the right video alone. The second search measures how
+well a moment is found in its video, apart from how well the video is found. A question counts as rejected, which is
+right for an absent event, if none of its answers in the whole library is at least WEAK.
 """
 
 import time
@@ -30,34 +30,34 @@ from temporal.metrics import (
     rejection,
 )
 
-VIDEO_COUNT = 100  # videos of a search that are looked through for the right one; farther down it is not found
-TIMELINE_SECONDS = 1e7  # between the starts of two videos, all laid end to end: more than any is long
-ALL = "all"  # channels together
+VIDEO_COUNT = 100  # videos asked for in a search; a right video below this rank counts as not found
+TIMELINE_SECONDS = 1e7  # between the starts of two videos on the timeline; longer than any video (116 days)
+ALL = "all"  # the name under which the figures of all channels together stand
 
-Name = tuple[str, str]  # collection, video id
+VideoKey = tuple[str, str]  # collection, video id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What came of one question."""
+    """The reply to one question, as far as it is measured."""
 
     question: Question
-    seconds: float  # until the answer was there
-    confidence: float  # of the surest answer, 0..1; 0: there was none
-    is_rejected: bool  # no answer, or none that is even WEAK
-    rank: int | None = None  # of the right video, from 1; None: not found, or no whole video was asked for
-    everywhere: Localised | None = None  # of a moment: the answers of the whole library, on one line of all videos
-    inside: Localised | None = None  # of a moment: the answers of its video
+    seconds: float  # from the question to the answer
+    confidence: float  # highest confidence of the answers, 0..1; 0 without answers
+    is_rejected: bool  # whether there is no answer, or no answer is at least WEAK
+    rank: int | None = None  # of the right video, from 1; None: not found, or the question is not about a whole video
+    everywhere: Localised | None = None  # moments only: answers from the whole library, as spans of the timeline
+    inside: Localised | None = None  # moments only: answers from the right video, as spans of the timeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """All that was asked."""
+class Measurement:
+    """The replies to all questions."""
 
     videos: tuple[Reply, ...]
     moments: tuple[Reply, ...]
     absent: tuple[Reply, ...]
-    missing: Mapping[str, int]  # file -> questions about it that were not asked: it is not there
+    missing: Mapping[str, int]  # file that the library lacks -> count of questions about it, which were not asked
     degraded_channels: tuple[str, ...]
 
     @property
@@ -66,194 +66,198 @@ class Measured:
 
 
 def measure(
-    asked: AnyLibrary, questions: Questions, on_done: Callable[[int, int], None] = lambda done, total: None
-) -> Measured:
-    """Ask every question whose video is there.
+    library: AnyLibrary, questions: Questions, on_done: Callable[[int, int], None] = lambda done, total: None
+) -> Measurement:
+    """Ask every question whose video the library holds.
 
     Args:
-        on_done: Told how many were asked, and how many there are.
+        on_done: Called with the count of questions asked so far, and the count of all.
 
     Raises:
-        QuestionsInvalid: If none can be asked, or a file's name is that of several videos.
-        ServerFailed: If it is a server that is asked.
+        QuestionsInvalid: If no question can be asked, or several videos share the name of a file.
+        ServerFailed: If a call to a server fails.
     """
-    places = Places(asked.videos(), questions.source)
+    timeline = Timeline(library.videos(), questions.source)
     missing: dict[str, int] = defaultdict(int)
-    here: list[Question] = []
+    answerable: list[Question] = []
     for question in (*questions.videos, *questions.moments, *questions.absent):
-        if question.file is None or places.name(question.file) is not None:
-            here.append(question)
+        if question.file is None or timeline.find(question.file) is not None:
+            answerable.append(question)
         else:
             missing[question.file] += 1
-    if not here:
+    if not answerable:
         raise QuestionsInvalid(questions.source, "no question is about a video of this library")
-    warm = asked.moments(Query(text="anything at all", limit=1))  # the encoders' loading is nobody's answer
+    # Loads the encoders, so that the first question is not slower than the others.
+    warm_up = library.moments(Query(text="anything at all", limit=1))
     replies = []
-    for done, question in enumerate(here):
-        on_done(done, len(here))
-        replies.append(ask(asked, question, places))
-    on_done(len(here), len(here))
-    return Measured(
-        videos=tuple(one for one in replies if one.question.file is not None and one.question.span is None),
-        moments=tuple(one for one in replies if one.question.span is not None),
-        absent=tuple(one for one in replies if one.question.file is None),
+    for done, question in enumerate(answerable):
+        on_done(done, len(answerable))
+        replies.append(ask_question(library, question, timeline))
+    on_done(len(answerable), len(answerable))
+    return Measurement(
+        videos=tuple(reply for reply in replies if reply.question.file is not None and reply.question.span is None),
+        moments=tuple(reply for reply in replies if reply.question.span is not None),
+        absent=tuple(reply for reply in replies if reply.question.file is None),
         missing=dict(missing),
-        degraded_channels=warm.degraded_channels,
+        degraded_channels=warm_up.degraded_channels,
     )
 
 
-class Places:
-    """The videos of a library: by name, and each at its place on one line of all."""
+class Timeline:
+    """The videos of a library laid end to end on one line, so that spans of different videos can be compared."""
 
     def __init__(self, videos: Iterable[Video | VideoStatus], source: str) -> None:
         self._source = source
-        self._starts: dict[Name, float] = {}
-        self._named: dict[str, list[Name]] = defaultdict(list)
+        self._starts: dict[VideoKey, float] = {}
+        self._keys_by_name: dict[str, list[VideoKey]] = defaultdict(list)
         for video in videos:
             if isinstance(video, VideoStatus) and video.state is not VideoState.READY:
                 continue
-            name = (video.collection, video.video_id)
-            self._starts[name] = len(self._starts) * TIMELINE_SECONDS
-            for each in names_of(video):
-                self._named[each].append(name)
+            key = (video.collection, video.video_id)
+            self._starts[key] = len(self._starts) * TIMELINE_SECONDS
+            for name in names_of(video):
+                self._keys_by_name[name].append(key)
 
-    def name(self, file: str) -> Name | None:
-        """Find a video by its id or the last part of its URI; None: it is not there."""
-        found = self._named.get(file, [])
-        if len(found) > 1:
-            raise QuestionsInvalid(self._source, f"{len(found)} videos are named {file}: name them by their ids")
-        return found[0] if found else None
+    def find(self, file: str) -> VideoKey | None:
+        """Find a video by its id or the last part of its URI; None: the library lacks it.
+
+        Raises:
+            QuestionsInvalid: If several videos have that name.
+        """
+        keys = self._keys_by_name.get(file, [])
+        if len(keys) > 1:
+            raise QuestionsInvalid(self._source, f"{len(keys)} videos are named {file}: name them by their ids")
+        return keys[0] if keys else None
 
     def spans(self, moments: Sequence[Moment]) -> NDArray[np.float64]:
-        """Return (N, 2): start and end of each on the line of all videos; one that was added since is left out."""
-        starts = [self._starts.get((one.collection, one.video_id)) for one in moments]
+        """Return start and end of each moment on the timeline: (N, 2). Videos added since are left out."""
+        starts = [self._starts.get((moment.collection, moment.video_id)) for moment in moments]
         rows = [
-            (start + one.start_seconds, start + one.end_seconds)
-            for start, one in zip(starts, moments, strict=True)
+            (start + moment.start_seconds, start + moment.end_seconds)
+            for start, moment in zip(starts, moments, strict=True)
             if start is not None
         ]
         return np.array(rows, np.float64).reshape(-1, 2)
 
-    def truth(self, question: Question) -> NDArray[np.float64]:
-        """Return (1, 2): where its answer is on the line of all videos."""
+    def true_span(self, question: Question) -> NDArray[np.float64]:
+        """Return start and end of a question's right moment on the timeline: (1, 2)."""
         assert question.file is not None
         assert question.span is not None
-        name = self.name(question.file)
-        assert name is not None
-        return self._starts[name] + np.array([[question.span.start_seconds, question.span.end_seconds]])
+        key = self.find(question.file)
+        assert key is not None
+        return self._starts[key] + np.array([[question.span.start_seconds, question.span.end_seconds]])
 
 
-def ask(asked: AnyLibrary, question: Question, places: Places) -> Reply:
-    """Ask one question as a client would, without naming a channel."""
+def ask_question(library: AnyLibrary, question: Question, timeline: Timeline) -> Reply:
+    """Ask one question as a client would, in all channels."""
     if question.file is not None and question.span is None:
-        return ask_video(asked, question, places)
+        return _ask_video(library, question, timeline)
     began = time.perf_counter()
-    answer = asked.moments(Query(text=question.text, limit=BEST_COUNT))
+    answer = library.moments(Query(text=question.text, limit=BEST_COUNT))
     seconds = time.perf_counter() - began
     everywhere = inside = None
     if question.file is not None:
-        name = places.name(question.file)
-        assert name is not None
-        only = Filter(collections=(name[0],), video_ids=(name[1],))
-        near = asked.moments(Query(text=question.text, limit=BEST_COUNT, filter=only))
-        truth = places.truth(question)
-        everywhere = Localised(predicted=places.spans(answer.moments), truth=truth)
-        inside = Localised(predicted=places.spans(near.moments), truth=truth)
+        key = timeline.find(question.file)
+        assert key is not None
+        right_video = Filter(collections=(key[0],), video_ids=(key[1],))
+        answer_inside = library.moments(Query(text=question.text, limit=BEST_COUNT, filter=right_video))
+        truth = timeline.true_span(question)
+        everywhere = Localised(predicted=timeline.spans(answer.moments), truth=truth)
+        inside = Localised(predicted=timeline.spans(answer_inside.moments), truth=truth)
     return Reply(
         question=question,
         seconds=seconds,
-        confidence=max((one.confidence for one in answer.moments), default=0.0),
-        is_rejected=all(one.verdict is Verdict.NO_MATCH for one in answer.moments),
+        confidence=max((moment.confidence for moment in answer.moments), default=0.0),
+        is_rejected=all(moment.verdict is Verdict.NO_MATCH for moment in answer.moments),
         everywhere=everywhere,
         inside=inside,
     )
 
 
-def ask_video(asked: AnyLibrary, question: Question, places: Places) -> Reply:
-    """Ask for a whole video."""
+def _ask_video(library: AnyLibrary, question: Question, timeline: Timeline) -> Reply:
     assert question.file is not None
     began = time.perf_counter()
-    answer = asked.search(Query(text=question.text, limit=VIDEO_COUNT))
+    answer = library.search(Query(text=question.text, limit=VIDEO_COUNT))
     seconds = time.perf_counter() - began
-    names = [(one.collection, one.video_id) for one in answer.videos]
-    right = places.name(question.file)
+    keys = [(video.collection, video.video_id) for video in answer.videos]
+    right = timeline.find(question.file)
     return Reply(
         question=question,
         seconds=seconds,
-        confidence=max((one.confidence for one in answer.videos), default=0.0),
-        is_rejected=all(one.verdict is Verdict.NO_MATCH for one in answer.videos),
-        rank=names.index(right) + 1 if right in names else None,
+        confidence=max((video.confidence for video in answer.videos), default=0.0),
+        is_rejected=all(video.verdict is Verdict.NO_MATCH for video in answer.videos),
+        rank=keys.index(right) + 1 if right in keys else None,
     )
 
 
 # ---- figures
 
 
-def figures(measured: Measured) -> dict[str, Any]:
-    """Return the figures as JSON has them: shares in per cent to two decimals, times in seconds."""
-    seconds = [one.seconds for one in measured.replies]
-    found: dict[str, Any] = {"moments": {}, "rejection": {}}
-    for channel, replies in by_channel(measured.moments).items():
-        found["moments"][channel] = {
-            "library": localised([one.everywhere for one in replies if one.everywhere is not None]),
-            "video": localised([one.inside for one in replies if one.inside is not None]),
+def query_figures(measurement: Measurement) -> dict[str, Any]:
+    """Return the figures that `--json` prints: shares in per cent with two decimals, times in seconds."""
+    seconds = [reply.seconds for reply in measurement.replies]
+    figures: dict[str, Any] = {"moments": {}, "rejection": {}}
+    for channel, replies in by_channel(measurement.moments).items():
+        figures["moments"][channel] = {
+            "library": _localisation_figures([reply.everywhere for reply in replies if reply.everywhere is not None]),
+            "video": _localisation_figures([reply.inside for reply in replies if reply.inside is not None]),
         }
-    ranks = [one.rank for one in measured.videos]
-    found["videos"] = {
+    ranks = [reply.rank for reply in measurement.videos]
+    figures["videos"] = {
         "n": len(ranks),
-        **{f"R@{k}": percent(recall_at(ranks, k)) for k in (1, 5, 10)},
+        **{f"R@{k}": _percent(recall_at(ranks, k)) for k in (1, 5, 10)},
         "median-rank": None if not ranks or np.isinf(median_rank(ranks)) else median_rank(ranks),
-        "nDCG@10": percent(float(np.mean([gain(rank) for rank in ranks])) if ranks else 0.0),
+        "nDCG@10": _percent(float(np.mean([_gain(rank) for rank in ranks])) if ranks else 0.0),
     }
-    for channel, replies in by_channel(measured.absent).items():
-        present = by_channel(measured.moments).get(channel, [])
-        told = rejection(
-            [False] * len(present) + [True] * len(replies), [one.is_rejected for one in (*present, *replies)]
+    for channel, replies in by_channel(measurement.absent).items():
+        present = by_channel(measurement.moments).get(channel, [])
+        scores = rejection(
+            [False] * len(present) + [True] * len(replies), [reply.is_rejected for reply in (*present, *replies)]
         )
-        found["rejection"][channel] = {
-            "n": told.absent_count,
+        figures["rejection"][channel] = {
+            "n": scores.absent_count,
             "present": len(present),
-            "precision": percent(told.precision),
-            "recall": percent(told.recall),
-            "F1": percent(told.f1),
+            "precision": _percent(scores.precision),
+            "recall": _percent(scores.recall),
+            "F1": _percent(scores.f1),
         }
-    found["seconds"] = {
+    figures["seconds"] = {
         "median": round(float(np.median(seconds)), 4),
         "p95": round(float(np.quantile(seconds, 0.95)), 4),
     }
-    found["missing"] = dict(measured.missing)
-    return found
+    figures["missing"] = dict(measurement.missing)
+    return figures
 
 
 def by_channel(replies: Sequence[Reply]) -> dict[str, list[Reply]]:
-    """Return all, then those of each channel that has some; nothing if there is nothing."""
-    found = {ALL: list(replies)} if replies else {}
+    """Group replies by channel: ALL first, then each channel that has a reply. Empty without replies."""
+    groups = {ALL: list(replies)} if replies else {}
     for channel in CHANNELS:
-        mine = [one for one in replies if one.question.channel == channel]
-        if mine:
-            found[channel] = mine
-    return found
+        group = [reply for reply in replies if reply.question.channel == channel]
+        if group:
+            groups[channel] = group
+    return groups
 
 
-def localised(queries: Sequence[Localised]) -> dict[str, Any]:
-    parts = {name: part_figures(part) for name, part in by_length(queries).items()}
-    return {**part_figures(localisation(queries)), "by-length": parts}
+def _localisation_figures(queries: Sequence[Localised]) -> dict[str, Any]:
+    parts = {name: _part_figures(part) for name, part in by_length(queries).items()}
+    return {**_part_figures(localisation(queries)), "by-length": parts}
 
 
-def part_figures(part: Localisation) -> dict[str, float]:
+def _part_figures(part: Localisation) -> dict[str, float]:
     return {
         "n": part.query_count,
-        "R1@0.5": percent(part.recall[0.5]),
-        "R1@0.7": percent(part.recall[0.7]),
-        "mAP": percent(part.mean_average_precision),
-        "mIoU": percent(part.mean_iou),
+        "R1@0.5": _percent(part.recall[0.5]),
+        "R1@0.7": _percent(part.recall[0.7]),
+        "mAP": _percent(part.mean_average_precision),
+        "mIoU": _percent(part.mean_iou),
     }
 
 
-def gain(rank: int | None) -> float:
-    """Return the nDCG of one right answer at a rank."""
+def _gain(rank: int | None) -> float:
+    """Return the nDCG@10 of a search whose only right answer is at this rank."""
     return 0.0 if rank is None else ndcg([0.0] * (rank - 1) + [1.0], [1.0], 10)
 
 
-def percent(share: float) -> float:
+def _percent(share: float) -> float:
     return round(100 * share, 2)

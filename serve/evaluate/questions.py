@@ -1,6 +1,6 @@
-"""Questions whose answers are known: what `kinodex calibrate` chooses by, and `kinodex eval` measures with.
+"""Reads files of questions with known answers, for `kinodex calibrate` and `kinodex eval`.
 
-A JSON object of three lists, or JSON lines, each with its "kind":
+A file is one JSON object of three lists, or JSON lines that each have a "kind":
 
     {"videos":  [{"file": "a.mp4", "caption": "a dog in the snow", "alt": "winter walk with a dog"}],
      "moments": [{"file": "a.mp4", "query": "the dog jumps", "start_seconds": 3, "end_seconds": 5,
@@ -11,8 +11,8 @@ A JSON object of three lists, or JSON lines, each with its "kind":
     {"kind": "moment", "file": "a.mp4", "query": "the dog jumps", "start_seconds": 3, "end_seconds": 5}
     {"kind": "absent", "query": "a volcano", "channel": "visual"}
 
-A file is the last part of a video's URI, or its id. The channel is what the answer is found by: visual (the default),
-speech, or mixed, if it takes both. Any of them may have a half: "train", to tune on, or "report".
+"file" names a video by its id, or by the last part of its URI. "channel" says which channel can find the answer: visual
+(the default), speech, or mixed, which needs both. "half" may be "train" (the default), for tuning, or "report".
 """
 
 import json
@@ -34,41 +34,41 @@ KINDS = {"video": "videos", "moment": "moments", "absent": "absent"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and what answers it."""
+    """A question and its known answer."""
 
     text: str
-    file: str | None  # None: nothing answers it
-    span: TimeSpan | None  # None: the whole video
+    file: str | None  # of the right video; None: no video answers the question
+    span: TimeSpan | None  # of the right moment; None: the answer is a whole video, or there is none
     channel: str  # one of CHANNELS
     half: str  # one of HALVES
 
     @property
     def is_held_out(self) -> bool:
-        """Whether it may choose nothing."""
+        """Whether the question only measures, and no setting may be chosen by it."""
         return self.half == "report"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What a file asks."""
+    """The questions of one file."""
 
-    source: str  # the file, for people
+    source: str  # path of the file, for messages
     videos: tuple[Question, ...]
     moments: tuple[Question, ...]
     absent: tuple[Question, ...]
 
     def of(self, half: Half | None) -> "Questions":
-        """Return those of one half; None: all."""
+        """Return the questions of one half; None: all of them."""
         return Questions(
             source=self.source,
-            videos=tuple(one for one in self.videos if half in (None, one.half)),
-            moments=tuple(one for one in self.moments if half in (None, one.half)),
-            absent=tuple(one for one in self.absent if half in (None, one.half)),
+            videos=tuple(question for question in self.videos if half in (None, question.half)),
+            moments=tuple(question for question in self.moments if half in (None, question.half)),
+            absent=tuple(question for question in self.absent if half in (None, question.half)),
         )
 
 
 def names_of(video: Video | VideoStatus) -> set[str]:
-    """Return what a file may call a video: its id, or the last part of its URI."""
+    """Return the names by which a file may mean a video: its id, and the last part of its URI."""
     return {video.video_id, PurePosixPath(video.uri).name}
 
 
@@ -76,13 +76,13 @@ def read_questions(path: Path) -> Questions:
     """Read a file of questions.
 
     Raises:
-        QuestionsInvalid: If it cannot be read, is of another format, or asks nothing.
+        QuestionsInvalid: If it cannot be read, has another format, or holds no question.
     """
-    found: dict[str, list[Question]] = {name: [] for name in KINDS.values()}
+    questions: dict[str, list[Question]] = {name: [] for name in KINDS.values()}
     try:
-        for kind, row, where in _rows(path.read_text(encoding="utf-8"), path):
+        for kind, row, where in _read_rows(path.read_text(encoding="utf-8"), path):
             try:
-                found[kind].extend(_questions(kind, row))
+                questions[kind].extend(_make_questions(kind, row))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise QuestionsInvalid(str(path), f"{where}: {reason}") from error
@@ -90,15 +90,13 @@ def read_questions(path: Path) -> Questions:
         raise QuestionsInvalid(str(path), error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise QuestionsInvalid(str(path), "not UTF-8 text") from error
-    if not any(found.values()):
-        raise QuestionsInvalid(str(path), "it asks nothing")
-    return Questions(
-        source=str(path), videos=tuple(found["videos"]), moments=tuple(found["moments"]), absent=tuple(found["absent"])
-    )
+    if not any(questions.values()):
+        raise QuestionsInvalid(str(path), "it holds no question")
+    return Questions(source=str(path), **{kind: tuple(group) for kind, group in questions.items()})
 
 
-def _rows(text: str, path: Path) -> Iterator[tuple[str, Any, str]]:
-    """Yield each row with the list it belongs to and its place, for people."""
+def _read_rows(text: str, path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Yield each row: the list it belongs to, its JSON value, and its place in the file, for messages."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
@@ -107,16 +105,16 @@ def _rows(text: str, path: Path) -> Iterator[tuple[str, Any, str]]:
         for name in KINDS.values():
             rows = whole.get(name, [])
             if not isinstance(rows, list):
-                raise QuestionsInvalid(str(path), f'"{name}" is no list')
+                raise QuestionsInvalid(str(path), f'"{name}" is not a list')
             for number, row in enumerate(rows, 1):
                 yield name, row, f"{name}, row {number}"
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            yield *_line(line, number, path), f"line {number}"
+            yield *_parse_row(line, number, path), f"line {number}"
 
 
-def _line(line: str, number: int, path: Path) -> tuple[str, Any]:
+def _parse_row(line: str, number: int, path: Path) -> tuple[str, Any]:
     try:
         row = json.loads(line)
         return KINDS[row["kind"]], row
@@ -126,11 +124,12 @@ def _line(line: str, number: int, path: Path) -> tuple[str, Any]:
         ) from error
 
 
-def _questions(kind: str, row: Mapping[str, Any]) -> Iterator[Question]:
+def _make_questions(kind: str, row: Mapping[str, Any]) -> Iterator[Question]:
+    """Yield the questions of one row: one for each text that a row of "videos" may have, otherwise one."""
     channel, half = row.get("channel", "visual"), row.get("half", "train")
-    for value, known, name in ((channel, CHANNELS, "channel"), (half, HALVES, "half")):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    for value, choices, name in ((channel, CHANNELS, "channel"), (half, HALVES, "half")):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     file = None if kind == "absent" else row["file"]
     if file is not None and not isinstance(file, str):
         raise ValueError(f"file must be a text, got {file!r}")
@@ -138,7 +137,7 @@ def _questions(kind: str, row: Mapping[str, Any]) -> Iterator[Question]:
     if kind == "moments":
         start, end = float(row["start_seconds"]), float(row["end_seconds"])
         if not 0 <= start < end < math.inf:
-            raise ValueError(f"it must be 0 <= start_seconds < end_seconds, got {start:g} and {end:g}")
+            raise ValueError(f"must be 0 <= start_seconds < end_seconds, got {start:g} and {end:g}")
         span = TimeSpan(start_seconds=start, end_seconds=end)
     texts = [row[name] for name in ("caption", "alt", "query") if row.get(name)] if kind == "videos" else [row["query"]]
     if not texts:

@@ -57,14 +57,14 @@ def test_measures_lengths_and_absence(tmp_path: Path) -> None:
     ("given", "truth", "message"),
     [
         ([predicted(2, [0, 1])], [true(1, [0, 1])], "qid 2 is not in"),
-        ([predicted(1, [0, 1]), predicted(1, [0, 1])], [true(1, [0, 1])], "line 2: qid 1 is there twice"),
+        ([predicted(1, [0, 1]), predicted(1, [0, 1])], [true(1, [0, 1])], "line 2: qid 1 occurs twice"),
         ([predicted(1, [3, 1])], [true(1, [0, 1])], "line 1: a window of qid 1"),
         ([predicted(1, [0, float("nan")])], [true(1, [0, 1])], "line 1: a window of qid 1"),
         (["{"], [true(1, [0, 1])], "line 1 is not"),
         (["[" * 100_000], [true(1, [0, 1])], "line 1 is not"),
         (["7"], [true(1, [0, 1])], "line 1 is not"),
         ([predicted(1, [0])], [true(1, [0, 1])], "line 1 is not"),
-        ([], [true(1, [0, 1])], "it is empty"),
+        ([], [true(1, [0, 1])], "the file is empty"),
         ([predicted(1, [0, 1])], [true(1)], "no query has a relevant window"),
     ],
 )

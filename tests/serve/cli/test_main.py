@@ -256,7 +256,7 @@ def test_ctrl_c_says_what_is_kept_and_is_exit_130(pipeline: FakePipeline) -> Non
     pipeline.outcomes = (INDEXED, FAILED, Interrupted(), INDEXED)
     result = kinodex("index", "a.mp4", "b.mp4")
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "kinodex: stopped: 1 of 4 indexed; run the same command again to go on"
+    assert result.stderr.splitlines()[-1] == "kinodex: stopped: 1 of 4 indexed; run the same command again to continue"
 
 
 def test_data_comes_from_the_variable_where_it_is_not_given(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from serve.cli.main import cli
 from serve.errors import ClipsInvalid
-from serve.evaluate.policies import Counts, counted, read_clips
+from serve.evaluate.policies import Counts, count_matches, read_clips
 from serve.indexing.pipeline import index
 from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes
@@ -94,7 +94,7 @@ def test_better_thresholds_are_suggested(data: Path, tmp_path: Path, monkeypatch
     assert rows[2][:3] == ["green", "1", "3"]
     assert rows[3][:4] == ["better", "on", "these", "clips"]
     assert rows[3][8:] == ["100", "0.55", "0.275"]  # many do: those in the middle
-    assert "try them on clips they have not seen" in out
+    assert "try them on other clips before you use them" in out
 
 
 def test_what_is_found_under_a_parent_label_is_not_wrong(
@@ -152,6 +152,6 @@ def test_overlap_decides() -> None:
     def span(start: float, end: float) -> TimeSpan:
         return TimeSpan(start_seconds=start, end_seconds=end)
 
-    assert counted([span(0, 5), span(10, 12)], [span(4, 6), span(4, 5), span(12, 13)]) == Counts(
+    assert count_matches([span(0, 5), span(10, 12)], [span(4, 6), span(4, 5), span(12, 13)]) == Counts(
         span_count=2, found_count=1, event_count=3, right_count=2
     )

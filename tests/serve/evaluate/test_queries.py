@@ -175,12 +175,14 @@ def test_a_name_of_two_videos_is_none(data: Path, queries: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give --queries, or --predictions and --truth"),
-        (["--predictions", "p"], "give --queries, or --predictions and --truth"),
-        (["--queries", "q", "--truth", "t"], "--queries asks for answers itself"),
+        ([], "give --queries, or --policies and --clips, or --predictions and --truth"),
+        (["--predictions", "p"], "--predictions and --truth go together"),
+        (["--queries", "q", "--truth", "t"], "--truth does not go with --queries"),
         (["--queries", "q", "--data", "d", "--server", "s:1"], "give --data or --server, not both"),
-        (["--predictions", "p", "--truth", "t", "--plots", "d"], "--plots goes with --queries"),
-        (["--predictions", "p", "--truth", "t", "--half", "train"], "--half goes with --queries"),
+        (["--predictions", "p", "--truth", "t", "--plots", "d"], "--plots does not go with --predictions"),
+        (["--predictions", "p", "--truth", "t", "--half", "train"], "--half does not go with --predictions"),
+        (["--clips", "c", "--queries", "q"], "--policies and --clips go together"),
+        (["--policies", "p", "--clips", "c", "--server", "s:1"], "--server does not go with --policies"),
         (["--queries", "q", "--half", "left"], "'left' is not one of"),
     ],
 )

@@ -67,13 +67,13 @@ def test_one_line_is_json_lines_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it asks nothing"),
-        ("{}", "it asks nothing"),
+        ("", "it holds no question"),
+        ("{}", "it holds no question"),
         ("[]", "line 1 is not"),
         ("{", "line 1 is not"),
         ("[" * 100_000, "line 1 is not"),
         ('{"kind": "film", "query": "x"}', "line 1 is not"),
-        ('{"videos": 3}', '"videos" is no list'),
+        ('{"videos": 3}', '"videos" is not a list'),
         ('{"videos": [3]}', "videos, row 1: "),
         ('{"videos": [{"file": "a"}]}', "videos, row 1: no 'query'"),
         ('{"videos": [{"caption": "a"}]}', "videos, row 1: no 'file'"),
