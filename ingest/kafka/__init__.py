@@ -1,7 +1,7 @@
-"""Kafka, as the rest of the code sees it: topics, records, and who writes and reads them.
+"""Kafka for the rest of the code: topics, records, and clients that write and read them.
 
-Only this package imports kafka-python. Its errors end here: what comes out is BrokerUnavailable, OffsetRegression or
-RecordTooLarge, and nothing waits without a bound.
+Only this package imports kafka-python. Callers see none of its errors: a call raises BrokerUnavailable,
+OffsetRegression or RecordTooLarge, and no call waits without a bound.
 """
 
 from ingest.kafka.group import GroupConsumer

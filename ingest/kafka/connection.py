@@ -1,4 +1,4 @@
-"""How clients of kafka-python are made and ended, and what their errors are called here."""
+"""Makes clients of kafka-python, and turns kafka-python's errors into BrokerUnavailable."""
 
 import re
 import ssl
@@ -7,30 +7,31 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError
-from kafka.net.compat import KafkaNetClient
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
-from ingest.kafka.repairs import note_failures, repair_connections
+from ingest.kafka.repairs import NetClient, repair_connections
 
 Client = TypeVar("Client")
 
 repair_connections()
 
-# After an outage a client finds the broker again within this; kafka-python would take half a minute.
+# Longest pause between two attempts to connect; kafka-python's default of 30 s would prolong each outage.
 MAX_RECONNECT_SECONDS = 2.0
-METADATA_SECONDS = 60.0  # how soon partitions that were added are seen
+METADATA_SECONDS = 60.0  # how often metadata is read again; partitions that were added are seen after at most this
+CLOSE_SECONDS = 10.0  # default bound of closing a client
+MAX_REASON_CHARS = 300  # of kafka-python's error texts, some of which contain whole requests
 
-# What a failed connection's error says, what that means, and the settings to look at; the most telling first, since
-# one cause has several errors.
+# A part of a failed connection's error, its meaning, and the settings to look at. One cause can have several errors:
+# the clue that says most comes first.
 CLUES = (
     ("SaslAuthenticationFailed", "the broker refuses the user", "kafka.sasl_username and kafka.sasl_password"),
     ("UnsupportedSaslMechanism", "the broker does not know this way to log in", "kafka.sasl_mechanism"),
     ("IllegalSaslState", "the broker knows no users here", "kafka.servers and kafka.security_protocol"),
-    ("CERTIFICATE_VERIFY_FAILED", "the broker's certificate is not to be trusted", "kafka.servers and kafka.tls_ca"),
-    ("ALERT", "the broker does not take our certificate", "kafka.tls_certificate and kafka.tls_key"),
+    ("CERTIFICATE_VERIFY_FAILED", "the broker's certificate is not trusted", "kafka.servers and kafka.tls_ca"),
+    ("ALERT", "the broker does not accept our certificate", "kafka.tls_certificate and kafka.tls_key"),
     ("SSL", "the broker does not speak TLS here", "kafka.servers and kafka.security_protocol"),
-    ("InvalidReceive", "what answers does not speak this protocol", "kafka.servers and kafka.security_protocol"),
+    ("InvalidReceive", "the server does not speak this protocol", "kafka.servers and kafka.security_protocol"),
     ("socket disconnected", "the broker hangs up on us", "kafka.servers, kafka.security_protocol and kafka.sasl_*"),
     ("DNS", "no such host", "kafka.servers"),
     ("ECONNREFUSED", "Connection refused", "kafka.servers"),
@@ -38,8 +39,37 @@ CLUES = (
 )
 
 
+def connect(config: KafkaConfig, make: Callable[..., Client], **options: Any) -> tuple[Client, NetClient]:
+    """Make a client of kafka-python that is connected to a broker; return it and its network client.
+
+    Args:
+        make: The client's class; it gets the options of `config` and `options`.
+
+    Raises:
+        BrokerUnavailable: If no broker answers in time, or none accepts us.
+    """
+    if not config.servers:
+        raise BrokerUnavailable((), "no broker is named")
+    opened: list[NetClient] = []
+
+    def open_net_client(**settings: Any) -> NetClient:
+        opened.append(NetClient(**settings))
+        return opened[-1]
+
+    try:
+        client = make(**client_options(config), **options, kafka_client=open_net_client)
+    except (KafkaError, OSError) as e:
+        error = explain_failure(config, [f for net_client in opened for f in net_client.manager.failures or ()], e)
+        for net_client in opened:  # the failed constructor leaves its thread behind
+            net_client.stop()
+        raise error from e
+    (net_client,) = opened
+    net_client.manager.failures = None
+    return client, net_client
+
+
 def client_options(config: KafkaConfig) -> dict[str, Any]:
-    """Return what every client of kafka-python is told: where the brokers are, and who we are."""
+    """Return the options that all clients of kafka-python share: where the brokers are, and who we are."""
     options: dict[str, Any] = {
         "bootstrap_servers": list(config.servers),
         "bootstrap_timeout_ms": milliseconds(config.bootstrap_timeout_seconds),
@@ -58,7 +88,7 @@ def client_options(config: KafkaConfig) -> dict[str, Any]:
 
 
 def tls_context(config: KafkaConfig) -> ssl.SSLContext:
-    """Return whom to trust, and how to prove who we are.
+    """Return which certificates we trust, and the one that we show.
 
     Raises:
         BrokerUnavailable: If a file cannot be used.
@@ -68,51 +98,26 @@ def tls_context(config: KafkaConfig) -> ssl.SSLContext:
         if config.tls_certificate:
             context.load_cert_chain(config.tls_certificate, config.tls_key or None)
     except OSError as e:  # SSLError is one
-        said = e.strerror or str(e)
         raise BrokerUnavailable(
             config.servers,
-            f"the files of TLS cannot be used: {said}",
+            f"the TLS files cannot be used: {e.strerror or e}",
             "see the settings kafka.tls_ca, kafka.tls_certificate and kafka.tls_key",
         ) from e
     return context
 
 
-def connect(config: KafkaConfig, make: Callable[..., Client], **options: Any) -> Client:
-    """Make a client of kafka-python; it has met a broker when this returns.
+def explain_failure(config: KafkaConfig, failures: Sequence[BaseException], error: Exception) -> BrokerUnavailable:
+    """Say why no connection came about, and which settings to look at.
 
-    Raises:
-        BrokerUnavailable: If none answers in time, or none lets us in.
+    Args:
+        failures: The errors of single connections.
+        error: The error of the client's constructor.
     """
-    if not config.servers:
-        raise BrokerUnavailable((), "no broker is named")
-    begun: list[KafkaNetClient] = []
-    failures: list[BaseException] = []
-
-    def begin(**settings: Any) -> KafkaNetClient:
-        begun.append(KafkaNetClient(**settings))
-        note_failures(begun[0], failures)
-        return begun[0]
-
-    try:
-        made = make(**client_options(config), **options, kafka_client=begin)
-    except (KafkaError, OSError) as e:
-        reason = unavailable(config, failures, e)
-        for client in begun:  # its constructor has failed, so nobody else can end its thread
-            client._manager._net.stop()
-            client.close()
-        raise reason from e
-    for client in begun:
-        del client._manager.get_connection  # nobody asks any more why connections fail
-    return made
-
-
-def unavailable(config: KafkaConfig, failures: Sequence[BaseException], error: Exception) -> BrokerUnavailable:
-    """Say why no connection came about, and where to look."""
     if not isinstance(error, KafkaTimeoutError):
-        return BrokerUnavailable(config.servers, one_line(error))
-    said = [f"{type(failure).__name__} {one_line(failure)}" for failure in failures]
+        return BrokerUnavailable(config.servers, to_line(error))
+    texts = [f"{type(failure).__name__} {to_line(failure)}" for failure in failures]
     for clue, reason, settings in CLUES:
-        for text in said:
+        for text in texts:
             if clue in text:
                 detail = re.search(r"(?:verify failed|Authentication failed\w*): ([^(]+)", text)
                 reason = f"{reason} ({detail[1].strip()})" if detail else reason
@@ -121,28 +126,28 @@ def unavailable(config: KafkaConfig, failures: Sequence[BaseException], error: E
 
 
 @contextmanager
-def translated(config: KafkaConfig) -> Iterator[None]:
-    """Call kafka-python's errors by our name."""
+def translate_errors(config: KafkaConfig) -> Iterator[None]:
+    """Raise BrokerUnavailable for an error of kafka-python."""
     try:
         yield
     except KafkaError as e:
-        raise as_ours(config.servers, e) from e
+        raise broker_unavailable(config.servers, e) from e
 
 
-def as_ours(servers: Sequence[str], error: BaseException, what: str = "") -> BrokerUnavailable:
-    """Call an error of kafka-python by our name, and say where to look."""
-    reason = f"{what}: {one_line(error)}" if what else one_line(error)
+def broker_unavailable(servers: Sequence[str], error: BaseException, subject: str = "") -> BrokerUnavailable:
+    """Turn an error of kafka-python, about `subject`, into ours, and say where to look."""
+    reason = f"{subject}: {to_line(error)}" if subject else to_line(error)
     if isinstance(error, AuthorizationError):
         return BrokerUnavailable(servers, reason, "the broker's access control does not allow it to this user")
     return BrokerUnavailable(servers, reason)
 
 
-def no_topic(config: KafkaConfig, topic: str) -> BrokerUnavailable:
+def topic_missing(config: KafkaConfig, topic: str) -> BrokerUnavailable:
     return BrokerUnavailable(config.servers, f"there is no topic {topic}", "`kinodex topics` makes the topics")
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def to_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
 
 
 def milliseconds(seconds: float) -> int:

@@ -1,18 +1,18 @@
-"""Reads topics together with the other members of a group: each partition is one member's.
+"""Reads topics as a member of a consumer group: each partition belongs to one member.
 
-kafka-python does its work in a thread of its own, callbacks of a rebalance included. Here these run in the thread that
-calls poll() or close(), while kafka-python waits for them and goes on with its heartbeats: so whoever uses a
-GroupConsumer needs no locks, and may call commit_now(), committed(), position() and seek() from a callback.
+kafka-python works in a thread of its own, and calls back in it when partitions move. GroupConsumer runs these callbacks
+in the thread that calls poll() or close(), while kafka-python waits for them and goes on with its heartbeats. So the
+caller needs no locks, and a callback may call commit_now(), committed_offset(), position() and seek().
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future as Answer
+from concurrent.futures import Future as Result
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
@@ -28,29 +28,25 @@ from kafka.structs import OffsetAndMetadata
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
-from ingest.kafka.connection import connect, milliseconds, one_line, translated
-from ingest.kafka.reader import PASSING_SECONDS, partitions_of
+from ingest.kafka import repairs
+from ingest.kafka.assignor import EachTopicEvenly
+from ingest.kafka.connection import CLOSE_SECONDS, connect, milliseconds, to_line, translate_errors
+from ingest.kafka.reader import RETRY_POLL_SECONDS, load_partitions
 from ingest.kafka.record import FETCH_BYTES, PARTITION_FETCH_BYTES, PartitionId, Record, to_records
-from ingest.kafka.sharing import EachTopicEvenly
 
 logger = logging.getLogger(__name__)
 
-POLL_INTERVAL_SECONDS = 300.0  # who does not poll for so long has hung, and loses its partitions
-MAX_HEARTBEAT_SECONDS = 3.0
-# What passes by itself: the broker is away, or the group is being divided anew.
+POLL_INTERVAL_SECONDS = 300.0  # a member that does not poll for this long counts as hung and loses its partitions
+MAX_HEARTBEAT_SECONDS = 3.0  # pause between heartbeats, as in Kafka's own client; at most a third of the session
+COMMIT_RETRY_SECONDS = 1.0  # pause before a failed commit is sent again
+# Errors that end by themselves: the broker is away, or the group is being rebalanced.
 PASSING = (RetriableError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
-COMMIT_RETRY_SECONDS = 1.0
-CLOSE_SECONDS = 10.0
 
-
-class OnPartitions(Protocol):
-    """What is called with partitions."""
-
-    def __call__(self, places: list[PartitionId], /) -> None: ...
+OnPartitions = Callable[[list[PartitionId]], None]
 
 
 class GroupConsumer:
-    """A member of a group. Of one thread."""
+    """A member of a consumer group. Only one thread may use it."""
 
     def __init__(
         self,
@@ -62,28 +58,28 @@ class GroupConsumer:
         on_revoked: OnPartitions,
         on_lost: OnPartitions,
     ) -> None:
-        """Connect. The partitions come with the first calls of poll().
+        """Connect. The first calls of poll() join the group and get partitions.
 
         Args:
-            on_assigned: Called with partitions that are ours from now on, before the first record of them. They begin
-                at what was committed, else at the oldest record; seek() changes that.
-            on_revoked: Called with partitions that are another's soon. They may still be committed, by commit_now().
-            on_lost: Called with partitions that were another's before we learnt of it. Nothing may be committed.
+            on_assigned: Called with partitions that are ours from now on, before their first record. Each begins at the
+                offset that the group committed, else at its oldest record; seek() changes that.
+            on_revoked: Called with partitions that soon belong to another member. commit_now() still works for them.
+            on_lost: Called with partitions that belong to another member already. Nothing may be committed.
 
         Raises:
-            BrokerUnavailable: If no broker answers in time, or has one of the topics.
+            BrokerUnavailable: If no broker answers in time, or a topic is missing.
         """
         self._config = config
-        self._uncommitted: dict[PartitionId, int] = {}  # asked for, and not acknowledged yet
+        self._unacknowledged: dict[PartitionId, int] = {}  # offsets to commit, which the broker has not confirmed
         self._commit_failed_at: float | None = None
         self._is_closed = False
-        self._consumer = connect(
+        self._consumer, net_client = connect(
             config,
             KafkaConsumer,
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            # A partition that stays is not touched by a rebalance: decoding for it goes on.
+            # Cooperative: a rebalance does not touch a partition that stays, and decoding for it goes on.
             partition_assignment_strategy=[EachTopicEvenly],
             session_timeout_ms=milliseconds(config.session_timeout_seconds),
             heartbeat_interval_ms=milliseconds(min(MAX_HEARTBEAT_SECONDS, config.session_timeout_seconds / 3)),
@@ -92,297 +88,257 @@ class GroupConsumer:
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
             allow_auto_create_topics=False,
         )
-        self._turn = _Turn(self._consumer)
+        self._calls = _CallThread(net_client)
         try:
             for topic in topics:
-                partitions_of(self._consumer, config, topic)
+                load_partitions(net_client, config, topic)
         except BaseException:
             self.close()
             raise
+        forget = self._forget_commits_after
         self._consumer.subscribe(
-            list(topics),
-            listener=_Listener(self._turn, on_assigned, self._forgetting(on_revoked), self._forgetting(on_lost)),
+            list(topics), listener=_Listener(self._calls, on_assigned, forget(on_revoked), forget(on_lost))
         )
 
     # ---- records
 
     def poll(self, timeout_seconds: float, max_records: int = 16) -> list[Record]:
-        """Return the records that follow, in order within a partition; none: there was none in time.
+        """Return the next records, in order within each partition; an empty list if none came in time.
 
-        Callbacks run in here. To be called often, also while all is paused. An outage is no error: nothing comes.
+        Runs the callbacks. Call it often, also while all partitions are paused. An outage is no error: no records come.
 
         Raises:
             BrokerUnavailable: If the broker does not let us read.
         """
         self._retry_commit()
-        self._keep_join()
-        self._let_resumed_come()
+        repairs.keep_unfinished_join(self._consumer)
+        repairs.release_resumed_records(self._consumer)
         try:
-            with translated(self._config):
+            with translate_errors(self._config):
                 return to_records(
-                    self._turn.call(lambda: self._consumer.poll(milliseconds(timeout_seconds), max_records)) or {}
+                    self._calls.call(lambda: self._consumer.poll(milliseconds(timeout_seconds), max_records)) or {}
                 )
         except BrokerUnavailable as e:
             if not isinstance(e.__cause__, PASSING):
                 raise
-            time.sleep(min(timeout_seconds, PASSING_SECONDS))
+            time.sleep(min(timeout_seconds, RETRY_POLL_SECONDS))
             return []
 
     def assignment(self) -> list[PartitionId]:
         """Return the partitions that are ours."""
-        return sorted((place.topic, place.partition) for place in self._consumer.assignment())
+        return sorted((each.topic, each.partition) for each in self._consumer.assignment())
 
-    def pause(self, places: Iterable[PartitionId]) -> None:
-        """Let no records come from partitions."""
-        self._consumer.pause(*self._ours(places))
+    def pause(self, partitions: Iterable[PartitionId]) -> None:
+        """Stop returning records of partitions; those that are not ours are ignored."""
+        self._consumer.pause(*self._select_ours(partitions))
 
-    def resume(self, places: Iterable[PartitionId]) -> None:
-        """Let records come again."""
-        self._consumer.resume(*self._ours(places))
+    def resume(self, partitions: Iterable[PartitionId]) -> None:
+        """Return records of partitions again; those that are not ours are ignored."""
+        self._consumer.resume(*self._select_ours(partitions))
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Read on from an offset, of a partition that is ours."""
+        """Continue at an offset of a partition that is ours."""
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
     # ---- offsets
 
     def committed_offset(self, topic: str, partition: int) -> int | None:
-        """Ask for what the group has committed; None: nothing.
+        """Ask for the offset that the group has committed; None if there is none.
 
         Raises:
-            BrokerUnavailable: If the broker does not say in time.
+            BrokerUnavailable: If the broker does not answer in time.
         """
-        with translated(self._config):
-            found = self._consumer.committed(
+        with translate_errors(self._config):
+            offset = self._consumer.committed(
                 TopicPartition(topic, partition), timeout_ms=milliseconds(self._config.bootstrap_timeout_seconds)
             )
-        return None if found is None or found < 0 else int(found)
+        return None if offset is None or offset < 0 else int(offset)
 
     def position(self, topic: str, partition: int) -> int:
         """Return the offset of the next record, of a partition that is ours.
 
         Raises:
-            BrokerUnavailable: If it must be asked for, and the broker does not say in time.
+            BrokerUnavailable: If the broker must be asked, and does not answer in time.
         """
-        with translated(self._config):
-            found = self._consumer.position(
+        with translate_errors(self._config):
+            offset = self._consumer.position(
                 TopicPartition(topic, partition), milliseconds(self._config.bootstrap_timeout_seconds)
             )
-            if found is None:
+            if offset is None:
                 raise KafkaError(f"no position in {topic}/{partition}")
-        return int(found)
+        return int(offset)
 
     def commit(self, offsets: Mapping[PartitionId, int]) -> None:
-        """Begin to commit the offsets behind what is done with. What fails goes with the next one, or with poll()."""
-        self._uncommitted.update(offsets)
+        """Begin to commit offsets, each the next one to read. A failed commit is repeated by commit() or poll()."""
+        self._unacknowledged.update(offsets)
         self._send_commit()
 
     def commit_now(self, offsets: Mapping[PartitionId, int], timeout_seconds: float) -> bool:
-        """Commit offsets, and whatever was asked for before, and wait for it; whether it was done."""
-        wanted = self._uncommitted | dict(offsets)
+        """Commit offsets, and all that commit() began, and wait; return whether the broker confirmed."""
+        wanted = self._unacknowledged | dict(offsets)
         if not wanted:
             return True
         try:
-            self._consumer.commit(_as_kafka(wanted), timeout_ms=milliseconds(timeout_seconds))
+            self._consumer.commit(_to_kafka(wanted), timeout_ms=milliseconds(timeout_seconds))
         except (KafkaError, AssertionError) as e:
-            logger.warning("commit failed partitions=%d reason=%s", len(wanted), one_line(e))
+            logger.warning("commit failed partitions=%d reason=%s", len(wanted), to_line(e))
             return False
         self._acknowledge(wanted)
         return True
 
     def lag(self) -> dict[PartitionId, int]:
-        """Return how many records wait in each partition, as far as is known without asking."""
-        found = {}
-        for place in self._consumer.assignment():
-            end, position = self._known(place)
+        """Return how many records wait in each partition, where that is known without asking the broker."""
+        lags = {}
+        for partition in self._consumer.assignment():
+            end, position = repairs.known_end_and_position(self._consumer, partition)
             if end is not None and position is not None:
-                found[place.topic, place.partition] = max(0, end - position)
-        return found
-
-    def is_at_end(self, topic: str, partition: int) -> bool:
-        """Whether all was read that was there when the broker last told of the partition."""
-        return self.lag().get((topic, partition)) == 0
+                lags[partition.topic, partition.partition] = max(0, end - position)
+        return lags
 
     def seconds_since_fetch(self) -> float:
-        """How long ago a broker last answered when it was asked for records: twice a second, unless all is paused."""
-        sensor = self._consumer._fetcher._sensors.fetch_latency
-        return time.monotonic() - float(sensor._last_record_time) / 1000
+        """Return how long ago a broker last answered a request for records.
+
+        Requests go out twice a second, except while all partitions are paused.
+        """
+        return repairs.seconds_since_fetch(self._consumer)
 
     def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
-        """Leave the group. on_revoked is called for what is ours, so that it may be committed. May be called twice."""
+        """Leave the group. Calls on_revoked with our partitions, so that they can be committed. May be called twice."""
         if self._is_closed:
             return
         self._is_closed = True
         try:
-            with translated(self._config):
-                self._turn.call(lambda: self._consumer.close(timeout_ms=milliseconds(timeout_seconds)))
+            with translate_errors(self._config):
+                self._calls.call(lambda: self._consumer.close(timeout_ms=milliseconds(timeout_seconds)))
         finally:
-            self._turn.end()
+            self._calls.end()
 
-    # ---- inside
-
-    def _ours(self, places: Iterable[PartitionId]) -> list[TopicPartition]:
-        wanted = {TopicPartition(*place) for place in places}
+    def _select_ours(self, partitions: Iterable[PartitionId]) -> list[TopicPartition]:
+        wanted = {TopicPartition(*partition) for partition in partitions}
         return sorted(wanted & self._consumer.assignment())
 
-    def _known(self, place: TopicPartition) -> tuple[int | None, int | None]:
-        """What is known of the end and the position of a partition, without a question to the broker."""
-        state = self._consumer._subscription.assignment.get(place)
-        if state is None:
-            return None, None
-        return state.highwater, None if state.position is None else state.position.offset
-
-    def _keep_join(self) -> None:
-        """Have a join that the last poll was too short for ended by the next one.
-
-        kafka-python 3.0.12 throws the answer away if it comes between two polls, and joins again, which all members
-        must then do; or, where new metadata had caused it, does not join again and stays without heartbeats.
-        """
-        coordinator = self._consumer._coordinator
-        task = coordinator._join_task
-        if task is None or not coordinator.rejoining:
-            return
-        coordinator.request_rejoin()
-        if not isinstance(task, _Join):
-            coordinator._join_task = _Join(task)
-
-    def _let_resumed_come(self) -> None:
-        """Free the place that records of a partition need that was paused and resumed.
-
-        kafka-python 3.0.12 puts what it has of a paused partition aside, and takes it up again only while it has no
-        other partition's records in hand, which it takes all for that are used up. The partition would stay silent.
-        """
-        fetcher = self._consumer._fetcher
-        if not fetcher._next_partition_records:
-            fetcher._next_partition_records = None
-
     def _send_commit(self) -> None:
-        wanted = dict(self._uncommitted)
+        wanted = dict(self._unacknowledged)
 
-        def done(_: Any, answer: Any) -> None:
+        def finish(_: Any, answer: Any) -> None:
             if isinstance(answer, Exception):
-                logger.warning("commit failed partitions=%d reason=%s", len(wanted), one_line(answer))
+                logger.warning("commit failed partitions=%d reason=%s", len(wanted), to_line(answer))
                 self._commit_failed_at = time.monotonic()
             else:
                 self._acknowledge(wanted)
 
         self._commit_failed_at = None
         try:
-            self._consumer.commit_async(_as_kafka(wanted), callback=done)
+            self._consumer.commit_async(_to_kafka(wanted), callback=finish)
         except KafkaError as e:
-            done(None, e)
+            finish(None, e)
 
     def _retry_commit(self) -> None:
         failed_at = self._commit_failed_at
         if failed_at is not None and time.monotonic() > failed_at + COMMIT_RETRY_SECONDS:
-            if self._uncommitted:
+            if self._unacknowledged:
                 self._send_commit()
             else:
                 self._commit_failed_at = None
 
     def _acknowledge(self, offsets: Mapping[PartitionId, int]) -> None:
-        for place, offset in offsets.items():
-            if self._uncommitted.get(place) == offset:
-                del self._uncommitted[place]
+        for partition, offset in offsets.items():
+            if self._unacknowledged.get(partition) == offset:
+                del self._unacknowledged[partition]
 
-    def _forgetting(self, callback: OnPartitions) -> OnPartitions:
-        """Have nothing of partitions committed that are not ours any more."""
+    def _forget_commits_after(self, callback: OnPartitions) -> OnPartitions:
+        """Wrap a callback for partitions that we lose: after it, no commit of them is repeated."""
 
-        def call(places: list[PartitionId], /) -> None:
+        def call(partitions: list[PartitionId], /) -> None:
             try:
-                callback(places)
+                callback(partitions)
             finally:
-                for place in places:
-                    self._uncommitted.pop(place, None)
+                for partition in partitions:
+                    self._unacknowledged.pop(partition, None)
 
         return call
 
 
-class _Join:
-    """A join under way, which is not over until a poll has taken its answer."""
-
-    is_done = False
-
-    def __init__(self, task: Any) -> None:
-        self.add_callback, self.add_errback = task.add_callback, task.add_errback
-
-
 @dataclass(slots=True, eq=False)
 class _Callback:
-    """What kafka-python's thread waits for."""
+    """A callback to run in the caller's thread. kafka-python's thread waits for `is_run`."""
 
     function: OnPartitions
-    places: list[PartitionId]
-    done: Future
+    partitions: list[PartitionId]
+    is_run: Future
 
 
-class _Turn:
-    """Lets a thread of our own wait for kafka-python, so that the caller's is free for the callbacks."""
+class _CallThread:
+    """Runs blocking calls of kafka-python in a thread, so that the caller's thread is free to run the callbacks."""
 
-    def __init__(self, consumer: KafkaConsumer) -> None:
-        self._consumer = consumer
-        self._wanted: SimpleQueue[tuple[Callable[[], Any], Answer[Any]] | None] = SimpleQueue()
-        self._told: SimpleQueue[_Callback | Answer[Any]] = SimpleQueue()
+    def __init__(self, net_client: repairs.NetClient) -> None:
+        self._net = net_client.net
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Result[Any]] | None] = SimpleQueue()
+        self._answers: SimpleQueue[_Callback | Result[Any]] = SimpleQueue()  # to the thread that waits in call()
         threading.Thread(target=self._run, name="kafka-poll", daemon=True).start()
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call a function that may call back; return what it returns, or raise what it or a callback raises."""
-        answer: Answer[Any] = Answer()
-        self._wanted.put((function, answer))
+        """Call a function, running the callbacks that it causes.
+
+        Returns the function's result, or raises its exception, or the first exception of a callback.
+        """
+        result: Result[Any] = Result()
+        self._calls.put((function, result))
         failure: Exception | None = None
-        while (told := self._told.get()) is not answer:
-            if not isinstance(told, _Callback):
-                continue  # of a call that was interrupted
+        while (answer := self._answers.get()) is not result:
+            if not isinstance(answer, _Callback):
+                continue  # the result of an earlier call that was interrupted
             try:
-                told.function(told.places)
+                answer.function(answer.partitions)
             except Exception as e:
                 failure = failure or e
             finally:
-                self._resume(told.done)
+                self._complete(answer.is_run)
         if failure is not None:
             raise failure
-        return answer.result()
+        return result.result()
 
     async def call_back(self, function: OnPartitions, partitions: Iterable[TopicPartition]) -> None:
-        """Have a callback run by the thread that waits in call(). To be awaited in kafka-python's thread."""
-        done = Future()
-        places = sorted((place.topic, place.partition) for place in partitions)
-        self._told.put(_Callback(function, places, done))
-        await done
+        """Have the thread that waits in call() run a callback. Awaited in kafka-python's network thread."""
+        is_run = Future()
+        self._answers.put(_Callback(function, sorted((each.topic, each.partition) for each in partitions), is_run))
+        await is_run
 
     def end(self) -> None:
-        """End the thread, after what it is at."""
-        self._wanted.put(None)
+        """End the thread once its current call returns."""
+        self._calls.put(None)
 
-    def _resume(self, done: Future) -> None:
-        # A future wakes who awaits it in the thread that completes it, and that must be kafka-python's.
-        self._consumer._net.call_soon_threadsafe(lambda: done.success(None) and None)
+    def _complete(self, is_run: Future) -> None:
+        # A future resumes its awaiter in the thread that completes it; that must be kafka-python's network thread.
+        self._net.call_soon_threadsafe(lambda: is_run.success(None) and None)
 
     def _run(self) -> None:
-        while (wanted := self._wanted.get()) is not None:
-            function, answer = wanted
+        while (call := self._calls.get()) is not None:
+            function, result = call
             try:
-                answer.set_result(function())
+                result.set_result(function())
             except BaseException as e:
-                answer.set_exception(e)
-            self._told.put(answer)
+                result.set_exception(e)
+            self._answers.put(result)
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Passes on what kafka-python tells of a rebalance."""
+    """Passes what happens to our partitions on to the callbacks."""
 
-    def __init__(self, turn: _Turn, on_assigned: OnPartitions, on_revoked: OnPartitions, on_lost: OnPartitions) -> None:
-        self._turn, self._on_assigned, self._on_revoked, self._on_lost = turn, on_assigned, on_revoked, on_lost
+    def __init__(
+        self, calls: _CallThread, on_assigned: OnPartitions, on_revoked: OnPartitions, on_lost: OnPartitions
+    ) -> None:
+        self._calls, self._on_assigned, self._on_revoked, self._on_lost = calls, on_assigned, on_revoked, on_lost
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._turn.call_back(self._on_assigned, assigned)
+        await self._calls.call_back(self._on_assigned, assigned)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._turn.call_back(self._on_revoked, revoked)
+        await self._calls.call_back(self._on_revoked, revoked)
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
-        await self._turn.call_back(self._on_lost, lost)
+        await self._calls.call_back(self._on_lost, lost)
 
 
-def _as_kafka(offsets: Mapping[PartitionId, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {TopicPartition(*place): OffsetAndMetadata(offset, "", -1) for place, offset in offsets.items()}
+def _to_kafka(offsets: Mapping[PartitionId, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}

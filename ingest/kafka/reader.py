@@ -1,4 +1,4 @@
-"""Reads partitions that it is told of, from where it is told: no group, nothing is committed."""
+"""Reads given partitions from given offsets, without a group and without commits."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,15 +10,16 @@ from kafka.errors import LogTruncationError, OffsetOutOfRangeError, RetriableErr
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
-from ingest.kafka.connection import connect, milliseconds, no_topic, translated
+from ingest.kafka.connection import connect, milliseconds, topic_missing, translate_errors
 from ingest.kafka.record import FETCH_BYTES, PARTITION_FETCH_BYTES, PartitionId, Record, to_records
+from ingest.kafka.repairs import NetClient
 
-POLL_SECONDS = 0.5
-PASSING_SECONDS = 0.1  # before kafka-python is asked again, which may fail at once
+POLL_SECONDS = 0.5  # one wait for records in read_to_end()
+RETRY_POLL_SECONDS = 0.1  # pause after a poll that failed: the next may fail at once
 
 
 class PartitionReader:
-    """Reads partitions. Of one thread."""
+    """Reads partitions. Only one thread may use it."""
 
     def __init__(self, config: KafkaConfig) -> None:
         """Connect.
@@ -28,12 +29,12 @@ class PartitionReader:
         """
         self._config = config
         self._timeout_ms = milliseconds(config.bootstrap_timeout_seconds)
-        self._consumer = connect(
+        self._consumer, self._net_client = connect(
             config,
             KafkaConsumer,
             group_id=None,
             enable_auto_commit=False,
-            auto_offset_reset="none",  # we look why an offset is not there
+            auto_offset_reset="none",  # _recover_positions() decides what a missing offset means
             fetch_max_bytes=FETCH_BYTES,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
             allow_auto_create_topics=False,
@@ -46,137 +47,142 @@ class PartitionReader:
         self.close()
 
     def assign(self, wanted: Iterable[tuple[str, int, int | None]]) -> None:
-        """Read these partitions from now on, and no others.
+        """Read these partitions from now on, instead of all others.
 
         Args:
-            wanted: Topic, partition, and the offset to begin at; None, or one that is gone: the oldest there is.
+            wanted: Topic, partition, and the offset to begin at. None, or a deleted offset, means the oldest record.
 
         Raises:
             OffsetRegression: If an offset lies beyond the partition's end.
-            BrokerUnavailable: If the broker does not say where partitions begin and end.
+            BrokerUnavailable: If the broker does not report where partitions begin and end.
         """
         offsets = {(topic, partition): offset for topic, partition, offset in wanted}
         beginnings, ends = self.beginning_offsets(offsets), self.end_offsets(offsets)
-        self._consumer.assign([TopicPartition(*place) for place in offsets])
-        for place, offset in offsets.items():
-            self._seek(place, offset, beginnings[place], ends[place])
+        self._consumer.assign([TopicPartition(*partition) for partition in offsets])
+        for partition, offset in offsets.items():
+            self._seek(partition, offset, beginnings[partition], ends[partition])
 
     def poll(self, timeout_seconds: float, max_records: int = 512) -> list[Record]:
-        """Return the records that follow, in order within a partition; none: there was none in time.
+        """Return the next records, in order within each partition; an empty list if none came in time.
 
-        An outage is no error here: nothing comes until it is over.
+        An outage is no error: no records come until it is over.
 
         Raises:
-            OffsetRegression: If a partition has become shorter than what was read of it.
+            OffsetRegression: If a partition ends before the records that were read of it.
             BrokerUnavailable: If the broker does not let us read.
         """
         try:
-            with translated(self._config):
+            with translate_errors(self._config):
                 return to_records(self._consumer.poll(milliseconds(timeout_seconds), max_records))
         except BrokerUnavailable as e:
             if isinstance(e.__cause__, OffsetOutOfRangeError | LogTruncationError):
-                self._find_again()
+                self._recover_positions()
             elif isinstance(e.__cause__, RetriableError):
-                time.sleep(min(timeout_seconds, PASSING_SECONDS))
+                time.sleep(min(timeout_seconds, RETRY_POLL_SECONDS))
             else:
                 raise
             return []
 
     def positions(self) -> dict[PartitionId, int]:
-        """Return the offset of the next record of each partition assigned."""
-        return {(place.topic, place.partition): self._position(place) for place in self._consumer.assignment()}
+        """Return the offset of the next record of each assigned partition."""
+        return {(each.topic, each.partition): self._position(each) for each in self._consumer.assignment()}
 
-    def end_offsets(self, places: Iterable[PartitionId]) -> dict[PartitionId, int]:
-        """Ask for the offset behind the last record of each partition.
+    def end_offsets(self, partitions: Iterable[PartitionId]) -> dict[PartitionId, int]:
+        """Ask for the offset after the last record of each partition.
 
         Raises:
-            BrokerUnavailable: If the broker does not say in time, or has no such partition.
+            BrokerUnavailable: If the broker does not answer in time, or has no such partition.
         """
-        return self._asked(self._consumer.end_offsets, places)
+        return self._ask_offsets(self._consumer.end_offsets, partitions)
 
-    def beginning_offsets(self, places: Iterable[PartitionId]) -> dict[PartitionId, int]:
+    def beginning_offsets(self, partitions: Iterable[PartitionId]) -> dict[PartitionId, int]:
         """Ask for the offset of the oldest record of each partition.
 
         Raises:
-            BrokerUnavailable: If the broker does not say in time, or has no such partition.
+            BrokerUnavailable: If the broker does not answer in time, or has no such partition.
         """
-        return self._asked(self._consumer.beginning_offsets, places)
+        return self._ask_offsets(self._consumer.beginning_offsets, partitions)
 
     def partitions_of(self, topic: str) -> list[int]:
         """Ask for the partitions of a topic.
 
         Raises:
-            BrokerUnavailable: If the broker does not say in time, or has no such topic.
+            BrokerUnavailable: If the broker does not answer in time, or has no such topic.
         """
-        return partitions_of(self._consumer, self._config, topic)
+        return load_partitions(self._net_client, self._config, topic)
 
     def read_to_end(self, topic: str, partition: int) -> Iterator[Record]:
-        """Yield what a partition holds now, oldest first. Takes the place of what was assigned.
+        """Yield the records that a partition holds now, oldest first. Replaces the assigned partitions.
 
         Raises:
-            BrokerUnavailable: If the broker falls silent.
+            BrokerUnavailable: If no record comes for bootstrap_timeout_seconds.
         """
-        place = (topic, partition)
-        end = self.end_offsets([place])[place]
+        partition_id = (topic, partition)
+        end = self.end_offsets([partition_id])[partition_id]
         self.assign([(topic, partition, None)])
-        patience = time.monotonic() + self._config.bootstrap_timeout_seconds
-        while (position := self.positions()[place]) < end:
+        deadline = time.monotonic() + self._config.bootstrap_timeout_seconds
+        while (position := self.positions()[partition_id]) < end:
             records = self.poll(POLL_SECONDS)
             yield from (record for record in records if record.offset < end)
-            if self.positions()[place] > position:
-                patience = time.monotonic() + self._config.bootstrap_timeout_seconds
-            elif time.monotonic() > patience:
-                raise BrokerUnavailable(self._config.servers, f"{topic}/{partition} is not read on from {position}")
+            if self.positions()[partition_id] > position:
+                deadline = time.monotonic() + self._config.bootstrap_timeout_seconds
+            elif time.monotonic() > deadline:
+                reason = f"no records of {topic}/{partition} come from offset {position} on"
+                raise BrokerUnavailable(self._config.servers, reason)
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._consumer.close(timeout_ms=self._timeout_ms)
 
-    def _asked(
-        self, question: Callable[[list[TopicPartition], int], Any], places: Iterable[PartitionId]
+    def _ask_offsets(
+        self, question: Callable[[list[TopicPartition], int], Any], partitions: Iterable[PartitionId]
     ) -> dict[PartitionId, int]:
-        wanted = [TopicPartition(*place) for place in places]
+        wanted = [TopicPartition(*partition) for partition in partitions]
         try:
-            with translated(self._config):
-                found = question(wanted, self._timeout_ms)
-        except BrokerUnavailable:  # of a partition that is not there, kafka-python says only that time ran out
+            with translate_errors(self._config):
+                offsets = question(wanted, self._timeout_ms)
+        except BrokerUnavailable:  # for a missing partition, kafka-python only reports that time ran out
             for topic, partition in wanted:
                 if partition not in self.partitions_of(topic):
-                    raise no_topic(self._config, f"{topic} with a partition {partition}") from None
+                    raise topic_missing(self._config, f"{topic} with a partition {partition}") from None
             raise
-        return {(place.topic, place.partition): offset for place, offset in found.items()}
+        return {(each.topic, each.partition): offset for each, offset in offsets.items()}
 
-    def _position(self, place: TopicPartition) -> int:
-        with translated(self._config):
-            found = self._consumer.position(place, self._timeout_ms)
-        if found is None:
-            raise BrokerUnavailable(self._config.servers, f"no position in {place.topic}/{place.partition}")
-        return int(found)
+    def _position(self, partition: TopicPartition) -> int:
+        with translate_errors(self._config):
+            offset = self._consumer.position(partition, self._timeout_ms)
+        if offset is None:
+            raise BrokerUnavailable(self._config.servers, f"no position in {partition.topic}/{partition.partition}")
+        return int(offset)
 
-    def _find_again(self) -> None:
-        """Find out which positions are not there, and go on where that loses nothing."""
+    def _recover_positions(self) -> None:
+        """Move positions whose records were deleted to the oldest record; raise for those beyond the end."""
         positions = self.positions()
         beginnings, ends = self.beginning_offsets(positions), self.end_offsets(positions)
-        for place, position in positions.items():
-            self._seek(place, position, beginnings[place], ends[place])
+        for partition, position in positions.items():
+            self._seek(partition, position, beginnings[partition], ends[partition])
 
-    def _seek(self, place: PartitionId, offset: int | None, beginning: int, end: int) -> None:
+    def _seek(self, partition: PartitionId, offset: int | None, beginning: int, end: int) -> None:
         if offset is not None and offset > end:
-            raise OffsetRegression(*place, offset, end)
-        self._consumer.seek(TopicPartition(*place), max(beginning, offset or 0))
+            raise OffsetRegression(*partition, offset, end)
+        self._consumer.seek(TopicPartition(*partition), max(beginning, offset or 0))
 
 
-def partitions_of(consumer: KafkaConsumer, config: KafkaConfig, topic: str) -> list[int]:
-    """Ask for the partitions of a topic. kafka-python's own question waits for its answer without a bound.
+def load_partitions(net_client: NetClient, config: KafkaConfig, topic: str) -> list[int]:
+    """Ask for the partitions of a topic.
+
+    KafkaConsumer.partitions_for_topic() waits for its answer without a bound
+    (https://github.com/dpkp/kafka-python/issues/1322).
 
     Raises:
-        BrokerUnavailable: If the broker does not say in time, or has no such topic.
+        BrokerUnavailable: If the broker does not answer in time, or has no such topic.
     """
-    cluster, timeout_ms = consumer._cluster, milliseconds(config.bootstrap_timeout_seconds)
-    with translated(config), suppress(UnknownTopicOrPartitionError):
+    cluster, manager = net_client.cluster, net_client.manager
+    timeout_ms = milliseconds(config.bootstrap_timeout_seconds)
+    with translate_errors(config), suppress(UnknownTopicOrPartitionError):
         cluster.add_topic(topic)
-        for _ in range(2):  # the first answer may be to what was asked before
-            consumer._net.run(consumer._manager.wait_for, cluster.request_update(), timeout_ms)
-            if found := cluster.partitions_for_topic(topic):
-                return sorted(found)
-    raise no_topic(config, topic)
+        for _ in range(2):  # the first answer may belong to a request made before the topic was added
+            net_client.net.run(manager.wait_for, cluster.request_update(), timeout_ms)
+            if partitions := cluster.partitions_for_topic(topic):
+                return sorted(partitions)
+    raise topic_missing(config, topic)

@@ -1,15 +1,15 @@
-"""What is read from a topic."""
+"""A record read from a topic, and how large records and fetches may be."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-PartitionId = tuple[str, int]  # topic, partition
+PartitionId = tuple[str, int]  # topic, number of the partition
 
-MAX_RECORD_BYTES = 9 << 20  # a chunk of 8 MiB and what is said of it
+MAX_RECORD_BYTES = 9 << 20  # a chunk of at most 8 MiB, its key and its description
 
-# A broker sends at least one whole record, however large, so these only bound what is ahead of the reader: of each
-# broker one answer of FETCH_BYTES, and of each partition what an answer had of it.
+# How many bytes a consumer holds ahead of its reader: one answer of FETCH_BYTES from each broker, of which each
+# partition has PARTITION_FETCH_BYTES. A broker sends at least one whole record, however large.
 FETCH_BYTES = 16 << 20
 PARTITION_FETCH_BYTES = 2 << 20
 
@@ -26,10 +26,10 @@ class Record:
     value: bytes | None = field(repr=False)  # None: a tombstone
 
 
-def to_records(found: "Mapping[Any, Sequence[Any]]") -> list[Record]:
-    """Return what a poll of kafka-python found, in order within a partition."""
+def to_records(batches: "Mapping[Any, Sequence[Any]]") -> list[Record]:
+    """Convert what a poll of kafka-python returned, in order within each partition."""
     return [
-        Record(one.topic, one.partition, one.offset, one.timestamp / 1000, one.key or b"", one.value)
-        for records in found.values()
-        for one in records
+        Record(record.topic, record.partition, record.offset, record.timestamp / 1000, record.key or b"", record.value)
+        for batch in batches.values()
+        for record in batch
     ]

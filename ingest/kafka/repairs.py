@@ -1,50 +1,58 @@
-"""What kafka-python 3.0 does that would lose records or hang, and what is done instead. Each has its test."""
+"""Works around faults of kafka-python 3.0.12; no other file uses its private attributes.
+
+Each repair names the fault and the upstream issue. At an upgrade of kafka-python, drop the repairs that it makes
+needless: tests/ingest/kafka covers each of them.
+"""
 
 import socket
 import ssl
+import threading
 import time
 from typing import Any
 
-from kafka import KafkaProducer
-from kafka.errors import BrokerResponseError
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import BrokerResponseError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
-HANDSHAKE_SECONDS = 5.0  # of TLS: two round trips and some arithmetic
+HANDSHAKE_SECONDS = 5.0  # bound of a TLS handshake: two round trips and some arithmetic
+SENDER_STOP_SECONDS = 5.0  # wait for the thread of a producer whose records are given up
+
+
+# ---- connections
 
 
 def repair_connections() -> None:
-    """Have connections that do not come about end, and the sockets of all that end closed.
+    """Replace three methods of kafka-python's network classes; see each replacement."""
+    KafkaNetSocket.sock_connect = _connect_or_close
+    KafkaSSLTransport.handshake = _handshake_in_time
+    KafkaTCPTransport.close = _close_without_flush
 
-    kafka-python waits for a TLS handshake without a bound, and leaves failed sockets to the garbage collector: an
-    outage costs one every two seconds. It does so too where a request is not sent yet when a client is closed.
+
+_sock_connect, _transport_close = KafkaNetSocket.sock_connect, KafkaTCPTransport.close
+
+
+async def _connect_or_close(self: Any, net: Any, sock: socket.socket, address: Any, timeout_at: Any = None) -> Any:
+    """Close a socket that does not connect.
+
+    Fault: the garbage collector has to; an outage costs a socket every two seconds. No upstream issue found.
     """
-    KafkaNetSocket.sock_connect = _connect
-    KafkaSSLTransport.handshake = _handshake
-    KafkaTCPTransport.close = _close
-
-
-_connect_unrepaired = KafkaNetSocket.sock_connect
-
-
-async def _connect(self: Any, net: Any, sock: socket.socket, address: Any, timeout_at: float | None = None) -> Any:
     try:
-        return await _connect_unrepaired(self, net, sock, address, timeout_at=timeout_at)
+        return await _sock_connect(self, net, sock, address, timeout_at=timeout_at)
     except BaseException:
         sock.close()
         raise
 
 
-def _close(self: Any) -> None:
-    self._write_buffer.clear()  # nobody waits for the answer any more
-    _close_unrepaired(self)
+async def _handshake_in_time(self: Any) -> None:
+    """Bound a TLS handshake, and close the socket if it fails.
 
-
-_close_unrepaired = KafkaTCPTransport.close
-
-
-async def _handshake(self: Any) -> None:
+    Fault: kafka.net waits without a bound for a server that accepts and says nothing. The client of 2.x had the same
+    fault (https://github.com/dpkp/kafka-python/pull/1696); no upstream issue found for 3.x.
+    """
     timeout_at = time.monotonic() + HANDSHAKE_SECONDS
     try:
         while True:
@@ -60,38 +68,167 @@ async def _handshake(self: Any) -> None:
         raise
 
 
-def note_failures(client: KafkaNetClient, failures: list[BaseException]) -> None:
-    """Keep why connections fail: kafka-python only logs it, tries again, and says in the end that time ran out."""
-    get_connection = client._manager.get_connection
+def _close_without_flush(self: Any) -> None:
+    """Close the socket now, also if a request is not sent yet: nothing waits for its answer.
 
-    def get_noted(*arguments: Any, **options: Any) -> Any:
-        connection = get_connection(*arguments, **options)
-        connection.init_future.add_errback(failures.append)
-        connection.close_future.add_errback(failures.append)
+    Fault: close() leaves the flush to a task that a closed client no longer runs, and the socket to the garbage
+    collector. No upstream issue found.
+    """
+    self._write_buffer.clear()
+    _transport_close(self)
+
+
+class NetClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
+    """kafka-python's network client, made of parts that we can reach without private attributes."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.net = NetworkSelector(**settings)
+        self.manager = _FailureNotingManager(self.net, **settings)
+        super().__init__(self.net, self.manager, **settings)
+
+    def stop(self) -> None:
+        """End the network thread and all connections, for a client whose constructor failed."""
+        self.net.stop()
+        self.close()
+
+
+class _FailureNotingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
+    """Notes why connections fail.
+
+    Fault: kafka-python only logs the reason, tries again, and says in the end that time ran out.
+    Upstream: https://github.com/dpkp/kafka-python/issues/2348
+    """
+
+    def __init__(self, net: NetworkSelector, **settings: Any) -> None:
+        self.failures: list[BaseException] | None = []  # None: no longer noted
+        super().__init__(net, **settings)
+
+    def get_connection(self, *arguments: Any, **options: Any) -> Any:
+        connection = super().get_connection(*arguments, **options)
+        if self.failures is not None:
+            connection.init_future.add_errback(self.failures.append)
+            connection.close_future.add_errback(self.failures.append)
         return connection
 
-    client._manager.get_connection = get_noted
+
+# ---- consumers
 
 
-def let_refusals_pass(producer: KafkaProducer) -> None:
-    """Let a record that the broker refuses fail alone, as with Kafka's own client.
+def keep_unfinished_join(consumer: KafkaConsumer) -> None:
+    """Let the next poll() finish a join of the group that the last one was too short for.
 
-    kafka-python takes any refusal (a record too large for the topic, a topic that we may not write to) for the end of a
-    producer that numbers its records: all others that wait fail with that error, and all that come later.
+    Fault: kafka-python throws an answer away that comes between two polls, and joins again, which makes all members
+    join again. If new metadata caused the join, it does not join again and stays without heartbeats.
+    Upstream: https://github.com/dpkp/kafka-python/pull/2617 repaired the same race in 2.x; no issue found for 3.x.
+    """
+    coordinator = consumer._coordinator
+    task = coordinator._join_task
+    if task is None or not coordinator.rejoining:
+        return
+    coordinator.request_rejoin()
+    if not isinstance(task, _UnfinishedJoin):
+        coordinator._join_task = _UnfinishedJoin(task)
+
+
+class _UnfinishedJoin:
+    """A join under way. It does not count as done before a poll() has taken its answer."""
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:
+        self.add_callback, self.add_errback = task.add_callback, task.add_errback
+
+
+def release_resumed_records(consumer: KafkaConsumer) -> None:
+    """Let records come of a partition that was paused and is resumed.
+
+    Fault: kafka-python puts fetched records of a paused partition aside. It takes them up only while it holds no
+    records of another partition, and it counts records that are used up as held: the partition stays silent.
+    Upstream: came with https://github.com/dpkp/kafka-python/pull/2981; no issue found.
+    """
+    fetcher = consumer._fetcher
+    if not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
+
+
+def known_end_and_position(consumer: KafkaConsumer, partition: TopicPartition) -> tuple[int | None, int | None]:
+    """Return the end offset and the position of a partition, as far as they are known without asking the broker.
+
+    Fault: KafkaConsumer.position() asks the broker for what it does not know. No upstream issue found.
+    """
+    state = consumer._subscription.assignment.get(partition)
+    if state is None:
+        return None, None
+    return state.highwater, None if state.position is None else state.position.offset
+
+
+def seconds_since_fetch(consumer: KafkaConsumer) -> float:
+    """Return how long ago a broker last answered a request for records.
+
+    Fault: poll() finds nothing while the broker is away, as it does while there is nothing.
+    Upstream: https://github.com/dpkp/kafka-python/issues/1474
+    """
+    return time.monotonic() - float(consumer._fetcher._sensors.fetch_latency._last_record_time) / 1000
+
+
+# ---- producers
+
+
+def load_topics(producer: KafkaProducer, client: NetClient, topics: list[str], timeout_seconds: float) -> None:
+    """Ask for the partitions of topics, so that the first record of each can wait in the background.
+
+    Fault: send() blocks for a topic that it does not know yet, all of max_block_ms while the broker is away.
+    Upstream: https://github.com/dpkp/kafka-python/issues/1467
+    """
+    cluster, is_answered = client.cluster, threading.Event()
+    for topic in topics:
+        producer._sender.add_topic(topic)
+    for _ in range(2):  # the first answer may belong to a request made before the topics were added
+        is_answered.clear()
+        cluster.request_update().add_both(lambda _: is_answered.set())
+        client.wakeup()
+        is_answered.wait(timeout_seconds)
+        if all(cluster.partitions_for_topic(topic) for topic in topics):
+            return
+    for topic in topics:
+        if not cluster.partitions_for_topic(topic):
+            cluster._topics.discard(topic)  # otherwise the broker is asked for a missing topic again and again
+
+
+def force_close(producer: KafkaProducer) -> None:
+    """Close a producer whose close() timed out, and fail the records that it still holds.
+
+    Fault: close() flushes first and raises where that times out: it leaves its thread behind, and a second call waits
+    for the same records again. Upstream: since https://github.com/dpkp/kafka-python/pull/2537; no issue found.
+    """
+    producer._sender.force_close()
+    producer._sender.join(SENDER_STOP_SECONDS)
+    try:
+        producer.close(0)
+    except KafkaTimeoutError:
+        producer._closed = True
+
+
+def fail_refused_records_alone(producer: KafkaProducer) -> None:
+    """Let a record that the broker refuses fail alone, as Kafka's own client does.
+
+    Fault: a producer that numbers its records takes any refusal (a record too large for the topic, a topic that it may
+    not write to) for its own end. All records that wait fail with that error, and all that come later.
+    No upstream issue found.
     """
     manager = producer._transaction_manager
     classify = manager.classify_batch_error
 
     def classify_batch_error(error: Exception, batch: Any, log_start_offset: int = -1) -> str:
-        found: str = classify(error, batch, log_start_offset=log_start_offset)
-        if found != manager.ERROR_CLASS_FATAL or not isinstance(error, BrokerResponseError):
-            return found
+        kind: str = classify(error, batch, log_start_offset=log_start_offset)
+        if kind != manager.ERROR_CLASS_FATAL or not isinstance(error, BrokerResponseError):
+            return kind
         if type(error) in manager._FATAL_ERRORS or not manager.producer_id_and_epoch.match(batch):
-            return found
-        if batch.attempts > 0:  # the broker may have taken it before: only new numbers are safe
+            return kind
+        if batch.attempts > 0:  # the broker may have appended an earlier attempt: only new numbers are safe
             return str(manager.ERROR_CLASS_NEEDS_EPOCH_BUMP)
-        # It was not appended, and no other of its partition is under way: its numbers are those of the next.
+        # It was not appended, and no other batch of its partition is under way: the next one reuses its numbers.
         manager.set_sequence_number(batch.topic_partition, batch.records.base_sequence)
-        return str(manager.ERROR_CLASS_RETRIABLE)  # which, from here, only means that nothing else happens
+        return str(manager.ERROR_CLASS_RETRIABLE)  # here, the caller only takes this as "the producer goes on"
 
     manager.classify_batch_error = classify_batch_error

@@ -1,4 +1,4 @@
-"""The topics: their names, how they are made, and whether those that are there are as they must be."""
+"""The topics: their names and settings; creates them and checks existing ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,21 +9,20 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from ingest.config import KafkaConfig
-from ingest.kafka.connection import as_ours, connect, milliseconds, translated
+from ingest.kafka.connection import broker_unavailable, connect, milliseconds, translate_errors
 from ingest.kafka.record import MAX_RECORD_BYTES
 
 State = Literal["created", "exists", "missing", "differs"]
 
-LOG_APPEND_TIME = {
-    "message.timestamp.type": "LogAppendTime"
-}  # latency and deletions are reckoned by the broker's clock
+# Latency and the order of deletions are computed from the broker's clock.
+LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 LARGE = {"max.message.bytes": str(MAX_RECORD_BYTES)}
 DELETE = {"cleanup.policy": "delete"}
 COMPACT = {"cleanup.policy": "compact"}
-# Compaction leaves the newest segment alone: of checkpoints, which are written all the time, a small one.
+# Compaction skips the newest log segment. Checkpoints are written all the time, so this segment must stay small.
 SMALL_SEGMENTS = {"segment.bytes": str(16 << 20)}
-# A worker that does not know yet that it lost its partition may send a checkpoint older than its successor's: both are
-# kept for as long as that may last.
+# A worker that has not learnt that it lost its partition can send a checkpoint older than its successor's. Compaction
+# keeps both for ten minutes, longer than such a worker lives.
 LATE_COMPACTION = {"min.compaction.lag.ms": "600000"}
 
 
@@ -40,36 +39,36 @@ class Topics:
 
     @property
     def sources(self) -> str:
-        """Whole files to be ingested."""
+        """Requests to ingest whole files."""
         return f"{self.prefix}.sources"
 
     @property
     def segments(self) -> str:
-        """What was made of chunks and sources."""
+        """Segments with embeddings, made of chunks and sources."""
         return f"{self.prefix}.segments"
 
     @property
     def deletions(self) -> str:
-        """Videos that are to be forgotten."""
+        """Requests to delete videos."""
         return f"{self.prefix}.deletions"
 
     @property
     def checkpoints(self) -> str:
-        """Where workers go on."""
+        """Where a worker resumes each partition."""
         return f"{self.prefix}.checkpoints"
 
     @property
     def deadletter(self) -> str:
-        """Records that could not be used."""
+        """Records that could not be processed."""
         return f"{self.prefix}.deadletter"
 
     @property
     def events(self) -> str:
-        """What was seen that somebody asked to be told of."""
+        """Moderation events."""
         return f"{self.prefix}.events"
 
     def configs(self) -> dict[str, dict[str, str]]:
-        """Return the configuration of each topic, as Kafka writes it."""
+        """Return the settings of each topic, by Kafka's names."""
         return {
             self.chunks: DELETE | LOG_APPEND_TIME | LARGE,
             self.sources: DELETE | LOG_APPEND_TIME,
@@ -83,7 +82,7 @@ class Topics:
 
 @dataclass(frozen=True, slots=True)
 class TopicOutcome:
-    """What is to be said of one topic."""
+    """The state of one topic after creating or checking it."""
 
     name: str
     state: State
@@ -91,42 +90,45 @@ class TopicOutcome:
 
 
 def create_topics(config: KafkaConfig) -> list[TopicOutcome]:
-    """Make the topics that are not there. Those that are there stay as they are, and are told of.
+    """Create the missing topics. Existing topics are not changed, only checked.
 
     Raises:
-        BrokerUnavailable: If no broker answers in time, or none lets us make topics.
+        BrokerUnavailable: If no broker answers in time, or none lets us create topics.
     """
-    with translated(config), _admin(config) as admin:
-        found = {one.name: one for one in _described(admin, config)}
+    with translate_errors(config), _admin(config) as admin:
+        outcomes = {outcome.name: outcome for outcome in _check_topics(admin, config)}
         configs = Topics(config.topic_prefix).configs()
-        missing = [name for name, outcome in found.items() if outcome.state == "missing"]
+        missing = [name for name, outcome in outcomes.items() if outcome.state == "missing"]
         for name in missing:
             new = NewTopic(name, config.partition_count, config.replication_factor, topic_configs=configs[name])
             try:
                 admin.create_topics([new])
             except TopicAlreadyExistsError:
-                continue  # somebody else was faster
-            found[name] = TopicOutcome(name, "created")
+                continue  # another process was faster
+            outcomes[name] = TopicOutcome(name, "created")
         if missing:
             admin.wait_for_topics(missing, timeout_ms=milliseconds(config.bootstrap_timeout_seconds))
-    return [TopicOutcome(name, "exists") if one.state == "missing" else one for name, one in found.items()]
+    return [
+        TopicOutcome(name, "exists") if outcome.state == "missing" else outcome for name, outcome in outcomes.items()
+    ]
 
 
 def describe_topics(config: KafkaConfig) -> list[TopicOutcome]:
-    """Say of each topic whether it is there, and as it must be.
+    """Check whether each topic exists and has the settings that it must have.
 
     Raises:
         BrokerUnavailable: If no broker answers in time.
     """
-    with translated(config), _admin(config) as admin:
-        return _described(admin, config)
+    with translate_errors(config), _admin(config) as admin:
+        return _check_topics(admin, config)
 
 
 def _admin(config: KafkaConfig) -> KafkaAdminClient:
-    return connect(config, KafkaAdminClient, request_timeout_ms=milliseconds(config.bootstrap_timeout_seconds))
+    admin, _ = connect(config, KafkaAdminClient, request_timeout_ms=milliseconds(config.bootstrap_timeout_seconds))
+    return admin
 
 
-def _described(admin: KafkaAdminClient, config: KafkaConfig) -> list[TopicOutcome]:
+def _check_topics(admin: KafkaAdminClient, config: KafkaConfig) -> list[TopicOutcome]:
     wanted = Topics(config.topic_prefix).configs()
     partition_counts: dict[str, int] = {}
     for topic in admin.describe_topics(list(wanted)):
@@ -134,26 +136,26 @@ def _described(admin: KafkaAdminClient, config: KafkaConfig) -> list[TopicOutcom
         if topic["error_code"] == 0:
             partition_counts[topic["name"]] = len(topic["partitions"])
         elif error is not UnknownTopicOrPartitionError:
-            raise as_ours(config.servers, error(), topic["name"])
-    there = [ConfigResource(ConfigResourceType.TOPIC, name) for name in partition_counts]
-    configs = admin.describe_configs(there, config_filter="all")["topic"] if there else {}
+            raise broker_unavailable(config.servers, error(), topic["name"])
+    existing = [ConfigResource(ConfigResourceType.TOPIC, name) for name in partition_counts]
+    configs = admin.describe_configs(existing, config_filter="all")["topic"] if existing else {}
     outcomes = []
     for name, settings in wanted.items():
         if name not in partition_counts:
             outcomes.append(TopicOutcome(name, "missing"))
             continue
-        differences = _differences(settings, configs[name])
+        differences = _compare_settings(settings, configs[name])
         if partition_counts[name] != config.partition_count:
             differences = (*differences, f"it has {partition_counts[name]} partitions, not {config.partition_count}")
         outcomes.append(TopicOutcome(name, "differs" if differences else "exists", differences))
     return outcomes
 
 
-def _differences(wanted: Mapping[str, str], found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Say what of a topic is not as it must be; to take larger records than it must is no difference."""
+def _compare_settings(wanted: Mapping[str, str], actual: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """List the settings that differ. A larger max.message.bytes is no difference, nor is any segment.bytes."""
     differences = []
     for name, value in wanted.items():
-        has = str(found.get(name, {}).get("value"))
+        has = str(actual.get(name, {}).get("value"))
         if name == "max.message.bytes" and has.isdecimal() and int(has) >= int(value):
             continue
         if name != "segment.bytes" and has != value:

@@ -1,10 +1,10 @@
-"""ingest.kafka.sharing: each topic's partitions are shared evenly, and what stays where it is is not moved."""
+"""ingest.kafka.assignor: shares each topic's partitions evenly and moves no more of them than it must."""
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from ingest.kafka.sharing import EachTopicEvenly
+from ingest.kafka.assignor import EachTopicEvenly
 
 TOPICS = {"chunks": set(range(6)), "sources": set(range(6))}
 CLUSTER = SimpleNamespace(
@@ -18,25 +18,25 @@ def member(name: str, owned: Mapping[str, Sequence[int]] | None = None) -> Any:
     return SimpleNamespace(member_id=name, metadata=metadata)
 
 
-def shared(*members: Any) -> dict[str, dict[str, list[int]]]:
-    found = EachTopicEvenly().assign(CLUSTER, list(members))
+def share(*members: Any) -> dict[str, dict[str, list[int]]]:
+    assignments = EachTopicEvenly().assign(CLUSTER, list(members))
     return {
         name: {part[0]: sorted(part[1]) for part in assignment.assigned_partitions}
-        for name, assignment in found.items()
+        for name, assignment in assignments.items()
     }
 
 
 def test_each_topic_is_shared_evenly() -> None:
-    found = shared(member("a"), member("b"))
+    shares = share(member("a"), member("b"))
     for topic in TOPICS:
-        assert sorted(found["a"][topic] + found["b"][topic]) == list(range(6))
-        assert len(found["a"][topic]) == 3
+        assert sorted(shares["a"][topic] + shares["b"][topic]) == list(range(6))
+        assert len(shares["a"][topic]) == 3
 
 
-def test_a_newcomer_gets_what_the_others_give_up_in_a_second_round() -> None:
-    first = shared(member("a", {topic: range(6) for topic in TOPICS}), member("b"))
+def test_a_new_member_gets_revoked_partitions_in_a_second_round() -> None:
+    first = share(member("a", {topic: range(6) for topic in TOPICS}), member("b"))
     assert {topic: len(numbers) for topic, numbers in first["a"].items()} == {"chunks": 3, "sources": 3}
-    assert first["b"] == {}, "nothing is two members' at once"
-    second = shared(member("a", first["a"]), member("b"))
-    assert second["a"] == first["a"], "what stays is not moved"
+    assert first["b"] == {}, "no partition belongs to two members at once"
+    second = share(member("a", first["a"]), member("b"))
+    assert second["a"] == first["a"], "no other partition moves"
     assert {topic: len(numbers) for topic, numbers in second["b"].items()} == {"chunks": 3, "sources": 3}
