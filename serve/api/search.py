@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
@@ -40,6 +40,7 @@ from serve.values import Answer, Query, Thresholds
 
 CACHED_RANKING_COUNT = 256  # rankings in memory: some 200 KB each for a question with many answers
 
+Response = TypeVar("Response", bound=Message)
 Check = Callable[[], None]  # raises CallAbandoned once the call is cancelled
 Rank = Callable[[Engine, Query, NDArray[np.uint8] | None, Check], Ranking[Any]]
 NextToken = Callable[[int], str]  # start of the next page -> its token; empty: there is no next page
@@ -80,10 +81,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             answer = Answer(videos=videos, degraded_channels=found.ranking.degraded_channels)
             return search_response(answer, next_token(end))
 
-        response: search.SearchVideosResponse = await self._answer(
-            "SearchVideos", request, query, Engine.rank_videos, render
+        return await self._answer(
+            "SearchVideos", request, query, lambda engine, *rest: engine.rank_videos(*rest), render
         )
-        return response
 
     async def SearchMoments(self, request: search.SearchMomentsRequest, context: Any) -> search.SearchMomentsResponse:
         query = moments_query(request)
@@ -93,10 +93,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             answer = Answer(moments=moments, degraded_channels=found.ranking.degraded_channels)
             return moments_response(answer, next_token(end))
 
-        response: search.SearchMomentsResponse = await self._answer(
-            "SearchMoments", request, query, Engine.rank_moments, render
+        return await self._answer(
+            "SearchMoments", request, query, lambda engine, *rest: engine.rank_moments(*rest), render
         )
-        return response
 
     async def WatchMoments(
         self, request: search.WatchMomentsRequest, context: Any
@@ -148,12 +147,12 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         request: Message,
         query: Query,
         rank: Rank,
-        render: Callable[[EngineRanking, int, NextToken], Message],
-    ) -> Any:
+        render: Callable[[EngineRanking, int, NextToken], Response],
+    ) -> Response:
         """Answer a request with one page of a ranking, which `render` writes from a place on."""
         principal = current_principal()
 
-        def work(check: Check) -> Message:
+        def work(check: Check) -> Response:
             library, bound_to = self.library(), binding(principal.scope, method, request)
             token: str = request.page_token  # type: ignore[attr-defined]  # every request with pages has this field
             if token:
@@ -163,7 +162,8 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 start = 0
             return render(found, start, lambda end: self._next_token(found, end, bound_to))
 
-        return await self.workers.run(work)
+        response: Response = await self.workers.run(work)
+        return response
 
     def _find_ranking(self, token: str, bound_to: bytes) -> tuple[EngineRanking, int]:
         """Return the ranking that a page token names, and where the page starts in it.
