@@ -139,7 +139,7 @@ def held_bytes(index: VectorIndex) -> int:
     """Return what the vectors of an index, and what is known of them, take."""
     size = 0
     for shard in index._shards():
-        size += sum(len(faiss.serialize_index(part)) for part in (shard.vectors, shard.rough) if part is not None)
+        size += sum(len(faiss.serialize_index(part)) for part in (shard.vectors, shard.quantised) if part is not None)
         size += shard.ids.nbytes + shard.owners.nbytes + shard.stamps.nbytes
     return size
 
@@ -241,7 +241,7 @@ def ways(count: int, captions: NDArray[np.float32], queries: NDArray[np.float32]
     add("all, float16: the tail", seconds, [tail.vectors], lambda query: tail.search(query, k, None)[0])
     shards: list[Any] = []
     seconds += timed(lambda: shards.append(seal(tail)))
-    parts = [shards[0].vectors, shards[0].rough]
+    parts = [shards[0].vectors, shards[0].quantised]
     add("rough copy and float16: a sealed shard", seconds, parts, lambda query: shards[0].search(query, k, None)[0])
     lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, count // 200, inner)
     lists.cp.niter, lists.cp.max_points_per_centroid = 8, 40

@@ -159,7 +159,7 @@ def measured(
                     milvus_seconds=took(lambda: milvus.refresh(catalog)),
                     milvus_again_seconds=took(lambda: again.refresh(catalog)),
                 )
-                client = milvus._client
+                client = milvus._connection._client
                 client.flush(milvus._name)  # what a server does by itself, after a while
                 some = list(range(1, row_count // EACH + 1, 10))
                 found = [

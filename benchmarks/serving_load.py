@@ -228,12 +228,12 @@ def bare_faiss(pipe: Any, directory: Path, known: str, texts: Sequence[str], cli
     from encoders.batching import TextVectors
     from encoders.clip import load_visual
     from encoders.config import VisualConfig
-    from serve.index.shard import read_file
+    from serve.index.shard import read_shard
     from serve.search.visual import encode_text
 
     faiss.omp_set_num_threads(1)
     names = json.loads((directory / "index" / "segments.json").read_text())["shards"]
-    shards = [read_file(directory / "index" / name) for name in names]
+    shards = [read_shard(directory / "index" / name) for name in names]
     encoder, _ = load_visual(VisualConfig(model="mini"))
     assert encoder is not None
     vectors = TextVectors(encoder.encode_texts)

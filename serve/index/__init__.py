@@ -1,4 +1,4 @@
-"""Nearest vectors: FAISS in this process, or Milvus for a library past one machine."""
+"""Indexes of nearest vectors: FAISS in this process, or Milvus for a library that outgrows one machine."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ __all__ = ["NearestIndex", "open_index"]
 
 
 def open_index(directory: Path, kind: Kind, fingerprint: str, config: IndexConfig) -> NearestIndex:
-    """Make the index that the settings name, empty; refresh() fills it.
+    """Make an empty index of the configured implementation; refresh() fills it.
 
     Raises:
-        SettingsError: If they name Milvus, and its client is not installed.
+        SettingsError: If Milvus is configured and its client is not installed.
     """
     if config.milvus_uri:
         from serve.index.milvus_index import MilvusIndex
@@ -21,4 +21,4 @@ def open_index(directory: Path, kind: Kind, fingerprint: str, config: IndexConfi
         return MilvusIndex(kind, fingerprint, config)
     from serve.index.faiss_index import VectorIndex
 
-    return VectorIndex(directory, kind, fingerprint, seals_aside=True)
+    return VectorIndex(directory, kind, fingerprint, seals_in_background=True)

@@ -1,4 +1,7 @@
-"""Vectors of one video, in one piece or in several: what a question does with them, it does to each piece."""
+"""Halves: float16 vectors, held by FAISS. JoinedHalves: the vectors of one video, in one or several Halves.
+
+Shards hold their vectors the same way; serve.search.video_rows holds the frames of videos in JoinedHalves.
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -8,24 +11,28 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-faiss: Any = typed_faiss  # its own annotations miss half of what its C++ side gives
+faiss: Any = typed_faiss  # FAISS's own annotations lack half of its C++ interface
 
 
 def half_index(width: int) -> Any:
     """Return an empty FAISS index that holds float16 and compares by inner product."""
     index = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    index.is_trained = True  # there is nothing to learn for float16
+    index.is_trained = True  # float16 needs no training
     return index
 
 
 class Halves:
-    """Vectors (N, D) as float16, as the catalog holds those of frames. They never change, and may be shared.
+    """Vectors (N, D) as float16, the type in which the catalog stores those of frames. Immutable, so threads share it.
 
-    FAISS holds them, since NumPy takes ten times as long to make them float32 as FAISS to compare them as they are.
+    FAISS holds them: NumPy takes ten times as long to make them float32 as FAISS takes to compare them as float16.
     """
 
     def __init__(self, parts: Sequence[NDArray[np.float16]]) -> None:
-        """Take (n, D) each, which together are the N."""
+        """Copy the vectors.
+
+        Args:
+            parts: Arrays (n, D), concatenated to (N, D).
+        """
         self._count, self._width = sum(map(len, parts)), parts[0].shape[1] if parts else 0
         self.nbytes = 2 * self._count * self._width
         self._index = half_index(self._width)
@@ -38,60 +45,60 @@ class Halves:
     def __len__(self) -> int:
         return int(self._count)
 
-    def products(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return float32 (N,): of each with a vector."""
-        scores, places = self._index.search(vector[None], self._count)  # all of them, the best first
-        found = np.empty(self._count, np.float32)
-        found[places[0]] = scores[0]
-        return found
+    def dot(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return float32 (N,): the inner products with a vector (D,)."""
+        scores, positions = self._index.search(vector[None], self._count)  # all rows, best first
+        products = np.empty(self._count, np.float32)
+        products[positions[0]] = scores[0]
+        return products
 
-    def floats(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
-        """Return float32 (n, D): a stretch of them, or all."""
+    def to_float32(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+        """Return float32 (n, D): the rows [first, last), by default all."""
         count = min(self._count if last is None else last, self._count) - first
         if count <= 0:
             return np.empty((0, self._width), np.float32)
         return np.asarray(self._index.reconstruct_n(first, count))
 
-    def take(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return float32 (n, D): those at some places."""
-        return np.asarray(self._index.reconstruct_batch(places))
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return float32 (n, D): the rows at some positions."""
+        return np.asarray(self._index.reconstruct_batch(positions))
 
 
 class JoinedHalves:
-    """Vectors (N, D) in order of time."""
+    """Vectors (N, D) in order of time, joined from several Halves without copying them."""
 
-    def __init__(self, pieces: Iterable[Halves]) -> None:
-        self.pieces = tuple(piece for piece in pieces if len(piece))
-        self.starts = list(accumulate(map(len, self.pieces), initial=0))  # P + 1
+    def __init__(self, parts: Iterable[Halves]) -> None:
+        self._parts = tuple(part for part in parts if len(part))
+        self._starts = list(accumulate(map(len, self._parts), initial=0))  # of the parts, then N
 
     def __len__(self) -> int:
-        return self.starts[-1]
+        return self._starts[-1]
 
     @property
     def nbytes(self) -> int:
-        return sum(piece.nbytes for piece in self.pieces)
+        return sum(part.nbytes for part in self._parts)
 
-    def products(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return float32 (N,): of each with a vector."""
-        if len(self.pieces) == 1:
-            return self.pieces[0].products(vector)
-        return np.concatenate([np.empty(0, np.float32), *(piece.products(vector) for piece in self.pieces)])
+    def dot(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return float32 (N,): the inner products with a vector (D,)."""
+        if len(self._parts) == 1:
+            return self._parts[0].dot(vector)
+        return np.concatenate([np.empty(0, np.float32), *(part.dot(vector) for part in self._parts)])
 
-    def sum(self, wanted: slice) -> NDArray[np.float32]:
-        """Return float32 (D,): the sum of a stretch, which holds one at least."""
-        parts = []
-        for start, piece in zip(self.starts, self.pieces, strict=False):
-            part = piece.floats(max(0, wanted.start - start), max(0, wanted.stop - start))
-            if len(part):
-                parts.append(part.sum(axis=0))
-        return np.asarray(parts[0] if len(parts) == 1 else np.sum(parts, axis=0))
+    def sum(self, rows: slice) -> NDArray[np.float32]:
+        """Return float32 (D,): the sum of consecutive rows, at least one."""
+        sums = []
+        for start, part in zip(self._starts, self._parts, strict=False):
+            vectors = part.to_float32(max(0, rows.start - start), max(0, rows.stop - start))
+            if len(vectors):
+                sums.append(vectors.sum(axis=0))
+        return np.asarray(sums[0] if len(sums) == 1 else np.sum(sums, axis=0))
 
-    def take(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return float32 (n, D): those at some places, which ascend."""
-        parts = np.split(places, np.searchsorted(places, self.starts[1:-1]))
-        found = [
-            piece.take(part - start)
-            for piece, part, start in zip(self.pieces, parts, self.starts, strict=False)
-            if len(part)
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return float32 (n, D): the rows at some positions, which must ascend."""
+        groups = np.split(positions, np.searchsorted(positions, self._starts[1:-1]))
+        vectors = [
+            part.take(group - start)
+            for part, group, start in zip(self._parts, groups, self._starts, strict=False)
+            if len(group)
         ]
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)

@@ -1,24 +1,26 @@
-"""Nearest vectors among the rows of a library past one machine: Milvus holds them, and answers as
-serve.index.faiss_index does.
+"""MilvusIndex: nearest vectors of a library that outgrows one machine. Milvus holds the rows.
 
-A collection of Milvus is a cache of one kind of row of one catalog and one encoder space, all of which are in its name:
+The answers are those of serve.index.faiss_index.
+
+A Milvus collection caches one kind of row of one catalog and one encoder space, all of which are in its name:
 
     kinodex1_segments_CATALOG_ENCODERS    id: int64, the key; video: int64, its row; stamp: double; vector
 
-So one of another library, of other encoders or of another format of ours is never asked; who makes the first of new
-encoders takes those of the former ones away. The first refresh() reads the ids of what is there and believes only what
-it knows: videos of the catalog, with their indexed_time and as many rows as they should have; rows of live videos by
-when each was added. All else is taken out, and what is missing is put in. The vectors themselves are taken on trust:
-who may write to Milvus may falsify answers.
+So a collection of another library, of other encoders or of another format is never searched. Creating the first
+collection of new encoders drops those of the catalog's former encoders. The first refresh() reads all ids in the
+collection and trusts only what it can check: videos of the catalog, with their indexed_time and the expected number of
+rows, and rows of live videos by their added_time. It deletes all other rows and adds the missing ones. The vectors
+themselves are not checked: a client that may write to Milvus can falsify answers.
 
-Any number of processes may bring up one collection, as long as they share the data directory. It needs no lock between
-them: keys are never used twice and what a key stands for never changes, so to put a row in again changes nothing, and
-what one knows to be gone is gone for all. Each answers only with what it knows itself: what another has put in of a
-newer state of the catalog is left out of its answers, and left in the collection. What a process that died left over is
-put right when the next one starts. (A copy of a data directory goes its own way with the same keys: it needs a database
-of its own in Milvus.)
+Any number of processes may refresh one collection if they share the data directory. They need no lock between them:
+keys are never reused and the meaning of a key never changes, so adding a row twice changes nothing, and a row that is
+gone for one process is gone for all. Each process answers only with rows that it knows: rows that another process added
+for a newer state of the catalog are left out of its answers and stay in the collection. Rows left behind by a process
+that died are removed when the next one starts. (A copy of a data directory continues with the same keys, so it needs a
+Milvus database of its own.)
 
-Reads are strongly consistent, so that what was written before a question is in its answer, and what was deleted is not.
+Reads are strongly consistent: an answer has the rows that were written before the question, and not those that were
+deleted before it.
 """
 
 import logging
@@ -26,94 +28,102 @@ import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.catalog.catalog import Catalog, Kind
 from serve.config import IndexConfig
-from serve.errors import IndexUnavailable, SettingsError
-from serve.index.changes import Changes, HeldRows, Rows, Stored
-from serve.index.nearest import Nearest, NearestWithVideos, best_of, check_question, distinct
+from serve.errors import IndexUnavailable
+from serve.index.changes import Changes, HeldRows, IdsAndStamps, VectorRows
+from serve.index.milvus_connection import MilvusConnection
+from serve.index.nearest import Nearest, NearestWithVideos, check_query, distinct_videos, merge_nearest
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the collections; those of another have other names
-MOST_FOUND = 16_384  # rows of one answer: Milvus's own limit
-FILTER_COUNT = 5_000  # videos, or ids, named in one expression: 50 KB to parse
-SCAN_COUNT = 10_000  # rows read at once when a collection is looked through
-UPSERT_BYTES = 8 << 20  # of vectors put in at once: gRPC takes 64 MiB, and a proxy shares its memory with others
-LOAD_SECONDS = 600.0  # for query nodes to take a whole collection into memory
-LOST_CODES = (100, 101)  # Milvus's: the collection is not there, or not in memory
+FORMAT = 1  # of the collections; part of their names
+MAX_ANSWER_COUNT = 16_384  # rows of one answer: Milvus's own limit
+FILTER_COUNT = 5_000  # videos, or ids, in one filter expression: 50 KB to parse
+SCAN_COUNT = 10_000  # rows read at once by the scan of a collection
+UPSERT_BYTES = 8 << 20  # vectors of one upsert: gRPC accepts 64 MiB, and a proxy shares its memory among clients
+LOAD_SECONDS = 600.0  # for query nodes to load a whole collection into memory
 FIELDS = {"id": "INT64", "video": "INT64", "stamp": "DOUBLE", "vector": "FLOAT_VECTOR"}
 
 
 class MilvusIndex:
-    """Inner product over one kind of row of one encoder space, in Milvus. Any number of threads may ask."""
+    """Inner product over one kind of row of one encoder space, in Milvus. Any number of threads may search."""
 
-    def __init__(self, kind: Kind, fingerprint: str, config: IndexConfig) -> None:
-        """Take what is needed; nothing is connected before refresh(), which fills it.
+    def __init__(
+        self,
+        kind: Kind,
+        fingerprint: str,
+        config: IndexConfig,
+        *,
+        filter_count: int = FILTER_COUNT,
+        upsert_bytes: int = UPSERT_BYTES,
+    ) -> None:
+        """Make an index that connects with its first refresh(), which also fills it.
 
         Raises:
             SettingsError: If Milvus's client is not installed.
         """
-        self.kind, self.fingerprint, self.config = kind, fingerprint, config
-        self._pymilvus = _pymilvus(config)
-        self._client: Any = None  # None: not connected
-        self._is_answering, self._is_lost = True, False  # lost: the collection, and nothing is known of one
-        self._turn = threading.RLock()
-        self._holdings = HeldRows(kind, fingerprint)
+        self.kind, self.fingerprint = kind, fingerprint
+        self._filter_count, self._upsert_bytes = filter_count, upsert_bytes
+        self._connection = MilvusConnection(config, self._note_lost)
+        self._is_lost = False  # the collection disappeared since the last refresh
+        self._lock = threading.RLock()
+        self._held = HeldRows(kind, fingerprint)
         self._catalog: Catalog | None = None  # of the last refresh
         self._name = ""  # of the collection
         self._width: int | None = None  # None: there is no collection
-        self._live: dict[int, list[tuple[int, float]]] = {}  # ids and stamps that a scan found, by row of a live video
-        self._undone: list[Changes] = []  # told of already, and still to be done
+        self._live: dict[int, list[tuple[int, float]]] = {}  # ids and stamps that a scan read, by row of a live video
+        self._pending: list[Changes] = []  # known to HeldRows, not yet applied
         self._count = 0
 
     def __len__(self) -> int:
-        """Return how many vectors there were after the last change."""
+        """Return the number of vectors after the last change."""
         return self._count
 
     def refresh(self, catalog: Catalog) -> None:
         """Bring the collection to the catalog's generation.
 
         Raises:
-            IndexUnavailable: If Milvus does not answer; the next call goes on.
+            IndexUnavailable: If Milvus does not answer; the next call continues.
             DataDirectoryInvalid: If the catalog is damaged.
         """
-        with self._turn, catalog.snapshot():
-            if self._holdings.state == (catalog.identity(), catalog.generation()) and not self._undone:
+        with self._lock, catalog.snapshot():
+            if self._held.state == (catalog.identity(), catalog.generation()) and not self._pending:
                 return
             self._catalog, self._is_lost = catalog, False
             try:
-                self._bring_up(catalog)
+                self._refresh(catalog)
             except IndexUnavailable:
                 if not self._is_lost:
                     raise
-                self._bring_up(catalog)  # the collection was taken away: it is made anew
+                self._refresh(catalog)  # the collection was dropped: create it again
 
     def search(self, vectors: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> Nearest:
-        """Find the nearest by inner product, as serve.index.faiss_index.VectorIndex.search() does.
+        """Return the nearest rows by inner product; see serve.index.faiss_index.VectorIndex.search().
 
         Raises:
             IndexUnavailable: If Milvus does not answer.
         """
-        return self._found(vectors, k, rows)[:2]
+        return self._search_or_recover(vectors, k, rows)[:2]
 
     def videos(self, vector: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> list[int]:
-        """Return the videos that the nearest belong to, as serve.index.faiss_index.VectorIndex.videos(); raises as
-        search()."""
-        return distinct(self._found(vector[None], k, rows)[2][0])
+        """Return the videos that own the nearest rows; see serve.index.faiss_index.VectorIndex.videos().
 
-    def _found(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> NearestWithVideos:
-        """Search, once more where the collection was lost."""
-        check_question(vectors, k)
-        if k > MOST_FOUND:
-            raise ValueError(f"k must be <= {MOST_FOUND} with Milvus, got {k}")
+        Raises:
+            IndexUnavailable: If Milvus does not answer.
+        """
+        return distinct_videos(self._search_or_recover(vector[None], k, rows)[2][0])
+
+    def _search_or_recover(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> NearestWithVideos:
+        """Search; if the collection was lost, create it again and search once more."""
+        check_query(vectors, k)
+        if k > MAX_ANSWER_COUNT:
+            raise ValueError(f"k must be <= {MAX_ANSWER_COUNT} with Milvus, got {k}")
         queries = np.ascontiguousarray(vectors, np.float32)
         try:
             return self._search(queries, k, rows)
@@ -124,122 +134,106 @@ class MilvusIndex:
         return self._search(queries, k, rows)
 
     def close(self) -> None:
-        """Hang up."""
-        with self._turn:
-            if self._client is not None:
-                self._client.close()
-            self._client = None
+        """Disconnect."""
+        self._connection.close()
 
-    # ---- asking
-
-    @contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """Give the client, connected; its failures become ours."""
-        milvus = self._pymilvus
-        try:
-            with self._turn:
-                if self._client is None:
-                    self._client = milvus.MilvusClient(
-                        self.config.milvus_uri, token=self.config.milvus_token, timeout=self._timeout
-                    )
-                client = self._client
-            yield client
-        except (milvus.MilvusException, grpc.RpcError) as error:
-            if getattr(error, "code", None) in LOST_CODES:
-                logger.warning("milvus collection lost name=%s", self._name)
-                self._forget()
-                self._is_lost = True
-            elif self._is_answering:
-                logger.warning("milvus does not answer uri=%s reason=%s", self.config.milvus_uri, error)
-                self._is_answering = False
-            raise IndexUnavailable() from error
-        if not self._is_answering:
-            logger.info("milvus answers again uri=%s", self.config.milvus_uri)
-        self._is_answering = True
+    # ---- searching
 
     @property
     def _timeout(self) -> float:
-        return self.config.milvus_timeout_seconds
+        return self._connection.timeout_seconds
+
+    def _note_lost(self) -> None:
+        """Note that the collection was dropped, or unloaded, by another client."""
+        logger.warning("milvus collection lost name=%s", self._name)
+        self._forget()
+        self._is_lost = True
 
     def _forget(self) -> None:
-        """Begin anew with the next refresh."""
-        with self._turn:
-            self._holdings.state, self._undone = None, []
+        """Make the next refresh scan the collection again."""
+        with self._lock:
+            self._held.state, self._pending = None, []
 
     def _search(self, queries: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> NearestWithVideos:
-        with self._turn:
+        with self._lock:
             name, width = self._name, self._width
-            filters = [""] if rows is None else _filters(self._holdings.videos, set(rows))
+            filters = [""] if rows is None else _filters_for(set(rows), self._held.videos, self._filter_count)
         if width is None or not len(queries):
-            return best_of([], len(queries), k)
+            return merge_nearest([], len(queries), k)
         if width != queries.shape[1]:
             raise ValueError(f"vectors must be {width} wide, got {queries.shape[1]}")
-        with self._asking() as client:
-            found = [self._find(client, name, queries, k, each) for each in filters]
-        return best_of(found, len(queries), k)
+        with self._connection.client() as client:
+            parts = [self._search_filtered(client, name, queries, k, each) for each in filters]
+        return merge_nearest(parts, len(queries), k)
 
-    def _find(self, client: Any, name: str, queries: NDArray[np.float32], k: int, among: str) -> NearestWithVideos:
-        """Return the k best rows that are known here, and perhaps more; asks again while others take their places."""
+    def _search_filtered(
+        self, client: Any, name: str, queries: NDArray[np.float32], k: int, expression: str
+    ) -> NearestWithVideos:
+        """Return at least the k best rows that this process holds.
+
+        Rows of newer states of the catalog, added by other processes, can fill an answer. The search is then repeated
+        with a higher limit.
+        """
         limit = k
         while True:
             answers = client.search(
-                name, data=list(queries), anns_field="vector", limit=limit, filter=among,
+                name, data=list(queries), anns_field="vector", limit=limit, filter=expression,
                 output_fields=["video", "stamp"], consistency_level="Strong", timeout=self._timeout,
                 search_params={"metric_type": "IP"},
             )  # fmt: skip
             ids = np.full((len(queries), limit), -1, np.int64)
             scores = np.full((len(queries), limit), -np.inf, np.float32)
             videos = np.full((len(queries), limit), -1, np.int64)
-            lacking = False
+            is_lacking = False
             for n, answer in enumerate(answers):
                 rows = [(hit["id"], hit["entity"]["video"], hit["entity"]["stamp"]) for hit in answer]
-                with self._turn:
-                    is_held = self._holdings.holds(rows)
+                with self._lock:
+                    is_held = self._held.are_held(rows)
                 ids[n, : len(rows)] = np.where(is_held, [key for key, _, _ in rows], -1)
                 scores[n, : len(rows)] = np.where(is_held, [hit["distance"] for hit in answer], -np.inf)
                 videos[n, : len(rows)] = np.where(is_held, [video for _, video, _ in rows], -1)
-                lacking |= len(rows) == limit and int(is_held.sum()) < k
-            if not lacking or limit == MOST_FOUND:
+                is_lacking |= len(rows) == limit and int(is_held.sum()) < k
+            if not is_lacking or limit == MAX_ANSWER_COUNT:
                 return ids, scores, videos
-            limit = min(4 * limit, MOST_FOUND)
+            limit = min(4 * limit, MAX_ANSWER_COUNT)
 
-    # ---- bringing up
+    # ---- refreshing
 
-    def _bring_up(self, catalog: Catalog) -> None:
-        with self._asking() as client:
-            changes = self._holdings.compare(catalog, self._load, self._stored)
+    def _refresh(self, catalog: Catalog) -> None:
+        with self._connection.client() as client:
+            changes = self._held.find_changes(catalog, self._scan, self._take_live)
             if changes is not None:
-                self._undone = [changes] if changes.is_first else [*self._undone, changes]
-                self._holdings.settle(changes)
-            while self._undone:
-                self._do(client, catalog, self._undone[0])
-                del self._undone[0]
-            self._count = self._counted(client)
+                self._pending = [changes] if changes.is_first else [*self._pending, changes]
+                self._held.mark_done(changes)
+            while self._pending:
+                self._apply(client, catalog, self._pending[0])
+                del self._pending[0]
+            self._count = self._count_rows(client)
 
-    def _do(self, client: Any, catalog: Catalog, changes: Changes) -> None:
-        """Take out and put in what is to be; what was done already is done again, to the same end."""
+    def _apply(self, client: Any, catalog: Catalog, changes: Changes) -> None:
+        """Delete and add rows. Applying changes twice gives the same collection."""
         try:
             if self._width is not None:
-                self._take_out_videos(client, changes.gone_videos)
-                for some in _parts(changes.gone_ids.tolist(), FILTER_COUNT):
+                self._delete_videos(client, changes.gone_videos)
+                for some in _split(changes.gone_ids.tolist(), self._filter_count):
                     client.delete(self._name, ids=some, timeout=self._timeout)
-            for rows in self._holdings.new_rows(catalog, changes):
-                self._put_in(client, catalog, rows)
+            for rows in self._held.read_new_rows(catalog, changes):
+                self._upsert(client, catalog, rows)
         except BaseException:
             if changes.is_first:
-                self._forget()  # to see how far it came is quicker than to do all of it again
+                self._forget()  # a scan of what was added is faster than adding all of it again
             raise
 
-    def _take_out_videos(self, client: Any, videos: Sequence[int] | frozenset[int]) -> None:
-        for some in _parts(sorted(videos), FILTER_COUNT):
+    def _delete_videos(self, client: Any, videos: Sequence[int] | frozenset[int]) -> None:
+        for some in _split(sorted(videos), self._filter_count):
             client.delete(self._name, filter=f"video in {some}", timeout=self._timeout)
 
-    def _put_in(self, client: Any, catalog: Catalog, rows: Rows) -> None:
+    def _upsert(self, client: Any, catalog: Catalog, rows: VectorRows) -> None:
         width = rows.vectors.shape[1]
         if self._width is None:
             self._create(client, catalog, width)
-        vectors = rows.vectors.astype(np.float16).astype(np.float32)  # as FAISS holds them, so that scores are the same
-        step = max(1, UPSERT_BYTES // vectors[:1].nbytes)
+        vectors = rows.vectors.astype(np.float16).astype(np.float32)  # rounded as in FAISS, for equal scores
+        step = max(1, self._upsert_bytes // vectors[:1].nbytes)
         for first in range(0, len(rows.ids), step):
             some = slice(first, first + step)
             columns = (rows.ids[some].tolist(), rows.owners[some].tolist(), rows.stamps[some].tolist())
@@ -250,15 +244,15 @@ class MilvusIndex:
             client.upsert(self._name, entities, timeout=self._timeout)
 
     def _create(self, client: Any, catalog: Catalog, width: int) -> None:
-        """Make the collection, and take away those of this catalog's former encoders."""
-        types = self._pymilvus.DataType
+        """Create the collection, and drop those of the catalog's former encoders."""
+        types = self._connection.data_types
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
         for field, kind in FIELDS.items():
             more = {"is_primary": True} if field == "id" else {"dim": width} if field == "vector" else {}
             schema.add_field(field, getattr(types, kind), **more)
         indexes = client.prepare_index_params()
-        # All rows are compared: a text is far from all pictures, and what skips any loses the nearest
-        # (serve.index.shard).
+        # FLAT compares all rows: a text is far from all pictures, so an index that skips rows misses the nearest
+        # (see the figures in serve.index.shard).
         indexes.add_index("vector", index_type="FLAT", metric_type="IP")
         indexes.add_index("video", index_type="INVERTED")
         space = catalog.space()
@@ -268,31 +262,33 @@ class MilvusIndex:
                 if name.startswith(family) and name != self._name:
                     client.drop_collection(name, timeout=self._timeout)
         client.create_collection(self._name, schema=schema, consistency_level="Strong", timeout=self._timeout)
-        client.create_index(self._name, indexes, sync=False, timeout=self._timeout)  # nothing is there to be indexed
+        client.create_index(self._name, indexes, sync=False, timeout=self._timeout)  # returns at once: no rows yet
         client.load_collection(self._name, timeout=LOAD_SECONDS)
         self._width = width
         logger.info("milvus collection made name=%s width=%d", self._name, width)
 
-    def _counted(self, client: Any) -> int:
+    def _count_rows(self, client: Any) -> int:
         if self._width is None:
             return 0
-        found = client.query(
+        # The count is only a metric: not worth waiting until every node agrees.
+        counts = client.query(
             self._name, filter="", output_fields=["count(*)"], consistency_level="Eventually", timeout=self._timeout
-        )  # only a measure: not worth the wait for every node
-        return int(found[0]["count(*)"])
+        )
+        return int(counts[0]["count(*)"])
 
-    # ---- the first look
+    # ---- the scan of a collection
 
-    def _load(self, catalog: Catalog) -> dict[int, float]:
-        """Look through the collection; take out what is not whole, or of no video; return the videos that are right."""
+    def _scan(self, catalog: Catalog) -> dict[int, float]:
+        """Scan the collection and delete the rows of incomplete or unknown videos; return the stamp of each other video
+        by row. Keeps the rows of live videos for _take_live()."""
         name = f"kinodex{FORMAT}_{self.kind}_{catalog.identity()}_{self.fingerprint}"
         self._name, self._width, self._live = re.sub(r"\W", "_", name), None, {}
-        with self._asking() as client:
+        with self._connection.client() as client:
             if not client.has_collection(self._name, timeout=self._timeout):
                 return {}
-            width = self._width_of(client)
-            if width is None or self._width_in(catalog) not in (None, width):
-                logger.warning("milvus collection is not ours, making it anew name=%s", self._name)
+            width = self._collection_width(client)
+            if width is None or _vector_width(catalog, self.kind, self.fingerprint) not in (None, width):
+                logger.warning("milvus collection not used, creating it again name=%s", self._name)
                 client.drop_collection(self._name, timeout=self._timeout)
                 return {}
             client.load_collection(self._name, timeout=LOAD_SECONDS)
@@ -301,24 +297,26 @@ class MilvusIndex:
             files: Counter[tuple[int, float]] = Counter()
             live: dict[int, list[tuple[int, float]]] = defaultdict(list)
             last = _last_key(catalog, self.kind)
-            for key, video, stamp in self._scanned(client):
+            for key, video, stamp in self._read_all(client):
                 if video in states and states[video].is_live:
-                    if key <= last:  # else another process may have it from a newer state of the catalog
+                    if key <= last:  # another process may have added a later key for a newer state of the catalog
                         live[video].append((key, stamp))
                 else:
                     files[video, stamp] += 1
             right = {
                 video: stamp
                 for (video, stamp), count in files.items()
-                if video in states and states[video].indexed_time == stamp and self._is_whole(catalog, video, count)
+                if video in states
+                and states[video].indexed_time == stamp
+                and _is_complete(catalog, self.kind, video, count)
             }
             wrong = {video for video, stamp in files if right.get(video) != stamp}
-            self._take_out_videos(client, sorted(wrong - self._not_known_yet(catalog, wrong)))
+            self._delete_videos(client, sorted(wrong - _possibly_newer(catalog, wrong)))
             self._live = live
         return {video: stamp for video, stamp in right.items() if video not in wrong} | dict.fromkeys(live, 0.0)
 
-    def _scanned(self, client: Any) -> Iterator[tuple[int, int, float]]:
-        """Yield id, video and stamp of all there is."""
+    def _read_all(self, client: Any) -> Iterator[tuple[int, int, float]]:
+        """Yield the id, video and stamp of all rows of the collection."""
         pages = client.query_iterator(
             self._name, batch_size=SCAN_COUNT, filter="", output_fields=["id", "video", "stamp"],
             consistency_level="Strong", timeout=self._timeout,
@@ -329,80 +327,69 @@ class MilvusIndex:
         finally:
             pages.close()
 
-    def _stored(self, rows: Sequence[int]) -> Mapping[int, Stored]:
-        found, self._live = self._live, {}
+    def _take_live(self, rows: Sequence[int]) -> Mapping[int, IdsAndStamps]:
+        """Return the rows that _scan() read of some live videos, and forget them all."""
+        live, self._live = self._live, {}
         return {
-            row: (np.array([key for key, _ in found[row]], np.int64), np.array([at for _, at in found[row]]))
+            row: (np.array([key for key, _ in live[row]], np.int64), np.array([stamp for _, stamp in live[row]]))
             for row in rows
-            if row in found
+            if row in live
         }
 
-    def _width_of(self, client: Any) -> int | None:
-        """Return how wide the collection's vectors are; None: it is not as _create() makes it."""
-        told = client.describe_collection(self._name, timeout=self._timeout)
-        fields = {field["name"]: field for field in told["fields"]}
-        if {name: field["type"].name for name, field in fields.items()} != FIELDS or told["auto_id"]:
+    def _collection_width(self, client: Any) -> int | None:
+        """Return the width of the collection's vectors; None if the collection is not as _create() makes it."""
+        description = client.describe_collection(self._name, timeout=self._timeout)
+        fields = {field["name"]: field for field in description["fields"]}
+        if {name: field["type"].name for name, field in fields.items()} != FIELDS or description["auto_id"]:
             return None
         return int(fields["vector"]["params"]["dim"])
 
-    def _width_in(self, catalog: Catalog) -> int | None:
-        found = catalog.rows(
-            f"SELECT length(vector) / 4 FROM {self.kind} JOIN videos ON videos.row = video_row"
-            " WHERE state = 'READY' AND fingerprint = ? AND vector IS NOT NULL LIMIT 1", self.fingerprint
-        )  # fmt: skip
-        return int(found[0][0]) if found else None
 
-    def _is_whole(self, catalog: Catalog, video: int, count: int) -> bool:
-        """Whether a file has so many rows with a vector."""
-        ((listed,),) = catalog.rows(f"SELECT {self.kind[:-1]}_count FROM videos WHERE row = ?", video)
-        if listed == count:
-            return True  # without reading all the rows
-        counted = f"SELECT count(*) FROM {self.kind} WHERE video_row = ? AND vector IS NOT NULL"
-        return bool(catalog.rows(counted, video)[0][0] == count)
+def _vector_width(catalog: Catalog, kind: Kind, fingerprint: str) -> int | None:
+    """Return the width of the vectors in a catalog; None if it has none."""
+    widths = catalog.rows(
+        f"SELECT length(vector) / 4 FROM {kind} JOIN videos ON videos.row = video_row"
+        " WHERE state = 'READY' AND fingerprint = ? AND vector IS NOT NULL LIMIT 1", fingerprint
+    )  # fmt: skip
+    return int(widths[0][0]) if widths else None
 
-    def _not_known_yet(self, catalog: Catalog, videos: set[int]) -> set[int]:
-        """Return those that another process may have from a newer state of the catalog than this one."""
-        last = _last_key(catalog, "videos")
-        begun = {row for (row,) in catalog.rows("SELECT row FROM videos WHERE state = 'PROCESSING'")}
-        return {video for video in videos if video > last or video in begun}
+
+def _is_complete(catalog: Catalog, kind: Kind, video: int, count: int) -> bool:
+    """Whether a file has exactly `count` rows with a vector."""
+    ((listed,),) = catalog.rows(f"SELECT {kind[:-1]}_count FROM videos WHERE row = ?", video)
+    if listed == count:
+        return True  # without reading all its rows
+    query = f"SELECT count(*) FROM {kind} WHERE video_row = ? AND vector IS NOT NULL"
+    return bool(catalog.rows(query, video)[0][0] == count)
+
+
+def _possibly_newer(catalog: Catalog, videos: set[int]) -> set[int]:
+    """Return the videos that another process may have added for a newer state of the catalog."""
+    last = _last_key(catalog, "videos")
+    unfinished = {row for (row,) in catalog.rows("SELECT row FROM videos WHERE state = 'PROCESSING'")}
+    return {video for video in videos if video > last or video in unfinished}
 
 
 def _last_key(catalog: Catalog, table: str) -> int:
-    """Return the last key that a table of the catalog ever gave."""
+    """Return the last key that a table of the catalog ever assigned."""
     ((last,),) = catalog.rows("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", table)
     return int(last)
 
 
-def _filters(held: Collection[int], wanted: Collection[int]) -> list[str]:
-    """Return expressions for the wanted ones of the videos that are held; several, each to be asked for itself."""
+def _filters_for(wanted: Collection[int], held: Collection[int], count: int) -> list[str]:
+    """Return filter expressions, of at most `count` videos each, that together select the wanted videos that are held.
+
+    Each expression needs a search of its own.
+    """
     chosen, others = [row for row in held if row in wanted], [row for row in held if row not in wanted]
     if not others:
         return [""]
-    if len(others) < len(chosen) and len(others) <= FILTER_COUNT:
-        return [f"video not in {others}"]  # what is not held is left out of the answer anyway
-    return [f"video in {some}" for some in _parts(chosen, FILTER_COUNT)]
+    if len(others) < len(chosen) and len(others) <= count:
+        return [f"video not in {others}"]  # the search leaves out videos that are not held
+    return [f"video in {some}" for some in _split(chosen, count)]
 
 
-def _parts(values: Sequence[int], count: int) -> Iterator[list[int]]:
+def _split(values: Sequence[int], count: int) -> Iterator[list[int]]:
+    """Yield the values in lists of at most `count`."""
     for first in range(0, len(values), count):
         yield list(values[first : first + count])
-
-
-def _pymilvus(config: IndexConfig) -> Any:
-    """Import Milvus's client, and for a file milvus-lite with it."""
-    is_file = config.milvus_uri.endswith(".db")
-    if is_file and not Path(config.milvus_uri).parent.is_dir():
-        raise SettingsError(f"index.milvus_uri: there is no folder for {config.milvus_uri}")
-    try:
-        import pymilvus
-
-        if is_file:
-            import milvus_lite  # noqa: F401
-    except ImportError as error:
-        raise SettingsError(
-            f"index.milvus_uri needs the package {error.name}: pip install 'kinodex[milvus]'"
-        ) from error
-    # They print each failure, with traceback, that they raise as well.
-    for library in ("pymilvus", "pymilvus.milvus_client", "milvus_lite"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
-    return pymilvus

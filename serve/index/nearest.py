@@ -1,4 +1,4 @@
-"""What finds the nearest rows: FAISS in this process, or Milvus for a library past one machine."""
+"""The protocol of an index of nearest rows, and what its two implementations (FAISS and Milvus) share."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 
 from serve.catalog.catalog import Catalog
 
-Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids and scores, (Q, n) both; -1 and -inf: no more
-# Ids, scores and the videos' rows, (Q, n) all; -1, -inf and -1: no more.
+Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]  # ids and scores, both (Q, n); padded with -1 and -inf
+# Ids, scores and rows of the videos, all (Q, n); padded with -1, -inf and -1.
 NearestWithVideos = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
 
 class NearestIndex(Protocol):
-    """One kind of row of one encoder space, by inner product; serve.index.faiss_index.VectorIndex says what holds for
-    both."""
+    """Nearest rows by inner product, of one kind of row and one encoder space.
+
+    serve.index.faiss_index.VectorIndex describes the methods for both implementations.
+    """
 
     def __len__(self) -> int: ...
 
@@ -28,20 +30,24 @@ class NearestIndex(Protocol):
     def close(self) -> None: ...
 
 
-def check_question(vectors: NDArray[np.float32], k: int) -> None:
-    """Make sure that vectors are (Q, D), and at least one row is asked for."""
+def check_query(vectors: NDArray[np.float32], k: int) -> None:
+    """Check the arguments of a search.
+
+    Raises:
+        ValueError: If the vectors are not (Q, D), or k is less than 1.
+    """
     if vectors.ndim != 2:
         raise ValueError(f"vectors must be (Q, D), got {vectors.shape}")
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
 
 
-def best_of(found: Sequence[NearestWithVideos], query_count: int, k: int) -> NearestWithVideos:
-    """Return the k best of what was found in several places, best first; equal ones by id."""
-    nothing = np.full((query_count, k), -1, np.int64)
-    ids = np.concatenate([nothing, *(each for each, _, _ in found)], axis=1)
-    scores = np.concatenate([np.full((query_count, k), -np.inf, np.float32), *(each for _, each, _ in found)], axis=1)
-    videos = np.concatenate([nothing, *(each for _, _, each in found)], axis=1)
+def merge_nearest(parts: Sequence[NearestWithVideos], query_count: int, k: int) -> NearestWithVideos:
+    """Return the k best rows of several searches, best first; equal scores by id."""
+    padding = np.full((query_count, k), -1, np.int64)
+    ids = np.concatenate([padding, *(each for each, _, _ in parts)], axis=1)
+    scores = np.concatenate([np.full((query_count, k), -np.inf, np.float32), *(each for _, each, _ in parts)], axis=1)
+    videos = np.concatenate([padding, *(each for _, _, each in parts)], axis=1)
     best = np.lexsort((ids, -scores), axis=1)[:, :k]
     return (
         np.take_along_axis(ids, best, axis=1), np.take_along_axis(scores, best, axis=1),
@@ -49,6 +55,6 @@ def best_of(found: Sequence[NearestWithVideos], query_count: int, k: int) -> Nea
     )  # fmt: skip
 
 
-def distinct(videos: NDArray[np.int64]) -> list[int]:
-    """Return the rows of videos in their order, each once, without the -1 that stand for no more."""
+def distinct_videos(videos: NDArray[np.int64]) -> list[int]:
+    """Return rows of videos in their order, each once, without the padding of -1."""
     return [row for row in dict.fromkeys(videos.tolist()) if row >= 0]

@@ -69,7 +69,7 @@ class FrameBlock:
 
     def embeddings(self) -> FrameEmbeddings:
         """Return them as they were embedded: of another size, so not to be kept."""
-        return FrameEmbeddings(epochs=self.epochs, pts_seconds=self.pts_seconds, vectors=self.vectors.floats())
+        return FrameEmbeddings(epochs=self.epochs, pts_seconds=self.pts_seconds, vectors=self.vectors.to_float32())
 
 
 class VideoFrames:

@@ -147,10 +147,10 @@ class VisualChannel:
         vectors = frames.vectors
         if not len(vectors):
             return None
-        values = vectors.products(query - self.captions.bias)
+        values = vectors.dot(query - self.captions.bias)
         if excluded is None:
             return Curve(video=video, frames=frames, values=values, shows_excluded=None)
-        unwanted: NDArray[np.float32] = np.maximum(vectors.products(excluded - self.captions.direction), 0)
+        unwanted: NDArray[np.float32] = np.maximum(vectors.dot(excluded - self.captions.direction), 0)
         shows_excluded = unwanted > values
         if shows_excluded.all():
             return None

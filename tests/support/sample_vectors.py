@@ -10,6 +10,7 @@ from serve.index.faiss_index import VectorIndex
 from support.sample_catalog import FINGERPRINT, WIDTH, put_vectors, unit
 
 FEW, MOST = 40, 300  # rows compared exactly, rows of the largest shard: so small that tests seal
+SMALL_SHARDS = {"exact_row_count": FEW, "largest_shard_row_count": MOST, "read_row_count": FEW}  # of a VectorIndex
 
 
 def random_vectors(count: int, seed: int) -> NDArray[np.float32]:
@@ -23,8 +24,8 @@ def fill(catalog: Catalog, count: int, *, first: int = 0, rows_each: int = 10) -
     return [put_vectors(catalog, f"video{n}", random_vectors(rows_each, n)) for n in range(first, first + count)]
 
 
-def refreshed(catalog: Catalog) -> VectorIndex:
-    index = VectorIndex(catalog.directory, "segments", FINGERPRINT)
+def refreshed(catalog: Catalog, **sizes: int) -> VectorIndex:
+    index = VectorIndex(catalog.directory, "segments", FINGERPRINT, **sizes)
     index.refresh(catalog)
     return index
 

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 
 from serve.catalog.catalog import Catalog
-from serve.index import faiss_index as index_module
-from serve.index import shard as shard_module
 from serve.index.faiss_index import VectorIndex
 from support.sample_catalog import FINGERPRINT, WIDTH, put, put_vectors, put_version, unit
-from support.sample_vectors import FEW, MOST, QUERIES, brute_force, check_equal, fill, random_vectors, refreshed
+from support.sample_vectors import (
+    FEW,
+    MOST,
+    QUERIES,
+    SMALL_SHARDS,
+    brute_force,
+    check_equal,
+    fill,
+    random_vectors,
+    refreshed,
+)
 
 # ---- equal to brute force
 
@@ -26,14 +34,10 @@ def test_an_empty_library_answers_that_there_is_nothing(catalog: Catalog) -> Non
 
 
 @pytest.mark.parametrize("videos", [1, 5, 30])
-@pytest.mark.parametrize("sealed", [False, True])
-def test_finds_what_brute_force_finds(
-    catalog: Catalog, videos: int, sealed: bool, request: pytest.FixtureRequest
-) -> None:
-    if sealed:
-        request.getfixturevalue("small_shards")
+@pytest.mark.parametrize("sizes", [{}, SMALL_SHARDS])
+def test_finds_what_brute_force_finds(catalog: Catalog, videos: int, sizes: dict[str, int]) -> None:
     rows = fill(catalog, videos)
-    index = refreshed(catalog)
+    index = refreshed(catalog, **sizes)
     assert len(index) == 10 * videos
     check_equal(index, catalog)
     check_equal(index, catalog, k=500)
@@ -41,16 +45,15 @@ def test_finds_what_brute_force_finds(
         check_equal(index, catalog, rows=chosen)
 
 
-def test_equal_scores_are_ordered_by_id(catalog: Catalog, small_shards: None) -> None:
+def test_equal_scores_are_ordered_by_id(catalog: Catalog) -> None:
     for n in range(9):
         put_vectors(catalog, f"same{n}", np.repeat(QUERIES[:1], 10, axis=0))
-    ids, _ = refreshed(catalog).search(QUERIES[:1], 90)
+    ids, _ = refreshed(catalog, **SMALL_SHARDS).search(QUERIES[:1], 90)
     assert (np.diff(ids[0]) > 0).all()
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_follows_the_catalog_through_new_replaced_and_deleted_videos(catalog: Catalog) -> None:
-    index = VectorIndex(catalog.directory, "segments", FINGERPRINT)
+    index = VectorIndex(catalog.directory, "segments", FINGERPRINT, **SMALL_SHARDS)
     choice = np.random.default_rng(7)
     for step in range(40):
         video = f"video{choice.integers(25)}"
@@ -63,7 +66,7 @@ def test_follows_the_catalog_through_new_replaced_and_deleted_videos(catalog: Ca
             check_equal(index, catalog)
         if step % 10 == 0:
             index.save()
-            check_equal(refreshed(catalog), catalog)
+            check_equal(refreshed(catalog, **SMALL_SHARDS), catalog)
 
 
 def test_a_deleted_video_is_gone_from_the_next_answer(catalog: Catalog) -> None:
@@ -109,9 +112,8 @@ def test_refuses_queries_of_another_width(catalog: Catalog) -> None:
 # ---- sealing
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_shards_grow_by_doubling_and_stay_within_their_bound(catalog: Catalog) -> None:
-    index = VectorIndex(catalog.directory, "segments", FINGERPRINT)
+    index = VectorIndex(catalog.directory, "segments", FINGERPRINT, **SMALL_SHARDS)
     for n in range(30):
         fill(catalog, 1, first=n, rows_each=30)
         index.refresh(catalog)
@@ -120,13 +122,16 @@ def test_shards_grow_by_doubling_and_stay_within_their_bound(catalog: Catalog) -
     assert len(sizes) <= 8
     assert index._tail is None or index._tail.live_count <= FEW
     check_equal(index, catalog)
-    assert [shard.live_count for shard in refreshed(catalog)._sealed] == [MOST, MOST, MOST]  # built in one go
+    assert [shard.live_count for shard in refreshed(catalog, **SMALL_SHARDS)._sealed] == [
+        MOST,
+        MOST,
+        MOST,
+    ]  # built in one go
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_a_shard_that_lost_more_than_a_third_is_made_anew(catalog: Catalog) -> None:
     fill(catalog, 30)
-    index = refreshed(catalog)
+    index = refreshed(catalog, **SMALL_SHARDS)
     (before,) = index._sealed
     for n in range(10):
         catalog.delete(f"video{n}")
@@ -141,17 +146,14 @@ def test_a_shard_that_lost_more_than_a_third_is_made_anew(catalog: Catalog) -> N
 
 
 @pytest.mark.slow
-def test_sealed_shards_find_what_is_nearest_to_a_text_far_from_all(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sealed_shards_find_what_is_nearest_to_a_text_far_from_all(catalog: Catalog) -> None:
     rng = np.random.default_rng(5)
     texts, common = unit(rng.standard_normal((200, 64))), unit(rng.standard_normal(64))
     shown = rng.integers(200, size=20_000)
     vectors = 0.3 * texts[shown] + 0.6 * common + unit(rng.standard_normal((20_000, 64)))
     for n, some in enumerate(np.split(unit(vectors).astype(np.float32), 10)):
         put_vectors(catalog, f"video{n}", some)
-    monkeypatch.setattr(index_module, "EXACT_ROW_COUNT", 1000)
-    index = refreshed(catalog)
+    index = refreshed(catalog, exact_row_count=1000)
     assert index._tail is None
     queries = texts.astype(np.float32)
     for k, least in ((10, 0.99), (512, 0.95)):
@@ -162,17 +164,15 @@ def test_sealed_shards_find_what_is_nearest_to_a_text_far_from_all(
 
 
 @pytest.mark.parametrize("left", [3, 50])
-def test_when_the_nearest_of_a_sealed_shard_are_gone_the_others_are_found(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, left: int
-) -> None:
-    monkeypatch.setattr(index_module, "EXACT_ROW_COUNT", 100)
-    monkeypatch.setattr(shard_module, "REFINED_COUNT", 16)
+def test_when_the_nearest_of_a_sealed_shard_are_gone_the_others_are_found(catalog: Catalog, left: int) -> None:
     near = unit(QUERIES[:1] + 0.1 * random_vectors(100, 1))
     put_vectors(catalog, "near", near)
     fill(catalog, 1, rows_each=left)
     fill(catalog, 10, first=1, rows_each=20)
-    index = refreshed(catalog)
-    assert [shard.is_sealed for shard in index._shards()] == [True]
+    index = refreshed(catalog, exact_row_count=100)
+    (shard,) = index._shards()
+    assert shard.is_sealed
+    shard.refined_count = 16
     catalog.delete("near")
     index.refresh(catalog)
     ids, scores = index.search(QUERIES[:1], 5)

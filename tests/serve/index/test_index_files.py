@@ -12,21 +12,20 @@ import pytest
 from serve.catalog.catalog import Catalog
 from support.marks import first_quick
 from support.sample_catalog import FINGERPRINT, put_vectors
-from support.sample_vectors import check_equal, fill, random_vectors, refreshed
+from support.sample_vectors import SMALL_SHARDS, check_equal, fill, random_vectors, refreshed
 
 
 def files(catalog: Catalog) -> list[Path]:
     return sorted((catalog.directory / "index").glob("segments*"))
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_loads_what_was_saved_without_reading_vectors_again(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(catalog, 12)
-    refreshed(catalog).save()
+    refreshed(catalog, **SMALL_SHARDS).save()
     read: list[int] = []
     honest = Catalog.row_ids
     monkeypatch.setattr(Catalog, "row_ids", lambda self, kind, row: read.append(row) or honest(self, kind, row))  # type: ignore[func-returns-value]
-    index = refreshed(catalog)
+    index = refreshed(catalog, **SMALL_SHARDS)
     assert read == []
     (new,) = fill(catalog, 1, first=12)
     index.refresh(catalog)
@@ -35,10 +34,9 @@ def test_loads_what_was_saved_without_reading_vectors_again(catalog: Catalog, mo
     check_equal(index, catalog)
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_saving_again_writes_only_what_changed_and_removes_what_is_not_named(catalog: Catalog) -> None:
     fill(catalog, 12)
-    index = refreshed(catalog)
+    index = refreshed(catalog, **SMALL_SHARDS)
     index.save()
     before = {path.name: path.stat().st_mtime_ns for path in files(catalog) if path.suffix == ".shard"}
     (catalog.directory / "index" / "writing-dead").write_text("left by a writer that died")
@@ -50,10 +48,10 @@ def test_saving_again_writes_only_what_changed_and_removes_what_is_not_named(cat
     assert before.items() <= after.items()
     assert len(after) == len(before) + 1
     assert not (catalog.directory / "index" / "writing-dead").exists()
-    check_equal(refreshed(catalog), catalog)
+    check_equal(refreshed(catalog, **SMALL_SHARDS), catalog)
     shutil.rmtree(catalog.directory / "index")
     index.save()
-    check_equal(refreshed(catalog), catalog)
+    check_equal(refreshed(catalog, **SMALL_SHARDS), catalog)
 
 
 def spoilt(path: Path, how: str) -> None:
@@ -76,33 +74,31 @@ def spoilt(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("how", ["gone", "flipped", "flipped at the end", "torn", "empty", "longer", "zeros"])
 @pytest.mark.parametrize("which", first_quick([0, 1, 2]))
 def test_a_spoilt_file_is_never_trusted(catalog: Catalog, how: str, which: int) -> None:
     fill(catalog, 6)
-    index = refreshed(catalog)
+    index = refreshed(catalog, **SMALL_SHARDS)
     fill(catalog, 2, first=6)
     index.refresh(catalog)
     index.save()
     assert len(files(catalog)) == 3  # a sealed shard, the tail, the manifest
     spoilt(files(catalog)[which], how)
-    again = refreshed(catalog)
+    again = refreshed(catalog, **SMALL_SHARDS)
     check_equal(again, catalog)
     again.save()
-    check_equal(refreshed(catalog), catalog)
+    check_equal(refreshed(catalog, **SMALL_SHARDS), catalog)
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_a_flipped_bit_of_the_manifest_is_harmless(catalog: Catalog, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     fill(catalog, 6)
-    refreshed(catalog).save()
+    refreshed(catalog, **SMALL_SHARDS).save()
     manifest = catalog.directory / "index" / "segments.json"
     whole = manifest.read_bytes()
     for at in range(0, len(whole), 11):
         manifest.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
-        check_equal(refreshed(catalog), catalog)
+        check_equal(refreshed(catalog, **SMALL_SHARDS), catalog)
 
 
 @pytest.mark.parametrize(

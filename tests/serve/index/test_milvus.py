@@ -18,7 +18,6 @@ from serve.catalog.catalog import Catalog, Kind
 from serve.client.client import Client
 from serve.config import IndexConfig
 from serve.errors import IndexUnavailable, ServerFailed, SettingsError
-from serve.index import milvus_index as milvus_module
 from serve.index import open_index
 from serve.index.faiss_index import VectorIndex
 from serve.index.milvus_index import MilvusIndex
@@ -67,8 +66,10 @@ def opened(uri: str) -> Iterator[Opened]:
     """Makes indexes, and hangs up after the test."""
     made: list[MilvusIndex] = []
 
-    def open_one(kind: Kind = "segments", fingerprint: str = FINGERPRINT, at: str = uri) -> MilvusIndex:
-        made.append(MilvusIndex(kind, fingerprint, IndexConfig(milvus_uri=at, milvus_timeout_seconds=5.0)))
+    def open_one(
+        kind: Kind = "segments", fingerprint: str = FINGERPRINT, at: str = uri, seconds: float = 5.0, **sizes: int
+    ) -> MilvusIndex:
+        made.append(MilvusIndex(kind, fingerprint, IndexConfig(milvus_uri=at, milvus_timeout_seconds=seconds), **sizes))
         return made[-1]
 
     yield open_one
@@ -88,8 +89,8 @@ def check_like_faiss(index: MilvusIndex, catalog: Catalog, rows: list[int] | Non
 
 
 def client_of(index: MilvusIndex) -> Any:
-    assert index._client is not None
-    return index._client
+    assert index._connection._client is not None
+    return index._connection._client
 
 
 # ---- the same as FAISS
@@ -114,11 +115,8 @@ def test_an_empty_library_answers_that_there_is_nothing(catalog: Catalog, opened
     assert len(index) == 0
 
 
-def test_many_videos_and_ids_are_named_in_several_expressions(
-    catalog: Catalog, opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(milvus_module, "FILTER_COUNT", 3)
-    rows, index = fill(catalog, 20), opened()
+def test_many_videos_and_ids_are_named_in_several_expressions(catalog: Catalog, opened: Opened) -> None:
+    rows, index = fill(catalog, 20), opened(filter_count=3)
     for chosen in (rows[:11], rows[2:], rows[8:], [np.int64(row) for row in rows[:5]]):
         check_like_faiss(index, catalog, rows=chosen)
     for n in range(7):
@@ -127,10 +125,9 @@ def test_many_videos_and_ids_are_named_in_several_expressions(
     assert len(index) == 130
 
 
-def test_much_is_put_in_a_part_at_a_time(catalog: Catalog, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milvus_module, "UPSERT_BYTES", 7 * 4 * WIDTH)
+def test_many_rows_are_added_in_several_upserts(catalog: Catalog, opened: Opened) -> None:
     fill(catalog, 3)
-    check_like_faiss(opened(), catalog)
+    check_like_faiss(opened(upsert_bytes=7 * 4 * WIDTH), catalog)
 
 
 @pytest.mark.parametrize("steps", [12, 60])
@@ -219,9 +216,9 @@ def test_the_next_process_puts_nothing_in_again(
     LiveRows(catalog, FINGERPRINT).apply([live_segment(n) for n in range(20)], {})
     opened().refresh(catalog)
     put_in: list[int] = []
-    honest = MilvusIndex._put_in
+    honest = MilvusIndex._upsert
     monkeypatch.setattr(
-        MilvusIndex, "_put_in", lambda self, *args: put_in.append(len(args[2].ids)) or honest(self, *args)
+        MilvusIndex, "_upsert", lambda self, *args: put_in.append(len(args[2].ids)) or honest(self, *args)
     )
     again = opened()
     check_like_faiss(again, catalog)
@@ -329,11 +326,8 @@ def test_processes_of_two_states_do_not_disturb_each_other(catalog: Catalog, rea
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_what_fails_half_way_is_done_by_the_next_refresh(
-    catalog: Catalog, opened: Opened, monkeypatch: pytest.MonkeyPatch, is_first: bool
-) -> None:
-    monkeypatch.setattr(milvus_module, "UPSERT_BYTES", 7 * 4 * WIDTH)
-    index = opened()
+def test_what_fails_half_way_is_done_by_the_next_refresh(catalog: Catalog, opened: Opened, is_first: bool) -> None:
+    index = opened(upsert_bytes=7 * 4 * WIDTH)
     fill(catalog, 1)
     if not is_first:
         index.refresh(catalog)
@@ -375,8 +369,7 @@ def test_a_server_that_is_not_there_is_told_of_and_waited_for(
     fill(catalog, 3)
     data = str(tmp_path / "milvus")
     server, database, port = start_server_in_thread(data, host="127.0.0.1", port=0)
-    index = opened(at=f"http://127.0.0.1:{port}")
-    index.config = replace(index.config, milvus_timeout_seconds=0.5)
+    index = opened(at=f"http://127.0.0.1:{port}", seconds=0.5)
     check_like_faiss(index, catalog)
     server.stop(grace=0).wait()
     database.close()

@@ -23,7 +23,7 @@ from support.marks import first_quick
 from support.random_streams import Streams, check_index
 from support.sample_catalog import FINGERPRINT, WIDTH, put_vectors
 from support.sample_live import live_segment
-from support.sample_vectors import QUERIES, random_vectors
+from support.sample_vectors import QUERIES, SMALL_SHARDS, random_vectors
 
 KINDS: tuple[Kind, ...] = ("segments", "utterances")
 
@@ -43,13 +43,14 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 class Follower:
     """Keeps all there is to keep of one catalog, and compares it."""
 
-    def __init__(self, catalog: Catalog, *, seals_aside: bool = False) -> None:
+    def __init__(self, catalog: Catalog, *, seals_in_background: bool = False, **sizes: int) -> None:
         self.catalog = catalog
         self.known = SearchableVideos(FINGERPRINT)
         self.frames: RowCache[VideoFrames] = RowCache(partial(read_frames, catalog), lambda each: each.nbytes, 1 << 30)
         self.said: RowCache[Transcript] = RowCache(partial(read_transcript, catalog), len, 1 << 30)
         self.indexes = {
-            kind: VectorIndex(catalog.directory, kind, FINGERPRINT, seals_aside=seals_aside) for kind in KINDS
+            kind: VectorIndex(catalog.directory, kind, FINGERPRINT, seals_in_background=seals_in_background, **sizes)
+            for kind in KINDS
         }
 
     def check(self) -> None:
@@ -85,11 +86,11 @@ class Follower:
             ]
 
 
-@pytest.mark.usefixtures("small_shards", "small_blocks")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("seed", first_quick(range(6)))
 def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows, seed: int) -> None:
     choice = random.Random(seed)
-    streams, follower = Streams(live, choice), Follower(catalog)
+    streams, follower = Streams(live, choice), Follower(catalog, **SMALL_SHARDS)
     for step in range(60):
         for _ in range(choice.choice([1, 1, 4])):
             streams.step()
@@ -100,23 +101,22 @@ def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows
         follower.check()
         if step % 13 == 0:
             follower.indexes["segments"].save()
-            another = VectorIndex(catalog.directory, "segments", FINGERPRINT)
+            another = VectorIndex(catalog.directory, "segments", FINGERPRINT, **SMALL_SHARDS)
             another.refresh(catalog)
             check_index(another, catalog, "segments")
         if step == 30:
-            follower.indexes["segments"] = VectorIndex(
-                catalog.directory, "segments", FINGERPRINT
-            )  # begins with the files
+            # A new index begins with the files.
+            follower.indexes["segments"] = VectorIndex(catalog.directory, "segments", FINGERPRINT, **SMALL_SHARDS)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_shards", "small_blocks")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("seed", first_quick(range(4)))
 def test_a_tail_is_sealed_aside_while_everything_goes_on(
     catalog: Catalog, reader: Catalog, live: LiveRows, seed: int
 ) -> None:
     choice = random.Random(seed)
-    streams, follower = Streams(live, choice), Follower(reader, seals_aside=True)
+    streams, follower = Streams(live, choice), Follower(reader, seals_in_background=True, **SMALL_SHARDS)
     live.apply([live_segment(0)], {})
     follower.check()
     sealed_count = 0
@@ -126,9 +126,9 @@ def test_a_tail_is_sealed_aside_while_everything_goes_on(
         if choice.random() < 0.2:
             put_vectors(catalog, f"file{n % 4}", random_vectors(choice.randrange(1, 30), n))
         follower.check()
-        sealing = follower.indexes["segments"]._sealing
-        if sealing is not None and choice.random() < 0.5:
-            sealing.thread.join()
+        sealer = follower.indexes["segments"]._sealer
+        if sealer is not None and choice.random() < 0.5:
+            sealer.join()
             sealed_count += 1
     assert sealed_count
     for index in follower.indexes.values():
@@ -163,21 +163,20 @@ def test_a_change_reads_only_what_changed(catalog: Catalog, live: LiveRows, monk
     assert np.array_equal(before.vectors.take(np.arange(len(before))), vectors)  # as it was
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_files_of_an_index_are_not_trusted_about_live_rows(catalog: Catalog, live: LiveRows, tmp_path: Path) -> None:
     live.apply([live_segment(n) for n in range(30)], {})
     catalog.close()
     copy = (tmp_path / "catalog.sqlite").read_bytes()
     with Catalog.open_writer(tmp_path) as future:
         LiveRows(future, FINGERPRINT).apply([live_segment(n) for n in range(30, 80)], {})
-        index = VectorIndex(tmp_path, "segments", FINGERPRINT)
+        index = VectorIndex(tmp_path, "segments", FINGERPRINT, **SMALL_SHARDS)
         index.refresh(future)
         index.save()
     (tmp_path / "catalog.sqlite").write_bytes(copy)
     with Catalog.open_writer(tmp_path) as past:
         # Other segments, with the ids that those had.
         LiveRows(past, FINGERPRINT).apply([live_segment(n, epoch=1, epoch_start=500.0) for n in range(20)], {})
-        again = VectorIndex(tmp_path, "segments", FINGERPRINT)
+        again = VectorIndex(tmp_path, "segments", FINGERPRINT, **SMALL_SHARDS)
         again.refresh(past)
         check_index(again, past, "segments")
 
@@ -205,17 +204,17 @@ def test_pieces_are_as_one() -> None:
     vectors = halves.astype(np.float32)
     pieces = JoinedHalves(map(Halves, ([halves[:7]], [], [halves[7:7]], [halves[7:20], halves[20:30]], [halves[30:]])))
     assert (len(pieces), pieces.nbytes) == (50, halves.nbytes)
-    assert np.allclose(pieces.products(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
+    assert np.allclose(pieces.dot(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
     for places in ([0, 6, 7, 29, 30, 49], [8, 9], [49], range(50)):
         assert np.array_equal(pieces.take(np.array(places)), vectors[places])
     for wanted in (slice(0, 50), slice(3, 5), slice(6, 31), slice(29, 30)):
         assert np.allclose(pieces.sum(wanted), vectors[wanted].sum(axis=0), atol=1e-5)
-    assert len(JoinedHalves([]).products(QUERIES[0])) == 0
+    assert len(JoinedHalves([]).dot(QUERIES[0])) == 0
 
 
 def test_halves_of_no_frame_or_no_number_are_none() -> None:
     for shape in ((0, 0), (0, 8), (3, 0)):
-        assert Halves([np.empty(shape, np.float16)]).floats().shape == shape
+        assert Halves([np.empty(shape, np.float16)]).to_float32().shape == shape
 
 
 def test_pools_of_parts_make_the_pool_of_all() -> None:
