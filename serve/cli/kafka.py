@@ -103,7 +103,7 @@ def worker(servers: str | None, config: Path | None) -> None:
     """
     settings = load(servers, config)
     from serve.observe.logs import log_to_stderr
-    from serve.worker.process import work
+    from serve.worker.worker import run_worker
 
     log_to_stderr()
 
@@ -111,7 +111,7 @@ def worker(servers: str | None, config: Path | None) -> None:
         click.echo(line)
         sys.stdout.flush()  # whoever started us may be waiting for this line in a pipe
 
-    work(settings, announce)
+    run_worker(settings, announce)
 
 
 @click.command(

@@ -1,45 +1,48 @@
-"""One live stream in a worker: its chunks in order, its media time, and where another worker can go on with it.
+"""LiveStream: one live stream in a worker, from received chunks to published segments.
 
-Between two chunks the whole state is a Boundary and what VideoFlow tells it still needs. A checkpoint is the latest
-boundary from which on the chunks hold everything that is not final yet: reading them again finds the same segments.
+Between two chunks the whole state is a Boundary and what VideoFlow still needs. A checkpoint is the latest boundary
+after which the chunks hold everything that is not final yet. Reading them again yields the same segments.
 """
 
+import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from encoders.speech.whisper import Transcriber
 from ingest.config import SamplingPolicy
+from ingest.errors import IngestError
 from ingest.kafka import Record
-from ingest.stream.chunk_order import Arrival, ChunkOrder, Missing
+from ingest.stream.chunk_order import MAX_WAITING_SECONDS, Arrival, ChunkOrder, Missing
 from ingest.stream.stream_clock import NO_TICK, ClockState, StreamClock
-from ingest.values import Chunk, Decoded
+from ingest.values import Decoded
 from kinodex.v1 import stream_pb2
 from serve.codec.fields import timestamp_message, timestamp_value
 from serve.codec.records import Gap, gap_message, gap_value, media_message, media_value, video_key
+from serve.errors import name_of
+from serve.worker.effects import Effects, ReceivedChunk
+from serve.worker.outbox import Outbox
 from serve.worker.video_flow import NotedGap, Submission, VideoFlow
 from temporal.config import WindowConfig
 from temporal.values import Pooling
 
-MISSING = "MISSING"  # the reason of a gap of chunks that never came
+logger = logging.getLogger(__name__)
+
+MISSING = "MISSING"  # reason of a gap: the chunks never came
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Entry:
-    """One chunk in its place."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """What all streams of a worker share."""
 
-    chunk: Chunk
-    record: Record  # as it came, for the dead letter
-    items: Sequence[Decoded] | None = None  # there: it is decoded
-    failure: str = ""  # there: why it is left out, UPPER_SNAKE
-
-    @property
-    def is_ready(self) -> bool:
-        return self.items is not None or bool(self.failure) or not (self.chunk.media or self.chunk.uri)
-
-    @property
-    def place(self) -> tuple[int, int]:
-        return self.chunk.session, self.chunk.sequence
+    transcriber: Transcriber | None
+    window: WindowConfig
+    pooling: Pooling
+    sampling: SamplingPolicy
+    fingerprint: str  # of the encoders
+    idle_seconds: float  # a stream without a decoded chunk for this long is ended
+    shed_seconds: float  # chunks this old are left out; 0: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,32 +55,31 @@ class Boundary:
 
 
 class LiveStream:
-    """Takes the chunks of one stream as they arrive. Every method is called by one thread."""
+    """Orders, decodes, encodes and publishes the chunks of one stream. Called by the worker's thread only."""
 
     def __init__(
         self,
         collection: str,
         stream_id: str,
         *,
-        transcriber: Transcriber | None,
-        window: WindowConfig,
-        pooling: Pooling,
-        sampling: SamplingPolicy,
-        fingerprint: str,
+        config: StreamConfig,
+        effects: Effects,
+        outbox: Outbox,
         checkpoint: stream_pb2.Checkpoint | None = None,
     ) -> None:
-        """Begin with a stream, or go on with it from a checkpoint."""
+        """Begin a stream, or continue it from a checkpoint."""
         self.collection, self.stream_id = collection, stream_id
+        self._effects, self._outbox, self._idle_seconds = effects, outbox, config.idle_seconds
         known = checkpoint or stream_pb2.Checkpoint(session=-1, epoch=-1, last_tick=NO_TICK, last_pts_seconds=-1.0)
-        self.order: ChunkOrder[Entry] = ChunkOrder(session=known.session, next_sequence=known.next_sequence)
-        self.clock = StreamClock(sampling, clock_of(known))
+        self.order: ChunkOrder[ReceivedChunk] = ChunkOrder(session=known.session, next_sequence=known.next_sequence)
+        self.clock = StreamClock(config.sampling, clock_of(known))
         self.flow = VideoFlow(
             collection,
             stream_id,
-            transcriber=transcriber,
-            window=window,
-            pooling=pooling,
-            fingerprint=fingerprint,
+            transcriber=config.transcriber,
+            window=config.window,
+            pooling=config.pooling,
+            fingerprint=config.fingerprint,
             first=(known.segment_epoch, known.segment_index),
             heard_from=(known.speech_epoch, known.speech_start_sample),
             language=known.language or None,
@@ -89,84 +91,124 @@ class LiveStream:
             NotedGap(epoch_after(self.clock.state), (known.session, gap.first_sequence), gap_value(gap))
             for gap in known.gaps
         ]
-        # Whether something was placed since the last end: a new session ends the epoch when it brings something only.
+        # Whether something was placed since the last end: a session that brings nothing does not end the epoch before.
         self._is_open = not known.ended and known.epoch >= 0
         self.session = known.session  # of the last chunk that was placed
-        self._next_sequence = known.next_sequence  # of the next one to be placed
-        self.next_offset = known.record_offset  # behind the newest record that was taken
-        self.taken_at = self.decoded_at = 0.0  # when the last chunk came, and one decoded, by the worker's clock
-        self._entries: deque[Entry | Missing] = deque()
-        self._offsets: dict[tuple[int, int], int] = {}  # session and sequence -> offset, of what is still needed
+        self._next_sequence = known.next_sequence  # of the next chunk to be placed
+        self.next_offset = known.record_offset  # after the newest record taken
+        self.held_count = 0  # decoded chunks that wait for an earlier chunk
+        self._taken_at = self._decoded_at = effects.monotonic_seconds()  # of the last chunk taken, and decoded
+        self._queue: deque[ReceivedChunk | Missing] = deque()  # in order, not placed yet
+        self._offsets: dict[tuple[int, int], int] = {}  # (session, sequence) -> offset of chunks that are still needed
         self._boundaries: list[Boundary] = []
 
     # ---- chunks
 
-    def push(self, entry: Entry) -> Arrival:
-        """Take one chunk as it arrives."""
-        self.next_offset = max(self.next_offset, entry.record.offset + 1)
+    def push(self, received: ReceivedChunk) -> Arrival:
+        """Take a chunk as it arrives, and decode the chunks whose order is certain now."""
+        self.next_offset = max(self.next_offset, received.record.offset + 1)
         arrival = self.order.push(
-            entry,
-            session=entry.chunk.session,
-            sequence=entry.chunk.sequence,
-            append_seconds=entry.record.append_seconds,
+            received,
+            session=received.chunk.session,
+            sequence=received.chunk.sequence,
+            append_seconds=received.record.append_seconds,
         )
         if arrival is Arrival.TAKEN:
-            self._offsets[entry.place] = entry.record.offset
+            self._taken_at = self._effects.monotonic_seconds()
+            self._offsets[received.place] = received.record.offset
+        self._decode_ordered()
         return arrival
 
-    def ordered(self) -> list[Entry]:
-        """Return the chunks whose place is certain now, to be decoded; in order."""
-        found = []
-        while (following := self.order.next()) is not None:
-            self._entries.append(following)
-            if isinstance(following, Entry):
-                found.append(following)
-        return found
+    def close_idle(self, read_since: float) -> None:
+        """Stop waiting for missing chunks, or end the epoch, if the stream has been silent for too long.
 
-    def place_ready(self) -> list[Submission]:
-        """Place what is decoded, as far as it is next in order; return what is to be encoded of it."""
-        found: list[Submission] = []
-        while self._entries:
-            entry = self._entries[0]
-            if isinstance(entry, Entry) and not entry.is_ready:
-                break
-            self._entries.popleft()
-            if isinstance(entry, Missing):
-                self._enter_session(entry.session)
-                self._note_gap(entry.first_sequence, entry.chunk_count, MISSING)
-                self._next_sequence = entry.first_sequence + entry.chunk_count
-            else:
-                found += self._place(entry)
-        return found
+        Args:
+            read_since: When its partition was last unreadable, by the monotonic clock: silence before that proves
+                nothing.
+        """
+        now = self._effects.monotonic_seconds()
+        if self.order.waiting_since is not None and now - max(self._taken_at, read_since) > MAX_WAITING_SECONDS:
+            self.order.give_up()
+            self._decode_ordered()
+        elif now - max(self._decoded_at, read_since) > self._idle_seconds and self.end_epoch():
+            logger.info("stream idle stream=%s/%s", self.collection, self.stream_id)
 
-    def close(self) -> Submission | None:
-        """End the epoch, as nothing came for long; None: there is none, or chunks are on their way through it."""
-        is_idle = not self._entries and self.order.waiting_since is None
-        return self._end() if is_idle and self._is_open else None
+    def end_epoch(self) -> bool:
+        """End the open epoch unless chunks are on their way through it; return whether an epoch was ended."""
+        if not self._is_open or not self._is_idle:
+            return False
+        self._encode(self._end())
+        self._publish()
+        return True
 
     @property
-    def held_count(self) -> int:
-        """Chunks that are decoded and wait for one before them that is not."""
-        return sum(isinstance(entry, Entry) and entry.items is not None for entry in self._entries)
+    def _is_idle(self) -> bool:
+        """Whether no chunk is on its way: none waits for a missing chunk, for its decoding or for its place."""
+        return not self._queue and self.order.waiting_since is None
 
-    def _place(self, entry: Entry) -> list[Submission]:
-        chunk = entry.chunk
+    def _decode_ordered(self) -> None:
+        while (item := self.order.next()) is not None:
+            self._queue.append(item)
+            if isinstance(item, ReceivedChunk) and not item.is_ready:
+                self._effects.decode(item, partial(self._take_decoded, item))
+        self._place_ready()
+
+    def _take_decoded(self, received: ReceivedChunk, result: list[Decoded] | IngestError) -> None:
+        if self._outbox.is_closed:
+            return
+        if isinstance(result, IngestError):
+            received.failure = name_of(result)
+            message = f"{result.reason} (chunk {received.chunk.sequence})"
+            self._outbox.refuse(received.record, received.failure, message)
+        else:
+            received.items, self._decoded_at = result, self._effects.monotonic_seconds()
+            self.held_count += 1
+        self._place_ready()
+
+    def _place_ready(self) -> None:
+        """Place the chunks that are decoded and next in order, encode what they bring, and publish what is known."""
+        while self._queue:
+            item = self._queue[0]
+            if isinstance(item, ReceivedChunk) and not item.is_ready:
+                break
+            self._queue.popleft()
+            if isinstance(item, Missing):
+                self._enter_session(item.session)
+                self._note_gap(item.first_sequence, item.chunk_count, MISSING)
+                self._next_sequence = item.first_sequence + item.chunk_count
+            else:
+                self.held_count -= item.items is not None
+                for submission in self._place(item):
+                    self._encode(submission)
+        self._publish()
+
+    def _encode(self, submission: Submission) -> None:
+        if submission.step.frames:
+            self._effects.encode(submission.step, self._publish, is_live=True)
+        if submission.speech:
+            self._effects.transcribe(self.flow, submission.speech, self._publish, is_live=True)
+
+    def _publish(self) -> None:
+        if not self._outbox.is_closed:
+            self._outbox.publish(self.flow.records())
+
+    def _place(self, received: ReceivedChunk) -> list[Submission]:
+        chunk = received.chunk
         self._enter_session(chunk.session)
         self._boundaries.append(Boundary(session=chunk.session, sequence=chunk.sequence, clock=self.clock.state))
         self._next_sequence = chunk.sequence + 1
-        found = []
-        if entry.failure:
-            self._note_gap(chunk.sequence, 1, entry.failure)
+        submissions = []
+        if received.failure:
+            self._note_gap(chunk.sequence, 1, received.failure)
         recorded_time = chunk.start_time
-        for placed in self.clock.place(entry.items) if entry.items else ():
-            found.append(
-                self.flow.place(placed, append_seconds=entry.record.append_seconds, recorded_time=recorded_time)
-            )
-            recorded_time = None  # of its first picture, which a later epoch in the chunk has not
+        append_seconds = received.record.append_seconds
+        for placed in self.clock.place(received.items) if received.items else ():
+            submissions.append(self.flow.place(placed, append_seconds=append_seconds, recorded_time=recorded_time))
+            recorded_time = None  # start_time is that of the first picture; a later epoch of the chunk has none
             self._is_open = True
         if chunk.end_of_stream and self._is_open:
-            found.append(self._end())
-        return found
+            submissions.append(self._end())
+        return submissions
 
     def _end(self) -> Submission:
         self._is_open = False
@@ -187,14 +229,13 @@ class LiveStream:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is open: all that came is final, and what comes next begins a new epoch."""
+        """Whether nothing is open: all segments are final, and the next chunk begins a new epoch."""
         state = self.clock.state
         is_closed = state.is_closed or state.epoch < 0
-        is_idle = not self._entries and self.order.waiting_since is None
-        return is_closed and is_idle and self.flow.is_settled and self.flow.needed is None
+        return is_closed and self._is_idle and self.flow.is_settled and self.flow.needed is None
 
     def checkpoint(self, topic: str) -> stream_pb2.Checkpoint:
-        """Return where another worker goes on, given that all records up to now are published."""
+        """Return where another worker continues, once everything sent so far is acknowledged."""
         boundary = self._needed_boundary()
         self._forget_before(boundary)
         clock = boundary.clock
@@ -236,7 +277,7 @@ class LiveStream:
         return message
 
     def _needed_boundary(self) -> Boundary:
-        """Return the latest boundary behind which nothing is needed any more."""
+        """Return the latest boundary before which nothing is needed any more."""
         now = Boundary(session=self.session, sequence=self._next_sequence, clock=self.clock.state)
         if self.is_over:
             return now
@@ -257,19 +298,19 @@ class LiveStream:
 
 
 def epoch_after(state: ClockState) -> int:
-    """Return the epoch of what comes next, unless it brings a jump of the times."""
+    """Return the epoch of the next chunk, unless its times jump."""
     return state.epoch + (state.is_closed or state.epoch < 0)
 
 
 def noted_before(noted: NotedGap, boundary: Boundary) -> Gap:
-    """Return as much of a gap as the chunks before a boundary tell of."""
+    """Return the part of a gap that lies before a boundary."""
     if noted.place[0] != boundary.session:
         return noted.gap
     return replace(noted.gap, chunk_count=min(noted.gap.chunk_count, boundary.sequence - noted.place[1]))
 
 
 def clock_of(known: stream_pb2.Checkpoint) -> ClockState:
-    """Return what a clock knew at a checkpoint."""
+    """Return the state of the stream clock at a checkpoint."""
     return ClockState(
         epoch=known.epoch,
         epoch_start_seconds=known.epoch_start_seconds,
@@ -289,9 +330,9 @@ def checkpoint_key(topic: str, collection: str, stream_id: str) -> bytes:
 
 
 def latest_checkpoints(records: Iterable[Record], topic: str) -> tuple[dict[bytes, stream_pb2.Checkpoint], float]:
-    """Return the furthest checkpoint of each stream of a topic, and when the newest was appended.
+    """Return the furthest checkpoint of each stream of a topic, and the append time of the newest (seconds since 1970).
 
-    The furthest, not the newest: a worker that had lost its partition may have sent an older one after it.
+    The furthest, not the newest: a worker that has lost its partition may still send an older checkpoint later.
     """
     found: dict[bytes, stream_pb2.Checkpoint] = {}
     append_seconds = 0.0

@@ -1,7 +1,6 @@
-"""What a worker has done for its partitions by other threads: decoding, encoding, transcribing, sending.
+"""WorkerThreads: the thread pools of one worker, for decoding, encoding and transcribing, and its Kafka producer.
 
-What a thread is done with comes back as a call in `calls`, which the worker's own thread makes, so that the state of
-streams belongs to one thread alone.
+Results come back as callbacks in a queue, which the worker's thread runs. So one thread owns the state of all streams.
 """
 
 import contextlib
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,22 +32,23 @@ from serve.codec.records import SegmentRecord, video_key
 from serve.encoder_set import Encoders, decode_config
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
-from serve.worker.stream import Entry
+from serve.worker.effects import Effects, ReceivedChunk
 from serve.worker.video_flow import Speech, Step, VideoFlow
 from serve.worker.whole_file import FileCancelled, FileWork, Pieces
 
-FILE_THREADS = 1  # whole files decoded at a time, beside the chunks
-RETRY_SECONDS = (1.0, 2.0, 4.0)  # between tries at a URI whose other end fails
-# Of one chunk, which is held in memory as a whole. It has ten seconds, but a publisher that must not transcode makes it
-# as long as its groups of pictures.
+FILE_THREADS = 1  # whole files decoded at a time, besides the chunks
+RETRY_SECONDS = (1.0, 2.0, 4.0)  # between attempts to open a URI whose server fails
+# Of one chunk, which is held in memory as a whole. A chunk is ten seconds long, but a publisher that must not transcode
+# makes it as long as its groups of pictures.
 MAX_CHUNK_SECONDS = 300.0
-MAX_CHUNK_BYTES = 1 << 30  # by URI
-MAX_CHUNK_FETCH_SECONDS = 60.0  # a slow server must not hold its stream for longer
-Said = tuple[list[Utterance], NDArray[np.float32]]  # utterances, and float32 (U, D)
+MAX_CHUNK_BYTES = 1 << 30  # of a chunk that is fetched by URI
+MAX_CHUNK_FETCH_SECONDS = 60.0  # a slow server must not hold up its stream for longer
+TranscribedSpeech = tuple[list[Utterance], NDArray[np.float32]]  # utterances, and their vectors: float32 (U, D)
+Callback = Callable[[], None]
 
 
-class Desk:
-    """The threads of one worker. All public methods are called by the worker's thread."""
+class WorkerThreads(Effects):
+    """Implements Effects for one worker. All public methods are called by the worker's thread."""
 
     def __init__(
         self,
@@ -61,16 +62,13 @@ class Desk:
         """Start the threads.
 
         Args:
-            spool: A folder for what is downloaded.
+            spool: A folder for downloads.
         """
-        self.settings, self.encoders, self.transcriber = settings, encoders, transcriber
-        self.metrics, self.producer, self._spool = metrics, producer, spool
-        self.window, self.sampling = settings.window, settings.decode.sampling
-        self.fingerprint = encoders.space.fingerprint
-        self.idle_seconds, self.shed_seconds = settings.worker.idle_seconds, settings.worker.shed_seconds
-        self.topics = Topics(settings.kafka.topic_prefix)
-        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        # Of streams; files have bounds of their own.
+        self._settings, self._encoders, self._transcriber = settings, encoders, transcriber
+        self._metrics, self._producer, self._spool = metrics, producer, spool
+        self._topics = Topics(settings.kafka.topic_prefix)
+        self._callbacks: queue.SimpleQueue[Callback] = queue.SimpleQueue()
+        # Work for streams only: whole files have bounds of their own.
         self.in_flight_count = 0  # chunks being decoded, and steps being encoded
         self.speech_count = 0  # windows of speech being transcribed
         self._closing = threading.Event()
@@ -89,18 +87,18 @@ class Desk:
             self._encode_frames,
             max_count=settings.visual.batch_count,
             name="pictures",
-            on_batch=self._on_batch("encode", settings.visual.batch_count),
+            on_batch=self._batch_observer("encode", settings.visual.batch_count),
             is_even=True,
         )
-        self._speech: Batcher[Speech, Said] = Batcher(
-            self._find_words,
+        self._speech: Batcher[Speech, TranscribedSpeech] = Batcher(
+            self._transcribe_speech,
             max_count=settings.speech.batch_count,
             name="words",
-            on_batch=self._on_batch("transcribe", settings.speech.batch_count),
+            on_batch=self._batch_observer("transcribe", settings.speech.batch_count),
         )
 
     def close(self) -> None:
-        """End the threads; what is under way is dropped."""
+        """End the threads; work under way is dropped."""
         self._closing.set()
         self._pool.close()
         for threads in (self._chunk_threads, self._file_threads):
@@ -108,151 +106,145 @@ class Desk:
         self._frames.close()
         self._speech.close()
 
-    def make_calls(self) -> None:
-        """Take what the threads are done with."""
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether results wait for run_callbacks()."""
+        return not self._callbacks.empty()
+
+    def run_callbacks(self) -> None:
+        """Run the callbacks of all work that is done. A bug that another thread met is raised here."""
         with contextlib.suppress(queue.Empty):
             while True:
-                self.calls.get_nowait()()
+                self._callbacks.get_nowait()()
 
-    def decode(self, entry: Entry, on_done: Callable[[list[Decoded] | IngestError], None]) -> None:
-        """Decode a chunk."""
+    # ---- decoding and encoding
+
+    def decode(self, received: ReceivedChunk, on_done: Callable[[list[Decoded] | IngestError], None]) -> None:
         self.in_flight_count += 1
 
-        def done(found: list[Decoded] | IngestError) -> None:
+        def finish(result: list[Decoded] | IngestError) -> None:
             self.in_flight_count -= 1
-            on_done(found)
+            on_done(result)
 
-        def work() -> None:
-            try:
-                found = self._decode_chunk(entry)
-            except FileCancelled:
-                pass  # the worker ends
-            except IngestError as error:
-                self.calls.put(lambda error=error: done(error))  # type: ignore[misc]
-            except Exception as error:  # a bug: raised where the process ends by it
-                self.calls.put(lambda error=error: throw(error))  # type: ignore[misc]
-            else:
-                self.calls.put(lambda: done(found))
+        self._submit(self._chunk_threads, lambda: partial(finish, self._decode_chunk(received)), on_failure=finish)
 
-        self._chunk_threads.submit(work)
+    def decode_file(self, work: FileWork, on_change: Callback) -> None:
+        def decode() -> Callback:
+            self._decode_file(work, on_change)
+            return on_change
 
-    def decode_file(self, work: FileWork, on_change: Callable[[], None]) -> None:
-        """Decode a whole file, piece by piece; `on_change` is called after each, and at the end."""
+        def fail(error: IngestError) -> None:
+            work.failure = error
+            on_change()
 
-        def run() -> None:
-            try:
-                self._decode_file(work, on_change)
-            except FileCancelled:
-                pass
-            except IngestError as error:
-                work.failure = error
-                self.calls.put(on_change)
-            except Exception as error:
-                self.calls.put(lambda error=error: throw(error))  # type: ignore[misc]
+        self._submit(self._file_threads, decode, on_failure=fail)
 
-        self._file_threads.submit(run)
-
-    def encode(self, step: Step, on_done: Callable[[], None], *, is_live: bool) -> None:
-        """Encode a step's pictures."""
+    def encode(self, step: Step, on_done: Callback, *, is_live: bool) -> None:
         self.in_flight_count += is_live
 
-        def done(vectors: Sequence[NDArray[np.float32]] | Exception) -> None:
-            def call() -> None:
-                self.in_flight_count -= is_live
-                step.vectors = np.stack(given(vectors))
-                on_done()
+        def finish(vectors: Sequence[NDArray[np.float32]] | Exception) -> None:
+            self.in_flight_count -= is_live
+            step.vectors = np.stack(values_or_raise(vectors))
+            on_done()
 
-            self.calls.put(call)
+        self._frames.submit(step.frames, lambda vectors: self._callbacks.put(partial(finish, vectors)))
 
-        self._frames.submit(step.frames, done)
-
-    def transcribe(self, flow: VideoFlow, speech: list[Speech], on_done: Callable[[], None], *, is_live: bool) -> None:
-        """Find the words of windows of speech."""
+    def transcribe(self, flow: VideoFlow, speech: list[Speech], on_done: Callback, *, is_live: bool) -> None:
         self.speech_count += is_live * len(speech)
 
-        def done(found: Sequence[Said] | Exception) -> None:
-            def call() -> None:
-                self.speech_count -= is_live * len(speech)
-                for one, (utterances, vectors) in zip(speech, given(found), strict=True):
-                    flow.transcribed(one, utterances, vectors)
-                on_done()
+        def finish(results: Sequence[TranscribedSpeech] | Exception) -> None:
+            self.speech_count -= is_live * len(speech)
+            for window, (utterances, vectors) in zip(speech, values_or_raise(results), strict=True):
+                flow.transcribed(window, utterances, vectors)
+            on_done()
 
-            self.calls.put(call)
+        self._speech.submit(speech, lambda results: self._callbacks.put(partial(finish, results)))
 
-        self._speech.submit(speech, done)
+    # ---- the broker, metrics and clocks
 
     def send_segment(self, record: SegmentRecord, data: bytes) -> Delivery:
-        """Publish a segment, in the partition of its video."""
-        self.metrics.segments.labels("final" if record.is_final else "provisional").inc()
-        if not record.uri:  # a stream: a file may have waited for long
-            self.metrics.publish_latency_seconds.observe(max(0.0, time.time() - record.newest_append_time))
-        topic = self.topics.segments
-        partition = self.producer.partition_of(topic, video_key(record.collection, record.video_id))
-        return self.producer.send(topic, record.key, data, partition=partition)
+        self._metrics.segments.labels("final" if record.is_final else "provisional").inc()
+        if not record.uri:  # a stream: a file's record may have waited in Kafka for long
+            self._metrics.publish_latency_seconds.observe(max(0.0, self.wall_seconds() - record.newest_append_time))
+        return self._send_to_segments(record.collection, record.video_id, record.key, data)
 
     def send_tombstone(self, flow: VideoFlow, key: bytes) -> Delivery:
-        """Take a segment back."""
-        topic = self.topics.segments
-        partition = self.producer.partition_of(topic, video_key(flow.collection, flow.video_id))
-        return self.producer.send(topic, key, None, partition=partition)
+        return self._send_to_segments(flow.collection, flow.video_id, key, None)
 
     def send_dead_letter(self, key: bytes, data: bytes) -> Delivery:
-        """Publish a record that cannot be used."""
-        return self.producer.send(self.topics.deadletter, key, data)
+        return self._producer.send(self._topics.deadletter, key, data)
 
     def send_checkpoint(self, partition: int, key: bytes, data: bytes) -> Delivery:
-        """Publish where a stream goes on."""
-        return self.producer.send(self.topics.checkpoints, key, data, partition=partition)
+        return self._producer.send(self._topics.checkpoints, key, data, partition=partition)
 
     def count(self, outcome: str) -> None:
-        """Count a record by what became of it."""
-        self.metrics.records.labels(outcome).inc()
+        self._metrics.records.labels(outcome).inc()
 
-    def append_seconds_now(self) -> float:
-        """Return the time as brokers note it: seconds since 1970."""
+    def wall_seconds(self) -> float:
         return time.time()
 
-    def monotonic(self) -> float:
-        """Return seconds that only grow."""
+    def monotonic_seconds(self) -> float:
         return time.monotonic()
+
+    def _send_to_segments(self, collection: str, video_id: str, key: bytes, data: bytes | None) -> Delivery:
+        topic = self._topics.segments
+        partition = self._producer.partition_of(topic, video_key(collection, video_id))
+        return self._producer.send(topic, key, data, partition=partition)
 
     # ---- other threads
 
-    def _decode_chunk(self, entry: Entry) -> list[Decoded]:
-        begin, chunk = time.monotonic(), entry.chunk
+    def _submit(
+        self, threads: ThreadPoolExecutor, work: Callable[[], Callback], *, on_failure: Callable[[IngestError], None]
+    ) -> None:
+        """Run `work` in a pool, and queue the callback that it returns."""
+
+        def run() -> None:
+            try:
+                callback = work()
+            except FileCancelled:  # the worker ends, or the partition was given up
+                return
+            except IngestError as error:
+                callback = partial(on_failure, error)
+            except Exception as error:  # a bug: raised in the worker's thread, which ends the process
+                callback = partial(raise_error, error)
+            self._callbacks.put(callback)
+
+        threads.submit(run)
+
+    def _decode_chunk(self, received: ReceivedChunk) -> list[Decoded]:
+        begin, chunk = time.monotonic(), received.chunk
         if chunk.uri:
             with self._opened(chunk.uri, self._chunk_source) as opened:
-                found = list(self._pool.decode(opened.file, uri=opened.uri, config=self._chunk_config))
+                items = list(self._pool.decode(opened.file, uri=opened.uri, config=self._chunk_config))
         else:
             name = f"{chunk.collection}/{chunk.stream_id} chunk {chunk.sequence}"
-            found = list(self._pool.decode(io.BytesIO(chunk.media), uri=name, config=self._chunk_config))
-        self.metrics.stage_seconds.labels("decode").observe(time.monotonic() - begin)
-        return found
+            items = list(self._pool.decode(io.BytesIO(chunk.media), uri=name, config=self._chunk_config))
+        self._metrics.stage_seconds.labels("decode").observe(time.monotonic() - begin)
+        return items
 
-    def _decode_file(self, work: FileWork, on_change: Callable[[], None]) -> None:
+    def _decode_file(self, work: FileWork, on_change: Callback) -> None:
         source, pieces = work.source, Pieces()
-        with self._opened(source.uri, self.settings.source, work) as opened:
+        with self._opened(source.uri, self._settings.source, work) as opened:
             work.name = opened.uri
             work.flow = VideoFlow(
                 source.collection,
                 source.video_id or video_id_of(opened.content_sha256),
-                transcriber=self.transcriber,
-                window=self.window,
-                pooling=self.encoders.pooling,
-                fingerprint=self.fingerprint,
+                transcriber=self._transcriber,
+                window=self._settings.window,
+                pooling=self._encoders.pooling,
+                fingerprint=self._encoders.space.fingerprint,
                 uri=opened.uri,
                 metadata=source.metadata,
             )
             for item in self._pool.decode(opened.file, uri=work.name):
                 for placed in pieces.push(item):
                     work.put(placed)
-                    self.calls.put(on_change)
+                    self._callbacks.put(on_change)
         work.put(None)
-        self.calls.put(on_change)
 
     @contextlib.contextmanager
     def _opened(self, uri: str, config: SourceConfig, work: FileWork | None = None) -> Iterator[OpenedSource]:
-        """Open what a record names, which must be a URI the policy allows; try again where the other end fails."""
+        """Open the URI of a record if the source policy allows it. Retry while its server fails."""
 
         def check(*_: object) -> None:
             if self._closing.is_set() or (work is not None and work.is_cancelled):
@@ -271,30 +263,31 @@ class Desk:
             yield opened
 
     def _encode_frames(self, frames: Sequence[Frame]) -> list[NDArray[np.float32]]:
-        if self.encoders.visual is None:
+        if self._encoders.visual is None:
             return [np.zeros(0, np.float32)] * len(frames)
-        return list(self.encoders.visual.encode_frames(np.stack([frame.pixels for frame in frames])))
+        return list(self._encoders.visual.encode_frames(np.stack([frame.pixels for frame in frames])))
 
-    def _find_words(self, speech: Sequence[Speech]) -> list[Said]:
-        assert self.transcriber is not None
-        found = self.transcriber.transcribe([one.window for one in speech])
-        return [(said, self.encoders.sentence.encode([one.text for one in said])) for said in found]
+    def _transcribe_speech(self, speech: Sequence[Speech]) -> list[TranscribedSpeech]:
+        assert self._transcriber is not None
+        transcripts = self._transcriber.transcribe([one.window for one in speech])
+        encode = self._encoders.sentence.encode
+        return [(utterances, encode([utterance.text for utterance in utterances])) for utterances in transcripts]
 
-    def _on_batch(self, stage: str, max_count: int) -> Callable[[int, float], None]:
+    def _batch_observer(self, stage: str, max_count: int) -> Callable[[int, float], None]:
         def observe(count: int, seconds: float) -> None:
-            self.metrics.batch_fill.labels(stage).observe(min(1.0, count / max_count))
-            self.metrics.stage_seconds.labels(stage).observe(seconds)
+            self._metrics.batch_fill.labels(stage).observe(min(1.0, count / max_count))
+            self._metrics.stage_seconds.labels(stage).observe(seconds)
 
         return observe
 
 
-def given(values: Sequence[Value] | Exception) -> Sequence[Value]:
-    """Return what a batch gave, or raise what it raised."""
+def values_or_raise(values: Sequence[Value] | Exception) -> Sequence[Value]:
+    """Return the values of a batch, or raise the error that it met."""
     if isinstance(values, Exception):
         raise values
     return values
 
 
-def throw(error: Exception) -> NoReturn:
-    """Raise in the worker's thread what another one met: a bug, by which the process ends and another takes over."""
+def raise_error(error: Exception) -> NoReturn:
+    """Raise in the worker's thread a bug that another thread met: the process ends, and another takes over."""
     raise error

@@ -1,42 +1,45 @@
-"""`kinodex worker`: chunks and whole files from Kafka to segments on Kafka.
+"""Worker and run_worker: `kinodex worker`, which turns chunks and whole files on Kafka into segments on Kafka.
 
-One thread polls, keeps the state of all streams and publishes; it never waits for decoding or encoding
-(serve.worker.threads), so
-it never misses a poll.
+One thread polls, owns the state of all streams and publishes. It never waits for decoding or encoding
+(serve.worker.threads), so it never misses a poll.
 """
 
 import contextlib
 import logging
+import signal
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from encoders.speech.whisper import Transcriber
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionId, PartitionReader, Producer, Record, Topics
-from serve.encoder_set import Encoders
+from serve.encoder_set import Encoders, load_all
+from serve.observe.metrics import serve_metrics
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.worker.partitions import ChunkPartition, Partition, SourcePartition
-from serve.worker.stream import latest_checkpoints
-from serve.worker.threads import Desk
+from serve.worker.stream import StreamConfig, latest_checkpoints
+from serve.worker.threads import WorkerThreads
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.05  # how soon a result is seen while nothing comes from the broker
-COMMIT_SECONDS = 1.0  # between two commits of a partition: what a crash makes anew beyond the open windows
-TIDY_SECONDS = 1.0  # between two looks at what is idle, and at the metrics
-REVOKE_SECONDS = 10.0  # for committing what is safe when partitions are taken away; the group waits for it
-LEAVE_SECONDS = 5.0  # for that and all else that wants the broker when the worker ends: who stops it may not wait
-GOODBYE_SECONDS = 1.0  # of them or beyond, for each last word to a broker that may be away
-PARTS_IN_FLIGHT = 8  # chunks taken and not yet encoded, for each decoding thread: with fewer, batches are small
-SPEECH_BATCHES = 4  # of windows of speech that wait for their words: 2 MB a window
-SILENT_SECONDS = 3.0  # without an answer to a fetch, which comes twice a second, the broker is away
+POLL_SECONDS = 0.05  # how long a poll waits for records: bounds how late a result is taken
+COMMIT_SECONDS = 1.0  # between two commits of a partition: a crash repeats this much work, besides the open windows
+TIDY_SECONDS = 1.0  # between two checks for idle streams, and two updates of the metrics
+REVOKE_SECONDS = 10.0  # for the last commit of partitions that are taken away: the whole group waits for it
+LEAVE_SECONDS = 5.0  # for the last commit and all other calls to the broker when the worker stops
+FINAL_CALL_SECONDS = 1.0  # least time for each call to the broker while stopping, even past LEAVE_SECONDS
+PARTS_IN_FLIGHT = 8  # chunks taken and not encoded yet, for each decoding thread: with fewer, batches are small
+SPEECH_BATCHES = 4  # batches of speech windows that wait for transcription: 2 MB a window
+SILENT_SECONDS = 3.0  # fetches are answered twice a second: without an answer for this long, the broker is away
 
 
 class Worker:
-    """One member of the group of workers."""
+    """One member of the consumer group of workers."""
 
     def __init__(
         self,
@@ -53,27 +56,34 @@ class Worker:
         """
         self.settings, self.metrics = settings, metrics
         self.topics = Topics(settings.kafka.topic_prefix)
+        self.group = settings.worker.group or f"{settings.kafka.topic_prefix}-workers"
         self.partitions: dict[PartitionId, Partition] = {}
         self.is_full = False  # no chunks are taken for now
+        self._streams = StreamConfig(
+            transcriber=transcriber,
+            window=settings.window,
+            pooling=encoders.pooling,
+            sampling=settings.decode.sampling,
+            fingerprint=encoders.space.fingerprint,
+            idle_seconds=settings.worker.idle_seconds,
+            shed_seconds=settings.worker.shed_seconds,
+        )
         self._paused: set[PartitionId] = set()
-        self._unopened: dict[PartitionId, float] = {}  # partitions that cannot be begun yet -> when they were assigned
-        self._started: dict[
-            PartitionId, int
-        ] = {}  # partitions begun since the last records came -> from which offset on
-        self._unread_at = 0.0  # when chunks could not be read last, because the broker was away or all was full
-        self.group = settings.worker.group or f"{settings.kafka.topic_prefix}-workers"
+        self._unopened: dict[PartitionId, float] = {}  # assigned partitions that cannot be opened yet -> when assigned
+        self._opened: dict[PartitionId, int] = {}  # partitions opened since the last poll -> the offset to read from
+        self._unread_at = 0.0  # when chunks were last unreadable: the broker was away, or the worker was full
         self._stopping = threading.Event()
-        self._leave_by: float | None = None  # by when all is said to the broker, once the worker is to end
+        self._leave_by: float | None = None  # while the worker stops: when its calls to the broker must be over
         self._committed_at = self._tidied_at = 0.0
-        with contextlib.ExitStack() as stack:  # of what is to be closed, the last first
+        with contextlib.ExitStack() as stack:  # closes in reverse order
             self.producer = Producer(settings.kafka)
             stack.callback(lambda: self.producer.close(self._leave_seconds()))
             self.reader = PartitionReader(settings.kafka)
             stack.callback(self.reader.close)
             self._check_topics()
-            self.desk = Desk(settings, encoders, transcriber, self.producer, metrics, spool)
-            stack.callback(self.desk.close)
-            stack.callback(lambda: self._give_up(list(self.partitions)))  # whatever it was that ended the work
+            self.threads = WorkerThreads(settings, encoders, transcriber, self.producer, metrics, spool)
+            stack.callback(self.threads.close)
+            stack.callback(lambda: self._give_up(list(self.partitions)))  # also after an error
             self.consumer = GroupConsumer(
                 settings.kafka,
                 [self.topics.chunks, self.topics.sources],
@@ -82,24 +92,24 @@ class Worker:
                 on_revoked=self._on_revoked,
                 on_lost=self._on_lost,
             )
-            stack.callback(lambda: self.consumer.close(self._leave_seconds()))  # first, so that others may go on
+            stack.callback(lambda: self.consumer.close(self._leave_seconds()))  # first, so other workers can continue
             self._closing = stack.pop_all()
 
     def _check_topics(self) -> None:
-        """Find out at once what would be found out in the middle of the work."""
+        """Fail at the start, and not in the middle of the work, if a topic is missing."""
         for topic in (self.topics.segments, self.topics.deadletter):
             self.reader.partitions_of(topic)
         for topic in (self.topics.chunks, self.topics.sources):
             number = self.reader.partitions_of(topic)[-1]
-            self.reader.end_offsets([(self.topics.checkpoints, number)])  # each partition has one beside it
+            self.reader.end_offsets([(self.topics.checkpoints, number)])  # a partition for each of theirs
 
     # ---- the worker's thread
 
     def run(self) -> None:
-        """Work until stop() is called, then commit what is finished.
+        """Work until stop() is called, then commit finished work.
 
         Raises:
-            BrokerUnavailable: If what was published could not be delivered for delivery_timeout_seconds.
+            BrokerUnavailable: If a published record could not be delivered for delivery_timeout_seconds.
         """
         with self._closing:
             try:
@@ -110,25 +120,25 @@ class Worker:
             logger.info("worker stops partitions=%d", len(self.partitions))
 
     def stop(self) -> None:
-        """Have run() come to its end; from any thread or signal handler."""
+        """Make run() return; may be called from any thread or signal handler."""
         self._stopping.set()
 
     def step(self) -> None:
-        """Take what the broker has and what the other threads have done."""
-        self.desk.make_calls()
+        """Take new records from the broker and results from the other threads; commit and tidy when it is time."""
+        self.threads.run_callbacks()
         for record in self._poll():
             partition = self.partitions.get((record.topic, record.partition))
             if partition is not None:
                 partition.take(record)
-        self.desk.make_calls()
+        self.threads.run_callbacks()
         self._hold_back()
         now = time.monotonic()
         may_begin = now - self._committed_at >= COMMIT_SECONDS
         if may_begin:
             self._committed_at = now
         offsets = {
-            place: position
-            for place, partition in self.partitions.items()
+            partition_id: position
+            for partition_id, partition in self.partitions.items()
             if (position := partition.step_commit(may_begin=may_begin)) is not None
         }
         if offsets:
@@ -138,129 +148,161 @@ class Worker:
             self._tidy()
 
     def _poll(self) -> list[Record]:
-        """Return the records that follow. Of a partition that was begun just now none is returned, and none is lost:
-        what came may be from before, in the middle, or of the time when we did not know that it is ours."""
-        records = self.consumer.poll(POLL_SECONDS if self.desk.calls.empty() else 0.0)
-        started, self._started = self._started, {}
-        for (topic, number), offset in started.items():
+        """Return the next records. Skip those of partitions opened since the last poll, and seek there instead.
+
+        Such records may be older than the assignment or lie past the offset to read from. The seek reads them again.
+        """
+        records = self.consumer.poll(0.0 if self.threads.has_callbacks else POLL_SECONDS)
+        opened, self._opened = self._opened, {}
+        for (topic, number), offset in opened.items():
             self.consumer.seek(topic, number, offset)
-        return [record for record in records if (record.topic, record.partition) not in started]
+        return [record for record in records if (record.topic, record.partition) not in opened]
 
     def _hold_back(self) -> None:
-        """Take no more records than can be worked on; the broker keeps them meanwhile."""
-        count = self.desk.in_flight_count + sum(partition.held_count for partition in self.partitions.values())
+        """Pause partitions while the worker has as much work as it may hold; Kafka keeps the records meanwhile."""
+        count = self.threads.in_flight_count + sum(partition.held_count for partition in self.partitions.values())
         most = PARTS_IN_FLIGHT * self.settings.workers
         most_speech = SPEECH_BATCHES * self.settings.speech.batch_count
-        if self.is_full:  # once full, half empty before more is taken
+        if self.is_full:  # resume only when half empty
             most, most_speech = most // 2 + 1, most_speech // 2 + 1
-        self.is_full = count >= most or self.desk.speech_count >= most_speech
+        self.is_full = count >= most or self.threads.speech_count >= most_speech
         self._pause(
             {
-                place
-                for place, partition in self.partitions.items()
+                partition_id
+                for partition_id, partition in self.partitions.items()
                 if partition.is_full or (self.is_full and isinstance(partition, ChunkPartition))
             }
             | self._unopened.keys()
         )
 
-    def _pause(self, places: set[PartitionId]) -> None:
-        """Take records from all partitions but these."""
-        before, self._paused = self._paused, places
-        if places - before:
-            self.consumer.pause(places - before)
-        if before - places:
-            self.consumer.resume(before - places)
+    def _pause(self, partition_ids: set[PartitionId]) -> None:
+        """Pause these partitions and resume all others."""
+        before, self._paused = self._paused, partition_ids
+        if partition_ids - before:
+            self.consumer.pause(partition_ids - before)
+        if before - partition_ids:
+            self.consumer.resume(before - partition_ids)
 
     def _tidy(self) -> None:
-        for place in list(self._unopened):
-            self._open(place)
+        for partition_id in list(self._unopened):
+            self._open(partition_id)
         if self.is_full or self.consumer.seconds_since_fetch() > SILENT_SECONDS:
             self._unread_at = time.monotonic()
         lag = self.consumer.lag()
         ages, stream_count = [0.0], 0
-        for place, partition in self.partitions.items():
-            self.metrics.lag.labels(place[0], str(place[1])).set(lag.get(place, 0))
+        for partition_id, partition in self.partitions.items():
+            self.metrics.lag.labels(partition_id[0], str(partition_id[1])).set(lag.get(partition_id, 0))
             if not isinstance(partition, ChunkPartition):
                 continue
-            if lag.get(place) == 0 and place not in self._paused:
+            if lag.get(partition_id) == 0 and partition_id not in self._paused:
                 partition.close_idle(self._unread_at)
-            live = [stream.flow for stream in partition.streams.values() if not stream.is_over]
+            live = [stream.flow for stream in partition.open_streams()]
             stream_count += len(live)
             ages += [flow.end_seconds - flow.windows.watermark_seconds for flow in live]
         self.metrics.streams.set(stream_count)
         self.metrics.watermark_age_seconds.set(max(ages))
-        self.metrics.in_flight.set(self.desk.in_flight_count)
+        self.metrics.in_flight.set(self.threads.in_flight_count)
         self.metrics.is_paused.set(self.is_full)
 
     def _leave_seconds(self) -> float:
-        """How long a last word to the broker may take."""
-        return max(GOODBYE_SECONDS, (self._leave_by or 0.0) - time.monotonic())
+        """Return how long a call to the broker may take while the worker stops."""
+        return max(FINAL_CALL_SECONDS, (self._leave_by or 0.0) - time.monotonic())
 
-    # ---- partitions come and go; called within poll()
+    # ---- assignment of partitions; the consumer calls these within poll()
 
-    def _on_assigned(self, places: Sequence[PartitionId]) -> None:
-        self._give_up([place for place in places if place in self.partitions])  # it would have to be revoked first
-        for place in places:
-            self._unopened[place] = time.monotonic()
-            self._open(place)
-        logger.info("partitions assigned count=%d all=%d", len(places), len(self.partitions))
+    def _on_assigned(self, partition_ids: Sequence[PartitionId]) -> None:
+        self._give_up(
+            [partition_id for partition_id in partition_ids if partition_id in self.partitions]
+        )  # not expected: a partition is revoked first
+        for partition_id in partition_ids:
+            self._unopened[partition_id] = time.monotonic()
+            self._open(partition_id)
+        logger.info("partitions assigned count=%d all=%d", len(partition_ids), len(self.partitions))
 
-    def _open(self, place: PartitionId) -> None:
-        """Go on with a partition where it was left; later, if the broker does not say where that is."""
-        topic, number = place
+    def _open(self, partition_id: PartitionId) -> None:
+        """Continue a partition at its committed offset. If the broker does not answer, leave it for a later attempt."""
+        topic, number = partition_id
         try:
             start = self.consumer.committed_offset(topic, number)
             if start is None:
-                start = self.reader.beginning_offsets([place])[place]
+                start = self.reader.beginning_offsets([partition_id])[partition_id]
             partition: Partition
             if topic == self.topics.sources:
-                partition = SourcePartition(self.desk, topic, number, start)
+                partition = SourcePartition(self.threads, topic, number, start)
             else:
-                known = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
-                partition = chunks = ChunkPartition(self.desk, topic, number, start, *known)
+                latest = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
+                partition = chunks = ChunkPartition(self.threads, topic, number, start, *latest, config=self._streams)
                 needed = chunks.resume_offset
                 start = start if needed is None else min(start, needed)
         except BrokerUnavailable as error:
-            if time.monotonic() - self._unopened[place] > self.settings.kafka.delivery_timeout_seconds:
+            if time.monotonic() - self._unopened[partition_id] > self.settings.kafka.delivery_timeout_seconds:
                 raise
             logger.warning("partition waits topic=%s partition=%d reason=%s", topic, number, error.reason)
-            self._pause(self._paused | {place})
+            self._pause(self._paused | {partition_id})
             return
-        self.partitions[place] = partition
-        self._started[place] = start
-        del self._unopened[place]
+        self.partitions[partition_id] = partition
+        self._opened[partition_id] = start
+        del self._unopened[partition_id]
 
-    def _on_revoked(self, places: Sequence[PartitionId]) -> None:
+    def _on_revoked(self, partition_ids: Sequence[PartitionId]) -> None:
         try:
-            self._commit_now(places)
+            self._commit_now(partition_ids)
         finally:
-            self._give_up(places)
+            self._give_up(partition_ids)
 
-    def _on_lost(self, places: Sequence[PartitionId]) -> None:
-        self._give_up(places)
+    def _on_lost(self, partition_ids: Sequence[PartitionId]) -> None:
+        self._give_up(partition_ids)
 
-    def _give_up(self, places: Sequence[PartitionId]) -> None:
-        for place in places:
-            self._unopened.pop(place, None)
-            self._started.pop(place, None)
-            self._paused.discard(place)
-            partition = self.partitions.pop(place, None)
+    def _give_up(self, partition_ids: Sequence[PartitionId]) -> None:
+        for partition_id in partition_ids:
+            self._unopened.pop(partition_id, None)
+            self._opened.pop(partition_id, None)
+            self._paused.discard(partition_id)
+            partition = self.partitions.pop(partition_id, None)
             if partition is not None:
                 partition.give_up()
-                self.metrics.lag.remove(place[0], str(place[1]))
-        logger.info("partitions given up count=%d left=%d", len(places), len(self.partitions))
+                self.metrics.lag.remove(partition_id[0], str(partition_id[1]))
+        logger.info("partitions given up count=%d left=%d", len(partition_ids), len(self.partitions))
 
-    def _commit_now(self, places: Sequence[tuple[str, int]]) -> None:
-        """Commit what is safe within a bound; what is not is made anew by whoever comes next."""
-        wanted = [self.partitions[place] for place in places if place in self.partitions]
+    def _commit_now(self, partition_ids: Sequence[PartitionId]) -> None:
+        """Commit finished work within a time limit; whoever gets the partitions next does the rest again."""
+        partitions = [
+            self.partitions[partition_id] for partition_id in partition_ids if partition_id in self.partitions
+        ]
         deadline = time.monotonic() + REVOKE_SECONDS if self._leave_by is None else self._leave_by
-        for may_begin in (False, True):  # end the commit under way, then make a last one
-            for partition in wanted:
+        for may_begin in (False, True):  # finish the commit under way, then make a last one
+            for partition in partitions:
                 partition.step_commit(may_begin=may_begin)
-            while any(partition.is_committing for partition in wanted) and time.monotonic() < deadline:
+            while any(partition.is_committing for partition in partitions) and time.monotonic() < deadline:
                 self.producer.flush(max(0.0, deadline - time.monotonic()))
-                for partition in wanted:
+                for partition in partitions:
                     partition.step_commit(may_begin=False)
-        offsets = {(one.topic, one.number): one.committed for one in wanted if one.committed >= 0}
+        offsets = {(partition.topic, partition.number): partition.committed for partition in partitions}
         if offsets:
-            self.consumer.commit_now(offsets, max(GOODBYE_SECONDS, deadline - time.monotonic()))
+            self.consumer.commit_now(offsets, max(FINAL_CALL_SECONDS, deadline - time.monotonic()))
+
+
+def run_worker(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run a worker until SIGTERM or SIGINT; pass `announce` a line when it is ready.
+
+    Raises:
+        BrokerUnavailable: If no broker answers, or a record could not be delivered for kafka.delivery_timeout_seconds.
+        EncoderError: If an encoder's weights cannot be loaded.
+    """
+    metrics = WorkerMetrics()
+    transcriber, encoders = load_all(settings, None)
+    logger.info("encoders loaded space=%s note=%s", encoders.space, encoders.visual_note)
+    with tempfile.TemporaryDirectory(prefix="kinodex-worker-") as spool:
+        worker = Worker(settings, encoders, transcriber, metrics, Path(spool))
+
+        def stop(number: int, frame: types.FrameType | None) -> None:
+            worker.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        with contextlib.ExitStack() as stack:
+            if settings.worker.metrics_listen:
+                _, close = serve_metrics(metrics.registry, settings.worker.metrics_listen)
+                stack.callback(close)
+            announce(f"working group={worker.group} fingerprint={encoders.space.fingerprint}")
+            worker.run()

@@ -1,78 +1,26 @@
-"""serve.worker.stream: whatever order results come in and wherever a worker dies, the same final segments."""
+"""serve.worker.stream: in whatever order results come and wherever a worker dies, the final segments are the same."""
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import torch
 
-from encoders.config import SpeechConfig
-from encoders.speech.speech_stream import SpeechStream
-from encoders.values import Utterance
+from ingest.errors import DecodeError, IngestError
 from ingest.kafka import Record
 from ingest.stream.chunk_order import Arrival
-from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Chunk, Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.values import Chunk, Decoded
 from kinodex.v1 import stream_pb2
 from serve.codec.records import SegmentRecord
-from serve.worker.stream import Entry, LiveStream
-from serve.worker.video_flow import MAX_GAPS, Speech, Step, Submission
+from serve.worker.effects import ReceivedChunk
+from serve.worker.outbox import Outbox
+from serve.worker.stream import LiveStream
+from serve.worker.video_flow import MAX_GAPS
 from support.marks import first_quick
-from temporal.config import WindowConfig
-from temporal.fusion.fusion import MeanPooling
+from support.worker_fakes import FakeEffects, decoded_chunk, stream_config
 
-MEDIA = MediaInfo(
-    container="mpegts", duration_seconds=None, video_codec="h264", audio_codec="aac", width=1, height=1,
-    rotation_degrees=0, frame_rate_fps=25.0,
-)  # fmt: skip
-PIXELS = np.zeros((1, 1, 3), np.uint8)
-PREROLL_SECONDS = 0.1  # of sound that is in the chunk before too
-
-
-class LoudnessNet:
-    """Takes what is loud for speech, in place of silero's network."""
-
-    def __call__(self, frames: torch.Tensor, state: object) -> tuple[torch.Tensor, object]:
-        return (frames.abs().mean(dim=1) > 0.05).float(), state
-
-
-class Listener:
-    """Opens streams that hear loudness; its words are the times of what was loud."""
-
-    def open_stream(self, language: str | None = None) -> SpeechStream:
-        stream = SpeechStream(SpeechConfig(), language)
-        stream._net = LoudnessNet()  # type: ignore[assignment]
-        return stream
-
-
-def words_of(speech: Speech) -> list[Utterance]:
-    return [
-        Utterance(
-            epoch=speech.window.epoch, start_seconds=start, end_seconds=end, text=f"from {start:.3f}", words=(),
-            language="en", avg_logprob=0.0, no_speech_prob=0.0,
-        )
-        for start, end in speech.window.speech.tolist()
-    ]  # fmt: skip
-
-
-def decoded(start: float, seconds: float) -> list[Decoded]:
-    """Return what decoding a chunk alone gives: a picture a second, and five seconds in fifteen that are loud."""
-    end, zero = start + seconds, math.floor(start) - 16
-    times = sorted({max(float(tick), start) for tick in range(math.ceil(start - 0.5), math.ceil(end))})
-    begin = round((start - PREROLL_SECONDS) * SAMPLE_RATE_HZ)
-    count = np.arange(begin, round(end * SAMPLE_RATE_HZ))
-    samples = (0.5 * np.sin(count * 0.05) * ((count // SAMPLE_RATE_HZ // 5) % 3 != 0)).astype(np.float32)
-    return [
-        MEDIA,
-        *(Frame(epoch=0, pts_seconds=at - zero, pixels=PIXELS, thumbnail=f"{at}".encode()) for at in times if at < end),
-        AudioBlock(epoch=0, start_seconds=begin / SAMPLE_RATE_HZ - zero, samples=samples),
-        DecodeSummary(
-            duration_seconds=end - zero, epoch_count=1, frame_count=1, error_count=0, truncated=False,
-            zero_seconds=float(zero), start_seconds=start, pictures_end_seconds=end - zero,
-        ),
-    ]  # fmt: skip
+NOISE = DecodeError("chunk", "noise")
 
 
 @dataclass(frozen=True)
@@ -80,12 +28,11 @@ class Log:
     """A partition: the records of one stream as they were appended, and what each chunk holds."""
 
     chunks: Sequence[Chunk]
-    content: dict[tuple[int, int], list[Decoded]]
-    noise: Sequence[int] = ()  # sequences that do not decode
+    content: dict[tuple[int, int], list[Decoded] | IngestError]
 
-    def entry(self, offset: int) -> Entry:
+    def received(self, offset: int) -> ReceivedChunk:
         record = Record(topic="t", partition=0, offset=offset, append_seconds=2.0 * offset, key=b"k", value=b"")
-        return Entry(chunk=self.chunks[offset], record=record)
+        return ReceivedChunk(chunk=self.chunks[offset], record=record)
 
 
 def make_log(
@@ -96,14 +43,15 @@ def make_log(
     noise: Sequence[int] = (),
     sessions: Sequence[int] = (60,),
 ) -> Log:
-    rng, at, content = random.Random(seed), 100.3, {}
+    rng, at = random.Random(seed), 100.3
+    content: dict[tuple[int, int], list[Decoded] | IngestError] = {}
     chunks: list[Chunk] = []
     for session, count in enumerate(sessions):
         mine = []
         for n in range(count):
             at = 5.7 if n == reset_at else at
             seconds = rng.choice([2.0, 2.0, 2.0, 1.0, 1.7, 3.3])
-            content[session, n] = decoded(at, seconds)
+            content[session, n] = NOISE if n in noise else decoded_chunk(at, seconds)
             is_end = n == count - 1 and session == len(sessions) - 1
             mine.append(
                 Chunk(collection="c", stream_id="v", session=session, sequence=n, media=b"x", start_time=1000 + at,
@@ -114,14 +62,14 @@ def make_log(
         for n in rng.sample(range(len(order)), len(order) // 10):
             order.insert(n + rng.randrange(1, 4), order[n])
         chunks += order
-    return Log(chunks, content, noise)
+    return Log(chunks, content)
 
 
 class Run:
     """A worker of one stream that does things in any order, and may die."""
 
-    def __init__(self, log: Log, seed: int) -> None:
-        self.log, self.rng = log, random.Random(seed)
+    def __init__(self, log: Log, seed: int, *, decodes_late: bool = False) -> None:
+        self.log, self.rng, self.decodes_late = log, random.Random(seed), decodes_late
         self.checkpoint: stream_pb2.Checkpoint | None = None
         self.published: dict[str, SegmentRecord] = {}
         self.revisions: list[tuple[str, int]] = []
@@ -129,11 +77,11 @@ class Run:
         self.begin()
 
     def begin(self) -> None:
+        self.effects = FakeEffects(self.log.content)
         self.stream = LiveStream(
-            "c", "v", transcriber=Listener(), window=WindowConfig(), pooling=MeanPooling(), sampling="fast",
-            fingerprint="f", checkpoint=self.checkpoint,
+            "c", "v", config=stream_config(), effects=self.effects, outbox=Outbox(self.effects),
+            checkpoint=self.checkpoint,
         )  # fmt: skip
-        self.waiting: list[Step | Speech] = []
         self.offset = self.checkpoint.record_offset if self.checkpoint is not None else 0
 
     def die(self) -> None:
@@ -143,45 +91,39 @@ class Run:
 
     def go(self, kills: Sequence[int] = ()) -> dict[str, SegmentRecord]:
         step = 0
-        while self.offset < len(self.log.chunks) or self.waiting:
+        while self.offset < len(self.log.chunks) or self.effects.decoding or self.effects.encoding:
             step += 1
             if step in kills:
                 self.die()
-            if self.offset < len(self.log.chunks) and (not self.waiting or self.rng.random() < 0.6):
+            waiting = [work for work in (self.effects.decoding, self.effects.encoding) if work]
+            if self.offset < len(self.log.chunks) and (not waiting or self.rng.random() < 0.6):
                 self.read()
             else:
-                self.encode(self.waiting.pop(self.rng.randrange(len(self.waiting))))
-            self.publish()
+                work = self.rng.choice(waiting)
+                work.pop(self.rng.randrange(len(work)))()
+            self.keep()
             if self.rng.random() < 0.3:
                 data = self.stream.checkpoint("t").SerializeToString()
                 self.checkpoint = stream_pb2.Checkpoint.FromString(data)
         return self.published
 
     def read(self) -> Arrival:
-        arrival = self.stream.push(self.log.entry(self.offset))
+        arrival = self.stream.push(self.log.received(self.offset))
         self.offset += 1
-        for entry in self.stream.ordered():
-            if entry.chunk.sequence in self.log.noise:
-                entry.failure = "DECODE_ERROR"
-            else:
-                entry.items = self.log.content[entry.place]
-        for submission in self.stream.place_ready():
-            self.submit(submission)
+        if not self.decodes_late:
+            self.effects.finish(self.effects.decoding)
         return arrival
 
-    def submit(self, submission: Submission) -> None:
-        self.waiting += [submission.step] if submission.step.frames else []
-        self.waiting += submission.speech
+    def encode(self) -> None:
+        """Encode all that waits, the newest first."""
+        while self.effects.encoding:
+            self.effects.encoding.pop()()
+        self.keep()
 
-    def encode(self, what: Step | Speech) -> None:
-        if isinstance(what, Speech):
-            found = words_of(what)
-            self.stream.flow.transcribed(what, found, np.ones((len(found), 2), np.float32))
-        else:
-            what.vectors = np.array([[math.cos(f.pts_seconds), math.sin(f.pts_seconds)] for f in what.frames])
-
-    def publish(self) -> None:
-        for record in self.stream.flow.records():
+    def keep(self) -> None:
+        """Keep the highest revision of each segment, as a consumer does."""
+        records, self.effects.segments = self.effects.segments, []
+        for record in records:
             self.revisions.append((record.segment.segment_id, record.revision))
             before = self.published.get(record.segment.segment_id)
             if before is None or before.revision < record.revision:
@@ -223,8 +165,10 @@ def test_the_same_segments_however_often_the_worker_dies(kind: str, seed: int) -
     expected = Run(log, seed=1).go()
     assert sum(len(record.utterances) for record in expected.values()) > 10
     assert_same(expected, Run(log, seed=2).go())
+    assert_same(expected, Run(log, seed=3, decodes_late=True).go())
     kills = random.Random(seed).sample(range(10, 250), 8)
     assert_same(expected, Run(log, seed=seed + 5).go(kills))
+    assert_same(expected, Run(log, seed=seed + 6, decodes_late=True).go(kills))
 
 
 def test_a_checkpoint_reads_only_the_open_windows_again() -> None:
@@ -270,14 +214,10 @@ def test_a_session_of_nothing_ends_the_one_before(ending: str) -> None:
         run.read()
     if ending == "silence":
         assert not run.stream.is_over
-        submission = run.stream.close()
-        assert submission is not None
-        run.submit(submission)
-    while run.waiting:
-        run.encode(run.waiting.pop())
-    run.publish()
+        assert run.stream.end_epoch()
+    run.encode()
     assert run.stream.is_over
-    assert run.stream.close() is None
+    assert not run.stream.end_epoch()
     assert all(record.is_final for record in run.published.values())
     assert [record.segment.epoch for record in run.published.values() if record.is_last] == [0]
 
@@ -287,9 +227,7 @@ def test_many_chunks_that_do_not_decode_are_one_gap() -> None:
     most = 0
     while run.offset < len(run.log.chunks):
         run.read()
-        while run.waiting:
-            run.encode(run.waiting.pop())
-        run.publish()
+        run.encode()
         if run.offset % 100 == 0:
             most = max(most, run.stream.checkpoint("t").ByteSize())
     assert most < 1000
@@ -306,14 +244,7 @@ def test_gaps_of_all_kinds_have_a_bound() -> None:
 
 def test_a_chunk_that_does_not_decode_is_a_gap_and_the_stream_goes_on() -> None:
     run = Run(make_log(0, sessions=(10,)), seed=1)
-    run.log.content[0, 4] = []
-    push = run.stream.push
-
-    def poisoned(entry: Entry) -> Arrival:
-        entry.failure = "DECODE_ERROR" if entry.chunk.sequence == 4 else ""
-        return push(entry)
-
-    run.stream.push = poisoned  # type: ignore[method-assign]
+    run.log.content[0, 4] = NOISE
     gaps = [gap for record in run.go().values() for gap in record.gaps]
     assert [(gap.first_sequence, gap.chunk_count, gap.reason) for gap in gaps] == [(4, 1, "DECODE_ERROR")]
 
@@ -323,18 +254,12 @@ def test_an_idle_stream_is_ended_and_what_comes_later_is_a_new_epoch() -> None:
     run = Run(log, seed=1)
     while run.offset < 12:
         run.read()
-    while run.waiting:
-        run.encode(run.waiting.pop())
-        run.publish()
-    submission = run.stream.close()
-    assert submission is not None
-    run.submit(submission)
-    while run.waiting:
-        run.encode(run.waiting.pop())
-    run.publish()
+    run.encode()
+    assert run.stream.end_epoch()
+    run.encode()
     assert all(record.is_final for record in run.published.values())
     assert run.stream.is_over
-    assert run.stream.close() is None
+    assert not run.stream.end_epoch()
     run.checkpoint = run.stream.checkpoint("t")
     assert run.checkpoint.record_offset == 12
     run.go(kills=[1])

@@ -25,8 +25,7 @@ from serve.catalog.catalog import Catalog
 from serve.codec.records import Source, chunk_bytes, source_bytes, video_key
 from serve.indexing.pipeline import index
 from serve.settings import Settings
-from serve.worker import partitions
-from serve.worker import threads as desk
+from serve.worker import stream, threads
 from serve.worker.partitions import ChunkPartition
 from serve.worker.stream import latest_checkpoints
 from serve.worker.worker import PARTS_IN_FLIGHT
@@ -46,7 +45,7 @@ TONES = [(440, 3.0), (880, 12.0), (1320, 20.0)]
 def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     use_fakes(monkeypatch)
     caplog.set_level(logging.CRITICAL, "kafka")
-    monkeypatch.setattr(partitions, "MAX_WAITING_SECONDS", 3.0)
+    monkeypatch.setattr(stream, "MAX_WAITING_SECONDS", 3.0)
 
 
 @pytest.fixture
@@ -189,9 +188,9 @@ def test_a_stream_that_falls_silent_is_ended_and_may_come_back(topic: Topic, fil
         assert list(first) == ["cams/cam/0/0"]
         wait_until(lambda: worker.value("kinodex_worker_streams") == 0, of=worker)
         [partition] = [
-            one for one in worker.worker.partitions.values() if isinstance(one, ChunkPartition) and one._known
+            one for one in worker.worker.partitions.values() if isinstance(one, ChunkPartition) and one._ended
         ]
-        assert (partition.streams, partition._sent, len(partition._known)) == ({}, {}, 1)
+        assert (partition._streams, partition._sent, len(partition._ended)) == ({}, {}, 1)
         topic.send([mine[2], *mine[3:5]])
         wait_until(lambda: len(topic.segments()) == 2 and topic.lag() == 0, of=worker)
         second = topic.segments()["cams/cam/1/0"]
@@ -199,7 +198,7 @@ def test_a_stream_that_falls_silent_is_ended_and_may_come_back(topic: Topic, fil
         assert second.segment.span.start_seconds == pytest.approx(6.0, abs=0.1)
         assert len(second.frames.pts_seconds) == 4
         assert worker.count("duplicate") == 1
-        wait_until(lambda: partition.streams == {}, of=worker)
+        wait_until(lambda: partition._streams == {}, of=worker)
     with working(topic, tmp_path) as worker:
         topic.send([mine[4], mine[-1]])
         wait_until(lambda: worker.count("duplicate") == 1 and topic.lag() == 0, of=worker)
@@ -242,7 +241,7 @@ def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_chunks_may_say_where_their_media_is(
     topic: Topic, film: Path, tmp_path: Path, web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk, "RETRY_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr(threads, "RETRY_SECONDS", (0.1, 0.1))
     folder, address = web
     mine = cut(film, "cam")
     for n, chunk in enumerate(mine[:-1]):
@@ -373,14 +372,14 @@ def test_more_than_can_be_worked_on_waits_in_kafka(
         seen: set[tuple[bool, int]] = set()
 
         def is_done() -> bool:
-            seen.add((worker.worker.is_full, worker.worker.desk.in_flight_count))
+            seen.add((worker.worker.is_full, worker.worker.threads.in_flight_count))
             return worker.count("taken") == 4 * len(mine["a"])
 
         wait_until(is_done, of=worker)
         assert {is_full for is_full, _ in seen} == {True, False}
         assert max(count for _, count in seen) <= PARTS_IN_FLIGHT * 2 + 16
         wait_until(lambda: topic.is_ended(*"abcd") and topic.lag() == 0, of=worker)
-        assert worker.worker.desk.in_flight_count == worker.worker.desk.speech_count == 0
+        assert worker.worker.threads.in_flight_count == worker.worker.threads.speech_count == 0
     expected = final(topic.segments("calm"))
     for name in "abcd":
         found = final(topic.segments(name))
@@ -451,18 +450,6 @@ def test_hostile_chunks_harm_their_own_stream_only(topic: Topic, film: Path, tmp
     [gap] = [gap for one in topic.segments("jumps").values() for gap in one.gaps]
     assert (gap.first_sequence, gap.chunk_count) == (3, (1 << 62) - 3)
     assert max(one.segment.span.end_seconds for one in topic.segments("long").values()) == pytest.approx(60.0, abs=0.5)
-
-
-def test_a_segment_that_no_topic_takes_goes_without_its_thumbnails(
-    topic: Topic, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partitions, "MAX_VALUE_BYTES", 5000)
-    topic.send(cut(film, "cam"))
-    with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
-    found = topic.segments()
-    assert {len(one.thumbnails) for one in found.values()} == {0}
-    assert {len(one.frames.pts_seconds) for one in found.values()} == {16, 8}
 
 
 # ------------------------------------------------------------------ what goes wrong within

@@ -1,0 +1,394 @@
+"""serve.worker.partitions: what is committed when, and what becomes of records that cannot be used."""
+
+from dataclasses import replace
+
+import pytest
+
+from ingest.errors import BrokerUnavailable, DecodeError, IngestError, SourceNotFound
+from ingest.kafka import Record
+from ingest.stream.chunk_order import MAX_WAITING_SECONDS
+from ingest.values import Chunk, Decoded
+from kinodex.v1 import stream_pb2
+from serve.codec.records import Source, chunk_bytes, read_segment, source_bytes, video_key
+from serve.worker.outbox import Outbox
+from serve.worker.partitions import (
+    CHECKPOINT_AGE_SECONDS,
+    MAX_FILES,
+    MAX_UNACKNOWLEDGED,
+    ChunkPartition,
+    Partition,
+    SourcePartition,
+)
+from serve.worker.stream import StreamConfig, checkpoint_key, latest_checkpoints
+from support.worker_fakes import FakeEffects, decoded_chunk, stream_config
+
+SECONDS = 2.0  # of one chunk
+CONTENT: dict[tuple[int, int], list[Decoded] | IngestError] = {
+    (1, n): decoded_chunk(n * SECONDS, SECONDS) for n in range(40)
+}
+SILENT = stream_config(transcriber=None)  # for exact offsets: no words are waited for
+
+
+def chunk(sequence: int, stream_id: str = "cam", **changes: object) -> Chunk:
+    values = {"collection": "c", "stream_id": stream_id, "session": 1, "sequence": sequence, "media": b"x"}
+    return Chunk(**values | changes)  # type: ignore[arg-type]
+
+
+def record(offset: int, of: Chunk | None, *, key: bytes | None = None, value: bytes | None = None) -> Record:
+    if of is not None:
+        key, value = key or video_key(of.collection, of.stream_id), chunk_bytes(of)
+    return Record("chunks", 3, offset, 1000.0 + offset, key or b"", value)
+
+
+def chunk_partition(
+    effects: FakeEffects, *, start: int = 0, config: StreamConfig = SILENT, since: FakeEffects | None = None
+) -> ChunkPartition:
+    """Open a partition with the checkpoints that were sent to another."""
+    sent = [] if since is None else since.sent("checkpoints")
+    records = [Record("checkpoints", 3, n, 1000.0 + n, one.key, one.value) for n, one in enumerate(sent)]
+    return ChunkPartition(effects, "chunks", 3, start, *latest_checkpoints(records, "chunks"), config=config)
+
+
+def take(partition: Partition, effects: FakeEffects, first: int, chunks: list[Chunk]) -> None:
+    """Take chunks, the first at an offset, and do all work that follows."""
+    for n, one in enumerate(chunks):
+        partition.take(record(first + n, one))
+    effects.finish_all()
+
+
+def commit(partition: Partition, effects: FakeEffects) -> int | None:
+    """Run a whole commit; return the offset that is committed."""
+    assert partition.step_commit(may_begin=True) is None
+    for _ in range(3):
+        effects.acknowledge()
+        if (offset := partition.step_commit(may_begin=False)) is not None or not partition.is_committing:
+            return offset
+    raise AssertionError("the commit does not end")
+
+
+def letters(effects: FakeEffects) -> list[stream_pb2.DeadLetter]:
+    return [stream_pb2.DeadLetter.FromString(one.value or b"") for one in effects.sent("deadletter")]
+
+
+# ------------------------------------------------------------------ the commit protocol
+def test_segments_are_acknowledged_before_checkpoints_are_sent_and_these_before_the_commit() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(12)])
+    assert effects.segments[-1].segment.segment_id == "cam/0/1"
+    assert partition.step_commit(may_begin=False) is None
+    assert not partition.is_committing
+    assert partition.step_commit(may_begin=True) is None
+    assert partition.is_committing
+    for _ in range(3):
+        assert partition.step_commit(may_begin=True) is None
+        assert effects.sent("checkpoints") == []
+    effects.acknowledge("segments")
+    for _ in range(3):
+        assert partition.step_commit(may_begin=True) is None
+        [checkpoint] = effects.sent("checkpoints")
+    assert checkpoint.key == checkpoint_key("chunks", "c", "cam")
+    effects.acknowledge("checkpoints")
+    position = partition.step_commit(may_begin=True)
+    assert position == partition.committed
+    assert not partition.is_committing
+
+
+def test_the_position_waits_for_the_open_window_and_moves_past_it_when_it_is_final() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(3)])
+    assert commit(partition, effects) is None  # 6 s: the first window is open
+    take(partition, effects, 3, [chunk(n) for n in range(3, 20)])
+    assert commit(partition, effects) == 12  # of 40 s, with windows of 16 s every 8 s, that from 24 s on is open
+    take(partition, effects, 20, [chunk(20, media=b"", end_of_stream=True)])
+    assert commit(partition, effects) == 21
+
+
+def test_work_under_way_is_not_committed() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    for n in range(12):
+        partition.take(record(n, chunk(n)))
+    assert commit(partition, effects) is None  # nothing is decoded
+    effects.finish(effects.decoding)
+    assert commit(partition, effects) is None  # nothing is encoded
+    effects.finish(effects.encoding)
+    assert commit(partition, effects) == 4
+
+
+def test_a_record_sent_while_a_commit_is_under_way_belongs_to_the_next_one() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(10)])
+    partition.step_commit(may_begin=True)
+    effects.acknowledge()
+    take(partition, effects, 10, [chunk(n) for n in range(10, 20)])  # not acknowledged
+    partition.step_commit(may_begin=True)
+    effects.acknowledge("checkpoints")
+    assert partition.step_commit(may_begin=True) == 4
+    partition.step_commit(may_begin=True)
+    assert partition.is_committing
+    assert partition.step_commit(may_begin=True) is None
+    effects.acknowledge()
+    partition.step_commit(may_begin=True)
+    effects.acknowledge()
+    assert partition.step_commit(may_begin=True) == 12
+
+
+def test_nothing_new_begins_no_commit() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(10)])
+    assert commit(partition, effects) == 4
+    partition.step_commit(may_begin=True)
+    assert not partition.is_committing
+    assert len(effects.sent("checkpoints")) == 1
+
+
+def test_a_record_that_is_lost_for_good_ends_the_worker() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(10)])
+    effects.deliveries[0].failure = BrokerUnavailable((), "away")
+    with pytest.raises(BrokerUnavailable, match="away"):
+        partition.step_commit(may_begin=True)
+
+
+def test_one_open_stream_holds_the_position_of_all() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(0, "slow")])
+    take(partition, effects, 1, [chunk(n, "fast") for n in range(20)])
+    assert commit(partition, effects) is None
+    assert len(effects.sent("checkpoints")) == 2
+    take(partition, effects, 21, [chunk(1, "slow", media=b"", end_of_stream=True)])
+    assert commit(partition, effects) == 13
+
+
+def test_an_ended_stream_is_reduced_to_its_checkpoint_and_knows_its_old_chunks() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(10)] + [chunk(10, media=b"", end_of_stream=True)])
+    assert len(list(partition.open_streams())) == 0
+    assert commit(partition, effects) == 11
+    assert partition.resume_offset is None
+    take(partition, effects, 11, [chunk(5)])
+    assert effects.counts == {"taken": 11, "duplicate": 1}
+    assert commit(partition, effects) == 12
+
+
+# ------------------------------------------------------------------ another worker
+@pytest.mark.parametrize(
+    ("acknowledged", "is_committed"),
+    [((), False), (("segments",), False), (("segments", "checkpoints"), False), (("segments", "checkpoints"), True)],
+)
+def test_a_worker_that_continues_makes_the_same_segments(acknowledged: tuple[str, ...], is_committed: bool) -> None:
+    calm = FakeEffects(CONTENT)
+    take(chunk_partition(calm), calm, 0, [chunk(n) for n in range(40)])
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(22)])
+    position = None
+    for _ in range(3):
+        if acknowledged:
+            effects.acknowledge(*acknowledged)
+        position = partition.step_commit(may_begin=True) or position
+    assert (position is None) == ("checkpoints" not in acknowledged)
+    start = position or 0 if is_committed else 0  # else killed before the commit
+    partition.give_up()
+    other = FakeEffects(CONTENT)
+    since = effects if "checkpoints" in acknowledged else None
+    partition = chunk_partition(other, start=start, since=since)
+    assert partition.resume_offset == (16 if since else None)
+    take(partition, other, start, [chunk(n) for n in range(start, 40)])
+
+    def final(*of: FakeEffects) -> dict[str, int]:
+        return {one.segment.segment_id: one.revision for each in of for one in each.segments if one.is_final}
+
+    assert final(effects, other) == final(calm)
+    assert len(final(calm)) == 8
+
+
+def test_results_for_a_partition_given_up_are_dropped() -> None:
+    effects = FakeEffects(CONTENT | {(1, 3): DecodeError("chunk", "noise")})
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(3)])
+    sent_count = len(effects.deliveries)
+    for n in range(3, 12):
+        partition.take(record(n, chunk(n)))
+    partition.give_up()
+    effects.finish_all()
+    assert len(effects.deliveries) == sent_count
+
+
+# ------------------------------------------------------------------ dead letters
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(b"c/cam", b"\xff\xff no protobuf"), (b"c/cam", None), (b"c/cam", b""), (b"another", chunk_bytes(chunk(0)))],
+)
+def test_a_record_that_is_no_chunk_is_a_dead_letter_and_is_committed(key: bytes, value: bytes | None) -> None:
+    effects = FakeEffects()
+    partition = chunk_partition(effects)
+    partition.take(record(7, None, key=key, value=value))
+    [letter] = letters(effects)
+    assert (letter.topic, letter.partition, letter.record_offset) == ("chunks", 3, 7)
+    assert (letter.key, letter.value, letter.reason) == (key, value or b"", "RECORD_INVALID")
+    assert effects.counts == {"RECORD_INVALID": 1}
+    partition.step_commit(may_begin=True)
+    assert partition.step_commit(may_begin=True) is None  # the broker does not have the letter yet
+    effects.acknowledge()
+    assert partition.step_commit(may_begin=True) == 8
+
+
+def test_a_chunk_that_does_not_decode_is_a_dead_letter_and_a_gap() -> None:
+    effects = FakeEffects(CONTENT | {(1, 4): DecodeError("chunk", "noise")})
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(9)] + [chunk(9, media=b"", end_of_stream=True)])
+    [letter] = letters(effects)
+    assert (letter.record_offset, letter.reason, letter.message) == (4, "DECODE_ERROR", "noise (chunk 4)")
+    assert letter.value == chunk_bytes(chunk(4))
+    gaps = {gap for one in effects.segments if one.is_final for gap in one.gaps}
+    assert [(gap.first_sequence, gap.chunk_count, gap.reason) for gap in gaps] == [(4, 1, "DECODE_ERROR")]
+    assert commit(partition, effects) == 10
+
+
+def test_what_is_too_large_for_a_record_goes_without_its_largest_part() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(9)])
+    outbox, records = Outbox(effects, max_value_bytes=100), [one for one in effects.segments if one.is_final]
+    effects.deliveries.clear()
+    assert outbox.publish(records) == [one.key for one in records]
+    [delivery] = effects.sent("segments")
+    segment = read_segment(delivery.value or b"")
+    assert (len(records[0].thumbnails), len(segment.thumbnails)) == (16, 0)
+    assert len(segment.frames.pts_seconds) == 16
+    outbox.refuse(record(7, None, key=b"k", value=b"x" * 200), "RECORD_INVALID", "not a chunk")
+    [letter] = letters(effects)
+    assert (letter.value, letter.message) == (b"", "not a chunk; too large to be kept here")
+
+
+# ------------------------------------------------------------------ order, gaps, silence, shedding
+def test_each_chunk_counts_once_in_any_order() -> None:
+    calm, effects = FakeEffects(CONTENT), FakeEffects(CONTENT)
+    take(chunk_partition(calm), calm, 0, [chunk(n) for n in range(20)])
+    partition = chunk_partition(effects)
+    order = [1, 0, 0, 3, 2, 1, 6, 5, 4, *range(7, 20), 4]
+    take(partition, effects, 0, [chunk(n) for n in order])
+    take(partition, effects, len(order), [replace(chunk(3), session=0)])
+    assert effects.counts == {"taken": 20, "duplicate": 3, "stale": 1}
+    assert {one.segment.segment_id: one.frames.pts_seconds.tolist() for one in effects.segments} == {
+        one.segment.segment_id: one.frames.pts_seconds.tolist() for one in calm.segments
+    }
+
+
+def test_chunks_behind_one_that_is_not_decoded_are_held() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    for n in range(4):
+        partition.take(record(n, chunk(n)))
+    first = effects.decoding.pop(0)
+    effects.finish(effects.decoding)
+    assert partition.held_count == 3
+    assert effects.encoding == []
+    first()
+    assert partition.held_count == 0
+    assert len(effects.encoding) == 4
+
+
+def test_missing_chunks_are_a_gap_once_nothing_came_for_long() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in (0, 1, 4, 5)])
+    effects.now += MAX_WAITING_SECONDS + 1
+    partition.close_idle(read_since=effects.now - 1)  # the broker was away: that was no silence
+    assert len(effects.encoding) == 0
+    partition.close_idle(read_since=0.0)
+    effects.finish_all()
+    take(partition, effects, 4, [chunk(6, media=b"", end_of_stream=True)])
+    gaps = {gap for one in effects.segments if one.is_final for gap in one.gaps}
+    assert [(gap.first_sequence, gap.chunk_count, gap.reason) for gap in gaps] == [(2, 2, "MISSING")]
+
+
+def test_a_silent_stream_is_ended() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(3)])
+    effects.now += 59
+    partition.close_idle(read_since=0.0)
+    assert [one.is_final for one in effects.segments] == [False] * len(effects.segments)
+    effects.now += 2
+    partition.close_idle(read_since=0.0)
+    assert effects.segments[-1].is_final
+    assert effects.segments[-1].is_last
+    assert commit(partition, effects) == 3
+
+
+def test_late_chunks_are_shed_except_the_end_and_those_that_were_taken_before() -> None:
+    effects, config = FakeEffects(CONTENT), stream_config(transcriber=None, shed_seconds=5.0)
+    partition = chunk_partition(effects, config=config)
+    effects.wall = 1010.0  # the chunk of offset n was appended at 1000 + n
+    take(partition, effects, 0, [chunk(n) for n in range(9)])
+    effects.wall = 2000.0
+    take(partition, effects, 9, [chunk(9, media=b"", end_of_stream=True)])
+    assert effects.counts == {"shed": 5, "taken": 5}
+    assert letters(effects) == []
+    gaps = {gap for one in effects.segments if one.is_final for gap in one.gaps}
+    assert [(gap.first_sequence, gap.chunk_count, gap.reason) for gap in gaps] == [(0, 5, "SHED")]
+
+    other = FakeEffects(CONTENT)
+    partition = ChunkPartition(other, "chunks", 3, 0, {}, 1004.0, config=config)
+    other.wall = 2000.0
+    take(partition, other, 0, [chunk(n) for n in range(9)])
+    assert CHECKPOINT_AGE_SECONDS == 3.0
+    assert other.counts == {"taken": 8, "shed": 1}  # appended at 1000 to 1007; then at 1008
+
+
+# ------------------------------------------------------------------ whole files
+def source_record(offset: int, name: str = "film") -> Record:
+    value = source_bytes(Source(collection="films", video_id=name, uri=f"file:///{name}.mp4"))
+    return Record("sources", 0, offset, 1000.0, b"k", value)
+
+
+def test_a_source_that_is_none_or_cannot_be_opened_is_a_dead_letter() -> None:
+    effects = FakeEffects()
+    partition = SourcePartition(effects, "sources", 0, 5)
+    partition.take(Record("sources", 0, 5, 1000.0, b"k", b"\xff"))
+    partition.take(source_record(6))
+    partition.take(source_record(7))
+    assert effects.counts == {"RECORD_INVALID": 1, "taken": 2}
+    assert commit(partition, effects) == 6  # the files are under way
+    [(work, on_change), _] = effects.files
+    work.failure = SourceNotFound("file:///film.mp4", "no such file")
+    on_change()
+    on_change()  # changes nothing more
+    assert [letter.reason for letter in letters(effects)] == ["RECORD_INVALID", "SOURCE_NOT_FOUND"]
+    assert commit(partition, effects) == 7
+    partition.give_up()
+    assert effects.files[1][0].is_cancelled
+
+
+def test_a_partition_of_files_is_full_of_a_few() -> None:
+    effects = FakeEffects()
+    partition = SourcePartition(effects, "sources", 0, 0)
+    for n in range(MAX_FILES):
+        assert not partition.is_full
+        partition.take(source_record(n))
+    assert partition.is_full
+
+
+def test_files_wait_for_a_broker_that_is_behind() -> None:
+    effects = FakeEffects()
+    partition = SourcePartition(effects, "sources", 0, 0)
+    for n in range(MAX_UNACKNOWLEDGED):
+        partition.take(Record("sources", 0, n, 1000.0, b"k", b"\xff"))
+    partition.take(source_record(MAX_UNACKNOWLEDGED))
+    [(work, _)] = effects.files
+    allowed: list[bool] = []
+    work.let_go_on = lambda: allowed.append(True)  # type: ignore[method-assign]
+    partition.step_commit(may_begin=False)
+    assert allowed == []
+    effects.acknowledge()
+    partition.step_commit(may_begin=False)
+    assert allowed == [True]

@@ -1,0 +1,185 @@
+"""What streams and partitions of a worker are tested with: effects without threads, broker or clock, and made-up media.
+
+A picture a second and speech in ten seconds of fifteen, both told apart by their times.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from encoders.config import SpeechConfig
+from encoders.speech.speech_stream import SpeechStream
+from encoders.values import Utterance
+from ingest.errors import IngestError
+from ingest.kafka import Delivery
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+from serve.codec.records import SegmentRecord
+from serve.worker.effects import Effects, ReceivedChunk
+from serve.worker.stream import StreamConfig
+from serve.worker.video_flow import Speech, Step, VideoFlow
+from serve.worker.whole_file import FileWork
+from temporal.config import WindowConfig
+from temporal.fusion.fusion import MeanPooling
+
+MEDIA = MediaInfo(
+    container="mpegts", duration_seconds=None, video_codec="h264", audio_codec="aac", width=1, height=1,
+    rotation_degrees=0, frame_rate_fps=25.0,
+)  # fmt: skip
+PIXELS = np.zeros((1, 1, 3), np.uint8)
+PREROLL_SECONDS = 0.1  # of sound that is in the chunk before too
+
+
+class LoudnessNet:
+    """Takes loud sound for speech, in place of silero's network."""
+
+    def __call__(self, frames: torch.Tensor, state: object) -> tuple[torch.Tensor, object]:
+        return (frames.abs().mean(dim=1) > 0.05).float(), state
+
+
+class LoudnessTranscriber:
+    """Opens streams that take loud sound for speech; their words are its times."""
+
+    def open_stream(self, language: str | None = None) -> SpeechStream:
+        stream = SpeechStream(SpeechConfig(), language)
+        stream._net = LoudnessNet()  # type: ignore[assignment]
+        return stream
+
+
+def words_of(speech: Speech) -> list[Utterance]:
+    return [
+        Utterance(
+            epoch=speech.window.epoch, start_seconds=start, end_seconds=end, text=f"from {start:.3f}", words=(),
+            language="en", avg_logprob=0.0, no_speech_prob=0.0,
+        )
+        for start, end in speech.window.speech.tolist()
+    ]  # fmt: skip
+
+
+def decoded_chunk(start: float, seconds: float) -> list[Decoded]:
+    """Return what decoding a chunk alone yields: a picture a second, and ten seconds in fifteen that are loud."""
+    end, zero = start + seconds, math.floor(start) - 16
+    times = sorted({max(float(tick), start) for tick in range(math.ceil(start - 0.5), math.ceil(end))})
+    begin = round((start - PREROLL_SECONDS) * SAMPLE_RATE_HZ)
+    count = np.arange(begin, round(end * SAMPLE_RATE_HZ))
+    samples = (0.5 * np.sin(count * 0.05) * ((count // SAMPLE_RATE_HZ // 5) % 3 != 0)).astype(np.float32)
+    return [
+        MEDIA,
+        *(Frame(epoch=0, pts_seconds=at - zero, pixels=PIXELS, thumbnail=f"{at}".encode()) for at in times if at < end),
+        AudioBlock(epoch=0, start_seconds=begin / SAMPLE_RATE_HZ - zero, samples=samples),
+        DecodeSummary(
+            duration_seconds=end - zero, epoch_count=1, frame_count=1, error_count=0, truncated=False,
+            zero_seconds=float(zero), start_seconds=start, pictures_end_seconds=end - zero,
+        ),
+    ]  # fmt: skip
+
+
+def stream_config(**changes: Any) -> StreamConfig:
+    defaults: dict[str, Any] = {
+        "transcriber": LoudnessTranscriber(), "window": WindowConfig(), "pooling": MeanPooling(), "sampling": "fast",
+        "fingerprint": "f", "idle_seconds": 60.0, "shed_seconds": 0.0,
+    }  # fmt: skip
+    return StreamConfig(**defaults | changes)
+
+
+class FakeDelivery(Delivery):
+    """A record that a broker acknowledges when the test says so."""
+
+    def __init__(self, topic: str, key: bytes, value: bytes | None) -> None:
+        super().__init__((), topic, None)
+        self.topic, self.key, self.value = topic, key, value
+        self.is_acknowledged = False
+        self.failure: IngestError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_acknowledged or self.failure is not None
+
+    @property
+    def error(self) -> IngestError | None:
+        return self.failure
+
+
+class FakeEffects(Effects):
+    """Work waits in lists until the test does it; records wait for their acknowledgement."""
+
+    def __init__(self, content: dict[tuple[int, int], list[Decoded] | IngestError] | None = None) -> None:
+        self.content = content or {}  # by (session, sequence); all else has nothing in it
+        self.decoding: list[Callable[[], None]] = []
+        self.encoding: list[Callable[[], None]] = []  # pictures and speech
+        self.files: list[tuple[FileWork, Callable[[], None]]] = []
+        self.segments: list[SegmentRecord] = []
+        self.deliveries: list[FakeDelivery] = []
+        self.counts: Counter[str] = Counter()
+        self.now = self.wall = 1000.0
+
+    def decode(self, received: ReceivedChunk, on_done: Callable[[list[Decoded] | IngestError], None]) -> None:
+        self.decoding.append(partial(on_done, self.content.get(received.place, [])))
+
+    def decode_file(self, work: FileWork, on_change: Callable[[], None]) -> None:
+        self.files.append((work, on_change))
+
+    def encode(self, step: Step, on_done: Callable[[], None], *, is_live: bool) -> None:
+        def finish() -> None:
+            step.vectors = np.array([[math.cos(f.pts_seconds), math.sin(f.pts_seconds)] for f in step.frames])
+            on_done()
+
+        self.encoding.append(finish)
+
+    def transcribe(self, flow: VideoFlow, speech: list[Speech], on_done: Callable[[], None], *, is_live: bool) -> None:
+        def finish(window: Speech) -> None:
+            utterances = words_of(window)
+            flow.transcribed(window, utterances, np.ones((len(utterances), 2), np.float32))
+            on_done()
+
+        self.encoding += [partial(finish, window) for window in speech]
+
+    def send_segment(self, record: SegmentRecord, data: bytes) -> Delivery:
+        self.segments.append(record)
+        return self._send("segments", record.key, data)
+
+    def send_tombstone(self, flow: VideoFlow, key: bytes) -> Delivery:
+        return self._send("segments", key, None)
+
+    def send_dead_letter(self, key: bytes, data: bytes) -> Delivery:
+        return self._send("deadletter", key, data)
+
+    def send_checkpoint(self, partition: int, key: bytes, data: bytes) -> Delivery:
+        return self._send("checkpoints", key, data)
+
+    def count(self, outcome: str) -> None:
+        self.counts[outcome] += 1
+
+    def wall_seconds(self) -> float:
+        return self.wall
+
+    def monotonic_seconds(self) -> float:
+        return self.now
+
+    def _send(self, topic: str, key: bytes, value: bytes | None) -> FakeDelivery:
+        self.deliveries.append(FakeDelivery(topic, key, value))
+        return self.deliveries[-1]
+
+    # ---- what the test does
+
+    def finish(self, work: list[Callable[[], None]]) -> None:
+        """Do waiting work, the oldest first, and what follows from it."""
+        while work:
+            work.pop(0)()
+
+    def finish_all(self) -> None:
+        while self.decoding or self.encoding:
+            self.finish(self.decoding)
+            self.finish(self.encoding)
+
+    def acknowledge(self, *topics: str) -> None:
+        """Acknowledge all records of some topics; of all topics if none is named."""
+        for delivery in self.deliveries:
+            delivery.is_acknowledged |= not topics or delivery.topic in topics
+
+    def sent(self, topic: str) -> Sequence[FakeDelivery]:
+        return [delivery for delivery in self.deliveries if delivery.topic == topic]
