@@ -21,7 +21,7 @@ from serving_load import CALL_SECONDS, cpu_seconds, status_of, wait_until_servin
 
 from ingest.config import KafkaConfig, PublishConfig
 from ingest.kafka import Delivery, PartitionReader, Producer, Topics
-from ingest.stream.chunker import chunks
+from ingest.stream.chunker import cut_chunks
 from ingest.values import Chunk
 from kinodex.v1 import (
     library_service_pb2,
@@ -59,7 +59,7 @@ def cut(path: Path, folder: Path, seconds: float) -> list[Cut]:
     """Cut a file, end to end until it lasts so long, into chunks, once: so that publishers cost next to nothing."""
     long = folder / f"{path.stem}.mkv"
     repeated(path, long, seconds=seconds, pause_seconds=PAUSE_SECONDS)
-    made = chunks(
+    made = cut_chunks(
         str(long), collection=COLLECTION, stream_id="any", session=1, recorded_time=0.0, config=PublishConfig()
     )
     found = [chunk for chunk in made if not chunk.end_of_stream]

@@ -22,7 +22,7 @@ class Arrival(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class MissingChunks:
     """Chunks that are given up."""
 
     session: int
@@ -43,7 +43,7 @@ class ChunkOrder(Generic[Item]):
         """Begin with a chunk of a session; -1: with whatever session comes first."""
         self.session, self.next_sequence = session, next_sequence
         self._waiting: dict[int, _Waiting[Item]] = {}
-        self._ready: deque[Item | Missing] = deque()
+        self._ready: deque[Item | MissingChunks] = deque()
 
     @property
     def waiting_since(self) -> float | None:
@@ -68,7 +68,7 @@ class ChunkOrder(Generic[Item]):
             self._skip()
         return Arrival.TAKEN
 
-    def next(self) -> Item | Missing | None:
+    def next(self) -> Item | MissingChunks | None:
         """Return what comes next in order; None: it is not there yet."""
         return self._ready.popleft() if self._ready else None
 
@@ -81,7 +81,9 @@ class ChunkOrder(Generic[Item]):
         """Go on behind the gap."""
         first = min(self._waiting)
         self._ready.append(
-            Missing(session=self.session, first_sequence=self.next_sequence, chunk_count=first - self.next_sequence)
+            MissingChunks(
+                session=self.session, first_sequence=self.next_sequence, chunk_count=first - self.next_sequence
+            )
         )
         self.next_sequence = first
         self._release()

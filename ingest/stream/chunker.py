@@ -47,7 +47,7 @@ from ingest.media.container import (
 )
 from ingest.media.picture import Orientation
 from ingest.source.source import display_uri, scheme_of
-from ingest.stream.remux import Cutter, Piece
+from ingest.stream.remux import ChunkCutter, ChunkMedia
 from ingest.values import Chunk
 
 MAX_READ_ERROR_COUNT = 100  # broken places in one source that the demuxer may step over
@@ -57,7 +57,7 @@ STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishHooks:
+class ChunkHooks:
     """What the caller hears, and the clocks.
 
     Attributes:
@@ -73,7 +73,7 @@ class PublishHooks:
     sleep: Callable[[float], None] = time.sleep
 
 
-def chunks(
+def cut_chunks(
     source: str,
     *,
     collection: str,
@@ -82,7 +82,7 @@ def chunks(
     config: PublishConfig | None = None,
     recorded_time: float | None = None,
     stop: threading.Event | None = None,
-    hooks: PublishHooks | None = None,
+    hooks: ChunkHooks | None = None,
 ) -> Iterator[Chunk]:
     """Cut a source into chunks, numbered from 0. The last one has no media and says that the stream ends.
 
@@ -97,9 +97,7 @@ def chunks(
         SourceError: The source cannot be had.
         DecodeError: It is no media, or has nothing that can be sent.
     """
-    run = _Publisher(
-        source, config or PublishConfig(), recorded_time, stop or threading.Event(), hooks or PublishHooks()
-    )
+    run = _Publisher(source, config or PublishConfig(), recorded_time, stop or threading.Event(), hooks or ChunkHooks())
     sequence = 0
     try:
         for piece in run.pieces():
@@ -132,7 +130,7 @@ class _Publisher:
         config: PublishConfig,
         recorded_time: float | None,
         stop: threading.Event,
-        hooks: PublishHooks,
+        hooks: ChunkHooks,
     ) -> None:
         self._source, self._config, self._stop, self._hooks = source, config, stop, hooks
         self._name = display_uri(source)
@@ -146,7 +144,7 @@ class _Publisher:
         self._seconds, self._byte_count = 0.0, 0
         self._started: float | None = None  # monotonic time of media time zero, in real time
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ChunkMedia]:
         """Yield the chunks of all connections."""
         backoff, has_piece = self._config.min_backoff_seconds, False
         while True:
@@ -173,7 +171,7 @@ class _Publisher:
         if not has_piece:
             raise DecodeError(self._name, "no picture or sound in it that can be sent")
 
-    def start_time(self, piece: Piece) -> float | None:
+    def start_time(self, piece: ChunkMedia) -> float | None:
         """Return the wall clock of a chunk's beginning."""
         if self._is_live:
             return piece.arrived
@@ -181,7 +179,7 @@ class _Publisher:
             return self._recorded_time + piece.start_seconds
         return piece.arrived if self._source == STANDARD_INPUT else None
 
-    def tell(self, piece: Piece, chunk_count: int) -> None:
+    def tell(self, piece: ChunkMedia, chunk_count: int) -> None:
         """Report a chunk that was taken."""
         self._seconds = max(self._seconds, self._media_seconds + piece.end_seconds)
         self._byte_count += len(piece.media)
@@ -210,7 +208,7 @@ class _Publisher:
                 self._is_connected = True
             yield container
 
-    def _read(self, container: InputContainer) -> Iterator[Piece]:
+    def _read(self, container: InputContainer) -> Iterator[ChunkMedia]:
         """Yield the chunks of one connection; what is left too, where it ends in an error."""
         video = choose_video(container)
         audio = next(iter(audio_by_rank(container)), None)
@@ -223,7 +221,7 @@ class _Publisher:
         first: list[Packet[Stream]] = []
         packets = self._packets(container, streams)
         is_turned = video is not None and container.format.name in TURNING_FORMATS and _is_turned(packets, video, first)
-        cutter = Cutter(
+        cutter = ChunkCutter(
             video,
             audio,
             uri=self._name,
@@ -281,7 +279,7 @@ class _Publisher:
             raise SourceUnavailable(self._name, reason)
         self._hooks.notes(reason)
 
-    def _pace(self, piece: Piece) -> None:
+    def _pace(self, piece: ChunkMedia) -> None:
         """In real time, let a chunk go when it has been played."""
         if not self._config.realtime or self._is_live or self._stop.is_set():
             return

@@ -35,7 +35,7 @@ MIN_TS_PACKETS = 20  # of a file: FFmpeg does not know MPEG-TS by ten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Timed:
+class TimedPacket:
     """A packet with its times, in seconds of the source."""
 
     packet: Packet[Stream]
@@ -47,7 +47,7 @@ class Timed:
     arrived: float
 
 
-class Stamps:
+class PacketTimes:
     """Give each packet of one stream both its times, in seconds."""
 
     def __init__(self, stream: Stream, shift_seconds: int, uri: str) -> None:
@@ -58,7 +58,7 @@ class Stamps:
         self._next: Fraction | None = None  # decoding time after the last packet
         self._dts: Fraction | None = None
 
-    def timed(self, packet: Packet[Stream], *, is_video: bool, arrived: float) -> Timed:
+    def timed(self, packet: Packet[Stream], *, is_video: bool, arrived: float) -> TimedPacket:
         """Return the packet with its times.
 
         Raises:
@@ -73,7 +73,7 @@ class Stamps:
         if pts is None:
             pts = dts
         self._dts, self._next = dts, dts + duration
-        return Timed(
+        return TimedPacket(
             packet=packet,
             pts=max(pts, dts),
             dts=dts,
@@ -152,7 +152,7 @@ class Muxer:
             part.stream, part.time_base = stream, base
         return found
 
-    def mux(self, items: list[Timed]) -> bytes:
+    def mux(self, items: list[TimedPacket]) -> bytes:
         """Return packets as one file. They keep their times, and can be written again."""
         file = io.BytesIO()
         options = {"avoid_negative_ts": "disabled"} | ({"mpegts_copyts": "1"} if self._format == "mpegts" else {})

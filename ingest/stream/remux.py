@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from ingest.config import PublishConfig
 from ingest.media.timeline import Epoch, Timeline
-from ingest.stream.mux import Muxer, Stamps, Timed
+from ingest.stream.mux import Muxer, PacketTimes, TimedPacket
 
 MAX_CHUNK_SECONDS = 10  # what other programs expect of a chunk; a group of pictures may be longer
 SLACK_SECONDS = Fraction(1, 20)  # keyframes two seconds apart are so but for rounding
@@ -29,7 +29,7 @@ PACKET_BYTES = 200  # what MPEG-TS adds to a packet at most, and 4 bytes to each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class ChunkMedia:
     """One chunk's media. Seconds are media time of the connection, gapless over breaks of the timestamps."""
 
     media: bytes
@@ -39,17 +39,17 @@ class Piece:
     arrived: float  # wall clock at which its first packet that counts came
 
 
-class _Open:
+class _OpenChunk:
     """The chunk that is being filled.
 
     Args:
         priming: Sound of before.
     """
 
-    def __init__(self, priming: list[Timed]) -> None:
-        self.items: list[Timed] = []
+    def __init__(self, priming: list[TimedPacket]) -> None:
+        self.items: list[TimedPacket] = []
         self.cut: int | None = None  # where the keyframe is at which it ends; its leading pictures may be to come
-        self.first_key: Timed | None = None
+        self.first_key: TimedPacket | None = None
         self.inner_key: int | None = None  # the last keyframe but its first one
         self.bytes_muxed = 0
         self._start = self._end = Fraction(0)
@@ -57,7 +57,7 @@ class _Open:
             self.add(item)
         self._priming_count = len(priming)
 
-    def add(self, item: Timed) -> None:
+    def add(self, item: TimedPacket) -> None:
         if item.is_video and self.first_key is None:
             self.first_key, self._start, self._end = item, item.pts, item.pts
         elif item.is_video and item.is_key:
@@ -78,13 +78,13 @@ class _Open:
     def is_empty(self) -> bool:
         return len(self.items) == self._priming_count
 
-    def is_leading(self, item: Timed) -> bool:
+    def is_leading(self, item: TimedPacket) -> bool:
         """Whether a picture is shown before the keyframe that it comes after."""
         key = self.items[self.cut] if self.cut is not None else self.first_key
         return key is not None and item.pts < key.pts
 
 
-class Cutter:
+class ChunkCutter:
     """Cut the packets of one connection into chunks.
 
     Args:
@@ -109,15 +109,15 @@ class Cutter:
         self._config, self._notes, self._now = config, notes, now
         self._video = video
         self._muxer = Muxer(video, audio, uri=uri, is_turned=is_turned)
-        self._stamps = {s.index: Stamps(s, shift_seconds, uri) for s in (video, audio) if s is not None}
+        self._stamps = {s.index: PacketTimes(s, shift_seconds, uri) for s in (video, audio) if s is not None}
         self._timeline = Timeline()
         self._epoch: Epoch | None = None
-        self._open = _Open([])
+        self._open = _OpenChunk([])
         self._lost_count = 0  # pictures since the last one that decodes
         self._has_noted_length = False
         self.dropped_count = 0  # chunks whose pictures were too many bytes
 
-    def push(self, packet: Packet[Stream]) -> Iterator[Piece]:
+    def push(self, packet: Packet[Stream]) -> Iterator[ChunkMedia]:
         """Take the next packet of one of the streams; give the chunks that are now whole."""
         stamps = self._stamps[packet.stream.index]
         for part in self._muxer.filtered(packet):
@@ -132,16 +132,16 @@ class Cutter:
                 yield from self.finish()
                 if self._epoch is not None:
                     self._notes("the source's times jump: a new epoch begins with the next keyframe")
-                self._epoch, self._open = epoch, _Open([])
+                self._epoch, self._open = epoch, _OpenChunk([])
             yield from self._push_video(item) if item.is_video else self._push_audio(item)
 
-    def finish(self) -> Iterator[Piece]:
+    def finish(self) -> Iterator[ChunkMedia]:
         """Give what is left."""
         if not self._open.is_empty:
             yield from self._close(self._open.items)
-        self._open = _Open([])
+        self._open = _OpenChunk([])
 
-    def _push_video(self, item: Timed) -> Iterator[Piece]:
+    def _push_video(self, item: TimedPacket) -> Iterator[ChunkMedia]:
         open_ = self._open
         if open_.cut is not None and not open_.is_leading(item):
             yield from self._split(open_.cut)
@@ -162,18 +162,18 @@ class Cutter:
                 yield from self._split(open_.cut)
         yield from self._limit()
 
-    def _push_audio(self, item: Timed) -> Iterator[Piece]:
+    def _push_audio(self, item: TimedPacket) -> Iterator[ChunkMedia]:
         self._open.add(item)
         if self._open.first_key is None:
             longest = MAX_CHUNK_SECONDS if self._video is not None else self._config.chunk_seconds
             if self._open.seconds >= longest or self._open.bytes_muxed > self._config.max_chunk_bytes:
                 items = self._open.items
                 yield from self._close(items)
-                self._open = _Open(_priming(items))
+                self._open = _OpenChunk(_priming(items))
             return
         yield from self._limit()
 
-    def _limit(self) -> Iterator[Piece]:
+    def _limit(self) -> Iterator[ChunkMedia]:
         """Keep an open chunk with pictures from growing too large or too long."""
         is_large = self._open.bytes_muxed > self._config.max_chunk_bytes
         if not is_large and self._open.seconds <= MAX_CHUNK_SECONDS:
@@ -186,7 +186,7 @@ class Cutter:
                 f"the pictures of a chunk are left out: from keyframe to keyframe over {self._config.max_chunk_bytes}"
                 f" bytes (max_chunk_bytes; {self.dropped_count} so far)"
             )
-            sound = _Open([])
+            sound = _OpenChunk([])
             for item in self._open.items:
                 if not item.is_video:
                     sound.add(item)
@@ -195,20 +195,20 @@ class Cutter:
             self._has_noted_length = True
             self._notes(f"keyframes over {MAX_CHUNK_SECONDS} s apart make chunks as long: set a shorter interval")
 
-    def _split(self, index: int) -> Iterator[Piece]:
+    def _split(self, index: int) -> Iterator[ChunkMedia]:
         """End the open chunk at a keyframe inside it."""
         items = self._open.items
         key = items[index]
         leading = [item for item in items[index + 1 :] if item.is_video and item.pts < key.pts]
         first = items[:index] + ([key, *leading] if leading else [])
-        rest = _Open(_priming(items[:index]))
+        rest = _OpenChunk(_priming(items[:index]))
         for item in items[index:]:
             if item not in leading:
                 rest.add(item)
         self._open = rest
         yield from self._close(first)
 
-    def _close(self, items: list[Timed]) -> Iterator[Piece]:
+    def _close(self, items: list[TimedPacket]) -> Iterator[ChunkMedia]:
         """Mux one chunk."""
         epoch = self._epoch
         assert epoch is not None
@@ -220,7 +220,7 @@ class Cutter:
             self.dropped_count += 1
             self._notes(f"a chunk of {len(media)} bytes is left out (max_chunk_bytes; {self.dropped_count} so far)")
             return
-        yield Piece(
+        yield ChunkMedia(
             media=media,
             media_type=self._muxer.media_type,
             start_seconds=float(epoch.media(first.pts)),
@@ -229,7 +229,7 @@ class Cutter:
         )
 
 
-def _priming(items: list[Timed]) -> list[Timed]:
+def _priming(items: list[TimedPacket]) -> list[TimedPacket]:
     """Return the last few packets of sound."""
     sound = [item for item in items if not item.is_video]
     count = min(len(sound), PRIMING_PACKETS)

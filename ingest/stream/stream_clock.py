@@ -36,7 +36,7 @@ class ClockState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
+class EpochPart:
     """What is new in one chunk, in media time."""
 
     media: MediaInfo
@@ -57,7 +57,7 @@ class StreamClock:
         self._sampling = sampling
         self.state = state or ClockState()
 
-    def place(self, items: Sequence[Decoded]) -> list[Placed]:
+    def place(self, items: Sequence[Decoded]) -> list[EpochPart]:
         """Place one decoded chunk, one value an epoch; mostly one.
 
         Args:
@@ -85,7 +85,7 @@ class StreamClock:
         *,
         is_first: bool,
         is_last: bool,
-    ) -> Placed:
+    ) -> EpochPart:
         zero = summary.zero_seconds
         frames = [item for item in items if isinstance(item, Frame)]
         sounds = [item for item in items if isinstance(item, AudioBlock)]
@@ -107,7 +107,7 @@ class StreamClock:
         self.state = replace(
             state, end_seconds=end_seconds, source_end_seconds=max(state.source_end_seconds, end), is_closed=False
         )
-        return Placed(
+        return EpochPart(
             media=media,
             frames=placed_frames,
             sounds=placed_sounds,

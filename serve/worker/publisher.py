@@ -16,7 +16,7 @@ from rich.console import Console
 from ingest.errors import BrokerUnavailable, DecodeError, SourceError
 from ingest.kafka import Delivery, Producer, Topics
 from ingest.source.source import check_policy, display_uri
-from ingest.stream.chunker import PublishHooks, chunks
+from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import Chunk
 from serve.codec.records import Source, chunk_bytes, source_bytes, video_key
 from serve.errors import SettingsError
@@ -134,14 +134,14 @@ def publish(settings: Settings, source: str, *, collection: str, stream_id: str,
         publisher = Publisher(settings, collection=collection, stream_id=stream_id, report=display.sent, stop=stop)
         stack.callback(publisher.close)
         stack.enter_context(finishing(publisher))
-        for chunk in chunks(
+        for chunk in cut_chunks(
             source,
             collection=collection,
             stream_id=stream_id,
             session=round(time.time() * MILLISECONDS),
             config=replace(settings.publish, realtime=realtime),
             stop=stop,
-            hooks=PublishHooks(notes=display.note, progress=display.advance),
+            hooks=ChunkHooks(notes=display.note, progress=display.advance),
         ):
             publisher.send(chunk)
     return 0

@@ -14,7 +14,7 @@ from encoders.speech.whisper import Transcriber
 from ingest.config import SamplingPolicy
 from ingest.errors import IngestError
 from ingest.kafka import Record
-from ingest.stream.chunk_order import MAX_WAITING_SECONDS, Arrival, ChunkOrder, Missing
+from ingest.stream.chunk_order import MAX_WAITING_SECONDS, Arrival, ChunkOrder, MissingChunks
 from ingest.stream.stream_clock import NO_TICK, ClockState, StreamClock
 from ingest.values import Decoded
 from kinodex.v1 import stream_pb2
@@ -98,7 +98,7 @@ class LiveStream:
         self.next_offset = known.record_offset  # after the newest record taken
         self.held_count = 0  # decoded chunks that wait for an earlier chunk
         self._taken_at = self._decoded_at = effects.monotonic_seconds()  # of the last chunk taken, and decoded
-        self._queue: deque[ReceivedChunk | Missing] = deque()  # in order, not placed yet
+        self._queue: deque[ReceivedChunk | MissingChunks] = deque()  # in order, not placed yet
         self._offsets: dict[tuple[int, int], int] = {}  # (session, sequence) -> offset of chunks that are still needed
         self._boundaries: list[Boundary] = []
 
@@ -172,7 +172,7 @@ class LiveStream:
             if isinstance(item, ReceivedChunk) and not item.is_ready:
                 break
             self._queue.popleft()
-            if isinstance(item, Missing):
+            if isinstance(item, MissingChunks):
                 self._enter_session(item.session)
                 self._note_gap(item.first_sequence, item.chunk_count, MISSING)
                 self._next_sequence = item.first_sequence + item.chunk_count

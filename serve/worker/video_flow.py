@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from encoders.speech.whisper import SpeechStream, SpeechWindow, Transcriber
 from encoders.values import Utterance
-from ingest.stream.stream_clock import MAX_LAG_SECONDS, Placed
+from ingest.stream.stream_clock import MAX_LAG_SECONDS, EpochPart
 from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.codec.records import Gap, SegmentRecord
 from temporal.config import WindowConfig
@@ -30,7 +30,7 @@ SAME_SECONDS = 1e-6  # media times that went through a checkpoint differ by less
 class Step:
     """What one chunk brought, until its pictures are encoded."""
 
-    placed: Placed | None  # None: the end of the video, or of what is known of it
+    placed: EpochPart | None  # None: the end of the video, or of what is known of it
     frames: tuple[Frame, ...] = ()
     vectors: NDArray[np.float32] | None = None
     is_last: bool = False  # with no `placed`: of the video
@@ -130,7 +130,7 @@ class VideoFlow:
 
     # ---- in
 
-    def place(self, placed: Placed, *, append_seconds: float, recorded_time: float | None) -> Submission:
+    def place(self, placed: EpochPart, *, append_seconds: float, recorded_time: float | None) -> Submission:
         """Take what is new in one chunk, and return what is to be encoded of it."""
         self.media = self.media or placed.media
         self._epoch_starts[placed.epoch] = placed.epoch_start_seconds
@@ -213,7 +213,7 @@ class VideoFlow:
 
     # ---- within
 
-    def _listen(self, placed: Placed) -> list[Speech]:
+    def _listen(self, placed: EpochPart) -> list[Speech]:
         if placed.opens_epoch or not self._sound_end_seconds:
             self._sound_end_seconds = placed.epoch_start_seconds
         has_sound = placed.media.audio_codec is not None

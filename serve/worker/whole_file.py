@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ingest.errors import IngestError
 from ingest.kafka import Record
-from ingest.stream.stream_clock import MAX_LAG_SECONDS, Placed
+from ingest.stream.stream_clock import MAX_LAG_SECONDS, EpochPart
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.codec.records import Source
 from serve.worker.video_flow import Submission, VideoFlow
@@ -30,14 +30,14 @@ class FileWork:
         self.failure: IngestError | None = None
         self.is_cancelled = False
         self._free = threading.BoundedSemaphore(MAX_PIECES)
-        self._placing: deque[Placed | None] = deque()  # None: the end
+        self._placing: deque[EpochPart | None] = deque()  # None: the end
         self._under_way: deque[Submission] = deque()
         self._has_ended = False
         self.published: set[bytes] = set()  # keys of its segments
 
     # ---- the decoding thread's
 
-    def put(self, placed: Placed | None) -> None:
+    def put(self, placed: EpochPart | None) -> None:
         """Hand over a piece, or the end; waits while too many are under way.
 
         Raises:
@@ -93,7 +93,7 @@ def is_encoded(submission: Submission) -> bool:
     return submission.step.is_done and all(speech.is_done for speech in submission.speech)
 
 
-def recorded_time(source: Source, placed: Placed) -> float | None:
+def recorded_time(source: Source, placed: EpochPart) -> float | None:
     return None if source.recorded_time is None else source.recorded_time + placed.start_seconds
 
 
@@ -107,7 +107,7 @@ class Pieces:
         self._epoch = -1
         self._epoch_start = self._end = 0.0
 
-    def push(self, item: Decoded) -> list[Placed]:
+    def push(self, item: Decoded) -> list[EpochPart]:
         """Take the next item; return the pieces that are whole now."""
         if isinstance(item, MediaInfo):
             self._media = item
@@ -121,7 +121,7 @@ class Pieces:
         self._end = max(self._end, item.pts_seconds if isinstance(item, Frame) else item.end_seconds)
         return found + self._cut() if self._frame_count >= PIECE_FRAMES else found
 
-    def _cut(self, *, is_last: bool = False) -> list[Placed]:
+    def _cut(self, *, is_last: bool = False) -> list[EpochPart]:
         assert self._media is not None
         items, self._items, self._frame_count = self._items, [], 0
         opens = items[0].epoch != self._epoch
@@ -129,7 +129,7 @@ class Pieces:
         if opens:
             self._epoch, self._epoch_start = items[0].epoch, start if items[0].epoch else 0.0
         return [
-            Placed(
+            EpochPart(
                 media=self._media,
                 frames=tuple(item for item in items if isinstance(item, Frame)),
                 sounds=tuple(item for item in items if isinstance(item, AudioBlock)),

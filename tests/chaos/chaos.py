@@ -35,7 +35,7 @@ from kafka import KafkaConsumer, TopicPartition  # noqa: E402
 
 from ingest.config import KafkaConfig, PublishConfig  # noqa: E402
 from ingest.kafka import PartitionReader, Producer, Topics, create_topics  # noqa: E402
-from ingest.stream.chunker import chunks  # noqa: E402
+from ingest.stream.chunker import cut_chunks  # noqa: E402
 from ingest.values import Chunk  # noqa: E402
 from kinodex.v1 import stream_pb2  # noqa: E402
 from serve.catalog.catalog import Catalog  # noqa: E402
@@ -102,7 +102,7 @@ def cut(names: Sequence[str]) -> dict[str, list[Chunk]]:
         mine: list[Chunk] = []
         for file in STREAMS[name]:
             config = PublishConfig(chunk_seconds=2.0)
-            for chunk in chunks(str(VIDEOS / file), collection="chaos", stream_id=name, session=1, config=config):
+            for chunk in cut_chunks(str(VIDEOS / file), collection="chaos", stream_id=name, session=1, config=config):
                 if not chunk.end_of_stream:
                     mine.append(replace(chunk, sequence=len(mine)))
         mine.append(Chunk(collection="chaos", stream_id=name, session=1, sequence=len(mine), end_of_stream=True))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ingest.config import PublishConfig
-from ingest.stream.chunker import PublishHooks, chunks
+from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import Chunk
 from support.media import Sound, Track, times, write
 
@@ -59,9 +59,11 @@ def made(path: Path, name: str) -> tuple[str, Track]:
     return str(target), track
 
 
-def published(source: str, *, config: PublishConfig | None = None, hooks: PublishHooks | None = None) -> list[Chunk]:
+def published(source: str, *, config: PublishConfig | None = None, hooks: ChunkHooks | None = None) -> list[Chunk]:
     """Return the chunks with media; check their names and numbers, and the end."""
-    found = list(chunks(source, collection="c", stream_id="s", session=7, config=config, hooks=hooks or PublishHooks()))
+    found = list(
+        cut_chunks(source, collection="c", stream_id="s", session=7, config=config, hooks=hooks or ChunkHooks())
+    )
     assert [chunk.sequence for chunk in found] == list(range(len(found)))
     assert {(chunk.collection, chunk.stream_id, chunk.session) for chunk in found} == {("c", "s", 7)}
     assert [chunk.end_of_stream for chunk in found] == [False] * (len(found) - 1) + [True]

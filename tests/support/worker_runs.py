@@ -16,7 +16,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from ingest.config import KafkaConfig, PublishConfig, SourceConfig
 from ingest.kafka import Delivery, PartitionReader, Producer, Record, Topics, create_topics
-from ingest.stream.chunker import chunks
+from ingest.stream.chunker import cut_chunks
 from ingest.values import Chunk
 from kinodex.v1 import stream_pb2
 from serve.codec.records import SegmentRecord, chunk_bytes, read_segment, video_key
@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 60.0  # two cores may be busy with other tests
 def cut(path: Path, stream_id: str, *, collection: str = "cams", session: int = 1) -> list[Chunk]:
     """Cut a file into the chunks of a stream, the end included."""
     config = PublishConfig(chunk_seconds=2.0)
-    return list(chunks(str(path), collection=collection, stream_id=stream_id, session=session, config=config))
+    return list(cut_chunks(str(path), collection=collection, stream_id=stream_id, session=session, config=config))
 
 
 class Topic:

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from ingest.stream.chunk_order import MAX_WAITING_COUNT, MAX_WAITING_SECONDS, Arrival, ChunkOrder, Missing
+from ingest.stream.chunk_order import MAX_WAITING_COUNT, MAX_WAITING_SECONDS, Arrival, ChunkOrder, MissingChunks
 
 
-def drained(order: ChunkOrder[str]) -> list[str | Missing]:
+def drained(order: ChunkOrder[str]) -> list[str | MissingChunks]:
     found = []
     while (one := order.next()) is not None:
         found.append(one)
@@ -18,8 +18,8 @@ def push(order: ChunkOrder[str], sequence: int, *, session: int = 1, at: float =
     return order.push(f"{session}/{sequence}", session=session, sequence=sequence, append_seconds=at)
 
 
-def missing(first: int, count: int, session: int = 1) -> Missing:
-    return Missing(session=session, first_sequence=first, chunk_count=count)
+def missing(first: int, count: int, session: int = 1) -> MissingChunks:
+    return MissingChunks(session=session, first_sequence=first, chunk_count=count)
 
 
 @pytest.mark.parametrize("seed", range(5))

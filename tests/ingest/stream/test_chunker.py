@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ingest.config import PublishConfig
-from ingest.stream.chunker import PublishHooks, chunks
+from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import SAMPLE_RATE_HZ
 from support.chunked import EVEN, MEDIA, NINE, made, media_of, published
 from support.joined import decoded, joined_frames, joined_sound, source_frames, source_sound, summary_of
@@ -30,8 +30,8 @@ class FakeTime:
         self.slept.append(seconds)
         self.seconds += seconds
 
-    def hooks(self, **more: Any) -> PublishHooks:
-        hooks = PublishHooks(now=lambda: 1e9 + self.seconds, monotonic=lambda: self.seconds, sleep=self.sleep)
+    def hooks(self, **more: Any) -> ChunkHooks:
+        hooks = ChunkHooks(now=lambda: 1e9 + self.seconds, monotonic=lambda: self.seconds, sleep=self.sleep)
         return replace(hooks, **more)
 
 
@@ -139,7 +139,7 @@ def test_a_group_longer_than_ten_seconds_makes_a_chunk_as_long(tmp_path: Path) -
     source, notes = tmp_path / "source.mp4", list[str]()
     track = Track(times=times(300, 10), gop=125, options={"x264-params": "scenecut=0"})
     write(source, format="mp4", video=track, sounds=[Sound(seconds=30.0)])
-    found = published(str(source), hooks=PublishHooks(notes=notes.append))
+    found = published(str(source), hooks=ChunkHooks(notes=notes.append))
     assert len(found) == 3
     assert len(notes) == 1
     assert "over 10 s apart" in notes[0]
@@ -188,7 +188,7 @@ def test_a_group_of_too_many_bytes_loses_its_pictures_and_keeps_its_sound(tmp_pa
     )
     write(source, format="mp4", video=track, sounds=[Sound(seconds=9.0)])
     config = PublishConfig(max_chunk_bytes=400_000)
-    found = published(str(source), config=config, hooks=PublishHooks(notes=notes.append))
+    found = published(str(source), config=config, hooks=ChunkHooks(notes=notes.append))
     assert any("max_chunk_bytes; 1 so far" in note for note in notes)
     assert any("pictures before a keyframe are left out" in note for note in notes)
     begin, sound = joined_sound(media_of(found))
@@ -232,7 +232,7 @@ def with_jump(path: Path, *, forward: int = 0, second_start: int = 0, drop: int 
 def test_a_jump_of_the_times_ends_a_chunk(first: int, second: int, tmp_path: Path) -> None:
     notes: list[str] = []
     source = with_jump(tmp_path / "source.ts", second_start=first, forward=second)
-    found = published(source, hooks=PublishHooks(notes=notes.append))
+    found = published(source, hooks=ChunkHooks(notes=notes.append))
     summaries = [summary_of(decoded(piece)) for piece in media_of(found)]
     assert [summary.epoch_count for summary in summaries] == [1] * len(found)
     starts = [summary.start_seconds for summary in summaries]
@@ -243,7 +243,7 @@ def test_a_jump_of_the_times_ends_a_chunk(first: int, second: int, tmp_path: Pat
 def test_pictures_between_a_jump_and_the_next_keyframe_are_left_out(tmp_path: Path) -> None:
     notes: list[str] = []
     source = with_jump(tmp_path / "source.ts", forward=60, drop=12)
-    found = published(source, hooks=PublishHooks(notes=notes.append))
+    found = published(source, hooks=ChunkHooks(notes=notes.append))
     assert any("pictures before a keyframe are left out" in note for note in notes)
     for piece in media_of(found):
         assert summary_of(decoded(piece)).error_count == 0
@@ -252,7 +252,7 @@ def test_pictures_between_a_jump_and_the_next_keyframe_are_left_out(tmp_path: Pa
 def test_chunks_of_a_file_are_dated_from_its_recording(tmp_path: Path) -> None:
     source, _ = made(tmp_path, "h264-mp4")
     assert {chunk.start_time for chunk in published(source)} == {None}
-    found = list(chunks(source, collection="c", stream_id="s", session=0, recorded_time=1e9))
+    found = list(cut_chunks(source, collection="c", stream_id="s", session=0, recorded_time=1e9))
     assert [chunk.start_time for chunk in found[:-1]] == pytest.approx([1e9 + 2 * i for i in range(len(found) - 1)])
 
 
@@ -261,7 +261,7 @@ def test_in_real_time_a_chunk_comes_when_it_has_been_played(tmp_path: Path) -> N
     clock = FakeTime()
     come = []
     config = PublishConfig(realtime=True)
-    for chunk in chunks(source, collection="c", stream_id="s", session=0, config=config, hooks=clock.hooks()):
+    for chunk in cut_chunks(source, collection="c", stream_id="s", session=0, config=config, hooks=clock.hooks()):
         come.append((clock.seconds, chunk.start_time))
     seconds, dated = zip(*come[:-1], strict=True)
     assert seconds == pytest.approx([2, 4, 6, 8, 9], abs=0.2)
@@ -273,7 +273,7 @@ def test_a_stop_gives_the_open_chunk_and_the_end(tmp_path: Path) -> None:
     source, _ = made(tmp_path, "h264-mp4")
     stop = threading.Event()
     found = []
-    for chunk in chunks(source, collection="c", stream_id="s", session=0, stop=stop):
+    for chunk in cut_chunks(source, collection="c", stream_id="s", session=0, stop=stop):
         found.append(chunk)
         stop.set()
     assert [bool(chunk.media) for chunk in found] == [True, True, False]
@@ -284,7 +284,7 @@ def test_a_stop_gives_the_open_chunk_and_the_end(tmp_path: Path) -> None:
 def test_progress_tells_of_media_chunks_and_bytes(tmp_path: Path) -> None:
     source, _ = made(tmp_path, "h264-mp4")
     told: list[tuple[float, int, int]] = []
-    found = published(source, hooks=PublishHooks(progress=lambda *numbers: told.append(numbers)))
+    found = published(source, hooks=ChunkHooks(progress=lambda *numbers: told.append(numbers)))
     assert [count for _, count, _ in told] == list(range(1, len(found) + 1))
     assert told[-1][2] == sum(len(chunk.media) for chunk in found)
     assert told[-1][0] == pytest.approx(9, abs=0.1)

@@ -8,7 +8,7 @@ import av
 import pytest
 
 from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
-from ingest.stream.chunker import chunks
+from ingest.stream.chunker import cut_chunks
 from support.chunked import NINE, made, media_of, published
 from support.joined import decoded, joined_frames, summary_of
 from support.marks import first_quick
@@ -22,7 +22,7 @@ def quiet() -> None:
 
 def failing(source: str) -> Exception:
     with pytest.raises((DecodeError, SourceNotFound, SourceUnreadable)) as caught:
-        list(chunks(source, collection="c", stream_id="s", session=0))
+        list(cut_chunks(source, collection="c", stream_id="s", session=0))
     assert "\n" not in str(caught.value)
     return caught.value
 

@@ -14,7 +14,7 @@ import pytest
 
 from ingest.config import PublishConfig
 from ingest.errors import DecodeError, SourceNotFound, SourceUnavailable, SourceUnreadable
-from ingest.stream.chunker import PublishHooks, chunks
+from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import Chunk
 from support.joined import decoded, joined_frames, summary_of
 from support.media import Sound, Track, times, write, written
@@ -93,9 +93,9 @@ class Run:
         self.waits: list[float] = []
         self.stop = threading.Event()
         self._wait_count, self._chunk_count = wait_count, chunk_count
-        hooks = PublishHooks(notes=self.note, progress=self.progress, monotonic=lambda: self.waited, sleep=self.sleep)
+        hooks = ChunkHooks(notes=self.note, progress=self.progress, monotonic=lambda: self.waited, sleep=self.sleep)
         names = {"collection": "c", "stream_id": "s"}
-        self._chunks = chunks(source, **names, session=3, config=SHORT, stop=self.stop, hooks=hooks)
+        self._chunks = cut_chunks(source, **names, session=3, config=SHORT, stop=self.stop, hooks=hooks)
 
     def note(self, line: str) -> None:
         self.notes.append(line)
