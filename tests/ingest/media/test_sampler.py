@@ -188,7 +188,7 @@ def test_a_tick_s_window_is_half_open(pts: str, tick: int) -> None:
     assert tick_of(Fraction(pts)) == tick
 
 
-class Placed:
+class Placement:
     """A timeline fed with numbers."""
 
     def __init__(self) -> None:
@@ -206,21 +206,21 @@ class Placed:
 
 
 def test_reordered_pictures_are_no_step_backward() -> None:
-    placed = Placed()
+    placed = Placement()
     for dts, pts in [(0, 2), (1, 9), (2, 5), (3, 3), (4, 4), (5, 7)]:
         assert placed.put(0, dts, pts).index == 0
 
 
 @pytest.mark.parametrize(("to", "index"), [(9.1, 0), (8.9, 1), (19.9, 0), (20.2, 1), (36_000, 1), (-5, 1)])
 def test_an_epoch_opens_at_a_step_back_of_a_second_or_a_gap_of_ten(to: float, index: int) -> None:
-    placed = Placed()
+    placed = Placement()
     for k in range(11):
         placed.put(0, k, duration=0.1)
     assert placed.put(0, to).index == index
 
 
 def test_media_time_goes_on_where_the_epoch_before_ended() -> None:
-    placed = Placed()
+    placed = Placement()
     placed.put(0, 100, duration=1)
     placed.put(0, 101, duration=1)
     second = placed.put(0, 50, duration=1)
@@ -229,7 +229,7 @@ def test_media_time_goes_on_where_the_epoch_before_ended() -> None:
 
 
 def test_streams_that_meet_a_break_one_after_the_other_share_an_epoch() -> None:
-    placed = Placed()
+    placed = Placement()
     for stream in (0, 1):
         placed.put(stream, 0, duration=5)
         placed.put(stream, 4.5, duration=0.5)
@@ -243,7 +243,7 @@ def test_streams_that_meet_a_break_one_after_the_other_share_an_epoch() -> None:
 
 
 def test_one_stream_that_goes_on_bridges_the_gap_of_another() -> None:
-    placed = Placed()
+    placed = Placement()
     placed.put(0, 0)
     for k in range(30):
         placed.put(1, k, duration=1)
@@ -251,7 +251,7 @@ def test_one_stream_that_goes_on_bridges_the_gap_of_another() -> None:
 
 
 def test_a_declared_duration_is_believed_up_to_a_minute() -> None:
-    believed, absurd = Placed(), Placed()
+    believed, absurd = Placement(), Placement()
     believed.put(0, 0, duration=45)
     assert believed.put(0, 45).index == 0
     absurd.put(0, 0, duration=3600)
@@ -259,7 +259,7 @@ def test_a_declared_duration_is_believed_up_to_a_minute() -> None:
 
 
 def test_a_decoding_time_that_is_missing_is_no_break() -> None:
-    placed = Placed()
+    placed = Placement()
     assert [placed.put(0, *at).index for at in ((None, 0), (None, 3), (0, 0.04), (0.04, 0.5), (0.5, 9.5))] == [0] * 5
 
 

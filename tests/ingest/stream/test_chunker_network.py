@@ -169,7 +169,7 @@ def test_a_file_that_breaks_off_for_good_ends_the_stream_and_is_an_error(
 
     found: list[Chunk] = []
     with pytest.raises((SourceUnavailable, SourceUnreadable)):
-        found.extend(chunks(serve(answer) + "/a.mp4", collection="c", stream_id="s", session=0))
+        found.extend(cut_chunks(serve(answer) + "/a.mp4", collection="c", stream_id="s", session=0))
     assert 2 <= len(found) < 9
     assert [chunk.end_of_stream for chunk in found] == [False] * (len(found) - 1) + [True]
 
