@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -27,8 +28,15 @@ from numpy.typing import NDArray
 from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import MediaInfo
 from serve.catalog.reader import CatalogReader, Kind, WordMatch
-from serve.catalog.rows import StoredTraits, generic_json, metadata_json, uri_bytes, vector_bytes, words_json
-from serve.catalog.spelling import normalise
+from serve.catalog.rows import (
+    StoredTraits,
+    generic_json,
+    insert_frames,
+    insert_segment,
+    insert_utterances,
+    metadata_json,
+    uri_bytes,
+)
 from serve.catalog.sqlite import WriterLock, connect_editor, connect_writer, readable_failures
 from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.values import EncoderSpace
@@ -140,16 +148,7 @@ class Catalog(CatalogReader):
             ).fetchone()
             if last is not None and last[0] != vectors.shape[1]:
                 raise ValueError(f"vectors must be {last[0]} wide as those before, got {vectors.shape[1]}")
-            write.execute(
-                "INSERT INTO frame_blocks (video_row, frame_count, width, epochs, pts_seconds, vectors)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (row, len(times), vectors.shape[1], embeddings.epochs.astype("<i4").tobytes(),
-                 times.astype("<f8").tobytes(), vectors.astype("<f2").tobytes()),
-            )  # fmt: skip
-            write.executemany(
-                "INSERT INTO thumbnails (video_row, pts_seconds, jpeg) VALUES (?, ?, ?)",
-                ((row, float(at), jpeg) for at, jpeg in zip(times, thumbnails, strict=True)),
-            )
+            insert_frames(write, row, embeddings, thumbnails)
 
     def add_utterances(self, row: int, utterances: Sequence[Utterance], vectors: NDArray[np.float32]) -> None:
         """Append utterances, later than those before.
@@ -163,30 +162,14 @@ class Catalog(CatalogReader):
             raise ValueError(f"vectors must be ({len(utterances)}, D), got {vectors.shape}")
         with self.writing() as write:
             first = self._next_position("utterances", row)
-            write.executemany(
-                "INSERT INTO utterances (video_row, position, epoch, start_seconds, end_seconds, text, search_text,"
-                " words, language, avg_logprob, no_speech_prob, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (row, first + n, said.epoch, said.start_seconds, said.end_seconds, said.text,
-                     normalise(said.text), words_json(said.words), said.language, said.avg_logprob,
-                     said.no_speech_prob, vector_bytes(vector))
-                    for n, (said, vector) in enumerate(zip(utterances, vectors, strict=True))
-                ),
-            )  # fmt: skip
+            insert_utterances(write, row, zip(count(first), utterances, vectors, strict=False))
 
     def add_segments(self, row: int, segments: Sequence[Segment]) -> None:
         """Append segments, later than those before."""
         with self.writing() as write:
             first = self._next_position("segments", row)
-            write.executemany(
-                "INSERT INTO segments (video_row, position, segment_id, epoch, segment_index, start_seconds,"
-                " end_seconds, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (row, first + n, segment.segment_id, segment.epoch, segment.index, segment.span.start_seconds,
-                     segment.span.end_seconds, None if segment.vector is None else vector_bytes(segment.vector))
-                    for n, segment in enumerate(segments)
-                ),
-            )  # fmt: skip
+            for position, segment in enumerate(segments, start=first):
+                insert_segment(write, row, position, segment)
 
     def add_traits(self, row: int, traits: StoredTraits) -> None:
         """Say once, after all frames, what no question changes in them."""

@@ -1,7 +1,8 @@
 """How values lie in the catalog's columns: URIs and arrays as bytes, the rest as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import Utterance, Word
+from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import MediaInfo
+from serve.catalog.spelling import normalise
 from serve.errors import DataDirectoryInvalid
 from serve.values import Video, WallClockAnchor
+from temporal.values import Segment
 
 Generic = Mapping[float, tuple[float, float]]  # softmax temperature -> mean, spread of the scores of some captions
 VIDEO_FIELDS = (
@@ -48,6 +51,94 @@ def uri_of(data: bytes) -> str:
 
 def metadata_json(metadata: Mapping[str, str]) -> str:
     return json.dumps(dict(metadata), sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveColumns:
+    """Columns of `segments` that matter for live videos; the defaults are a file's."""
+
+    revision: int = 0
+    is_final: bool = True
+    added_time: float | None = None  # seconds since 1970
+    source_append_time: float | None = None  # of the oldest record it was made of, seconds since 1970
+    recorded_time: float | None = None  # of the start of its span, seconds since 1970
+    watermark_seconds: float | None = None
+    is_last: bool = False
+    gaps: Sequence[str] = ()
+    size_bytes: int = 0
+
+
+FILE_COLUMNS = LiveColumns()
+
+
+def insert_segment(
+    write: sqlite3.Connection, video_row: int, position: int, segment: Segment, live: LiveColumns = FILE_COLUMNS
+) -> int:
+    """Insert a segment; return its id."""
+    segment_row = write.execute(
+        "INSERT INTO segments (video_row, position, segment_id, epoch, segment_index, start_seconds, end_seconds,"
+        " vector, revision, final, added_time, source_append_time, recorded_time, watermark_seconds, last, gaps,"
+        " size_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (video_row, position, segment.segment_id, segment.epoch, segment.index, segment.span.start_seconds,
+         segment.span.end_seconds, None if segment.vector is None else vector_bytes(segment.vector), live.revision,
+         live.is_final, live.added_time, live.source_append_time, live.recorded_time, live.watermark_seconds,
+         live.is_last, json.dumps(list(live.gaps)), live.size_bytes),
+    ).lastrowid  # fmt: skip
+    assert segment_row is not None  # an INSERT always has one
+    return segment_row
+
+
+def insert_frames(
+    write: sqlite3.Connection,
+    video_row: int,
+    frames: FrameEmbeddings,
+    thumbnails: Sequence[bytes],
+    segment_row: int | None = None,
+) -> None:
+    """Insert a block of at least one frame, vectors as float16, and a thumbnail for each frame.
+
+    Args:
+        thumbnails: JPEGs, as many as there are frames.
+        segment_row: The segment of a live video that introduces them.
+    """
+    times, vectors = frames.pts_seconds, frames.vectors
+    write.execute(
+        "INSERT INTO frame_blocks (video_row, segment_row, frame_count, width, epochs, pts_seconds, vectors)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (video_row, segment_row, len(times), vectors.shape[1], frames.epochs.astype("<i4").tobytes(),
+         times.astype("<f8").tobytes(), vectors.astype("<f2").tobytes()),
+    )  # fmt: skip
+    write.executemany(
+        "INSERT INTO thumbnails (video_row, segment_row, pts_seconds, jpeg) VALUES (?, ?, ?, ?)",
+        ((video_row, segment_row, float(at), jpeg) for at, jpeg in zip(times, thumbnails, strict=True)),
+    )
+
+
+def insert_utterances(
+    write: sqlite3.Connection,
+    video_row: int,
+    utterances: Iterable[tuple[int, Utterance, NDArray[np.float32]]],
+    segment_row: int | None = None,
+    added_time: float | None = None,
+) -> None:
+    """Insert utterances.
+
+    Args:
+        utterances: Position, utterance and unit vector, float32 (D,), D = 0 without a sentence encoder.
+        segment_row: The segment of a live video that introduces them.
+        added_time: When the row of a live video is added, seconds since 1970.
+    """
+    write.executemany(
+        "INSERT INTO utterances (video_row, segment_row, position, epoch, start_seconds, end_seconds, text,"
+        " search_text, words, language, avg_logprob, no_speech_prob, vector, added_time)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (video_row, segment_row, position, utterance.epoch, utterance.start_seconds, utterance.end_seconds,
+             utterance.text, normalise(utterance.text), words_json(utterance.words), utterance.language,
+             utterance.avg_logprob, utterance.no_speech_prob, vector_bytes(vector), added_time)
+            for position, utterance, vector in utterances
+        ),
+    )  # fmt: skip
 
 
 def words_json(words: Sequence[Word]) -> str:

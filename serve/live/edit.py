@@ -10,11 +10,19 @@ from enum import StrEnum
 
 import numpy as np
 
+from encoders.values import FrameEmbeddings
 from serve.catalog.blocks import MOST_UTTERANCES, block_of, epoch_range, segment_position, utterance_position
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import prune_events
-from serve.catalog.rows import metadata_json, uri_bytes, vector_bytes, words_json
-from serve.catalog.spelling import normalise
+from serve.catalog.rows import (
+    LiveColumns,
+    insert_frames,
+    insert_segment,
+    insert_utterances,
+    metadata_json,
+    uri_bytes,
+    words_json,
+)
 from serve.codec.records import SegmentRecord
 
 logger = logging.getLogger(__name__)
@@ -149,48 +157,41 @@ class LiveEdit:
         return Outcome.APPLIED
 
     def _insert(self, video: _Video, position: int, record: SegmentRecord, watermark: float) -> None:
-        segment, frames, new_count = record.segment, record.frames, len(record.thumbnails)
-        new = slice(len(frames.pts_seconds) - new_count, None)
-        times, vectors = frames.pts_seconds[new], frames.vectors[new]
-        said = list(zip(record.utterances, record.utterance_vectors, strict=True))[record.continued_count :]
-        vector = None if segment.vector is None else vector_bytes(segment.vector)
-        arrays = (vectors.astype("<f2").tobytes(), times.astype("<f8").tobytes())
-        spoken = [(one, words_json(one.words), vector_bytes(sentence)) for one, sentence in said]
-        size = len(vector or b"") + sum(map(len, (*arrays, *record.thumbnails)))
-        size += sum(2 * len(one.text) + len(words) + len(sentence or b"") for one, words, sentence in spoken)
-        segment_row = self.edit.execute(
-            "INSERT INTO segments (video_row, position, segment_id, epoch, segment_index, start_seconds, end_seconds,"
-            " vector, revision, final, added_time, source_append_time, recorded_time, watermark_seconds, last, gaps,"
-            " size_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (video.row, position, segment.segment_id, segment.epoch, segment.index, segment.span.start_seconds,
-             segment.span.end_seconds, vector, record.revision, record.is_final, self.now, record.source_append_time,
-             record.recorded_time, watermark, record.is_last, json.dumps([str(gap) for gap in record.gaps]), size),
-        ).lastrowid  # fmt: skip
-        assert segment_row is not None  # an INSERT always has one
+        new_count = len(record.thumbnails)  # frames that no earlier segment holds: the last ones
+        first = len(record.frames.pts_seconds) - new_count
+        frames = FrameEmbeddings(
+            epochs=np.full(new_count, record.segment.epoch, np.int32),
+            pts_seconds=record.frames.pts_seconds[first:],
+            vectors=record.frames.vectors[first:],
+        )
+        utterances = record.utterances[record.continued_count :]
+        vectors = record.utterance_vectors[record.continued_count :]
+        vector = record.segment.vector
+        # As the rows store it: float32 vectors, frames as float64 times and float16 vectors, each text twice.
+        size = (0 if vector is None else 4 * vector.size) + vectors.size * 4 + frames.vectors.size * 2 + 8 * new_count
+        size += sum(map(len, record.thumbnails))
+        size += sum(2 * len(utterance.text) + len(words_json(utterance.words)) for utterance in utterances)
+        live = LiveColumns(
+            revision=record.revision,
+            is_final=record.is_final,
+            added_time=self.now,
+            source_append_time=record.source_append_time,
+            recorded_time=record.recorded_time,
+            watermark_seconds=watermark,
+            is_last=record.is_last,
+            gaps=[str(gap) for gap in record.gaps],
+            size_bytes=size,
+        )
+        segment_row = insert_segment(self.edit, video.row, position, record.segment, live)
         if new_count:
-            self.edit.execute(
-                "INSERT INTO frame_blocks (video_row, frame_count, width, epochs, pts_seconds, vectors, segment_row)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (video.row, new_count, vectors.shape[1], np.full(new_count, segment.epoch, "<i4").tobytes(),
-                 arrays[1], arrays[0], segment_row),
-            )  # fmt: skip
-            self.edit.executemany(
-                "INSERT INTO thumbnails (video_row, pts_seconds, jpeg, segment_row) VALUES (?, ?, ?, ?)",
-                ((video.row, float(at), jpeg, segment_row) for at, jpeg in zip(times, record.thumbnails, strict=True)),
-            )
-        self.edit.executemany(
-            "INSERT INTO utterances (video_row, position, epoch, start_seconds, end_seconds, text, search_text, words,"
-            " language, avg_logprob, no_speech_prob, vector, segment_row, added_time)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (video.row, utterance_position(position, place), one.epoch, one.start_seconds, one.end_seconds,
-                 one.text, normalise(one.text), words, one.language, one.avg_logprob, one.no_speech_prob, sentence,
-                 segment_row, self.now)
-                for place, (one, words, sentence) in enumerate(spoken)
-            ),
-        )  # fmt: skip
+            insert_frames(self.edit, video.row, frames, record.thumbnails, segment_row)
+        rows = [
+            (utterance_position(position, place), utterance, vector)
+            for place, (utterance, vector) in enumerate(zip(utterances, vectors, strict=True))
+        ]
+        insert_utterances(self.edit, video.row, rows, segment_row, self.now)
         self._search_table("rowid, search_text", "id, search_text", segment_row)
-        self._changed(video, position, 1, new_count, len(spoken), size)
+        self._changed(video, position, 1, new_count, len(utterances), size)
 
     def _remove(self, video: _Video, segment_row: int, position: int) -> None:
         frames, said, size = self.edit.execute(
