@@ -11,9 +11,16 @@ from enum import StrEnum
 import numpy as np
 
 from encoders.values import FrameEmbeddings
-from serve.catalog.blocks import MOST_UTTERANCES, block_of, epoch_range, segment_position, utterance_position
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import prune_events
+from serve.catalog.live_blocks import (
+    MOST_UTTERANCES,
+    block_of,
+    epoch_of,
+    epoch_range,
+    segment_position,
+    utterance_position,
+)
 from serve.catalog.rows import (
     LiveColumns,
     insert_frames,
@@ -212,7 +219,7 @@ class LiveEdit:
 
     def _changed(self, video: _Video, position: int, segments: int, frames: int, utterances: int, size: int) -> None:
         video.is_touched = True
-        video.epochs.add(position // (epoch_range(0)[1] + 1))
+        video.epochs.add(epoch_of(position))
         video.blocks.add(block_of(position))
         video.segment_count += segments
         video.frame_count += frames

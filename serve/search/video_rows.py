@@ -1,6 +1,6 @@
 """Rows of videos in memory: of a file read once, of a live video read again only where they changed.
 
-A live video's rows are kept in blocks of neighbouring segments (serve.catalog.blocks), and the catalog says when each
+A live video's rows are kept in blocks of neighbouring segments (serve.catalog.live_blocks), and the catalog says when each
 block
 last changed. So what a change costs does not grow with the length of the video. What is kept never changes: a newer
 version is another value, which shares the blocks that are the same, and whoever is still at work on the older one is
@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
-from serve.catalog.blocks import block_range
-from serve.catalog.live_blocks import block_changes, positions_of
+from serve.catalog.live_blocks import block_changes, block_range
 from serve.catalog.reader import CatalogReader
 from serve.catalog.rows import FRAME_FIELDS, UTTERANCE_FIELDS, StoredFrames, frames_of, utterance_of
 from serve.index.halves import Halves, JoinedHalves
@@ -105,7 +104,7 @@ def read_frames(catalog: CatalogReader, row: int, version: int, before: VideoFra
     def read(block: int) -> FrameBlock | None:
         found = catalog.rows(
             f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
-            " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position", row, *block_range(block),
+            " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position", row, *block_range("segments", block),
         )  # fmt: skip
         return FrameBlock.of(frames_of(found, catalog.directory)) if found else None
 
@@ -166,7 +165,7 @@ def read_transcript(catalog: CatalogReader, row: int, version: int, before: Tran
     def read(block: int) -> TranscriptBlock | None:
         found = catalog.rows(
             f"SELECT position, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND position BETWEEN ? AND ?"
-            " ORDER BY position", row, *positions_of("utterances", block),
+            " ORDER BY position", row, *block_range("utterances", block),
         )  # fmt: skip
         if not found:
             return None
