@@ -1,10 +1,9 @@
 """Rows of videos in memory: of a file read once, of a live video read again only where they changed.
 
-A live video's rows are kept in blocks of neighbouring segments (serve.catalog.live_blocks), and the catalog says when each
-block
-last changed. So what a change costs does not grow with the length of the video. What is kept never changes: a newer
-version is another value, which shares the blocks that are the same, and whoever is still at work on the older one is
-not disturbed.
+A live video's rows are kept in blocks of neighbouring segments, and the catalog says when each block last changed
+(serve.catalog.live_blocks). So what a change costs does not grow with the length of the video. What is kept never
+changes: a newer version is another value, which shares the blocks that are the same, and whoever is still at work on
+the older one is not disturbed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -104,7 +103,8 @@ def read_frames(catalog: CatalogReader, row: int, version: int, before: VideoFra
     def read(block: int) -> FrameBlock | None:
         found = catalog.rows(
             f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
-            " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position", row, *block_range("segments", block),
+            " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position", row,
+            *block_range("segments", block),
         )  # fmt: skip
         return FrameBlock.of(frames_of(found, catalog.directory)) if found else None
 

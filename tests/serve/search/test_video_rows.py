@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.catalog import blocks as positions
 from serve.catalog import live_blocks
 from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.rows import StoredFrames, words_of
