@@ -35,8 +35,7 @@ def live(catalog: Catalog) -> LiveRows:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of four segments, so that short streams have several."""
-    for module in (positions, live_blocks):
-        monkeypatch.setattr(module, "BLOCK_BITS", 2)
+    monkeypatch.setattr(live_blocks, "BLOCK_BITS", 2)
 
 
 class Follower:
