@@ -376,7 +376,7 @@ class Server:
         for state, count in self.library_service.jobs.counts().items():
             self.metrics.jobs.labels(state.value).set(count)
         self.metrics.spool_bytes.set(self.spool.used_bytes())
-        self.followers.measure(self.moderation_service.log)
+        self.followers.update_metrics(self.moderation_service.log)
         if self.library is None:
             return
         engine = self.library.engine

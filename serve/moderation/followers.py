@@ -1,4 +1,4 @@
-"""What follows a server's videos for those who are to be told of them, beside the calls that ask."""
+"""Followers: all threads of a server that follow its videos and deliver moderation events."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +16,11 @@ from serve.observe.metrics import ServerMetrics
 from serve.search.engine import Engine
 from serve.settings import Settings
 
-BUSY_SECONDS = 1.0  # after which one who watches may come back
+RETRY_SECONDS = 1.0  # after which a client may ask again for standing queries while the server loads
 
 
 class Followers:
-    """The moderator, which scores videos by policies; the tellers of its events; the watcher of standing queries."""
+    """Owns the moderator, the watcher of standing queries, and the deliverers of moderation events."""
 
     def __init__(
         self,
@@ -30,85 +30,85 @@ class Followers:
         metrics: ServerMetrics,
         on_events: Callable[[], object],
     ) -> None:
-        """Take what they work with; nothing begins yet.
+        """Make the deliverers; no thread starts yet.
 
         Args:
             editor: Open for small changes.
-            on_events: Told, from a thread of ours, that there are new changes of events.
+            on_events: Called by the moderator's thread after it wrote changes of events.
         Raises:
-            SettingsError: If the webhook is set up wrong.
+            SettingsError: If the webhook's settings are invalid.
         """
-        self.editor, self.metrics, self.on_events = editor, metrics, on_events
+        self._editor, self._metrics, self._on_events = editor, metrics, on_events
         self.policies = ActivePolicies.of(directory, settings.server.policies)
-        self.moderator: Moderator | None = None  # None: there is no engine yet
-        self.watcher: Watcher | None = None
+        self._moderator: Moderator | None = None  # None: there is no engine yet
+        self._watcher: Watcher | None = None
         sinks: list[Sink] = []
         if settings.kafka.servers and settings.server.publish_events:
             from serve.moderation.kafka_topic import EventTopic  # imports kafka
 
             sinks.append(EventTopic(settings.kafka))
-        self.dead_letters = directory / DEAD_LETTERS_NAME
+        self._dead_letters = directory / DEAD_LETTERS_NAME
         if settings.server.webhook_url:
-            sinks.append(Webhook(settings.server.webhook_url, settings.server.webhook_secret, self.dead_letters))
-        self.tellers = [Deliverer(EventLog(editor), sink) for sink in sinks]
+            sinks.append(Webhook(settings.server.webhook_url, settings.server.webhook_secret, self._dead_letters))
+        self._deliverers = [Deliverer(EventLog(editor), sink) for sink in sinks]
 
     def start(self) -> None:
-        """Begin to tell what is known."""
-        for teller in self.tellers:
-            teller.start()
+        """Start to deliver the events that the catalog holds."""
+        for deliverer in self._deliverers:
+            deliverer.start()
 
     def follow(self, engine: Engine) -> None:
-        """Begin to follow the videos of an engine, instead of those of another."""
+        """Start to follow the videos of an engine, in place of the engine before."""
         self.unfollow()
-        self.moderator = Moderator(engine, self.editor, self.policies, on_events=self.tell)
-        self.moderator.start()
-        self.watcher = Watcher(engine)
-        self.watcher.start()
+        self._moderator = Moderator(engine, self._editor, self.policies, on_events=self._announce)
+        self._moderator.start()
+        self._watcher = Watcher(engine)
+        self._watcher.start()
 
     def unfollow(self) -> None:
-        """End with the engine, which may be closed then."""
-        for each in (self.moderator, self.watcher):
-            if each is not None:
-                each.stop()
-        self.moderator = self.watcher = None
+        """Stop to follow videos; the engine may be closed afterwards."""
+        for follower in (self._moderator, self._watcher):
+            if follower is not None:
+                follower.stop()
+        self._moderator = self._watcher = None
 
     def stop(self) -> None:
-        """End. May be called twice."""
+        """Stop all threads. May be called twice."""
         self.unfollow()
-        for teller in self.tellers:
-            teller.stop()
+        for deliverer in self._deliverers:
+            deliverer.stop()
 
     def wake(self) -> None:
-        """Look at once: the videos changed."""
-        for each in (self.moderator, self.watcher):
-            if each is not None:
-                each.wake()
+        """Have the moderator and the watcher look now, as the videos changed."""
+        for follower in (self._moderator, self._watcher):
+            if follower is not None:
+                follower.wake()
 
-    def tell(self, events: list[Event]) -> None:
-        """Have everybody told of changes that are written."""
+    def _announce(self, events: list[Event]) -> None:
+        """Count changes that the moderator wrote, and have them delivered."""
         for event in events:
-            self.metrics.events.labels(event.state.lower()).inc()
-        for teller in self.tellers:
-            teller.wake()
-        self.on_events()
+            self._metrics.events.labels(event.state.lower()).inc()
+        for deliverer in self._deliverers:
+            deliverer.wake()
+        self._on_events()
 
-    def measure(self, log: EventLog) -> None:
-        """Tell the metrics how far each sink is behind, and what was given up.
+    def update_metrics(self, log: EventLog) -> None:
+        """Set the metrics of undelivered changes and of dead letters.
 
         Args:
-            log: Of a catalog that nobody writes with, so that this never waits.
+            log: Of a catalog that is open for reading only, so that this never waits for a writer.
         """
-        for teller in self.tellers:
-            self.metrics.events_untold.labels(teller.sink.name).set(log.untold_count(teller.sink.name))
-        size = self.dead_letters.stat().st_size if self.dead_letters.exists() else 0
-        self.metrics.dead_letter_bytes.set(size)
+        for deliverer in self._deliverers:
+            self._metrics.events_untold.labels(deliverer.sink.name).set(log.untold_count(deliverer.sink.name))
+        size = self._dead_letters.stat().st_size if self._dead_letters.exists() else 0
+        self._metrics.dead_letter_bytes.set(size)
 
     def ready_watcher(self) -> Watcher:
-        """Return what follows live videos for standing queries.
+        """Return the watcher of standing queries.
 
         Raises:
             ServerNotReady: While there is no engine.
         """
-        if self.watcher is None:
-            raise ServerNotReady("loading", BUSY_SECONDS)
-        return self.watcher
+        if self._watcher is None:
+            raise ServerNotReady("loading", RETRY_SECONDS)
+        return self._watcher

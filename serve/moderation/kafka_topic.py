@@ -11,10 +11,10 @@ from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import Delivery, PartitionReader, Producer, Topics
 from kinodex.v1 import stream_pb2
+from serve.background import Stopped
 from serve.codec.events import event_message
 from serve.codec.records import video_key
 from serve.event import Event
-from serve.moderation.delivery import Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class EventTopic:
             elif time.monotonic() > patience:
                 raise BrokerUnavailable(self._config.servers, f"{self._topic} is not read on")
 
-    def tell(self, events: Sequence[Event], wait: Callable[[float], bool]) -> Any:
+    def deliver(self, events: Sequence[Event], wait: Callable[[float], bool]) -> Any:
         """Append them, each behind those before of its video."""
         if self._producer is None:
             self._producer = Producer(self._config)

@@ -19,7 +19,7 @@ def log_to_stderr() -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for library in ("faiss.loader", "httpx", "sentence_transformers"):  # tell of themselves
+    for library in ("faiss.loader", "httpx", "httpx2", "sentence_transformers"):  # tell of themselves
         logging.getLogger(library).setLevel(logging.WARNING)
     # Tells of each attempt to reach a broker that is away, as three errors; whoever waits for it tells of it once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Events that nobody had to find, written straight into a catalog."""
+"""Moderation events that are written straight into a catalog, without scoring."""
 
 from dataclasses import replace
 
@@ -15,18 +15,19 @@ FIRE = Event(
 
 
 def put_events(catalog: Catalog, row: int, count: int, like: Event = FIRE) -> list[Event]:
-    """Write as many events of a video, one every ten seconds from the first one's start on."""
-    log, found = EventLog(catalog), []
+    """Write events of a video, one every ten seconds from the start of `like` on; return them as recorded."""
+    log, events = EventLog(catalog), []
     with catalog.editing() as edit:
         for n in range(count):
             start = like.start_seconds + 10.0 * n
             name = f"{like.collection}-{like.video_id}-{like.policy_id}-{start:g}"
             event = replace(like, event_id=name, start_seconds=start, end_seconds=start + 2)
-            found.append(log.record(edit, row, event))
-    return found
+            events.append(log.record(edit, row, event))
+    return events
 
 
 def event(n: int) -> Event:
+    """Return an open event, number n of its video."""
     return Event(
         event_id=f"event{n}", state=EventState.OPENED, channel="visual", label="Fire", parents=("Hazards",),
         confidence=0.75, collection="default", video_id="a", epoch=0, start_seconds=1.5 * n, end_seconds=1.5 * n + 1,
@@ -35,6 +36,7 @@ def event(n: int) -> Event:
 
 
 def add(log: EventLog, *numbers: int) -> None:
+    """Record events by their numbers; a number that was recorded before makes another revision."""
     rows = log.catalog.rows("SELECT row FROM videos")
     row = rows[0][0] if rows else put(log.catalog, "a")
     with log.catalog.editing() as edit:
@@ -42,5 +44,6 @@ def add(log: EventLog, *numbers: int) -> None:
             log.record(edit, row, event(n))
 
 
-def at_once(seconds: float) -> bool:
+def never_stop(seconds: float) -> bool:
+    """Be the `wait` of Sink.deliver: no waiting, and the server never stops."""
     return False

@@ -10,25 +10,25 @@ import pytest
 
 @dataclass
 class Receiver:
-    """An HTTP server that answers as told, and notes what came."""
+    """The answers of the server, and the requests that it received."""
 
-    answers: list[int] = field(default_factory=list)  # status codes; then 204
-    came: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)  # status codes of the next requests; then 204
+    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)  # headers in lower case, body
     url: str = ""
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
+    receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            found.came.append(({key.lower(): value for key, value in self.headers.items()}, body))
-            code = found.answers.pop(0) if found.answers else 204
+            receiver.requests.append(({key.lower(): value for key, value in self.headers.items()}, body))
+            code = receiver.answers.pop(0) if receiver.answers else 204
             self.send_response(code)
             if code == 302:
-                self.send_header("location", found.url)
+                self.send_header("location", receiver.url)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -37,8 +37,8 @@ def receiver() -> Iterator[Receiver]:
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    found.url = f"http://127.0.0.1:{server.server_port}/events"
-    yield found
+    receiver.url = f"http://127.0.0.1:{server.server_port}/events"
+    yield receiver
     server.shutdown()
     thread.join()
     server.server_close()

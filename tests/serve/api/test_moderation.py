@@ -311,11 +311,11 @@ def test_a_caller_sees_the_policies_of_its_own_collections(data: Path) -> None:
 def test_a_webhook_is_told_what_is_found(data: Path, receiver: Receiver) -> None:
     webhook = {"webhook_url": receiver.url, "webhook_secret": "a secret of some bytes"}
     with running(data, SETTINGS, **webhook):
-        wait_until(lambda: len(receiver.came) == 6)
+        wait_until(lambda: len(receiver.requests) == 6)
     add(data, "third", [("red", 2), ("green", 3)])
     with running(data, SETTINGS, **webhook):
-        wait_until(lambda: len(receiver.came) == 8)
-    ids = [headers["webhook-id"] for headers, _ in receiver.came]
+        wait_until(lambda: len(receiver.requests) == 8)
+    ids = [headers["webhook-id"] for headers, _ in receiver.requests]
     assert len(set(ids)) == 8
 
 

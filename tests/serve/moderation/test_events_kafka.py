@@ -15,7 +15,7 @@ from support.fakes import use_fakes
 from support.hand_made import stream
 from support.running import running
 from support.sample_catalog import SPACE
-from support.sample_events import add, at_once, event
+from support.sample_events import add, event, never_stop
 from support.segment_source import Worker, now
 from support.segment_source import worker as worker
 from support.waiting import wait_until
@@ -73,17 +73,17 @@ def test_what_was_sent_and_not_noted_is_not_sent_again(worker: Worker, tmp_path:
         catalog.set_space(SPACE)
         log = EventLog(catalog)
         add(log, 0, 1)
-        Deliverer(log, EventTopic(worker.config)).go_on()
+        Deliverer(log, EventTopic(worker.config)).deliver_changes()
         add(log, 2, 3)
         killed = EventTopic(worker.config)
         killed.begin(log.told("kafka")[1])
-        killed.tell([event(2)], at_once)  # and here the process is killed
+        killed.deliver([event(2)], never_stop)  # and here the process is killed
         killed.close()
-        teller = Deliverer(log, EventTopic(worker.config))
-        teller.go_on()
+        deliverer = Deliverer(log, EventTopic(worker.config))
+        deliverer.deliver_changes()
         add(log, 0)
-        teller.go_on()
-        teller.sink.close()
+        deliverer.deliver_changes()
+        deliverer.sink.close()
 
     found = [(one.event_id, one.revision) for one in told(worker)]
     assert found == [("event0", 0), ("event1", 0), ("event2", 0), ("event3", 0), ("event0", 1)]
@@ -99,9 +99,9 @@ def test_a_record_that_is_no_event_is_passed_over(
         log = EventLog(catalog)
         for n in range(2):
             add(log, n)
-            teller = Deliverer(log, EventTopic(worker.config))
-            teller.go_on()
-            teller.sink.close()
+            deliverer = Deliverer(log, EventTopic(worker.config))
+            deliverer.deliver_changes()
+            deliverer.sink.close()
 
     events = [record.value for record in worker.kept(worker.topics.events) if record.key != b"cams/front"]
     assert [stream_pb2.Event.FromString(value or b"").event_id for value in events] == ["event0", "event1"]

@@ -32,7 +32,7 @@ def test_metrics_tell_how_far_a_sink_is_behind_and_what_was_given_up(catalog: Ca
     followers = Followers(tmp_path, settings, catalog, metrics, lambda: None)  # nobody starts to tell
 
     def measured() -> tuple[float | None, float | None]:
-        followers.measure(EventLog(catalog))
+        followers.update_metrics(EventLog(catalog))
         untold = metrics.registry.get_sample_value("kinodex_events_untold", {"sink": "webhook"})
         return untold, metrics.registry.get_sample_value("kinodex_webhook_dead_letter_bytes")
 
