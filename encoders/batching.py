@@ -1,4 +1,4 @@
-"""One batch for all who ask at the same time, and nothing asked twice."""
+"""Batching across threads: TextVectors for the texts of questions, Batcher for the frames and speech of streams."""
 
 import queue
 import threading
@@ -16,13 +16,13 @@ Value = TypeVar("Value")
 OnDone = Callable[[Sequence[Value] | Exception], None]
 OnBatch = Callable[[int, float], None]
 
-MAX_BATCH_COUNT = 256  # texts of one batch: bounds its memory and how long the first of them waits
-CACHED_COUNT = 20_000  # vectors that stay: 30 MB at 384 numbers
+MAX_BATCH_COUNT = 256  # texts in one batch: bounds its memory and the wait of its first text
+CACHED_COUNT = 20_000  # vectors in the cache: 30 MB at 384 numbers each
 
 
 @dataclass(slots=True)
-class _Wanted:
-    """One text's vector, now or later."""
+class _Pending:
+    """The vector of one text, once it is encoded."""
 
     vector: NDArray[np.float32] | None = None
     error: BaseException | None = None
@@ -33,82 +33,87 @@ class _Wanted:
 
 
 class TextVectors:
-    """Encodes texts for any number of threads: cached, each text once, whatever waits in one batch.
+    """Encodes texts for any number of threads, with a cache; each text is encoded once.
 
-    Nothing waits for a batch to fill: the first thread that asks encodes at once, what others ask meanwhile is the
-    next batch. So a lone question loses no time, and the busier it is, the larger the batches are.
+    No thread waits for a batch to fill. The first thread encodes at once, and texts that arrive meanwhile form the next
+    batch. So a single question loses no time, and batches grow with the load.
     """
 
     def __init__(
         self, encode: Callable[[Sequence[str]], NDArray[np.float32]], *, cached_count: int = CACHED_COUNT
     ) -> None:
-        """Take what encodes: N texts -> float32 (N, D)."""
+        """Wrap an encoder.
+
+        Args:
+            encode: N texts -> float32 (N, D).
+            cached_count: Vectors in the cache.
+        """
         self._encode = encode
         self._cached_count = cached_count
-        self._changed = threading.Condition()  # a batch is done
-        self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()  # the one used last is last
-        self._awaited: dict[str, _Wanted] = {}  # being encoded, or waiting for it
-        self._waiting: list[str] = []  # of the next batch
+        self._changed = threading.Condition()  # notified when a batch is done
+        self._cache: OrderedDict[str, NDArray[np.float32]] = OrderedDict()  # least recently used first
+        self._pending: dict[str, _Pending] = {}  # being encoded, or in the next batch
+        self._next_batch: list[str] = []
         self._is_encoding = False
-        self.found_count = 0  # texts that were known, or under way already
+        self.found_count = 0  # texts that were in the cache, or already being encoded
         self.encoded_count = 0
         self.batch_count = 0
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 (N, D), as the encoder gives it. What it raises, all who wait for the batch get."""
+        """Return float32 (N, D) from the encoder. Its exception is raised in every thread that waits for the batch."""
         if not texts:
             return self._encode(texts)
         with self._changed:
-            wanted = [self._wanted(text) for text in texts]
-            while not all(one.is_done for one in wanted):
+            results = [self._look_up(text) for text in texts]
+            while not all(result.is_done for result in results):
                 if self._is_encoding:
                     self._changed.wait()
-                else:  # what is wanted and not done is then in the next batch
-                    self._encode_waiting()
-        for one in wanted:
-            if one.error is not None:
-                raise one.error
-        return np.stack([one.vector for one in wanted if one.vector is not None])
+                else:  # every text that is not done is in the next batch
+                    self._encode_next_batch()
+        for result in results:
+            if result.error is not None:
+                raise result.error
+        return np.stack([result.vector for result in results if result.vector is not None])
 
-    def _wanted(self, text: str) -> "_Wanted":
-        if (vector := self._known.get(text)) is not None:
-            self._known.move_to_end(text)
+    def _look_up(self, text: str) -> "_Pending":
+        if (vector := self._cache.get(text)) is not None:
+            self._cache.move_to_end(text)
             self.found_count += 1
-            return _Wanted(vector=vector)
-        if (awaited := self._awaited.get(text)) is not None:
+            return _Pending(vector=vector)
+        if (pending := self._pending.get(text)) is not None:
             self.found_count += 1
-            return awaited
-        self._awaited[text] = _Wanted()
-        self._waiting.append(text)
-        return self._awaited[text]
+            return pending
+        self._pending[text] = _Pending()
+        self._next_batch.append(text)
+        return self._pending[text]
 
-    def _encode_waiting(self) -> None:
-        """Encode the next batch, without the lock while it lasts."""
-        batch, self._waiting = self._waiting[:MAX_BATCH_COUNT], self._waiting[MAX_BATCH_COUNT:]
+    def _encode_next_batch(self) -> None:
+        """Encode the next batch. The lock is released while the encoder runs."""
+        batch, self._next_batch = self._next_batch[:MAX_BATCH_COUNT], self._next_batch[MAX_BATCH_COUNT:]
         self._is_encoding = True
         self._changed.release()
         vectors, failure = None, None
         try:
             vectors = self._encode(batch)
-        except BaseException as error:  # raised again in every thread that waits, this one among them
+        except BaseException as error:  # raised again in every waiting thread, including this one
             failure = error
         finally:
             self._changed.acquire()
             self._is_encoding = False
             for n, text in enumerate(batch):
-                wanted = self._awaited.pop(text)
-                wanted.error = failure
+                pending = self._pending.pop(text)
+                pending.error = failure
                 if vectors is not None:
-                    wanted.vector = self._known[text] = vectors[n].copy()  # a view would keep the whole batch
-            while len(self._known) > self._cached_count:
-                self._known.popitem(last=False)
+                    pending.vector = self._cache[text] = vectors[n].copy()  # a view would hold the whole batch
+            while len(self._cache) > self._cached_count:
+                self._cache.popitem(last=False)
             self.encoded_count += len(batch)
             self.batch_count += 1
             self._changed.notify_all()
 
 
 class Batcher(Generic[Item, Value]):
-    """Works on what many streams bring, in one thread; whatever waits is the next batch, none is waited for."""
+    """Processes items of many streams in batches, in one thread. A batch is whatever waits when the last one ends."""
 
     def __init__(
         self,
@@ -122,12 +127,13 @@ class Batcher(Generic[Item, Value]):
         """Start the thread.
 
         Args:
-            work: From items to as many values.
+            work: Turns N items into N values.
             max_count: A batch takes no further group once it has so many items.
-            on_batch: Told of each batch: how many items, and how many seconds it took.
-            is_even: Make batches of like size. Else, where who is done brings the next at once, one that was small is
-                followed by one of all others, that by a small one, and so on. Only where the small ones cost more than
-                two halves do.
+            name: Of the thread.
+            on_batch: Called after each batch with its item count and its seconds.
+            is_even: Split the waiting groups into batches of even size. Otherwise producers that refill at once make
+                batch sizes alternate between small and large. Use it only where a small and a large batch cost more
+                than two halves.
         """
         self._work, self._max_count, self._on_batch, self._is_even = work, max_count, on_batch, is_even
         self._groups: queue.SimpleQueue[tuple[Sequence[Item], OnDone[Value]] | None] = queue.SimpleQueue()
@@ -136,36 +142,37 @@ class Batcher(Generic[Item, Value]):
         self._thread.start()
 
     def submit(self, items: Sequence[Item], on_done: "OnDone[Value]") -> None:
-        """Have a group of items worked on; `on_done` is called in the thread, with their values or what was raised."""
+        """Queue a group of items. `on_done` is called in the thread, with their values or with the exception."""
         self._groups.put((items, on_done))
 
     def close(self) -> None:
-        """End the thread when the batch under way is done; what waits is dropped."""
+        """End the thread after the current batch; waiting groups are dropped."""
         self._is_closed = True
         self._groups.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        before = 0  # groups of the last batch
+        last_count = 0  # groups in the last batch
         while (first := self._groups.get()) is not None and not self._is_closed:
             groups, count = [first], len(first[0])
             waiting = 1 + self._groups.qsize()
-            most = (waiting + before + 1) // 2 if self._is_even else waiting  # those of the last batch come again
+            # The producers of the last batch are about to refill the queue.
+            most = (waiting + last_count + 1) // 2 if self._is_even else waiting
             while len(groups) < most and count < self._max_count and not self._groups.empty():
                 following = self._groups.get()
                 if following is None:
                     return
                 groups.append(following)
                 count += len(following[0])
-            before = len(groups)
-            self._one(groups)
+            last_count = len(groups)
+            self._process(groups)
 
-    def _one(self, groups: "Sequence[tuple[Sequence[Item], OnDone[Value]]]") -> None:
+    def _process(self, groups: "Sequence[tuple[Sequence[Item], OnDone[Value]]]") -> None:
         items = [item for group, _ in groups for item in group]
         begin = time.monotonic()
         try:
             values = self._work(items)
-        except Exception as error:  # the one who waits raises it where somebody sees it
+        except Exception as error:  # the waiting producer raises it in its own thread
             for _, on_done in groups:
                 on_done(error)
             return

@@ -1,4 +1,4 @@
-"""How the similarities of one visual encoder are to be read: scales differ from encoder to encoder."""
+"""Calibration: turns the similarities of one visual encoder into confidences. Scales differ between encoders."""
 
 import json
 import math
@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 FILE = "calibration.json"
-MATCH_CONFIDENCE = 0.7  # from here on an answer is called a MATCH
-WEAK_CONFIDENCE = 0.3  # under it, NO_MATCH
+MATCH_CONFIDENCE = 0.7  # an answer with at least this confidence is a MATCH
+WEAK_CONFIDENCE = 0.3  # an answer below it is a NO_MATCH
 LOGIT = math.log(MATCH_CONFIDENCE / WEAK_CONFIDENCE)
 
 
 def logistic(x: float) -> float:
-    """Return 0..1; far from the middle it is flat, and never overflows."""
+    """Return 1 / (1 + exp(-x)), with x clipped to ±60 so that it never overflows."""
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, x))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """What a score must reach, in standard deviations above generic captions on the same frames (a z score)."""
+    """Two thresholds of a z score: standard deviations above generic captions on the same frames."""
 
     no_match_below: float
     match_above: float
@@ -38,12 +38,12 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What turns similarities into ranks, moments and verdicts."""
+    """The numbers that turn similarities into ranks, moments and verdicts."""
 
-    templates: tuple[str, ...]  # sentences around "{}" whose vectors, averaged, ask for a thing best
-    bank_share: float  # of the mean of generic captions, taken out of a frame's similarity
-    # Softmax temperatures that pool a video's frames: a whole video is asked for by what most of it shows, a moment by
-    # its few best frames.
+    templates: tuple[str, ...]  # sentences around "{}"; the query vector is the mean of their vectors
+    bank_share: float  # 0..1: the share of the mean similarity to generic captions that a frame's similarity loses
+    # Softmax temperatures that pool the frames of a video. Most frames decide about a whole video, the few best frames
+    # about a moment.
     video_temperature: float
     moment_temperature: float
     video: Scale
@@ -58,8 +58,8 @@ class Calibration:
             raise ValueError("temperatures must be > 0")
 
 
-# For an encoder that was never calibrated. Guessed, not measured: no such model's weights could be had. The moment
-# temperature is CLIP's own of 0.01 (https://arxiv.org/abs/2103.00020), the video one three times that.
+# For an encoder without a calibration. These are guesses: no weights of such a model were available to measure. The
+# moment temperature is CLIP's own 0.01 (https://arxiv.org/abs/2103.00020); the video temperature is three times that.
 GENERIC = Calibration(
     templates=("{}", "a photo of {}", "a video frame of {}"),
     bank_share=0.5,
@@ -71,7 +71,7 @@ GENERIC = Calibration(
 
 
 def calibration_from(values: Mapping[str, Any]) -> Calibration:
-    """Read a calibration of JSON's types.
+    """Make a calibration from parsed JSON.
 
     Raises:
         ValueError: If a value is missing, unknown, or out of range.
@@ -84,7 +84,7 @@ def calibration_from(values: Mapping[str, Any]) -> Calibration:
 
 
 def read_calibrations(path: Path) -> dict[str, Calibration]:
-    """Read a file of calibrations by encoder fingerprint; none where there is no file.
+    """Read a file of calibrations by encoder fingerprint; an absent file holds none.
 
     Raises:
         ValueError: If the file is damaged.
@@ -102,8 +102,8 @@ def read_calibrations(path: Path) -> dict[str, Calibration]:
 
 
 def write_calibration(path: Path, fingerprint: str, calibration: Calibration) -> None:
-    """Store a calibration, beside those of other encoders."""
-    stored = {name: asdict(one) for name, one in read_calibrations(path).items()}
+    """Store a calibration under its fingerprint, next to those of other encoders."""
+    stored = {name: asdict(calibration) for name, calibration in read_calibrations(path).items()}
     stored[fingerprint] = asdict(calibration)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")

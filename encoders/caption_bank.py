@@ -1,8 +1,8 @@
-"""Short captions of everyday pictures: what a question is compared with before it is believed."""
+"""The bank: short captions of everyday pictures. Search compares a question with it to recognise a non-match."""
 
-# A picture that is close to everything, and a question that everything is close to, both rise in raw similarity. The
-# engine takes a frame's similarity to this bank away from its score, and asks how far above the bank a question
-# stands (its no-match test). So the bank is broad and plain: it spans what ordinary video shows, and names no query.
+# Some pictures are close to every text, and some texts are close to every picture; both raise the raw similarity. The
+# visual channel subtracts a frame's similarity to this bank from its score. Its no-match test measures how far a
+# question stands above the bank. So the bank is broad and plain: it covers what ordinary video shows.
 BANK: tuple[str, ...] = (
     # people
     "a person", "a man talking to the camera", "a woman smiling", "a child playing", "a baby", "an old man",

@@ -1,4 +1,4 @@
-"""The visual encoder: any open_clip model, or the built-in mini. Frames and questions in, vectors of one space out."""
+"""Visual encoders: the protocol, any open_clip model, and the choice between them and the built-in mini."""
 
 import difflib
 import logging
@@ -41,18 +41,18 @@ RESIZE: dict[str, ResizePolicy] = {
 
 
 class VisualEncoder(Protocol):
-    """Pictures and questions in one space.
+    """Embeds pictures and texts as unit vectors of one space.
 
     Attributes:
-        name: What VisualConfig.model calls it; loading by it again gives the same encoder.
+        name: Its name in VisualConfig.model; loading that name again gives the same encoder.
         fingerprint: Hex: architecture, weights and preprocessing. Equal where vectors may be compared.
-        width: D, of the vectors.
-        input_width: Of a frame, in pixels.
-        input_height: Of a frame, in pixels.
-        resize: How a picture of another shape becomes one of the input size.
-        calibration: How its similarities are read, where the data directory has no calibration of its own.
-        sentence: The sentence encoder that encodes its texts, so that those who have both encode a text once; None: it
-            encodes them itself.
+        width: D, the length of its vectors.
+        input_width: Width of a frame, in pixels.
+        input_height: Height of a frame, in pixels.
+        resize: How a picture of another shape is brought to the input size.
+        calibration: Used where the data directory has no calibration for this encoder.
+        sentence: The sentence encoder that encodes its texts, so that a caller with both encodes a text once; None if
+            it has a text tower of its own.
     """
 
     name: str
@@ -103,7 +103,7 @@ class OpenClipEncoder:
         self._batch_count = config.batch_count
         self._tokenizer = tokenizer
         self._model = model.to(self._device).eval()
-        # Texts stay float32: a question is one short sequence, and its exactness is free.
+        # Texts stay in float32: a question is one short sequence, so the exactness costs nothing.
         self._model.visual.to(self._dtype)
         # 0..255 to the model's own scale in one step.
         self._mean = torch.tensor(mean, device=self._device).view(3, 1, 1) * 255
@@ -117,11 +117,11 @@ class OpenClipEncoder:
             pixels: uint8 (B, H, W, 3) RGB at the input size, already scaled (bicubic).
 
         Returns:
-            float32 (B, D), unit length. In float32 a picture's vector does not depend on its batch (to 1e-4); in
-            bfloat16 other kernels may serve other batch sizes, and it moves by a cosine of up to 1e-3.
+            float32 (B, D), unit length. In float32 a vector does not depend on its batch (to 1e-4). In bfloat16 the
+            kernel may change with the batch size, which moves a vector by a cosine of up to 1e-3.
 
         Raises:
-            ValueError: If the size is another.
+            ValueError: If the pixels have another shape or type.
         """
         expected = (self.input_height, self.input_width, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or pixels.dtype != np.uint8:
@@ -134,12 +134,12 @@ class OpenClipEncoder:
 
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(pixels))
-            x = batch.to(self._device).permute(0, 3, 1, 2).float()  # bytes travel, floats are made on the device
+            x = batch.to(self._device).permute(0, 3, 1, 2).float()  # bytes travel to the device, which converts them
             features = self._model.encode_image(x.sub_(self._mean).div_(self._std).to(self._dtype))
             return np.asarray(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts: float32 (Q, D), unit length. Longer than the model's context (often 77 tokens) is cut."""
+        """Embed texts: float32 (Q, D), unit length. Texts over the model's context (often 77 tokens) are truncated."""
         import torch
 
         if not texts:
@@ -152,19 +152,19 @@ class OpenClipEncoder:
 def load_visual(
     config: VisualConfig, sentence: SentenceEncoder | None = None, *, remembered: str | None = None
 ) -> tuple[VisualEncoder | None, str]:
-    """Load the visual encoder the settings name.
+    """Load the visual encoder that the settings name.
 
     Args:
-        config: Which model; "auto" is what the data directory remembers, else the best that can be had here.
-        sentence: The sentence encoder, if one is loaded already; mini shares it.
-        remembered: The name the data directory stores; None where it is new.
+        config: The model; "auto" means the one that the data directory remembers, else the best one available here.
+        sentence: A sentence encoder that is already loaded; mini shares it.
+        remembered: The name stored in the data directory; None for a new directory.
 
     Returns:
-        The encoder, None for "none", and one line saying which it is and why.
+        The encoder (None for "none"), and one line that says which encoder it is and why.
 
     Raises:
-        WeightsNotFound: If a named model cannot be had here.
-        WeightsInvalid: If its file is damaged or of another model.
+        WeightsNotFound: If a named model is not available here.
+        WeightsInvalid: If its file is damaged or holds another model.
     """
     if config.model != "auto":
         return load_named(config.model, config, sentence), f"visual encoder {config.model}: the settings name it"
@@ -184,18 +184,18 @@ def load_named(name: str, config: VisualConfig, sentence: SentenceEncoder | None
 
 
 def load_best(config: VisualConfig, sentence: SentenceEncoder | None) -> tuple[VisualEncoder | None, str]:
-    """Take the first listed model that is cached or that the hub serves, else mini, else nothing."""
+    """Load the first listed model that is cached or that the hub serves, else mini, else nothing."""
     cached = {listed.name for listed in LISTED if cached_weights(listed.repository) is not None}
     is_answering = len(cached) < len(LISTED) and hub_answers(LISTED[0].repository)
     in_reach = [listed for listed in LISTED if listed.name in cached or is_answering]
-    if in_reach:  # else the device is not asked for: that would import torch
+    if in_reach:  # otherwise the device does not matter, and choosing it would import torch
         kind = choose_device(config.device).partition(":")[0]
         for listed in (listed for listed in in_reach if kind in listed.kinds):
-            origin = "cached here" if listed.name in cached else "from the hub"
+            origin = "from the cache" if listed.name in cached else "from the hub"
             try:
                 encoder = load_open_clip(listed.name, config)
             except WeightsNotFound as error:
-                logger.warning("listed model passed over name=%s reason=%s", listed.name, error)
+                logger.warning("listed model skipped name=%s reason=%s", listed.name, error)
                 continue
             return encoder, f"visual encoder {listed.name}: the best listed model in reach for {kind}, {origin}"
     try:
@@ -205,17 +205,17 @@ def load_best(config: VisualConfig, sentence: SentenceEncoder | None) -> tuple[V
 
 
 def load_mini(config: VisualConfig, sentence: SentenceEncoder | None) -> MiniEncoder:
-    """Load mini upon the given sentence encoder, or upon one of its own where that is another model."""
+    """Load mini on the given sentence encoder, or on an own MiniLM where the given encoder is another model."""
     if sentence is None or sentence.name != MINILM:
         sentence = SentenceEncoder.load(SentenceConfig())
     return MiniEncoder.load(config, sentence)
 
 
 def load_open_clip(name: str, config: VisualConfig) -> OpenClipEncoder:
-    """Load MODEL/PRETRAINED, hf-hub:ORG/NAME, local-dir:PATH or MODEL:/FILE with open_clip's own loader.
+    """Load MODEL/PRETRAINED, hf-hub:ORG/NAME, local-dir:PATH or MODEL:/FILE with open_clip's loader.
 
     Raises:
-        WeightsNotFound: If there is no such model, or its weights are neither here nor on an answering hub.
+        WeightsNotFound: If there is no such model, or its weights are neither cached nor on an answering hub.
         WeightsInvalid: If the file is damaged or holds another model.
     """
     if name.startswith("local-dir:"):
@@ -243,10 +243,10 @@ def load_open_clip(name: str, config: VisualConfig) -> OpenClipEncoder:
     if not source:
         tags = open_clip.list_pretrained_tags_by_model(model)
         some = ", ".join(difflib.get_close_matches(tag, tags, n=3, cutoff=0.0)) or "none"
-        raise WeightsNotFound(name, f"open_clip lists {len(tags)} for {model}, closest: {some}")
+        raise WeightsNotFound(name, f"open_clip lists {len(tags)} weights for {model}, the closest: {some}")
     repository, _, filename = source.get("hf_hub", "").rpartition("/")
     if not repository:
-        raise WeightsNotFound(name, f"open_clip has them on no hub; download {source.get('url')}, name {model}:/FILE")
+        raise WeightsNotFound(name, f"they are on no hub; download {source.get('url')} and name {model}:/FILE")
     return build_open_clip(model, tag, fetch(name, repository, filename), config)
 
 
@@ -260,18 +260,18 @@ def require_known(name: str, model: str) -> None:
 
 
 def fetch(name: str, repository: str, filename: str) -> Path:
-    """Find a repository's file in the cache, else let open_clip download it; "" is its weights.
+    """Find a file of a repository in the cache, else let open_clip download it; "" means the weights.
 
     Raises:
-        WeightsNotFound: If it is in neither place. Without a network that takes the probe's time, not the half minute
-            of the hub client's retries.
+        WeightsNotFound: If the file is in neither place. Without a network this takes as long as the probe, not the
+            half minute of the hub client's retries.
     """
     stem = filename.rpartition(".")[0]
     filenames = (f"{stem}.safetensors", filename) if filename.endswith((".bin", ".pth", ".pt")) else (filename,)
     if (cached := cached_weights(repository, filenames if filename else WEIGHT_FILES)) is not None:
         return cached
     if not hub_answers(repository):
-        raise WeightsNotFound(name, "neither cached here nor to be had from the hub")
+        raise WeightsNotFound(name, "they are not in the cache, and the hub does not answer")
     from open_clip.pretrained import download_pretrained_from_hf
 
     try:
@@ -281,20 +281,20 @@ def fetch(name: str, repository: str, filename: str) -> Path:
 
 
 def build_open_clip(model: str, pretrained: str | None, path: Path, config: VisualConfig) -> OpenClipEncoder:
-    """Make the model of weights that are on this machine.
+    """Build a model from weights on this machine.
 
     Args:
-        model: As open_clip.create_model takes it.
-        pretrained: The same; None where `model` says it all.
-        path: Where the weights are: for the error.
-        config: Device and batch.
+        model: The argument of open_clip.create_model.
+        pretrained: The argument of open_clip.create_model; None where `model` names the weights too.
+        path: Path of the weights, for the error.
+        config: Device and batch size.
     """
     import open_clip
     from safetensors import SafetensorError
 
     source = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
     try:
-        with hub_offline():  # all is here: no request, and no wait for one
+        with hub_offline():  # everything is on this machine: no request, and no wait for one
             built = open_clip.create_model(
                 model,
                 pretrained=pretrained,
@@ -302,7 +302,7 @@ def build_open_clip(model: str, pretrained: str | None, path: Path, config: Visu
                 force_quick_gelu=bool(source.get("quick_gelu")),
                 pretrained_text=False,
                 require_pretrained=True,
-                weights_only=True,  # a pickled checkpoint may hold tensors, never code
+                weights_only=True,  # a pickled checkpoint may hold tensors but no code
             )
     except (
         RuntimeError,
@@ -322,7 +322,7 @@ def build_open_clip(model: str, pretrained: str | None, path: Path, config: Visu
 
 
 def load_tokenizer(model: str, name: str) -> Any:
-    """Load a model's tokenizer from the cache, else from the hub. Most are part of open_clip itself."""
+    """Load the tokenizer of a model from the cache, else from the hub. Most ship with open_clip."""
     import open_clip
 
     for context in (hub_offline(), nullcontext()):
@@ -337,6 +337,6 @@ def load_tokenizer(model: str, name: str) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """Shorten an error of another library to one line."""
+    """Shorten the error of a library to one line."""
     text = str(error).strip() or type(error).__name__
     return text.partition("\n")[0][:200]

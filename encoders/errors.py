@@ -1,8 +1,8 @@
 """EncoderError
-├── WeightsNotFound   no such model, or its weights cannot be had here
-├── WeightsInvalid    the file is there, and is not what it should be
-├── NoVisualEncoder   a question about pictures, and nothing here can see
-└── PicturesInvalid   labelled pictures, to train or evaluate on, cannot be read
+├── WeightsNotFound   no such model, or its weights are not available on this machine
+├── WeightsInvalid    the weights file is damaged, or of another kind
+├── NoVisualEncoder   a question about pictures, and the library has no visual encoder
+└── PicturesInvalid   labelled pictures for training or evaluation cannot be read
 """
 
 
@@ -11,7 +11,7 @@ class EncoderError(Exception):
 
 
 class WeightsNotFound(EncoderError):
-    """No such model, or its weights cannot be had on this machine.
+    """No such model, or its weights are not available on this machine.
 
     Attributes:
         model: The model as the caller named it.
@@ -23,7 +23,7 @@ class WeightsNotFound(EncoderError):
 
 
 class WeightsInvalid(EncoderError):
-    """A weights file is damaged, or of another kind than its name says.
+    """A weights file is damaged, or its contents do not fit its name.
 
     Attributes:
         path: The file.
@@ -35,11 +35,11 @@ class WeightsInvalid(EncoderError):
 
 
 class NoVisualEncoder(EncoderError):
-    """A question about pictures, and nothing here can see."""
+    """The question needs a visual encoder, and the library has none."""
 
 
 class PicturesInvalid(EncoderError):
-    """Labelled pictures, to train or evaluate on, cannot be read.
+    """Labelled pictures for training or evaluation cannot be read.
 
     Attributes:
         path: The file or folder.

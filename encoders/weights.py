@@ -1,6 +1,6 @@
-"""Where weights come from: their hash, the local cache, the hub, and the device they run on.
+"""Weights of models: hashing, the local cache, the hub, and the choice of device and number type.
 
-Nothing here imports torch at module level: a question to an indexed library starts without it.
+Nothing here imports torch at module level, so a question to an indexed library starts without it.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_SECONDS = 2.0  # in all; a person waits for it, once for each new data directory
+PROBE_TIMEOUT_SECONDS = 2.0  # for the whole probe of the hub; a person waits for it, once per new data directory
 CPU_INFO = Path("/proc/cpuinfo")
-FINGERPRINT_DIGITS = 16  # hex; 64 bits: two different encoders never share it by chance
+FINGERPRINT_DIGITS = 16  # hex digits, 64 bits: no two encoders share them by chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +30,14 @@ class ListedModel:
     """A strong open_clip model that "auto" may take."""
 
     name: str  # MODEL/PRETRAINED
-    repository: str  # on the hub: where open_clip's own loader finds it
-    kinds: tuple[str, ...]  # device kinds on which it runs sensibly
+    repository: str  # on the hub, where open_clip's loader finds it
+    kinds: tuple[str, ...]  # device kinds on which it is fast enough
 
 
 # Best first. Chosen for text-to-video retrieval, zero-shot, mean of frames, MSR-VTT recall@1, as published: PE-Core
-# L 50.3, B 47.6 (github.com/facebookresearch/perception_models); OpenAI's ViT-B/32 about 31 (CLIP4Clip). The last is a
-# stronger training of about that size, for machines where only it is cached. None of it was measured by us.
-# Speed was, with random weights on two CPU cores in float32: B 6 frames a second, ViT-B-32-256 15.
+# L 50.3, B 47.6 (github.com/facebookresearch/perception_models); OpenAI's ViT-B/32 about 31 (CLIP4Clip). The last entry
+# is a stronger training of about that size, for machines where only it is cached. We measured none of these figures.
+# We measured speed, with random weights on two CPU cores in float32: B 6 frames a second, ViT-B-32-256 15.
 LISTED = (
     ListedModel(name="PE-Core-L-14-336/meta", repository="timm/PE-Core-L-14-336", kinds=("cuda",)),
     ListedModel(name="PE-Core-B-16/meta", repository="timm/PE-Core-B-16", kinds=("cuda", "mps", "cpu")),
@@ -54,7 +54,7 @@ WEIGHT_FILES = (
 
 
 def fingerprint_of(*parts: str | bytes) -> str:
-    """Hash what makes vectors comparable (architecture, weights, preprocessing) into one short hex name."""
+    """Hash everything that decides a vector (architecture, weights, preprocessing) into one short hex name."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -64,23 +64,23 @@ def fingerprint_of(*parts: str | bytes) -> str:
 
 
 def state_fingerprint(state: "Mapping[str, torch.Tensor]") -> str:
-    """Hash every tensor of a state dict: the same weights give the same name, whatever file carried them.
+    """Hash every tensor of a state dict. The same weights give the same name, whatever file they came from.
 
-    Tensors are hashed side by side (hashlib lets go of the GIL): about 1.5 GB/s a core.
+    Tensors are hashed in parallel, because hashlib releases the GIL: about 1.5 GB/s a core.
     """
     import torch
 
-    def one(name: str) -> str:
+    def hash_tensor(name: str) -> str:
         tensor = state[name].detach().cpu().contiguous()
         header = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
         return fingerprint_of(header, tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
 
     with ThreadPoolExecutor() as pool:
-        return fingerprint_of(*pool.map(one, sorted(state)))
+        return fingerprint_of(*pool.map(hash_tensor, sorted(state)))
 
 
 def choose_device(wanted: str) -> str:
-    """Resolve "auto" to cuda, mps or cpu; anything else is taken as it is.
+    """Resolve "auto" to cuda, mps or cpu; return any other name unchanged.
 
     Raises:
         ValueError: If the named device is not on this machine.
@@ -98,12 +98,13 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(device: str) -> "torch.dtype":
-    """Take bfloat16 where the hardware multiplies it natively and faster, float32 elsewhere.
+    """Return bfloat16 where the hardware multiplies it natively and faster, float32 elsewhere.
 
-    CUDA: from Ampere (compute capability 8.0) on. CPU: with AMX tiles, or AMD's AVX-512 BF16. Measured on two cores
-    (torch 2.15), frames a second of ViT-B-32-256 and PE-Core-B-16: AMD EPYC (Zen 4) 32 and 8.7 in bfloat16, 15 and 4.8
-    in float32; Intel Xeon without AMX 12.5 and 3.4 in bfloat16, 15.5 and 6.4 in float32. Embeddings of the two types
-    have a cosine above 0.9999, so the type is not in the fingerprint.
+    CUDA: from Ampere (compute capability 8.0) on. CPU: with AMX tiles, or AMD's AVX-512 BF16.
+    Measured on two cores (torch 2.15), frames a second of ViT-B-32-256 and PE-Core-B-16:
+    AMD EPYC (Zen 4) 32 and 8.7 in bfloat16, 15 and 4.8 in float32;
+    Intel Xeon without AMX 12.5 and 3.4 in bfloat16, 15.5 and 6.4 in float32.
+    Embeddings of the two types have a cosine above 0.9999, so the type is not in the fingerprint.
     """
     import torch
 
@@ -116,9 +117,9 @@ def choose_dtype(device: str) -> "torch.dtype":
 
 
 def has_fast_avx512_bf16() -> bool:
-    """Whether this is a CPU on which AVX-512 BF16 alone doubles a transformer's speed: AMD's, from Zen 4 on.
+    """Whether AVX-512 BF16 alone doubles a transformer's speed on this CPU: AMD's CPUs from Zen 4 on.
 
-    The maker decides, not a timing: a machine under load must not change its vectors from one start to the next.
+    The vendor decides, not a timing: a machine under load must not change its vectors between two starts.
     """
     import torch
 
@@ -126,23 +127,23 @@ def has_fast_avx512_bf16() -> bool:
         return False
     try:
         return "AuthenticAMD" in CPU_INFO.read_text(errors="replace")
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return False
 
 
 def cached_weights(repository: str, filenames: tuple[str, ...] = WEIGHT_FILES) -> Path | None:
-    """Find a repository's weights in the hub's local cache, without any network."""
+    """Find the weights of a repository in the hub's local cache, without the network."""
     from huggingface_hub import try_to_load_from_cache
 
     for filename in filenames:
-        found = try_to_load_from_cache(repository, filename)
-        if isinstance(found, str):  # None: not cached; an object: known not to exist
-            return Path(found)
+        path = try_to_load_from_cache(repository, filename)
+        if isinstance(path, str):  # None: not cached; an object: the hub said that it does not exist
+            return Path(path)
     return None
 
 
 def hub_answers(repository: str, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
-    """Ask the hub once whether it serves a repository; no answer in time is a no. HF_HUB_OFFLINE is honoured."""
+    """Ask the hub once whether it serves a repository. No answer in time means no. HF_HUB_OFFLINE is honoured."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -172,10 +173,10 @@ def hub_answers(repository: str, timeout_seconds: float = PROBE_TIMEOUT_SECONDS)
 
 @contextmanager
 def hub_offline() -> Iterator[None]:
-    """Let nothing in here ask the hub: what is cached loads at once, what is not fails at once.
+    """Switch the hub off inside the block: cached files load at once, other files fail at once.
 
-    The client's own switch is this constant, read at each request; its functions take no such argument through
-    open_clip. Other threads see it too, for as long as one load takes.
+    The hub client reads this constant at each request. open_clip passes no argument for it through. Other threads see
+    the switch too, for the time of one load.
     """
     from huggingface_hub import constants
 
