@@ -321,8 +321,14 @@ def test_limit_and_order(library: Library) -> None:
 
 
 def test_hostile_text_is_only_text(library: Library) -> None:
+    videos, answer = library.videos(), library.moments(Query(text="when does the speaker mention London?"))
+    assert len(videos) == 4
+    assert answer.moments[0].transcript == "London is foggy."
     for text in ('"; DROP TABLE videos; --', "NEAR(", "*", '"unbalanced', "a" * 5000, "\x00", "日本語", "🙂"):
         library.moments(Query(text=text, limit=1))
+        library.moments(Query(text="red", exclude_text=text, limit=1))
+    assert library.videos() == videos
+    assert library.moments(Query(text="when does the speaker mention London?")) == answer
 
 
 @pytest.mark.slow

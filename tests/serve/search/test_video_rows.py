@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.catalog import live_blocks
 from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.rows import StoredFrames, words_of
 from serve.index.faiss_index import VectorIndex
@@ -30,12 +29,6 @@ KINDS: tuple[Kind, ...] = ("segments", "utterances")
 @pytest.fixture
 def live(catalog: Catalog) -> LiveRows:
     return LiveRows(catalog, FINGERPRINT)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of four segments, so that short streams have several."""
-    monkeypatch.setattr(live_blocks, "BLOCK_BITS", 2)
 
 
 class Follower:
