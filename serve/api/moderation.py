@@ -1,4 +1,4 @@
-"""The ModerationService: the policies in force, and what they find."""
+"""ModerationService: the gRPC methods that list the policies in force, and list and watch moderation events."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kinodex.v1 import moderation_service_pb2, moderation_service_pb2_grpc
 from kinodex.v1 import moderation_service_pb2 as moderation
+from kinodex.v1 import moderation_service_pb2_grpc
 from serve.api.access import Access
 from serve.api.interceptor import current_principal
 from serve.api.pages import PageSigner, binding
@@ -16,112 +16,118 @@ from serve.api.tokens import Principal
 from serve.api.workers import Workers
 from serve.catalog.events import EventLog, Place, place_of
 from serve.codec.events import event_filter, event_message
-from serve.codec.fields import (
-    duration_message,
-)
+from serve.codec.fields import duration_message
 from serve.codec.violations import Violations
 from serve.errors import PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, ServerNotReady
 from serve.event import Event, EventChange, EventFilter
 from serve.moderation.policies import Policy
 from serve.moderation.policy_file import ActivePolicies
 
-DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT = 100, 1000  # on a page
-READ_COUNT = 500  # changes read at once for one who watches
-POLL_SECONDS = 2.0  # between two looks at the catalog, where another process may have written
-HEARTBEAT_SECONDS = 30.0  # without an event, until a newer token is sent
-STOP_RETRY_SECONDS = 1.0
+DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT = 100, 1000  # events on a page
+READ_COUNT = 500  # changes that a watch reads from the catalog at once
+POLL_SECONDS = 2.0  # between two looks of a watch at the catalog: another process may write events too
+HEARTBEAT_SECONDS = 30.0  # without an event, until a watch sends a newer resume token
+STOP_RETRY_SECONDS = 1.0  # when to come back to a server that stops
 
 
-class News:
-    """Wakes those who wait for changes. All of it on one event loop."""
+class EventSignal:
+    """Wakes the calls that watch events. Made and used on the server's event loop, except for notify()."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
-    def tell(self) -> None:
-        """Wake all who wait."""
+    def notify(self) -> None:
+        """Wake all waiting calls soon; from any thread."""
+        self._loop.call_soon_threadsafe(self.notify_now)
+
+    def notify_now(self) -> None:
+        """Wake all waiting calls."""
         self._event.set()
         self._event = asyncio.Event()
 
     @property
     def next(self) -> asyncio.Event:
-        """What the next tell() sets. Take it before looking, so that nothing comes between."""
+        """The event that the next notification sets. Take it before you read the catalog, to miss no change."""
         return self._event
 
 
 @dataclass(slots=True)
 class _Cursor:
-    """How far one who watches was told."""
+    """The last change that a watch has sent."""
 
     identity: str  # of the catalog
-    sequence: int  # of the last change
+    sequence: int
 
 
 class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
-    """Tells callers of the events of what they may read."""
+    """Answers for the policies and events of the collections that the caller may read."""
 
     def __init__(
         self,
         log: EventLog,
         policies: Callable[[], ActivePolicies],
+        new_events: EventSignal,
         access: Access,
         workers: Workers,
         signer: PageSigner,
     ) -> None:
-        """Take what answers.
+        """Take the parts.
 
         Args:
-            log: Of a catalog that is open for reading.
+            log: The events of a catalog that is open for reading.
+            new_events: Notified when there are new events.
         """
-        self.log, self.policies, self.access, self.workers, self.signer = log, policies, access, workers, signer
-        self.news = News()
-        self.is_stopping = False
+        self.log, self.policies, self.new_events = log, policies, new_events
+        self.access, self.workers, self.signer = access, workers, signer
+        self._is_stopping = False
 
     def stop(self) -> None:
-        """End the calls that watch. On the event loop."""
-        self.is_stopping = True
-        self.news.tell()
+        """End the running WatchEvents calls. Call it on the event loop."""
+        self._is_stopping = True
+        self.new_events.notify_now()
 
     async def ListPolicies(
         self, request: moderation.ListPoliciesRequest, context: Any
     ) -> moderation.ListPoliciesResponse:
-        held, readable = self.policies(), self.access.readable_collections(current_principal(), None)
-        response = moderation.ListPoliciesResponse(refused=refused(held.mistake, is_whole=readable is None))
-        if held.policies is not None:
-            response.version = held.policies.version
-            response.policies.extend(policy_message(policy) for policy in narrowed(held.policies.policies, readable))
+        active, readable = self.policies(), self.access.readable_collections(current_principal(), None)
+        response = moderation.ListPoliciesResponse(refused=describe_mistake(active.mistake, is_whole=readable is None))
+        if active.policies is not None:
+            response.version = active.policies.version
+            response.policies.extend(map(policy_message, readable_policies(active.policies.policies, readable)))
         return response
 
     async def ListEvents(self, request: moderation.ListEventsRequest, context: Any) -> moderation.ListEventsResponse:
-        principal, wrong = current_principal(), Violations()
-        wanted = event_filter(wrong, request.filter)
-        page_size = wrong.page_size(request.page_size, DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT)
-        wrong.check()
+        principal, violations = current_principal(), Violations()
+        wanted = event_filter(violations, request.filter)
+        page_size = violations.page_size(request.page_size, DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT)
+        violations.check()
         bound_to = binding(principal.scope, "ListEvents", request)
         after: Place | None = None
         if request.page_token:
-            held = self.signer.verify(request.page_token, binding=bound_to)
-            if held.keys() != {"after"}:
+            payload = self.signer.verify(request.page_token, binding=bound_to)
+            if payload.keys() != {"after"}:
                 raise PageTokenInvalid
-            collection, video_id, start_seconds, event_id = held["after"]
+            collection, video_id, start_seconds, event_id = payload["after"]
             after = (collection, video_id, start_seconds, event_id)
 
         def work(check: Callable[[], None]) -> list[Event]:
-            return self.log.page(self.readable(principal, wanted), after, page_size + 1, check)
+            return self.log.page(self._narrow(principal, wanted), after, page_size + 1, check)
 
-        found: list[Event] = await self.workers.run(work)
-        page = found[:page_size]
-        token = self.signer.sign({"after": place_of(page[-1])}, binding=bound_to) if len(found) > len(page) else ""
-        return moderation.ListEventsResponse(events=[event_message(one) for one in page], next_page_token=token)
+        events: list[Event] = await self.workers.run(work)
+        page, token = events[:page_size], ""
+        if len(events) > len(page):
+            token = self.signer.sign({"after": place_of(page[-1])}, binding=bound_to)
+        return moderation.ListEventsResponse(events=map(event_message, page), next_page_token=token)
 
     async def WatchEvents(
         self, request: moderation.WatchEventsRequest, context: Any
     ) -> AsyncIterator[moderation.WatchEventsResponse]:
-        principal, wrong = current_principal(), Violations()
-        wanted = event_filter(wrong, request.filter)
-        wrong.check()
+        principal, violations = current_principal(), Violations()
+        asked = event_filter(violations, request.filter)
+        violations.check()
         bound_to = binding(principal.scope, "WatchEvents", request)
-        wanted, cursor = await self.workers.run(lambda check: self.begin(request, principal, wanted, bound_to))
+        wanted, cursor = await self.workers.run(lambda check: self._begin_watch(request, principal, asked, bound_to))
 
         def response(event: Event | None) -> moderation.WatchEventsResponse:
             token = self.signer.sign({"catalog": cursor.identity, "sequence": cursor.sequence}, binding=bound_to)
@@ -132,8 +138,8 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         yield response(None)
         sent_at = time.monotonic()
         while True:
-            told = self.news.next
-            if self.is_stopping:
+            new_event = self.new_events.next
+            if self._is_stopping:
                 raise ServerNotReady("stopping", STOP_RETRY_SECONDS)
             changes: list[EventChange] = await self.workers.run(
                 lambda check: self.log.changes(cursor.sequence, READ_COUNT)
@@ -149,52 +155,65 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
             if len(changes) < READ_COUNT:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SECONDS):
-                        await told.wait()
+                        await new_event.wait()
 
-    def begin(
-        self, request: moderation.WatchEventsRequest, principal: Principal, wanted: EventFilter, bound_to: bytes
-    ) -> "tuple[EventFilter, _Cursor]":
-        """Return what of it the caller may see, and where a watch begins."""
-        wanted = self.readable(principal, wanted)
+    def _begin_watch(
+        self, request: moderation.WatchEventsRequest, principal: Principal, asked: EventFilter, bound_to: bytes
+    ) -> tuple[EventFilter, _Cursor]:
+        """Return the filter, narrowed to what the caller may read, and the place where the watch begins.
+
+        Raises:
+            PageTokenInvalid: If the resume token is not ours.
+            ResumeTokenExpired: If it belongs to another catalog, such as one from before a restored backup.
+        """
+        wanted = self._narrow(principal, asked)
         identity = self.log.catalog.identity()
         if not request.resume_token:
             return wanted, _Cursor(identity, 0 if request.from_start else self.log.last_sequence())
-        held = self.signer.verify(request.resume_token, binding=bound_to)
-        if held.keys() != {"catalog", "sequence"}:
+        payload = self.signer.verify(request.resume_token, binding=bound_to)
+        if payload.keys() != {"catalog", "sequence"}:
             raise PageTokenInvalid
-        if held["catalog"] != identity or held["sequence"] > self.log.last_sequence():
+        if payload["catalog"] != identity or payload["sequence"] > self.log.last_sequence():
             raise ResumeTokenExpired
-        return wanted, _Cursor(identity, int(held["sequence"]))
+        return wanted, _Cursor(identity, int(payload["sequence"]))
 
-    def readable(self, principal: Principal, wanted: EventFilter) -> EventFilter:
-        """Narrow a filter to what the caller may read.
+    def _narrow(self, principal: Principal, wanted: EventFilter) -> EventFilter:
+        """Narrow a filter to the collections that the caller may read.
 
         Raises:
-            PermissionDenied, CollectionNotFound: For what it names and may not have.
+            PermissionDenied, CollectionNotFound: If the filter names a collection that the caller may not read.
         """
         return replace(wanted, collections=self.access.readable_collections(principal, wanted.collections))
 
 
-def narrowed(policies: Sequence[Policy], readable: Sequence[str] | None) -> Iterator[Policy]:
-    """Yield the policies that hold for what a caller may read, without the other collections' names; None: all."""
+def readable_policies(policies: Sequence[Policy], readable: Sequence[str] | None) -> Iterator[Policy]:
+    """Yield the policies that apply to the collections a caller may read, without the names of other collections.
+
+    Args:
+        readable: The caller's collections; None: all.
+    """
     for policy in policies:
         if readable is None or not policy.collections:
             yield policy
-        elif held := tuple(name for name in policy.collections if name in readable):
-            yield replace(policy, collections=held)
+        elif collections := tuple(name for name in policy.collections if name in readable):
+            yield replace(policy, collections=collections)
 
 
-def refused(mistake: PolicyInvalid | None, *, is_whole: bool) -> str:
-    """Say what is wrong with the file of policies, not where it is; what it says only to who may see all of it."""
+def describe_mistake(mistake: PolicyInvalid | None, *, is_whole: bool) -> str:
+    """Describe the mistake in the policy file, without the file's path; empty if there is none.
+
+    Args:
+        is_whole: Whether the caller may read all collections. Others get the place of the mistake, not its text.
+    """
     if mistake is None:
         return ""
-    said = (mistake.where, mistake.reason) if is_whole else (mistake.where or "the file",)
-    return ": ".join(part for part in said if part)
+    parts = (mistake.where, mistake.reason) if is_whole else (mistake.where or "the file",)
+    return ": ".join(part for part in parts if part)
 
 
-def policy_message(policy: Policy) -> moderation_service_pb2.Policy:
+def policy_message(policy: Policy) -> moderation.Policy:
     """Write a policy."""
-    return moderation_service_pb2.Policy(
+    return moderation.Policy(
         policy_id=policy.policy_id,
         label=policy.label,
         parent_labels=policy.parents,

@@ -47,7 +47,7 @@ def serve(listen: str | None, servers: str | None, data: Path | None, config: Pa
         settings = dataclasses.replace(settings, server=dataclasses.replace(settings.server, listen=listen))
     import asyncio
 
-    from serve.api import server
+    from serve.api.build import run_server
     from serve.observe.logs import log_to_stderr
     from serve.settings import with_kafka_servers
 
@@ -58,4 +58,4 @@ def serve(listen: str | None, servers: str | None, data: Path | None, config: Pa
         click.echo(f"listening on {address}")
         sys.stdout.flush()  # whoever started us may be waiting for this line in a pipe
 
-    asyncio.run(server.serve(directory, settings, config, announce))
+    asyncio.run(run_server(directory, settings, config, announce))

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 
+from serve.api.build import build_server
 from serve.api.server import Server
 from serve.client.client import Client
 from serve.config import ServerConfig
@@ -52,7 +53,7 @@ def running(
     thread.start()
 
     async def start() -> Server:
-        server = Server(directory, settings, ingest_command=ingest_command)
+        server = build_server(directory, settings, ingest_command=ingest_command)
         await server.start()
         if warm:
             await server.warm_up()

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ingest.config import SourceConfig
-from serve.api import server
+from serve.api.build import run_server
 from serve.config import ServerConfig
 from serve.settings import Settings
 from support import fakes
@@ -33,4 +33,4 @@ if __name__ == "__main__":
     def announce(address: str) -> None:
         print("listening on", address, flush=True)
 
-    asyncio.run(server.serve(given.data, settings, None, announce, ingest_command=INGEST_CHILD))
+    asyncio.run(run_server(given.data, settings, None, announce, ingest_command=INGEST_CHILD))

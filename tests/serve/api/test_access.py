@@ -22,7 +22,7 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
-from serve.api.server import Server
+from serve.api.build import build_server
 from serve.api.tokens import create_token, revoke_token
 from serve.catalog.catalog import Catalog
 from serve.config import ServerConfig
@@ -528,5 +528,5 @@ def test_half_a_protection_is_none_beyond_this_machine(
     config = tls(certificates, clients=False) if protected_by == "TLS" else {}
     settings = Settings(server=ServerConfig(listen="0.0.0.0:0", **config))  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="can be reached from other machines"):
-        Server(tmp_path, settings)
+        build_server(tmp_path, settings)
     assert sorted(tmp_path.iterdir()) == before  # nothing was begun

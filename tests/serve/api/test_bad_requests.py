@@ -287,7 +287,7 @@ class Endless:
 @contextlib.contextmanager
 def endless(world: World) -> Iterator[Endless]:
     """Make questions last for ever; see to it that the work of this one has stopped."""
-    library, work = world.running.server.library, Endless()
+    library, work = world.running.server.loaded.library, Endless()
     assert library is not None
     with patch.object(library.engine, "candidates", work):
         yield work
@@ -328,7 +328,7 @@ class Waiting:
 def stalled(world: World) -> Any:
     messages = Waiting(header(), data(b"beginning"))
     try:
-        with patch.object(world.running.server.library_service, "max_stall_seconds", 0.3):
+        with patch.object(world.running.server.loaded.library_service, "max_stall_seconds", 0.3):
             return world.upload(messages)
     finally:
         messages.is_over.set()
@@ -898,7 +898,7 @@ def test_what_is_long_is_told_as_well(send: Callable[[World], Any], code: str, r
 
 
 def test_what_is_our_own_fault_is_in_the_log_and_nowhere_else(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    library = world.running.server.library
+    library = world.running.server.loaded.library
     assert library is not None
     with patch.object(library.engine, "candidates", side_effect=RuntimeError("/secret/path")):
         found = outcome(world, Bad("", lambda w: w.moments(words()), ""))

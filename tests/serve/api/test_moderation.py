@@ -1,5 +1,6 @@
 """Callers of the ModerationService: what is found is listed, and told once, in order, through restarts."""
 
+import asyncio
 import json
 import re
 import threading
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from kinodex.v1 import moderation_service_pb2 as moderation
 from kinodex.v1 import stream_pb2
 from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
-from serve.api.server import Server
+from serve.api.build import build_server
 from serve.cli.main import cli
 from serve.client.client import Client
 from serve.config import ServerConfig
@@ -104,6 +105,7 @@ OTHER = [("red", "OPENED", 0), ("red", "CLOSED", 1)]
 
 
 def test_lists_the_policies_in_force(stub: ModerationServiceStub, data: Path) -> None:
+    wait_until(lambda: len(stub.ListPolicies(moderation.ListPoliciesRequest()).policies) > 0)
     found = stub.ListPolicies(moderation.ListPoliciesRequest())
     assert [(one.policy_id, one.label, list(one.parent_labels)) for one in found.policies] == [
         ("red", "Red", ["Colours"]), ("blue", "Blue", ["Colours"]),
@@ -323,8 +325,12 @@ def test_a_webhook_that_is_set_up_wrong_ends_the_start(data: Path) -> None:
     with pytest.raises(ValueError, match="must be set together"):
         ServerConfig(webhook_url="https://example.org/")
     wrong = ServerConfig(listen="127.0.0.1:0", webhook_url="example.org", webhook_secret="a secret of some bytes")
+
+    async def build() -> None:
+        build_server(data, replace(SETTINGS, server=wrong))
+
     with pytest.raises(SettingsError, match="must be http"):
-        Server(data, replace(SETTINGS, server=wrong))
+        asyncio.run(build())
 
 
 def test_a_deleted_video_is_withdrawn(stub: ModerationServiceStub, data: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_call_under_way_is_answered_before_the_server_ends(tmp_path: Path, mon
     use_fakes(monkeypatch)
     with running(tmp_path / "data") as server, grpc.insecure_channel(server.address) as channel:
         entered, go_on = threading.Event(), threading.Event()
-        engine = server.server.ready_library().engine
+        engine = server.server.loaded.require().engine
         rank = engine.rank_videos
 
         def slow(*arguments: Any) -> Any:
@@ -179,7 +179,7 @@ def test_a_refresh_under_way_ends_before_its_catalog_is_closed(tmp_path: Path, m
     monkeypatch.setattr("serve.api.server.REFRESH_SECONDS", 0.01)
     with running(tmp_path / "data") as server:
         entered, go_on = threading.Event(), threading.Event()
-        library = server.server.ready_library()
+        library = server.server.loaded.require()
         closed_while_read = []
 
         def slow() -> None:
@@ -198,7 +198,7 @@ def test_a_refresh_under_way_ends_before_its_catalog_is_closed(tmp_path: Path, m
 
 
 def test_an_abandoned_call_stops_working(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = server.server.ready_library().engine
+    engine = server.server.loaded.require().engine
     entered, stopped = threading.Event(), threading.Event()
 
     def endless(query: Query, pixels: object, check: Callable[[], None]) -> None:
@@ -232,7 +232,7 @@ def test_too_many_questions_are_refused_with_the_time_to_come_back(
         running(tmp_path / "data", query_workers=1, max_waiting_queries=1) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        go_on, engine = threading.Event(), server.server.ready_library().engine
+        go_on, engine = threading.Event(), server.server.loaded.require().engine
         rank = engine.rank_videos
         monkeypatch.setattr(engine, "rank_videos", lambda *given: (go_on.wait(10), rank(*given))[1])
         stub = SearchServiceStub(channel)
@@ -260,11 +260,11 @@ def test_an_index_that_does_not_answer_makes_questions_wait_and_ends_nothing(
 
     use_fakes(monkeypatch)
     with running(tmp_path / "data") as server, Client(server.address) as client:
-        engine = server.server.ready_library().engine
+        engine = server.server.loaded.require().engine
         with monkeypatch.context() as patch:
             patch.setattr(engine, "is_fresh", lambda: False)
             patch.setattr(engine.segment_index, "refresh", fail)
-            server.server.refresh()  # as after a deletion, or new segments from Kafka
+            server.server.loaded.refresh()  # as after a deletion, or new segments from Kafka
             with pytest.raises(ServerFailed, match="vector index") as caught:
                 client.search(Query(text="red"))
         assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "INDEX_UNAVAILABLE")
@@ -281,7 +281,7 @@ def test_new_encoders_of_a_reindexed_library_are_loaded(tmp_path: Path, monkeypa
         monkeypatch.setattr("support.fakes.ColourEncoder.fingerprint", "another")
         list(reindex(tmp_path / "data", SETTINGS, progress=SilentProgress()))
         wait_until(lambda: ready(client) and bool(client.search(Query(text="red")).videos))
-        assert server.server.ready_library().encoders.space.visual_fingerprint == "another"
+        assert server.server.loaded.require().encoders.space.visual_fingerprint == "another"
 
 
 def test_metrics_tell_of_calls_caches_and_the_index(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +355,7 @@ def test_the_same_question_is_ranked_once_until_the_library_changes(
     films = [str(write_scenes(tmp_path / f"{n}.mp4", [("red", 4 + n)])) for n in range(3)]
     list(index(films[:2], tmp_path / "data", SETTINGS, progress=SilentProgress()))
     with running(tmp_path / "data") as server, Client(server.address) as client:
-        engine = server.server.ready_library().engine
+        engine = server.server.loaded.require().engine
         ranked: list[Query] = []
         rank = engine.rank_videos
         monkeypatch.setattr(engine, "rank_videos", lambda query, *rest: (ranked.append(query), rank(query, *rest))[1])

@@ -333,13 +333,13 @@ def test_new_encoders_of_a_reindexed_library_take_the_segments_of_their_own(
         list(reindex(tmp_path / "data", worker.settings, progress=SilentProgress()))
         assert found(client, "red") == []
         wait_until(lambda: ready(client) and visual_fingerprint(server) == "another")
-        space = server.server.ready_library().encoders.space
+        space = server.server.loaded.require().encoders.space
         worker.publish([replace(one, fingerprint=space.fingerprint) for one in red])
         wait_until(lambda: found(client, "red") == [("cam", False)])
 
 
 def visual_fingerprint(server: Running) -> str:
-    library = server.server.library
+    library = server.server.loaded.library
     return "" if library is None else library.encoders.space.visual_fingerprint
 
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import PartitionId, Record
-from serve.api.server import serve
+from serve.api.build import run_server
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
 from serve.config import ServerConfig
@@ -384,7 +384,7 @@ def test_a_server_that_kafka_leaves_behind_ends_with_the_reason(
         workers=2, kafka=KafkaConfig(servers=("nobody:9092",)), server=ServerConfig(listen="127.0.0.1:0")
     )
     with pytest.raises(OffsetRegression):
-        asyncio.run(serve(tmp_path / "data", settings, None, lambda address: None))
+        asyncio.run(run_server(tmp_path / "data", settings, None, lambda address: None))
 
 
 # ---- tombstones

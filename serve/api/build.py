@@ -1,0 +1,214 @@
+"""build_server() makes a Server of its parts, and run_server() runs it until a signal, for `kinodex serve`."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from kinodex.v1.library_service_pb2_grpc import add_LibraryServiceServicer_to_server
+from kinodex.v1.moderation_service_pb2_grpc import add_ModerationServiceServicer_to_server
+from kinodex.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
+from serve.api.access import Access
+from serve.api.cache_counts import CacheCounts
+from serve.api.interceptor import CallInterceptor
+from serve.api.library import LibraryService
+from serve.api.loaded_library import LoadedLibrary
+from serve.api.moderation import EventSignal, ModerationService
+from serve.api.pages import PageSigner, page_key
+from serve.api.reflection import descriptor_pool
+from serve.api.search import SearchService
+from serve.api.server import SERVICES, Server, wait_for_first
+from serve.api.tls import check_exposure, server_credentials
+from serve.api.tokens import open_tokens
+from serve.api.warming import prepare
+from serve.api.workers import Workers
+from serve.catalog.catalog import Catalog
+from serve.catalog.events import EventLog
+from serve.config import ServerConfig
+from serve.errors import SettingsError
+from serve.indexing.jobs import JobQueue
+from serve.indexing.supervisor import Supervisor
+from serve.indexing.uploads import FOLDER_NAME, Spool
+from serve.moderation.followers import Followers
+from serve.observe.metrics import ServerMetrics
+from serve.observe.tracing import no_spans, open_spans
+from serve.settings import Settings
+
+CALL_WORKER_COUNT = 4  # threads for calls that read or change the catalog, which take milliseconds
+MIN_PING_MILLISECONDS = 5_000  # of clients, also between calls; gRPC hangs up below 5 minutes by default
+
+
+def build_server(
+    directory: Path,
+    settings: Settings,
+    config_file: Path | None = None,
+    *,
+    ingest_command: Sequence[str] | None = None,
+) -> Server:
+    """Make a server that listens but does not answer yet: see Server. Call it on the event loop that it will run on.
+
+    Everything that can be checked is checked here, before anything is loaded.
+
+    Args:
+        config_file: Where the settings come from, for the process that indexes (serve.indexing.job_worker).
+        ingest_command: The command of that process; None: the usual one.
+    Raises:
+        SettingsError: If the server would listen unprotected, or a setting, a certificate or the tokens are unusable.
+        DataDirectoryInvalid: If the catalog is damaged, or of another version.
+    """
+    config, metrics = settings.server, ServerMetrics()
+    tokens = open_tokens(directory, config)
+    check_exposure(config, has_tokens=tokens is not None)
+    credentials = server_credentials(config)
+    prepare(directory)
+    spans, end_spans = open_spans() if config.traces else (no_spans, lambda: None)
+    reader, editor = Catalog.open_reader(directory), Catalog.open_editor(directory)
+    new_events, jobs = EventSignal(), JobQueue(editor)
+    followers = Followers(directory, settings, editor, metrics, new_events.notify)
+    loaded = LoadedLibrary(reader, followers)
+    supervisor = Supervisor(jobs, config=config_file, command=ingest_command)
+    spool = Spool(
+        directory / FOLDER_NAME, max_upload_bytes=config.max_upload_bytes, max_spool_bytes=config.max_spool_bytes
+    )
+    query_workers, call_workers = _make_workers(config, metrics)
+    access, signer = Access(reader), PageSigner(page_key(directory))
+    library_service = LibraryService(
+        reader,
+        jobs,
+        access,
+        spool,
+        call_workers,
+        signer,
+        settings.source,
+        max_stall_seconds=config.max_upload_stall_seconds,
+        on_submit=supervisor.wake,
+        delete_live=loaded.delete_live,
+        on_delete=loaded.refresh,
+        metrics=metrics,
+    )
+    search_service = SearchService(loaded.require, followers.ready_watcher, access, query_workers, signer)
+    moderation_service = ModerationService(
+        EventLog(reader), lambda: followers.policies, new_events, access, call_workers, signer
+    )
+    metrics.registry.register(CacheCounts(loaded.text_vectors, search_service.rankings))
+    interceptor = CallInterceptor(config, tokens, metrics, lambda: loaded.library is not None, spans)
+    grpc_server, health_service = _make_grpc_server(
+        config, interceptor, search_service, library_service, moderation_service
+    )
+    return Server(
+        directory=directory,
+        settings=settings,
+        metrics=metrics,
+        reader=reader,
+        editor=editor,
+        spool=spool,
+        loaded=loaded,
+        supervisor=supervisor,
+        followers=followers,
+        query_workers=query_workers,
+        call_workers=call_workers,
+        search_service=search_service,
+        library_service=library_service,
+        moderation_service=moderation_service,
+        health=health_service,
+        grpc=grpc_server,
+        port=_listen(grpc_server, config.listen, credentials),
+        end_spans=end_spans,
+    )
+
+
+def _make_workers(config: ServerConfig, metrics: ServerMetrics) -> tuple[Workers, Workers]:
+    """Make the threads for questions, which are bounded by the CPU, and for all other calls."""
+    query_workers = Workers(
+        "questions",
+        config.query_workers or os.cpu_count() or 1,
+        config.max_waiting_queries,
+        metrics.queries_waiting.set,
+    )
+    # The interceptor bounds the calls already, so none is refused for want of a thread.
+    max_waiting_count = config.max_concurrent_calls + config.max_watches
+    return query_workers, Workers("calls", CALL_WORKER_COUNT, max_waiting_count, lambda count: None)
+
+
+def _make_grpc_server(
+    config: ServerConfig,
+    interceptor: CallInterceptor,
+    search_service: SearchService,
+    library_service: LibraryService,
+    moderation_service: ModerationService,
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    """Make the gRPC server with our services, health checks and reflection."""
+    server = grpc.aio.server(
+        interceptors=[interceptor],
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.so_reuseport", 0),  # a second server on the port fails, instead of taking every other call
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MILLISECONDS),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    add_SearchServiceServicer_to_server(search_service, server)
+    add_LibraryServiceServicer_to_server(library_service, server)
+    add_ModerationServiceServicer_to_server(moderation_service, server)
+    health_service = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    reflection.enable_server_reflection(names, server, pool=descriptor_pool())
+    return server, health_service
+
+
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Bind the address and return the port.
+
+    Raises:
+        SettingsError: If the address cannot be bound.
+    """
+    try:
+        if credentials is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, credentials))
+    except RuntimeError as error:
+        raise SettingsError(f"cannot listen on {address}: the address is in use or not ours") from error
+
+
+async def run_server(
+    directory: Path,
+    settings: Settings,
+    config_file: Path | None,
+    announce: Callable[[str], None],
+    *,
+    ingest_command: Sequence[str] | None = None,
+) -> None:
+    """Run a server until SIGTERM or SIGINT, or until it fails. Arguments and errors are those of build_server().
+
+    Args:
+        announce: Called with the address once the server listens.
+    Raises:
+        ServeError, EncoderError: If the library cannot be used.
+        OffsetRegression: If a Kafka topic was made anew.
+    """
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server = build_server(directory, settings, config_file, ingest_command=ingest_command)
+    await server.start()
+    announce(server.address)
+    warming = asyncio.create_task(server.warm_up())
+    ending = asyncio.create_task(stopping.wait())
+    try:
+        await wait_for_first(warming, ending)
+        if warming.done():
+            warming.result()
+        await wait_for_first(ending, server.failure)
+        if server.failure.done():
+            raise server.failure.result()
+    finally:
+        for task in (warming, ending):
+            task.cancel()
+        await asyncio.gather(warming, ending, return_exceptions=True)
+        await server.stop()
