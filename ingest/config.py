@@ -1,4 +1,4 @@
-"""Settings of the stage: how to decode, and where bytes may come from."""
+"""Settings of the stage: decoding, cutting streams into chunks, the URI policy, and Kafka."""
 
 import re
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeConfig:
-    """What one decode yields, and the limits that hold for it."""
+    """Which pictures and sound decoding yields, and the limits of one input."""
 
     sampling: SamplingPolicy = "fast"
-    input_width: int = 224  # pixels of Frame.pixels, set by the visual encoder
+    input_width: int = 224  # width of Frame.pixels in pixels; the visual encoder determines it
     input_height: int = 224
-    resize: ResizePolicy = "crop"  # crop: centre; squash: whole picture, aspect lost; pad: whole picture, black bars
-    thumbnail_px: int = 180  # shorter side of the JPEG kept as evidence
-    decode_video: bool = True  # False: sound only, no picture is decoded
-    clock: Clock = "media"  # zero: media: the first picture; source: a whole second of the container's time before it
-    max_pixels: int = 8192 * 4352  # 8K and a little: the largest picture common encoders produce
+    resize: ResizePolicy = "crop"  # crop: the centre; squash: all of it, distorted; pad: all of it, with black bars
+    thumbnail_px: int = 180  # shorter side of the stored JPEG, in pixels
+    decode_video: bool = True  # False: decode sound only
+    clock: Clock = "media"  # where media time is zero: the first picture, or a whole second of source time before it
+    max_pixels: int = 8192 * 4352  # 8K and a margin: the largest picture of common encoders
     max_duration_seconds: float = 24 * 3600.0
     max_streams: int = 64
     max_memory_bytes: int = 3 << 30  # of the child process: a 10-bit 8K H.265 stream needs about 2 GiB
-    max_stall_seconds: float = 60.0  # without one decoded packet, frame or read: the watchdog's patience
-    max_wall_seconds: float = 6 * 3600.0  # for one input, waiting for the consumer not counted
+    max_stall_seconds: float = 60.0  # without a read, packet or frame; then the watchdog ends the child process
+    max_wall_seconds: float = 6 * 3600.0  # for one input; time in which the consumer is busy does not count
 
     def __post_init__(self) -> None:
         if self.sampling not in ("exact", "fast", "keyframes"):
@@ -54,15 +54,15 @@ class DecodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishConfig:
-    """How a source is cut into chunks, and what happens when it goes away."""
+    """How a source is cut into chunks, and how a lost source is connected again."""
 
-    realtime: bool = False  # a file comes no faster than it plays
-    chunk_seconds: float = 2.0  # a chunk ends at the first keyframe after so long
-    max_chunk_bytes: int = 8 << 20  # what the topic takes
-    min_backoff_seconds: float = 1.0  # before connecting again; doubled each time
-    max_backoff_seconds: float = 30.0
-    open_timeout_seconds: float = 15.0  # for connecting and finding the streams
-    read_timeout_seconds: float = 30.0  # without one packet: HLS comes in pieces of ten seconds and more
+    realtime: bool = False  # publish a file no faster than it plays
+    chunk_seconds: float = 2.0  # a chunk ends at the first keyframe after this time
+    max_chunk_bytes: int = 8 << 20  # largest chunk that the topic accepts; larger ones are dropped
+    min_backoff_seconds: float = 1.0  # first pause before connecting again; each further pause is twice as long
+    max_backoff_seconds: float = 30.0  # longest such pause
+    open_timeout_seconds: float = 15.0  # bound of connecting and finding the streams
+    read_timeout_seconds: float = 30.0  # longest time without a packet; HLS segments last ten seconds and more
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
 
     def __post_init__(self) -> None:
@@ -79,16 +79,16 @@ class PublishConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """Where bytes may come from: the URI policy."""
+    """The URI policy: which sources may be read, and how much of them."""
 
     schemes: tuple[str, ...] = ("http", "https", "file")
     hosts: tuple[str, ...] = ("*",)  # host names, "*.example.org", or "*" for any public host
-    private_networks: tuple[str, ...] = ()  # e.g. "10.1.0.0/16": not reachable unless listed here
-    file_roots: tuple[str, ...] = (".",)  # file: URIs only below these, symlinks resolved
-    max_bytes: int = 64 << 30
+    private_networks: tuple[str, ...] = ()  # private networks that may be reached, such as "10.1.0.0/16"
+    file_roots: tuple[str, ...] = (".",)  # folders that file: URIs must lie in, after symlinks are resolved
+    max_bytes: int = 64 << 30  # largest source
     max_redirects: int = 5
-    timeout_seconds: float = 30.0  # for connecting, and for each read
-    max_fetch_seconds: float = 6 * 3600.0  # for one download: a slow server must not hold a worker for days
+    timeout_seconds: float = 30.0  # bound of connecting, and of each read
+    max_fetch_seconds: float = 6 * 3600.0  # bound of one download, so that a slow server cannot hold a worker for days
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "timeout_seconds", "max_fetch_seconds"):
@@ -105,22 +105,22 @@ class SourceConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConfig:
-    """Where the brokers are, how they know us, and how long we wait for them."""
+    """Kafka: brokers, credentials, topics and timeouts."""
 
-    servers: tuple[str, ...] = ()  # "host:port" of some brokers; they tell of the others. None: no Kafka
+    servers: tuple[str, ...] = ()  # "host:port" of some brokers, which name all others; empty: no Kafka
     topic_prefix: str = "kinodex"  # the topics are kinodex.chunks, kinodex.segments, ...
     security_protocol: SecurityProtocol = "PLAINTEXT"
     sasl_mechanism: SaslMechanism = ""
     sasl_username: str = ""
     sasl_password: str = field(default="", repr=False)
-    tls_ca: str = ""  # a PEM file of the authorities that brokers' certificates are signed by; "": the system's
-    tls_certificate: str = ""  # PEM files by which a broker knows us; "": it does not ask
-    tls_key: str = ""
-    partition_count: int = 12  # of a topic that is made; no more workers than this share the streams
-    replication_factor: int = -1  # of a topic that is made; -1: the broker's default
-    session_timeout_seconds: float = 10.0  # a worker that is silent for so long is dead
-    delivery_timeout_seconds: float = 600.0  # how long an outage may last until what is to be written is given up
-    bootstrap_timeout_seconds: float = 15.0  # for the first answer of a broker, and for any other that is waited for
+    tls_ca: str = ""  # PEM file of the authorities that sign brokers' certificates; "": those of the system
+    tls_certificate: str = ""  # PEM file of our certificate; "": the broker asks for none
+    tls_key: str = ""  # PEM file of its private key
+    partition_count: int = 12  # of a topic when it is created; at most this many workers share the streams
+    replication_factor: int = -1  # of a topic when it is created; -1: the broker's default
+    session_timeout_seconds: float = 10.0  # a worker without heartbeats for this long counts as dead
+    delivery_timeout_seconds: float = 600.0  # longest outage before unwritten records are given up
+    bootstrap_timeout_seconds: float = 15.0  # bound of waiting for any answer of a broker
 
     def __post_init__(self) -> None:
         for server in self.servers:

@@ -1,28 +1,28 @@
 """IngestError
-├── SourceError            the bytes cannot be had
+├── SourceError            the source cannot be read
 │   ├── SourceNotFound     no such file or page
-│   ├── SourceUnreadable   it is there, and may not be read
+│   ├── SourceUnreadable   it exists but may not be read
 │   ├── SourceRefused      the URI policy forbids it
-│   └── SourceUnavailable  the other end failed; a later try may work
-├── DecodeError            the bytes are not media that decodes
-│   ├── DecoderCrashed     the child process died on them
+│   └── SourceUnavailable  the server or the network failed: a retry may work
+├── DecodeError            the bytes are not media that decodes: skip the input
+│   ├── DecoderCrashed     the child process died while decoding it
 │   └── DecoderTimeout     the watchdog ended the child process
-├── LimitExceeded          over a setting; names it
-├── BrokerUnavailable      no Kafka broker, or none that lets us in: try again later
-├── OffsetRegression       a topic is shorter than what was read of it: stop
-└── RecordTooLarge         no topic takes a record of this size
+├── LimitExceeded          the input exceeds a setting, which the error names
+├── BrokerUnavailable      no Kafka broker answers, or none accepts us: retry later
+├── OffsetRegression       a partition ends before records that were read of it: stop
+└── RecordTooLarge         a record is larger than its topic accepts
 """
 
 from collections.abc import Sequence
 
 
 class IngestError(Exception):
-    """One input cannot be ingested. The others can.
+    """One input cannot be ingested; other inputs are not affected.
 
     Attributes:
-        uri: The input, as the caller named it.
-        reason: What is wrong, without the input's name.
-        remedy: What to do about it; may be empty.
+        uri: The input's name, as the caller gave it.
+        reason: The problem, without the input's name.
+        remedy: How to solve it; may be empty.
     """
 
     def __init__(self, uri: str, reason: str, remedy: str = "") -> None:
@@ -31,7 +31,7 @@ class IngestError(Exception):
 
 
 class SourceError(IngestError):
-    """The bytes cannot be had."""
+    """The source cannot be read."""
 
 
 class SourceNotFound(SourceError):
@@ -39,7 +39,7 @@ class SourceNotFound(SourceError):
 
 
 class SourceUnreadable(SourceError):
-    """The source is there, and may not be read."""
+    """The source exists but may not be read."""
 
 
 class SourceRefused(SourceError):
@@ -47,7 +47,7 @@ class SourceRefused(SourceError):
 
 
 class SourceUnavailable(SourceError):
-    """The other end failed; a later try may work."""
+    """The server or the network failed; a retry may work."""
 
 
 class DecodeError(IngestError):
@@ -63,7 +63,7 @@ class DecoderTimeout(DecodeError):
 
 
 class LimitExceeded(IngestError):
-    """A limit of DecodeConfig or SourceConfig was passed.
+    """The input exceeds a limit of DecodeConfig or SourceConfig.
 
     Attributes:
         limit: The setting's name.
@@ -75,10 +75,10 @@ class LimitExceeded(IngestError):
 
 
 class BrokerUnavailable(IngestError):
-    """No Kafka broker answers, or none that does lets us in. A later try may work.
+    """No Kafka broker answers, or none accepts us. A retry may work.
 
     Attributes:
-        servers: The brokers that were asked.
+        servers: The brokers that were tried.
     """
 
     def __init__(
@@ -92,21 +92,21 @@ class BrokerUnavailable(IngestError):
 
 
 class OffsetRegression(IngestError):
-    """A partition ends before what was read of it: the topic was made anew, or has lost records.
+    """A partition ends before records that were read of it: the topic was recreated, or has lost records.
 
     Attributes:
-        wanted: The offset to be read next.
-        end: The offset behind the last record.
+        wanted: The next offset to read.
+        end: The offset after the last record.
     """
 
     def __init__(self, topic: str, partition: int, wanted: int, end: int) -> None:
         super().__init__(
             f"{topic}/{partition}",
             f"offset {wanted} lies beyond the end {end}",
-            "was the topic made anew? What was made of it must be made anew too",
+            "if the topic was recreated, everything derived from it must be rebuilt",
         )
         self.topic, self.partition, self.wanted, self.end = topic, partition, wanted, end
 
 
 class RecordTooLarge(IngestError):
-    """No topic takes a record of this size."""
+    """A record is larger than its topic accepts."""

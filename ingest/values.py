@@ -1,7 +1,8 @@
-"""What a live stream is sent as, and what decoding yields.
+"""Values of the stage: chunks of live streams, and the pictures and sound that decoding yields.
 
-Decoded times are media time: seconds from the first picture, or from the first sound without one. On the source's clock
-(DecodeConfig.clock) the zero is a whole second of the container's time before that: DecodeSummary.zero_seconds.
+Times of decoded items are media time: seconds from the first picture, or from the first sound if there is no picture.
+With DecodeConfig.clock = "source", zero is instead a whole second of the container's time before the first picture;
+DecodeSummary.zero_seconds is that second.
 """
 
 import math
@@ -10,31 +11,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE_HZ = 16_000  # what Whisper and silero-vad were trained on
-MAX_NUMBER = (1 << 63) - 1  # of a session or a chunk, exclusive: the one after it must be a number too
-MAX_TIME_SECONDS = 1000 * 365.25 * 24 * 3600  # from 1970; what is reckoned from it stays within protobuf's Timestamp
+SAMPLE_RATE_HZ = 16_000  # the rate that Whisper and silero-vad were trained on
+MAX_NUMBER = (1 << 63) - 1  # exclusive bound of session and chunk numbers: an int64 must hold the next number too
+MAX_TIME_SECONDS = 1000 * 365.25 * 24 * 3600  # from 1970: times near it still fit into protobuf's Timestamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaInfo:
-    """What the container claims, before anything is decoded. Any of it may be absent or a lie."""
+    """What the container claims, before anything is decoded. Every field may be absent or wrong."""
 
     container: str  # FFmpeg's demuxer name, e.g. "mov,mp4,m4a,3gp,3g2,mj2"
     duration_seconds: float | None
-    video_codec: str | None  # None: no moving pictures (cover art does not count)
+    video_codec: str | None  # None: no moving pictures; cover art does not count
     audio_codec: str | None
     width: int | None  # as displayed: after rotation and pixel aspect ratio
     height: int | None
     rotation_degrees: int  # 0, 90, 180 or 270, clockwise, already applied to every frame
-    frame_rate_fps: float | None  # average, as the container says
+    frame_rate_fps: float | None  # average, according to the container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One sampled picture."""
+    """One sampled picture of an input."""
 
-    epoch: int  # counts up at each break of the timestamps (design §3)
-    pts_seconds: float  # the frame's true presentation time, in media time; strictly increasing
+    epoch: int  # number of the stretch of unbroken timestamps, from 0
+    pts_seconds: float  # media time; strictly increasing
     pixels: NDArray[np.uint8]  # (H, W, 3) RGB at the encoder's input size
     thumbnail: bytes  # JPEG of the whole picture, shorter side DecodeConfig.thumbnail_px
 
@@ -47,7 +48,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioBlock:
-    """Consecutive audio samples, mono, 16 kHz. Blocks come in order; a jump of start_seconds is silence."""
+    """Consecutive audio samples, mono, 16 kHz. Blocks come in order; a gap before start_seconds is silence."""
 
     epoch: int
     start_seconds: float = 0.0
@@ -64,33 +65,31 @@ class AudioBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeSummary:
-    """What was really there, known at the end."""
+    """What the input really contained, known at its end."""
 
     duration_seconds: float  # media time at which the last picture or sound ends
     epoch_count: int
     frame_count: int  # sampled frames
-    error_count: int  # packets or frames that did not decode and were skipped
-    truncated: bool  # the bytes end before what the container announced
-    # The container's own times, 0 if nothing had one: of media time zero, and of the first picture that decodes, or of
-    # the first sound without one.
-    zero_seconds: float = 0.0
-    start_seconds: float = 0.0
+    error_count: int  # packets and frames that did not decode and were skipped
+    truncated: bool  # the bytes end before the end that the container announced
+    zero_seconds: float = 0.0  # the container's time at media time zero; 0 if nothing had a time
+    start_seconds: float = 0.0  # the container's time of the first picture, or of the first sound without pictures
     pictures_end_seconds: float = 0.0  # media time at which the last picture ends; 0 without pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """An independently decodable piece of a live stream (design §4)."""
+    """A piece of a live stream that decodes without its neighbours."""
 
     collection: str
     stream_id: str
-    session: int  # grows each time the publisher starts anew
-    sequence: int  # counts up by one from 0 within the session
+    session: int  # greater each time the publisher restarts
+    sequence: int  # 0, 1, 2, ... within the session
     media: bytes = b""
-    uri: str = ""  # where the media is, instead of the media
+    uri: str = ""  # where to fetch the media, instead of `media`
     media_type: str = ""
-    start_time: float | None = None  # seconds since 1970, of its first picture, or of its first sound without one
-    end_of_stream: bool = False  # nothing follows in the session
+    start_time: float | None = None  # of the first picture, or of the first sound without pictures; seconds since 1970
+    end_of_stream: bool = False  # the session has no further chunk
 
     def __post_init__(self) -> None:
         for name in ("collection", "stream_id"):
@@ -101,7 +100,7 @@ class Chunk:
             if not 0 <= getattr(self, name) < MAX_NUMBER:
                 raise ValueError(f"{name} must be >= 0 and below 2**63 - 1, got {getattr(self, name)}")
         if self.media and self.uri:
-            raise ValueError("a chunk has its media or says where it is, got both")
+            raise ValueError("a chunk has media or a uri, got both")
         if not self.media and not self.uri and not self.end_of_stream:
             raise ValueError("a chunk without media must be the end of the stream")
         if self.start_time is not None and not math.isfinite(self.start_time):

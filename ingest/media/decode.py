@@ -226,7 +226,7 @@ class _Decoder:
             for picture in self._video.feed(picture_packet, epoch, pts=pts, dts=dts, duration=duration):
                 yield from self._see(picture)
         elif epoch.origin is None and packet.is_keyframe and pts is not None:
-            epoch.begin_with(pts)  # pictures are not decoded, and still set the zero
+            epoch.set_origin(pts)  # pictures are not decoded, and still set the zero
 
     def _base_of(self, stream: Stream) -> Fraction | None:
         if stream.index not in self._bases:
@@ -250,7 +250,7 @@ class _Decoder:
         yield from self._info()
         first, current = self._timeline.first, self._timeline.current
         if current is not None and current.origin is not None:
-            self._reach(current.media(current.end))  # packets that were dropped have their time too
+            self._reach(current.to_media(current.end))  # packets that were dropped have their time too
         yield DecodeSummary(
             duration_seconds=float(self._end),
             epoch_count=current.index + 1 if current is not None else 1,
@@ -271,7 +271,7 @@ class _Decoder:
         current, (epoch, end) = self._timeline.current, self._pictures_end
         if current is None or current.origin is None or self._frame_count == 0:
             return 0.0
-        return max(0.0, float(current.media(end) if epoch == current.index else current.base))
+        return max(0.0, float(current.to_media(end) if epoch == current.index else current.base))
 
     # ---- giving out
 
@@ -325,7 +325,7 @@ class _Decoder:
         if self._waiting:  # pictures that are not decoded set the zero without a word
             yield from self._hear_waiting()
         yield from self._info()
-        start, samples = sound.epoch.media(sound.start), sound.samples
+        start, samples = sound.epoch.to_media(sound.start), sound.samples
         # Before the first picture, or again over what was already heard: cut.
         begin = max(sound.epoch.base, self._sound_end)
         if start < begin:
@@ -349,14 +349,14 @@ class _Decoder:
         current = self._timeline.current
         for sound in waiting:
             if sound.epoch.origin is None and sound.epoch is current:
-                sound.epoch.begin_with(sound.start)
+                sound.epoch.set_origin(sound.start)
             if sound.epoch.origin is not None:
                 yield from self._hear(sound)
 
     def _reach(self, media: Fraction) -> None:
         self._end = max(self._end, media)
         first = self._timeline.first
-        begin = first.media(first.start) if first is not None and first.origin is not None else Fraction(0)
+        begin = first.to_media(first.start) if first is not None and first.origin is not None else Fraction(0)
         if self._end - max(Fraction(0), begin) > self._config.max_duration_seconds:
             raise LimitExceeded(
                 self._uri,

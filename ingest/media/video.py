@@ -145,8 +145,8 @@ class VideoTrack:
                 is_broken=self._has_keyframes and epoch.index > 0,
             )
         self._has_keyframes |= is_key
-        shown = epoch.media(pts)
-        horizon = epoch.media(dts) if dts is not None else shown - 1
+        shown = epoch.to_media(pts)
+        horizon = epoch.to_media(dts) if dts is not None else shown - 1
         for step in self._planner.push(packet, pts=shown, horizon=horizon, is_key=is_key):
             yield from self._run(step, epoch)
 
@@ -171,12 +171,12 @@ class VideoTrack:
         though the sound may go on a little.
         """
         end = self._last_shown.end if epoch.clock == "source" else None
-        return epoch.media(end if end is not None else epoch.end)
+        return epoch.to_media(end if end is not None else epoch.end)
 
     def _stop_planning(self, packet: Packet[VideoStream], epoch: Epoch) -> Iterator[Picture]:
         """Go on without dropping: timestamps are missing."""
         if self._planner is not None:
-            for step in self._planner.finish(epoch.media(epoch.end)):
+            for step in self._planner.finish(epoch.to_media(epoch.end)):
                 yield from self._run(step, epoch)
         self._planner, self._is_planned = None, False
         self._context.skip_frame = "DEFAULT"
@@ -232,8 +232,8 @@ class VideoTrack:
             return
         self.frame_count += 1
         if epoch.origin is None:
-            epoch.begin_with(source)
-        pts = max(epoch.base, epoch.media(source))
+            epoch.set_origin(source)
+        pts = max(epoch.base, epoch.to_media(source))
         if pts <= self._last_media:
             return
         self._last_media = pts

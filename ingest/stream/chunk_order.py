@@ -1,4 +1,4 @@
-"""The chunks of one stream in their order again, each once: duplicates are dropped, what is missing is waited for."""
+"""Puts the chunks of one stream into order: drops duplicates, and waits for missing chunks within a bound."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-# A chunk is waited for until so many later ones are there, or the newest of these came so long after the first of them.
-# Both are read off the log, so that who reads it again comes to the same end.
+# A missing chunk is given up when this many later chunks wait, or when the newest of them was appended this long after
+# the oldest. Both follow from the log alone, so a second reading of it gives up the same chunks.
 MAX_WAITING_COUNT = 16
 MAX_WAITING_SECONDS = 10.0
 
 
 class Arrival(StrEnum):
-    """What a chunk that arrives is."""
+    """How an arriving chunk was treated."""
 
     TAKEN = "taken"
-    DUPLICATE = "duplicate"  # this one came before, or is given up
-    STALE = "stale"  # of a session before this one
+    DUPLICATE = "duplicate"  # the same chunk arrived before, or was given up
+    STALE = "stale"  # of an earlier session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingChunks:
-    """Chunks that are given up."""
+    """Consecutive chunks that were given up."""
 
     session: int
     first_sequence: int
@@ -37,21 +37,21 @@ class _Waiting(Generic[Item]):
 
 
 class ChunkOrder(Generic[Item]):
-    """Puts items in the order of their session and sequence. Items come out by `next()`."""
+    """Orders items by session and sequence number. `next()` returns them."""
 
     def __init__(self, *, session: int = -1, next_sequence: int = 0) -> None:
-        """Begin with a chunk of a session; -1: with whatever session comes first."""
+        """Begin at a chunk of a session; -1: at the first session that comes."""
         self.session, self.next_sequence = session, next_sequence
         self._waiting: dict[int, _Waiting[Item]] = {}
         self._ready: deque[Item | MissingChunks] = deque()
 
     @property
     def waiting_since(self) -> float | None:
-        """When the first of those that wait for a missing one was appended; None: none waits."""
-        return min((one.append_seconds for one in self._waiting.values()), default=None)
+        """When the oldest waiting chunk was appended; None if none waits for a missing chunk."""
+        return min((waiting.append_seconds for waiting in self._waiting.values()), default=None)
 
     def push(self, item: Item, *, session: int, sequence: int, append_seconds: float) -> Arrival:
-        """Take one chunk as it arrives."""
+        """Take an arriving chunk."""
         if session < self.session:
             return Arrival.STALE
         if session > self.session:
@@ -69,16 +69,16 @@ class ChunkOrder(Generic[Item]):
         return Arrival.TAKEN
 
     def next(self) -> Item | MissingChunks | None:
-        """Return what comes next in order; None: it is not there yet."""
+        """Return the next item in order, or the gap before it; None if it has not arrived."""
         return self._ready.popleft() if self._ready else None
 
     def give_up(self) -> None:
-        """Wait for nothing that is missing any more."""
+        """Give up all missing chunks."""
         while self._waiting:
             self._skip()
 
     def _skip(self) -> None:
-        """Go on behind the gap."""
+        """Give up the chunks before the first waiting one."""
         first = min(self._waiting)
         self._ready.append(
             MissingChunks(
@@ -89,6 +89,6 @@ class ChunkOrder(Generic[Item]):
         self._release()
 
     def _release(self) -> None:
-        while (found := self._waiting.pop(self.next_sequence, None)) is not None:
-            self._ready.append(found.item)
+        while (waiting := self._waiting.pop(self.next_sequence, None)) is not None:
+            self._ready.append(waiting.item)
             self.next_sequence += 1

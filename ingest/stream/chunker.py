@@ -1,12 +1,12 @@
-"""A source that FFmpeg opens to the chunks of a stream: a file, HTTP, HLS, RTSP, UDP or standard input.
+"""Cuts a source into the chunks of a stream: a file, HTTP, HLS, RTSP, UDP or standard input, opened by FFmpeg.
 
-A source is *live* if it comes over a network and does not say how long it is. A live one that fails or ends is
-connected again with backoff, in the same session, until `stop` is set; only when it cannot be had at first is that an
-error. Any other ends at its end. Where one over HTTP breaks off before, FFmpeg asks the server for the rest; where that
-fails too, the stream ends and the error is raised: a second reading from the start would say everything twice.
+A source is *live* if it comes over a network and announces no duration. When a live source fails or ends, it is
+connected again with backoff, in the same session, until `stop` is set; only a failure of the first connection is an
+error. Any other source ends at its end. If a file over HTTP breaks off, FFmpeg asks the server for the rest. If that
+fails too, the stream ends and the error is raised: reading again from the start would repeat everything.
 
-The source is the operator's own: no URI policy holds for it. Its packets are copied, not decoded, but for the first
-picture of an MP4 or Matroska file, which may have to be turned.
+The operator chooses the source, so no URI policy applies. Packets are copied without decoding, except for the first
+picture of an MP4 or Matroska file, which shows whether the container rotates it.
 """
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
@@ -50,20 +50,20 @@ from ingest.source.source import display_uri, scheme_of
 from ingest.stream.remux import ChunkCutter, ChunkMedia
 from ingest.values import Chunk
 
-MAX_READ_ERROR_COUNT = 100  # broken places in one source that the demuxer may step over
-MAX_SLEEP_SECONDS = 0.5  # so that a stop is soon seen
-TURNING_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they can say to turn the pictures
+MAX_READ_ERROR_COUNT = 100  # damaged places of one source that are skipped
+MAX_SLEEP_SECONDS = 0.5  # between two looks at `stop`
+ROTATING_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that can rotate pictures
 STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkHooks:
-    """What the caller hears, and the clocks.
+    """Callbacks of cut_chunks(), and its clocks.
 
     Attributes:
-        notes: Called with one line on what is unusual.
+        notes: Called with one line about each omission, oddity or lost connection.
         progress: Called after each chunk with the seconds of media, the chunks and the bytes so far.
-        now: The wall clock: seconds since 1970.
+        now: The wall clock, in seconds since 1970.
     """
 
     notes: Callable[[str], None] = lambda line: None
@@ -84,23 +84,22 @@ def cut_chunks(
     stop: threading.Event | None = None,
     hooks: ChunkHooks | None = None,
 ) -> Iterator[Chunk]:
-    """Cut a source into chunks, numbered from 0. The last one has no media and says that the stream ends.
+    """Cut a source into chunks, numbered from 0. The last chunk has no media and ends the stream.
 
     Args:
         source: A path, a URL, or "-" for standard input.
-        recorded_time: Wall clock of the source's first picture, in seconds since 1970. Without it, pictures of a live
-            source and of standard input are dated when they come, those of a file in real time from now on, and those
-            of another file not at all.
-        stop: Once it is set, the open chunk is given out and the stream ends. A source that sends nothing is left
-            after read_timeout_seconds.
+        recorded_time: Wall clock of the source's first picture, in seconds since 1970. Without it, a live source and
+            standard input are dated by their arrival, a file in real time from now on, and any other file not at all.
+        stop: Once it is set, the open chunk is yielded and the stream ends. A source that sends nothing is left after
+            read_timeout_seconds.
     Raises:
-        SourceError: The source cannot be had.
-        DecodeError: It is no media, or has nothing that can be sent.
+        SourceError: If the source cannot be read.
+        DecodeError: If it is no media, or contains nothing that can be sent.
     """
-    run = _Publisher(source, config or PublishConfig(), recorded_time, stop or threading.Event(), hooks or ChunkHooks())
+    run = _SourceRun(source, config or PublishConfig(), recorded_time, stop or threading.Event(), hooks or ChunkHooks())
     sequence = 0
     try:
-        for piece in run.pieces():
+        for piece in run.chunks():
             yield Chunk(
                 collection=collection,
                 stream_id=stream_id,
@@ -111,7 +110,7 @@ def cut_chunks(
                 start_time=run.start_time(piece),
             )
             sequence += 1
-            run.tell(piece, sequence)
+            run.report(piece, sequence)
     except IngestError:
         if sequence:
             yield Chunk(
@@ -121,8 +120,8 @@ def cut_chunks(
     yield Chunk(collection=collection, stream_id=stream_id, session=session, sequence=sequence, end_of_stream=True)
 
 
-class _Publisher:
-    """One run over one source, with all its connections."""
+class _SourceRun:
+    """One reading of a source, over all its connections."""
 
     def __init__(
         self,
@@ -140,18 +139,18 @@ class _Publisher:
         self._is_live = False
         self._is_connected = False
         self._dropped_count = 0
-        self._media_seconds = 0.0  # of the connections before this one
+        self._media_seconds = 0.0  # of earlier connections
         self._seconds, self._byte_count = 0.0, 0
-        self._started: float | None = None  # monotonic time of media time zero, in real time
+        self._started: float | None = None  # monotonic time of media time zero, when pacing a file
 
-    def pieces(self) -> Iterator[ChunkMedia]:
+    def chunks(self) -> Iterator[ChunkMedia]:
         """Yield the chunks of all connections."""
-        backoff, has_piece = self._config.min_backoff_seconds, False
+        backoff, has_chunk = self._config.min_backoff_seconds, False
         while True:
             try:
                 with self._connect() as container:
                     for piece in self._read(container):
-                        backoff, has_piece = self._config.min_backoff_seconds, True
+                        backoff, has_chunk = self._config.min_backoff_seconds, True
                         yield piece
                     self._check_length(container)
                 problem = "it ended"
@@ -168,19 +167,19 @@ class _Publisher:
             if self._stop.is_set():
                 return
             backoff = min(2 * backoff, self._config.max_backoff_seconds)
-        if not has_piece:
-            raise DecodeError(self._name, "no picture or sound in it that can be sent")
+        if not has_chunk:
+            raise DecodeError(self._name, "it contains no picture or sound that can be sent")
 
     def start_time(self, piece: ChunkMedia) -> float | None:
-        """Return the wall clock of a chunk's beginning."""
+        """Return the wall clock of a chunk's beginning; None if it is unknown."""
         if self._is_live:
             return piece.arrived
         if self._recorded_time is not None:
             return self._recorded_time + piece.start_seconds
         return piece.arrived if self._source == STANDARD_INPUT else None
 
-    def tell(self, piece: ChunkMedia, chunk_count: int) -> None:
-        """Report a chunk that was taken."""
+    def report(self, piece: ChunkMedia, chunk_count: int) -> None:
+        """Report a chunk that the caller has taken."""
         self._seconds = max(self._seconds, self._media_seconds + piece.end_seconds)
         self._byte_count += len(piece.media)
         self._hooks.progress(self._seconds, chunk_count, self._byte_count)
@@ -192,7 +191,7 @@ class _Publisher:
         options = {"fflags": "+genpts"}
         if self._is_network:
             options |= {"rtsp_transport": self._config.rtsp_transport} if self._source.startswith("rtsp") else {}
-            # Where a file over HTTP breaks off, FFmpeg asks for the rest.
+            # If a file over HTTP breaks off, FFmpeg asks for the rest.
             options |= {"reconnect": "1", "reconnect_delay_max": "10"} if self._source.startswith("http") else {}
         timeout = (self._config.open_timeout_seconds, self._config.read_timeout_seconds) if self._is_network else None
         if not self._is_network and self._source != STANDARD_INPUT and not os.path.exists(_path(self._source)):
@@ -201,7 +200,7 @@ class _Publisher:
         try:
             container = av.open(name, options=options, timeout=timeout, metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
-            raise self._error_of(error) from error
+            raise self._convert_error(error) from error
         with container:
             if not self._is_connected:
                 self._is_live = self._is_network and container.duration is None
@@ -209,7 +208,7 @@ class _Publisher:
             yield container
 
     def _read(self, container: InputContainer) -> Iterator[ChunkMedia]:
-        """Yield the chunks of one connection; what is left too, where it ends in an error."""
+        """Yield the chunks of one connection. If it ends in an error, yield the open chunk before raising it."""
         video = choose_video(container)
         audio = next(iter(audio_by_rank(container)), None)
         streams: list[Stream] = [s for s in (video, audio) if s is not None]
@@ -220,7 +219,9 @@ class _Publisher:
                 stream.discard = Discard.all
         first: list[Packet[Stream]] = []
         packets = self._packets(container, streams)
-        is_turned = video is not None and container.format.name in TURNING_FORMATS and _is_turned(packets, video, first)
+        is_turned = (
+            video is not None and container.format.name in ROTATING_FORMATS and _is_turned(packets, video, first)
+        )
         cutter = ChunkCutter(
             video,
             audio,
@@ -248,27 +249,27 @@ class _Publisher:
             raise problem
 
     def _packets(self, container: InputContainer, streams: list[Stream]) -> Iterator[Packet[Stream]]:
-        """Read the streams until they end, or until stopped; step over broken places."""
+        """Read the streams until they end or `stop` is set; skip damaged places."""
         for error_count in range(MAX_READ_ERROR_COUNT):
             if error_count == 1:
-                self._hooks.notes("it is damaged in places, which are left out")
+                self._hooks.notes("damaged places are left out")
             try:
                 for packet in container.demux(streams):
                     if self._stop.is_set():
                         return
-                    if packet.size:  # empty ones end the demuxing
+                    if packet.size:  # an empty packet marks the end
                         yield packet
                 return
             except av.error.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise
                 if self._is_network and not isinstance(error, av.error.InvalidDataError):
-                    raise self._error_of(error) from error
-            except IndexError:  # PyAV's own, at the end of a file in which a stream appeared after opening
+                    raise self._convert_error(error) from error
+            except IndexError:  # raised by PyAV at the end of a file in which a stream appeared after opening
                 return
 
     def _check_length(self, container: InputContainer) -> None:
-        """Say where a source ends before its announced end: some demuxers take a broken connection for the end."""
+        """Report a source that ends before its announced end: some demuxers take a broken connection for the end."""
         announced = declared_seconds(container)
         if announced is None or self._is_live or self._stop.is_set():
             return
@@ -280,7 +281,7 @@ class _Publisher:
         self._hooks.notes(reason)
 
     def _pace(self, piece: ChunkMedia) -> None:
-        """In real time, let a chunk go when it has been played."""
+        """With `realtime`, wait until a chunk would have been played."""
         if not self._config.realtime or self._is_live or self._stop.is_set():
             return
         if self._started is None:
@@ -293,10 +294,10 @@ class _Publisher:
         while not self._stop.is_set() and (left := time_seconds - self._hooks.monotonic()) > 0:
             self._hooks.sleep(min(left, MAX_SLEEP_SECONDS))
 
-    def _error_of(self, error: Exception) -> IngestError:
-        """Return FFmpeg's error in our words."""
+    def _convert_error(self, error: Exception) -> IngestError:
+        """Convert an error of FFmpeg."""
         if isinstance(error, FileNotFoundError | av.error.HTTPNotFoundError):
-            return SourceNotFound(self._name, "there is no such thing", "check the path or the URL")
+            return SourceNotFound(self._name, "it does not exist", "check the path or the URL")
         if isinstance(error, PermissionError | av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
             return SourceUnreadable(self._name, "permission denied", "check the rights or the password")
         if isinstance(error, IsADirectoryError):
@@ -307,7 +308,7 @@ class _Publisher:
             return SourceUnavailable(self._name, "FFmpeg does not know its protocol")
         if self._is_network and not isinstance(error, av.error.InvalidDataError):
             reason = getattr(error, "strerror", None) or str(error)
-            return SourceUnavailable(self._name, f"it cannot be had ({reason})")
+            return SourceUnavailable(self._name, f"it cannot be read ({reason})")
         if self._is_network or self._source == STANDARD_INPUT:
             return DecodeError(self._name, NOT_MEDIA)
         with open(_path(self._source), "rb") as file:
@@ -319,7 +320,7 @@ def _path(source: str) -> str:
 
 
 def _is_turned(packets: Iterator[Packet[Stream]], video: VideoStream, taken: list[Packet[Stream]]) -> bool:
-    """Decode the first picture, and whether the container says to turn it. Packets read for it go to `taken`."""
+    """Decode the first picture; return whether the container rotates it. The packets read go to `taken`."""
     context = video.codec_context
     for packet in packets:
         taken.append(packet)

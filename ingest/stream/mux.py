@@ -1,4 +1,4 @@
-"""Packets with both their times, and small files made of them: MPEG-TS, Matroska and what rare codecs need."""
+"""Gives packets complete times, and muxes them into small files: MPEG-TS, WebM, Matroska, or ASF and NUT if need be."""
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
@@ -15,12 +15,12 @@ from av.video.stream import VideoStream
 
 from ingest.errors import DecodeError
 
-# What MPEG-TS carries well. It keeps times to 1/90000 s, where Matroska rounds them to a millisecond.
+# Codecs that MPEG-TS carries well. It keeps times to 1/90000 s; Matroska rounds them to a millisecond.
 TS_VIDEO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
 TS_AUDIO = frozenset({"aac", "aac_latm", "mp2", "mp3", "ac3", "eac3"})
 WEBM = frozenset({"vp8", "vp9", "av1", "opus", "vorbis"})
-# Headers that stand once in the container go in front of every keyframe. H.264 and H.265 without start codes only; with
-# them FFmpeg's muxer does it.
+# These filters repeat the container's headers before every keyframe. For H.264 and H.265 with start codes, FFmpeg's
+# muxer does so itself.
 TS_FILTERS = {
     "h264": "h264_mp4toannexb,dump_extra",
     "hevc": "hevc_mp4toannexb,dump_extra",
@@ -28,15 +28,15 @@ TS_FILTERS = {
     "mpeg2video": "dump_extra",
     "mpeg4": "mpeg4_unpack_bframes,dump_extra",
 }
-EARLY_SECONDS = Fraction(1, 2)  # the decoding time of a first packet without one lies so far before its picture
+EARLY_SECONDS = Fraction(1, 2)  # a first packet without decoding time gets one this long before its picture
 TS_HZ = 90_000
-TS_NOTHING = b"\x47\x1f\xff\x10".ljust(188, b"\xff")  # a packet that means nothing
-MIN_TS_PACKETS = 20  # of a file: FFmpeg does not know MPEG-TS by ten
+TS_NULL_PACKET = b"\x47\x1f\xff\x10".ljust(188, b"\xff")  # padding that demuxers skip
+MIN_TS_PACKETS = 20  # of a file: FFmpeg does not recognise MPEG-TS by ten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimedPacket:
-    """A packet with its times, in seconds of the source."""
+    """A packet with complete times, in seconds of the source."""
 
     packet: Packet[Stream]
     pts: Fraction
@@ -44,32 +44,32 @@ class TimedPacket:
     duration: Fraction
     is_video: bool
     is_key: bool
-    arrived: float
+    arrived: float  # wall clock, seconds since 1970
 
 
 class PacketTimes:
-    """Give each packet of one stream both its times, in seconds."""
+    """Completes the times of one stream's packets: presentation time, decoding time and duration."""
 
     def __init__(self, stream: Stream, shift_seconds: int, uri: str) -> None:
         self._shift, self._uri = shift_seconds, uri
         self._reorders = isinstance(stream, VideoStream) and stream.codec_context.reorder_depth > 0
         rate = (stream.average_rate or stream.guessed_rate) if isinstance(stream, VideoStream) else None
-        self._duration = 1 / rate if rate else Fraction(1, 25)  # of a packet that does not say
+        self._duration = 1 / rate if rate else Fraction(1, 25)  # of a packet without one
         self._next: Fraction | None = None  # decoding time after the last packet
         self._dts: Fraction | None = None
 
-    def timed(self, packet: Packet[Stream], *, is_video: bool, arrived: float) -> TimedPacket:
-        """Return the packet with its times.
+    def complete(self, packet: Packet[Stream], *, is_video: bool, arrived: float) -> TimedPacket:
+        """Return a packet with complete times.
 
         Raises:
-            DecodeError: It has none, and none can be made up.
+            DecodeError: If it has no times, and its codec reorders pictures.
         """
         base = packet.time_base
         duration = packet.duration * base if packet.duration else self._duration
         pts = packet.pts * base + self._shift if packet.pts is not None else None
         dts = packet.dts * base + self._shift if packet.dts is not None else None
         if dts is None:
-            dts = self._made_up(pts)
+            dts = self._invent_dts(pts)
         if pts is None:
             pts = dts
         self._dts, self._next = dts, dts + duration
@@ -83,10 +83,10 @@ class PacketTimes:
             arrived=arrived,
         )
 
-    def _made_up(self, pts: Fraction | None) -> Fraction:
+    def _invent_dts(self, pts: Fraction | None) -> Fraction:
         if pts is not None and not self._reorders:
             return pts
-        if pts is not None:  # early enough for every picture that is to come before
+        if pts is not None:  # early enough for all pictures that are shown before
             return min(pts, self._dts + Fraction(1, TS_HZ)) if self._dts is not None else pts - EARLY_SECONDS
         if self._reorders:
             raise DecodeError(
@@ -95,7 +95,7 @@ class PacketTimes:
         return self._next if self._next is not None else Fraction(self._shift)
 
 
-def _takes(format: str, streams: list[Stream]) -> bool:
+def _accepts(format: str, streams: list[Stream]) -> bool:
     with av.open(io.BytesIO(), "w", format=format) as target:
         try:
             for stream in streams:
@@ -106,11 +106,7 @@ def _takes(format: str, streams: list[Stream]) -> bool:
 
 
 class Muxer:
-    """Write packets of two streams as small files of one container.
-
-    Raises:
-        DecodeError: A codec has no place in any of them.
-    """
+    """Muxes packets of one or two streams into small files of one container format."""
 
     def __init__(self, video: VideoStream | None, audio: AudioStream | None, *, uri: str, is_turned: bool) -> None:
         self._streams: list[Stream] = [s for s in (video, audio) if s is not None]
@@ -121,11 +117,11 @@ class Muxer:
             self._format, self.media_type = "mpegts", "video/mp2t"
         elif codecs <= WEBM:
             self._format, self.media_type = "webm", f"{kind}/webm"
-        elif _takes("matroska", self._streams):
+        elif _accepts("matroska", self._streams):
             self._format, self.media_type = "matroska", f"{kind}/x-matroska"
-        elif _takes("asf", self._streams) and any(codec.startswith("wm") for codec in codecs):
+        elif _accepts("asf", self._streams) and any(codec.startswith("wm") for codec in codecs):
             self._format, self.media_type = "asf", f"{kind}/x-ms-asf"
-        else:  # VP6 and other rare ones
+        else:  # VP6 and other rare codecs
             self._format, self.media_type = "nut", f"{kind}/x-nut"
         self._filters: dict[int, BitStreamFilterContext] = {}
         if video is not None and self._format == "mpegts":
@@ -135,25 +131,29 @@ class Muxer:
             if codec not in ("h264", "hevc") or (extra and not has_start_codes):
                 self._filters[video.index] = BitStreamFilterContext(TS_FILTERS[codec], video)
 
-    def filtered(self, packet: Packet[Stream]) -> list[Packet[Stream]]:
-        """Return the packet as the container wants it; several, or none where it is broken."""
-        wanted = self._filters.get(packet.stream.index)
-        if wanted is None:
+    def filter(self, packet: Packet[Stream]) -> list[Packet[Stream]]:
+        """Convert a packet for the container: into one or several, or into none if it is broken."""
+        bitstream_filter = self._filters.get(packet.stream.index)
+        if bitstream_filter is None:
             return [packet]
         stream, base = packet.stream, packet.time_base
         try:
-            found = wanted.filter(packet)
+            parts = bitstream_filter.filter(packet)
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
-            wanted.flush()
+            bitstream_filter.flush()
             return []
-        for part in found:
+        for part in parts:
             part.stream, part.time_base = stream, base
-        return found
+        return parts
 
     def mux(self, items: list[TimedPacket]) -> bytes:
-        """Return packets as one file. They keep their times, and can be written again."""
+        """Mux packets into one file. The packets keep their times and can be muxed again.
+
+        Raises:
+            DecodeError: If the container does not accept them.
+        """
         file = io.BytesIO()
         options = {"avoid_negative_ts": "disabled"} | ({"mpegts_copyts": "1"} if self._format == "mpegts" else {})
         last: dict[int, int] = {}
@@ -164,7 +164,7 @@ class Muxer:
                     packet, source = item.packet, item.packet.stream
                     base = Fraction(1, TS_HZ)
                     dts = round(item.dts / base)
-                    dts = max(dts, last.get(source.index, dts - 1) + 1)  # a muxer wants them to grow
+                    dts = max(dts, last.get(source.index, dts - 1) + 1)  # FFmpeg requires them to grow
                     last[source.index] = dts
                     packet.stream, packet.time_base = streams[source.index], base
                     packet.pts, packet.dts = max(dts, round(item.pts / base)), dts
@@ -178,5 +178,5 @@ class Muxer:
             raise DecodeError(self._uri, f"{names} cannot be put into {self._format} ({error})") from error
         media = file.getvalue()
         if self._format == "mpegts":
-            media += TS_NOTHING * (MIN_TS_PACKETS - len(media) // len(TS_NOTHING))
+            media += TS_NULL_PACKET * (MIN_TS_PACKETS - len(media) // len(TS_NULL_PACKET))
         return media

@@ -1,9 +1,9 @@
-"""Packets to chunks that decode alone: remuxed, never transcoded.
+"""Cuts packets into chunks that decode alone. Packets are remuxed, never transcoded.
 
-A chunk begins with a keyframe. Where pictures that come after a keyframe are shown before it (an open group of
-pictures), they need what was before: the chunk before ends with them, and with the keyframe once more. In front of a
-chunk stands a little sound of the chunk before, from which decoders and resamplers start; whoever joins the chunks
-drops it. All times go on from chunk to chunk as the source has them.
+A chunk begins with a keyframe. In an open group of pictures, pictures that follow the keyframe are shown before it, and
+refer to pictures of the chunk before: that chunk ends with a copy of the keyframe and with these leading pictures. Each
+chunk begins with a little sound of the chunk before, for decoders and resamplers to start from; readers that join
+chunks drop it. Times continue from chunk to chunk as in the source.
 """
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
@@ -21,36 +21,32 @@ from ingest.config import PublishConfig
 from ingest.media.timeline import Epoch, Timeline
 from ingest.stream.mux import Muxer, PacketTimes, TimedPacket
 
-MAX_CHUNK_SECONDS = 10  # what other programs expect of a chunk; a group of pictures may be longer
-SLACK_SECONDS = Fraction(1, 20)  # keyframes two seconds apart are so but for rounding
-PRIMING_SECONDS = Fraction(1, 10)  # of sound in front of a chunk: Opus wants 80 ms
-PRIMING_PACKETS = 3  # at least: MP3 refers to two packets before
-PACKET_BYTES = 200  # what MPEG-TS adds to a packet at most, and 4 bytes to each 184
+MAX_CHUNK_SECONDS = 10  # longest chunk that other programs expect; one group of pictures may be longer
+SLACK_SECONDS = Fraction(1, 20)  # tolerance for keyframe intervals, which are rounded
+PRIMING_SECONDS = Fraction(1, 10)  # of sound before a chunk: Opus needs 80 ms
+PRIMING_PACKETS = 3  # at least, before a chunk: MP3 refers to the two packets before
+PACKET_BYTES = 200  # most that MPEG-TS adds to a packet, beside 4 bytes for each 184
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkMedia:
-    """One chunk's media. Seconds are media time of the connection, gapless over breaks of the timestamps."""
+    """The media of one chunk. Seconds are media time of the connection, without gaps at breaks of the timestamps."""
 
     media: bytes
     media_type: str
-    start_seconds: float  # of its first picture, or of its first sound without one
+    start_seconds: float  # of the first picture, or of the first sound without pictures
     end_seconds: float
-    arrived: float  # wall clock at which its first packet that counts came
+    arrived: float  # wall clock at which that picture or sound came, in seconds since 1970
 
 
 class _OpenChunk:
-    """The chunk that is being filled.
-
-    Args:
-        priming: Sound of before.
-    """
+    """The chunk that is being filled. It begins with `priming`, sound of the chunk before."""
 
     def __init__(self, priming: list[TimedPacket]) -> None:
         self.items: list[TimedPacket] = []
-        self.cut: int | None = None  # where the keyframe is at which it ends; its leading pictures may be to come
+        self.cut: int | None = None  # index of the keyframe that ends it; leading pictures may follow
         self.first_key: TimedPacket | None = None
-        self.inner_key: int | None = None  # the last keyframe but its first one
+        self.inner_key: int | None = None  # index of the last keyframe, unless that is the first
         self.bytes_muxed = 0
         self._start = self._end = Fraction(0)
         for item in priming:
@@ -71,7 +67,7 @@ class _OpenChunk:
 
     @property
     def seconds(self) -> Fraction:
-        """How long it is: from its first picture, or from its first sound where it has none."""
+        """Its length from its first picture, or from its first sound if it has no picture."""
         return self._end - self._start
 
     @property
@@ -79,18 +75,18 @@ class _OpenChunk:
         return len(self.items) == self._priming_count
 
     def is_leading(self, item: TimedPacket) -> bool:
-        """Whether a picture is shown before the keyframe that it comes after."""
+        """Whether a picture is shown before the keyframe that it follows."""
         key = self.items[self.cut] if self.cut is not None else self.first_key
         return key is not None and item.pts < key.pts
 
 
 class ChunkCutter:
-    """Cut the packets of one connection into chunks.
+    """Cuts the packets of one connection into chunks.
 
     Args:
-        is_turned: The container says to turn the pictures, which MPEG-TS cannot.
+        is_turned: Whether the container rotates or mirrors the pictures, which MPEG-TS cannot express.
         shift_seconds: Whole seconds to add to all times, so that none is below zero.
-        notes: Called with one line on what is left out or unusual.
+        notes: Called with one line about each omission or oddity.
         now: The wall clock.
     """
 
@@ -109,26 +105,26 @@ class ChunkCutter:
         self._config, self._notes, self._now = config, notes, now
         self._video = video
         self._muxer = Muxer(video, audio, uri=uri, is_turned=is_turned)
-        self._stamps = {s.index: PacketTimes(s, shift_seconds, uri) for s in (video, audio) if s is not None}
+        self._times = {s.index: PacketTimes(s, shift_seconds, uri) for s in (video, audio) if s is not None}
         self._timeline = Timeline()
         self._epoch: Epoch | None = None
         self._open = _OpenChunk([])
-        self._lost_count = 0  # pictures since the last one that decodes
+        self._lost_count = 0  # pictures left out since the last kept one
         self._has_noted_length = False
-        self.dropped_count = 0  # chunks whose pictures were too many bytes
+        self.dropped_count = 0  # chunks left out, or without their pictures, for their size
 
     def push(self, packet: Packet[Stream]) -> Iterator[ChunkMedia]:
-        """Take the next packet of one of the streams; give the chunks that are now whole."""
-        stamps = self._stamps[packet.stream.index]
-        for part in self._muxer.filtered(packet):
-            item = stamps.timed(part, is_video=packet.stream is self._video, arrived=self._now())
-            stamped = packet.dts is not None
+        """Take the next packet of one of the streams; yield the chunks that are complete now."""
+        times = self._times[packet.stream.index]
+        for part in self._muxer.filter(packet):
+            item = times.complete(part, is_video=packet.stream is self._video, arrived=self._now())
+            has_dts = packet.dts is not None
             epoch = self._timeline.place(
-                packet.stream.index, dts=item.dts if stamped else None, pts=item.pts, duration=item.duration
+                packet.stream.index, dts=item.dts if has_dts else None, pts=item.pts, duration=item.duration
             )
             if epoch is not self._epoch:
                 if self._epoch is not None and epoch is not self._timeline.current:
-                    continue  # it comes late, its epoch is over
+                    continue  # a late packet of an epoch that is over
                 yield from self.finish()
                 if self._epoch is not None:
                     self._notes("the source's times jump: a new epoch begins with the next keyframe")
@@ -136,7 +132,7 @@ class ChunkCutter:
             yield from self._push_video(item) if item.is_video else self._push_audio(item)
 
     def finish(self) -> Iterator[ChunkMedia]:
-        """Give what is left."""
+        """Yield the open chunk, if it holds anything."""
         if not self._open.is_empty:
             yield from self._close(self._open.items)
         self._open = _OpenChunk([])
@@ -150,7 +146,7 @@ class ChunkCutter:
             self._lost_count += 1
             return
         if open_.cut is None and open_.is_leading(item):
-            return  # what it refers to is not there
+            return  # the pictures that it refers to are missing
         if self._lost_count:
             self._notes(f"{self._lost_count} pictures before a keyframe are left out")
             self._lost_count = 0
@@ -158,7 +154,7 @@ class ChunkCutter:
         open_.add(item)
         if is_cut and open_.seconds >= Fraction(self._config.chunk_seconds) - SLACK_SECONDS:
             open_.cut = len(open_.items) - 1
-            if item.dts >= item.pts:  # what comes later is shown later
+            if item.dts >= item.pts:  # no leading pictures follow
                 yield from self._split(open_.cut)
         yield from self._limit()
 
@@ -174,7 +170,7 @@ class ChunkCutter:
         yield from self._limit()
 
     def _limit(self) -> Iterator[ChunkMedia]:
-        """Keep an open chunk with pictures from growing too large or too long."""
+        """End or thin out an open chunk that grows too large or too long."""
         is_large = self._open.bytes_muxed > self._config.max_chunk_bytes
         if not is_large and self._open.seconds <= MAX_CHUNK_SECONDS:
             return
@@ -214,7 +210,7 @@ class ChunkCutter:
         assert epoch is not None
         first = next((item for item in items if item.is_video), items[0])
         if epoch.origin is None:
-            epoch.begin_with(first.pts)
+            epoch.set_origin(first.pts)
         media = self._muxer.mux(items)
         if len(media) > self._config.max_chunk_bytes:
             self.dropped_count += 1
@@ -223,14 +219,14 @@ class ChunkCutter:
         yield ChunkMedia(
             media=media,
             media_type=self._muxer.media_type,
-            start_seconds=float(epoch.media(first.pts)),
-            end_seconds=float(max(epoch.media(item.pts + item.duration) for item in items)),
+            start_seconds=float(epoch.to_media(first.pts)),
+            end_seconds=float(max(epoch.to_media(item.pts + item.duration) for item in items)),
             arrived=first.arrived,
         )
 
 
 def _priming(items: list[TimedPacket]) -> list[TimedPacket]:
-    """Return the last few packets of sound."""
+    """Return the last packets of sound, for the beginning of the next chunk."""
     sound = [item for item in items if not item.is_video]
     count = min(len(sound), PRIMING_PACKETS)
     while count < len(sound) and sound[-1].pts - sound[-count].pts < PRIMING_SECONDS:

@@ -225,7 +225,7 @@ def test_media_time_goes_on_where_the_epoch_before_ended() -> None:
     placed.put(0, 101, duration=1)
     second = placed.put(0, 50, duration=1)
     assert second.base == 2
-    assert second.media(Fraction(51)) == 3
+    assert second.to_media(Fraction(51)) == 3
 
 
 def test_streams_that_meet_a_break_one_after_the_other_share_an_epoch() -> None:

@@ -100,7 +100,7 @@ def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (("{gone}", "--stream", "cam"), 1, "there is no such thing|no such file"),
+        (("{gone}", "--stream", "cam"), 1, "it does not exist|no such file"),
         (("{noise}", "--stream", "cam"), 1, "not a media file"),
         (("{film}", "--stream", "a/b"), 1, 'stream_id must not be empty and have no "/"'),
         (("{film}", "--stream", ""), 1, "stream_id must not be empty"),
