@@ -9,8 +9,8 @@ from ingest.config import Clock
 BACKWARD_SECONDS = 1  # a smaller step backward is jitter or reordering, not a new epoch
 GAP_SECONDS = 10  # a longer silence of every stream opens a new epoch
 MAX_PACKET_SECONDS = 60  # longest plausible packet: a slide lasts up to a minute; more is a broken table
-# With clock "source", media time begins this long before the first picture, so that earlier sound is kept. A chunk is at
-# most 10 s long.
+# With clock "source", media time begins this long before the first picture, so that earlier sound is kept; a chunk is
+# at most 10 s long.
 LEAD_SECONDS = 16
 
 
