@@ -304,13 +304,13 @@ def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | Non
     """
     from encoders.calibration import FILE, write_calibration
     from serve.cli.render import show_calibration
-    from serve.evaluate.calibrate import calibrate as measure
+    from serve.evaluate.calibrate import choose_calibration
     from serve.evaluate.questions import read_questions
     from serve.text import to_json
 
     asked = read_questions(questions)
     with _open(data, config) as library:
-        report = measure(library, asked)
+        report = choose_calibration(library, asked)
         target = out or library.directory / FILE
     write_calibration(target, report.fingerprint, report.calibration)
     if as_json:

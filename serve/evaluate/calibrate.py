@@ -1,6 +1,6 @@
-"""Calibrating a visual encoder on questions with known answers: `kinodex calibrate`.
+"""Calibrates a visual encoder on questions with known answers, for `kinodex calibrate`.
 
-Those held out choose nothing; they are counted apart, so that the figures can be believed.
+Questions that are held out choose nothing. Their figures are reported apart: they measure the calibration fairly.
 """
 
 import itertools
@@ -21,51 +21,51 @@ from serve.search.library import Library
 from serve.search.pooling import softmax_mean
 from serve.search.visual import encode_text, z_score
 
+# The settings that are tried. See encoders.calibration.Calibration for their meaning.
 TEMPLATES = (("{}",), ("{}", "a photo of {}"), ("{}", "a photo of {}", "a video frame of {}"))
 BANK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 TEMPERATURES = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3)
-# Of the questions without an answer: how many are to be called NO_MATCH, and how many no MATCH.
-NO_MATCH_QUANTILE = 0.6
-MATCH_QUANTILE = 0.9
-NARROWEST = 0.2  # z scores between the two thresholds
+NO_MATCH_QUANTILE = 0.6  # share of the questions without an answer that the thresholds call NO_MATCH
+MATCH_QUANTILE = 0.9  # share of the questions without an answer that the thresholds do not call MATCH
+MIN_SCALE_WIDTH = 0.2  # least distance of the two thresholds, in z scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationOutcome:
-    """How one kind of question fares with a calibration. Ranks are those of the right video, from 1."""
+    """The figures of one kind of question under a calibration. Ranks are ranks of the right video, from 1."""
 
     name: str
     count: int
-    recall_at_1: float | None  # None: there is no right video
+    recall_at_1: float | None  # None: the questions have no right video
     recall_at_5: float | None
     recall_at_10: float | None
     median_rank: float | None
-    match: float  # share called MATCH
-    no_match: float  # share called NO_MATCH
+    match: float  # share of questions whose first video is called MATCH
+    no_match: float  # share of questions whose first video is called NO_MATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationReport:
-    """What was measured and chosen."""
+    """The chosen calibration, and its figures."""
 
     encoder: str
     fingerprint: str
     calibration: Calibration
     chosen_on: tuple[CalibrationOutcome, ...]
-    held_out: tuple[CalibrationOutcome, ...]  # questions that chose nothing; empty where there are none
+    held_out: tuple[CalibrationOutcome, ...]  # empty unless questions of each kind are held out
 
 
-def calibrate(library: Library, questions: Questions) -> CalibrationReport:
-    """Choose the calibration under which the questions fare best.
+def choose_calibration(library: Library, questions: Questions) -> CalibrationReport:
+    """Choose the calibration under which the questions are answered best.
 
-    Templates, bank share and video temperature are those of the highest mean reciprocal rank of the right video over
-    the whole-video questions; the moment temperature likewise over the moments. The thresholds are quantiles of the z
-    scores of what is not there, the higher of two: of the absent questions, and of the others asked of the videos that
-    do not answer them.
+    Templates, bank share and video temperature maximise the mean reciprocal rank of the right video over the questions
+    about whole videos. The moment temperature maximises it over the moments. Each threshold is a quantile of the z
+    scores of questions without an answer. There are two kinds of them: the absent questions, and the other questions
+    asked of all videos but the right one. The higher quantile of the two holds.
 
     Raises:
-        NoVisualEncoder: If the library was indexed without one.
-        QuestionsInvalid: If no question is about a video that is here.
+        NoVisualEncoder: If the library was indexed without a visual encoder.
+        QuestionsInvalid: If the library does not hold a video of each kind of question.
     """
     encoder = library.encoders.visual
     if encoder is None:
@@ -75,16 +75,18 @@ def calibrate(library: Library, questions: Questions) -> CalibrationReport:
         vectors = library.catalog.frames(video.row).vectors
         if len(vectors):
             frames[Path(video.uri).name] = vectors
-    here = Questions(
-        source=questions.source,
-        videos=tuple(one for one in questions.videos if one.file in frames),
-        moments=tuple(one for one in questions.moments if one.file in frames and one.channel == "visual"),
-        absent=tuple(one for one in questions.absent if one.channel == "visual"),
+    kinds = (
+        [question for question in questions.videos if question.file in frames],
+        [question for question in questions.moments if question.file in frames and question.channel == "visual"],
+        [question for question in questions.absent if question.channel == "visual"],
     )
-    trial = Trial(encoder, frames)
-    train = [[one for one in kind if not one.is_held_out] for kind in (here.videos, here.moments, here.absent)]
-    if not (train[0] and train[1] and train[2]):
-        raise QuestionsInvalid(questions.source, "whole videos of this library, moments and absent things are needed")
+    trial = CalibrationTrial(encoder, frames)
+    train = [[question for question in kind if not question.is_held_out] for kind in kinds]
+    if not all(train):
+        raise QuestionsInvalid(
+            questions.source,
+            'needs whole videos of this library, moments of them, and absent events, all of "half": "train"',
+        )
     templates, bank_share, video_temperature = max(
         itertools.product(TEMPLATES, BANK_SHARES, TEMPERATURES),
         key=lambda setting: reciprocal_rank(trial.ranks(train[0], *setting)),
@@ -104,7 +106,7 @@ def calibrate(library: Library, questions: Questions) -> CalibrationReport:
             *(trial.absent_scores(train[kind], templates, bank_share, moment_temperature) for kind in (1, 2))
         ),
     )
-    held_out = [[one for one in kind if one.is_held_out] for kind in (here.videos, here.moments, here.absent)]
+    held_out = [[question for question in kind if question.is_held_out] for kind in kinds]
     return CalibrationReport(
         encoder=encoder.name,
         fingerprint=encoder.fingerprint,
@@ -114,8 +116,8 @@ def calibrate(library: Library, questions: Questions) -> CalibrationReport:
     )
 
 
-class Trial:
-    """Asks questions of videos' frame vectors under any setting."""
+class CalibrationTrial:
+    """Asks Q questions about V videos under any setting. Caches the vectors of the texts."""
 
     def __init__(self, encoder: VisualEncoder, frames: Mapping[str, NDArray[np.float32]]) -> None:
         self.encoder, self.frames, self.names = encoder, frames, list(frames)
@@ -127,10 +129,11 @@ class Trial:
     ) -> NDArray[np.float32]:
         """Score every video for every question: float32 (Q, V)."""
         bias = bank_share * self.bank.mean(axis=0)
-        queries = np.stack([self.vector(one.text, templates) for one in questions]) - bias
+        queries = np.stack([self.vector(question.text, templates) for question in questions]) - bias
         return np.stack([softmax_mean(self.frames[name] @ queries.T, temperature) for name in self.names], axis=1)
 
     def vector(self, text: str, templates: tuple[str, ...]) -> NDArray[np.float32]:
+        """Encode a text: float32 (D,)."""
         if (text, templates) not in self.vectors:
             self.vectors[text, templates] = encode_text(self.encoder.encode_texts, templates, text)
         return self.vectors[text, templates]
@@ -138,10 +141,11 @@ class Trial:
     def ranks(
         self, questions: Sequence[Question], templates: tuple[str, ...], bank_share: float, temperature: float
     ) -> NDArray[np.int64]:
-        """Return the right video's rank for each question, from 1."""
+        """Return the rank of the right video for each question, from 1: int64 (Q,)."""
         scores = self.scores(questions, templates, bank_share, temperature)
-        own = scores[np.arange(len(questions)), [self.names.index(one.file or "") for one in questions]]
-        return np.asarray((scores >= own[:, None]).sum(axis=1))
+        right = [self.names.index(question.file or "") for question in questions]
+        right_scores = scores[np.arange(len(questions)), right]
+        return np.asarray((scores >= right_scores[:, None]).sum(axis=1))
 
     def first_scores(
         self,
@@ -150,30 +154,30 @@ class Trial:
         bank_share: float,
         temperature: float,
         *,
-        without_own: bool = False,
+        without_right: bool = False,
     ) -> list[float]:
-        """Return the z score of each question's first video, perhaps with its own left out."""
+        """Return the z score of the first video for each question; `without_right` leaves the right video out."""
         bias = bank_share * self.bank.mean(axis=0)
         generic = [softmax_mean(self.frames[name] @ (self.bank - bias).T, temperature) for name in self.names]
         scores = self.scores(questions, templates, bank_share, temperature)
-        found = []
-        for row, one in zip(scores, questions, strict=True):
-            running = [v for v, name in enumerate(self.names) if not (without_own and name == one.file)]
-            first = max(running, key=lambda v: row[v])
-            found.append(z_score(float(row[first]), float(generic[first].mean()), float(generic[first].std())))
-        return found
+        z_scores = []
+        for row, question in zip(scores, questions, strict=True):
+            candidates = [v for v, name in enumerate(self.names) if not (without_right and name == question.file)]
+            first = max(candidates, key=lambda v: row[v])
+            z_scores.append(z_score(float(row[first]), float(generic[first].mean()), float(generic[first].std())))
+        return z_scores
 
     def absent_scores(
         self, questions: Sequence[Question], templates: tuple[str, ...], bank_share: float, temperature: float
     ) -> list[float]:
-        """Return the z scores of what is not there."""
-        return self.first_scores(questions, templates, bank_share, temperature, without_own=True)
+        """Return the z score of the first wrong video for each question: the score of an answer that is not there."""
+        return self.first_scores(questions, templates, bank_share, temperature, without_right=True)
 
 
 def choose_scale(*absent: Sequence[float]) -> Scale:
-    """Set the thresholds so that most of what is not there is called so, in each of the kinds of absent questions."""
+    """Choose the thresholds that reject enough of each kind of questions without an answer, given their z scores."""
     no_match = max(float(np.quantile(scores, NO_MATCH_QUANTILE)) for scores in absent)
-    match = max([no_match + NARROWEST, *(float(np.quantile(scores, MATCH_QUANTILE)) for scores in absent)])
+    match = max([no_match + MIN_SCALE_WIDTH, *(float(np.quantile(scores, MATCH_QUANTILE)) for scores in absent)])
     return Scale(no_match_below=round(no_match, 2), match_above=round(match, 2))
 
 
@@ -182,9 +186,13 @@ def reciprocal_rank(ranks: NDArray[np.int64]) -> float:
 
 
 def measure_outcomes(
-    trial: Trial, calibration: Calibration, videos: list[Question], moments: list[Question], absent: list[Question]
+    trial: CalibrationTrial,
+    calibration: Calibration,
+    videos: list[Question],
+    moments: list[Question],
+    absent: list[Question],
 ) -> tuple[CalibrationOutcome, ...]:
-    """Count how each kind of question fares."""
+    """Measure each kind of question under a calibration."""
     setting = (calibration.templates, calibration.bank_share)
     video = (*setting, calibration.video_temperature)
     moment = (*setting, calibration.moment_temperature)
@@ -202,7 +210,7 @@ def measure_outcomes(
 def measure_outcome(
     name: str, ranks: NDArray[np.int64] | None, scores: Sequence[float], scale: Scale
 ) -> CalibrationOutcome:
-    """Count one kind of question; `ranks` is None where there is no right video."""
+    """Measure one kind of question; `ranks` is None for absent questions, which have no right video."""
     shares = [None if ranks is None else float((ranks <= k).mean()) for k in (1, 5, 10)]
     return CalibrationOutcome(
         name=name,

@@ -1,4 +1,4 @@
-"""Pictures of what `kinodex eval` measured, as PNG."""
+"""Draws the figures of `kinodex eval` as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,40 +20,42 @@ if TYPE_CHECKING:
     from serve.evaluate.policies import PolicyResult
 
 RECALL, SCORES, LENGTHS, CURVE, POLICIES = "recall.png", "scores.png", "lengths.png", "curve.png", "policies.png"
-COLOURS = tuple(f"C{n}" for n in range(10))
-VIDEO_RANKS = 20  # drawn
-RIGHT_TIOU = 0.5
+COLOURS = tuple(f"C{n}" for n in range(10))  # matplotlib's cycle of colours
+VIDEO_RANKS = 20  # ranks of whole videos on the axis of recall.png
+RIGHT_TIOU = 0.5  # least overlap (temporal IoU) of a right moment with the truth, as in R1@0.5
 
 
-def draw(measured: Measurement, found: dict[str, Any], folder: Path) -> None:
+def draw(measurement: Measurement, figures: dict[str, Any], folder: Path) -> None:
     """Draw recall.png, scores.png and lengths.png.
 
     Args:
-        found: As measuring.figures has it.
+        figures: The figures of queries.query_figures.
 
     Raises:
-        OSError: If they cannot be written.
+        OSError: If a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    draw_recall(measured, folder / RECALL)
-    draw_scores(measured, folder / SCORES)
-    draw_lengths(found, folder / LENGTHS)
+    draw_recall(measurement, folder / RECALL)
+    draw_scores(measurement, folder / SCORES)
+    draw_lengths(figures, folder / LENGTHS)
 
 
-def draw_recall(measured: Measurement, path: Path) -> None:
-    """Draw which share of the questions is answered among the first k: whole videos, and moments."""
+def draw_recall(measurement: Measurement, path: Path) -> None:
+    """Draw the share of questions answered by the first k results, for whole videos and for moments."""
     from matplotlib.ticker import MaxNLocator
 
     figure, (left, right) = _figure(2)
-    ranks = [one.rank for one in measured.videos]
+    ranks = [reply.rank for reply in measurement.videos]
     count = np.arange(1, VIDEO_RANKS + 1)
     left.plot(count, [recall_at(ranks, int(k)) for k in count], marker=".", label=f"{len(ranks)} questions")
     left.set(xlabel="first k videos", ylabel="share that holds the right one", title="Whole videos")
     count = np.arange(1, BEST_COUNT + 1)
-    for colour, (channel, replies) in zip(("C0", "C1", "C2", "C3"), by_channel(measured.moments).items(), strict=False):
-        for line, where in (("-", "everywhere"), (":", "inside")):
-            firsts = [first_right(getattr(one, where)) for one in replies]
-            label = f"{channel}, {len(replies)}" if where == "everywhere" else None
+    for colour, (channel, replies) in zip(
+        ("C0", "C1", "C2", "C3"), by_channel(measurement.moments).items(), strict=False
+    ):
+        for line, scope in (("-", "everywhere"), (":", "inside")):
+            firsts = [first_right(getattr(reply, scope)) for reply in replies]
+            label = f"{channel}, {len(replies)}" if scope == "everywhere" else None
             right.plot(count, [recall_at(firsts, int(k)) for k in count], line, color=colour, marker=".", label=label)
     right.set(
         xlabel="first k moments", ylabel=f"share with tIoU ≥ {RIGHT_TIOU}", title="Moments (dotted: in the right video)"
@@ -65,35 +67,36 @@ def draw_recall(measured: Measurement, path: Path) -> None:
 
 
 def first_right(query: Localised) -> int | None:
-    """Return the place of the first answer that overlaps the truth enough, from 1; None: there is none."""
+    """Return the rank of the first right moment, from 1; None if no moment is right."""
     overlaps = temporal_iou(query.predicted[:BEST_COUNT], query.truth).max(axis=1, initial=0.0)
     right = np.flatnonzero(overlaps >= RIGHT_TIOU)
     return int(right[0]) + 1 if len(right) else None
 
 
-def draw_scores(measured: Measurement, path: Path) -> None:
-    """Draw how sure answers are of what is there, and of what is not."""
+def draw_scores(measurement: Measurement, path: Path) -> None:
+    """Draw the confidence of answers to questions about present events and about absent events."""
     figure, (axes,) = _figure(1)
     bins = np.linspace(0, 1, 21)
-    for name, replies in (("present", measured.moments), ("absent", measured.absent)):
+    for name, replies in (("present", measurement.moments), ("absent", measurement.absent)):
         if replies:
-            sure = [one.confidence for one in replies]
-            weights = np.full(len(sure), 1 / len(sure))
-            axes.hist(sure, bins.tolist(), weights=weights, alpha=0.6, label=f"{name}, {len(sure)}")
-    for at, name in ((WEAK_CONFIDENCE, "WEAK from"), (MATCH_CONFIDENCE, "MATCH from")):
-        axes.axvline(at, color="black", linestyle=":")
-        axes.text(at + 0.01, 0.97, f"{name} {at}", transform=axes.get_xaxis_transform(), va="top", fontsize="small")
-    axes.set(xlabel="confidence of the surest moment", ylabel="share of the questions", title="Present and absent")
+            confidences = [reply.confidence for reply in replies]
+            weights = np.full(len(confidences), 1 / len(confidences))
+            axes.hist(confidences, bins.tolist(), weights=weights, alpha=0.6, label=f"{name}, {len(confidences)}")
+    for confidence, name in ((WEAK_CONFIDENCE, "WEAK from"), (MATCH_CONFIDENCE, "MATCH from")):
+        axes.axvline(confidence, color="black", linestyle=":")
+        label, transform = f"{name} {confidence}", axes.get_xaxis_transform()
+        axes.text(confidence + 0.01, 0.97, label, transform=transform, va="top", fontsize="small")
+    axes.set(xlabel="highest confidence of the moments", ylabel="share of the questions", title="Present and absent")
     _save(figure, (axes,), path)
 
 
-def draw_lengths(found: dict[str, Any], path: Path) -> None:
-    """Draw how well moments of each length are found in their video."""
+def draw_lengths(figures: dict[str, Any], path: Path) -> None:
+    """Draw how well moments of each length bucket are found in the right video."""
     figure, (left, right) = _figure(2)
-    channels = list(found["moments"])
+    channels = list(figures["moments"])
     for axes, name in ((left, "R1@0.5"), (right, "mIoU")):
         for n, channel in enumerate(channels):
-            parts = found["moments"][channel]["video"]["by-length"]
+            parts = figures["moments"][channel]["video"]["by-length"]
             at = np.arange(len(LENGTH_BUCKETS_SECONDS)) + (n - (len(channels) - 1) / 2) * 0.8 / len(channels)
             heights = [parts.get(bucket, {name: 0.0})[name] for bucket in LENGTH_BUCKETS_SECONDS]
             bars = axes.bar(at, heights, 0.8 / len(channels), label=channel)
@@ -113,16 +116,16 @@ def draw_curve(
     answers: Sequence[Moment],
     path: Path,
 ) -> None:
-    """Draw one question's similarity to each frame of its video, with the truth and the answers."""
+    """Draw the similarity of each frame of a video to a question, with the true span and the answers."""
     assert question.span is not None
     figure, (axes,) = _figure(1)
     axes.step(seconds, similarities, where="post", label="similarity of each frame")
-    axes.axvspan(question.span.start_seconds, question.span.end_seconds, color="C2", alpha=0.25, label="where it is")
+    axes.axvspan(question.span.start_seconds, question.span.end_seconds, color="C2", alpha=0.25, label="true span")
     bottom, top = float(similarities.min()), float(similarities.max())
     reach = max(top - bottom, 1e-6)
     for n, answer in enumerate(answers):
         level = bottom - reach * (0.08 + 0.06 * n)
-        label = "answers, the first on top" if n == 0 else "_"  # one in the legend
+        label = "answers, the first on top" if n == 0 else "_"  # the legend lists the answers once
         axes.hlines(level, answer.start_seconds, answer.end_seconds, color="C1", linewidth=3, label=label)
         axes.text(
             answer.end_seconds, level, f" {answer.verdict} {answer.confidence:.2f}", va="center", fontsize="x-small"
@@ -135,8 +138,7 @@ def _figure(count: int) -> "tuple[Figure, tuple[Axes, ...]]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    made = figure.subplots(1, count, squeeze=False)
-    return figure, tuple(made[0])
+    return figure, tuple(figure.subplots(1, count, squeeze=False)[0])
 
 
 def _save(figure: "Figure", all_axes: "Sequence[Axes]", path: Path) -> None:
@@ -147,20 +149,21 @@ def _save(figure: "Figure", all_axes: "Sequence[Axes]", path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_policies(judged: "Sequence[PolicyResult]", path: Path) -> None:
-    """Draw precision and recall of policies for the thresholds that were tried; what was not labelled is left out."""
-    labelled = [one for one in judged if one.counts.span_count and one.tried]
+def draw_policies(results: "Sequence[PolicyResult]", path: Path) -> None:
+    """Draw precision, recall and F1 of each labelled policy for the thresholds that were tried."""
+    labelled = [result for result in results if result.counts.span_count and result.trials]
     figure, axes = _figure(2)
-    for colour, one in zip(COLOURS * len(labelled), labelled, strict=False):
-        firm = sorted((tried for tried in one.tried if tried.leave < tried.enter), key=lambda tried: tried.enter)
-        best = {tried.enter: tried for tried in firm}  # of one `enter`, the strictest `leave` under it
-        recalls = [tried.counts.recall or 0.0 for tried in best.values()]
-        precisions = [np.nan if tried.counts.precision is None else tried.counts.precision for tried in best.values()]
-        axes[0].plot(recalls, precisions, marker=".", color=colour, label=one.policy.policy_id)
-        axes[1].plot(list(best), [tried.counts.f1 for tried in best.values()], marker=".", color=colour)
-        axes[1].axvline(one.policy.enter, color=colour, linestyle=":", linewidth=1)
+    for colour, result in zip(COLOURS * len(labelled), labelled, strict=False):
+        below = sorted((trial for trial in result.trials if trial.leave < trial.enter), key=lambda trial: trial.enter)
+        trials = list({trial.enter: trial for trial in below}.values())  # for each `enter` the highest `leave` below it
+        enters = [trial.enter for trial in trials]
+        recalls = [trial.counts.recall or 0.0 for trial in trials]
+        precisions = [np.nan if trial.counts.precision is None else trial.counts.precision for trial in trials]
+        axes[0].plot(recalls, precisions, marker=".", color=colour, label=result.policy.policy_id)
+        axes[1].plot(enters, [trial.counts.f1 for trial in trials], marker=".", color=colour)
+        axes[1].axvline(result.policy.enter, color=colour, linestyle=":", linewidth=1)
     axes[0].set(xlabel="recall: labelled spans found", ylabel="precision: events that are right", title="By threshold")
-    axes[1].set(xlabel="enter", ylabel="F1", title="Thresholds tried (dotted: the one in force)")
+    axes[1].set(xlabel="enter", ylabel="F1", title="Thresholds tried (dotted: the policy's own)")
     for each in axes:
         each.set_ylim(-0.02, 1.02)
         each.set_xlim(-0.02, 1.02)

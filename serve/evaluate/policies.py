@@ -1,8 +1,9 @@
-"""How well policies find what clips are labelled with, and which thresholds would do it best, for `kinodex eval`.
+"""Measures moderation policies on labelled videos, and suggests thresholds, for `kinodex eval --policies`.
 
-Clips are videos of the library, each labelled from end to end: what a label is not said of is not there. An event is
+Clips are videos of the library. Their labels are complete: a label holds in its spans and nowhere else. An event is
 right if it overlaps a span of its label, and a span is found if an event of its label overlaps it. A span of a parent
-label asks for nothing of any one policy below it: those are judged together, and each is not wrong there.
+label demands an event of some policy below the parent, not of each: the policies below a parent are measured together,
+and an event of a single policy in such a span is ignored.
 """
 
 import json
@@ -25,63 +26,63 @@ from serve.values import Video
 from temporal.hysteresis import Hysteresis, Rules
 from temporal.values import ChangeKind, TimeSpan
 
-ENTERS = tuple(round(0.05 * n, 2) for n in range(2, 20))  # thresholds that are tried
-LEAVES = (0.5, 0.75, 1.0)  # and for each, these shares of it
+ENTERS = tuple(round(0.05 * n, 2) for n in range(2, 20))  # thresholds tried for `enter`: 0.1 to 0.95
+LEAVE_SHARES = (0.5, 0.75, 1.0)  # thresholds tried for `leave`, as shares of `enter`
 KEYS = {"file", "label", "start_seconds", "end_seconds"}
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledSpan:
-    """A part of a clip, and what is there."""
+    """A labelled part of a video."""
 
     file: str
-    label: str  # of a policy: its id, its label, or one of its parents; empty: the clip has nothing
+    label: str  # a policy's id, its label, or one of its parents; empty: the video shows nothing a policy looks for
     span: TimeSpan
 
 
 def read_clips(path: Path) -> list[LabelledSpan]:
-    """Read labelled clips: JSON lines of file, label, start_seconds and end_seconds.
+    """Read labelled videos: JSON lines of file, label, start_seconds and end_seconds.
 
-    Without seconds the whole clip is meant, without a label there is nothing in it.
+    Without seconds a label holds for the whole video. Without a label the video shows nothing a policy looks for.
 
     Raises:
-        ClipsInvalid: For the first line that is wrong.
+        ClipsInvalid: For a file that cannot be read or is empty, and for the first invalid line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ClipsInvalid(str(path), str(error)) from error
-    found = [_clip(str(path), number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise ClipsInvalid(str(path), "there is no clip in it")
-    return found
+    clips = [_parse_clip(str(path), number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not clips:
+        raise ClipsInvalid(str(path), "the file holds no clip")
+    return clips
 
 
-def _clip(path: str, number: int, line: str) -> LabelledSpan:
-    def wrong(reason: str) -> ClipsInvalid:
+def _parse_clip(path: str, number: int, line: str) -> LabelledSpan:
+    def invalid(reason: str) -> ClipsInvalid:
         return ClipsInvalid(path, f"line {number}: {reason}")
 
     try:
         values = json.loads(line)
     except ValueError as error:
-        raise wrong(f"not JSON: {error}") from error
+        raise invalid(f"not JSON: {error}") from error
     if not isinstance(values, dict) or not values.keys() <= KEYS:
-        raise wrong(f"must be an object of {', '.join(sorted(KEYS))}")
+        raise invalid(f"must be an object of {', '.join(sorted(KEYS))}")
     file, label = values.get("file"), values.get("label", "")
     if not isinstance(file, str) or not file or not isinstance(label, str):
-        raise wrong("file and label must be texts")
+        raise invalid("file and label must be texts")
     start, end = values.get("start_seconds", 0.0), values.get("end_seconds", math.inf)
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in (start, end)):
-        raise wrong("start_seconds and end_seconds must be numbers")
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (start, end)):
+        raise invalid("start_seconds and end_seconds must be numbers")
     if not 0 <= start < end:
-        raise wrong(f"a span must be 0 <= start_seconds < end_seconds, got {start:g} to {end:g}")
+        raise invalid(f"a span must be 0 <= start_seconds < end_seconds, got {start:g} to {end:g}")
     return LabelledSpan(file=file, label=label, span=TimeSpan(start_seconds=float(start), end_seconds=float(end)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What became of labelled spans and of events."""
+    """Counts of labelled spans and of events, and of their matches."""
 
     span_count: int
     found_count: int  # spans that an event overlaps
@@ -98,12 +99,12 @@ class Counts:
 
     @property
     def precision(self) -> float | None:
-        """Share of right events, 0..1; None: there was none."""
+        """Share of the events that are right, 0..1; None without events."""
         return self.right_count / self.event_count if self.event_count else None
 
     @property
     def recall(self) -> float | None:
-        """Share of spans found, 0..1; None: there was none."""
+        """Share of the spans that are found, 0..1; None without spans."""
         return self.found_count / self.span_count if self.span_count else None
 
     @property
@@ -112,12 +113,12 @@ class Counts:
         return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-NOTHING = Counts(span_count=0, found_count=0, event_count=0, right_count=0)
+NO_COUNTS = Counts(span_count=0, found_count=0, event_count=0, right_count=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdTrial:
-    """Two thresholds, and what they would have found."""
+    """A pair of thresholds, and the counts that a policy would have with it."""
 
     enter: float
     leave: float
@@ -126,25 +127,28 @@ class ThresholdTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyResult:
-    """One policy on all clips."""
+    """One policy measured on all clips."""
 
     policy: Policy
-    counts: Counts  # with its own thresholds
-    tried: tuple[ThresholdTrial, ...]  # with others; none: it looks at nothing
+    counts: Counts  # with the thresholds of the policy
+    trials: tuple[ThresholdTrial, ...]  # with other thresholds; empty for a policy without a visual part
 
     @property
     def suggested(self) -> ThresholdTrial | None:
-        """The best thresholds on these clips by F1, of equals those in the middle; None: its own are as good."""
-        greatest = max((one.counts.f1 for one in self.tried), default=0.0)
-        if greatest <= self.counts.f1:
+        """The thresholds with the highest F1 on these clips; None if those of the policy reach it too.
+
+        Among equals it is the middle pair, in order of enter and leave.
+        """
+        highest = max((trial.counts.f1 for trial in self.trials), default=0.0)
+        if highest <= self.counts.f1:
             return None
-        best = sorted((one for one in self.tried if one.counts.f1 == greatest), key=lambda one: (one.enter, one.leave))
-        return best[len(best) // 2]
+        best = [trial for trial in self.trials if trial.counts.f1 == highest]
+        return sorted(best, key=lambda trial: (trial.enter, trial.leave))[len(best) // 2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentResult:
-    """All policies below a parent label that a clip is labelled with."""
+    """All policies below one parent label, measured together."""
 
     label: str
     counts: Counts
@@ -152,10 +156,24 @@ class ParentResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyEvaluation:
-    """What policies are worth on some clips."""
+    """The results of all policies on some clips."""
 
     policies: list[PolicyResult]
-    parents: list[ParentResult]  # in the order in which clips name them
+    parents: list[ParentResult]  # of the parent labels that clips have, in the order of the clips
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _VideoEvents:
+    """The events of all P policies in one video of F frames."""
+
+    video: Video
+    confidences: Floats | None  # (F, P), of the frames; None: the library has no visual encoder
+    pts_seconds: Floats  # (F,)
+    visual: list[list[TimeSpan]]  # by policy
+    speech: list[list[TimeSpan]]  # by policy
+
+    def of(self, policy: int) -> list[TimeSpan]:
+        return [*self.speech[policy], *self.visual[policy]]
 
 
 def evaluate_policies(
@@ -165,172 +183,163 @@ def evaluate_policies(
     source: str,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> PolicyEvaluation:
-    """Score the clips by every policy, whatever collection it is for.
+    """Score the clips by every policy, including policies that are meant for other collections.
 
     Args:
-        source: Where the clips are from, for errors.
-        on_done: Told how many clips are done, and how many there are.
+        source: Path of the file of clips, for errors.
+        on_done: Called with the count of videos scored so far, and the count of all.
     Raises:
-        ClipsInvalid: If a clip is not in the library, or a label is no policy's.
+        ClipsInvalid: If a clip is not in the library, or its label belongs to no policy.
     """
-    known = {name for one in policies.policies for name in {*own_labels(one), *one.parents}}
+    everywhere = tuple(replace(policy, collections=()) for policy in policies.policies)
+    labels = {label for policy in everywhere for label in {*own_labels(policy), *policy.parents}}
     for clip in clips:
-        if clip.label and clip.label not in known:
+        if clip.label and clip.label not in labels:
             raise ClipsInvalid(source, f"{clip.label} is no policy's id, label or parent")
-    everywhere = Policies(version=policies.version, policies=tuple(_everywhere(one) for one in policies.policies))
     engine = library.engine
     engine.refresh()
-    book = Rulebook(everywhere, "", engine.visual, engine.fingerprint)
+    book = Rulebook(replace(policies, policies=everywhere), "", engine.visual, engine.fingerprint)
     videos = {name: video for video in library.videos() for name in names_of(video)}
+    parents = {parent for policy in everywhere for parent in policy.parents}
+    counts = [NO_COUNTS for _ in everywhere]
+    parent_counts = {clip.label: NO_COUNTS for clip in clips if clip.label in parents}
+    trials: list[dict[tuple[float, float], Counts]] = [{} for _ in everywhere]
     files = list(dict.fromkeys(clip.file for clip in clips))
-    above = {name for one in policies.policies for name in one.parents}
-    totals = [NOTHING for _ in policies.policies]
-    together = {clip.label: NOTHING for clip in clips if clip.label in above}
-    tried: list[dict[tuple[float, float], Counts]] = [{} for _ in policies.policies]
     for done, file in enumerate(files):
         on_done(done, len(files))
         if file not in videos:
             raise ClipsInvalid(source, f"{file} is not in the library")
-        video = videos[file]
-        curves, times, heard, seen = _score_video(library, book, video)
-        for n, policy in enumerate(policies.policies):
-            spans = _labelled_spans(clips, file, own_labels(policy))
-            maybe = _labelled_spans(clips, file, set(policy.parents) - own_labels(policy))
-            totals[n] += count_matches(spans, [*heard[n], *seen[n]], maybe)
-            if curves is not None and policy.shows:
-                for thresholds, events in _try_thresholds(policy, curves[:, n], times, video).items():
-                    so_far = tried[n].get(thresholds, NOTHING)
-                    tried[n][thresholds] = so_far + count_matches(spans, [*heard[n], *events], maybe)
-        for label, so_far in together.items():
-            below = [n for n, one in enumerate(policies.policies) if label in {*own_labels(one), *one.parents}]
-            names = {name for n in below for name in _labels_from(label, policies.policies[n])}
-            events = [event for n in below for event in (*heard[n], *seen[n])]
-            together[label] = so_far + count_matches(_labelled_spans(clips, file, names), events)
+        events = _score_video(library, book, videos[file])
+        file_clips = [clip for clip in clips if clip.file == file]
+        for n, policy in enumerate(everywhere):
+            spans = _spans_of(file_clips, own_labels(policy))
+            ignored = _spans_of(file_clips, set(policy.parents) - own_labels(policy))
+            counts[n] += count_matches(spans, events.of(n), ignored)
+            for thresholds, visual in _try_thresholds(policy, n, events).items():
+                trial = count_matches(spans, [*events.speech[n], *visual], ignored)
+                trials[n][thresholds] = trials[n].get(thresholds, NO_COUNTS) + trial
+        for label in parent_counts:
+            parent_counts[label] += _count_parent_matches(label, everywhere, file_clips, events)
     on_done(len(files), len(files))
-    judged = [
-        PolicyResult(
-            policy=policy,
-            counts=totals[n],
-            tried=tuple(
-                ThresholdTrial(enter=enter, leave=leave, counts=one) for (enter, leave), one in tried[n].items()
-            ),
-        )
-        for n, policy in enumerate(policies.policies)
-    ]
     return PolicyEvaluation(
-        policies=judged, parents=[ParentResult(label=name, counts=one) for name, one in together.items()]
+        policies=[
+            PolicyResult(
+                policy=policy,
+                counts=counts[n],
+                trials=tuple(ThresholdTrial(enter=pair[0], leave=pair[1], counts=of) for pair, of in trials[n].items()),
+            )
+            for n, policy in enumerate(policies.policies)
+        ],
+        parents=[ParentResult(label=label, counts=of) for label, of in parent_counts.items()],
     )
 
 
 def own_labels(policy: Policy) -> set[str]:
-    """Return what a clip may call what a policy looks for, and no other that shares a parent with it."""
+    """Return the labels of a policy that it shares with no other policy below its parents."""
     return {policy.policy_id, policy.label}
 
 
-def _labels_from(label: str, policy: Policy) -> set[str]:
-    """Return a label of a policy, and those of it that are narrower."""
-    parents = policy.parents
-    return {*own_labels(policy), *(parents[parents.index(label) :] if label in parents else ())}
+def _spans_of(clips: Sequence[LabelledSpan], labels: set[str]) -> list[TimeSpan]:
+    return [clip.span for clip in clips if clip.label in labels]
 
 
-def _labelled_spans(clips: Sequence[LabelledSpan], file: str, labels: set[str]) -> list[TimeSpan]:
-    return [clip.span for clip in clips if clip.file == file and clip.label in labels]
+def _count_parent_matches(
+    parent: str, policies: Sequence[Policy], clips: Sequence[LabelledSpan], events: _VideoEvents
+) -> Counts:
+    """Compare the events of all policies below a parent label with the spans of it and of every label below it."""
+    labels: set[str] = set()
+    parent_events: list[TimeSpan] = []
+    for n, policy in enumerate(policies):
+        if parent in {*own_labels(policy), *policy.parents}:
+            narrower = policy.parents[policy.parents.index(parent) :] if parent in policy.parents else ()
+            labels |= {*own_labels(policy), *narrower}
+            parent_events += events.of(n)
+    return count_matches(_spans_of(clips, labels), parent_events)
 
 
-def _everywhere(policy: Policy) -> Policy:
-    return replace(policy, collections=())
-
-
-def count_matches(spans: Sequence[TimeSpan], events: Sequence[TimeSpan], maybe: Sequence[TimeSpan] = ()) -> Counts:
-    """Compare events with the spans of their label in one clip.
+def count_matches(spans: Sequence[TimeSpan], events: Sequence[TimeSpan], ignored: Sequence[TimeSpan] = ()) -> Counts:
+    """Compare the events in one video with the spans of their label.
 
     Args:
-        maybe: Where an event may be right, as a parent label is there: one that is nowhere else does not count.
+        ignored: Spans in which an event may be right. An event that overlaps only such spans is not counted.
     """
-
-    def meet(one: TimeSpan, other: TimeSpan) -> bool:
-        return one.start_seconds < other.end_seconds and other.start_seconds < one.end_seconds
-
-    events = [
-        event
-        for event in events
-        if any(meet(span, event) for span in spans) or not any(meet(span, event) for span in maybe)
-    ]
+    events = [event for event in events if _overlaps_any(event, spans) or not _overlaps_any(event, ignored)]
     return Counts(
         span_count=len(spans),
-        found_count=sum(any(meet(span, event) for event in events) for span in spans),
+        found_count=sum(_overlaps_any(span, events) for span in spans),
         event_count=len(events),
-        right_count=sum(any(meet(span, event) for span in spans) for event in events),
+        right_count=sum(_overlaps_any(event, spans) for event in events),
     )
 
 
-def _score_video(
-    library: Library, book: Rulebook, video: Video
-) -> tuple[Floats | None, Floats, list[list[TimeSpan]], list[list[TimeSpan]]]:
-    """Return a video's confidences (F, N) and their times, and by policy what was heard and what was seen."""
+def _overlaps_any(span: TimeSpan, others: Sequence[TimeSpan]) -> bool:
+    return any(span.start_seconds < other.end_seconds and other.start_seconds < span.end_seconds for other in others)
+
+
+def _score_video(library: Library, book: Rulebook, video: Video) -> _VideoEvents:
+    """Score a video by all policies, as a server does."""
     engine, scorer = library.engine, VideoScorer(book)
-    heard: list[list[TimeSpan]] = [[] for _ in book.policies]
-    seen: list[list[TimeSpan]] = [[] for _ in book.policies]
-    curves, times, found = None, np.empty(0), []
+    confidences, pts_seconds, findings = None, np.empty(0), []
     with engine.snapshot():
         utterances = FinalUtterances(engine.catalog).after(video, -1)
         if engine.visual is not None and book.frame_scorer is not None:
             frames = engine.visual.frames.get(video.row, video.version)
-            times = frames.pts_seconds
-            curves = book.frame_scorer.confidences(frames.vectors.take(np.arange(len(frames))))
-            found += list(scorer.add_frames(frames))
-    found += [*scorer.add_utterances(utterances, video.duration_seconds), *scorer.finish(video.duration_seconds)]
-    for one in found:
-        if one.kind is ChangeKind.CLOSED:
-            span = TimeSpan(start_seconds=one.start_seconds, end_seconds=one.end_seconds)
-            (seen if one.channel == "visual" else heard)[one.policy].append(span)
-    return curves, times, heard, seen
+            pts_seconds = frames.pts_seconds
+            confidences = book.frame_scorer.confidences(frames.vectors.take(np.arange(len(frames))))
+            findings += list(scorer.add_frames(frames))
+    findings += [*scorer.add_utterances(utterances, video.duration_seconds), *scorer.finish(video.duration_seconds)]
+    spans: dict[str, list[list[TimeSpan]]] = {name: [[] for _ in book.policies] for name in ("visual", "speech")}
+    for finding in findings:
+        if finding.kind is ChangeKind.CLOSED:
+            span = TimeSpan(start_seconds=finding.start_seconds, end_seconds=finding.end_seconds)
+            spans[finding.channel][finding.policy].append(span)
+    return _VideoEvents(video=video, confidences=confidences, pts_seconds=pts_seconds, **spans)
 
 
-def _try_thresholds(
-    policy: Policy, curve: Floats, times: Floats, video: Video
-) -> dict[tuple[float, float], list[TimeSpan]]:
-    """Return what a policy would have seen with other thresholds, all followed side by side."""
-    grid = [(enter, round(share * enter, 3)) for enter in ENTERS for share in LEAVES]
+def _try_thresholds(policy: Policy, n: int, events: _VideoEvents) -> dict[tuple[float, float], list[TimeSpan]]:
+    """Return the visual events that policy n would have with each other pair of thresholds; empty without frames."""
+    if events.confidences is None or not policy.shows:
+        return {}
+    pairs = [(enter, round(share * enter, 3)) for enter in ENTERS for share in LEAVE_SHARES]
     tracks = Hysteresis(
         Rules(
-            enter=np.array([enter for enter, _ in grid]),
-            leave=np.array([leave for _, leave in grid]),
-            min_seconds=np.full(len(grid), policy.min_seconds),
-            cooldown_seconds=np.full(len(grid), policy.cooldown_seconds),
+            enter=np.array([enter for enter, _ in pairs]),
+            leave=np.array([leave for _, leave in pairs]),
+            min_seconds=np.full(len(pairs), policy.min_seconds),
+            cooldown_seconds=np.full(len(pairs), policy.cooldown_seconds),
         )
     )
     changes = []
-    for seconds, confidence in zip(times.tolist(), curve, strict=True):
-        changes += tracks.step(seconds, np.full(len(grid), confidence))
-    changes += tracks.finish(max(video.duration_seconds, float(times[-1]) if len(times) else 0.0))
-    found: dict[tuple[float, float], list[TimeSpan]] = {one: [] for one in grid}
-    for one in changes:
-        if one.kind is ChangeKind.CLOSED:
-            span = TimeSpan(start_seconds=one.start_seconds, end_seconds=one.end_seconds)
-            found[grid[one.track]].append(span)
-    return found
+    times = events.pts_seconds.tolist()
+    for seconds, confidence in zip(times, events.confidences[:, n], strict=True):
+        changes += tracks.step(seconds, np.full(len(pairs), confidence))
+    changes += tracks.finish(max(events.video.duration_seconds, times[-1] if times else 0.0))
+    spans: dict[tuple[float, float], list[TimeSpan]] = {pair: [] for pair in pairs}
+    for change in changes:
+        if change.kind is ChangeKind.CLOSED:
+            span = TimeSpan(start_seconds=change.start_seconds, end_seconds=change.end_seconds)
+            spans[pairs[change.track]].append(span)
+    return spans
 
 
-def policy_figures(found: PolicyEvaluation) -> list[dict[str, Any]]:
-    """Return what `--json` prints of the policies, then of the parent labels, which have no thresholds."""
+def policy_figures(evaluation: PolicyEvaluation) -> list[dict[str, Any]]:
+    """Return the figures that `--json` prints: of each policy, then of the parent labels, which have no thresholds."""
     return [
-        *(_policy_json(one) for one in found.policies),
+        *(_policy_json(result) for result in evaluation.policies),
         *(
-            {"policy_id": None, "label": one.label, **_counts_json(None, None, one.counts), "suggested": None}
-            for one in found.parents
+            {"policy_id": None, "label": result.label, **_counts_json(None, None, result.counts), "suggested": None}
+            for result in evaluation.parents
         ),
     ]
 
 
-def _policy_json(one: PolicyResult) -> dict[str, Any]:
+def _policy_json(result: PolicyResult) -> dict[str, Any]:
+    policy, suggested = result.policy, result.suggested
     return {
-        "policy_id": one.policy.policy_id,
-        "label": one.policy.label,
-        **_counts_json(one.policy.enter, one.policy.leave, one.counts),
-        "suggested": None
-        if one.suggested is None
-        else _counts_json(one.suggested.enter, one.suggested.leave, one.suggested.counts),
+        "policy_id": policy.policy_id,
+        "label": policy.label,
+        **_counts_json(policy.enter, policy.leave, result.counts),
+        "suggested": None if suggested is None else _counts_json(suggested.enter, suggested.leave, suggested.counts),
     }
 
 

@@ -77,7 +77,7 @@ def measure(
         QuestionsInvalid: If no question can be asked, or several videos share the name of a file.
         ServerFailed: If a call to a server fails.
     """
-    timeline = Timeline(library.videos(), questions.source)
+    timeline = LibraryTimeline(library.videos(), questions.source)
     missing: dict[str, int] = defaultdict(int)
     answerable: list[Question] = []
     for question in (*questions.videos, *questions.moments, *questions.absent):
@@ -103,7 +103,7 @@ def measure(
     )
 
 
-class Timeline:
+class LibraryTimeline:
     """The videos of a library laid end to end on one line, so that spans of different videos can be compared."""
 
     def __init__(self, videos: Iterable[Video | VideoStatus], source: str) -> None:
@@ -148,7 +148,7 @@ class Timeline:
         return self._starts[key] + np.array([[question.span.start_seconds, question.span.end_seconds]])
 
 
-def ask_question(library: AnyLibrary, question: Question, timeline: Timeline) -> Reply:
+def ask_question(library: AnyLibrary, question: Question, timeline: LibraryTimeline) -> Reply:
     """Ask one question as a client would, in all channels."""
     if question.file is not None and question.span is None:
         return _ask_video(library, question, timeline)
@@ -174,7 +174,7 @@ def ask_question(library: AnyLibrary, question: Question, timeline: Timeline) ->
     )
 
 
-def _ask_video(library: AnyLibrary, question: Question, timeline: Timeline) -> Reply:
+def _ask_video(library: AnyLibrary, question: Question, timeline: LibraryTimeline) -> Reply:
     assert question.file is not None
     began = time.perf_counter()
     answer = library.search(Query(text=question.text, limit=VIDEO_COUNT))

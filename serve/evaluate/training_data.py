@@ -1,4 +1,4 @@
-"""Libraries and captions -> what `kinodex train` learns from."""
+"""Gathers the training set of `kinodex train` from libraries and captions."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +26,40 @@ from temporal.errors import TrainingSetInvalid
 from temporal.fusion.training_set import TrainingCaption, TrainingSet, TrainingVideo
 from temporal.values import TimeSpan
 
-CACHE = "captions.npz"  # in the output folder: the vectors of the captions, which take longest to make
-CAPTION_KEY = "caption"  # of a video's metadata
-MIN_SPOKEN_WORDS = 4  # an utterance of fewer ("Okay.") describes nothing
+CACHE = "captions.npz"  # file of the output folder with the vectors of the captions, the slowest part of gathering
+CAPTION_KEY = "caption"  # key of a video's metadata that holds its caption
+MIN_UTTERANCE_WORDS = 4  # a shorter utterance ("Okay.") describes nothing, and is no caption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Captioned:
-    """One caption as it was given."""
+class Caption:
+    """A caption from a file or from a video's metadata."""
 
-    video: str  # "video_id", or the last part of its URI
+    video: str  # id of the video, or the last part of its URI
     text: str
-    start_seconds: float | None = None  # None: of the whole video
+    start_seconds: float | None = None  # None: the caption describes the whole video
     end_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
-    """What was found to train on."""
+class GatheredTrainingSet:
+    """The training set, and where it comes from."""
 
     data: TrainingSet
-    source: str  # for people: where the captions are from
-    missing_count: int  # captions of videos that are not there, or have no pictures
+    source: str  # of the captions, for messages
+    missing_count: (
+        int  # captions left out: the libraries lack the video, or it has no frames or ends before the caption
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class ChosenCaptions:
+    """The captions to train on, in order."""
+
+    source: str
+    captions: list[TrainingCaption] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # of the captions
+    missing_count: int = 0  # captions left out
 
 
 def gather(
@@ -56,26 +68,29 @@ def gather(
     out: Path,
     settings: Settings,
     on_stage: Callable[[str, int, int | None], None],
-) -> Gathered:
-    """Read videos and captions: of a file; without one, of the videos' metadata; without those, what is said in them.
+) -> GatheredTrainingSet:
+    """Read the videos of libraries, and their captions.
+
+    Captions come from the file; without a file, from the metadata of the videos; without those, the utterances serve
+    as captions.
 
     Args:
         directories: Data directories, indexed with the same encoders.
         captions: JSON lines; see read_captions.
-        out: Keeps the captions' vectors for the next run.
-        on_stage: Told what is being done, how much of it is done, and of how much.
+        out: Folder that caches the vectors of the captions for the next run.
+        on_stage: Called with the name of the stage, the count done of it, and the count of all (None: unknown).
 
     Raises:
-        TrainingSetInvalid: If the file is not of this format, or there is nothing to train on.
+        TrainingSetInvalid: If the file has another format, or there is nothing to train on.
         DataDirectoryMissing: If nothing was indexed in a directory.
-        EncoderSpaceMismatch: If two were indexed with different encoders.
+        EncoderSpaceMismatch: If two directories were indexed with different encoders.
     """
-    given = read_captions(captions) if captions is not None else None
+    file_captions = read_captions(captions) if captions is not None else None
     read: list[tuple[Video, TrainingVideo]] = []
     encoders: Encoders | None = None
     for directory in directories:
         with contextlib.closing(Catalog.open_reader(directory)) as catalog:
-            encoders = encoders_of(catalog, directory, settings, encoders)
+            encoders = load_shared_encoders(catalog, directory, settings, encoders)
             videos = catalog.videos()
             for done, video in enumerate(videos):
                 on_stage(f"Reading {directory.name or directory}", done, len(videos))
@@ -85,33 +100,39 @@ def gather(
         raise TrainingSetInvalid("these libraries have no pictures: they were indexed without a visual encoder")
     if not read:
         raise TrainingSetInvalid("no video of these libraries has a picture")
-    found, texts, source, missing_count = chosen(read, given, captions)
-    if not found:
-        raise TrainingSetInvalid(f"nothing to learn from: {source} has no caption of a video with pictures")
+    chosen = choose_captions(read, file_captions, captions)
+    if not chosen.captions:
+        raise TrainingSetInvalid(f"nothing to learn from: {chosen.source} has no caption of a video with pictures")
     on_stage("Encoding captions", 0, None)
     data = TrainingSet(
-        videos=[one for _, one in read], captions=found, caption_vectors=vectors_of(texts, encoders.visual, out)
+        videos=[video for _, video in read],
+        captions=chosen.captions,
+        caption_vectors=encode_training_captions(chosen.texts, encoders.visual, out),
     )
-    return Gathered(data=data, source=source, missing_count=missing_count)
+    return GatheredTrainingSet(data=data, source=chosen.source, missing_count=chosen.missing_count)
 
 
-def encoders_of(catalog: Catalog, directory: Path, settings: Settings, known: Encoders | None) -> Encoders:
-    """Return the encoders that a library was indexed with, which all must share."""
-    stored = catalog.space()
-    if stored is None:
+def load_shared_encoders(catalog: Catalog, directory: Path, settings: Settings, shared: Encoders | None) -> Encoders:
+    """Return the encoders that all libraries share.
+
+    Args:
+        shared: The encoders of the libraries before this one; None: load those of this library.
+    """
+    space = catalog.space()
+    if space is None:
         raise DataDirectoryMissing(str(directory))
-    if known is None:
-        return load_encoders(settings, stored, speech=(stored.speech, stored.speech_fingerprint))
-    if (stored.visual_fingerprint, stored.sentence_fingerprint) != (
-        known.space.visual_fingerprint,
-        known.space.sentence_fingerprint,
+    if shared is None:
+        return load_encoders(settings, space, speech=(space.speech, space.speech_fingerprint))
+    if (space.visual_fingerprint, space.sentence_fingerprint) != (
+        shared.space.visual_fingerprint,
+        shared.space.sentence_fingerprint,
     ):
-        raise EncoderSpaceMismatch(str(directory), str(stored), str(known.space))
-    return known
+        raise EncoderSpaceMismatch(str(directory), str(space), str(shared.space))
+    return shared
 
 
 def training_video(catalog: Catalog, video: Video) -> TrainingVideo:
-    """Read a video's vectors and times."""
+    """Read the vectors and times of a video that has frames."""
     with catalog.snapshot():
         embeddings = catalog.frames(video.row)
         utterances = catalog.utterances(video.row, with_words=False)
@@ -129,11 +150,11 @@ def training_video(catalog: Catalog, video: Video) -> TrainingVideo:
 # ---- captions
 
 
-def read_captions(path: Path) -> list[Captioned]:
-    """Read JSON lines of `video`, `caption`, and, for a part of it, `start_seconds` and `end_seconds`.
+def read_captions(path: Path) -> list[Caption]:
+    """Read JSON lines of `video`, `caption`, and for a part of the video `start_seconds` and `end_seconds`.
 
     Raises:
-        TrainingSetInvalid: If it cannot be read, or a line is something else.
+        TrainingSetInvalid: If the file cannot be read, is empty, or has an invalid line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -141,62 +162,67 @@ def read_captions(path: Path) -> list[Captioned]:
         raise TrainingSetInvalid(f"cannot read captions {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise TrainingSetInvalid(f"cannot read captions {path}: not UTF-8 text") from error
-    found = [_caption(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise TrainingSetInvalid(f"captions {path}: it is empty")
-    return found
+    captions = [_parse_caption(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not captions:
+        raise TrainingSetInvalid(f"captions {path}: the file is empty")
+    return captions
 
 
-def _caption(line: str, where: str) -> Captioned:
+def _parse_caption(line: str, where: str) -> Caption:
     try:
         row: Any = json.loads(line)
         video, text = row["video"], row["caption"]
         start, end = row.get("start_seconds"), row.get("end_seconds")
         is_span = (start is None and end is None) or 0 <= float(start) < float(end) < math.inf
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        wanted = '{"video": …, "caption": …} with or without "start_seconds" and "end_seconds"'
-        raise TrainingSetInvalid(f"captions {where} is not {wanted}") from error
+        row_format = '{"video": …, "caption": …} with or without "start_seconds" and "end_seconds"'
+        raise TrainingSetInvalid(f"captions {where} is not {row_format}") from error
     if not isinstance(video, str) or not isinstance(text, str) or not text.strip():
         raise TrainingSetInvalid(f"captions {where}: video and caption must be texts, and not empty")
     if not is_span:
-        raise TrainingSetInvalid(f"captions {where}: it must be 0 <= start_seconds < end_seconds")
-    return Captioned(video=video, text=text, start_seconds=start, end_seconds=end)
+        raise TrainingSetInvalid(f"captions {where}: must be 0 <= start_seconds < end_seconds")
+    return Caption(video=video, text=text, start_seconds=start, end_seconds=end)
 
 
-def chosen(
-    read: Sequence[tuple[Video, TrainingVideo]], given: Sequence[Captioned] | None, path: Path | None
-) -> tuple[list[TrainingCaption], list[str], str, int]:
-    """Return captions, their texts, where they are from, and how many are of no video here."""
-    source = str(path)
-    if given is None:
+def choose_captions(
+    read: Sequence[tuple[Video, TrainingVideo]], file_captions: Sequence[Caption] | None, file: Path | None
+) -> ChosenCaptions:
+    """Choose the captions of a file; without a file, those of the metadata, or else the utterances.
+
+    Args:
+        read: The videos of all libraries.
+        file_captions: The captions of `file`; None without a file.
+    """
+    given, source = file_captions or [], str(file)
+    if file_captions is None:
+        source = f'metadata "{CAPTION_KEY}"'
         given = [
-            Captioned(video=video.video_id, text=video.metadata[CAPTION_KEY])
+            Caption(video=video.video_id, text=video.metadata[CAPTION_KEY])
             for video, _ in read
             if video.metadata.get(CAPTION_KEY, "").strip()
         ]
-        source = f'metadata "{CAPTION_KEY}"'
-    if not given and path is None:
-        captions, texts = spoken([one for _, one in read])
-        return captions, texts, "speech", 0
-    places: Mapping[str, list[int]] = defaultdict(list)
-    for place, (video, _) in enumerate(read):
+        if not given:
+            return _utterance_captions([video for _, video in read])
+    videos_by_name: Mapping[str, list[int]] = defaultdict(list)
+    for n, (video, _) in enumerate(read):
         for name in names_of(video):
-            places[name].append(place)
-    captions, texts, missing_count = [], [], 0
-    for one in given:
-        spans = [(place, _span(one, read[place][1])) for place in places.get(one.video, ())]
-        missing_count += not spans
-        for place, span in spans:
+            videos_by_name[name].append(n)
+    chosen = ChosenCaptions(source=source)
+    for caption in given:
+        videos = videos_by_name.get(caption.video, [])
+        chosen.missing_count += not videos
+        for n in videos:
+            span = _span_of(caption, read[n][1])
             if span is None:
-                missing_count += 1
+                chosen.missing_count += 1
                 continue
-            captions.append(TrainingCaption(video=place, span=span))
-            texts.append(one.text)
-    return captions, texts, source, missing_count
+            chosen.captions.append(TrainingCaption(video=n, span=span))
+            chosen.texts.append(caption.text)
+    return chosen
 
 
-def _span(caption: Captioned, video: TrainingVideo) -> TimeSpan | None:
-    """Return what a caption is of; None: the video ends before."""
+def _span_of(caption: Caption, video: TrainingVideo) -> TimeSpan | None:
+    """Return the part of a video that a caption describes; None if the video ends before it."""
     if caption.start_seconds is None or caption.end_seconds is None:
         return TimeSpan(start_seconds=0.0, end_seconds=video.duration_seconds)
     if caption.start_seconds >= video.duration_seconds:
@@ -204,27 +230,28 @@ def _span(caption: Captioned, video: TrainingVideo) -> TimeSpan | None:
     return TimeSpan(start_seconds=caption.start_seconds, end_seconds=min(caption.end_seconds, video.duration_seconds))
 
 
-def spoken(videos: Sequence[TrainingVideo]) -> tuple[list[TrainingCaption], list[str]]:
-    """Take what is said as captions of when it is said."""
-    captions, texts = [], []
-    for place, video in enumerate(videos):
-        for at, one in enumerate(video.utterances):
-            if len(one.text.split()) >= MIN_SPOKEN_WORDS:
-                span = TimeSpan(start_seconds=one.start_seconds, end_seconds=max(one.start_seconds, one.end_seconds))
-                captions.append(TrainingCaption(video=place, span=span, utterance=at))
-                texts.append(one.text)
-    return captions, texts
+def _utterance_captions(videos: Sequence[TrainingVideo]) -> ChosenCaptions:
+    """Make each utterance the caption of the time in which it is spoken."""
+    chosen = ChosenCaptions(source="speech")
+    for n, video in enumerate(videos):
+        for number, utterance in enumerate(video.utterances):
+            if len(utterance.text.split()) >= MIN_UTTERANCE_WORDS:
+                start, end = utterance.start_seconds, max(utterance.start_seconds, utterance.end_seconds)
+                span = TimeSpan(start_seconds=start, end_seconds=end)
+                chosen.captions.append(TrainingCaption(video=n, span=span, utterance=number))
+                chosen.texts.append(utterance.text)
+    return chosen
 
 
-def vectors_of(texts: Sequence[str], encoder: VisualEncoder, out: Path) -> NDArray[np.float32]:
-    """Return captions where questions like them would be, float32 (C, D); of the last run, if it had the same."""
+def encode_training_captions(texts: Sequence[str], encoder: VisualEncoder, out: Path) -> NDArray[np.float32]:
+    """Encode C captions as a search encodes its query: float32 (C, D). Uses the cache of the last run if it fits."""
     templates = encoder.calibration.templates
-    said = json.dumps([encoder.fingerprint, list(templates), list(texts)])
-    key, cache = hashlib.sha256(said.encode()).hexdigest(), out / CACHE
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(cache, allow_pickle=False) as saved:
-        if str(saved["key"]) == key:
-            known: NDArray[np.float32] = saved["vectors"]
-            return known
+    content = json.dumps([encoder.fingerprint, list(templates), list(texts)])
+    key, cache = hashlib.sha256(content.encode()).hexdigest(), out / CACHE
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(cache, allow_pickle=False) as file:
+        if str(file["key"]) == key:
+            cached: NDArray[np.float32] = file["vectors"]
+            return cached
     distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     encoded = np.stack([encode_text(encoder.encode_texts, templates, text) for text in distinct])
     vectors = encoded[[distinct[text] for text in texts]]

@@ -140,7 +140,7 @@ def test_captions_are_encoded_once(library: Path, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "it is empty"),
+        ([], "the file is empty"),
         (["no JSON"], "line 1 is not"),
         ([{"video": "clip1"}], "line 1 is not"),
         ([{"video": "clip1", "caption": "a"}, {"video": "clip1", "caption": " "}], "line 2: video and caption"),

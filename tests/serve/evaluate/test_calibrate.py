@@ -11,7 +11,7 @@ from encoders.calibration import read_calibrations
 from encoders.errors import NoVisualEncoder
 from serve.cli.main import cli
 from serve.errors import DataDirectoryInvalid, QuestionsInvalid
-from serve.evaluate.calibrate import calibrate
+from serve.evaluate.calibrate import choose_calibration
 from serve.evaluate.questions import read_questions
 from serve.indexing.pipeline import index
 from serve.search.library import Library
@@ -67,7 +67,7 @@ def test_only_questions_that_are_not_held_out_choose(
 ) -> None:
     use_fakes(monkeypatch)
     with Library.open(data, SETTINGS) as library:
-        report = calibrate(library, read_questions(questions))
+        report = choose_calibration(library, read_questions(questions))
     assert report.fingerprint == "c0104"
     assert [(found.name, found.count) for found in report.chosen_on] == [
         ("whole videos", 2), ("moments", 1), ("absent", 1),
@@ -131,7 +131,7 @@ def test_questions_about_other_videos_cannot_calibrate(
     use_fakes(monkeypatch)
     (tmp_path / "q.json").write_text(json.dumps({**QUESTIONS, "videos": QUESTIONS["videos"][2:]}))
     with Library.open(data, SETTINGS) as library, pytest.raises(QuestionsInvalid, match="videos of this library"):
-        calibrate(library, read_questions(tmp_path / "q.json"))
+        choose_calibration(library, read_questions(tmp_path / "q.json"))
 
 
 def test_a_library_that_cannot_see_has_nothing_to_calibrate(
@@ -141,4 +141,4 @@ def test_a_library_that_cannot_see_has_nothing_to_calibrate(
     film = str(write_scenes(tmp_path / "red.mp4", [("red", 2)]))
     list(index([film], tmp_path / "data", SETTINGS, progress=SilentProgress()))
     with Library.open(tmp_path / "data", SETTINGS) as library, pytest.raises(NoVisualEncoder):
-        calibrate(library, read_questions(questions))
+        choose_calibration(library, read_questions(questions))

@@ -114,7 +114,7 @@ def test_what_is_found_under_a_parent_label_is_not_wrong(
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        ([], "there is no clip in it"),
+        ([], "the file holds no clip"),
         ([{"file": "one.mp4", "label": "Rad"}], "Rad is no policy's id, label or parent"),
         ([{"file": "none.mp4", "label": "Red"}], "none.mp4 is not in the library"),
         ([{"file": "one.mp4"}, {"label": "Red"}], "line 2: file and label must be texts"),
