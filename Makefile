@@ -14,7 +14,7 @@ $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 @$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
 endef
 
-.PHONY: help setup demo demo-server test test-quick test-slow test-kafka test-clients kafka chaos bench check protos \
+.PHONY: help setup demo demo-server test test-quick test-slow test-kafka test-clients kafka chaos bench check protos docs \
 	check-protos constraints clean
 
 help:  ## list the targets
@@ -70,6 +70,9 @@ check: setup check-protos  ## run ruff, mypy and buf, and check that the generat
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy ingest encoders temporal serve
+
+docs: setup  ## write the pages of docs/ that repeat the code: settings, metrics, errors
+	@$(BIN)/python docs/generate.py
 
 protos: setup  ## generate the Python stubs of protos/
 	@$(call GENERATE,protos)

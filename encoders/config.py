@@ -10,9 +10,10 @@ Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"
 class VisualConfig:
     """The visual encoder."""
 
-    model: str = "auto"  # auto | none | mini | MODEL/PRETRAINED | hf-hub:ORG/NAME | local-dir:PATH | MODEL:/FILE
-    device: Device = "auto"
-    batch_count: int = 32  # frames in one forward pass
+    # visual encoder: `auto`, `none`, `mini`, `MODEL/PRETRAINED`, `hf-hub:ORG/NAME`, `local-dir:PATH` or `MODEL:/FILE`
+    model: str = "auto"
+    device: Device = "auto"  # where it runs: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`
+    batch_count: int = 32  # pictures encoded together
 
     def __post_init__(self) -> None:
         if self.batch_count < 1:
@@ -23,14 +24,16 @@ class VisualConfig:
 class SpeechConfig:
     """Voice activity detection and Whisper."""
 
-    model: str = "auto"  # auto | none | a Whisper name ("small") | FILE.pt | a CTranslate2 directory
-    device: Device = "auto"
-    language: str | None = None  # ISO 639-1; None: detected
-    batch_count: int = 16  # windows transcribed together, shared out among the cores
-    max_window_seconds: float = 30.0  # from 2, for a few words, to Whisper's receptive field
-    vad_threshold: float = 0.5  # silero's speech probability
-    max_no_speech_prob: float = 0.6  # with a low avg_logprob: nobody spoke (openai-whisper's default)
-    min_avg_logprob: float = -1.0  # under it the words are guesses (openai-whisper's default)
+    # speech model: `auto`, `none`, a Whisper name such as `small`, a `.pt` file or a CTranslate2 folder
+    model: str = "auto"
+    device: Device = "auto"  # where it runs, as `visual.device`
+    language: str | None = None  # spoken language, in two letters (ISO 639-1) such as `de`; none: detected
+    batch_count: int = 16  # windows of speech transcribed together, shared out among the cores
+    max_window_seconds: float = 30.0  # longest window of speech, from 2 to 30, Whisper's receptive field
+    vad_threshold: float = 0.5  # probability of voice above which a sound is speech
+    # Whisper's probability of silence above which a window is dropped if its words are improbable, too; its default
+    max_no_speech_prob: float = 0.6
+    min_avg_logprob: float = -1.0  # mean log-probability below which words are guesses and dropped; Whisper's default
 
     def __post_init__(self) -> None:
         if not 2 <= self.max_window_seconds <= 30:
@@ -41,6 +44,7 @@ class SpeechConfig:
 class SentenceConfig:
     """The sentence encoder of the dense transcript channel."""
 
-    model: Literal["auto"] | str = "auto"  # auto | a sentence-transformers name or folder
-    device: Device = "auto"
-    batch_count: int = 64
+    # sentence encoder for transcripts: `auto`, or a sentence-transformers name or folder
+    model: Literal["auto"] | str = "auto"
+    device: Device = "auto"  # where it runs, as `visual.device`
+    batch_count: int = 64  # sentences encoded together

@@ -16,19 +16,22 @@ SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 class DecodeConfig:
     """Which pictures and sound decoding yields, and the limits of one input."""
 
+    # which picture is taken for each second: `exact` (the one shown then), `fast` (one within half a second, with as
+    # little decoding as that needs) or `keyframes` (only the stream's own keyframes)
     sampling: SamplingPolicy = "fast"
-    input_width: int = 224  # width of Frame.pixels in pixels; the visual encoder determines it
-    input_height: int = 224
-    resize: ResizePolicy = "crop"  # crop: the centre; squash: all of it, distorted; pad: all of it, with black bars
-    thumbnail_px: int = 180  # shorter side of the stored JPEG, in pixels
-    decode_video: bool = True  # False: decode sound only
-    clock: Clock = "media"  # where media time is zero: the first picture, or a whole second of source time before it
-    max_pixels: int = 8192 * 4352  # 8K and a margin: the largest picture of common encoders
-    max_duration_seconds: float = 24 * 3600.0
-    max_streams: int = 64
-    max_memory_bytes: int = 3 << 30  # of the child process: a 10-bit 8K H.265 stream needs about 2 GiB
-    max_stall_seconds: float = 60.0  # without a read, packet or frame; then the watchdog ends the child process
-    max_wall_seconds: float = 6 * 3600.0  # for one input; time in which the consumer is busy does not count
+    input_width: int = 224  # width of Frame.pixels, in pixels; the visual encoder sets it
+    input_height: int = 224  # height of Frame.pixels, in pixels; the visual encoder sets it
+    resize: ResizePolicy = "crop"  # crop: centre; squash: whole picture, aspect lost; pad: whole picture, black bars
+    thumbnail_px: int = 180  # shorter side of the JPEGs kept as evidence, in pixels
+    decode_video: bool = True  # whether pictures are decoded; false: sound only
+    # where media time begins: media: at the first picture; source: at a whole second of the container's time before it
+    clock: Clock = "media"
+    max_pixels: int = 8192 * 4352  # largest picture, in pixels; common encoders produce up to 8K and a little
+    max_duration_seconds: float = 24 * 3600.0  # longest video
+    max_streams: int = 64  # most tracks in a file
+    max_memory_bytes: int = 3 << 30  # memory of one decoding process; a 10-bit 8K H.265 stream needs about 2 GiB
+    max_stall_seconds: float = 60.0  # time without a decoded packet, a frame or a read, after which decoding fails
+    max_wall_seconds: float = 6 * 3600.0  # time to decode one input, without the time it waits for the encoders
 
     def __post_init__(self) -> None:
         if self.sampling not in ("exact", "fast", "keyframes"):
@@ -56,14 +59,14 @@ class DecodeConfig:
 class PublishConfig:
     """How a source is cut into chunks, and how a lost source is connected again."""
 
-    realtime: bool = False  # publish a file no faster than it plays
-    chunk_seconds: float = 2.0  # a chunk ends at the first keyframe after this time
-    max_chunk_bytes: int = 8 << 20  # largest chunk that the topic accepts; larger ones are dropped
-    min_backoff_seconds: float = 1.0  # first pause before connecting again; each further pause is twice as long
-    max_backoff_seconds: float = 30.0  # longest such pause
-    open_timeout_seconds: float = 15.0  # bound of connecting and finding the streams
-    read_timeout_seconds: float = 30.0  # longest time without a packet; HLS segments last ten seconds and more
-    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+    realtime: bool = False  # whether a file is published no faster than it plays
+    chunk_seconds: float = 2.0  # least length of a chunk, which ends at the next keyframe; at most 10
+    max_chunk_bytes: int = 8 << 20  # largest chunk; a larger one is left out, with a note
+    min_backoff_seconds: float = 1.0  # pause before a lost source is opened again; doubled after each failure
+    max_backoff_seconds: float = 30.0  # longest pause before a lost source is opened again
+    open_timeout_seconds: float = 15.0  # time to connect to a source and find its streams
+    read_timeout_seconds: float = 30.0  # time without a packet; HLS comes in pieces of ten seconds and more
+    rtsp_transport: Literal["tcp", "udp"] = "tcp"  # how RTSP cameras send: `tcp` or `udp`
 
     def __post_init__(self) -> None:
         if not 0 < self.chunk_seconds <= 10:
@@ -81,14 +84,15 @@ class PublishConfig:
 class SourceConfig:
     """The URI policy: which sources may be read, and how much of them."""
 
-    schemes: tuple[str, ...] = ("http", "https", "file")
-    hosts: tuple[str, ...] = ("*",)  # host names, "*.example.org", or "*" for any public host
-    private_networks: tuple[str, ...] = ()  # private networks that may be reached, such as "10.1.0.0/16"
-    file_roots: tuple[str, ...] = (".",)  # folders that file: URIs must lie in, after symlinks are resolved
-    max_bytes: int = 64 << 30  # largest source
-    max_redirects: int = 5
-    timeout_seconds: float = 30.0  # bound of connecting, and of each read
-    max_fetch_seconds: float = 6 * 3600.0  # bound of one download, so that a slow server cannot hold a worker for days
+    schemes: tuple[str, ...] = ("http", "https", "file")  # allowed URI schemes
+    hosts: tuple[str, ...] = ("*",)  # allowed hosts: names, `*.example.org`, or `*` for any public host
+    private_networks: tuple[str, ...] = ()  # allowed private networks, such as `10.1.0.0/16`; no other is reached
+    # folders below which `file:` URIs are allowed, symlinks resolved; plain paths on a command line always are
+    file_roots: tuple[str, ...] = (".",)
+    max_bytes: int = 64 << 30  # largest input
+    max_redirects: int = 5  # most redirects of one download, each checked like the first address
+    timeout_seconds: float = 30.0  # time to connect, and time for each read
+    max_fetch_seconds: float = 6 * 3600.0  # time for one download, so that no slow server holds a worker for days
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "timeout_seconds", "max_fetch_seconds"):
@@ -107,20 +111,22 @@ class SourceConfig:
 class KafkaConfig:
     """Kafka: brokers, credentials, topics and timeouts."""
 
-    servers: tuple[str, ...] = ()  # "host:port" of some brokers, which name all others; empty: no Kafka
-    topic_prefix: str = "kinodex"  # the topics are kinodex.chunks, kinodex.segments, ...
+    servers: tuple[str, ...] = ()  # `HOST:PORT` of some brokers, which name the others; none: no Kafka; --kafka wins
+    topic_prefix: str = "kinodex"  # first part of the topics' names: `kinodex.chunks`, `kinodex.segments` and so on
+    # how brokers are reached: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`
     security_protocol: SecurityProtocol = "PLAINTEXT"
-    sasl_mechanism: SaslMechanism = ""
-    sasl_username: str = ""
-    sasl_password: str = field(default="", repr=False)
-    tls_ca: str = ""  # PEM file of the authorities that sign brokers' certificates; "": those of the system
-    tls_certificate: str = ""  # PEM file of our certificate; "": the broker asks for none
-    tls_key: str = ""  # PEM file of its private key
-    partition_count: int = 12  # of a topic when it is created; at most this many workers share the streams
-    replication_factor: int = -1  # of a topic when it is created; -1: the broker's default
-    session_timeout_seconds: float = 10.0  # a worker without heartbeats for this long counts as dead
-    delivery_timeout_seconds: float = 600.0  # longest outage before unwritten records are given up
-    bootstrap_timeout_seconds: float = 15.0  # bound of waiting for any answer of a broker
+    sasl_mechanism: SaslMechanism = ""  # `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, with a SASL protocol
+    sasl_username: str = ""  # user name, with a SASL protocol
+    sasl_password: str = field(default="", repr=False)  # password, with a SASL protocol
+    tls_ca: str = ""  # PEM file of the authorities that sign brokers' certificates; none: the system's
+    tls_certificate: str = ""  # PEM file of the certificate shown to brokers that ask for one
+    tls_key: str = ""  # PEM file of that certificate's key
+    # partitions of the topics that `kinodex topics` makes; no more workers than this can share the streams
+    partition_count: int = 12
+    replication_factor: int = -1  # copies of the topics that `kinodex topics` makes; -1: the broker's default
+    session_timeout_seconds: float = 10.0  # silence after which a worker counts as dead
+    delivery_timeout_seconds: float = 600.0  # longest outage of the broker before unwritten records are given up
+    bootstrap_timeout_seconds: float = 15.0  # time for the first answer of a broker, and for each later request
 
     def __post_init__(self) -> None:
         for server in self.servers:

@@ -12,30 +12,32 @@ from serve.retention import read_retention
 class ServerConfig:
     """How `kinodex serve` listens, whom it lets in, and how much it takes on."""
 
-    listen: str = "127.0.0.1:8970"  # HOST:PORT; port 0 is any free one
-    tls_certificate: str = ""  # PEM file, the chain; empty: no TLS
-    tls_key: str = ""  # PEM file
-    tls_client_ca: str = ""  # PEM file: clients must show a certificate of these (mTLS)
-    tokens: str = ""  # the file that `kinodex token` writes; empty: DIR/tokens.json if it is there
-    allow_unprotected_network: bool = False  # listen beyond this machine without TLS and authentication
-    metrics_listen: str = ""  # HOST:PORT of Prometheus metrics over HTTP; empty: none
-    traces: bool = False  # OpenTelemetry, set up by the OTEL_ variables; needs the extra "tracing"
-    query_workers: int = 0  # questions answered at the same time; 0: one a processor
-    max_waiting_queries: int = 256  # beyond them a question is refused at once, with the time to come back
-    max_concurrent_calls: int = 1000  # of all kinds but those that watch, waiting ones included
+    listen: str = "127.0.0.1:8970"  # `HOST:PORT` to listen on, port 0 for any free port, or `unix:PATH`
+    tls_certificate: str = ""  # PEM file of the certificate chain; renewed files need no restart; none: no TLS
+    tls_key: str = ""  # PEM file of the certificate's key
+    tls_client_ca: str = ""  # PEM file of the authorities whose certificates clients must show (mTLS)
+    tokens: str = ""  # file that `kinodex token` writes; none: DIR/tokens.json, if it is there
+    allow_unprotected_network: bool = False  # whether to listen beyond this machine without TLS and authentication
+    metrics_listen: str = ""  # `HOST:PORT` of Prometheus metrics over plain HTTP, without authentication
+    traces: bool = False  # OpenTelemetry, set up by its `OTEL_` variables; needs `pip install 'kinodex[tracing]'`
+    query_workers: int = 0  # questions answered at the same time; 0: one for each processor
+    max_waiting_queries: int = 256  # questions that may wait; the next is refused, with the time to come back
+    max_concurrent_calls: int = 1000  # calls at the same time, waiting ones included, without those that watch
     max_watches: int = 10_000  # calls of WatchMoments and WatchEvents at the same time
-    max_message_bytes: int = 16 << 20  # of one request: a picture of 8 MiB with room
-    max_call_seconds: float = 60.0  # of a call that brings no deadline of its own, uploads excepted
-    max_upload_bytes: int = 8 << 30  # of one file
-    max_spool_bytes: int = 64 << 30  # of all uploads that wait to be indexed
-    max_upload_stall_seconds: float = 60.0  # without a byte
-    drain_seconds: float = 30.0  # for calls under way when the server is told to stop
-    frame_cache_bytes: int = 512 << 20  # vectors of the videos asked about lately, kept in memory
-    policies: str = ""  # the file of moderation policies; empty: DIR/policies.yaml if it is there
-    publish_events: bool = True  # to Kafka; of several servers that score the same streams, only one should
-    webhook_url: str = ""  # http: or https: that every change of an event is posted to; empty: none
-    webhook_secret: str = ""  # which signs what is posted; at least 16 bytes, or whsec_ and base64
-    retention: tuple[str, ...] = ()  # of live videos: "cams=7d", "default=30d,50GiB", "*=1d"; none: all is kept
+    max_message_bytes: int = 16 << 20  # largest request; a picture may have 8 MiB
+    max_call_seconds: float = 60.0  # time for a call without a deadline of its own; uploads are excepted
+    max_upload_bytes: int = 8 << 30  # largest upload
+    max_spool_bytes: int = 64 << 30  # all uploads that wait to be indexed, together
+    max_upload_stall_seconds: float = 60.0  # time without a byte after which an upload fails
+    drain_seconds: float = 30.0  # time for calls under way when the server is stopped
+    frame_cache_bytes: int = 512 << 20  # memory for frame vectors of videos that were searched lately
+    policies: str = ""  # file of moderation policies; none: DIR/policies.yaml, if it is there
+    # whether to publish moderation events to Kafka; of several servers with the same streams, only one should
+    publish_events: bool = True
+    webhook_url: str = ""  # `http:` or `https:` URL that gets every change of a moderation event as a signed POST
+    webhook_secret: str = ""  # key of the webhook's signature: 16 bytes or more, or `whsec_` and base64
+    # how long live videos are kept, by collection: `cams=7d`, `default=30d,50GiB`, `*=1d`; none: for ever
+    retention: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("query_workers", "max_waiting_queries"):
@@ -67,9 +69,11 @@ class ServerConfig:
 class IndexConfig:
     """Where the nearest vectors are looked for."""
 
-    milvus_uri: str = ""  # http://HOST:PORT[/DATABASE], https:, or a path *.db (milvus-lite); empty: FAISS, here
-    milvus_token: str = ""  # USER:PASSWORD, or an API key
-    milvus_timeout_seconds: float = 10.0  # of one request to Milvus, attempts to reach it again included
+    # Milvus that holds the vectors: `http://HOST:PORT/DATABASE`, `https:`, or a path `*.db` (milvus-lite); needs
+    # `pip install 'kinodex[milvus]'`; none: FAISS, in this process
+    milvus_uri: str = ""
+    milvus_token: str = ""  # `USER:PASSWORD` or an API key of Milvus
+    milvus_timeout_seconds: float = 10.0  # time for one request to Milvus, with its repetitions
 
     def __post_init__(self) -> None:
         if self.milvus_uri and not self.milvus_uri.startswith(("http://", "https://")):
@@ -88,10 +92,11 @@ class IndexConfig:
 class WorkerConfig:
     """How `kinodex worker` works."""
 
-    group: str = ""  # the Kafka consumer group that shares the partitions; empty: PREFIX-workers
-    idle_seconds: float = 60.0  # without a chunk until a stream counts as ended; what comes then begins a new epoch
-    shed_seconds: float = 0.0  # chunks that are older are left out, and counted; 0: none is
-    metrics_listen: str = ""  # HOST:PORT of Prometheus metrics over HTTP; empty: none
+    group: str = ""  # Kafka consumer group whose workers share the partitions; none: PREFIX-workers
+    # time without a chunk after which a stream counts as ended; a later chunk begins a new epoch
+    idle_seconds: float = 60.0
+    shed_seconds: float = 0.0  # age beyond which chunks are left out, and counted; 0: none is left out
+    metrics_listen: str = ""  # `HOST:PORT` of the worker's Prometheus metrics, as `server.metrics_listen`
 
     def __post_init__(self) -> None:
         if self.idle_seconds <= 0:
@@ -104,12 +109,12 @@ class WorkerConfig:
 class ClientConfig:
     """How a server is reached."""
 
-    token: str = ""  # the bearer token
-    tls: Literal["auto", "on", "off"] = "auto"  # auto: on, but for a server on this machine
-    tls_ca: str = ""  # PEM file: trust these instead of the system's certificates
-    tls_certificate: str = ""  # PEM file: who we are, where the server asks (mTLS)
-    tls_key: str = ""  # PEM file
-    timeout_seconds: float = 60.0  # of one call, uploads excepted
+    token: str = ""  # bearer token that `--server` and the Python client send
+    tls: Literal["auto", "on", "off"] = "auto"  # `on`, `off`, or `auto`: on, except for a server on this machine
+    tls_ca: str = ""  # PEM file of the authorities to trust; none: the system's
+    tls_certificate: str = ""  # PEM file of the certificate shown to a server that asks for one (mTLS)
+    tls_key: str = ""  # PEM file of that certificate's key
+    timeout_seconds: float = 60.0  # time for one call; uploads are excepted
 
     def __post_init__(self) -> None:
         if self.tls not in ("auto", "on", "off"):

@@ -50,7 +50,8 @@ class Settings:
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
-    workers: int = field(default_factory=_default_workers)  # inputs decoded at the same time
+    # inputs, or chunks of streams, decoded at the same time; by default half the processors, from 2 to 8
+    workers: int = field(default_factory=_default_workers)
 
     def __post_init__(self) -> None:
         if self.workers < 1:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 class WindowConfig:
     """The grid of windows, and what makes segments of them. Part of the encoder fingerprint."""
 
-    length_seconds: float = 16.0  # 16 frames at one a second: well under the 32 that fusion attends to
-    stride_seconds: float = 8.0  # each second lies in two windows, so no event is always at an edge
-    fusion: str = ""  # a checkpoint of kinodex train; empty: the mean of a window's frames
+    length_seconds: float = 16.0  # length of a segment; at one frame a second well under the 32 that fusion takes
+    stride_seconds: float = 8.0  # from one segment's start to the next; each second lies in two, so never at an edge
+    # checkpoint of `kinodex train`, which makes segments of frames and words; none: the mean of a window's frames
+    fusion: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.stride_seconds <= self.length_seconds:
@@ -88,14 +89,16 @@ class TrainConfig:
 class MomentConfig:
     """How a similarity curve is read. All lengths are in seconds and never scaled by the video's duration."""
 
-    smoothing_seconds: tuple[float, ...] = (1.0, 3.0)  # Gaussian sigmas: moments under 10 s, and longer ones
-    bridge_seconds: float = 3.0  # a dip this short does not end a moment
-    snap_seconds: float = 1.5  # an edge this near a shot cut is the cut; always under half the span
-    locality_seconds: float = 300.0  # medians and thresholds look this far around a peak, not further
-    tiou_threshold: float = 0.5  # two spans that overlap more are one moment
-    containment_share: float = 0.9  # of two nested spans the smaller stays if it has this share of the score
-    ring_share: float = 0.25  # of the contrast to the seconds around in the score; the rest: height over the median
-    max_moments: int = 10  # of one video
+    # Gaussian sigmas at which a similarity curve is read, for moments under 10 s and for longer ones
+    smoothing_seconds: tuple[float, ...] = (1.0, 3.0)
+    bridge_seconds: float = 3.0  # longest dip that does not end a moment
+    snap_seconds: float = 1.5  # distance within which an edge moves to a shot cut; always under half the moment
+    locality_seconds: float = 300.0  # how far around a peak medians and thresholds are taken
+    tiou_threshold: float = 0.5  # overlap (intersection over union) above which two spans are one moment
+    containment_share: float = 0.9  # of two nested spans the inner stays with at least this share of the outer's score
+    # weight of the contrast to the seconds around in a moment's score; the rest is its height over the median
+    ring_share: float = 0.25
+    max_moments: int = 10  # most moments of one video
 
     def __post_init__(self) -> None:
         if not self.smoothing_seconds or min(self.smoothing_seconds) <= 0:

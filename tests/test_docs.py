@@ -1,6 +1,7 @@
 """The README and the program say the same."""
 
 import re
+import runpy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from google.rpc import code_pb2
 
 import ingest.errors
 from serve.api.cache_counts import CacheCounts
-from serve.api.status import STATUS
+from serve.api.status import INTERNAL, STATUS
 from serve.cli.main import cli
 from serve.event import Event
 from serve.moderation.policies import Policies, Policy
@@ -78,9 +79,29 @@ def test_every_reason_of_an_error_stands_beside_its_code() -> None:
         assert f"`{reason}`" in row, reason
 
 
-def test_every_metric_is_in_the_readme() -> None:
+def metric_names() -> list[str]:
     names = {family.name for family in ServerMetrics().registry.collect()}
     names |= {family.name for family in CacheCounts(dict, SingleFlightCache(1)).collect()}
     names |= {family.name for family in WorkerMetrics().registry.collect()}
     assert len(names) > 10
-    assert [name for name in sorted(names) if f"`{name}" not in README] == []
+    return sorted(names)
+
+
+def test_every_metric_is_in_the_readme() -> None:
+    assert [name for name in metric_names() if f"`{name}" not in README] == []
+
+
+def test_generated_pages_are_current() -> None:
+    generated: dict[Path, str] = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
+    stale = [path.name for path, text in generated.items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "run make docs"
+
+
+def test_generated_pages_name_every_setting_metric_and_error() -> None:
+    pages = {
+        name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("settings", "metrics", "errors")
+    }
+    rows = re.findall(r"^\| `([a-z_.]+)` \| `KINODEX_", pages["settings"], re.MULTILINE)
+    assert sorted(rows) == sorted(known_settings())
+    assert [name for name in metric_names() if not re.search(rf"`{name}(_total)?[{{`]", pages["metrics"])] == []
+    assert [error.__name__ for error in (*STATUS, *INTERNAL) if f"`{error.__name__}`" not in pages["errors"]] == []

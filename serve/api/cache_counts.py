@@ -11,22 +11,26 @@ from serve.search.caches import SingleFlightCache
 
 
 class CacheCounts(Collector):
-    """What the caches of text vectors and of rankings have counted, read when Prometheus asks."""
+    """Metrics of the caches of text vectors and of rankings, read when Prometheus asks."""
 
     def __init__(self, encoders: Callable[[], dict[str, TextVectors]], rankings: SingleFlightCache[Any]) -> None:
         self._encoders, self._rankings = encoders, rankings
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         texts = CounterMetricFamily(
-            "kinodex_texts", "Texts asked for: found in memory, or encoded.", labels=["encoder", "outcome"]
+            "kinodex_texts", "Texts of questions, found in memory or encoded.", labels=["encoder", "outcome"]
         )
-        batches = CounterMetricFamily("kinodex_text_batches", "Batches they were encoded in.", labels=["encoder"])
+        batches = CounterMetricFamily(
+            "kinodex_text_batches", "Batches in which texts were encoded.", labels=["encoder"]
+        )
         for name, vectors in self._encoders().items():
             texts.add_metric([name, "found"], vectors.found_count)
             texts.add_metric([name, "encoded"], vectors.encoded_count)
             batches.add_metric([name], vectors.batch_count)
         rankings = CounterMetricFamily(
-            "kinodex_rankings", "Questions: found ranked in memory, or ranked.", labels=["outcome"]
+            "kinodex_rankings",
+            "Questions whose ranking was found in memory, as nothing has changed since, or worked out.",
+            labels=["outcome"],
         )
         rankings.add_metric(["found"], self._rankings.found_count)
         rankings.add_metric(["ranked"], self._rankings.worked_count)

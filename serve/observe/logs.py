@@ -1,4 +1,4 @@
-"""How the server and its ingest worker log: one line an event, with the id of the call it belongs to."""
+"""Logging of the server and the workers: one line for each event, with the id of the call it belongs to."""
 
 import contextvars
 import logging
@@ -19,9 +19,9 @@ def log_to_stderr() -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for library in ("faiss.loader", "httpx", "httpx2", "sentence_transformers"):  # tell of themselves
+    for library in ("faiss.loader", "httpx", "httpx2", "sentence_transformers"):  # log their own progress
         logging.getLogger(library).setLevel(logging.WARNING)
-    # Tells of each attempt to reach a broker that is away, as three errors; whoever waits for it tells of it once.
+    # kafka-python logs three errors for each attempt to reach a broker that is away; our callers log that once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans of calls, where the operator wants them.
+"""OpenTelemetry spans of calls, if server.traces is set.
 
-The SDK is set up by its own standard variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, ...).
+The SDK reads its own standard variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, ...).
 """
 
 from collections.abc import Callable, Mapping
@@ -9,16 +9,17 @@ from typing import Any
 
 from serve.errors import SettingsError
 
+# Opens the span of a call: method, metadata, request id.
 Spans = Callable[[str, Mapping[str, str], str], AbstractContextManager[Any]]
 
 
 def no_spans(method: str, metadata: Mapping[str, str], request_id: str) -> AbstractContextManager[Any]:
-    """Trace nothing."""
+    """Open no span."""
     return nullcontext()
 
 
 def open_spans() -> tuple[Spans, Callable[[], None]]:
-    """Return what opens a call's span, child of the caller's, and what sends the last ones away.
+    """Return a function that opens a call's span, as a child of the caller's, and one that sends the last spans.
 
     Raises:
         SettingsError: If OpenTelemetry is not installed.
@@ -31,7 +32,7 @@ def open_spans() -> tuple[Spans, Callable[[], None]]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise SettingsError("server.traces needs OpenTelemetry: pip install 'kinodex[tracing]'") from error
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over the name given here.
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override this name.
     provider = TracerProvider(resource=Resource.create({"service.name": "kinodex"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     tracer = provider.get_tracer("kinodex")

@@ -1,60 +1,60 @@
-"""What a worker counts, for Prometheus. Labels have few values: never a stream or a video."""
+"""WorkerMetrics, the Prometheus metrics of `kinodex worker`. Labels have few values: never a stream or a video."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-# Seconds: from one small batch to a long file's.
+# Upper bounds of histogram buckets. Stages in seconds: from one small batch to a long file. Latencies in seconds.
 STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 FILL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
 class WorkerMetrics:
-    """One worker's counts, in a registry of its own."""
+    """Metrics of a worker, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.records = Counter(
             "kinodex_worker_records",
-            "Records read, by what became of them.",
+            "Records read: taken, duplicate, stale, shed, or the reason of their dead letter.",
             ["outcome"],
             registry=self.registry,
         )  # kinodex_worker_records_total
-        for outcome in ("taken", "duplicate", "stale", "shed"):  # others are the reasons of dead letters
+        for outcome in ("taken", "duplicate", "stale", "shed"):  # the other outcomes are reasons of dead letters
             self.records.labels(outcome)
         self.lag = Gauge(
             "kinodex_worker_lag",
-            "Records of the worker's partitions that it has not read yet.",
+            "Records of the worker's partitions not read yet.",
             ["topic", "partition"],
             registry=self.registry,
         )
-        self.streams = Gauge("kinodex_worker_streams", "Streams that are open.", registry=self.registry)
+        self.streams = Gauge("kinodex_worker_streams", "Open streams.", registry=self.registry)
         self.watermark_age_seconds = Gauge(
             "kinodex_worker_watermark_age_seconds",
-            "How far the stream that is furthest behind has media that is not final.",
+            "Length of media that is not final yet, of the stream where it is longest.",
             registry=self.registry,
         )
-        self.in_flight = Gauge("kinodex_worker_in_flight", "Chunks taken and not yet encoded.", registry=self.registry)
-        self.is_paused = Gauge("kinodex_worker_paused", "1 while no records are taken.", registry=self.registry)
+        self.in_flight = Gauge("kinodex_worker_in_flight", "Chunks taken and not encoded yet.", registry=self.registry)
+        self.is_paused = Gauge("kinodex_worker_paused", "1 while the worker takes no records.", registry=self.registry)
         self.stage_seconds = Histogram(
             "kinodex_worker_stage_seconds",
-            "How long a chunk's decoding took, and a batch's encoding.",
+            "Time to decode a chunk, and to encode or transcribe a batch.",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=self.registry,
         )
         self.batch_fill = Histogram(
             "kinodex_worker_batch_fill",
-            "Items of a batch, as a share of the most it takes.",
+            "Items of a batch, as a share of the largest batch.",
             ["stage"],
             buckets=FILL_BUCKETS,
             registry=self.registry,
         )
         self.segments = Counter(
-            "kinodex_worker_segments", "Segments published.", ["finality"], registry=self.registry
+            "kinodex_worker_segments", "Segments published, provisional or final.", ["finality"], registry=self.registry
         )  # kinodex_worker_segments_total
         self.publish_latency_seconds = Histogram(
             "kinodex_worker_publish_latency_seconds",
-            "From a chunk's being appended to the segment with its pictures being sent.",
+            "Time from the append of a chunk until the segment with its pictures is sent.",
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
