@@ -194,11 +194,11 @@ def delete(
 
 
 def _delete_everywhere(catalog: Catalog, kafka: KafkaConfig, videos: Sequence[Video]) -> None:
-    from serve.live.deletions import Forgetter  # imports kafka
+    from serve.live.deletions import DeletionPublisher  # imports kafka
     from serve.live.rows import LiveRows
 
-    with contextlib.closing(Forgetter(kafka)) as forgetter:
+    with contextlib.closing(DeletionPublisher(kafka)) as publisher:
         for video in videos:
             space = catalog.space()
             rows = LiveRows(catalog, space.fingerprint if space is not None else "")
-            forgetter.delete(rows, video.collection, video.video_id, kafka.bootstrap_timeout_seconds)
+            publisher.delete(rows, video.collection, video.video_id, kafka.bootstrap_timeout_seconds)

@@ -1,80 +1,80 @@
-"""Brings a server's catalog up to what Kafka holds of live videos, in a thread beside the calls.
+"""Materialiser: a server's thread that brings the catalog up to what Kafka holds of live videos.
 
-Why nothing is lost or taken twice, whenever the process is killed:
-1. The reader begins where the catalog says: the offsets are rows of it.
-2. Each batch of records becomes one transaction: rows, videos, and the offsets behind them.
-3. What was read and not committed is read again.
-Every replica reads everything, so there is no consumer group. A lost data directory begins at the beginning.
+Why nothing is lost or applied twice, whenever the process is killed:
+1. The reader begins at the offsets that the catalog holds.
+2. Each batch of records becomes one transaction: rows, videos, and the offsets after them.
+3. Records that were read and not committed are read again.
+Every replica reads everything, so there is no consumer group. A new data directory reads from the beginning.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import PartitionId, Record
+from serve.background import Background, Backoff, Stopped
 from serve.codec.records import SegmentRecord, read_deletion, read_segment, segment_key
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
-from serve.live.deletions import Tombstones, reaches
+from serve.live.deletions import PendingTombstones, has_read_to
 from serve.live.rows import Applied, Change, DeletionRecord, LiveRows, Outcome, SegmentKey, Tombstone
 from serve.observe.metrics import LiveMetrics
 from serve.retention import Retention
 
 logger = logging.getLogger(__name__)
 
-# A transaction's length: DeleteVideo, the queue and the process that indexes wait for it, and questions share the
-# processor with it.
-WORK_SECONDS = 0.2
-MOST_RECORDS = 512  # of a transaction, however fast they are
-BATCH_BYTES = 16 << 20  # of the records of a transaction
-POLL_SECONDS = 0.2  # how long a look at Kafka waits for a record; a stop waits as long
+# How long a transaction should take: DeleteVideo, the job queue and the indexing process wait for it, and searches
+# share the processor with it.
+TRANSACTION_SECONDS = 0.2
+MAX_RECORD_COUNT = 512  # of a transaction, however fast it is
+MAX_BATCH_BYTES = 16 << 20  # of the records of a transaction
+POLL_SECONDS = 0.2  # how long a poll waits for records; stop() waits as long
 MEASURE_SECONDS = 1.0  # between two measurements
-PRUNE_SECONDS = 5.0  # between two looks for what was kept long enough
-# Pruning is in no hurry: its transactions are shorter, and it rests so many times as long as it works.
-PRUNE_WORK_SECONDS = 0.1
+PRUNE_SECONDS = 5.0  # between two checks for segments over a retention limit
+# Pruning is in no hurry: its transactions are shorter, and it rests this many times as long as it works.
+PRUNE_TRANSACTION_SECONDS = 0.1
 PRUNE_REST = 2.0
-FIRST_BACKOFF_SECONDS = 0.5
-LAST_BACKOFF_SECONDS = 10.0
-MOST_REASONS = 100  # why records are none: each is logged once
+FIRST_BACKOFF_SECONDS = 0.5  # before the second attempt to connect
+LAST_BACKOFF_SECONDS = 10.0  # the longest wait between two attempts
+MAX_LOGGED_REASONS = 100  # why records are skipped: each reason is logged once, up to this many
 
 
 class Reader(Protocol):
-    """All partitions of the two topics, new ones included, from given offsets on."""
+    """Reads all partitions of the two topics, new partitions included, from given offsets."""
 
     def poll(self, timeout_seconds: float) -> Sequence[Record]:
-        """Return the records that follow, in order within a partition; none: there was none in time."""
+        """Return the next records, in order within a partition; none if none came in time."""
 
     def ends(self) -> Mapping[PartitionId, int]:
-        """Ask for the offset behind the last record of each partition."""
+        """Ask for the offset after the last record of each partition."""
 
     def positions(self) -> Mapping[PartitionId, int]:
         """Return the offset of the next record of each partition."""
 
 
-class Pace:
-    """How much one transaction takes, so that it is about so many seconds long."""
+class BatchSize:
+    """How many records or segments one transaction takes, so that it lasts about a given time."""
 
-    def __init__(self, seconds: float, most: int = MOST_RECORDS) -> None:
-        self.seconds, self.most, self.count = seconds, most, 8
+    def __init__(self, seconds: float, max_count: int = MAX_RECORD_COUNT) -> None:
+        self._seconds, self._max_count, self.count = seconds, max_count, 8
 
-    def took(self, count: int, seconds: float) -> None:
-        """Learn from a transaction."""
+    def adapt(self, count: int, seconds: float) -> None:
+        """Learn from the duration of one transaction."""
         if count:
-            wanted = int(self.seconds * count / max(seconds, 1e-6))
-            self.count = max(1, min(self.most, 2 * self.count, wanted))
+            fitting = int(self._seconds * count / max(seconds, 1e-6))
+            self.count = max(1, min(self._max_count, 2 * self.count, fitting))
 
 
 class Materialiser:
-    """The thread. start() begins it, stop() ends it; `on_end` is told of what ended it otherwise."""
+    """The thread: start() begins it, stop() ends it. `on_end` gets the error if anything else ends it."""
 
     def __init__(
         self,
         rows: LiveRows,
         open_reader: Callable[[Mapping[PartitionId, int]], AbstractContextManager[Reader]],
-        tombstones: Tombstones,
+        tombstones: PendingTombstones,
         *,
         segments_topic: str,
         deletions_topic: str,
@@ -85,131 +85,140 @@ class Materialiser:
         on_end: Callable[[Exception], object],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take what is to be brought together.
+        """Prepare the thread; start() connects.
 
         Args:
-            rows: The catalog's side.
-            open_reader: Connects to Kafka, to read on from these offsets, else from the beginning.
-            on_change: Makes answers see what was committed.
-            on_caught_up: Told once, when everything was read that was there when the thread began.
+            rows: The live videos of the catalog.
+            open_reader: Connects to Kafka and reads from these offsets; partitions without one from their beginning.
+            on_change: Makes what was committed visible to searches.
+            on_caught_up: Called once, when everything was read that Kafka held when the thread began.
         """
-        self.rows, self.open_reader, self.tombstones = rows, open_reader, tombstones
-        self.segments_topic, self.deletions_topic = segments_topic, deletions_topic
-        self.retention, self.metrics, self.clock = retention, metrics, clock
-        self.on_change, self.on_caught_up, self.on_end = on_change, on_caught_up, on_end
-        self.is_caught_up = False
-        self.newest_chunks: dict[tuple[str, str], float] = {}  # live video -> when the newest chunk found was appended
-        self.goal: Mapping[PartitionId, int] | None = None  # what is_caught_up waits for
-        self.pace, self.prune_pace = Pace(WORK_SECONDS), Pace(PRUNE_WORK_SECONDS)
-        self.trouble = ""  # what is wrong now, so that it is logged once
-        self.reasons: set[str] = set()
-        self.measured_at = self.prune_at = 0.0  # by the monotonic clock: when that was done, and when it is to be done
-        self.stopping = threading.Event()
-        self.thread = threading.Thread(target=self.run, name="materialiser", daemon=True)
+        self._rows, self._open_reader, self._tombstones = rows, open_reader, tombstones
+        self._segments_topic, self._deletions_topic = segments_topic, deletions_topic
+        self._retention, self._metrics, self._clock = retention, metrics, clock
+        self._on_change, self._on_caught_up, self._on_end = on_change, on_caught_up, on_end
+        self._is_caught_up = False
+        self._newest_chunks: dict[tuple[str, str], float] = {}  # live video -> append time of its newest visible chunk
+        self._goal: Mapping[PartitionId, int] | None = None  # the offsets to read up to before _is_caught_up
+        self._batch_size, self._prune_size = BatchSize(TRANSACTION_SECONDS), BatchSize(PRUNE_TRANSACTION_SECONDS)
+        self._logged_reasons: set[str] = set()
+        self._measured_at = 0.0  # monotonic seconds
+        self._prune_at = 0.0  # monotonic seconds: not before
+        self._thread = Background(
+            "live videos",
+            self._connect_and_follow,
+            pause_seconds=0.0,
+            expected=(BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid),
+            backoff=Backoff(FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS),
+        )
 
     def start(self) -> None:
-        """Begin."""
-        self.thread.start()
+        """Start the thread."""
+        self._thread.start()
 
     def stop(self) -> None:
-        """End, after the transaction under way. May be called twice."""
-        self.stopping.set()
-        if self.thread.is_alive():
-            self.thread.join()
+        """End the thread after the transaction under way. May be called twice."""
+        self._thread.stop()
 
     # ---- the thread
 
-    def run(self) -> None:
-        """Connect and read, again and again, until stop() or what no patience mends."""
-        backoff_seconds = FIRST_BACKOFF_SECONDS
+    def _connect_and_follow(self) -> None:
+        """Connect and read until stop(). Searches answer from what is committed while Kafka is away.
+
+        Raises:
+            BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid: Worth another attempt: the broker comes back, a
+                full disk may be emptied.
+            Stopped: After any other error, which is logged and passed to on_end.
+        """
         try:
-            while not self.stopping.is_set():
-                try:
-                    self.prune()  # also while Kafka is away
-                    with self.open_reader(self.offsets()) as reader:
-                        self.goal = self.goal or reader.ends()
-                        self.recovered()
-                        backoff_seconds = FIRST_BACKOFF_SECONDS
-                        self.follow(reader)
-                except (BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid) as error:
-                    self.in_trouble(error)  # the broker comes back; a full disk may be emptied
-                    self.stopping.wait(backoff_seconds)
-                    backoff_seconds = min(LAST_BACKOFF_SECONDS, 2 * backoff_seconds)
+            self._prune()  # also while Kafka is away
+            with self._open_reader(self._offsets()) as reader:
+                self._goal = self._goal or reader.ends()
+                self._metrics.is_broker_up.set(1)
+                if self._thread.note_success():
+                    logger.info("live videos go on")
+                self._follow(reader)
+        except (BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid):
+            raise
         except OffsetRegression as error:
             logger.error(
-                "live videos: reading ended, as a topic is not the one that this data directory was fed from: name that"
-                " one (kafka.servers, kafka.topic_prefix), or begin with a new data directory reason=%s",
+                "live videos: reading ended, because a topic is not the one that this data directory was fed from: name"
+                " that one (kafka.servers, kafka.topic_prefix), or begin with a new data directory reason=%s",
                 error,
             )
-            self.on_end(error)
-        except Exception as error:  # a bug: the server must not go on and fall behind
+            self._end(error)
+        except Exception as error:  # a bug: the server must not continue and fall behind
             logger.exception("live videos: reading ended")
-            self.on_end(error)
+            self._end(error)
         finally:
-            self.metrics.is_broker_up.set(0)
+            self._metrics.is_broker_up.set(0)
 
-    def follow(self, reader: Reader) -> None:
-        """Take over what comes, prune what was kept long enough, pass tombstones on."""
-        while not self.stopping.is_set():
+    def _end(self, error: Exception) -> NoReturn:
+        self._on_end(error)
+        raise Stopped from error
+
+    def _follow(self, reader: Reader) -> None:
+        """Apply records as they come; prune and send tombstones between them."""
+        while not self._thread.is_stopping:
             records = reader.poll(POLL_SECONDS)
-            for batch in self.batches(records):
-                if self.stopping.is_set():
+            for batch in self._batches(records):
+                if self._thread.is_stopping:
                     return
-                self.take(batch)
-            if not self.is_caught_up and self.goal is not None and reaches(reader.positions(), self.goal):
-                self.is_caught_up = True
+                self._apply(batch)
+            if not self._is_caught_up and self._goal is not None and has_read_to(self._goal, reader.positions()):
+                self._is_caught_up = True
                 logger.info("live videos are up to date")
-                self.on_caught_up()
-            self.keep_house(reader)
+                self._on_caught_up()
+            self._tidy(reader)
 
-    def offsets(self) -> dict[PartitionId, int]:
+    def _offsets(self) -> dict[PartitionId, int]:
         return {
             (topic, partition): offset
-            for topic in (self.segments_topic, self.deletions_topic)
-            for partition, offset in self.rows.offsets(topic).items()
+            for topic in (self._segments_topic, self._deletions_topic)
+            for partition, offset in self._rows.offsets(topic).items()
         }
 
-    def batches(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-        """Cut what was read into transactions, each as large as the last ones say that it may be."""
+    def _batches(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+        """Cut records into transactions, as large as the duration of the last transactions allows."""
         start = 0
         while start < len(records):
-            end, size_bytes = start, 0
-            while end < len(records) and end - start < self.pace.count and (end == start or size_bytes < BATCH_BYTES):
+            end, size_bytes, max_count = start, 0, self._batch_size.count
+            while end < len(records) and end - start < max_count and (end == start or size_bytes < MAX_BATCH_BYTES):
                 size_bytes += len(records[end].value or b"")
                 end += 1
             yield records[start:end]
             start = end
 
-    def take(self, batch: Sequence[Record]) -> None:
-        """Commit what a batch of records changes, with the offsets behind them."""
+    def _apply(self, batch: Sequence[Record]) -> None:
+        """Commit the changes of a batch of records, with the offsets after them."""
         started = time.perf_counter()
-        found = [(record, change) for record in batch if (change := self.read(record)) is not None]
-        changes = [change for _, change in found]
-        applied = self.rows.apply(changes, {(one.topic, one.partition): one.offset + 1 for one in batch})
-        for (record, change), outcome in zip(found, applied.outcomes, strict=True):
-            self.metrics.records.labels(record.topic, outcome.value).inc()
-            self.note_dead(change, outcome)
+        read = [(record, change) for record in batch if (change := self._read(record)) is not None]
+        changes = [change for _, change in read]
+        applied = self._rows.apply(changes, {(one.topic, one.partition): one.offset + 1 for one in batch})
+        for (record, change), outcome in zip(read, applied.outcomes, strict=True):
+            self._metrics.records.labels(record.topic, outcome.value).inc()
+            self._update_tombstones(change, outcome)
         seconds = time.perf_counter() - started
-        self.pace.took(len(batch), seconds)
-        self.metrics.batch_seconds.observe(seconds)
-        if self.is_caught_up and changes:
-            self.on_change()
-            self.tell_latency(changes, applied)
+        self._batch_size.adapt(len(batch), seconds)
+        self._metrics.batch_seconds.observe(seconds)
+        if self._is_caught_up and changes:
+            self._on_change()
+            self._observe_latency(changes, applied)
 
-    def note_dead(self, change: Change, outcome: Outcome) -> None:
-        """Have a dead segment tombstoned, unless its key comes again."""
+    def _update_tombstones(self, change: Change, outcome: Outcome) -> None:
+        """Plan a tombstone for a dead segment; cancel the one of a key that has a newer record."""
         if isinstance(change, Tombstone):
-            self.tombstones.met([segment_key(change.collection, change.segment_id)])
+            self._tombstones.cancel([segment_key(change.collection, change.segment_id)])
         elif isinstance(change, SegmentRecord):
-            self.tombstones.met([change.key])
+            self._tombstones.cancel([change.key])
             if outcome is Outcome.DEAD:
-                self.tombstones.add([SegmentKey(change.collection, change.video_id, change.segment.segment_id)])
+                self._tombstones.add([SegmentKey(change.collection, change.video_id, change.segment.segment_id)])
 
-    def read(self, record: Record) -> Change | None:
-        """Read what a record says; None: nothing for us, which is counted, and logged once for each reason."""
+    def _read(self, record: Record) -> Change | None:
+        """Return the change that a record holds; None for an unusable record, which is counted and logged."""
         try:
-            if record.topic == self.deletions_topic:
-                if record.value is None:  # nobody sends it, and it would say nothing
+            if record.topic == self._deletions_topic:
+                if record.value is None:  # never sent by us, and without meaning
                     raise RecordInvalid("a deletion without a value")
                 collection, video_id = read_deletion(record.value)
                 return DeletionRecord(collection=collection, video_id=video_id, append_time=record.append_seconds)
@@ -218,89 +227,77 @@ class Materialiser:
                 return Tombstone(segment_id=segment_id, collection=collection)
             segment = read_segment(record.value)
         except (RecordInvalid, UnicodeDecodeError) as error:
-            self.metrics.records.labels(record.topic, "invalid").inc()
-            self.tell_once(f"record skipped topic={record.topic} reason={error}", record)
+            self._metrics.records.labels(record.topic, "invalid").inc()
+            self._log_once(f"record skipped topic={record.topic} reason={error}", record)
             return None
-        if segment.fingerprint != self.rows.fingerprint:
-            self.tell_once(
+        if segment.fingerprint != self._rows.fingerprint:
+            self._log_once(
                 f"segments skipped: they are of the encoders {segment.fingerprint}, and this library is of"
-                f" {self.rows.fingerprint}: give workers and servers the same models",
+                f" {self._rows.fingerprint}: give workers and servers the same models",
                 record,
             )
         return segment
 
-    def tell_once(self, what: str, record: Record) -> None:
-        if what not in self.reasons and len(self.reasons) < MOST_REASONS:
-            self.reasons.add(what)
-            logger.warning("%s (first at partition=%d offset=%d)", what, record.partition, record.offset)
+    def _log_once(self, reason: str, record: Record) -> None:
+        if reason not in self._logged_reasons and len(self._logged_reasons) < MAX_LOGGED_REASONS:
+            self._logged_reasons.add(reason)
+            logger.warning("%s (first at partition=%d offset=%d)", reason, record.partition, record.offset)
 
-    def tell_latency(self, changes: Sequence[Change], applied: Applied) -> None:
-        """Measure from the newest chunk of each segment to its being found, which is now. A revision that is not final
-        counts if it brings a newer chunk: with words alone it would measure the transcription."""
-        now = self.clock()
+    def _observe_latency(self, changes: Sequence[Change], applied: Applied) -> None:
+        """Measure the time from the append of each segment's newest chunk until now, when searches find the segment.
+
+        A revision that is not final counts only if it brings a newer chunk. With words alone it would measure the
+        transcription.
+        """
+        now = self._clock()
         for change, outcome in zip(changes, applied.outcomes, strict=True):
             if isinstance(change, SegmentRecord) and outcome is Outcome.APPLIED:
                 video, newest = (change.collection, change.video_id), change.newest_append_time
-                is_newer = newest > self.newest_chunks.get(video, 0.0)
+                is_newer = newest > self._newest_chunks.get(video, 0.0)
                 if is_newer:
-                    self.newest_chunks[video] = newest
+                    self._newest_chunks[video] = newest
                 if change.is_last:
-                    self.newest_chunks.pop(video, None)
+                    self._newest_chunks.pop(video, None)
                 if change.is_final or is_newer:
-                    histogram = self.metrics.searchable_seconds.labels("true" if change.is_final else "false")
+                    histogram = self._metrics.searchable_seconds.labels("true" if change.is_final else "false")
                     histogram.observe(max(0.0, now - newest))
 
-    # ---- now and then
+    # ---- between batches
 
-    def keep_house(self, reader: Reader) -> None:
-        """Prune, measure, and pass on the tombstones whose time has come."""
-        self.prune()
-        if time.monotonic() - self.measured_at < MEASURE_SECONDS:
+    def _tidy(self, reader: Reader) -> None:
+        """Prune, measure, and send the tombstones that are due."""
+        self._prune()
+        if time.monotonic() - self._measured_at < MEASURE_SECONDS:
             return
-        self.measured_at = time.monotonic()
+        self._measured_at = time.monotonic()
         ends, positions = reader.ends(), reader.positions()
         for (topic, partition), end in ends.items():
             lag = max(0, end - positions.get((topic, partition), 0))
-            self.metrics.lag.labels(topic, partition).set(lag)
-        if self.is_caught_up:
-            self.metrics.tombstones.inc(self.tombstones.pass_on(positions, ends))
-        self.measure()
+            self._metrics.lag.labels(topic, partition).set(lag)
+        if self._is_caught_up:
+            self._metrics.tombstones.inc(self._tombstones.send_due(positions, ends))
+        self._measure()
 
-    def prune(self) -> None:
-        """Take away a few segments that were kept long enough; the next ones when this is called again."""
+    def _prune(self) -> None:
+        """Remove a few of the segments over a retention limit; later calls remove the next ones."""
         started = time.monotonic()
-        if not (self.retention and self.is_caught_up) or started < self.prune_at:
+        if not (self._retention and self._is_caught_up) or started < self._prune_at:
             return
-        pruned = self.rows.prune(self.retention, self.clock(), self.prune_pace.count)
-        is_all = len(pruned) < self.prune_pace.count
+        pruned = self._rows.prune(self._retention, self._clock(), self._prune_size.count)
+        is_all = len(pruned) < self._prune_size.count
         if pruned:
             seconds = time.monotonic() - started
-            self.prune_pace.took(len(pruned), seconds)
-            self.metrics.prune_seconds.observe(seconds)
-            self.metrics.pruned.inc(len(pruned))
-            self.tombstones.add(pruned)
-            self.on_change()
+            self._prune_size.adapt(len(pruned), seconds)
+            self._metrics.prune_seconds.observe(seconds)
+            self._metrics.pruned.inc(len(pruned))
+            self._tombstones.add(pruned)
+            self._on_change()
         now = time.monotonic()
-        self.prune_at = now + (PRUNE_SECONDS if is_all else PRUNE_REST * (now - started))
+        self._prune_at = now + (PRUNE_SECONDS if is_all else PRUNE_REST * (now - started))
 
-    def measure(self) -> None:
-        """Tell the metrics of the streams."""
-        marks = self.rows.watermarks()
-        self.metrics.videos.set(len(marks))
+    def _measure(self) -> None:
+        """Update the metrics of the streams."""
+        marks = self._rows.watermarks()
+        self._metrics.videos.set(len(marks))
         oldest = min((mark.moved_time for mark in marks), default=None)
-        self.metrics.watermark_age_seconds.set(0.0 if oldest is None else max(0.0, self.clock() - oldest))
-
-    # ---- trouble
-
-    def in_trouble(self, error: Exception) -> None:
-        """Log what is wrong, once until it is over. Answers go on from what is there."""
-        self.metrics.is_broker_up.set(0)
-        if self.trouble != str(error):
-            self.trouble = str(error)
-            logger.error("live videos wait, answers go on reason=%s", error)
-
-    def recovered(self) -> None:
-        self.metrics.is_broker_up.set(1)
-        if self.trouble:
-            self.trouble = ""
-            logger.info("live videos go on")
+        self._metrics.watermark_age_seconds.set(0.0 if oldest is None else max(0.0, self._clock() - oldest))

@@ -27,7 +27,7 @@ from serve.errors import ServerFailed, VideoIsLive
 from serve.indexing.pipeline import delete, index, reindex
 from serve.live import feed
 from serve.live import materialiser as materialising
-from serve.live.deletions import Forgetter
+from serve.live.deletions import DeletionPublisher
 from serve.settings import Settings
 from serve.values import Query
 from support import SUPPORT
@@ -95,17 +95,17 @@ def test_nothing_is_answered_before_all_that_was_there_is_read(
     worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker.publish(stream("cam", ["red"] * 200, appended=now() - 300))
-    forgetter = Forgetter(worker.config)
-    forgetter.publish_deletion("cams", "cam", 10)
-    forgetter.close()
+    publisher = DeletionPublisher(worker.config)
+    publisher.publish_deletion("cams", "cam", 10)
+    publisher.close()
     seen: list[bool] = []
-    take = materialising.Materialiser.take
+    take = materialising.Materialiser._apply
 
     def slow(self: materialising.Materialiser, batch: Sequence[Record]) -> None:
         seen.append(is_serving(server))
         take(self, batch)
 
-    monkeypatch.setattr(materialising.Materialiser, "take", slow)
+    monkeypatch.setattr(materialising.Materialiser, "_apply", slow)
     with running(tmp_path / "data", worker.settings, warm=False) as server:
         server.call(server.server.warm_up())
         assert is_serving(server)
@@ -225,13 +225,13 @@ def test_a_reader_that_is_killed_again_and_again_ends_where_an_undisturbed_one_d
 
     for _ in range(8):
         publish_more()
-    forgetter, kill_count = Forgetter(worker.config), 0
+    publisher, kill_count = DeletionPublisher(worker.config), 0
     while kill_count < 6:
         kill_count += run_child(tmp_path / "killed", worker, rng.randrange(1, 300)) == -signal.SIGKILL
         publish_more()
         if kill_count == 3:
-            forgetter.publish_deletion("cams", "c", 10)
-    forgetter.close()
+            publisher.publish_deletion("cams", "c", 10)
+    publisher.close()
     assert run_child(tmp_path / "killed", worker, 10**9) == 0
     assert run_child(tmp_path / "undisturbed", worker, 10**9) == 0
     with (

@@ -21,8 +21,8 @@ from serve.config import ServerConfig
 from serve.errors import VideoIsLive
 from serve.indexing.pipeline import delete
 from serve.live import materialiser as materialising
-from serve.live.deletions import Tombstones
-from serve.live.materialiser import Materialiser, Pace
+from serve.live.deletions import PendingTombstones
+from serve.live.materialiser import BatchSize, Materialiser
 from serve.live.rows import LiveRows, SegmentKey
 from serve.observe.metrics import LiveMetrics
 from serve.retention import read_retention
@@ -109,7 +109,7 @@ class Bench:
         self.materialiser = Materialiser(
             self.rows,
             topics.open,
-            Tombstones(self.sent.append),
+            PendingTombstones(self.sent.append),
             segments_topic=SEGMENTS,
             deletions_topic=DELETIONS,
             retention=read_retention(retention),
@@ -339,14 +339,14 @@ def test_a_bug_ends_it_loudly(benches: Callable[..., Bench], monkeypatch: pytest
 
 
 def test_a_transaction_grows_and_shrinks_with_what_it_takes() -> None:
-    pace = Pace(0.2, most=100)
+    size = BatchSize(0.2, max_count=100)
     for _ in range(10):
-        pace.took(pace.count, 0.001 * pace.count)
-    assert pace.count == 100
-    pace.took(100, 20.0)
-    assert pace.count == 1
-    pace.took(0, 20.0)
-    assert pace.count == 1
+        size.adapt(size.count, 0.001 * size.count)
+    assert size.count == 100
+    size.adapt(100, 20.0)
+    assert size.count == 1
+    size.adapt(0, 20.0)
+    assert size.count == 1
 
 
 def test_a_live_video_is_deleted_by_way_of_kafka_or_knowingly_here_alone(
@@ -392,17 +392,17 @@ def test_a_server_that_kafka_leaves_behind_ends_with_the_reason(
 
 def test_a_tombstone_waits_until_what_came_meanwhile_was_read() -> None:
     sent: list[SegmentKey] = []
-    tombstones = Tombstones(sent.append)
+    tombstones = PendingTombstones(sent.append)
     a, b, c = (SegmentKey("cams", "v", f"v/0/{n}") for n in range(3))
     place: PartitionId = ("t", 0)
     tombstones.add([a, b])
-    assert tombstones.pass_on({place: 5}, {place: 7}) == 0  # two records are not read yet
+    assert tombstones.send_due({place: 5}, {place: 7}) == 0  # two records are not read yet
     tombstones.add([c])
-    tombstones.met([segment_key(b.collection, b.segment_id)])  # one of them
-    assert tombstones.pass_on({place: 6}, {place: 9}) == 0
-    assert tombstones.pass_on({place: 7}, {place: 9}) == 1
+    tombstones.cancel([segment_key(b.collection, b.segment_id)])  # one of them
+    assert tombstones.send_due({place: 6}, {place: 9}) == 0
+    assert tombstones.send_due({place: 7}, {place: 9}) == 1
     assert sent == [a]
-    assert tombstones.pass_on({place: 9}, {place: 9}) == 1
+    assert tombstones.send_due({place: 9}, {place: 9}) == 1
     assert sent == [a, c]
     assert len(tombstones) == 0
 
@@ -411,15 +411,14 @@ def test_a_tombstone_that_cannot_be_sent_stays() -> None:
     def fails(segment: SegmentKey) -> None:
         raise BrokerUnavailable(("nobody:9092",), "no answer")
 
-    tombstones = Tombstones(fails)
+    tombstones = PendingTombstones(fails)
     tombstones.add([SegmentKey("cams", "v", "v/0/0")])
     with pytest.raises(BrokerUnavailable):
-        tombstones.pass_on({}, {})
+        tombstones.send_due({}, {})
     assert len(tombstones) == 1
 
 
-def test_too_many_tombstones_are_left_to_the_next_rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.live.deletions.MOST_WAITING", 3)
-    tombstones = Tombstones(lambda segment: None)
+def test_too_many_tombstones_are_left_to_the_next_rebuild() -> None:
+    tombstones = PendingTombstones(lambda segment: None, max_count=3)
     tombstones.add(SegmentKey("cams", "v", f"v/0/{n}") for n in range(10))
     assert len(tombstones) == 3
