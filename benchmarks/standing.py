@@ -78,7 +78,7 @@ def segment(name: str, index: int, vectors: NDArray[np.float32], fingerprint: st
     )  # fmt: skip
 
 
-def queries(engine: Engine, count: int, tell: list[MomentChange]) -> list[StandingQuery]:
+def queries(engine: Engine, count: int, changes: list[MomentChange]) -> list[StandingQuery]:
     """Make standing queries for what is seen."""
     assert engine.visual is not None
     bank, rng = engine.visual.bank, np.random.default_rng(1)
@@ -88,7 +88,9 @@ def queries(engine: Engine, count: int, tell: list[MomentChange]) -> list[Standi
         noise = rng.standard_normal(bank.shape[1])
         vector = bank[n % len(bank)] + NOISE * noise / np.linalg.norm(noise)
         target = Target(intent=intent, visual=(vector / np.linalg.norm(vector)).astype(np.float32), speech=None)
-        made.append(StandingQuery(query=Query(text="x"), target=target, thresholds=Thresholds(), tell=tell.append))
+        made.append(
+            StandingQuery(query=Query(text="x"), target=target, thresholds=Thresholds(), deliver=changes.append)
+        )
     return made
 
 
@@ -117,7 +119,7 @@ def measured(folder: Path, source: Library, count: int, seconds: int) -> Row:
             started = time.perf_counter()
             watcher.follow()
             took.append(time.perf_counter() - started)
-        prompts = watcher.shown
+        prompts = watcher.visual_vectors
     started = time.perf_counter()
     for second in range(seconds):
         for n in range(len(STREAMS)):

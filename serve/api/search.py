@@ -209,7 +209,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         query = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
         example = self._resolve_example(library, query, principal)
         target = library.engine.target_of(example, decode_picture(library, query))
-        return watcher, StandingQuery(query=query, target=target, thresholds=thresholds, tell=queue.put)
+        return watcher, StandingQuery(query=query, target=target, thresholds=thresholds, deliver=queue.put)
 
     def _narrow(self, library: Library, query: Query, principal: Principal) -> Query:
         """Narrow a question to the collections that the caller may read.

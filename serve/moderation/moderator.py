@@ -1,18 +1,18 @@
-"""Keeps the events of a catalog up to its videos and to the policies, for a server and for `kinodex rescore`.
+"""Moderator: keeps the events of a catalog up to its videos and its policies, in a server and in `kinodex rescore`.
 
-Why an event is neither lost nor told twice, whenever the process is killed: what is found in a video, and how far it
-was looked at, are written in one transaction. What was not written is found again, the same.
+No event is lost or recorded twice, whenever the process is killed: one transaction writes the changes of events and how
+far the video was scored. Changes that were not written are found again, equal to the first time.
 """
 
 import json
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve.background import Background
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
 from serve.catalog.final_utterances import FinalUtterances
@@ -26,33 +26,34 @@ from serve.values import Video
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # between two looks at the policies, and at the catalog if nobody says that it changed
-RETRY_SECONDS = 60.0  # until a video that could not be scored is tried again: what was wrong may have passed
-KEEP_SECONDS = 10.0  # where nothing is found, how far a live video was looked at is written this often
+PAUSE_SECONDS = 1.0  # between two looks at the policies and the videos, unless wake() says that videos changed
+RETRY_SECONDS = 60.0  # before a video that could not be scored is tried again, as the cause may have passed
+WRITE_SECONDS = 10.0  # between two notes of how far a live video is scored, while it has no changes of events
+TEMPORARY_ERRORS = (DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Known:
-    """What is known of one video without asking."""
+class _ScoredVideo:
+    """One video as the moderator last scored it."""
 
-    version: tuple[object, ...]  # of the video, and its rulebook, when it was last looked at
-    scorer: VideoScorer | None = None  # None: it is over, and not kept in memory
-    turn: int = 0
-    kept_at: float = 0.0  # by the monotonic clock
+    version: tuple[object, ...]  # of the video and of its rulebook
+    scorer: VideoScorer | None = None  # None: not held in memory; the catalog has its state
+    turn: int = 0  # how often the state in the catalog was written: another process that writes it raises this, too
+    written_at: float = 0.0  # by the monotonic clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Failed:
+class _FailedVideo:
     """A video that could not be scored."""
 
     video_id: str
-    version: tuple[object, ...]  # as of _Known
+    version: tuple[object, ...]  # as of _ScoredVideo
     reason: str
-    retry_at: float  # by the monotonic clock; before, if it changes
+    retry_at: float  # by the monotonic clock; a video that changes is tried earlier
 
 
-class Moderator:
-    """Scores what is not scored yet. bring_up() does it once; start() again and again, in a thread."""
+class Moderator(Background):
+    """Scores videos that changed, or whose policies did. bring_up() does it once, start() repeatedly in a thread."""
 
     def __init__(
         self,
@@ -61,129 +62,103 @@ class Moderator:
         policies: ActivePolicies,
         *,
         on_events: Callable[[list[Event]], None] = lambda events: None,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """Take what is to be brought together.
+        """Take the videos, the catalog and the policies.
 
         Args:
             editor: Open for small changes (or for writing).
-            on_events: Told of what was written, by the thread that wrote it.
+            on_events: Called with the changes that were written, in the thread that wrote them.
         """
+        super().__init__(
+            "moderator", self.bring_up, pause_seconds=PAUSE_SECONDS, expected=TEMPORARY_ERRORS, on_error=self._forget
+        )
         self.engine, self.editor, self.policies, self.on_events = engine, editor, policies, on_events
         self.log = EventLog(editor)
-        self.books: dict[str, Rulebook] = {}  # by collection
-        self.known: dict[int, _Known] = {}  # by row
-        self.failed: dict[int, _Failed] = {}  # by row: those that could not be scored
-        self.stopping, self.woken = threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=self.run, name="moderator", daemon=True)
-        self.trouble = ""
-        self.is_begun = False
-        self.settled_state: tuple[str, int] | None = None  # of the catalog, when all was scored
+        self.failed: dict[int, _FailedVideo] = {}  # by row of the catalog
+        self._scored: dict[int, _ScoredVideo] = {}  # by row of the catalog
+        self._books: dict[str, Rulebook] = {}  # by collection
+        self._retry_seconds = retry_seconds
+        self._is_begun = False
+        self._settled_state: tuple[str, int] | None = None  # of the catalog when all videos were scored last
 
-    # ---- the thread
+    def _forget(self, error: Exception) -> None:
+        """Read the state of all videos from the catalog again after a bug."""
+        if not isinstance(error, TEMPORARY_ERRORS):
+            self._scored.clear()
 
-    def start(self) -> None:
-        """Begin."""
-        self.thread.start()
-
-    def wake(self) -> None:
-        """Look at once: something changed."""
-        self.woken.set()
-
-    def stop(self) -> None:
-        """End, after the video under way. May be called twice."""
-        self.stopping.set()
-        self.woken.set()
-        if self.thread.is_alive():
-            self.thread.join()
-
-    def run(self) -> None:
-        """Score what changes, until stop()."""
-        while not self.stopping.is_set():
-            try:
-                self.bring_up()
-                self.trouble = ""
-            except (DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable) as error:  # they may come back
-                if self.trouble != str(error):
-                    self.trouble = str(error)
-                    logger.error("events wait reason=%s", error)
-            except Exception:  # a bug: answers go on, and the log says that events do not
-                logger.exception("moderation failed")
-                self.known.clear()
-                self.stopping.wait(LOOK_SECONDS)
-            self.woken.wait(LOOK_SECONDS)
-            self.woken.clear()
-
-    # ---- what is to be done
+    # ---- all videos
 
     def bring_up(self, on_video: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Score all that is not scored by the policies in force; return how many videos changed.
+        """Score all videos that are due; return their number.
 
         Args:
-            on_video: Told how many videos are done, and how many there are to do.
+            on_video: Called with the number of videos that are done, and of all that are due.
         """
-        if self.policies.refresh() or not self.is_begun:
-            self.is_begun, self.settled_state = True, None
-            self.books = {}
-            self._recall()
+        if self.policies.refresh() or not self._is_begun:
+            self._is_begun, self._settled_state = True, None
+            self._books = {}
+            self._load_scored()
         if self.policies.policies is None and (
             not self.policies.is_taken_away or not self.editor.rows("SELECT 1 FROM screenings LIMIT 1")
         ):
-            return 0  # nobody knows what is to hold, or there is nothing to withdraw
+            return 0  # the policies are unknown, or there is no event to withdraw
         state = self.engine.state
-        if state == self.settled_state and state is not None:
+        if state == self._settled_state and state is not None:
             return 0
-        due = list(self.due())
+        due = list(self._due_videos())
         for done, (video, version) in enumerate(due):
-            if self.stopping.is_set():
+            if self.is_stopping:
                 break
             on_video(done, len(due))
             try:
                 self.score(video, version)
                 self.failed.pop(video.row, None)
-            except (DataDirectoryBusy, DataDirectoryInvalid):  # no video can be scored then
+            except (DataDirectoryBusy, DataDirectoryInvalid):  # no other video can be scored then
                 raise
-            except Exception as error:  # a bug, or a damaged video: the others are scored
+            except Exception as error:  # a bug, or a damaged video: the other videos are scored
                 self._note_failed(video, version, error)
         on_video(len(due), len(due))
-        self.settled_state = state if not self.failed and not any(True for _ in self.due()) else None
+        is_settled = not self.failed and not any(True for _ in self._due_videos())
+        self._settled_state = state if is_settled else None
         return len(due)
 
-    def due(self) -> Iterator[tuple[Video, tuple[object, ...]]]:
-        """Yield the videos that changed since they were scored, or whose policies did."""
+    def _due_videos(self) -> Iterator[tuple[Video, tuple[object, ...]]]:
+        """Yield the videos that changed since they were scored, or whose policies did, with their versions."""
         videos = self.engine.videos
-        for noted in (self.known, self.failed):
+        for noted in (self._scored, self.failed):
             for row in noted.keys() - videos.keys():
                 del noted[row]
         for row, video in videos.items():
-            version = (video.version, self.book(video.collection).digest)
-            known, failed = self.known.get(row), self.failed.get(row)
-            if known is not None and known.version == version:
+            version = (video.version, self._book_of(video.collection).digest)
+            scored, failed = self._scored.get(row), self.failed.get(row)
+            if scored is not None and scored.version == version:
                 continue
             if failed is None or failed.version != version or time.monotonic() >= failed.retry_at:
                 yield video, version
 
     def _note_failed(self, video: Video, version: tuple[object, ...], error: Exception) -> None:
-        """Note that a video could not be scored; the log tells it once of the video as it is."""
+        """Note that a video could not be scored; log it once for each version."""
         before = self.failed.get(video.row)
         if before is None or before.version != version:
             logger.error("video not scored video=%s/%s", video.collection, video.video_id, exc_info=error)
-        self.known.pop(video.row, None)
-        self.failed[video.row] = _Failed(
+        self._scored.pop(video.row, None)
+        self.failed[video.row] = _FailedVideo(
             video_id=video.video_id, version=version, reason=f"{type(error).__name__}: {error}",
-            retry_at=time.monotonic() + RETRY_SECONDS,
+            retry_at=time.monotonic() + self._retry_seconds,
         )  # fmt: skip
 
-    def book(self, collection: str) -> Rulebook:
-        """Return what holds for a collection."""
-        if collection not in self.books:
+    def _book_of(self, collection: str) -> Rulebook:
+        """Return the rulebook of a collection."""
+        if collection not in self._books:
             policies = self.policies.policies or Policies(version="", policies=())
-            self.books[collection] = Rulebook(policies, collection, self.engine.visual, self.engine.fingerprint)
-        return self.books[collection]
+            self._books[collection] = Rulebook(policies, collection, self.engine.visual, self.engine.fingerprint)
+        return self._books[collection]
 
-    def _recall(self) -> None:
-        """Learn which files are scored to their end already, so that a start does not read them all."""
-        self.known = {
-            row: _Known(version=(0, digest))
+    def _load_scored(self) -> None:
+        """Load which files are scored to their end, so that a start does not read all videos."""
+        self._scored = {
+            row: _ScoredVideo(version=(0, digest))
             for row, digest in self.editor.rows(
                 "SELECT video_row, digest FROM screenings JOIN videos ON row = video_row"
                 " WHERE NOT live AND json_extract(screenings.state, '$.is_over')"
@@ -193,19 +168,19 @@ class Moderator:
     # ---- one video
 
     def score(self, video: Video, version: tuple[object, ...]) -> None:
-        """Follow a video from where it was left, and write what is found."""
-        book, row = self.book(video.collection), video.row
-        known = self.known.setdefault(row, _Known(version=()))
-        if known.scorer is None or known.scorer.book is not book:
-            known.scorer, known.turn = self._kept(row, book)
-        is_new = known.scorer is None
-        scorer = known.scorer or VideoScorer(book)
-        known.scorer, known.version = None, ()  # until all that it found is written
-        found = []
+        """Score a video from where it was left, and write the changes of its events."""
+        book, row = self._book_of(video.collection), video.row
+        scored = self._scored.setdefault(row, _ScoredVideo(version=()))
+        if scored.scorer is None or scored.scorer.book is not book:
+            scored.scorer, scored.turn = self._load_scorer(row, book)
+        is_new = scored.scorer is None
+        scorer = scored.scorer or VideoScorer(book)
+        scored.scorer, scored.version = None, ()  # until all its changes are written
+        findings = []
         with self.engine.snapshot():
             current = self.engine.videos.get(row)
             if current is None:
-                self.known.pop(row, None)
+                self._scored.pop(row, None)
                 return
             video = current
             frames = None
@@ -213,49 +188,51 @@ class Moderator:
                 frames = self.engine.visual.frames.get(row, video.version)
             utterances = FinalUtterances(self.engine.catalog).after(video, scorer.words_after)
         if frames is not None:
-            found += list(scorer.add_frames(frames))
-        until = video.duration_seconds if video.watermark_seconds is None else video.watermark_seconds
-        found += list(scorer.add_utterances(utterances, until))
+            findings += list(scorer.add_frames(frames))
+        until_seconds = video.duration_seconds if video.watermark_seconds is None else video.watermark_seconds
+        findings += list(scorer.add_utterances(utterances, until_seconds))
         if not video.is_growing:
-            found += list(scorer.finish(video.duration_seconds))
-        events = scorer.events(video, found)
+            findings += list(scorer.finish(video.duration_seconds))
+        events = scorer.events(video, findings)
+        if not events and not is_new and video.is_growing and time.monotonic() - scored.written_at < WRITE_SECONDS:
+            scored.version, scored.scorer = version, scorer
+            return
         first_seconds = float(frames.pts_seconds[0]) if frames is not None and len(frames.pts_seconds) else 0.0
-        is_kept = video.is_growing and time.monotonic() - known.kept_at < KEEP_SECONDS
-        if not events and not is_new and is_kept:
-            known.version, known.scorer = version, scorer
+        written = self._write(video, scorer, scored.turn, events, first_seconds if is_new else None)
+        if written is None:  # another process scored it meanwhile: the next time begins with the state it wrote
+            self._scored.pop(row, None)
             return
-        written = self._write(video, scorer, known.turn, events, first_seconds if is_new else None)
-        if written is None:  # somebody else scored it meanwhile: from what they left, next time
-            self.known.pop(row, None)
-            return
-        known.version, known.turn, known.kept_at = version, known.turn + 1, time.monotonic()
-        known.scorer = scorer if video.is_live else None
+        scored.version, scored.turn, scored.written_at = version, scored.turn + 1, time.monotonic()
+        scored.scorer = scorer if video.is_live else None
         if written:
             self.on_events(written)
 
-    def _kept(self, row: int, book: Rulebook) -> tuple[VideoScorer | None, int]:
-        """Return where a video was left by these policies, None if it was not; and the turn of its row."""
-        found = self.editor.rows("SELECT turn, digest, state FROM screenings WHERE video_row = ?", row)
-        if not found:
+    def _load_scorer(self, row: int, book: Rulebook) -> tuple[VideoScorer | None, int]:
+        """Return the scorer of a video as the catalog holds it, None if other policies scored it; and its turn."""
+        rows = self.editor.rows("SELECT turn, digest, state FROM screenings WHERE video_row = ?", row)
+        if not rows:
             return None, 0
-        ((turn, digest, state),) = found
+        ((turn, digest, state),) = rows
         return (VideoScorer(book, json.loads(state)) if digest == book.digest else None), turn
 
     def _write(
-        self, video: Video, scorer: VideoScorer, turn: int, events: list[Event], anew_from: float | None
+        self, video: Video, scorer: VideoScorer, turn: int, events: list[Event], first_seconds: float | None
     ) -> list[Event] | None:
-        """Write events, and how far the video was looked at; return what changed. None: another process did so first.
+        """Write changes of events, and how far the video is scored, in one transaction.
 
         Args:
-            anew_from: The video was scored from this time on, where it begins by now; None: from where it was left.
+            turn: Of the video when its scorer was loaded.
+            first_seconds: The time of its first frame, if the video was scored anew from there; None: scoring resumed.
+        Returns:
+            The changes as written. None: another process wrote first, or the video is gone, and nothing is written.
         """
         with self.editor.editing() as edit:
-            there = edit.execute("SELECT 1 FROM videos WHERE row = ? AND state = 'READY'", (video.row,)).fetchone()
+            is_ready = edit.execute("SELECT 1 FROM videos WHERE row = ? AND state = 'READY'", (video.row,)).fetchone()
             stored = edit.execute("SELECT turn FROM screenings WHERE video_row = ?", (video.row,)).fetchone()
-            if there is None or (turn if stored is None else stored[0]) != turn:
+            if is_ready is None or (turn if stored is None else stored[0]) != turn:
                 return None
-            if anew_from is not None:
-                events = self._replaced(edit, video.row, events, anew_from)
+            if first_seconds is not None:
+                events = self._replace_events(edit, video.row, events, first_seconds)
             written = [self.log.record(edit, video.row, event) for event in events]
             edit.execute(
                 "INSERT OR REPLACE INTO screenings VALUES (?, ?, ?, ?)",
@@ -263,33 +240,36 @@ class Moderator:
             )
         return written
 
-    def _replaced(self, edit: sqlite3.Connection, row: int, events: list[Event], first_seconds: float) -> list[Event]:
-        """Withdraw what other policies found and these do not; return what is new of what these find."""
+    def _replace_events(
+        self, edit: sqlite3.Connection, row: int, events: list[Event], first_seconds: float
+    ) -> list[Event]:
+        """Withdraw the events of other policies that are not found any more; return the changes that are new."""
         before = {event.event_id: event for event in self.log.of_video(row)}
-        last = {event.event_id: event for event in events}
-        for name, event in before.items():
-            if name not in last and event.end_seconds > first_seconds:  # what is pruned cannot be looked at again
-                self.log.withdraw(edit, name)
-        fresh = [event for event in events if event.event_id not in before]
-        changed = [event for name, event in last.items() if name in before and not event.is_same(before[name])]
-        return fresh + changed
+        latest = {event.event_id: event for event in events}
+        for event_id, event in before.items():
+            # An event in the pruned part of a video stays: that part cannot be scored again.
+            if event_id not in latest and event.end_seconds > first_seconds:
+                self.log.withdraw(edit, event_id)
+        new = [event for event in events if event.event_id not in before]
+        changed = [event for name, event in latest.items() if name in before and not event.is_same(before[name])]
+        return new + changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RescoreReport:
-    """What became of a library that was scored once."""
+    """What `kinodex rescore` did. Its fields are names in the command's JSON."""
 
     version: str  # of the policies
-    video_count: int  # that had to be scored, and were
+    video_count: int  # videos that were due and are scored now
     change_count: int
-    event_count: int  # in all, by now
-    failed: dict[str, str]  # the videos that could not be scored, and why
+    event_count: int  # all events of the library
+    failed: dict[str, str]  # ids of the videos that could not be scored, with the reasons
 
 
 def rescore_library(
     engine: Engine, directory: Path, policies: ActivePolicies, on_video: Callable[[int, int], None]
 ) -> RescoreReport:
-    """Score a library once by the policies in force.
+    """Score a library once by the active policies.
 
     Args:
         on_video: As of Moderator.bring_up.
@@ -307,5 +287,5 @@ def rescore_library(
             video_count=video_count - len(moderator.failed),
             change_count=log.last_sequence() - before,
             event_count=log.count(),
-            failed={one.video_id: one.reason for one in moderator.failed.values()},
+            failed={video.video_id: video.reason for video in moderator.failed.values()},
         )

@@ -1,8 +1,9 @@
-"""Standing queries: questions to live videos that are asked once and answered whenever something comes.
+"""Watcher: follows live videos for standing queries, which are asked once and answered whenever a moment comes.
 
-All of them are compared with a batch of new frames in one matrix product, and followed side by side, so that thousands
-cost little more than one. What is seen opens, goes on and closes (temporal.hysteresis); what is said is an utterance,
-and is told once its words are final. A query sees what comes after it was asked, and is forgotten when nobody listens.
+A batch of new frames is compared with all queries in one matrix product, and all queries are stepped side by side. So
+thousands of queries cost little more than one. A visual moment opens, is updated and closes (temporal.hysteresis). A
+spoken moment is an utterance, delivered once its words are final. A query sees the frames and words that come after it
+was added, until it is removed.
 """
 
 import logging
@@ -15,55 +16,58 @@ from numpy.typing import NDArray
 
 from encoders.calibration import logistic
 from encoders.values import Utterance
+from serve.background import Background
 from serve.catalog.final_utterances import FinalUtterances
 from serve.catalog.spelling import matches_term
 from serve.errors import IndexUnavailable
 from serve.event import event_id
-from serve.moderation.scoring import compare, confidence
+from serve.moderation.scoring import compare, confidences_of
 from serve.search.engine import Engine
 from serve.search.ranking import verdict_of
 from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE
 from serve.search.target import Target
+from serve.search.video_rows import VideoFrames
 from serve.values import MatchedWord, Moment, MomentChange, Query, Thresholds, Video
 from temporal.hysteresis import Change, Hysteresis, Rules
 from temporal.values import ChangeKind
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # between two looks at the videos if nobody says that they changed
-FIRST_CAPACITY = 16  # places for queries; doubled when they are taken
-NEVER = 2.0  # a confidence that no frame has: of a place without a query, or of one that looks at nothing
-NEAR_COSINE = 0.2  # to an utterance: only then a query's words are looked for in it
+PAUSE_SECONDS = 1.0  # between two looks at the videos, unless wake() says that they changed
+FIRST_CAPACITY = 16  # slots for queries; doubled when all are taken
+UNREACHABLE_CONFIDENCE = 2.0  # above 1: threshold of an empty slot, and of a query without a visual part
+NEAR_COSINE = 0.2  # between utterance and query; the query's words are not looked for in utterances below it
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class StandingQuery:
-    """A question, and who is told. The watcher fills in the rest."""
+    """A question to live videos, and the function that its moments are delivered to."""
 
     query: Query
     target: Target
     thresholds: Thresholds
-    tell: Callable[[MomentChange], object]  # called by the watcher's thread: must not wait
-    ready_at: dict[int, float] = field(default_factory=dict)  # by video: when the next spoken moment may begin
+    deliver: Callable[[MomentChange], object]  # called in the watcher's thread: must not wait
+    # By video row: when the next spoken moment may begin, after the cooldown. Written by the watcher.
+    ready_seconds: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Followed:
-    """A live video that is followed."""
+class _FollowedVideo:
+    """A live video that grows, and how far it was compared with the queries."""
 
     version: int
     epoch: int
-    frames_after: float  # seconds
-    words_after: int  # position
+    frames_after: float  # seconds; later frames are new
+    words_after: int  # position of the last utterance; later ones are new
     tracks: Hysteresis
-    admitted: NDArray[np.bool_]  # (N,), which queries ask of it
-    video: Video | None = None  # as it was taken last; None: nothing of it was
-    failed_version: int = -1  # the last that could not be taken
+    is_admitted: NDArray[np.bool_]  # (N,), whether the query in each slot asks about this video
+    video: Video | None = None  # as it was compared last; None: not yet
+    failed_version: int = -1  # the last that could not be compared; its failure is logged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Left:
-    """Where a live video that ended was left: it may go on, and late words may come."""
+class _EndedVideo:
+    """How far a live video was compared that ended. It may grow again, and late words may come."""
 
     version: int
     epoch: int
@@ -71,246 +75,234 @@ class _Left:
     words_after: int
 
 
-class Watcher:
+class Watcher(Background):
     """Follows live videos for all standing queries. start() begins its thread, stop() ends it."""
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__("watcher", self.follow, pause_seconds=PAUSE_SECONDS, expected=(IndexUnavailable,))
         self.engine = engine
         self.visual = engine.visual
         self.width = 0 if self.visual is None else self.visual.bank.shape[1]
-        self.lock = threading.Lock()  # of all below
-        self.places: list[StandingQuery | None] = []
-        self.shown = np.zeros((0, self.width), np.float32)
-        self.said = np.zeros((0, 0), np.float32)
-        self.enter, self.leave, self.least, self.pause = (np.zeros(0) for _ in range(4))
-        self.videos: dict[int, _Followed] = {}  # by row
-        self.ended: dict[int, _Left] = {}  # by row
-        self.stopping, self.woken = threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=self.run, name="watcher", daemon=True)
+        self.lock = threading.Lock()  # of all attributes below
+        # Slot n of the N slots is row n of each array.
+        self.slots: list[StandingQuery | None] = []
+        self.visual_vectors = np.zeros((0, self.width), np.float32)
+        self.speech_vectors = np.zeros((0, 0), np.float32)  # (N, 0) until a query has one
+        self.enter, self.leave, self.min_seconds, self.cooldown_seconds = (np.zeros(0) for _ in range(4))
+        self.videos: dict[int, _FollowedVideo] = {}  # by row of the catalog
+        self.ended: dict[int, _EndedVideo] = {}  # by row of the catalog
 
-    # ---- queries come and go
+    # ---- adding and removing queries
 
-    def add(self, asked: StandingQuery) -> None:
+    def add(self, standing: StandingQuery) -> None:
         """Follow a query from now on."""
         with self.lock:
             if len(self):
-                self._follow()  # what is there already is for the others
+                self._follow_videos()  # frames that are already there are new to the other queries only
             else:
-                self.videos = {row: self._begun(one) for row, one in self.engine.videos.items() if one.is_growing}
-                self.ended = {row: self._left(one) for row, one in self.engine.videos.items() if _has_ended(one)}
-            place = self.places.index(None) if None in self.places else self._grown()
-            self.places[place] = asked
-            target, thresholds = asked.target, asked.thresholds
-            is_seen = target.visual is not None
-            self.shown[place] = target.visual if target.visual is not None else 0.0
+                videos = self.engine.videos
+                self.videos = {row: self._skip_to_end(video) for row, video in videos.items() if video.is_growing}
+                self.ended = {row: self._end_of(video) for row, video in videos.items() if _has_ended(video)}
+            slot = self.slots.index(None) if None in self.slots else self._grow()
+            self.slots[slot] = standing
+            target, thresholds = standing.target, standing.thresholds
+            self.visual_vectors[slot] = 0.0 if target.visual is None else target.visual
             if target.speech is not None:
-                if self.said.shape[1] == 0:
-                    self.said = np.zeros((len(self.places), len(target.speech)), np.float32)
-                self.said[place] = target.speech
-            self.enter[place] = thresholds.enter if is_seen else NEVER
-            self.leave[place], self.least[place] = thresholds.leave, thresholds.min_seconds
-            self.pause[place] = thresholds.cooldown_seconds
+                if self.speech_vectors.shape[1] == 0:
+                    self.speech_vectors = np.zeros((len(self.slots), len(target.speech)), np.float32)
+                self.speech_vectors[slot] = target.speech
+            self.enter[slot] = UNREACHABLE_CONFIDENCE if target.visual is None else thresholds.enter
+            self.leave[slot], self.min_seconds[slot] = thresholds.leave, thresholds.min_seconds
+            self.cooldown_seconds[slot] = thresholds.cooldown_seconds
             for row, followed in self.videos.items():
-                followed.tracks.reset(place)
-                followed.admitted[place] = self._admits(asked, self.engine.videos.get(row))
+                followed.tracks.reset(slot)
+                followed.is_admitted[slot] = _admits(standing, self.engine.videos.get(row))
 
-    def remove(self, asked: StandingQuery) -> None:
-        """Forget a query, if it is there."""
+    def remove(self, standing: StandingQuery) -> None:
+        """Remove a query, if it is there."""
         with self.lock:
-            if asked not in self.places:
+            if standing not in self.slots:
                 return
-            place = self.places.index(asked)
-            self.places[place], self.enter[place] = None, NEVER
-            if self.said.shape[1]:
-                self.said[place] = 0.0
+            slot = self.slots.index(standing)
+            self.slots[slot], self.enter[slot] = None, UNREACHABLE_CONFIDENCE
+            if self.speech_vectors.shape[1]:
+                self.speech_vectors[slot] = 0.0
 
     def __len__(self) -> int:
-        """Return how many there are."""
-        return sum(one is not None for one in self.places)
+        """Return the number of queries."""
+        return sum(standing is not None for standing in self.slots)
 
-    def _grown(self) -> int:
-        """Make room for more; return the first new place."""
-        count = len(self.places)
+    def _grow(self) -> int:
+        """Add as many slots as there are; return the first new slot."""
+        count = len(self.slots)
         more = max(FIRST_CAPACITY, count)
-        self.places += [None] * more
-        self.shown = np.concatenate([self.shown, np.zeros((more, self.width), np.float32)])
-        self.said = np.concatenate([self.said, np.zeros((more, self.said.shape[1]), np.float32)])
-        self.enter = np.concatenate([self.enter, np.full(more, NEVER)])
-        self.leave, self.least, self.pause = (
-            np.concatenate([each, np.zeros(more)]) for each in (self.leave, self.least, self.pause)
+        self.slots += [None] * more
+        self.visual_vectors = np.concatenate([self.visual_vectors, np.zeros((more, self.width), np.float32)])
+        empty = np.zeros((more, self.speech_vectors.shape[1]), np.float32)
+        self.speech_vectors = np.concatenate([self.speech_vectors, empty])
+        self.enter = np.concatenate([self.enter, np.full(more, UNREACHABLE_CONFIDENCE)])
+        self.leave, self.min_seconds, self.cooldown_seconds = (
+            np.concatenate([each, np.zeros(more)]) for each in (self.leave, self.min_seconds, self.cooldown_seconds)
         )
         for followed in self.videos.values():
             followed.tracks = followed.tracks.grown(self._rules())
-            followed.admitted = np.concatenate([followed.admitted, np.zeros(more, np.bool_)])
+            followed.is_admitted = np.concatenate([followed.is_admitted, np.zeros(more, np.bool_)])
         return count
 
     def _rules(self) -> Rules:
-        return Rules(enter=self.enter, leave=self.leave, min_seconds=self.least, cooldown_seconds=self.pause)
+        return Rules(
+            enter=self.enter, leave=self.leave, min_seconds=self.min_seconds, cooldown_seconds=self.cooldown_seconds
+        )
 
-    def _admits(self, asked: StandingQuery, video: Video | None) -> bool:
-        return video is not None and asked.query.filter.admits(video)
+    def _admissions(self, video: Video) -> NDArray[np.bool_]:
+        """Return (N,): whether the query in each slot asks about a video."""
+        return np.array([standing is not None and _admits(standing, video) for standing in self.slots], np.bool_)
 
-    def _begun(self, video: Video) -> _Followed:
-        """Begin to follow a video, behind all that there is of it."""
+    def _skip_to_end(self, video: Video) -> _FollowedVideo:
+        """Begin to follow a growing video behind all frames and final words that it has now."""
         with self.engine.snapshot():
-            current = self.engine.videos.get(video.row, video)
+            video = self.engine.videos.get(video.row, video)
             times = np.empty(0)
             if self.visual is not None:
-                times = self.visual.frames.get(current.row, current.version).pts_seconds
-            heard = FinalUtterances(self.engine.catalog).last_position(current)
-        return _Followed(
-            version=current.version, epoch=0, frames_after=float(times[-1]) if len(times) else -1.0, words_after=heard,
-            tracks=Hysteresis(self._rules()),
-            admitted=np.array([one is not None and self._admits(one, current) for one in self.places], np.bool_),
+                times = self.visual.frames.get(video.row, video.version).pts_seconds
+            words_after = FinalUtterances(self.engine.catalog).last_position(video)
+        return _FollowedVideo(
+            version=video.version, epoch=0, frames_after=float(times[-1]) if len(times) else -1.0,
+            words_after=words_after, tracks=Hysteresis(self._rules()), is_admitted=self._admissions(video),
         )  # fmt: skip
 
-    # ---- the thread
+    def _end_of(self, video: Video) -> _EndedVideo:
+        """Return the end of a video that ended before there was a query."""
+        words_after = FinalUtterances(self.engine.catalog).last_position(video)
+        return _EndedVideo(version=video.version, epoch=0, frames_after=video.duration_seconds, words_after=words_after)
 
-    def start(self) -> None:
-        """Begin."""
-        self.thread.start()
-
-    def wake(self) -> None:
-        """Look at once: something changed."""
-        self.woken.set()
-
-    def stop(self) -> None:
-        """End. May be called twice."""
-        self.stopping.set()
-        self.woken.set()
-        if self.thread.is_alive():
-            self.thread.join()
-
-    def run(self) -> None:
-        """Follow what comes, until stop()."""
-        while not self.stopping.is_set():
-            try:
-                self.follow()
-            except IndexUnavailable:  # nothing was taken of what could not be read: it is taken when Milvus is back
-                pass
-            except Exception:  # a bug, or a disk that fails: the other answers go on
-                logger.exception("standing queries failed")
-            self.woken.wait(LOOK_SECONDS)
-            self.woken.clear()
+    # ---- following videos
 
     def follow(self) -> None:
-        """Take what is new in the live videos."""
+        """Compare the new frames and words of all live videos with the queries."""
         with self.lock:
             if len(self):
-                self._follow()
+                self._follow_videos()
 
-    def _follow(self) -> None:
+    def _follow_videos(self) -> None:
         videos = self.engine.videos
         for row in self.videos.keys() - videos.keys():
-            self._gone(self.videos.pop(row))
-        self.ended = {row: left for row, left in self.ended.items() if row in videos}
+            self._close_deleted(self.videos.pop(row))
+        self.ended = {row: ended for row, ended in self.ended.items() if row in videos}
         for row, video in videos.items():
             followed = self.videos.get(row)
-            left = self.ended.get(row)
-            if followed is None and (video.is_growing if left is None else left.version != video.version):
-                followed = self.videos[row] = self._new(video)
+            ended = self.ended.get(row)
+            if followed is None and (video.is_growing if ended is None else ended.version != video.version):
+                followed = self.videos[row] = self._resume(video)
             if followed is not None and followed.version != video.version:
                 try:
-                    self._take(video, followed)
-                except IndexUnavailable:
+                    self._follow_video(video, followed)
+                except IndexUnavailable:  # nothing of the video was compared: it is when Milvus is back
                     raise
                 except Exception:  # a bug, or a damaged video: the others are followed, and this one is tried again
                     if followed.failed_version != video.version:
                         logger.exception("standing queries failed video=%s/%s", video.collection, video.video_id)
                     followed.failed_version = video.version
 
-    def _new(self, video: Video) -> _Followed:
-        """Begin to follow a video from where it was left; if it began after the queries did, all of it is new."""
-        left = self.ended.pop(video.row, _Left(version=-1, epoch=0, frames_after=-1.0, words_after=-1))
-        admitted = np.array([one is not None and self._admits(one, video) for one in self.places], np.bool_)
-        return _Followed(
-            version=-1, epoch=left.epoch, frames_after=left.frames_after, words_after=left.words_after,
-            tracks=Hysteresis(self._rules()), admitted=admitted,
+    def _resume(self, video: Video) -> _FollowedVideo:
+        """Follow a video from where it ended before, or from its start if it began after the queries were added."""
+        ended = self.ended.pop(video.row, _EndedVideo(version=-1, epoch=0, frames_after=-1.0, words_after=-1))
+        return _FollowedVideo(
+            version=-1, epoch=ended.epoch, frames_after=ended.frames_after, words_after=ended.words_after,
+            tracks=Hysteresis(self._rules()), is_admitted=self._admissions(video),
         )  # fmt: skip
 
-    def _left(self, video: Video) -> _Left:
-        """Return the end of a video that ended before it was followed."""
-        words_after = FinalUtterances(self.engine.catalog).last_position(video)
-        return _Left(version=video.version, epoch=0, frames_after=video.duration_seconds, words_after=words_after)
-
-    def _gone(self, followed: _Followed) -> None:
-        """End what goes on in a video that was deleted."""
+    def _close_deleted(self, followed: _FollowedVideo) -> None:
+        """Close the open moments of a video that was deleted."""
         if followed.video is not None:
-            self._tell(followed.video, followed.epoch, followed.tracks.finish(followed.frames_after))
+            self._deliver(followed.video, followed.epoch, followed.tracks.finish(followed.frames_after))
 
-    def _take(self, video: Video, followed: _Followed) -> None:
-        """Take the frames and words that are new in a video."""
+    def _follow_video(self, video: Video, followed: _FollowedVideo) -> None:
+        """Compare the new frames and words of one video."""
         with self.engine.snapshot():
             video = self.engine.videos.get(video.row, video)
             frames = None
             if self.visual is not None:
                 frames = self.visual.frames.get(video.row, video.version)
             utterances = FinalUtterances(self.engine.catalog).after(video, followed.words_after)
-        if frames is not None and self.visual is not None:
-            first = int(np.searchsorted(frames.pts_seconds, followed.frames_after, "right"))
-            new = np.arange(first, len(frames))
-            if len(new):
-                scores, generic = compare(frames.vectors.take(new), self.shown, self.visual.bank)
-                confidences = confidence(scores - generic[:, None]) * followed.admitted
-                for place, confidences_then in zip(new, confidences, strict=True):
-                    seconds, epoch = float(frames.pts_seconds[place]), int(frames.epochs[place])
-                    followed.frames_after = seconds  # first: what fails here is left out, and nothing is told twice
-                    if epoch != followed.epoch:
-                        self._tell(video, followed.epoch, followed.tracks.finish(seconds))
-                        followed.epoch = epoch
-                    self._tell(video, epoch, followed.tracks.step(seconds, confidences_then))
+        if frames is not None:
+            self._follow_frames(video, followed, frames)
         for position, utterance in utterances:
             followed.words_after = position
-            self._hear(video, followed, utterance)
+            self._follow_utterance(video, followed, utterance)
         if not video.is_growing:
-            self._tell(video, followed.epoch, followed.tracks.finish(video.duration_seconds))
-            self.ended[video.row] = _Left(
+            self._deliver(video, followed.epoch, followed.tracks.finish(video.duration_seconds))
+            self.ended[video.row] = _EndedVideo(
                 version=video.version, epoch=followed.epoch, frames_after=followed.frames_after,
                 words_after=followed.words_after,
             )  # fmt: skip
-            self.videos.pop(video.row, None)  # not kept with all that stands
+            self.videos.pop(video.row, None)
         followed.version, followed.video = video.version, video
 
-    def _tell(self, video: Video, epoch: int, changes: Sequence[Change]) -> None:
+    def _follow_frames(self, video: Video, followed: _FollowedVideo, frames: VideoFrames) -> None:
+        """Compare the new frames of a video with all queries, and step their tracks."""
+        assert self.visual is not None
+        new = np.arange(int(np.searchsorted(frames.pts_seconds, followed.frames_after, "right")), len(frames))
+        if not len(new):
+            return
+        scores, generic = compare(frames.vectors.take(new), self.visual_vectors, self.visual.bank)
+        confidences = confidences_of(scores - generic[:, None]) * followed.is_admitted
+        for n, frame_confidences in zip(new, confidences, strict=True):
+            seconds, epoch = float(frames.pts_seconds[n]), int(frames.epochs[n])
+            followed.frames_after = seconds  # before the step: a frame that fails is left out, none is stepped twice
+            if epoch != followed.epoch:
+                self._deliver(video, followed.epoch, followed.tracks.finish(seconds))
+                followed.epoch = epoch
+            self._deliver(video, epoch, followed.tracks.step(seconds, frame_confidences))
+
+    def _deliver(self, video: Video, epoch: int, changes: Sequence[Change]) -> None:
+        """Deliver changes of visual moments to their queries."""
         for change in changes:
-            asked = self.places[change.track]
-            if asked is not None:
+            standing = self.slots[change.track]
+            if standing is not None:
                 moment = moment_of(
                     video, change.start_seconds, change.end_seconds, change.peak, best_frame_seconds=change.peak_seconds
                 )
-                asked.tell(MomentChange(moment_id=moment_id(moment, epoch, "visual"), kind=change.kind, moment=moment))
+                name = moment_id(moment, epoch, "visual")
+                standing.deliver(MomentChange(moment_id=name, kind=change.kind, moment=moment))
 
-    def _hear(self, video: Video, followed: _Followed, utterance: Utterance) -> None:
-        """Tell those whose question an utterance answers."""
-        if not self.said.shape[1] or not utterance.text.strip():
+    def _follow_utterance(self, video: Video, followed: _FollowedVideo, utterance: Utterance) -> None:
+        """Deliver an utterance to the queries that it answers, by meaning or by their words."""
+        if not self.speech_vectors.shape[1] or not utterance.text.strip():
             return
-        cosines = self.said @ self.engine.sentences.encode([utterance.text])[0]
-        for place in np.flatnonzero((cosines >= NEAR_COSINE) & followed.admitted).tolist():
-            asked = self.places[place]
-            if asked is None or utterance.start_seconds < asked.ready_at.get(video.row, 0.0):
+        cosines = self.speech_vectors @ self.engine.sentences.encode([utterance.text])[0]
+        for slot in np.flatnonzero((cosines >= NEAR_COSINE) & followed.is_admitted).tolist():
+            standing = self.slots[slot]
+            if standing is None or utterance.start_seconds < standing.ready_seconds.get(video.row, 0.0):
                 continue
-            terms = asked.target.terms
-            is_worded = bool(terms) and all(matches_term(utterance.text, term) for term in terms)
-            by_meaning = logistic((float(cosines[place]) - COSINE_MIDDLE) / COSINE_WIDTH)
-            sure = 1 - (1 - by_meaning) * (1 - WORD_CONFIDENCE * is_worded)
-            if sure < asked.thresholds.enter:
+            terms = standing.target.terms
+            has_words = bool(terms) and all(matches_term(utterance.text, term) for term in terms)
+            by_meaning = logistic((float(cosines[slot]) - COSINE_MIDDLE) / COSINE_WIDTH)
+            confidence = 1 - (1 - by_meaning) * (1 - WORD_CONFIDENCE * has_words)
+            if confidence < standing.thresholds.enter:
                 continue
-            asked.ready_at[video.row] = utterance.end_seconds + asked.thresholds.cooldown_seconds
+            standing.ready_seconds[video.row] = utterance.end_seconds + standing.thresholds.cooldown_seconds
             words = tuple(
                 MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
                 for word in utterance.words
                 if any(matches_term(word.text, term) for term in terms)
             )
             moment = moment_of(
-                video, utterance.start_seconds, utterance.end_seconds, sure, transcript=utterance.text, words=words
-            )
+                video, utterance.start_seconds, utterance.end_seconds, confidence, transcript=utterance.text,
+                words=words,
+            )  # fmt: skip
             name = moment_id(moment, utterance.epoch, "speech")
             for kind in (ChangeKind.OPENED, ChangeKind.CLOSED):
-                asked.tell(MomentChange(moment_id=name, kind=kind, moment=moment))
+                standing.deliver(MomentChange(moment_id=name, kind=kind, moment=moment))
 
 
 def _has_ended(video: Video) -> bool:
     return video.is_live and video.is_ended
+
+
+def _admits(standing: StandingQuery, video: Video | None) -> bool:
+    """Return whether a query asks about a video; None: it is deleted."""
+    return video is not None and standing.query.filter.admits(video)
 
 
 def moment_of(
@@ -323,7 +315,7 @@ def moment_of(
     transcript: str = "",
     words: tuple[MatchedWord, ...] = (),
 ) -> Moment:
-    """Make the moment that a standing query found."""
+    """Make a moment of a standing query: a visual one if it has a best frame, a spoken one otherwise."""
     return Moment(
         video_id=video.video_id,
         uri=video.uri,
@@ -344,5 +336,5 @@ def moment_of(
 
 
 def moment_id(moment: Moment, epoch: int, channel: str) -> str:
-    """Return the same for all that happens to one moment of a query."""
+    """Return the id that all changes of one moment of a query share."""
     return event_id("", moment.collection, moment.video_id, epoch, channel, moment.start_seconds)

@@ -13,8 +13,7 @@ from serve.catalog.events import EventLog
 from serve.event import Event, EventFilter, EventState
 from serve.indexing.pipeline import index
 from serve.live.rows import LiveRows
-from serve.moderation import moderator
-from serve.moderation.moderator import Moderator
+from serve.moderation.moderator import RETRY_SECONDS, Moderator
 from serve.moderation.policy_file import ABSENCE_SECONDS, COPY_NAME, ActivePolicies
 from serve.search.library import Library
 from serve.settings import Settings
@@ -66,21 +65,26 @@ class Moderated:
 
     def __init__(self, library: Library, editor: Catalog, path: Path) -> None:
         self.library, self.editor, self.path = library, editor, path
-        self.told: list[Event] = []
+        self.written: list[Event] = []
         self.now = 0.0  # seconds
+        self.retry_seconds = RETRY_SECONDS
         self.restart()
 
     def restart(self) -> None:
         """As another process would begin."""
         policies = ActivePolicies(self.path, self.path.with_name(COPY_NAME), lambda: self.now)
-        self.moderator = Moderator(self.library.engine, self.editor, policies, on_events=self.told.extend)
+        self.moderator = Moderator(
+            self.library.engine, self.editor, policies, on_events=self.written.extend, retry_seconds=self.retry_seconds
+        )
 
     def bring_up(self) -> list[tuple[str, str, float, float, int]]:
         """Return what was told."""
-        self.told.clear()
+        self.written.clear()
         self.library.engine.refresh()
         self.moderator.bring_up()
-        return [(one.policy_id, one.state.value, one.start_seconds, one.end_seconds, one.revision) for one in self.told]
+        return [
+            (one.policy_id, one.state.value, one.start_seconds, one.end_seconds, one.revision) for one in self.written
+        ]
 
     def events(self, video_id: str) -> list[Event]:
         return EventLog(self.editor).page(EventFilter(video_ids=(video_id,)), None, 100)
@@ -198,13 +202,14 @@ def test_a_video_that_cannot_be_scored_keeps_no_other_from_it(
             raise ValueError("a damaged video")
         works(self, video, version)
 
+    moderated.retry_seconds = 0.0
+    moderated.restart()
     moderated.bring_up()
     for name in ("one", "bad", "two"):
         live.apply([camera(library, 0, seen=SEEN, video_id=name)], {})
     works = Moderator.score
     with monkeypatch.context() as broken:
         broken.setattr(Moderator, "score", score)
-        broken.setattr(moderator, "RETRY_SECONDS", 0.0)
         assert len(moderated.bring_up()) == 4  # of the two others
         for _ in range(3):
             assert moderated.bring_up() == []
@@ -391,8 +396,8 @@ def test_the_thread_follows_what_comes(library: Library, live: LiveRows, moderat
         library.engine.refresh()
         moderated.moderator.wake()
         end = time.monotonic() + 20
-        while len(moderated.told) < 4 and time.monotonic() < end:
+        while len(moderated.written) < 4 and time.monotonic() < end:
             time.sleep(0.01)
     finally:
         moderated.moderator.stop()
-    assert len(moderated.told) == 4  # two of the film
+    assert len(moderated.written) == 4  # two of the film

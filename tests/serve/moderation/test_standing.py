@@ -1,4 +1,4 @@
-"""Standing queries: what comes after they were asked opens, goes on and closes, for each as if it were alone."""
+"""Standing queries: moments that come after they were added open, are updated and close, for each query alone."""
 
 import itertools
 import random
@@ -58,29 +58,29 @@ def live(data: Path, library: Library) -> Iterator[LiveRows]:
 
 
 class Standing:
-    """A query that stands, and what it was told."""
+    """A standing query, and the changes that were delivered to it."""
 
     def __init__(self, watcher: Watcher, text: str, *, asked: Filter | None = None, **thresholds: float) -> None:
         query = Query(text=text, filter=asked or Filter(), channel="all")
-        self.found: list[MomentChange] = []
+        self.changes: list[MomentChange] = []
         self.watcher = watcher
-        self.asked = StandingQuery(
+        self.standing = StandingQuery(
             query=query,
             target=watcher.engine.target_of(query, None),
             thresholds=Thresholds(**thresholds),
-            tell=self.found.append,
+            deliver=self.changes.append,
         )
-        watcher.add(self.asked)
+        watcher.add(self.standing)
 
-    def told(self) -> list[tuple[str, float, float]]:
-        return [(one.kind.value, one.moment.start_seconds, one.moment.end_seconds) for one in self.found]
+    def spans(self) -> list[tuple[str, float, float]]:
+        return [(one.kind.value, one.moment.start_seconds, one.moment.end_seconds) for one in self.changes]
 
-    def leave(self) -> None:
-        self.watcher.remove(self.asked)
+    def remove(self) -> None:
+        self.watcher.remove(self.standing)
 
 
-def comes(library: Library, live: LiveRows, watcher: Watcher, first: int, last: int, video_id: str = "cam") -> None:
-    """Let segments of a stream come, one after the other."""
+def extend(library: Library, live: LiveRows, watcher: Watcher, first: int, last: int, video_id: str = "cam") -> None:
+    """Add segments to a stream, one after the other, and follow each."""
     for n in range(first, last):
         live.apply([camera(library, n, seen=SEEN, heard=SAID, video_id=video_id, is_last=n == 6)], {})
         library.engine.refresh()
@@ -92,81 +92,86 @@ RED = [
 ]  # fmt: skip
 
 
-def test_a_moment_opens_goes_on_and_closes(library: Library, live: LiveRows) -> None:
+def test_a_moment_opens_is_updated_and_closes(library: Library, live: LiveRows) -> None:
     watcher = Watcher(library.engine)
     red = Standing(watcher, "red")
-    comes(library, live, watcher, 0, 7)
+    extend(library, live, watcher, 0, 7)
 
-    assert red.told() == RED
-    first = red.found[0].moment
+    assert red.spans() == RED
+    first = red.changes[0].moment
     assert (first.video_id, first.final, first.speech_score) == ("cam", True, None)
     assert first.visual_score == first.confidence
     assert first.confidence > 0.9
     assert first.best_frame_seconds in range(5, 9)
     assert first.recorded_time == pytest.approx(1_700_000_005.0)
-    assert len({one.moment_id for one in red.found}) == 2
+    assert len({one.moment_id for one in red.changes}) == 2
 
 
-def test_only_what_comes_afterwards_is_told(library: Library, live: LiveRows) -> None:
+def test_only_later_moments_are_delivered(library: Library, live: LiveRows) -> None:
     watcher = Watcher(library.engine)
-    comes(library, live, watcher, 0, 2)  # until 24: nobody listens
+    extend(library, live, watcher, 0, 2)  # until 24: nobody listens
     red = Standing(watcher, "red")
-    comes(library, live, watcher, 2, 4)
+    extend(library, live, watcher, 2, 4)
     late = Standing(watcher, "red")
-    comes(library, live, watcher, 4, 7)
+    extend(library, live, watcher, 4, 7)
 
-    assert red.told() == [("OPENED", 24.0, 26.0), ("CLOSED", 24.0, 34.0)]  # it began to look at 24
-    assert late.told() == []
+    assert red.spans() == [("OPENED", 24.0, 26.0), ("CLOSED", 24.0, 34.0)]  # it began to look at 24
+    assert late.spans() == []
 
 
 def test_a_stream_that_begins_later_is_watched_from_its_start(library: Library, live: LiveRows) -> None:
     watcher = Watcher(library.engine)
     red = Standing(watcher, "red")
-    comes(library, live, watcher, 0, 7, "new")
-    assert red.told() == RED
+    extend(library, live, watcher, 0, 7, "new")
+    assert red.spans() == RED
 
 
-def test_words_are_told_once_they_are_final(library: Library, live: LiveRows) -> None:
+def test_words_are_delivered_once_they_are_final(library: Library, live: LiveRows) -> None:
     watcher = Watcher(library.engine)
     fire = Standing(watcher, 'when does somebody say "on fire"?', cooldown_seconds=20.0)
-    comes(library, live, watcher, 0, 7)
+    extend(library, live, watcher, 0, 7)
 
-    assert fire.told() == [("OPENED", 9.0, 10.5), ("CLOSED", 9.0, 10.5), ("OPENED", 41.0, 42.5), ("CLOSED", 41.0, 42.5)]
-    moment = fire.found[0].moment
+    assert fire.spans() == [
+        ("OPENED", 9.0, 10.5),
+        ("CLOSED", 9.0, 10.5),
+        ("OPENED", 41.0, 42.5),
+        ("CLOSED", 41.0, 42.5),
+    ]
+    moment = fire.changes[0].moment
     assert moment.transcript == "it is on fire"
     assert moment.speech_score is not None
 
 
-def test_thresholds_and_filters_are_each_ones_own(library: Library, live: LiveRows) -> None:
+def test_each_query_has_its_own_thresholds_and_filters(library: Library, live: LiveRows) -> None:
     watcher = Watcher(library.engine)
     long, paused = Standing(watcher, "red", min_seconds=6.0), Standing(watcher, "red", cooldown_seconds=20.0)
     short = Standing(watcher, "green", min_seconds=0.0)
     elsewhere = Standing(watcher, "red", asked=Filter(video_ids=("other",)))
-    comes(library, live, watcher, 0, 7)
+    extend(library, live, watcher, 0, 7)
 
-    assert long.told() == [("OPENED", 20.0, 26.0), ("CLOSED", 20.0, 34.0)]
-    assert paused.told()[:3] == [("OPENED", 5.0, 7.0), ("CLOSED", 5.0, 9.0), ("OPENED", 29.0, 31.0)]
-    assert short.told() == [("OPENED", 36.0, 36.0), ("CLOSED", 36.0, 38.0)]
-    assert elsewhere.told() == []
+    assert long.spans() == [("OPENED", 20.0, 26.0), ("CLOSED", 20.0, 34.0)]
+    assert paused.spans()[:3] == [("OPENED", 5.0, 7.0), ("CLOSED", 5.0, 9.0), ("OPENED", 29.0, 31.0)]
+    assert short.spans() == [("OPENED", 36.0, 36.0), ("CLOSED", 36.0, 38.0)]
+    assert elsewhere.spans() == []
 
 
-def test_many_queries_come_and_go_and_none_minds(library: Library, live: LiveRows) -> None:
+def test_adding_and_removing_queries_does_not_change_the_others(library: Library, live: LiveRows) -> None:
     watcher, rng = Watcher(library.engine), random.Random(1)
     standing = [Standing(watcher, "red")]
     others: list[Standing] = []
     for n in range(7):
         for _ in range(20):
             if others and rng.random() < 0.4:
-                others.pop(rng.randrange(len(others))).leave()
+                others.pop(rng.randrange(len(others))).remove()
             else:
                 others.append(Standing(watcher, rng.choice(["red", "green", "blue", "yellow"])))
-        comes(library, live, watcher, n, n + 1)
+        extend(library, live, watcher, n, n + 1)
 
-    assert standing[0].told() == RED
+    assert standing[0].spans() == RED
     for one in others:
-        one.leave()
+        one.remove()
     assert len(watcher) == 1
-    assert np.isfinite(watcher.shown).all()
+    assert np.isfinite(watcher.visual_vectors).all()
 
 
 def test_a_bug_in_one_round_does_not_end_the_next(
@@ -177,19 +182,19 @@ def test_a_bug_in_one_round_does_not_end_the_next(
     live.apply([camera(library, 0, seen=SEEN)], {})
     library.engine.refresh()
     broken = pytest.MonkeyPatch()
-    broken.setattr(watcher, "_take", lambda *_: 1 / 0)
+    broken.setattr(watcher, "_follow_video", lambda *_: 1 / 0)
     watcher.start()
     watcher.wake()
     while "standing queries failed" not in caplog.text:
         pass
     broken.undo()
-    while len(red.found) < 2:
+    while len(red.changes) < 2:
         watcher.wake()
     watcher.stop()
-    assert red.told() == RED[:2]
+    assert red.spans() == RED[:2]
 
 
-def test_an_index_that_is_away_makes_a_query_wait_and_miss_nothing(
+def test_a_query_misses_nothing_while_the_index_is_away(
     library: Library, live: LiveRows, caplog: pytest.LogCaptureFixture
 ) -> None:
     watcher, asked = Watcher(library.engine), threading.Event()
@@ -199,7 +204,7 @@ def test_an_index_that_is_away_makes_a_query_wait_and_miss_nothing(
         raise IndexUnavailable()
 
     red = Standing(watcher, "red")
-    comes(library, live, watcher, 0, 1)
+    extend(library, live, watcher, 0, 1)
     live.apply([camera(library, 1, seen=SEEN)], {})
     library.engine.refresh()
     live.apply([camera(library, 2, seen=SEEN)], {})
@@ -209,53 +214,53 @@ def test_an_index_that_is_away_makes_a_query_wait_and_miss_nothing(
         watcher.wake()
         assert asked.wait(10)
     watcher.stop()
-    comes(library, live, watcher, 3, 7)
-    assert red.told() == RED
+    extend(library, live, watcher, 3, 7)
+    assert red.spans() == RED
     assert "standing queries failed" not in caplog.text
 
 
-def test_what_goes_on_in_a_video_that_is_deleted_is_closed(library: Library, live: LiveRows) -> None:
+def test_open_moments_of_a_deleted_video_are_closed(library: Library, live: LiveRows) -> None:
     watcher = Watcher(library.engine)
     red, green = Standing(watcher, "red"), Standing(watcher, "green")
-    comes(library, live, watcher, 0, 3)  # until 32, red from 20 on
+    extend(library, live, watcher, 0, 3)  # until 32, red from 20 on
     live.delete("default", "cam", STARTED + 100)
     library.engine.refresh()
     watcher.follow()
-    assert red.told() == [*RED[:3], ("CLOSED", 20.0, 31.0)]
-    assert (green.told(), watcher.videos) == ([], {})
+    assert red.spans() == [*RED[:3], ("CLOSED", 20.0, 31.0)]
+    assert (green.spans(), watcher.videos) == ([], {})
 
 
-def test_a_video_that_ended_is_let_go_and_taken_up_again_where_it_was_left(library: Library, live: LiveRows) -> None:
+def test_a_video_that_ended_and_grows_again_is_resumed(library: Library, live: LiveRows) -> None:
     watcher = Watcher(library.engine)
     red = Standing(watcher, "red")
-    comes(library, live, watcher, 0, 7)  # it ends with 64
-    assert (watcher.videos, red.told()) == ({}, RED)
+    extend(library, live, watcher, 0, 7)  # it ends with 64
+    assert (watcher.videos, red.spans()) == ({}, RED)
     late = Standing(watcher, "red")
     again = {70: "red", 71: "red", 72: "red", 73: "red"}
     live.apply([camera(library, n, seen=again) for n in (7, 8)], {})
     library.engine.refresh()
     watcher.follow()
-    assert red.told()[len(RED) :] == late.told() == [("OPENED", 70.0, 72.0), ("CLOSED", 70.0, 74.0)]
+    assert red.spans()[len(RED) :] == late.spans() == [("OPENED", 70.0, 72.0), ("CLOSED", 70.0, 74.0)]
     assert len(watcher.videos) == 1
 
 
-def test_what_had_ended_before_a_query_and_goes_on_is_not_told_from_its_start(library: Library, live: LiveRows) -> None:
+def test_a_video_that_ended_before_the_query_is_followed_from_its_end(library: Library, live: LiveRows) -> None:
     watcher = Watcher(library.engine)
-    comes(library, live, watcher, 0, 7)
+    extend(library, live, watcher, 0, 7)
     red = Standing(watcher, "red")
     live.apply([camera(library, n, seen={66: "red", 67: "red", 68: "red"}) for n in (7, 8)], {})
     library.engine.refresh()
     watcher.follow()
-    assert red.told() == [("OPENED", 66.0, 68.0), ("CLOSED", 66.0, 69.0)]
+    assert red.spans() == [("OPENED", 66.0, 68.0), ("CLOSED", 66.0, 69.0)]
 
 
-def test_after_a_bug_nothing_is_told_that_was_there_before(
+def test_after_a_bug_no_earlier_moment_is_delivered(
     library: Library, live: LiveRows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     watcher = Watcher(library.engine)
-    comes(library, live, watcher, 0, 3)
+    extend(library, live, watcher, 0, 3)
     red = Standing(watcher, "red")  # asked after 32 s
-    take = watcher._take
+    take = watcher._follow_video
 
     def broken(video: Video, followed: object) -> None:
         if video.video_id == "cam":
@@ -263,27 +268,27 @@ def test_after_a_bug_nothing_is_told_that_was_there_before(
         take(video, followed)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(watcher, "_take", broken)
+        patched.setattr(watcher, "_follow_video", broken)
         watcher.start()
         live.apply([camera(library, 3, seen=SEEN)], {})
         live.apply([camera(library, 0, seen=SEEN, video_id="other")], {})
         library.engine.refresh()
-        wait_until(lambda: len(red.found) == 2)  # the other one is followed all the same
+        wait_until(lambda: len(red.changes) == 2)  # the other one is followed all the same
         for _ in range(3):
             watcher.wake()
-        Standing(watcher, "green").leave()  # and others can ask
+        Standing(watcher, "green").remove()  # and others can ask
         watcher.stop()
     assert caplog.text.count("standing queries failed video=default/cam") == 1
-    comes(library, live, watcher, 4, 7)
+    extend(library, live, watcher, 4, 7)
 
-    assert [one for one in red.told() if one[1] > 9] == [("OPENED", 32.0, 34.0), ("CLOSED", 32.0, 34.0)]
+    assert [one for one in red.spans() if one[1] > 9] == [("OPENED", 32.0, 34.0), ("CLOSED", 32.0, 34.0)]
 
 
 # ---- over gRPC
 
 
 @pytest.mark.slow
-def test_a_caller_is_told_as_moments_come(library: Library, live: LiveRows, data: Path) -> None:
+def test_a_call_gets_moments_as_they_come(library: Library, live: LiveRows, data: Path) -> None:
     with running(data, SETTINGS, drain_seconds=30.0) as server:
         channel = grpc.insecure_channel(server.address)
         stub = SearchServiceStub(channel)
@@ -331,18 +336,18 @@ def test_a_call_that_ends_while_it_begins_leaves_no_query(
 
 
 @pytest.mark.slow
-def test_a_caller_who_does_not_read_is_let_go(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_does_not_read_is_ended(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unread, "STUCK_SECONDS", 0.5)
     with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
         watcher = server.server.followers.ready_watcher()
         call = SearchServiceStub(channel).WatchMoments(search.WatchMomentsRequest(query={"text": "red"}), timeout=60)
         next(call)
-        (asked,) = [one for one in watcher.places if one is not None]
+        (asked,) = [one for one in watcher.slots if one is not None]
         moment = moment_of(next(iter(watcher.engine.videos.values())), 1.0, 2.0, 0.9, transcript="x" * 2000)
         change = MomentChange(moment_id="m", kind=ChangeKind.UPDATED, moment=moment)
         told = 0
         while len(watcher) and told < 20_000:  # gRPC takes some megabytes until it waits for the reader
-            asked.tell(change)
+            asked.deliver(change)
             told += 1
             time.sleep(0.0005)
         assert len(watcher) == 0
@@ -354,7 +359,7 @@ def test_a_caller_who_does_not_read_is_let_go(data: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_our_client_is_told_the_same(library: Library, live: LiveRows, data: Path) -> None:
+def test_the_client_gets_the_same_changes(library: Library, live: LiveRows, data: Path) -> None:
     with running(data, SETTINGS) as server, Client(server.address) as client:
         changes = client.watch_moments(Query(text="red", channel="visual"), Thresholds(min_seconds=1.0))
         found: list[MomentChange] = []
