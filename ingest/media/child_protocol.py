@@ -1,6 +1,6 @@
-"""Messages between the pool and its child processes: a JSON header and raw bytes, never pickle.
+"""Messages between DecodePool and its child processes: a JSON header and raw bytes, never pickle.
 
-The child has seen untrusted bytes, so what it sends is checked like any other input.
+A child that has decoded untrusted bytes is itself untrusted, so each of its messages is checked.
 """
 
 import json
@@ -17,28 +17,27 @@ import numpy as np
 from ingest.config import DecodeConfig
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
-LENGTHS = struct.Struct(">II")  # bytes of the header, bytes of the payload
-MAX_HEADER_BYTES = 64 << 10  # the longest, MediaInfo, has under 1 KiB
-MAX_REASON_CHARS = 4000  # of an error
-MAX_THUMBNAIL_BYTES = 16 << 20  # JPEG of a picture whose shorter side is a whole 4K picture's
-MAX_BLOCK_SECONDS = 30  # of sound in one message; the decoder sends 5
+LENGTHS = struct.Struct(">II")  # length of the header and of the payload, in bytes
+MAX_HEADER_BYTES = 64 << 10  # the longest header, of MediaInfo, is under 1 KiB
+MAX_REASON_CHARS = 4000  # of an error message
+MAX_THUMBNAIL_BYTES = 16 << 20  # a JPEG as large as a whole 4K picture
+MAX_BLOCK_SECONDS = 30  # of sound in one message; the decoder sends 5 s
 
 
-class Malformed(Exception):
-    """A message that no sane child sends."""
+class MalformedMessage(Exception):
+    """A message that breaks the protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message. `kind` is ready, beat, info, frame, audio, summary, error or request."""
+    """A message; `kind` is ready, beat, info, frame, audio, summary, error or request."""
 
     kind: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     payload: bytes = b""
 
 
-def pack(message: Message) -> bytes:
-    """Return the message as bytes."""
+def serialize(message: Message) -> bytes:
     header = json.dumps({"kind": message.kind, **message.fields}, allow_nan=False).encode()
     return LENGTHS.pack(len(header), len(message.payload)) + header + message.payload
 
@@ -47,40 +46,40 @@ def receive(connection: socket.socket, *, max_payload_bytes: int, deadline: floa
     """Read one message.
 
     Args:
-        deadline: time.monotonic() by which it must be whole; None: wait for ever.
+        deadline: time.monotonic() by which it must be complete; None: wait for ever.
     Raises:
-        EOFError: The other side is gone.
-        TimeoutError: The deadline passed.
-        Malformed: It is no message.
+        EOFError: If the other process has closed the connection.
+        TimeoutError: If the deadline passed.
+        MalformedMessage: If the bytes are no message.
     """
-    head = _read(connection, LENGTHS.size, deadline)
-    return _body(connection, head, max_payload_bytes, deadline)
+    head = _receive_exactly(connection, LENGTHS.size, deadline)
+    return _receive_body(connection, head, max_payload_bytes, deadline)
 
 
 def receive_request(connection: socket.socket) -> tuple[Message, int]:
-    """Read one request and the file descriptor that comes with its first byte."""
+    """Read one request, and the file descriptor sent with its first byte."""
     head, descriptors, _, _ = socket.recv_fds(connection, LENGTHS.size, 1)
     if not head:
         raise EOFError
     if len(descriptors) != 1:
-        raise Malformed("a request without a file")
-    head += _read(connection, LENGTHS.size - len(head), None)
-    return _body(connection, head, 0, None), descriptors[0]
+        raise MalformedMessage("a request without a file")
+    head += _receive_exactly(connection, LENGTHS.size - len(head), None)
+    return _receive_body(connection, head, 0, None), descriptors[0]
 
 
-def _body(connection: socket.socket, head: bytes, max_payload_bytes: int, deadline: float | None) -> Message:
+def _receive_body(connection: socket.socket, head: bytes, max_payload_bytes: int, deadline: float | None) -> Message:
     header_length, payload_length = LENGTHS.unpack(head)
     if header_length > MAX_HEADER_BYTES or payload_length > max_payload_bytes:
-        raise Malformed(f"a message of {header_length} + {payload_length} bytes")
+        raise MalformedMessage(f"a message of {header_length} + {payload_length} bytes")
     try:
-        fields = json.loads(_read(connection, header_length, deadline))
+        fields = json.loads(_receive_exactly(connection, header_length, deadline))
         kind = fields.pop("kind")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Malformed("a header that is no JSON object with a kind") from error
-    return Message(kind=str(kind), fields=fields, payload=_read(connection, payload_length, deadline))
+        raise MalformedMessage("a header that is no JSON object with a kind") from error
+    return Message(kind=str(kind), fields=fields, payload=_receive_exactly(connection, payload_length, deadline))
 
 
-def _read(connection: socket.socket, count: int, deadline: float | None) -> bytes:
+def _receive_exactly(connection: socket.socket, count: int, deadline: float | None) -> bytes:
     parts = bytearray(count)
     view, filled = memoryview(parts), 0
     while filled < count:
@@ -89,15 +88,14 @@ def _read(connection: socket.socket, count: int, deadline: float | None) -> byte
             if left <= 0:
                 raise TimeoutError
             connection.settimeout(left)
-        got = connection.recv_into(view[filled:])
-        if got == 0:
+        received = connection.recv_into(view[filled:])
+        if received == 0:
             raise EOFError
-        filled += got
+        filled += received
     return bytes(parts)
 
 
-def encode(item: Decoded) -> Message:
-    """Return what was decoded as a message."""
+def to_message(item: Decoded) -> Message:
     if isinstance(item, Frame):
         fields = {"epoch": item.epoch, "pts_seconds": item.pts_seconds}
         return Message(kind="frame", fields=fields, payload=item.pixels.tobytes() + item.thumbnail)
@@ -108,101 +106,103 @@ def encode(item: Decoded) -> Message:
 
 
 def max_payload_bytes(config: DecodeConfig) -> int:
-    """Return the largest payload a child may send."""
+    """Return the largest payload that a child may send."""
     pixels = config.input_width * config.input_height * 3
     return max(pixels + MAX_THUMBNAIL_BYTES, MAX_BLOCK_SECONDS * SAMPLE_RATE_HZ * 4)
 
 
-def decode(message: Message, config: DecodeConfig) -> Decoded:
-    """Check a message and return what it carries.
+def from_message(message: Message, config: DecodeConfig) -> Decoded:
+    """Check a message and return its item.
 
     Raises:
-        Malformed: It does not hold what its kind must.
+        MalformedMessage: If its fields or its payload do not fit its kind.
     """
     try:
         if message.kind == "frame":
-            return _frame(message, config)
+            return _to_frame(message, config)
         if message.kind == "audio":
-            return _audio(message)
+            return _to_audio(message)
         if message.kind == "info":
-            return _info(message.fields)
+            return _to_info(message.fields)
         if message.kind == "summary":
-            return _summary(message.fields)
+            return _to_summary(message.fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise Malformed(f"a {message.kind} message with {error}") from error
-    raise Malformed("a message of unknown kind")
+        raise MalformedMessage(f"a {message.kind} message with {error}") from error
+    raise MalformedMessage("a message of unknown kind")
 
 
-def _frame(message: Message, config: DecodeConfig) -> Frame:
+def _to_frame(message: Message, config: DecodeConfig) -> Frame:
     shape = (config.input_height, config.input_width, 3)
     size = math.prod(shape)
     thumbnail = message.payload[size:]
     if not thumbnail.startswith(b"\xff\xd8"):
         raise ValueError("a thumbnail that is no JPEG")
-    pixels = np.frombuffer(message.payload[:size], dtype=np.uint8).reshape(shape).copy()  # writable, as torch wants it
+    pixels = (
+        np.frombuffer(message.payload[:size], dtype=np.uint8).reshape(shape).copy()
+    )  # a copy is writable, as torch requires
     fields = message.fields
     return Frame(
-        epoch=_count(fields["epoch"]),
-        pts_seconds=_seconds(fields["pts_seconds"]),
+        epoch=_to_count(fields["epoch"]),
+        pts_seconds=_to_seconds(fields["pts_seconds"]),
         pixels=pixels,
         thumbnail=thumbnail,
     )
 
 
-def _audio(message: Message) -> AudioBlock:
+def _to_audio(message: Message) -> AudioBlock:
     samples = np.frombuffer(message.payload, dtype="<f4").astype(np.float32)
     if not len(samples) or not np.all(np.abs(samples) <= 1.0):
         raise ValueError("samples outside -1..1")
     return AudioBlock(
-        epoch=_count(message.fields["epoch"]),
-        start_seconds=_seconds(message.fields["start_seconds"]),
+        epoch=_to_count(message.fields["epoch"]),
+        start_seconds=_to_seconds(message.fields["start_seconds"]),
         samples=samples,
     )
 
 
-def _info(fields: Mapping[str, Any]) -> MediaInfo:
+def _to_info(fields: Mapping[str, Any]) -> MediaInfo:
     return MediaInfo(
         container=str(fields["container"]),
-        duration_seconds=_optional(_seconds, fields["duration_seconds"]),
+        duration_seconds=_optional(_to_seconds, fields["duration_seconds"]),
         video_codec=_optional(str, fields["video_codec"]),
         audio_codec=_optional(str, fields["audio_codec"]),
-        width=_optional(_count, fields["width"]),
-        height=_optional(_count, fields["height"]),
-        rotation_degrees=_count(fields["rotation_degrees"]) % 360,
-        frame_rate_fps=_optional(_seconds, fields["frame_rate_fps"]),
+        width=_optional(_to_count, fields["width"]),
+        height=_optional(_to_count, fields["height"]),
+        rotation_degrees=_to_count(fields["rotation_degrees"]) % 360,
+        frame_rate_fps=_optional(_to_seconds, fields["frame_rate_fps"]),
     )
 
 
-def _summary(fields: Mapping[str, Any]) -> DecodeSummary:
+def _to_summary(fields: Mapping[str, Any]) -> DecodeSummary:
     return DecodeSummary(
-        duration_seconds=_seconds(fields["duration_seconds"]),
-        epoch_count=_count(fields["epoch_count"]),
-        frame_count=_count(fields["frame_count"]),
-        error_count=_count(fields["error_count"]),
+        duration_seconds=_to_seconds(fields["duration_seconds"]),
+        epoch_count=_to_count(fields["epoch_count"]),
+        frame_count=_to_count(fields["frame_count"]),
+        error_count=_to_count(fields["error_count"]),
         truncated=fields["truncated"] is True,
-        zero_seconds=_source_seconds(fields["zero_seconds"]),
-        start_seconds=_source_seconds(fields["start_seconds"]),
-        pictures_end_seconds=_seconds(fields["pictures_end_seconds"]),
+        zero_seconds=_to_source_seconds(fields["zero_seconds"]),
+        start_seconds=_to_source_seconds(fields["start_seconds"]),
+        pictures_end_seconds=_to_seconds(fields["pictures_end_seconds"]),
     )
 
 
-def _optional(check: Any, value: Any) -> Any:
-    return None if value is None else check(value)
+def _optional(convert: Any, value: Any) -> Any:
+    return None if value is None else convert(value)
 
 
-def _count(value: Any) -> int:
+def _to_count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 31:
         raise ValueError(f"{value!r} for a count")
     return value
 
 
-def _seconds(value: Any) -> float:
+def _to_seconds(value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value < 1e12:
         raise ValueError(f"{value!r} for a number")
     return float(value)
 
 
-def _source_seconds(value: Any) -> float:
+def _to_source_seconds(value: Any) -> float:
     if type(value) not in (int, float):
         raise ValueError(f"{value!r} for a number")
-    return math.copysign(_seconds(abs(value)), value)
+    return math.copysign(_to_seconds(abs(value)), value)

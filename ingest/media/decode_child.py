@@ -1,7 +1,7 @@
 """The decoding child process: `python -P -m ingest.media.decode_child SOCKET PARENT`, started by sandbox.py only.
 
-It loads all it needs, gives up what it does not, then decodes one input after another. Each comes as an open
-file; the limit on descriptors leaves room for that one and no other, so the media can open nothing.
+It loads all its modules, lowers its limits, then decodes one input after another. Each input comes as an open file. The
+limit on descriptors leaves room for this file only, so the media cannot open another.
 """
 
 import contextlib
@@ -27,20 +27,20 @@ from av.video.frame import VideoFrame
 
 from ingest.config import DecodeConfig
 from ingest.errors import IngestError, LimitExceeded
-from ingest.media import child_protocol as wire
+from ingest.media import child_protocol as protocol
 from ingest.media.decode import decode
 from ingest.media.picture import PictureMaker
 
-SOCKET = 3  # after 0, 1 and 2; the media gets 4
-DESCRIPTORS = 5
+SOCKET = 3  # descriptor of the socket, after 0, 1 and 2; the input gets 4
+DESCRIPTORS = 5  # limit on open descriptors: 0 to 4
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-NICENESS = 5  # decoding yields to the service's answers
-CPU_GRACE_SECONDS = 60  # over the wall clock limit: the parent's watchdog comes first
-BEATS_PER_STALL = 4  # signs of life within the watchdog's patience
+NICENESS = 5  # decoding yields to the server's answers
+CPU_GRACE_SECONDS = 60  # of CPU time beyond max_wall_seconds, so that the parent's watchdog acts first
+BEATS_PER_STALL = 4  # beat messages within max_stall_seconds
 
 
 class DescriptorFile(io.RawIOBase):
-    """A file by its descriptor, with a position of its own: the parent's is not moved."""
+    """A file given by its descriptor. It has its own position and does not move the parent's."""
 
     def __init__(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
@@ -73,7 +73,7 @@ class DescriptorFile(io.RawIOBase):
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Serve requests until the parent is gone."""
+    """Serve requests until the parent closes the connection."""
     _die_with(parent)
     if descriptor != SOCKET:
         os.dup2(descriptor, SOCKET)
@@ -83,27 +83,27 @@ def main(descriptor: int, parent: int) -> None:
         os.nice(NICENESS)
     av.logging.set_level(None)
     _warm_up()
-    with open(os.devnull, "wb") as nothing:  # what libraries say of the bytes must not reach a terminal
+    with open(os.devnull, "wb") as nothing:  # messages of libraries may quote the input; they must not reach a terminal
         os.dup2(nothing.fileno(), sys.stderr.fileno())
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
-    connection.sendall(wire.pack(wire.Message(kind="ready")))
+    connection.sendall(protocol.serialize(protocol.Message(kind="ready")))
     while True:
-        request, file = wire.receive_request(connection)
+        request, file = protocol.receive_request(connection)
         try:
             _serve(connection, request, file)
         finally:
             os.close(file)
 
 
-def _serve(connection: socket.socket, request: wire.Message, descriptor: int) -> None:
+def _serve(connection: socket.socket, request: protocol.Message, descriptor: int) -> None:
     config = DecodeConfig(**request.fields["config"])
     _limit(resource.RLIMIT_DATA, config.max_memory_bytes, soft=True)
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime + config.max_wall_seconds) + CPU_GRACE_SECONDS
     _limit(resource.RLIMIT_CPU, seconds, soft=True)
     period, last = config.max_stall_seconds / BEATS_PER_STALL, time.monotonic()
-    beat = wire.pack(wire.Message(kind="beat"))
+    beat = protocol.serialize(protocol.Message(kind="beat"))
 
     def on_progress() -> None:
         nonlocal last
@@ -114,39 +114,39 @@ def _serve(connection: socket.socket, request: wire.Message, descriptor: int) ->
     file = cast(BinaryIO, DescriptorFile(descriptor))
     try:
         for item in decode(file, uri="", config=config, on_progress=on_progress):
-            connection.sendall(wire.pack(wire.encode(item)))
+            connection.sendall(protocol.serialize(protocol.to_message(item)))
     except IngestError as error:
         fields = {"type": type(error).__name__, "reason": error.reason, "remedy": error.remedy}
         if isinstance(error, LimitExceeded):
             fields["limit"] = error.limit
-        connection.sendall(wire.pack(wire.Message(kind="error", fields=fields)))
-    except Exception as error:  # a bug, or a file that found one: the parent says so and replaces this process
-        fields = {"type": "internal", "reason": traceback.format_exc(limit=-3)[-wire.MAX_REASON_CHARS :]}
-        connection.sendall(wire.pack(wire.Message(kind="error", fields=fields)))
+        connection.sendall(protocol.serialize(protocol.Message(kind="error", fields=fields)))
+    except Exception as error:  # a bug, perhaps found by a hostile file: the parent logs it and replaces this process
+        fields = {"type": "internal", "reason": traceback.format_exc(limit=-3)[-protocol.MAX_REASON_CHARS :]}
+        connection.sendall(protocol.serialize(protocol.Message(kind="error", fields=fields)))
         raise SystemExit(1) from error
 
 
 def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when the parent's spawning thread ends (Linux)."""
+    """On Linux, have the kernel kill this process when the parent's thread that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
 
 
 def _limit(kind: int, value: int, *, soft: bool = False) -> None:
-    """Lower a limit for good, or only its soft part, which the next request may raise again."""
+    """Lower a limit for good; or with `soft`, until the next request sets it."""
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
-    with contextlib.suppress(OSError, ValueError):  # macOS refuses some of them
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses some limits
         resource.setrlimit(kind, (value, hard if soft else value))
 
 
 def _warm_up() -> None:
-    """Touch everything that loads modules or tables at first use: later no file can be opened."""
+    """Use everything that loads modules or tables at first use: later, no file can be opened."""
     for module in pkgutil.walk_packages(av.__path__, "av."):
-        if module.name not in ("av.__main__", "av.datasets"):  # a command, and one that downloads
+        if module.name not in ("av.__main__", "av.datasets"):  # a command, and a downloader
             importlib.import_module(module.name)
     for name in ("rgba", "yuv420p10le"):
         PictureMaker(DecodeConfig()).make(VideoFrame(64, 64, name), Fraction(1))
@@ -169,6 +169,6 @@ def _tiny_video() -> bytes:
 
 
 if __name__ == "__main__":
-    # The parent's end of the socket closes when it is done, or dead.
+    # The parent closes its end of the socket when it is done, and the kernel when it dies.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         main(int(sys.argv[1]), int(sys.argv[2]))

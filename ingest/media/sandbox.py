@@ -1,4 +1,4 @@
-"""A pool of child processes that decode untrusted bytes: a crash, hang or bomb costs one input, never the caller."""
+"""A pool of child processes that decode untrusted bytes: a crash, hang or bomb fails one input, never the caller."""
 
 import contextlib
 import io
@@ -19,51 +19,51 @@ from typing import BinaryIO
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
-from ingest.media import child_protocol as wire
+from ingest.media import child_protocol as protocol
 from ingest.values import Decoded, DecodeSummary, Frame, MediaInfo
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 60.0  # for a child to load its libraries; a second on an idle machine
-EXIT_SECONDS = 10.0  # for the kernel to end a killed child
+START_SECONDS = 60.0  # bound of a child's start; loading its libraries takes a second on an idle machine
+EXIT_SECONDS = 10.0  # bound of waiting until the kernel has ended a killed child
 
 
 class DecodePool:
-    """Decode in child processes. Safe to use from several threads.
+    """Decodes in child processes. Several threads may use it.
 
     Args:
-        workers: How many inputs are decoded at once; a further one waits for a free child.
+        workers: How many inputs are decoded at once; further ones wait for a free child.
     """
 
     def __init__(self, config: DecodeConfig, *, workers: int) -> None:
         if workers <= 0:
             raise ValueError(f"workers must be > 0, got {workers}")
         self._config = config
-        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()  # None: a place without a child
+        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()  # None: a slot whose child is not started
         for _ in range(workers):
             self._idle.put(None)
         self._lock = threading.Lock()
         self._children: set[_Child] = set()
         self._is_closed = False
-        # Linux ends the children when the *thread* that started them ends, so one thread that stays starts all.
+        # Linux ends a child when the *thread* that started it ends, so one lasting thread starts them all.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode-starter")
 
     def decode(self, file: BinaryIO | int, *, uri: str, config: DecodeConfig | None = None) -> Iterator[Decoded]:
-        """Decode one input from its first byte, in a child. Nothing happens before the first item is asked for.
+        """Decode one input from its first byte, in a child. Work begins when the first item is requested.
 
-        Closing the iterator early ends the work. A slow consumer makes the child wait.
+        Closing the iterator early stops the work. A slow consumer makes the child wait.
 
         Args:
-            file: A file object or descriptor, open for reading; the caller closes it, afterwards.
+            file: A file object or descriptor, open for reading. The caller closes it afterwards.
             uri: The input's name in errors.
-            config: Instead of the pool's.
+            config: Replaces the pool's config.
         Returns:
-            MediaInfo first, then Frame and AudioBlock about in order of time, DecodeSummary last.
+            MediaInfo, then Frame and AudioBlock roughly in order of time, then DecodeSummary.
         Raises:
-            DecodeError: The bytes are no media that decodes.
-            DecoderCrashed: The child died on them.
-            DecoderTimeout: The child was silent for max_stall_seconds, or busy for max_wall_seconds.
-            LimitExceeded: A limit of the config was passed.
+            DecodeError: If the bytes are not media that decodes.
+            DecoderCrashed: If the child died.
+            DecoderTimeout: If the child made no progress for max_stall_seconds, or was busy for max_wall_seconds.
+            LimitExceeded: If the input exceeds a limit of the config.
         """
         config = config or self._config
         child = self._idle.get()
@@ -74,7 +74,7 @@ class DecodePool:
             if child is None or not child.is_alive():
                 self._forget(child)
                 child = self._start(uri)
-            with _descriptor_of(file) as descriptor:
+            with _open_descriptor(file) as descriptor:
                 for item in child.decode(descriptor, uri, config):
                     is_reusable = isinstance(item, DecodeSummary)
                     yield item
@@ -85,7 +85,9 @@ class DecodePool:
             is_reusable = True
             raise
         except LimitExceeded as error:
-            is_reusable = error.limit != "max_memory_bytes"  # what failed to allocate may be left half made
+            is_reusable = (
+                error.limit != "max_memory_bytes"
+            )  # a failed allocation can leave a library in an inconsistent state
             raise
         finally:
             if not is_reusable or self._is_closed:
@@ -94,7 +96,7 @@ class DecodePool:
             self._idle.put(child)
 
     def close(self) -> None:
-        """End every child. Decodes under way fail with DecoderCrashed."""
+        """End all children. Running decodes fail with DecoderCrashed."""
         self._is_closed = True
         with self._lock:
             children = list(self._children)
@@ -126,7 +128,7 @@ class DecodePool:
 
 
 class _Child:
-    """One child process and its socket."""
+    """A child process and our end of its socket."""
 
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair()
@@ -139,16 +141,16 @@ class _Child:
                 str(theirs.fileno()),
                 str(os.getpid()),
             ]
-            # One thread for NumPy: its idle threads would count against the child's memory.
+            # One thread for NumPy: the memory of idle threads counts towards max_memory_bytes.
             threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
                 arguments,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,  # until it is ready; then the child points it at nothing
+                stderr=subprocess.PIPE,  # read if the start fails; a started child redirects it to /dev/null
                 env=os.environ | threads,
-                start_new_session=True,  # Ctrl-C is the parent's to handle
+                start_new_session=True,  # Ctrl-C goes to the parent only
             )
 
     def is_alive(self) -> bool:
@@ -156,8 +158,8 @@ class _Child:
 
     def wait_ready(self, uri: str) -> None:
         try:
-            message = wire.receive(self._connection, max_payload_bytes=0, deadline=time.monotonic() + START_SECONDS)
-        except (EOFError, OSError, wire.Malformed) as error:
+            message = protocol.receive(self._connection, max_payload_bytes=0, deadline=time.monotonic() + START_SECONDS)
+        except (EOFError, OSError, protocol.MalformedMessage) as error:
             self._process.kill()
             assert self._process.stderr is not None
             logger.error("decoder not started trace=%s", self._process.stderr.read().decode(errors="replace"))
@@ -168,11 +170,11 @@ class _Child:
         self._process.stderr.close()
 
     def decode(self, descriptor: int, uri: str, config: DecodeConfig) -> Iterator[Decoded]:
-        """Have one input decoded; check what comes back."""
-        request = wire.pack(wire.Message(kind="request", fields={"config": asdict(config)}))
+        """Send one input to the child; yield its items, checked."""
+        request = protocol.serialize(protocol.Message(kind="request", fields={"config": asdict(config)}))
         checker = _OrderChecker()
         waited_seconds = 0.0
-        max_payload = wire.max_payload_bytes(config)
+        max_payload = protocol.max_payload_bytes(config)
         try:
             self._connection.settimeout(config.max_stall_seconds)
             sent = socket.send_fds(self._connection, [request], [descriptor])
@@ -181,13 +183,13 @@ class _Child:
                 begin = time.monotonic()
                 left = config.max_wall_seconds - waited_seconds
                 deadline = begin + min(config.max_stall_seconds, left)
-                message = wire.receive(self._connection, max_payload_bytes=max_payload, deadline=deadline)
+                message = protocol.receive(self._connection, max_payload_bytes=max_payload, deadline=deadline)
                 waited_seconds += time.monotonic() - begin
                 if message.kind == "beat":
                     continue
                 if message.kind == "error":
-                    raise _error_of(message, uri)
-                item = wire.decode(message, config)
+                    raise _to_error(message, uri)
+                item = protocol.from_message(message, config)
                 checker.check(item)
                 yield item
                 if isinstance(item, DecodeSummary):
@@ -200,7 +202,7 @@ class _Child:
             raise DecoderTimeout(uri, reason) from error
         except (EOFError, OSError) as error:
             raise DecoderCrashed(uri, f"the decoder process died ({self._exit_status()})") from error
-        except wire.Malformed as error:
+        except protocol.MalformedMessage as error:
             raise DecoderCrashed(uri, f"the decoder process sent {error}") from error
 
     def _exit_status(self) -> str:
@@ -213,7 +215,7 @@ class _Child:
     def kill(self) -> None:
         """End the process. May be called twice, and while another thread waits for a message."""
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, on a dead disk: it dies later
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel on a dead disk; it dies later
             self._process.wait(timeout=EXIT_SECONDS)
         self._connection.close()
         if self._process.stderr is not None:
@@ -221,7 +223,7 @@ class _Child:
 
 
 class _OrderChecker:
-    """Refuse what comes in an order that the contract excludes."""
+    """Checks that items come in the order that DecodePool.decode() promises."""
 
     def __init__(self) -> None:
         self._has_info = False
@@ -229,15 +231,15 @@ class _OrderChecker:
 
     def check(self, item: Decoded) -> None:
         if isinstance(item, MediaInfo) == self._has_info:
-            raise wire.Malformed("media information twice, or not first")
+            raise protocol.MalformedMessage("media information twice, or not first")
         self._has_info = True
         if isinstance(item, Frame):
             if item.pts_seconds <= self._pts_seconds:
-                raise wire.Malformed("frames out of order")
+                raise protocol.MalformedMessage("frames out of order")
             self._pts_seconds = item.pts_seconds
 
 
-def _error_of(message: wire.Message, uri: str) -> DecodeError | LimitExceeded:
+def _to_error(message: protocol.Message, uri: str) -> DecodeError | LimitExceeded:
     reason, limit = str(message.fields.get("reason")), message.fields.get("limit")
     if message.fields.get("type") == "internal":
         logger.error("decoder failed uri=%s trace=%s", uri, reason)
@@ -247,26 +249,20 @@ def _error_of(message: wire.Message, uri: str) -> DecodeError | LimitExceeded:
     return DecodeError(uri, reason, str(message.fields.get("remedy") or ""))
 
 
-class _descriptor_of:
-    """A descriptor of a file; bytes that only exist in memory go to an unlinked temporary file."""
-
-    def __init__(self, file: BinaryIO | int) -> None:
-        self._file = file
-        self._copy: BinaryIO | None = None
-
-    def __enter__(self) -> int:
-        if isinstance(self._file, int):
-            return self._file
-        try:
-            return self._file.fileno()
-        except (AttributeError, io.UnsupportedOperation):
-            self._copy = tempfile.TemporaryFile()
-            self._file.seek(0)
-            while data := self._file.read(1 << 20):
-                self._copy.write(data)
-            self._copy.flush()
-            return self._copy.fileno()
-
-    def __exit__(self, *_: object) -> None:
-        if self._copy is not None:
-            self._copy.close()
+@contextlib.contextmanager
+def _open_descriptor(file: BinaryIO | int) -> Iterator[int]:
+    """Yield a descriptor of a file. Bytes that exist only in memory are copied to an unlinked temporary file."""
+    if isinstance(file, int):
+        yield file
+        return
+    try:
+        descriptor = file.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        with tempfile.TemporaryFile() as copy:
+            file.seek(0)
+            while data := file.read(1 << 20):
+                copy.write(data)
+            copy.flush()
+            yield copy.fileno()
+    else:
+        yield descriptor

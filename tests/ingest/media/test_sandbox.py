@@ -20,7 +20,7 @@ import pytest
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
-from ingest.media import child_protocol as wire
+from ingest.media import child_protocol as protocol
 from ingest.media import sandbox
 from ingest.media.child_protocol import Message
 from ingest.media.decode import decode
@@ -397,8 +397,10 @@ ITEMS: list[Decoded] = [
 
 @pytest.mark.parametrize("item", ITEMS)
 def test_messages_come_back_as_they_were(item: Decoded) -> None:
-    message = wire.encode(item)
-    assert wire.decode(Message(kind=message.kind, fields=json.loads(json.dumps(message.fields))), CONFIG) == item
+    message = protocol.to_message(item)
+    assert (
+        protocol.from_message(Message(kind=message.kind, fields=json.loads(json.dumps(message.fields))), CONFIG) == item
+    )
 
 
 @pytest.mark.parametrize("count", [0, -1])
