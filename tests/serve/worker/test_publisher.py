@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ingest.kafka import Record
-from serve import cli
+from serve.cli.main import cli
 from serve.codec.records import read_chunk, read_source
 from support.broker import Broker
 from support.fakes import write_scenes
@@ -130,7 +130,7 @@ def test_what_cannot_be_published_is_said_in_a_line(
     for name, value in environ(topic, KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS="2").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as caught:
-        cli.cli.main(["publish", *(one.format(**names) for one in arguments)], prog_name="kinodex")
+        cli.main(["publish", *(one.format(**names) for one in arguments)], prog_name="kinodex")
     out, err = capsys.readouterr()
     [line] = [line for line in err.splitlines() if line.startswith("kinodex: error:")]
     assert (caught.value.code, out) == (status, ""), err
