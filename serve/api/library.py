@@ -20,16 +20,17 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.reader import only
 from serve.catalog.rows import uri_bytes
 from serve.codec.fields import duration_message
-from serve.codec.messages import ready_status, utterance_message, video_message
+from serve.codec.messages import ready_status, video_message
 from serve.codec.requests import (
     Placement,
-    UploadAnnounced,
+    UploadInfo,
     VideoReference,
     ingest_placement,
-    listing,
-    upload_announced,
+    upload_info,
+    video_listing,
     video_reference,
 )
+from serve.codec.utterances import fill_utterance
 from serve.errors import FrameNotFound, RequestInvalid, UploadStalled, VideoAmbiguous, VideoNotFound, VideoNotReady
 from serve.indexing.jobs import JobQueue, NewJob, RequestKey
 from serve.indexing.uploads import Spool, Upload, upload_uri
@@ -108,7 +109,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         first = await self.next_message(request_iterator, "the upload")
         if first is None or first.WhichOneof("content") != "header":
             raise RequestInvalid([("header", "is required, and comes first")])
-        announced = upload_announced(first.header)
+        announced = upload_info(first.header)
         placement = announced.placement
         key = request_key(principal, "UploadVideo", placement, first.header)
 
@@ -125,7 +126,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
     async def receive(
         self,
         request_iterator: AsyncIterator[library_pb2.UploadVideoRequest],
-        announced: UploadAnnounced,
+        announced: UploadInfo,
         key: RequestKey | None,
     ) -> VideoStatus:
         """Spool an upload's bytes and queue it."""
@@ -140,7 +141,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             await asyncio.sleep(CANCEL_SECONDS)
             return await run_to_end(asyncio.to_thread(self.queue_upload, upload, announced, key))
 
-    def queue_upload(self, upload: Upload, announced: UploadAnnounced, key: RequestKey | None) -> VideoStatus:
+    def queue_upload(self, upload: Upload, announced: UploadInfo, key: RequestKey | None) -> VideoStatus:
         spooled = upload.finish(size_bytes=announced.size_bytes or None, sha256=announced.sha256 or None)
         placement = announced.placement
         video_id = placement.video_id or video_id_of(spooled.content_sha256)
@@ -182,7 +183,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         return library_pb2.GetVideoResponse(video=video_message(await self.workers.run(work)))
 
     async def ListVideos(self, request: library_pb2.ListVideosRequest, context: Any) -> library_pb2.ListVideosResponse:
-        wanted, principal = listing(request), current_principal()
+        wanted, principal = video_listing(request), current_principal()
         bound_to = binding(principal.scope, "ListVideos", request)
         after: tuple[str, str, str] | None = None
         if request.page_token:
@@ -210,7 +211,9 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
 
         def work(check: Callable[[], None]) -> library_pb2.GetTranscriptResponse:
             utterances = self.catalog.utterances(self.ready(reference, principal).row)
-            return library_pb2.GetTranscriptResponse(utterances=[utterance_message(one) for one in utterances])
+            return library_pb2.GetTranscriptResponse(
+                utterances=[fill_utterance(library_pb2.Utterance(), one) for one in utterances]
+            )
 
         response: library_pb2.GetTranscriptResponse = await self.workers.run(work)
         return response

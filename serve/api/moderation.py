@@ -100,7 +100,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
     async def ListEvents(self, request: moderation.ListEventsRequest, context: Any) -> moderation.ListEventsResponse:
         principal, violations = current_principal(), Violations()
         wanted = event_filter(violations, request.filter)
-        page_size = violations.page_size(request.page_size, DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT)
+        page_size = violations.read_page_size(request.page_size, DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT)
         violations.check()
         bound_to = binding(principal.scope, "ListEvents", request)
         after: Place | None = None

@@ -37,17 +37,17 @@ from serve.client.channel import (
 )
 from serve.client.resuming import Responses, going_on
 from serve.codec.events import event_filter_message, event_value
-from serve.codec.fields import duration_message, duration_value, metadata_message, sendable, timestamp_message
+from serve.codec.fields import duration_message, duration_value, escape_surrogates, metadata_message, timestamp_message
 from serve.codec.messages import (
     moment_change_value,
     moments_answer,
     moments_request,
     search_answer,
     search_request,
-    utterance_value,
     video_value,
     watch_request,
 )
+from serve.codec.utterances import read_utterance
 from serve.config import ClientConfig
 from serve.errors import ServerFailed
 from serve.event import Event, EventFilter
@@ -166,9 +166,9 @@ class Client:
             request_id: Of an earlier call that may have arrived; None: a new one.
         """
         request = library.IngestVideoRequest(
-            uri=sendable(uri),
-            collection=sendable(collection),
-            video_id=sendable(video_id),
+            uri=escape_surrogates(uri),
+            collection=escape_surrogates(collection),
+            video_id=escape_surrogates(video_id),
             metadata=metadata_message(metadata or {}),
             start_time=timestamp_message(recorded_time),
             request_id=request_id or str(uuid.uuid4()),
@@ -205,8 +205,8 @@ class Client:
             filename=printable(path.name),
             size_bytes=size_bytes,
             sha256=sha256,
-            collection=sendable(collection),
-            video_id=sendable(video_id),
+            collection=escape_surrogates(collection),
+            video_id=escape_surrogates(video_id),
             metadata=metadata_message(metadata or {}),
             start_time=timestamp_message(recorded_time),
             request_id=str(uuid.uuid4()),
@@ -249,7 +249,7 @@ class Client:
     def delete(self, video_id: str, collection: str = "") -> None:
         """Forget a video and everything derived from it. Takes the whole id."""
         request = library.DeleteVideoRequest(
-            video_id=sendable(video_id), collection=sendable(collection), request_id=str(uuid.uuid4())
+            video_id=escape_surrogates(video_id), collection=escape_surrogates(collection), request_id=str(uuid.uuid4())
         )
         self._call(self._library.DeleteVideo, request, lambda _: None)
 
@@ -257,7 +257,9 @@ class Client:
 
     def video(self, video_id: str, collection: str = "") -> VideoStatus:
         """Tell of a video, by its id or an unambiguous start of it."""
-        request = library.GetVideoRequest(video_id=sendable(video_id), collection=sendable(collection))
+        request = library.GetVideoRequest(
+            video_id=escape_surrogates(video_id), collection=escape_surrogates(collection)
+        )
         return self._call(self._library.GetVideo, request, lambda response: video_value(response.video))
 
     def videos(self, collection: str = "") -> Iterator[VideoStatus]:
@@ -265,7 +267,7 @@ class Client:
         token, is_last = "", False
         while not is_last:
             request = library.ListVideosRequest(
-                collection=sendable(collection), page_size=LIST_PAGE_SIZE, page_token=token
+                collection=escape_surrogates(collection), page_size=LIST_PAGE_SIZE, page_token=token
             )
             videos, token = self._call(
                 self._library.ListVideos,
@@ -297,10 +299,12 @@ class Client:
         return video
 
     def transcript(self, video_id: str, collection: str = "") -> list[Utterance]:
-        """Return what is said in a video, in order. See utterance_value for what is not sent."""
-        request = library.GetTranscriptRequest(video_id=sendable(video_id), collection=sendable(collection))
+        """Return what is said in a video, in order. See read_utterance() for the values that are not sent."""
+        request = library.GetTranscriptRequest(
+            video_id=escape_surrogates(video_id), collection=escape_surrogates(collection)
+        )
         return self._call(
-            self._library.GetTranscript, request, lambda response: list(map(utterance_value, response.utterances))
+            self._library.GetTranscript, request, lambda response: list(map(read_utterance, response.utterances))
         )
 
     def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]:
@@ -310,7 +314,9 @@ class Client:
             ServerFailed: With reason FRAME_NOT_FOUND for a video without pictures.
         """
         request = library.GetFrameRequest(
-            video_id=sendable(video_id), offset=duration_message(at_seconds), collection=sendable(collection)
+            video_id=escape_surrogates(video_id),
+            offset=duration_message(at_seconds),
+            collection=escape_surrogates(collection),
         )
         return self._call(
             self._library.GetFrame, request, lambda response: (duration_value(response.offset), response.jpeg)

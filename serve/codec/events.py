@@ -1,21 +1,22 @@
-"""Moderation events and policies <-> protobuf."""
+"""Moderation events and their filters <-> kinodex.v1, for the ModerationService, the client and the event sinks."""
 
-from kinodex.v1 import moderation_service_pb2, moment_pb2, stream_pb2
+from kinodex.v1 import moderation_service_pb2, stream_pb2
 from serve.codec.fields import (
     channel_message,
     channel_value,
+    duration_field,
     duration_message,
-    duration_value,
-    sendable,
+    matched_word_messages,
+    matched_word_values,
     span_message,
+    span_value,
+    timestamp_field,
     timestamp_message,
-    timestamp_value,
 )
 from serve.codec.violations import Violations
 from serve.event import Event, EventFilter, EventState
-from serve.values import MatchedWord
 
-MAX_NAMES = 100
+MAX_NAME_COUNT = 100  # in each list of a filter
 MAX_NAME_CHARS = 512
 
 
@@ -33,10 +34,7 @@ def event_message(event: Event) -> stream_pb2.Event:
         span=span_message(event.start_seconds, event.end_seconds),
         start_time=timestamp_message(event.recorded_time),
         best_frame_offset=None if event.best_frame_seconds is None else duration_message(event.best_frame_seconds),
-        matched_words=[
-            moment_pb2.MatchedWord(text=sendable(word.text), span=span_message(word.start_seconds, word.end_seconds))
-            for word in event.matched_words
-        ],
+        matched_words=matched_word_messages(event.matched_words),
         policy_id=event.policy_id,
         policy_version=event.policy_version,
         fingerprint=event.fingerprint,
@@ -47,7 +45,12 @@ def event_message(event: Event) -> stream_pb2.Event:
 
 
 def event_value(message: stream_pb2.Event) -> Event:
-    """Read an event."""
+    """Read an event.
+
+    Raises:
+        ValueError: For a state or a channel that only a newer program knows.
+    """
+    start, end = span_value(message.span)
     return Event(
         event_id=message.event_id,
         state=EventState(stream_pb2.Event.State.Name(message.state).removeprefix("STATE_")),
@@ -58,33 +61,24 @@ def event_value(message: stream_pb2.Event) -> Event:
         collection=message.collection,
         video_id=message.video_id,
         epoch=message.epoch,
-        start_seconds=duration_value(message.span.start_offset),
-        end_seconds=duration_value(message.span.end_offset),
+        start_seconds=start,
+        end_seconds=end,
         policy_id=message.policy_id,
         policy_version=message.policy_version,
         fingerprint=message.fingerprint,
         action=message.action_hint,
-        recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
-        best_frame_seconds=(
-            duration_value(message.best_frame_offset) if message.HasField("best_frame_offset") else None
-        ),
-        matched_words=tuple(
-            MatchedWord(
-                text=word.text,
-                start_seconds=duration_value(word.span.start_offset),
-                end_seconds=duration_value(word.span.end_offset),
-            )
-            for word in message.matched_words
-        ),
+        recorded_time=timestamp_field(message, "start_time"),
+        best_frame_seconds=duration_field(message, "best_frame_offset"),
+        matched_words=matched_word_values(message.matched_words),
         revision=message.revision,
     )
 
 
-def event_filter(wrong: Violations, message: moderation_service_pb2.EventFilter) -> EventFilter:
-    """Read which events are asked for; what is wrong with it is noted."""
-    wrong.share("filter.min_confidence", message.min_confidence)
+def event_filter(violations: Violations, message: moderation_service_pb2.EventFilter) -> EventFilter:
+    """Read a filter of events; add what is wrong with it to `violations`."""
+    violations.check_share("filter.min_confidence", message.min_confidence)
     names = {
-        name: wrong.names(f"filter.{name}", list(getattr(message, name)), MAX_NAMES, MAX_NAME_CHARS)
+        name: violations.read_names(f"filter.{name}", list(getattr(message, name)), MAX_NAME_COUNT, MAX_NAME_CHARS)
         for name in ("collections", "video_ids", "policy_ids", "labels")
     }
     return EventFilter(
@@ -97,7 +91,7 @@ def event_filter(wrong: Violations, message: moderation_service_pb2.EventFilter)
 
 
 def event_filter_message(wanted: EventFilter) -> moderation_service_pb2.EventFilter:
-    """Write which events are asked for."""
+    """Write a filter of events."""
     return moderation_service_pb2.EventFilter(
         collections=wanted.collections or (),
         video_ids=wanted.video_ids,

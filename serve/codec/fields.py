@@ -1,34 +1,39 @@
-"""Single fields of kinodex.v1 messages <-> Python: text, times, enums."""
+"""Single fields of kinodex.v1 messages <-> Python values: text, times, spans, enums. Used by the other codec files."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import get_args
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kinodex.v1 import moment_pb2
-from serve.values import Channel, Verdict
+from serve.values import Channel, MatchedWord, Verdict
 
-NANOSECONDS = 10**9  # of a second
-# What `sendable` makes of a surrogate, which is what Python makes of a file name's byte that is no UTF-8.
+NANOSECONDS = 10**9  # in a second
+# The escapes that escape_surrogates() writes. Python reads each byte of a file name that is not UTF-8 as a surrogate.
 ESCAPED_SURROGATE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 
 
 # ------------------------------------------------------------------ text and times
-def sendable(text: str) -> str:
-    r"""Write what no message can carry, the bytes of a file name that is no UTF-8, as escapes such as \udcff."""
+def escape_surrogates(text: str) -> str:
+    r"""Escape lone surrogates, which no message can carry, as in \udcff: they are a file name's bytes outside UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def as_named(uri: str) -> str:
-    r"""Undo `sendable`, so that the file's name is its own bytes again. A name that holds a real \udcff is misread."""
-    return ESCAPED_SURROGATE.sub(lambda found: chr(int(found[1], 16)), uri)
+def unescape_surrogates(uri: str) -> str:
+    r"""Undo escape_surrogates(), so that the URI names the file again. A name with a literal \udcff is misread."""
+    return ESCAPED_SURROGATE.sub(lambda match: chr(int(match[1], 16)), uri)
+
+
+def metadata_message(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {escape_surrogates(key): escape_surrogates(value) for key, value in metadata.items()}
 
 
 def nanoseconds(seconds: float) -> int:
-    """Round to whole nanoseconds, exactly: by way of a float product, two roundings could disagree by one."""
+    """Round to whole nanoseconds, exactly: two float products could round the same time to different nanoseconds."""
     return round(Fraction(float(seconds)) * NANOSECONDS)
 
 
@@ -42,12 +47,17 @@ def duration_value(message: Duration) -> float:
     return (message.seconds * NANOSECONDS + message.nanos) / NANOSECONDS
 
 
+def duration_field(message: Message, name: str) -> float | None:
+    """Read the Duration field of this name in seconds; None: it is not set."""
+    return duration_value(getattr(message, name)) if message.HasField(name) else None
+
+
 def timestamp_message(seconds: float | None) -> Timestamp | None:
-    """Write seconds since 1970; None stays unset."""
+    """Write seconds since 1970 to the microsecond; None leaves the field unset."""
     if seconds is None:
         return None
     message = Timestamp()
-    message.FromMicroseconds(round(seconds * 1_000_000))  # a float has no more digits for a time of this century
+    message.FromMicroseconds(round(seconds * 1_000_000))  # a float of this century is no more precise
     return message
 
 
@@ -55,24 +65,45 @@ def timestamp_value(message: Timestamp) -> float:
     return (message.seconds * NANOSECONDS + message.nanos) / NANOSECONDS
 
 
+def timestamp_field(message: Message, name: str) -> float | None:
+    """Read the Timestamp field of this name in seconds since 1970; None: it is not set."""
+    return timestamp_value(getattr(message, name)) if message.HasField(name) else None
+
+
+# ------------------------------------------------------------------ spans and words
 def span_message(start_seconds: float, end_seconds: float) -> moment_pb2.TimeSpan:
     return moment_pb2.TimeSpan(start_offset=duration_message(start_seconds), end_offset=duration_message(end_seconds))
 
 
-def metadata_message(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {sendable(key): sendable(value) for key, value in metadata.items()}
+def span_value(message: moment_pb2.TimeSpan) -> tuple[float, float]:
+    """Return the start and the end in seconds."""
+    return duration_value(message.start_offset), duration_value(message.end_offset)
 
 
-# ------------------------------------------------------------------ enums: ours are the protos', without the prefix
+def matched_word_messages(words: Iterable[MatchedWord]) -> list[moment_pb2.MatchedWord]:
+    return [
+        moment_pb2.MatchedWord(
+            text=escape_surrogates(word.text), span=span_message(word.start_seconds, word.end_seconds)
+        )
+        for word in words
+    ]
+
+
+def matched_word_values(messages: Iterable[moment_pb2.MatchedWord]) -> tuple[MatchedWord, ...]:
+    spans = ((message.text, *span_value(message.span)) for message in messages)
+    return tuple(MatchedWord(text=text, start_seconds=start, end_seconds=end) for text, start, end in spans)
+
+
+# ------------------------------------------------------------------ enums: our names are the protos' without prefix
 def channel_message(channel: str) -> moment_pb2.Channel.ValueType:
     return moment_pb2.Channel.Value(f"CHANNEL_{channel.upper()}")
 
 
 def channel_value(message: moment_pb2.Channel.ValueType) -> Channel:
-    """Read a channel; unset is all.
+    """Read a channel; an unset field means "all".
 
     Raises:
-        ValueError: For a number that names none.
+        ValueError: For a number that names no channel.
     """
     name = moment_pb2.Channel.Name(message).removeprefix("CHANNEL_").lower()
     return next((channel for channel in get_args(Channel) if channel == name), "all")

@@ -1,26 +1,28 @@
-"""serve.values -> kinodex.v1 messages and back. How the service reads requests, with all checks, is
-serve.codec.requests.
+"""serve.values -> kinodex.v1 messages and back, for the services and the client.
 
-Each `x_message` has its `x_value`. A round trip loses nothing but what the protos do not carry: times are rounded to
-the nanosecond, and an utterance's own probabilities and epoch stay behind.
+Each `x_message` has its `x_value`. A round trip keeps everything that the protos carry; times are rounded to the
+nanosecond. serve.codec.requests reads requests on the server, with all checks.
 """
 
 import math
 from collections.abc import Iterable
+from typing import TypeVar
 
-from encoders.values import Utterance, Word
 from kinodex.v1 import library_service_pb2, moment_pb2, search_service_pb2
 from serve.codec.fields import (
-    as_named,
     channel_message,
     channel_value,
+    duration_field,
     duration_message,
-    duration_value,
+    escape_surrogates,
+    matched_word_messages,
+    matched_word_values,
     metadata_message,
-    sendable,
     span_message,
+    span_value,
+    timestamp_field,
     timestamp_message,
-    timestamp_value,
+    unescape_surrogates,
     verdict_message,
     verdict_value,
 )
@@ -28,7 +30,6 @@ from serve.errors import RequestInvalid
 from serve.values import (
     Answer,
     Filter,
-    MatchedWord,
     MetadataCondition,
     Moment,
     MomentChange,
@@ -42,7 +43,11 @@ from serve.values import (
 )
 from temporal.values import ChangeKind
 
-MAX_IMAGE_BYTES = 8 << 20  # of a question's picture
+MAX_IMAGE_BYTES = 8 << 20  # of a question's picture, as the proto says
+
+SearchRequest = TypeVar(
+    "SearchRequest", search_service_pb2.SearchVideosRequest, search_service_pb2.SearchMomentsRequest
+)
 
 
 # ------------------------------------------------------------------ questions
@@ -50,42 +55,32 @@ def search_request(query: Query, *, page_size: int, page_token: str = "") -> sea
     """Write a question for videos.
 
     Raises:
-        RequestInvalid: If no request can carry it.
+        RequestInvalid: If no request can carry the question.
     """
-    return search_service_pb2.SearchVideosRequest(
-        query=_query_message(query),
-        filter=_filter_message(query.filter),
-        min_confidence=query.min_confidence,
-        max_moments_per_video=query.max_moments_per_video or 0,
-        page_size=page_size,
-        page_token=page_token,
-    )
+    return _fill_question(search_service_pb2.SearchVideosRequest(page_size=page_size, page_token=page_token), query)
 
 
 def moments_request(query: Query, *, page_size: int, page_token: str = "") -> search_service_pb2.SearchMomentsRequest:
-    """Write a question for moments.
+    """Write a question for moments; raises as search_request() does."""
+    return _fill_question(search_service_pb2.SearchMomentsRequest(page_size=page_size, page_token=page_token), query)
 
-    Raises:
-        RequestInvalid: If no request can carry it.
-    """
-    return search_service_pb2.SearchMomentsRequest(
-        query=_query_message(query),
-        filter=_filter_message(query.filter),
-        min_confidence=query.min_confidence,
-        max_moments_per_video=query.max_moments_per_video or 0,
-        page_size=page_size,
-        page_token=page_token,
-    )
+
+def _fill_question(request: SearchRequest, query: Query) -> SearchRequest:
+    request.query.CopyFrom(_query_message(query))
+    request.filter.CopyFrom(_filter_message(query.filter))
+    request.min_confidence = query.min_confidence
+    request.max_moments_per_video = query.max_moments_per_video or 0
+    return request
 
 
 def _query_message(query: Query) -> moment_pb2.Query:
     if len(query.image) > MAX_IMAGE_BYTES:
         raise RequestInvalid([("query.image", f"a server takes at most {MAX_IMAGE_BYTES >> 20} MiB")])
     return moment_pb2.Query(
-        text=sendable(query.text),
+        text=escape_surrogates(query.text),
         image=query.image,
         like=None if query.like is None else _example_message(query.like),
-        exclude_text=sendable(query.exclude_text),
+        exclude_text=escape_surrogates(query.exclude_text),
         image_weight=query.image_weight,
         channel=channel_message(query.channel),
     )
@@ -93,25 +88,26 @@ def _query_message(query: Query) -> moment_pb2.Query:
 
 def _example_message(like: MomentReference) -> moment_pb2.MomentReference:
     return moment_pb2.MomentReference(
-        video_id=sendable(like.video_id),
+        video_id=escape_surrogates(like.video_id),
         span=span_message(like.span.start_seconds, like.span.end_seconds),
-        collection=sendable(like.collection or ""),
+        collection=escape_surrogates(like.collection or ""),
     )
 
 
-def _filter_message(asked: Filter) -> moment_pb2.Filter:
-    if asked.collections is not None and not asked.collections:
-        raise RequestInvalid([("filter.collections", "needs a collection: an empty list would ask every one")])
+def _filter_message(query_filter: Filter) -> moment_pb2.Filter:
+    if query_filter.collections is not None and not query_filter.collections:
+        raise RequestInvalid([("filter.collections", "needs a collection: an empty list would mean every collection")])
     recorded = None
-    if asked.is_timed:
+    if query_filter.is_timed:
         recorded = moment_pb2.TimeRange(
-            start_time=timestamp_message(asked.recorded_from), end_time=timestamp_message(asked.recorded_until)
+            start_time=timestamp_message(query_filter.recorded_from),
+            end_time=timestamp_message(query_filter.recorded_until),
         )
-    shortest, longest = asked.min_duration_seconds, asked.max_duration_seconds
+    shortest, longest = query_filter.min_duration_seconds, query_filter.max_duration_seconds
     return moment_pb2.Filter(
-        collections=map(sendable, asked.collections or ()),
-        video_ids=map(sendable, asked.video_ids),
-        metadata=map(_condition_message, asked.metadata),
+        collections=map(escape_surrogates, query_filter.collections or ()),
+        video_ids=map(escape_surrogates, query_filter.video_ids),
+        metadata=map(_condition_message, query_filter.metadata),
         recorded=recorded,
         min_duration=duration_message(shortest) if shortest > 0 else None,
         max_duration=duration_message(longest) if longest < math.inf else None,
@@ -120,10 +116,12 @@ def _filter_message(asked: Filter) -> moment_pb2.Filter:
 
 def _condition_message(condition: MetadataCondition) -> moment_pb2.MetadataFilter:
     if condition.equals is not None:
-        return moment_pb2.MetadataFilter(key=sendable(condition.key), equals=sendable(condition.equals))
+        return moment_pb2.MetadataFilter(
+            key=escape_surrogates(condition.key), equals=escape_surrogates(condition.equals)
+        )
     least, greatest = condition.least, condition.greatest
     return moment_pb2.MetadataFilter(
-        key=sendable(condition.key),
+        key=escape_surrogates(condition.key),
         range=moment_pb2.NumberRange(
             min=least if least > -math.inf else None, max=greatest if greatest < math.inf else None
         ),
@@ -134,9 +132,9 @@ def _condition_message(condition: MetadataCondition) -> moment_pb2.MetadataFilte
 def moment_message(moment: Moment) -> moment_pb2.Moment:
     best = moment.best_frame_seconds
     return moment_pb2.Moment(
-        video_id=sendable(moment.video_id),
-        uri=sendable(moment.uri),
-        collection=sendable(moment.collection),
+        video_id=escape_surrogates(moment.video_id),
+        uri=escape_surrogates(moment.uri),
+        collection=escape_surrogates(moment.collection),
         span=span_message(moment.start_seconds, moment.end_seconds),
         start_time=timestamp_message(moment.recorded_time),
         score=moment.score,
@@ -144,11 +142,8 @@ def moment_message(moment: Moment) -> moment_pb2.Moment:
         verdict=verdict_message(moment.verdict),
         visual_score=moment.visual_score,
         speech_score=moment.speech_score,
-        transcript=sendable(moment.transcript),
-        matched_words=[
-            moment_pb2.MatchedWord(text=sendable(word.text), span=span_message(word.start_seconds, word.end_seconds))
-            for word in moment.matched_words
-        ],
+        transcript=escape_surrogates(moment.transcript),
+        matched_words=matched_word_messages(moment.matched_words),
         best_frame_offset=None if best is None else duration_message(best),
         final=moment.final,
     )
@@ -162,17 +157,17 @@ def moment_change_message(change: MomentChange) -> search_service_pb2.WatchMomen
 
 
 def moment_change_value(message: search_service_pb2.WatchMomentsResponse) -> MomentChange:
-    """Read what happened to a moment.
+    """Read a change of a moment.
 
     Raises:
-        ValueError: If it is something this program does not know.
+        ValueError: For a kind of change that only a newer program knows.
     """
     state = search_service_pb2.WatchMomentsResponse.State.Name(message.state).removeprefix("STATE_")
     return MomentChange(moment_id=message.moment_id, kind=ChangeKind(state), moment=moment_value(message.moment))
 
 
 def watch_request(query: Query, thresholds: Thresholds) -> search_service_pb2.WatchMomentsRequest:
-    """Write a standing query."""
+    """Write a standing query; raises as search_request() does."""
     return search_service_pb2.WatchMomentsRequest(
         query=_query_message(query),
         filter=_filter_message(query.filter),
@@ -189,39 +184,31 @@ def moment_value(message: moment_pb2.Moment) -> Moment:
     Raises:
         ValueError: For a verdict that only a newer program knows.
     """
+    start, end = span_value(message.span)
     return Moment(
         video_id=message.video_id,
-        uri=as_named(message.uri),
+        uri=unescape_surrogates(message.uri),
         collection=message.collection,
-        start_seconds=duration_value(message.span.start_offset),
-        end_seconds=duration_value(message.span.end_offset),
-        recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
+        start_seconds=start,
+        end_seconds=end,
+        recorded_time=timestamp_field(message, "start_time"),
         score=message.score,
         confidence=message.confidence,
         verdict=verdict_value(message.verdict),
         visual_score=message.visual_score if message.HasField("visual_score") else None,
         speech_score=message.speech_score if message.HasField("speech_score") else None,
         transcript=message.transcript,
-        matched_words=tuple(
-            MatchedWord(
-                text=word.text,
-                start_seconds=duration_value(word.span.start_offset),
-                end_seconds=duration_value(word.span.end_offset),
-            )
-            for word in message.matched_words
-        ),
-        best_frame_seconds=(
-            duration_value(message.best_frame_offset) if message.HasField("best_frame_offset") else None
-        ),
+        matched_words=matched_word_values(message.matched_words),
+        best_frame_seconds=duration_field(message, "best_frame_offset"),
         final=message.final,
     )
 
 
 def _match_message(video: VideoAnswer) -> search_service_pb2.VideoMatch:
     return search_service_pb2.VideoMatch(
-        video_id=sendable(video.video_id),
-        uri=sendable(video.uri),
-        collection=sendable(video.collection),
+        video_id=escape_surrogates(video.video_id),
+        uri=escape_surrogates(video.uri),
+        collection=escape_surrogates(video.collection),
         score=video.score,
         confidence=video.confidence,
         verdict=verdict_message(video.verdict),
@@ -232,7 +219,7 @@ def _match_message(video: VideoAnswer) -> search_service_pb2.VideoMatch:
 def _match_value(message: search_service_pb2.VideoMatch) -> VideoAnswer:
     return VideoAnswer(
         video_id=message.video_id,
-        uri=as_named(message.uri),
+        uri=unescape_surrogates(message.uri),
         collection=message.collection,
         score=message.score,
         confidence=message.confidence,
@@ -279,7 +266,7 @@ def _degraded(channels: Iterable[moment_pb2.Channel.ValueType]) -> tuple[str, ..
 
 # ------------------------------------------------------------------ videos
 def ready_status(video: Video) -> VideoStatus:
-    """Tell of a video that is indexed."""
+    """Return the status of a video that is indexed."""
     return VideoStatus(
         video_id=video.video_id,
         collection=video.collection,
@@ -302,11 +289,13 @@ def ready_status(video: Video) -> VideoStatus:
 def video_message(video: VideoStatus) -> library_service_pb2.Video:
     failure = None
     if video.failure_reason or video.failure_message:
-        failure = library_service_pb2.Failure(reason=video.failure_reason, message=sendable(video.failure_message))
+        failure = library_service_pb2.Failure(
+            reason=video.failure_reason, message=escape_surrogates(video.failure_message)
+        )
     return library_service_pb2.Video(
-        video_id=sendable(video.video_id),
-        collection=sendable(video.collection),
-        uri=sendable(video.uri),
+        video_id=escape_surrogates(video.video_id),
+        collection=escape_surrogates(video.collection),
+        uri=escape_surrogates(video.uri),
         metadata=metadata_message(video.metadata),
         state=library_service_pb2.Video.State.Value(f"STATE_{video.state}"),
         progress=video.progress,
@@ -316,7 +305,7 @@ def video_message(video: VideoStatus) -> library_service_pb2.Video:
         utterance_count=video.utterance_count,
         index_time=timestamp_message(video.indexed_time),
         start_time=timestamp_message(video.recorded_time),
-        warnings=map(sendable, video.warnings),
+        warnings=map(escape_surrogates, video.warnings),
         content_sha256=video.content_sha256,
         live=video.is_live,
         watermark_offset=None if video.watermark_seconds is None else duration_message(video.watermark_seconds),
@@ -332,57 +321,19 @@ def video_value(message: library_service_pb2.Video) -> VideoStatus:
     return VideoStatus(
         video_id=message.video_id,
         collection=message.collection,
-        uri=as_named(message.uri),
+        uri=unescape_surrogates(message.uri),
         state=VideoState(library_service_pb2.Video.State.Name(message.state).removeprefix("STATE_")),
         progress=message.progress,
         failure_reason=message.failure.reason,
         failure_message=message.failure.message,
         metadata=dict(message.metadata),
-        duration_seconds=duration_value(message.duration) if message.HasField("duration") else None,
+        duration_seconds=duration_field(message, "duration"),
         frame_count=message.frame_count,
         utterance_count=message.utterance_count,
-        indexed_time=timestamp_value(message.index_time) if message.HasField("index_time") else None,
-        recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
+        indexed_time=timestamp_field(message, "index_time"),
+        recorded_time=timestamp_field(message, "start_time"),
         warnings=tuple(message.warnings),
         content_sha256=message.content_sha256,
         is_live=message.live,
-        watermark_seconds=duration_value(message.watermark_offset) if message.HasField("watermark_offset") else None,
-    )
-
-
-def utterance_message(utterance: Utterance) -> library_service_pb2.Utterance:
-    return library_service_pb2.Utterance(
-        text=sendable(utterance.text),
-        span=span_message(utterance.start_seconds, utterance.end_seconds),
-        language=utterance.language,
-        words=[
-            library_service_pb2.Word(
-                text=sendable(word.text),
-                span=span_message(word.start_seconds, word.end_seconds),
-                probability=word.probability,
-            )
-            for word in utterance.words
-        ],
-    )
-
-
-def utterance_value(message: library_service_pb2.Utterance) -> Utterance:
-    """Read an utterance: of epoch 0, its log-probability and probability of no speech NaN, as they are not sent."""
-    return Utterance(
-        epoch=0,
-        start_seconds=duration_value(message.span.start_offset),
-        end_seconds=duration_value(message.span.end_offset),
-        text=message.text,
-        words=tuple(
-            Word(
-                text=word.text,
-                start_seconds=duration_value(word.span.start_offset),
-                end_seconds=duration_value(word.span.end_offset),
-                probability=word.probability,
-            )
-            for word in message.words
-        ),
-        language=message.language,
-        avg_logprob=math.nan,
-        no_speech_prob=math.nan,
+        watermark_seconds=duration_field(message, "watermark_offset"),
     )

@@ -1,4 +1,7 @@
-"""What travels on the Kafka topics, as values and as messages of kinodex.v1."""
+"""The records of the Kafka topics: their values, and their bytes, which are messages of kinodex.v1.
+
+Workers, servers and `kinodex publish` use them. Each `x_bytes` has its `read_x`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,18 +10,21 @@ import numpy as np
 from google.protobuf.message import DecodeError as NotAMessage
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings, Utterance, Word
+from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import Chunk, MediaInfo
 from kinodex.v1 import stream_pb2
 from serve.codec.fields import (
     duration_message,
     duration_value,
+    escape_surrogates,
     metadata_message,
-    sendable,
     span_message,
+    span_value,
+    timestamp_field,
     timestamp_message,
     timestamp_value,
 )
+from serve.codec.utterances import fill_utterance, read_utterance
 from serve.errors import RecordInvalid
 from temporal.values import Segment, TimeSpan
 
@@ -26,10 +32,10 @@ from temporal.values import Segment, TimeSpan
 # ------------------------------------------------------------------ values
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A whole file to index."""
+    """A whole file to index: a record of kinodex.sources."""
 
     collection: str
-    video_id: str  # empty: the start of its content's SHA-256
+    video_id: str  # empty: the first digits of the content's SHA-256
     uri: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     recorded_time: float | None = None  # seconds since 1970
@@ -37,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """Chunks of a stream that never came, or that did not decode."""
+    """Successive chunks of a stream that are missing, or that did not decode."""
 
     at_seconds: float  # media time
     first_sequence: int
@@ -45,13 +51,13 @@ class Gap:
     reason: str  # MISSING, or the reason of the dead letter
 
     def __str__(self) -> str:
-        what = "chunk is" if self.chunk_count == 1 else "chunks are"
-        return f"{self.chunk_count} {what} missing at {self.at_seconds:.1f} s ({self.reason})"
+        subject = "chunk is" if self.chunk_count == 1 else "chunks are"
+        return f"{self.chunk_count} {subject} missing at {self.at_seconds:.1f} s ({self.reason})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRecord:
-    """A segment with all that is known of its span."""
+    """A segment, with the frames and words of its span: a record of kinodex.segments."""
 
     segment: Segment
     collection: str
@@ -59,15 +65,15 @@ class SegmentRecord:
     revision: int
     is_final: bool
     frames: FrameEmbeddings  # of the whole span
-    thumbnails: tuple[bytes, ...]  # JPEGs of the last of `frames`: those that no earlier segment holds
-    utterances: tuple[Utterance, ...]  # that overlap the span
+    thumbnails: tuple[bytes, ...]  # JPEGs of the last of `frames`, which no earlier segment holds
+    utterances: tuple[Utterance, ...]  # those that overlap the span
     utterance_vectors: NDArray[np.float32]  # (U, D); D is 0 without a sentence encoder
-    continued_count: int  # of the first of `utterances`, which earlier segments hold too
+    continued_count: int  # how many of the first `utterances` earlier segments hold too
     fingerprint: str  # EncoderSpace.fingerprint
     watermark_seconds: float
-    source_append_time: float  # of the oldest record it was made of: seconds since 1970, by the broker's clock
-    newest_append_time: float  # of the newest
-    recorded_time: float | None = None  # when the span begins by the wall clock, seconds since 1970
+    source_append_time: float  # of the oldest record that it was made of, seconds since 1970 by the broker's clock
+    newest_append_time: float  # of the newest one, likewise
+    recorded_time: float | None = None  # start of the span by the wall clock, seconds since 1970
     gaps: tuple[Gap, ...] = ()
     uri: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -76,13 +82,13 @@ class SegmentRecord:
 
     @property
     def key(self) -> bytes:
-        """Of its record."""
+        """The key of the segment's record."""
         return segment_key(self.collection, self.segment.segment_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A record that could not be used."""
+    """A record that could not be used, and why: a record of kinodex.deadletter."""
 
     topic: str
     partition: int
@@ -95,16 +101,16 @@ class DeadLetter:
 
 
 def segment_key(collection: str, segment_id: str) -> bytes:
-    """Return the key of a segment: two collections may have a video of the same id."""
+    """Return the key of a segment's record. It names the collection: two may have a video of the same id."""
     return f"{collection}/{segment_id}".encode()
 
 
 def video_key(collection: str, video_id: str) -> bytes:
-    """Return the key of a stream's chunks, and what decides the partition of its segments."""
+    """Return the key of a stream's chunks, which also decides the partition of its segments."""
     return f"{collection}/{video_id}".encode()
 
 
-# ------------------------------------------------------------------ what comes in
+# ------------------------------------------------------------------ chunks and sources
 def chunk_bytes(chunk: Chunk) -> bytes:
     """Return the record of a chunk."""
     message = stream_pb2.Chunk(
@@ -127,7 +133,7 @@ def read_chunk(data: bytes) -> Chunk:
     """Read a record of kinodex.chunks.
 
     Raises:
-        RecordInvalid: If it is none.
+        RecordInvalid: If the bytes are not such a record.
     """
     message = stream_pb2.Chunk()
     try:
@@ -140,7 +146,7 @@ def read_chunk(data: bytes) -> Chunk:
             media=message.media,
             uri=message.uri,
             media_type=message.media_type,
-            start_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
+            start_time=timestamp_field(message, "start_time"),
             end_of_stream=message.end_of_stream,
         )
     except (NotAMessage, ValueError) as error:
@@ -152,7 +158,7 @@ def source_bytes(source: Source) -> bytes:
     return stream_pb2.Source(
         collection=source.collection,
         video_id=source.video_id,
-        uri=sendable(source.uri),
+        uri=escape_surrogates(source.uri),
         metadata=metadata_message(source.metadata),
         start_time=timestamp_message(source.recorded_time),
     ).SerializeToString()
@@ -162,7 +168,7 @@ def read_source(data: bytes) -> Source:
     """Read a record of kinodex.sources.
 
     Raises:
-        RecordInvalid: If it is none.
+        RecordInvalid: If the bytes are not such a record.
     """
     message = stream_pb2.Source()
     try:
@@ -179,7 +185,7 @@ def read_source(data: bytes) -> Source:
         video_id=message.video_id,
         uri=message.uri,
         metadata=dict(message.metadata),
-        recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
+        recorded_time=timestamp_field(message, "start_time"),
     )
 
 
@@ -195,11 +201,19 @@ def segment_bytes(record: SegmentRecord) -> bytes:
         index=segment.index,
         span=span_message(span.start_seconds, span.end_seconds),
         start_time=timestamp_message(record.recorded_time),
-        embedding=b"" if segment.vector is None else _half(segment.vector),
+        embedding=b"" if segment.vector is None else _half_bytes(segment.vector),
         frames=_frame_messages(record.frames, record.thumbnails),
         texts=[
-            _text_message(said, vector, is_continued=n < record.continued_count)
-            for n, (said, vector) in enumerate(zip(record.utterances, record.utterance_vectors, strict=True))
+            fill_utterance(
+                stream_pb2.SpokenText(
+                    embedding=_half_bytes(vector),
+                    continued=n < record.continued_count,
+                    avg_logprob=utterance.avg_logprob,
+                    no_speech_prob=utterance.no_speech_prob,
+                ),
+                utterance,
+            )
+            for n, (utterance, vector) in enumerate(zip(record.utterances, record.utterance_vectors, strict=True))
         ],
         fingerprint=record.fingerprint,
         revision=record.revision,
@@ -208,7 +222,7 @@ def segment_bytes(record: SegmentRecord) -> bytes:
         source_append_time=timestamp_message(record.source_append_time),
         newest_append_time=timestamp_message(record.newest_append_time),
         gaps=[gap_message(gap) for gap in record.gaps],
-        uri=sendable(record.uri),
+        uri=escape_surrogates(record.uri),
         metadata=metadata_message(record.metadata),
         media=media_message(record.media),
         last=record.is_last,
@@ -219,7 +233,7 @@ def read_segment(data: bytes) -> SegmentRecord:
     """Read a record of kinodex.segments.
 
     Raises:
-        RecordInvalid: If it is none.
+        RecordInvalid: If the bytes are not such a record.
     """
     message = stream_pb2.Segment()
     try:
@@ -233,17 +247,14 @@ def _segment_record(message: stream_pb2.Segment) -> SegmentRecord:
     for name in ("segment_id", "collection", "video_id", "fingerprint"):
         if not getattr(message, name):
             raise ValueError(f"{name} is required")
-    utterances = tuple(_utterance(text, message.epoch) for text in message.texts)
+    start, end = span_value(message.span)
     return SegmentRecord(
         segment=Segment(
             segment_id=message.segment_id,
             epoch=message.epoch,
             index=message.index,
-            span=TimeSpan(
-                start_seconds=duration_value(message.span.start_offset),
-                end_seconds=duration_value(message.span.end_offset),
-            ),
-            vector=_single(message.embedding) if message.embedding else None,
+            span=TimeSpan(start_seconds=start, end_seconds=end),
+            vector=_read_half(message.embedding) if message.embedding else None,
         ),
         collection=message.collection,
         video_id=message.video_id,
@@ -252,17 +263,20 @@ def _segment_record(message: stream_pb2.Segment) -> SegmentRecord:
         frames=FrameEmbeddings(
             epochs=np.full(len(message.frames), message.epoch, np.int32),
             pts_seconds=np.array([duration_value(frame.offset) for frame in message.frames], np.float64),
-            vectors=_rows([frame.embedding for frame in message.frames]),
+            vectors=_read_vectors([frame.embedding for frame in message.frames]),
         ),
         thumbnails=tuple(frame.thumbnail for frame in message.frames if frame.thumbnail),
-        utterances=utterances,
-        utterance_vectors=_rows([text.embedding for text in message.texts]),
+        utterances=tuple(
+            read_utterance(text, epoch=message.epoch, avg_logprob=text.avg_logprob, no_speech_prob=text.no_speech_prob)
+            for text in message.texts
+        ),
+        utterance_vectors=_read_vectors([text.embedding for text in message.texts]),
         continued_count=sum(text.continued for text in message.texts),
         fingerprint=message.fingerprint,
         watermark_seconds=duration_value(message.watermark_offset),
         source_append_time=timestamp_value(message.source_append_time),
         newest_append_time=timestamp_value(message.newest_append_time),
-        recorded_time=timestamp_value(message.start_time) if message.HasField("start_time") else None,
+        recorded_time=timestamp_field(message, "start_time"),
         gaps=tuple(gap_value(gap) for gap in message.gaps),
         uri=message.uri,
         metadata=dict(message.metadata),
@@ -276,69 +290,29 @@ def _frame_messages(frames: FrameEmbeddings, thumbnails: Sequence[bytes]) -> lis
     return [
         stream_pb2.FrameEmbedding(
             offset=duration_message(float(at)),
-            embedding=_half(vector),
+            embedding=_half_bytes(vector),
             thumbnail=thumbnails[n - old_count] if n >= old_count else b"",
         )
         for n, (at, vector) in enumerate(zip(frames.pts_seconds, frames.vectors, strict=True))
     ]
 
 
-def _text_message(said: Utterance, vector: NDArray[np.float32], *, is_continued: bool) -> stream_pb2.SpokenText:
-    return stream_pb2.SpokenText(
-        text=said.text,
-        span=span_message(said.start_seconds, said.end_seconds),
-        language=said.language,
-        words=[
-            stream_pb2.SpokenWord(
-                text=word.text,
-                span=span_message(word.start_seconds, word.end_seconds),
-                probability=word.probability,
-            )
-            for word in said.words
-        ],
-        embedding=_half(vector),
-        continued=is_continued,
-        avg_logprob=said.avg_logprob,
-        no_speech_prob=said.no_speech_prob,
-    )
-
-
-def _utterance(text: stream_pb2.SpokenText, epoch: int) -> Utterance:
-    return Utterance(
-        epoch=epoch,
-        start_seconds=duration_value(text.span.start_offset),
-        end_seconds=duration_value(text.span.end_offset),
-        text=text.text,
-        words=tuple(
-            Word(
-                text=word.text,
-                start_seconds=duration_value(word.span.start_offset),
-                end_seconds=duration_value(word.span.end_offset),
-                probability=word.probability,
-            )
-            for word in text.words
-        ),
-        language=text.language,
-        avg_logprob=text.avg_logprob,
-        no_speech_prob=text.no_speech_prob,
-    )
-
-
-def _half(vector: NDArray[np.float32]) -> bytes:
+def _half_bytes(vector: NDArray[np.float32]) -> bytes:
+    """Write a vector as float16, little-endian."""
     return vector.astype("<f2").tobytes()
 
 
-def _single(data: bytes) -> NDArray[np.float32]:
+def _read_half(data: bytes) -> NDArray[np.float32]:
     return np.frombuffer(data, "<f2").astype(np.float32)
 
 
-def _rows(found: Sequence[bytes]) -> NDArray[np.float32]:
+def _read_vectors(rows: Sequence[bytes]) -> NDArray[np.float32]:
     """Read vectors of one width: float32 (N, D)."""
-    width = len(found[0]) // 2 if found else 0
-    return _single(b"".join(found)).reshape(len(found), width)
+    width = len(rows[0]) // 2 if rows else 0
+    return _read_half(b"".join(rows)).reshape(len(rows), width)
 
 
-# ------------------------------------------------------------------ small parts
+# ------------------------------------------------------------------ parts of segments
 def gap_message(gap: Gap) -> stream_pb2.Gap:
     return stream_pb2.Gap(
         offset=duration_message(gap.at_seconds),
@@ -384,15 +358,15 @@ def media_value(message: stream_pb2.Media) -> MediaInfo:
 
 # ------------------------------------------------------------------ deletions and dead letters
 def deletion_bytes(collection: str, video_id: str) -> bytes:
-    """Return the record that says that a video was deleted."""
+    """Return the record of a video's deletion."""
     return stream_pb2.Deletion(collection=collection, video_id=video_id).SerializeToString()
 
 
 def read_deletion(data: bytes) -> tuple[str, str]:
-    """Read the collection and the video of a record of kinodex.deletions.
+    """Read a record of kinodex.deletions: the collection and the id of the video.
 
     Raises:
-        RecordInvalid: If it is none.
+        RecordInvalid: If the bytes are not such a record.
     """
     message = stream_pb2.Deletion()
     try:
@@ -412,5 +386,5 @@ def dead_letter_bytes(letter: DeadLetter) -> bytes:
         key=letter.key,
         value=letter.value,
         reason=letter.reason,
-        message=sendable(letter.message),
+        message=escape_surrogates(letter.message),
     ).SerializeToString()

@@ -15,7 +15,8 @@ from google.rpc import code_pb2
 from kinodex.v1 import library_service_pb2 as library
 from serve.client.channel import read_address
 from serve.client.client import BLOCK_BYTES, Client
-from serve.codec.messages import moments_response, ready_status, search_response, utterance_message, video_message
+from serve.codec.messages import moments_response, ready_status, search_response, video_message
+from serve.codec.utterances import fill_utterance
 from serve.config import ClientConfig
 from serve.errors import RequestInvalid, ServerFailed, SettingsError
 from serve.values import Answer, Filter, Query, VideoState, VideoStatus
@@ -256,7 +257,9 @@ def test_waiting_ends_when_its_time_is_up(server: FakeServer, client: Client) ->
 
 def test_what_is_in_a_video_is_read(server: FakeServer, client: Client) -> None:
     said = utterance("Hello there.", 1.0, 2.0)
-    server.answers["GetTranscript"] = [library.GetTranscriptResponse(utterances=[utterance_message(said)])]
+    server.answers["GetTranscript"] = [
+        library.GetTranscriptResponse(utterances=[fill_utterance(library.Utterance(), said)])
+    ]
     server.answers["GetFrame"] = [lambda asked: library.GetFrameResponse(jpeg=b"jpeg", offset=asked.offset)]
     server.answers["DeleteVideo"] = [library.DeleteVideoResponse()]
     [heard] = client.transcript("v", "c")

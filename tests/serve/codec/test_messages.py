@@ -7,15 +7,15 @@ import struct
 
 import pytest
 
-from kinodex.v1 import moment_pb2, search_service_pb2
+from kinodex.v1 import library_service_pb2, moment_pb2, search_service_pb2
 from serve.cli.render import moment_json, moments_json, search_json
 from serve.codec.fields import (
-    as_named,
     duration_message,
     duration_value,
     nanoseconds,
     timestamp_message,
     timestamp_value,
+    unescape_surrogates,
 )
 from serve.codec.messages import (
     moment_message,
@@ -27,12 +27,11 @@ from serve.codec.messages import (
     search_answer,
     search_request,
     search_response,
-    utterance_message,
-    utterance_value,
     video_message,
     video_value,
 )
 from serve.codec.requests import moments_query, search_query
+from serve.codec.utterances import fill_utterance, read_utterance
 from serve.errors import RequestInvalid
 from serve.text import to_json
 from serve.values import (
@@ -128,7 +127,7 @@ def test_a_file_name_that_is_no_utf8_comes_back_and_prints_the_same_bytes() -> N
     assert moment_message(odd).uri == "/videos/caf\u00e9 \\udcff.mp4"
     assert arrived.uri == odd.uri
     assert to_json(moment_json(arrived)) == to_json(moment_json(odd))
-    assert as_named("C:\\users\\udo") == "C:\\users\\udo"
+    assert unescape_surrogates("C:\\users\\udo") == "C:\\users\\udo"
 
 
 def test_pages_come_back() -> None:
@@ -178,7 +177,7 @@ def test_videos_in_every_state_come_back() -> None:
 
 def test_an_utterance_comes_back_but_for_what_is_not_sent() -> None:
     said = utterance("Hello there, Paris.", 1.0, 2.5)
-    arrived = utterance_value(utterance_message(said))
+    arrived = read_utterance(fill_utterance(library_service_pb2.Utterance(), said))
     assert math.isnan(arrived.avg_logprob)
     assert math.isnan(arrived.no_speech_prob)
     known = {"avg_logprob": said.avg_logprob, "no_speech_prob": said.no_speech_prob}

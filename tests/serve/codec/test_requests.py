@@ -12,15 +12,15 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1.moment_pb2 import Filter, MetadataFilter, MomentReference, NumberRange, TimeRange, TimeSpan
 from kinodex.v1.search_service_pb2 import SearchMomentsRequest, SearchVideosRequest
 from serve.codec.requests import (
-    Listing,
     Placement,
-    UploadAnnounced,
+    UploadInfo,
+    VideoListing,
     VideoReference,
     ingest_placement,
-    listing,
     moments_query,
     search_query,
-    upload_announced,
+    upload_info,
+    video_listing,
     video_reference,
 )
 from serve.errors import RequestInvalid
@@ -237,7 +237,7 @@ def test_an_ingest_is_refused(values: dict[str, Any], field: str, problem: str) 
     assert problem in found[field]
     if field != "uri":
         upload = library.UploadHeader(filename="a.mp4", **{k: v for k, v in values.items() if k != "uri"})
-        assert list(problems(upload_announced, upload)) == [f"header.{field}"]
+        assert list(problems(upload_info, upload)) == [f"header.{field}"]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_an_ingest_is_refused(values: dict[str, Any], field: str, problem: str) 
     ],
 )
 def test_an_upload_is_refused(values: dict[str, Any], field: str, problem: str) -> None:
-    found = problems(upload_announced, library.UploadHeader(**({"filename": "a.mp4"} | values)))
+    found = problems(upload_info, library.UploadHeader(**({"filename": "a.mp4"} | values)))
     assert list(found) == [field]
     assert problem in found[field]
 
@@ -272,7 +272,7 @@ def test_a_new_video_is_read() -> None:
         start_time=Timestamp(seconds=-1, nanos=500_000_000),
         request_id="r" * 128,
     )
-    assert upload_announced(header) == UploadAnnounced(
+    assert upload_info(header) == UploadInfo(
         filename=header.filename,
         size_bytes=7,
         sha256="ab" * 32,
@@ -308,8 +308,8 @@ def test_a_reference_may_be_of_any_name_that_another_program_gave() -> None:
 
 
 def test_a_list_is_read_or_refused() -> None:
-    assert listing(library.ListVideosRequest()) == Listing(collection=None, page_size=100)
+    assert video_listing(library.ListVideosRequest()) == VideoListing(collection=None, page_size=100)
     request = library.ListVideosRequest(collection="c", page_size=2000)
-    assert listing(request) == Listing(collection="c", page_size=1000)
+    assert video_listing(request) == VideoListing(collection="c", page_size=1000)
     request = library.ListVideosRequest(collection="c" * 513, page_size=-1)
-    assert list(problems(listing, request)) == ["collection", "page_size"]
+    assert list(problems(video_listing, request)) == ["collection", "page_size"]
