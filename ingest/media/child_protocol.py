@@ -137,9 +137,7 @@ def _to_frame(message: Message, config: DecodeConfig) -> Frame:
     thumbnail = message.payload[size:]
     if not thumbnail.startswith(b"\xff\xd8"):
         raise ValueError("a thumbnail that is no JPEG")
-    pixels = (
-        np.frombuffer(message.payload[:size], dtype=np.uint8).reshape(shape).copy()
-    )  # a copy is writable, as torch requires
+    pixels = np.frombuffer(message.payload[:size], dtype=np.uint8).reshape(shape).copy()  # writable, for torch
     fields = message.fields
     return Frame(
         epoch=_to_count(fields["epoch"]),

@@ -1,4 +1,4 @@
-"""Open untrusted bytes as media, and choose what to decode of them."""
+"""Opens untrusted bytes as media, and chooses the streams to decode."""
 
 from collections.abc import Callable
 from typing import Any, BinaryIO, NoReturn
@@ -12,28 +12,28 @@ from av.video.stream import VideoStream
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, LimitExceeded
 
-# The demuxers that may read the bytes: none that opens anything else (hls, dash, concat, sdp, image2, vobsub,
-# lavfi, devices) and none that takes plain text for a video. A still picture is a video of one frame: it is asked with.
+# The allowed demuxers: none that opens other files or addresses (hls, dash, concat, sdp, image2, vobsub, lavfi,
+# devices), and none that takes plain text for a video. Still pictures are allowed: queries may have one.
 DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,apng,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,nut,mxf,"
     "gxf,dv,rm,ivf,h261,h263,h264,hevc,vvc,av1,obu,evc,m4v,vc1,vc1test,cavsvideo,dirac,mjpeg,yuv4mpegpipe,dhav,"
     "wtv,swf,roq,smk,bink,flic,webp,mp3,aac,loas,wav,w64,aiff,au,caf,flac,amr,amrnb,amrwb,ac3,eac3,ac4,dts,dtshd,"
     "truehd,mlp,ape,tta,tak,wv,mpc,mpc8,oma,qcp,gsm,voc,iff,xwma,shn,sbc,opus"
 )
-READ_BYTES = 128 << 10  # one read of the file: larger ones are wasted by containers that seek much
+READ_BYTES = 128 << 10  # of one read of the file; containers that seek much would waste larger ones
 # FFmpeg's muxer wrote this for "unknown" in Matroska files without a duration: 2^32 - 1 ms.
 UNKNOWN_DURATION_SECONDS = 4_294_967.0
-# Demuxers whose duration is written in the header; that of the others is guessed from sizes or timestamps.
+# Demuxers that read the duration from a header; others guess it from sizes or timestamps.
 WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
-MISSING_SECONDS = 2.0  # data may end this much before the header's duration, or MISSING_SHARE of it: rounding
-MISSING_SHARE = 0.05
-RIFF_SLACK_BYTES = 4096  # writers round the size they announce
-PROBE_PACKET_COUNT = 100  # per track, when several are there and one must be found that decodes
+MISSING_SECONDS = 2.0  # data may end this much before the header's duration, for rounding
+MISSING_SHARE = 0.05  # or this share of the duration before it, if that is longer
+RIFF_SLACK_BYTES = 4096  # a file may be this much shorter than its header announces, for rounding
+PROBE_PACKET_COUNT = 100  # packets of each audio track to try, to find one that decodes
 NOT_MEDIA = "not a media file"
 
 
 class MediaFile:
-    """What FFmpeg may see of a file: reads and seeks, no name. Tells of each read, for the watchdog."""
+    """A file as FFmpeg sees it: read and seek, but no name. Calls `on_read` at each read, for the watchdog."""
 
     def __init__(self, file: BinaryIO, on_read: Callable[[], None]) -> None:
         self._file, self._on_read = file, on_read
@@ -53,11 +53,11 @@ class MediaFile:
 
 
 def open_container(file: MediaFile, uri: str, config: DecodeConfig) -> InputContainer:
-    """Open media that can reach nothing but its own bytes.
+    """Open media so that it can read nothing but its own bytes.
 
     Raises:
-        DecodeError: It is not media, or its header is damaged.
-        LimitExceeded: It has more streams than max_streams.
+        DecodeError: If it is not media, or its header is damaged.
+        LimitExceeded: If it has more streams than max_streams.
     """
     if file.seekable():
         file.seek(0)
@@ -66,14 +66,14 @@ def open_container(file: MediaFile, uri: str, config: DecodeConfig) -> InputCont
             file,
             mode="r",
             container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "none"},
-            io_open=_refuse,
+            io_open=_refuse_to_open,
             buffer_size=READ_BYTES,
             metadata_errors="replace",
         )
     except av.error.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
-        raise DecodeError(uri, why_not(file)) from error
+        raise DecodeError(uri, explain_unreadable(file)) from error
     if len(container.streams) > config.max_streams:
         count = len(container.streams)
         container.close()
@@ -81,12 +81,12 @@ def open_container(file: MediaFile, uri: str, config: DecodeConfig) -> InputCont
     return container
 
 
-def _refuse(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
+def _refuse_to_open(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
     raise PermissionError(f"media may open no other file, asked for {url!r}")
 
 
-def why_not(file: MediaFile) -> str:
-    """Return why bytes did not open, in words a person understands."""
+def explain_unreadable(file: MediaFile) -> str:
+    """Say why FFmpeg could not open a file."""
     if not file.seekable():
         return NOT_MEDIA
     file.seek(0)
@@ -96,7 +96,7 @@ def why_not(file: MediaFile) -> str:
     if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return NOT_MEDIA
     position, size = 0, file.seek(0, 2)
-    while position + 8 <= size:  # the boxes at the top level: 32-bit size, type, 64-bit size where that is 1
+    while position + 8 <= size:  # top-level boxes: 32-bit size, type, and a 64-bit size if the first is 1
         file.seek(position)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
@@ -110,14 +110,14 @@ def why_not(file: MediaFile) -> str:
     return "no moov box: the mp4 was never finished"
 
 
-def declared_seconds(container: InputContainer) -> float | None:
-    """Return the duration the header states, None where it states none or an impossible one."""
+def read_duration(container: InputContainer) -> float | None:
+    """Return the duration that the header states; None if it states none or an impossible one."""
     seconds = container.duration / 1e6 if container.duration is not None else 0.0
     return seconds if 0 < seconds < UNKNOWN_DURATION_SECONDS else None
 
 
-def is_cut(container: InputContainer, file: MediaFile) -> bool:
-    """Whether a RIFF file (AVI, WAV) is shorter than its header says; FFmpeg corrects its duration silently."""
+def is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:
+    """Whether a RIFF file (AVI, WAV) is shorter than its header says; FFmpeg corrects the duration silently."""
     if container.format.name not in ("avi", "wav") or not file.seekable():
         return False
     file.seek(0)
@@ -127,27 +127,27 @@ def is_cut(container: InputContainer, file: MediaFile) -> bool:
 
 
 def choose_video(container: InputContainer) -> VideoStream | None:
-    """Return the best moving picture: default first, then the larger; never cover art or a still."""
+    """Return the best video stream: the default first, then the largest; never cover art or a still picture."""
     still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
     streams = [s for s in container.streams.video if _has_decoder(s) and not s.disposition & still]
     return max(streams, key=lambda s: (_rank(s), s.width * s.height, -s.index), default=None)
 
 
 def choose_audio(container: InputContainer, file: MediaFile, uri: str, config: DecodeConfig) -> AudioStream | None:
-    """Return the best audio track that decodes: default first, then in the file's order."""
-    streams = audio_by_rank(container)
+    """Return the first audio track that decodes, by rank; the first of all if none does."""
+    streams = rank_audio(container)
     if len(streams) < 2 or not file.seekable():
         return streams[0] if streams else None
     position = file.tell()
     try:
-        decodable = _decodable(file, uri, config, {s.index for s in streams})
+        decodable = _find_decodable(file, uri, config, {s.index for s in streams})
     finally:
         file.seek(position)
     return next((s for s in streams if s.index in decodable), streams[0])
 
 
-def audio_by_rank(container: InputContainer) -> list[AudioStream]:
-    """Return the audio tracks: default first, commentary last, then in the file's order."""
+def rank_audio(container: InputContainer) -> list[AudioStream]:
+    """Return the audio tracks: the default first, commentary last, else in the file's order."""
     return sorted(filter(_has_decoder, container.streams.audio), key=lambda s: (-_rank(s), s.index))
 
 
@@ -156,16 +156,16 @@ def _has_decoder(stream: Stream) -> bool:
 
 
 def _rank(stream: Stream) -> int:
-    """Return 2 for the default track, 0 for commentary and the like, 1 for others."""
+    """Return 2 for the default track, 0 for commentary and tracks for the impaired, 1 for others."""
     special = Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired
     if stream.disposition & special:
         return 0
     return 2 if stream.disposition & Disposition.default else 1
 
 
-def _decodable(file: MediaFile, uri: str, config: DecodeConfig, indices: set[int]) -> set[int]:
-    """Return which of the streams give a frame within their first packets."""
-    found: set[int] = set()
+def _find_decodable(file: MediaFile, uri: str, config: DecodeConfig, indices: set[int]) -> set[int]:
+    """Return which of the streams yield a frame within PROBE_PACKET_COUNT packets."""
+    decodable: set[int] = set()
     with open_container(file, uri, config) as container:
         streams = [s for s in container.streams if s.index in indices]
         counts = dict.fromkeys(indices, 0)
@@ -173,15 +173,15 @@ def _decodable(file: MediaFile, uri: str, config: DecodeConfig, indices: set[int
             for packet in container.demux(streams):
                 index = packet.stream.index
                 counts[index] += 1
-                if index in found or counts[index] > PROBE_PACKET_COUNT:
-                    if all(i in found or n > PROBE_PACKET_COUNT for i, n in counts.items()):
+                if index in decodable or counts[index] > PROBE_PACKET_COUNT:
+                    if all(i in decodable or n > PROBE_PACKET_COUNT for i, n in counts.items()):
                         break
                     continue
                 try:
                     if packet.decode():
-                        found.add(index)
+                        decodable.add(index)
                 except av.error.FFmpegError:
                     continue
         except av.error.FFmpegError:
-            return found
-    return found
+            return decodable
+    return decodable

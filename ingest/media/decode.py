@@ -1,4 +1,4 @@
-"""Bytes to sampled pictures and 16 kHz sound. Runs in the child process of sandbox.py; works in any."""
+"""Decodes bytes to sampled pictures and 16 kHz sound. decode_child.py runs it in a child process."""
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
@@ -25,36 +25,37 @@ from ingest.media.container import (
     MediaFile,
     choose_audio,
     choose_video,
-    declared_seconds,
-    is_cut,
+    is_truncated_riff,
     open_container,
+    read_duration,
 )
 from ingest.media.picture import Orientation, PictureMaker, display_size
 from ingest.media.sampler import tick_of
 from ingest.media.timeline import Timeline
-from ingest.media.video import KeyframesLie, Picture, VideoTrack
+from ingest.media.video import Picture, VideoTrack, WrongKeyframe
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
-MAX_WAITING_SECONDS = 600  # of sound before the first picture, 38 MB: then the sound sets the zero of time
-MAX_READ_ERROR_COUNT = 100  # broken places in one file that the demuxer may step over
+MAX_WAITING_SECONDS = 600  # of sound held until the first picture, 38 MB; then the sound sets media time
+MAX_READ_ERROR_COUNT = 100  # damaged places of one file that are skipped
 
 
 def decode(
     file: BinaryIO, *, uri: str, config: DecodeConfig, on_progress: Callable[[], None] = lambda: None
 ) -> Iterator[Decoded]:
-    """Decode one input from its first byte: MediaInfo, then Frame and AudioBlock about in order of time,
-    then DecodeSummary.
+    """Decode one input from its first byte.
+
+    Yields MediaInfo, then Frame and AudioBlock roughly in order of time, then DecodeSummary.
 
     Args:
-        file: Opened for reading; a pipe works for formats that need no seeking.
+        file: Open for reading; a pipe works for formats that need no seeking.
         on_progress: Called at each read and each packet.
     Raises:
-        DecodeError: It is no media, or nothing of it decodes.
-        LimitExceeded: A limit of the config was passed.
+        DecodeError: If it is not media, or nothing of it decodes.
+        LimitExceeded: If it exceeds a limit of the config.
     """
     media = MediaFile(file, on_progress)
     try:
-        yield from _passes(media, uri, config, on_progress)
+        yield from _decode_passes(media, uri, config, on_progress)
     except MemoryError as error:
         raise LimitExceeded(
             uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
@@ -63,26 +64,28 @@ def decode(
         raise DecodeError(uri, f"reading it failed ({error.strerror or error})") from error
 
 
-def _passes(media: MediaFile, uri: str, config: DecodeConfig, on_progress: Callable[[], None]) -> Iterator[Decoded]:
-    """Decode once, or once more from end to end where the keyframe marks proved wrong."""
+def _decode_passes(
+    media: MediaFile, uri: str, config: DecodeConfig, on_progress: Callable[[], None]
+) -> Iterator[Decoded]:
+    """Decode once; if keyframe marks prove wrong, decode again from end to end and continue where the first stopped."""
     progress = _Progress(config)
-    can_repeat = media.seekable()  # a pipe is decoded from end to end, so that no second pass is needed
+    can_repeat = media.seekable()  # a pipe is decoded from end to end at once: it allows no second pass
     try:
-        yield from progress.note(_Decoder(media, uri, config, on_progress, trusts_keyframes=can_repeat).run())
-    except KeyframesLie:
-        again = _Decoder(media, uri, config, on_progress, trusts_keyframes=False)
-        yield from progress.rest(again.run())
+        yield from progress.track(_DecodePass(media, uri, config, on_progress, trusts_keyframes=can_repeat).run())
+    except WrongKeyframe:
+        second = _DecodePass(media, uri, config, on_progress, trusts_keyframes=False)
+        yield from progress.skip_known(second.run())
 
 
 class _Progress:
-    """What was already given out, so that a second pass goes on where the first one stopped."""
+    """Remembers what the first pass yielded, so that a second pass continues after it."""
 
     def __init__(self, config: DecodeConfig) -> None:
         self._is_exact = config.sampling == "exact"
         self._has_info = False
         self._frame_seconds = self._audio_seconds = -1.0
 
-    def note(self, items: Iterator[Decoded]) -> Iterator[Decoded]:
+    def track(self, items: Iterator[Decoded]) -> Iterator[Decoded]:
         for item in items:
             if isinstance(item, MediaInfo):
                 self._has_info = True
@@ -92,7 +95,7 @@ class _Progress:
                 self._audio_seconds = item.start_seconds
             yield item
 
-    def rest(self, items: Iterator[Decoded]) -> Iterator[Decoded]:
+    def skip_known(self, items: Iterator[Decoded]) -> Iterator[Decoded]:
         for item in items:
             if isinstance(item, MediaInfo) and self._has_info:
                 continue
@@ -108,7 +111,7 @@ class _Progress:
         return tick_of(Fraction(pts_seconds)) <= tick_of(Fraction(self._frame_seconds))
 
 
-class _Decoder:
+class _DecodePass:
     """One pass over one input."""
 
     def __init__(
@@ -124,15 +127,15 @@ class _Decoder:
         self._trusts_keyframes = trusts_keyframes
         self._timeline = Timeline(config.clock)
         self._maker = PictureMaker(config)
-        self._bases: dict[int, Fraction | None] = {}  # stream index -> time base; PyAV makes it anew when asked
-        self._waiting: list[Sound] = []  # sound that has no media time yet
+        self._bases: dict[int, Fraction | None] = {}  # stream index -> time base; PyAV computes it at each access
+        self._waiting: list[Sound] = []  # sound of epochs whose media time is not known yet
         self._info_frame: VideoFrame | None = None
         self._has_info = False
         self._frame_count = self._error_count = 0
-        self._pictures_end = (0, Fraction(-1 << 62))  # epoch, and source time at which its last picture ends
+        self._pictures_end = (0, Fraction(-1 << 62))  # index of an epoch, and source time of its last picture's end
         self._end = Fraction(0)  # media time at which the last picture or sound ends
         self._sound_end = Fraction(0)
-        self._is_cut = False
+        self._ends_damaged = False  # whether the last packet read is corrupt or unreadable
 
     def run(self) -> Iterator[Decoded]:
         with open_container(self._file, self._uri, self._config) as container:
@@ -143,11 +146,11 @@ class _Decoder:
                 raise DecodeError(self._uri, "no picture or sound inside")
             for stream in container.streams:
                 if stream not in (self._video_stream, self._audio_stream):
-                    stream.discard = Discard.all  # the demuxer need not read it
+                    stream.discard = Discard.all  # spares the demuxer reading it
             self._video, self._audio = self._open_video(), self._open_audio()
             for packet in self._packets(container):
-                yield from self._one(packet)
-            yield from self._rest()
+                yield from self._decode_packet(packet)
+            yield from self._finish()
 
     # ---- opening
 
@@ -182,24 +185,24 @@ class _Decoder:
     # ---- the loop
 
     def _packets(self, container: InputContainer) -> Iterator[Packet[Stream]]:
-        """Read packets of the chosen streams; step over broken places."""
+        """Read packets of the chosen streams; skip damaged places."""
         streams = [s for s in (self._video_stream, self._audio_stream) if s is not None]
         for _ in range(MAX_READ_ERROR_COUNT):
             try:
                 for packet in container.demux(streams):
                     self._on_progress()
-                    if packet.size:  # empty ones repeat a picture, or end the demuxing
+                    if packet.size:  # an empty packet repeats a picture, or marks the end
                         yield packet
                 return
             except av.error.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise
                 self._error_count += 1
-                self._is_cut = True
-            except IndexError:  # PyAV's own, at the end of a file in which a stream appeared after opening
+                self._ends_damaged = True
+            except IndexError:  # raised by PyAV at the end of a file in which a stream appeared after opening
                 return
 
-    def _one(self, packet: Packet[Stream]) -> Iterator[Decoded]:
+    def _decode_packet(self, packet: Packet[Stream]) -> Iterator[Decoded]:
         stream = packet.stream
         base = self._base_of(stream)
         if base is None:
@@ -210,47 +213,47 @@ class _Decoder:
         has_no_pts = self._video is not None and stream is self._video_stream and self._video.lacks_pts
         epoch = self._timeline.place(stream.index, dts=dts, pts=None if has_no_pts else pts, duration=duration)
         if epoch is None:
-            # No timestamp yet: raw streams begin at zero.
+            # No packet had a timestamp: raw streams begin at zero.
             epoch = self._timeline.place(stream.index, dts=Fraction(0), pts=Fraction(0), duration=None)
             assert epoch is not None
-        self._is_cut = packet.is_corrupt
+        self._ends_damaged = packet.is_corrupt
         if stream is self._video_stream and pts is not None and pts <= epoch.end:
             shown_until = min(pts + duration, epoch.end) if duration is not None else pts
             self._pictures_end = max(self._pictures_end, (epoch.index, shown_until))
         if stream is self._audio_stream:
             assert self._audio is not None
             for sound in self._audio.feed(cast("Packet[AudioStream]", packet), epoch):
-                yield from self._hear(sound)
+                yield from self._yield_sound(sound)
         elif self._video is not None:
             picture_packet = cast("Packet[VideoStream]", packet)
             for picture in self._video.feed(picture_packet, epoch, pts=pts, dts=dts, duration=duration):
-                yield from self._see(picture)
+                yield from self._yield_frame(picture)
         elif epoch.origin is None and packet.is_keyframe and pts is not None:
-            epoch.set_origin(pts)  # pictures are not decoded, and still set the zero
+            epoch.set_origin(pts)  # with sound only, pictures still set media time
 
     def _base_of(self, stream: Stream) -> Fraction | None:
         if stream.index not in self._bases:
             self._bases[stream.index] = stream.time_base
         return self._bases[stream.index]
 
-    def _rest(self) -> Iterator[Decoded]:
+    def _finish(self) -> Iterator[Decoded]:
         if self._video is not None:
             for picture in self._video.finish():
-                yield from self._see(picture)
+                yield from self._yield_frame(picture)
         if self._audio is not None:
             for sound in self._audio.finish():
-                yield from self._hear(sound)
+                yield from self._yield_sound(sound)
         if self._waiting:
-            yield from self._hear_waiting()
+            yield from self._yield_waiting_sound()
         errors = self._error_count
         errors += self._video.error_count if self._video is not None else 0
         errors += self._audio.error_count if self._audio is not None else 0
         if not self._has_decoded() and (self._config.decode_video or self._audio):
             raise DecodeError(self._uri, "no picture or sound in it decodes")
-        yield from self._info()
+        yield from self._yield_info()
         first, current = self._timeline.first, self._timeline.current
         if current is not None and current.origin is not None:
-            self._reach(current.to_media(current.end))  # packets that were dropped have their time too
+            self._extend_to(current.to_media(current.end))  # packets that were not decoded count too
         yield DecodeSummary(
             duration_seconds=float(self._end),
             epoch_count=current.index + 1 if current is not None else 1,
@@ -264,7 +267,7 @@ class _Decoder:
 
     def _has_decoded(self) -> bool:
         if self._config.clock == "source" and self._video is not None and self._video.frame_count:
-            return True  # a chunk may lie between two ticks
+            return True  # a chunk can lie between two ticks
         return self._frame_count > 0 or self._sound_end > 0
 
     def _pictures_end_seconds(self) -> float:
@@ -273,9 +276,9 @@ class _Decoder:
             return 0.0
         return max(0.0, float(current.to_media(end) if epoch == current.index else current.base))
 
-    # ---- giving out
+    # ---- items
 
-    def _info(self) -> Iterator[MediaInfo]:
+    def _yield_info(self) -> Iterator[MediaInfo]:
         if self._has_info:
             return
         self._has_info = True
@@ -290,7 +293,7 @@ class _Decoder:
         rate = video.average_rate if video is not None else None
         yield MediaInfo(
             container=self._container.format.name,
-            duration_seconds=declared_seconds(self._container),
+            duration_seconds=read_duration(self._container),
             video_codec=video.codec_context.codec.canonical_name if video is not None else None,
             audio_codec=audio.codec_context.codec.canonical_name if audio is not None else None,
             width=width,
@@ -299,9 +302,9 @@ class _Decoder:
             frame_rate_fps=float(rate) if rate else None,
         )
 
-    def _see(self, picture: Picture) -> Iterator[Decoded]:
-        yield from self._info()
-        yield from self._hear_waiting()
+    def _yield_frame(self, picture: Picture) -> Iterator[Decoded]:
+        yield from self._yield_info()
+        yield from self._yield_waiting_sound()
         assert self._video_stream is not None
         try:
             pixels, thumbnail = self._maker.make(picture.frame, _pixel_aspect(self._video_stream))
@@ -311,22 +314,22 @@ class _Decoder:
             self._error_count += 1
             return
         self._frame_count += 1
-        self._reach(picture.pts)
+        self._extend_to(picture.pts)
         yield Frame(epoch=picture.epoch.index, pts_seconds=float(picture.pts), pixels=pixels, thumbnail=thumbnail)
 
-    def _hear(self, sound: Sound) -> Iterator[Decoded]:
+    def _yield_sound(self, sound: Sound) -> Iterator[Decoded]:
         if sound.epoch.origin is None:
             self._waiting.append(sound)
             seconds = sum(len(waiting.samples) for waiting in self._waiting) / SAMPLE_RATE_HZ
             if self._video_stream is not None and seconds < MAX_WAITING_SECONDS:
                 return
-            yield from self._hear_waiting()
+            yield from self._yield_waiting_sound()
             return
-        if self._waiting:  # pictures that are not decoded set the zero without a word
-            yield from self._hear_waiting()
-        yield from self._info()
+        if self._waiting:  # undecoded pictures set media time without a call of _yield_frame()
+            yield from self._yield_waiting_sound()
+        yield from self._yield_info()
         start, samples = sound.epoch.to_media(sound.start), sound.samples
-        # Before the first picture, or again over what was already heard: cut.
+        # Cut sound before the first picture, and sound that overlaps earlier sound.
         begin = max(sound.epoch.base, self._sound_end)
         if start < begin:
             cut = min(len(samples), round((begin - start) * SAMPLE_RATE_HZ))
@@ -336,24 +339,24 @@ class _Decoder:
         if not len(samples):
             return
         self._sound_end = start + Fraction(len(samples), SAMPLE_RATE_HZ)
-        self._reach(self._sound_end)
+        self._extend_to(self._sound_end)
         yield AudioBlock(
             epoch=sound.epoch.index,
             start_seconds=float(start),
             samples=np.ascontiguousarray(samples, dtype=np.float32),
         )
 
-    def _hear_waiting(self) -> Iterator[Decoded]:
-        """Give out sound that waited for the zero of time. Without a picture it sets the zero itself."""
+    def _yield_waiting_sound(self) -> Iterator[Decoded]:
+        """Yield sound that waited for media time. Without a picture, the sound itself sets media time."""
         waiting, self._waiting = self._waiting, []
         current = self._timeline.current
         for sound in waiting:
             if sound.epoch.origin is None and sound.epoch is current:
                 sound.epoch.set_origin(sound.start)
             if sound.epoch.origin is not None:
-                yield from self._hear(sound)
+                yield from self._yield_sound(sound)
 
-    def _reach(self, media: Fraction) -> None:
+    def _extend_to(self, media: Fraction) -> None:
         self._end = max(self._end, media)
         first = self._timeline.first
         begin = first.to_media(first.start) if first is not None and first.origin is not None else Fraction(0)
@@ -365,10 +368,10 @@ class _Decoder:
             )
 
     def _is_truncated(self) -> bool:
-        """Whether the bytes end before what the header announced."""
-        if self._is_cut or is_cut(self._container, self._file):
+        """Whether the bytes end before the end that the header announced."""
+        if self._ends_damaged or is_truncated_riff(self._container, self._file):
             return True
-        declared = declared_seconds(self._container)
+        declared = read_duration(self._container)
         current = self._timeline.current
         if declared is None or current is None or self._container.format.name not in WITH_DURATION:
             return False

@@ -85,9 +85,7 @@ class DecodePool:
             is_reusable = True
             raise
         except LimitExceeded as error:
-            is_reusable = (
-                error.limit != "max_memory_bytes"
-            )  # a failed allocation can leave a library in an inconsistent state
+            is_reusable = error.limit != "max_memory_bytes"  # libraries may be inconsistent after it
             raise
         finally:
             if not is_reusable or self._is_closed:

@@ -27,7 +27,7 @@ PLANNED_CODECS = frozenset(
 DROPPABLE_CODECS = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8"})
 
 
-class KeyframesLie(Exception):
+class WrongKeyframe(Exception):
     """A packet marked as a keyframe did not decode by itself."""
 
 
@@ -200,7 +200,7 @@ class VideoTrack:
         yield from self._decode(None, epoch)
         self._context.flush_buffers()
         if self._awaited is not None and self.error_count == self._errors_at_restart:
-            raise KeyframesLie
+            raise WrongKeyframe
         self._awaited = None
 
     def _decode(self, packet: Packet[VideoStream] | None, epoch: Epoch) -> Iterator[Picture]:
@@ -225,7 +225,7 @@ class VideoTrack:
             if source < self._awaited:
                 return  # a leading picture: it refers to what was dropped
             if source != self._awaited or not frame.key_frame:
-                raise KeyframesLie
+                raise WrongKeyframe
             self._awaited = None
         if frame.is_corrupt:
             self.error_count += 1

@@ -40,10 +40,10 @@ from ingest.media.container import (
     NOT_MEDIA,
     WITH_DURATION,
     MediaFile,
-    audio_by_rank,
     choose_video,
-    declared_seconds,
-    why_not,
+    explain_unreadable,
+    rank_audio,
+    read_duration,
 )
 from ingest.media.picture import Orientation
 from ingest.source.source import display_uri, scheme_of
@@ -210,7 +210,7 @@ class _SourceRun:
     def _read(self, container: InputContainer) -> Iterator[ChunkMedia]:
         """Yield the chunks of one connection. If it ends in an error, yield the open chunk before raising it."""
         video = choose_video(container)
-        audio = next(iter(audio_by_rank(container)), None)
+        audio = next(iter(rank_audio(container)), None)
         streams: list[Stream] = [s for s in (video, audio) if s is not None]
         if not streams:
             raise DecodeError(self._name, "no picture or sound inside")
@@ -270,7 +270,7 @@ class _SourceRun:
 
     def _check_length(self, container: InputContainer) -> None:
         """Report a source that ends before its announced end: some demuxers take a broken connection for the end."""
-        announced = declared_seconds(container)
+        announced = read_duration(container)
         if announced is None or self._is_live or self._stop.is_set():
             return
         if announced - self._seconds <= max(MISSING_SECONDS, MISSING_SHARE * announced):
@@ -312,7 +312,7 @@ class _SourceRun:
         if self._is_network or self._source == STANDARD_INPUT:
             return DecodeError(self._name, NOT_MEDIA)
         with open(_path(self._source), "rb") as file:
-            return DecodeError(self._name, why_not(MediaFile(file, lambda: None)))
+            return DecodeError(self._name, explain_unreadable(MediaFile(file, lambda: None)))
 
 
 def _path(source: str) -> str:

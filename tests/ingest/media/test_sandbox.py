@@ -398,9 +398,8 @@ ITEMS: list[Decoded] = [
 @pytest.mark.parametrize("item", ITEMS)
 def test_messages_come_back_as_they_were(item: Decoded) -> None:
     message = protocol.to_message(item)
-    assert (
-        protocol.from_message(Message(kind=message.kind, fields=json.loads(json.dumps(message.fields))), CONFIG) == item
-    )
+    fields = json.loads(json.dumps(message.fields))
+    assert protocol.from_message(Message(kind=message.kind, fields=fields), CONFIG) == item
 
 
 @pytest.mark.parametrize("count", [0, -1])
