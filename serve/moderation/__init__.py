@@ -1,1 +1,1 @@
-"""Policies, events, standing queries, and who is told."""
+"""Moderation: policies, the events that they find in videos, their delivery, and standing queries. See README.md."""

@@ -100,7 +100,7 @@ class Moderator(Background):
             self._books = {}
             self._load_scored()
         if self.policies.policies is None and (
-            not self.policies.is_taken_away or not self.editor.rows("SELECT 1 FROM screenings LIMIT 1")
+            not self.policies.is_removed or not self.editor.rows("SELECT 1 FROM screenings LIMIT 1")
         ):
             return 0  # the policies are unknown, or there is no event to withdraw
         state = self.engine.state

@@ -1,7 +1,7 @@
-"""The moderation policies that hold: those of a file, taken over when it changes.
+"""ActivePolicies: the moderation policies of a file, read again whenever the file changes.
 
-What held holds on when a file has a mistake, also in the next process: a copy of the last file that was right is kept
-in the data directory, and a start begins with it.
+A file with a mistake changes nothing: the policies of its last valid version stay active. A copy of that version in the
+data directory makes them active again when a process starts.
 """
 
 import contextlib
@@ -19,51 +19,52 @@ from serve.moderation.policies import Policies, read_policies
 logger = logging.getLogger(__name__)
 
 POLICIES_NAME = "policies.yaml"  # in the data directory
-COPY_NAME = "policies.in-force.yaml"  # in the data directory too: the copy
-ABSENCE_SECONDS = 10.0  # so long a file is away until that is meant
+COPY_NAME = "policies.in-force.yaml"  # in the data directory: the last valid version
+ABSENCE_SECONDS = 10.0  # a policy file missing this long counts as removed; editors move files away and back
 
 
 class ActivePolicies:
-    """The policies of a file, read again when it changes. One with a mistake changes nothing: what held, holds."""
+    """The policies of a file, and the mistake that its present version may have."""
 
-    def __init__(self, path: Path, kept: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with what held last.
+    def __init__(self, path: Path, copy: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with the policies of the copy, if there is one.
 
         Args:
-            kept: The copy.
-            clock: Tells seconds.
+            path: The policy file.
+            copy: Where its last valid version is copied to.
+            clock: Returns seconds.
         """
-        self.path, self.kept, self._clock = path, kept, clock
-        self.policies: Policies | None = None  # None: there is no file, or none was ever right
-        self.is_taken_away = False  # the file, which is a way to say that none is to hold
-        self.mistake: PolicyInvalid | None = None  # in the file as it is now
-        self._stamp: tuple[int, int] | None = None  # of the file that was read; None: none was
-        self._missed_at: float | None = None  # since when there is no file; None: there is one
-        if kept.exists():
+        self.path, self._copy, self._clock = path, copy, clock
+        self.policies: Policies | None = None  # None: there was never a valid file, or the file was removed
+        self.is_removed = False  # the file was removed, which ends its policies
+        self.mistake: PolicyInvalid | None = None  # in the present version of the file
+        self._stamp: tuple[int, int] | None = None  # time and size of the file that was read last; None: read it again
+        self._absent_since: float | None = None  # None: the file is there
+        if copy.exists():
             try:
-                self.policies = read_policies(kept)
-            except PolicyInvalid as error:  # of another version, or damaged
-                logger.warning("the policies that held are not known reason=%s", error)
+                self.policies = read_policies(copy)
+            except PolicyInvalid as error:  # written by another version of this program, or damaged
+                logger.warning("the copy of the last valid policies cannot be read reason=%s", error)
 
     @classmethod
     def of(cls, directory: Path, path: str) -> Self:
-        """Return those of a data directory.
+        """Return the policies of a data directory.
 
         Args:
-            path: As in server.policies; empty: the file is in the directory, too.
+            path: The setting server.policies; empty: policies.yaml in the directory.
         """
         return cls(Path(path or directory / POLICIES_NAME), directory / COPY_NAME)
 
     def refresh(self) -> bool:
-        """Read the file if it is another one than last time; return whether other policies hold now."""
+        """Read the file if it changed since the last call; return whether the active policies changed."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            return self._missed()
+            return self._note_absence()
         except OSError as error:
             self._stamp = None
-            return self._refused(PolicyInvalid(str(self.path), error.strerror or str(error)))
-        self._missed_at = None
+            return self._refuse(PolicyInvalid(str(self.path), error.strerror or str(error)))
+        self._absent_since = None
         stamp = (status.st_mtime_ns, status.st_size)
         if stamp == self._stamp:
             return False
@@ -71,44 +72,45 @@ class ActivePolicies:
         try:
             self.policies = read_policies(self.path)
         except PolicyInvalid as error:
-            if not isinstance(error.__cause__, OSError):  # else the disk may come back: it is read again
+            if not isinstance(error.__cause__, OSError):  # after an OSError the same file may become readable
                 self._stamp = stamp
-            return self._refused(error)
-        self._stamp, self.mistake, self.is_taken_away = stamp, None, False
-        if self.policies != before or not self.kept.exists():
-            self._keep()
-        logger.info("policies hold version=%s count=%d", self.policies.version, len(self.policies.policies))
+            return self._refuse(error)
+        self._stamp, self.mistake, self.is_removed = stamp, None, False
+        if self.policies != before or not self._copy.exists():
+            self._write_copy()
+        logger.info("policies active version=%s count=%d", self.policies.version, len(self.policies.policies))
         return self.policies != before
 
-    def _missed(self) -> bool:
-        """Let no policies hold once the file was away for long; an editor that saves it moves it away and back."""
+    def _note_absence(self) -> bool:
+        """Deactivate the policies once the file is missing for ABSENCE_SECONDS; return whether they changed."""
         now = self._clock()
         self._stamp = None
-        self._missed_at = now if self._missed_at is None else self._missed_at
-        if self.is_taken_away or now - self._missed_at < ABSENCE_SECONDS:
+        self._absent_since = now if self._absent_since is None else self._absent_since
+        if self.is_removed or now - self._absent_since < ABSENCE_SECONDS:
             return False
-        self.policies, self.mistake, self.is_taken_away = None, None, True
+        self.policies, self.mistake, self.is_removed = None, None, True
         with contextlib.suppress(OSError):
-            self.kept.unlink(missing_ok=True)
-        logger.info("policies were taken away")
+            self._copy.unlink(missing_ok=True)
+        logger.info("policies ended: their file was removed")
         return True
 
-    def _refused(self, mistake: PolicyInvalid) -> bool:
+    def _refuse(self, mistake: PolicyInvalid) -> bool:
+        """Note a mistake, and log it once; return False, as the active policies stay."""
         if str(mistake) != str(self.mistake):
-            held = "none hold" if self.policies is None else f"version {self.policies.version} holds on"
-            logger.error("policies refused, %s: %s", held, mistake)
+            active = "none are active" if self.policies is None else f"version {self.policies.version} stays active"
+            logger.error("policies refused, %s: %s", active, mistake)
         self.mistake = mistake
         return False
 
-    def _keep(self) -> None:
-        """Copy the file: however this process ends, the copy is the old one or the new one, whole."""
-        part = self.kept.with_suffix(f".{os.getpid()}.part")
+    def _write_copy(self) -> None:
+        """Copy the file by a rename, so that the copy is always a whole version, the old or the new."""
+        part = self._copy.with_suffix(f".{os.getpid()}.part")
         try:
             shutil.copyfile(self.path, part)
-            if read_policies(part) == self.policies:  # else it was changed meanwhile, and is read again
-                os.replace(part, self.kept)
+            if read_policies(part) == self.policies:  # else it changed meanwhile, and the next refresh() reads it
+                os.replace(part, self._copy)
         except (OSError, PolicyInvalid) as error:
-            logger.warning("a restart will not know these policies reason=%s", error)
+            logger.warning("policies not copied, a restart cannot restore them reason=%s", error)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)

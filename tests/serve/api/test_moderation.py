@@ -392,7 +392,7 @@ def test_rescore_refuses_a_bad_file_and_keeps_what_holds(data: Path, tmp_path: P
     bad.write_text("version: 1\npolicies:\n  - id: a\n    label: A\n    shows: []\n")
     code, _, error = run("rescore", bad, "--data", data)
     assert code == 1
-    assert f"cannot use policies {bad}, line 5: policies[0].shows: it is empty" in error
+    assert f"cannot use policies {bad}, line 5: policies[0].shows: must not be empty" in error
     assert '"version": "1"' in (data / "policies.yaml").read_text()
 
 

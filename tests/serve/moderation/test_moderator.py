@@ -338,7 +338,7 @@ def test_a_bad_file_leaves_the_policies_in_force(moderated: Moderated, caplog: p
     mistake = moderated.moderator.policies.mistake
     assert mistake is not None
     assert (mistake.line, mistake.field) == (5, "policies[0].shows")
-    assert "version 1 holds on" in caplog.text
+    assert "version 1 stays active" in caplog.text
 
 
 def test_a_bad_file_leaves_the_policies_in_force_through_a_restart(
