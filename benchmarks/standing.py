@@ -28,7 +28,6 @@ from serve.codec.records import SegmentRecord
 from serve.live.rows import LiveRows
 from serve.moderation.standing import StandingQuery, Watcher
 from serve.search.engine import Engine
-from serve.search.intent import Intent
 from serve.search.library import Library
 from serve.search.target import Target
 from serve.settings import load_settings
@@ -82,12 +81,11 @@ def queries(engine: Engine, count: int, changes: list[MomentChange]) -> list[Sta
     """Make standing queries for what is seen."""
     assert engine.visual is not None
     bank, rng = engine.visual.bank, np.random.default_rng(1)
-    intent = Intent(text="x", speech_text="x", phrases=(), visual_weight=1.0, speech_weight=0.0)
     made = []
     for n in range(count):
         noise = rng.standard_normal(bank.shape[1])
         vector = bank[n % len(bank)] + NOISE * noise / np.linalg.norm(noise)
-        target = Target(intent=intent, visual=(vector / np.linalg.norm(vector)).astype(np.float32), speech=None)
+        target = Target(visual=(vector / np.linalg.norm(vector)).astype(np.float32), speech=None)
         made.append(
             StandingQuery(query=Query(text="x"), target=target, thresholds=Thresholds(), deliver=changes.append)
         )

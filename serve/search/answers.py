@@ -1,4 +1,4 @@
-"""From the places of a ranking to answers: what of each is to be shown, read when it is."""
+"""AnswerReader: reads the entries of a ranking as moments and videos, when a page of them is shown."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,82 +13,84 @@ from temporal.window import overlaps
 
 
 class AnswerReader:
-    """Reads moments and videos as they are by now: a page may come long after its ranking was made."""
+    """Reads moments and videos in their present state: a page may be shown long after its ranking was made."""
 
     def __init__(self, catalog: Catalog, transcripts: RowCache[Transcript]) -> None:
-        self.catalog, self.transcripts = catalog, transcripts
+        self._catalog, self._transcripts = catalog, transcripts
 
-    def moments(self, places: Sequence[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:
-        """Return `count` places from `start` on as moments, and where the next page starts.
+    def read_moments(self, entries: Sequence[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:
+        """Return at most `count` moments from entry `start` on, and the entry where the next page starts.
 
-        What is gone by now is passed over, so that a page is full while there is more.
+        Moments of deleted videos are left out, so that a page is full while entries are left.
         """
-        found: list[Moment] = []
-        for at in range(start, len(places)):
-            if len(found) == count:
-                return tuple(found), at
+        moments: list[Moment] = []
+        for at in range(start, len(entries)):
+            if len(moments) == count:
+                return tuple(moments), at
             with suppress(VideoNotFound):
-                found.append(self.moment(places[at]))
-        return tuple(found), len(places)
+                moments.append(self._read_moment(entries[at]))
+        return tuple(moments), len(entries)
 
-    def videos(self, places: Sequence[RankedVideo], start: int, count: int) -> tuple[tuple[VideoAnswer, ...], int]:
-        """Return `count` places from `start` on as answers, and where the next page starts; see moments()."""
-        found: list[VideoAnswer] = []
-        for at in range(start, len(places)):
-            if len(found) == count:
-                return tuple(found), at
-            place = places[at]
-            if not self.is_there(place.video):
+    def read_videos(
+        self, entries: Sequence[RankedVideo], start: int, count: int
+    ) -> tuple[tuple[VideoAnswer, ...], int]:
+        """Return at most `count` videos from entry `start` on, and where the next page starts; see read_moments()."""
+        answers: list[VideoAnswer] = []
+        for at in range(start, len(entries)):
+            if len(answers) == count:
+                return tuple(answers), at
+            entry = entries[at]
+            if not self._exists(entry.video):
                 continue
-            moments, _ = self.moments(place.moments, 0, len(place.moments))
-            found.append(
+            moments, _ = self.read_moments(entry.moments, 0, len(entry.moments))
+            answers.append(
                 VideoAnswer(
-                    video_id=place.video.video_id,
-                    uri=place.video.uri,
-                    score=place.score,
-                    confidence=place.confidence,
-                    verdict=verdict_of(place.confidence),
+                    video_id=entry.video.video_id,
+                    uri=entry.video.uri,
+                    score=entry.score,
+                    confidence=entry.confidence,
+                    verdict=verdict_of(entry.confidence),
                     moments=moments,
-                    collection=place.video.collection,
+                    collection=entry.video.collection,
                 )
             )
-        return tuple(found), len(places)
+        return tuple(answers), len(entries)
 
-    def is_there(self, video: Video) -> bool:
-        """Whether this version of a video is still in the catalog."""
-        found = self.catalog.videos(collection=video.collection, video_ids=(video.video_id,))
-        return any(one.row == video.row for one in found)
+    def _exists(self, video: Video) -> bool:
+        """Whether this row of a video, and not a later one of the same id, is still in the catalog."""
+        videos = self._catalog.videos(collection=video.collection, video_ids=(video.video_id,))
+        return any(each.row == video.row for each in videos)
 
-    def moment(self, place: RankedMoment) -> Moment:
-        candidate = place.candidate
-        video, span = candidate.video, candidate.span
-        with self.catalog.snapshot():
-            version = self.catalog.version(video.row)  # by now, if it is still there: a page may come late
-            best_frame_seconds = self.best_frame(candidate)
-            transcript = self.transcripts.get(video.row, version).utterances
-        said = [one for one in transcript if overlaps(one, span)]
+    def _read_moment(self, entry: RankedMoment) -> Moment:
+        """Raise VideoNotFound if the video was deleted."""
+        candidate = entry.candidate
+        video, span, passage = candidate.video, candidate.span, candidate.passage
+        with self._catalog.snapshot():
+            version = self._catalog.version(video.row)  # the present version; that of the ranking may be pruned
+            best_frame_seconds = self._best_frame_seconds(candidate)
+            transcript = self._transcripts.get(video.row, version).utterances
         return Moment(
             video_id=video.video_id,
             uri=video.uri,
             start_seconds=span.start_seconds,
             end_seconds=span.end_seconds,
-            score=place.score,
-            confidence=place.confidence,
-            verdict=verdict_of(place.confidence),
-            visual_score=candidate.seen.peak if candidate.seen is not None else None,
-            speech_score=candidate.spoken.cosine if candidate.spoken is not None else None,
-            transcript=" ".join(utterance.text for utterance in said),
-            matched_words=candidate.spoken.matched_words if candidate.spoken is not None else (),
+            score=entry.score,
+            confidence=entry.confidence,
+            verdict=verdict_of(entry.confidence),
+            visual_score=candidate.visual.peak if candidate.visual is not None else None,
+            speech_score=passage.cosine if passage is not None else None,
+            transcript=" ".join(utterance.text for utterance in transcript if overlaps(utterance, span)),
+            matched_words=passage.matched_words if passage is not None else (),
             best_frame_seconds=best_frame_seconds,
             collection=video.collection,
             recorded_time=video.recorded_at(span.start_seconds),
             final=video.is_final_until(span.end_seconds),
         )
 
-    def best_frame(self, candidate: Candidate) -> float | None:
-        """Return the time of the picture to show: the best seen one, else the one in the middle of the span."""
-        if candidate.seen is not None:
-            return candidate.seen.peak_seconds
+    def _best_frame_seconds(self, candidate: Candidate) -> float | None:
+        """Return the time of the frame to show: the visual channel's best, else the nearest to the middle."""
+        if candidate.visual is not None:
+            return candidate.visual.peak_seconds
         middle = (candidate.span.start_seconds + candidate.span.end_seconds) / 2
-        thumbnail = self.catalog.thumbnail(candidate.video.row, middle)
+        thumbnail = self._catalog.thumbnail(candidate.video.row, middle)
         return thumbnail[0] if thumbnail is not None else None

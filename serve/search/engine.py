@@ -1,14 +1,18 @@
-"""Answers questions: intent -> candidates of each channel -> one ranking -> moments and videos, with a verdict.
+"""Engine: answers questions about one data directory.
 
-Channels are ranked apart and fused by rank, because their scores have different scales. A channel's ranks count only
-as far as the channel itself trusts its answer: on a question about pictures, speech still has a nearest sentence,
-and its rank must not outweigh what was seen.
+A question's intent decides which channels (visual, speech by meaning, speech by words) look for candidates. Each
+channel ranks its own candidates; the ranks are fused into one ranking of moments or videos, with a confidence and a
+verdict.
 
-Any number of threads may ask. They share the indexes, which are brought up to the catalog between questions.
+Ranks are fused, not scores, because the channels' scores have different scales. A channel's ranks count only as far as
+the channel trusts its own answer: even for a question about pictures some sentence is nearest, and its rank must not
+outweigh the visual channel's.
+
+Any number of threads may ask. They share the indexes, which are refreshed to the catalog between questions.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.batching import TextVectors
-from encoders.errors import NoVisualEncoder
 from serve.catalog.catalog import Catalog
 from serve.catalog.reader import only
-from serve.catalog.spelling import content_terms, matches_term
+from serve.catalog.spelling import matches_term
 from serve.encoder_set import Encoders
 from serve.index import open_index
 from serve.search.answers import AnswerReader
@@ -32,26 +35,26 @@ from serve.search.ranking import (
     RankedMoment,
     RankedVideo,
     Ranking,
-    by_score,
-    first_of_each,
-    merged,
-    rank,
-    whole_video,
+    limit_per_video,
+    merge_channels,
+    rank_by_score,
+    rank_in_channel,
+    score_video,
 )
 from serve.search.speech import COSINE_MIDDLE, Passage, SpeechChannel, terms_of
-from serve.search.target import Target, intent_of, is_example, mixed
+from serve.search.target import QueryEncoder, Target, intent_of, is_example
 from serve.search.traits import calibration_in
 from serve.search.video_rows import Transcript, read_transcript
 from serve.search.videos import SearchableVideos
 from serve.search.visual import ScoredVideo, VisualChannel
 from serve.settings import Settings
-from serve.values import EVERYTHING, Answer, Moment, MomentReference, Query, Video, VideoAnswer
-from temporal.values import TimeSpan
+from serve.values import EVERYTHING, Answer, Moment, Query, Video, VideoAnswer
+from temporal.values import ScoredSpan, TimeSpan
 from temporal.window import overlaps
 
-TRUSTED_COUNT = 10  # first videos of the visual list, the best of which says how far the list is trusted
+TRUSTED_COUNT = 10  # first videos of the visual list; the highest confidence among them is the trust in the list
 VIDEO_MOMENT_COUNT = 3  # moments listed with each video of a search
-CACHED_UTTERANCE_COUNT = 200_000  # that stay in memory, without their words
+CACHED_UTTERANCE_COUNT = 200_000  # utterances that stay in memory, without their words
 
 
 def no_check() -> None:
@@ -62,16 +65,21 @@ class Engine:
     """Answers questions about one data directory."""
 
     def __init__(self, catalog: Catalog, encoders: Encoders, directory: Path, settings: Settings) -> None:
+        """Open empty indexes; the first question, or refresh(), fills them.
+
+        Args:
+            catalog: Open for reading. The caller closes it, after the engine.
+        """
         self.catalog, self.encoders, self.settings = catalog, encoders, settings
         self.fingerprint = encoders.space.fingerprint
         self.segment_index = open_index(directory, "segments", self.fingerprint, settings.index)
         self.utterance_index = open_index(directory, "utterances", self.fingerprint, settings.index)
-        self.transcripts: RowCache[Transcript] = RowCache(
+        self._transcripts: RowCache[Transcript] = RowCache(
             partial(read_transcript, catalog), len, CACHED_UTTERANCE_COUNT
         )
-        self.answers = AnswerReader(catalog, self.transcripts)
+        self._answers = AnswerReader(catalog, self._transcripts)
         self.sentences = TextVectors(encoders.sentence.encode)
-        self.speech = SpeechChannel(catalog, self.sentences, self.utterance_index, self.said)
+        self.speech = SpeechChannel(catalog, self.sentences, self.utterance_index, self._transcript)
         self.visual: VisualChannel | None = None
         if (visual := encoders.visual) is not None:
             calibration = calibration_in(directory, visual)
@@ -80,150 +88,157 @@ class Engine:
             self.visual = VisualChannel(
                 catalog, visual, texts, self.segment_index, settings.moments, calibration, cache_bytes=cache_bytes
             )
-        self.encoding = ThreadPoolExecutor(thread_name_prefix="texts")
-        self.lock = ReadWriteLock()  # written: the videos, and the indexes
-        self.known = SearchableVideos(self.fingerprint)
-        self.on_new_video: Callable[[Video], None] = lambda video: None  # told of each video that answers begin to see
+        self._query_encoder = QueryEncoder(self.sentences, self.speech, self.visual)
+        self._text_thread = ThreadPoolExecutor(thread_name_prefix="texts")
+        self._lock = ReadWriteLock()  # held by a writer that changes the indexes, the list of videos or the caches
+        self._videos = SearchableVideos(self.fingerprint)
+        self.on_new_video: Callable[[Video], None] = lambda video: None  # called with each video new to answers
 
     @property
     def state(self) -> tuple[str, int] | None:
-        """Identity and generation of the catalog that is asked; None: not read yet."""
-        return self.known.state
+        """Identity and generation of the catalog in the answers; None before the first refresh."""
+        return self._videos.state
 
     @property
     def videos(self) -> dict[int, Video]:
-        """By row, in the order of their URIs."""
-        return self.known.by_row
+        """The videos in the answers by row, in the order of their URIs."""
+        return self._videos.by_row
 
     @property
     def by_id(self) -> dict[str, list[Video]]:
-        return self.known.by_id
+        """The videos in the answers by video_id, which is unique only within a collection."""
+        return self._videos.by_id
 
-    # ---- answers, whole ----
+    def close(self) -> None:
+        """Stop reading the catalog."""
+        self._text_thread.shutdown()
+        self.segment_index.close()
+        self.utterance_index.close()
+
+    # ---- one state of the catalog and of the indexes ----
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Hold one state of the catalog, and of the indexes that were made from it, for this thread."""
+        with self._lock.reading(), self.catalog.snapshot():
+            if self._is_fresh():
+                yield
+                return
+        with ExitStack() as stack:
+
+            def write() -> None:
+                # Entered here: a snapshot from before the wait for the lock might be older than the indexes.
+                stack.enter_context(self.catalog.snapshot())
+                self._refresh()
+
+            with self._lock.writing_then_reading(write):
+                yield
+
+    def refresh(self) -> None:
+        """Refresh the indexes to the catalog now, so that the next question need not wait for that."""
+        with self.snapshot():
+            pass
+
+    def _is_fresh(self) -> bool:
+        """Whether the indexes match the catalog as this thread sees it."""
+        return self.state == (self.catalog.identity(), self.catalog.generation())
+
+    def _refresh(self) -> None:
+        if self._is_fresh():
+            return
+        self.segment_index.refresh(self.catalog)
+        self.utterance_index.refresh(self.catalog)
+        gone, new = self._videos.refresh(self.catalog)
+        self._transcripts.discard(gone)
+        if self.visual is not None:
+            self.visual.forget(gone)
+        for video in new:
+            self.on_new_video(video)
+
+    # ---- answers ----
 
     def moments(self, query: Query, pixels: NDArray[np.uint8] | None = None) -> Answer:
-        """Return the moments that answer, best first, at most `query.limit`, over all the videos asked about.
+        """Return the best moments, best first, at most `query.limit`, over all videos that the filter admits.
 
         Args:
             pixels: The query's picture, uint8 (H, W, 3) RGB at the visual encoder's input size.
+        Raises:
+            VideoNotFound, NoVisualEncoder: As rank_moments().
         """
         ranking = self.rank_moments(query, pixels)
         moments, _ = self.page_of_moments(ranking, 0, query.limit)
         return Answer(moments=moments, degraded_channels=ranking.degraded_channels)
 
     def search(self, query: Query, pixels: NDArray[np.uint8] | None = None) -> Answer:
-        """Return the videos that answer, best first, at most `query.limit`, each with its best moments."""
+        """Return the best videos, best first, at most `query.limit`, each with its best moments; see moments()."""
         ranking = self.rank_videos(query, pixels)
         videos, _ = self.page_of_videos(ranking, 0, query.limit)
         return Answer(videos=videos, degraded_channels=ranking.degraded_channels)
+
+    def page_of_moments(self, ranking: Ranking[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:
+        """Read at most `count` moments of a ranking, from entry `start` on (0 is the best).
+
+        A moment whose video was deleted since the ranking is left out and does not count.
+
+        Returns:
+            The moments, and the entry where the next page starts: len(ranking.entries) after the last page.
+        """
+        return self._answers.read_moments(ranking.entries, start, count)
+
+    def page_of_videos(
+        self, ranking: Ranking[RankedVideo], start: int, count: int
+    ) -> tuple[tuple[VideoAnswer, ...], int]:
+        """Read at most `count` videos of a ranking, each with its best moments; see page_of_moments()."""
+        return self._answers.read_videos(ranking.entries, start, count)
 
     # ---- rankings ----
 
     def rank_moments(
         self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = no_check
     ) -> Ranking[RankedMoment]:
-        """Rank every moment that any channel proposes. Nothing of them is read yet.
+        """Rank every moment that any channel finds. The moments themselves are read by page_of_moments().
 
         Args:
-            check: Called again and again; what it raises ends the work.
+            check: Called repeatedly; an exception that it raises cancels the question.
         Raises:
-            VideoNotFound: If an example's video is not there.
-            NoVisualEncoder: If a picture is asked about, and nothing here can see.
+            VideoNotFound: If the video of the query's example is not there.
+            NoVisualEncoder: If the query has a picture, and the library no visual encoder.
         """
         with self.snapshot():
-            candidates, _, target = self.candidates(query, pixels, check)
-            ranked = by_score(candidates, target.intent)
-        ranked = [one for one in ranked if one.confidence >= query.min_confidence]
+            candidates, _, intent = self._find_candidates(query, pixels, check)
+            ranked = rank_by_score(candidates, intent)
+        ranked = [moment for moment in ranked if moment.confidence >= query.min_confidence]
         if query.max_moments_per_video is not None:
-            ranked = first_of_each(ranked, query.max_moments_per_video)
-        return Ranking(entries=tuple(ranked), degraded_channels=self.degraded(query))
+            ranked = limit_per_video(ranked, query.max_moments_per_video)
+        return Ranking(entries=tuple(ranked), degraded_channels=self._missing_channels(query))
 
     def rank_videos(
         self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = no_check
     ) -> Ranking[RankedVideo]:
-        """Rank every video that any channel proposes, each with its best moments; see rank_moments."""
+        """Rank every video that any channel finds, each with its best moments; see rank_moments()."""
         with self.snapshot():
-            candidates, seen, target = self.candidates(query, pixels, check)
-        mine: dict[int, list[Candidate]] = defaultdict(list)
+            candidates, scored, intent = self._find_candidates(query, pixels, check)
+        by_video: dict[int, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
-            mine[candidate.video.row].append(candidate)
-        # One weight for the whole list, so that its order stands: its best answers are as likely as the channel is.
-        visual_trust = max((one.confidence for one in seen[:TRUSTED_COUNT]), default=0.0)
-        seen_rank = {found.video.row: (place, found) for place, found in enumerate(seen, 1)}
+            by_video[candidate.video.row].append(candidate)
+        # One trust for the whole visual list, so that its order stands: its best answers are as likely as the list is.
+        visual_trust = max((video.confidence for video in scored[:TRUSTED_COUNT]), default=0.0)
+        visual_ranks = {video.video.row: (rank, video) for rank, video in enumerate(scored, 1)}
         videos = {candidate.video.row: candidate.video for candidate in candidates}
-        videos |= {found.video.row: found.video for found in seen}
+        videos |= {video.video.row: video.video for video in scored}
         count = query.max_moments_per_video or VIDEO_MOMENT_COUNT
         ranked = []
         for row, video in videos.items():
             check()
-            score, confidence = whole_video(mine[row], seen_rank.get(row), visual_trust, target.intent)
+            score, confidence = score_video(by_video[row], visual_ranks.get(row), visual_trust, intent)
             if confidence >= query.min_confidence:
-                moments = tuple(by_score(mine[row], target.intent)[:count])
+                moments = tuple(rank_by_score(by_video[row], intent)[:count])
                 ranked.append(RankedVideo(video=video, score=score, confidence=confidence, moments=moments))
-        ranked.sort(key=lambda one: (-one.score, one.video.uri, one.video.row))
-        return Ranking(entries=tuple(ranked), degraded_channels=self.degraded(query))
+        ranked.sort(key=lambda entry: (-entry.score, entry.video.uri, entry.video.row))
+        return Ranking(entries=tuple(ranked), degraded_channels=self._missing_channels(query))
 
-    def page_of_moments(self, ranking: Ranking[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:
-        """Read at most `count` moments of a ranking, from place `start` on (0 is the best).
-
-        A moment whose video was deleted since the ranking is left out and does not count.
-
-        Returns:
-            The moments, and the place where the next page starts: len(ranking.entries) after the last page.
-        """
-        return self.answers.moments(ranking.entries, start, count)
-
-    def page_of_videos(
-        self, ranking: Ranking[RankedVideo], start: int, count: int
-    ) -> tuple[tuple[VideoAnswer, ...], int]:
-        """Read at most `count` videos of a ranking, each with its best moments; see page_of_moments()."""
-        return self.answers.videos(ranking.entries, start, count)
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Let a question see one state: of the catalog, and of the indexes that were made from it."""
-        with self.lock.reading(), self.catalog.snapshot():
-            if self.is_fresh():
-                yield
-                return
-        with ExitStack() as stack:
-
-            def bring_up() -> None:
-                stack.enter_context(self.catalog.snapshot())  # now: one from before the wait might be older than ours
-                self.bring_up()
-
-            with self.lock.writing_then_reading(bring_up):
-                yield
-
-    def is_fresh(self) -> bool:
-        """Whether the indexes are those of the catalog as this thread sees it."""
-        return self.state == (self.catalog.identity(), self.catalog.generation())
-
-    def close(self) -> None:
-        """Let go of the catalog, which is another's to close."""
-        self.encoding.shutdown()
-        self.segment_index.close()
-        self.utterance_index.close()
-
-    def refresh(self) -> None:
-        """Bring the indexes up to the catalog, so that the next question need not."""
-        with self.snapshot():
-            pass
-
-    def bring_up(self) -> None:
-        if self.is_fresh():
-            return
-        self.segment_index.refresh(self.catalog)
-        self.utterance_index.refresh(self.catalog)
-        gone, found = self.known.refresh(self.catalog)
-        self.transcripts.discard(gone)
-        if self.visual is not None:
-            self.visual.forget(gone)
-        for video in found:
-            self.on_new_video(video)
-
-    def degraded(self, query: Query) -> tuple[str, ...]:
-        """Name the channels that were asked for and are not to be had here."""
+    def _missing_channels(self, query: Query) -> tuple[str, ...]:
+        """Return the channels that a query asks for and the library does not have."""
         missing = []
         if query.channel != "speech" and self.visual is None:
             missing.append("visual")
@@ -231,142 +246,120 @@ class Engine:
             missing.append("speech")
         return tuple(missing)
 
-    def version(self, row: int) -> int:
-        """Return which version of a video is asked."""
-        return self.videos[row].version if row in self.videos else 0
-
-    def said(self, row: int) -> Transcript:
-        """Return what is said in the version of a video that is asked."""
-        return self.transcripts.get(row, self.version(row))
-
     # ---- candidates ----
 
-    def candidates(
+    def _find_candidates(
         self, query: Query, pixels: NDArray[np.uint8] | None, check: Callable[[], None]
-    ) -> tuple[list[Candidate], list[ScoredVideo], Target]:
-        """Return every span any channel proposes, ranked within its channel, and the visual ranking of videos."""
-        asked = query.filter
-        # Texts are encoded in another thread, which needs no catalog, while this one looks for their words.
+    ) -> tuple[list[Candidate], list[ScoredVideo], Intent]:
+        """Return the candidates of all channels, the visual channel's ranking of videos, and the query's intent."""
         intent = intent_of(query)
-        encoding = self.encoding.submit(self.encode_texts, query, intent)
-        if asked.video_ids:
-            named = (video for video_id in dict.fromkeys(asked.video_ids) for video in self.by_id.get(video_id, ()))
-            videos = [video for video in named if asked.admits(video)]
-        elif asked == EVERYTHING:
-            videos = list(self.videos.values())
-        else:
-            videos = [video for video in self.videos.values() if asked.admits(video)]
+        # Another thread encodes the texts, which needs no catalog, while this thread looks for their words.
+        encoding = self._text_thread.submit(self._query_encoder.encode_texts, query, intent)
+        videos = self._admitted_videos(query)
         everywhere = len(videos) == len(self.videos)
-        by_row = {video.row: video for video in videos}
-        rows = None if everywhere else list(by_row)
-        words = self.speech.words(terms_of(intent), rows) if videos and intent.speech_weight > 0 else None
+        rows = None if everywhere else [video.row for video in videos]
+        words = self.speech.find_words(terms_of(intent), rows) if videos and intent.speech_weight > 0 else None
         encoding.result()
-        target = self._target(query, intent, pixels)
+        target = self._query_encoder.encode(query, intent, pixels, self._find_example(query))
         if not videos:
-            return [], [], target
+            return [], [], intent
         check()
-        spoken: list[Candidate] = []
+        passages: list[Passage] = []
         if target.speech is not None and words is not None:
-            heard = self.speech.ask(target.speech, words, rows)
-            heard = [one for one in heard if asked.admits_span(by_row[one.row], one.span)]
-            heard = [one for one in heard if not self.is_unwanted(one, target)]
-            spoken = [Candidate(video=by_row[one.row], span=one.span, spoken=one) for one in heard]
-            rank(spoken, "dense", [-one.cosine for one in heard])
-            worded = [c for c in spoken if c.spoken and c.spoken.coverage > 0]
-            rank(worded, "lexical", [-c.spoken.coverage for c in worded if c.spoken])
+            passages = self.speech.find_passages(target.speech, words, rows)
+        spoken = self._rank_passages(passages, {video.row: video for video in videos}, query, target)
         check()
-        seen: list[ScoredVideo] = []
+        scored: list[ScoredVideo] = []
         if target.visual is not None and self.visual is not None:
-            seen = self.visual.ask(
+            scored = self.visual.score_videos(
                 target.visual, videos, everywhere=everywhere, excluded=target.excluded_visual, check=check
             )
-        shown = [
-            Candidate(video=one.video, span=moment.span, seen=moment, seen_confidence=one.best_confidence)
-            for one in seen
-            for moment in one.moments
-            if asked.admits_span(one.video, moment.span) and not self.says_unwanted(one.video.row, moment.span, target)
+        merged = merge_channels(self._rank_visual_moments(scored, query, target), spoken, intent)
+        return [candidate for candidate in merged if not is_example(candidate, target)], scored, intent
+
+    def _admitted_videos(self, query: Query) -> list[Video]:
+        """Return the videos that the query's filter admits."""
+        wanted = query.filter
+        if wanted.video_ids:
+            named = (video for video_id in dict.fromkeys(wanted.video_ids) for video in self.by_id.get(video_id, ()))
+            return [video for video in named if wanted.admits(video)]
+        if wanted == EVERYTHING:
+            return list(self.videos.values())
+        return [video for video in self.videos.values() if wanted.admits(video)]
+
+    def _rank_passages(
+        self, passages: Sequence[Passage], by_row: Mapping[int, Video], query: Query, target: Target
+    ) -> list[Candidate]:
+        """Return the candidates of the two speech channels, ranked by meaning and by words."""
+        admits_span = query.filter.admits_span
+        candidates = [
+            Candidate(video=by_row[passage.row], span=passage.span, passage=passage)
+            for passage in passages
+            if admits_span(by_row[passage.row], passage.span) and not self._is_excluded(passage, target)
         ]
-        best = {one.video.row: one.best for one in seen}
-        rank(shown, "visual", [-(best[c.video.row] + c.seen.score) for c in shown if c.seen is not None])
-        found = merged(shown, spoken, target.intent)
-        return [one for one in found if not is_example(one, target)], seen, target
+        rank_in_channel(candidates, "dense", [-c.passage.cosine for c in candidates if c.passage])
+        worded = [c for c in candidates if c.passage and c.passage.coverage > 0]
+        rank_in_channel(worded, "lexical", [-c.passage.coverage for c in worded if c.passage])
+        return candidates
+
+    def _rank_visual_moments(self, scored: Sequence[ScoredVideo], query: Query, target: Target) -> list[Candidate]:
+        """Return the candidates of the visual channel, ranked."""
+        admits_span = query.filter.admits_span
+        candidates, scores = [], []
+        for video in scored:
+            for moment in video.moments:
+                if admits_span(video.video, moment.span) and not self._says_excluded(video.video.row, moment, target):
+                    candidates.append(
+                        Candidate(
+                            video=video.video,
+                            span=moment.span,
+                            visual=moment,
+                            visual_confidence=video.moment_confidence,
+                        )
+                    )
+                    scores.append(video.moment_score + moment.score)
+        rank_in_channel(candidates, "visual", [-score for score in scores])
+        return candidates
+
+    # ---- targets ----
 
     def target_of(self, query: Query, pixels: NDArray[np.uint8] | None) -> Target:
-        """Turn a query into vectors: of its text, its picture or example, or between both by image_weight.
+        """Encode a query; standing queries (serve.moderation.standing) keep the result.
 
         Raises:
-            VideoNotFound: If an example's video is not there.
-            NoVisualEncoder: If a picture is asked about, and nothing here can see.
+            VideoNotFound: If the video of the query's example is not there.
+            NoVisualEncoder: If the query has a picture, and the library no visual encoder.
         """
-        return self._target(query, intent_of(query), pixels)
+        return self._query_encoder.encode(query, intent_of(query), pixels, self._find_example(query))
 
-    def _target(self, query: Query, intent: Intent, pixels: NDArray[np.uint8] | None) -> Target:
-        example = None if query.like is None else self.example(query.like)
-        has_text = bool(query.text.strip())
-        shown: list[tuple[float, NDArray[np.float32] | None]] = []
-        said: list[tuple[float, NDArray[np.float32] | None]] = []
-        if has_text:
-            share = 1.0 if pixels is None and example is None else 1.0 - query.image_weight
-            if intent.visual_weight > 0 and self.visual is not None:
-                shown.append((share, self.visual.encode_text(intent.text)))
-            if intent.speech_weight > 0:
-                said.append((share if example is not None else 1.0, self.speech.query_vector(query.text, intent)))
-        picture_share = query.image_weight if has_text else 1.0
-        if pixels is not None:
-            if self.visual is None:
-                raise NoVisualEncoder("an image cannot be searched for: nothing here can see")
-            shown.append((picture_share, self.visual.image_vector(pixels)))
-        if example is not None:
-            row, span = example
-            if intent.visual_weight > 0 and self.visual is not None:
-                shown.append((picture_share, self.visual.example_vector(self.videos[row], span)))
-            if intent.speech_weight > 0:
-                said.append((picture_share, self.speech.example_vector(row, span)))
-        unwanted = query.exclude_text.strip()
-        return Target(
-            intent=intent,
-            visual=mixed(shown),
-            speech=mixed(said),
-            terms=terms_of(intent),
-            excluded_visual=self.visual.encode_text(unwanted) if unwanted and self.visual is not None else None,
-            excluded_speech=self.sentences.encode([unwanted])[0] if unwanted else None,
-            excluded_terms=content_terms(unwanted),
-            example=example,
-        )
+    def _find_example(self, query: Query) -> tuple[Video, TimeSpan] | None:
+        """Return the video and the span of a "more like this" question; None for other questions."""
+        like = query.like
+        if like is None:
+            return None
+        videos = self.by_id.get(like.video_id, ())
+        return only(
+            [video for video in videos if like.collection in (None, video.collection)], like.video_id
+        ), like.span
 
-    def encode_texts(self, query: Query, intent: Intent) -> None:
-        """Encode all that target() needs: where one encoder serves both channels, in one batch."""
-        unwanted = query.exclude_text.strip()
-        said = [unwanted] if unwanted else []
-        if intent.text and intent.speech_weight > 0:
-            said += self.speech.prompts(query.text, intent)
-        if self.visual is not None:
-            asked = intent.text if intent.visual_weight > 0 else ""
-            shown = [prompt for text in (asked, unwanted) if text for prompt in self.visual.prompts(text)]
-            if self.visual.texts is self.sentences:
-                said += shown
-            else:
-                self.visual.texts.encode(shown)
-        self.sentences.encode(said)
+    # ---- exclusions ----
 
-    def example(self, like: MomentReference) -> tuple[int, TimeSpan]:
-        """Find the video of a "more like this" question."""
-        found = self.by_id.get(like.video_id, ())
-        video = only([one for one in found if like.collection in (None, one.collection)], like.video_id)
-        return video.row, like.span
-
-    def is_unwanted(self, spoken: Passage, target: Target) -> bool:
-        """Whether an utterance says what is excluded, in its words or in its meaning, more than what is asked for."""
+    def _is_excluded(self, passage: Passage, target: Target) -> bool:
+        """Whether a passage has the words of the exclusion, or is nearer in meaning to it than to the question."""
         if target.excluded_speech is None:
             return False
-        if target.excluded_terms and all(matches_term(spoken.text, term) for term in target.excluded_terms):
+        if target.excluded_terms and all(matches_term(passage.text, term) for term in target.excluded_terms):
             return True
-        nearness = float(self.sentences.encode([spoken.text])[0] @ target.excluded_speech)
-        return nearness >= COSINE_MIDDLE and nearness > spoken.cosine
+        cosine = float(self.sentences.encode([passage.text])[0] @ target.excluded_speech)
+        return cosine >= COSINE_MIDDLE and cosine > passage.cosine
 
-    def says_unwanted(self, row: int, span: TimeSpan, target: Target) -> bool:
-        """Whether the words of an exclusion are said in a span."""
+    def _says_excluded(self, row: int, moment: ScoredSpan, target: Target) -> bool:
+        """Whether the words of the exclusion are said in a visual moment."""
         if not target.excluded_terms:
             return False
-        said = " ".join(one.text for one in self.said(row).utterances if overlaps(one, span))
+        said = " ".join(each.text for each in self._transcript(row).utterances if overlaps(each, moment.span))
         return all(matches_term(said, term) for term in target.excluded_terms)
+
+    def _transcript(self, row: int) -> Transcript:
+        """Return the transcript of the version of a video that is in the answers."""
+        return self._transcripts.get(row, self.videos[row].version if row in self.videos else 0)

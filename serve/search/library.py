@@ -107,7 +107,7 @@ class Library:
         if visual is None:
             raise NoVisualEncoder(f"{self.directory} was indexed without a visual encoder")
         with self.engine.snapshot():
-            curve = visual.curve(visual.encode_text(read_intent(text).text), video, None)
+            curve = visual.score_frames(visual.encode_text(read_intent(text).text), video, None)
         if curve is None:
             return np.empty(0), np.empty(0, np.float32)
         return curve.frames.pts_seconds, curve.values

@@ -1,4 +1,7 @@
-"""Spans that channels propose -> one ranking: ranks within each channel, weighed by how far each may be trusted."""
+"""Fuses the candidates of the channels into one ranking: by rank within each channel, weighed by its trust.
+
+serve.search.engine uses it.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,28 +19,29 @@ from temporal.moments.moments import tiou
 from temporal.values import ScoredSpan, TimeSpan
 
 RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published
-# Least weight of the visual ranks: an unsure look beats a wild guess at what is said (benchmarks/ablation.py).
+# Weight of the visual ranks at confidence 0: an unsure look beats a wild guess at what is said
+# (benchmarks/ablation.py).
 MIN_VISUAL_TRUST = 0.4
-SAME_MOMENT_TIOU = 0.3  # a seen and a spoken span that overlap this much are one moment
+SAME_MOMENT_TIOU = 0.3  # a visual and a spoken span that overlap this much are one moment
 
 Entry = TypeVar("Entry")
 
 
 @dataclass(slots=True, kw_only=True)
 class Candidate:
-    """A span of one video on its way to being a moment."""
+    """A span of one video that a channel, or several, proposes as a moment."""
 
     video: Video
     span: TimeSpan
-    seen: ScoredSpan | None = None
-    seen_confidence: float = 0.0
-    spoken: Passage | None = None
-    ranks: dict[str, int] = field(default_factory=dict)  # channel -> place in its list, from 1
+    visual: ScoredSpan | None = None  # None: not proposed by the visual channel
+    visual_confidence: float = 0.0
+    passage: Passage | None = None  # None: not proposed by a speech channel
+    ranks: dict[str, int] = field(default_factory=dict)  # by channel, from 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedMoment:
-    """A candidate in its place."""
+    """A candidate with its fused score and confidence."""
 
     candidate: Candidate
     score: float
@@ -46,7 +50,7 @@ class RankedMoment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedVideo:
-    """A video in its place, with its best moments."""
+    """A video with its fused score and confidence, and its best moments."""
 
     video: Video
     score: float
@@ -56,113 +60,123 @@ class RankedVideo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking(Generic[Entry]):
-    """Everything that answers a question, best first; what is not yet read of it may be gone when it is."""
+    """All answers to a question, best first. Videos may be deleted before their entries are read."""
 
     entries: tuple[Entry, ...]
-    degraded_channels: tuple[str, ...]
+    degraded_channels: tuple[str, ...]  # asked for, but the library lacks them
 
 
-def rank(candidates: Sequence[Candidate], channel: str, keys: Sequence[float]) -> None:
-    """Write each candidate's place in a channel's list, from 1, smallest key first."""
-    for place, n in enumerate(np.argsort(np.asarray(keys), kind="stable"), 1):
-        candidates[int(n)].ranks[channel] = place
+def rank_in_channel(candidates: Sequence[Candidate], channel: str, keys: Sequence[float]) -> None:
+    """Set each candidate's rank in a channel, smallest key first."""
+    for rank, n in enumerate(np.argsort(np.asarray(keys), kind="stable"), 1):
+        candidates[int(n)].ranks[channel] = rank
 
 
-def merged(shown: Sequence[Candidate], spoken: Sequence[Candidate], intent: Intent) -> list[Candidate]:
-    """Make one candidate of a seen and a spoken span that overlap, with the more trusted channel's edges."""
-    left = list(shown)
-    together = []
-    for heard in spoken:
-        assert heard.spoken is not None
-        partners = [c for c in left if c.video.row == heard.video.row and tiou(c.span, heard.span) >= SAME_MOMENT_TIOU]
+def merge_channels(visual: Sequence[Candidate], spoken: Sequence[Candidate], intent: Intent) -> list[Candidate]:
+    """Merge each spoken candidate with the visual one that overlaps it most, if any does enough.
+
+    The merged candidate has the span of the channel with the higher weighted confidence.
+    """
+    unmerged = list(visual)
+    merged = []
+    for candidate in spoken:
+        assert candidate.passage is not None
+        span, row = candidate.span, candidate.video.row
+        partners = [c for c in unmerged if c.video.row == row and tiou(c.span, span) >= SAME_MOMENT_TIOU]
         if not partners:
-            together.append(heard)
+            merged.append(candidate)
             continue
-        sight = max(partners, key=lambda c: tiou(c.span, heard.span))
-        left.remove(sight)
-        by_sight = intent.visual_weight * sight.seen_confidence > intent.speech_weight * heard.spoken.confidence
-        together.append(
+        partner = max(partners, key=lambda c: tiou(c.span, candidate.span))
+        unmerged.remove(partner)
+        visual_weight = intent.visual_weight * partner.visual_confidence
+        merged.append(
             replace(
-                heard,
-                span=sight.span if by_sight else heard.span,
-                seen=sight.seen,
-                seen_confidence=sight.seen_confidence,
-                ranks={**sight.ranks, **heard.ranks},
+                candidate,
+                span=partner.span if visual_weight > intent.speech_weight * candidate.passage.confidence else span,
+                visual=partner.visual,
+                visual_confidence=partner.visual_confidence,
+                ranks={**partner.ranks, **candidate.ranks},
             )
         )
-    return together + left
+    return merged + unmerged
 
 
-def channel_weights(seen_confidence: float, spoken: Passage | None, intent: Intent) -> dict[str, float]:
-    """Weigh each channel by what the question asks for and by how far the channel trusts its own answer."""
+def channel_weights(visual_confidence: float, passage: Passage | None, intent: Intent) -> dict[str, float]:
+    """Weigh each channel by the question's intent and by the channel's confidence in its own answer."""
     return {
-        "visual": intent.visual_weight * (MIN_VISUAL_TRUST + (1 - MIN_VISUAL_TRUST) * seen_confidence),
-        "dense": intent.speech_weight * (spoken.dense_confidence if spoken else 0.0),
-        "lexical": intent.speech_weight * (spoken.lexical_confidence if spoken else 0.0),
+        "visual": intent.visual_weight * (MIN_VISUAL_TRUST + (1 - MIN_VISUAL_TRUST) * visual_confidence),
+        "dense": intent.speech_weight * (passage.dense_confidence if passage else 0.0),
+        "lexical": intent.speech_weight * (passage.lexical_confidence if passage else 0.0),
     }
 
 
-def fused(ranks: dict[str, int], weights: dict[str, float]) -> float:
-    """Sum the channels' gated reciprocal ranks; 1.0 is first place, fully trusted, in every channel."""
-    return sum(weights[channel] * (RANK_CONSTANT + 1) / (RANK_CONSTANT + place) for channel, place in ranks.items())
+def fuse_ranks(ranks: dict[str, int], weights: dict[str, float]) -> float:
+    """Return the sum of the channels' weighted reciprocal ranks; 1.0 is rank 1 in every channel, fully trusted."""
+    return sum(weights[channel] * (RANK_CONSTANT + 1) / (RANK_CONSTANT + rank) for channel, rank in ranks.items())
 
 
-def agreed(seen_confidence: float, spoken: Passage | None, intent: Intent) -> float:
-    """Return the confidence 0..1 that the question is answered, by the channels it asks for."""
+def combine_confidences(visual_confidence: float, passage: Passage | None, intent: Intent) -> float:
+    """Return the confidence 0..1 that the question is answered: the highest of the channels, each by its weight."""
     heaviest = max(intent.visual_weight, intent.speech_weight)
-    visual = seen_confidence * intent.visual_weight / heaviest
-    speech = (spoken.confidence if spoken else 0.0) * intent.speech_weight / heaviest
+    visual = visual_confidence * intent.visual_weight / heaviest
+    speech = (passage.confidence if passage else 0.0) * intent.speech_weight / heaviest
     return max(visual, speech)
 
 
 def verdict_of(confidence: float) -> Verdict:
+    """Return the verdict on a confidence 0..1."""
     if confidence >= MATCH_CONFIDENCE:
         return Verdict.MATCH
     return Verdict.WEAK if confidence >= WEAK_CONFIDENCE else Verdict.NO_MATCH
 
 
-def by_score(candidates: Iterable[Candidate], intent: Intent) -> list[RankedMoment]:
-    """Put candidates in order, best first; equal ones by URI and time."""
+def rank_by_score(candidates: Iterable[Candidate], intent: Intent) -> list[RankedMoment]:
+    """Return the candidates by fused score, best first; equal scores by URI and time."""
     ranked = [
         RankedMoment(
-            candidate=one,
-            score=fused(one.ranks, channel_weights(one.seen_confidence, one.spoken, intent)),
-            confidence=agreed(one.seen_confidence, one.spoken, intent),
+            candidate=each,
+            score=fuse_ranks(each.ranks, channel_weights(each.visual_confidence, each.passage, intent)),
+            confidence=combine_confidences(each.visual_confidence, each.passage, intent),
         )
-        for one in candidates
+        for each in candidates
     ]
-    ranked.sort(key=lambda one: (-one.score, one.candidate.video.uri, one.candidate.span.start_seconds))
+    ranked.sort(key=lambda each: (-each.score, each.candidate.video.uri, each.candidate.span.start_seconds))
     return ranked
 
 
-def first_of_each(ranked: Iterable[RankedMoment], count: int) -> list[RankedMoment]:
-    """Keep the first `count` of each video."""
-    taken: dict[int, int] = defaultdict(int)
-    kept = []
-    for one in ranked:
-        row = one.candidate.video.row
-        taken[row] += 1
-        if taken[row] <= count:
-            kept.append(one)
-    return kept
+def limit_per_video(ranked: Iterable[RankedMoment], count: int) -> list[RankedMoment]:
+    """Return the first `count` moments of each video, in the same order."""
+    counts: dict[int, int] = defaultdict(int)
+    limited = []
+    for moment in ranked:
+        row = moment.candidate.video.row
+        counts[row] += 1
+        if counts[row] <= count:
+            limited.append(moment)
+    return limited
 
 
-def whole_video(
-    candidates: Sequence[Candidate], seen: tuple[int, ScoredVideo] | None, visual_trust: float, intent: Intent
+def score_video(
+    candidates: Sequence[Candidate], visual: tuple[int, ScoredVideo] | None, visual_trust: float, intent: Intent
 ) -> tuple[float, float]:
-    """Return a video's score and confidence: its own visual rank, weighed by the trust in that list, fused with the
-    ranks of the best that is said in it."""
+    """Return the score and the confidence of a whole video.
+
+    The score fuses the video's own visual rank with the best speech ranks of its candidates.
+
+    Args:
+        visual: The video's rank in the visual channel, from 1, and its score there.
+        visual_trust: The confidence 0..1 in the visual channel's whole list.
+    """
     ranks: dict[str, int] = {}
-    best_spoken: Passage | None = None
+    best_passage: Passage | None = None
     for candidate in candidates:
         for channel in ("dense", "lexical"):
             if channel in candidate.ranks:
                 ranks[channel] = min(ranks.get(channel, candidate.ranks[channel]), candidate.ranks[channel])
-        if candidate.spoken and (best_spoken is None or candidate.spoken.confidence > best_spoken.confidence):
-            best_spoken = candidate.spoken
-    seen_confidence = 0.0
-    if seen is not None:
-        ranks["visual"], seen_confidence = seen[0], seen[1].confidence
-    return fused(ranks, channel_weights(visual_trust, best_spoken, intent)), agreed(
-        seen_confidence, best_spoken, intent
-    )
+        if candidate.passage and (best_passage is None or candidate.passage.confidence > best_passage.confidence):
+            best_passage = candidate.passage
+    visual_confidence = 0.0
+    if visual is not None:
+        ranks["visual"], visual_confidence = visual[0], visual[1].confidence
+    score = fuse_ranks(ranks, channel_weights(visual_trust, best_passage, intent))
+    return score, combine_confidences(visual_confidence, best_passage, intent)

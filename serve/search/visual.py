@@ -1,4 +1,8 @@
-"""The visual channel: frames near a question, de-biased, read as moments on each video's full curve."""
+"""VisualChannel: scores the frames of videos against a question, and finds moments on each video's curve of scores.
+
+A frame's score is the cosine of its vector and the question's, from which part of what captions of anything have in
+common is taken (serve.search.traits): it is de-biased. serve.search.engine asks the channel.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,30 +27,40 @@ from temporal.moments.moments import Scores, find_all_moments
 from temporal.moments.shots import NO_CHANGES, changes_of, joined, picture_changes
 from temporal.values import ScoredSpan, TimeSpan
 
-SEGMENT_COUNT = 512  # nearest segments whose videos are read in full
-VIDEO_COUNT = 200  # videos whose curves are read for one question (field practice: exact re-score of the top 200)
-CACHED_TRAITS_COUNT = 200_000  # videos: about 1 KB each
-CALIBRATED_COUNT = 20  # best videos for which the no-match test is worth its cost
-# Of what a frame has in common with an exclusion, beyond what it has with captions of anything, this much is taken from
-# its score. (Field practice; encoders know no "not", so exclusion is arithmetic.)
+SEGMENT_COUNT = 512  # nearest segments; their videos are scored frame by frame
+VIDEO_COUNT = 200  # videos scored frame by frame for one question (field practice: exact re-score of the top 200)
+CACHED_TRAITS_COUNT = 200_000  # videos whose traits stay in memory: about 1 KB each
+CALIBRATED_COUNT = 20  # best videos, for which the no-match test is worth its cost
+# Share of a frame's similarity to the exclusion, beyond that of captions of anything, that is taken from its score.
+# (Field practice; encoders know no "not", so exclusion is arithmetic.)
 EXCLUDED_SHARE = 1.0
-EXCLUDED_FRAMES = 0.5  # share of a moment's frames that may show more of the exclusion than of the question
+EXCLUDED_FRAMES = 0.5  # a moment is left out if this share of its frames shows more of the exclusion than the question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredVideo:
-    """One video in the eyes of a question."""
+    """How well one video shows what a question asks for."""
 
     video: Video
     score: float  # de-biased similarity of the whole video, about -0.2..0.5
-    confidence: float  # 0..1 that this is the video, by the no-match test against generic captions on it
-    best: float  # as score, of its best frames
-    best_confidence: float  # as confidence, that its best frames show it
+    confidence: float  # 0..1 that the video shows it, by the no-match test against captions of anything
+    moment_score: float  # as score, of the video's best frames
+    moment_confidence: float  # as confidence, that the best frames show it
     moments: tuple[ScoredSpan, ...]  # best first
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """The score of each frame of one video for a question."""
+
+    video: Video
+    frames: VideoFrames
+    values: NDArray[np.float32]  # (F,), de-biased
+    shows_excluded: NDArray[np.bool_] | None  # (F,), True: shows more of the exclusion than of the question
+
+
 class VisualChannel:
-    """Finds what was shown. Any number of threads may ask."""
+    """Finds videos and moments by their frames. Any number of threads may ask."""
 
     def __init__(
         self,
@@ -59,45 +73,51 @@ class VisualChannel:
         *,
         cache_bytes: int,
     ) -> None:
-        """Take what there is.
+        """Take what a search uses, and encode the captions of anything.
 
         Args:
-            texts: The encoder's vectors of texts; perhaps another's too, whose texts it encodes.
+            texts: Encodes texts as the encoder does; shared with the speech channel if both have the same encoder.
+            index: Of segments.
+            cache_bytes: Frame vectors that stay in memory.
         """
-        self.catalog, self.encoder, self.texts, self.index = catalog, encoder, texts, index
-        self.config, self.calibration = config, calibration
+        self.texts, self.calibration = texts, calibration
+        self._catalog, self._encoder, self._index, self._config = catalog, encoder, index, config
         self.frames: RowCache[VideoFrames] = RowCache(
-            partial(read_frames, catalog), lambda each: each.nbytes, cache_bytes
+            partial(read_frames, catalog), lambda frames: frames.nbytes, cache_bytes
         )
-        # Of files, as they outlast the frames; those of a live video change with it.
-        self.traits: RowCache[Traits] = RowCache(lambda *_: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
-        self.captions = Captions(encoder, calibration)
-        self.bank = self.captions.bank  # now: it takes longer than a question
-        # A video's product is small: a second thread's waiting costs more than it brings, and questions have threads of
-        # their own. For the whole process: a limit that each question set and lifted would be lifted under another.
+        # Traits of files, which stay in memory longer than the frames. Those of a live video change with its frames.
+        self._traits: RowCache[Traits] = RowCache(lambda *_: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
+        self._captions = Captions(encoder, calibration)
+        self.bank = self._captions.bank  # encoded now: that takes longer than a question
+        # One BLAS thread: one video's product is small, so a second thread costs more in waiting than it brings, and
+        # questions run in threads of their own. Set for the whole process: if each question set and reset the limit,
+        # one would reset it during another.
         threadpool_limits(limits=1, user_api="blas")
 
     def encode_text(self, text: str) -> NDArray[np.float32]:
-        """Return float32 (D,), unit: the mean over the encoder's prompt templates."""
+        """Return float32 (D,), unit length: the mean over the encoder's prompt templates."""
         return encode_text(self.texts.encode, self.calibration.templates, text)
 
-    def prompts(self, text: str) -> list[str]:
-        """Return what encode_text() encodes."""
-        return prompts(self.calibration.templates, text)
+    def prompts_of(self, text: str) -> list[str]:
+        """Return the texts that encode_text() encodes."""
+        return prompts_of(text, self.calibration.templates)
 
-    def image_vector(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (D,), unit, of a picture at the encoder's input size."""
-        return np.asarray(self.encoder.encode_frames(pixels[None])[0])
+    def encode_picture(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (D,), unit length, of a picture, uint8 (H, W, 3) at the encoder's input size."""
+        return np.asarray(self._encoder.encode_frames(pixels[None])[0])
 
-    def example_vector(self, video: Video, span: TimeSpan) -> NDArray[np.float32] | None:
-        """Return float32 (D,), unit, of the frames in a span, or of the nearest; None for a video without pictures."""
+    def average_frames(self, video: Video, span: TimeSpan) -> NDArray[np.float32] | None:
+        """Return the mean vector of the frames in a span, or the nearest frame, float32 (D,), unit length.
+
+        None for a video without frames.
+        """
         frames = self.frames.get(video.row, video.version)
         if not len(frames.pts_seconds):
             return None
-        total = frames.vectors.sum(within(frames.pts_seconds, span))
+        total = frames.vectors.sum(_frames_within(span, frames.pts_seconds))
         return np.asarray(total / np.linalg.norm(total), np.float32)
 
-    def ask(
+    def score_videos(
         self,
         query: NDArray[np.float32],
         videos: Sequence[Video],
@@ -106,51 +126,46 @@ class VisualChannel:
         excluded: NDArray[np.float32] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> list[ScoredVideo]:
-        """Return the videos of these that may show it, best first, with their moments.
+        """Return the videos that may show what the query asks for, best first, with their moments.
 
         Args:
-            query: float32 (D,), unit.
-            everywhere: These are all the videos there are.
-            excluded: float32 (D,), unit: what is not to be shown. Videos and moments that show more of it than of the
+            query: float32 (D,), unit length.
+            videos: The videos to search.
+            everywhere: Whether these are all videos of the library.
+            excluded: float32 (D,), unit length, of the exclusion. Videos and moments that show more of it than of the
                 query are left out.
-            check: Called between videos; what it raises ends the search.
+            check: Called between videos; an exception that it raises ends the search.
         """
         curves = []
-        for video in self.candidates(query, videos, everywhere):
+        for video in self._choose_videos(query, videos, everywhere):
             check()
-            if (curve := self.curve(query, video, excluded)) is not None:
+            if (curve := self.score_frames(query, video, excluded)) is not None:
                 curves.append((float(softmax_mean(curve.values, self.calibration.video_temperature)), curve))
         curves.sort(key=lambda entry: -entry[0])
         best, traits = curves[:CALIBRATED_COUNT], []
         for _, curve in best:
             check()
-            traits.append(self.learn(curve))
+            traits.append(self._find_traits(curve))
         check()
-        moments = self.moments([curve for _, curve in best])
-        judged = [
-            self.judged(score, curve, known, found)
-            for (score, curve), known, found in zip(best, traits, moments, strict=True)
+        moments = self._find_moments([curve for _, curve in best])
+        calibrated = [
+            self._calibrate(score, curve, video_traits, video_moments)
+            for (score, curve), video_traits, video_moments in zip(best, traits, moments, strict=True)
         ]
-        return judged + [unjudged(score, curve) for score, curve in curves[CALIBRATED_COUNT:]]
+        return calibrated + [_skip_calibration(score, curve) for score, curve in curves[CALIBRATED_COUNT:]]
 
-    def candidates(self, query: NDArray[np.float32], videos: Sequence[Video], everywhere: bool) -> list[Video]:
-        """Return the videos whose curves to read: all of a small library, else those of the nearest segments."""
-        if len(videos) <= VIDEO_COUNT:
-            return list(videos)
-        by_row = {video.row: video for video in videos}
-        rows = self.index.videos(query, SEGMENT_COUNT, rows=None if everywhere else list(by_row))
-        return [by_row[row] for row in rows[:VIDEO_COUNT]]
-
-    def curve(self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None) -> "Curve | None":
-        """Score every frame of a video; None where there is none, or where it shows more of the exclusion."""
+    def score_frames(
+        self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None
+    ) -> Curve | None:
+        """Score every frame of a video; return None if it has no frames, or all show more of the exclusion."""
         frames = self.frames.get(video.row, video.version)
         vectors = frames.vectors
         if not len(vectors):
             return None
-        values = vectors.dot(query - self.captions.bias)
+        values = vectors.dot(query - self._captions.bias)
         if excluded is None:
             return Curve(video=video, frames=frames, values=values, shows_excluded=None)
-        unwanted: NDArray[np.float32] = np.maximum(vectors.dot(excluded - self.captions.direction), 0)
+        unwanted: NDArray[np.float32] = np.maximum(vectors.dot(excluded - self._captions.direction), 0)
         shows_excluded = unwanted > values
         if shows_excluded.all():
             return None
@@ -158,64 +173,56 @@ class VisualChannel:
             video=video, frames=frames, values=values - EXCLUDED_SHARE * unwanted, shows_excluded=shows_excluded
         )
 
-    def judged(self, score: float, curve: "Curve", traits: Traits, moments: tuple[ScoredSpan, ...]) -> ScoredVideo:
-        """Say how far a video and its moments stand out from captions of anything."""
-        calibration = self.calibration
-        best = float(softmax_mean(curve.values, calibration.moment_temperature))
-        for_video = z_score(score, *traits.generic[calibration.video_temperature])
-        for_moment = z_score(best, *traits.generic[calibration.moment_temperature])
-        return ScoredVideo(
-            video=curve.video,
-            score=score,
-            confidence=calibration.video.confidence(for_video),
-            best=best,
-            best_confidence=calibration.moment.confidence(for_moment),
-            moments=moments,
-        )
+    def forget(self, rows: Iterable[int]) -> None:
+        """Drop deleted videos from memory."""
+        self.frames.discard(rows)
+        self._traits.discard(rows)
 
-    def learn(self, curve: "Curve") -> Traits:
-        """Find out what no question changes in a video, see serve.search.traits.
+    def _choose_videos(self, query: NDArray[np.float32], videos: Sequence[Video], everywhere: bool) -> list[Video]:
+        """Return the videos to score frame by frame: all of a small library, else those of the nearest segments."""
+        if len(videos) <= VIDEO_COUNT:
+            return list(videos)
+        by_row = {video.row: video for video in videos}
+        rows = self._index.videos(query, SEGMENT_COUNT, rows=None if everywhere else list(by_row))
+        return [by_row[row] for row in rows[:VIDEO_COUNT]]
 
-        Of a file the catalog knows it, unless an older program indexed it, or the library was calibrated since. Else it
-        is worked out block by block, of vectors that become float32 but once.
+    def _find_traits(self, curve: Curve) -> Traits:
+        """Find the traits of a video (serve.search.traits): in memory, in the catalog, or by computing them.
+
+        The catalog has those of a file, unless an older program indexed the file or the library was calibrated since.
+        Computing goes block by block, so that each block's vectors become float32 only once.
 
         Returns:
-            What captions of anything score on it; for a file that outlasts its frames in memory.
+            The scores of captions of anything on the video. Those of a file stay in memory longer than its frames.
         """
         video, frames = curve.video, curve.frames
         whole, blocks = frames.traits, frames.blocks.values()
-        known = whole if video.is_live else self.traits.get(video.row)
-        if whole.changes is None and not video.is_live and (stored := self.catalog.traits(video.row)) is not None:
+        traits = whole if video.is_live else self._traits.get(video.row)
+        if whole.changes is None and not video.is_live and (stored := self._catalog.traits(video.row)) is not None:
             whole.changes = changes_of(frames.epochs, frames.pts_seconds, stored.change_strengths)
-            for block in blocks:  # one: a file's frames are not cut
+            for block in blocks:  # a file has one block
                 block.traits.changes = whole.changes
-            if stored.captions == self.captions.key:
-                known.generic = stored.generic
-        if whole.changes is not None and known.generic:
-            return known
+            if stored.captions == self._captions.key:
+                traits.generic = stored.generic
+        if whole.changes is not None and traits.generic:
+            return traits
         for block in blocks:
-            traits = block.traits
-            lacks_pools = not known.generic and not traits.pools and len(block.vectors) > 0
-            if traits.changes is not None and not lacks_pools:
+            lacks_pools = not traits.generic and not block.traits.pools and len(block.vectors) > 0
+            if block.traits.changes is not None and not lacks_pools:
                 continue
             embeddings = block.embeddings()
-            if traits.changes is None:  # of a live video block by block, so that none is where two blocks meet
-                traits.changes = picture_changes(embeddings)
+            if block.traits.changes is None:  # within blocks: no change is found where two blocks of a stream meet
+                block.traits.changes = picture_changes(embeddings)
             if lacks_pools:
-                traits.pools = self.captions.pool(embeddings.vectors)
+                block.traits.pools = self._captions.pool(embeddings.vectors)
         if whole.changes is None:
             whole.changes = joined([block.traits.changes for block in blocks if block.traits.changes is not None])
-        if not known.generic:
-            known.generic = self.captions.statistics([block.traits.pools for block in blocks if len(block.vectors)])
-        return known
+        if not traits.generic:
+            traits.generic = self._captions.statistics([block.traits.pools for block in blocks if len(block.vectors)])
+        return traits
 
-    def forget(self, rows: Iterable[int]) -> None:
-        """Let go of videos that are gone."""
-        self.frames.discard(rows)
-        self.traits.discard(rows)
-
-    def moments(self, curves: Sequence["Curve"]) -> list[tuple[ScoredSpan, ...]]:
-        """Read curves that were learnt from; a video that shows one thing from end to end is one moment."""
+    def _find_moments(self, curves: Sequence[Curve]) -> list[tuple[ScoredSpan, ...]]:
+        """Return the moments on each curve, after _find_traits(). A video that shows one thing throughout is one."""
         scores = [
             Scores(
                 pts_seconds=curve.frames.pts_seconds,
@@ -226,66 +233,73 @@ class VisualChannel:
             )
             for curve in curves
         ]
-        found = find_all_moments(scores, self.config)
-        return [admitted(curve, each or whole(curve)) for curve, each in zip(curves, found, strict=True)]
+        moments = find_all_moments(scores, self._config)
+        return [_drop_excluded(curve, each or _whole_video(curve)) for curve, each in zip(curves, moments, strict=True)]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """How near each frame of one video is to a question."""
-
-    video: Video
-    frames: VideoFrames
-    values: NDArray[np.float32]  # (F,), de-biased
-    shows_excluded: NDArray[np.bool_] | None  # (F,), True: it shows more of the exclusion than of the question
-
-
-def whole(curve: Curve) -> list[ScoredSpan]:
-    """Return a video off whose curve nothing is read as one moment, if it is of one epoch."""
-    frames, video = curve.frames, curve.video
-    if frames.epochs[0] != frames.epochs[-1]:
-        return []
-    best = int(np.argmax(curve.values))
-    first = float(frames.pts_seconds[0]) if video.is_live else 0.0  # its old end may be gone
-    span = TimeSpan(start_seconds=first, end_seconds=video.duration_seconds)
-    peak_seconds, peak = float(frames.pts_seconds[best]), float(curve.values[best])
-    return [ScoredSpan(span=span, score=0.0, peak_seconds=peak_seconds, peak=peak)]
-
-
-def admitted(curve: Curve, moments: Sequence[ScoredSpan]) -> tuple[ScoredSpan, ...]:
-    """Leave out moments that show more of the exclusion than of the question."""
-    excluded, times = curve.shows_excluded, curve.frames.pts_seconds
-    return tuple(
-        moment
-        for moment in moments
-        if excluded is None or excluded[within(times, moment.span)].mean() < EXCLUDED_FRAMES
-    )
-
-
-def unjudged(score: float, curve: Curve) -> ScoredVideo:
-    """Return a video too far down the list for the no-match test."""
-    return ScoredVideo(video=curve.video, score=score, confidence=0.0, best=0.0, best_confidence=0.0, moments=())
-
-
-def within(times: NDArray[np.float64], span: TimeSpan) -> slice:
-    """Return where the times of a span are; where none is, the one before it, or the first."""
-    first, last = (int(n) for n in np.searchsorted(times, (span.start_seconds, span.end_seconds)))
-    return slice(first, last) if first < last else slice(max(first - 1, 0), max(first, 1))
+    def _calibrate(self, score: float, curve: Curve, traits: Traits, moments: tuple[ScoredSpan, ...]) -> ScoredVideo:
+        """Compare the scores of a video and of its best frames with those of captions of anything on it."""
+        calibration = self.calibration
+        moment_score = float(softmax_mean(curve.values, calibration.moment_temperature))
+        for_video = z_score(score, *traits.generic[calibration.video_temperature])
+        for_moment = z_score(moment_score, *traits.generic[calibration.moment_temperature])
+        return ScoredVideo(
+            video=curve.video,
+            score=score,
+            confidence=calibration.video.confidence(for_video),
+            moment_score=moment_score,
+            moment_confidence=calibration.moment.confidence(for_moment),
+            moments=moments,
+        )
 
 
 def encode_text(
     encode: Callable[[Sequence[str]], NDArray[np.float32]], templates: Sequence[str], text: str
 ) -> NDArray[np.float32]:
-    """Return float32 (D,), unit: the mean of a question's vectors in the sentences of `templates`."""
-    summed = encode(prompts(templates, text)).sum(axis=0)
+    """Return float32 (D,), unit length: the mean vector of a text in each of the templates."""
+    summed = encode(prompts_of(text, templates)).sum(axis=0)
     return np.asarray(summed / np.linalg.norm(summed), np.float32)
 
 
-def prompts(templates: Sequence[str], text: str) -> list[str]:
-    """Put a question into each of some sentences."""
+def prompts_of(text: str, templates: Sequence[str]) -> list[str]:
+    """Return a text in each of the templates."""
     return [template.format(text) for template in templates]
 
 
 def z_score(score: float, mean: float, spread: float) -> float:
-    """Compare a question's score on one video with those of captions that describe anything at all."""
+    """Return how many standard deviations a score is above the scores of captions of anything on the same video."""
     return (score - mean) / max(spread, 1e-6)
+
+
+def _skip_calibration(score: float, curve: Curve) -> ScoredVideo:
+    """Return a video too far down the list for the no-match test."""
+    return ScoredVideo(
+        video=curve.video, score=score, confidence=0.0, moment_score=0.0, moment_confidence=0.0, moments=()
+    )
+
+
+def _whole_video(curve: Curve) -> list[ScoredSpan]:
+    """Return a whole video as one moment, if it has one epoch."""
+    frames, video = curve.frames, curve.video
+    if frames.epochs[0] != frames.epochs[-1]:
+        return []
+    best = int(np.argmax(curve.values))
+    first = float(frames.pts_seconds[0]) if video.is_live else 0.0  # the old end of a live video may be pruned
+    span = TimeSpan(start_seconds=first, end_seconds=video.duration_seconds)
+    peak_seconds, peak = float(frames.pts_seconds[best]), float(curve.values[best])
+    return [ScoredSpan(span=span, score=0.0, peak_seconds=peak_seconds, peak=peak)]
+
+
+def _drop_excluded(curve: Curve, moments: Sequence[ScoredSpan]) -> tuple[ScoredSpan, ...]:
+    """Leave out moments in which enough frames show more of the exclusion than of the question."""
+    excluded, times = curve.shows_excluded, curve.frames.pts_seconds
+    return tuple(
+        moment
+        for moment in moments
+        if excluded is None or excluded[_frames_within(moment.span, times)].mean() < EXCLUDED_FRAMES
+    )
+
+
+def _frames_within(span: TimeSpan, times: NDArray[np.float64]) -> slice:
+    """Return which frames are in a span; if none is, the frame before it, or the first frame."""
+    first, last = (int(n) for n in np.searchsorted(times, (span.start_seconds, span.end_seconds)))
+    return slice(first, last) if first < last else slice(max(first - 1, 0), max(first, 1))

@@ -309,9 +309,9 @@ def test_what_fails_while_texts_are_encoded_is_told_and_the_next_question_answer
 def test_words_propose_utterances_everywhere_and_within_bounds(library: Library) -> None:
     speech = library.engine.speech
     london = next(video for video in library.videos() if name(video.uri) == "london.mp4")
-    assert {row for row, _ in speech.words(["foggy"], None).places} == {london.row}
-    assert {row for row, _ in speech.words(["foggy"], [london.row]).places} == {london.row}
-    assert speech.words(["foggy"], []).places == set()
+    assert {row for row, _ in speech.find_words(["foggy"], None).places} == {london.row}
+    assert {row for row, _ in speech.find_words(["foggy"], [london.row]).places} == {london.row}
+    assert speech.find_words(["foggy"], []).places == set()
 
 
 def test_limit_and_order(library: Library) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pytest
 
 from serve.catalog.catalog import Catalog
-from serve.search import speech as spoken
 from serve.search.speech import Frequencies
 from support.sample_catalog import put
 
@@ -51,11 +50,10 @@ def test_of_some_videos_it_is_counted_every_time(catalog: Catalog, reader: Catal
 
 
 def test_questions_of_endless_new_words_do_not_fill_the_memory(
-    catalog: Catalog, reader: Catalog, counted: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, reader: Catalog, counted: list[list[str]]
 ) -> None:
-    monkeypatch.setattr(spoken, "COUNTED_TERM_COUNT", 10)
     put(catalog, "a", "hello world")
-    frequencies = Frequencies(reader)
+    frequencies = Frequencies(reader, max_term_count=10)
     for n in range(30):
         assert frequencies.of([f"word{n}", "hello"], None) == ({f"word{n}": 0, "hello": 1}, 1)
-    assert len(frequencies._holding) <= 12
+    assert len(frequencies._counts) <= 12
