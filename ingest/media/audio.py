@@ -1,4 +1,4 @@
-"""One audio track to 16 kHz mono float32, with true times."""
+"""Decodes one audio track and resamples it to 16 kHz mono float32, with true times."""
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from ingest.media.timeline import Epoch
 from ingest.values import SAMPLE_RATE_HZ
 
-BLOCK_SECONDS = 5  # of one AudioBlock: few messages, little delay
-JUMP_SECONDS = Fraction(1, 20)  # timestamps off by more start anew at their true time; less is rounding
-# How libswresample mixes to mono. The weights sum to one, else two equal channels would clip; the centre, where
-# films have their speech, gets half of 5.1's sum, where FFmpeg's default leaves it a third.
+BLOCK_SECONDS = 5  # length of one AudioBlock: few messages, little delay
+JUMP_SECONDS = Fraction(1, 20)  # a timestamp off by more starts a new run; less is rounding
+# libswresample's weights for mixing to mono. They sum to one, so that equal channels do not clip. The centre, which
+# carries the speech of films, gets half of 5.1's sum; FFmpeg's default gives it a third.
 MIX = {"rematrix_maxval": "1.0", "center_mix_level": "1.414", "surround_mix_level": "0.354"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """Consecutive samples at a source time."""
+    """Consecutive samples that begin at a source time."""
 
     epoch: Epoch
     start: Fraction
@@ -35,17 +35,17 @@ class Sound:
 
 
 class AudioTrack:
-    """Decode and resample packets. A run is a stretch without a jump; its times are counted in samples."""
+    """Decodes and resamples packets. Within a run, a stretch without a jump, times are counted in samples."""
 
     def __init__(self, stream: AudioStream) -> None:
         self._stream = stream
         self._context = stream.codec_context
-        self._context.thread_count = 1  # audio decoders gain nothing from more
+        self._context.thread_count = 1  # audio decoders do not gain from more
         self._resampler: AudioResampler | None = None
-        self._setup: tuple[str, str, int] | None = None  # what the resampler was made for
+        self._setup: tuple[str, str, int] | None = None  # format, layout and rate of the resampler's input
         self._epoch: Epoch | None = None
-        self._start = Fraction(0)  # source time of the first sample not yet given out
-        self._expected = Fraction(0)  # source time at which the next decoded frame begins, by counting
+        self._start = Fraction(0)  # source time of the first sample in _parts
+        self._expected = Fraction(0)  # source time of the next decoded frame, by counting
         self._parts: list[NDArray[np.float32]] = []
         self._count = 0  # samples in _parts
         self.error_count = 0
@@ -60,7 +60,7 @@ class AudioTrack:
             yield from self._take(frame, epoch)
 
     def finish(self) -> Iterator[Sound]:
-        """Give out what is left of the epoch."""
+        """Yield the rest of the epoch."""
         if self._epoch is not None:
             for frame in self._decode(None):
                 yield from self._take(frame, self._epoch)
@@ -90,17 +90,17 @@ class AudioTrack:
             if begin is not None:
                 self._start = self._expected = begin
         self._expected += Fraction(frame.samples, frame.sample_rate)
-        frame.pts = None  # the run counts samples; a stray timestamp must not stretch it
+        frame.pts = None  # the run counts samples; the resampler must not stretch to a stray timestamp
         try:
-            self._keep(self._resampler.resample(frame))
+            self._store(self._resampler.resample(frame))
         except (av.error.FFmpegError, ValueError):
             self.error_count += 1
         while self._count >= BLOCK_SECONDS * SAMPLE_RATE_HZ:
-            yield self._give(epoch)
+            yield self._pop_sound(epoch)
 
-    def _keep(self, frames: list[AudioFrame]) -> None:
+    def _store(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
-            if frame is None:  # what a resampler with nothing to do returns at its end
+            if frame is None:  # an idle resampler returns None at its end
                 continue
             samples: NDArray[Any] = frame.to_ndarray().reshape(-1)
             self._parts.append(samples)
@@ -109,16 +109,16 @@ class AudioTrack:
     def _end_run(self) -> Iterator[Sound]:
         if self._resampler is not None:
             try:
-                self._keep(self._resampler.resample(None))
+                self._store(self._resampler.resample(None))
             except av.error.FFmpegError:
                 self.error_count += 1
             self._resampler = None
         if self._count and self._epoch is not None:
-            yield self._give(self._epoch)
+            yield self._pop_sound(self._epoch)
         self._parts, self._count = [], 0
 
-    def _give(self, epoch: Epoch) -> Sound:
-        # Float formats may hold anything; the contract is -1..1.
+    def _pop_sound(self, epoch: Epoch) -> Sound:
+        # Float formats can hold any number; AudioBlock promises -1..1.
         samples = np.clip(np.nan_to_num(np.concatenate(self._parts)), -1.0, 1.0).astype(np.float32, copy=False)
         sound = Sound(epoch=epoch, start=self._start, samples=samples)
         self._start += Fraction(len(samples), SAMPLE_RATE_HZ)

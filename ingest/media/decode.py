@@ -284,7 +284,7 @@ class _DecodePass:
         self._has_info = True
         video, audio, frame = self._video_stream, self._audio_stream, self._info_frame
         width = height = None
-        turn = Orientation.of(frame) if frame is not None else Orientation()
+        turn = Orientation.from_frame(frame) if frame is not None else Orientation()
         if video is not None:
             coded = (frame.width, frame.height) if frame is not None else (video.width, video.height)
             width, height = display_size(*coded, _pixel_aspect(video))

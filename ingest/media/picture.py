@@ -1,6 +1,6 @@
-"""From a decoded picture to what is kept of it: RGB at the encoder's input size, and a small JPEG.
+"""Makes the stored forms of a decoded picture: RGB at the encoder's input size, and a small JPEG.
 
-Scaled in one pass from the coded picture by libswscale. Rotation is applied after scaling, on few pixels.
+libswscale scales the coded picture in one pass. Rotation comes after scaling, when there are few pixels.
 """
 
 import io
@@ -14,29 +14,29 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin  # noqa: F401  the plugin by name: in the child no file can be opened later
+from PIL import Image, JpegImagePlugin  # noqa: F401  loads the plugin: the child cannot open files later
 
 from ingest.config import DecodeConfig
 from ingest.media import tonemap
 
-# Bicubic as in open_clip's preprocessing. The other flags keep colour true at edges and to the last bit.
+# Bicubic, as in open_clip's preprocessing. The other flags keep colours exact, also at edges.
 SCALING = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-JPEG_QUALITY = 80  # 8 KB for 320x180; below 70 faces and small text suffer
-HD_HEIGHT = 720  # players take BT.709 for untagged pictures from here on, BT.601 below
-MAX_ASPECT = 8  # a longer side beyond 8 times the shorter is squashed: it bounds the scaled picture's memory
+JPEG_QUALITY = 80  # 8 KB for 320x180; below 70, faces and small text suffer
+HD_HEIGHT = 720  # lines from which players assume BT.709 for untagged pictures, and BT.601 below
+MAX_ASPECT = 8  # largest ratio of the sides, beyond which a picture is squashed: bounds memory
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How the display matrix turns a picture: transpose, then flip."""
+    """How to turn a picture for display: transpose, then flip."""
 
     is_transposed: bool = False
     flips_columns: bool = False
     flips_rows: bool = False
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> "Orientation":
+    def from_frame(cls, frame: VideoFrame) -> "Orientation":
         """Read the display matrix: nine 32-bit fixed-point numbers, a b u c d v x y w."""
         data: Any = frame.side_data.get("DISPLAYMATRIX")
         matrix = np.frombuffer(bytes(data), dtype="=i4") if data is not None else np.zeros(0, dtype="=i4")
@@ -49,7 +49,7 @@ class Orientation:
 
     @property
     def degrees(self) -> int:
-        """Clockwise, after the flip where there is one."""
+        """The clockwise rotation, applied after a flip."""
         if self.is_transposed:
             return 90 if self.flips_columns else 270
         return 180 if self.flips_rows else 0
@@ -65,19 +65,20 @@ class Orientation:
 
 
 class PictureMaker:
-    """Make pixels and thumbnails by one config. Keeps scalers between pictures; not thread-safe."""
+    """Makes pixels and thumbnails by one config. It reuses its scalers, so only one thread may use it."""
 
     def __init__(self, config: DecodeConfig) -> None:
         self._config = config
         self._scaler, self._thumbnail_scaler = VideoReformatter(), VideoReformatter()
         self._field: _FieldFilter | None = None
-        self._turned: tuple[int, Orientation] | None = None  # the last frame's rotation, and all of its display matrix
+        self._last_turn: tuple[int, Orientation] | None = None  # the last frame's rotation, and its whole orientation
 
     def _orientation(self, frame: VideoFrame) -> Orientation:
-        """Read the display matrix when it changes: reading ties PyAV's frame into a cycle that outlives its use."""
-        if self._turned is None or self._turned[0] != frame.rotation:
-            self._turned = (frame.rotation, Orientation.of(frame))
-        return self._turned[1]
+        """Return a frame's orientation. Reads the display matrix only when the rotation changes: reading it puts PyAV's
+        frame into a reference cycle that outlives its use."""
+        if self._last_turn is None or self._last_turn[0] != frame.rotation:
+            self._last_turn = (frame.rotation, Orientation.from_frame(frame))
+        return self._last_turn[1]
 
     def make(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[NDArray[np.uint8], bytes]:
         """Return uint8 (H, W, 3) RGB at the input size, and the whole picture's JPEG.
@@ -90,9 +91,9 @@ class PictureMaker:
         if turn.is_transposed:
             width, height = height, width
         thumbnail_size = _thumbnail_size(width, height, config.thumbnail_px)
-        frame = self._one_field(frame)
+        frame = self._take_one_field(frame)
 
-        size = _scaled_size(width, height, config)
+        size = _scale_size(width, height, config)
         whole = _rgb(frame, size, turn, self._scaler)
         if config.resize != "squash" and min(size) >= min(thumbnail_size):
             small = Image.fromarray(whole).resize(thumbnail_size, Image.Resampling.BICUBIC)
@@ -102,8 +103,8 @@ class PictureMaker:
         small.save(jpeg, "JPEG", quality=JPEG_QUALITY)
         return _fit(whole, config.input_width, config.input_height), jpeg.getvalue()
 
-    def _one_field(self, frame: VideoFrame) -> VideoFrame:
-        """Return every second line of an interlaced picture: its lines are of two moments, a comb when mixed."""
+    def _take_one_field(self, frame: VideoFrame) -> VideoFrame:
+        """Return every second line of an interlaced picture: its two fields show different moments."""
         if not frame.interlaced_frame or frame.height < 4:
             return frame
         if self._field is None or not self._field.fits(frame):
@@ -112,7 +113,7 @@ class PictureMaker:
 
 
 class _FieldFilter:
-    """libavfilter's `field`: the top field of each picture, without a copy, chroma lines right."""
+    """libavfilter's `field`: the top field of each picture, without a copy, and with the right chroma lines."""
 
     def __init__(self, frame: VideoFrame) -> None:
         self._shape = (frame.width, frame.height, frame.format.name)
@@ -136,13 +137,13 @@ class _FieldFilter:
 
 
 def display_size(width: int, height: int, pixel_aspect: Fraction) -> tuple[int, int]:
-    """Return the size as shown, before rotation: the width stretched, the height as stored."""
+    """Return the displayed size before rotation: the width is stretched, the height is kept."""
     if Fraction(1, MAX_ASPECT) <= pixel_aspect <= MAX_ASPECT:
         width = max(1, round(width * pixel_aspect))
     return width, height
 
 
-def _scaled_size(width: int, height: int, config: DecodeConfig) -> tuple[int, int]:
+def _scale_size(width: int, height: int, config: DecodeConfig) -> tuple[int, int]:
     """Return the size of the whole picture before cropping or padding."""
     if config.resize == "squash":
         return config.input_width, config.input_height
@@ -151,7 +152,7 @@ def _scaled_size(width: int, height: int, config: DecodeConfig) -> tuple[int, in
     if config.resize == "pad":
         return max(1, round(width * ratio)), max(1, round(height * ratio))
     limit = MAX_ASPECT * max(config.input_width, config.input_height)
-    # Truncated, not rounded, as torchvision's Resize does, which made the encoders' training pictures.
+    # Truncated, not rounded, like torchvision's Resize, which made the encoders' training pictures.
     return (
         min(limit, max(config.input_width, int(width * ratio))),
         min(limit, max(config.input_height, int(height * ratio))),
@@ -165,7 +166,7 @@ def _thumbnail_size(width: int, height: int, shorter_px: int) -> tuple[int, int]
 
 
 def _fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Cut the centre out where the picture is larger, put it on black where it is smaller."""
+    """Crop the centre of a larger picture; put a smaller one on black."""
     have_height, have_width = pixels.shape[:2]
     top, left = round((have_height - height) / 2), round((have_width - width) / 2)
     pixels = pixels[max(0, top) : max(0, top) + height, max(0, left) : max(0, left) + width]
@@ -178,21 +179,21 @@ def _fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
 
 
 def _rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation, scaler: VideoReformatter) -> NDArray[np.uint8]:
-    """Scale the whole picture to `size` as shown (width, height): uint8 (H, W, 3), sRGB, alpha over black."""
+    """Scale a picture to a displayed `size` (width, height): uint8 (H, W, 3), sRGB, alpha over black."""
     width, height = (size[1], size[0]) if turn.is_transposed else size
-    if tonemap.is_wide(frame):
+    if tonemap.needs_tonemap(frame):
         deep = _scale(scaler, frame, width, height, "rgb48le")
         return turn.apply(tonemap.to_sdr(deep, frame))
     if not _has_alpha(frame):
-        # Planes: libswscale writes them twice as fast as packed RGB, and the same to the last bit. Not from packed RGB
-        # of 16 bits, which it unpacks in two ways.
+        # libswscale writes planes twice as fast as packed RGB, and bit for bit the same; except from packed RGB of 16
+        # bits, which it unpacks differently.
         return turn.apply(_scale(scaler, frame, width, height, "rgb24" if frame.format.is_rgb else "gbrp"))
     rgba = _scale(scaler, frame, width, height, "rgba").astype(np.uint16)
     return turn.apply((rgba[..., :3] * rgba[..., 3:] // 255).astype(np.uint8))
 
 
 def _has_alpha(frame: VideoFrame) -> bool:
-    # A palette's colours carry alpha too, without a component of their own.
+    # A palette's colours can carry alpha, though the format has no alpha component.
     return frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
 
 
@@ -202,6 +203,6 @@ def _scale(scaler: VideoReformatter, frame: VideoFrame, width: int, height: int,
         options["src_colorspace"] = Colorspace.ITU709 if frame.height >= HD_HEIGHT else Colorspace.ITU601
     try:
         return scaler.reformat(frame, width, height, to, **options).to_ndarray()
-    except av.error.FFmpegError:  # a matrix libswscale does not know (ICtCp, reserved numbers): the usual one
+    except av.error.FFmpegError:  # libswscale does not know the matrix (ICtCp, reserved numbers): use the usual one
         options["src_colorspace"] = Colorspace.ITU709
         return scaler.reformat(frame, width, height, to, **options).to_ndarray()

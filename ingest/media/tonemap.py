@@ -1,4 +1,4 @@
-"""High dynamic range and wide gamut to sRGB, on the scaled picture. The FFmpeg of PyAV has no zscale."""
+"""Converts high dynamic range and wide gamut to sRGB, on scaled pictures. PyAV's FFmpeg has no zscale for it."""
 
 from functools import lru_cache
 from typing import Protocol
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 PQ, HLG = 16, 18  # AVCOL_TRC_SMPTE2084, AVCOL_TRC_ARIB_STD_B67
 BT2020 = 9  # AVCOL_PRI_BT2020
 WHITE_NITS = 203.0  # diffuse white of HDR video, ITU-R BT.2408
-PEAK_NITS = 1000.0  # what most HDR video is graded for; brighter is clipped
-KNEE = 0.3  # linear below this share of white, rolled off above: FFmpeg's tonemap=mobius default
+PEAK_NITS = 1000.0  # peak that most HDR video is graded for; brighter light is clipped
+KNEE = 0.3  # share of white up to which light stays linear; FFmpeg's default for tonemap=mobius
 LEVELS = 4096  # entries of the transfer tables; HDR video has 10 or 12 bits
 
 # Linear BT.2020 RGB to linear BT.709 RGB, ITU-R BT.2087.
@@ -20,8 +20,8 @@ TO_BT709 = np.array(
 LUMA = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)  # BT.2020
 
 
-class Tagged(Protocol):
-    """What a frame says of its colours, as FFmpeg's numbers."""
+class ColorTags(Protocol):
+    """A frame's tags for its colours, as FFmpeg's numbers."""
 
     @property
     def color_trc(self) -> int: ...
@@ -29,13 +29,13 @@ class Tagged(Protocol):
     def color_primaries(self) -> int: ...
 
 
-def is_wide(frame: Tagged) -> bool:
-    """Whether the picture needs `to_sdr`."""
+def needs_tonemap(frame: ColorTags) -> bool:
+    """Whether a picture must go through `to_sdr`."""
     return frame.color_trc in (PQ, HLG) or frame.color_primaries == BT2020
 
 
-def to_sdr(deep: NDArray[np.uint16], frame: Tagged) -> NDArray[np.uint8]:
-    """Convert uint16 (H, W, 3) RGB in the frame's own transfer and primaries to uint8 sRGB.
+def to_sdr(deep: NDArray[np.uint16], frame: ColorTags) -> NDArray[np.uint8]:
+    """Convert uint16 (H, W, 3) RGB, in the transfer and primaries of `frame`, to uint8 sRGB.
 
     Source: the curves of ITU-R BT.2100, and the Möbius roll-off of FFmpeg's vf_tonemap.
     """
@@ -47,7 +47,7 @@ def to_sdr(deep: NDArray[np.uint16], frame: Tagged) -> NDArray[np.uint8]:
         light = np.maximum(light @ TO_BT709.T, 0.0)
     if frame.color_trc in (PQ, HLG):
         brightest = np.maximum(light.max(axis=-1, keepdims=True), 1e-6)
-        light = light * (_roll_off(brightest) / brightest)  # one factor for the three: the hue stays
+        light = light * (_roll_off(brightest) / brightest)  # one factor for all three keeps the hue
     index = (np.clip(light, 0.0, 1.0) * (LEVELS - 1) + 0.5).astype(np.uint16)
     pixels: NDArray[np.uint8] = _to_srgb()[index]
     return pixels
@@ -64,7 +64,7 @@ def _roll_off(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4)
 def _linear(transfer: int) -> NDArray[np.float32]:
-    """Return light for each of LEVELS code values: float32 (LEVELS,)."""
+    """Return the light of each of LEVELS code values: float32 (LEVELS,), 1.0 = diffuse white."""
     v = np.arange(LEVELS, dtype=np.float64) / (LEVELS - 1)
     if transfer == PQ:  # SMPTE ST 2084
         m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128

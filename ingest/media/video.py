@@ -1,4 +1,4 @@
-"""One video track: packets in, chosen pictures out."""
+"""Decodes one video track and yields its sampled pictures."""
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
@@ -14,26 +14,26 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ingest.config import SamplingPolicy
-from ingest.media.sampler import HALF, Planner, Selector, Step
+from ingest.media.sampler import HALF, PlannedPacket, Planner, Selector
 from ingest.media.timeline import MAX_PACKET_SECONDS, Epoch
 
-# Codecs whose keyframes and empty-and-restart are known to work in FFmpeg. Any other is decoded from end to end.
+# Codecs whose decoders in FFmpeg restart at a keyframe reliably. All others are decoded from end to end.
 PLANNED_CODECS = frozenset(
     {"h263", "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "flv1"}
     | {"vc1", "wmv1", "wmv2", "wmv3", "vp6", "vp6f", "vp8", "vp9", "av1", "theora"}
 )
-# Codecs where FFmpeg may leave out pictures that no other refers to, and the rest stays as it was.
-# Not HEVC: with temporal layers a picture so marked may be a reference of a higher layer.
+# Codecs of which FFmpeg may skip unreferenced pictures without changing the others. Not HEVC: with temporal layers, a
+# picture marked as unreferenced may be a reference of a higher layer.
 DROPPABLE_CODECS = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8"})
 
 
 class WrongKeyframe(Exception):
-    """A packet marked as a keyframe did not decode by itself."""
+    """A packet marked as a keyframe did not decode alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A chosen picture, as decoded."""
+    """A sampled picture, as decoded."""
 
     epoch: Epoch
     pts: Fraction  # media time
@@ -41,7 +41,7 @@ class Picture:
 
 
 class _LastShown:
-    """The last two pictures of an epoch by time, and how long the last one stands."""
+    """Tracks the last two pictures of an epoch by time, and how long the last one is shown."""
 
     def __init__(self) -> None:
         self._before: Fraction | None = None
@@ -58,10 +58,10 @@ class _LastShown:
 
     @property
     def end(self) -> Fraction | None:
-        """Source time at which the last picture ends; None where packets have no times.
+        """Source time at which the last picture ends; None if packets have no times.
 
-        MPEG-TS tells a rate, not how long a picture stands. So a lone one is taken to stand for a second, and where the
-        last two are far apart the next is expected as far away; else its tick would be nobody's.
+        MPEG-TS gives a frame rate, but not how long a picture is shown. So a single picture counts as shown for a
+        second, and the last picture for the gap before it if that is long; else its tick would have no picture.
         """
         if self._last is None:
             return None
@@ -70,10 +70,10 @@ class _LastShown:
 
 
 class VideoTrack:
-    """Decode what the policy needs.
+    """Decodes the packets that the sampling policy needs.
 
     Args:
-        trusts_keyframes: Whether packets may be dropped up to a keyframe.
+        trusts_keyframes: Whether packets before a keyframe may be dropped.
         check: Called with each decoded frame before anything else; may raise.
     """
 
@@ -89,7 +89,7 @@ class VideoTrack:
         self._context = stream.codec_context
         codec = self._context.codec
         self._is_intra_only = codec.intra_only
-        # AVI stores decoding order only; what FFmpeg makes up as presentation times is wrong then.
+        # AVI stores only the decoding order; with reordered pictures, FFmpeg's presentation times are wrong.
         self.lacks_pts = stream.container.format.name == "avi" and self._context.reorder_depth > 0
         self._is_planned = (
             trusts_keyframes and not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
@@ -99,13 +99,13 @@ class VideoTrack:
         self._planner: Planner | None = None
         self._epoch: Epoch | None = None
         self._last_shown = _LastShown()
-        self._last_source: Fraction | None = None  # of the last decoded frame, to date one without timestamp
+        self._last_source: Fraction | None = None  # of the last decoded frame, for one without a timestamp
         self._last_media = Fraction(-1)
-        self._fed: deque[int] = deque()  # AVI: decoding times of packets whose picture has not come out
-        self._awaited: Fraction | None = None  # source time of the keyframe decoding restarted at
+        self._fed: deque[int] = deque()  # AVI: decoding times of packets whose pictures are not decoded yet
+        self._awaited: Fraction | None = None  # source time of the keyframe that must decode next
         self._errors_at_restart = 0
         self._has_keyframes = False
-        self.frame_count = 0  # decoded
+        self.frame_count = 0  # decoded frames
         self.error_count = 0
 
     def feed(
@@ -117,10 +117,10 @@ class VideoTrack:
         dts: Fraction | None,
         duration: Fraction | None,
     ) -> Iterator[Picture]:
-        """Take one packet of an epoch, in decoding order; give the pictures that are now certain.
+        """Take one packet of an epoch, in decoding order; yield the pictures that are certain now.
 
         Args:
-            pts, dts, duration: The packet's, in source time; exact arithmetic is dear, so it is done once a packet.
+            pts, dts, duration: Source times of the packet, computed once by the caller: exact arithmetic is slow.
         """
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
@@ -147,56 +147,56 @@ class VideoTrack:
         self._has_keyframes |= is_key
         shown = epoch.to_media(pts)
         horizon = epoch.to_media(dts) if dts is not None else shown - 1
-        for step in self._planner.push(packet, pts=shown, horizon=horizon, is_key=is_key):
-            yield from self._run(step, epoch)
+        for planned in self._planner.push(packet, pts=shown, horizon=horizon, is_key=is_key):
+            yield from self._decode_planned(planned, epoch)
 
     def finish(self) -> Iterator[Picture]:
-        """Give what is left of the current epoch."""
+        """Yield the rest of the current epoch."""
         epoch = self._epoch
         if epoch is None:
             return
         if self._planner is not None:
-            for step in self._planner.finish(self._end(epoch)):
-                yield from self._run(step, epoch)
+            for planned in self._planner.finish(self._end(epoch)):
+                yield from self._decode_planned(planned, epoch)
         yield from self._drain(epoch)
         if epoch.origin is not None:
-            kept = self._selector.finish(self._end(epoch))
-            if kept is not None:
-                yield Picture(epoch=epoch, pts=kept.pts, frame=kept.frame)
+            selected = self._selector.finish(self._end(epoch))
+            if selected is not None:
+                yield Picture(epoch=epoch, pts=selected.pts, frame=selected.frame)
 
     def _end(self, epoch: Epoch) -> Fraction:
-        """Return the media time until which the last picture stands.
+        """Return the media time until which the last picture is shown.
 
-        In a whole video that is where all of it ends. In a chunk it is where the next chunk's first picture comes,
-        though the sound may go on a little.
+        In a whole video, that is its end. In a chunk, it is the time of the next chunk's first picture; the sound may
+        end a little later.
         """
         end = self._last_shown.end if epoch.clock == "source" else None
         return epoch.to_media(end if end is not None else epoch.end)
 
     def _stop_planning(self, packet: Packet[VideoStream], epoch: Epoch) -> Iterator[Picture]:
-        """Go on without dropping: timestamps are missing."""
+        """Decode all packets from now on, since timestamps are missing."""
         if self._planner is not None:
-            for step in self._planner.finish(epoch.to_media(epoch.end)):
-                yield from self._run(step, epoch)
+            for planned in self._planner.finish(epoch.to_media(epoch.end)):
+                yield from self._decode_planned(planned, epoch)
         self._planner, self._is_planned = None, False
         self._context.skip_frame = "DEFAULT"
         yield from self._decode(packet, epoch)
 
-    def _run(self, step: Step, epoch: Epoch) -> Iterator[Picture]:
-        if step.restart and not self._is_intra_only:
+    def _decode_planned(self, planned: PlannedPacket, epoch: Epoch) -> Iterator[Picture]:
+        if planned.restart and not self._is_intra_only:
             yield from self._drain(epoch)
             base = self._stream.time_base
-            assert step.packet.pts is not None
+            assert planned.packet.pts is not None
             assert base is not None
-            self._awaited, self._errors_at_restart = step.packet.pts * base, self.error_count
+            self._awaited, self._errors_at_restart = planned.packet.pts * base, self.error_count
         if self._is_droppable:
-            # Where a picture is damaged, `exact` takes the one before it.
-            is_needed = step.needed or (self._policy == "exact" and self.error_count > 0)
+            # After an error, `exact` falls back to the picture before a damaged one.
+            is_needed = planned.needed or (self._policy == "exact" and self.error_count > 0)
             self._context.skip_frame = "DEFAULT" if is_needed else "NONREF"
-        yield from self._decode(step.packet, epoch)
+        yield from self._decode(planned.packet, epoch)
 
     def _drain(self, epoch: Epoch) -> Iterator[Picture]:
-        """Take every picture still inside the decoder, and make it ready for a keyframe."""
+        """Take all pictures out of the decoder, and prepare it for a keyframe."""
         yield from self._decode(None, epoch)
         self._context.flush_buffers()
         if self._awaited is not None and self.error_count == self._errors_at_restart:
@@ -214,7 +214,7 @@ class VideoTrack:
         if self.lacks_pts and packet is not None and packet.dts is not None:
             self._fed.append(packet.dts)
             if len(self._fed) > self._context.reorder_depth + len(frames):
-                self._fed.popleft()  # a packet without a picture
+                self._fed.popleft()  # its packet yielded no picture
         for frame in frames:
             yield from self._take(frame, epoch)
 
@@ -223,7 +223,7 @@ class VideoTrack:
         source = self._time_of(frame, epoch)
         if self._awaited is not None:
             if source < self._awaited:
-                return  # a leading picture: it refers to what was dropped
+                return  # a leading picture, whose references were dropped
             if source != self._awaited or not frame.key_frame:
                 raise WrongKeyframe
             self._awaited = None
@@ -238,20 +238,20 @@ class VideoTrack:
             return
         self._last_media = pts
         targets = self._planner.targets if self._planner is not None else None
-        kept = self._selector.offer(frame, pts, targets)
-        if kept is not None:
-            yield Picture(epoch=epoch, pts=kept.pts, frame=kept.frame)
+        selected = self._selector.offer(frame, pts, targets)
+        if selected is not None:
+            yield Picture(epoch=epoch, pts=selected.pts, frame=selected.frame)
 
     def _time_of(self, frame: VideoFrame, epoch: Epoch) -> Fraction:
-        """Return the frame's source time; without a timestamp, one frame after the last."""
+        """Return the frame's source time; without a timestamp, one frame interval after the last frame."""
         base = self._stream.time_base
         ticks = frame.pts if frame.pts is not None else frame.dts
-        if self.lacks_pts:  # pictures come out in order of time, so they take the decoding times in order
+        if self.lacks_pts:  # pictures come in order of time, so they take the decoding times in order
             ticks = self._fed.popleft() if self._fed else None
         if ticks is not None and base is not None:
             self._last_source = ticks * base
             return self._last_source
-        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)  # nothing better is known
+        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)  # a common rate, if none is known
         self._last_source = self._last_source + 1 / rate if self._last_source is not None else Fraction(0)
         epoch.end = max(epoch.end, self._last_source + 1 / rate)
         return self._last_source

@@ -331,5 +331,5 @@ def _is_turned(packets: Iterator[Packet[Stream]], video: VideoStream, taken: lis
         except av.error.FFmpegError:
             frames = []
         context.flush_buffers()
-        return bool(frames) and Orientation.of(frames[0]) != Orientation()
+        return bool(frames) and Orientation.from_frame(frames[0]) != Orientation()
     return False

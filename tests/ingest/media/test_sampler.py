@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 
 from ingest.config import DecodeConfig, SamplingPolicy
 from ingest.media.decode import decode
-from ingest.media.sampler import Planner, Selector, Step, tick_of
+from ingest.media.sampler import PlannedPacket, Planner, Selector, tick_of
 from ingest.media.timeline import Timeline
 from ingest.values import Frame
 from support.media import Track, number_of, written
@@ -38,36 +38,36 @@ def with_b_frames(count: int, gop: int, *, is_open: bool = False) -> Packets:
     return order
 
 
-def plan(packets: Packets, policy: SamplingPolicy, *, is_broken: bool = False) -> list[Step]:
+def plan(packets: Packets, policy: SamplingPolicy, *, is_broken: bool = False) -> list[PlannedPacket]:
     planner = Planner(policy, tick=0, after=Fraction(-1), is_broken=is_broken)
-    steps: list[Step] = []
+    planned: list[PlannedPacket] = []
     for position, (shown, is_key) in enumerate(packets):
         pts = Fraction(shown, 10)
         horizon = Fraction(min(number for number, _ in packets[position:]), 10)
-        steps += planner.push(Packet(1), pts=pts, horizon=horizon, is_key=is_key)
+        planned += planner.push(Packet(1), pts=pts, horizon=horizon, is_key=is_key)
     end = Fraction(max(number for number, _ in packets) + 1, 10)
-    return steps + planner.finish(end)
+    return planned + planner.finish(end)
 
 
-def needed(steps: list[Step]) -> list[int]:
-    return [int(step.pts * 10) for step in steps if step.needed]
+def needed(planned: list[PlannedPacket]) -> list[int]:
+    return [int(step.pts * 10) for step in planned if step.needed]
 
 
-def sent(steps: list[Step]) -> list[int]:
-    return [int(step.pts * 10) for step in steps]
+def sent(planned: list[PlannedPacket]) -> list[int]:
+    return [int(step.pts * 10) for step in planned]
 
 
 def test_fast_sends_a_keyframe_alone_where_each_tick_has_one() -> None:
-    steps = plan(in_order(50, 10), "fast")
-    assert sent(steps) == [0, 10, 20, 30, 40]
-    assert [step.restart for step in steps] == [False, True, True, True, True]
+    planned = plan(in_order(50, 10), "fast")
+    assert sent(planned) == [0, 10, 20, 30, 40]
+    assert [step.restart for step in planned] == [False, True, True, True, True]
 
 
 def test_fast_decodes_only_as_far_as_a_tick_needs() -> None:
-    steps = plan(in_order(60, 30), "fast")
-    assert needed(steps) == [0, 5, 15, 30, 35, 45]
-    assert sent(steps) == [*range(16), *range(30, 46)]
-    assert [int(step.pts * 10) for step in steps if step.restart] == [30]
+    planned = plan(in_order(60, 30), "fast")
+    assert needed(planned) == [0, 5, 15, 30, 35, 45]
+    assert sent(planned) == [*range(16), *range(30, 46)]
+    assert [int(step.pts * 10) for step in planned if step.restart] == [30]
 
 
 def test_fast_prefers_a_keyframe_later_in_the_window() -> None:
@@ -80,18 +80,18 @@ def test_exact_takes_the_latest_picture_not_after_the_tick() -> None:
 
 
 def test_exact_drops_the_rest_of_a_group_after_its_last_tick() -> None:
-    steps = plan(in_order(60, 15), "exact")
-    assert needed(steps) == [0, 10, 20, 30, 40, 50]
-    assert sent(steps) == [*range(11), *range(15, 21), 30, *range(30 + 1, 41), *range(45, 51)]
+    planned = plan(in_order(60, 15), "exact")
+    assert needed(planned) == [0, 10, 20, 30, 40, 50]
+    assert sent(planned) == [*range(11), *range(15, 21), 30, *range(30 + 1, 41), *range(45, 51)]
 
 
 def test_a_leading_picture_is_decoded_from_the_group_before() -> None:
     packets = with_b_frames(40, 12, is_open=True)
     for policy in ("exact", "fast"):
-        steps = plan(packets, policy)
-        for begin in (i for i, step in enumerate(steps) if step.restart):
-            key = steps[begin].pts
-            targets = [step.pts for step in steps[begin:] if step.needed]
+        planned = plan(packets, policy)
+        for begin in (i for i, step in enumerate(planned) if step.restart):
+            key = planned[begin].pts
+            targets = [step.pts for step in planned[begin:] if step.needed]
             assert not targets or targets[0] >= key
 
 
@@ -100,11 +100,11 @@ def test_a_leading_picture_is_decoded_from_the_group_before() -> None:
 @pytest.mark.parametrize("is_open", [False, True])
 def test_each_target_comes_with_everything_since_its_keyframe(policy: SamplingPolicy, gop: int, is_open: bool) -> None:
     packets = in_order(60, 1) if gop == 1 else with_b_frames(61, gop, is_open=is_open)
-    steps = plan(packets, policy)
+    planned = plan(packets, policy)
     order = [number for number, _ in packets]
-    assert [n for n in order if n in set(sent(steps))] == sent(steps)  # decoding order is kept
+    assert [n for n in order if n in set(sent(planned))] == sent(planned)  # decoding order is kept
     previous = -1
-    for step in steps:
+    for step in planned:
         at = order.index(int(step.pts * 10))
         if step.restart:
             assert packets[at][1]
@@ -141,10 +141,10 @@ def test_exact_decodes_what_may_stand_until_the_next_tick() -> None:
 
 def test_what_is_held_back_is_bounded() -> None:
     planner = Planner("fast", tick=0, after=Fraction(-1), is_broken=False)
-    steps: list[Step] = []
+    planned: list[PlannedPacket] = []
     for i in range(10_000):  # decoding times that stand still: nothing is ever certain
-        steps += planner.push(Packet(1), pts=Fraction(i, 1000), horizon=Fraction(0), is_key=i == 0)
-    assert len(steps) > 5000
+        planned += planner.push(Packet(1), pts=Fraction(i, 1000), horizon=Fraction(0), is_key=i == 0)
+    assert len(planned) > 5000
 
 
 def kept(policy: SamplingPolicy, frames: list[tuple[float, bool]], end: float) -> list[float]:
@@ -268,8 +268,8 @@ def test_a_decoding_time_that_is_missing_is_no_break() -> None:
 )
 @pytest.mark.parametrize("gop", [10, 250])
 def test_exact_keeps_what_is_shown_at_each_tick_of_a_jumpy_stream(seed: int, options: dict[str, str], gop: int) -> None:
-    steps = random.Random(seed).choices([Fraction(n, 100) for n in (4, 4, 4, 10, 33, 90, 150)], k=79)
-    times = [Fraction(0), *itertools.accumulate(steps)]
+    planned = random.Random(seed).choices([Fraction(n, 100) for n in (4, 4, 4, 10, 33, 90, 150)], k=79)
+    times = [Fraction(0), *itertools.accumulate(planned)]
     times.append(Fraction(ceil(times[-1]) + 1))
     media = written(
         format="mp4", video=Track(times=times, gop=gop, options={"preset": "ultrafast", "b-adapt": "0"} | options)
