@@ -1,4 +1,4 @@
-"""What becomes of live videos' rows in one transaction: segments taken, dropped and forgotten, then what follows."""
+"""LiveEdit: one transaction's changes to the rows of live videos, for LiveRows."""
 
 import json
 import logging
@@ -34,111 +34,112 @@ from serve.codec.records import SegmentRecord
 
 logger = logging.getLogger(__name__)
 
-STREAM_SCHEME = "stream:"  # of the URI of what has none: a live stream
-GAP_WARNING_COUNT = 10  # gaps that are named among a video's warnings: the last ones
+STREAM_SCHEME = "stream:"  # of the URI of a live stream, which has none of its own
+GAP_WARNING_COUNT = 10  # the last gaps of a video are listed among its warnings: bounds their length
 
 
-class Outcome(StrEnum):
-    """What became of one change."""
+class ChangeOutcome(StrEnum):
+    """What one change did: the values are labels of a metric."""
 
     APPLIED = "applied"
-    STALE = "stale"  # this revision, or a higher one, is there
-    DEAD = "dead"  # made of what was appended before its video was deleted
-    FOREIGN = "foreign"  # of other encoders
-    TAKEN = "taken"  # a file that was indexed here has the video's name
-    REFUSED = "refused"  # it contradicts itself, or what is there; the log says how
-    REMOVED = "removed"  # a tombstone or a deletion took something away
-    GONE = "gone"  # a tombstone or a deletion of what is not there
+    STALE = "stale"  # the catalog has this revision of the segment, or a higher one
+    DEAD = "dead"  # the segment's records were appended before its video was deleted
+    FOREIGN = "foreign"  # the segment comes from other encoders
+    TAKEN = "taken"  # an indexed file has the video's name
+    REFUSED = "refused"  # the segment contradicts itself or the rows of its video; the log says how
+    REMOVED = "removed"  # a tombstone or a deletion removed segments
+    GONE = "gone"  # a tombstone or a deletion found nothing to remove
 
 
 @dataclass(slots=True, kw_only=True)
-class _Video:
-    """A live video that the transaction touches."""
+class _EditedVideo:
+    """A live video that the transaction changes."""
 
     row: int
     name: tuple[str, str]  # collection and id
-    watermark_seconds: float  # the highest that is told; -inf: none yet
+    watermark_seconds: float  # the highest of its segments; -inf: none yet
     last_position: int  # of its segments; -1: none yet
-    latest: SegmentRecord | None = None  # taken here, and not before the last one: what it says of the video counts
-    removed_watermark: float = -math.inf  # the highest that went with a segment that is not replaced
+    latest: SegmentRecord | None = None  # the record of the last segment, if it was put here: it describes the video
+    removed_watermark: float = -math.inf  # the highest of the segments that were removed and not replaced
     is_touched: bool = False
-    epochs: set[int] = field(default_factory=set)  # in which segments came or went
-    blocks: set[int] = field(default_factory=set)
-    frame_count: int = 0  # more than before, as the next three
+    epochs: set[int] = field(default_factory=set)  # in which segments were put or removed
+    blocks: set[int] = field(default_factory=set)  # likewise
+    # By how much the video grew; negative if it shrank.
     segment_count: int = 0
+    frame_count: int = 0
     utterance_count: int = 0
     size_bytes: int = 0
 
 
 class LiveEdit:
-    """Changes to live videos' rows as part of a transaction: any number of calls, then close()."""
+    """Changes the rows of live videos within a transaction: any number of changes, then close()."""
 
     def __init__(self, catalog: Catalog, edit: sqlite3.Connection, fingerprint: str, now: float) -> None:
-        self.catalog, self.edit, self.fingerprint, self.now = catalog, edit, fingerprint, now
-        self.videos: dict[int, _Video] = {}  # by row
-        self.rows: dict[tuple[str, str], int | None] = {}  # by collection and id; None: a file's
-        self.deleted: dict[tuple[str, str], float] = {}  # by collection and id: when, or -inf
-        self.forgotten: set[tuple[str, str]] = set()  # in this transaction, and not just kept long enough
+        self._catalog, self._edit, self._fingerprint, self._now = catalog, edit, fingerprint, now
+        self._videos: dict[int, _EditedVideo] = {}  # by row
+        self._rows: dict[tuple[str, str], int | None] = {}  # by collection and id; None: an indexed file has the name
+        self._deletion_times: dict[tuple[str, str], float] = {}  # by collection and id; -inf: never deleted
+        self._just_deleted: set[tuple[str, str]] = set()  # by a change of this transaction, not by retention
 
-    # ---- what may come
+    # ---- changes
 
-    def take(self, record: SegmentRecord) -> Outcome:
-        """Put a segment in, unless it is there already or is not to be there."""
-        if record.fingerprint != self.fingerprint:
-            return Outcome.FOREIGN
-        if record.source_append_time < self._deleted_at(record.collection, record.video_id):
-            return Outcome.DEAD
+    def put_segment(self, record: SegmentRecord) -> ChangeOutcome:
+        """Put a segment in, or replace its older revision."""
+        if record.fingerprint != self._fingerprint:
+            return ChangeOutcome.FOREIGN
+        if record.source_append_time < self._deletion_time(record.collection, record.video_id):
+            return ChangeOutcome.DEAD
         try:
-            position = _checked(record)
+            position = _checked_position(record)
             row = self._row_for(record)
             if row is None:
-                return Outcome.TAKEN
+                return ChangeOutcome.TAKEN
             self._check_widths(row, record)
         except ValueError as error:
             logger.warning("segment refused segment_id=%s reason=%s", record.segment.segment_id, error)
-            return Outcome.REFUSED
-        return self._put(self._video(row), position, record)
+            return ChangeOutcome.REFUSED
+        return self._put_at(self._video(row), position, record)
 
-    def drop(self, segment_id: str, collection: str) -> Outcome:
-        """Take a segment out."""
-        found = self.edit.execute(
+    def remove_segment(self, segment_id: str, collection: str) -> ChangeOutcome:
+        """Remove the segment of a tombstone."""
+        segment_rows = self._edit.execute(
             "SELECT segments.id FROM segments JOIN videos ON videos.row = video_row WHERE segment_id = ?1"
             " AND added_time IS NOT NULL AND fingerprint = ?2 AND collection = ?3",
-            (segment_id, self.fingerprint, collection),
+            (segment_id, self._fingerprint, collection),
         ).fetchall()
-        self.remove([segment_row for (segment_row,) in found])
-        return Outcome.REMOVED if found else Outcome.GONE
+        self.remove_rows([segment_row for (segment_row,) in segment_rows])
+        return ChangeOutcome.REMOVED if segment_rows else ChangeOutcome.GONE
 
-    def forget(self, collection: str, video_id: str, append_time: float) -> Outcome:
-        """Take out what was made of records appended before a time, and remember that it is not to come back."""
-        at = max(append_time, self._deleted_at(collection, video_id))
-        self.deleted[collection, video_id] = at
-        self.forgotten.add((collection, video_id))
-        self.edit.execute("INSERT OR REPLACE INTO deletions VALUES (?, ?, ?)", (collection, video_id, at))
-        found = self.edit.execute(
+    def delete_video(self, collection: str, video_id: str, append_time: float) -> ChangeOutcome:
+        """Remove the segments made of records appended before a time, and remember the time: they stay dead."""
+        at = max(append_time, self._deletion_time(collection, video_id))
+        self._deletion_times[collection, video_id] = at
+        self._just_deleted.add((collection, video_id))
+        self._edit.execute("INSERT OR REPLACE INTO deletions VALUES (?, ?, ?)", (collection, video_id, at))
+        segment_rows = self._edit.execute(
             "SELECT segments.id FROM segments JOIN videos ON videos.row = video_row WHERE state = 'READY' AND live"
             " AND collection = ? AND video_id = ? AND fingerprint = ? AND source_append_time < ?",
-            (collection, video_id, self.fingerprint, at),
+            (collection, video_id, self._fingerprint, at),
         ).fetchall()
-        self.remove([segment_row for (segment_row,) in found])
-        return Outcome.REMOVED if found else Outcome.GONE
+        self.remove_rows([segment_row for (segment_row,) in segment_rows])
+        return ChangeOutcome.REMOVED if segment_rows else ChangeOutcome.GONE
 
-    def remove(self, segment_rows: Sequence[int]) -> None:
-        """Take segments out, and all that hangs on them; those that are gone are passed over."""
+    def remove_rows(self, segment_rows: Sequence[int]) -> None:
+        """Remove segments and all that belongs to them; skip segments that are gone already."""
         for segment_row in segment_rows:
-            found = self.edit.execute(
+            fields = self._edit.execute(
                 "SELECT video_row, position, watermark_seconds FROM segments WHERE id = ?", (segment_row,)
             ).fetchone()
-            if found is not None:
-                row, position, watermark = found
+            if fields is not None:
+                row, position, watermark = fields
                 video = self._video(row)
                 video.removed_watermark = max(video.removed_watermark, watermark)
                 self._remove(video, segment_row, position)
 
     # ---- segments
 
-    def _put(self, video: _Video, position: int, record: SegmentRecord) -> Outcome:
-        old = self.edit.execute(
+    def _put_at(self, video: _EditedVideo, position: int, record: SegmentRecord) -> ChangeOutcome:
+        old = self._edit.execute(
             "SELECT id, revision, watermark_seconds, last FROM segments WHERE video_row = ? AND position = ?",
             (video.row, position),
         ).fetchone()
@@ -149,22 +150,22 @@ class LiveEdit:
             if revision >= record.revision:
                 is_last = was_last or (revision == record.revision and record.is_last)
                 if (watermark, is_last) != (old_watermark, was_last):
-                    self.edit.execute(
+                    self._edit.execute(
                         "UPDATE segments SET watermark_seconds = ?, last = ? WHERE id = ?",
                         (watermark, is_last, segment_row),
                     )
                     video.watermark_seconds = max(video.watermark_seconds, watermark)
                     video.is_touched = True
-                return Outcome.STALE
+                return ChangeOutcome.STALE
             self._remove(video, segment_row, position)
         self._insert(video, position, record, watermark)
         video.watermark_seconds = max(video.watermark_seconds, watermark)
         if position >= video.last_position:
             video.last_position, video.latest = position, record
-        return Outcome.APPLIED
+        return ChangeOutcome.APPLIED
 
-    def _insert(self, video: _Video, position: int, record: SegmentRecord, watermark: float) -> None:
-        new_count = len(record.thumbnails)  # frames that no earlier segment holds: the last ones
+    def _insert(self, video: _EditedVideo, position: int, record: SegmentRecord, watermark: float) -> None:
+        new_count = len(record.thumbnails)  # the last frames: the earlier ones belong to an earlier segment
         first = len(record.frames.pts_seconds) - new_count
         frames = FrameEmbeddings(
             epochs=np.full(new_count, record.segment.epoch, np.int32),
@@ -181,7 +182,7 @@ class LiveEdit:
         live = LiveColumns(
             revision=record.revision,
             is_final=record.is_final,
-            added_time=self.now,
+            added_time=self._now,
             source_append_time=record.source_append_time,
             recorded_time=record.recorded_time,
             watermark_seconds=watermark,
@@ -189,94 +190,101 @@ class LiveEdit:
             gaps=[str(gap) for gap in record.gaps],
             size_bytes=size,
         )
-        segment_row = insert_segment(self.edit, video.row, position, record.segment, live)
+        segment_row = insert_segment(self._edit, video.row, position, record.segment, live)
         if new_count:
-            insert_frames(self.edit, video.row, frames, record.thumbnails, segment_row)
+            insert_frames(self._edit, video.row, frames, record.thumbnails, segment_row)
         rows = [
             (utterance_position(position, place), utterance, vector)
             for place, (utterance, vector) in enumerate(zip(utterances, vectors, strict=True))
         ]
-        insert_utterances(self.edit, video.row, rows, segment_row, self.now)
+        insert_utterances(self._edit, video.row, rows, segment_row, self._now)
         self._search_table("rowid, search_text", "id, search_text", segment_row)
-        self._changed(video, position, 1, new_count, len(utterances), size)
+        self._count_change(video, position, segments=1, frames=new_count, utterances=len(utterances), size_bytes=size)
 
-    def _remove(self, video: _Video, segment_row: int, position: int) -> None:
-        frames, said, size = self.edit.execute(
+    def _remove(self, video: _EditedVideo, segment_row: int, position: int) -> None:
+        frames, utterances, size = self._edit.execute(
             "SELECT (SELECT coalesce(sum(frame_count), 0) FROM frame_blocks WHERE segment_row = segments.id),"
             " (SELECT count(*) FROM utterances WHERE segment_row = segments.id), size_bytes FROM segments WHERE id = ?",
             (segment_row,),
         ).fetchone()
-        # FTS5 over another table's content is told what to forget while that content is still there.
+        # FTS5 over another table's content must be told of a removal while that content is still there.
         self._search_table("utterance_search, rowid, search_text", "'delete', id, search_text", segment_row)
-        self.edit.execute("DELETE FROM segments WHERE id = ?", (segment_row,))
-        self._changed(video, position, -1, -frames, -said, -size)
+        self._edit.execute("DELETE FROM segments WHERE id = ?", (segment_row,))
+        self._count_change(video, position, segments=-1, frames=-frames, utterances=-utterances, size_bytes=-size)
 
     def _search_table(self, columns: str, values: str, segment_row: int) -> None:
-        self.edit.execute(
+        self._edit.execute(
             f"INSERT INTO utterance_search ({columns}) SELECT {values} FROM utterances WHERE segment_row = ?",
             (segment_row,),
         )
 
-    def _changed(self, video: _Video, position: int, segments: int, frames: int, utterances: int, size: int) -> None:
+    def _count_change(
+        self, video: _EditedVideo, position: int, *, segments: int, frames: int, utterances: int, size_bytes: int
+    ) -> None:
+        """Note what a segment adds to its video; negative numbers for a segment that is removed."""
         video.is_touched = True
         video.epochs.add(epoch_of(position))
         video.blocks.add(block_of(position))
         video.segment_count += segments
         video.frame_count += frames
         video.utterance_count += utterances
-        video.size_bytes += size
+        video.size_bytes += size_bytes
 
     # ---- videos
 
-    def _deleted_at(self, collection: str, video_id: str) -> float:
-        if (collection, video_id) not in self.deleted:
-            found = self.edit.execute(
+    def _deletion_time(self, collection: str, video_id: str) -> float:
+        if (collection, video_id) not in self._deletion_times:
+            fields = self._edit.execute(
                 "SELECT append_time FROM deletions WHERE collection = ? AND video_id = ?", (collection, video_id)
             ).fetchone()
-            self.deleted[collection, video_id] = -math.inf if found is None else found[0]
-        return self.deleted[collection, video_id]
+            self._deletion_times[collection, video_id] = -math.inf if fields is None else fields[0]
+        return self._deletion_times[collection, video_id]
 
     def _row_for(self, record: SegmentRecord) -> int | None:
-        """Return the row of a segment's video, which is made if it is not there; None: a file has its name."""
+        """Return the row of a segment's video, inserted if necessary; None if an indexed file has the name."""
         name = (record.collection, record.video_id)
-        if name not in self.rows:
-            found = self.edit.execute(
+        if name not in self._rows:
+            video = self._edit.execute(
                 "SELECT row, live, fingerprint FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ?",
                 name,
             ).fetchone()
-            if found is not None and found[1] and found[2] != self.fingerprint:
-                # Of other encoders: nothing asks for it any more. Who goes back to them begins at the beginning.
-                self.catalog.remove_row(self.edit, found[0])
-                self.edit.execute("DELETE FROM consumed_offsets WHERE fingerprint = ?", (found[2],))
-                found = None
-            self.rows[name] = self._begin(record) if found is None else (found[0] if found[1] else None)
-        return self.rows[name]
+            if video is not None and video[1] and video[2] != self._fingerprint:
+                # Of other encoders, whose vectors no search uses any more. If they come back, reading begins again.
+                self._catalog.remove_row(self._edit, video[0])
+                self._edit.execute("DELETE FROM consumed_offsets WHERE fingerprint = ?", (video[2],))
+                video = None
+            self._rows[name] = self._insert_video(record) if video is None else (video[0] if video[1] else None)
+        return self._rows[name]
 
-    def _begin(self, record: SegmentRecord) -> int:
-        row = self.edit.execute(
+    def _insert_video(self, record: SegmentRecord) -> int:
+        row = self._edit.execute(
             "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, state, indexed_time, live,"
             " ended) VALUES (?, ?, ?, '', ?, 'READY', ?, 1, 0)",
-            (record.video_id, record.collection, uri_bytes(uri_of(record)), self.fingerprint, self.now),
+            (record.video_id, record.collection, uri_bytes(listed_uri(record)), self._fingerprint, self._now),
         ).lastrowid
         assert row is not None  # an INSERT always has one
         return row
 
-    def _video(self, row: int) -> _Video:
-        if row not in self.videos:
-            collection, video_id, watermark, last = self.edit.execute(
+    def _video(self, row: int) -> _EditedVideo:
+        if row not in self._videos:
+            collection, video_id, watermark, last = self._edit.execute(
                 "SELECT collection, video_id, watermark_seconds,"
                 " (SELECT max(position) FROM segments WHERE video_row = row) FROM videos WHERE row = ?", (row,)
             ).fetchone()  # fmt: skip
-            self.videos[row] = _Video(
+            self._videos[row] = _EditedVideo(
                 row=row,
                 name=(collection, video_id),
                 watermark_seconds=-math.inf if watermark is None else watermark,
                 last_position=-1 if last is None else last,
             )
-        return self.videos[row]
+        return self._videos[row]
 
     def _check_widths(self, row: int, record: SegmentRecord) -> None:
-        """Refuse vectors that cannot stand beside those that are there."""
+        """Check that a segment's vectors are as wide as those of its video.
+
+        Raises:
+            ValueError: If they are not.
+        """
         for name, vectors, sql in (
             ("frames", record.frames.vectors, "SELECT width FROM frame_blocks WHERE video_row = ? LIMIT 1"),
             (
@@ -285,29 +293,29 @@ class LiveEdit:
                 "SELECT coalesce(length(vector), 0) / 4 FROM utterances WHERE video_row = ? LIMIT 1",
             ),
         ):
-            there = self.edit.execute(sql, (row,)).fetchone()
-            if len(vectors) and there is not None and there[0] != vectors.shape[1]:
-                raise ValueError(f"vectors of its {name} must be {there[0]} wide, got {vectors.shape[1]}")
+            stored = self._edit.execute(sql, (row,)).fetchone()
+            if len(vectors) and stored is not None and stored[0] != vectors.shape[1]:
+                raise ValueError(f"vectors of its {name} must be {stored[0]} wide, got {vectors.shape[1]}")
 
     # ---- the end
 
     def close(self) -> None:
-        """Write what follows from the changes, and count the generation up if there were any."""
-        touched = [video for video in self.videos.values() if video.is_touched]
+        """Write what follows for the videos and the generation; nothing if no change had an effect."""
+        touched = [video for video in self._videos.values() if video.is_touched]
         if not touched:
             return
-        generation = self.catalog.count_generation(self.edit, [video.row for video in touched])
+        generation = self._catalog.count_generation(self._edit, [video.row for video in touched])
         for video in touched:
-            first = self.edit.execute(
+            first = self._edit.execute(
                 "SELECT start_seconds FROM segments WHERE video_row = ? ORDER BY position LIMIT 1", (video.row,)
             ).fetchone()
             if first is None or video.removed_watermark > -math.inf:
-                begins = math.inf if first is None else first[0]
-                prune_events(self.edit, video.row, begins, is_told=video.name in self.forgotten)
+                start_seconds = math.inf if first is None else first[0]
+                prune_events(self._edit, video.row, start_seconds, is_told=video.name in self._just_deleted)
             if first is None:
-                self.edit.execute("DELETE FROM videos WHERE row = ?", (video.row,))
+                self._edit.execute("DELETE FROM videos WHERE row = ?", (video.row,))
                 continue
-            self.edit.executemany(
+            self._edit.executemany(
                 "INSERT OR REPLACE INTO live_blocks VALUES (?, ?, ?)",
                 ((video.row, block, generation) for block in video.blocks),
             )
@@ -315,55 +323,58 @@ class LiveEdit:
             if video.latest is not None:
                 self._describe(video, video.latest)
 
-    def _derive(self, video: _Video) -> None:
-        """Write what the segments say of their video, all but uri, media and metadata."""
-        old_watermark, anchors = self.edit.execute(
+    def _derive(self, video: _EditedVideo) -> None:
+        """Write the columns of a video that follow from its segments; _describe writes uri, media and metadata."""
+        old_watermark, anchors = self._edit.execute(
             "SELECT watermark_seconds, anchors FROM videos WHERE row = ?", (video.row,)
         ).fetchone()
         watermark = video.watermark_seconds
         if video.removed_watermark >= watermark:
-            (watermark,) = self.edit.execute(
+            (watermark,) = self._edit.execute(
                 "SELECT max(watermark_seconds) FROM segments WHERE video_row = ?", (video.row,)
             ).fetchone()
         anchors = self._anchors(video, json.loads(anchors))
-        newest = self.edit.execute(
+        newest = self._edit.execute(
             "SELECT end_seconds, last, epoch FROM segments WHERE video_row = ? ORDER BY position DESC LIMIT 2",
             (video.row,),
-        ).fetchall()  # the last one is cut short where the one before it may end later, as far as is known
-        self.edit.execute(
+        ).fetchall()  # the last segment may be cut short: the segment before it can end later
+        self._edit.execute(
             "UPDATE videos SET frame_count = frame_count + ?, segment_count = segment_count + ?,"
             " utterance_count = utterance_count + ?, size_bytes = size_bytes + ?, duration_seconds = ?, ended = ?,"
             " watermark_seconds = ?, watermark_moved_time = iif(?, ?, watermark_moved_time), anchors = ?,"
             " recorded_time = ?, warnings = ? WHERE row = ?",
             (video.frame_count, video.segment_count, video.utterance_count, video.size_bytes,
-             max(end for end, _, _ in newest), newest[0][1], watermark, watermark != old_watermark, self.now,
+             max(end for end, _, _ in newest), newest[0][1], watermark, watermark != old_watermark, self._now,
              json.dumps(anchors), anchors[0][2] - anchors[0][1] if anchors else None,
              json.dumps(self._warnings(video.row, epoch_count=newest[0][2] + 1)), video.row),
         )  # fmt: skip
 
-    def _anchors(self, video: _Video, known: Sequence[Sequence[float]]) -> list[list[float]]:
-        """Return [epoch, media seconds, seconds since 1970] for each epoch with a clock: of the first of it that is
-        there, as the latest segment that knows the time would have it."""
+    def _anchors(self, video: _EditedVideo, known: Sequence[Sequence[float]]) -> list[list[float]]:
+        """Return [epoch, media seconds, seconds since 1970] for each epoch with a clock.
+
+        An anchor stands at the start of the epoch's first segment here. Its time is computed from the latest segment
+        with a recorded time.
+        """
         anchors = {int(epoch): [epoch, *rest] for epoch, *rest in known}
         for epoch in video.epochs:
-            places = (video.row, *epoch_range(epoch))
-            latest = self.edit.execute(
+            bounds = (video.row, *epoch_range(epoch))
+            latest = self._edit.execute(
                 "SELECT start_seconds, recorded_time FROM segments INDEXED BY segments_recorded WHERE video_row = ?"
-                " AND position BETWEEN ? AND ? AND recorded_time IS NOT NULL ORDER BY position DESC LIMIT 1", places
+                " AND position BETWEEN ? AND ? AND recorded_time IS NOT NULL ORDER BY position DESC LIMIT 1", bounds
             ).fetchone()  # fmt: skip
             if latest is None:
                 anchors.pop(epoch, None)
                 continue
-            (start,) = self.edit.execute(
+            (start,) = self._edit.execute(
                 "SELECT start_seconds FROM segments WHERE video_row = ? AND position BETWEEN ? AND ?"
-                " ORDER BY position LIMIT 1", places
+                " ORDER BY position LIMIT 1", bounds
             ).fetchone()  # fmt: skip
             anchors[epoch] = [epoch, start, latest[1] - (latest[0] - start)]
         return [anchors[epoch] for epoch in sorted(anchors)]
 
     def _warnings(self, row: int, *, epoch_count: int) -> list[str]:
-        """Tell people what is missing, the last of it by name, and how often the clock jumped."""
-        last = self.edit.execute(
+        """Return warnings for people: the last gaps of a video, and how often its timestamps jumped."""
+        last = self._edit.execute(
             "SELECT gaps FROM segments INDEXED BY segments_gaps WHERE video_row = ? AND gaps != '[]'"
             " ORDER BY position DESC LIMIT ?", (row, GAP_WARNING_COUNT)
         ).fetchall()  # fmt: skip
@@ -375,21 +386,26 @@ class LiveEdit:
             gaps.append(f"its timestamps began anew {epoch_count - 1} times")
         return gaps
 
-    def _describe(self, video: _Video, record: SegmentRecord) -> None:
-        """Write what the newest segment says of its video."""
-        self.edit.execute(
+    def _describe(self, video: _EditedVideo, record: SegmentRecord) -> None:
+        """Write what the newest segment holds about its video."""
+        self._edit.execute(
             "UPDATE videos SET uri = ?, media = ?, metadata = ? WHERE row = ?",
-            (uri_bytes(uri_of(record)), json.dumps(asdict(record.media)), metadata_json(record.metadata), video.row),
+            (
+                uri_bytes(listed_uri(record)),
+                json.dumps(asdict(record.media)),
+                metadata_json(record.metadata),
+                video.row,
+            ),
         )
 
 
-def uri_of(record: SegmentRecord) -> str:
-    """Return what a segment's video is listed by: where it comes from, or which stream it is."""
+def listed_uri(record: SegmentRecord) -> str:
+    """Return the URI under which a segment's video is listed: that of its file, or the name of its stream."""
     return record.uri or f"{STREAM_SCHEME}{record.collection}/{record.video_id}"
 
 
-def _checked(record: SegmentRecord) -> int:
-    """Return a segment's position.
+def _checked_position(record: SegmentRecord) -> int:
+    """Check that a segment is consistent in itself; return its position.
 
     Raises:
         ValueError: If the segment contradicts itself.

@@ -19,7 +19,7 @@ from serve.background import Background, Backoff, Stopped
 from serve.codec.records import SegmentRecord, read_deletion, read_segment, segment_key
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
 from serve.live.deletions import PendingTombstones, has_read_to
-from serve.live.rows import Applied, Change, DeletionRecord, LiveRows, Outcome, SegmentKey, Tombstone
+from serve.live.rows import Applied, Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
 from serve.observe.metrics import LiveMetrics
 from serve.retention import Retention
 
@@ -205,13 +205,13 @@ class Materialiser:
             self._on_change()
             self._observe_latency(changes, applied)
 
-    def _update_tombstones(self, change: Change, outcome: Outcome) -> None:
+    def _update_tombstones(self, change: Change, outcome: ChangeOutcome) -> None:
         """Plan a tombstone for a dead segment; cancel the one of a key that has a newer record."""
         if isinstance(change, Tombstone):
             self._tombstones.cancel([segment_key(change.collection, change.segment_id)])
         elif isinstance(change, SegmentRecord):
             self._tombstones.cancel([change.key])
-            if outcome is Outcome.DEAD:
+            if outcome is ChangeOutcome.DEAD:
                 self._tombstones.add([SegmentKey(change.collection, change.video_id, change.segment.segment_id)])
 
     def _read(self, record: Record) -> Change | None:
@@ -251,7 +251,7 @@ class Materialiser:
         """
         now = self._clock()
         for change, outcome in zip(changes, applied.outcomes, strict=True):
-            if isinstance(change, SegmentRecord) and outcome is Outcome.APPLIED:
+            if isinstance(change, SegmentRecord) and outcome is ChangeOutcome.APPLIED:
                 video, newest = (change.collection, change.video_id), change.newest_append_time
                 is_newer = newest > self._newest_chunks.get(video, 0.0)
                 if is_newer:

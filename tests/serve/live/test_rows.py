@@ -16,7 +16,7 @@ from serve.catalog.swap import replace_videos
 from serve.codec.records import Gap, read_segment, segment_bytes
 from serve.errors import VideoNotFound
 from serve.live import edit as live_rows
-from serve.live.rows import Change, DeletionRecord, LiveRows, Outcome, SegmentKey, Tombstone
+from serve.live.rows import Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
 from serve.retention import Limit, Retention
 from serve.values import Filter, Video
 from support.marks import first_quick
@@ -34,7 +34,7 @@ def live(catalog: Catalog, tmp_path: Path) -> Iterator[LiveRows]:
         yield LiveRows(editor, FINGERPRINT, clock=lambda: NOW)
 
 
-def put_live(live: LiveRows, *changes: Change) -> tuple[Outcome, ...]:
+def put_live(live: LiveRows, *changes: Change) -> tuple[ChangeOutcome, ...]:
     return live.apply(changes, {}).outcomes
 
 
@@ -103,7 +103,7 @@ def check_whole(catalog: Catalog) -> None:
 
 def test_a_stream_grows_and_is_read_like_any_video(live: LiveRows, catalog: Catalog) -> None:
     for index in range(4):
-        assert put_live(live, live_segment(index, is_final=index < 2)) == (Outcome.APPLIED,)
+        assert put_live(live, live_segment(index, is_final=index < 2)) == (ChangeOutcome.APPLIED,)
         check_whole(catalog)
     video = only_video(catalog)
     assert (video.video_id, video.collection, video.uri) == ("cam", "default", "stream:default/cam")
@@ -138,9 +138,9 @@ def test_the_highest_revision_stays(live: LiveRows, catalog: Catalog) -> None:
     first, second = live_segment(0, known_seconds=5, is_final=False), live_segment(0, known_seconds=12, is_final=False)
     final = live_segment(0, texts=["It's Paris", "of course"])
     assert put_live(live, second, first, second, final) == (
-        Outcome.APPLIED, Outcome.STALE, Outcome.STALE, Outcome.APPLIED,
+        ChangeOutcome.APPLIED, ChangeOutcome.STALE, ChangeOutcome.STALE, ChangeOutcome.APPLIED,
     )  # fmt: skip
-    assert put_live(live, second) == (Outcome.STALE,)
+    assert put_live(live, second) == (ChangeOutcome.STALE,)
     video = only_video(catalog)
     assert [one.text for one in catalog.utterances(video.row)] == ["It's Paris", "of course"]
     assert (video.frame_count, video.duration_seconds) == (16, 16.0)
@@ -190,9 +190,9 @@ def test_a_watermark_and_an_end_are_taken_from_what_is_otherwise_known(live: Liv
     record = live_segment(0, watermark_seconds=8.0)
     put_live(live, record)
     generation = catalog.generation()
-    assert put_live(live, record) == (Outcome.STALE,)
+    assert put_live(live, record) == (ChangeOutcome.STALE,)
     assert catalog.generation() == generation  # nothing to do
-    assert put_live(live, replace(record, watermark_seconds=16.0, is_last=True)) == (Outcome.STALE,)
+    assert put_live(live, replace(record, watermark_seconds=16.0, is_last=True)) == (ChangeOutcome.STALE,)
     assert (only_video(catalog).watermark_seconds, only_video(catalog).is_ended) == (16.0, True)
     assert catalog.generation() == generation + 1
 
@@ -249,11 +249,13 @@ def test_offsets_are_kept_for_each_encoder_space(live: LiveRows) -> None:
 
 
 def test_leaves_out_what_is_of_other_encoders(live: LiveRows, catalog: Catalog) -> None:
-    assert put_live(live, live_segment(0, fingerprint="other")) == (Outcome.FOREIGN,)
+    assert put_live(live, live_segment(0, fingerprint="other")) == (ChangeOutcome.FOREIGN,)
     assert catalog.videos() == []
     live.apply([live_segment(0)], {("segments", 0): 1})
     others = LiveRows(live.catalog, "other", clock=lambda: NOW)
-    assert others.apply([live_segment(1, fingerprint="other")], {("segments", 0): 2}).outcomes == (Outcome.APPLIED,)
+    assert others.apply([live_segment(1, fingerprint="other")], {("segments", 0): 2}).outcomes == (
+        ChangeOutcome.APPLIED,
+    )
     video = only_video(catalog)  # the newer encoders' takes its place
     assert (video.segment_count, catalog.ready_count("other")) == (1, 1)
     assert live.offsets("segments") == {}  # so whoever goes back begins at the beginning
@@ -272,13 +274,16 @@ def test_leaves_out_what_is_of_other_encoders(live: LiveRows, catalog: Catalog) 
 def test_refuses_what_contradicts_itself_and_goes_on(
     live: LiveRows, catalog: Catalog, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert put_live(live, replace(live_segment(0), **changes), live_segment(1)) == (Outcome.REFUSED, Outcome.APPLIED)
+    assert put_live(live, replace(live_segment(0), **changes), live_segment(1)) == (
+        ChangeOutcome.REFUSED,
+        ChangeOutcome.APPLIED,
+    )
     assert "segment refused segment_id=cam/0/0" in caplog.text
     assert only_video(catalog).segment_count == 1
 
 
 def test_refuses_vectors_of_another_width(live: LiveRows, catalog: Catalog) -> None:
-    assert put_live(live, live_segment(0), live_segment(1, width=4)) == (Outcome.APPLIED, Outcome.REFUSED)
+    assert put_live(live, live_segment(0), live_segment(1, width=4)) == (ChangeOutcome.APPLIED, ChangeOutcome.REFUSED)
     check_whole(catalog)
 
 
@@ -286,14 +291,16 @@ def test_a_file_of_the_same_name_goes_before(live: LiveRows, catalog: Catalog) -
     put_live(live, live_segment(0))
     put_version(catalog, "cam", 1)  # in its place
     assert put_live(live, live_segment(0), live_segment(1), Tombstone(segment_id="cam/0/0", collection="default")) == (
-        Outcome.TAKEN, Outcome.TAKEN, Outcome.GONE,
+        ChangeOutcome.TAKEN, ChangeOutcome.TAKEN, ChangeOutcome.GONE,
     )  # fmt: skip
-    assert put_live(live, DeletionRecord(collection="default", video_id="cam", append_time=NOW)) == (Outcome.GONE,)
+    assert put_live(live, DeletionRecord(collection="default", video_id="cam", append_time=NOW)) == (
+        ChangeOutcome.GONE,
+    )
     assert check(catalog) == {"cam": 1}
     assert live.delete("default", "cam", NOW) == []
     assert check(catalog) == {"cam": 1}
     catalog.delete("cam")
-    assert put_live(live, live_segment(2, appended=NOW + 1)) == (Outcome.APPLIED,)
+    assert put_live(live, live_segment(2, appended=NOW + 1)) == (ChangeOutcome.APPLIED,)
     check_whole(catalog)
 
 
@@ -302,10 +309,10 @@ def test_a_file_of_the_same_name_goes_before(live: LiveRows, catalog: Catalog) -
 
 def test_a_tombstone_takes_a_segment_and_the_last_one_the_video(live: LiveRows, catalog: Catalog) -> None:
     put_live(live, live_segment(0), live_segment(1), live_segment(0, collection="zoo"))
-    assert put_live(live, Tombstone(segment_id="cam/0/0", collection="default")) == (Outcome.REMOVED,)
+    assert put_live(live, Tombstone(segment_id="cam/0/0", collection="default")) == (ChangeOutcome.REMOVED,)
     assert catalog.frames(catalog.video("cam", "default").row).pts_seconds.tolist() == list(range(16, 24))
     last = Tombstone(segment_id="cam/0/1", collection="default")
-    assert put_live(live, last, last) == (Outcome.REMOVED, Outcome.GONE)
+    assert put_live(live, last, last) == (ChangeOutcome.REMOVED, ChangeOutcome.GONE)
     assert [video.collection for video in catalog.videos()] == ["zoo"]
     assert catalog.match_words(["16"], limit=5) == []
     check_whole(catalog)
@@ -314,14 +321,14 @@ def test_a_tombstone_takes_a_segment_and_the_last_one_the_video(live: LiveRows, 
 def test_a_deletion_counts_for_what_was_appended_before_it(live: LiveRows, catalog: Catalog) -> None:
     deletion = DeletionRecord(collection="default", video_id="cam", append_time=STARTED + 20)
     put_live(live, *(live_segment(n) for n in range(5)))  # appended at 0, 8, 16, 24, 32
-    assert put_live(live, deletion, deletion) == (Outcome.REMOVED, Outcome.GONE)
+    assert put_live(live, deletion, deletion) == (ChangeOutcome.REMOVED, ChangeOutcome.GONE)
     video = only_video(catalog)
     assert [one.index for one in catalog.segments(video.row)] == [3, 4]
     assert video.watermark_seconds == 48.0
     applied = live.apply([live_segment(2), live_segment(5), live_segment(0, collection="zoo")], {})
-    assert applied.outcomes == (Outcome.DEAD, Outcome.APPLIED, Outcome.APPLIED)
+    assert applied.outcomes == (ChangeOutcome.DEAD, ChangeOutcome.APPLIED, ChangeOutcome.APPLIED)
     assert applied.dead == (SegmentKey("default", "cam", "cam/0/2"),)
-    assert applied.counts[Outcome.APPLIED] == 2
+    assert applied.counts[ChangeOutcome.APPLIED] == 2
     check_whole(catalog)
 
 
@@ -333,17 +340,17 @@ def test_deleting_is_at_once_and_lasts(live: LiveRows, catalog: Catalog) -> None
     assert catalog.videos() == []
     with pytest.raises(VideoNotFound):
         catalog.frames(row)
-    assert put_live(live, *records) == (Outcome.DEAD,) * 3
-    assert put_live(live, live_segment(3)) == (Outcome.APPLIED,)
+    assert put_live(live, *records) == (ChangeOutcome.DEAD,) * 3
+    assert put_live(live, live_segment(3)) == (ChangeOutcome.APPLIED,)
     assert live.delete("default", "nobody", NOW) == []
-    assert put_live(live, live_segment(3, video_id="nobody")) == (Outcome.DEAD,)
+    assert put_live(live, live_segment(3, video_id="nobody")) == (ChangeOutcome.DEAD,)
 
 
 def test_a_video_deleted_by_hand_does_not_come_back(live: LiveRows, catalog: Catalog) -> None:
     records = [live_segment(n) for n in range(3)]
     put_live(live, *records)
     live.catalog.delete("cam")
-    assert put_live(live, *records) == (Outcome.DEAD,) * 3
+    assert put_live(live, *records) == (ChangeOutcome.DEAD,) * 3
     assert catalog.videos() == []
 
 
@@ -469,7 +476,7 @@ def test_a_failure_in_the_middle_leaves_nothing_half(
     assert tables(catalog) == before
     assert (catalog.generation(), live.offsets("segments")) == (generation, {0: 3})
     monkeypatch.undo()
-    assert set(put_live(live, *changes)) == {Outcome.APPLIED}
+    assert set(put_live(live, *changes)) == {ChangeOutcome.APPLIED}
     check_whole(catalog)
 
 
