@@ -1,11 +1,9 @@
 """LiveEdit: one transaction's changes to the rows of live videos, for LiveRows."""
 
-import json
 import logging
 import math
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -17,7 +15,6 @@ from serve.catalog.live_blocks import (
     MOST_UTTERANCES,
     block_of,
     epoch_of,
-    epoch_range,
     segment_position,
     utterance_position,
 )
@@ -26,16 +23,13 @@ from serve.catalog.rows import (
     insert_frames,
     insert_segment,
     insert_utterances,
-    metadata_json,
     uri_bytes,
     words_json,
 )
 from serve.codec.records import SegmentRecord
+from serve.live.video import EditedVideo, listed_uri, write_video
 
 logger = logging.getLogger(__name__)
-
-STREAM_SCHEME = "stream:"  # of the URI of a live stream, which has none of its own
-GAP_WARNING_COUNT = 10  # the last gaps of a video are listed among its warnings: bounds their length
 
 
 class ChangeOutcome(StrEnum):
@@ -51,32 +45,12 @@ class ChangeOutcome(StrEnum):
     GONE = "gone"  # a tombstone or a deletion found nothing to remove
 
 
-@dataclass(slots=True, kw_only=True)
-class _EditedVideo:
-    """A live video that the transaction changes."""
-
-    row: int
-    name: tuple[str, str]  # collection and id
-    watermark_seconds: float  # the highest of its segments; -inf: none yet
-    last_position: int  # of its segments; -1: none yet
-    latest: SegmentRecord | None = None  # the record of the last segment, if it was put here: it describes the video
-    removed_watermark: float = -math.inf  # the highest of the segments that were removed and not replaced
-    is_touched: bool = False
-    epochs: set[int] = field(default_factory=set)  # in which segments were put or removed
-    blocks: set[int] = field(default_factory=set)  # likewise
-    # By how much the video grew; negative if it shrank.
-    segment_count: int = 0
-    frame_count: int = 0
-    utterance_count: int = 0
-    size_bytes: int = 0
-
-
 class LiveEdit:
     """Changes the rows of live videos within a transaction: any number of changes, then close()."""
 
     def __init__(self, catalog: Catalog, edit: sqlite3.Connection, fingerprint: str, now: float) -> None:
         self._catalog, self._edit, self._fingerprint, self._now = catalog, edit, fingerprint, now
-        self._videos: dict[int, _EditedVideo] = {}  # by row
+        self._videos: dict[int, EditedVideo] = {}  # by row
         self._rows: dict[tuple[str, str], int | None] = {}  # by collection and id; None: an indexed file has the name
         self._deletion_times: dict[tuple[str, str], float] = {}  # by collection and id; -inf: never deleted
         self._just_deleted: set[tuple[str, str]] = set()  # by a change of this transaction, not by retention
@@ -138,7 +112,7 @@ class LiveEdit:
 
     # ---- segments
 
-    def _put_at(self, video: _EditedVideo, position: int, record: SegmentRecord) -> ChangeOutcome:
+    def _put_at(self, video: EditedVideo, position: int, record: SegmentRecord) -> ChangeOutcome:
         old = self._edit.execute(
             "SELECT id, revision, watermark_seconds, last FROM segments WHERE video_row = ? AND position = ?",
             (video.row, position),
@@ -164,7 +138,7 @@ class LiveEdit:
             video.last_position, video.latest = position, record
         return ChangeOutcome.APPLIED
 
-    def _insert(self, video: _EditedVideo, position: int, record: SegmentRecord, watermark: float) -> None:
+    def _insert(self, video: EditedVideo, position: int, record: SegmentRecord, watermark: float) -> None:
         new_count = len(record.thumbnails)  # the last frames: the earlier ones belong to an earlier segment
         first = len(record.frames.pts_seconds) - new_count
         frames = FrameEmbeddings(
@@ -201,7 +175,7 @@ class LiveEdit:
         self._search_table("rowid, search_text", "id, search_text", segment_row)
         self._count_change(video, position, segments=1, frames=new_count, utterances=len(utterances), size_bytes=size)
 
-    def _remove(self, video: _EditedVideo, segment_row: int, position: int) -> None:
+    def _remove(self, video: EditedVideo, segment_row: int, position: int) -> None:
         frames, utterances, size = self._edit.execute(
             "SELECT (SELECT coalesce(sum(frame_count), 0) FROM frame_blocks WHERE segment_row = segments.id),"
             " (SELECT count(*) FROM utterances WHERE segment_row = segments.id), size_bytes FROM segments WHERE id = ?",
@@ -219,7 +193,7 @@ class LiveEdit:
         )
 
     def _count_change(
-        self, video: _EditedVideo, position: int, *, segments: int, frames: int, utterances: int, size_bytes: int
+        self, video: EditedVideo, position: int, *, segments: int, frames: int, utterances: int, size_bytes: int
     ) -> None:
         """Note what a segment adds to its video; negative numbers for a segment that is removed."""
         video.is_touched = True
@@ -265,13 +239,13 @@ class LiveEdit:
         assert row is not None  # an INSERT always has one
         return row
 
-    def _video(self, row: int) -> _EditedVideo:
+    def _video(self, row: int) -> EditedVideo:
         if row not in self._videos:
             collection, video_id, watermark, last = self._edit.execute(
                 "SELECT collection, video_id, watermark_seconds,"
                 " (SELECT max(position) FROM segments WHERE video_row = row) FROM videos WHERE row = ?", (row,)
             ).fetchone()  # fmt: skip
-            self._videos[row] = _EditedVideo(
+            self._videos[row] = EditedVideo(
                 row=row,
                 name=(collection, video_id),
                 watermark_seconds=-math.inf if watermark is None else watermark,
@@ -319,89 +293,7 @@ class LiveEdit:
                 "INSERT OR REPLACE INTO live_blocks VALUES (?, ?, ?)",
                 ((video.row, block, generation) for block in video.blocks),
             )
-            self._derive(video)
-            if video.latest is not None:
-                self._describe(video, video.latest)
-
-    def _derive(self, video: _EditedVideo) -> None:
-        """Write the columns of a video that follow from its segments; _describe writes uri, media and metadata."""
-        old_watermark, anchors = self._edit.execute(
-            "SELECT watermark_seconds, anchors FROM videos WHERE row = ?", (video.row,)
-        ).fetchone()
-        watermark = video.watermark_seconds
-        if video.removed_watermark >= watermark:
-            (watermark,) = self._edit.execute(
-                "SELECT max(watermark_seconds) FROM segments WHERE video_row = ?", (video.row,)
-            ).fetchone()
-        anchors = self._anchors(video, json.loads(anchors))
-        newest = self._edit.execute(
-            "SELECT end_seconds, last, epoch FROM segments WHERE video_row = ? ORDER BY position DESC LIMIT 2",
-            (video.row,),
-        ).fetchall()  # the last segment may be cut short: the segment before it can end later
-        self._edit.execute(
-            "UPDATE videos SET frame_count = frame_count + ?, segment_count = segment_count + ?,"
-            " utterance_count = utterance_count + ?, size_bytes = size_bytes + ?, duration_seconds = ?, ended = ?,"
-            " watermark_seconds = ?, watermark_moved_time = iif(?, ?, watermark_moved_time), anchors = ?,"
-            " recorded_time = ?, warnings = ? WHERE row = ?",
-            (video.frame_count, video.segment_count, video.utterance_count, video.size_bytes,
-             max(end for end, _, _ in newest), newest[0][1], watermark, watermark != old_watermark, self._now,
-             json.dumps(anchors), anchors[0][2] - anchors[0][1] if anchors else None,
-             json.dumps(self._warnings(video.row, epoch_count=newest[0][2] + 1)), video.row),
-        )  # fmt: skip
-
-    def _anchors(self, video: _EditedVideo, known: Sequence[Sequence[float]]) -> list[list[float]]:
-        """Return [epoch, media seconds, seconds since 1970] for each epoch with a clock.
-
-        An anchor stands at the start of the epoch's first segment here. Its time is computed from the latest segment
-        with a recorded time.
-        """
-        anchors = {int(epoch): [epoch, *rest] for epoch, *rest in known}
-        for epoch in video.epochs:
-            bounds = (video.row, *epoch_range(epoch))
-            latest = self._edit.execute(
-                "SELECT start_seconds, recorded_time FROM segments INDEXED BY segments_recorded WHERE video_row = ?"
-                " AND position BETWEEN ? AND ? AND recorded_time IS NOT NULL ORDER BY position DESC LIMIT 1", bounds
-            ).fetchone()  # fmt: skip
-            if latest is None:
-                anchors.pop(epoch, None)
-                continue
-            (start,) = self._edit.execute(
-                "SELECT start_seconds FROM segments WHERE video_row = ? AND position BETWEEN ? AND ?"
-                " ORDER BY position LIMIT 1", bounds
-            ).fetchone()  # fmt: skip
-            anchors[epoch] = [epoch, start, latest[1] - (latest[0] - start)]
-        return [anchors[epoch] for epoch in sorted(anchors)]
-
-    def _warnings(self, row: int, *, epoch_count: int) -> list[str]:
-        """Return warnings for people: the last gaps of a video, and how often its timestamps jumped."""
-        last = self._edit.execute(
-            "SELECT gaps FROM segments INDEXED BY segments_gaps WHERE video_row = ? AND gaps != '[]'"
-            " ORDER BY position DESC LIMIT ?", (row, GAP_WARNING_COUNT)
-        ).fetchall()  # fmt: skip
-        gaps = [gap for (texts,) in reversed(last) for gap in json.loads(texts)]
-        if len(last) == GAP_WARNING_COUNT:
-            gaps = gaps[-GAP_WARNING_COUNT:]
-            gaps.insert(0, f"only the last {GAP_WARNING_COUNT} gaps are named here")
-        if epoch_count > 1:
-            gaps.append(f"its timestamps began anew {epoch_count - 1} times")
-        return gaps
-
-    def _describe(self, video: _EditedVideo, record: SegmentRecord) -> None:
-        """Write what the newest segment holds about its video."""
-        self._edit.execute(
-            "UPDATE videos SET uri = ?, media = ?, metadata = ? WHERE row = ?",
-            (
-                uri_bytes(listed_uri(record)),
-                json.dumps(asdict(record.media)),
-                metadata_json(record.metadata),
-                video.row,
-            ),
-        )
-
-
-def listed_uri(record: SegmentRecord) -> str:
-    """Return the URI under which a segment's video is listed: that of its file, or the name of its stream."""
-    return record.uri or f"{STREAM_SCHEME}{record.collection}/{record.video_id}"
+            write_video(self._edit, video, self._now)
 
 
 def _checked_position(record: SegmentRecord) -> int:
