@@ -34,7 +34,7 @@ TEMPORARY_ERRORS = (DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable)
 
 @dataclass(slots=True, kw_only=True)
 class _ScoredVideo:
-    """One video as the moderator last scored it."""
+    """State of one video after the moderator scored it."""
 
     version: tuple[object, ...]  # of the video and of its rulebook
     scorer: VideoScorer | None = None  # None: not held in memory; the catalog has its state
@@ -156,7 +156,7 @@ class Moderator(Background):
         return self._books[collection]
 
     def _load_scored(self) -> None:
-        """Load which files are scored to their end, so that a start does not read all videos."""
+        """Load the list of files that are scored to their end: a start need not read their rows again."""
         self._scored = {
             row: _ScoredVideo(version=(0, digest))
             for row, digest in self.editor.rows(
@@ -257,7 +257,7 @@ class Moderator(Background):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RescoreReport:
-    """What `kinodex rescore` did. Its fields are names in the command's JSON."""
+    """Result of `kinodex rescore`. The command prints the fields as JSON under their names."""
 
     version: str  # of the policies
     video_count: int  # videos that were due and are scored now

@@ -244,10 +244,10 @@ class VideoScorer:
 
     def events(self, video: Video, findings: Sequence[Finding]) -> list[Event]:
         """Return the event of each finding."""
-        return [event_of(video, self.book, finding) for finding in findings]
+        return [event_of_finding(video, self.book, finding) for finding in findings]
 
 
-def event_of(video: Video, book: Rulebook, finding: Finding) -> Event:
+def event_of_finding(video: Video, book: Rulebook, finding: Finding) -> Event:
     """Return the event of a finding, in the state after that change."""
     policy = book.policies[finding.policy]
     start = finding.start_seconds

@@ -55,7 +55,7 @@ class TermFinder:
         Args:
             context: The words before it, as next_context() returns them.
         """
-        own = words_of(utterance)
+        own = words_in(utterance)
         words = [*words_in_reach(context, own), *own]
         first = len(words) - len(own)
         # A set: a phrase and a pattern of one policy may match the same words.
@@ -94,7 +94,7 @@ class TermFinder:
         return places
 
 
-def words_of(utterance: Utterance) -> tuple[Word, ...]:
+def words_in(utterance: Utterance) -> tuple[Word, ...]:
     """Return an utterance's words. Words without times of their own have the times of the utterance."""
     if utterance.words:
         return utterance.words
@@ -113,7 +113,7 @@ def words_in_reach(context: Sequence[Word], own: Sequence[Word]) -> Sequence[Wor
 
 def next_context(context: Sequence[Word], utterance: Utterance) -> tuple[Word, ...]:
     """Return the context of the utterance that follows this one."""
-    own = words_of(utterance)
+    own = words_in(utterance)
     return (*words_in_reach(context, own), *own)[-CONTEXT_COUNT:]
 
 
