@@ -175,7 +175,7 @@ def ours(paths: list[str], folder: Path, account: Account) -> None:
         from serve.cli.main import cli
         from serve.indexing import pipeline, run
 
-    pipeline.load_all = account.clocked("start-up", pipeline.load_all)
+    pipeline.load_for_indexing = account.clocked("start-up", pipeline.load_for_indexing)
     pipeline.save_indexes = account.clocked("catalog and index", pipeline.save_indexes)
     run.windows, run.segments = account.clocked("fuse", run.windows), account.clocked("fuse", run.segments)
     for owner, name, stage in (

@@ -29,7 +29,7 @@ from serving import commit
 
 from ingest.config import KafkaConfig
 from ingest.kafka import create_topics
-from serve.text import counted
+from serve.text import plural
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT))
@@ -255,7 +255,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 def report(levels: Sequence[Level], seconds: float, load_before: float) -> str:
     kept = [level.stream_count for level in levels if level.keeps_up]
     lost = [level.stream_count for level in levels if not level.keeps_up]
-    said = f"It kept up with {counted(max(kept), 'stream')}" if kept else "It kept up with none"
+    said = f"It kept up with {plural(max(kept), 'stream')}" if kept else "It kept up with none"
     said += f", and not with {min(lost)}." if lost else "; more were not tried."
     lines = f"""# From a chunk to a findable moment
 
@@ -349,7 +349,7 @@ def levels_of(args: argparse.Namespace, broker: Broker, folder: Path) -> Iterato
         count = wanted.pop(0) if wanted else next_count(done)
         if count is None:
             return
-        print(f"{counted(count, 'stream')}: {WARM_UP_SECONDS + args.seconds + TAIL_SECONDS:.0f} s", file=sys.stderr)
+        print(f"{plural(count, 'stream')}: {WARM_UP_SECONDS + args.seconds + TAIL_SECONDS:.0f} s", file=sys.stderr)
         mine = folder / f"{count}"
         mine.mkdir()
         config = KafkaConfig(

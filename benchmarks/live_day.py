@@ -34,7 +34,7 @@ from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord
 from serve.indexing import pipeline
 from serve.live.rows import LiveRows
-from serve.retention import Retention, read_retention
+from serve.retention import Retention, parse_retention
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query
@@ -109,7 +109,7 @@ def record_of(live: CutSegment, windows: WindowCutter, fingerprint: str, started
 def run(directory: Path, hours: int, kept: Retention) -> list[Hour]:
     settings = replace(Settings(), visual=VisualConfig(model="mini"))
     with Catalog.open_writer(directory) as catalog:
-        _, encoders = encoder_set.load_all(settings, catalog.space())
+        _, encoders = encoder_set.load_for_indexing(settings, catalog.space())
         pipeline.claim_space(catalog, directory, encoders)
     fingerprint, found = encoders.space.fingerprint, []
     assert encoders.visual is not None
@@ -136,7 +136,7 @@ def run(directory: Path, hours: int, kept: Retention) -> list[Hour]:
             library.moments(Query(text=f"a red car {hour}", limit=10))
             asked = time.thread_time() - asked
             gc.collect()
-            ((count,),) = editor.rows("SELECT count(*) FROM segments")
+            ((count,),) = editor.select("SELECT count(*) FROM segments")
             held = sum(len(epoch.frames) + len(epoch.spoken) for epoch in windows._epochs)
             found.append(
                 Hour(number=hour, resident_bytes=status_of(os.getpid())["rss"], held=held, segment_count=int(count),
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.md")
     add_ratios_option(parser)
     args = parser.parse_args()
-    kept = read_retention([args.retention] if args.retention else [])
+    kept = parse_retention([args.retention] if args.retention else [])
     with tempfile.TemporaryDirectory() as folder:
         found = run(Path(folder), 12 if args.quick else args.hours, kept)
     text = report(found, args.retention or "none")

@@ -245,7 +245,7 @@ def fill(directory: Path, video_count: int) -> None:
     settings = replace(Settings(), visual=VisualConfig(model="mini"))
     started = time.monotonic()
     with Catalog.open_writer(directory) as catalog:
-        _, encoders = encoder_set.load_all(settings, catalog.space())
+        _, encoders = encoder_set.load_for_indexing(settings, catalog.space())
         pipeline.claim_space(catalog, directory, encoders)
         assert encoders.visual is not None
         pictures = Pictures(encoders.visual.encode_texts(distinct(caption, CAPTION_COUNT, (SEED, 2))))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serve.errors import SettingsError
-from serve.retention import read_retention
+from serve.retention import parse_retention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class ServerConfig:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         if bool(self.webhook_url) != bool(self.webhook_secret):
             raise ValueError("webhook_url and webhook_secret must be set together")
-        read_retention(self.retention)
+        parse_retention(self.retention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
     )
 
 
-def load_all(settings: Settings, stored: EncoderSpace | None) -> "tuple[Transcriber | None, Encoders]":
+def load_for_indexing(settings: Settings, stored: EncoderSpace | None) -> "tuple[Transcriber | None, Encoders]":
     """Load everything that indexing needs; see `load_encoders`."""
     from encoders.speech.whisper import Transcriber  # half a GB that questions do not need
 

@@ -40,7 +40,7 @@ class Retention:
         return bool(self.limits)
 
 
-def read_retention(texts: Sequence[str]) -> Retention:
+def parse_retention(texts: Sequence[str]) -> Retention:
     """Read what server.retention says: "cams=7d", "default=30d,50GiB", "*=1d".
 
     A variable's value is split at its commas, so a text without a collection goes on with that of the text before.

@@ -44,7 +44,7 @@ def time_span(start_seconds: float, end_seconds: float) -> str:
     return f"{clock(round(start_seconds, 9))}{DASH}{clock(math.ceil(round(end_seconds, 9)))}"
 
 
-def counted(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     """Write a count with its noun: "1 frame", "2 frames"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

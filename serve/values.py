@@ -335,17 +335,17 @@ class IndexOutcome:
 class IndexProgress(Protocol):
     """Who watches an indexing run. Called from the thread that iterates the outcomes."""
 
-    def expected(self, count: int) -> None:
+    def expect(self, count: int) -> None:
         """Say how many inputs there are."""
 
     def note(self, line: str) -> None:
         """Say one line, e.g. which visual encoder was taken and why."""
 
-    def started(self, uri: str) -> None:
+    def start(self, uri: str) -> None:
         """Say that an input's bytes are being read."""
 
-    def advanced(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
+    def advance(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
         """Say how far into an input decoding and encoding have come."""
 
-    def finished(self, uri: str) -> None:
+    def finish(self, uri: str) -> None:
         """Say that an input is done, well or not."""

@@ -17,7 +17,7 @@ from serve.api.pages import PageSigner, binding
 from serve.api.tokens import Principal
 from serve.api.workers import Workers, run_to_end
 from serve.catalog.catalog import Catalog
-from serve.catalog.reader import only
+from serve.catalog.reader import require_single
 from serve.catalog.rows import uri_bytes
 from serve.codec.fields import duration_message
 from serve.codec.messages import ready_status, video_message
@@ -282,7 +282,8 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         with self.catalog.snapshot():
             if (job := self.jobs.job(collection, video_id)) is not None:
                 return job.status()
-            return ready_status(only(self.catalog.videos(collection=collection, video_ids=(video_id,)), video_id))
+            videos = self.catalog.videos(collection=collection, video_ids=(video_id,))
+            return ready_status(require_single(videos, video_id))
 
     def find(self, reference: VideoReference, principal: Principal) -> VideoStatus:
         """Find a video in any state; READY ones also by the beginning of their id."""
@@ -318,7 +319,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         found = self.catalog.videos_named(reference.video_id, readable)
         for job in () if found else self.jobs.jobs(collections=readable, video_id=reference.video_id):
             raise VideoNotReady(job.video_id, job.status().state.value)
-        return only(found, reference.video_id)
+        return require_single(found, reference.video_id)
 
 
 def derived_id(collection: str, uri: str) -> str:

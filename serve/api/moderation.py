@@ -14,7 +14,7 @@ from serve.api.interceptor import current_principal
 from serve.api.pages import PageSigner, binding
 from serve.api.tokens import Principal
 from serve.api.workers import Workers
-from serve.catalog.events import EventLog, Place, place_of
+from serve.catalog.events import EventLog, EventPlace, event_place
 from serve.codec.events import event_filter, event_message
 from serve.codec.fields import duration_message
 from serve.codec.violations import Violations
@@ -103,7 +103,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         page_size = violations.read_page_size(request.page_size, DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT)
         violations.check()
         bound_to = binding(principal.scope, "ListEvents", request)
-        after: Place | None = None
+        after: EventPlace | None = None
         if request.page_token:
             payload = self.signer.verify(request.page_token, binding=bound_to)
             if payload.keys() != {"after"}:
@@ -117,7 +117,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         events: list[Event] = await self.workers.run(work)
         page, token = events[:page_size], ""
         if len(events) > len(page):
-            token = self.signer.sign({"after": place_of(page[-1])}, binding=bound_to)
+            token = self.signer.sign({"after": event_place(page[-1])}, binding=bound_to)
         return moderation.ListEventsResponse(events=map(event_message, page), next_page_token=token)
 
     async def WatchEvents(

@@ -20,7 +20,7 @@ from serve.api.pages import ExpiringCache, PageSigner, binding
 from serve.api.tokens import Principal
 from serve.api.watch_queue import READ_RETRY_SECONDS, WatchQueue
 from serve.api.workers import Workers, run_to_end
-from serve.catalog.reader import only
+from serve.catalog.reader import require_single
 from serve.codec.messages import moment_change_message, moments_response, search_response
 from serve.codec.requests import moments_query, search_query, standing_query
 from serve.errors import (
@@ -244,7 +244,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             for video in library.engine.by_id.get(like.video_id, ())
             if collections is None or video.collection in collections
         ]
-        collection = only(videos, like.video_id).collection
+        collection = require_single(videos, like.video_id).collection
         return dataclasses.replace(query, like=dataclasses.replace(like, collection=collection))
 
 

@@ -35,7 +35,7 @@ def warm_library(directory: Path, settings: Settings) -> Library:
             from serve.indexing import pipeline  # imports torch and Whisper: half a GB that answers do not need
 
             with Catalog.open_writer(directory) as writer:
-                _, encoders = encoder_set.load_all(settings, writer.space())
+                _, encoders = encoder_set.load_for_indexing(settings, writer.space())
                 pipeline.claim_space(writer, directory, encoders)
             library.encoders = encoders
         engine = library.engine

@@ -37,7 +37,7 @@ from serve.catalog.rows import (
     metadata_json,
     uri_bytes,
 )
-from serve.catalog.sqlite import WriterLock, connect_editor, connect_writer, readable_failures
+from serve.catalog.sqlite import WriterLock, connect_editor, connect_writer, translate_failures
 from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.values import EncoderSpace
 from temporal.values import Segment
@@ -76,7 +76,7 @@ class Catalog(CatalogReader):
             DataDirectoryBusy: If another process, or another Catalog of this one, writes there.
             DataDirectoryInvalid: If the catalog is damaged, newer than this program, or may not be written.
         """
-        with readable_failures(directory):
+        with translate_failures(directory):
             directory.mkdir(parents=True, exist_ok=True)
             lock = WriterLock(directory)
         try:
@@ -102,7 +102,7 @@ class Catalog(CatalogReader):
         return catalog
 
     def close(self) -> None:
-        with self._turn:
+        with self._lock:
             super().close()
             self._is_editable = False
             if self._writer_lock is not None:
@@ -220,13 +220,15 @@ class Catalog(CatalogReader):
             (json.dumps(asdict(media)), duration_seconds, json.dumps(list(warnings)), time.time(), row),
         )
         self.make_searchable(write, row)
-        self.count_generation(write, [row])
+        self.advance_generation(write, [row])
 
-    def keep(self, row: int, *, metadata: Mapping[str, str], recorded_time: float | None, job_id: int) -> bool:
-        """End a job whose bytes a READY video has already: that video takes over what the job's caller says of it.
+    def finish_unchanged(
+        self, row: int, *, metadata: Mapping[str, str], recorded_time: float | None, job_id: int
+    ) -> bool:
+        """End a job whose bytes a READY video has already; that video gets the job's metadata and recorded time.
 
         Returns:
-            Whether there was anything to end: False if the job is not RUNNING any more.
+            Whether the job was RUNNING; else nothing changes.
         """
         with self.writing() as write:
             if not self._end_job(write, job_id):
@@ -236,7 +238,7 @@ class Catalog(CatalogReader):
                 " AND (metadata != ?1 OR recorded_time IS NOT ?2)", (metadata_json(metadata), recorded_time, row)
             )  # fmt: skip
             if changed.rowcount:
-                self.count_generation(write, [row])  # answers filter by what changed
+                self.advance_generation(write, [row])  # answers filter by what changed
             return True
 
     def abandon(self, row: int) -> None:
@@ -277,7 +279,7 @@ class Catalog(CatalogReader):
             if is_live:
                 self.remember_deletion(edit, owner, video_id, time.time())
             self.remove_row(edit, row)
-            self.count_generation(edit)
+            self.advance_generation(edit)
         return str(owner)
 
     def remember_deletion(self, edit: sqlite3.Connection, collection: str, video_id: str, at: float) -> None:
@@ -315,9 +317,9 @@ class Catalog(CatalogReader):
         """Note where a video's bytes are now."""
         with self.writing() as write:
             write.execute("UPDATE videos SET uri = ? WHERE row = ?", (uri_bytes(uri), row))
-            self.count_generation(write, [row])
+            self.advance_generation(write, [row])
 
-    def count_generation(self, write: sqlite3.Connection, rows: Iterable[int] = ()) -> int:
+    def advance_generation(self, write: sqlite3.Connection, rows: Iterable[int] = ()) -> int:
         """Count the generation up as part of a transaction, note it on the videos that changed, and return it."""
         write.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
         generation = self.generation()
@@ -326,25 +328,25 @@ class Catalog(CatalogReader):
 
     def _next_position(self, kind: Kind, row: int) -> int:
         self._require_begun(row)
-        return int(self._select(f"SELECT coalesce(max(position) + 1, 0) FROM {kind} WHERE video_row = ?", row)[0][0])
+        return int(self.select(f"SELECT coalesce(max(position) + 1, 0) FROM {kind} WHERE video_row = ?", row)[0][0])
 
     def _require_begun(self, row: int) -> None:
         if row not in self._begun:
             raise ValueError(f"row {row} was not begun by this writer, or is finished")
 
     @contextmanager
-    def attached(self, path: Path) -> Iterator[None]:
+    def attach(self, path: Path) -> Iterator[None]:
         """Let another catalog be read as `fresh`."""
-        with self._turn, readable_failures(self.directory):
+        with self._lock, translate_failures(self.directory):
             self._connection.execute("ATTACH ? AS fresh", (f"{path.absolute().as_uri()}?mode=ro",))
             try:
                 yield
             finally:
                 self._connection.execute("DETACH fresh")
 
-    def holding_row(self, collection: str, video_id: str, content_sha256: str, fingerprint: str) -> int | None:
+    def find_indexed(self, collection: str, video_id: str, content_sha256: str, fingerprint: str) -> int | None:
         """Return the row of the READY video of these bytes in this encoder space; None: there is none."""
-        found = self._select(
+        found = self.select(
             "SELECT row FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ? AND content_sha256 = ?"
             " AND fingerprint = ?", collection, video_id, content_sha256, fingerprint
         )  # fmt: skip
@@ -353,7 +355,7 @@ class Catalog(CatalogReader):
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction that only the holder of the writer's lock may make."""
-        with self._turn:
+        with self._lock:
             if self._writer_lock is None and self._is_editable:
                 raise ValueError("this catalog is open for small changes only")
             with self.editing() as write:
@@ -362,7 +364,7 @@ class Catalog(CatalogReader):
     @contextmanager
     def editing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all that the block changes, or nothing. Waits for those of other processes."""
-        with self._turn, readable_failures(self.directory):
+        with self._lock, translate_failures(self.directory):
             if not self._is_editable:
                 raise ValueError("this catalog is open for reading only, or closed")
             if self._connection.in_transaction:

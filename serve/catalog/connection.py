@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-from serve.catalog.sqlite import connect_reader, readable_failures, unwatched_state
+from serve.catalog.sqlite import connect_reader, translate_failures, unlocked_state
 from serve.values import EncoderSpace
 
 
@@ -16,7 +16,7 @@ class _ThreadState(threading.local):
     """What each thread that reads has for itself."""
 
     connection: sqlite3.Connection | None = None
-    unwatched_state: tuple[int, int] | None = None  # on read-only media
+    unlocked_state: tuple[int, int] | None = None  # on read-only media
 
 
 class OpenCatalog:
@@ -30,7 +30,7 @@ class OpenCatalog:
         """Take a writer's connection, or None to read. Callers use open_reader() or open_writer()."""
         self.directory = directory
         self._shared_connection = connection
-        self._turn: AbstractContextManager[object] = nullcontext() if connection is None else threading.RLock()
+        self._lock: AbstractContextManager[object] = nullcontext() if connection is None else threading.RLock()
         self._mine = _ThreadState()
         self._opened: list[sqlite3.Connection] = []
         self._is_closed = False
@@ -50,7 +50,7 @@ class OpenCatalog:
 
     def close(self) -> None:
         """Let go of the file. No thread may still be reading."""
-        with self._turn:
+        with self._lock:
             self._is_closed = True
             opened, self._opened = self._opened, []
             for connection in [*opened, *([self._shared_connection] if self._shared_connection else [])]:
@@ -61,8 +61,8 @@ class OpenCatalog:
             raise sqlite3.ProgrammingError("this catalog is closed")
         connection = connect_reader(self.directory)
         self._opened.append(connection)
-        with readable_failures(self.directory):
-            self._mine.connection, self._mine.unwatched_state = connection, unwatched_state(self.directory)
+        with translate_failures(self.directory):
+            self._mine.connection, self._mine.unlocked_state = connection, unlocked_state(self.directory)
         return connection
 
     @property
@@ -78,12 +78,12 @@ class OpenCatalog:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Let all reads in the block see one state of the catalog. Keep it short: the log cannot shrink meanwhile."""
-        with self._turn:
+        with self._lock:
             if self._connection.in_transaction:  # a snapshot in a snapshot is the outer one
                 yield
                 return
-            with readable_failures(self.directory):
-                self._notice_changes()
+            with translate_failures(self.directory):
+                self._reopen_if_changed()
                 self._connection.execute("BEGIN")
             try:
                 yield
@@ -104,23 +104,20 @@ class OpenCatalog:
         return None if text is None else EncoderSpace(**json.loads(text))
 
     def _meta(self, key: str) -> str | None:
-        found = self._select("SELECT value FROM meta WHERE key = ?", key)
+        found = self.select("SELECT value FROM meta WHERE key = ?", key)
         return found[0][0] if found else None
 
-    def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Answer a query over tables that another module keeps."""
-        return self._select(sql, *parameters)
-
-    def _select(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with self._turn, readable_failures(self.directory):
+    def select(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a SELECT: of the snapshot() around it, else of the latest state."""
+        with self._lock, translate_failures(self.directory):
             if not self._connection.in_transaction:
-                self._notice_changes()
+                self._reopen_if_changed()
             return self._connection.execute(sql, parameters).fetchall()
 
-    def _notice_changes(self) -> None:
+    def _reopen_if_changed(self) -> None:
         """Open a catalog on read-only media again when somebody else, who may write there, has written."""
-        before = self._mine.unwatched_state
-        if before is not None and unwatched_state(self.directory) != before and self._mine.connection is not None:
+        before = self._mine.unlocked_state
+        if before is not None and unlocked_state(self.directory) != before and self._mine.connection is not None:
             self._opened.remove(self._mine.connection)
             self._mine.connection.close()
             self._connect()

@@ -18,7 +18,7 @@ from serve.catalog.catalog import Catalog
 from serve.event import Event, EventChange, EventFilter, EventState
 from serve.values import MatchedWord
 
-Place = tuple[str, str, float, str]  # of an event among all: collection, video, start, id
+EventPlace = tuple[str, str, float, str]  # of an event among all: collection, video, start, id
 
 
 class EventLog:
@@ -40,11 +40,11 @@ class EventLog:
             " excluded.label, state = excluded.state, confidence = excluded.confidence, revision = excluded.revision,"
             " body = excluded.body",
             (event.event_id, row, event.collection, event.video_id, event.policy_id, event.label, event.state,
-             event.confidence, event.start_seconds, event.revision, event_json(event)),
+             event.confidence, event.start_seconds, event.revision, encode_event(event)),
         )  # fmt: skip
         edit.execute(
             "INSERT INTO event_changes (event_id, collection, revision, body) VALUES (?, ?, ?, ?)",
-            (event.event_id, event.collection, event.revision, event_json(event)),
+            (event.event_id, event.collection, event.revision, encode_event(event)),
         )
         return event
 
@@ -54,13 +54,13 @@ class EventLog:
 
     # ---- what holds
 
-    def of_video(self, row: int) -> list[Event]:
+    def events_of(self, row: int) -> list[Event]:
         """Return the events of a video, in order of time."""
-        found = self.catalog.rows("SELECT body FROM events WHERE video_row = ? ORDER BY start_seconds, event_id", row)
-        return [event_of(body) for (body,) in found]
+        found = self.catalog.select("SELECT body FROM events WHERE video_row = ? ORDER BY start_seconds, event_id", row)
+        return [decode_event(body) for (body,) in found]
 
     def page(
-        self, wanted: EventFilter, after: Place | None, limit: int, check: Callable[[], None] = lambda: None
+        self, wanted: EventFilter, after: EventPlace | None, limit: int, check: Callable[[], None] = lambda: None
     ) -> list[Event]:
         """Return the events behind a place that are asked for, by collection, video and time; at most so many.
 
@@ -69,7 +69,7 @@ class EventLog:
         """
         return list(islice(self._wanted(wanted, after, check), limit))
 
-    def _wanted(self, wanted: EventFilter, after: Place | None, check: Callable[[], None]) -> Iterator[Event]:
+    def _wanted(self, wanted: EventFilter, after: EventPlace | None, check: Callable[[], None]) -> Iterator[Event]:
         for run in self._runs(wanted):
             if after is None or run > after[: len(run)]:
                 yield from self._in_run(run, FIRST_PLACE, wanted, check)
@@ -79,7 +79,7 @@ class EventLog:
     def _runs(self, wanted: EventFilter) -> list[tuple[str, ...]]:
         """Return how the places of all that may be asked for begin, in order: each is one piece of the index."""
         if wanted.video_ids:
-            found = self.catalog.rows(
+            found = self.catalog.select(
                 "SELECT DISTINCT collection, video_id FROM videos WHERE state = 'READY'"
                 " AND video_id IN (SELECT value FROM json_each(?)) ORDER BY collection, video_id",
                 json.dumps(wanted.video_ids),
@@ -88,7 +88,7 @@ class EventLog:
         return [()] if wanted.collections is None else [(name,) for name in sorted(set(wanted.collections))]
 
     def _in_run(
-        self, run: tuple[str, ...], after: Place, wanted: EventFilter, check: Callable[[], None]
+        self, run: tuple[str, ...], after: EventPlace, wanted: EventFilter, check: Callable[[], None]
     ) -> Iterator[Event]:
         """Yield what is asked for of one run, READ_COUNT looked at at once: others of the catalog wait meanwhile."""
         rest = PLACE_COLUMNS[len(run) :]
@@ -101,57 +101,59 @@ class EventLog:
         conditions = (wanted.min_confidence, *(json.dumps(names) for names in (wanted.policy_ids, wanted.labels)))
         while True:
             check()
-            rows = self.catalog.rows(sql, *conditions, *run, *behind, READ_COUNT)
-            yield from (event for row in rows if row[-1] is not None and wanted.admits(event := event_of(row[-1])))
+            rows = self.catalog.select(sql, *conditions, *run, *behind, READ_COUNT)
+            yield from (event for row in rows if row[-1] is not None and wanted.admits(event := decode_event(row[-1])))
             if len(rows) < READ_COUNT:
                 return
             behind = rows[-1][:-1]
 
     def count(self) -> int:
         """Return how many events there are."""
-        ((found,),) = self.catalog.rows("SELECT count(*) FROM events")
+        ((found,),) = self.catalog.select("SELECT count(*) FROM events")
         return int(found)
 
     # ---- what changed
 
     def last_sequence(self) -> int:
         """Return the sequence number of the last change; 0: there was none."""
-        ((last,),) = self.catalog.rows("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event_changes'")
+        ((last,),) = self.catalog.select(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event_changes'"
+        )
         return int(last)
 
     def changes(self, after: int, limit: int) -> list[EventChange]:
         """Return the changes behind a sequence number, in order, at most so many."""
-        found = self.catalog.rows(
+        found = self.catalog.select(
             "SELECT sequence, body FROM event_changes WHERE sequence > ? ORDER BY sequence LIMIT ?", after, limit
         )
-        return [EventChange(sequence=sequence, event=event_of(body)) for sequence, body in found]
+        return [EventChange(sequence=sequence, event=decode_event(body)) for sequence, body in found]
 
     # ---- who was told
 
-    def told(self, sink: str) -> tuple[int, Any]:
+    def delivery_of(self, sink: str) -> tuple[int, Any]:
         """Return up to which change a sink was told, and what it keeps; 0 and None for a new one."""
-        found = self.catalog.rows("SELECT sequence, state FROM event_sinks WHERE name = ?", sink)
+        found = self.catalog.select("SELECT sequence, state FROM event_sinks WHERE name = ?", sink)
         return (int(found[0][0]), json.loads(found[0][1])) if found else (0, None)
 
-    def untold_count(self, sink: str) -> int:
+    def pending_count(self, sink: str) -> int:
         """Return how many changes a sink is still to be told, at most: gaps, where events were pruned, count too."""
-        ((last,),) = self.catalog.rows("SELECT coalesce(max(sequence), 0) FROM event_changes")
-        return max(0, int(last) - self.told(sink)[0])
+        ((last,),) = self.catalog.select("SELECT coalesce(max(sequence), 0) FROM event_changes")
+        return max(0, int(last) - self.delivery_of(sink)[0])
 
-    def note_told(self, sink: str, sequence: int, state: Any) -> None:
+    def record_delivery(self, sink: str, sequence: int, state: Any) -> None:
         """Note that a sink was told everything up to a change."""
         with self.catalog.editing() as edit:
             edit.execute("INSERT OR REPLACE INTO event_sinks VALUES (?, ?, ?)", (sink, sequence, json.dumps(state)))
 
 
-def prune_events(edit: sqlite3.Connection, row: int, before_seconds: float, *, is_told: bool) -> None:
+def prune_events(edit: sqlite3.Connection, row: int, before_seconds: float, *, withdraws: bool) -> None:
     """Let a video's events go with the part of it that they are of.
 
     An event that may go on stays: its next revision is counted from its last one.
 
     Args:
         before_seconds: Where the video begins by now; infinite: nothing is left of it, and all of its events go.
-        is_told: Whether they are withdrawn; else what was told of them goes, too, and nobody is told more.
+        withdraws: Whether they are withdrawn; else what was told of them goes, too, and nobody is told more.
     """
     found = edit.execute(
         "SELECT event_id FROM events WHERE (collection, video_id) = (SELECT collection, video_id FROM videos"
@@ -160,13 +162,13 @@ def prune_events(edit: sqlite3.Connection, row: int, before_seconds: float, *, i
         (row, before_seconds, math.inf),
     ).fetchall()
     edit.executemany("DELETE FROM events WHERE event_id = ?", found)
-    if not is_told:
+    if not withdraws:
         edit.executemany("DELETE FROM event_changes WHERE event_id = ?", found)  # with what the trigger wrote
 
 
 READ_COUNT = 500  # events read at once, of which a filter may leave out many
 PLACE_COLUMNS = ("collection", "video_id", "start_seconds", "event_id")  # in this order there is an index
-FIRST_PLACE: Place = ("", "", -1.0, "")
+FIRST_PLACE: EventPlace = ("", "", -1.0, "")
 # Where a filter names no policy or no label, any will do; a label may be one of the parents.
 ADMITTED = """confidence >= ?1
     AND (?2 = '[]' OR policy_id IN (SELECT value FROM json_each(?2)))
@@ -174,17 +176,17 @@ ADMITTED = """confidence >= ?1
         SELECT 1 FROM json_each(body, '$.parents') WHERE value IN (SELECT value FROM json_each(?3))))"""
 
 
-def place_of(event: Event) -> Place:
+def event_place(event: Event) -> EventPlace:
     """Return where an event stands in page()."""
     return event.collection, event.video_id, event.start_seconds, event.event_id
 
 
-def event_json(event: Event) -> str:
+def encode_event(event: Event) -> str:
     """Write an event as the catalog holds it."""
     return json.dumps(asdict(event))
 
 
-def event_of(body: str) -> Event:
+def decode_event(body: str) -> Event:
     """Read an event of the catalog."""
     values = json.loads(body)
     words = tuple(MatchedWord(**word) for word in values.pop("matched_words"))

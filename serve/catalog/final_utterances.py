@@ -20,7 +20,7 @@ class FinalUtterances:
     def after(self, video: Video, position: int) -> list[tuple[int, Utterance]]:
         """Return the final utterances of a video behind a position, each with its own; -1: all of them."""
         found = []
-        for at, words, *fields in self.catalog.rows(
+        for at, words, *fields in self.catalog.select(
             f"SELECT position, words, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND position > ?"
             " ORDER BY position", video.row, position,
         ):  # fmt: skip
@@ -33,7 +33,7 @@ class FinalUtterances:
     def last_position(self, video: Video) -> int:
         """Return the position of the last one; -1: there is none."""
         until = math.inf if video.is_final_until(math.inf) else video.watermark_seconds
-        ((found,),) = self.catalog.rows(
+        ((found,),) = self.catalog.select(
             "SELECT coalesce(max(position), -1) FROM utterances WHERE video_row = ? AND start_seconds < ?",
             video.row, until,
         )  # fmt: skip

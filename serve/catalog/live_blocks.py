@@ -72,8 +72,8 @@ class BlockChanges:
 
 def block_changes(catalog: CatalogReader, row: int, since: int) -> BlockChanges:
     """Return what changed in a live video after a generation (-1: all of it)."""
-    ((first,),) = catalog.rows("SELECT min(position) FROM segments WHERE video_row = ?", row)
-    changed = catalog.rows("SELECT block FROM live_blocks WHERE video_row = ? AND generation > ?", row, since)
+    ((first,),) = catalog.select("SELECT min(position) FROM segments WHERE video_row = ?", row)
+    changed = catalog.select("SELECT block FROM live_blocks WHERE video_row = ? AND generation > ?", row, since)
     return BlockChanges(
         first_block=0 if first is None else block_of(first), changed=tuple(sorted(block for (block,) in changed))
     )
@@ -91,7 +91,7 @@ class LiveIds:
 def live_ids(catalog: CatalogReader, kind: Kind, row: int, block: int | None = None) -> LiveIds:
     """Return the rows of one block of a live video; None: of all its blocks."""
     places = (0, (1 << 63) - 1) if block is None else block_range(kind, block)
-    rows = catalog.rows(
+    rows = catalog.select(
         f"SELECT id, position, added_time FROM {kind} INDEXED BY {kind}_added WHERE video_row = ?"
         " AND position BETWEEN ? AND ? AND added_time IS NOT NULL ORDER BY position", row, *places,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from serve.catalog import schema
-from serve.catalog.sqlite import WriterLock, connect_outdated, readable_failures
+from serve.catalog.sqlite import WriterLock, connect_outdated, translate_failures
 from serve.catalog.swap import FRESH_NAME
 
 COPY_NAME = "catalog-outdated.sqlite"  # of the outdated catalog, until its videos are encoded again
@@ -27,7 +27,7 @@ def rebuild_outdated(directory: Path) -> None:
         DataDirectoryBusy: If another process writes there.
         DataDirectoryInvalid: If the catalog is damaged, or may not be written.
     """
-    with readable_failures(directory):
+    with translate_failures(directory):
         lock = WriterLock(directory)
         try:
             shutil.rmtree(directory / FRESH_NAME, ignore_errors=True)

@@ -37,7 +37,7 @@ SHORTEST_PREFIX = 4  # characters of an abbreviated video id, as in git: shorter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpokenRow:
+class UtteranceRow:
     """One utterance, and where it is."""
 
     row: int  # of its video
@@ -71,14 +71,14 @@ class CatalogReader(OpenCatalog):
     def version(self, row: int) -> int:
         """Return Video.version as it is now."""
         with self._reading(row):
-            found = self._select("SELECT iif(live, changed_generation, 0) FROM videos WHERE row = ?", row)
+            found = self.select("SELECT iif(live, changed_generation, 0) FROM videos WHERE row = ?", row)
         return int(found[0][0])
 
     def changed_videos(self, since: int) -> list[Video]:
         """Return the videos that are new or changed after a generation, ordered by URI; see changed_rows()."""
         return [
             video_of(fields)
-            for fields in self._select(
+            for fields in self.select(
                 f"SELECT {VIDEO_FIELDS} FROM videos INDEXED BY videos_changed WHERE state = 'READY'"
                 " AND changed_generation > ? ORDER BY uri, video_id, row", since
             )
@@ -88,7 +88,7 @@ class CatalogReader(OpenCatalog):
         """Return the videos of one collection or of all, only those named if any is, ordered by URI."""
         return [
             video_of(fields)
-            for fields in self._select(
+            for fields in self.select(
                 f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY' AND (?1 IS NULL OR collection = ?1)"
                 " AND (?2 = '[]' OR video_id IN (SELECT value FROM json_each(?2))) ORDER BY uri, video_id, row",
                 collection,
@@ -109,7 +109,7 @@ class CatalogReader(OpenCatalog):
         uri, *names = after or (None, None, None)
         return [
             video_of(fields)
-            for fields in self._select(
+            for fields in self.select(
                 f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY'"
                 " AND (?1 IS NULL OR collection IN (SELECT value FROM json_each(?1)))"
                 " AND (?2 IS NULL OR (uri, collection, video_id) > (?2, ?3, ?4))"
@@ -124,7 +124,7 @@ class CatalogReader(OpenCatalog):
     def has_collection(self, collection: str) -> bool:
         """Whether any video is in a collection, or on its way into it; the default one is there from the beginning."""
         return collection == DEFAULT_COLLECTION or bool(
-            self._select(
+            self.select(
                 "SELECT 1 FROM videos WHERE collection = ?1 AND state = 'READY'"
                 " UNION ALL SELECT 1 FROM jobs WHERE collection = ?1 LIMIT 1",
                 collection,
@@ -138,12 +138,12 @@ class CatalogReader(OpenCatalog):
             VideoNotFound: If there is none.
             VideoAmbiguous: If there are several.
         """
-        return only(self.videos_named(video_id, None if collection is None else (collection,)), video_id)
+        return require_single(self.videos_named(video_id, None if collection is None else (collection,)), video_id)
 
     def videos_named(self, video_id: str, collections: Sequence[str] | None) -> list[Video]:
         """Return the READY videos of this id, or else those whose id begins so; None: in any collection."""
         for condition in ("video_id = ?1", f"substr(video_id, 1, length(?1)) = ?1 AND length(?1) >= {SHORTEST_PREFIX}"):
-            found = self._select(
+            found = self.select(
                 f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY' AND {condition}"
                 " AND (?2 IS NULL OR collection IN (SELECT value FROM json_each(?2))) ORDER BY uri, video_id, row",
                 video_id,
@@ -156,7 +156,7 @@ class CatalogReader(OpenCatalog):
     def ready_count(self, fingerprint: str) -> int:
         """Return how many videos made in one encoder space there are."""
         return int(
-            self._select("SELECT count(*) FROM videos WHERE state = 'READY' AND fingerprint = ?", fingerprint)[0][0]
+            self.select("SELECT count(*) FROM videos WHERE state = 'READY' AND fingerprint = ?", fingerprint)[0][0]
         )
 
     def changed_rows(self, fingerprint: str, since: int = -1) -> dict[int, RowState]:
@@ -165,7 +165,7 @@ class CatalogReader(OpenCatalog):
         Those that are gone are not told: who knows some rows has missed one if ready_count() is less than its own with
         these.
         """
-        found = self._select(
+        found = self.select(
             "SELECT row, indexed_time, live, changed_generation FROM videos INDEXED BY videos_changed"
             " WHERE state = 'READY' AND fingerprint = ? AND changed_generation > ?", fingerprint, since
         )  # fmt: skip
@@ -191,10 +191,10 @@ class CatalogReader(OpenCatalog):
     def stored_frames(self, row: int) -> StoredFrames:
         """Return all frames of a video as they lie there."""
         with self._reading(row) as is_live:
-            blocks = self._select(
+            blocks = self.select(
                 f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
                 " WHERE segments.video_row = ? ORDER BY position", row
-            ) if is_live else self._select(
+            ) if is_live else self.select(
                 f"SELECT {FRAME_FIELDS} FROM frame_blocks WHERE video_row = ? ORDER BY id", row
             )  # fmt: skip
         return frames_of(blocks, self.directory)
@@ -202,17 +202,15 @@ class CatalogReader(OpenCatalog):
     def traits(self, row: int) -> StoredTraits | None:
         """Return what no question changes in a file; None where nobody worked it out, or of a live video."""
         with self._reading(row):
-            found = self._select(
-                "SELECT change_strengths, captions, generic FROM video_traits WHERE video_row = ?", row
-            )
+            found = self.select("SELECT change_strengths, captions, generic FROM video_traits WHERE video_row = ?", row)
         return traits_of(found[0], self.directory) if found else None
 
     def thumbnail(self, row: int, at_seconds: float) -> tuple[float, bytes] | None:
         """Return the frame nearest to a time: its pts_seconds and JPEG. None where the video has no pictures."""
         near = "SELECT pts_seconds, jpeg FROM thumbnails WHERE video_row = ? AND pts_seconds"
         with self._reading(row):
-            found = self._select(f"{near} <= ? ORDER BY pts_seconds DESC LIMIT 1", row, at_seconds)
-            found += self._select(f"{near} > ? ORDER BY pts_seconds LIMIT 1", row, at_seconds)
+            found = self.select(f"{near} <= ? ORDER BY pts_seconds DESC LIMIT 1", row, at_seconds)
+            found += self.select(f"{near} > ? ORDER BY pts_seconds LIMIT 1", row, at_seconds)
         if not found:
             return None
         pts_seconds, jpeg = min(found, key=lambda frame: abs(frame[0] - at_seconds))
@@ -222,44 +220,44 @@ class CatalogReader(OpenCatalog):
         """Return the utterances of a video, in order of time; without their words where those are not needed."""
         words = "words" if with_words else "NULL"
         with self._reading(row):
-            found = self._select(
+            found = self.select(
                 f"SELECT {words}, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? ORDER BY position", row
             )
         return [utterance_of(tuple(fields), words) for words, *fields in found]
 
-    def spoken_at(self, places: Sequence[tuple[int, int]]) -> list[SpokenRow]:
+    def utterances_at(self, places: Sequence[tuple[int, int]]) -> list[UtteranceRow]:
         """Return the utterances at places that locate() tells, by video's row and position; none may be gone."""
-        found = self._select(
+        found = self.select(
             f"SELECT video_row, position, vector, words, {UTTERANCE_FIELDS} FROM json_each(?) AS place"
             " JOIN utterances ON video_row = place.value ->> 0 AND position = place.value ->> 1"
             " ORDER BY video_row, position", json.dumps([list(place) for place in places])
         )  # fmt: skip
         return self._spoken(found)
 
-    def spoken_beside(self, row: int, position: int) -> tuple[SpokenRow | None, SpokenRow | None]:
+    def utterances_beside(self, row: int, position: int) -> tuple[UtteranceRow | None, UtteranceRow | None]:
         """Return the utterances of a video before and after one."""
         fields = f"SELECT video_row, position, vector, words, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ?"
-        before = self._select(f"{fields} AND position < ? ORDER BY position DESC LIMIT 1", row, position)
-        after = self._select(f"{fields} AND position > ? ORDER BY position LIMIT 1", row, position)
+        before = self.select(f"{fields} AND position < ? ORDER BY position DESC LIMIT 1", row, position)
+        after = self.select(f"{fields} AND position > ? ORDER BY position LIMIT 1", row, position)
         return next(iter(self._spoken(before)), None), next(iter(self._spoken(after)), None)
 
-    def _spoken(self, found: Sequence[tuple[Any, ...]]) -> list[SpokenRow]:
+    def _spoken(self, found: Sequence[tuple[Any, ...]]) -> list[UtteranceRow]:
         vectors = vectors_of([fields[2] for fields in found], self.directory)
         return [
-            SpokenRow(row=row, position=position, vector=vector, utterance=utterance_of(tuple(fields)), words=words)
+            UtteranceRow(row=row, position=position, vector=vector, utterance=utterance_of(tuple(fields)), words=words)
             for vector, (row, position, _, words, *fields) in zip(vectors, found, strict=True)
         ]
 
     def utterance_vectors(self, row: int) -> NDArray[np.float32]:
         """Return float32 (U, D), in the order of utterances(); D is 0 where no sentence encoder was at work."""
         with self._reading(row):
-            found = self._select("SELECT vector FROM utterances WHERE video_row = ? ORDER BY position", row)
+            found = self.select("SELECT vector FROM utterances WHERE video_row = ? ORDER BY position", row)
         return vectors_of([vector for (vector,) in found], self.directory)
 
     def segments(self, row: int) -> list[Segment]:
         """Return the segments of a video, in order of time."""
         with self._reading(row):
-            found = self._select(
+            found = self.select(
                 "SELECT segment_id, epoch, segment_index, start_seconds, end_seconds, vector"
                 " FROM segments WHERE video_row = ? ORDER BY position", row
             )  # fmt: skip
@@ -275,14 +273,14 @@ class CatalogReader(OpenCatalog):
         """Return the ids int64 (N,), unique over all videos, and unit vectors float32 (N, D) of a video's segments or
         utterances, in order of time. Those without a vector are left out."""
         with self._reading(row):
-            found = self._select(
+            found = self.select(
                 f"SELECT id, vector FROM {kind} WHERE video_row = ? AND vector IS NOT NULL ORDER BY position", row
             )
         return np.array([key for key, _ in found], np.int64), vectors_of([each for _, each in found], self.directory)
 
     def vectors_by_id(self, kind: Kind, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return those of some ids that have a vector, ascending, and the vectors, float32 (N, D)."""
-        found = self._select(
+        found = self.select(
             f"SELECT id, vector FROM {kind} WHERE id IN (SELECT value FROM json_each(?)) AND vector IS NOT NULL"
             " ORDER BY id", json.dumps([int(key) for key in ids])
         )  # fmt: skip
@@ -298,7 +296,7 @@ class CatalogReader(OpenCatalog):
         """
         found = {
             key: (row, position)
-            for key, row, position in self._select(
+            for key, row, position in self.select(
                 f"SELECT {kind}.id, video_row, position FROM {kind} JOIN videos ON videos.row = video_row"
                 f" WHERE state = 'READY' AND {kind}.id IN (SELECT value FROM json_each(?))",
                 json.dumps([int(key) for key in ids]),
@@ -321,7 +319,7 @@ class CatalogReader(OpenCatalog):
         query = " OR ".join(filter(None, map(_phrase, terms)))
         if not query:
             return []
-        found = self._select(
+        found = self.select(
             "SELECT video_row, position, score FROM (SELECT rowid AS id, bm25(utterance_search) AS score"
             " FROM utterance_search WHERE utterance_search MATCH ?1 AND (?2 IS NULL OR rowid IN"
             " (SELECT id FROM utterances WHERE video_row IN (SELECT value FROM json_each(?2))))"
@@ -339,7 +337,7 @@ class CatalogReader(OpenCatalog):
         among = None if rows is None else json.dumps([int(row) for row in rows])
         counted = "SELECT count(*) FROM utterance_search"
         with self.snapshot():
-            ((total,),) = self._select(
+            ((total,),) = self.select(
                 "SELECT coalesce(sum(utterance_count), 0) FROM videos WHERE state = 'READY'"
                 " AND (?1 IS NULL OR row IN (SELECT value FROM json_each(?1)))",
                 among,
@@ -350,9 +348,9 @@ class CatalogReader(OpenCatalog):
                 if not query:
                     found = [(0,)]
                 elif among is None:
-                    found = self._select(f"{counted} WHERE utterance_search MATCH ?", query)
+                    found = self.select(f"{counted} WHERE utterance_search MATCH ?", query)
                 else:
-                    found = self._select(
+                    found = self.select(
                         f"{counted} JOIN utterances ON utterances.id = utterance_search.rowid"
                         " WHERE utterance_search MATCH ? AND video_row IN (SELECT value FROM json_each(?))",
                         query,
@@ -365,13 +363,13 @@ class CatalogReader(OpenCatalog):
     def _reading(self, row: int) -> Iterator[bool]:
         """Make sure that a video is there, and say whether it is live."""
         with self.snapshot():
-            found = self._select("SELECT live, state FROM videos WHERE row = ?", row)
+            found = self.select("SELECT live, state FROM videos WHERE row = ?", row)
             if not found or (found[0][1] != "READY" and row not in self._begun):
                 raise VideoNotFound(f"in row {row} any more")
             yield bool(found[0][0])
 
 
-def only(found: Sequence[Video], video_id: str) -> Video:
+def require_single(found: Sequence[Video], video_id: str) -> Video:
     """Return the one video that was found.
 
     Raises:

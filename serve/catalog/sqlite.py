@@ -54,7 +54,7 @@ class WriterLock:
 
 
 @contextmanager
-def readable_failures(directory: Path) -> Iterator[None]:
+def translate_failures(directory: Path) -> Iterator[None]:
     """Turn what SQLite and the file system say into DataDirectoryInvalid, or into DataDirectoryBusy where another
     process holds a transaction open for longer than we wait. Bugs of ours pass through as they are."""
     try:
@@ -91,7 +91,7 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
         DataDirectoryInvalid: If the file is damaged, newer, or may not be written.
         DataDirectoryOutdated: If it is too old to be migrated.
     """
-    with readable_failures(directory):
+    with translate_failures(directory):
         connection = _connect(directory, "rwc")
         try:
             connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")  # only a new file takes it
@@ -127,7 +127,7 @@ def connect_editor(directory: Path) -> sqlite3.Connection:
         DataDirectoryInvalid: If the file is damaged, or of another schema version.
     """
     connection = _connect_existing(directory, "rw")
-    with readable_failures(directory):
+    with translate_failures(directory):
         try:
             _prepare_for_writing(connection)
         except BaseException:
@@ -143,7 +143,7 @@ def connect_outdated(directory: Path) -> sqlite3.Connection:
         DataDirectoryMissing: If there is no catalog.
         DataDirectoryInvalid: If the file is damaged.
     """
-    with readable_failures(directory):
+    with translate_failures(directory):
         _require_catalog(directory)
         return _connect(directory, "rw")
 
@@ -159,7 +159,7 @@ def connect_reader(directory: Path) -> sqlite3.Connection:
 
 
 def _connect_existing(directory: Path, mode: str) -> sqlite3.Connection:
-    with readable_failures(directory):
+    with translate_failures(directory):
         _require_catalog(directory)
         connection = _connect(directory, mode)
         try:
@@ -191,7 +191,7 @@ def _connect(directory: Path, mode: str) -> sqlite3.Connection:
     path = directory / CATALOG_NAME
     if not os.access(path, os.R_OK) and path.exists():
         raise PermissionError(errno.EACCES, f"{CATALOG_NAME} may not be read")
-    unwatched = mode == "ro" and unwatched_state(directory) is not None
+    unwatched = mode == "ro" and unlocked_state(directory) is not None
     connection = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?mode={mode}" + ("&immutable=1" if unwatched else ""),
         uri=True,
@@ -203,7 +203,7 @@ def _connect(directory: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def unwatched_state(directory: Path) -> tuple[int, int] | None:
+def unlocked_state(directory: Path) -> tuple[int, int] | None:
     """Return what tells one state of a catalog from the next where SQLite itself cannot: on read-only media it has no
     shared memory to see other processes in, and reads without any lock. None: it can.
 

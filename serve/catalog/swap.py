@@ -26,7 +26,7 @@ def replace_videos(catalog: "Catalog", other: Path) -> None:
     """
     with CatalogReader.open_reader(other) as fresh:
         space, rows = fresh.space(), [video.row for video in fresh.videos() if not video.is_live]
-    with catalog.attached(other / CATALOG_NAME):
+    with catalog.attach(other / CATALOG_NAME):
         moved = [_copy_attached(catalog, row) for row in rows]
     fingerprint = "" if space is None else space.fingerprint
     with catalog.writing() as write:
@@ -45,7 +45,7 @@ def replace_videos(catalog: "Catalog", other: Path) -> None:
             catalog.make_searchable(write, row)
         if space is not None:
             catalog.write_space(write, space)
-        catalog.count_generation(write, moved)
+        catalog.advance_generation(write, moved)
 
 
 def _copy_attached(catalog: "Catalog", old_row: int) -> int:
@@ -67,5 +67,5 @@ def _copy_attached(catalog: "Catalog", old_row: int) -> int:
 
 
 def _columns(catalog: "Catalog", table: str, *, besides: tuple[str, ...]) -> str:
-    found = catalog.rows("SELECT name FROM pragma_table_info(?)", table)
+    found = catalog.select("SELECT name FROM pragma_table_info(?)", table)
     return ", ".join(name for (name,) in found if name not in besides)

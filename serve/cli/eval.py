@@ -135,7 +135,7 @@ def _evaluate_queries(options: EvalOptions) -> None:
     from serve.client.any_library import LocalLibrary, open_library
     from serve.evaluate.queries import measure, query_figures
     from serve.evaluate.questions import read_questions
-    from serve.text import counted
+    from serve.text import plural
 
     assert options.queries is not None
     questions = read_questions(options.queries).of(options.half)
@@ -150,7 +150,7 @@ def _evaluate_queries(options: EvalOptions) -> None:
         if measurement.missing:
             count = sum(measurement.missing.values())
             names = ", ".join(sorted(measurement.missing))
-            click.echo(f"kinodex: not asked: {counted(count, 'question')} about videos not here: {names}", err=True)
+            click.echo(f"kinodex: not asked: {plural(count, 'question')} about videos not here: {names}", err=True)
         figures = query_figures(measurement)
         if options.plots is not None:
             from serve.evaluate.plots import draw

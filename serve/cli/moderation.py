@@ -94,7 +94,7 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     from serve.moderation.policies import read_policies
     from serve.moderation.policy_file import ActivePolicies
     from serve.search.library import Library
-    from serve.text import counted
+    from serve.text import plural
 
     directory, settings = load(data, config)
     held = ActivePolicies.of(directory, settings.server.policies)
@@ -122,8 +122,8 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
         return
     if not found.video_count:
         click.echo("nothing was left to score: a server of this library was faster, or these policies held already")
-    scored, total = counted(found.video_count, "video"), counted(found.event_count, "event")
-    click.echo(f"{scored} scored by version {found.version}: {counted(found.change_count, 'change')}, {total} in all")
+    scored, total = plural(found.video_count, "video"), plural(found.event_count, "event")
+    click.echo(f"{scored} scored by version {found.version}: {plural(found.change_count, 'change')}, {total} in all")
     _fail_if(found.failed)
 
 
@@ -202,7 +202,7 @@ def _waits(failed: Exception) -> None:
 
 def _stored(directory: Path, wanted: "EventFilter") -> "Iterator[Event]":
     from serve.catalog.catalog import Catalog
-    from serve.catalog.events import EventLog, place_of
+    from serve.catalog.events import EventLog, event_place
     from serve.errors import CollectionNotFound
 
     with Catalog.open_reader(directory) as catalog:
@@ -213,7 +213,7 @@ def _stored(directory: Path, wanted: "EventFilter") -> "Iterator[Event]":
         log, after = EventLog(catalog), None
         while page := log.page(wanted, after, 1000):
             yield from page
-            after = place_of(page[-1])
+            after = event_place(page[-1])
 
 
 def _whole(

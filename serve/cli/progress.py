@@ -14,7 +14,7 @@ from rich.text import Text
 
 from serve.cli.failures import INTERRUPTED
 from serve.cli.render import outcome_json
-from serve.text import clock, counted, printable, title, to_json
+from serve.text import clock, plural, printable, title, to_json
 from serve.values import IndexOutcome, IndexProgress
 
 Start = Callable[[IndexProgress], Iterator[IndexOutcome]]  # starts an indexing run
@@ -43,7 +43,7 @@ class LineProgress:
     ) -> None:
         return None
 
-    def expected(self, count: int) -> None:
+    def expect(self, count: int) -> None:
         self.expected_count = count
 
     def note(self, line: str) -> None:
@@ -53,13 +53,13 @@ class LineProgress:
         """Print the error or the warning of an input on standard error."""
         click.echo(line, err=True)
 
-    def started(self, uri: str) -> None:
+    def start(self, uri: str) -> None:
         pass
 
-    def advanced(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
+    def advance(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
         pass
 
-    def finished(self, uri: str) -> None:
+    def finish(self, uri: str) -> None:
         pass
 
     def count_outcome(self) -> None:
@@ -90,8 +90,8 @@ class LiveProgress(LineProgress):
     ) -> None:
         self._bars.stop()
 
-    def expected(self, count: int) -> None:
-        super().expected(count)
+    def expect(self, count: int) -> None:
+        super().expect(count)
         self._bars.update(self._all, total=count, state=f"0 of {count}")
 
     def note(self, line: str) -> None:
@@ -103,13 +103,13 @@ class LiveProgress(LineProgress):
     def _print(self, line: str, style: str) -> None:
         self._bars.console.print(Text(line, style=style), soft_wrap=True)
 
-    def started(self, uri: str) -> None:
+    def start(self, uri: str) -> None:
         name = Text(title(uri))
         name.truncate(32, overflow="ellipsis")  # leaves the bar and the times their room in 80 columns
         task = self._bars.add_task(name.plain, total=None, state="opening")
         self._tasks[uri] = (task, time.monotonic())
 
-    def advanced(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
+    def advance(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
         if uri not in self._tasks:
             return
         task, since = self._tasks[uri]
@@ -117,7 +117,7 @@ class LiveProgress(LineProgress):
         state += f"  {_speed(media_seconds, time.monotonic() - since)}"
         self._bars.update(task, completed=media_seconds, total=duration_seconds, state=state)
 
-    def finished(self, uri: str) -> None:
+    def finish(self, uri: str) -> None:
         if uri in self._tasks:
             self._bars.remove_task(self._tasks.pop(uri)[0])
 
@@ -172,9 +172,9 @@ def _show_outcome(outcome: IndexOutcome, progress: LineProgress, *, as_json: boo
         length = clock(outcome.duration_seconds or 0)
         counts = ", ".join(
             (
-                counted(outcome.frames, "frame"),
-                counted(outcome.segments, "segment"),
-                counted(outcome.utterances, "utterance"),
+                plural(outcome.frames, "frame"),
+                plural(outcome.segments, "segment"),
+                plural(outcome.utterances, "utterance"),
             )
         )
         identity = printable(outcome.video_id or "")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serve.text import DASH, clock, counted, printable, time_span, title
+from serve.text import DASH, clock, plural, printable, time_span, title
 from serve.values import Answer, IndexOutcome, Moment, Verdict, Video, VideoAnswer
 
 if TYPE_CHECKING:
@@ -261,8 +261,8 @@ def show_videos(console: Console, videos: Sequence[Video]) -> None:
             key=(Text(printable(video.video_id), style="cyan"), Text(f"{clock(video.duration_seconds):>7}")),
             heading=(
                 Text(title(video.uri) + (" (live)" if video.is_growing else ""), style="bold"),
-                Text(counted(video.frame_count, "frame"), style="dim"),
-                Text(counted(video.utterance_count, "utterance"), style="dim"),
+                Text(plural(video.frame_count, "frame"), style="dim"),
+                Text(plural(video.utterance_count, "utterance"), style="dim"),
                 Text(printable(video.collection), style="dim"),
                 Text(_wall_clock(video.indexed_time), style="dim"),
             ),

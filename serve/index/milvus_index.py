@@ -347,7 +347,7 @@ class MilvusIndex:
 
 def _vector_width(catalog: Catalog, kind: Kind, fingerprint: str) -> int | None:
     """Return the width of the vectors in a catalog; None if it has none."""
-    widths = catalog.rows(
+    widths = catalog.select(
         f"SELECT length(vector) / 4 FROM {kind} JOIN videos ON videos.row = video_row"
         " WHERE state = 'READY' AND fingerprint = ? AND vector IS NOT NULL LIMIT 1", fingerprint
     )  # fmt: skip
@@ -356,23 +356,23 @@ def _vector_width(catalog: Catalog, kind: Kind, fingerprint: str) -> int | None:
 
 def _is_complete(catalog: Catalog, kind: Kind, video: int, count: int) -> bool:
     """Whether a file has exactly `count` rows with a vector."""
-    ((listed,),) = catalog.rows(f"SELECT {kind[:-1]}_count FROM videos WHERE row = ?", video)
+    ((listed,),) = catalog.select(f"SELECT {kind[:-1]}_count FROM videos WHERE row = ?", video)
     if listed == count:
         return True  # without reading all its rows
     query = f"SELECT count(*) FROM {kind} WHERE video_row = ? AND vector IS NOT NULL"
-    return bool(catalog.rows(query, video)[0][0] == count)
+    return bool(catalog.select(query, video)[0][0] == count)
 
 
 def _possibly_newer(catalog: Catalog, videos: set[int]) -> set[int]:
     """Return the videos that another process may have added for a newer state of the catalog."""
     last = _last_key(catalog, "videos")
-    unfinished = {row for (row,) in catalog.rows("SELECT row FROM videos WHERE state = 'PROCESSING'")}
+    unfinished = {row for (row,) in catalog.select("SELECT row FROM videos WHERE state = 'PROCESSING'")}
     return {video for video in videos if video > last or video in unfinished}
 
 
 def _last_key(catalog: Catalog, table: str) -> int:
     """Return the last key that a table of the catalog ever assigned."""
-    ((last,),) = catalog.rows("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", table)
+    ((last,),) = catalog.select("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", table)
     return int(last)
 
 

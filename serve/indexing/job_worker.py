@@ -22,7 +22,7 @@ from pathlib import Path
 from encoders.errors import EncoderError
 from encoders.speech.whisper import Transcriber
 from serve.catalog.catalog import Catalog
-from serve.encoder_set import Encoders, load_all
+from serve.encoder_set import Encoders, load_for_indexing
 from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, ServeError, name_of
 from serve.indexing import uploads
 from serve.indexing.jobs import Job, JobQueue
@@ -47,16 +47,16 @@ STOP_SECONDS = 3.0  # for giving the jobs back when told to stop; the next worke
 class Silence:
     """Watches an indexing run for nobody: what callers see of a job is in the catalog."""
 
-    def expected(self, count: int) -> None: ...
+    def expect(self, count: int) -> None: ...
 
     def note(self, line: str) -> None:
         logger.info("%s", line)
 
-    def started(self, uri: str) -> None: ...
+    def start(self, uri: str) -> None: ...
 
-    def advanced(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None: ...
+    def advance(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None: ...
 
-    def finished(self, uri: str) -> None: ...
+    def finish(self, uri: str) -> None: ...
 
 
 class Worker:
@@ -127,7 +127,7 @@ class Worker:
         """Return the encoders that belong to the library as it is now, loading them if they are others."""
         stored = catalog.space()
         if self.encoders is None or (stored is not None and stored != self.encoders.space):
-            self.transcriber, self.encoders = load_all(self.settings, stored)
+            self.transcriber, self.encoders = load_for_indexing(self.settings, stored)
             logger.info("encoders loaded space=%s note=%s", self.encoders.space, self.encoders.visual_note)
         claim_space(catalog, self.directory, self.encoders)
         return self.encoders

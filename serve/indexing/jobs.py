@@ -185,7 +185,7 @@ class JobQueue:
         """
         return self._checked(
             request,
-            self.catalog.rows(
+            self.catalog.select(
                 "SELECT method, digest, collection, video_id FROM requests"
                 " WHERE principal = ? AND request_id = ? AND created_time > ?",
                 request.principal, request.request_id, self._clock() - REQUEST_SECONDS,
@@ -194,7 +194,7 @@ class JobQueue:
 
     def job(self, collection: str, video_id: str) -> Job | None:
         """Return the job of a video; None: there is none."""
-        found = self.catalog.rows(
+        found = self.catalog.select(
             f"SELECT {_FIELDS} FROM jobs WHERE collection = ? AND video_id = ?", collection, video_id
         )
         return _job_of(found[0]) if found else None
@@ -218,7 +218,7 @@ class JobQueue:
         uri, *names = after or (None, None, None)
         return [
             _job_of(row)
-            for row in self.catalog.rows(
+            for row in self.catalog.select(
                 f"SELECT {_FIELDS} FROM jobs WHERE (?1 IS NULL OR collection IN (SELECT value FROM json_each(?1)))"
                 " AND (?2 IS NULL OR video_id = ?2)"
                 " AND (?3 IS NULL OR (display_uri, collection, video_id) > (?3, ?4, ?5))"
@@ -232,18 +232,18 @@ class JobQueue:
         """Return how many jobs are in each state."""
         found = dict.fromkeys(JobState, 0)
         found.update((JobState(state), count) for state, count in
-                     self.catalog.rows("SELECT state, count(*) FROM jobs GROUP BY state"))  # fmt: skip
+                     self.catalog.select("SELECT state, count(*) FROM jobs GROUP BY state"))  # fmt: skip
         return found
 
     def has_work(self) -> bool:
         """Whether any job waits, or was left by a process that died."""
-        return bool(self.catalog.rows("SELECT 1 FROM jobs WHERE state IN ('QUEUED', 'RUNNING') LIMIT 1"))
+        return bool(self.catalog.select("SELECT 1 FROM jobs WHERE state IN ('QUEUED', 'RUNNING') LIMIT 1"))
 
     def spool_names(self) -> set[str]:
         """Return the files of uploads that jobs need."""
         return {
             name
-            for (name,) in self.catalog.rows(
+            for (name,) in self.catalog.select(
                 "SELECT spool_name FROM jobs WHERE spool_name IS NOT NULL AND state != 'FAILED'"
             )
         }
@@ -258,10 +258,10 @@ class JobQueue:
                 waits until it is alone and takes no other with it.
         """
         oldest = f"SELECT {_FIELDS} FROM jobs WHERE state = 'QUEUED' ORDER BY id LIMIT 1"
-        if not self.catalog.rows(oldest):  # most often: without asking for the right to write
+        if not self.catalog.select(oldest):  # most often: without asking for the right to write
             return None
         with self.catalog.editing() as edit:
-            found = self.catalog.rows(oldest)
+            found = self.catalog.select(oldest)
             if not found or (_job_of(found[0]).attempt_count and not is_alone):
                 return None
             job_id = found[0][0]
@@ -269,12 +269,12 @@ class JobQueue:
                 "UPDATE jobs SET state = 'RUNNING', progress = 0, attempt_count = attempt_count + 1, changed_time = ?"
                 " WHERE id = ?", (self._clock(), job_id)
             )  # fmt: skip
-            return _job_of(self.catalog.rows(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job_id)[0])
+            return _job_of(self.catalog.select(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job_id)[0])
 
     def set_progress(self, shares: Mapping[int, float]) -> set[int]:
         """Note how far jobs are, 0 to 1 by job id; return the ids of those that are not RUNNING any more."""
         noted = dict(
-            self.catalog.rows(
+            self.catalog.select(
                 "SELECT id, progress FROM jobs WHERE state = 'RUNNING' AND id IN (SELECT value FROM json_each(?))",
                 json.dumps(list(shares)),
             )
@@ -305,7 +305,7 @@ class JobQueue:
         with self.catalog.editing() as edit:
             self._forget_old(edit)
             ended: list[str | None] = []
-            for row in self.catalog.rows(
+            for row in self.catalog.select(
                 f"SELECT {_FIELDS} FROM jobs WHERE state = 'RUNNING' AND attempt_count >= ?", MAX_ATTEMPTS
             ):
                 job = _job_of(row)

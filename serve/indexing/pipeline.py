@@ -11,7 +11,7 @@ from ingest.source.source import expand
 from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.outdated import COPY_NAME, rebuild_outdated, remove_copy
 from serve.catalog.swap import FRESH_NAME, replace_videos
-from serve.encoder_set import Encoders, load_all
+from serve.encoder_set import Encoders, load_for_indexing
 from serve.errors import DataDirectoryOutdated, EncoderSpaceMismatch, VideoIsLive
 from serve.index.faiss_index import VectorIndex
 from serve.indexing.jobs import JobQueue
@@ -19,7 +19,7 @@ from serve.indexing.run import Run
 from serve.indexing.work import Input, Result
 from serve.search.traits import captions_of
 from serve.settings import Settings
-from serve.text import counted
+from serve.text import plural
 from serve.values import IndexOutcome, IndexProgress, Video
 
 INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that have vectors
@@ -44,7 +44,7 @@ def index(
         EncoderError: If an encoder's weights cannot be had.
     """
     found = list(expand(inputs))
-    progress.expected(len(found))
+    progress.expect(len(found))
     uris = [entry for entry in found if isinstance(entry, str)]
     for entry in found:
         if isinstance(entry, IngestError):
@@ -52,7 +52,7 @@ def index(
     if not uris:
         return
     with Catalog.open_writer(directory) as catalog:
-        transcriber, encoders = load_all(settings, catalog.space())
+        transcriber, encoders = load_for_indexing(settings, catalog.space())
         progress.note(encoders.visual_note)
         claim_space(catalog, directory, encoders)
         captions = captions_of(directory, encoders.visual)
@@ -113,15 +113,15 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
             f"Kafka, and {COPY_NAME} is the catalog as it was, until all is done"
         )
     with Catalog.open_writer(directory) as catalog:
-        transcriber, encoders = load_all(settings, None)
+        transcriber, encoders = load_for_indexing(settings, None)
         progress.note(encoders.visual_note)
         videos = [video for video in catalog.videos() if not video.is_live]
         if live_count := len(catalog.videos()) - len(videos):
             progress.note(
-                f"{counted(live_count, 'live video')} cannot be read again: they stay if the encoders are the same,"
+                f"{plural(live_count, 'live video')} cannot be read again: they stay if the encoders are the same,"
                 " else they come again from Kafka once its workers have the new ones"
             )
-        progress.expected(len(videos))
+        progress.expect(len(videos))
         failed = 0
         with Catalog.open_writer(fresh_directory) as fresh:
             stored, alive = fresh.space(), {(video.collection, video.video_id) for video in videos}

@@ -186,7 +186,7 @@ class Run:
             other = self.claims.get(work.claim)
             if other is not None:
                 return Twin(other)
-            row = self.catalog.holding_row(work.input.collection, work.video_id, work.content_sha256, self.fingerprint)
+            row = self.catalog.find_indexed(work.input.collection, work.video_id, work.content_sha256, self.fingerprint)
             if row is not None:
                 return Known(row)
             self.claims[work.claim] = work
@@ -248,7 +248,7 @@ class Run:
     def take_decoded(self, work: Work, payload: "Decoded | Opened") -> None:
         match payload:
             case Opened():
-                self.progress.started(work.uri)
+                self.progress.start(work.uri)
                 work.row = self.catalog.begin(
                     NewVideo(
                         video_id=work.video_id,
@@ -284,7 +284,7 @@ class Run:
         duration = work.media.duration_seconds if work.media is not None else None
         if duration:
             work.decoded_share = min(1.0, seconds / duration)
-        self.progress.advanced(work.uri, seconds, duration)
+        self.progress.advance(work.uri, seconds, duration)
 
     def give_up_unwanted(self) -> Iterator[Work]:
         """Say how far the jobs are, and give up those that were cancelled."""
@@ -308,7 +308,7 @@ class Run:
     def end(self, work: Work) -> None:
         work.is_over = True
         work.frames, work.utterances, work.speech = [], [], None
-        self.progress.finished(work.uri)
+        self.progress.finish(work.uri)
         with self.lock:
             # A failed one stays: its twins fail as it did, without being decoded. Of a job there are none.
             if self.claims.get(work.claim) is work and (work.error is None or work.input.job_id is not None):
@@ -413,7 +413,7 @@ class Run:
     def keep(self, work: Work, row: int) -> Work:
         """End an input whose bytes are in the library already."""
         given = work.input
-        if given.job_id is None or self.catalog.keep(
+        if given.job_id is None or self.catalog.finish_unchanged(
             row, metadata=given.metadata, recorded_time=given.recorded_time, job_id=given.job_id
         ):
             work.outcome = self.describe(work)

@@ -278,7 +278,7 @@ class LiveEdit:
         touched = [video for video in self._videos.values() if video.is_touched]
         if not touched:
             return
-        generation = self._catalog.count_generation(self._edit, [video.row for video in touched])
+        generation = self._catalog.advance_generation(self._edit, [video.row for video in touched])
         for video in touched:
             first = self._edit.execute(
                 "SELECT start_seconds FROM segments WHERE video_row = ? ORDER BY position LIMIT 1", (video.row,)

@@ -12,7 +12,7 @@ from serve.live.deletions import DeletionPublisher, PendingTombstones
 from serve.live.materialiser import Materialiser
 from serve.live.rows import LiveRows
 from serve.observe.metrics import LiveMetrics
-from serve.retention import read_retention
+from serve.retention import parse_retention
 from serve.settings import Settings
 
 PARTITION_SECONDS = 5.0  # between two checks for new partitions
@@ -89,7 +89,7 @@ class Feed:
             PendingTombstones(self._deletions.send_tombstone, self._deletions.take_undelivered),
             segments_topic=self._topics.segments,
             deletions_topic=self._topics.deletions,
-            retention=read_retention(settings.server.retention),
+            retention=parse_retention(settings.server.retention),
             metrics=metrics,
             on_change=on_change,
             on_caught_up=on_caught_up,

@@ -92,7 +92,7 @@ class LiveRows:
     def offsets(self, topic: str) -> dict[int, int]:
         """Return the offsets to read a topic from, by partition; partitions never read are left out."""
         return dict(
-            self.catalog.rows(
+            self.catalog.select(
                 "SELECT partition, next_offset FROM consumed_offsets WHERE topic = ? AND fingerprint = ?",
                 topic, self.fingerprint,
             )
@@ -147,7 +147,7 @@ class LiveRows:
             rows = edit.execute("SELECT segment_id FROM segments WHERE video_row = ? ORDER BY position", video)
             segment_ids = [segment_id for (segment_id,) in rows]
             self.catalog.remove_row(edit, video[0])
-            self.catalog.count_generation(edit)
+            self.catalog.advance_generation(edit)
         return segment_ids
 
     def prune(self, limits: Retention, now: float, max_segments: int) -> list[SegmentKey]:
@@ -170,7 +170,7 @@ class LiveRows:
 
     def _find_excess(self, limits: Retention, now: float, count: int) -> list[tuple[int, SegmentKey]]:
         streams: dict[str, list[tuple[int, str, int]]] = {}
-        for row, collection, video_id, size in self.catalog.rows(
+        for row, collection, video_id, size in self.catalog.select(
             "SELECT row, collection, video_id, size_bytes FROM videos"
             " WHERE state = 'READY' AND live AND fingerprint = ? AND CAST(uri AS TEXT) LIKE ?",
             self.fingerprint, f"{STREAM_SCHEME}%",
@@ -208,7 +208,7 @@ class LiveRows:
         """Return the first segments of a stream: append time, row, id, size and the video's id."""
         return [
             (*fields, video_id)
-            for fields in self.catalog.rows(
+            for fields in self.catalog.select(
                 "SELECT source_append_time, id, segment_id, size_bytes FROM segments WHERE video_row = ?"
                 " ORDER BY position LIMIT ?", row, count,
             )
@@ -218,7 +218,7 @@ class LiveRows:
         """Return the watermarks of the live videos that have not ended."""
         return [
             Watermark(collection=collection, video_id=video_id, watermark_seconds=seconds, moved_time=moved)
-            for collection, video_id, seconds, moved in self.catalog.rows(
+            for collection, video_id, seconds, moved in self.catalog.select(
                 "SELECT collection, video_id, watermark_seconds, watermark_moved_time FROM videos"
                 " WHERE state = 'READY' AND live AND NOT ended AND fingerprint = ? ORDER BY collection, video_id",
                 self.fingerprint,

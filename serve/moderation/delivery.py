@@ -75,14 +75,14 @@ class Deliverer(Background):
 
     def deliver_changes(self) -> None:
         """Deliver all changes that are not delivered yet."""
-        position, state = self.log.told(self.sink.name)
+        position, state = self.log.delivery_of(self.sink.name)
         changes = self.log.changes(position, self.sink.batch_count)
         if changes and not self._is_begun:
             self.sink.begin(state)
             self._is_begun = True
         while changes and not self.is_stopping:
             state = self.sink.deliver([change.event for change in changes], self.wait)
-            self.log.note_told(self.sink.name, changes[-1].sequence, state)
+            self.log.record_delivery(self.sink.name, changes[-1].sequence, state)
             changes = self.log.changes(changes[-1].sequence, self.sink.batch_count)
 
     def _resume_anew(self, error: Exception) -> None:

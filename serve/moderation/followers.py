@@ -99,7 +99,7 @@ class Followers:
             log: Of a catalog that is open for reading only, so that this never waits for a writer.
         """
         for deliverer in self._deliverers:
-            self._metrics.events_untold.labels(deliverer.sink.name).set(log.untold_count(deliverer.sink.name))
+            self._metrics.events_untold.labels(deliverer.sink.name).set(log.pending_count(deliverer.sink.name))
         size = self._dead_letters.stat().st_size if self._dead_letters.exists() else 0
         self._metrics.dead_letter_bytes.set(size)
 

@@ -100,7 +100,7 @@ class Moderator(Background):
             self._books = {}
             self._load_scored()
         if self.policies.policies is None and (
-            not self.policies.is_removed or not self.editor.rows("SELECT 1 FROM screenings LIMIT 1")
+            not self.policies.is_removed or not self.editor.select("SELECT 1 FROM screenings LIMIT 1")
         ):
             return 0  # the policies are unknown, or there is no event to withdraw
         state = self.engine.state
@@ -159,7 +159,7 @@ class Moderator(Background):
         """Load the list of files that are scored to their end: a start need not read their rows again."""
         self._scored = {
             row: _ScoredVideo(version=(0, digest))
-            for row, digest in self.editor.rows(
+            for row, digest in self.editor.select(
                 "SELECT video_row, digest FROM screenings JOIN videos ON row = video_row"
                 " WHERE NOT live AND json_extract(screenings.state, '$.is_over')"
             )
@@ -209,7 +209,7 @@ class Moderator(Background):
 
     def _load_scorer(self, row: int, book: Rulebook) -> tuple[VideoScorer | None, int]:
         """Return the scorer of a video as the catalog holds it, None if other policies scored it; and its turn."""
-        rows = self.editor.rows("SELECT turn, digest, state FROM screenings WHERE video_row = ?", row)
+        rows = self.editor.select("SELECT turn, digest, state FROM screenings WHERE video_row = ?", row)
         if not rows:
             return None, 0
         ((turn, digest, state),) = rows
@@ -244,7 +244,7 @@ class Moderator(Background):
         self, edit: sqlite3.Connection, row: int, events: list[Event], first_seconds: float
     ) -> list[Event]:
         """Withdraw the events of other policies that are not found any more; return the changes that are new."""
-        before = {event.event_id: event for event in self.log.of_video(row)}
+        before = {event.event_id: event for event in self.log.events_of(row)}
         latest = {event.event_id: event for event in events}
         for event_id, event in before.items():
             # An event in the pruned part of a video stays: that part cannot be scored again.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from encoders.batching import TextVectors
 from serve.catalog.catalog import Catalog
-from serve.catalog.reader import only
+from serve.catalog.reader import require_single
 from serve.catalog.spelling import matches_term
 from serve.encoder_set import Encoders
 from serve.index import open_index
@@ -338,7 +338,7 @@ class Engine:
         if like is None:
             return None
         videos = self.by_id.get(like.video_id, ())
-        return only(
+        return require_single(
             [video for video in videos if like.collection in (None, video.collection)], like.video_id
         ), like.span
 

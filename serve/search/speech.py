@@ -15,7 +15,7 @@ from encoders.batching import TextVectors
 from encoders.calibration import logistic
 from encoders.values import Utterance
 from serve.catalog.catalog import Catalog
-from serve.catalog.reader import SpokenRow
+from serve.catalog.reader import UtteranceRow
 from serve.catalog.rows import words_of
 from serve.catalog.spelling import content_terms, matches_term
 from serve.index.nearest import NearestIndex
@@ -53,7 +53,7 @@ class Passage:
     text: str
     cosine: float  # -1..1, of the passage and the question
     coverage: float  # 0..1: share of the question's terms in the passage, weighted by rarity
-    words: tuple[str, ...]  # words of each utterance, encoded as in SpokenRow
+    words: tuple[str, ...]  # words of each utterance, encoded as in UtteranceRow
     terms: tuple[str, ...]  # terms of the question that are in the passage
 
     @property
@@ -173,7 +173,7 @@ class SpeechChannel:
             rows: Search these videos only; None: all.
         """
         places = self._nearest_places(query, rows) | words.places
-        spoken = {(each.row, each.position): each for each in self._catalog.spoken_at(sorted(places))}
+        spoken = {(each.row, each.position): each for each in self._catalog.utterances_at(sorted(places))}
         singles = [make_passage([each], float(each.vector @ query), words.rarities) for each in spoken.values()]
         singles.sort(key=lambda passage: -passage.score)
         best = [spoken[passage.row, passage.positions[0]] for passage in singles[:PAIR_COUNT]]
@@ -205,12 +205,12 @@ class SpeechChannel:
         return set(self._catalog.locate("utterances", [int(n) for n in ids[0] if n >= 0]))
 
     def _make_pairs(
-        self, best: Sequence[SpokenRow], query: NDArray[np.float32], rarities: Mapping[str, float]
+        self, best: Sequence[UtteranceRow], query: NDArray[np.float32], rarities: Mapping[str, float]
     ) -> list[Passage]:
         """Join each of the best utterances with its neighbours, as an answer may be said across two utterances."""
-        pairs: dict[tuple[int, int], tuple[SpokenRow, SpokenRow]] = {}
+        pairs: dict[tuple[int, int], tuple[UtteranceRow, UtteranceRow]] = {}
         for utterance in best:
-            before, after = self._catalog.spoken_beside(utterance.row, utterance.position)
+            before, after = self._catalog.utterances_beside(utterance.row, utterance.position)
             for a, b in ((before, utterance), (utterance, after)):
                 if a is not None and b is not None and are_neighbours(a.utterance, b.utterance):
                     pairs[a.row, a.position] = (a, b)
@@ -223,7 +223,7 @@ class SpeechChannel:
         return passages
 
 
-def make_passage(utterances: Sequence[SpokenRow], cosine: float, rarities: Mapping[str, float]) -> Passage:
+def make_passage(utterances: Sequence[UtteranceRow], cosine: float, rarities: Mapping[str, float]) -> Passage:
     """Make a passage of neighbouring utterances; work out its coverage of the question's terms."""
     text = " ".join(each.utterance.text for each in utterances)
     terms = [term for term in rarities if matches_term(text, term)]

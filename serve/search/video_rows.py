@@ -101,7 +101,7 @@ def read_frames(catalog: CatalogReader, row: int, version: int, before: VideoFra
         return VideoFrames(0, {0: FrameBlock.of(catalog.stored_frames(row))})
 
     def read(block: int) -> FrameBlock | None:
-        found = catalog.rows(
+        found = catalog.select(
             f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
             " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position", row,
             *block_range("segments", block),
@@ -163,7 +163,7 @@ def read_transcript(catalog: CatalogReader, row: int, version: int, before: Tran
         return Transcript(0, {0: TranscriptBlock(utterances=found, positions=np.arange(len(found)))})
 
     def read(block: int) -> TranscriptBlock | None:
-        found = catalog.rows(
+        found = catalog.select(
             f"SELECT position, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND position BETWEEN ? AND ?"
             " ORDER BY position", row, *block_range("utterances", block),
         )  # fmt: skip

@@ -21,7 +21,7 @@ from ingest.values import Chunk
 from serve.codec.records import Source, chunk_bytes, source_bytes, video_key
 from serve.errors import SettingsError
 from serve.settings import Settings
-from serve.text import clock, counted, printable, to_json
+from serve.text import clock, plural, printable, to_json
 
 MAX_UNACKNOWLEDGED = 16  # chunks on their way to the broker: bounds memory, and keeps the order
 WAIT_SECONDS = 0.5  # how soon a stop is seen while the broker does not answer
@@ -106,7 +106,7 @@ class Publisher:
         now = time.monotonic()
         self._stopped_at = self._stopped_at or now
         if now - self._stopped_at > STOP_SECONDS:
-            lost = counted(len(self._sent), "record")
+            lost = plural(len(self._sent), "record")
             raise BrokerUnavailable(self._config.servers, f"{lost} not delivered within {STOP_SECONDS:g} s of the stop")
 
 
@@ -234,4 +234,4 @@ class Display:
 
     def _summary(self) -> str:
         size = f"{self._bytes / 1e6:.1f} MB"
-        return f"{self._name}: {counted(self._count, 'chunk')}, {clock(self._media_seconds)}, {size} sent"
+        return f"{self._name}: {plural(self._count, 'chunk')}, {clock(self._media_seconds)}, {size} sent"

@@ -17,7 +17,7 @@ from pathlib import Path
 from encoders.speech.whisper import Transcriber
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionId, PartitionReader, Producer, Record, Topics
-from serve.encoder_set import Encoders, load_all
+from serve.encoder_set import Encoders, load_for_indexing
 from serve.observe.metrics import serve_metrics
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
@@ -290,7 +290,7 @@ def run_worker(settings: Settings, announce: Callable[[str], None]) -> None:
         EncoderError: If an encoder's weights cannot be loaded.
     """
     metrics = WorkerMetrics()
-    transcriber, encoders = load_all(settings, None)
+    transcriber, encoders = load_for_indexing(settings, None)
     logger.info("encoders loaded space=%s note=%s", encoders.space, encoders.visual_note)
     with tempfile.TemporaryDirectory(prefix="kinodex-worker-") as spool:
         worker = Worker(settings, encoders, transcriber, metrics, Path(spool))

@@ -258,7 +258,7 @@ class Run:
         if not (self.data / "catalog.sqlite").exists():
             return {}
         with Catalog.open_editor(self.data) as catalog:
-            rows = catalog.rows("SELECT topic, partition, next_offset FROM consumed_offsets")
+            rows = catalog.select("SELECT topic, partition, next_offset FROM consumed_offsets")
         return {(topic, partition): offset for topic, partition, offset in rows}
 
     def events_on_their_way(self) -> list[str]:
@@ -266,13 +266,13 @@ class Run:
         with Catalog.open_editor(self.data) as catalog:
             waiting = [
                 f"events of {name}"
-                for (name,) in catalog.rows(
+                for (name,) in catalog.select(
                     "SELECT video_id FROM videos LEFT JOIN screenings ON video_row = row"
                     " WHERE NOT coalesce(json_extract(screenings.state, '$.is_over'), 0)"
                 )
             ]
             log = EventLog(catalog)
-            told, last = log.told("kafka")[0], log.last_sequence()
+            told, last = log.delivery_of("kafka")[0], log.last_sequence()
         return waiting + ([f"{last - told} changes of events"] if told < last else [])
 
     def told_events(self) -> list[stream_pb2.Event]:
@@ -346,9 +346,9 @@ def held(data: Path) -> dict[str, dict[str, object]]:
                         one.revision,
                         [word.text for word in one.matched_words],
                     )
-                    for one in EventLog(catalog).of_video(video.row)
+                    for one in EventLog(catalog).events_of(video.row)
                 ],
-                "confidences": np.array([one.confidence for one in EventLog(catalog).of_video(video.row)]),
+                "confidences": np.array([one.confidence for one in EventLog(catalog).events_of(video.row)]),
                 "said": (video.warnings, video.is_ended, video.watermark_seconds, video.duration_seconds),
             }
             for video in catalog.videos()

@@ -7,7 +7,7 @@ import pytest
 
 from serve.config import ServerConfig
 from serve.errors import SettingsError
-from serve.retention import Limit, read_retention
+from serve.retention import Limit, parse_retention
 from serve.settings import load_settings
 
 DAY = 86400.0
@@ -29,15 +29,15 @@ DAY = 86400.0
     ],
 )  # fmt: skip
 def test_reads_ages_and_sizes(texts: list[str], limits: dict[str, Limit]) -> None:
-    assert read_retention(texts).limits == limits
-    assert bool(read_retention(texts)) == bool(limits)
+    assert parse_retention(texts).limits == limits
+    assert bool(parse_retention(texts)) == bool(limits)
 
 
 def test_a_named_collection_comes_before_every_other() -> None:
-    retention = read_retention(["cams=7d", "*=1d"])
+    retention = parse_retention(["cams=7d", "*=1d"])
     assert retention.of("cams") == Limit(age_seconds=7 * DAY)
     assert retention.of("talks") == Limit(age_seconds=DAY, size_bytes=math.inf)
-    assert read_retention(["cams=7d"]).of("talks") is None
+    assert parse_retention(["cams=7d"]).of("talks") is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_refuses_what_says_nothing(texts: list[str], problem: str) -> None:
 
 def test_is_a_setting() -> None:
     os.environ["KINODEX_SERVER_RETENTION"] = "cams=7d, default=30d,50GiB"
-    retention = read_retention(load_settings().server.retention)
+    retention = parse_retention(load_settings().server.retention)
     assert retention.of("default") == Limit(age_seconds=30 * DAY, size_bytes=50 * 2**30)
     os.environ["KINODEX_SERVER_RETENTION"] = "cams=7 days"
     with pytest.raises(SettingsError, match="set by \\$KINODEX_SERVER_RETENTION"):

@@ -16,7 +16,7 @@ MEDIA = MediaInfo(
     container="mpegts", duration_seconds=None, video_codec="h264", audio_codec="aac", width=64, height=48,
     rotation_degrees=0, frame_rate_fps=5.0,
 )  # fmt: skip
-SPACE = EncoderSpace(  # what pipeline.load_all makes of the fakes
+SPACE = EncoderSpace(  # what pipeline.load_for_indexing makes of the fakes
     visual="colour", visual_fingerprint="c0104", speech="tone", speech_fingerprint="70e", sentence="words",
     sentence_fingerprint="3024d5", window="16s/8s mean",
 )  # fmt: skip

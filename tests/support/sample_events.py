@@ -37,7 +37,7 @@ def event(n: int) -> Event:
 
 def add(log: EventLog, *numbers: int) -> None:
     """Record events by their numbers; a number that was recorded before makes another revision."""
-    rows = log.catalog.rows("SELECT row FROM videos")
+    rows = log.catalog.select("SELECT row FROM videos")
     row = rows[0][0] if rows else put(log.catalog, "a")
     with log.catalog.editing() as edit:
         for n in numbers:

@@ -21,7 +21,7 @@ from ingest.values import Chunk
 from kinodex.v1 import stream_pb2
 from serve.codec.records import SegmentRecord, chunk_bytes, read_segment, video_key
 from serve.config import WorkerConfig
-from serve.encoder_set import load_all
+from serve.encoder_set import load_for_indexing
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.worker.worker import Worker
@@ -171,7 +171,7 @@ class Threaded:
 def working(topic: Topic, folder: Path, settings: Settings | None = None, **worker: Any) -> Iterator[Threaded]:
     """Run a worker until the block ends; keywords are WorkerConfig's."""
     settings = settings or topic.settings(**worker)
-    transcriber, encoders = load_all(settings, None)
+    transcriber, encoders = load_for_indexing(settings, None)
     metrics = WorkerMetrics()
     made = Threaded(Worker(settings, encoders, transcriber, metrics, folder / "spool"), metrics)
     try:

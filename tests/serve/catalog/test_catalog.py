@@ -338,7 +338,7 @@ def test_takes_the_place_of_another_catalog(tmp_path: Path) -> None:
         assert not old_rows & set(reader.changed_rows(FINGERPRINT))
         put_version(catalog, "abc", 6)
         assert check(reader) == {"abc": 6}
-        assert catalog.rows("SELECT count(*) FROM videos") == [(1,)]
+        assert catalog.select("SELECT count(*) FROM videos") == [(1,)]
 
 
 # ---- words

@@ -162,8 +162,8 @@ def test_a_writer_killed_at_any_moment_loses_only_what_it_had_not_finished(tmp_p
             assert found[name] >= version
         with Catalog.open_writer(tmp_path) as writer:
             assert check(writer) == found
-            assert writer._select("SELECT count(*) FROM videos WHERE state = 'PROCESSING'") == [(0,)]
-            assert writer._select("PRAGMA integrity_check") == [("ok",)]
+            assert writer.select("SELECT count(*) FROM videos WHERE state = 'PROCESSING'") == [(0,)]
+            assert writer.select("PRAGMA integrity_check") == [("ok",)]
     assert len(finished) == 3
 
 
@@ -176,14 +176,14 @@ def test_memory_and_log_stay_flat_over_hours_of_video(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(catalog: Catalog) -> None:
     put_version(catalog, "abc", 1)
-    ((pages,),) = catalog._select("PRAGMA page_count")
-    catalog._select(f"PRAGMA max_page_count = {pages + 3}")
+    ((pages,),) = catalog.select("PRAGMA page_count")
+    catalog.select(f"PRAGMA max_page_count = {pages + 3}")
     row = catalog.begin(new_video("large"))
     with pytest.raises(DataDirectoryInvalid, match="the disk is full"):
         catalog.add_frames(row, frames(64, width=512), [bytes(4000)] * 64)
     assert check(catalog) == {"abc": 1}
     catalog.abandon(row)
-    catalog._select("PRAGMA max_page_count = 1000000")
+    catalog.select("PRAGMA max_page_count = 1000000")
     put_version(catalog, "abc", 2)
     assert check(catalog) == {"abc": 2}
 
@@ -305,7 +305,7 @@ def test_an_older_version_is_brought_forward_by_the_writer(tmp_path: Path, monke
     with Catalog.open_reader(tmp_path) as reader:
         assert check(reader) == {"abc": 1}
         assert reader.identity() == identity
-        assert reader._select("SELECT tint FROM videos") == [("none",)]
+        assert reader.select("SELECT tint FROM videos") == [("none",)]
 
 
 def test_a_migration_that_fails_leaves_the_older_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

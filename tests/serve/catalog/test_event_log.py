@@ -9,7 +9,7 @@ import pytest
 
 from serve.catalog import events
 from serve.catalog.catalog import Catalog
-from serve.catalog.events import EventLog, place_of
+from serve.catalog.events import EventLog, event_place
 from serve.event import Event, EventFilter
 from support.sample_catalog import SPACE, put
 from support.sample_events import FIRE, put_events
@@ -45,7 +45,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventLog]:
 
 
 def everything(log: EventLog) -> list[Event]:
-    return sorted((events.event_of(body) for (body,) in log.catalog.rows("SELECT body FROM events")), key=place_of)
+    return sorted(
+        (events.decode_event(body) for (body,) in log.catalog.select("SELECT body FROM events")), key=event_place
+    )
 
 
 @pytest.mark.parametrize("wanted", FILTERS, ids=str)
@@ -54,7 +56,7 @@ def test_pages_hold_what_a_filter_admits(log: EventLog, wanted: EventFilter, mon
     found, after = [], None
     while page := log.page(wanted, after, 4):
         found += page
-        after = place_of(page[-1])
+        after = event_place(page[-1])
     assert found == [event for event in everything(log) if wanted.admits(event)]
     assert bool(found) == (wanted not in (FILTERS[2], FILTERS[8]))
 
@@ -63,11 +65,11 @@ def test_a_video_is_listed_without_reading_the_others(log: EventLog, monkeypatch
     read: list[int] = []
 
     def rows(sql: str, *parameters: Any) -> list[Any]:
-        found = type(log.catalog).rows(log.catalog, sql, *parameters)
+        found = type(log.catalog).select(log.catalog, sql, *parameters)
         read.append(len(found))
         return found
 
-    monkeypatch.setattr(log.catalog, "rows", rows)
+    monkeypatch.setattr(log.catalog, "select", rows)
     assert len(log.page(EventFilter(video_ids=("v1",), collections=("c",)), None, 100)) == 18
     assert sum(read) <= 18 + 3  # and where the video is
 

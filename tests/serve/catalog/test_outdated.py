@@ -47,8 +47,8 @@ def test_a_rebuilt_catalog_lists_the_same_videos_and_forgets_live_ones(
         assert (video.metadata, video.recorded_time) == (({"camera": "7"}, 5.0) if version >= 2 else ({}, None))
         assert (video.frame_count, video.warnings) == (0, (WARNING,))
         assert (catalog.space(), catalog.generation(), len(catalog.identity())) == (None, 0, 32)
-        assert len(catalog.rows("SELECT * FROM deletions")) == (version >= 3)
-        assert catalog.rows("PRAGMA integrity_check") == [("ok",)]
+        assert len(catalog.select("SELECT * FROM deletions")) == (version >= 3)
+        assert catalog.select("PRAGMA integrity_check") == [("ok",)]
         catalog.delete("abc")
         assert check(catalog) == {}
     with sqlite3.connect(tmp_path / COPY_NAME) as copy:

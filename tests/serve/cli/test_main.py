@@ -58,15 +58,15 @@ class FakePipeline(types.ModuleType):
     ) -> Iterator[IndexOutcome]:
         self.called = (inputs, directory, collection)
         progress.note("visual encoder: mini (built in)")
-        progress.expected(len(self.outcomes))
+        progress.expect(len(self.outcomes))
         for outcome in self.outcomes:
             if isinstance(outcome, Interrupted):
                 raise KeyboardInterrupt
             if isinstance(outcome, Exception):
                 raise outcome
-            progress.started(outcome.uri)
-            progress.advanced(outcome.uri, 1.0, None)
-            progress.finished(outcome.uri)
+            progress.start(outcome.uri)
+            progress.advance(outcome.uri, 1.0, None)
+            progress.finish(outcome.uri)
             yield outcome
 
     def reindex(self, directory: Path, settings: object, *, progress: IndexProgress) -> Iterator[IndexOutcome]:

@@ -204,7 +204,7 @@ def test_a_job_cancelled_while_it_runs_leaves_nothing(
     assert jobs.jobs() == []
     with Catalog.open_reader(data) as catalog:
         assert [video.video_id for video in catalog.videos()] == ["short"]
-        assert catalog.rows("SELECT count(*) FROM videos") == [(1,)]
+        assert catalog.select("SELECT count(*) FROM videos") == [(1,)]
     assert max(seen) > 0
 
 
@@ -239,7 +239,7 @@ def test_a_job_cancelled_while_its_bytes_come_ends_soon(jobs: JobQueue, data: Pa
     assert took < 20
     assert jobs.jobs() == []
     with Catalog.open_reader(data) as catalog:
-        assert catalog.rows("SELECT count(*) FROM videos") == [(0,)]
+        assert catalog.select("SELECT count(*) FROM videos") == [(0,)]
 
 
 def test_when_encoders_cannot_be_had_the_jobs_say_so_and_later_ones_are_tried(
@@ -253,7 +253,7 @@ def test_when_encoders_cannot_be_had_the_jobs_say_so_and_later_ones_are_tried(
         def fail(*_: object) -> None:
             raise WeightsNotFound("some-model", "not cached")
 
-        patched.setattr("serve.indexing.job_worker.load_all", fail)
+        patched.setattr("serve.indexing.job_worker.load_for_indexing", fail)
         work(data)
     assert {job.failure_reason for job in jobs.jobs()} == {"WEIGHTS_NOT_FOUND"}
     submit(jobs, film, "one")
@@ -324,7 +324,7 @@ def test_whatever_is_asked_meanwhile_the_last_word_holds(
     assert jobs.jobs() == []
     with Catalog.open_reader(data) as catalog:
         found = {video.video_id: video.uri for video in catalog.videos()}
-        assert catalog.rows("SELECT count(*) FROM videos") == [(len(found),)]
+        assert catalog.select("SELECT count(*) FROM videos") == [(len(found),)]
     assert found == {video_id: film.as_uri() for video_id, film in last.items() if film is not None}
 
 
@@ -397,7 +397,7 @@ def test_killed_at_any_moment_and_started_again_equals_an_undisturbed_run(
     assert content(data) == content(tmp_path / "undisturbed")
     work(data)
     with Catalog.open_reader(data) as catalog:
-        assert catalog.rows("SELECT count(*) FROM videos") == [(len(films),)]
+        assert catalog.select("SELECT count(*) FROM videos") == [(len(films),)]
 
 
 @pytest.mark.slow

@@ -244,7 +244,7 @@ def test_what_is_not_wanted_any_more_does_not_become_visible(
     assert reader.videos() == []
     assert reader.generation() == 0
     assert reader.match_words(["hello"], limit=1) == []
-    assert writing.catalog.rows("SELECT count(*) FROM videos") == [(0,)]
+    assert writing.catalog.select("SELECT count(*) FROM videos") == [(0,)]
 
 
 def test_bytes_that_are_there_take_what_is_said_of_them_now(
@@ -256,7 +256,9 @@ def test_bytes_that_are_there_take_what_is_said_of_them_now(
     assert job is not None
 
     def keep() -> bool:
-        return writing.catalog.keep(row, metadata=job.metadata, recorded_time=job.recorded_time, job_id=job.job_id)
+        return writing.catalog.finish_unchanged(
+            row, metadata=job.metadata, recorded_time=job.recorded_time, job_id=job.job_id
+        )
 
     assert keep()
     assert reader.video("abc").metadata == {"camera": "7"}

@@ -25,7 +25,7 @@ from serve.live.deletions import PendingTombstones
 from serve.live.materialiser import BatchSize, Materialiser
 from serve.live.rows import LiveRows, SegmentKey
 from serve.observe.metrics import LiveMetrics
-from serve.retention import read_retention
+from serve.retention import parse_retention
 from serve.settings import Settings
 from support.fakes import use_fakes
 from support.hand_made import FINGERPRINT, SPACE, stream
@@ -112,7 +112,7 @@ class Bench:
             PendingTombstones(self.sent.append),
             segments_topic=SEGMENTS,
             deletions_topic=DELETIONS,
-            retention=read_retention(retention),
+            retention=parse_retention(retention),
             metrics=self.metrics,
             on_change=self.changed,
             on_caught_up=self.caught_up.set,
@@ -131,7 +131,7 @@ class Bench:
         return self.registry.get_sample_value(name, labels)
 
     def segment_ids(self) -> list[str]:
-        return sorted(one for (one,) in self.catalog.rows("SELECT segment_id FROM segments"))
+        return sorted(one for (one,) in self.catalog.select("SELECT segment_id FROM segments"))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def live(tmp_path: Path) -> Iterator[LiveRows]:
         catalog.set_space(SPACE)
         rows = LiveRows(catalog, FINGERPRINT, clock=lambda: STARTED)
         rows.apply([live_segment(n, appended=STARTED + 8 * n) for n in range(5)], {})
-        ((row,),) = catalog.rows("SELECT row FROM videos")
+        ((row,),) = catalog.select("SELECT row FROM videos")
         put_events(catalog, row, 4, replace(FIRE, video_id="cam"))
         put_events(catalog, row, 1, replace(FIRE, video_id="cam", state=EventState.OPENED, start_seconds=5.0))
         yield rows

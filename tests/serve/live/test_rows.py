@@ -66,16 +66,16 @@ def tables(catalog: Catalog) -> dict[str, list[Any]]:
         "deletions": "SELECT * FROM deletions",
         "offsets": "SELECT * FROM consumed_offsets",
     }
-    return {name: sorted(catalog.rows(sql)) for name, sql in queries.items()}
+    return {name: sorted(catalog.select(sql)) for name, sql in queries.items()}
 
 
 def check_whole(catalog: Catalog) -> None:
     """Check what must hold after every transaction."""
-    for row, frame_count, segment_count, utterance_count, size, watermark, duration in catalog.rows(
+    for row, frame_count, segment_count, utterance_count, size, watermark, duration in catalog.select(
         "SELECT row, frame_count, segment_count, utterance_count, size_bytes, watermark_seconds, duration_seconds"
         " FROM videos WHERE live"
     ):
-        ((counted, sizes, last, end),) = catalog.rows(
+        ((counted, sizes, last, end),) = catalog.select(
             "SELECT count(*), sum(size_bytes), max(watermark_seconds), max(end_seconds) FROM segments"
             " WHERE video_row = ?", row
         )  # fmt: skip
@@ -87,10 +87,10 @@ def check_whole(catalog: Catalog) -> None:
         assert (np.diff(stored.epochs) >= 0).all()
         assert len(heard) == utterance_count == len(catalog.utterance_vectors(row))
         assert [one.start_seconds for one in heard] == sorted(one.start_seconds for one in heard)
-        blocks = {block for (block,) in catalog.rows("SELECT block FROM live_blocks WHERE video_row = ?", row)}
-        assert blocks >= {at >> 6 for (at,) in catalog.rows("SELECT position FROM segments WHERE video_row = ?", row)}
+        blocks = {block for (block,) in catalog.select("SELECT block FROM live_blocks WHERE video_row = ?", row)}
+        assert blocks >= {at >> 6 for (at,) in catalog.select("SELECT position FROM segments WHERE video_row = ?", row)}
     for table in ("frame_blocks", "thumbnails", "utterances"):
-        assert catalog.rows(f"SELECT count(*) FROM {table} WHERE segment_row NOT IN (SELECT id FROM segments)") == [
+        assert catalog.select(f"SELECT count(*) FROM {table} WHERE segment_row NOT IN (SELECT id FROM segments)") == [
             (0,)
         ]
     with sqlite3.connect(catalog.directory / "catalog.sqlite") as connection:
@@ -165,7 +165,7 @@ def test_positions_of_utterances_give_their_words(live: LiveRows, catalog: Catal
     put_live(live, *(live_segment(n) for n in range(4)))
     row = only_video(catalog).row
     (found,) = catalog.match_words(["24"], limit=5)
-    (spoken,) = catalog.spoken_at([(row, found.position)])
+    (spoken,) = catalog.utterances_at([(row, found.position)])
     assert [word.text for word in words_of(spoken.words)] == ["second", "24", "of", "cam"]
     ids, _ = catalog.row_ids("utterances", row)
     places = catalog.locate("utterances", ids.tolist())
@@ -386,7 +386,7 @@ def test_prunes_the_oldest_by_age_and_by_size(live: LiveRows, catalog: Catalog) 
 
 def stream_bytes(catalog: Catalog) -> int:
     sql = "SELECT sum(size_bytes) FROM videos WHERE collection = 'default' AND video_id != 'film'"
-    return int(catalog.rows(sql)[0][0])
+    return int(catalog.select(sql)[0][0])
 
 
 def row_of(catalog: Catalog, video_id: str) -> int:

@@ -148,7 +148,7 @@ def test_a_stop_does_not_wait_for_a_broker_that_does_not_answer(log: EventLog, m
     started = time.monotonic()
     deliverer.stop()
     assert time.monotonic() - started < 5
-    assert log.told("kafka") == (0, None)
+    assert log.delivery_of("kafka") == (0, None)
 
 
 # ---- webhook
@@ -278,7 +278,7 @@ def test_a_stop_does_not_wait_for_a_post_that_hangs(log: EventLog, tmp_path: Pat
         deliverer.stop()
         assert time.monotonic() - started < 5
         assert not deliverer.is_alive
-    assert log.told("webhook") == (0, None)
+    assert log.delivery_of("webhook") == (0, None)
 
 
 def test_the_body_of_an_answer_is_not_read(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_dead_letter_that_cannot_be_written_is_tried_again(
     deliverer.start()
     wait_until(lambda: len(receiver.requests) == 3)
     dead.rmdir()
-    wait_until(lambda: log.told("webhook")[0] == log.last_sequence())
+    wait_until(lambda: log.delivery_of("webhook")[0] == log.last_sequence())
     deliverer.stop()
 
     ids = [headers["webhook-id"] for headers, _ in receiver.requests]

@@ -76,7 +76,7 @@ def test_what_was_sent_and_not_noted_is_not_sent_again(worker: Worker, tmp_path:
         Deliverer(log, EventTopic(worker.config)).deliver_changes()
         add(log, 2, 3)
         killed = EventTopic(worker.config)
-        killed.begin(log.told("kafka")[1])
+        killed.begin(log.delivery_of("kafka")[1])
         killed.deliver([event(2)], never_stop)  # and here the process is killed
         killed.close()
         deliverer = Deliverer(log, EventTopic(worker.config))

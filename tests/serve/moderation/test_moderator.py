@@ -268,7 +268,7 @@ def test_what_other_policies_do_not_find_is_withdrawn(moderated: Moderated) -> N
 def test_no_policies_find_nothing_and_keep_nothing(moderated: Moderated) -> None:
     moderated.path.unlink()
     assert moderated.bring_up() == []
-    assert not moderated.editor.rows("SELECT 1 FROM screenings")
+    assert not moderated.editor.select("SELECT 1 FROM screenings")
 
 
 def test_policies_that_are_taken_away_take_their_events_with_them(moderated: Moderated) -> None:
@@ -385,7 +385,7 @@ def test_the_events_of_a_deleted_video_are_withdrawn_without_their_words(
     (change,) = moderated.moderator.log.changes(before, 10)
     assert (change.event.state, change.event.policy_id) == (EventState.WITHDRAWN, "fire")
     assert change.event.matched_words == ()
-    assert "on fire" not in str(moderated.editor.rows("SELECT body FROM event_changes"))
+    assert "on fire" not in str(moderated.editor.select("SELECT body FROM event_changes"))
     assert moderated.events("cam") == []
 
 

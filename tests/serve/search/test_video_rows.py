@@ -67,11 +67,11 @@ class Follower:
         assert said.utterances == heard
         places = self.catalog.locate("utterances", self.catalog.row_ids("utterances", row)[0].tolist())
         assert places == [(row, position) for position in said.positions.tolist()]
-        rows = self.catalog.spoken_at(places)
+        rows = self.catalog.utterances_at(places)
         assert [replace(one.utterance, words=words_of(one.words)) for one in rows] == self.catalog.utterances(row)
         assert np.array_equal([one.vector for one in rows], self.catalog.utterance_vectors(row)) or not heard
         for before, one, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
-            beside = self.catalog.spoken_beside(row, one.position)
+            beside = self.catalog.utterances_beside(row, one.position)
             assert [other and other.position for other in beside] == [
                 other and other.position for other in (before, after)
             ]

@@ -14,7 +14,7 @@ from ingest.errors import DecodeError, IngestError, SourceUnavailable
 from ingest.kafka import Record
 from ingest.values import Chunk, Decoded, DecodeSummary, Frame
 from serve.codec.records import Source, video_key
-from serve.encoder_set import load_all
+from serve.encoder_set import load_for_indexing
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.worker import threads
@@ -73,7 +73,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, producer: FakeProduc
     monkeypatch.setattr(threads, "RETRY_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(FakePool, "content", {})
     settings = Settings(workers=2, source=SourceConfig(file_roots=(str(tmp_path),)))
-    transcriber, encoders = load_all(settings, None)
+    transcriber, encoders = load_for_indexing(settings, None)
     made = WorkerThreads(settings, encoders, transcriber, producer, WorkerMetrics(), tmp_path)  # type: ignore[arg-type]
     yield made
     made.close()
