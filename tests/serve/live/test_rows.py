@@ -15,7 +15,8 @@ from serve.catalog.rows import words_of
 from serve.catalog.swap import replace_videos
 from serve.codec.records import Gap, read_segment, segment_bytes
 from serve.errors import VideoNotFound
-from serve.live import edit as live_rows
+from serve.live import edit
+from serve.live import video as video_columns
 from serve.live.rows import Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
 from serve.retention import Limit, Retention
 from serve.values import Filter, Video
@@ -455,22 +456,25 @@ def test_what_was_read_before_may_be_read_again_from_any_point(live: LiveRows, c
         assert tables(catalog) == expected
 
 
-@pytest.mark.parametrize("where", ["_derive", "_insert", "_remove", "_describe"])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(edit.LiveEdit, "_insert"), (edit.LiveEdit, "_remove"), (edit, "write_video"), (video_columns, "listed_uri")],
+)
 def test_a_failure_in_the_middle_leaves_nothing_half(
-    live: LiveRows, catalog: Catalog, where: str, monkeypatch: pytest.MonkeyPatch
+    live: LiveRows, catalog: Catalog, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live.apply([live_segment(n, is_final=False) for n in range(3)], {("segments", 0): 3})
     before, generation = tables(catalog), catalog.generation()
     changes: Sequence[Change] = [live_segment(1), live_segment(3), live_segment(0, video_id="new")]
-    honest, calls = getattr(live_rows.LiveEdit, where), []
+    honest, calls = getattr(owner, name), []
 
-    def fail_at_last(self: live_rows.LiveEdit, *arguments: Any) -> Any:
+    def fail_at_last(*arguments: Any) -> Any:
         calls.append(1)
-        if len(calls) == (1 if where == "_remove" else 2):
+        if len(calls) == (1 if name == "_remove" else 2):
             raise RuntimeError("killed")
-        return honest(self, *arguments)
+        return honest(*arguments)
 
-    monkeypatch.setattr(live_rows.LiveEdit, where, fail_at_last)
+    monkeypatch.setattr(owner, name, fail_at_last)
     with pytest.raises(RuntimeError, match="killed"):
         live.apply(changes, {("segments", 0): 6})
     assert tables(catalog) == before
