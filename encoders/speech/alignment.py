@@ -1,8 +1,8 @@
-"""When each word was said: Whisper's cross-attention, warped onto time.
+"""Word times: Whisper's cross-attention, mapped to time by dynamic time warping.
 
-openai-whisper has this as `whisper.timing.find_alignment`, for one window at a time; it encodes the sound again for it,
-and its warping compiles with numba for several seconds in every new process. Here a batch shares one pass over the
-sound already encoded, and the warping is NumPy along anti-diagonals.
+openai-whisper has this as `whisper.timing.find_alignment`, for one window at a time. It encodes the sound again, and
+its warping compiles with numba for several seconds in every new process. Here a batch shares one pass over the encoded
+sound, and the warping runs in NumPy along anti-diagonals.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from whisper.tokenizer import Tokenizer
 
 from encoders.speech.text_decoder import DecoderSteps, Sound, Vocabulary
 
-MEDIAN_REACH = 3  # encoder positions of 20 ms on each side; openai-whisper's
-# Pairs to put in order, one after the other, so that the median of 7 comes to lie in their middle.
+MEDIAN_REACH = 3  # encoder positions (20 ms each) on each side, as in openai-whisper
+# Pairs of positions to sort one after the other; then the median of the 7 values is in the middle.
 # Source: J. L. Smith, "Implementing median filters in XC4000E FPGAs", Xilinx Xcell 23 (1996).
 MEDIAN_EXCHANGES = (
     (0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6), (2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4),
@@ -29,10 +29,10 @@ MEDIAN_EXCHANGES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedText:
-    """A piece of text of one window and when it was said."""
+    """A piece of the text of one window, with its times."""
 
-    text: str  # with its leading space, as the tokenizer yields it
-    start_seconds: float  # from the window's start
+    text: str  # with the leading space of the tokenizer
+    start_seconds: float  # from the start of the window
     end_seconds: float
     probability: float  # mean over its tokens, 0..1
 
@@ -50,9 +50,9 @@ def align(
 
     Args:
         heads: (layer, head) of the cross-attention heads that follow the sound.
-        sound: The windows as the decoder sees them (`encoders.speech.text_decoder.prepare`).
-        texts: For each window the text tokens, no special ones.
-        durations_seconds: For each window how much of it is sound and not padding.
+        sound: The prepared windows (`encoders.speech.text_decoder.prepare`).
+        texts: The text tokens of each window, without special tokens.
+        durations_seconds: The length of each window without its padding.
     Source: openai-whisper, whisper/timing.py; https://arxiv.org/abs/2212.04356, section 6.
     """
     if not texts:
@@ -71,18 +71,18 @@ def align(
         matrix = weights.mean(dim=0)[len(tokenizer.sot_sequence) : -1].cpu().numpy()  # text tokens and eot, by time
         first = len(prefix) - 1  # the logits there predict the first text token
         logits = vocabulary(states[b : b + 1, first : first + len(text)])[0, :, : tokenizer.eot]  # (W, V)
-        # Only what was said is asked for: the softmax of all would write the whole vocabulary once more for each token.
-        said = logits.gather(1, tokens[b, len(prefix) : len(prefix) + len(text), None])[:, 0]
-        spoken = (said - logits.logsumexp(dim=-1)).exp().tolist()
-        timed.append(_cut_words(tokenizer, list(text), warp(-matrix), spoken))
+        # Only the spoken tokens count: a softmax of all would write the whole vocabulary once more for each token.
+        chosen = logits.gather(1, tokens[b, len(prefix) : len(prefix) + len(text), None])[:, 0]
+        probabilities = (chosen - logits.logsumexp(dim=-1)).exp().tolist()
+        timed.append(_cut_words(tokenizer, list(text), warp(-matrix), probabilities))
     return timed
 
 
 def _attend(
     model: Whisper, heads: Sequence[tuple[int, int]], vocabulary: Vocabulary, sound: Sound, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run the decoder over known tokens; return the heads' attention before softmax (H, B, W, T) and states
-    (B, W, D)."""
+    """Run the decoder over known tokens; return the attention of the heads before softmax (H, B, W, T), and the
+    states (B, W, D)."""
     queries: list[Tensor] = []
     with torch.inference_mode():
         states = DecoderSteps(model, vocabulary, sound).states(tokens, queries)
@@ -94,9 +94,9 @@ def _attend(
 
 
 def median_filter(x: Tensor) -> Tensor:
-    """Take the median of each position and MEDIAN_REACH on each side, mirrored at the ends: (H, W, T) -> (H, W, T).
+    """Replace each value by the median of MEDIAN_REACH positions on each side, mirrored at the ends: (H, W, T).
 
-    As openai-whisper's, which sorts every seven values, and takes seven times as long on a CPU.
+    Gives the values of openai-whisper's filter, which sorts every seven values and takes seven times as long on a CPU.
     """
     count = x.shape[-1]
     if count <= MEDIAN_REACH:
@@ -109,9 +109,9 @@ def median_filter(x: Tensor) -> Tensor:
 
 
 def warp(cost: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find the cheapest monotone path through cost (N, M): the rows and the columns it visits, first to last.
+    """Find the cheapest monotone path through cost (N, M): its rows and its columns, first to last.
 
-    Dynamic time warping; cells on one anti-diagonal do not depend on each other, so each is one vector operation.
+    Dynamic time warping. The cells of an anti-diagonal are independent, so each anti-diagonal is one vector operation.
     Ties go to the step along columns, as in openai-whisper.
     """
     n, m = cost.shape
@@ -147,7 +147,7 @@ def _cut_words(
     words, word_tokens = tokenizer.split_to_word_tokens([*text, tokenizer.eot])
     rows, columns = path
     entered = np.concatenate([[True], np.diff(rows) > 0])
-    times = columns[entered] / TOKENS_PER_SECOND  # when each token begins; the last is eot
+    times = columns[entered] / TOKENS_PER_SECOND  # start of each token; the last token is eot
     edges = np.concatenate([[0], np.cumsum([len(tokens) for tokens in word_tokens[:-1]])])
     return [
         TimedText(

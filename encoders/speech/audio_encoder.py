@@ -1,7 +1,7 @@
-"""Whisper's audio encoder on a CPU: window by window, its products in bfloat16 where the CPU has instructions for it.
+"""CpuAudioEncoder: Whisper's audio encoder on a CPU, one window at a time, in bfloat16 where the CPU supports it.
 
-openai-whisper's own forward multiplies in float32 and a whole batch at a time: the activations of eight windows do not
-fit into a CPU's cache, those of one do.
+openai-whisper's own forward multiplies a whole batch in float32. The activations of eight windows do not fit into the
+cache of a CPU; those of one window do.
 """
 
 import torch
@@ -11,17 +11,17 @@ from whisper.model import AudioEncoder, MultiHeadAttention
 
 from encoders.speech.text_decoder import keys_and_values, split_heads
 
-QUERY_COUNT = 250  # encoder positions whose attention is computed at a time; its 4.5 MB for tiny.en stay in the cache
+QUERY_COUNT = 250  # encoder positions in one attention product; the 4.5 MB for tiny.en stay in the cache
 
 
-class Hearing:
-    """Encodes sound as the given encoder does; with bfloat16 the features differ by about 1 % of their length.
+class CpuAudioEncoder:
+    """Computes the features of the given encoder; in bfloat16 they differ by about 1 % of their length.
 
     Args:
-        encoder: Whisper's, in float32, on the CPU. With bfloat16 its layers are converted in place, and only this class
-            can run it from then on.
-        dtype: Of the layers' products. What is added up (residuals, norms, positions) stays float32, and so does the
-            beginning: rounding the spectrogram costs as many words as all that follows, and its products are few.
+        encoder: Whisper's, in float32, on the CPU. bfloat16 converts its layers in place; then only this class can run
+            it.
+        dtype: Type of the products of the layers. Sums (residuals, norms, positions) stay in float32. So do the first
+            convolutions: rounding the spectrogram costs as many words as all later rounding, and its products are few.
     """
 
     def __init__(self, encoder: AudioEncoder, dtype: torch.dtype) -> None:
@@ -47,14 +47,14 @@ class Hearing:
 
 
 def _attend(attention: MultiHeadAttention, x: Tensor) -> Tensor:
-    """Attend from all positions to all: (1, T, D) -> (1, T, D).
+    """Compute self-attention: (1, T, D) -> (1, T, D).
 
-    torch's fused attention in bfloat16 is as slow as in float32 on a CPU without AMX; plain products are not, as long
-    as a part of the queries at a time keeps the weights in the cache.
+    On a CPU without AMX, torch's fused attention is as slow in bfloat16 as in float32. Plain products are faster while
+    QUERY_COUNT queries at a time keep the weights in the cache.
     """
     query = split_heads(attention, attention.query(x)) * (x.shape[2] // attention.n_head) ** -0.5
     key, value = keys_and_values(attention, x)
-    some_at_a_time = torch.split(query, QUERY_COUNT, dim=2)
-    parts = [torch.softmax(some @ key.transpose(-1, -2), dim=-1) @ value for some in some_at_a_time]
+    queries = torch.split(query, QUERY_COUNT, dim=2)
+    parts = [torch.softmax(some @ key.transpose(-1, -2), dim=-1) @ value for some in queries]
     attended: Tensor = attention.out(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
     return attended

@@ -1,7 +1,7 @@
-"""Whisper's text decoder, token by token, with what it keeps between two steps laid out for a CPU.
+"""Whisper's text decoder, token by token, with keys, values and weights in layouts that suit a CPU.
 
-The same numbers as openai-whisper's decoder with its hooks, up to rounding. Its keys and values of the sound lie as
-(B, T, H, D / H), which torch's attention reads at a fifth of the speed of (B, H, T, D / H).
+It computes the numbers of openai-whisper's decoder with hooks, up to rounding. There, the keys and values of the sound
+have the layout (B, T, H, D / H), which torch's attention reads at a fifth of the speed of (B, H, T, D / H).
 """
 
 import torch
@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from whisper.model import MultiHeadAttention, TextDecoder, Whisper
 
-Sound = list[tuple[Tensor, Tensor]]  # by layer of the decoder: keys and values of what is heard (B, H, T, D / H)
+Sound = list[tuple[Tensor, Tensor]]  # keys and values of the sound (B, H, T, D / H), for each layer of the decoder
 
-PACKED_ROWS = 8  # the batch that weights are laid out for; others are right too
+PACKED_ROWS = 8  # batch size that the packed layout is tuned for; other sizes work too
 
 
 class PackedLinear(nn.Module):
-    """A linear layer through oneDNN, its weight in oneDNN's own layout: float32, on a CPU.
+    """A linear layer through oneDNN, with the weight in oneDNN's layout: float32, on a CPU.
 
-    For the few rows of one step, torch's own product takes two to three times as long.
+    For the few rows of a step, torch's own product takes two to three times as long.
     """
 
     def __init__(self, packed: Tensor, bias: Tensor | None = None) -> None:
@@ -30,8 +30,8 @@ class PackedLinear(nn.Module):
 
 
 def pack(weight: Tensor, bias: Tensor | None = None) -> PackedLinear | None:
-    """Lay out a layer's weight (O, D); None where that cannot be done."""
-    # Not public: a torch that has it no more multiplies as it always did.
+    """Pack the weight (O, D) of a layer; return None where this is not possible."""
+    # Not a public function of torch: a torch without it falls back to the ordinary product.
     has_packing = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     if not has_packing or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
@@ -39,14 +39,14 @@ def pack(weight: Tensor, bias: Tensor | None = None) -> PackedLinear | None:
 
 
 def pack_layers(decoder: TextDecoder) -> None:
-    """Replace the linear layers of a decoder, where they can be packed."""
+    """Replace the linear layers of a decoder by packed ones, where possible."""
     for name, module in list(decoder.named_modules()):
         if isinstance(module, nn.Linear) and (packed := pack(module.weight, module.bias)) is not None:
             decoder.set_submodule(name, packed)
 
 
 class Vocabulary:
-    """Multiplies with all tokens' embeddings."""
+    """The output layer: multiplies states with the embeddings of all tokens."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight, self._packed = weight, pack(weight)
@@ -60,41 +60,46 @@ class Vocabulary:
 
 
 def prepare(model: Whisper, features: Tensor) -> Sound:
-    """Project features (B, T, D) once for all passes over them: decoding, decoding again, and word times."""
+    """Project features (B, T, D) once for all passes over them: decoding, retries, and word times."""
     return [keys_and_values(block.cross_attn, features) for block in model.decoder.blocks]
 
 
 def pick(sound: Sound, rows: Tensor | list[int]) -> Sound:
-    """Take some rows of a batch: indices, or bool (B,)."""
+    """Return some rows of a batch.
+
+    Args:
+        rows: Indices, or bool (B,).
+    """
     return [(key[rows], value[rows]) for key, value in sound]
 
 
 class DecoderSteps:
-    """One pass through a batch of texts; in the place of openai-whisper's PyTorchInference."""
+    """One decoding pass over a batch of texts; replaces openai-whisper's PyTorchInference."""
 
     def __init__(self, model: Whisper, vocabulary: Vocabulary, sound: Sound) -> None:
         self._decoder = model.decoder
         self._vocabulary = vocabulary
         self._sound = sound
-        self._text: Sound = []  # those of the tokens so far (B, H, W, D / H)
+        self._text: Sound = []  # keys and values of the tokens so far (B, H, W, D / H)
 
     def cleanup_caching(self) -> None:
-        """Let go of the batch."""
+        """Release the batch."""
         self._sound, self._text = [], []
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only: bool (B,)."""
+        """Continue with the rows where `rows`, bool (B,), is True."""
         self._sound, self._text = pick(self._sound, rows), pick(self._text, rows)
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Score what follows: the tokens so far (B, W) -> (B, N, V) for the N of them that are new."""
+        """Score the next token after each of the N new tokens: tokens so far (B, W) -> (B, N, V)."""
         return self._vocabulary(self.states(tokens))
 
     def states(self, tokens: Tensor, queries: list[Tensor] | None = None) -> Tensor:
-        """Read the new tokens, as `logits` does: the states (B, N, D) that the vocabulary scores.
+        """Return the states (B, N, D) of the N new tokens, which the vocabulary scores.
 
         Args:
-            queries: Takes what each layer asks of the sound: (B, H, N, D / H).
+            tokens: The tokens so far (B, W).
+            queries: If given, gets the cross-attention queries (B, H, N, D / H) of each layer.
         """
         decoder = self._decoder
         begin = self._text[0][0].shape[2] if self._text else 0
@@ -121,7 +126,7 @@ class DecoderSteps:
 
 
 def split_heads(attention: MultiHeadAttention, x: Tensor) -> Tensor:
-    """(B, N, D) -> (B, H, N, D / H), each head in one piece."""
+    """(B, N, D) -> contiguous (B, H, N, D / H)."""
     return x.view(*x.shape[:2], attention.n_head, -1).transpose(1, 2).contiguous()
 
 
@@ -130,6 +135,6 @@ def keys_and_values(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, T
 
 
 def _attend(attention: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Tensor:
-    found = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
-    attended: Tensor = attention.out(found.transpose(1, 2).flatten(2))
+    heads = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+    attended: Tensor = attention.out(heads.transpose(1, 2).flatten(2))
     return attended

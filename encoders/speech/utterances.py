@@ -1,4 +1,4 @@
-"""From timed pieces of text to words inside the heard speech, and from words to utterances of about a sentence."""
+"""Words and utterances: joins timed pieces into words, places words inside the speech, cuts words into utterances."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,25 +9,26 @@ from numpy.typing import NDArray
 from encoders.speech.alignment import TimedText
 from encoders.values import Word
 
-# The first two lists are openai-whisper's; the full-width marks are meant.
+# The first two lists are openai-whisper's, full-width marks included.
 OPENING = "\"'“¿([{-"  # joins the word after it
 CLOSING = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  joins the word before it
 SENTENCE_ENDS = tuple(".?!…。！？")  # noqa: RUF001
 CLAUSE_ENDS = tuple(",;:—、，：；")  # noqa: RUF001
 ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "vs.", "prof.", "no.", "e.g.", "i.e.", "u.s."})
-MAX_PAUSE_SECONDS = 1.0  # a longer pause ends an utterance; 0.8 cuts slow speakers inside a phrase
-MAX_UTTERANCE_SECONDS = 7.0  # a moment's edges follow utterances; a subtitle's length: 15 s blurs them by measure
-MIN_PART_SECONDS = 2.0  # of a cut utterance: less says too little to be found by
-MAX_UTTERANCE_WORDS = 40  # at four words a second no more fit in ten seconds; sentence encoders see 128 tokens
-MIN_WORD_SECONDS = 0.02  # one position of Whisper's encoder: no word is shorter, so that times strictly grow
-SPEECH_MARGIN_SECONDS = 0.1  # the detector hears speech this much late, and its end this much early
+UTTERANCE_PAUSE_SECONDS = 1.0  # a longer pause ends an utterance; 0.8 cuts slow speakers inside a phrase
+MAX_UTTERANCE_SECONDS = 7.0  # length of a subtitle; moments follow utterances, and 15 s measurably blurs their edges
+MIN_PART_SECONDS = 2.0  # least part of a cut utterance; a shorter part says too little to be found
+MAX_UTTERANCE_WORDS = 40  # ten seconds at four words a second; sentence encoders see 128 tokens
+MIN_WORD_SECONDS = 0.02  # one position of Whisper's encoder; keeps times strictly increasing
+SPEECH_MARGIN_SECONDS = 0.1  # the detector reports a start up to this late and an end up to this early
 
 
 def join_pieces(pieces: Sequence[TimedText], spaced: bool) -> list[TimedText]:
-    """Join what the tokenizer cut inside a word: punctuation, "-time" of "space-time", ".3" of "0.3", a "%".
+    """Join pieces that the tokenizer cut inside a word: punctuation, "-time" of "space-time", ".3" of "0.3", a "%".
 
     Args:
-        spaced: Whether the language puts spaces between words; where not, each piece stands for itself.
+        pieces: The timed pieces of one window.
+        spaced: Whether the language puts spaces between words; if not, each piece is a word.
     """
     joined: list[TimedText] = []
     for piece in pieces:
@@ -44,7 +45,7 @@ def join_pieces(pieces: Sequence[TimedText], spaced: bool) -> list[TimedText]:
         joined[-1] = TimedText(
             text=last.text + piece.text.lstrip() if opened else last.text + piece.text,
             start_seconds=piece.start_seconds if opened else last.start_seconds,
-            end_seconds=last.end_seconds if closing else piece.end_seconds,  # a mark's own time is a pause
+            end_seconds=last.end_seconds if closing else piece.end_seconds,  # the time of a mark is a pause
             probability=piece.probability if opened else last.probability,
         )
     return joined
@@ -53,10 +54,10 @@ def join_pieces(pieces: Sequence[TimedText], spaced: bool) -> list[TimedText]:
 def place_words(
     pieces: Sequence[TimedText], start_seconds: float, end_seconds: float, speech: NDArray[np.float64]
 ) -> list[Word]:
-    """Turn a window's pieces into words in media time, inside the window and inside the speech heard there.
+    """Turn the pieces of a window into words in media time, inside the window and inside its spans of speech.
 
-    Attention lets a word beside a pause spread over it; the detector knows better where the voice began and stopped.
-    Starts strictly grow, and no word ends after the next begins.
+    By attention alone, a word next to a pause spreads over the pause; the detector places the voice better. Starts
+    strictly increase, and no word ends after the next word begins.
     """
     spans = np.stack(
         [
@@ -69,15 +70,15 @@ def place_words(
     for piece in pieces:
         start, end = start_seconds + piece.start_seconds, start_seconds + piece.end_seconds
         overlaps = np.minimum(spans[:, 1], end) - np.maximum(spans[:, 0], start)
-        heard = spans[int(np.argmax(overlaps))]  # where nothing overlaps, the nearest
-        placed.append((float(np.clip(start, *heard)), float(np.clip(end, *heard))))
+        span = spans[int(np.argmax(overlaps))]  # the nearest span where nothing overlaps
+        placed.append((float(np.clip(start, *span)), float(np.clip(end, *span))))
     return _separate(pieces, placed, end_seconds)
 
 
 def _separate(pieces: Sequence[TimedText], placed: Sequence[tuple[float, float]], end_seconds: float) -> list[Word]:
-    """Make starts strictly grow and spans disjoint."""
+    """Make starts strictly increase and spans disjoint."""
     count = len(placed)
-    latest = [end_seconds - (count - i) * MIN_WORD_SECONDS for i in range(count)]  # leaves room for those after
+    latest = [end_seconds - (count - i) * MIN_WORD_SECONDS for i in range(count)]  # leaves room for the words after it
     starts: list[float] = []
     for i, (start, _) in enumerate(placed):
         earliest = starts[-1] + MIN_WORD_SECONDS if starts else 0.0
@@ -97,12 +98,12 @@ def _separate(pieces: Sequence[TimedText], placed: Sequence[tuple[float, float]]
 
 
 def cut_utterances(words: Sequence[Word]) -> list[tuple[Word, ...]]:
-    """Cut words into utterances: after a sentence, at a pause, and where one would grow too long."""
+    """Cut words into utterances: after a sentence, at a pause, and where an utterance would be too long."""
     utterances: list[tuple[Word, ...]] = []
     begin = 0
     for i, (word, following) in enumerate(pairwise(words)):
         pause_seconds = following.start_seconds - word.end_seconds
-        if pause_seconds > MAX_PAUSE_SECONDS or _ends_sentence(word.text):
+        if pause_seconds > UTTERANCE_PAUSE_SECONDS or _ends_sentence(word.text):
             utterances += _shorten(words[begin : i + 1])
             begin = i + 1
     return utterances + _shorten(words[begin:])
@@ -114,7 +115,7 @@ def _ends_sentence(text: str) -> bool:
 
 
 def _shorten(words: Sequence[Word]) -> list[tuple[Word, ...]]:
-    """Split words that last too long where they part best, and again: at a pause, a comma, near the middle."""
+    """Split a long utterance at its best point (a pause, a comma, near the middle), and split the parts again."""
     if not words:
         return []
     length_seconds = words[-1].end_seconds - words[0].start_seconds

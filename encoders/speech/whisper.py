@@ -1,4 +1,4 @@
-"""From windows of speech to utterances: openai-whisper over windows of all streams at once."""
+"""Transcriber: turns windows of speech into utterances with openai-whisper, in batches over all streams."""
 
 import threading
 import warnings
@@ -13,7 +13,7 @@ from whisper.tokenizer import get_tokenizer
 
 from encoders.config import SpeechConfig
 from encoders.speech.alignment import align
-from encoders.speech.audio_encoder import Hearing
+from encoders.speech.audio_encoder import CpuAudioEncoder
 from encoders.speech.shrinking_batch import ShrinkingTask
 from encoders.speech.speech_stream import SpeechStream, SpeechWindow
 from encoders.speech.text_decoder import Sound, Vocabulary, pack_layers, pick, prepare
@@ -26,23 +26,23 @@ from encoders.weights import choose_dtype
 __all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
 
 
-DECODING_VERSION = 3  # counts up when a change here changes words; part of the fingerprint
-RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper climbs by 0.2; every step costs a decode, and few windows need one
-MAX_COMPRESSION_RATIO = 2.4  # zlib's; above it the text repeats itself (openai-whisper's default)
-SURE_LANGUAGE_PROBABILITY = 0.5  # above it a stream keeps the language for good
-UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # as in openai-whisper's tokenizer
-SEED = 0  # of the retries, so that the same sound always gives the same words
+DECODING_VERSION = 3  # part of the fingerprint; raise it when a change here changes words
+RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper rises by 0.2, but every step costs a decode and few windows need it
+MAX_COMPRESSION_RATIO = 2.4  # by zlib; a higher ratio means repeating text (openai-whisper's default)
+SURE_LANGUAGE_PROBABILITY = 0.5  # above it, the language of a stream is fixed
+UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # openai-whisper's tokenizer has the same list
+SEED = 0  # of the retries: the same sound always gives the same words
 
 
 class Transcriber:
-    """Whisper, ready to transcribe. One call at a time; a second waits."""
+    """A loaded Whisper model. Calls run one at a time."""
 
     def __init__(self, loaded: LoadedWhisper, config: SpeechConfig) -> None:
         device = config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         model = loaded.model
-        # Its own sparse buffer of alignment heads does not move to every device, and `align` takes them as a list.
+        # The model's sparse buffer of alignment heads does not move to every device, and `align` takes a list.
         model.register_buffer("alignment_heads", None, persistent=False)
         self._model = model.to(device)
         self._heads = loaded.alignment_heads
@@ -50,15 +50,15 @@ class Transcriber:
         self._device = torch.device(device)
         self._half = self._device.type == "cuda"
         is_cpu = self._device.type == "cpu"
-        self._hear = Hearing(self._model.encoder, choose_dtype("cpu")) if is_cpu else self._model.encoder
+        self._encoder = CpuAudioEncoder(self._model.encoder, choose_dtype("cpu")) if is_cpu else self._model.encoder
         pack_layers(self._model.decoder)
         self._vocabulary = Vocabulary(self._model.decoder.token_embedding.weight)
         self._lanes = Lanes(self._device.type)
-        self._lock = threading.Lock()  # one call at a time: what is decoded takes memory
-        self._sampling = threading.Lock()  # of PyTorch's random numbers, which all threads share
+        self._lock = threading.Lock()  # one call at a time, to bound memory
+        self._sampling = threading.Lock()  # guards PyTorch's random numbers, which all threads share
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # whisper leaves its vocabulary file open
-            get_tokenizer(model.is_multilingual, num_languages=model.num_languages)  # cached from here on
+            warnings.simplefilter("ignore", ResourceWarning)  # whisper does not close its vocabulary file
+            get_tokenizer(model.is_multilingual, num_languages=model.num_languages)  # fills the cache
         self.name = loaded.name
         settings = (config.language, config.max_window_seconds, config.vad_threshold)
         guards = (config.max_no_speech_prob, config.min_avg_logprob)
@@ -66,29 +66,29 @@ class Transcriber:
 
     @classmethod
     def load(cls, config: SpeechConfig) -> "Transcriber":
-        """Load what config.model names onto config.device.
+        """Load config.model onto config.device.
 
         Raises:
-            WeightsNotFound: If there is no such model, or its weights cannot be had here.
+            WeightsNotFound: If there is no such model, or its weights are not available here.
             WeightsInvalid: If the weights are damaged or of another kind.
         """
         return cls(load_whisper(config.model), config)
 
     def open_stream(self, language: str | None = None) -> SpeechStream:
-        """Open the state one video needs: voice activity, and the language if it is known from before."""
+        """Make the stream of one video: voice activity, and the language if it is known."""
         return SpeechStream(self._config, language)
 
     def transcribe(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
-        """Transcribe windows, of one video or many: for each its utterances, in order of time.
+        """Transcribe windows of any videos: return the utterances of each window, in order of time.
 
-        Words do not depend on which windows share a batch. A window where nobody seems to have spoken gives none.
+        Words do not depend on which windows share a batch. A window without likely speech gives no utterance.
         """
         with self._lock:
-            found = self._lanes.map_batches(self._transcribe_some, windows, self._config.batch_count)
-        return [utterances for share in found for utterances in share]
+            shares = self._lanes.map_batches(self._transcribe_share, windows, self._config.batch_count)
+        return [utterances for share in shares for utterances in share]
 
     @torch.inference_mode()
-    def _transcribe_some(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
+    def _transcribe_share(self, windows: Sequence[SpeechWindow]) -> list[list[Utterance]]:
         features = self._encode(windows)
         languages = self._choose_languages(windows, features)
         utterances: list[list[Utterance]] = [[] for _ in windows]
@@ -96,11 +96,11 @@ class Transcriber:
             chosen = [i for i, other in enumerate(languages) if other == language]
             sound = prepare(self._model, features[chosen])
             results = self._decode(features[chosen], sound, language)
-            kept = [n for n, result in enumerate(results) if not self._is_ghost(result)]
+            real = [n for n, result in enumerate(results) if not self._is_ghost(result)]
             rows = self._build(
-                [windows[chosen[n]] for n in kept], [results[n] for n in kept], pick(sound, kept), language
+                [windows[chosen[n]] for n in real], [results[n] for n in real], pick(sound, real), language
             )
-            for n, row in zip(kept, rows, strict=True):
+            for n, row in zip(real, rows, strict=True):
                 utterances[chosen[n]] = row
         return utterances
 
@@ -109,15 +109,15 @@ class Transcriber:
         padded = np.zeros((len(windows), N_SAMPLES), dtype=np.float32)
         for row, window in zip(padded, windows, strict=True):
             row[: len(window.samples)] = window.samples
-        # One by one: log_mel_spectrogram clamps relative to the loudest of all it is given.
+        # One at a time: log_mel_spectrogram clamps relative to the loudest sample of its whole input.
         mels = torch.stack(
             [log_mel_spectrogram(row, n_mels=self._model.dims.n_mels, device=self._device) for row in padded]
         )
-        features: Tensor = self._hear(mels.half() if self._half else mels)
+        features: Tensor = self._encoder(mels.half() if self._half else mels)
         return features
 
     def _choose_languages(self, windows: Sequence[SpeechWindow], features: Tensor) -> list[str]:
-        """Name each window's language: as set, else as the stream is known to speak, else as heard."""
+        """Return the language of each window: the setting, else that of its stream, else the detected language."""
         if not self._model.is_multilingual:
             return ["en"] * len(windows)
         if self._config.language is not None:
@@ -136,15 +136,15 @@ class Transcriber:
     def _decode(self, features: Tensor, sound: Sound, language: str) -> list[DecodingResult]:
         """Decode greedily, then sample again where the text repeats itself.
 
-        openai-whisper samples again for a low avg_logprob too. Of the development windows that saved none: what is
-        improbable at its most probable is a ghost, and each of those would cost two decodes more.
+        openai-whisper also samples again for a low avg_logprob. That saved no development window: text that is
+        improbable at its most probable is a ghost, and each ghost would cost two more decodes.
         """
         results = self._run(features, sound, language, 0.0)
         for i in range(len(results)):
             for temperature in RETRY_TEMPERATURES:
                 if results[i].compression_ratio <= MAX_COMPRESSION_RATIO:
                     break
-                # Alone and seeded, so that the words depend on nothing but the window.
+                # One window with a fixed seed, so that its words depend on nothing else.
                 cuda = [self._device] if self._device.type == "cuda" else []
                 with self._sampling, torch.random.fork_rng(cuda):
                     torch.manual_seed(SEED)
@@ -157,12 +157,12 @@ class Transcriber:
         return results
 
     def _is_ghost(self, result: DecodingResult) -> bool:
-        """Tell words Whisper made up over music, laughter or noise that the detector took for speech."""
+        """Whether Whisper made the words up, over music, laughter or noise that the detector took for speech."""
         if not result.text.strip():
             return True
         floor = self._config.min_avg_logprob
         if result.no_speech_prob > self._config.max_no_speech_prob:
-            floor /= 4  # Whisper doubts that anybody spoke: "you" over silence comes at -0.38 to -0.9
+            floor /= 4  # Whisper doubts that there was speech: "you" over silence has -0.38 to -0.9
         return bool(result.avg_logprob < floor or result.compression_ratio > MAX_COMPRESSION_RATIO)
 
     def _build(

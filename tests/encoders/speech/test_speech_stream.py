@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders.config import SpeechConfig
-from encoders.speech import speech_stream as vad
+from encoders.speech import silero, speech_stream
 from encoders.speech.speech_stream import SpeechStream, SpeechWindow
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 from support.marks import first_quick
@@ -21,12 +21,12 @@ class LoudnessNet:
     """A detector whose word is exact: loud is speech."""
 
     def __call__(self, frames: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        return (frames[:, vad.CONTEXT_SAMPLES :].abs().amax(dim=1) > 0.1).float(), state
+        return (frames[:, speech_stream.CONTEXT_SAMPLES :].abs().amax(dim=1) > 0.1).float(), state
 
 
 @pytest.fixture
 def loudness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vad, "load_detector", LoudnessNet)
+    monkeypatch.setattr(speech_stream, "load_detector", LoudnessNet)
 
 
 def sound(*parts: tuple[float, float]) -> NDArray[np.float32]:
@@ -43,20 +43,20 @@ def spans(windows: Sequence[SpeechWindow]) -> list[tuple[float, float]]:
 
 def test_detector_agrees_with_the_package_frame_by_frame() -> None:
     samples = read_sound(GOLDEN / "speech.ogg")[: 8 * SAMPLE_RATE_HZ]
-    samples = samples[: len(samples) // vad.FRAME_SAMPLES * vad.FRAME_SAMPLES]
+    samples = samples[: len(samples) // speech_stream.FRAME_SAMPLES * speech_stream.FRAME_SAMPLES]
     with pytest.warns(FutureWarning):
-        reference = torch.jit.load(vad.detector_path())
+        reference = torch.jit.load(silero.detector_path())
     expected = [reference(torch.from_numpy(frame), SAMPLE_RATE_HZ).item() for frame in samples.reshape(-1, 512)]
-    framed = torch.from_numpy(np.concatenate([np.zeros(vad.CONTEXT_SAMPLES, np.float32), samples]))
+    framed = torch.from_numpy(np.concatenate([np.zeros(speech_stream.CONTEXT_SAMPLES, np.float32), samples]))
     state = (torch.zeros(1, 128), torch.zeros(1, 128))
-    got, _ = vad.load_detector()(framed.unfold(0, 576, 512), state)
+    got, _ = silero.load_detector()(framed.unfold(0, 576, 512), state)
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-4)
 
 
 def test_loading_the_detector_leaves_the_thread_count_alone() -> None:
     before = torch.get_num_threads()
-    vad.load_detector.cache_clear()
-    vad.load_detector()
+    silero.load_detector.cache_clear()
+    silero.load_detector()
     assert torch.get_num_threads() == before
 
 
@@ -83,29 +83,29 @@ class TestWindows:
     def test_pads_speech_and_keeps_its_samples(self) -> None:
         samples = sound((2, 0), (3, 0.5), (6, 0))
         [window] = push_all(SpeechStream(SpeechConfig()), samples)
-        assert window.start_seconds == pytest.approx(2 - vad.PAD_SECONDS, abs=0.04)
-        assert window.end_seconds == pytest.approx(5 + vad.PAD_SECONDS, abs=0.04)
+        assert window.start_seconds == pytest.approx(2 - speech_stream.PAD_SECONDS, abs=0.04)
+        assert window.end_seconds == pytest.approx(5 + speech_stream.PAD_SECONDS, abs=0.04)
         np.testing.assert_allclose(window.speech, [[2, 5]], atol=0.04)
         first = round(window.start_seconds * SAMPLE_RATE_HZ)
         np.testing.assert_array_equal(window.samples, samples[first : first + len(window.samples)])
 
     def test_keeps_short_pauses_inside_a_window_and_begins_anew_after_long_ones(self) -> None:
-        pause = vad.MAX_PAUSE_SECONDS
+        pause = speech_stream.MAX_PAUSE_SECONDS
         samples = sound((1, 0.5), (pause - 1, 0), (1, 0.5), (pause + 1, 0), (1, 0.5))
         windows = push_all(SpeechStream(SpeechConfig()), samples)
         assert [len(window.speech) for window in windows] == [2, 1]
 
     def test_hands_out_a_window_once_the_pause_is_long_enough(self) -> None:
         stream = SpeechStream(SpeechConfig())
-        batch_seconds = vad.BATCH_FRAMES * vad.FRAME_SAMPLES / SAMPLE_RATE_HZ
-        samples = sound((1, 0.5), (vad.MAX_PAUSE_SECONDS + batch_seconds, 0))
+        batch_seconds = speech_stream.BATCH_FRAMES * speech_stream.FRAME_SAMPLES / SAMPLE_RATE_HZ
+        samples = sound((1, 0.5), (speech_stream.MAX_PAUSE_SECONDS + batch_seconds, 0))
         assert len(stream.push(AudioBlock(epoch=0, start_seconds=0.0, samples=samples))) == 1
         assert stream.finish() == []
 
     def test_cuts_a_full_window_at_its_longest_late_pause(self) -> None:
         samples = sound((18, 0.5), (1.5, 0), (3, 0.5), (0.5, 0), (20, 0.5))
         windows = push_all(SpeechStream(SpeechConfig()), samples)
-        assert spans(windows)[0][1] == pytest.approx(18 + vad.PAD_SECONDS, abs=0.04)
+        assert spans(windows)[0][1] == pytest.approx(18 + speech_stream.PAD_SECONDS, abs=0.04)
         assert all(len(window.samples) <= 30 * SAMPLE_RATE_HZ for window in windows)
 
     def test_cuts_unbroken_speech_at_its_quietest_point_and_loses_nothing(self) -> None:
@@ -159,7 +159,7 @@ class TestWindows:
         stream = SpeechStream(SpeechConfig())
         assert stream.open_since_seconds is None
         stream.push(AudioBlock(epoch=0, start_seconds=0.0, samples=sound((10, 0), (5, 0.5))))
-        assert stream.open_since_seconds == pytest.approx(10 - vad.PAD_SECONDS, abs=0.04)
+        assert stream.open_since_seconds == pytest.approx(10 - speech_stream.PAD_SECONDS, abs=0.04)
 
     def test_a_run_ends_with_its_window(self) -> None:
         stream = SpeechStream(SpeechConfig())
@@ -169,7 +169,7 @@ class TestWindows:
         for window, following in pairwise(windows):
             assert window.end_seconds == following.run_start_seconds == following.start_seconds
         begin = stream.run_start_seconds
-        assert begin == pytest.approx(194 + vad.MAX_PAUSE_SECONDS - vad.PAD_SECONDS, abs=0.07)
+        assert begin == pytest.approx(194 + speech_stream.MAX_PAUSE_SECONDS - speech_stream.PAD_SECONDS, abs=0.07)
 
     def test_long_silence_moves_the_run_on(self) -> None:
         stream, before = SpeechStream(SpeechConfig()), 0.0
@@ -182,7 +182,7 @@ class TestWindows:
 
     @pytest.mark.parametrize("frames", range(-12, 4))
     def test_speech_beside_the_start_of_a_run_keeps_its_pad(self, frames: int) -> None:
-        quiet_seconds = ((vad.QUIET_RUN_FRAMES + frames) * vad.FRAME_SAMPLES + 100) / SAMPLE_RATE_HZ
+        quiet_seconds = ((speech_stream.QUIET_RUN_FRAMES + frames) * speech_stream.FRAME_SAMPLES + 100) / SAMPLE_RATE_HZ
         [window] = push_all(SpeechStream(SpeechConfig()), sound((quiet_seconds, 0), (2, 0.5)))
-        assert window.start_seconds == pytest.approx(quiet_seconds - vad.PAD_SECONDS, abs=0.04)
+        assert window.start_seconds == pytest.approx(quiet_seconds - speech_stream.PAD_SECONDS, abs=0.04)
         assert window.end_seconds == pytest.approx(quiet_seconds + 2)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders.config import SpeechConfig
-from encoders.speech import speech_stream as vad
+from encoders.speech import speech_stream
 from encoders.speech.speech_stream import SpeechStream, SpeechWindow
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 from support.marks import first_quick
@@ -19,9 +19,11 @@ from support.speech import GOLDEN, read_sound
 
 Sound = NDArray[np.float32]
 Start = tuple[int, float]  # epoch, media time
-FRAME_SECONDS = vad.FRAME_SAMPLES / SAMPLE_RATE_HZ
+FRAME_SECONDS = speech_stream.FRAME_SAMPLES / SAMPLE_RATE_HZ
 # What a run may hold: quiet, a window that begins at its end, the pause after it, and the batch that is not full yet.
-MAX_RUN_SECONDS = (vad.QUIET_RUN_FRAMES + vad.BATCH_FRAMES) * FRAME_SECONDS + 30 + vad.MAX_PAUSE_SECONDS
+MAX_RUN_SECONDS = (
+    (speech_stream.QUIET_RUN_FRAMES + speech_stream.BATCH_FRAMES) * FRAME_SECONDS + 30 + speech_stream.MAX_PAUSE_SECONDS
+)
 
 
 class MoodyNet:
@@ -29,15 +31,15 @@ class MoodyNet:
 
     def __call__(self, frames: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         mood = torch.sin((state[0][0, 0] + torch.arange(len(frames))) / 2)
-        loud = frames[:, vad.CONTEXT_SAMPLES :].abs().amax(dim=1)
-        context = frames[:, : vad.CONTEXT_SAMPLES].abs().amax(dim=1)
+        loud = frames[:, speech_stream.CONTEXT_SAMPLES :].abs().amax(dim=1)
+        context = frames[:, : speech_stream.CONTEXT_SAMPLES].abs().amax(dim=1)
         probabilities = (loud > 0.05).float() * (0.4 + 0.35 * mood + 0.2 * (context > 0.05))
         return probabilities, (state[0] + len(frames), state[1])
 
 
 @pytest.fixture
 def moody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vad, "load_detector", MoodyNet)
+    monkeypatch.setattr(speech_stream, "load_detector", MoodyNet)
 
 
 def run_of(window: SpeechWindow) -> Start:
@@ -150,7 +152,7 @@ class TestRuns:
         pieces = [piece for part in noises(rng) for piece in (part, np.zeros(len(part) + 9000, np.float32))]
         samples = np.concatenate(pieces)
         edges = np.arange(0, len(samples), 4999)
-        jitter = rng.uniform(-0.9, 0.9, len(edges)) * vad.MAX_JITTER_SECONDS * (edges > 0)
+        jitter = rng.uniform(-0.9, 0.9, len(edges)) * speech_stream.MAX_JITTER_SECONDS * (edges > 0)
         blocks = [
             AudioBlock(epoch=0, start_seconds=a / SAMPLE_RATE_HZ + late, samples=samples[a : a + 4999])
             for a, late in zip(edges.tolist(), jitter.tolist(), strict=True)

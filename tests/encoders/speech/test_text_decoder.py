@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
 
-from encoders.speech.audio_encoder import Hearing
+from encoders.speech.audio_encoder import CpuAudioEncoder
 from encoders.speech.text_decoder import DecoderSteps, PackedLinear, Vocabulary, pack_layers, prepare
 from support.random_whisper import random_whisper
 
@@ -33,20 +33,22 @@ def noise(*shape: int) -> Tensor:
 
 def test_float32_hears_what_openai_whisper_hears(model: Whisper) -> None:
     mels = noise(3, 8, 1200)
-    torch.testing.assert_close(Hearing(model.encoder, torch.float32)(mels), model.encoder(mels), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        CpuAudioEncoder(model.encoder, torch.float32)(mels), model.encoder(mels), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_bfloat16_hears_nearly_the_same(model: Whisper) -> None:
     mels = noise(3, 8, 1200)
     expected = model.encoder(mels)
-    got = Hearing(model.encoder, torch.bfloat16)(mels)
+    got = CpuAudioEncoder(model.encoder, torch.bfloat16)(mels)
     assert got.dtype == torch.float32
     assert (got - expected).norm() < 0.02 * expected.norm()
 
 
 def test_bfloat16_hears_each_window_as_if_alone(model: Whisper) -> None:
     mels = noise(3, 8, 1200)
-    hear = Hearing(model.encoder, torch.bfloat16)
+    hear = CpuAudioEncoder(model.encoder, torch.bfloat16)
     torch.testing.assert_close(hear(mels)[1:2], hear(mels[1:2]), atol=0, rtol=0)
 
 
