@@ -37,7 +37,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def told(worker: Worker) -> list[stream_pb2.Event]:
+def topic_events(worker: Worker) -> list[stream_pb2.Event]:
     return [stream_pb2.Event.FromString(record.value or b"") for record in worker.kept(worker.topics.events)]
 
 
@@ -52,9 +52,9 @@ def test_events_arrive_once_and_in_order_through_restarts(worker: Worker, data: 
             for name, (colours, said) in cams.items():
                 worker.publish(stream(name, colours[:known], said, appended=start, is_ended=known == 40))
             if known == 40:
-                wait_until(lambda: len(told(worker)) == 9)
+                wait_until(lambda: len(topic_events(worker)) == 9)
 
-    found = told(worker)
+    found = topic_events(worker)
     assert len({(one.event_id, one.revision) for one in found}) == len(found) == 9
     by_video = defaultdict(list)
     for one in found:
@@ -68,7 +68,7 @@ def test_events_arrive_once_and_in_order_through_restarts(worker: Worker, data: 
     assert paris.collection == "cams"
 
 
-def test_what_was_sent_and_not_noted_is_not_sent_again(worker: Worker, tmp_path: Path) -> None:
+def test_an_event_that_was_sent_and_not_noted_is_not_sent_again(worker: Worker, tmp_path: Path) -> None:
     with Catalog.open_writer(tmp_path / "data") as catalog:
         catalog.set_space(SPACE)
         log = EventLog(catalog)
@@ -85,13 +85,11 @@ def test_what_was_sent_and_not_noted_is_not_sent_again(worker: Worker, tmp_path:
         deliverer.deliver_changes()
         deliverer.sink.close()
 
-    found = [(one.event_id, one.revision) for one in told(worker)]
+    found = [(one.event_id, one.revision) for one in topic_events(worker)]
     assert found == [("event0", 0), ("event1", 0), ("event2", 0), ("event3", 0), ("event0", 1)]
 
 
-def test_a_record_that_is_no_event_is_passed_over(
-    worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_record_that_is_no_event_is_skipped(worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     worker.producer.send(worker.topics.events, b"cams/front", b"\xff\xffno event")
     assert worker.producer.flush(30)
     with Catalog.open_writer(tmp_path / "data") as catalog:

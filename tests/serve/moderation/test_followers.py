@@ -1,4 +1,4 @@
-"""What a server's metrics say of those who are told of events."""
+"""The metrics of event delivery."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,10 +26,10 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def test_metrics_tell_how_far_a_sink_is_behind_and_what_was_given_up(catalog: Catalog, tmp_path: Path) -> None:
+def test_metrics_show_undelivered_changes_and_dead_letters(catalog: Catalog, tmp_path: Path) -> None:
     metrics = ServerMetrics()
     settings = replace(Settings(), server=WEBHOOK)
-    followers = Followers(tmp_path, settings, catalog, metrics, lambda: None)  # nobody starts to tell
+    followers = Followers(tmp_path, settings, catalog, metrics, lambda: None)  # no thread is started
 
     def measured() -> tuple[float | None, float | None]:
         followers.update_metrics(EventLog(catalog))

@@ -1,4 +1,4 @@
-"""Events of videos: found once, the same however the video comes, and brought up to the policies."""
+"""The moderator: events are recorded once, do not depend on how a video comes, and follow the policies."""
 
 import errno
 import json
@@ -20,6 +20,7 @@ from serve.settings import Settings
 from serve.values import Video
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.sample_live import camera
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,7 @@ def write(path: Path, *policies: dict[str, object], version: str = "1") -> Path:
 
 
 class Moderated:
-    """A moderator over a library, and what it tells."""
+    """A moderator over a library, and the changes of events that it wrote last."""
 
     def __init__(self, library: Library, editor: Catalog, path: Path) -> None:
         self.library, self.editor, self.path = library, editor, path
@@ -71,14 +72,14 @@ class Moderated:
         self.restart()
 
     def restart(self) -> None:
-        """As another process would begin."""
+        """Make the moderator that another process would have."""
         policies = ActivePolicies(self.path, self.path.with_name(COPY_NAME), lambda: self.now)
         self.moderator = Moderator(
             self.library.engine, self.editor, policies, on_events=self.written.extend, retry_seconds=self.retry_seconds
         )
 
     def bring_up(self) -> list[tuple[str, str, float, float, int]]:
-        """Return what was told."""
+        """Score what is due; return the changes that were written."""
         self.written.clear()
         self.library.engine.refresh()
         self.moderator.bring_up()
@@ -98,7 +99,7 @@ def moderated(library: Library, editor: Catalog, tmp_path: Path) -> Moderated:
 # ---- files
 
 
-def test_events_of_a_file_are_found_once(moderated: Moderated) -> None:
+def test_events_of_a_file_are_recorded_once(moderated: Moderated) -> None:
     assert moderated.bring_up() == [("red", "OPENED", 3.0, 5.0, 0), ("red", "CLOSED", 3.0, 7.0, 1)]
     assert moderated.bring_up() == []
     moderated.restart()
@@ -111,7 +112,7 @@ def test_events_of_a_file_are_found_once(moderated: Moderated) -> None:
     assert event.fingerprint == moderated.library.engine.fingerprint
 
 
-def test_a_video_that_ends_in_it_ends_its_event(library: Library, live: LiveRows, moderated: Moderated) -> None:
+def test_the_end_of_a_video_closes_its_events(library: Library, live: LiveRows, moderated: Moderated) -> None:
     moderated.bring_up()
     live.apply([camera(library, 0, seen=dict.fromkeys(range(12, 16), "red"), is_last=True)], {})
 
@@ -125,7 +126,7 @@ SEEN = dict.fromkeys([*range(5, 9), *range(20, 34)], "red")
 SAID = {9: "it is on fire", 26: "nothing", 41: "the bed is on", 43: "fire now"}
 
 
-def test_a_live_video_has_the_same_events_however_it_comes(
+def test_a_live_video_has_the_same_events_in_any_batches(
     library: Library, live: LiveRows, moderated: Moderated
 ) -> None:
     moderated.bring_up()
@@ -159,7 +160,7 @@ def test_a_live_video_has_the_same_events_however_it_comes(
     )
 
 
-def test_an_open_event_is_told_while_it_goes_on(library: Library, live: LiveRows, moderated: Moderated) -> None:
+def test_an_open_event_is_recorded_before_it_ends(library: Library, live: LiveRows, moderated: Moderated) -> None:
     moderated.bring_up()
     live.apply([camera(library, 0, seen=SEEN, is_final=False, known_seconds=8)], {})
 
@@ -169,7 +170,7 @@ def test_an_open_event_is_told_while_it_goes_on(library: Library, live: LiveRows
     assert event.recorded_time == pytest.approx(1_700_000_005.0)
 
 
-def test_words_that_are_not_final_are_not_heard(library: Library, live: LiveRows, moderated: Moderated) -> None:
+def test_words_that_are_not_final_are_not_scored(library: Library, live: LiveRows, moderated: Moderated) -> None:
     moderated.bring_up()
     live.apply([camera(library, 0, heard=SAID, is_final=True), camera(library, 1, heard=SAID, is_final=False)], {})
     assert [one[:2] for one in moderated.bring_up()] == [("fire", "OPENED")]
@@ -177,7 +178,7 @@ def test_words_that_are_not_final_are_not_heard(library: Library, live: LiveRows
     assert [one[:2] for one in moderated.bring_up()] == [("fire", "CLOSED")]
 
 
-def test_a_killed_transaction_is_found_again(
+def test_changes_of_a_failed_transaction_are_found_again(
     library: Library, live: LiveRows, moderated: Moderated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moderated.bring_up()
@@ -190,7 +191,7 @@ def test_a_killed_transaction_is_found_again(
     assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
 
 
-def test_a_video_that_cannot_be_scored_keeps_no_other_from_it(
+def test_a_video_that_cannot_be_scored_does_not_block_the_others(
     library: Library,
     live: LiveRows,
     moderated: Moderated,
@@ -218,7 +219,7 @@ def test_a_video_that_cannot_be_scored_keeps_no_other_from_it(
     assert moderated.moderator.failed == {}
 
 
-def test_two_that_score_the_same_find_it_once(
+def test_two_moderators_of_a_library_record_each_event_once(
     library: Library, live: LiveRows, moderated: Moderated, data: Path
 ) -> None:
     moderated.bring_up()
@@ -253,7 +254,7 @@ def test_other_policies_score_the_stored_videos_anew(moderated: Moderated) -> No
     assert {(one.label, one.policy_version) for one in moderated.events(video_id)} == {("Reddish", "2"), ("Red", "2")}
 
 
-def test_what_other_policies_do_not_find_is_withdrawn(moderated: Moderated) -> None:
+def test_events_that_other_policies_do_not_find_are_withdrawn(moderated: Moderated) -> None:
     moderated.bring_up()
     write(moderated.path, FIRE)
     moderated.bring_up()
@@ -265,13 +266,13 @@ def test_what_other_policies_do_not_find_is_withdrawn(moderated: Moderated) -> N
     assert [one[1::3] for one in moderated.bring_up()] == [("OPENED", 3), ("CLOSED", 4)]  # state, revision: goes on
 
 
-def test_no_policies_find_nothing_and_keep_nothing(moderated: Moderated) -> None:
+def test_without_policies_nothing_is_found_and_stored(moderated: Moderated) -> None:
     moderated.path.unlink()
     assert moderated.bring_up() == []
     assert not moderated.editor.select("SELECT 1 FROM screenings")
 
 
-def test_policies_that_are_taken_away_take_their_events_with_them(moderated: Moderated) -> None:
+def test_removing_the_policy_file_withdraws_its_events(moderated: Moderated) -> None:
     moderated.bring_up()
     moderated.path.unlink()
     moderated.bring_up()
@@ -301,7 +302,7 @@ def test_a_file_that_is_away_for_a_moment_withdraws_nothing(moderated: Moderated
 
 
 @pytest.mark.parametrize("name", ["stat", "open"])
-def test_a_disk_that_fails_changes_nothing_and_is_read_again(
+def test_a_file_that_cannot_be_read_changes_nothing_and_is_read_again(
     moderated: Moderated, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     moderated.bring_up()
@@ -329,7 +330,7 @@ def test_a_disk_that_fails_changes_nothing_and_is_read_again(
     assert moderated.moderator.policies.mistake is None  # although the file is the same
 
 
-def test_a_bad_file_leaves_the_policies_in_force(moderated: Moderated, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_file_leaves_the_policies_active(moderated: Moderated, caplog: pytest.LogCaptureFixture) -> None:
     moderated.bring_up()
     moderated.path.write_text(BAD)
 
@@ -341,7 +342,7 @@ def test_a_bad_file_leaves_the_policies_in_force(moderated: Moderated, caplog: p
     assert "version 1 stays active" in caplog.text
 
 
-def test_a_bad_file_leaves_the_policies_in_force_through_a_restart(
+def test_a_bad_file_leaves_the_policies_active_through_a_restart(
     library: Library, live: LiveRows, moderated: Moderated
 ) -> None:
     moderated.bring_up()
@@ -354,7 +355,7 @@ def test_a_bad_file_leaves_the_policies_in_force_through_a_restart(
     assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
 
 
-def test_where_nobody_knows_what_held_nothing_is_withdrawn(
+def test_while_the_policies_are_unknown_nothing_is_withdrawn(
     library: Library, live: LiveRows, moderated: Moderated
 ) -> None:
     moderated.bring_up()
@@ -369,7 +370,7 @@ def test_where_nobody_knows_what_held_nothing_is_withdrawn(
     assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
 
 
-def test_policies_hold_for_their_collections(library: Library, editor: Catalog, tmp_path: Path) -> None:
+def test_policies_apply_to_their_collections(library: Library, editor: Catalog, tmp_path: Path) -> None:
     path = write(tmp_path / "policies.yaml", {**RED, "collections": ["cams"]})
     assert Moderated(library, editor, path).bring_up() == []
 
@@ -389,15 +390,13 @@ def test_the_events_of_a_deleted_video_are_withdrawn_without_their_words(
     assert moderated.events("cam") == []
 
 
-def test_the_thread_follows_what_comes(library: Library, live: LiveRows, moderated: Moderated) -> None:
+def test_the_thread_scores_new_segments(library: Library, live: LiveRows, moderated: Moderated) -> None:
     moderated.moderator.start()
     try:
         live.apply([camera(library, 0, seen=SEEN)], {})
         library.engine.refresh()
         moderated.moderator.wake()
-        end = time.monotonic() + 20
-        while len(moderated.written) < 4 and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: len(moderated.written) == 4)
     finally:
         moderated.moderator.stop()
     assert len(moderated.written) == 4  # two of the film

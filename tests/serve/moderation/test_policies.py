@@ -1,4 +1,4 @@
-"""Files of moderation policies: what is right is read, and each mistake has its line and field."""
+"""Files of moderation policies: valid files are read, and each mistake has its line and field."""
 
 import json
 from dataclasses import fields
@@ -11,7 +11,7 @@ from serve.cli.main import cli
 from serve.errors import PolicyInvalid
 from serve.moderation.policies import MAX_BYTES, STARTER, Policy, compile_pattern, read_policies
 
-RIGHT = """\
+VALID = """\
 version: 2026.11
 policies:
   - id: weapons.gun
@@ -30,7 +30,7 @@ policies:
 """
 
 
-def written(folder: Path, text: str) -> Path:
+def write(folder: Path, text: str) -> Path:
     path = folder / "p.yaml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -40,10 +40,10 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["policies", *map(str, arguments)])
 
 
-def test_reads_all_that_a_policy_may_say(tmp_path: Path) -> None:
-    found = read_policies(written(tmp_path, RIGHT))
-    assert found.version == "2026.11"
-    assert found.policies == (
+def test_reads_every_field(tmp_path: Path) -> None:
+    policies = read_policies(write(tmp_path, VALID))
+    assert policies.version == "2026.11"
+    assert policies.policies == (
         Policy(
             policy_id="weapons.gun", label="Gun", parents=("Violence", "Weapons"),
             shows=("a person holding a gun", "a rifle"), unlike=("a camera",),
@@ -103,7 +103,7 @@ ONE = "version: 1\npolicies:\n  - id: fire\n    label: Fire\n    shows: [fire]\n
     ],
 )
 def test_each_mistake_has_its_line_and_field(tmp_path: Path, text: str, line: int, field: str, reason: str) -> None:
-    path = written(tmp_path, text)
+    path = write(tmp_path, text)
     with pytest.raises(PolicyInvalid) as caught:
         read_policies(path)
     assert (caught.value.line, caught.value.field) == (line, field)
@@ -122,7 +122,7 @@ def test_each_mistake_has_its_line_and_field(tmp_path: Path, text: str, line: in
         (b"#" * (MAX_BYTES + 1), "larger than 1 MiB"),
     ],
 )
-def test_what_is_not_yaml_is_one_line(tmp_path: Path, raw: bytes, reason: str) -> None:
+def test_errors_of_files_that_are_not_yaml_are_one_line(tmp_path: Path, raw: bytes, reason: str) -> None:
     (tmp_path / "p.yaml").write_bytes(raw)
     with pytest.raises(PolicyInvalid) as caught:
         read_policies(tmp_path / "p.yaml")
@@ -131,15 +131,15 @@ def test_what_is_not_yaml_is_one_line(tmp_path: Path, raw: bytes, reason: str) -
 
 
 def test_a_catastrophic_expression_takes_linear_time() -> None:
-    """Python's own would not end before the sun does."""
+    """Python's re takes exponential time for this expression."""
     assert compile_pattern("(a+)+$").search("a" * 100_000 + "!") is None
     assert compile_pattern("KILL(ed)?").search("he killed time")
 
 
-def test_the_example_of_the_format_is_a_right_file(tmp_path: Path) -> None:
+def test_the_example_of_the_format_is_valid(tmp_path: Path) -> None:
     head = STARTER.read_text(encoding="utf-8").partition("\nversion:")[0]
     example = "\n".join(line[4:] for line in head.splitlines() if line.startswith("#   "))
-    (found,) = read_policies(written(tmp_path, example)).policies
+    (found,) = read_policies(write(tmp_path, example)).policies
     assert (found.says, found.patterns) == (("gun", "drop the weapon"), ("shoot(?:ing|er)s?",))
     assert set(example.split()) >= {
         f"{one.name}:" for one in fields(Policy) if one.name not in ("policy_id", "patterns")
@@ -160,7 +160,7 @@ def test_the_command_shows_the_starter_set() -> None:
 
 
 def test_the_command_names_the_first_mistake(tmp_path: Path) -> None:
-    path = written(tmp_path, ONE + "    lable: x\n")
+    path = write(tmp_path, ONE + "    lable: x\n")
     result = run(path)
     assert (result.exit_code, result.stdout) == (1, "")
     where = f"kinodex: error: cannot use policies {path}, line 6: policies[0].lable: "

@@ -1,4 +1,4 @@
-"""What policies find in what is said, in whatever steps it becomes final."""
+"""Speech events of one video do not depend on the steps in which its words become final."""
 
 import json
 import random
@@ -42,10 +42,10 @@ def talk(seed: int) -> list[tuple[int, Utterance]]:
     return found
 
 
-def told(found: list[Finding]) -> list[tuple[object, ...]]:
+def sorted_findings(findings: list[Finding]) -> list[tuple[object, ...]]:
     return sorted(
         (one.policy, one.start_seconds, one.kind != "OPENED", one.kind == "CLOSED", len(one.words), one.end_seconds)
-        for one in found
+        for one in findings
     )
 
 
@@ -64,11 +64,11 @@ def test_words_give_the_same_events_however_the_watermark_moves(seed: int) -> No
         kept = json.loads(json.dumps(scorer.state()))
     steps += VideoScorer(book(), kept).finish(END)
 
-    assert told(steps) == told(at_once)
+    assert sorted_findings(steps) == sorted_findings(at_once)
     assert any(one.kind == "CLOSED" for one in at_once)
 
 
-def test_what_is_said_again_soon_is_one_event() -> None:
+def test_words_said_again_within_the_cooldown_are_one_event() -> None:
     scorer = VideoScorer(book())
     found = list(
         scorer.add_utterances([(0, said("fire", 1.0)), (1, said("fire and fire", 4.0)), (2, said("fire", 20.0))], 60.0)

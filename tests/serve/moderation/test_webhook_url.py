@@ -1,4 +1,4 @@
-"""server.webhook_url: what nothing can be sent to is refused when the server starts."""
+"""server.webhook_url: URLs that cannot be posted to are refused when the server starts."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from serve.moderation.webhook import check_url
     "url",
     ["http://h", "https://example.org/hook?key=a%20b", "http://127.0.0.1:8080/", "http://[::1]:80/x", "HTTP://h/"],
 )
-def test_takes_what_can_be_sent_to(url: str) -> None:
+def test_accepts_urls_that_can_be_posted_to(url: str) -> None:
     check_url(url)
 
 
@@ -32,7 +32,7 @@ def test_takes_what_can_be_sent_to(url: str) -> None:
         ("http://h/a secret", "must be of ASCII"),
     ],
 )
-def test_refuses_what_nothing_can_be_sent_to_and_does_not_show_it(url: str, problem: str) -> None:
+def test_refuses_other_urls_without_quoting_them(url: str, problem: str) -> None:
     with pytest.raises(SettingsError, match="webhook_url") as caught:
         check_url(url)
     assert problem in str(caught.value)

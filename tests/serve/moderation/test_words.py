@@ -1,4 +1,4 @@
-"""Words that policies listen for."""
+"""TermFinder: words, phrases and regular expressions in utterances."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from serve.moderation.words import TermFinder, next_context
 from support.sample_live import said
 
 
-def heard(terms: dict[str, list[str]], *texts: str) -> list[list[str]]:
-    """Say texts two seconds apart; return for each what is found, as "id: words"."""
+def find_terms(terms: dict[str, list[str]], *texts: str) -> list[list[str]]:
+    """Say texts two seconds apart; return the matches of each, as "id: words"."""
     policies = [
         Policy(
             policy_id=name,
@@ -47,20 +47,20 @@ def heard(terms: dict[str, list[str]], *texts: str) -> list[list[str]]:
     ],
 )
 def test_finds_words_in_any_form_and_spelling(term: str, text: str, expected: str | None) -> None:
-    assert heard({"it": [term]}, text) == [[] if expected is None else [f"it: {expected}"]]
+    assert find_terms({"it": [term]}, text) == [[] if expected is None else [f"it: {expected}"]]
 
 
 def test_a_phrase_may_begin_in_the_utterance_before_and_is_found_once() -> None:
     terms = {"phrase": ["the house is on fire"], "pattern": ["/house.*fire/"]}
 
-    assert heard(terms, "look the house", "is on fire now", "fire again") == [
+    assert find_terms(terms, "look the house", "is on fire now", "fire again") == [
         [],
         ["phrase: the house is on fire", "pattern: house is on fire"],
         ["pattern: house is on fire now fire"],  # a pattern as greedy as this one goes on
     ]
 
 
-def test_nothing_goes_on_after_a_long_pause() -> None:
+def test_no_phrase_spans_a_long_pause() -> None:
     term_finder = TermFinder([Policy(policy_id="a", label="A", says=("on fire",))])
     before = next_context((), said("it is on", 0.0))
 
@@ -68,11 +68,11 @@ def test_nothing_goes_on_after_a_long_pause() -> None:
     assert not term_finder.find(before, said("fire", 50.0))
 
 
-def test_one_word_may_be_of_several_policies() -> None:
-    assert heard({"a": ["fire"], "b": ["fire", "/fire/"]}, "fire") == [["a: fire", "b: fire"]]
+def test_a_word_may_match_several_policies() -> None:
+    assert find_terms({"a": ["fire"], "b": ["fire", "/fire/"]}, "fire") == [["a: fire", "b: fire"]]
 
 
-def test_tells_when_it_was_said_and_how_surely() -> None:
+def test_a_match_has_times_and_a_confidence() -> None:
     (found,) = TermFinder([Policy(policy_id="a", label="A", says=("on fire",))]).find((), said("is on fire", 8.0))
 
     assert [(word.start_seconds, word.end_seconds) for word in found.words] == [(8.25, 8.375), (8.5, 8.625)]
@@ -89,5 +89,5 @@ def test_words_without_times_have_those_of_their_utterance() -> None:
     assert (found.words[0].start_seconds, found.words[0].end_seconds) == (3.0, 6.0)
 
 
-def test_nothing_said_is_nothing_heard() -> None:
-    assert heard({"a": ["fire", "/f.re/"]}, "", "...") == [[], []]
+def test_empty_utterances_match_nothing() -> None:
+    assert find_terms({"a": ["fire", "/f.re/"]}, "", "...") == [[], []]
