@@ -6,17 +6,18 @@
         video = client.wait(client.ingest("https://example.org/talk.mp4").video_id)
         answer = client.moments(Query(text="when does she mention Paris?"))
 
-Everything that goes wrong on the way or on the server is serve.errors.ServerFailed.
+Every failure of the connection or the server is a serve.errors.ServerFailed.
 """
 
 import hashlib
+import itertools
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -26,16 +27,16 @@ from kinodex.v1 import moderation_service_pb2 as moderation
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
 from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
+from serve.background import Backoff
 from serve.client.channel import (
     ATTEMPT_COUNT,
-    BACKOFF_GROWTH,
     FIRST_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
     failure,
     open_channel,
     read_address,
 )
-from serve.client.resuming import Responses, going_on
+from serve.client.watch import WatchCall, keep_watching
 from serve.codec.events import event_filter_message, event_value
 from serve.codec.fields import duration_message, duration_value, escape_surrogates, metadata_message, timestamp_message
 from serve.codec.messages import (
@@ -54,22 +55,22 @@ from serve.event import Event, EventFilter
 from serve.text import printable
 from serve.values import Answer, MomentChange, Query, Thresholds, VideoState, VideoStatus
 
-PAGE_SIZE = 100  # the API's most, for answers
-LIST_PAGE_SIZE = 1000  # the API's most, for videos
-BLOCK_BYTES = 256 << 10  # of an upload: large enough to fill a fast network, small against gRPC's 4 MiB
+PAGE_SIZE = 100  # answers on a page; the API allows no more
+LIST_PAGE_SIZE = 1000  # videos or events on a page; the API allows no more
+BLOCK_BYTES = 256 << 10  # of each message of an upload: fills a fast network, and is far below gRPC's 4 MiB
 POLL_SECONDS = 0.5  # between two looks at a video that is being indexed
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Value = TypeVar("Value")
+PageResponse = TypeVar("PageResponse", bound=Any)  # a response with next_page_token
 
 
 class Client:
     """A connection to one server; threads may share it. Use it as a context manager, or close() it.
 
-    Calls are repeated while the server cannot be reached, for about three seconds; what changes something carries a
-    request id, so that the server does it once. Wherever a collection is asked for, empty is the one that has the
-    video.
+    A call is repeated for about three seconds while the server cannot be reached. Calls that change something carry a
+    request id, so that the server makes each change once. An empty `collection` means any that has the video.
     """
 
     def __init__(self, address: str, config: ClientConfig | None = None) -> None:
@@ -77,10 +78,10 @@ class Client:
 
         Args:
             address: HOST:PORT (TLS as the config says), grpc://HOST:PORT (plain), grpcs://HOST:PORT (TLS) or unix:PATH.
-            config: How to reach it; None: the defaults.
+            config: TLS, token and timeout; None: defaults.
         Raises:
-            SettingsError: For what is no address, for a token that would go to another machine in plain text, or for
-                a certificate's file that cannot be read.
+            SettingsError: If the address is wrong, a token would go to another machine in plain text, or a
+                certificate's file cannot be read.
         """
         self._config = config or ClientConfig()
         self._address = read_address(address, self._config)
@@ -89,7 +90,7 @@ class Client:
         self._moderation = ModerationServiceStub(self._channel)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -108,29 +109,16 @@ class Client:
             RequestInvalid: If no request can carry the query: a picture above 8 MiB, say.
         """
 
-        def ask(token: str) -> tuple[Answer, str]:
-            request = search_request(query, page_size=min(query.limit, PAGE_SIZE), page_token=token)
-            return self._call(
-                self._search.SearchVideos, request, lambda page: (search_answer(page), page.next_page_token)
-            )
-
-        return _paged(ask, query.limit)
+        return self._ask(self._search.SearchVideos, search_request, search_answer, query)
 
     def moments(self, query: Query) -> Answer:
         """Return the moments that answer, best first, at most `query.limit`; raises as search()."""
-
-        def ask(token: str) -> tuple[Answer, str]:
-            request = moments_request(query, page_size=min(query.limit, PAGE_SIZE), page_token=token)
-            return self._call(
-                self._search.SearchMoments, request, lambda page: (moments_answer(page), page.next_page_token)
-            )
-
-        return _paged(ask, query.limit)
+        return self._ask(self._search.SearchMoments, moments_request, moments_answer, query)
 
     def watch_moments(self, query: Query, thresholds: Thresholds | None = None) -> Iterator[MomentChange]:
-        """Yield what happens to moments of live videos, from now on, without end; raises as search().
+        """Yield the changes of matching moments in live videos, from now on, without end; raises as search().
 
-        The query's filter, text, picture and example count; nothing is known of what came while nobody watched.
+        Uses the query's filter, text, picture and example. Changes before the call, or between two calls, are lost.
         """
         request = watch_request(query, thresholds or Thresholds())
         responses = self._search.WatchMoments(request, metadata=self._headers())
@@ -155,15 +143,15 @@ class Client:
         recorded_time: float | None = None,
         request_id: str | None = None,
     ) -> VideoStatus:
-        """Let the server fetch and index a video; see wait().
+        """Have the server fetch and index a video; wait() returns once it is indexed.
 
         Args:
-            uri: http:, https:, or file: of the server's own, where it allows them.
-            collection: Where to put it.
-            video_id: Its name; empty: derived from collection and URI.
-            metadata: Anything to filter by later.
-            recorded_time: When its recording began, seconds since 1970.
-            request_id: Of an earlier call that may have arrived; None: a new one.
+            uri: http: or https:, or file: on the server's own machine, if its settings allow this.
+            collection: The collection to add it to.
+            video_id: Its id; empty: derived from collection and URI.
+            metadata: Keys and values for filters.
+            recorded_time: Start of the recording, seconds since 1970.
+            request_id: The id of an earlier call that you repeat; None: a new id.
         """
         request = library.IngestVideoRequest(
             uri=escape_surrogates(uri),
@@ -185,15 +173,12 @@ class Client:
         recorded_time: float | None = None,
         on_sent: Callable[[int], None] | None = None,
     ) -> VideoStatus:
-        """Send a video file to be indexed; see wait(). Read twice: its SHA-256 goes first.
+        """Send a video file to be indexed; wait() returns once it is. The file is read twice, first for its SHA-256.
 
         Args:
-            path: The file.
-            collection: Where to put it.
-            video_id: Its name; empty: the start of its content's SHA-256.
-            metadata: Anything to filter by later.
-            recorded_time: When its recording began, seconds since 1970.
-            on_sent: Called, from another thread, with the bytes that are sent; starts again if the upload has to.
+            collection, metadata, recorded_time: As for ingest().
+            video_id: Its id; empty: the first digits of the content's SHA-256.
+            on_sent: Called from another thread with the number of bytes sent; begins anew when the upload is repeated.
         Raises:
             OSError: If the file cannot be read.
         """
@@ -211,20 +196,21 @@ class Client:
             start_time=timestamp_message(recorded_time),
             request_id=str(uuid.uuid4()),
         )
-        for attempt in range(1, ATTEMPT_COUNT):
+        backoff = Backoff(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
+        for _ in range(1, ATTEMPT_COUNT):
             try:
                 return self._send(path, header, on_sent)
             except ServerFailed as error:
                 if error.code != "UNAVAILABLE":
                     raise
-            time.sleep(min(FIRST_BACKOFF_SECONDS * BACKOFF_GROWTH ** (attempt - 1), MAX_BACKOFF_SECONDS))
+            time.sleep(backoff.next_seconds())
         return self._send(path, header, on_sent)
 
     def _send(self, path: Path, header: library.UploadHeader, on_sent: Callable[[int], None] | None) -> VideoStatus:
-        broken: list[Exception] = []
+        file_errors: list[Exception] = []
 
         def messages() -> Iterator[library.UploadVideoRequest]:
-            # gRPC runs this in a thread of its own, and would hide its errors.
+            # gRPC runs this in a thread of its own, and hides its errors.
             try:
                 yield library.UploadVideoRequest(header=header)
                 with path.open("rb") as file:
@@ -235,47 +221,43 @@ class Client:
                         if on_sent is not None:
                             on_sent(sent_bytes)
             except Exception as error:
-                broken.append(error)
+                file_errors.append(error)
                 raise
 
         try:
             response = self._library.UploadVideo(messages(), metadata=self._headers())
         except grpc.RpcError as error:
-            if broken:
-                raise broken[0] from error
+            if file_errors:
+                raise file_errors[0] from error
             raise failure(error, self._address, None) from error
         return self._read(lambda: video_value(response.video))
 
     def delete(self, video_id: str, collection: str = "") -> None:
-        """Forget a video and everything derived from it. Takes the whole id."""
+        """Delete a video and everything derived from it. Takes the whole id."""
         request = library.DeleteVideoRequest(
             video_id=escape_surrogates(video_id), collection=escape_surrogates(collection), request_id=str(uuid.uuid4())
         )
         self._call(self._library.DeleteVideo, request, lambda _: None)
 
-    # ---- what is there ----
+    # ---- videos in the library ----
 
     def video(self, video_id: str, collection: str = "") -> VideoStatus:
-        """Tell of a video, by its id or an unambiguous start of it."""
+        """Return the status of a video, by its id or an unambiguous beginning of it."""
         request = library.GetVideoRequest(
             video_id=escape_surrogates(video_id), collection=escape_surrogates(collection)
         )
         return self._call(self._library.GetVideo, request, lambda response: video_value(response.video))
 
     def videos(self, collection: str = "") -> Iterator[VideoStatus]:
-        """Yield the videos of a collection, or of all that may be read, by URI; asks as it goes."""
-        token, is_last = "", False
-        while not is_last:
-            request = library.ListVideosRequest(
+        """Yield the videos of a collection, or of all that the token may read, by URI. Requests pages as it goes."""
+        pages = self._pages(
+            self._library.ListVideos,
+            lambda token: library.ListVideosRequest(
                 collection=escape_surrogates(collection), page_size=LIST_PAGE_SIZE, page_token=token
-            )
-            videos, token = self._call(
-                self._library.ListVideos,
-                request,
-                lambda page: (list(map(video_value, page.videos)), page.next_page_token),
-            )
-            yield from videos
-            is_last = not token
+            ),
+            lambda page: list(map(video_value, page.videos)),
+        )
+        return itertools.chain.from_iterable(pages)
 
     def wait(
         self,
@@ -287,7 +269,7 @@ class Client:
         """Return a video once it is READY or FAILED.
 
         Raises:
-            ServerFailed: Also if it is neither after `timeout_seconds`; code DEADLINE_EXCEEDED.
+            ServerFailed: With code DEADLINE_EXCEEDED if it is neither after `timeout_seconds`.
         """
         deadline = time.monotonic() + timeout_seconds
         while (video := self.video(video_id, collection)).state is VideoState.PROCESSING:
@@ -299,16 +281,16 @@ class Client:
         return video
 
     def transcript(self, video_id: str, collection: str = "") -> list[Utterance]:
-        """Return what is said in a video, in order. See read_utterance() for the values that are not sent."""
+        """Return the utterances of a video, in order: of epoch 0 and without probabilities, which are not sent."""
         request = library.GetTranscriptRequest(
             video_id=escape_surrogates(video_id), collection=escape_surrogates(collection)
         )
         return self._call(
-            self._library.GetTranscript, request, lambda response: list(map(read_utterance, response.utterances))
+            self._library.GetTranscript, request, lambda transcript: list(map(read_utterance, transcript.utterances))
         )
 
     def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]:
-        """Return the stored picture nearest to a time: its own time and a JPEG.
+        """Return the stored picture nearest to a time: the picture's time in seconds, and a JPEG.
 
         Raises:
             ServerFailed: With reason FRAME_NOT_FOUND for a video without pictures.
@@ -318,26 +300,19 @@ class Client:
             offset=duration_message(at_seconds),
             collection=escape_surrogates(collection),
         )
-        return self._call(
-            self._library.GetFrame, request, lambda response: (duration_value(response.offset), response.jpeg)
-        )
+        return self._call(self._library.GetFrame, request, lambda frame: (duration_value(frame.offset), frame.jpeg))
 
     # ---- moderation events ----
 
     def events(self, wanted: EventFilter | None = None) -> Iterator[Event]:
-        """Yield events as they are now, by collection, video and time; asks as it goes."""
-        token, is_last = "", False
-        while not is_last:
-            request = moderation.ListEventsRequest(
-                filter=event_filter_message(wanted or EventFilter()), page_size=LIST_PAGE_SIZE, page_token=token
-            )
-            events, token = self._call(
-                self._moderation.ListEvents,
-                request,
-                lambda page: (list(map(event_value, page.events)), page.next_page_token),
-            )
-            yield from events
-            is_last = not token
+        """Yield the events as they are now, by collection, video and time. Requests pages as it goes."""
+        message = event_filter_message(wanted or EventFilter())
+        pages = self._pages(
+            self._moderation.ListEvents,
+            lambda token: moderation.ListEventsRequest(filter=message, page_size=LIST_PAGE_SIZE, page_token=token),
+            lambda response: list(map(event_value, response.events)),
+        )
+        return itertools.chain.from_iterable(pages)
 
     def watch_events(
         self,
@@ -347,27 +322,27 @@ class Client:
         from_start: bool = False,
         on_wait: Callable[[ServerFailed], None] = lambda failed: None,
     ) -> Iterator[tuple[Event, str]]:
-        """Yield every change of events as it comes, without end, each with the token that goes on behind it.
+        """Yield every change of events, without end, each with the token that resumes behind it.
 
-        Waits, and misses nothing, while the server is away.
+        While the server is down it waits, and afterwards resumes without a loss.
 
         Args:
-            wanted: Which events.
-            resume_token: Where to go on; empty: from now on.
-            from_start: Without a token: begin with all that is known.
-            on_wait: Told why the server is waited for, once until it answers again.
+            wanted: Which events; None: all.
+            resume_token: Where to resume; empty: from now on.
+            from_start: Without a token: begin with all known events.
+            on_wait: Called with the reason when the server fails; once until it answers again.
         """
-        held = event_filter_message(wanted or EventFilter())
+        message = event_filter_message(wanted or EventFilter())
 
-        def call(token: str) -> Responses:
-            request = moderation.WatchEventsRequest(filter=held, resume_token=token, from_start=from_start)
+        def call(token: str) -> WatchCall:
+            request = moderation.WatchEventsRequest(filter=message, resume_token=token, from_start=from_start)
             return self._moderation.WatchEvents(request, metadata=self._headers())
 
-        for response in going_on(call, resume_token, lambda error: failure(error, self._address, None), on_wait):
+        for response in keep_watching(call, resume_token, lambda error: failure(error, self._address, None), on_wait):
             if response.HasField("event"):
                 yield self._read(partial(event_value, response.event)), response.resume_token
 
-    # ---- one call ----
+    # ---- calls ----
 
     def _call(
         self,
@@ -382,6 +357,34 @@ class Client:
             raise failure(error, self._address, timeout) from error
         return self._read(lambda: read(response))
 
+    def _ask(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[Request, PageResponse]",
+        write: Callable[..., Request],
+        read: Callable[[PageResponse], Answer],
+        query: Query,
+    ) -> Answer:
+        """Request pages of an answer until there are `query.limit` videos or moments."""
+        page_size = min(query.limit, PAGE_SIZE)
+        pages = self._pages(method, lambda token: write(query, page_size=page_size, page_token=token), read)
+        answer = next(pages)
+        while max(len(answer.videos), len(answer.moments)) < query.limit and (page := next(pages, None)) is not None:
+            answer = replace(answer, videos=answer.videos + page.videos, moments=answer.moments + page.moments)
+        return replace(answer, videos=answer.videos[: query.limit], moments=answer.moments[: query.limit])
+
+    def _pages(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[Request, PageResponse]",
+        request: Callable[[str], Request],
+        read: Callable[[PageResponse], Value],
+    ) -> Iterator[Value]:
+        """Yield page after page; `request` makes the request for a page token."""
+        token, is_last = "", False
+        while not is_last:
+            page, token = self._call(method, request(token), lambda page: (read(page), page.next_page_token))
+            yield page
+            is_last = not token
+
     def _read(self, read: Callable[[], Value]) -> Value:
         try:
             return read()
@@ -392,15 +395,6 @@ class Client:
             ) from error
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
-        """Make one call's metadata; gRPC's own retries send the same."""
-        headers = (("x-request-id", uuid.uuid4().hex),)  # in the server's log, to find one call by
+        """Make the metadata of one call; gRPC's own retries send the same."""
+        headers = (("x-request-id", uuid.uuid4().hex),)  # finds the call in the server's log
         return (*headers, ("authorization", f"Bearer {self._config.token}")) if self._config.token else headers
-
-
-def _paged(ask: Callable[[str], tuple[Answer, str]], limit: int) -> Answer:
-    """Ask for pages until there are `limit` answers, or no more."""
-    answer, token = ask("")
-    while token and max(len(answer.videos), len(answer.moments)) < limit:
-        more, token = ask(token)
-        answer = replace(answer, videos=answer.videos + more.videos, moments=answer.moments + more.moments)
-    return replace(answer, videos=answer.videos[:limit], moments=answer.moments[:limit])

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from kinodex.v1 import moderation_service_pb2 as moderation
-from serve.client.resuming import MAX_WAIT_SECONDS, going_on
+from serve.client.watch import MAX_WAIT_SECONDS, keep_watching
 from serve.errors import ServerFailed
 
 
@@ -46,7 +46,7 @@ class Watched:
             self.begun_at.append(token)
             return self.calls[len(self.begun_at) - 1]
 
-        found = going_on(call, "0", read_failure, lambda failed: self.told.append(str(failed)), self.waited.append)
+        found = keep_watching(call, "0", read_failure, lambda failed: self.told.append(str(failed)), self.waited.append)
         self.came = ""
         with pytest.raises(ServerFailed, match="it is DONE"):
             self.take(found)
