@@ -1,4 +1,4 @@
-"""Which network addresses an untrusted URL may lead to: public ones, and those the operator lists."""
+"""Decides which network addresses an untrusted URL may reach: public ones, and networks that the operator lists."""
 
 import socket
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 Address = IPv4Address | IPv6Address
 
-# The special-purpose registries of IANA, spelled out: `ipaddress.is_global` differs between Python releases.
+# IANA's special-purpose registries, written out because `ipaddress.is_global` differs between Python releases.
 # https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry (2025)
 _SPECIAL_IPV4 = tuple(
     IPv4Network(network)
     for network in (
-        "0.0.0.0/8",  # this network; 0.0.0.0 reaches the local machine on Linux
+        "0.0.0.0/8",  # this network; on Linux, 0.0.0.0 reaches the local machine
         "10.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT, and the metadata service of one cloud
         "127.0.0.0/8",
@@ -29,19 +29,19 @@ _SPECIAL_IPV4 = tuple(
         "240.0.0.0/4",  # reserved, and broadcast
     )
 )
-_GLOBAL_IPV6 = IPv6Network("2000::/3")  # all that is given out for global unicast
+_GLOBAL_IPV6 = IPv6Network("2000::/3")  # all of global unicast
 _SPECIAL_IPV6 = (
     IPv6Network("2001::/23"),  # Teredo, ORCHID, benchmarks
     IPv6Network("2001:db8::/32"),  # documentation
     IPv6Network("3fff::/20"),  # documentation
 )
-_6TO4 = IPv6Network("2002::/16")  # the IPv4 address is bits 16 to 48
-_NAT64 = IPv6Network("64:ff9b::/96")  # the IPv4 address is the last 32 bits
+_6TO4 = IPv6Network("2002::/16")  # bits 16 to 48 are an IPv4 address
+_NAT64 = IPv6Network("64:ff9b::/96")  # the last 32 bits are an IPv4 address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A numeric address to connect to: what getaddrinfo said, so that no name is looked up a second time."""
+    """A numeric address to connect to, from getaddrinfo, so that the name is looked up only once."""
 
     family: socket.AddressFamily
     socket_address: tuple[str, int] | tuple[str, int, int, int]
@@ -49,7 +49,7 @@ class Endpoint:
 
 
 def resolve(host: str, port: int) -> list[Endpoint]:
-    """Return every address of a host, in the order the system prefers.
+    """Return all addresses of a host, in the order that the system prefers.
 
     Raises:
         OSError: If the name does not resolve.
@@ -63,8 +63,8 @@ def resolve(host: str, port: int) -> list[Endpoint]:
 
 
 def is_allowed(address: Address, private_networks: Sequence[str]) -> bool:
-    """Whether an address is public, or inside a network the operator lists."""
-    inner = _embedded(address)
+    """Whether an address is public, or lies in one of the listed networks."""
+    inner = _extract_ipv4(address)
     networks = [ip_network(network) for network in private_networks]
     return _is_public(inner) or any(inner in network or address in network for network in networks)
 
@@ -75,8 +75,8 @@ def _is_public(address: Address) -> bool:
     return address in _GLOBAL_IPV6 and not any(address in network for network in _SPECIAL_IPV6)
 
 
-def _embedded(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 address stands for, or the address itself: the packets end there."""
+def _extract_ipv4(address: Address) -> Address:
+    """Return the IPv4 address to which an IPv6 address leads, or the address itself if it leads to none."""
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped

@@ -1,7 +1,7 @@
-"""Fetch one http(s) URL into a file, under the URI policy: every host and address is checked, on every redirect.
+"""Downloads one http(s) URL into a file, and checks each host and address, also of redirects, against the URI policy.
 
-Environment proxies are not used: a proxy looks the name up and connects by itself, so the address checked
-here would not be the one reached.
+Proxies of the environment are not used: a proxy looks up the name itself, and could connect to another address than the
+one that was checked.
 """
 
 import base64
@@ -28,26 +28,26 @@ from ingest.errors import (
 )
 from ingest.source.addresses import is_allowed, resolve
 
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
+Progress = Callable[[int, int | None], None]  # called with the bytes so far, and with all bytes if that is known
 
-READ_BYTES = 1 << 18  # per read: few calls, and still several progress reports a second on a slow line
-MIN_BYTES_PER_SECOND = 1024  # slower than telephone audio: a drip feed would hold a worker for ever
+READ_BYTES = 1 << 18  # of one read: few calls, but several progress reports a second on a slow line
+MIN_BYTES_PER_SECOND = 1024  # slower downloads fail, or a drip feed could hold a worker; telephone audio is faster
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
-_SAFE_IN_TARGET = "/%:@!$&'()*+,;=~?-._[]|"  # left as they are; all else is percent-encoded
+_SAFE_IN_TARGET = "/%:@!$&'()*+,;=~?-._[]|"  # characters that stay as they are; all others are percent-encoded
 _HOST = re.compile(r"[a-z0-9._-]+", re.ASCII)
 _SECRET_PARAMETER = re.compile(r"sig$|signature|token|passw|secret|credential|api.?key|access.?key", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Url:
-    """A checked http(s) URL, in the parts a request needs."""
+    """A valid http(s) URL, split into the parts of a request."""
 
     scheme: str
     host: str  # lower case, IDNA, without brackets
     port: int
     target: str  # path and query, percent-encoded
-    authorization: str | None  # the Authorization header its user:password asks for
+    authorization: str | None  # the Authorization header for its user:password
 
     @property
     def authority(self) -> str:
@@ -62,16 +62,16 @@ class Url:
 
 
 def has_control_characters(uri: str) -> bool:
-    """Whether a URI has characters that urlsplit drops silently, so that what is checked is not what was given."""
+    """Whether a URI has characters that urlsplit drops silently: the checked URI would differ from the given one."""
     return any(ord(character) < 0x20 or ord(character) == 0x7F for character in uri)
 
 
-def without_secrets(url: str) -> str:
-    """Return a URL fit for messages and for storing: no user:password, no signatures or tokens, no fragment."""
+def strip_secrets(url: str) -> str:
+    """Return a URL that may be shown and stored: without user:password, signatures, tokens and fragment."""
     scheme, _, rest = url.partition("://")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # an unescaped "/" in a password shows as a port that is no number
+        _ = parts.port  # raises if an unescaped "/" in a password makes the port no number
     except ValueError:
         return f"{scheme}://…" if "@" in rest else url
     pairs = []
@@ -82,26 +82,25 @@ def without_secrets(url: str) -> str:
     return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + (f"?{query}" if query else "")
 
 
-def fetch(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progress | None = None) -> str:
-    """Download a URL to the end of a file and return the SHA-256 of its bytes, in hex.
+def download(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progress | None = None) -> str:
+    """Append the bytes of a URL to a file; return their SHA-256 in hex.
 
     Args:
-        url: http or https, may carry user:password (sent as Basic authorization, to that host only).
-        into: Where the bytes are appended.
-        progress: Called after each read with the bytes so far and, where the server says, in all.
+        url: http or https. A user:password is sent as Basic authorization, to this host only.
+        progress: Called after each read.
 
     Raises:
         SourceRefused: If the policy forbids the scheme, host or address, here or after a redirect.
         SourceNotFound: If the server answers 404 or 410.
-        SourceUnreadable: If it answers 401 or 403, or with no bytes.
+        SourceUnreadable: If it answers 401 or 403.
         SourceUnavailable: If the server cannot be reached, fails, hangs, or sends less than it announced.
-        LimitExceeded: If max_bytes, max_redirects or max_fetch_seconds is passed.
+        LimitExceeded: If it exceeds max_bytes, max_redirects or max_fetch_seconds.
     """
-    name = without_secrets(url)
+    name = strip_secrets(url)
     try:
-        return _follow(url, name, config, into, progress)
+        return _follow_redirects(url, name, config, into, progress)
     except TimeoutError as e:
-        reason = f"no or too slow an answer within {config.timeout_seconds:g} s"
+        reason = f"no answer, or too slow a one, within {config.timeout_seconds:g} s"
         raise SourceUnavailable(name, reason, "try later, or raise timeout_seconds") from e
     except ssl.SSLCertVerificationError as e:
         raise SourceUnavailable(name, f"the certificate is not valid, {e.verify_message}") from e
@@ -112,20 +111,20 @@ def fetch(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progress 
         raise SourceUnavailable(name, f"the connection failed, {e.strerror or e}", "try later") from e
 
 
-def _follow(url: str, name: str, config: SourceConfig, into: BinaryIO, progress: Progress | None) -> str:
+def _follow_redirects(url: str, name: str, config: SourceConfig, into: BinaryIO, progress: Progress | None) -> str:
     target, deadline = parse_url(url, name), time.monotonic() + config.max_fetch_seconds
     for _ in range(config.max_redirects + 1):
         check_host(target, name, config)
         with _request(target, name, config, deadline) as response:
             if response.status not in _REDIRECTS:
                 _check_status(response, target, name)
-                return _receive(response, name, config, into, progress)
+                return _receive_body(response, name, config, into, progress)
             location = response.headers.get("Location")
         if location is None:
             raise SourceUnavailable(name, f"{target.host} redirects without saying where to")
-        # http.client decodes headers as Latin-1, servers write UTF-8
+        # http.client decodes headers as Latin-1; servers write UTF-8
         location = location.encode("latin-1", "replace").decode("utf-8", "replace")
-        target = _redirected(target, location, name)
+        target = _resolve_redirect(target, location, name)
     raise LimitExceeded(name, "max_redirects", f"more than {config.max_redirects} redirects")
 
 
@@ -133,17 +132,17 @@ def parse_url(url: str, name: str) -> Url:
     """Split an http(s) URL.
 
     Args:
-        name: The URL as messages may show it.
+        name: The URL for messages, without secrets.
 
     Raises:
-        SourceRefused: If it is no valid http(s) URL.
+        SourceRefused: If it is not a valid http(s) URL.
     """
     try:
         if has_control_characters(url):
             raise ValueError("control characters")
         parts = urlsplit(url)
         host, scheme = parts.hostname or "", parts.scheme
-        if ":" not in host:  # else an IPv6 address, which resolve() reads
+        if ":" not in host:  # otherwise an IPv6 address, which resolve() accepts
             host = host.encode("idna").decode("ascii").lower()
             if not _HOST.fullmatch(host):
                 raise ValueError("no host")
@@ -154,7 +153,7 @@ def parse_url(url: str, name: str) -> Url:
         if parts.query:
             target += "?" + quote(parts.query, safe=_SAFE_IN_TARGET)
     except (ValueError, KeyError):
-        # `from None`: the cause's text may show a password
+        # `from None`: the cause's text can contain a password
         raise SourceRefused(name, "not a valid http or https URL", "check its spelling") from None
     authorization = None
     if parts.username is not None:
@@ -163,12 +162,12 @@ def parse_url(url: str, name: str) -> Url:
     return Url(scheme=scheme, host=host, port=port, target=target, authorization=authorization)
 
 
-def _redirected(origin: Url, location: str, name: str) -> Url:
+def _resolve_redirect(origin: Url, location: str, name: str) -> Url:
     try:
         absolute = urljoin(origin.text, location)
         scheme = urlsplit(absolute).scheme
     except ValueError:
-        raise SourceUnavailable(name, f"{origin.host} redirects to something that is not a URL") from None
+        raise SourceUnavailable(name, f"{origin.host} redirects to an invalid URL") from None
     if scheme not in _PORTS:
         raise SourceRefused(name, f"{origin.host} redirects to the scheme {scheme}:, which is not followed")
     if origin.scheme == "https" and scheme == "http":
@@ -177,7 +176,7 @@ def _redirected(origin: Url, location: str, name: str) -> Url:
         )
     target = parse_url(absolute, name)
     same = (target.scheme, target.host, target.port) == (origin.scheme, origin.host, origin.port)
-    if same and target.authorization is None:  # another host never learns the password
+    if same and target.authorization is None:  # another host does not get the password
         return Url(
             scheme=target.scheme,
             host=target.host,
@@ -189,6 +188,11 @@ def _redirected(origin: Url, location: str, name: str) -> Url:
 
 
 def check_host(url: Url, name: str, config: SourceConfig) -> None:
+    """Check a URL's scheme and host against the URI policy.
+
+    Raises:
+        SourceRefused: If the policy does not allow one of them.
+    """
     if url.scheme not in config.schemes:
         raise SourceRefused(name, f"the scheme {url.scheme}: is not allowed", "list it in schemes")
     host = url.host.rstrip(".")
@@ -199,13 +203,13 @@ def check_host(url: Url, name: str, config: SourceConfig) -> None:
     raise SourceRefused(name, f"the host {host} is not allowed", "list it in hosts")
 
 
-def _connect(url: Url, name: str, config: SourceConfig) -> socket.socket:
-    """Open a connection to the very address that was checked, so that a second DNS answer changes nothing."""
+def _connect_checked(url: Url, name: str, config: SourceConfig) -> socket.socket:
+    """Connect to an address that was checked, so that a second DNS answer cannot lead elsewhere."""
     try:
         endpoints = resolve(url.host, url.port)
     except OSError as e:
         raise SourceUnavailable(name, f"the host {url.host} does not resolve", "check the name, or try later") from e
-    for endpoint in endpoints:  # one forbidden address among several is an attack, or a mistake
+    for endpoint in endpoints:  # one forbidden address among several is an attack or a mistake
         if not is_allowed(endpoint.address, config.private_networks):
             reason = f"address {endpoint.address} of host {url.host} is not public"
             raise SourceRefused(name, reason, "list its network in private_networks")
@@ -226,20 +230,20 @@ def _connect(url: Url, name: str, config: SourceConfig) -> socket.socket:
 
 @contextmanager
 def _request(url: Url, name: str, config: SourceConfig, deadline: float) -> Iterator[http.client.HTTPResponse]:
-    with _connect(url, name, config) as connection:
+    with _connect_checked(url, name, config) as connection:
         lines = [
             f"GET {url.target} HTTP/1.1",
             f"Host: {url.authority}",
             "User-Agent: kinodex",
             "Accept: */*",
-            "Accept-Encoding: identity",  # the bytes are hashed and decoded as they come
+            "Accept-Encoding: identity",  # the bytes are hashed as they come
             "Connection: close",
         ]
         if url.authorization is not None:
             lines.append(f"Authorization: {url.authorization}")
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
-        reader = _PatientReader(connection, name, config, deadline)
-        # HTTPResponse asks its socket for makefile() and for nothing else
+        reader = _SpeedCheckingReader(connection, name, config, deadline)
+        # HTTPResponse uses only makefile() of its socket
         response = http.client.HTTPResponse(cast(socket.socket, reader), method="GET")
         try:
             response.begin()
@@ -248,15 +252,15 @@ def _request(url: Url, name: str, config: SourceConfig, deadline: float) -> Iter
             response.close()
 
 
-class _PatientReader(io.RawIOBase):
-    """A socket's incoming bytes. Ends a connection that drips: each read in time, yet never at an end.
+class _SpeedCheckingReader(io.RawIOBase):
+    """Reads from a socket, and fails if the server sends too slowly although each read is in time.
 
-    Headers, chunk sizes and trailers pass here as the body does.
+    Headers, chunk sizes and trailers pass through it like the body.
     """
 
     def __init__(self, connection: socket.socket, name: str, config: SourceConfig, deadline: float) -> None:
         self._connection, self._name, self._config = connection, name, config
-        self._deadline = deadline  # of time.monotonic()
+        self._deadline = deadline  # as time.monotonic()
         self._waited_seconds, self._received_bytes = 0.0, 0
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -271,7 +275,7 @@ class _PatientReader(io.RawIOBase):
             seconds = self._config.max_fetch_seconds
             raise LimitExceeded(self._name, "max_fetch_seconds", f"not fetched within {seconds:g} s")
         count = self._connection.recv_into(buffer)
-        self._waited_seconds += time.monotonic() - started  # only waiting: our own disk may be slow
+        self._waited_seconds += time.monotonic() - started  # counts only waiting for the server: our disk may be slow
         self._received_bytes += count
         if self._waited_seconds >= self._config.timeout_seconds:
             if self._received_bytes < MIN_BYTES_PER_SECOND * self._waited_seconds:
@@ -291,14 +295,14 @@ def _check_status(response: http.client.HTTPResponse, url: Url, name: str) -> No
     raise SourceUnavailable(name, reason, "try later" if response.status >= 500 else "")
 
 
-def _receive(
+def _receive_body(
     response: http.client.HTTPResponse,
     name: str,
     config: SourceConfig,
     into: BinaryIO,
     progress: Progress | None,
 ) -> str:
-    announced_bytes = response.length  # None: chunked, or until the connection closes
+    announced_bytes = response.length  # None: the body is chunked, or ends with the connection
     if announced_bytes is not None and announced_bytes > config.max_bytes:
         raise LimitExceeded(name, "max_bytes", f"{announced_bytes} bytes, over {config.max_bytes}")
     digest, received_bytes = hashlib.sha256(), 0
@@ -311,7 +315,7 @@ def _receive(
         if progress is not None:
             progress(received_bytes, announced_bytes)
     if announced_bytes is not None and received_bytes < announced_bytes:
-        reason = f"cut short, {received_bytes} of {announced_bytes} bytes came"
+        reason = f"cut short after {received_bytes} of {announced_bytes} bytes"
         raise SourceUnavailable(name, reason, "try later")
     return digest.hexdigest()
 
@@ -320,7 +324,7 @@ def _append(into: BinaryIO, block: bytes, name: str) -> None:
     rest = memoryview(block)
     try:
         while rest:
-            rest = rest[into.write(rest) :]  # an unbuffered file may take less than it is given
+            rest = rest[into.write(rest) :]  # an unbuffered file may write only a part
     except OSError as e:
-        reason = f"cannot keep the download, {e.strerror}"
-        raise SourceUnavailable(name, reason, "make room where downloads are kept") from e
+        reason = f"cannot store the download, {e.strerror}"
+        raise SourceUnavailable(name, reason, "make room in the folder of downloads") from e

@@ -1,7 +1,7 @@
-"""Where bytes come from: files, folders and URLs, under the URI policy of SourceConfig.
+"""Opens files, folders and URLs, under the URI policy of SourceConfig.
 
-A plain path is the caller's own file and is opened as given. A URI may come from anywhere: `file:` only below
-the configured roots, `http:` and `https:` only to allowed hosts and addresses, anything else not at all.
+A plain path is the caller's own file and is opened as given. A URI is untrusted: `file:` is allowed only below the
+configured roots, `http:` and `https:` only to allowed hosts and addresses, and no other scheme is allowed.
 """
 
 import hashlib
@@ -30,81 +30,47 @@ from ingest.source.fetch import (
     READ_BYTES,
     Progress,
     check_host,
-    fetch,
+    download,
     has_control_characters,
     parse_url,
-    without_secrets,
+    strip_secrets,
 )
 
-# What a folder is searched for: the suffixes of the video and audio containers FFmpeg reads. A file named by
-# itself may have any.
-MEDIA_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("3g2", "3gp", "amv", "asf", "avi", "divx", "dv", "f4v", "flv", "gif", "ivf", "m1v", "m2t", "m2ts"),
-        *(
-            "m2v",
-            "m4v",
-            "mjpeg",
-            "mjpg",
-            "mk3d",
-            "mkv",
-            "mov",
-            "mp4",
-            "mpe",
-            "mpeg",
-            "mpg",
-            "mpv",
-            "mts",
-            "mxf",
-        ),
-        *("nut", "ogm", "ogv", "ogx", "qt", "rm", "rmvb", "ts", "vob", "webm", "wmv", "wtv", "y4m"),
-        *(
-            "aac",
-            "ac3",
-            "aif",
-            "aiff",
-            "alac",
-            "amr",
-            "ape",
-            "au",
-            "caf",
-            "dts",
-            "eac3",
-            "flac",
-            "m4a",
-            "m4b",
-        ),
-        *("mka", "mp2", "mp3", "mpc", "oga", "ogg", "opus", "spx", "tta", "wav", "weba", "wma", "wv"),
-    )
-)
-_FETCHED_SCHEMES = ("http", "https")
-_SCHEMES = (*_FETCHED_SCHEMES, "file")
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE | re.ASCII)  # two letters: C: is a drive
-# O_NONBLOCK: opening a FIFO nobody writes to would wait for ever. O_NOCTTY: nor take over a terminal.
+# A folder is searched for files with these suffixes, of video and audio containers that FFmpeg reads. A file that is
+# named itself may have any suffix.
+_SUFFIXES = """
+    3g2 3gp amv asf avi divx dv f4v flv gif ivf m1v m2t m2ts m2v m4v mjpeg mjpg mk3d mkv mov mp4 mpe mpeg mpg mpv mts
+    mxf nut ogm ogv ogx qt rm rmvb ts vob webm wmv wtv y4m
+    aac ac3 aif aiff alac amr ape au caf dts eac3 flac m4a m4b mka mp2 mp3 mpc oga ogg opus spx tta wav weba wma wv
+"""
+MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+_HTTP_SCHEMES = ("http", "https")
+_SCHEMES = (*_HTTP_SCHEMES, "file")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE | re.ASCII)  # at least two letters: C: is a drive
+# O_NONBLOCK: opening a FIFO without a writer would wait for ever. O_NOCTTY: a terminal must not become ours.
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedSource:
-    """One source, its bytes at hand."""
+class SourceFile:
+    """An open file with the bytes of one source."""
 
-    uri: str  # as stored: an absolute path, or a URI without credentials
-    file: BinaryIO  # seekable, unbuffered, at 0
+    uri: str  # as stored: an absolute path, or a URI without credentials and tokens
+    file: BinaryIO  # seekable, unbuffered, at position 0
     size_bytes: int
     content_sha256: str  # 64 hex digits
 
 
 def video_id_of(content_sha256: str) -> str:
-    """Return the id that a video has unless the caller names it: 64 bits of its content's hash."""
+    """Return the id of a video that the caller does not name: 64 bits of its content's hash."""
     return content_sha256[:16]
 
 
 def scheme_of(uri: str) -> str | None:
     """Return a URI's scheme in lower case, or None for a plain path.
 
-    A name with a colon that exists as a file is a path, except after http:, https: or file:. Input that comes
-    over a network must have a scheme: a plain path is opened without any policy.
+    A name with a colon that exists as a file is a path, unless it begins with http:, https: or file:. Input from a
+    network must have a scheme, since a plain path is opened without any policy.
     """
     match = _SCHEME.match(uri)
     if match is None:
@@ -116,49 +82,49 @@ def scheme_of(uri: str) -> str | None:
 
 
 def display_uri(uri: str) -> str:
-    """Return a source as messages may show it: one line, without credentials."""
-    shown = without_secrets(uri) if "://" in uri and scheme_of(uri) is not None else uri
+    """Return a source for messages: one line, without credentials and tokens."""
+    shown = strip_secrets(uri) if "://" in uri and scheme_of(uri) is not None else uri
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
 
 
-def expand(inputs: Sequence[str]) -> Iterator[str | SourceError]:
-    """Yield the sources that the inputs name: files and URIs as they are, folders as the media files below them.
+def list_sources(inputs: Sequence[str]) -> Iterator[str | SourceError]:
+    """Yield the sources that the inputs name: files and URIs as they are, and the media files below each folder.
 
-    Files of a folder come in the order of their names, hidden ones left out, links followed, no folder twice.
-    What cannot be read comes out as an error in its place, so that the others go on.
+    Files of a folder come in the order of their names, without hidden ones. Links are followed, but no folder is read
+    twice. An input that cannot be read is yielded as an error in its place, so that the others continue.
     """
     for item in inputs:
         if scheme_of(item) is not None:
             yield item
             continue
-        problem = _name_problem(item)
+        problem = _check_name(item)
         if problem is not None:
             yield problem
             continue
         try:
             is_folder = stat.S_ISDIR(os.stat(item).st_mode)
         except OSError as e:
-            yield _error_of(e, display_uri(item))
+            yield _to_source_error(e, display_uri(item))
             continue
         if not is_folder:
             yield item
             continue
-        empty = True
-        for found in _walk(item):
-            empty = False
-            yield found
-        if empty:
+        is_empty = True
+        for source in _walk(item):
+            is_empty = False
+            yield source
+        if is_empty:
             yield SourceNotFound(display_uri(item), "no video or audio file in this folder")
 
 
 def _walk(top: str) -> Iterator[str | SourceError]:
-    seen: set[tuple[int, int]] = set()  # folders, by device and inode: links may lead in a circle
+    seen: set[tuple[int, int]] = set()  # device and inode of folders: links may form a circle
     pending = [(top, True)]  # not recursive: folders can nest deeper than Python calls
     while pending:
         path, is_folder = pending.pop()
         if not is_folder:
             if os.path.splitext(path)[1].lower() in MEDIA_SUFFIXES:
-                yield _name_problem(path) or path
+                yield _check_name(path) or path
             continue
         try:
             status = os.stat(path)
@@ -177,17 +143,17 @@ def _walk(top: str) -> Iterator[str | SourceError]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
+    except OSError:  # a circle of links
         return False
 
 
-def _name_problem(path: str) -> SourceError | None:
-    """Say what is wrong with a path's spelling, before anything is opened."""
+def _check_name(path: str) -> SourceError | None:
+    """Return an error if a path's spelling is not acceptable; opens nothing."""
     if not path or "\0" in path:
         return SourceNotFound(display_uri(path), "not a path")
     try:
         path.encode()
-    except UnicodeEncodeError:  # bytes of another encoding: no database, JSON or protobuf can hold it
+    except UnicodeEncodeError:  # bytes of another encoding, which no database, JSON or protobuf can hold
         return SourceUnreadable(display_uri(path), "the name is not UTF-8", "rename it")
     return None
 
@@ -195,72 +161,72 @@ def _name_problem(path: str) -> SourceError | None:
 @contextmanager
 def open_source(
     uri: str, config: SourceConfig, *, spool: Path, progress: Progress | None = None
-) -> Iterator[OpenedSource]:
-    """Open a path or URI and hash its content.
+) -> Iterator[SourceFile]:
+    """Open a path or URI, and hash its content.
 
     Args:
         uri: A path, or a file:, http: or https: URI.
-        config: The URI policy and its limits. max_bytes holds for files too.
-        spool: Folder for downloads. They have no name there, so nothing is left behind, not even by a kill.
-        progress: Called with the bytes read so far and, where known, in all.
+        config: The URI policy and its limits. max_bytes applies to files too.
+        spool: Folder for downloads. They have no name in it, so that not even a killed process leaves one.
+        progress: Called after each read.
 
     Raises:
         SourceNotFound: If there is no such file or page.
         SourceUnreadable: If it is empty, or may not be read.
         SourceRefused: If the policy forbids it, or it is not a regular file.
         SourceUnavailable: If the server fails, or the file changes while it is read.
-        LimitExceeded: If max_bytes, max_redirects or max_fetch_seconds is passed.
+        LimitExceeded: If it exceeds max_bytes, max_redirects or max_fetch_seconds.
     """
     name, scheme = display_uri(uri), scheme_of(uri)
-    if scheme in _FETCHED_SCHEMES:
-        with _download_file(spool, name) as file:
-            content_sha256 = fetch(uri, config, into=file, progress=progress)
-            yield _opened(name, without_secrets(uri), file, content_sha256)
+    if scheme in _HTTP_SCHEMES:
+        with _make_download_file(spool, name) as file:
+            content_sha256 = download(uri, config, into=file, progress=progress)
+            yield _to_source_file(name, strip_secrets(uri), file, content_sha256)
         return
     if scheme not in (None, "file"):
         reason = f"no such file, and the scheme {scheme}: is not supported"
         raise SourceRefused(name, reason, f"use one of {', '.join(_SCHEMES)}, or a path")
     descriptor = _open_path(uri, name) if scheme is None else _open_file_uri(uri, name, config)
     with open(descriptor, "rb", buffering=0) as file:
-        content_sha256 = _hash(file, name, config, progress)
-        yield _opened(name, _stored(uri, file) if scheme is None else uri, file, content_sha256)
+        content_sha256 = _hash_file(file, name, config, progress)
+        yield _to_source_file(name, _to_absolute(uri, file) if scheme is None else uri, file, content_sha256)
 
 
 def check_policy(uri: str, config: SourceConfig) -> None:
-    """Refuse a URI that open_source() would refuse by its spelling alone: nothing is opened, no name is looked up.
+    """Check a URI's spelling against the policy, as open_source() does. Opens nothing and looks up no name.
 
     Raises:
         SourceRefused: If its scheme, its host or its folder is not allowed, or it has no scheme.
     """
     name, scheme = display_uri(uri), scheme_of(uri)
-    if scheme in _FETCHED_SCHEMES:
+    if scheme in _HTTP_SCHEMES:
         check_host(parse_url(uri, name), name, config)
     elif scheme == "file":
-        _allowed_path(uri, name, config)
+        _resolve_allowed(uri, name, config)
     else:
         raise SourceRefused(name, "not a URI of a supported scheme", f"use one of {', '.join(_SCHEMES)}")
 
 
-def _download_file(spool: Path, name: str) -> FileIO:
-    """Make a file without a name: it is gone with the last descriptor."""
+def _make_download_file(spool: Path, name: str) -> FileIO:
+    """Make a file without a name; it vanishes with its last descriptor."""
     try:
         spool.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=spool, buffering=0)
     except OSError as e:
-        raise SourceUnavailable(name, f"cannot keep downloads in {spool}, {e.strerror}") from e
+        raise SourceUnavailable(name, f"cannot store downloads in {spool}, {e.strerror}") from e
 
 
-def _opened(name: str, uri: str, file: FileIO, content_sha256: str) -> OpenedSource:
+def _to_source_file(name: str, uri: str, file: FileIO, content_sha256: str) -> SourceFile:
     size_bytes = file.seek(0, os.SEEK_END)
     if size_bytes == 0:
         raise SourceUnreadable(name, "empty file")
     file.seek(0)
-    return OpenedSource(uri=uri, file=file, size_bytes=size_bytes, content_sha256=content_sha256)
+    return SourceFile(uri=uri, file=file, size_bytes=size_bytes, content_sha256=content_sha256)
 
 
-def _stored(path: str, file: FileIO) -> str:
-    """Return the absolute path, in the caller's words where they still name the file."""
-    absolute = os.path.abspath(path)  # takes "link/.." for the link's own folder, which may be another
+def _to_absolute(path: str, file: FileIO) -> str:
+    """Return the absolute path of an open file, with the caller's links in it if it still names the file."""
+    absolute = os.path.abspath(path)  # resolves "link/.." by spelling, which may name another file
     try:
         if os.path.samestat(os.stat(absolute), os.fstat(file.fileno())):
             return absolute
@@ -269,7 +235,7 @@ def _stored(path: str, file: FileIO) -> str:
     return os.path.realpath(path)
 
 
-def _hash(file: FileIO, name: str, config: SourceConfig, progress: Progress | None) -> str:
+def _hash_file(file: FileIO, name: str, config: SourceConfig, progress: Progress | None) -> str:
     before = os.fstat(file.fileno())
     if before.st_size > config.max_bytes:
         raise LimitExceeded(name, "max_bytes", f"{before.st_size} bytes, over {config.max_bytes}")
@@ -287,28 +253,28 @@ def _hash(file: FileIO, name: str, config: SourceConfig, progress: Progress | No
         before.st_size,
         before.st_mtime_ns,
     ) or done_bytes != after.st_size:
-        raise SourceUnavailable(name, "the file changed while it was read", "wait until it is written")
+        raise SourceUnavailable(name, "the file changed while it was read", "wait until it is complete")
     return digest.hexdigest()
 
 
 def _open_path(path: str, name: str) -> int:
-    problem = _name_problem(path)
+    problem = _check_name(path)
     if problem is not None:
         raise problem
     try:
-        _check_regular(os.stat(path), name)  # before opening: opening a device can do things
-        return _regular(os.open(path, _OPEN_FLAGS), name)
+        _check_regular(os.stat(path), name)  # before opening: opening a device can have effects
+        return _require_regular(os.open(path, _OPEN_FLAGS), name)
     except OSError as e:
-        raise _error_of(e, name) from e
+        raise _to_source_error(e, name) from e
 
 
 def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
     """Open a file: URI below one of the roots.
 
-    The path is resolved first, then walked from its root one component at a time, never through a link: a
-    component exchanged for a link in between ends the walk instead of leading out.
+    The path is resolved first, then opened from its root one component at a time, never through a link. If a
+    component is replaced by a link in between, opening fails instead of leading outside.
     """
-    path, root = _allowed_path(uri, name, config)
+    path, root = _resolve_allowed(uri, name, config)
     *folders, last = os.path.relpath(path, root).split(os.sep)
     try:
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -318,26 +284,30 @@ def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
                 os.close(folder)
                 folder = deeper
             _check_regular(os.stat(last, dir_fd=folder, follow_symlinks=False), name)
-            return _regular(os.open(last, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder), name)
+            return _require_regular(os.open(last, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder), name)
         finally:
             os.close(folder)
     except OSError as e:
-        raise _error_of(e, name) from e
+        raise _to_source_error(e, name) from e
 
 
-def _allowed_path(uri: str, name: str, config: SourceConfig) -> tuple[str, str]:
-    """Return the resolved path of a file: URI, and the root it is below."""
+def _resolve_allowed(uri: str, name: str, config: SourceConfig) -> tuple[str, str]:
+    """Return the resolved path of a file: URI, and the root that contains it.
+
+    Raises:
+        SourceRefused: If no root contains it.
+    """
     if "file" not in config.schemes:
         raise SourceRefused(name, "the scheme file: is not allowed", "list it in schemes")
     path = os.path.realpath(_path_of_file_uri(uri, name))
     for root in map(os.path.realpath, config.file_roots):
         if path != root and os.path.commonpath([path, root]) == root:
             return path, root
-    raise SourceRefused(name, "outside the folders that file: may name", "list its folder in file_roots")
+    raise SourceRefused(name, "outside the folders allowed for file:", "list its folder in file_roots")
 
 
 def _path_of_file_uri(uri: str, name: str) -> str:
-    """Return the absolute path of a file: URI, which must be spelled as RFC 8089 has it."""
+    """Return the absolute path of a file: URI, which must be spelled as in RFC 8089."""
     problem = SourceRefused(
         name,
         "not a valid file: URI of this machine",
@@ -351,20 +321,20 @@ def _path_of_file_uri(uri: str, name: str) -> str:
     if (
         parts.netloc.lower() not in ("", "localhost")
         or not path.startswith("/")
-        or path.startswith("//")  # a network share to some systems
-        or has_control_characters(uri)  # urlsplit would silently leave them out, as it does what follows ? or #
+        or path.startswith("//")  # a network share on some systems
+        or has_control_characters(uri)  # urlsplit would silently drop them, and the path would lose what follows ? or #
         or "?" in uri
         or "#" in uri
     ):
         raise problem
-    spelling = _name_problem(path)
-    if spelling is not None:
-        raise spelling
+    name_error = _check_name(path)
+    if name_error is not None:
+        raise name_error
     return path
 
 
-def _regular(descriptor: int, name: str) -> int:
-    """Return the descriptor of a regular file, ready for reading; close any other."""
+def _require_regular(descriptor: int, name: str) -> int:
+    """Make a descriptor blocking and return it; close it and raise if it is not of a regular file."""
     try:
         _check_regular(os.fstat(descriptor), name)
         os.set_blocking(descriptor, True)
@@ -377,11 +347,11 @@ def _regular(descriptor: int, name: str) -> int:
 def _check_regular(status: os.stat_result, name: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise SourceUnreadable(name, "a folder, not a file", "name a file")
-    if not stat.S_ISREG(status.st_mode):  # it could block, never end, or answer differently each time
-        raise SourceRefused(name, "not a regular file", "copy what it holds into a file")
+    if not stat.S_ISREG(status.st_mode):  # it could block, be endless, or return other bytes each time
+        raise SourceRefused(name, "not a regular file", "copy its content into a file")
 
 
-def _error_of(error: OSError, name: str) -> SourceError:
+def _to_source_error(error: OSError, name: str) -> SourceError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return SourceNotFound(name, "no such file", "check the path")
     if isinstance(error, PermissionError):

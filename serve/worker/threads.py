@@ -26,7 +26,7 @@ from ingest.config import SourceConfig
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.kafka import Delivery, Producer, Topics
 from ingest.media.sandbox import DecodePool
-from ingest.source.source import OpenedSource, check_policy, open_source, video_id_of
+from ingest.source.source import SourceFile, check_policy, open_source, video_id_of
 from ingest.values import Decoded, Frame
 from serve.codec.records import SegmentRecord, video_key
 from serve.encoder_set import Encoders, decode_config
@@ -243,7 +243,7 @@ class WorkerThreads(Effects):
         work.put(None)
 
     @contextlib.contextmanager
-    def _opened(self, uri: str, config: SourceConfig, work: FileWork | None = None) -> Iterator[OpenedSource]:
+    def _opened(self, uri: str, config: SourceConfig, work: FileWork | None = None) -> Iterator[SourceFile]:
         """Open the URI of a record if the source policy allows it. Retry while its server fails."""
 
         def check(*_: object) -> None:

@@ -22,7 +22,7 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
-from ingest.source.source import OpenedSource, open_source
+from ingest.source.source import SourceFile, open_source
 from support.marks import first_quick
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: several reads
@@ -181,7 +181,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def fetched(url: str, spool: Path, **settings: Any) -> OpenedSource:
+def fetched(url: str, spool: Path, **settings: Any) -> SourceFile:
     with open_source(url, SourceConfig(**{"private_networks": LOOPBACK, **settings}), spool=spool) as it:
         assert it.file.read() == CONTENT
         assert it.size_bytes == len(CONTENT)

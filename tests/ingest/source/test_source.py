@@ -19,7 +19,7 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
-from ingest.source.source import display_uri, expand, open_source, scheme_of, video_id_of
+from ingest.source.source import display_uri, list_sources, open_source, scheme_of, video_id_of
 
 CONTENT = b"not really a video" * 1000
 not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -33,7 +33,7 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-def opened(uri: str | Path, spool: Path, **settings: object) -> source.OpenedSource:
+def opened(uri: str | Path, spool: Path, **settings: object) -> source.SourceFile:
     """Open and close a source, having checked that its file holds what it says."""
     with open_source(str(uri), SourceConfig(**settings), spool=spool) as it:  # type: ignore[arg-type]
         assert it.file.tell() == 0
@@ -356,8 +356,11 @@ def test_expands_a_folder_to_its_media_files_in_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     expected = [str(tmp_path / name) for name in ("a.mkv", "b.MP4", "sub/c.ts", "z.opus")]
-    assert list(expand([str(tmp_path)])) == expected
-    assert list(expand([str(tmp_path / "poster.jpg"), "http://x/a"])) == [str(tmp_path / "poster.jpg"), "http://x/a"]
+    assert list(list_sources([str(tmp_path)])) == expected
+    assert list(list_sources([str(tmp_path / "poster.jpg"), "http://x/a"])) == [
+        str(tmp_path / "poster.jpg"),
+        "http://x/a",
+    ]
 
 
 def test_expands_past_link_loops_and_finds_linked_folders_once(tmp_path: Path) -> None:
@@ -367,7 +370,7 @@ def test_expands_past_link_loops_and_finds_linked_folders_once(tmp_path: Path) -
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
     (tmp_path / "self").symlink_to(tmp_path / "self")
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    assert list(expand([str(tmp_path)])) == [str(tmp_path / "a" / "v.mp4")]
+    assert list(list_sources([str(tmp_path)])) == [str(tmp_path / "a" / "v.mp4")]
 
 
 def test_expands_folders_nested_deeper_than_calls_may(tmp_path: Path) -> None:
@@ -377,7 +380,7 @@ def test_expands_folders_nested_deeper_than_calls_may(tmp_path: Path) -> None:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack()) + 100)
     try:
-        found = list(expand([str(tmp_path)]))
+        found = list(list_sources([str(tmp_path)]))
     finally:
         sys.setrecursionlimit(limit)
     assert found == [str(deepest / "v.mp4")]
@@ -395,7 +398,7 @@ def test_expansion_goes_on_past_what_cannot_be_read(tmp_path: Path, monkeypatch:
         return genuine(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    closed, gone, video, missing, url = expand([str(tmp_path), "no-such-file.mp4", "https://x/v.mp4"])
+    closed, gone, video, missing, url = list_sources([str(tmp_path), "no-such-file.mp4", "https://x/v.mp4"])
     assert isinstance(closed, SourceUnreadable)
     assert "Permission denied" in closed.reason
     assert isinstance(missing, SourceNotFound)
@@ -405,7 +408,7 @@ def test_expansion_goes_on_past_what_cannot_be_read(tmp_path: Path, monkeypatch:
 @not_as_root
 def test_expansion_reports_a_folder_without_permission(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
-    assert [type(item) for item in expand([str(tmp_path), str(tmp_path / "closed" / "v.mp4")])] == [
+    assert [type(item) for item in list_sources([str(tmp_path), str(tmp_path / "closed" / "v.mp4")])] == [
         SourceUnreadable,
         SourceUnreadable,
     ]
@@ -413,7 +416,7 @@ def test_expansion_reports_a_folder_without_permission(tmp_path: Path) -> None:
 
 def test_expansion_says_that_a_folder_has_no_media(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    (found,) = expand([str(tmp_path)])
+    (found,) = list_sources([str(tmp_path)])
     assert isinstance(found, SourceNotFound)
     assert "no video or audio file" in str(found)
 
@@ -423,7 +426,7 @@ def test_expansion_reports_names_that_are_not_utf8(tmp_path: Path) -> None:
         (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    (found,) = expand([str(tmp_path)])
+    (found,) = list_sources([str(tmp_path)])
     assert isinstance(found, SourceUnreadable)
     str(found).encode()
 
