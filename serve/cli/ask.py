@@ -1,6 +1,6 @@
-"""What `search` and `moments` do: ask a library here or on a server, print the answer, draw the sheet.
+"""Asks a library, here or on a server, the question of `kinodex search` or `kinodex moments`, and prints the answer.
 
-Nothing heavy is imported to ask a server: the library with its encoders, and Pillow, only where they are needed.
+Asking a server imports nothing heavy. The library, its encoders and Pillow are imported where they are needed.
 """
 
 import os
@@ -21,12 +21,12 @@ from serve.values import Answer, Channel, Filter, Moment, Query
 if TYPE_CHECKING:
     from serve.cli.sheet import Cell
 
-MAX_IMAGE_BYTES = 64 << 20  # above any camera's picture; it is kept in memory
+MAX_IMAGE_BYTES = 64 << 20  # of the picture of a question, which is held in memory; above any camera's pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One question as the command line put it."""
+class QuestionOptions:
+    """A question, as the options of the command line give it."""
 
     text: str | None
     image: Path | None
@@ -39,18 +39,18 @@ class Question:
 
     @property
     def name(self) -> str:
-        """What was asked, in words: the text, or the picture's path."""
+        """The question in words: its text, or the path of its picture."""
         return self.text or str(self.image)
 
 
-def ask(kind: Literal["search", "moments"], question: Question, asked: AnyLibrary) -> None:
-    """Answer one question on standard output, and into the contact sheet if one is wanted.
+def ask(kind: Literal["search", "moments"], question: QuestionOptions, library: AnyLibrary) -> None:
+    """Ask a question, print the answer on standard output, and draw its contact sheet if --sheet is given.
 
     Raises:
-        VideoNotFound: If a video that is to be looked in is not there.
+        VideoNotFound: If the library lacks a video of --video.
         IngestError: If the picture cannot be read.
-        NoVisualEncoder: If a picture is asked about, and nothing here can see.
-        ServerFailed: If it is a server that is asked, for these and all else.
+        NoVisualEncoder: If the question is a picture, and the library has no visual encoder.
+        ServerFailed: If a call to the server fails, for any of these reasons or another.
         OSError: If the sheet cannot be written.
     """
     collection = question.collection
@@ -62,27 +62,27 @@ def ask(kind: Literal["search", "moments"], question: Question, asked: AnyLibrar
         limit=question.limit,
         filter=Filter(
             collections=None if collection is None else (collection,),
-            video_ids=tuple(asked.video(video_id, collection or "").video_id for video_id in question.video_ids),
+            video_ids=tuple(library.video(video_id, collection or "").video_id for video_id in question.video_ids),
         ),
     )
-    answer = asked.search(query) if kind == "search" else asked.moments(query)
-    doctor = "kinodex doctor" if isinstance(asked, LocalLibrary) else "kinodex doctor on the server"
+    answer = library.search(query) if kind == "search" else library.moments(query)
+    doctor = "kinodex doctor" if isinstance(library, LocalLibrary) else "kinodex doctor on the server"
     for channel in answer.degraded_channels:
         click.echo(f"kinodex: {channel} search is not available: the answer is without it (see {doctor})", err=True)
-    _print(kind, question, answer)
+    _print_answer(kind, question, answer)
     if question.sheet is not None:
         from serve.cli.sheet import draw_sheet
 
-        cells = _cells(asked, answer)
+        cells = _make_cells(library, answer)
         draw_sheet(question.name, cells).save(question.sheet, format="PNG")
         click.echo(f"kinodex: drew {plural(len(cells), 'answer')} into {question.sheet}", err=True)
 
 
 def read_image(path: Path) -> bytes:
-    """Read the file of a picture; whether it is one is for those to say who decode it.
+    """Read the file of a picture, without decoding it.
 
     Raises:
-        IngestError: If it is not there, cannot be read, is empty or above 64 MiB.
+        IngestError: If the file is missing, cannot be read, is empty or is larger than MAX_IMAGE_BYTES.
     """
     name = str(path)
     try:
@@ -99,7 +99,7 @@ def read_image(path: Path) -> bytes:
     return image
 
 
-def _print(kind: Literal["search", "moments"], question: Question, answer: Answer) -> None:
+def _print_answer(kind: Literal["search", "moments"], question: QuestionOptions, answer: Answer) -> None:
     if question.as_json:
         document = search_json if kind == "search" else moments_json
         click.echo(to_json(document(question.name, answer)))
@@ -108,25 +108,24 @@ def _print(kind: Literal["search", "moments"], question: Question, answer: Answe
         show(Console(), question.name, answer)
 
 
-def _cells(asked: AnyLibrary, answer: Answer) -> "list[Cell]":
+def _make_cells(library: AnyLibrary, answer: Answer) -> "list[Cell]":
     from serve.cli.sheet import MAX_CELLS, Cell
 
-    best = [video.moments[0] for video in answer.videos if video.moments]
-    found = [*answer.moments, *best]
-    # Those that are only counted need no picture: of a server, each is a call.
-    return [cell(asked, moment) for moment in found[:MAX_CELLS]] + [
-        Cell(moment=moment, picture=None) for moment in found[MAX_CELLS:]
+    moments = [*answer.moments, *(video.moments[0] for video in answer.videos if video.moments)]
+    # Cells past MAX_CELLS are plural and not drawn. They need no picture, which costs a call to the server.
+    return [make_cell(library, moment) for moment in moments[:MAX_CELLS]] + [
+        Cell(moment=moment, picture=None) for moment in moments[MAX_CELLS:]
     ]
 
 
-def cell(asked: AnyLibrary, moment: Moment) -> "Cell":
-    """Make a moment's cell of the contact sheet, with its picture where there is one."""
+def make_cell(library: AnyLibrary, moment: Moment) -> "Cell":
+    """Make the contact sheet's cell of a moment, with the picture of its best frame if it has one."""
     from serve.cli.sheet import Cell
 
     picture = None
     if moment.best_frame_seconds is not None:
         try:
-            _, picture = asked.frame(moment.video_id, moment.best_frame_seconds, moment.collection)
+            _, picture = library.frame(moment.video_id, moment.best_frame_seconds, moment.collection)
         except FrameNotFound:
             pass
         except ServerFailed as error:
@@ -136,16 +135,16 @@ def cell(asked: AnyLibrary, moment: Moment) -> "Cell":
 
 
 def check_sheet(path: Path) -> None:
-    """Make sure that the sheet can be written, before any work is done.
+    """Check that the sheet can be written, before any work is done.
 
     Raises:
-        click.BadParameter: If it is not named as a PNG file.
-        OSError: If it cannot be written there.
+        click.BadParameter: If the name does not end in .png.
+        OSError: If the file cannot be written.
     """
     if path.suffix.lower() != ".png":
         raise click.BadParameter(f"{str(path)!r} does not end in .png", param_hint="'--sheet'")
     existing = path.exists()
-    with path.open("ab"):  # opens for writing without harm to what is there
+    with path.open("ab"):  # opens for writing, and leaves the content of an existing file alone
         pass
     if not existing:
         os.unlink(path)

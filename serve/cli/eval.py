@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from serve.cli.options import json_option, library_options, load
+from serve.cli.options import json_option, library_options, load_library_settings
 
 if TYPE_CHECKING:
     from serve.evaluate.queries import Measurement
@@ -139,7 +139,7 @@ def _evaluate_queries(options: EvalOptions) -> None:
 
     assert options.queries is not None
     questions = read_questions(options.queries).of(options.half)
-    directory, settings = load(options.data, options.config, is_local=options.server is None)
+    directory, settings = load_library_settings(options.data, options.config, is_local=options.server is None)
     if options.plots is not None:
         options.plots.mkdir(parents=True, exist_ok=True)
     with open_library(settings, directory, options.server) as library:
@@ -190,7 +190,7 @@ def _evaluate_policies(options: EvalOptions) -> None:
     assert options.policies is not None
     assert options.clips is not None
     policies, clips = read_policies(options.policies), read_clips(options.clips)
-    directory, settings = load(options.data, options.config)
+    directory, settings = load_library_settings(options.data, options.config)
     with Library.open(directory, settings) as library, show_bar("Scoring") as on_done:
         evaluation = evaluate_policies(library, policies, clips, str(options.clips), on_done)
     if options.plots is not None:

@@ -1,4 +1,4 @@
-"""`kinodex publish`, `kinodex worker` and `kinodex topics`: live streams over Kafka."""
+"""`kinodex publish`, `kinodex worker` and `kinodex topics`: the commands for live streams over Kafka."""
 
 import dataclasses
 import sys
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def kafka_options(command: Function) -> Function:
-    """Add the options of every command that works on Kafka."""
+    """Add the options of every command for Kafka."""
     for option in (
         debug_option,
         config_option("$KINODEX_CONFIG"),
         click.option(
-            "--kafka", "servers", metavar="SERVERS", help="HOST:PORT,... of the brokers.  [default: kafka.servers]"
+            "--kafka", "servers", metavar="SERVERS", help="Kafka's brokers, HOST:PORT,...  [default: kafka.servers]"
         ),
     ):
         command = option(command)
     return command
 
 
-def load(servers: str | None, config: Path | None) -> "Settings":
-    """Read the settings, with the brokers that the command names."""
+def load_kafka_settings(servers: str | None, config: Path | None) -> "Settings":
+    """Read the settings, with the brokers of --kafka."""
     from serve.settings import load_settings, with_kafka_servers
 
     settings = with_kafka_servers(load_settings(None, config), servers)
     if not settings.kafka.servers:
-        raise click.UsageError("which Kafka? give --kafka HOST:PORT, or set kafka.servers")
+        raise click.UsageError("no Kafka broker: give --kafka HOST:PORT, or set kafka.servers")
     return settings
 
 
@@ -46,14 +46,14 @@ Examples:
   kinodex publish https://example.org/talk.mp4 --whole --stream talk
 
 \b
-The media is cut at keyframes and never transcoded. A network source that fails is tried again for ever.
-Exit status: 0 the source has ended, or it was stopped; 1 it could not be published."""
+The media is cut at keyframes and never transcoded. A network source that fails is opened again, without a limit.
+Exit status: 0 the source ended, or the command was stopped; 1 the source could not be published."""
 )
 @click.argument("source", metavar="SOURCE")
-@click.option("--stream", "stream_id", metavar="ID", required=True, help="What the stream, and its video, is called.")
-@click.option("--collection", metavar="C", default="default", show_default=True, help="Put it there.")
-@click.option("--realtime", is_flag=True, help="Send a file as slowly as it plays.")
-@click.option("--whole", is_flag=True, help="Send only where the file is: a worker fetches and indexes it.")
+@click.option("--stream", "stream_id", metavar="ID", required=True, help="Name of the stream, and ID of its video.")
+@click.option("--collection", metavar="C", default="default", show_default=True, help="Collection for the video.")
+@click.option("--realtime", is_flag=True, help="Send a file no faster than it plays.")
+@click.option("--whole", is_flag=True, help="Send only the file's address: a worker fetches and indexes it.")
 @json_option
 @kafka_options
 def publish(
@@ -66,20 +66,21 @@ def publish(
     servers: str | None,
     config: Path | None,
 ) -> None:
-    """Send a live stream, or a file as if it were one, to the workers.
+    """Send a stream or a file to the workers.
 
-    SOURCE is anything that FFmpeg opens: a file, RTSP, HLS, UDP. With --json, one object a line for each chunk.
+    SOURCE is anything that FFmpeg opens: a file, RTSP, HLS, UDP. With --json, one object for each chunk, on a line of
+    its own.
     """
     if whole and realtime:
-        raise click.UsageError("--whole and --realtime exclude each other")
-    settings = load(servers, config)
-    from serve.worker import publisher as publishing
+        raise click.UsageError("give --whole or --realtime, not both")
+    settings = load_kafka_settings(servers, config)
+    from serve.worker import publisher
 
     if whole:
-        publishing.publish_whole(settings, source, collection=collection, video_id=stream_id)
+        publisher.publish_whole(settings, source, collection=collection, video_id=stream_id)
         return
     sys.exit(
-        publishing.publish(
+        publisher.publish(
             settings, source, collection=collection, stream_id=stream_id, realtime=realtime, as_json=as_json
         )
     )
@@ -92,16 +93,17 @@ Examples:
   KINODEX_WORKER_METRICS_LISTEN=127.0.0.1:9100 kinodex worker --kafka broker:9092
 
 \b
-Run as many as you like: they share the partitions. One that is killed loses nothing; another goes on.
-Exit status: 0 after SIGTERM or Ctrl-C; 1 it could not start, or the broker was away for too long."""
+Run any number of workers: they share the streams. If a worker is killed, the others take over, and nothing is lost.
+Exit status: 0 after SIGTERM or Ctrl-C; 1 it could not start, or Kafka was unreachable for too long."""
 )
 @kafka_options
 def worker(servers: str | None, config: Path | None) -> None:
-    """Turn what is published into segments: decode, encode, transcribe.
+    """Decode, encode and transcribe streams.
 
-    Prints a line when it is ready; logs go to standard error.
+    Reads what `kinodex publish` sends, and publishes the segments that servers read. Prints a line when it is ready.
+    Logs go to standard error.
     """
-    settings = load(servers, config)
+    settings = load_kafka_settings(servers, config)
     from serve.observe.logs import log_to_stderr
     from serve.worker.worker import run_worker
 
@@ -109,7 +111,7 @@ def worker(servers: str | None, config: Path | None) -> None:
 
     def announce(line: str) -> None:
         click.echo(line)
-        sys.stdout.flush()  # whoever started us may be waiting for this line in a pipe
+        sys.stdout.flush()  # a parent process may wait for this line in a pipe
 
     run_worker(settings, announce)
 
@@ -124,8 +126,12 @@ Examples:
 @kafka_options
 @click.pass_context
 def topics(ctx: click.Context, as_json: bool, servers: str | None, config: Path | None) -> None:
-    """Create the Kafka topics that are missing, and say which are not as they should be."""
-    settings = load(servers, config)
+    """Create the Kafka topics, and check them.
+
+    Missing topics are created. Topics with other settings than expected are listed, and stay as they are.
+    Exit status: 0 all topics are right; 1 a topic differs.
+    """
+    settings = load_kafka_settings(servers, config)
     from ingest.kafka import create_topics
     from serve.text import to_json
 

@@ -1,7 +1,8 @@
-"""The one command, `kinodex` (design §12: scripts depend on it).
+"""The command `kinodex`: its group, and the commands that work on a library.
 
-Everything heavy is imported inside the command that needs it, so that `--help` answers at once. Errors come out as
-one line on standard error; exit status 2 says that the command line is wrong, 1 that the work failed.
+Scripts depend on the names, options, JSON output and exit statuses. Heavy modules are imported inside the command that
+needs them, so that `--help` answers at once. An error is one line on standard error. The exit status is 2 for a wrong
+command line, and 1 if the work failed.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from serve.cli.eval import evaluate
 from serve.cli.failures import OneLineGroup, debug_option
 from serve.cli.kafka import publish, topics, worker
 from serve.cli.moderation import events, policies, rescore
-from serve.cli.options import json_option, library_options, load, question_options
+from serve.cli.options import json_option, library_options, load_library_settings, question_options
 from serve.cli.serve import serve
 from serve.cli.tokens import token
 from serve.cli.train import train
@@ -32,19 +33,20 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Run the command of this process: the console script's entry."""
+    """Run the command of this process, and exit."""
     logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL, format="%(name)s: %(message)s")
-    # Idle OpenMP threads spin before they sleep, which takes the cores from decoding; torch reads this when it loads.
+    # Idle OpenMP threads spin before they sleep, and take the cores from decoding. torch reads this when it loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    warnings.simplefilter("ignore")  # of the libraries below: they are for developers, see --debug
+    warnings.simplefilter("ignore")  # warnings of libraries are meant for developers: --debug shows them
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal of any encoding
+        # A terminal may not be able to show every letter.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     cli.main(prog_name="kinodex")
 
 
 @contextlib.contextmanager
-def _open(data: Path | None, config: Path | None) -> "Iterator[Library]":
-    directory, settings = load(data, config)
+def _open_library(data: Path | None, config: Path | None) -> "Iterator[Library]":
+    directory, settings = load_library_settings(data, config)
     from serve.search.library import Library
 
     with contextlib.closing(Library.open(directory, settings)) as library:
@@ -58,11 +60,11 @@ def _open(data: Path | None, config: Path | None) -> "Iterator[Library]":
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
-  kinodex index ~/Videos                              read what is there into a library
-  kinodex search "hiking in the mountains"            which videos?
+  kinodex index ~/Videos                              index the videos of a folder
+  kinodex search "hiking in the mountains"            which videos show it?
   kinodex moments "when does she mention Paris?"      at what time?
-  kinodex moments "a red car" --sheet cars.png        the answers as pictures
-  kinodex COMMAND --help                              more of each""",
+  kinodex moments "a red car" --sheet cars.png        the answers as one picture
+  kinodex COMMAND --help                              the options of a command""",
 )
 @click.version_option(package_name="kinodex", message="%(prog)s %(version)s")
 @debug_option
@@ -78,19 +80,22 @@ Examples:
   kinodex index talks/ --json | jq -r 'select(.status == "failed") | .uri'
 
 \b
-Reading the same bytes again changes nothing, so a run that was stopped is simply run again.
-Exit status: 0 all is indexed; 1 something failed, and the rest is indexed; 130 stopped by Ctrl-C."""
+Indexing the same file again changes nothing. If a run was stopped, run the same command again.
+Exit status: 0 all inputs are indexed; 1 some inputs failed, the others are indexed; 130 stopped by Ctrl-C."""
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="PATH|DIR|URL...")
-@click.option("--collection", metavar="C", default="default", show_default=True, help="Put the videos there.")
+@click.option("--collection", metavar="C", default="default", show_default=True, help="Collection for the videos.")
 @json_option
 @library_options
 @click.pass_context
 def index(
     ctx: click.Context, inputs: tuple[str, ...], collection: str, as_json: bool, data: Path | None, config: Path | None
 ) -> None:
-    """Read videos into the library: files, folders, URLs."""
-    directory, settings = load(data, config)
+    """Index videos: files, folders and URLs.
+
+    With --json, one object for each video, on a line of its own.
+    """
+    directory, settings = load_library_settings(data, config)
     from serve.cli.progress import run_with_progress
     from serve.indexing import pipeline
 
@@ -112,7 +117,7 @@ Examples:
 @library_options
 def search(data: Path | None, config: Path | None, **question: Any) -> None:
     """Find the videos that answer QUERY."""
-    _ask("search", data, config, question)
+    _ask_library("search", data, config, question)
 
 
 @cli.command(
@@ -124,51 +129,52 @@ Examples:
   kinodex moments "goal" --json | jq '.moments[0].start_seconds'"""
 )
 @question_options
-@click.option("--video", "video_ids", metavar="ID", multiple=True, help="Look in this video only (repeatable).")
+@click.option("--video", "video_ids", metavar="ID", multiple=True, help="Search only this video. Repeatable.")
 @library_options
 def moments(data: Path | None, config: Path | None, **question: Any) -> None:
     """Find the moments that answer QUERY."""
-    _ask("moments", data, config, question)
+    _ask_library("moments", data, config, question)
 
 
-def _ask(kind: Literal["search", "moments"], data: Path | None, config: Path | None, question: Any) -> None:
+def _ask_library(kind: Literal["search", "moments"], data: Path | None, config: Path | None, question: Any) -> None:
     if not (question["text"] or "").strip() and question["image"] is None:
-        raise click.UsageError("a question is needed: QUERY, or --image FILE")
+        raise click.UsageError("give a question: QUERY, or --image FILE")
     server = question.pop("server")
     if server is not None and data is not None:
-        raise click.UsageError("--server and --data name two libraries: give one of them")
-    from serve.cli.ask import Question, ask, check_sheet
+        raise click.UsageError("give --data or --server, not both")
+    from serve.cli.ask import QuestionOptions, ask, check_sheet
     from serve.client.any_library import open_library
 
     if question["sheet"] is not None:
         check_sheet(question["sheet"])
-    directory, settings = load(data, config, is_local=server is None)
+    directory, settings = load_library_settings(data, config, is_local=server is None)
     with open_library(settings, directory, server) as asked:
-        ask(kind, Question(**question), asked)
+        ask(kind, QuestionOptions(**question), asked)
 
 
 @cli.command("list")
-@click.option("--collection", metavar="C", help="Only this collection's.")
+@click.option("--collection", metavar="C", help="List only this collection.")
 @json_option
 @library_options
 def list_videos(collection: str | None, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """List the videos in the library.
+    """List the videos of the library.
 
-    With --json, one object a line.
+    With --json, one object for each video, on a line of its own.
     """
     from rich.console import Console
 
     from serve.cli.render import show_videos, video_json
     from serve.text import to_json
 
-    with _open(data, config) as library:
+    with _open_library(data, config) as library:
         videos = library.videos(collection)
     if not videos:
-        click.echo("kinodex: nothing is indexed here yet (kinodex index PATH)", err=True)
-    if not as_json:
+        click.echo("kinodex: the library is empty; add videos: kinodex index PATH", err=True)
+    if as_json:
+        for video in videos:
+            click.echo(to_json(video_json(video)))
+    else:
         show_videos(Console(), videos)
-    for video in videos if as_json else ():
-        click.echo(to_json(video_json(video)))
 
 
 @cli.command()
@@ -176,7 +182,7 @@ def list_videos(collection: str | None, as_json: bool, data: Path | None, config
 @json_option
 @library_options
 def show(video_id: str, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Show what is known about a video.
+    """Show the facts about a video.
 
     The first characters of its ID are enough.
     """
@@ -185,7 +191,7 @@ def show(video_id: str, as_json: bool, data: Path | None, config: Path | None) -
     from serve.cli.render import show_video, video_json
     from serve.text import to_json
 
-    with _open(data, config) as library:
+    with _open_library(data, config) as library:
         video = library.video(video_id)
     if as_json:
         click.echo(to_json(video_json(video)))
@@ -206,32 +212,30 @@ Examples:
     type=click.Choice(["text", "srt", "vtt", "json"]),
     default="text",
     show_default=True,
-    help="text has a line an utterance; srt and vtt are subtitles; json has every word's times.",
+    help="text: a line for each utterance; srt and vtt: subtitles; json: with the times of each word.",
 )
 @library_options
 def transcript(video_id: str, format_: "TranscriptFormat", data: Path | None, config: Path | None) -> None:
-    """Print what is said in a video.
+    """Print the transcript of a video.
 
     The first characters of its ID are enough.
     """
     from serve.cli.transcripts import write_transcript
     from serve.text import title
 
-    with _open(data, config) as library:
+    with _open_library(data, config) as library:
         video = library.video(video_id)
         utterances = library.transcript(video)
     if not utterances:
-        click.echo(f"kinodex: no speech was found in {title(video.uri)}", err=True)
+        click.echo(f"kinodex: {title(video.uri)} has no speech", err=True)
     click.echo(write_transcript(video, utterances, format_).encode("utf-8", "backslashreplace"), nl=False)
 
 
 @cli.command()
 @click.argument("video_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--collection", metavar="C", help="Only out of this collection.")
-@click.option(
-    "--kafka", "servers", metavar="SERVERS", help="HOST:PORT,... of Kafka's brokers.  [default: kafka.servers, none]"
-)
-@click.option("--local", "is_local", is_flag=True, help="Also live videos, and only out of this library.")
+@click.option("--collection", metavar="C", help="Delete only from this collection.")
+@click.option("--kafka", "servers", metavar="SERVERS", help="Kafka's brokers, HOST:PORT,...  [default: kafka.servers]")
+@click.option("--local", "is_local", is_flag=True, help="Delete live videos too, but from this library only.")
 @library_options
 def delete(
     video_ids: tuple[str, ...],
@@ -241,12 +245,12 @@ def delete(
     data: Path | None,
     config: Path | None,
 ) -> None:
-    """Take videos out of the library.
+    """Delete videos from the library.
 
-    Their files are not touched. If one ID is wrong, nothing is deleted. The deletion of a live video goes by way of
-    Kafka to every server.
+    Their files stay. If an ID is wrong, nothing is deleted. The deletion of a live video reaches every server through
+    Kafka.
     """
-    directory, settings = load(data, config)
+    directory, settings = load_library_settings(data, config)
     from serve.indexing import pipeline
     from serve.settings import with_kafka_servers
 
@@ -260,12 +264,12 @@ def delete(
 @library_options
 @click.pass_context
 def reindex(ctx: click.Context, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Read every video again with other encoders.
+    """Index all videos again with other encoders.
 
-    The encoders are those that the settings name now. The library answers from its old rows until the new
-    ones are whole.
+    The settings name the encoders. The library answers from the old index until the new one is complete. With --json,
+    one object for each video, on a line of its own.
     """
-    directory, settings = load(data, config)
+    directory, settings = load_library_settings(data, config)
     from serve.cli.progress import run_with_progress
     from serve.indexing import pipeline
 
@@ -281,7 +285,7 @@ Examples:
   kinodex calibrate questions.json --data /srv/library --json
 
 \b
-Questions with "half": "report" choose nothing, and are counted apart:
+QUESTIONS.json holds questions with known answers. Those with "half": "report" only measure the result:
   {"videos":  [{"file": "a.mp4", "caption": "a dog in the snow", "half": "train"}],
    "moments": [{"file": "a.mp4", "query": "the dog jumps", "channel": "visual"}],
    "absent":  [{"query": "a volcano", "channel": "visual"}]}"""
@@ -291,16 +295,16 @@ Questions with "half": "report" choose nothing, and are counted apart:
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write here.  [default: calibration.json of the library]",
+    help="File to write.  [default: calibration.json of the library]",
 )
 @json_option
 @library_options
 def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Measure how this library's visual encoder is to be read.
+    """Choose thresholds for the visual encoder.
 
-    Encoders differ in scale. From questions whose answers are known, this chooses the sentences a question is put in,
-    what counts as generic, and the scores at which an answer is called a MATCH or no match. It holds for the encoder,
-    by its fingerprint; mini's own ships with it.
+    The scores of encoders differ in scale. From questions with known answers, this chooses the sentences into which a
+    question is put, the share of generic similarity to remove, and the scores from which an answer is a MATCH or
+    NO_MATCH. A calibration is valid for the encoder of this library only. The built-in encoder mini has one already.
     """
     from encoders.calibration import FILE, write_calibration
     from serve.cli.render import show_calibration
@@ -308,9 +312,8 @@ def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | Non
     from serve.evaluate.questions import read_questions
     from serve.text import to_json
 
-    asked = read_questions(questions)
-    with _open(data, config) as library:
-        report = choose_calibration(library, asked)
+    with _open_library(data, config) as library:
+        report = choose_calibration(library, read_questions(questions))
         target = out or library.directory / FILE
     write_calibration(target, report.fingerprint, report.calibration)
     if as_json:
@@ -338,7 +341,7 @@ cli.add_command(events)
 @library_options
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Say what is installed, what is missing, what to do.
+    """Check the installation and say what to do.
 
     Nothing is downloaded.
     """
@@ -359,11 +362,11 @@ Examples:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @debug_option
 def completion(shell: str) -> None:
-    """Print the completion script of a shell."""
+    """Print a shell's completion script."""
     from click.shell_completion import ShellComplete, get_completion_class
 
     script = get_completion_class(shell)
-    if script is None:  # cannot be: these three are click's own
+    if script is None:  # cannot happen: click knows these three
         raise click.UsageError(f"no completion for {shell}")
-    # The base class's source(), because bash's own first starts a bash to ask for its version.
+    # The base class's source(): that of BashComplete first starts bash to ask for its version.
     click.echo(ShellComplete.source(script(cli, {}, "kinodex", "_KINODEX_COMPLETE")))

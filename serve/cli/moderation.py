@@ -1,4 +1,4 @@
-"""`kinodex policies`, `kinodex rescore` and `kinodex events`: what to look for, and what was found."""
+"""`kinodex policies`, `kinodex rescore` and `kinodex events`: the commands for moderation."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from serve.cli.failures import debug_option
-from serve.cli.options import json_option, library_options, load
+from serve.cli.options import json_option, library_options, load_library_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,26 +19,28 @@ if TYPE_CHECKING:
     from serve.event import Event, EventFilter
     from serve.values import Video, VideoStatus
 
-Collection = TypeVar("Collection", str, str | None)  # where any will do: "" of a server, None of a catalog
+EVENT_PAGE_SIZE = 1000  # events read at once from the catalog: few reads, and little memory
+Collection = TypeVar("Collection", str, str | None)  # a collection; any of them: "" for a server, None for a catalog
 
 
 @click.command(
     epilog="""\b
 Examples:
-  kinodex policies                         what the starter set looks and listens for
-  kinodex policies --print > mine.yaml     a copy to change; the format is explained in it
-  kinodex policies mine.yaml               is it right? the first mistake comes with line and field
-  kinodex rescore mine.yaml                let it hold, and score the library by it
+  kinodex policies                         list the policies of the starter set
+  kinodex policies --print > mine.yaml     make a copy to edit; its comments explain the format
+  kinodex policies mine.yaml               check it; the first mistake is named with line and field
+  kinodex rescore mine.yaml                use it, and score the library by it
 """
 )
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
-@click.option("--print", "is_printed", is_flag=True, help="Print the file as it is, if it is right.")
+@click.option("--print", "is_printed", is_flag=True, help="Print the file itself, if it has no mistakes.")
 @json_option
 @debug_option
 def policies(file: Path | None, is_printed: bool, as_json: bool) -> None:
-    """Check a file of moderation policies; without one, show the starter set.
+    """Check and list moderation policies.
 
-    The starter set is a screen and not a judge: what it finds is to be looked at by a person.
+    Without FILE, list the starter set. The starter set selects what a person should look at: it does not replace that
+    person.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -48,44 +50,44 @@ def policies(file: Path | None, is_printed: bool, as_json: bool) -> None:
     from serve.text import printable
 
     path = file or STARTER
-    found = read_policies(path)
+    policy_set = read_policies(path)
     if is_printed:
-        click.echo(path.read_bytes(), nl=False)  # as it is: YAML may be UTF-16
+        click.echo(path.read_bytes(), nl=False)  # the bytes of the file: YAML may be UTF-16
         return
     if as_json:
-        click.echo(json.dumps(asdict(found)))
+        click.echo(json.dumps(asdict(policy_set)))
         return
     table = Table("id", "label", "prompts", "terms", "enter", "leave", "action", box=None)
-    for one in found.policies:
-        label = escape(printable(" > ".join((*one.parents, one.label))))
-        terms = len(one.says) + len(one.patterns)
+    for policy in policy_set.policies:
+        label = escape(printable(" > ".join((*policy.parents, policy.label))))
+        terms = len(policy.says) + len(policy.patterns)
         table.add_row(
-            one.policy_id, label, f"{len(one.shows)} - {len(one.unlike)}", str(terms), f"{one.enter:g}",
-            f"{one.leave:g}", escape(printable(one.action)),
+            policy.policy_id, label, f"{len(policy.shows)} - {len(policy.unlike)}", str(terms), f"{policy.enter:g}",
+            f"{policy.leave:g}", escape(printable(policy.action)),
         )  # fmt: skip
     Console().print(table)
-    click.echo(f"version {found.version}: {len(found.policies)} policies, no mistakes")
+    click.echo(f"version {policy_set.version}: {len(policy_set.policies)} policies, no mistakes")
 
 
 @click.command(
     epilog="""\b
 Examples:
-  kinodex policies --print > mine.yaml     begin with the starter set
-  kinodex rescore mine.yaml                these hold from now on; every stored video is scored by them
-  kinodex rescore                          score what came in since, where no server does
+  kinodex policies --print > mine.yaml     start from the starter set
+  kinodex rescore mine.yaml                use these policies from now on, and score all stored videos
+  kinodex rescore                          score the videos added since; a server does this by itself
 
 \b
-Nothing is decoded again. A server of the library takes the new policies over by itself. Events that hold
-no longer are withdrawn, and who watches is told. A file with a mistake changes nothing.
+Nothing is decoded again. A running server of the library loads the new policies by itself. Events that no
+longer hold are withdrawn, and watching clients hear of it. A file with a mistake changes nothing.
 """
 )
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @json_option
 @library_options
 def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Score the stored videos by the moderation policies; with FILE, let its policies hold first.
+    """Score stored videos by moderation policies.
 
-    FILE is copied to DIR/policies.yaml, which is where servers look, too.
+    With FILE, first replace the policies of the library: FILE is copied to DIR/policies.yaml, which servers read too.
     """
     from serve.api.warming import prepare
     from serve.catalog.sqlite import CATALOG_NAME
@@ -96,62 +98,66 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     from serve.search.library import Library
     from serve.text import plural
 
-    directory, settings = load(data, config)
-    held = ActivePolicies.of(directory, settings.server.policies)
-    place = held.path
+    directory, settings = load_library_settings(data, config)
+    policies = ActivePolicies.of(directory, settings.server.policies)
     if file is not None and settings.server.policies:
-        raise click.UsageError(f"server.policies names {place}: change that file, and give none here")
+        raise click.UsageError(f"server.policies names {policies.path}: edit that file, and leave FILE out")
     if (directory / CATALOG_NAME).exists():
-        prepare(directory)  # an older catalog has no place for events
+        prepare(directory)  # brings an older catalog up to date: it has no tables of events
     with contextlib.closing(Library.open(directory, settings)) as library:
         if file is not None:
-            read_policies(file)
-            part = place.with_suffix(".part")
+            read_policies(file)  # raises for a mistake, before anything changes
+            part = policies.path.with_suffix(".part")
             part.write_bytes(file.read_bytes())
-            os.replace(part, place)
-        elif not place.exists():
-            raise click.UsageError(f"no policies hold here: name a file of them (kinodex policies --print > {place})")
-        held.refresh()
-        if held.mistake is not None:
-            raise held.mistake
+            os.replace(part, policies.path)
+        elif not policies.path.exists():
+            raise click.UsageError(
+                f"the library has no policies: give FILE, or start from kinodex policies --print > {policies.path}"
+            )
+        policies.refresh()
+        if policies.mistake is not None:
+            raise policies.mistake
         with show_bar("Scoring") as on_done:
-            found = rescore_library(library.engine, directory, held, on_done)
+            result = rescore_library(library.engine, directory, policies, on_done)
     if as_json:
-        click.echo(json.dumps(asdict(found)))
-        _fail_if(found.failed)
-        return
-    if not found.video_count:
-        click.echo("nothing was left to score: a server of this library was faster, or these policies held already")
-    scored, total = plural(found.video_count, "video"), plural(found.event_count, "event")
-    click.echo(f"{scored} scored by version {found.version}: {plural(found.change_count, 'change')}, {total} in all")
-    _fail_if(found.failed)
-
-
-def _fail_if(failed: dict[str, str]) -> None:
-    """End with the videos that could not be scored, if there are any."""
-    if failed:
-        named = ", ".join(f"{video_id} ({reason})" for video_id, reason in failed.items())
-        raise click.ClickException(f"not scored: {named}; the others are")
+        click.echo(json.dumps(asdict(result)))
+    else:
+        if not result.video_count:
+            click.echo("nothing to score: every video is already scored by these policies")
+        scored, total = plural(result.video_count, "video"), plural(result.event_count, "event")
+        changes = plural(result.change_count, "change")
+        click.echo(f"{scored} scored by version {result.version}: {changes}, {total} in all")
+    if result.failed:
+        videos = ", ".join(f"{video_id} ({reason})" for video_id, reason in result.failed.items())
+        raise click.ClickException(f"not scored: {videos}; all other videos are scored")
 
 
 @click.command(
     epilog="""\b
 Examples:
-  kinodex events                                       what was found in the library here
-  kinodex events --server localhost:8970 --label Fire  what a server knows
-  kinodex events --server localhost:8970 --follow      and what it finds, as it does; Ctrl-C ends it
+  kinodex events                                       the events of a local library
+  kinodex events --server localhost:8970 --label Fire  the events of a server
+  kinodex events --server localhost:8970 --follow      and every change to them, until Ctrl-C
   kinodex events --json | jq -r 'select(.confidence > 0.9) | .video_id'
 """
 )
 @click.option("--server", metavar="ADDR", help="Ask the library of this server; as in `kinodex moments`.")
-@click.option("--follow", is_flag=True, help="Go on with every change as it comes; needs --server.")
-@click.option("--collection", metavar="C", help="Of this collection only.")
+@click.option("--follow", is_flag=True, help="Then print each change when it happens; needs --server.")
+@click.option("--collection", metavar="C", help="List only this collection.")
 @click.option(
-    "--video", "videos", metavar="ID", multiple=True, help="Of this video, again for more; with --follow, its whole id."
+    "--video",
+    "videos",
+    metavar="ID",
+    multiple=True,
+    help="List only this video; with --follow, its full ID. Repeatable.",
 )
-@click.option("--policy", "policy_ids", metavar="ID", multiple=True, help="Of this policy only; again for more.")
-@click.option("--label", "labels", metavar="L", multiple=True, help="Of this label, or a kind of it; again for more.")
-@click.option("--min-confidence", type=click.FloatRange(0, 1), default=0.0, help="Surer than this only: 0 to 1.")
+@click.option("--policy", "policy_ids", metavar="ID", multiple=True, help="List only this policy. Repeatable.")
+@click.option(
+    "--label", "labels", metavar="L", multiple=True, help="List only this label and the labels below it. Repeatable."
+)
+@click.option(
+    "--min-confidence", metavar="X", type=click.FloatRange(0, 1), default=0.0, help="Least confidence, 0 to 1."
+)
 @json_option
 @library_options
 def events(
@@ -168,62 +174,68 @@ def events(
 ) -> None:
     """List the moderation events of a library, by video and time."""
     if follow and server is None:
-        raise click.UsageError("--follow needs --server: without one, nothing new is found")
+        raise click.UsageError("--follow needs --server: only a server finds new events")
     if server is not None and data is not None:
         raise click.UsageError("give --data or --server, not both")
     from serve.event import EventFilter
 
-    wanted = EventFilter(
+    event_filter = EventFilter(
         collections=None if collection is None else (collection,),
         video_ids=videos,
         policy_ids=policy_ids,
         labels=labels,
         min_confidence=min_confidence,
     )
-    directory, settings = load(data, config, is_local=server is None)
+    directory, settings = load_library_settings(data, config, is_local=server is None)
     if server is None:
-        for event in _stored(directory, wanted):
-            _show(event, as_json)
+        for event in _stored_events(directory, event_filter):
+            _print_event(event, as_json)
         return
     from serve.client.client import Client
 
     with Client(server, settings.client) as client:
         if not follow:
-            for event in client.events(replace(wanted, video_ids=_whole(videos, collection or "", client.video))):
-                _show(event, as_json)
+            event_filter = replace(event_filter, video_ids=_full_ids(videos, collection or "", client.video))
+            for event in client.events(event_filter):
+                _print_event(event, as_json)
             return
-        for event, _ in client.watch_events(wanted, on_wait=_waits):
-            _show(event, as_json)
+        for event, _ in client.watch_events(event_filter, on_wait=_report_wait):
+            _print_event(event, as_json)
 
 
-def _waits(failed: Exception) -> None:
-    click.echo(f"kinodex: {failed}; waiting for it", err=True)
+def _report_wait(error: Exception) -> None:
+    click.echo(f"kinodex: {error}; waiting for the server", err=True)
 
 
-def _stored(directory: Path, wanted: "EventFilter") -> "Iterator[Event]":
+def _stored_events(directory: Path, event_filter: "EventFilter") -> "Iterator[Event]":
+    """Yield the events in the catalog of a local library, a page at a time."""
     from serve.catalog.catalog import Catalog
     from serve.catalog.events import EventLog, event_place
     from serve.errors import CollectionNotFound
 
     with Catalog.open_reader(directory) as catalog:
-        (collection,) = wanted.collections or (None,)
+        (collection,) = event_filter.collections or (None,)
         if collection is not None and not catalog.has_collection(collection):
             raise CollectionNotFound(collection)
-        wanted = replace(wanted, video_ids=_whole(wanted.video_ids, collection, catalog.video))
+        event_filter = replace(event_filter, video_ids=_full_ids(event_filter.video_ids, collection, catalog.video))
         log, after = EventLog(catalog), None
-        while page := log.page(wanted, after, 1000):
+        while page := log.page(event_filter, after, EVENT_PAGE_SIZE):
             yield from page
             after = event_place(page[-1])
 
 
-def _whole(
-    names: tuple[str, ...], collection: Collection, video: "Callable[[str, Collection], Video | VideoStatus]"
+def _full_ids(
+    prefixes: tuple[str, ...], collection: Collection, video: "Callable[[str, Collection], Video | VideoStatus]"
 ) -> tuple[str, ...]:
-    """Return the ids of videos that are named by them or by the beginnings of them; raises for those that are not."""
-    return tuple(video(name, collection).video_id for name in names)
+    """Complete the ids of videos, each given by its first characters.
+
+    Args:
+        video: Finds a video by the first characters of its id, and raises VideoNotFound if there is none.
+    """
+    return tuple(video(prefix, collection).video_id for prefix in prefixes)
 
 
-def _show(event: "Event", as_json: bool) -> None:
+def _print_event(event: "Event", as_json: bool) -> None:
     from serve.text import printable, time_span
 
     if as_json:

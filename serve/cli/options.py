@@ -1,4 +1,4 @@
-"""Options that several commands share, and what reads them."""
+"""Options that several commands share, and the settings they lead to."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +17,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 
 def config_option(default: str) -> Callable[[Function], Function]:
-    """Return the option that names the settings file, which is by default as its help then says."""
+    """Return the option that names the settings file; `default` is the text of its help."""
     return click.option(
-        "--config",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help=f"Settings in TOML.  [default: {default}]",
+        "--config", metavar="FILE", type=click.Path(path_type=Path), help=f"Settings file, TOML.  [default: {default}]"
     )
 
 
@@ -35,7 +32,7 @@ def library_options(command: Function) -> Function:
             "--data",
             metavar="DIR",
             type=click.Path(path_type=Path, file_okay=False),
-            help="Where the library is.  [default: $KINODEX_DATA, then ./kinodex-data]",
+            help="Folder of the library.  [default: $KINODEX_DATA, then ./kinodex-data]",
         ),
     ):
         command = option(command)
@@ -43,45 +40,47 @@ def library_options(command: Function) -> Function:
 
 
 def question_options(command: Function) -> Function:
-    """Add the argument and options of the commands that ask."""
+    """Add the argument and options of the commands that ask questions."""
     for option in (
         json_option,
         click.option(
             "--server",
             metavar="ADDR",
-            help="Ask the library of this server: HOST:PORT, grpc://HOST:PORT (plain) or grpcs://HOST:PORT (TLS).",
+            help="Ask a server: HOST:PORT, grpc://HOST:PORT (plain) or grpcs://HOST:PORT (TLS).",
         ),
         click.option(
             "--sheet",
             metavar="FILE.png",
             type=click.Path(path_type=Path),
-            help="Draw a contact sheet of the answers: pictures, times, words and scores.",
+            help="Draw the answers as one picture, with times, words and scores.",
         ),
-        click.option("--collection", metavar="C", help="Ask this collection only."),
+        click.option("--collection", metavar="C", help="Search only this collection."),
         click.option(
             "--channel",
             type=click.Choice(["visual", "speech", "all"]),
             default="all",
             show_default=True,
-            help="Ask what is seen, what is said, or both.",
+            help="Search the pictures, the speech, or both.",
         ),
         click.option(
-            "--limit", metavar="N", type=click.IntRange(min=1), default=10, help="How many answers.  [default: 10]"
+            "--limit", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Most answers."
         ),
-        click.option("--image", metavar="FILE", type=click.Path(path_type=Path), help="Ask by a picture's content."),
+        click.option("--image", metavar="FILE", type=click.Path(path_type=Path), help="Search by a picture."),
         click.argument("text", metavar="[QUERY]", required=False),
     ):
         command = option(command)
     return command
 
 
-def load(data: Path | None, config: Path | None, *, is_local: bool = True) -> "tuple[Path, Settings]":
-    """Say where the library is and which settings hold.
+def load_library_settings(data: Path | None, config: Path | None, *, is_local: bool = True) -> "tuple[Path, Settings]":
+    """Return the folder of the library, and the settings.
 
     Args:
-        is_local: Whether the library is there, and its own kinodex.toml counts.
+        data: The folder of --data.
+        config: The file of --config.
+        is_local: Whether the library is in that folder, and not on a server. Only then is its kinodex.toml read.
     """
     from serve.settings import data_directory, load_settings
 
     directory = data_directory(data)
-    return directory, load_settings(directory if is_local else None, config)  # a server's library is not this one
+    return directory, load_settings(directory if is_local else None, config)

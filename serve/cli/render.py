@@ -1,4 +1,4 @@
-"""Answers, videos and outcomes: JSON for programs, coloured tables on a terminal, aligned lines in a pipe."""
+"""Renders answers, videos and outcomes: JSON for programs, coloured tables on a terminal, aligned lines in a pipe."""
 
 import math
 import re
@@ -20,50 +20,50 @@ if TYPE_CHECKING:
 
 TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
 NANOSECOND_DIGITS = 9
-SCORE_DIGITS = 4  # below the noise of a half-precision embedding
-SNIPPET_CHARS = 160  # of what is said: about two table lines on a wide terminal
-SHORT_ID_CHARS = 12  # of a content hash: what the commands accept as a prefix, with room to spare
+SCORE_DIGITS = 4  # finer than the noise of a half-precision embedding
+SNIPPET_CHARS = 160  # longest excerpt of a transcript: about two table lines on a wide terminal
+SHORT_ID_CHARS = 12  # printed characters of a video id, a hash: commands accept such a prefix, and it is unique enough
 VERDICT_STYLES = {Verdict.MATCH: "bold green", Verdict.WEAK: "yellow", Verdict.NO_MATCH: "dim"}
 
 
 # ------------------------------------------------------------------ JSON
 
 
-def _number(value: float | None, digits: int) -> float | None:
-    # + 0.0 makes 0.0 of -0.0, which a message that leaves zeros out does not keep.
+def _round_number(value: float | None, digits: int) -> float | None:
+    # + 0.0 turns -0.0 into 0.0: a protobuf message, which leaves zeros out, cannot hold -0.0.
     return round(float(value), digits) + 0.0 if value is not None and math.isfinite(value) else None
 
 
-def _seconds(value: float | None) -> float | None:
-    # By way of nanoseconds, in which a server sends times: so its answers and this process's are the same bytes.
-    return _number(_number(value, NANOSECOND_DIGITS), TIME_DIGITS)
+def _round_seconds(value: float | None) -> float | None:
+    # Rounded to nanoseconds first, as a server sends times: so local and remote answers are the same bytes.
+    return _round_number(_round_number(value, NANOSECOND_DIGITS), TIME_DIGITS)
 
 
 def moment_json(moment: Moment) -> dict[str, Any]:
-    """Give M of the command's contract (design §12)."""
+    """Return a moment as `search --json` and `moments --json` print it."""
     return {
         "video_id": moment.video_id,
         "uri": moment.uri,
-        "start_seconds": _seconds(moment.start_seconds),
-        "end_seconds": _seconds(moment.end_seconds),
-        "score": _number(moment.score, SCORE_DIGITS),
-        "confidence": _number(moment.confidence, SCORE_DIGITS),
+        "start_seconds": _round_seconds(moment.start_seconds),
+        "end_seconds": _round_seconds(moment.end_seconds),
+        "score": _round_number(moment.score, SCORE_DIGITS),
+        "confidence": _round_number(moment.confidence, SCORE_DIGITS),
         "verdict": str(moment.verdict),
-        "visual_score": _number(moment.visual_score, SCORE_DIGITS),
-        "speech_score": _number(moment.speech_score, SCORE_DIGITS),
+        "visual_score": _round_number(moment.visual_score, SCORE_DIGITS),
+        "speech_score": _round_number(moment.speech_score, SCORE_DIGITS),
         "transcript": moment.transcript,
-        "best_frame_seconds": _seconds(moment.best_frame_seconds),
+        "best_frame_seconds": _round_seconds(moment.best_frame_seconds),
         "final": moment.final,
     }
 
 
 def moments_json(query: str, answer: Answer) -> dict[str, Any]:
-    """Give what `moments --json` prints."""
+    """Return the object that `moments --json` prints."""
     return {"query": query, "moments": [moment_json(moment) for moment in answer.moments]}
 
 
 def search_json(query: str, answer: Answer) -> dict[str, Any]:
-    """Give what `search --json` prints."""
+    """Return the object that `search --json` prints."""
     return {"query": query, "results": [_video_answer_json(video) for video in answer.videos]}
 
 
@@ -71,20 +71,20 @@ def _video_answer_json(video: VideoAnswer) -> dict[str, Any]:
     return {
         "video_id": video.video_id,
         "uri": video.uri,
-        "score": _number(video.score, SCORE_DIGITS),
-        "confidence": _number(video.confidence, SCORE_DIGITS),
+        "score": _round_number(video.score, SCORE_DIGITS),
+        "confidence": _round_number(video.confidence, SCORE_DIGITS),
         "verdict": str(video.verdict),
         "moments": [moment_json(moment) for moment in video.moments],
     }
 
 
 def outcome_json(outcome: IndexOutcome) -> dict[str, Any]:
-    """Give one line of `index --json`."""
+    """Return an object that `index --json` prints."""
     return {
         "video_id": outcome.video_id,
         "uri": outcome.uri,
         "status": outcome.status,
-        "duration_seconds": _seconds(outcome.duration_seconds),
+        "duration_seconds": _round_seconds(outcome.duration_seconds),
         "frames": outcome.frames,
         "segments": outcome.segments,
         "utterances": outcome.utterances,
@@ -93,17 +93,17 @@ def outcome_json(outcome: IndexOutcome) -> dict[str, Any]:
 
 
 def video_json(video: Video) -> dict[str, Any]:
-    """Give one line of `list --json`, and what `show --json` prints."""
+    """Return an object that `list --json` and `show --json` print."""
     media = video.media
     return {
         "video_id": video.video_id,
         "uri": video.uri,
         "collection": video.collection,
-        "duration_seconds": _seconds(video.duration_seconds),
+        "duration_seconds": _round_seconds(video.duration_seconds),
         "frames": video.frame_count,
         "segments": video.segment_count,
         "utterances": video.utterance_count,
-        "indexed_time": _wall_clock(video.indexed_time),
+        "indexed_time": _utc_time(video.indexed_time),
         "warnings": list(video.warnings),
         "content_sha256": video.content_sha256,
         "container": media.container,
@@ -111,71 +111,69 @@ def video_json(video: Video) -> dict[str, Any]:
         "audio_codec": media.audio_codec,
         "width": media.width,
         "height": media.height,
-        "frame_rate_fps": _number(media.frame_rate_fps, TIME_DIGITS),
+        "frame_rate_fps": _round_number(media.frame_rate_fps, TIME_DIGITS),
         "live": video.is_growing,
-        "watermark_seconds": _seconds(video.watermark_seconds) if video.is_growing else None,
+        "watermark_seconds": _round_seconds(video.watermark_seconds) if video.is_growing else None,
     }
 
 
-def _wall_clock(seconds: float) -> str:
+def _utc_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-# ------------------------------------------------------------------ what is said
+# ------------------------------------------------------------------ transcripts
 def word_pattern(words: Sequence[str]) -> re.Pattern[str] | None:
-    """Give a pattern that finds any of the words or phrases, whole and in any case; None where there are none."""
-    found = sorted({re.escape(word.strip()) for word in words if word.strip()}, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE) if found else None
+    """Return a pattern that finds any of the words or phrases, whole and in any case; None without words."""
+    choices = sorted({re.escape(word.strip()) for word in words if word.strip()}, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(choices)})(?!\w)", re.IGNORECASE) if choices else None
 
 
 def snippet(transcript: str, matched_words: Sequence[str], limit: int = SNIPPET_CHARS) -> Text:
-    """Cut what is said down to `limit` characters around the first matched word; matched words are bold."""
-    said, pattern = printable(transcript), word_pattern(matched_words)
-    if len(said) > limit:
-        first = pattern.search(said) if pattern else None
-        # A third of the room goes before the word: enough to see what it belongs to.
-        start = max(0, min(first.start() - limit // 3 if first else 0, len(said) - limit))
+    """Cut a transcript to `limit` characters around the first matched word. Matched words are bold."""
+    text, pattern = printable(transcript), word_pattern(matched_words)
+    if len(text) > limit:
+        first = pattern.search(text) if pattern else None
+        # A third of the excerpt comes before the word, for context.
+        start = max(0, min(first.start() - limit // 3 if first else 0, len(text) - limit))
         if start:
-            start = said.find(" ", start) + 1 or start
-        cut = said[start : start + limit]
-        if start + limit < len(said):
+            start = text.find(" ", start) + 1 or start
+        cut = text[start : start + limit]
+        if start + limit < len(text):
             cut = (cut.rsplit(" ", 1)[0] if " " in cut else cut) + " …"
-        said = ("… " if start else "") + cut
-    text = Text(said)
+        text = ("… " if start else "") + cut
+    styled = Text(text)
     if pattern:
-        text.highlight_regex(pattern, "bold")
-    return text
+        styled.highlight_regex(pattern, "bold")
+    return styled
 
 
-def _said(moment: Moment) -> Text:
+def _snippet_of(moment: Moment) -> Text:
     return snippet(moment.transcript, [word.text for word in moment.matched_words])
 
 
 # ------------------------------------------------------------------ tables and lines
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """One answer or video."""
+    """An answer or a video, as a row of a table."""
 
-    key: tuple[Text, ...]  # short cells, one column each
-    heading: tuple[Text, ...]  # what it is; on a terminal side by side in the last column
-    body: Text  # on a terminal under the heading; elsewhere the end of the line
+    key: tuple[Text, ...]  # short cells, each with a column of its own
+    heading: tuple[Text, ...]  # description; on a terminal joined in the last column
+    body: Text  # on a terminal below the heading, in a pipe at the end of the line
 
 
-def _show(console: Console, headers: Sequence[str], rows: Sequence[_Row]) -> None:
-    """Print rows: a table on a terminal; elsewhere one aligned line a row, without colour or header.
+def _print_rows(console: Console, headers: Sequence[str], rows: Sequence[_Row]) -> None:
+    """Print rows: a table on a terminal, otherwise an aligned line for each row, without colour or header.
 
     Args:
-        console: Where to.
-        headers: Of the key columns and of the last one.
-        rows: In order.
+        headers: Headers of the key columns and of the last column.
     """
     if not console.is_terminal:
-        return _show_lines(console, rows)
+        return _print_lines(console, rows)
     if not rows:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for header in headers:
-        # The last column takes the room that is left: 80 columns are enough for every row.
+        # The last column takes the remaining width, so that every row fits on 80 columns.
         last = header is headers[-1]
         table.add_column(header, no_wrap=not last, overflow="fold", ratio=1 if last else None)
     for row in rows:
@@ -185,35 +183,36 @@ def _show(console: Console, headers: Sequence[str], rows: Sequence[_Row]) -> Non
     return None
 
 
-def _show_lines(console: Console, rows: Sequence[_Row]) -> None:
+def _print_lines(console: Console, rows: Sequence[_Row]) -> None:
     cells = [(*row.key, *row.heading, row.body) for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
     for line in cells:
         padded = (cell.plain + " " * (width - cell.cell_len) for cell, width in zip(line, widths, strict=True))
-        say(console, "  ".join(padded).rstrip())
+        print_line(console, "  ".join(padded).rstrip())
 
 
-def say(console: Console, line: str, style: str = "") -> None:
-    """Print one line as it is: never wrapped in a pipe, never read as markup."""
+def print_line(console: Console, line: str, style: str = "") -> None:
+    """Print a line: never wrapped in a pipe, never read as markup."""
     console.print(Text(line, style=style), soft_wrap=not console.is_terminal)
 
 
-def _verdict(verdict: Verdict, confidence: float) -> Text:
+def _verdict_text(verdict: Verdict, confidence: float) -> Text:
     return Text(f"{verdict:<8} {confidence:4.0%}", style=VERDICT_STYLES[verdict])
 
 
-def _score(score: float | None) -> str:
+def _score_text(score: float | None) -> str:
     return DASH if score is None else f"{score:.2f}"
 
 
-def _introduce(console: Console, query: str, verdicts: Sequence[Verdict]) -> None:
+def _print_headline(console: Console, query: str, verdicts: Sequence[Verdict]) -> None:
     if not verdicts:
-        say(console, f"nothing found for {printable(query)!r}")
+        print_line(console, f"nothing found for {printable(query)!r}")
     elif all(verdict is Verdict.NO_MATCH for verdict in verdicts):
-        say(console, "no confident answer; the nearest:", style="yellow")
+        print_line(console, "no confident answer; the nearest:", style="yellow")
 
 
-def _row(verdict: Verdict, key: tuple[Text, ...], heading: tuple[Text, ...], body: Text) -> _Row:
+def _answer_row(verdict: Verdict, key: tuple[Text, ...], heading: tuple[Text, ...], body: Text) -> _Row:
+    """Make the row of an answer, dimmed if it is no match."""
     if verdict is Verdict.NO_MATCH:
         for cell in (*key, *heading, body):
             cell.stylize("dim")
@@ -222,40 +221,39 @@ def _row(verdict: Verdict, key: tuple[Text, ...], heading: tuple[Text, ...], bod
 
 def show_search(console: Console, query: str, answer: Answer) -> None:
     """Print the videos of an answer, each with its best moment."""
-    _introduce(console, query, [video.verdict for video in answer.videos])
+    _print_headline(console, query, [video.verdict for video in answer.videos])
     rows = []
     for video in answer.videos:
         best = video.moments[0] if video.moments else None
         span = time_span(best.start_seconds, best.end_seconds) if best else DASH
-        key = (_verdict(video.verdict, video.confidence), Text(span, style="cyan"))
+        key = (_verdict_text(video.verdict, video.confidence), Text(span, style="cyan"))
         heading = (
             Text(title(video.uri), style="bold"),
-            Text(f"score {_score(video.score)}", style="dim"),
+            Text(f"score {_score_text(video.score)}", style="dim"),
             Text(printable(video.video_id)[:SHORT_ID_CHARS], style="dim"),
         )
-        said = _said(best) if best else Text()
-        rows.append(_row(video.verdict, key, heading, said))
-    _show(console, ["verdict", "best moment", "video, and what is said there"], rows)
+        rows.append(_answer_row(video.verdict, key, heading, _snippet_of(best) if best else Text()))
+    _print_rows(console, ["verdict", "best moment", "video and words"], rows)
 
 
 def show_moments(console: Console, query: str, answer: Answer) -> None:
     """Print the moments of an answer."""
-    _introduce(console, query, [moment.verdict for moment in answer.moments])
+    _print_headline(console, query, [moment.verdict for moment in answer.moments])
     rows = []
     for moment in answer.moments:
         span = time_span(moment.start_seconds, moment.end_seconds) + ("" if moment.final else " (live)")
-        key = (Text(span, style="cyan"), _verdict(moment.verdict, moment.confidence))
+        key = (Text(span, style="cyan"), _verdict_text(moment.verdict, moment.confidence))
         heading = (
             Text(title(moment.uri), style="bold"),
-            Text(f"visual {_score(moment.visual_score)}", style="dim"),
-            Text(f"speech {_score(moment.speech_score)}", style="dim"),
+            Text(f"visual {_score_text(moment.visual_score)}", style="dim"),
+            Text(f"speech {_score_text(moment.speech_score)}", style="dim"),
         )
-        rows.append(_row(moment.verdict, key, heading, _said(moment)))
-    _show(console, ["time", "verdict", "video, and what is said there"], rows)
+        rows.append(_answer_row(moment.verdict, key, heading, _snippet_of(moment)))
+    _print_rows(console, ["time", "verdict", "video and words"], rows)
 
 
 def show_videos(console: Console, videos: Sequence[Video]) -> None:
-    """Print the library's videos."""
+    """Print the videos of a library."""
     rows = [
         _Row(
             key=(Text(printable(video.video_id), style="cyan"), Text(f"{clock(video.duration_seconds):>7}")),
@@ -264,55 +262,55 @@ def show_videos(console: Console, videos: Sequence[Video]) -> None:
                 Text(plural(video.frame_count, "frame"), style="dim"),
                 Text(plural(video.utterance_count, "utterance"), style="dim"),
                 Text(printable(video.collection), style="dim"),
-                Text(_wall_clock(video.indexed_time), style="dim"),
+                Text(_utc_time(video.indexed_time), style="dim"),
             ),
             body=Text(printable("; ".join(video.warnings)), style="yellow"),
         )
         for video in videos
     ]
-    _show(console, ["id", " length", "video"], rows)
+    _print_rows(console, ["id", " length", "video"], rows)
 
 
 def show_video(console: Console, video: Video) -> None:
-    """Print everything known about one video, one fact a line."""
+    """Print all facts about a video, each on a line."""
     facts = video_json(video)
     facts["duration_seconds"] = f"{facts['duration_seconds']} ({clock(video.duration_seconds)})"
     facts["warnings"] = "; ".join(video.warnings) or None
     if not console.is_terminal:
         width = max(map(len, facts))
         for key, value in facts.items():
-            say(console, f"{key:<{width}}  {_fact(value)}")
+            print_line(console, f"{key:<{width}}  {_fact_text(value)}")
         return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     for key, value in facts.items():
-        grid.add_row(key, Text(_fact(value)))
+        grid.add_row(key, Text(_fact_text(value)))
     console.print(grid)
 
 
-def _fact(value: Any) -> str:
+def _fact_text(value: Any) -> str:
     return DASH if value is None else printable(str(value))
 
 
 # ------------------------------------------------------------------ calibration
 def show_calibration(console: Console, report: "CalibrationReport", path: Path) -> None:
-    """Print what was measured and chosen, and where it was written."""
-    for title_text, outcomes in (("chosen on", report.chosen_on), ("held out", report.held_out)):
+    """Print the figures, the chosen calibration, and the path of its file."""
+    for heading, outcomes in (("chosen on", report.chosen_on), ("held out", report.held_out)):
         if not outcomes:
             continue
-        table = Table(title_text, "asked", "recall@1", "@5", "@10", "median rank", "MATCH", "NO_MATCH", box=None)
+        table = Table(heading, "questions", "recall@1", "@5", "@10", "median rank", "MATCH", "NO_MATCH", box=None)
         for outcome in outcomes:
             ranks = (outcome.recall_at_1, outcome.recall_at_5, outcome.recall_at_10)
             shares = [DASH if share is None else f"{share:.2f}" for share in ranks]
             median = DASH if outcome.median_rank is None else f"{outcome.median_rank:.0f}"
-            called = (f"{outcome.match:.2f}", f"{outcome.no_match:.2f}")
-            table.add_row(outcome.name, str(outcome.count), *shares, median, *called)
+            verdicts = (f"{outcome.match:.2f}", f"{outcome.no_match:.2f}")
+            table.add_row(outcome.name, str(outcome.count), *shares, median, *verdicts)
         console.print(table)
     chosen = report.calibration
     sentences = ", ".join(repr(template) for template in chosen.templates)
     console.print(
-        f"{report.encoder}: asked as {sentences}; {chosen.bank_share:g} of the generic taken out; "
+        f"{report.encoder}: questions put as {sentences}; {chosen.bank_share:g} of generic similarity removed; "
         f"temperature {chosen.video_temperature:g} for videos, {chosen.moment_temperature:g} for moments.",
         highlight=False,
     )

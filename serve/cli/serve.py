@@ -1,4 +1,4 @@
-"""`kinodex serve`: the gRPC server."""
+"""`kinodex serve`: runs the gRPC server."""
 
 import dataclasses
 import sys
@@ -6,43 +6,41 @@ from pathlib import Path
 
 import click
 
-from serve.cli.options import library_options, load
+from serve.cli.options import library_options, load_library_settings
 
 
 @click.command(
     epilog="""\b
 Examples:
   kinodex serve --data /srv/library
-  kinodex serve --listen 127.0.0.1:0                  any free port; it is printed
-  kinodex serve --kafka broker:9092                   live streams too, as workers publish them
-  kinodex search "a boat" --server 127.0.0.1:8970     ask it from another terminal
+  kinodex serve --listen 127.0.0.1:0                  on any free port, which is printed
+  kinodex serve --kafka broker:9092                   with the live streams of the workers
+  kinodex search "a boat" --server 127.0.0.1:8970     ask the server from another terminal
   grpcurl -plaintext 127.0.0.1:8970 list              or with any gRPC client
 
 \b
-Beyond this machine it listens only with TLS and authentication: set server.tls_certificate and
-server.tls_key, and run `kinodex token add` (README, "Serve").
+The server listens beyond this machine only with TLS and authentication: set server.tls_certificate and
+server.tls_key, and run `kinodex token add`.
 
 \b
-With --kafka the library also holds what workers make of live streams, within seconds. Any number of
-servers may do so, each with a data directory of its own; one that is lost is made anew from Kafka.
-A server answers once it has read all that Kafka holds, so `kinodex topics` and models like the workers'
-come first. server.retention says how long live videos are kept.
+With --kafka the library also holds the live streams of the workers, within seconds. Any number of servers
+can read them, each with its own folder. A lost folder is built again from Kafka. The server answers once
+it has read all of Kafka's segments. Before the first start, run `kinodex topics`, and use the models of
+the workers. server.retention says how long live videos are stored.
 
 \b
-Exit status: 0 after SIGTERM or Ctrl-C; 1 it could not start, or its topics were made anew."""
+Exit status: 0 after SIGTERM or Ctrl-C; 1 it could not start, or its topics were deleted and created again."""
 )
-@click.option("--listen", metavar="HOST:PORT", help="Where to listen.  [default: server.listen, 127.0.0.1:8970]")
-@click.option(
-    "--kafka", "servers", metavar="SERVERS", help="HOST:PORT,... of Kafka's brokers.  [default: kafka.servers, none]"
-)
+@click.option("--listen", metavar="HOST:PORT", help="Address to listen on.  [default: server.listen, 127.0.0.1:8970]")
+@click.option("--kafka", "servers", metavar="SERVERS", help="Kafka's brokers, HOST:PORT,...  [default: kafka.servers]")
 @library_options
 def serve(listen: str | None, servers: str | None, data: Path | None, config: Path | None) -> None:
-    """Answer questions over gRPC, and take videos in.
+    """Serve a library over gRPC.
 
-    Prints the address it listens on; logs go to standard error. Videos that another process indexes into the same
-    library are found within two seconds.
+    Prints its address. Logs go to standard error. Videos that another process indexes into the same library are found
+    within two seconds.
     """
-    directory, settings = load(data, config)
+    directory, settings = load_library_settings(data, config)
     if listen is not None:
         settings = dataclasses.replace(settings, server=dataclasses.replace(settings.server, listen=listen))
     import asyncio
@@ -56,6 +54,6 @@ def serve(listen: str | None, servers: str | None, data: Path | None, config: Pa
 
     def announce(address: str) -> None:
         click.echo(f"listening on {address}")
-        sys.stdout.flush()  # whoever started us may be waiting for this line in a pipe
+        sys.stdout.flush()  # a parent process may wait for this line in a pipe
 
     asyncio.run(run_server(directory, settings, config, announce))

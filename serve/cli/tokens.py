@@ -1,4 +1,4 @@
-"""`kinodex token`: make, list and revoke the tokens that a server asks for."""
+"""`kinodex token`: creates, lists and revokes the tokens with which callers reach a server."""
 
 import json
 import re
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from serve.cli.options import library_options, load
+from serve.cli.options import json_option, library_options, load_library_settings
 
-DURATION = re.compile(r"([0-9]{1,6})([dh])")  # at most 2,737 years: a date can say that
+DURATION = re.compile(r"([0-9]{1,6})([dh])")  # days or hours; six digits end before the year 9999, Python's last
 
 
-def _file(data: Path | None, config: Path | None) -> Path:
+def _tokens_file(data: Path | None, config: Path | None) -> Path:
     from serve.api.tokens import tokens_file
 
-    directory, settings = load(data, config)
+    directory, settings = load_library_settings(data, config)
     return tokens_file(directory, settings.server)
 
 
@@ -23,7 +23,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _expire_time(_ctx: click.Context, _option: click.Parameter, text: str) -> datetime | None:
+def _parse_expiry(_ctx: click.Context, _option: click.Parameter, text: str) -> datetime | None:
+    """Read the value of --expires; None: the token never expires."""
     if text == "never":
         return None
     duration = DURATION.fullmatch(text)
@@ -44,17 +45,17 @@ def _expire_time(_ctx: click.Context, _option: click.Parameter, text: str) -> da
 @click.group(
     epilog="""\b
 Examples:
-  kinodex token add laptop --collection talks         may ask about talks, and read what is in it
+  kinodex token add laptop --collection talks         may search and read the collection talks
   kinodex token add ingest --all-collections --access write --expires 30d
   kinodex token list
   kinodex token revoke laptop
 
 \b
-A server lets in whoever shows a token, once there is a tokens file. It takes up every change at once.
-A revoked last token leaves an empty file, which lets nobody in."""
+As soon as a tokens file exists, the server accepts only calls with a valid token. A change holds from the
+next call on. After the last token is revoked the file is empty, and the server accepts no call."""
 )
 def token() -> None:
-    """Make, list and revoke the tokens of a server's callers."""
+    """Create, list and revoke access tokens."""
 
 
 @token.command(
@@ -65,17 +66,17 @@ Examples:
   KINODEX_CLIENT_TOKEN=$(kinodex token add laptop --all-collections)
 
 \b
-Standard output is the token and nothing else. It is shown this once: only its hash is kept."""
+Standard output is the token and nothing else. The token is shown only now: the file stores its hash."""
 )
 @click.argument("name", metavar="NAME")
-@click.option("--collection", "collections", metavar="C", multiple=True, help="It opens this collection (repeatable).")
-@click.option("--all-collections", is_flag=True, help="It opens every collection, those to come included.")
+@click.option("--collection", "collections", metavar="C", multiple=True, help="Allow this collection. Repeatable.")
+@click.option("--all-collections", is_flag=True, help="Allow every collection, future ones too.")
 @click.option(
     "--access",
     type=click.Choice(["read", "write"]),
     default="read",
     show_default=True,
-    help="read asks and looks; write also adds and deletes videos.",
+    help="read: search and read; write: also add and delete videos.",
 )
 @click.option(
     "--expires",
@@ -83,8 +84,8 @@ Standard output is the token and nothing else. It is shown this once: only its h
     metavar="WHEN",
     default="never",
     show_default=True,
-    callback=_expire_time,
-    help="30d, 12h, the beginning (UTC) of 2027-01-01, or never.",
+    callback=_parse_expiry,
+    help="30d, 12h, 2027-01-01 (the start of that day, UTC), or never.",
 )
 @library_options
 def add(
@@ -96,12 +97,12 @@ def add(
     data: Path | None,
     config: Path | None,
 ) -> None:
-    """Make a token, and print it."""
+    """Create a token and print it."""
     if bool(collections) == all_collections:
-        raise click.UsageError("say what the token opens: --collection C, repeatable, or --all-collections")
+        raise click.UsageError("say what the token allows: --collection C, repeatable, or --all-collections")
     from serve.api.tokens import create_token
 
-    path = _file(data, config)
+    path = _tokens_file(data, config)
     try:
         text = create_token(
             path,
@@ -114,41 +115,44 @@ def add(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     click.echo(text)
-    what = "every collection" if all_collections else ", ".join(sorted(set(collections)))
+    scope = "every collection" if all_collections else ", ".join(sorted(set(collections)))
     click.echo(
-        f"kinodex: {name} may {access} {what}, {_until(expire_time)}; its hash is in {path}\n"
-        "kinodex: keep the token, it is not shown again; callers set it as client.token or $KINODEX_CLIENT_TOKEN",
+        f"kinodex: {name} may {access} {scope}, {_expiry_text(expire_time)}; its hash is in {path}\n"
+        "kinodex: store the token, it is not shown again; callers set it as client.token or $KINODEX_CLIENT_TOKEN",
         err=True,
     )
 
 
-def _until(time: datetime | None) -> str:
+def _expiry_text(time: datetime | None) -> str:
     return "for ever" if time is None else f"until {time:%Y-%m-%d %H:%M} UTC"
 
 
 @token.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, one object a line.")
+@json_option
 @library_options
 def list_(as_json: bool, data: Path | None, config: Path | None) -> None:
-    """List the tokens, expired ones included. What the tokens are is not known."""
+    """List the tokens, expired tokens too.
+
+    The file stores only the hashes of the tokens. With --json, one object for each token, on a line of its own.
+    """
     from serve.api.tokens import list_tokens, token_json
     from serve.text import printable
 
-    path = _file(data, config)
+    path = _tokens_file(data, config)
     tokens = list_tokens(path) if path.exists() else ()
     if not tokens:
-        click.echo(f"kinodex: no tokens in {path} (kinodex token add NAME)", err=True)
+        click.echo(f"kinodex: no tokens in {path}; create one: kinodex token add NAME", err=True)
     width = max((len(each.name) for each in tokens), default=0)
     for each in tokens:
         if as_json:
             click.echo(json.dumps(token_json(each)))
             continue
         has_expired = each.expire_time is not None and each.expire_time <= _now()
-        until = f"expired {each.expire_time:%Y-%m-%d %H:%M} UTC" if has_expired else _until(each.expire_time)
-        what = "every collection" if each.collections is None else printable(", ".join(sorted(each.collections)))
+        expiry = f"expired {each.expire_time:%Y-%m-%d %H:%M} UTC" if has_expired else _expiry_text(each.expire_time)
+        scope = "every collection" if each.collections is None else printable(", ".join(sorted(each.collections)))
         access = "write" if each.can_write else "read"
         click.echo(
-            f"{each.token_id}  {each.name:{width}}  {access:5}  {each.created_time:%Y-%m-%d}  {until:28}  {what}"
+            f"{each.token_id}  {each.name:{width}}  {access:5}  {each.created_time:%Y-%m-%d}  {expiry:28}  {scope}"
         )
 
 
@@ -156,8 +160,8 @@ def list_(as_json: bool, data: Path | None, config: Path | None) -> None:
 @click.argument("name_or_id", metavar="NAME|ID")
 @library_options
 def revoke(name_or_id: str, data: Path | None, config: Path | None) -> None:
-    """Make a token worthless, from the next call on."""
+    """Revoke a token, from the next call on."""
     from serve.api.tokens import revoke_token
 
-    revoked = revoke_token(_file(data, config), name_or_id)
+    revoked = revoke_token(_tokens_file(data, config), name_or_id)
     click.echo(f"revoked {revoked.name} ({revoked.token_id})")

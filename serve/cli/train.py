@@ -1,4 +1,4 @@
-"""`kinodex train`: the fusion transformer, on one's own videos."""
+"""`kinodex train`: trains the fusion transformer on the videos of libraries."""
 
 import json
 import os
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   kinodex train --data ~/library --out fusion --captions captions.jsonl
-  kinodex train --data news --data sport --out fusion          captions of the metadata, else what is said
+  kinodex train --data news --data sport --out fusion          captions from the metadata, or else the transcripts
   torchrun --nproc-per-node 4 --no-python kinodex train --data ~/library --out fusion
 
 \b
-Captions, one JSON object a line; a video is named by its id or by the last part of its path:
+CAPTIONS has one JSON object a line. "video" is the ID of a video, or the last part of its path:
   {"video": "hike.mp4", "caption": "hiking in the mountains"}
   {"video": "hike.mp4", "caption": "a dog jumps over a stream", "start_seconds": 12, "end_seconds": 19.5}
 
 \b
-Then, if it was promoted:
+To use a promoted checkpoint:
   KINODEX_WINDOW_FUSION=fusion/fusion.safetensors kinodex reindex --data ~/library
 """,
 )
@@ -40,20 +40,26 @@ Then, if it was promoted:
     metavar="DIR",
     multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="A library to learn from; again for more.  [default: $KINODEX_DATA, then ./kinodex-data]",
+    help="Folder of a library to train on. Repeatable.  [default: $KINODEX_DATA, then ./kinodex-data]",
 )
 @click.option(
     "--out",
     metavar="DIR",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Gets the checkpoint, the history, and the plot. A run that was stopped goes on there.",
+    help="Folder for the checkpoint, the log and the plot. A stopped run continues from it.",
 )
-@click.option("--captions", metavar="JSONL", type=click.Path(path_type=Path), help="What the videos show; see below.")
-@click.option("--steps", default=2000, show_default=True, type=click.IntRange(min=1), help="At most.")
-@click.option("--batch", default=128, show_default=True, type=click.IntRange(min=2), help="Captions a step.")
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Of every random choice.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--captions", metavar="CAPTIONS", type=click.Path(path_type=Path), help="Captions of the videos.")
+@click.option(
+    "--steps", metavar="N", default=2000, show_default=True, type=click.IntRange(min=1), help="Most training steps."
+)
+@click.option(
+    "--batch", metavar="N", default=128, show_default=True, type=click.IntRange(min=2), help="Captions in a step."
+)
+@click.option(
+    "--seed", metavar="N", default=1, show_default=True, type=click.IntRange(min=0), help="Seed of all random choices."
+)
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @json_option
 @config_option("$KINODEX_CONFIG, then DIR/kinodex.toml")
 @debug_option
@@ -68,11 +74,12 @@ def train(
     as_json: bool,
     config: Path | None,
 ) -> None:
-    """Train what makes one vector of the pictures and words of a window.
+    """Train the fusion of pictures and words.
 
-    Without training, a segment is the mean of its pictures. Training reads libraries as they were indexed, nothing is
-    decoded again. A tenth of the videos chooses the best moment of the run, another tenth judges it: a checkpoint is
-    promoted only if, there, neither recall@1 nor the mAP of moments is under that of the mean.
+    The fusion transformer makes one vector of the pictures and words of a window. Without it, that vector is the mean
+    of the pictures. Training reads indexed libraries, and decodes nothing. A tenth of the videos selects the best
+    checkpoint, and another tenth tests it. A checkpoint is promoted only if recall@1 and the mAP of moments on the
+    test videos are at least those of the mean.
     """
     from encoders.weights import choose_device
     from serve.evaluate.training_data import gather
@@ -80,90 +87,90 @@ def train(
     from temporal.fusion.train import train as train_fusion
 
     libraries = directories or (data_directory(None),)
-    shown = _Shown(is_first=os.environ.get("RANK", "0") == "0")
-    with shown.progress:
-        gathered = gather(libraries, captions, out, load_settings(libraries[0], config), shown.stage)
+    progress = _TrainingProgress(is_first=os.environ.get("RANK", "0") == "0")
+    with progress.bars:
+        gathered = gather(libraries, captions, out, load_settings(libraries[0], config), progress.show_stage)
         data = gathered.data
-        missing = f"; {gathered.missing_count} are of no video here" if gathered.missing_count else ""
-        shown.say(f"{len(data.captions)} captions of {len(data.videos)} videos, from {gathered.source}{missing}")
+        missing = f"; {gathered.missing_count} left out: not of these videos" if gathered.missing_count else ""
+        progress.print(f"{len(data.captions)} captions of {len(data.videos)} videos, from {gathered.source}{missing}")
         outcome = train_fusion(
             data,
             out,
             TrainConfig(steps=steps, batch_count=batch, seed=seed),
-            device=choose_device(device if "LOCAL_RANK" not in os.environ else _own_device(device)),
-            on_step=shown.step,
-            on_report=shown.report,
+            device=choose_device(device if "LOCAL_RANK" not in os.environ else _process_device(device)),
+            on_step=progress.show_step,
+            on_report=progress.print_report,
         )
-    click.echo(json.dumps(_row(outcome, out)) if as_json else _told(outcome, out))
+    click.echo(json.dumps(_outcome_json(outcome, out)) if as_json else _outcome_text(outcome, out))
 
 
-def _own_device(device: str) -> str:
-    """Return the GPU of this process of torchrun."""
+def _process_device(device: str) -> str:
+    """Return the GPU of this process, which torchrun started."""
     import torch
 
     has_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
     return f"cuda:{os.environ['LOCAL_RANK']}" if has_gpus else device
 
 
-class _Shown:
-    """What a person sees while it goes on: on standard error, of the first process alone."""
+class _TrainingProgress:
+    """Shows the progress of training on standard error. Of several processes, only the first shows it."""
 
     def __init__(self, *, is_first: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self._console = Console(stderr=True, quiet=not is_first)
-        self.progress = Progress(
+        self.bars = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal,
         )  # fmt: skip
-        self._bar = self.progress.add_task("Starting", total=None)
+        self._bar = self.bars.add_task("Starting", total=None)
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    def stage(self, name: str, done: int, total: int | None) -> None:
-        self.progress.update(self._bar, description=name, completed=done, total=total)
+    def show_stage(self, name: str, done: int, total: int | None) -> None:
+        self.bars.update(self._bar, description=name, completed=done, total=total)
 
-    def step(self, step: int, steps: int, loss: float) -> None:
-        self.progress.update(self._bar, description=f"Training, loss {loss:.3f}", completed=step, total=steps)
+    def show_step(self, step: int, steps: int, loss: float) -> None:
+        self.bars.update(self._bar, description=f"Training, loss {loss:.3f}", completed=step, total=steps)
 
-    def report(self, report: "Report") -> None:
+    def print_report(self, report: "Report") -> None:
         moments = report.validation.moment_map
-        self.say(
+        self.print(
             f"step {report.step}: loss {report.loss:.3f}, validation {report.validation_loss:.3f},"
             f" recall@1 {report.validation.recall_at_1:.3f}"
             + (f", moment mAP {moments:.3f}" if moments is not None else "")
         )
 
 
-def _row(outcome: "Outcome", out: Path) -> dict[str, Any]:
+def _outcome_json(outcome: "Outcome", out: Path) -> dict[str, Any]:
     from temporal.fusion.train import CANDIDATE, FUSION
 
     checkpoint = out / (FUSION if outcome.is_promoted else CANDIDATE)
     return {**asdict(outcome), "checkpoint": str(checkpoint)}
 
 
-def _told(outcome: "Outcome", out: Path) -> str:
-    """Say how the checkpoint did on the videos that judge, and what became of it."""
-    found, mean = outcome.fusion, outcome.mean
+def _outcome_text(outcome: "Outcome", out: Path) -> str:
+    """Describe the figures of the checkpoint on the test videos, and whether it was promoted."""
+    fusion, mean = outcome.fusion, outcome.mean
     lines = [
-        f"held-out videos, {found.caption_count} captions: recall@1 {found.recall_at_1:.3f}, mean of the frames"
+        f"held-out videos, {fusion.caption_count} captions: recall@1 {fusion.recall_at_1:.3f}, mean of the frames"
         f" {mean.recall_at_1:.3f}"
     ]
-    if found.moment_map is not None and mean.moment_map is not None:
+    if fusion.moment_map is not None and mean.moment_map is not None:
         lines.append(
-            f"held-out moments, {found.moment_count}: mAP {found.moment_map:.3f}, mean of the frames"
+            f"held-out moments, {fusion.moment_count}: mAP {fusion.moment_map:.3f}, mean of the frames"
             f" {mean.moment_map:.3f}"
         )
     else:
-        lines.append("moments were not measured: no held-out caption is of a part of a video")
-    checkpoint = _row(outcome, out)["checkpoint"]
+        lines.append("moments were not measured: no held-out caption describes a part of a video")
+    checkpoint = _outcome_json(outcome, out)["checkpoint"]
     if outcome.is_promoted:
         lines.append(f"promoted: {checkpoint} (step {outcome.best_step})")
         lines.append(f"to use it: KINODEX_WINDOW_FUSION={checkpoint}, or window.fusion in the settings; then reindex")
     elif not outcome.best_step:
         lines.append("not promoted: no step was better than the mean of the frames")
     else:
-        lines.append(f"not promoted: it is under the mean of the frames; the candidate stays in {checkpoint}")
+        lines.append(f"not promoted: worse than the mean of the frames; the candidate is in {checkpoint}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serve.cli.ask import cell
+from serve.cli.ask import make_cell
 from serve.cli.progress import run_with_progress
 from serve.cli.render import show_moments
 from serve.cli.sheet import draw_sheet
@@ -83,7 +83,7 @@ def main() -> int:
                 and best.start_seconds < one.end_seconds
                 and best.end_seconds > one.start_seconds
             )
-            cells.append(cell(LocalLibrary(library), best))
+            cells.append(make_cell(LocalLibrary(library), best))
     sheet = directory / "demo.png"
     draw_sheet("the demo's questions: the best answer to each", cells).save(sheet)
     console.print(f"\n{right} of {len(cells)} questions were answered with the right video and the right seconds.")

@@ -369,7 +369,7 @@ def test_rescore_beside_a_server_says_that_that_one_was_faster(stub: ModerationS
     Watch(stub, from_start=True).take(6)
     code, out, _ = run("rescore", "--data", data)
     assert (code, out.splitlines()) == (0, [
-        "nothing was left to score: a server of this library was faster, or these policies held already",
+        "nothing to score: every video is already scored by these policies",
         "0 videos scored by version 1: 0 changes, 3 events in all",
     ])  # fmt: skip
 
@@ -384,7 +384,8 @@ def test_rescore_names_what_it_could_not_score(data: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Moderator, "score", score)
     code, out, error = run("rescore", "--data", data)
     assert (code, out) == (1, "1 video scored by version 1: 4 changes, 2 events in all\n")
-    assert re.fullmatch(r"kinodex: error: not scored: \w{16} \(ValueError: a damaged video\); the others are\n", error)
+    reason = r"\w{16} \(ValueError: a damaged video\); all other videos are scored"
+    assert re.fullmatch(rf"kinodex: error: not scored: {reason}\n", error)
 
 
 def test_rescore_refuses_a_bad_file_and_keeps_what_holds(data: Path, tmp_path: Path) -> None:
@@ -399,7 +400,7 @@ def test_rescore_refuses_a_bad_file_and_keeps_what_holds(data: Path, tmp_path: P
 def test_rescore_needs_policies_and_a_library(data: Path, tmp_path: Path) -> None:
     (data / "policies.yaml").unlink()
     code, _, error = run("rescore", "--data", data)
-    assert (code, "no policies hold here" in error) == (2, True)
+    assert (code, "the library has no policies" in error) == (2, True)
     code, _, error = run("rescore", "--data", tmp_path / "none")
     assert (code, "no library in" in error) == (1, True)
     assert not (tmp_path / "none").exists()

@@ -63,4 +63,4 @@ def test_following_a_server_that_is_not_there_says_that_it_waits(tmp_path: Path)
         assert child.stderr is not None
         line = child.stderr.readline()
         child.kill()
-    assert line == f"kinodex: cannot reach the server at {address}: nothing listens there; waiting for it\n"
+    assert line == f"kinodex: cannot reach the server at {address}: nothing listens there; waiting for the server\n"

@@ -77,7 +77,7 @@ def test_trains_on_the_captions_of_the_metadata(library: Path, tmp_path: Path) -
     assert "step 3: loss" in result.stderr
     first, second, last, *rest = result.stdout.splitlines()
     assert first.startswith("held-out videos, 2 captions: recall@1 ")
-    assert second == "moments were not measured: no held-out caption is of a part of a video"
+    assert second == "moments were not measured: no held-out caption describes a part of a video"
     assert last.startswith(("promoted: ", "not promoted: "))
     assert len(rest) == last.startswith("promoted")
     model = load_checkpoint(tmp_path / "out" / "candidate.safetensors")
@@ -95,7 +95,7 @@ def test_trains_on_a_file_of_captions(library: Path, tmp_path: Path) -> None:
     captions = lines(tmp_path / "c.jsonl", *rows, "", *others)
     result = train(library, tmp_path / "out", "--captions", str(captions), "--json")
     assert result.exit_code == 0, result.stderr
-    assert f"12 captions of 12 videos, from {captions}; 2 are of no video here" in result.stderr
+    assert f"12 captions of 12 videos, from {captions}; 2 left out: not of these videos" in result.stderr
     outcome = json.loads(result.stdout)
     assert outcome["fusion"]["caption_count"] == outcome["mean"]["caption_count"] == 2
     assert Path(outcome["checkpoint"]).exists()

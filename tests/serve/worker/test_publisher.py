@@ -106,7 +106,7 @@ def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> No
         (("{film}", "--stream", ""), 1, "stream_id must not be empty"),
         (("{film}", "--stream", "cam", "--collection", "a\nb"), 1, "collection must not be empty"),
         (("{film}",), 2, "--stream"),
-        (("{film}", "--stream", "cam", "--whole", "--realtime"), 2, "exclude each other"),
+        (("{film}", "--stream", "cam", "--whole", "--realtime"), 2, "not both"),
         (("{film}", "--stream", "cam", "--whole"), 1, "not a URI"),
         (("ftp://example.org/a.mp4", "--stream", "cam", "--whole"), 1, "not a URI of a supported scheme"),
         (("{film}", "--stream", "cam", "--kafka", "127.0.0.1:1"), 1, "Connection refused"),
@@ -220,4 +220,4 @@ def test_makes_the_topics_and_says_what_is_there(kafka: str, topic_prefix: str) 
     assert other.stdout.count("differs  it has 3 partitions, not 4") == 7
     nowhere = topics()
     assert nowhere.returncode == 2
-    assert "which Kafka?" in nowhere.stderr
+    assert "no Kafka broker" in nowhere.stderr
