@@ -119,10 +119,10 @@ def plain(paths: list[str], folder: Path, account: Account) -> None:
 def plain_tower() -> Any:
     """Load the built-in encoder's network in float32, as its plain module."""
     from encoders.mini.encoder import FOLDER
-    from encoders.mini.tower import Tower, unpack
+    from encoders.mini.tower import Tower, unpack_weights
 
     tower = Tower()
-    tower.load_state_dict(unpack((FOLDER / "mini.safetensors").read_bytes()))
+    tower.load_state_dict(unpack_weights((FOLDER / "mini.safetensors").read_bytes()))
     return tower.requires_grad_(False).eval()
 
 

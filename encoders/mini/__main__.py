@@ -1,4 +1,4 @@
-"""python -m encoders.mini: train the built-in visual encoder, and evaluate one."""
+"""python -m encoders.mini: train and evaluate the built-in visual encoder."""
 
 import dataclasses
 import json
@@ -16,26 +16,26 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Train `mini`, the built-in visual encoder, or evaluate one."""
+    """Train or evaluate `mini`, the built-in visual encoder."""
 
 
 @main.command("train")
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=FOLDER)
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1), help="Passes over the pictures.")
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Of every random choice.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Seed of every random choice.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option(
     "--start",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A folder with a trained mini to go on from; else EfficientNet-lite0's ImageNet weights.",
+    help="Folder of a trained mini to start from.  [default: EfficientNet-lite0's ImageNet weights]",
 )
 def train_command(data: Path, out: Path, epochs: int, seed: int, device: str, start: Path | None) -> None:
     """Train a mini on the tars of folder DATA and write it to folder OUT.
 
-    val.tar, if there, is not trained on: it is evaluated after every epoch. OUT gets mini.safetensors and mini.json
-    (what Kinodex loads), history.jsonl and training.png. A run that was stopped or killed goes on where it was when the
-    same command is given again. Ten epochs of 40,000 pictures take about three and a half hours on two CPU cores.
+    If there is a val.tar, it is not trained on but evaluated after every epoch. OUT gets mini.safetensors and mini.json
+    (the files that Kinodex loads), history.jsonl and training.png. The same command resumes a run that was stopped or
+    killed. Ten epochs of 40,000 pictures take about three and a half hours on two CPU cores.
     """
     from encoders.mini.train import EpochReport, train
 
@@ -79,25 +79,26 @@ def train_command(data: Path, out: Path, epochs: int, seed: int, device: str, st
     except (EncoderError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        raise click.ClickException("stopped; the same command goes on from the last checkpoint") from None
+        raise click.ClickException("stopped; the same command resumes from the last checkpoint") from None
     console.print(
-        f"{out / 'mini.safetensors'} and mini.json are ready; training.png shows how it went.", highlight=False
+        f"{out / 'mini.safetensors'} and mini.json are ready; training.png shows the loss and the accuracy.",
+        highlight=False,
     )
 
 
 @main.command("evaluate")
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("pictures", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, without the kinds.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, without the table by kind.")
 def evaluate_command(model: Path, pictures: Path, as_json: bool) -> None:
     """Rank each picture's own first caption among all first captions of tar PICTURES, with the mini of folder MODEL.
 
-    top1 and top5: share of the pictures whose caption is the first, or among the first five; label_top1 and label_top5:
+    top1 and top5: the share of pictures whose caption ranks first, or among the first five. label_top1 and label_top5:
     the same with one caption for each label.
     """
     from encoders.config import SentenceConfig, VisualConfig
     from encoders.mini.encoder import MiniEncoder
-    from encoders.mini.evaluate import by_kind, evaluate
+    from encoders.mini.evaluate import accuracy_by_kind, evaluate
     from encoders.mini.pictures import load_pictures
     from encoders.sentence import SentenceEncoder
 
@@ -117,7 +118,7 @@ def evaluate_command(model: Path, pictures: Path, as_json: bool) -> None:
     table.add_row(
         "all, by label", str(evaluation.images), f"{evaluation.label_top1:.3f}", f"{evaluation.label_top5:.3f}"
     )
-    for kind, (count, top1, top5) in by_kind(vectors, loaded.labels, sentence).items():
+    for kind, (count, top1, top5) in accuracy_by_kind(vectors, loaded.labels, sentence).items():
         table.add_row(kind, str(count), f"{top1:.3f}", f"{top5:.3f}")
     Console().print(table)
 

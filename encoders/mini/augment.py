@@ -1,4 +1,4 @@
-"""Random changes to a batch of training pictures: what framing, light and compression do to a video."""
+"""Augmentation of training pictures: random changes like those that framing, light and compression make to video."""
 
 import math
 
@@ -6,27 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encoders.mini.tower import scaled
+from encoders.mini.tower import scale_pixels
 
-ZOOM = (0.55, 1.1)  # sides of the crop over the picture's; above 1 shows black borders, as a letterbox does
-STRETCH = 0.25  # of the natural logarithm of width over height
-TURN_RADIANS = 0.12
-JITTER = 0.3  # brightness, contrast, saturation
-CAST = 0.1  # gain of one colour
-GREY_SHARE = 0.05
-SOFT_SHARE = 0.25  # of the batches: scaled down and up again, as a small or much compressed video is
-SOFT_SCALE = (0.4, 0.9)
-NOISE = 0.02  # standard deviation, pictures in -1..1
-MIX_SIDE = (0.4, 0.8)  # of the part that is another picture's, over the picture's
+ZOOM = (0.55, 1.1)  # side of the crop over the side of the picture; above 1 adds black borders, like a letterbox
+STRETCH = 0.25  # largest natural logarithm of width over height
+TURN_RADIANS = 0.12  # largest rotation
+JITTER = 0.3  # largest relative change of brightness, contrast and saturation
+CAST = 0.1  # largest relative change of one colour
+GREY_SHARE = 0.05  # share of pictures that lose all colour
+SOFT_SHARE = 0.25  # share of batches scaled down and up again, like small or heavily compressed video
+SOFT_SCALE = (0.4, 0.9)  # factor of scaling down
+NOISE = 0.02  # standard deviation, for pictures in -1..1
+MIX_SIDE = (0.4, 0.8)  # side of the pasted box over the side of the picture
 
 
 def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
-    """Crop, mirror, turn and recolour each picture at random.
+    """Crop, mirror, rotate and recolour each picture at random.
 
     Args:
         pixels: uint8 (B, H, W, 3) RGB.
-        side_px: Sides of the result.
-        generator: On the device of `pixels`.
+        side_px: Width and height of the result.
+        generator: Random generator on the device of `pixels`.
 
     Returns:
         float32 (B, 3, side_px, side_px) in -1..1.
@@ -36,7 +36,7 @@ def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator, device=device) * (high - low) + low
 
-    x = scaled(pixels)
+    x = scale_pixels(pixels)
     zoom = torch.exp(uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
     stretch = torch.exp(uniform(-STRETCH, STRETCH) / 2)
     turn = uniform(-TURN_RADIANS, TURN_RADIANS)
@@ -48,7 +48,7 @@ def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
     to_row = torch.stack([mirror * width * turn.sin(), height * turn.cos(), down], dim=1)
     affine = torch.stack([to_column, to_row], dim=1)  # (B, 2, 3)
     grid = F.affine_grid(affine, [count, 3, side_px, side_px], align_corners=False)
-    x = F.grid_sample(x + 1, grid, align_corners=False) - 1  # outside is black
+    x = F.grid_sample(x + 1, grid, align_corners=False) - 1  # black outside the picture
 
     if torch.rand((), generator=generator, device=device) < SOFT_SHARE:
         scale = torch.rand((), generator=generator, device=device).item() * (SOFT_SCALE[1] - SOFT_SCALE[0])
@@ -68,11 +68,11 @@ def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
 
 
 def mix(x: Tensor, mixed_share: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Put a box of another picture over `mixed_share` of them (CutMix, https://arxiv.org/abs/1905.04899).
+    """Paste a box of another picture into `mixed_share` of the pictures (CutMix, https://arxiv.org/abs/1905.04899).
 
     Returns:
-        The pictures; int64 (B,), which other picture each has a part of; float32 (B,), the share of its own that is
-        left, 1 for most.
+        The pictures; int64 (B,), the index of the picture that each box comes from; float32 (B,), the share of each
+        picture that is left, 1 for most.
     """
     count, _, height, width = x.shape
     device = x.device

@@ -1,6 +1,6 @@
-"""The built-in visual encoder: `mini`'s tower for pictures, the MiniLM sentence encoder for words.
+"""MiniEncoder, the built-in visual encoder: mini's tower embeds pictures, the MiniLM sentence encoder embeds texts.
 
-It loads without any network, in under a second, and is weak: weights/MODEL_CARD.md says how weak.
+It loads in under a second without a network. It is weak; weights/MODEL_CARD.md says how weak.
 """
 
 import hashlib
@@ -31,22 +31,22 @@ NAME = "mini"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniConfig:
-    """What mini.json says: all that the tower needs besides its weights, preprocessing included."""
+    """The contents of mini.json: everything that the tower needs besides its weights, with the preprocessing."""
 
     architecture: str
-    trained: str  # which training run: told to a person
-    text: str  # the sentence encoder whose space it shares
+    trained: str  # the training run, for people
+    text: str  # name of the sentence encoder whose space it shares
     width: int
-    input_px: int  # both sides
+    input_px: int  # width and height
     resize: Literal["crop", "squash", "pad"]  # benchmarks/preprocessing.py chose it
-    mean: float  # of a channel, 0..255
-    std: float
+    mean: float  # of a colour channel, 0..255
+    std: float  # of a colour channel
 
 
 class MiniEncoder:
     """The built-in visual encoder. Implements encoders.clip.VisualEncoder.
 
-    Text goes through the sentence encoder alone, so a question in words never builds the tower nor imports torch.
+    Texts need only the sentence encoder, so a question in words neither builds the tower nor imports torch.
     """
 
     def __init__(
@@ -60,22 +60,22 @@ class MiniEncoder:
         self.name, self.config = NAME, config
         self.width, self.resize = config.width, config.resize
         self.input_width = self.input_height = config.input_px
-        # What is told to a person does not change a vector.
+        # The note for people does not change a vector.
         settings = json.dumps(asdict(replace(config, trained="")), sort_keys=True)
         self.fingerprint = fingerprint_of(NAME, settings, hashlib.sha256(data).digest(), sentence.fingerprint)
-        self.calibration = calibrations.get(self.fingerprint, GENERIC)  # a tower just trained has none yet
+        self.calibration = calibrations.get(self.fingerprint, GENERIC)  # a newly trained tower has no calibration
         self._data, self.sentence, self._run = data, sentence, run
-        self._device = ""  # chosen with the first picture
+        self._device = ""  # chosen at the first picture
         self._tower: Tower | None = None
         self._lock = threading.Lock()
 
     @classmethod
     def load(cls, config: VisualConfig, sentence: SentenceEncoder, folder: Path = FOLDER) -> "MiniEncoder":
-        """Read `mini.json`, `mini.safetensors` and, if there, `calibration.json`.
+        """Read `mini.json`, `mini.safetensors` and, if it exists, `calibration.json`.
 
         Raises:
             WeightsNotFound: If one of them is missing.
-            WeightsInvalid: If one of them is damaged, or `sentence` is not the encoder it was trained with.
+            WeightsInvalid: If one of them is damaged, or mini was trained with another encoder than `sentence`.
         """
         try:
             settings = (folder / "mini.json").read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ class MiniEncoder:
         except (ValueError, OSError) as error:
             raise WeightsInvalid(str(folder), str(error)) from error
         if sentence.name != mini.text:
-            raise WeightsInvalid(str(folder), f"its texts are those of {mini.text}, not of {sentence.name}")
+            raise WeightsInvalid(str(folder), f"it was trained with {mini.text}, not with {sentence.name}")
         check_header(folder / "mini.safetensors", data)
         return cls(mini, data, calibrations, sentence, config)
 
@@ -102,11 +102,11 @@ class MiniEncoder:
             pixels: uint8 (B, H, W, 3) RGB at the input size.
 
         Returns:
-            float32 (B, D), unit length. In float32 a picture's vector does not depend on its batch (to 1e-4); in
-            bfloat16 it moves by a cosine of up to 1e-3.
+            float32 (B, D), unit length. In float32 a vector does not depend on its batch (to 1e-4); in bfloat16 it
+            moves by a cosine of up to 1e-3.
 
         Raises:
-            ValueError: If the size is another.
+            ValueError: If the pixels have another shape or type.
         """
         expected = (self.input_height, self.input_width, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or pixels.dtype != np.uint8:
@@ -127,7 +127,7 @@ class MiniEncoder:
         assert self._tower is not None
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
-            # (B, H, W, 3) seen as (B, 3, H, W) is channels_last already, the layout these convolutions like best.
+            # (B, H, W, 3) viewed as (B, 3, H, W) is channels_last, the fastest layout for these convolutions.
             x = (batch.permute(0, 3, 1, 2).float() - self.config.mean) / self.config.std
             return np.asarray(self._tower(x.to(self._tower.stem.weight.dtype)).cpu().numpy(), np.float32)
 
@@ -137,7 +137,7 @@ class MiniEncoder:
 
 
 def check_header(path: Path, data: bytes) -> None:
-    """Refuse a damaged file when it is loaded, not at the first picture."""
+    """Refuse a damaged file at loading, not at the first picture."""
     from safetensors import deserialize
 
     try:
@@ -149,24 +149,24 @@ def check_header(path: Path, data: bytes) -> None:
 
 
 def build(config: MiniConfig, data: bytes, device: str) -> "Tower":
-    """Build the tower of a weights file, to be asked and not trained.
+    """Build the tower of a weights file, for inference.
 
     Raises:
-        WeightsInvalid: If the file is of another network.
+        WeightsInvalid: If the file belongs to another network.
     """
     import torch
 
-    from encoders.mini.tower import ARCHITECTURE, Tower, unpack
+    from encoders.mini.tower import ARCHITECTURE, Tower, unpack_weights
 
     if config.architecture != ARCHITECTURE:
-        raise WeightsInvalid(NAME, f"they are of another network: {config.architecture}")
+        raise WeightsInvalid(NAME, f"the weights belong to another network: {config.architecture}")
     tower = Tower()
     try:
-        tower.load_state_dict(unpack(data))
+        tower.load_state_dict(unpack_weights(data))
     except RuntimeError as error:
         raise WeightsInvalid(NAME, str(error).partition("\n")[0]) from error
-    # Unlike a transformer (choose_dtype), these convolutions gain from Intel's AVX-512 BF16 too: 163 against 137 frames
-    # a second on two cores, at a cosine above 0.999.
+    # Unlike transformers (see choose_dtype), these convolutions also gain from Intel's AVX-512 BF16: 163 frames a
+    # second instead of 137 on two cores, at a cosine above 0.999.
     is_fast = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
     tower.to(device, torch.bfloat16 if is_fast else choose_dtype(device)).to(memory_format=torch.channels_last)
     return tower.requires_grad_(False).eval()

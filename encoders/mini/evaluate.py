@@ -1,4 +1,4 @@
-"""How well a `mini` knows pictures it was not trained on, by their own captions."""
+"""Evaluates a `mini` on held-out pictures: how high each picture ranks its own caption."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from encoders.mini.pictures import Label, Pictures
-from encoders.mini.tower import Tower, scaled
+from encoders.mini.tower import Tower, scale_pixels
 from encoders.sentence import SentenceEncoder
 
 BATCH_COUNT = 64
@@ -17,9 +17,9 @@ BATCH_COUNT = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Ranks of each picture's own first caption among all distinct first captions, and of its label's.
+    """Accuracy: the rank of each picture's first caption among all first captions, and the rank of its label.
 
-    A label's first caption stands for the label: the first one in the data.
+    The first caption of a label in the data stands for the label.
     """
 
     images: int
@@ -30,7 +30,7 @@ class Evaluation:
     label_top5: float
 
 
-def score(tower: Tower, pictures: Pictures, sentence: SentenceEncoder) -> Evaluation:
+def evaluate_tower(tower: Tower, pictures: Pictures, sentence: SentenceEncoder) -> Evaluation:
     """Evaluate a tower on pictures."""
     return evaluate(embed(tower, pictures.pixels), pictures.labels, sentence)
 
@@ -43,7 +43,7 @@ def embed(tower: Tower, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     with torch.inference_mode():
         for start in range(0, len(pixels), BATCH_COUNT):
             batch = torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device)
-            vectors.append(tower(scaled(batch)).cpu().numpy())
+            vectors.append(tower(scale_pixels(batch)).cpu().numpy())
     return np.concatenate(vectors)
 
 
@@ -52,8 +52,8 @@ def evaluate(vectors: NDArray[np.float32], labels: Sequence[Label], sentence: Se
 
     Args:
         vectors: float32 (N, D), unit length.
-        labels: Of the same N pictures.
-        sentence: Whose space the vectors are in.
+        labels: Labels of the same N pictures.
+        sentence: The encoder whose space the vectors are in.
     """
     own = [label.captions[0] for label in labels]
     names: dict[str, str] = {}
@@ -71,10 +71,10 @@ def evaluate(vectors: NDArray[np.float32], labels: Sequence[Label], sentence: Se
     )
 
 
-def by_kind(
+def accuracy_by_kind(
     vectors: NDArray[np.float32], labels: Sequence[Label], sentence: SentenceEncoder
 ) -> dict[str, tuple[int, float, float]]:
-    """Count each kind's pictures, and their top1 and top5 among the captions of all kinds; the largest kind first."""
+    """Return count, top1 and top5 of the pictures of each kind among the captions of all kinds; largest kind first."""
     ranks = ranks_of(vectors, [label.captions[0] for label in labels], sentence)
     kinds = np.array([label.kind for label in labels])
     return {
@@ -84,9 +84,9 @@ def by_kind(
 
 
 def ranks_of(vectors: NDArray[np.float32], texts: Sequence[str], sentence: SentenceEncoder) -> NDArray[np.int64]:
-    """Return the rank, from 1, of each picture's own text among all distinct texts; ties count against it."""
+    """Return the rank, from 1, of the text of each picture among all distinct texts; ties count against it."""
     distinct = list(dict.fromkeys(texts))
-    place = {text: column for column, text in enumerate(distinct)}
+    columns = {text: column for column, text in enumerate(distinct)}
     similarities = vectors @ sentence.encode(distinct).T  # (N, T)
-    own = similarities[np.arange(len(vectors)), [place[text] for text in texts]]
+    own = similarities[np.arange(len(vectors)), [columns[text] for text in texts]]
     return np.asarray((similarities >= own[:, None]).sum(axis=1))

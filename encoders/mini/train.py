@@ -1,10 +1,14 @@
-"""Training `mini`: pictures are taught to lie where the sentence encoder puts their captions.
+"""Trains `mini`: the tower learns to embed a picture where the sentence encoder embeds its caption.
 
-The loss of a batch has three parts. A picture must choose its captions among all captions of the data, where captions
-alike in the sentence encoder share the choice; each caption must choose its picture in the batch (both: InfoNCE,
-https://arxiv.org/abs/1807.03748, with soft targets as in https://arxiv.org/abs/2303.06628); a picture's vector must
-point to its caption's, so that words of no caption find their place too. The second trunk learns something else: to
-tell ImageNet's classes from small pictures as the untrained network told them from larger ones.
+The loss of the captions has three parts:
+
+- A picture must choose its caption among all captions of the data. Captions that the sentence encoder finds similar
+  share the choice.
+- Each caption must choose its picture in the batch. (Both: InfoNCE, https://arxiv.org/abs/1807.03748, with soft targets
+  as in https://arxiv.org/abs/2303.06628.)
+- The vector of a picture must point to the vector of its caption, so that words of no caption find their place too.
+
+The class trunk learns to recognise ImageNet's classes in small pictures as the original network does in larger ones.
 """
 
 import json
@@ -28,33 +32,42 @@ from encoders.config import SentenceConfig
 from encoders.errors import PicturesInvalid, WeightsInvalid
 from encoders.mini.augment import augment, mix
 from encoders.mini.encoder import MiniConfig
-from encoders.mini.evaluate import Evaluation, score
+from encoders.mini.evaluate import Evaluation, evaluate_tower
 from encoders.mini.pictures import Pictures, load_pictures
-from encoders.mini.tower import ARCHITECTURE, WIDTH, Tower, class_names, pack, pretrained, scaled, unpack
+from encoders.mini.tower import (
+    ARCHITECTURE,
+    WIDTH,
+    Tower,
+    class_names,
+    load_pretrained,
+    pack_weights,
+    scale_pixels,
+    unpack_weights,
+)
 from encoders.sentence import SentenceEncoder
 from encoders.weights import choose_device
 
-# Not free, and so never trained on.
+# The licence of this source is not free, so it is never trained on.
 EXCLUDED_SOURCES = frozenset({"dalelane/pokemon-images-dataset"})
 INPUT_PX = 128
 TRAIN_PX = 112  # objects look larger in training crops than in whole pictures: https://arxiv.org/abs/1906.06423
 BATCH_COUNT = 128
 LEARNING_RATE = 3e-4
-HEAD_LEARNING_RATE = 1e-3
+HEAD_LEARNING_RATE = 1e-3  # of new layers
 WEIGHT_DECAY = 0.02
 WARM_UP_STEPS = 200
 GRADIENT_NORM = 1.0
-CAPTION_TEMPERATURE = 0.05  # how far captions alike share the choice
-PICTURE_TEMPERATURE = 0.05  # at the start; learned
+CAPTION_TEMPERATURE = 0.05  # of the soft targets: how far similar captions share a choice
+PICTURE_TEMPERATURE = 0.05  # start value; it is learned
 CAPTION_TO_PICTURE_WEIGHT = 0.5
 COSINE_WEIGHT = 1.0
-CLASS_STEPS = 12  # every so many steps the class trunk learns too: it begins near where it is to stay
+CLASS_STEPS = 12  # the class trunk learns at every 12th step only, because it starts close to its target
 CLASS_LEARNING_RATE = 1e-4
-TEACHER_PX = 160  # where ImageNet's classifier, trained at 224, tells more of such small pictures than at INPUT_PX
-MIX_SHARE = 0.15  # of the pictures: a part is another one's
-KIND_POWER = 0.75  # a kind of n pictures is drawn as often as n ** 0.75: fewer objects, more scenes
-AVERAGE_DECAY = 0.999  # of the moving average of the weights, which is what is kept
-PLAIN_SHARE = 0.2  # of the steps, the last: no picture has a part of another, as none has when it is used
+TEACHER_PX = 160  # ImageNet's classifier, trained at 224, knows these small pictures better than at INPUT_PX
+MIX_SHARE = 0.15  # share of pictures with a box of another picture
+KIND_POWER = 0.75  # a kind of n pictures is drawn in proportion to n ** 0.75: fewer objects, more scenes
+AVERAGE_DECAY = 0.999  # of the moving average of the weights, which is the result
+PLAIN_SHARE = 0.2  # share of the last steps without boxes, as pictures have none when the tower is used
 CHECKPOINT_STEPS = 100
 
 
@@ -63,7 +76,7 @@ OnStage = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochReport:
-    """What one epoch did."""
+    """The result of one epoch."""
 
     epoch: int
     loss: float
@@ -76,7 +89,7 @@ class Captions:
     """All distinct captions of the data."""
 
     vectors: Tensor  # float32 (C, WIDTH), unit length
-    own: tuple[NDArray[np.int64], ...]  # of each picture: its captions, rows of `vectors`
+    own: tuple[NDArray[np.int64], ...]  # the captions of each picture: rows of `vectors`
 
 
 def train(
@@ -91,35 +104,35 @@ def train(
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
 ) -> None:
-    """Train a tower and write it to `out`, after each epoch.
+    """Train a tower and write it to `out` after each epoch.
 
-    A run that was stopped goes on from its last checkpoint in `out`, and ends as it would have ended.
+    A stopped run resumes from its last checkpoint in `out`, and ends with the same result.
 
     Args:
-        data: A folder of tars; `val.tar`, if there, is kept for evaluation.
-        out: Gets mini.safetensors, mini.json, history.jsonl, training.png, and checkpoint.pt while it runs.
-        epochs: Passes over as many pictures as there are.
-        seed: Of every random choice.
+        data: A folder of tars; `val.tar`, if it exists, is used for evaluation only.
+        out: Gets mini.safetensors, mini.json, history.jsonl, training.png, and checkpoint.pt during the run.
+        epochs: An epoch draws as many pictures as there are.
+        seed: Seed of every random choice.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        start: A folder of a trained `mini` to go on from; None: EfficientNet-lite0's ImageNet weights.
-        on_stage: Told what is done before the first step, how much of it, and of how much, where that is known.
-        on_step: Told the step, all steps, and the loss.
-        on_epoch: Told each epoch's outcome.
+        start: Folder of a trained `mini` to start from; None: EfficientNet-lite0's ImageNet weights.
+        on_stage: Called before the first step with a stage, the work done, and the total where it is known.
+        on_step: Called with the step, the number of steps, and the loss.
+        on_epoch: Called with the result of each epoch.
 
     Raises:
         PicturesInvalid: If the pictures cannot be read.
-        WeightsInvalid: If `out` holds a run of other settings, or `start` is no `mini`.
-        ImportError: If the ImageNet weights' package is not installed.
+        WeightsInvalid: If `out` holds a run with other settings, or `start` holds no `mini`.
+        ImportError: If the package of the ImageNet weights is not installed.
     """
     paths = sorted(path for path in data.glob("*.tar") if path.name != "val.tar")
     if not paths:
-        raise PicturesInvalid(str(data), "it has no .tar to train on")
+        raise PicturesInvalid(str(data), "there is no .tar to train on")
     out.mkdir(parents=True, exist_ok=True)
     on_stage("Reading pictures", 0, None)
     pictures = load_pictures(paths, INPUT_PX, excluded=EXCLUDED_SOURCES)
     held_out = load_pictures([data / "val.tar"], INPUT_PX) if (data / "val.tar").exists() else None
     sentence = SentenceEncoder.load(SentenceConfig())
-    run = Run(pictures, sentence, epochs=epochs, seed=seed, device=choose_device(device), on_stage=on_stage)
+    run = MiniRun(pictures, sentence, epochs=epochs, seed=seed, device=choose_device(device), on_stage=on_stage)
     run.begin(start)
     run.resume(out / "checkpoint.pt")
     history = read_history(out / "history.jsonl", run.step // run.steps_in_epoch)
@@ -132,12 +145,12 @@ def train(
                 break
             if run.step % CHECKPOINT_STEPS == 0:
                 run.save(out / "checkpoint.pt")
-        keep(run, sentence, out, trained=f"{run.step // run.steps_in_epoch} of {epochs} epochs, seed {seed}")
+        write_weights(run, sentence, out, trained=f"{run.step // run.steps_in_epoch} of {epochs} epochs, seed {seed}")
         report = EpochReport(
             epoch=run.step // run.steps_in_epoch,
             loss=float(np.mean(losses)),
             seconds=time.monotonic() - began,
-            evaluation=score(run.average, held_out, sentence) if held_out else None,
+            evaluation=evaluate_tower(run.average, held_out, sentence) if held_out else None,
         )
         history.append(report)
         write_history(out, history)
@@ -145,8 +158,8 @@ def train(
         on_epoch(report)
 
 
-class Run:
-    """One training run: everything that a checkpoint holds. Each step's randomness hangs on the seed and its number."""
+class MiniRun:
+    """One training run: the contents of a checkpoint. Seed and number of a step decide its random choices."""
 
     def __init__(
         self, pictures: Pictures, sentence: SentenceEncoder, *, epochs: int, seed: int, device: str, on_stage: OnStage
@@ -156,7 +169,7 @@ class Run:
         on_stage("Encoding captions", 0, None)
         self.captions = encode_captions(pictures, sentence, device)
         self.class_vectors = encode_classes(sentence).to(device)
-        self.classes = tell_classes(pictures.pixels, device, on_stage)
+        self.classes = classify(pictures.pixels, device, on_stage)
         self.steps_in_epoch = max(len(pictures) // BATCH_COUNT, 1)
         self.steps, self.step = epochs * self.steps_in_epoch, 0
         self.tower = Tower().to(device).to(memory_format=torch.channels_last)
@@ -182,19 +195,19 @@ class Run:
         self.share = share / share.sum()
 
     def begin(self, start: Path | None) -> None:
-        """Set the weights to start from."""
+        """Load the start weights."""
         if start is None:
-            # The captions' head stays random.
-            self.tower.load_state_dict({**pretrained(), "class_vectors": self.class_vectors}, strict=False)
+            # The head of the captions stays random.
+            self.tower.load_state_dict({**load_pretrained(), "class_vectors": self.class_vectors}, strict=False)
         else:
             try:
-                self.tower.load_state_dict(unpack((start / "mini.safetensors").read_bytes()))
+                self.tower.load_state_dict(unpack_weights((start / "mini.safetensors").read_bytes()))
             except (OSError, SafetensorError, RuntimeError) as error:
                 raise WeightsInvalid(str(start), str(error).partition("\n")[0]) from error
         self.average.load_state_dict(self.tower.state_dict())
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint, if there is one."""
+        """Load a checkpoint, if there is one."""
         if not path.exists():
             return
         try:
@@ -202,7 +215,7 @@ class Run:
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise WeightsInvalid(str(path), str(error).partition("\n")[0]) from error
         if saved["settings"] != self.settings():
-            raise WeightsInvalid(str(path), "it is of a run with other pictures, epochs or seed; take another OUT")
+            raise WeightsInvalid(str(path), "it belongs to a run with other pictures, epochs or seed; use another OUT")
         self.tower.load_state_dict(saved["tower"])
         self.average.load_state_dict(saved["average"])
         self.scale.data.copy_(saved["scale"])
@@ -210,7 +223,7 @@ class Run:
         self.step = saved["step"]
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; one that is killed while it writes leaves the old one."""
+        """Write a checkpoint atomically: a kill during the write leaves the old checkpoint."""
         saved = {
             "settings": self.settings(),
             "step": self.step,
@@ -226,7 +239,7 @@ class Run:
         return {"pictures": len(self.pictures), "steps": self.steps, "seed": self.seed}
 
     def advance(self) -> float:
-        """Take one step; the loss of the captions before it."""
+        """Take one step, and return the loss of the captions before it."""
         epoch, number = divmod(self.step, self.steps_in_epoch)
         order = np.random.default_rng([self.seed, epoch]).choice(
             len(self.pictures), size=(self.steps_in_epoch, min(BATCH_COUNT, len(self.pictures))), p=self.share
@@ -245,14 +258,14 @@ class Run:
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             edges = self.tower.edges(x.contiguous(memory_format=torch.channels_last))
             vectors = self.tower.caption_vectors(edges)
-        of_captions = loss_of(vectors, own, partner, share, self.captions.vectors, self.scale.exp())
-        loss = of_captions
+        caption_loss = loss_of_captions(vectors, own, partner, share, self.captions.vectors, self.scale.exp())
+        loss = caption_loss
         if self.step % CLASS_STEPS == 0:
             loss = loss + self.loss_of_classes(pixels, torch.from_numpy(self.classes[chosen]).to(self.device))
         rate = schedule(self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-        self.optimizer.zero_grad()  # to None: the class trunk stands still between its steps
+        self.optimizer.zero_grad()  # sets gradients to None, so the class trunk is unchanged between its steps
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.tower.parameters(), GRADIENT_NORM)
         self.optimizer.step()
@@ -261,57 +274,59 @@ class Run:
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.tower.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
-        return of_captions.item()
+        return caption_loss.item()
 
     def loss_of_classes(self, pixels: Tensor, classes: Tensor) -> Tensor:
-        """Compare the class trunk's answers on whole pictures, as it will see them, with those before training."""
-        x = scaled(pixels)
+        """Compare the class trunk's answers on whole pictures with the answers before training (`classify`)."""
+        x = scale_pixels(pixels)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             logits = self.tower.class_logits(self.tower.edges(x))
         return F.cross_entropy(logits, classes.float())
 
 
-def tell_classes(pixels: NDArray[np.uint8], device: str, on_stage: OnStage) -> NDArray[np.float16]:
-    """Return ImageNet's classes as they are told before training: float16 (N, CLASS_COUNT), each row's sum 1."""
+def classify(pixels: NDArray[np.uint8], device: str, on_stage: OnStage) -> NDArray[np.float16]:
+    """Return the class probabilities of the network before training: float16 (N, CLASS_COUNT), rows sum to 1."""
     teacher = Tower().to(device).to(memory_format=torch.channels_last).eval()
-    teacher.load_state_dict(pretrained(), strict=False)
-    found = []
+    teacher.load_state_dict(load_pretrained(), strict=False)
+    probabilities = []
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, len(pixels), BATCH_COUNT):
-            x = scaled(torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device))
+            x = scale_pixels(torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device))
             x = F.interpolate(x, size=TEACHER_PX, mode="bicubic").contiguous(memory_format=torch.channels_last)
-            on_stage("Telling ImageNet's classes", start, len(pixels))
-            found.append(teacher.class_logits(teacher.edges(x)).softmax(dim=1).half().cpu().numpy())
-    return np.concatenate(found)
+            on_stage("Classifying pictures", start, len(pixels))
+            probabilities.append(teacher.class_logits(teacher.edges(x)).softmax(dim=1).half().cpu().numpy())
+    return np.concatenate(probabilities)
 
 
-def loss_of(vectors: Tensor, own: Tensor, partner: Tensor, share: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
-    """Compute the three parts of a batch's loss that are of captions.
+def loss_of_captions(
+    vectors: Tensor, own: Tensor, partner: Tensor, share: Tensor, captions: Tensor, scale: Tensor
+) -> Tensor:
+    """Compute the sum of the three caption losses of a batch.
 
     Args:
-        vectors: float32 (B, D), of the pictures.
+        vectors: float32 (B, D), vectors of the pictures.
         own: int64 (B,), a caption of each picture: a row of `captions`.
-        partner: int64 (B,), which other picture each has a part of.
-        share: float32 (B,), how much of each is its own.
+        partner: int64 (B,), index of the picture that the box in each picture comes from.
+        share: float32 (B,), share of each picture that is left.
         captions: float32 (C, D), all captions.
-        scale: Of the similarities: one over the temperature.
+        scale: Factor of the similarities: one over the temperature.
     """
     mine, other, share = captions[own], captions[own[partner]], share[:, None]
     target = F.normalize(share * mine + (1 - share) * other, dim=1)  # (B, D)
 
-    wanted = (mine @ captions.T / CAPTION_TEMPERATURE).softmax(dim=1)  # (B, C)
-    wanted = share * wanted + (1 - share) * wanted[partner]
-    to_captions = F.cross_entropy(vectors @ captions.T * scale, wanted)
+    choice = (mine @ captions.T / CAPTION_TEMPERATURE).softmax(dim=1)  # (B, C)
+    choice = share * choice + (1 - share) * choice[partner]
+    to_captions = F.cross_entropy(vectors @ captions.T * scale, choice)
 
-    wanted = (target @ target.T / CAPTION_TEMPERATURE).softmax(dim=1)  # (B, B)
-    to_pictures = F.cross_entropy(target @ vectors.T * scale, wanted)
+    choice = (target @ target.T / CAPTION_TEMPERATURE).softmax(dim=1)  # (B, B)
+    to_pictures = F.cross_entropy(target @ vectors.T * scale, choice)
 
     cosine = 1 - (vectors * target).sum(dim=1).mean()
     return to_captions + CAPTION_TO_PICTURE_WEIGHT * to_pictures + COSINE_WEIGHT * cosine
 
 
 def schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a linear warm-up, then a cosine to nothing."""
+    """Return the learning rate over its peak: a linear warm-up, then a cosine to 0."""
     warm_up = min(WARM_UP_STEPS, steps // 10)
     if step < warm_up:
         return (step + 1) / warm_up
@@ -327,23 +342,23 @@ def encode_captions(pictures: Pictures, sentence: SentenceEncoder, device: str) 
 
 
 def encode_classes(sentence: SentenceEncoder) -> Tensor:
-    """Return the vectors of ImageNet's classes less their mean: float32 (CLASS_COUNT, WIDTH)."""
+    """Return the vectors of ImageNet's class names minus their mean: float32 (CLASS_COUNT, WIDTH)."""
     names = sentence.encode([f"a photo of a {name}" for name in class_names()])
     return torch.from_numpy(names - names.mean(axis=0))
 
 
-def keep(run: Run, sentence: SentenceEncoder, out: Path, trained: str) -> None:
-    """Write the averaged weights as `mini` loads them."""
+def write_weights(run: MiniRun, sentence: SentenceEncoder, out: Path, trained: str) -> None:
+    """Write the averaged weights in the files that `mini` loads."""
     config = MiniConfig(
         architecture=ARCHITECTURE, trained=trained, text=sentence.name, width=WIDTH, input_px=INPUT_PX,
         resize="squash", mean=127.5, std=127.5,
     )  # fmt: skip
-    (out / "mini.safetensors").write_bytes(pack(run.average.state_dict()))
+    (out / "mini.safetensors").write_bytes(pack_weights(run.average.state_dict()))
     (out / "mini.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
 def read_history(path: Path, epochs: int) -> list[EpochReport]:
-    """Read the reports of the first `epochs` epochs, those that a checkpoint knows."""
+    """Read the reports of the first `epochs` epochs, which are those of the checkpoint."""
     if not path.exists():
         return []
     reports = []

@@ -12,7 +12,7 @@ from encoders.calibration import GENERIC, read_calibrations
 from encoders.config import SentenceConfig, VisualConfig
 from encoders.errors import WeightsInvalid, WeightsNotFound
 from encoders.mini import FOLDER, MiniEncoder
-from encoders.mini.tower import CLASS_TEMPERATURE, Tower, class_names, pack, pretrained, unpack
+from encoders.mini.tower import CLASS_TEMPERATURE, Tower, class_names, load_pretrained, pack_weights, unpack_weights
 from encoders.sentence import SentenceEncoder
 from support.marks import first_quick
 
@@ -46,7 +46,7 @@ def test_folded_tower_equals_timm(size: int) -> None:
     reference = timm.create_model("tf_efficientnet_lite0").eval()
     reference.load_state_dict(dict(zip(reference.state_dict(), stored.values(), strict=True)))
     tower = Tower().eval()
-    tower.load_state_dict(pretrained(), strict=False)
+    tower.load_state_dict(load_pretrained(), strict=False)
     x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
         features = reference.forward_head(reference.forward_features(x), pre_logits=True)
@@ -61,7 +61,7 @@ def test_stored_weights_come_back_within_half_a_step() -> None:
         "hidden.bias": torch.ones(7),
         "class_trunk.blocks.0.depthwise.weight": torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(1)),
     }
-    back = unpack(pack(weights))
+    back = unpack_weights(pack_weights(weights))
     step = weights["hidden.weight"].abs().amax(dim=1, keepdim=True) / 127
     assert ((back["hidden.weight"] - weights["hidden.weight"]).abs() <= step / 2 + 1e-6).all()
     assert torch.equal(back["hidden.bias"], weights["hidden.bias"])
@@ -73,8 +73,8 @@ def test_stored_weights_come_back_within_half_a_step() -> None:
 def test_quantising_keeps_the_features_of_real_frames(shared: Path, encoder: MiniEncoder) -> None:
     x = torch.from_numpy(real_frames(shared, encoder.input_width)).permute(0, 3, 1, 2).float() / 127.5 - 1
     exact, stored = Tower().eval(), Tower().eval()
-    exact.load_state_dict(pretrained(), strict=False)
-    stored.load_state_dict(unpack(pack(exact.state_dict())))
+    exact.load_state_dict(load_pretrained(), strict=False)
+    stored.load_state_dict(unpack_weights(pack_weights(exact.state_dict())))
     with torch.inference_mode():
         features = [tower.class_trunk(tower.edges(x)) for tower in (exact, stored)]
     cosines = torch.nn.functional.cosine_similarity(*features, dim=1)

@@ -20,7 +20,7 @@ from encoders.mini.__main__ import main
 from encoders.mini.augment import augment, mix
 from encoders.mini.evaluate import evaluate
 from encoders.mini.pictures import Label, load_pictures
-from encoders.mini.train import loss_of, schedule
+from encoders.mini.train import loss_of_captions, schedule
 from encoders.sentence import SentenceEncoder
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 200)}
@@ -176,7 +176,7 @@ def test_the_loss_is_least_where_pictures_lie_on_their_captions() -> None:
     whole = torch.ones(4)
 
     def loss(vectors: torch.Tensor) -> float:
-        return loss_of(vectors, own, own.flip(0), whole, captions, scale).item()
+        return loss_of_captions(vectors, own, own.flip(0), whole, captions, scale).item()
 
     assert loss(captions[:4]) < loss(torch.nn.functional.normalize(captions[:4] + captions[2:6], dim=1))
     assert loss(captions[:4]) < loss(captions[[1, 0, 3, 2]])
@@ -187,7 +187,7 @@ def test_a_picture_of_two_things_lies_between_their_captions() -> None:
     half = torch.full((2,), 0.5)
     between = torch.nn.functional.normalize(captions[:2] + captions[[1, 0]], dim=1)
     own, partner, scale = torch.arange(2), torch.tensor([1, 0]), torch.tensor(5.0)
-    assert loss_of(between, own, partner, half, captions, scale) < loss_of(
+    assert loss_of_captions(between, own, partner, half, captions, scale) < loss_of_captions(
         captions[:2], own, partner, half, captions, scale
     )
 
@@ -205,7 +205,7 @@ def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
 def test_the_untrained_network_tells_classes_as_shares(data: Path) -> None:
     pixels = load_pictures([data / "val.tar"], 32).pixels
     told: list[tuple[str, int, int | None]] = []
-    classes = train.tell_classes(pixels, "cpu", lambda *stage: told.append(stage))
+    classes = train.classify(pixels, "cpu", lambda *stage: told.append(stage))
     assert classes.shape == (9, 1000)
     np.testing.assert_allclose(classes.astype(np.float32).sum(axis=1), 1, atol=5e-3)
     assert [done for _, done, _ in told] == [0, 8]
