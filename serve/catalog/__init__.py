@@ -1,1 +1,1 @@
-"""What is indexed: one SQLite file in a data directory."""
+"""The catalog: indexed videos and all rows of them, in one SQLite file of a data directory."""

@@ -1,14 +1,13 @@
-"""What is indexed: one SQLite file in a data directory, written by one process and read by any number.
+"""Catalog: the SQLite file of a data directory, written by one process and read by any number of processes.
 
-How a video comes in, and why a kill at any point is harmless:
-1. begin() makes a PROCESSING row. No reader sees it.
-2. add_*() append to it, each in a transaction of its own: neither memory nor the write-ahead log grows with the video.
-3. finish() makes it READY, takes the older version away and counts the generation up, in one transaction.
-A writer that dies before 3 leaves a PROCESSING row, which the next writer removes.
+How a video is added, and why a kill at any point is harmless:
+1. begin() inserts a PROCESSING row. No reader sees it.
+2. add_*() append to it, each in its own transaction: neither memory nor the write-ahead log grows with the video.
+3. finish() makes it READY, deletes the older version and advances the generation, in one transaction.
+A writer that dies before 3 leaves a PROCESSING row, which the next writer deletes.
 
-Editors change what is small and needs no writer: they delete videos, and keep the queue of work (serve.indexing.jobs).
-A video
-that comes in for a job becomes READY in the transaction that ends the job, so neither is ever there without the other.
+Editors make small changes beside the writer: they delete videos and edit the job queue (serve.indexing.jobs). A video
+that is indexed for a job becomes READY in the transaction that ends the job, so a crash never separates the two.
 """
 
 import json
@@ -47,22 +46,22 @@ __all__ = ["Catalog", "Kind", "NewVideo", "WordMatch"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewVideo:
-    """What is known of a video before its first frame."""
+    """A video before its first frame."""
 
     video_id: str
     collection: str
     uri: str
     content_sha256: str
-    fingerprint: str  # EncoderSpace.fingerprint of the encoders at work
+    fingerprint: str  # EncoderSpace.fingerprint of the encoders that index it
     metadata: Mapping[str, str] = field(default_factory=dict)
     recorded_time: float | None = None  # seconds since 1970; None: not known
 
 
 class Catalog(CatalogReader):
-    """One data directory's catalog, open for reading, for writing, or for small changes beside a writer.
+    """The catalog of one data directory, open for reading, for writing, or for small changes beside a writer.
 
-    Safe to share between threads, which then take turns. Every method answers from one state of the catalog; inside
-    snapshot() several calls do. All raise DataDirectoryInvalid when the file is damaged or the disk fails or is full.
+    Threads may share it; a writer's threads take turns. Every method answers from one state of the catalog, and so do
+    several calls inside snapshot(). All raise DataDirectoryInvalid if the file is damaged or the disk fails or is full.
     """
 
     _writer_lock: WriterLock | None = None  # of a writer
@@ -70,11 +69,12 @@ class Catalog(CatalogReader):
 
     @classmethod
     def open_writer(cls, directory: Path) -> Self:
-        """Open for writing, making what is missing, and remove what a dead writer left half-written.
+        """Open for writing. Make a missing directory or catalog, and delete videos that a dead writer left unfinished.
 
         Raises:
-            DataDirectoryBusy: If another process, or another Catalog of this one, writes there.
+            DataDirectoryBusy: If another process, or another Catalog of this process, writes there.
             DataDirectoryInvalid: If the catalog is damaged, newer than this program, or may not be written.
+            DataDirectoryOutdated: If the catalog is too old to be migrated.
         """
         with translate_failures(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class Catalog(CatalogReader):
 
     @classmethod
     def open_editor(cls, directory: Path) -> Self:
-        """Open for deleting videos and for serve.indexing.jobs, whether or not a writer is at work.
+        """Open for deleting videos and for serve.indexing.jobs, beside a writer or without one.
 
         Raises:
             DataDirectoryMissing: If nothing was ever indexed there.
@@ -114,7 +114,7 @@ class Catalog(CatalogReader):
             self.write_space(write, space)
 
     def begin(self, video: NewVideo) -> int:
-        """Make an invisible video and return its row."""
+        """Insert a PROCESSING video, which no reader sees, and return its row."""
         with self.writing() as write:
             row = write.execute(
                 "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, metadata, recorded_time,"
@@ -122,12 +122,12 @@ class Catalog(CatalogReader):
                 (video.video_id, video.collection, uri_bytes(video.uri), video.content_sha256, video.fingerprint,
                  metadata_json(video.metadata), video.recorded_time),
             ).lastrowid  # fmt: skip
-            assert row is not None  # an INSERT always has one
+            assert row is not None  # every INSERT has a lastrowid
             self._begun.add(row)
         return row
 
     def add_frames(self, row: int, embeddings: FrameEmbeddings, thumbnails: Sequence[bytes]) -> None:
-        """Append frames, later than those before. Vectors are kept as float16.
+        """Append frames, later than the frames before. Vectors are stored as float16.
 
         Args:
             row: From begin().
@@ -147,15 +147,15 @@ class Catalog(CatalogReader):
                 "SELECT width FROM frame_blocks WHERE video_row = ? ORDER BY id DESC LIMIT 1", (row,)
             ).fetchone()
             if last is not None and last[0] != vectors.shape[1]:
-                raise ValueError(f"vectors must be {last[0]} wide as those before, got {vectors.shape[1]}")
+                raise ValueError(f"vectors must be {last[0]} wide like the frames before, got {vectors.shape[1]}")
             insert_frames(write, row, embeddings, thumbnails)
 
     def add_utterances(self, row: int, utterances: Sequence[Utterance], vectors: NDArray[np.float32]) -> None:
-        """Append utterances, later than those before.
+        """Append utterances, later than the utterances before.
 
         Args:
             row: From begin().
-            utterances: U of them.
+            utterances: U utterances.
             vectors: float32 (U, D), unit length; D is 0 without a sentence encoder.
         """
         if vectors.ndim != 2 or len(vectors) != len(utterances):
@@ -165,14 +165,14 @@ class Catalog(CatalogReader):
             insert_utterances(write, row, zip(count(first), utterances, vectors, strict=False))
 
     def add_segments(self, row: int, segments: Sequence[Segment]) -> None:
-        """Append segments, later than those before."""
+        """Append segments, later than the segments before."""
         with self.writing() as write:
             first = self._next_position("segments", row)
             for position, segment in enumerate(segments, start=first):
                 insert_segment(write, row, position, segment)
 
     def add_traits(self, row: int, traits: StoredTraits) -> None:
-        """Say once, after all frames, what no question changes in them."""
+        """Store the traits of all frames, once, after the last frame."""
         with self.writing() as write:
             self._require_begun(row)
             write.execute(
@@ -183,12 +183,12 @@ class Catalog(CatalogReader):
     def finish(
         self, row: int, *, media: MediaInfo, duration_seconds: float, warnings: Sequence[str], job_id: int | None = None
     ) -> bool:
-        """Make the video visible and take away an older one of the same collection and id, in one transaction.
+        """Make the video visible and delete an older video of the same collection and id, in one transaction.
 
         Args:
-            job_id: The job it was indexed for, which the same transaction ends.
+            job_id: The job that it was indexed for; the same transaction ends it.
         Returns:
-            Whether it is visible: False if the job is not RUNNING any more, and then the video is removed.
+            Whether it is visible: False if the job is not RUNNING any more, and then the video is deleted.
         """
         with self.writing() as write:
             self._require_begun(row)
@@ -238,38 +238,38 @@ class Catalog(CatalogReader):
                 " AND (metadata != ?1 OR recorded_time IS NOT ?2)", (metadata_json(metadata), recorded_time, row)
             )  # fmt: skip
             if changed.rowcount:
-                self.advance_generation(write, [row])  # answers filter by what changed
+                self.advance_generation(write, [row])  # filters read metadata and recorded time
             return True
 
     def abandon(self, row: int) -> None:
-        """Remove a video that was begun and will not be finished."""
+        """Delete a video that was begun and will not be finished."""
         with self.writing() as write:
             self._require_begun(row)
             write.execute("DELETE FROM videos WHERE row = ?", (row,))
         self._begun.discard(row)
 
     def delete(self, video_id: str, collection: str | None = None) -> None:
-        """Remove a video. The id is taken whole: an abbreviation could reach another video than the one meant.
+        """Delete a video. Its id must be whole: an abbreviation could name another video than the caller means.
 
         Raises:
-            VideoNotFound: If there is none of this id.
-            VideoAmbiguous: If there is one in several collections and none is named.
+            VideoNotFound: If no video has this id.
+            VideoAmbiguous: If several collections have a video of this id and none is named.
         """
         with self.editing() as edit:
             self.remove(edit, video_id, collection)
 
     def remove(self, edit: sqlite3.Connection, video_id: str, collection: str | None) -> str:
-        """Remove a video, and the job to index it, as part of a transaction; return its collection. See delete()."""
-        found = edit.execute(
+        """Delete a video and its job, as part of a transaction; return its collection. See delete()."""
+        owners = edit.execute(
             "SELECT collection FROM videos WHERE state = 'READY' AND video_id = ?1 AND (?2 IS NULL OR collection = ?2)"
             " UNION SELECT collection FROM jobs WHERE video_id = ?1 AND (?2 IS NULL OR collection = ?2) ORDER BY 1",
             (video_id, collection),
         ).fetchall()
-        if not found:
+        if not owners:
             raise VideoNotFound(video_id)
-        if len(found) > 1:
-            raise VideoAmbiguous(video_id, [name for (name,) in found])
-        ((owner,),) = found
+        if len(owners) > 1:
+            raise VideoAmbiguous(video_id, [name for (name,) in owners])
+        ((owner,),) = owners
         edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (owner, video_id))
         ready = edit.execute(
             "SELECT row, live FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ?", (owner, video_id)
@@ -283,8 +283,10 @@ class Catalog(CatalogReader):
         return str(owner)
 
     def remember_deletion(self, edit: sqlite3.Connection, collection: str, video_id: str, at: float) -> None:
-        """Let nothing of a live video come back that is there, or that was appended before `at`; see
-        serve.live.rows."""
+        """Bar a live video's records from coming back: those in the catalog, and those appended before `at`.
+
+        See serve.live.rows.
+        """
         (newest,) = edit.execute(
             "SELECT max(source_append_time) FROM videos JOIN segments ON video_row = row"
             " WHERE state = 'READY' AND live AND collection = ? AND video_id = ?", (collection, video_id)
@@ -303,7 +305,7 @@ class Catalog(CatalogReader):
         )
 
     def remove_row(self, write: sqlite3.Connection, row: int) -> None:
-        # FTS5 over another table's content is told what to forget while that content is still there.
+        # FTS5 with external content needs the text of the rows that it deletes, so it goes first.
         write.execute(
             "INSERT INTO utterance_search (utterance_search, rowid, search_text)"
             " SELECT 'delete', id, search_text FROM utterances WHERE video_row = ?", (row,)
@@ -314,13 +316,13 @@ class Catalog(CatalogReader):
         write.execute("INSERT OR REPLACE INTO meta VALUES ('space', ?)", (json.dumps(asdict(space)),))
 
     def set_uri(self, row: int, uri: str) -> None:
-        """Note where a video's bytes are now."""
+        """Store the place to which a video's file moved."""
         with self.writing() as write:
             write.execute("UPDATE videos SET uri = ? WHERE row = ?", (uri_bytes(uri), row))
             self.advance_generation(write, [row])
 
     def advance_generation(self, write: sqlite3.Connection, rows: Iterable[int] = ()) -> int:
-        """Count the generation up as part of a transaction, note it on the videos that changed, and return it."""
+        """Add 1 to the generation as part of a transaction, store it on the changed videos, and return it."""
         write.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
         generation = self.generation()
         write.executemany("UPDATE videos SET changed_generation = ? WHERE row = ?", ((generation, row) for row in rows))
@@ -336,7 +338,7 @@ class Catalog(CatalogReader):
 
     @contextmanager
     def attach(self, path: Path) -> Iterator[None]:
-        """Let another catalog be read as `fresh`."""
+        """Attach another catalog as the schema `fresh`, to be read."""
         with self._lock, translate_failures(self.directory):
             self._connection.execute("ATTACH ? AS fresh", (f"{path.absolute().as_uri()}?mode=ro",))
             try:
@@ -345,16 +347,16 @@ class Catalog(CatalogReader):
                 self._connection.execute("DETACH fresh")
 
     def find_indexed(self, collection: str, video_id: str, content_sha256: str, fingerprint: str) -> int | None:
-        """Return the row of the READY video of these bytes in this encoder space; None: there is none."""
-        found = self.select(
+        """Return the row of the READY video of the same bytes in this encoder space; None: there is none."""
+        rows = self.select(
             "SELECT row FROM videos WHERE state = 'READY' AND collection = ? AND video_id = ? AND content_sha256 = ?"
             " AND fingerprint = ?", collection, video_id, content_sha256, fingerprint
         )  # fmt: skip
-        return found[0][0] if found else None
+        return rows[0][0] if rows else None
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that only the holder of the writer's lock may make."""
+        """Open a transaction that only the holder of the writer's lock may make."""
         with self._lock:
             if self._writer_lock is None and self._is_editable:
                 raise ValueError("this catalog is open for small changes only")
@@ -363,7 +365,7 @@ class Catalog(CatalogReader):
 
     @contextmanager
     def editing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all that the block changes, or nothing. Waits for those of other processes."""
+        """Open a transaction: all changes of the block happen, or none. Waits for transactions of other processes."""
         with self._lock, translate_failures(self.directory):
             if not self._is_editable:
                 raise ValueError("this catalog is open for reading only, or closed")

@@ -1,4 +1,4 @@
-"""A catalog that is open: its connections, one for each thread that reads, and the state they see."""
+"""OpenCatalog: the connections of an open catalog, one for each reading thread, and its snapshots."""
 
 import json
 import sqlite3
@@ -13,43 +13,43 @@ from serve.values import EncoderSpace
 
 
 class _ThreadState(threading.local):
-    """What each thread that reads has for itself."""
+    """The connection of one reading thread."""
 
     connection: sqlite3.Connection | None = None
-    unlocked_state: tuple[int, int] | None = None  # on read-only media
+    unlocked_state: tuple[int, int] | None = None  # of the file when the connection was opened; see unlocked_state()
 
 
 class OpenCatalog:
-    """A catalog's file, with what every reader of it needs.
+    """An open catalog file.
 
-    A reader gives each thread a connection of its own, so that threads read at the same time; a writer has one
-    connection, at which they take turns.
+    In a reader each thread has its own connection, so that threads read at the same time. A writer has one connection,
+    and its threads take turns.
     """
 
     def __init__(self, directory: Path, connection: sqlite3.Connection | None = None) -> None:
-        """Take a writer's connection, or None to read. Callers use open_reader() or open_writer()."""
+        """Take the connection of a writer or editor; None: read. Callers use open_reader() or open_writer()."""
         self.directory = directory
         self._shared_connection = connection
         self._lock: AbstractContextManager[object] = nullcontext() if connection is None else threading.RLock()
-        self._mine = _ThreadState()
+        self._thread = _ThreadState()
         self._opened: list[sqlite3.Connection] = []
         self._is_closed = False
-        self._begun: set[int] = set()  # rows this writer is writing
+        self._begun: set[int] = set()  # rows of the PROCESSING videos of this writer
 
     @classmethod
     def open_reader(cls, directory: Path) -> Self:
-        """Open for reading, whether or not somebody writes.
+        """Open for reading, beside a writer or without one.
 
         Raises:
             DataDirectoryMissing: If nothing was ever indexed there.
-            DataDirectoryInvalid: If the catalog is damaged, or newer than this program.
+            DataDirectoryInvalid: If the catalog is damaged, or of another version than this program's.
         """
         catalog = cls(directory)
         catalog._connect()
         return catalog
 
     def close(self) -> None:
-        """Let go of the file. No thread may still be reading."""
+        """Close all connections. No thread may still be reading."""
         with self._lock:
             self._is_closed = True
             opened, self._opened = self._opened, []
@@ -62,12 +62,12 @@ class OpenCatalog:
         connection = connect_reader(self.directory)
         self._opened.append(connection)
         with translate_failures(self.directory):
-            self._mine.connection, self._mine.unlocked_state = connection, unlocked_state(self.directory)
+            self._thread.connection, self._thread.unlocked_state = connection, unlocked_state(self.directory)
         return connection
 
     @property
     def _connection(self) -> sqlite3.Connection:
-        return self._shared_connection or self._mine.connection or self._connect()
+        return self._shared_connection or self._thread.connection or self._connect()
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class OpenCatalog:
     def snapshot(self) -> Iterator[None]:
         """Let all reads in the block see one state of the catalog. Keep it short: the log cannot shrink meanwhile."""
         with self._lock:
-            if self._connection.in_transaction:  # a snapshot in a snapshot is the outer one
+            if self._connection.in_transaction:  # inside another snapshot, which goes on
                 yield
                 return
             with translate_failures(self.directory):
@@ -91,21 +91,21 @@ class OpenCatalog:
                 self._connection.rollback()
 
     def identity(self) -> str:
-        """Return the name this catalog got when it was made: 32 hex digits, never those of another."""
+        """Return the id that this catalog got when it was made: 32 hex digits that no other catalog has."""
         return str(self._meta("identity"))
 
     def generation(self) -> int:
-        """Return a number that grows with every change of what is visible."""
+        """Return a number that grows with every visible change."""
         return int(self._meta("generation") or 0)
 
     def space(self) -> EncoderSpace | None:
-        """Return the encoders the rows are made with; None before the first set_space()."""
+        """Return the encoder space that the rows were made in; None before the first set_space()."""
         text = self._meta("space")
         return None if text is None else EncoderSpace(**json.loads(text))
 
     def _meta(self, key: str) -> str | None:
-        found = self.select("SELECT value FROM meta WHERE key = ?", key)
-        return found[0][0] if found else None
+        values = self.select("SELECT value FROM meta WHERE key = ?", key)
+        return values[0][0] if values else None
 
     def select(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a SELECT: of the snapshot() around it, else of the latest state."""
@@ -115,9 +115,9 @@ class OpenCatalog:
             return self._connection.execute(sql, parameters).fetchall()
 
     def _reopen_if_changed(self) -> None:
-        """Open a catalog on read-only media again when somebody else, who may write there, has written."""
-        before = self._mine.unlocked_state
-        if before is not None and unlocked_state(self.directory) != before and self._mine.connection is not None:
-            self._opened.remove(self._mine.connection)
-            self._mine.connection.close()
+        """Open a catalog on read-only media again if another process, which may write there, has changed it."""
+        before = self._thread.unlocked_state
+        if before is not None and unlocked_state(self.directory) != before and self._thread.connection is not None:
+            self._opened.remove(self._thread.connection)
+            self._thread.connection.close()
             self._connect()

@@ -1,4 +1,4 @@
-"""What will not be revised of what is said."""
+"""FinalUtterances: the utterances of a video that no revision changes. Moderation and standing queries read them."""
 
 import math
 
@@ -9,32 +9,32 @@ from serve.values import Video
 
 
 class FinalUtterances:
-    """What will not be revised of what is said, with its words, in order.
+    """The final utterances of videos, with their words, in order of time.
 
-    Of a live video that is all that begins before its watermark: every word before it is known.
+    An utterance of a live video is final if it begins before the video's watermark: every word before it is known.
     """
 
     def __init__(self, catalog: CatalogReader) -> None:
         self.catalog = catalog
 
     def after(self, video: Video, position: int) -> list[tuple[int, Utterance]]:
-        """Return the final utterances of a video behind a position, each with its own; -1: all of them."""
-        found = []
-        for at, words, *fields in self.catalog.select(
+        """Return the positions and the final utterances of a video behind a position; -1: all of them."""
+        final = []
+        for utterance_position, words, *fields in self.catalog.select(
             f"SELECT position, words, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND position > ?"
             " ORDER BY position", video.row, position,
         ):  # fmt: skip
             utterance = utterance_of(tuple(fields), words)
             if not video.is_final_until(math.nextafter(utterance.start_seconds, math.inf)):
                 break
-            found.append((at, utterance))
-        return found
+            final.append((utterance_position, utterance))
+        return final
 
     def last_position(self, video: Video) -> int:
-        """Return the position of the last one; -1: there is none."""
+        """Return the position of the last final utterance; -1: there is none."""
         until = math.inf if video.is_final_until(math.inf) else video.watermark_seconds
-        ((found,),) = self.catalog.select(
+        ((last,),) = self.catalog.select(
             "SELECT coalesce(max(position), -1) FROM utterances WHERE video_row = ? AND start_seconds < ?",
             video.row, until,
         )  # fmt: skip
-        return int(found)
+        return int(last)

@@ -1,4 +1,4 @@
-"""Catalogs that are too old to be migrated: what `kinodex reindex` does with them first."""
+"""rebuild_outdated() replaces a catalog that is too old to be migrated; `kinodex reindex` begins with it."""
 
 import contextlib
 import json
@@ -17,11 +17,11 @@ WARNING = "indexed by an older version of kinodex, so no question finds it: run 
 
 
 def rebuild_outdated(directory: Path) -> None:
-    """Replace an outdated catalog by one of this version that lists the same videos, without anything found in them.
+    """Replace an outdated catalog by one of this version that lists the same videos, without their frames and words.
 
-    Jobs, request ids and the deletions of live videos stay as well. Live videos go: Kafka's records bring them back.
-    The outdated catalog is copied to COPY_NAME before. All of it is one transaction: a killed process leaves the
-    outdated catalog as it was. A reindexing that the older program left half-done is removed.
+    It keeps jobs, request ids and the deletions of live videos, too. Live videos go, as Kafka's records bring them
+    back. The outdated catalog is first copied to COPY_NAME; a half-done reindexing of the older program is deleted.
+    The change is one transaction: a killed process leaves the outdated catalog unchanged.
 
     Raises:
         DataDirectoryBusy: If another process writes there.
@@ -33,7 +33,7 @@ def rebuild_outdated(directory: Path) -> None:
             shutil.rmtree(directory / FRESH_NAME, ignore_errors=True)
             with contextlib.closing(connect_outdated(directory)) as connection:
                 copy = directory / COPY_NAME
-                copy.unlink(missing_ok=True)  # half a copy, of a process that was killed
+                copy.unlink(missing_ok=True)  # a killed process may leave half a copy
                 connection.execute("VACUUM INTO ?", (str(copy),))
                 connection.execute("BEGIN IMMEDIATE")
                 _rebuild(connection)
@@ -60,8 +60,8 @@ def _rebuild(connection: sqlite3.Connection) -> None:
         connection.execute(f"DROP TABLE IF EXISTS main.{table}")
     schema.create(connection)
     for table in carried:
-        new = _columns(connection, table)
-        shared = ", ".join(name for name in _columns(connection, f"old_{table}") if name in new)
+        new = _column_names(connection, table)
+        shared = ", ".join(name for name in _column_names(connection, f"old_{table}") if name in new)
         connection.execute(f"INSERT INTO main.{table} ({shared}) SELECT {shared} FROM temp.old_{table}")
     connection.execute("DELETE FROM videos WHERE live OR state != 'READY'")
     connection.execute(
@@ -70,5 +70,5 @@ def _rebuild(connection: sqlite3.Connection) -> None:
     )
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
+def _column_names(connection: sqlite3.Connection, table: str) -> list[str]:
     return [name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]

@@ -1,4 +1,4 @@
-"""One SQLite file in a data directory: how it is opened, locked against a second writer, and how its failures read."""
+"""The SQLite file of a data directory: opening it, locking out a second writer, and its failures as our errors."""
 
 import errno
 import fcntl
@@ -14,26 +14,29 @@ from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryM
 
 CATALOG_NAME = "catalog.sqlite"
 LOCK_NAME = "lock"
-# Readers wait only for the moments in which SQLite itself needs the whole file: replaying the log of a writer that
-# was killed, and the last connection's close. Seconds even for a large log on a slow disk. Editors wait for one
-# transaction of the writer, of which only the end of a reindexing takes seconds.
+# Readers wait only while SQLite itself needs the whole file: to replay the log of a killed writer, and to close the
+# last connection. Both take seconds even for a large log on a slow disk. Editors wait for one transaction of the
+# writer; only the last one of a reindexing takes seconds.
 BUSY_TIMEOUT_SECONDS = 30.0
 # Bytes per page. Vectors of 384-512 float32 (1.5-2 KiB) stay inside the row instead of in overflow pages, several to
-# a page; 4 KiB, SQLite's default, holds one or two of them and wastes the rest.
+# a page. 4 KiB, SQLite's default, has room for one or two vectors and wastes the rest.
 PAGE_SIZE_BYTES = 16384
 JOURNAL_LIMIT_BYTES = 64 << 20  # the write-ahead log shrinks back to this after a large transaction
-CACHE_KIBIBYTES = 16 << 10  # pages of the upper b-tree levels and of FTS5; vectors are read once and leave again
+CACHE_KIBIBYTES = 16 << 10  # for the upper b-tree levels and FTS5; vectors are read once and need no cache
 
 
 class WriterLock:
-    """An exclusive flock on DIR/lock. The kernel drops it with the process, however that dies, so the file of a dead
-    writer is no obstacle; the file itself is never removed, else two writers could lock two different files."""
+    """An exclusive flock on DIR/lock.
+
+    The kernel releases it when the process dies, so the file of a dead writer is no obstacle. The file itself is never
+    deleted, else two writers could lock two different files.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Take the lock.
 
         Raises:
-            DataDirectoryBusy: If another writer has it.
+            DataDirectoryBusy: If another writer has the lock.
             OSError: If the file cannot be made or locked.
         """
         self._file = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -55,8 +58,8 @@ class WriterLock:
 
 @contextmanager
 def translate_failures(directory: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system say into DataDirectoryInvalid, or into DataDirectoryBusy where another
-    process holds a transaction open for longer than we wait. Bugs of ours pass through as they are."""
+    """Raise errors of SQLite and the file system as DataDirectoryInvalid, or as DataDirectoryBusy if another process
+    holds a transaction open for longer than BUSY_TIMEOUT_SECONDS. Errors that only our bugs cause pass unchanged."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
@@ -85,7 +88,7 @@ def _reason(error: sqlite3.DatabaseError) -> str:
 
 
 def connect_writer(directory: Path) -> sqlite3.Connection:
-    """Open the catalog for writing, making or migrating it. The caller holds the WriterLock.
+    """Open the catalog for writing; make or migrate it. The caller holds the WriterLock.
 
     Raises:
         DataDirectoryInvalid: If the file is damaged, newer, or may not be written.
@@ -94,7 +97,7 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
     with translate_failures(directory):
         connection = _connect(directory, "rwc")
         try:
-            connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")  # only a new file takes it
+            connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")  # has an effect on new files only
             _check_version(directory, connection)
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
@@ -109,18 +112,19 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
 
 
 def _prepare_for_writing(connection: sqlite3.Connection) -> None:
-    # FULL: every commit is on the disk before it is answered, so that "indexed" survives a power cut and a Kafka offset
-    # is never ahead of its rows. One fsync for each ~64 frames costs nothing beside encoding them. (NORMAL is as safe
-    # against kill -9, but may forget the last commits when the power goes.)
+    # FULL: every commit is on the disk before it returns, so that "indexed" survives a power cut and a Kafka offset is
+    # never ahead of its rows. One fsync for each ~64 frames costs nothing beside encoding them. (NORMAL is as safe
+    # against kill -9, but may lose the last commits in a power cut.)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
-    # Some builds zero all that is deleted, which doubles the writing; FAST zeroes what costs no extra write.
+    # Some builds of SQLite overwrite all deleted bytes with zeros, which doubles the writing. FAST does so only where
+    # it costs no extra write.
     connection.execute("PRAGMA secure_delete = FAST")
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def connect_editor(directory: Path) -> sqlite3.Connection:
-    """Open an existing catalog for changes beside the holder of the WriterLock; SQLite lets one at a time commit.
+    """Open an existing catalog for small changes beside the holder of the WriterLock. SQLite serialises the commits.
 
     Raises:
         DataDirectoryMissing: If there is no catalog, or one in which nothing was ever committed.
@@ -149,7 +153,7 @@ def connect_outdated(directory: Path) -> sqlite3.Connection:
 
 
 def connect_reader(directory: Path) -> sqlite3.Connection:
-    """Open the catalog for reading only, beside a writer or without one.
+    """Open an existing catalog for reading only, beside a writer or without one.
 
     Raises:
         DataDirectoryMissing: If there is no catalog, or one in which nothing was ever committed.
@@ -191,12 +195,12 @@ def _connect(directory: Path, mode: str) -> sqlite3.Connection:
     path = directory / CATALOG_NAME
     if not os.access(path, os.R_OK) and path.exists():
         raise PermissionError(errno.EACCES, f"{CATALOG_NAME} may not be read")
-    unwatched = mode == "ro" and unlocked_state(directory) is not None
+    is_unlocked = mode == "ro" and unlocked_state(directory) is not None
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode={mode}" + ("&immutable=1" if unwatched else ""),
+        f"file:{quote(str(path.absolute()))}?mode={mode}" + ("&immutable=1" if is_unlocked else ""),
         uri=True,
         timeout=BUSY_TIMEOUT_SECONDS,
-        isolation_level=None,  # transactions are begun and ended in so many words
+        isolation_level=None,  # our code begins and commits transactions itself
         check_same_thread=False,  # Catalog serialises its callers
     )
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
@@ -204,11 +208,13 @@ def _connect(directory: Path, mode: str) -> sqlite3.Connection:
 
 
 def unlocked_state(directory: Path) -> tuple[int, int] | None:
-    """Return what tells one state of a catalog from the next where SQLite itself cannot: on read-only media it has no
-    shared memory to see other processes in, and reads without any lock. None: it can.
+    """Return the modification time in ns and the size of a catalog that must be read without locks; None: of others.
+
+    On read-only media SQLite has no shared memory in which to see other processes, so it reads without locks and does
+    not notice their changes. These two numbers do.
 
     Raises:
-        OSError: If the catalog is gone.
+        OSError: If the catalog does not exist.
     """
     path = directory / CATALOG_NAME
     if os.access(directory, os.W_OK) or Path(f"{path}-wal").exists():

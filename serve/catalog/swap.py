@@ -1,28 +1,25 @@
-"""Taking over the videos of another data directory, in place of those that are here: the end of a reindexing."""
+"""The last step of a reindexing: a catalog takes over the videos of another data directory."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from serve.catalog.catalog import Catalog
 from serve.catalog.reader import CatalogReader
 from serve.catalog.sqlite import CATALOG_NAME
 
-if TYPE_CHECKING:
-    from serve.catalog.catalog import Catalog
-
-FRESH_NAME = "reindex"  # folder in a data directory, where a reindexing makes the new catalog
-ROWS_OF_FILES = ("frame_blocks", "thumbnails", "utterances", "segments", "video_traits")
+FRESH_NAME = "reindex"  # folder in a data directory, in which a reindexing makes the new catalog
+FILE_TABLES = ("frame_blocks", "thumbnails", "utterances", "segments", "video_traits")
 
 
-def replace_videos(catalog: "Catalog", other: Path) -> None:
-    """Take the encoder space and the READY files of another data directory in place of the videos of a catalog.
+def replace_videos(catalog: Catalog, other: Path) -> None:
+    """Replace the videos and the encoder space of a catalog by the READY files and the space of another data directory.
 
-    They come in as a video does: invisible, one transaction each, then all of them visible at once. Their rows are
-    new here, so nothing that was remembered of an old row can be taken for theirs. One that is no longer here, as
-    somebody deleted it meanwhile, does not come back.
+    The files are added as every video is: PROCESSING, each in its own transaction, then all READY at once. Their rows
+    have new keys, so that no cache takes them for the old rows. A video that was deleted here meanwhile does not come
+    back.
 
-    Live videos stay if they are of the same encoder space. Of another one, nothing can make them anew but Kafka's
-    records: what was consumed of those is forgotten with them.
+    Live videos of the same encoder space stay. Those of another space go with their consumed offsets, so that Kafka's
+    records make them anew.
     """
     with CatalogReader.open_reader(other) as fresh:
         space, rows = fresh.space(), [video.row for video in fresh.videos() if not video.is_live]
@@ -48,24 +45,24 @@ def replace_videos(catalog: "Catalog", other: Path) -> None:
         catalog.advance_generation(write, moved)
 
 
-def _copy_attached(catalog: "Catalog", old_row: int) -> int:
+def _copy_attached(catalog: Catalog, old_row: int) -> int:
     with catalog.writing() as write:
-        columns = _columns(catalog, "videos", besides=("row", "state"))
+        columns = _copied_columns(catalog, "videos", besides=("row", "state"))
         row = write.execute(
             f"INSERT INTO videos ({columns}, state) SELECT {columns}, 'PROCESSING' FROM fresh.videos WHERE row = ?",
             (old_row,),
         ).lastrowid
-        for table in ROWS_OF_FILES:
-            columns = _columns(catalog, table, besides=("id", "video_row", "segment_row"))
+        for table in FILE_TABLES:
+            columns = _copied_columns(catalog, table, besides=("id", "video_row", "segment_row"))
             write.execute(
                 f"INSERT INTO main.{table} (video_row, {columns})"
                 f" SELECT ?, {columns} FROM fresh.{table} WHERE video_row = ? ORDER BY rowid",
                 (row, old_row),
             )
-    assert row is not None  # an INSERT always has one
+    assert row is not None  # every INSERT has a lastrowid
     return row
 
 
-def _columns(catalog: "Catalog", table: str, *, besides: tuple[str, ...]) -> str:
-    found = catalog.select("SELECT name FROM pragma_table_info(?)", table)
-    return ", ".join(name for (name,) in found if name not in besides)
+def _copied_columns(catalog: Catalog, table: str, *, besides: tuple[str, ...]) -> str:
+    names = catalog.select("SELECT name FROM pragma_table_info(?)", table)
+    return ", ".join(name for (name,) in names if name not in besides)

@@ -285,7 +285,7 @@ class LiveEdit:
             ).fetchone()
             if first is None or video.removed_watermark > -math.inf:
                 start_seconds = math.inf if first is None else first[0]
-                prune_events(self._edit, video.row, start_seconds, is_told=video.name in self._just_deleted)
+                prune_events(self._edit, video.row, start_seconds, withdraws=video.name in self._just_deleted)
             if first is None:
                 self._edit.execute("DELETE FROM videos WHERE row = ?", (video.row,))
                 continue
