@@ -1,4 +1,4 @@
-"""Counts of the caches, read when Prometheus asks."""
+"""CacheCounts: a Prometheus collector for the hits and misses of the server's caches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from serve.search.caches import SingleFlightCache
 
 
 class CacheCounts(Collector):
-    """Metrics of the caches of text vectors and of rankings, read when Prometheus asks."""
+    """Reads the counters of the caches of text vectors and of rankings at each scrape."""
 
     def __init__(self, encoders: Callable[[], dict[str, TextVectors]], rankings: SingleFlightCache[Any]) -> None:
         self._encoders, self._rankings = encoders, rankings

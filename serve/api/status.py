@@ -1,7 +1,8 @@
-"""Errors -> google.rpc.Status: the whole mapping, in one place.
+"""Errors -> google.rpc.Status: the whole mapping, for the interceptor.
 
-A client gets a code, one ErrorInfo (a reason for programs, and all that varies in the message), and where it helps
-BadRequest field violations or RetryInfo. What is not its business is INTERNAL, "internal error", and in the log.
+A client gets a code and one ErrorInfo: a reason for programs, and the values that the message contains. Some errors add
+BadRequest field violations or RetryInfo. An error that does not concern the client is INTERNAL with the message
+"internal error"; its text goes to the log only.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ from serve.errors import name_of
 from temporal.errors import TemporalError, TrainingSetInvalid
 
 DOMAIN = "kinodex"
-RETRY_SECONDS = 1.0  # where an error does not say how long
-# A status travels in a trailer, of which gRPC's clients take 8 KiB: of a longer one they say nothing but that it is too
-# long. The message is there twice: percent-encoded, up to three times its length, and in the base64 of the whole.
+RETRY_SECONDS = 1.0  # in RetryInfo, if the error itself does not say how long to wait
+# A status travels in a trailer. gRPC's clients accept 8 KiB, and report of a longer trailer only that it is too long.
+# The message is in it twice: percent-encoded, with up to three times its length, and in the base64 of the whole.
 MESSAGE_BYTES = 1024
-VALUE_BYTES = 512  # of each that varies in the message
-VIOLATIONS_BYTES = 2048  # of all fields that are named as wrong
+VALUE_BYTES = 512  # of each value in ErrorInfo.metadata, and each field violation
+VIOLATIONS_BYTES = 2048  # of all field violations together
 
 STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.RequestInvalid: code_pb2.INVALID_ARGUMENT,
@@ -57,7 +58,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     ingest_errors.BrokerUnavailable: code_pb2.UNAVAILABLE,
     encoder_errors.NoVisualEncoder: code_pb2.FAILED_PRECONDITION,
 }
-# Of the server's own house, or of other commands: a client learns nothing of them.
+# Errors inside the server, and of other commands. Clients get no details of them.
 INTERNAL: frozenset[type[Exception]] = frozenset(
     {
         errors.ServeError,
@@ -89,60 +90,60 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
 
 
 def reason_of(error: Exception) -> str:
-    """Name what went wrong for programs: DecodeError -> DECODE_ERROR; what a client has no business with, INTERNAL."""
+    """Return an error's reason for programs: DECODE_ERROR for a DecodeError; INTERNAL if clients may not see it."""
     return name_of(error) if type(error) in STATUS else "INTERNAL"
 
 
 def status_of(error: Exception, request_id: str) -> status_pb2.Status:
-    """Say to a client what went wrong."""
+    """Return the status that reports an error to a client."""
     code = STATUS.get(type(error), code_pb2.INTERNAL)
-    message = "internal error" if code == code_pb2.INTERNAL else short(str(error), MESSAGE_BYTES)
+    message = "internal error" if code == code_pb2.INTERNAL else shorten(str(error), MESSAGE_BYTES)
     info = error_details_pb2.ErrorInfo(reason=reason_of(error), domain=DOMAIN)
     details: list[AnyMessage] = []
     if code != code_pb2.INTERNAL:
         for key, value in vars(error).items():
             if isinstance(value, str | int | float) and value != "":
-                info.metadata[key] = short(str(value), VALUE_BYTES)
+                info.metadata[key] = shorten(str(value), VALUE_BYTES)
     if type(error) in STATUS and isinstance(error, errors.RequestInvalid):
-        details.append(packed(bad_request(error.violations)))
+        details.append(pack(bad_request(error.violations)))
     if code in (code_pb2.UNAVAILABLE, code_pb2.RESOURCE_EXHAUSTED) and not isinstance(
         error, ingest_errors.LimitExceeded
     ):
         delay = Duration()
         delay.FromMilliseconds(round(1000 * getattr(error, "retry_after_seconds", RETRY_SECONDS)))
-        details.append(packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    details.append(packed(error_details_pb2.RequestInfo(request_id=request_id)))
-    return status_pb2.Status(code=code, message=message, details=[packed(info), *details])
+        details.append(pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+    details.append(pack(error_details_pb2.RequestInfo(request_id=request_id)))
+    return status_pb2.Status(code=code, message=message, details=[pack(info), *details])
 
 
-def bad_request(found: Sequence[tuple[str, str]]) -> error_details_pb2.BadRequest:
-    """Name what is wrong with a request, the first of it where it is too much to be sent."""
-    told = error_details_pb2.BadRequest()
-    for field, problem in found:
-        told.field_violations.add(field=short(field, VALUE_BYTES), description=short(problem, VALUE_BYTES))
-        if told.ByteSize() > VIOLATIONS_BYTES and len(told.field_violations) > 1:
-            del told.field_violations[-1]
+def bad_request(violations: Sequence[tuple[str, str]]) -> error_details_pb2.BadRequest:
+    """Write the (field, problem) pairs of a bad request; only the first ones if all are too long to be sent."""
+    message = error_details_pb2.BadRequest()
+    for field, problem in violations:
+        message.field_violations.add(field=shorten(field, VALUE_BYTES), description=shorten(problem, VALUE_BYTES))
+        if message.ByteSize() > VIOLATIONS_BYTES and len(message.field_violations) > 1:
+            del message.field_violations[-1]
             break
-    return told
+    return message
 
 
-def short(text: str, most_bytes: int) -> str:
-    """Cut a text that has more bytes than may be sent."""
+def shorten(text: str, max_bytes: int) -> str:
+    """Cut a text to at most `max_bytes` of UTF-8; a cut text ends in "…"."""
     content = text.encode("utf-8", "backslashreplace")
-    if len(content) <= most_bytes:
+    if len(content) <= max_bytes:
         return content.decode()
-    return content[: most_bytes - len("…".encode())].decode("utf-8", "ignore") + "…"
+    return content[: max_bytes - len("…".encode())].decode("utf-8", "ignore") + "…"
 
 
-def packed(
+def pack(
     message: "error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo"
     " | error_details_pb2.RequestInfo",
 ) -> AnyMessage:
-    whole = AnyMessage()
-    whole.Pack(message)
-    return whole
+    detail = AnyMessage()
+    detail.Pack(message)
+    return detail
 
 
 def code_of(error: Exception) -> str:
-    """Return the name of the gRPC code an error has, for metrics and logs."""
+    """Return the name of an error's gRPC code, for metrics and logs."""
     return str(code_pb2.Code.Name(STATUS.get(type(error), code_pb2.INTERNAL)))

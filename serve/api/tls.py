@@ -1,4 +1,4 @@
-"""Whether the server may listen where it is told to, and the certificates it shows there."""
+"""The rule for listening unprotected, and the server's TLS certificates, which are reloaded when they are renewed."""
 
 import contextlib
 import ipaddress
@@ -17,36 +17,36 @@ import grpc
 from serve.config import ServerConfig, host_and_port
 from serve.errors import SettingsError
 
-RETRY_SECONDS = 10.0  # between two looks at a renewal that cannot be used: a look costs a handshake
-HANDSHAKE_TURNS = 4  # of each side; TLS 1.2 and 1.3 take two
+RETRY_SECONDS = 10.0  # between two tries to load an unusable renewal, each of which costs a handshake
+HANDSHAKE_TURN_COUNT = 4  # of each side; TLS 1.2 and 1.3 take two
 LOCAL_SCHEMES = ("unix:", "unix-abstract:")
 
 logger = logging.getLogger(__name__)
 
 
-# ------------------------------------------------------------------ where it listens
+# ------------------------------------------------------------------ the address
 def check_exposure(config: ServerConfig, has_tokens: bool) -> None:
-    """Refuse to listen beyond this machine without TLS, and without asking callers who they are.
+    """Refuse an address that other machines can reach, unless there is TLS and callers must authenticate.
 
     Raises:
-        SettingsError: If it would, or if config.listen is no address.
+        SettingsError: If TLS or authentication is missing, or config.listen is not an address.
     """
     if is_local(config.listen):
         return
-    lacking = []
+    missing = []
     if not config.tls_certificate:
-        lacking.append(
+        missing.append(
             ("tokens would travel in plain text" if has_tokens else "there is no TLS", "tls_certificate and tls_key")
         )
     if not has_tokens and not config.tls_client_ca:
-        lacking.append(("anybody could call", "tls_client_ca, or run `kinodex token add`"))
-    if not lacking:
+        missing.append(("anybody could call", "tls_client_ca, or run `kinodex token add`"))
+    if not missing:
         return
-    problem = " and ".join(problem for problem, _ in lacking)
+    problem = " and ".join(problem for problem, _ in missing)
     if config.allow_unprotected_network:
         logger.warning("listening unprotected address=%s reason=%s", config.listen, problem)
         return
-    remedy = "; ".join(f"set server.{remedy}" for _, remedy in lacking)
+    remedy = "; ".join(f"set server.{remedy}" for _, remedy in missing)
     raise SettingsError(
         f"server.listen {config.listen} can be reached from other machines, and {problem}: {remedy}; "
         "or listen on 127.0.0.1; or, in a network you trust, set server.allow_unprotected_network"
@@ -54,19 +54,19 @@ def check_exposure(config: ServerConfig, has_tokens: bool) -> None:
 
 
 def is_local(listen: str) -> bool:
-    """Whether only this machine reaches an address: a loopback one, or a unix: socket.
+    """Whether only this machine can reach an address: a loopback address or a unix: socket.
 
     Raises:
-        SettingsError: If it is no address, or its host cannot be resolved.
+        SettingsError: If it is not an address, or its host cannot be resolved.
     """
     if listen.startswith(LOCAL_SCHEMES):
         return True
     host, port = host_and_port(listen)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise SettingsError(f"cannot listen on {listen}: {host} does not resolve: check the name") from error
-    return all(_is_loopback(str(address[0])) for *_, address in found)
+    return all(_is_loopback(str(address[0])) for *_, address in addresses)
 
 
 def _is_loopback(text: str) -> bool:
@@ -81,36 +81,36 @@ def server_credentials(
 ) -> grpc.ServerCredentials | None:
     """Make the credentials of a server from the settings' PEM files; None: no TLS.
 
-    Renewed files are taken up by the next connection. Those that cannot be used are logged, and the old ones stay.
+    The next connection uses renewed files. If they are unusable, this is logged and the old certificate stays in use.
 
     Raises:
-        SettingsError: If a file is missing or is no PEM, the key is another certificate's, or no client would
-            accept the certificate today.
+        SettingsError: If a file is missing or is not PEM, the key belongs to another certificate, or no client
+            would accept the certificate today.
     """
     if not config.tls_certificate:
         return None
     certificates = _Certificates(config, clock)
     return grpc.dynamic_ssl_server_credentials(
         certificates.first,
-        certificates.renewed,  # type: ignore[arg-type]  # None, for no change, is missing in the stubs
+        certificates.reload,  # type: ignore[arg-type]  # the stubs lack None, which means no change
         require_client_authentication=bool(config.tls_client_ca),
     )
 
 
 class _Certificates:
-    """The files as they were last good."""
+    """The certificate files as they were when they were last usable."""
 
     def __init__(self, config: ServerConfig, clock: Callable[[], float]) -> None:
         self._config, self._clock = config, clock
         self._lock = threading.Lock()
-        self._stamp = _stamp(config)
-        self._retry_time: float | None = None  # when to look again at a renewal that failed
+        self._stamp = _file_stamps(config)
+        self._retry_time: float | None = None  # when to load a failed renewal again
         self.first = _load(config)
 
-    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what changed since the last call; None: nothing. gRPC's threads call it for each new connection."""
+    def reload(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the new configuration if the files changed, else None. gRPC calls this for each new connection."""
         with self._lock:
-            stamp = _stamp(self._config)
+            stamp = _file_stamps(self._config)
             if stamp == self._stamp and (self._retry_time is None or self._clock() < self._retry_time):
                 return None
             is_new, self._stamp = stamp != self._stamp, stamp
@@ -126,31 +126,33 @@ class _Certificates:
             return configuration
 
 
-def _stamp(config: ServerConfig) -> list[tuple[int, int, int] | None]:
-    def of(path: str) -> tuple[int, int, int] | None:
+def _file_stamps(config: ServerConfig) -> list[tuple[int, int, int] | None]:
+    """Return what changes with each file: modification time, size and inode; None for a missing file."""
+
+    def stamp(path: str) -> tuple[int, int, int] | None:
         try:
             status = os.stat(path)
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
 
-    return [of(path) for path in (config.tls_certificate, config.tls_key, config.tls_client_ca) if path]
+    return [stamp(path) for path in (config.tls_certificate, config.tls_key, config.tls_client_ca) if path]
 
 
 def _load(config: ServerConfig) -> grpc.ServerCertificateConfiguration:
-    stamp = _stamp(config)
-    chain = _read("tls_certificate", config.tls_certificate, "CERTIFICATE")
-    key = _read("tls_key", config.tls_key, "PRIVATE KEY")
-    roots = _read("tls_client_ca", config.tls_client_ca, "CERTIFICATE") if config.tls_client_ca else None
+    stamp = _file_stamps(config)
+    chain = _read_pem("tls_certificate", config.tls_certificate, "CERTIFICATE")
+    key = _read_pem("tls_key", config.tls_key, "PRIVATE KEY")
+    roots = _read_pem("tls_client_ca", config.tls_client_ca, "CERTIFICATE") if config.tls_client_ca else None
     _check_pair(config.tls_certificate, config.tls_key)
     if config.tls_client_ca:
-        _trusting("tls_client_ca", config.tls_client_ca)
-    if _stamp(config) != stamp:  # what was checked might not be what was read
+        _client_context("tls_client_ca", config.tls_client_ca)
+    if _file_stamps(config) != stamp:  # the checked files might not be those that were read
         raise SettingsError(f"server.tls_certificate {config.tls_certificate} is being replaced right now: try again")
     return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=roots)
 
 
-def _read(setting: str, path: str, label: str) -> bytes:
+def _read_pem(setting: str, path: str, label: str) -> bytes:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -161,7 +163,7 @@ def _read(setting: str, path: str, label: str) -> bytes:
 
 
 def _check_pair(certificate: str, key: str) -> None:
-    """Shake hands with a client that trusts this certificate, in memory: what fails here fails for everybody."""
+    """Do a TLS handshake in memory, with a client that trusts this certificate: a failure concerns every client."""
 
     def no_password() -> NoReturn:
         raise SettingsError(f"server.tls_key {key} has a password, which gRPC cannot ask for: take it off")
@@ -175,9 +177,9 @@ def _check_pair(certificate: str, key: str) -> None:
         if reason == "KEY_VALUES_MISMATCH":
             reason = "the key is another certificate's"
         raise SettingsError(f"cannot use {pair}: {reason}") from error
-    client = _trusting("tls_certificate", certificate)
+    client = _client_context("tls_certificate", certificate)
     client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust the certificate itself, whoever issued it
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust the certificate itself, without its issuer
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = (client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True))
     try:
@@ -191,12 +193,13 @@ def _check_pair(certificate: str, key: str) -> None:
 
 
 def _shake_hands(client: ssl.SSLObject, server: ssl.SSLObject) -> None:
-    for side in (client, server) * HANDSHAKE_TURNS:
-        with contextlib.suppress(ssl.SSLWantReadError):  # the other one's turn
+    for side in (client, server) * HANDSHAKE_TURN_COUNT:
+        with contextlib.suppress(ssl.SSLWantReadError):  # it waits for the other side
             side.do_handshake()
 
 
-def _trusting(setting: str, path: str) -> ssl.SSLContext:
+def _client_context(setting: str, path: str) -> ssl.SSLContext:
+    """Return a client's TLS context that trusts the certificates of a file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(path)

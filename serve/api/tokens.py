@@ -1,7 +1,7 @@
-"""Who may call the server: bearer tokens, the file that keeps them, and what each of them opens.
+"""Bearer tokens: the TokenStore of a server, and the functions of `kinodex token` that change the tokens file.
 
-A token is `kdx_ID_SECRET`. The file keeps SHA-256 of the secret and never the secret. A slow hash, as for passwords,
-would add nothing: the secret is 256 random bits, and nobody can go through them.
+A token is `kdx_ID_SECRET`. The file holds the SHA-256 of the secret, never the secret. A slow hash, as for passwords,
+would add nothing: the secret has 256 random bits, which are too many to try.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ ALL = "*"  # every collection, in the file
 SECRET_BYTES = 32
 BEARER = re.compile(r"(?i:bearer) +kdx_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 TOKEN_ID = re.compile(r"[0-9a-f]{8}")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")  # it goes into logs and onto terminals
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")  # safe in logs and on terminals
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-# What a call without a usable token is compared with, so that it costs the same work. No secret has this hash.
+# Compared for a call without a usable token, so that it takes the same time. No secret has this hash.
 NO_SECRET, NO_HASH = "-" * 43, "0" * 64
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who makes a call, and what it may touch."""
+    """The caller of a call, and the collections that it may read and change."""
 
     name: str
     collections: frozenset[str] | None  # None: all
@@ -49,7 +49,7 @@ class Principal:
 
     @property
     def scope(self) -> str:
-        """Name and collections: what a page token is bound to, so that a narrower token cannot page through more."""
+        """Name and collections. A page token is bound to it, so that a narrower token cannot page through more."""
         return f"{self.name} {ALL if self.collections is None else sorted(self.collections)}"
 
     def may_read(self, collection: str) -> bool:
@@ -59,12 +59,14 @@ class Principal:
         return self.can_write and self.may_read(collection)
 
 
-ANYBODY = Principal(name="", collections=None, can_write=True)  # of a server without tokens; no token has this name
+ANYBODY = Principal(
+    name="", collections=None, can_write=True
+)  # the caller at a server without tokens; no token has an empty name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One token, as the file knows it."""
+    """A token as the file holds it."""
 
     token_id: str
     name: str
@@ -72,7 +74,7 @@ class Token:
     collections: frozenset[str] | None  # None: all
     can_write: bool
     created_time: datetime
-    expire_time: datetime | None  # it is valid before this; None: always
+    expire_time: datetime | None  # valid before this time; None: always
 
     def __post_init__(self) -> None:
         if not TOKEN_ID.fullmatch(self.token_id):
@@ -100,17 +102,17 @@ def utc_now() -> datetime:
 
 
 def tokens_file(directory: Path, config: ServerConfig) -> Path:
-    """Say where the tokens are: the file that the settings name, else the data directory's."""
+    """Return the path of the tokens file: that of the settings, or else the one in the data directory."""
     return Path(config.tokens) if config.tokens else directory / FILE
 
 
 def open_tokens(directory: Path, config: ServerConfig, clock: Callable[[], datetime] = utc_now) -> "TokenStore | None":
-    """Open the tokens of a server; None: it has none, and whoever reaches it is ANYBODY.
+    """Open the tokens of a server; None if there is no tokens file, and every caller is ANYBODY.
 
-    A file without a token in it is no such case: it lets nobody in.
+    A file without any token is different: it refuses every caller.
 
     Raises:
-        SettingsError: If the file is named in the settings and missing, or cannot be used.
+        SettingsError: If the file that the settings name is missing, or if the file cannot be used.
     """
     path = tokens_file(directory, config)
     if not config.tokens:
@@ -124,8 +126,10 @@ def open_tokens(directory: Path, config: ServerConfig, clock: Callable[[], datet
 
 
 class TokenStore:
-    """The tokens of a file that may change at any time: those added count, and those revoked do not, from the next
-    call on. While the file cannot be used, every call is refused. Thread-safe."""
+    """The tokens of a file, which may change at any time: the next call already sees added and revoked tokens.
+
+    While the file cannot be used, every call is refused. Thread-safe.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], datetime] = utc_now) -> None:
         """Read the tokens.
@@ -136,31 +140,31 @@ class TokenStore:
         self._path, self._clock = path, clock
         self._lock = threading.Lock()
         self._failure = ""  # why the file cannot be used now
-        self._stamp: object = None  # of the file as it was read; None: read it again
+        self._stamp: object = None  # of the file when it was read; None: read it again
         self._tokens: dict[str, Token] = {}
         self._read()
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """Say who makes a call.
+        """Return the caller that a token belongs to.
 
         Args:
             authorization: The call's metadata of that name: "Bearer TOKEN".
         Raises:
-            Unauthenticated: If it is no valid token. Each reason takes the same work.
+            Unauthenticated: If the token is not valid. Every reason for this takes the same time.
         """
         match = BEARER.fullmatch(authorization or "")
         token_id, secret = match.groups() if match else ("", NO_SECRET)
         token = self._current().get(token_id)
-        is_right = hmac.compare_digest(_hash(secret), token.secret_sha256 if token else NO_HASH)
+        is_secret_right = hmac.compare_digest(_hash(secret), token.secret_sha256 if token else NO_HASH)
         now = self._clock()
-        if not is_right or token is None or (token.expire_time is not None and now >= token.expire_time):
+        if not is_secret_right or token is None or (token.expire_time is not None and now >= token.expire_time):
             raise Unauthenticated
         return Principal(name=token.name, collections=token.collections, can_write=token.can_write)
 
     def _current(self) -> dict[str, Token]:
         with self._lock:
             try:
-                if self._stamp is None or _stamp(self._path) != self._stamp:
+                if self._stamp is None or _file_stamp(self._path) != self._stamp:
                     self._read()
             except SettingsError as error:
                 self._tokens, self._stamp = {}, None
@@ -170,12 +174,12 @@ class TokenStore:
             return self._tokens
 
     def _read(self) -> None:
-        # The stamp first: a file replaced between the two is then read again.
-        stamp = _stamp(self._path)
-        self._tokens = {token.token_id: token for token in _read(self._path)}
+        # The stamp is taken first: if the file is replaced before it is read, it is read again later.
+        stamp = _file_stamp(self._path)
+        self._tokens = {token.token_id: token for token in _read_tokens(self._path)}
         self._stamp = stamp
         if self._failure:
-            logger.warning("calls are let in again tokens=%s", self._path)
+            logger.warning("tokens can be used again tokens=%s", self._path)
             self._failure = ""
 
 
@@ -183,8 +187,9 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode("ascii")).hexdigest()
 
 
-def _stamp(path: Path) -> object:
-    with _readable(path):
+def _file_stamp(path: Path) -> object:
+    """Return what changes with the file."""
+    with _explain_os_errors(path):
         status = path.stat()
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
 
@@ -199,21 +204,21 @@ def create_token(
     expire_time: datetime | None,
     now: datetime,
 ) -> str:
-    """Add a token to the file, which is made if need be, and return its text. It is nowhere else.
+    """Add a token to the file, which is made if it is missing, and return the token. Only the caller has it then.
 
     Args:
-        collections: What it opens; None: all, those to come included.
+        collections: The collections that it may use; None: all, including future ones.
     Raises:
         SettingsError: If the name is taken, or the file cannot be used.
         ValueError: If the name or a collection is not allowed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path) as real:
-        tokens = _read(path) if real.exists() else ()
+    with _lock_file(path) as real:
+        tokens = _read_tokens(path) if real.exists() else ()
         if any(token.name == name for token in tokens):
             raise SettingsError(f"there is a token {name} already: revoke it first, or choose another name")
         taken = {token.token_id for token in tokens}
-        token_id = next(each for each in iter(lambda: secrets.token_hex(4), "") if each not in taken)
+        token_id = next(new_id for new_id in iter(lambda: secrets.token_hex(4), "") if new_id not in taken)
         secret = secrets.token_urlsafe(SECRET_BYTES)
         token = Token(
             token_id=token_id,
@@ -234,32 +239,32 @@ def list_tokens(path: Path) -> tuple[Token, ...]:
     Raises:
         SettingsError: If the file is missing or cannot be used.
     """
-    return _read(path)
+    return _read_tokens(path)
 
 
 def revoke_token(path: Path, name_or_id: str) -> Token:
-    """Take a token out of the file, and return it. A running server refuses it from the next call on.
+    """Remove a token from the file and return it. A running server refuses it from the next call on.
 
     Raises:
         SettingsError: If there is no such token, or the file cannot be used.
     """
     if not path.exists():
         raise SettingsError(f"no tokens file {path}: there is nothing to revoke")
-    with _locked(path) as real:
-        tokens = _read(path)
+    with _lock_file(path) as real:
+        tokens = _read_tokens(path)
         for token in tokens:
             if name_or_id in (token.name, token.token_id):
-                _write(real, [each for each in tokens if each is not token])
+                _write(real, [other for other in tokens if other is not token])
                 return token
     raise SettingsError(f"no token {name_or_id} in {path}: see `kinodex token list`")
 
 
 # ------------------------------------------------------------------ the file
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[Path]:
-    """Keep other commands from changing the file, and give its real path, behind links.
+def _lock_file(path: Path) -> Iterator[Path]:
+    """Keep other commands from changing the file; yields its real path, behind links.
 
-    The lock is on the folder: the file itself is replaced, and two commands could lock two different ones.
+    The lock is on the folder: the file itself is replaced, so two commands could lock two different files.
     """
     real = path.resolve()
     folder = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -271,8 +276,8 @@ def _locked(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what the file system says into SettingsError."""
+def _explain_os_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into SettingsError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -281,8 +286,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise SettingsError(f"cannot read tokens file {path}: {error.strerror or error}") from error
 
 
-def _read(path: Path) -> tuple[Token, ...]:
-    with _readable(path), path.open("rb") as file:
+def _read_tokens(path: Path) -> tuple[Token, ...]:
+    with _explain_os_errors(path), path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         content = file.read()
     if mode & 0o077:
@@ -291,10 +296,10 @@ def _read(path: Path) -> tuple[Token, ...]:
         document = json.loads(content)
         if document.keys() != {"version", "tokens"} or document["version"] != VERSION:
             raise ValueError(f"it is not of version {VERSION}")
-        tokens = tuple(_token(each) for each in document["tokens"])
-        for what in ("token_id", "name"):
-            if len({getattr(token, what) for token in tokens}) < len(tokens):
-                raise ValueError(f"a {what} is there twice")
+        tokens = tuple(_read_token(value) for value in document["tokens"])
+        for name in ("token_id", "name"):
+            if len({getattr(token, name) for token in tokens}) < len(tokens):
+                raise ValueError(f"two tokens have the same {name}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SettingsError(
             f"cannot use tokens file {path}: {error}: bring back a copy, or delete it and add the tokens anew"
@@ -302,15 +307,17 @@ def _read(path: Path) -> tuple[Token, ...]:
     return tokens
 
 
-def _token(value: dict[str, Any]) -> Token:
-    # A key that we do not know might narrow what the token opens: then it must not be passed over.
+def _read_token(value: dict[str, Any]) -> Token:
+    # An unknown key is refused: it might narrow what the token may do.
     known = {"id", "name", "sha256", "collections", "access", "created", "expires"}
     if value.keys() != known:
         raise ValueError(f"a token's keys must be {', '.join(sorted(known))}")
     if value["access"] not in ("read", "write"):
         raise ValueError(f"access must be read or write, got {value['access']!r}")
     collections = value["collections"]
-    if collections != ALL and not (isinstance(collections, list) and all(isinstance(it, str) for it in collections)):
+    if collections != ALL and not (
+        isinstance(collections, list) and all(isinstance(name, str) for name in collections)
+    ):
         raise ValueError(f'collections must be a list of names or "{ALL}", got {collections!r}')
     return Token(
         token_id=value["id"],
@@ -324,7 +331,7 @@ def _token(value: dict[str, Any]) -> Token:
 
 
 def token_json(token: Token) -> dict[str, Any]:
-    """Describe a token for programs: everything but its hash."""
+    """Describe a token for programs, without its hash."""
     return {
         "id": token.token_id,
         "name": token.name,
@@ -336,15 +343,18 @@ def token_json(token: Token) -> dict[str, Any]:
 
 
 def _write(path: Path, tokens: Sequence[Token]) -> None:
-    """Replace the file: after a crash at any time it is the old one or the new one, whole."""
-    document = {"version": VERSION, "tokens": [{**token_json(it), "sha256": it.secret_sha256} for it in tokens]}
+    """Replace the file atomically: after a crash, the old or the new content is there as a whole."""
+    document = {
+        "version": VERSION,
+        "tokens": [{**token_json(token), "sha256": token.secret_sha256} for token in tokens],
+    }
     descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # of mode 0600
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)
             file.write("\n")
             file.flush()
-            if os.geteuid() == 0:  # root adds a token for a server that is not root: it must still read them
+            if os.geteuid() == 0:  # added by root, for a server that does not run as root
                 owner = os.stat(path if path.exists() else path.parent)
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
             os.fsync(descriptor)

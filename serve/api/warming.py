@@ -1,4 +1,4 @@
-"""A data directory on its way to being answered from: its catalog, its encoders, its indexes."""
+"""prepare() and warm_library() make a data directory ready for a server: its catalog, its encoders, its indexes."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from serve.settings import Settings
 
 
 def prepare(directory: Path) -> None:
-    """Make the data directory's catalog, or bring an older one forward.
+    """Make the data directory's catalog, or migrate an older one.
 
     Raises:
-        DataDirectoryInvalid: If it cannot be used.
+        DataDirectoryInvalid: If the catalog cannot be used.
     """
     try:
         Catalog.open_editor(directory).close()
@@ -22,17 +22,19 @@ def prepare(directory: Path) -> None:
 
 
 def warm_library(directory: Path, settings: Settings) -> Library:
-    """Open a library with its encoders and indexes in memory; one without videos takes the encoders of the settings.
+    """Open a library with its encoders and indexes in memory; an empty library gets the encoders of the settings.
 
     Raises:
-        DataDirectoryBusy: If nothing is indexed yet, and another process is about to.
-        EncoderSpaceMismatch: If the rows were made by other encoders than the settings name.
-        EncoderError: If an encoder's weights cannot be had.
+        DataDirectoryBusy: If the library is empty, and another process begins to index.
+        EncoderSpaceMismatch: If other encoders than those of the settings made the rows.
+        EncoderError: If an encoder's weights are missing.
     """
     library = Library.open(directory, settings)
     try:
         if library.catalog.space() is None or not library.catalog.videos():
-            from serve.indexing import pipeline  # imports torch and Whisper: half a GB that answers do not need
+            from serve.indexing import (
+                pipeline,  # imports torch and Whisper: half a GB of memory that answers do not need
+            )
 
             with Catalog.open_writer(directory) as writer:
                 _, encoders = encoder_set.load_for_indexing(settings, writer.space())

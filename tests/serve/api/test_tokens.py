@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_used_lets_nobody_in_until_it_can(
         path.chmod(0o600)
         path.write_bytes(good)
         assert store.authenticate(header).name == "laptop"
-        assert caplog.records[-1].getMessage().startswith("calls are let in again")
+        assert caplog.records[-1].getMessage().startswith("tokens can be used again")
 
 
 def test_an_unchanged_file_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
