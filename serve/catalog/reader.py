@@ -330,7 +330,7 @@ class CatalogReader(OpenCatalog):
         query = " OR ".join(filter(None, map(_phrase, terms)))
         if not query:
             return []
-        rows = self.select(
+        matches = self.select(
             "SELECT video_row, position, score FROM (SELECT rowid AS id, bm25(utterance_search) AS score"
             " FROM utterance_search WHERE utterance_search MATCH ?1 AND (?2 IS NULL OR rowid IN"
             " (SELECT id FROM utterances WHERE video_row IN (SELECT value FROM json_each(?2))))"
@@ -339,7 +339,7 @@ class CatalogReader(OpenCatalog):
             None if rows is None else json.dumps([int(row) for row in rows]),
             limit,
         )
-        return [WordMatch(row=row, position=position, score=-rank) for row, position, rank in rows]
+        return [WordMatch(row=row, position=position, score=-rank) for row, position, rank in matches]
 
     def document_frequencies(
         self, terms: Sequence[str], rows: Sequence[int] | None = None
