@@ -32,6 +32,6 @@ class CacheCounts(Collector):
             "Questions whose ranking was found in memory, as nothing has changed since, or worked out.",
             labels=["outcome"],
         )
-        rankings.add_metric(["found"], self._rankings.found_count)
-        rankings.add_metric(["ranked"], self._rankings.worked_count)
+        rankings.add_metric(["found"], self._rankings.hit_count)
+        rankings.add_metric(["ranked"], self._rankings.miss_count)
         yield from (texts, batches, rankings)

@@ -29,7 +29,7 @@ from ingest.values import MediaInfo
 from serve.catalog.reader import CatalogReader, Kind, WordMatch
 from serve.catalog.rows import (
     StoredTraits,
-    generic_json,
+    caption_scores_json,
     insert_frames,
     insert_segment,
     insert_utterances,
@@ -177,7 +177,12 @@ class Catalog(CatalogReader):
             self._require_begun(row)
             write.execute(
                 "INSERT INTO video_traits (video_row, change_strengths, captions, generic) VALUES (?, ?, ?, ?)",
-                (row, traits.change_strengths.astype("<f4").tobytes(), traits.captions, generic_json(traits.generic)),
+                (
+                    row,
+                    traits.change_strengths.astype("<f4").tobytes(),
+                    traits.captions,
+                    caption_scores_json(traits.caption_scores),
+                ),
             )
 
     def finish(

@@ -17,7 +17,7 @@ from serve.errors import DataDirectoryInvalid
 from serve.values import Video, WallClockAnchor
 from temporal.values import Segment
 
-Generic = Mapping[float, tuple[float, float]]  # softmax temperature -> mean, spread of the scores of some captions
+CaptionScores = Mapping[float, tuple[float, float]]  # softmax temperature -> mean and spread of captions' scores
 VIDEO_FIELDS = (
     "row, video_id, collection, uri, content_sha256, media, duration_seconds, frame_count, segment_count,"
     " utterance_count, warnings, indexed_time, metadata, recorded_time, live, ended, watermark_seconds, anchors,"
@@ -167,7 +167,7 @@ class StoredTraits:
 
     change_strengths: NDArray[np.float32]  # (N,): temporal.moments.shots.change_strengths()
     captions: str  # serve.search.traits.Captions.key; "": there are no pictures
-    generic: Generic
+    caption_scores: CaptionScores
 
 
 def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrames:
@@ -183,15 +183,15 @@ def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrame
     )
 
 
-def generic_json(generic: Generic) -> str:
-    return json.dumps([[temperature, mean, spread] for temperature, (mean, spread) in generic.items()])
+def caption_scores_json(scores: CaptionScores) -> str:
+    return json.dumps([[temperature, mean, spread] for temperature, (mean, spread) in scores.items()])
 
 
 def traits_of(fields: tuple[Any, ...], directory: Path) -> StoredTraits:
-    strengths, captions, generic = fields
+    strengths, captions, scores = fields
     return StoredTraits(
         change_strengths=array_of(strengths, "<f4", len(strengths) // 4, directory), captions=captions,
-        generic={temperature: (mean, spread) for temperature, mean, spread in json.loads(generic)},
+        caption_scores={temperature: (mean, spread) for temperature, mean, spread in json.loads(scores)},
     )  # fmt: skip
 
 

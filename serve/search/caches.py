@@ -1,4 +1,4 @@
-"""What threads that answer questions share: a lock that many readers hold at once, and what is kept in memory."""
+"""A lock and two caches that the threads of serve.search.engine and serve.api.search share."""
 
 import threading
 from collections import OrderedDict
@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 
 
 class ReadWriteLock:
-    """Held by any number of readers, or by one writer. A waiting writer goes before readers that come after it."""
+    """A lock for any number of readers or one writer. A waiting writer goes before readers that arrive after it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -21,7 +21,7 @@ class ReadWriteLock:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold it with other readers. Not to be asked for by a thread that has it."""
+        """Hold the lock together with other readers. Not reentrant: a thread that has the lock would wait forever."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_written and not self._waiting_writer_count)
             self._reader_count += 1
@@ -32,7 +32,7 @@ class ReadWriteLock:
 
     @contextmanager
     def writing_then_reading(self, write: Callable[[], None]) -> Iterator[None]:
-        """Run `write` alone, then hold the lock with other readers, with no other writer in between."""
+        """Run `write` as the only writer, then hold the lock as a reader, with no other writer in between."""
         with self._changed:
             self._waiting_writer_count += 1
             self._changed.wait_for(lambda: not self._is_written and not self._reader_count)
@@ -61,89 +61,96 @@ class ReadWriteLock:
 
 
 class RowCache(Generic[Value]):
-    """What was read of the videos asked about lately, by row. No row comes again, and the content of one version of a
-    row never changes."""
+    """Values read of videos, by row; the least recently used are dropped.
+
+    A row is never reused, and the content of one version of a row never changes, so a value stays right.
+    """
 
     def __init__(
         self, read: Callable[[int, int, Value | None], Value], size_of: Callable[[Value], int], max_size: int
     ) -> None:
-        """Keep values of at most `max_size` together, in the measure of `size_of`.
+        """Make an empty cache.
 
         Args:
-            read: Reads a version of a row; it gets what is known of an older one, which it must leave as it is.
+            read: Reads a version of a row. Its third argument is the cached value of an older version, or None; it must
+                not change that value.
+            size_of: Returns the size of a value, in any unit.
+            max_size: The largest total size of the values.
         """
         self._read, self._size_of, self._max_size = read, size_of, max_size
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, tuple[int, Value]] = OrderedDict()  # with the version; the one used last is last
+        self._entries: OrderedDict[int, tuple[int, Value]] = OrderedDict()  # version and value; last used is last
         self.size = 0
-        self.found_count = 0
-        self.read_count = 0
 
     def get(self, row: int, version: int = 0) -> Value:
-        """Return a version of a row: what is in memory, or what is read."""
+        """Return the value of a version of a row, from memory or read."""
         older: Value | None = None
         with self._lock:
-            if row in self._kept:
-                known, value = self._kept[row]
-                if known == version:
-                    self._kept.move_to_end(row)
-                    self.found_count += 1
+            if row in self._entries:
+                cached_version, value = self._entries[row]
+                if cached_version == version:
+                    self._entries.move_to_end(row)
                     return value
-                older = value if known < version else None
-        value = self._read(row, version, older)  # without the lock: two threads may read the same, which costs less
+                older = value if cached_version < version else None
+        value = self._read(row, version, older)  # without the lock: a value read twice costs less than waiting
         with self._lock:
-            self.read_count += 1
-            if row not in self._kept or self._kept[row][0] < version:
-                self._forget(row)
-                self._kept[row] = (version, value)
+            if row not in self._entries or self._entries[row][0] < version:
+                self._remove(row)
+                self._entries[row] = (version, value)
                 self.size += self._size_of(value)
-                while self.size > self._max_size and len(self._kept) > 1:
-                    self._forget(next(iter(self._kept)))
+                while self.size > self._max_size and len(self._entries) > 1:
+                    self._remove(next(iter(self._entries)))
         return value
 
-    def _forget(self, row: int) -> None:
-        if row in self._kept:
-            self.size -= self._size_of(self._kept.pop(row)[1])
-
     def discard(self, rows: Iterable[int]) -> None:
-        """Forget videos that are gone."""
+        """Drop the values of deleted videos."""
         with self._lock:
             for row in rows:
-                self._forget(row)
+                self._remove(row)
+
+    def _remove(self, row: int) -> None:
+        if row in self._entries:
+            self.size -= self._size_of(self._entries.pop(row)[1])
 
 
 class SingleFlightCache(Generic[Value]):
-    """What was worked out lately, by key. Of threads that ask for the same at once, one works and the others wait."""
+    """Values by key; the least recently used are dropped.
+
+    Of threads that need one key at once, one computes the value and the others wait.
+    """
 
     def __init__(self, max_count: int) -> None:
         self._max_count = max_count
         self._lock = threading.Lock()
-        self._known: OrderedDict[Hashable, Future[Value]] = OrderedDict()  # the one used last is last
-        self.found_count = 0
-        self.worked_count = 0
+        self._futures: OrderedDict[Hashable, Future[Value]] = OrderedDict()  # last used is last
+        self.hit_count = 0
+        self.miss_count = 0
 
-    def get(self, key: Hashable, work: Callable[[], Value]) -> Value:
-        """Return the value of a key, from `work` unless it is known. A failure is its own thread's, and is forgotten:
-        who waited for it works itself."""
+    def get(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """Return the value of a key, from memory or from `compute`.
+
+        An exception of `compute` is raised in the thread that called it, and is not kept: a thread that waited for it
+        computes the value itself.
+        """
         while True:
             with self._lock:
-                found = self._known.get(key)
-                if found is None:
-                    mine = self._known[key] = Future()
-                    self.worked_count += 1
-                    if len(self._known) > self._max_count:
-                        self._known.popitem(last=False)
+                shared = self._futures.get(key)
+                if shared is None:
+                    own = self._futures[key] = Future()
+                    self.miss_count += 1
+                    if len(self._futures) > self._max_count:
+                        self._futures.popitem(last=False)
                     break
-                self._known.move_to_end(key)
-            if found.exception() is None:  # waits
-                self.found_count += 1
-                return found.result()
+                self._futures.move_to_end(key)
+            if shared.exception() is None:  # waits for the thread that computes it
+                self.hit_count += 1
+                return shared.result()
         try:
-            mine.set_result(work())
+            own.set_result(compute())
         except BaseException as error:
             with self._lock:
-                if self._known.get(key) is mine:
-                    del self._known[key]
-            mine.set_exception(error)
+                if self._futures.get(key) is own:
+                    del self._futures[key]
+            own.set_exception(error)
             raise
-        return mine.result()
+        return own.result()

@@ -1,4 +1,4 @@
-"""The embedded library: one data directory, opened for reading, that answers questions in this process."""
+"""Library: a data directory opened for reading, which answers questions in this process; public as kinodex.Library."""
 
 import tempfile
 from dataclasses import replace
@@ -22,13 +22,15 @@ from serve.search.intent import read_intent
 from serve.settings import Settings, load_settings
 from serve.values import Answer, Query, Video
 
-PICTURE_SECONDS = 30.0  # to decode the picture of a question: milliseconds, on a machine that is not overrun
-PICTURE_PIXELS = 100_000_000  # of such a picture: above any camera's, and below what a bomb unpacks to
-PICTURE_WORKERS = 2  # such pictures decoded at once
+PICTURE_SECONDS = (
+    30.0  # longest decoding of a question's picture; it takes milliseconds unless the machine is overloaded
+)
+PICTURE_PIXELS = 100_000_000  # of a question's picture: more than any camera's, and less than a decompression bomb's
+PICTURE_WORKERS = 2  # processes that decode the pictures of questions
 
 
 class Library:
-    """What was indexed into a data directory. Encoders are loaded with the first question, not before."""
+    """The videos indexed into a data directory. The encoders are loaded with the first question, not before."""
 
     def __init__(self, directory: Path, settings: Settings, catalog: Catalog) -> None:
         self.directory, self.settings, self.catalog = directory, settings, catalog
@@ -42,15 +44,15 @@ class Library:
             settings: None: those of its kinodex.toml and of the environment.
         Raises:
             DataDirectoryMissing: If nothing was indexed there.
-            DataDirectoryInvalid: If its catalog is damaged or newer than this program.
+            DataDirectoryInvalid: If the catalog is damaged, or newer than this program.
         """
         directory = Path(directory)
         return cls(directory, settings or load_settings(directory), Catalog.open_reader(directory))
 
     def close(self) -> None:
-        """Let go of the catalog and of the child processes."""
-        if "pictures" in vars(self):
-            self.pictures.close()
+        """Close the catalog and end the child processes."""
+        if "_decode_pool" in vars(self):
+            self._decode_pool.close()
         if "engine" in vars(self):
             self.engine.close()
         self.catalog.close()
@@ -63,10 +65,11 @@ class Library:
 
     @cached_property
     def encoders(self) -> Encoders:
-        """The encoders the rows were made with.
+        """The encoders with which the videos were indexed.
 
         Raises:
-            EncoderSpaceMismatch: If the settings name others.
+            DataDirectoryMissing: If nothing was indexed.
+            EncoderSpaceMismatch: If the settings name other encoders.
         """
         stored = self.catalog.space()
         if stored is None:
@@ -85,23 +88,24 @@ class Library:
         """Return the videos that answer, best first.
 
         Raises:
-            CollectionNotFound: If a collection that is asked about is not there.
-            IngestError: If its picture cannot be decoded.
-            NoVisualEncoder: If a picture is asked about, and nothing here can see.
+            CollectionNotFound: If a collection of the filter does not exist.
+            IngestError: If the query's picture cannot be decoded.
+            NoVisualEncoder: If the query has a picture, and the library no visual encoder.
+            VideoNotFound: If the video of the query's example is not there.
         """
-        self.check_collections(query)
+        self._check_collections(query)
         return self.engine.search(query, self.pixels(query))
 
     def moments(self, query: Query) -> Answer:
         """Return the moments that answer, best first; raises as search()."""
-        self.check_collections(query)
+        self._check_collections(query)
         return self.engine.moments(query, self.pixels(query))
 
     def similarities(self, text: str, video: Video) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Return how near each frame of a video is to a text: times in seconds (F,), de-biased similarities (F,).
+        """Return the time in seconds, (F,), and the de-biased similarity to a text, (F,), of each frame of a video.
 
         Raises:
-            NoVisualEncoder: If nothing here can see.
+            NoVisualEncoder: If the library has no visual encoder.
         """
         visual = self.engine.visual
         if visual is None:
@@ -112,14 +116,17 @@ class Library:
             return np.empty(0), np.empty(0, np.float32)
         return curve.frames.pts_seconds, curve.values
 
-    def check_collections(self, query: Query) -> None:
-        """Make sure that what is asked about is there: an empty answer would hide a typing slip."""
+    def _check_collections(self, query: Query) -> None:
+        """Raise CollectionNotFound for an unknown collection: an empty answer would hide a typing error."""
         for collection in query.filter.collections or ():
             if not self.catalog.has_collection(collection):
                 raise CollectionNotFound(collection)
 
     def pixels(self, query: Query) -> NDArray[np.uint8] | None:
-        """Decode a query's picture, in a child process, to the visual encoder's input: uint8 (H, W, 3) RGB."""
+        """Decode a query's picture in a child process to uint8 (H, W, 3) RGB at the visual encoder's input size.
+
+        Returns None for a query without a picture; raises as search().
+        """
         if not query.image:
             return None
         if self.encoders.visual is None:
@@ -129,13 +136,13 @@ class Library:
         with tempfile.TemporaryFile() as file:
             file.write(query.image)
             file.flush()
-            for decoded in self.pictures.decode(file, uri=query.image_name):
+            for decoded in self._decode_pool.decode(file, uri=query.image_name):
                 if isinstance(decoded, Frame):
                     return decoded.pixels
         raise DecodeError(query.image_name, "no picture inside", "give a JPEG, PNG or WebP file")
 
     @cached_property
-    def pictures(self) -> DecodePool:
+    def _decode_pool(self) -> DecodePool:
         """The child processes that decode the pictures of questions."""
         config = replace(
             decode_config(self.settings, self.encoders),
@@ -145,17 +152,17 @@ class Library:
         return DecodePool(config, workers=PICTURE_WORKERS)
 
     def videos(self, collection: str | None = None) -> list[Video]:
-        """Return what is indexed, by uri."""
+        """Return the indexed videos by URI."""
         return self.catalog.videos(collection=collection)
 
     def video(self, video_id: str) -> Video:
-        """Return one video by its id or an unambiguous start of it; VideoNotFound."""
+        """Return the video with this id, or whose id alone begins so; raise VideoNotFound."""
         return self.catalog.video(video_id)
 
     def transcript(self, video: Video) -> list[Utterance]:
-        """Return what is said in a video, in order."""
+        """Return the utterances of a video, in order."""
         return self.catalog.utterances(video.row)
 
     def thumbnail(self, video: Video, at_seconds: float) -> tuple[float, bytes] | None:
-        """Return the picture nearest to a time: its own time and a JPEG; None where there is none."""
+        """Return the time and the JPEG of the thumbnail nearest to a time; None for a video without frames."""
         return self.catalog.thumbnail(video.row, at_seconds)

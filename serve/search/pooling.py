@@ -1,4 +1,4 @@
-"""Pooling the similarities of a video's frames into one score, whole or block by block."""
+"""Pools the similarities of a video's frames into one score, whole or block by block; Traits keeps what it computes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.catalog.rows import Generic
+from serve.catalog.rows import CaptionScores
 from temporal.moments.shots import Changes
 
 Floats = NDArray[np.float32]
@@ -14,24 +14,24 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """What some frames bring to a softmax mean: several of these make the mean over all their frames."""
+    """The share of some frames in a softmax mean. The pools of all parts of a video give the mean over its frames."""
 
     peak: Floats  # (K,), or () of one score: the highest similarity
     weight: Floats  # as peak: the sum of exp((similarity - peak) / temperature)
-    weighted: Floats  # as peak: the sum of the similarities so weighed
+    weighted: Floats  # as peak: the sum of the similarities, each times its exp()
 
 
 @dataclass(slots=True, kw_only=True)
 class Traits:
-    """What no question changes in the frames of a video, or of a block of it: a few numbers, dear to compute."""
+    """Figures of a video's frames, or of a block of them, that no question changes and that take long to compute."""
 
-    changes: Changes | None = None  # None: not looked for yet
-    pools: dict[float, Pool] = field(default_factory=dict)  # of a block, by temperature: of the bank's captions
-    generic: Generic = field(default_factory=dict)  # of the bank's captions
+    changes: Changes | None = None  # None: not computed yet
+    pools: dict[float, Pool] = field(default_factory=dict)  # of a block: scores of the captions, by temperature
+    caption_scores: CaptionScores = field(default_factory=dict)  # of a video; empty: not computed yet
 
 
 def pool(similarities: Floats, temperature: float) -> Pool:
-    """Pool frames (F,) or (F, K), one at least."""
+    """Pool the similarities of frames, (F,) or (F, K); F is at least 1."""
     peak = similarities.max(axis=0)
     weights = np.exp((similarities - peak) / temperature)
     return Pool(peak=peak, weight=weights.sum(axis=0), weighted=(weights * similarities).sum(axis=0))
@@ -41,14 +41,14 @@ def softmax_mean_of_pools(pools: Sequence[Pool], temperature: float) -> Floats:
     """Return the softmax mean over the frames of all pools, () or (K,)."""
     if len(pools) == 1:
         return np.asarray(pools[0].weighted / pools[0].weight)
-    peaks = np.stack([one.peak for one in pools])
+    peaks = np.stack([each.peak for each in pools])
     scale = np.exp((peaks - peaks.max(axis=0)) / temperature)
-    weighted = (scale * np.stack([one.weighted for one in pools])).sum(axis=0)
-    return np.asarray(weighted / (scale * np.stack([one.weight for one in pools])).sum(axis=0))
+    weighted = (scale * np.stack([each.weighted for each in pools])).sum(axis=0)
+    return np.asarray(weighted / (scale * np.stack([each.weight for each in pools])).sum(axis=0))
 
 
 def softmax_mean(similarities: Floats, temperature: float) -> Floats:
-    """Pool frames (F,) or (F, K) into one score (or K): their mean, weighted by softmax.
+    """Return the mean of the similarities of frames, (F,) or (F, K), weighted by their softmax: () or (K,).
 
     Source: query-scoring, https://github.com/m-bain/clip-hitchhiker.
     """

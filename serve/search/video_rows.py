@@ -1,9 +1,9 @@
-"""Rows of videos in memory: of a file read once, of a live video read again only where they changed.
+"""Frames and transcripts of videos in memory: a file is read once, a live video only where it changed.
 
-A live video's rows are kept in blocks of neighbouring segments, and the catalog says when each block last changed
-(serve.catalog.live_blocks). So what a change costs does not grow with the length of the video. What is kept never
-changes: a newer version is another value, which shares the blocks that are the same, and whoever is still at work on
-the older one is not disturbed.
+The rows of a live video are read in blocks of neighbouring segments, and the catalog says when each block last changed
+(serve.catalog.live_blocks). So the cost of a change does not grow with the length of the video. The values here never
+change: a newer version is another value, which shares the unchanged blocks, so threads that use the older one are not
+disturbed. The caches of serve.search.engine and serve.search.visual hold them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,18 +23,18 @@ from serve.search.pooling import Traits
 Part = TypeVar("Part")
 
 
-# ---- which blocks changed
+# ---- blocks
 
 
-def follow(
+def refresh_blocks(
     catalog: CatalogReader, row: int, before: Mapping[int, Part], since: int, read: Callable[[int], Part | None]
 ) -> dict[int, Part]:
-    """Bring the blocks of a live video up to the catalog, in order.
+    """Return the present blocks of a live video in order; read only those that changed.
 
     Args:
-        before: What is known, by block.
-        since: The version it is of; -1: nothing is known.
-        read: Reads one block; None: nothing of this kind is in it.
+        before: The blocks of an older version, by number.
+        since: That version; -1: none.
+        read: Reads one block; returns None if the block has no rows of this kind.
     """
     changes = block_changes(catalog, row, since)
     parts = {block: part for block, part in before.items() if block >= changes.first_block}
@@ -52,7 +52,7 @@ def follow(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrameBlock:
-    """Frames of neighbouring segments, or all of a file's."""
+    """Frames of neighbouring segments of a live video, or all frames of a file."""
 
     epochs: NDArray[np.int32]  # (F,)
     pts_seconds: NDArray[np.float64]  # (F,)
@@ -61,12 +61,13 @@ class FrameBlock:
 
     @classmethod
     def of(cls, stored: StoredFrames) -> "FrameBlock":
+        """Make a block of frames as the catalog returns them."""
         return cls(
             epochs=stored.epochs, pts_seconds=stored.pts_seconds, vectors=Halves(stored.vectors), traits=Traits()
         )
 
     def embeddings(self) -> FrameEmbeddings:
-        """Return them as they were embedded: of another size, so not to be kept."""
+        """Return the frames as float32, which takes twice the memory: do not keep them."""
         return FrameEmbeddings(epochs=self.epochs, pts_seconds=self.pts_seconds, vectors=self.vectors.to_float32())
 
 
@@ -75,9 +76,9 @@ class VideoFrames:
 
     def __init__(self, version: int, blocks: Mapping[int, FrameBlock]) -> None:
         self.version = version
-        self.as_read = blocks  # for the next version
-        self.blocks = in_order(blocks)
-        self.traits = Traits()  # of all of it
+        self.read_blocks = blocks  # before drop_unordered_frames(), for the next version
+        self.blocks = drop_unordered_frames(blocks)
+        self.traits = Traits()  # of the whole video
         frames = list(self.blocks.values())
         self.vectors = JoinedHalves(each.vectors for each in frames)
         if len(frames) == 1:
@@ -87,7 +88,7 @@ class VideoFrames:
             self.pts_seconds = np.concatenate([np.empty(0), *(each.pts_seconds for each in frames)])
 
     def __len__(self) -> int:
-        """Return how many have a vector."""
+        """Return the number of frames."""
         return len(self.vectors)
 
     @property
@@ -101,24 +102,24 @@ def read_frames(catalog: CatalogReader, row: int, version: int, before: VideoFra
         return VideoFrames(0, {0: FrameBlock.of(catalog.stored_frames(row))})
 
     def read(block: int) -> FrameBlock | None:
-        found = catalog.select(
+        rows = catalog.select(
             f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
             " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position", row,
             *block_range("segments", block),
         )  # fmt: skip
-        return FrameBlock.of(frames_of(found, catalog.directory)) if found else None
+        return FrameBlock.of(frames_of(rows, catalog.directory)) if rows else None
 
-    known, since = ({}, -1) if before is None else (before.as_read, before.version)
-    return VideoFrames(version, follow(catalog, row, known, since, read))
+    known, since = ({}, -1) if before is None else (before.read_blocks, before.version)
+    return VideoFrames(version, refresh_blocks(catalog, row, known, since, read))
 
 
-def in_order(blocks: Mapping[int, FrameBlock]) -> Mapping[int, FrameBlock]:
-    """Leave out frames that are not later than those before.
+def drop_unordered_frames(blocks: Mapping[int, FrameBlock]) -> Mapping[int, FrameBlock]:
+    """Leave out frames that are not later than all before them; return `blocks` itself if there are none.
 
-    Segments share no picture, so there are none; one that was sent wrong must not take the answers with it.
+    Segments share no frame, so a worker never sends such frames. One wrong segment must not break all answers.
     """
     last = -np.inf
-    kept: dict[int, FrameBlock] = {}
+    ordered: dict[int, FrameBlock] = {}
     is_same = True
     for number, block in blocks.items():
         times = block.pts_seconds
@@ -126,22 +127,22 @@ def in_order(blocks: Mapping[int, FrameBlock]) -> Mapping[int, FrameBlock]:
             is_later = times > np.maximum.accumulate(np.concatenate([[last], times[:-1]]))
             vectors = block.vectors.take(np.flatnonzero(is_later)).astype(np.float16)
             later = StoredFrames(epochs=block.epochs[is_later], pts_seconds=times[is_later], vectors=[vectors])
-            kept[number], is_same = FrameBlock.of(later), False
+            ordered[number], is_same = FrameBlock.of(later), False
         else:
-            kept[number] = block
+            ordered[number] = block
         last = max(last, times.max(initial=-np.inf))
-    return blocks if is_same else kept
+    return blocks if is_same else ordered
 
 
-# ---- what was said
+# ---- transcripts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TranscriptBlock:
-    """Utterances of neighbouring segments, or all of a file's."""
+    """Utterances of neighbouring segments of a live video, or all utterances of a file."""
 
     utterances: Sequence[Utterance]  # without their words
-    positions: NDArray[np.int64]  # of Catalog.locate()
+    positions: NDArray[np.int64]  # in the video, see Catalog.locate()
 
 
 class Transcript:
@@ -149,7 +150,7 @@ class Transcript:
 
     def __init__(self, version: int, blocks: Mapping[int, TranscriptBlock]) -> None:
         self.version, self.blocks = version, blocks
-        self.utterances = [one for block in blocks.values() for one in block.utterances]
+        self.utterances = [each for block in blocks.values() for each in block.utterances]
         self.positions = np.concatenate([np.empty(0, np.int64), *(block.positions for block in blocks.values())])
 
     def __len__(self) -> int:
@@ -159,20 +160,20 @@ class Transcript:
 def read_transcript(catalog: CatalogReader, row: int, version: int, before: Transcript | None) -> Transcript:
     """Read the utterances of a version of a video; for RowCache."""
     if not version:
-        found = catalog.utterances(row, with_words=False)
-        return Transcript(0, {0: TranscriptBlock(utterances=found, positions=np.arange(len(found)))})
+        utterances = catalog.utterances(row, with_words=False)
+        return Transcript(0, {0: TranscriptBlock(utterances=utterances, positions=np.arange(len(utterances)))})
 
     def read(block: int) -> TranscriptBlock | None:
-        found = catalog.select(
+        rows = catalog.select(
             f"SELECT position, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND position BETWEEN ? AND ?"
             " ORDER BY position", row, *block_range("utterances", block),
         )  # fmt: skip
-        if not found:
+        if not rows:
             return None
         return TranscriptBlock(
-            utterances=[utterance_of(fields[1:]) for fields in found],
-            positions=np.array([fields[0] for fields in found], np.int64),
+            utterances=[utterance_of(fields[1:]) for fields in rows],
+            positions=np.array([fields[0] for fields in rows], np.int64),
         )
 
     known, since = ({}, -1) if before is None else (before.blocks, before.version)
-    return Transcript(version, follow(catalog, row, known, since, read))
+    return Transcript(version, refresh_blocks(catalog, row, known, since, read))

@@ -1,4 +1,4 @@
-"""The videos that questions are asked about, as a catalog has them, brought up by what changed."""
+"""SearchableVideos: the videos of the catalog that answers may name, refreshed by what changed; for the engine."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -8,23 +8,23 @@ from serve.values import Video
 
 
 class SearchableVideos:
-    """The videos of one encoder space. What is read here is replaced, never changed: others may still look at it."""
+    """The videos of one encoder space. The dicts are replaced, never changed: other threads may still read the old."""
 
     def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-        self.state: tuple[str, int] | None = None  # identity and generation of the catalog they were read from
+        self._fingerprint = fingerprint
+        self.state: tuple[str, int] | None = None  # identity and generation of the catalog; None: not read yet
         self.by_row: dict[int, Video] = {}  # in the order of their URIs
         self.by_id: dict[str, list[Video]] = {}
 
     def refresh(self, catalog: Catalog) -> tuple[Collection[int], Collection[Video]]:
-        """Read what changed since the last time; return the rows that are gone, and the videos that are new.
+        """Read what changed since the last call; return the rows of deleted videos, and the new videos.
 
-        Call it inside a snapshot.
+        Call it within a snapshot.
         """
         state = (catalog.identity(), catalog.generation())
         before = self.by_row
-        if not self._follow(catalog, state):
-            ready = catalog.changed_rows(self.fingerprint)
+        if not self._apply_changes(catalog, state):
+            ready = catalog.changed_rows(self._fingerprint)
             self.by_row = {video.row: video for video in catalog.videos() if video.row in ready}
             by_id: dict[str, list[Video]] = defaultdict(list)
             for video in self.by_row.values():
@@ -33,21 +33,21 @@ class SearchableVideos:
         self.state = state
         return before.keys() - self.by_row.keys(), [self.by_row[row] for row in self.by_row.keys() - before.keys()]
 
-    def _follow(self, catalog: Catalog, state: tuple[str, int]) -> bool:
-        """Take over changes of videos that were there and are; False: there are others."""
+    def _apply_changes(self, catalog: Catalog, state: tuple[str, int]) -> bool:
+        """Replace the videos that changed; return False if other changes need a full read: new, deleted, reordered."""
         if self.state is None or self.state[0] != state[0] or self.state[1] > state[1]:
             return False
         since = self.state[1]
-        rows = catalog.changed_rows(self.fingerprint, since)
-        if not rows.keys() <= self.by_row.keys() or catalog.ready_count(self.fingerprint) != len(self.by_row):
+        rows = catalog.changed_rows(self._fingerprint, since)
+        if not rows.keys() <= self.by_row.keys() or catalog.ready_count(self._fingerprint) != len(self.by_row):
             return False
         changed = {video.row: video for video in catalog.changed_videos(since) if video.row in rows}
-        if any(self.by_row[row].uri != video.uri for row, video in changed.items()):  # another order
+        if any(self.by_row[row].uri != video.uri for row, video in changed.items()):  # changes the order
             return False
         self.by_row = {**self.by_row, **changed}
         names = {video.video_id for video in changed.values()}
         self.by_id = {
-            name: [self.by_row[video.row] for video in found] if name in names else found
-            for name, found in self.by_id.items()
+            name: [self.by_row[video.row] for video in videos] if name in names else videos
+            for name, videos in self.by_id.items()
         }
         return True

@@ -203,11 +203,11 @@ class VisualChannel:
             for block in blocks:  # a file has one block
                 block.traits.changes = whole.changes
             if stored.captions == self._captions.key:
-                traits.generic = stored.generic
-        if whole.changes is not None and traits.generic:
+                traits.caption_scores = stored.caption_scores
+        if whole.changes is not None and traits.caption_scores:
             return traits
         for block in blocks:
-            lacks_pools = not traits.generic and not block.traits.pools and len(block.vectors) > 0
+            lacks_pools = not traits.caption_scores and not block.traits.pools and len(block.vectors) > 0
             if block.traits.changes is not None and not lacks_pools:
                 continue
             embeddings = block.embeddings()
@@ -217,8 +217,10 @@ class VisualChannel:
                 block.traits.pools = self._captions.pool(embeddings.vectors)
         if whole.changes is None:
             whole.changes = joined([block.traits.changes for block in blocks if block.traits.changes is not None])
-        if not traits.generic:
-            traits.generic = self._captions.statistics([block.traits.pools for block in blocks if len(block.vectors)])
+        if not traits.caption_scores:
+            traits.caption_scores = self._captions.statistics(
+                [block.traits.pools for block in blocks if len(block.vectors)]
+            )
         return traits
 
     def _find_moments(self, curves: Sequence[Curve]) -> list[tuple[ScoredSpan, ...]]:
@@ -240,8 +242,8 @@ class VisualChannel:
         """Compare the scores of a video and of its best frames with those of captions of anything on it."""
         calibration = self.calibration
         moment_score = float(softmax_mean(curve.values, calibration.moment_temperature))
-        for_video = z_score(score, *traits.generic[calibration.video_temperature])
-        for_moment = z_score(moment_score, *traits.generic[calibration.moment_temperature])
+        for_video = z_score(score, *traits.caption_scores[calibration.video_temperature])
+        for_moment = z_score(moment_score, *traits.caption_scores[calibration.moment_temperature])
         return ScoredVideo(
             video=curve.video,
             score=score,

@@ -119,7 +119,7 @@ def test_the_same_is_worked_out_once_for_all_who_ask() -> None:
         may_go.set()
         assert {one.result(10) for one in (first, *others)} == {"answer"}
     assert len(calls) == 1
-    assert (worked.worked_count, worked.found_count) == (1, 4)
+    assert (worked.miss_count, worked.hit_count) == (1, 4)
     assert worked.get("r", lambda: "other") == "other"
     assert worked.get("s", lambda: "third") == "third"
     assert worked.get("q", lambda: "anew") == "anew"  # two at most are kept

@@ -42,7 +42,7 @@ def test_the_catalog_keeps_what_its_frames_would_give(catalog: Catalog, epochs: 
     kept, stored = catalog.traits(row), catalog.stored_frames(row)
     assert kept is not None
     again = FrameBlock.of(stored).embeddings()
-    assert kept.generic == captions.statistics([captions.pool(again.vectors)])
+    assert kept.caption_scores == captions.statistics([captions.pool(again.vectors)])
     assert kept.captions == captions.key
     np.testing.assert_array_equal(kept.change_strengths, picture_changes(again).strengths)
     assert len(kept.change_strengths) == 9 - len(set(epochs))
@@ -60,7 +60,7 @@ def test_a_video_without_pictures_has_none(catalog: Catalog) -> None:
     for one in (row, blind):
         kept = catalog.traits(one)
         assert kept is not None
-        assert (kept.captions, kept.generic, len(kept.change_strengths)) == ("", {}, 0)
+        assert (kept.captions, kept.caption_scores, len(kept.change_strengths)) == ("", {}, 0)
 
 
 def test_captions_are_known_by_all_that_their_scores_depend_on() -> None:
