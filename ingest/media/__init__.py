@@ -1,1 +1,1 @@
-"""Bytes to pictures and sound: decoding in a child process, sampling, tone mapping."""
+"""Decodes bytes to pictures and sound in child processes: demuxing, sampling, scaling, tone mapping."""

@@ -1,1 +1,1 @@
-"""Where bytes come from: files below allowed roots, and URLs whose addresses are checked."""
+"""Opens sources: files below allowed roots, and URLs whose addresses are checked."""

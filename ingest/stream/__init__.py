@@ -1,1 +1,1 @@
-"""Live streams: cutting a source into chunks, putting chunks in order, the clock of a stream."""
+"""Live streams: cuts sources into chunks, puts chunks into order, and keeps a stream's clock."""
