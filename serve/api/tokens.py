@@ -59,9 +59,8 @@ class Principal:
         return self.can_write and self.may_read(collection)
 
 
-ANYBODY = Principal(
-    name="", collections=None, can_write=True
-)  # the caller at a server without tokens; no token has an empty name
+# The caller at a server without tokens. No token has an empty name.
+ANYBODY = Principal(name="", collections=None, can_write=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,19 +174,19 @@ def test_a_renewal_that_becomes_good_by_itself_is_taken_up_later(
 
     monkeypatch.setattr(serve.api.tls, "_check_pair", check_pair)
     certificates = serve.api.tls._Certificates(config, lambda: seconds)
-    assert certificates.renewed() is None
+    assert certificates.reload() is None
     is_early = True
     write(tmp_path, ca.issue_cert("localhost"))
     for _ in range(3):
-        assert certificates.renewed() is None
+        assert certificates.reload() is None
         seconds += RETRY_SECONDS
     assert [record.getMessage()[:23] for record in caplog.records] == ["certificate not renewed"]
     seconds -= 1
     is_early = False
-    assert certificates.renewed() is None
+    assert certificates.reload() is None
     seconds += 1
-    assert certificates.renewed() is not None
-    assert certificates.renewed() is None
+    assert certificates.reload() is not None
+    assert certificates.reload() is None
 
 
 # ------------------------------------------------------------------ files that cannot be used

@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_used_lets_nobody_in_until_it_can(
 def test_an_unchanged_file_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = f"Bearer {add(path)}"
     store = open_store(path)
-    monkeypatch.setattr(serve.api.tokens, "_read", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(serve.api.tokens, "_read_tokens", lambda _: pytest.fail("read again"))
     assert store.authenticate(header).name == "laptop"
 
 
