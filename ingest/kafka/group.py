@@ -1,7 +1,7 @@
 """Reads topics as a member of a consumer group: each partition belongs to one member.
 
 kafka-python works in a thread of its own, and calls back in it when partitions move. GroupConsumer runs these callbacks
-in the thread that calls poll() or close(), while kafka-python waits for them and goes on with its heartbeats. So the
+in the thread that calls poll() or close(), while kafka-python waits for them and continues its heartbeats. So the
 caller needs no locks, and a callback may call commit_now(), committed_offset(), position() and seek().
 """
 
@@ -129,11 +129,11 @@ class GroupConsumer:
         return sorted((each.topic, each.partition) for each in self._consumer.assignment())
 
     def pause(self, partitions: Iterable[PartitionId]) -> None:
-        """Stop returning records of partitions; those that are not ours are ignored."""
+        """Stop returning records of partitions. Partitions that are not ours are ignored."""
         self._consumer.pause(*self._select_ours(partitions))
 
     def resume(self, partitions: Iterable[PartitionId]) -> None:
-        """Return records of partitions again; those that are not ours are ignored."""
+        """Return records of partitions again. Partitions that are not ours are ignored."""
         self._consumer.resume(*self._select_ours(partitions))
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
@@ -190,7 +190,7 @@ class GroupConsumer:
         """Return how many records wait in each partition, where that is known without asking the broker."""
         lags = {}
         for partition in self._consumer.assignment():
-            end, position = repairs.known_end_and_position(self._consumer, partition)
+            end, position = repairs.read_end_and_position(self._consumer, partition)
             if end is not None and position is not None:
                 lags[partition.topic, partition.partition] = max(0, end - position)
         return lags

@@ -117,8 +117,8 @@ class _FailureNotingManager(KafkaConnectionManager):  # type: ignore[misc]  # ka
 def keep_unfinished_join(consumer: KafkaConsumer) -> None:
     """Let the next poll() finish a join of the group that the last one was too short for.
 
-    Fault: kafka-python throws an answer away that comes between two polls, and joins again, which makes all members
-    join again. If new metadata caused the join, it does not join again and stays without heartbeats.
+    Fault: kafka-python discards an answer that arrives between two polls, and joins again, which makes all members join
+    again. If new metadata caused the join, it does not join again, and sends no heartbeats.
     Upstream: https://github.com/dpkp/kafka-python/pull/2617 repaired the same race in 2.x; no issue found for 3.x.
     """
     coordinator = consumer._coordinator
@@ -151,7 +151,7 @@ def release_resumed_records(consumer: KafkaConsumer) -> None:
         fetcher._next_partition_records = None
 
 
-def known_end_and_position(consumer: KafkaConsumer, partition: TopicPartition) -> tuple[int | None, int | None]:
+def read_end_and_position(consumer: KafkaConsumer, partition: TopicPartition) -> tuple[int | None, int | None]:
     """Return the end offset and the position of a partition, as far as they are known without asking the broker.
 
     Fault: KafkaConsumer.position() asks the broker for what it does not know. No upstream issue found.
@@ -212,8 +212,8 @@ def force_close(producer: KafkaProducer) -> None:
 def fail_refused_records_alone(producer: KafkaProducer) -> None:
     """Let a record that the broker refuses fail alone, as Kafka's own client does.
 
-    Fault: a producer that numbers its records takes any refusal (a record too large for the topic, a topic that it may
-    not write to) for its own end. All records that wait fail with that error, and all that come later.
+    Fault: an idempotent producer treats any refusal as fatal: a record too large for the topic, a topic that it may not
+    write to. All waiting and all later records fail with the same error.
     No upstream issue found.
     """
     manager = producer._transaction_manager
@@ -229,6 +229,6 @@ def fail_refused_records_alone(producer: KafkaProducer) -> None:
             return str(manager.ERROR_CLASS_NEEDS_EPOCH_BUMP)
         # It was not appended, and no other batch of its partition is under way: the next one reuses its numbers.
         manager.set_sequence_number(batch.topic_partition, batch.records.base_sequence)
-        return str(manager.ERROR_CLASS_RETRIABLE)  # here, the caller only takes this as "the producer goes on"
+        return str(manager.ERROR_CLASS_RETRIABLE)  # the sender then only fails this batch
 
     manager.classify_batch_error = classify_batch_error
