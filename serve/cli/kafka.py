@@ -74,16 +74,12 @@ def publish(
     if whole and realtime:
         raise click.UsageError("give --whole or --realtime, not both")
     settings = load_kafka_settings(servers, config)
-    from serve.worker import publisher
+    from serve.worker.publisher import publish_file, publish_stream
 
     if whole:
-        publisher.publish_whole(settings, source, collection=collection, video_id=stream_id)
-        return
-    sys.exit(
-        publisher.publish(
-            settings, source, collection=collection, stream_id=stream_id, realtime=realtime, as_json=as_json
-        )
-    )
+        publish_file(settings, source, collection=collection, video_id=stream_id)
+    else:
+        publish_stream(settings, source, collection=collection, stream_id=stream_id, realtime=realtime, as_json=as_json)
 
 
 @click.command(

@@ -17,7 +17,7 @@ from serve.worker.whole_file import FileWork
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ReceivedChunk:
-    """One chunk of a stream, from its arrival until it is placed in the stream's media time."""
+    """A chunk of a stream, from its arrival until it is placed in the stream's media time."""
 
     chunk: Chunk
     record: Record  # as received, for a dead letter
@@ -43,7 +43,7 @@ class Effects(Protocol):
     """
 
     def decode(self, received: ReceivedChunk, on_done: Callable[[list[Decoded] | IngestError], None]) -> None:
-        """Decode a chunk; pass the callback what it holds, or why it does not decode."""
+        """Decode a chunk; pass the callback its items, or the error that prevents it."""
 
     def decode_file(self, work: FileWork, on_change: Callable[[], None]) -> None:
         """Decode a whole file; call back after each piece, at the end and after a failure."""

@@ -66,7 +66,7 @@ class Outbox:
         """Return the deliveries that the broker has not acknowledged yet.
 
         Raises:
-            BrokerUnavailable: If the broker will never have one of them.
+            BrokerUnavailable: If a record is lost for good.
         """
         self._deliveries = [delivery for delivery in self._deliveries if not is_acknowledged(delivery)]
         return list(self._deliveries)
@@ -76,7 +76,7 @@ def is_acknowledged(delivery: Delivery) -> bool:
     """Return whether the broker has a record for good.
 
     Raises:
-        BrokerUnavailable: If it will never have the record.
+        BrokerUnavailable: If the record is lost for good.
     """
     if delivery.error is not None:
         raise delivery.error

@@ -135,7 +135,7 @@ class ChunkPartition(Partition):
         """
         super().__init__(effects, topic, number, next_offset)
         self._config, self._checkpointed_seconds = config, checkpointed_seconds
-        # Serialised checkpoints of streams that ended. If one comes back, it must recognise its old chunks.
+        # Serialised checkpoints of streams that ended: a stream that comes back must recognise its old chunks.
         self._ended = {key: checkpoint.SerializeToString() for key, checkpoint in checkpoints.items()}
         self._sent: dict[bytes, bytes] = {}  # the newest checkpoint of each open stream
         self._streams: dict[bytes, LiveStream] = {}
@@ -259,7 +259,7 @@ class SourcePartition(Partition):
         return position
 
     def _advance(self, work: FileWork) -> None:
-        """Encode what was decoded of a file, and publish what is known."""
+        """Encode the decoded pieces of a file, and publish new revisions of its segments."""
         if self._outbox.is_closed or work.record.offset not in self._works:  # given up, or failed meanwhile
             return
         if work.failure is not None:

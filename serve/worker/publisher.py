@@ -1,4 +1,4 @@
-"""`kinodex publish`: the chunks of a source, sent to Kafka in their order."""
+"""`kinodex publish`: publish_stream sends the chunks of a source to Kafka in order, publish_file a whole file's URI."""
 
 import contextlib
 import signal
@@ -24,35 +24,38 @@ from serve.settings import Settings
 from serve.text import clock, plural, printable, to_json
 
 MAX_UNACKNOWLEDGED = 16  # chunks on their way to the broker: bounds memory, and keeps the order
-WAIT_SECONDS = 0.5  # how soon a stop is seen while the broker does not answer
-STOP_SECONDS = 10.0  # for a broker that is away to come back, once this process is told to stop
-CLOSE_SECONDS = 1.0  # for the connection: all is sent, or given up
-MILLISECONDS = 1000  # of a second: sessions are numbered by the time they began
+WAIT_SECONDS = 0.5  # how long to wait for the broker before the next check for a stop
+STOP_SECONDS = 10.0  # after a stop: how long to wait for a broker that is away
+CLOSE_SECONDS = 1.0  # to close the connection: by then every record is delivered or given up
+MILLISECONDS = 1000  # in a second: a session's number is its start time in milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """One record that the broker has."""
+class SentRecord:
+    """A record that the broker has acknowledged. Field names are those of the JSON output."""
 
     sequence: int
     byte_count: int
     end_of_stream: bool
 
 
-Report = Callable[[Sent], None]
-
-
 class Publisher:
-    """Sends one stream. The broker may be away for kafka.delivery_timeout_seconds, and nothing is lost."""
+    """Sends one stream. Nothing is lost while the broker is away for up to kafka.delivery_timeout_seconds."""
 
     def __init__(
-        self, settings: Settings, *, collection: str, stream_id: str, report: Report, stop: threading.Event
+        self,
+        settings: Settings,
+        *,
+        collection: str,
+        stream_id: str,
+        report: Callable[[SentRecord], None],
+        stop: threading.Event,
     ) -> None:
         """Connect.
 
         Args:
-            report: Told of each record that the broker has.
-            stop: Once it is set, the broker is not waited for as long.
+            report: Called with each record that the broker has acknowledged.
+            stop: Once it is set, the wait for a broker that is away ends after STOP_SECONDS.
         Raises:
             BrokerUnavailable: If no broker answers.
         """
@@ -62,35 +65,36 @@ class Publisher:
         self._config = settings.kafka
         self._report, self._stop = report, stop
         self._stopped_at: float | None = None
-        self._sent: deque[tuple[Sent, Delivery]] = deque()
+        self._sent: deque[tuple[SentRecord, Delivery]] = deque()
 
     def send(self, chunk: Chunk) -> None:
-        """Send the next chunk; waits while too many are on their way.
+        """Send the next chunk; wait while too many are on their way.
 
         Raises:
-            BrokerUnavailable: If one could not be delivered.
+            BrokerUnavailable: If a chunk could not be delivered.
         """
         data = chunk_bytes(chunk)
-        sent = Sent(sequence=chunk.sequence, byte_count=len(data), end_of_stream=chunk.end_of_stream)
+        sent = SentRecord(sequence=chunk.sequence, byte_count=len(data), end_of_stream=chunk.end_of_stream)
         self._sent.append((sent, self._producer.send(self._topic, self._key, data)))
-        self._settle(MAX_UNACKNOWLEDGED)
+        self._await_acknowledged(MAX_UNACKNOWLEDGED)
 
     def finish(self) -> None:
-        """Wait until the broker has everything.
+        """Wait until the broker has acknowledged every chunk.
 
         Raises:
-            BrokerUnavailable: If one could not be delivered.
+            BrokerUnavailable: If a chunk could not be delivered.
         """
-        self._settle(0)
+        self._await_acknowledged(0)
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._producer.close(CLOSE_SECONDS)
 
-    def _settle(self, most: int) -> None:
+    def _await_acknowledged(self, max_count: int) -> None:
+        """Wait until at most `max_count` chunks are not acknowledged."""
         while self._sent:
             sent, delivery = self._sent[0]
-            if not delivery.is_done and len(self._sent) <= most:
+            if not delivery.is_done and len(self._sent) <= max_count:
                 return
             if not delivery.wait(WAIT_SECONDS):
                 self._check_patience()
@@ -110,30 +114,32 @@ class Publisher:
             raise BrokerUnavailable(self._config.servers, f"{lost} not delivered within {STOP_SECONDS:g} s of the stop")
 
 
-def publish(settings: Settings, source: str, *, collection: str, stream_id: str, realtime: bool, as_json: bool) -> int:
-    """Send a source as a stream until it ends or this process is told to stop; return the exit status.
+def publish_stream(
+    settings: Settings, source: str, *, collection: str, stream_id: str, realtime: bool, as_json: bool
+) -> None:
+    """Send a source as a stream until the source ends, or until SIGTERM or SIGINT.
 
     Raises:
-        SettingsError: If the stream's name cannot be one.
-        BrokerUnavailable: If no broker answers, or none did for kafka.delivery_timeout_seconds.
-        SourceError, DecodeError: If the source cannot be had.
+        SettingsError: If the collection or the stream has an invalid name.
+        BrokerUnavailable: If no broker answers at the start or for kafka.delivery_timeout_seconds.
+        SourceError, DecodeError: If the source cannot be opened or read.
     """
     check_names(collection, stream_id)
     stop = threading.Event()
 
     def end(number: int, frame: types.FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt  # whoever presses Ctrl-C twice does not want to wait
+            raise KeyboardInterrupt  # the second Ctrl-C: end without waiting for the broker
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     with contextlib.ExitStack() as stack:
-        display = Display(as_json=as_json, name=f"{collection}/{stream_id}")
+        display = PublishDisplay(as_json=as_json, name=f"{collection}/{stream_id}")
         stack.callback(display.close)
-        publisher = Publisher(settings, collection=collection, stream_id=stream_id, report=display.sent, stop=stop)
+        publisher = Publisher(settings, collection=collection, stream_id=stream_id, report=display.show_sent, stop=stop)
         stack.callback(publisher.close)
-        stack.enter_context(finishing(publisher))
+        stack.enter_context(deliver_at_exit(publisher))
         for chunk in cut_chunks(
             source,
             collection=collection,
@@ -144,12 +150,11 @@ def publish(settings: Settings, source: str, *, collection: str, stream_id: str,
             hooks=ChunkHooks(notes=display.note, progress=display.advance),
         ):
             publisher.send(chunk)
-    return 0
 
 
 @contextlib.contextmanager
-def finishing(publisher: Publisher) -> Iterator[None]:
-    """Have all that was sent delivered, also where the source fails: then that is told, and not what fails besides."""
+def deliver_at_exit(publisher: Publisher) -> Iterator[None]:
+    """Wait for the delivery of every chunk at the end. If the source failed, raise its error and no other."""
     try:
         yield
     except (SourceError, DecodeError):
@@ -159,12 +164,13 @@ def finishing(publisher: Publisher) -> Iterator[None]:
     publisher.finish()
 
 
-def publish_whole(settings: Settings, source: str, *, collection: str, video_id: str) -> None:
-    """Send where a whole file is.
+def publish_file(settings: Settings, source: str, *, collection: str, video_id: str) -> None:
+    """Send the URI of a whole file.
 
     Raises:
-        SourceRefused: If it is no URI.
-        BrokerUnavailable: If the broker does not take it.
+        SettingsError: If the collection or the video has an invalid name.
+        SourceRefused: If the source is not a URI.
+        BrokerUnavailable: If the record is not delivered.
     """
     check_names(collection, video_id)
     check_policy(source, replace(settings.source, hosts=("*",), file_roots=("/",)))  # the worker's own policy decides
@@ -173,7 +179,7 @@ def publish_whole(settings: Settings, source: str, *, collection: str, video_id:
         record = Source(collection=collection, video_id=video_id, uri=source)
         topic = Topics(settings.kafka.topic_prefix).sources
         delivery = producer.send(topic, video_key(collection, video_id), source_bytes(record))
-        while not delivery.wait(WAIT_SECONDS):  # it ends with kafka.delivery_timeout_seconds
+        while not delivery.wait(WAIT_SECONDS):  # ends by kafka.delivery_timeout_seconds
             pass
         if delivery.error is not None:
             raise delivery.error
@@ -183,10 +189,10 @@ def publish_whole(settings: Settings, source: str, *, collection: str, video_id:
 
 
 def check_names(collection: str, stream_id: str) -> None:
-    """Refuse names that no chunk may have.
+    """Check the names of a collection and of a stream or video.
 
     Raises:
-        SettingsError: If one is no name.
+        SettingsError: If a name is invalid.
     """
     try:
         Chunk(collection=collection, stream_id=stream_id, session=0, sequence=0, end_of_stream=True)
@@ -194,10 +200,10 @@ def check_names(collection: str, stream_id: str) -> None:
         raise SettingsError(str(error)) from error
 
 
-class Display:
-    """Says what was sent: a line that changes on a terminal, JSON lines, or a line now and then in a log."""
+class PublishDisplay:
+    """Shows progress: one changing line on a terminal, JSON lines, or a line every few seconds in a log."""
 
-    LINE_SECONDS = 10.0  # between two lines where nothing can change
+    LINE_SECONDS = 10.0  # between two lines in a log
 
     def __init__(self, *, as_json: bool, name: str) -> None:
         self._as_json, self._name = as_json, name
@@ -207,12 +213,12 @@ class Display:
             self._status.start()
         self._media_seconds = 0.0
         self._count = self._bytes = 0
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def advance(self, media_seconds: float, chunk_count: int, byte_count: int) -> None:
         self._media_seconds = media_seconds
 
-    def sent(self, sent: Sent) -> None:
+    def show_sent(self, sent: SentRecord) -> None:
         self._count += not sent.end_of_stream
         self._bytes += sent.byte_count
         if self._as_json:
@@ -220,8 +226,8 @@ class Display:
             sys.stdout.flush()
         if self._status is not None:
             self._status.update(self._summary())
-        elif not self._as_json and time.monotonic() - self._said_at >= self.LINE_SECONDS:
-            self._said_at = time.monotonic()
+        elif not self._as_json and time.monotonic() - self._printed_at >= self.LINE_SECONDS:
+            self._printed_at = time.monotonic()
             self._console.print(self._summary(), highlight=False)
 
     def note(self, line: str) -> None:

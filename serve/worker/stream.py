@@ -47,7 +47,7 @@ class StreamConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
-    """The state before a chunk."""
+    """The state of a stream before a chunk: a place where another worker can continue."""
 
     session: int
     sequence: int
@@ -166,7 +166,7 @@ class LiveStream:
         self._place_ready()
 
     def _place_ready(self) -> None:
-        """Place the chunks that are decoded and next in order, encode what they bring, and publish what is known."""
+        """Place decoded chunks as far as they are next in order, encode their media, and publish their segments."""
         while self._queue:
             item = self._queue[0]
             if isinstance(item, ReceivedChunk) and not item.is_ready:
@@ -236,11 +236,11 @@ class LiveStream:
 
     def checkpoint(self, topic: str) -> stream_pb2.Checkpoint:
         """Return where another worker continues, once everything sent so far is acknowledged."""
-        boundary = self._needed_boundary()
+        boundary = self._resume_boundary()
         self._forget_before(boundary)
         clock = boundary.clock
         epoch, index, _ = self.flow.windows.open_segment
-        heard_epoch, heard_sample = self.flow.speech_start()
+        speech_epoch, speech_start_sample = self.flow.speech_start()
         message = stream_pb2.Checkpoint(
             topic=topic,
             collection=self.collection,
@@ -258,43 +258,44 @@ class LiveStream:
             audio_end_sample=clock.audio_end_sample,
             segment_epoch=epoch,
             segment_index=index,
-            speech_epoch=heard_epoch,
-            speech_start_sample=heard_sample,
+            speech_epoch=speech_epoch,
+            speech_start_sample=speech_start_sample,
             language=self.flow.language or "",
             gaps=[
-                gap_message(noted_before(noted, boundary))
+                gap_message(clip_gap(noted, boundary))
                 for noted in self.flow.gaps
                 if noted.place < (boundary.session, boundary.sequence)
             ],
         )
         if self.flow.media is not None:
             message.media.CopyFrom(media_message(self.flow.media))
-        anchor = next((one for one in reversed(self.flow.anchors) if one[0] == clock.epoch
-                       and one[1] <= clock.end_seconds), None)  # fmt: skip
-        if anchor is not None:
-            message.clock_seconds = anchor[1]
-            message.clock_time.CopyFrom(timestamp_message(anchor[2]) or message.clock_time)
+        for anchor_epoch, media_seconds, wall_seconds in reversed(self.flow.anchors):
+            if anchor_epoch == clock.epoch and media_seconds <= clock.end_seconds:
+                message.clock_seconds = media_seconds
+                message.clock_time.CopyFrom(timestamp_message(wall_seconds) or message.clock_time)
+                break
         return message
 
-    def _needed_boundary(self) -> Boundary:
+    def _resume_boundary(self) -> Boundary:
         """Return the latest boundary before which nothing is needed any more."""
         now = Boundary(session=self.session, sequence=self._next_sequence, clock=self.clock.state)
         if self.is_over:
             return now
-        shown, heard = self.flow.needed, self.flow.speech_start()
-        found = self._boundaries[0] if self._boundaries else now
+        needed_picture, needed_sound = self.flow.needed, self.flow.speech_start()
+        latest = self._boundaries[0] if self._boundaries else now
         for boundary in self._boundaries:
             clock = boundary.clock
-            is_seen = shown is None or shown > (clock.epoch, clock.last_pts_seconds)
-            if not is_seen or heard < (clock.epoch, clock.audio_end_sample):
+            if needed_picture is not None and needed_picture <= (clock.epoch, clock.last_pts_seconds):
                 break
-            found = boundary
-        return found
+            if needed_sound < (clock.epoch, clock.audio_end_sample):
+                break
+            latest = boundary
+        return latest
 
     def _forget_before(self, boundary: Boundary) -> None:
         place = boundary.session, boundary.sequence
-        self._boundaries = [one for one in self._boundaries if (one.session, one.sequence) >= place]
-        self._offsets = {one: offset for one, offset in self._offsets.items() if one >= place}
+        self._boundaries = [other for other in self._boundaries if (other.session, other.sequence) >= place]
+        self._offsets = {chunk: offset for chunk, offset in self._offsets.items() if chunk >= place}
 
 
 def epoch_after(state: ClockState) -> int:
@@ -302,7 +303,7 @@ def epoch_after(state: ClockState) -> int:
     return state.epoch + (state.is_closed or state.epoch < 0)
 
 
-def noted_before(noted: NotedGap, boundary: Boundary) -> Gap:
+def clip_gap(noted: NotedGap, boundary: Boundary) -> Gap:
     """Return the part of a gap that lies before a boundary."""
     if noted.place[0] != boundary.session:
         return noted.gap
@@ -334,18 +335,18 @@ def latest_checkpoints(records: Iterable[Record], topic: str) -> tuple[dict[byte
 
     The furthest, not the newest: a worker that has lost its partition may still send an older checkpoint later.
     """
-    found: dict[bytes, stream_pb2.Checkpoint] = {}
+    furthest: dict[bytes, stream_pb2.Checkpoint] = {}
     append_seconds = 0.0
     for record in records:
         if not record.value:
-            found.pop(record.key, None)
+            furthest.pop(record.key, None)
             continue
         message = stream_pb2.Checkpoint()
         message.ParseFromString(record.value)
         if message.topic != topic:
             continue
         append_seconds = max(append_seconds, record.append_seconds)
-        before = found.get(record.key)
+        before = furthest.get(record.key)
         if before is None or (before.session, before.next_sequence) <= (message.session, message.next_sequence):
-            found[record.key] = message
-    return found, append_seconds
+            furthest[record.key] = message
+    return furthest, append_seconds

@@ -39,7 +39,7 @@ from serve.worker.whole_file import FileCancelled, FileWork, Pieces
 FILE_THREADS = 1  # whole files decoded at a time, besides the chunks
 RETRY_SECONDS = (1.0, 2.0, 4.0)  # between attempts to open a URI whose server fails
 # Of one chunk, which is held in memory as a whole. A chunk is ten seconds long, but a publisher that must not transcode
-# makes it as long as its groups of pictures.
+# makes chunks as long as the groups of pictures of its source.
 MAX_CHUNK_SECONDS = 300.0
 MAX_CHUNK_BYTES = 1 << 30  # of a chunk that is fetched by URI
 MAX_CHUNK_FETCH_SECONDS = 60.0  # a slow server must not hold up its stream for longer
@@ -214,7 +214,7 @@ class WorkerThreads(Effects):
     def _decode_chunk(self, received: ReceivedChunk) -> list[Decoded]:
         begin, chunk = time.monotonic(), received.chunk
         if chunk.uri:
-            with self._opened(chunk.uri, self._chunk_source) as opened:
+            with self._open_uri(chunk.uri, self._chunk_source) as opened:
                 items = list(self._pool.decode(opened.file, uri=opened.uri, config=self._chunk_config))
         else:
             name = f"{chunk.collection}/{chunk.stream_id} chunk {chunk.sequence}"
@@ -224,7 +224,7 @@ class WorkerThreads(Effects):
 
     def _decode_file(self, work: FileWork, on_change: Callback) -> None:
         source, pieces = work.source, Pieces()
-        with self._opened(source.uri, self._settings.source, work) as opened:
+        with self._open_uri(source.uri, self._settings.source, work) as opened:
             work.name = opened.uri
             work.flow = VideoFlow(
                 source.collection,
@@ -243,7 +243,7 @@ class WorkerThreads(Effects):
         work.put(None)
 
     @contextlib.contextmanager
-    def _opened(self, uri: str, config: SourceConfig, work: FileWork | None = None) -> Iterator[SourceFile]:
+    def _open_uri(self, uri: str, config: SourceConfig, work: FileWork | None = None) -> Iterator[SourceFile]:
         """Open the URI of a record if the source policy allows it. Retry while its server fails."""
 
         def check(*_: object) -> None:

@@ -39,7 +39,7 @@ SILENT_SECONDS = 3.0  # fetches are answered twice a second: without an answer f
 
 
 class Worker:
-    """One member of the consumer group of workers."""
+    """A member of the consumer group of workers."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class Worker:
         logger.info("partitions given up count=%d left=%d", len(partition_ids), len(self.partitions))
 
     def _commit_now(self, partition_ids: Sequence[PartitionId]) -> None:
-        """Commit finished work within a time limit; whoever gets the partitions next does the rest again."""
+        """Commit finished work within a time limit; the next worker of the partitions repeats the rest."""
         partitions = [
             self.partitions[partition_id] for partition_id in partition_ids if partition_id in self.partitions
         ]
