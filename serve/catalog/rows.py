@@ -1,4 +1,7 @@
-"""How values lie in the catalog's columns: URIs and arrays as bytes, the rest as JSON."""
+"""Rows of the catalog and the values they hold: URIs and arrays as bytes, other structures as JSON.
+
+The reader, the writer and the edits of live videos (serve.live.edit) share these conversions and INSERTs.
+"""
 
 import json
 import sqlite3
@@ -84,7 +87,7 @@ def insert_segment(
          live.is_final, live.added_time, live.source_append_time, live.recorded_time, live.watermark_seconds,
          live.is_last, json.dumps(list(live.gaps)), live.size_bytes),
     ).lastrowid  # fmt: skip
-    assert segment_row is not None  # an INSERT always has one
+    assert segment_row is not None  # every INSERT has a lastrowid
     return segment_row
 
 
@@ -154,7 +157,7 @@ def words_of(text: str) -> tuple[Word, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFrames:
-    """The frames of a video as they lie there; see encoders.values.FrameEmbeddings."""
+    """The frames of a video as the catalog stores them; see encoders.values.FrameEmbeddings."""
 
     epochs: NDArray[np.int32]  # (F,)
     pts_seconds: NDArray[np.float64]  # (F,)
@@ -163,15 +166,15 @@ class StoredFrames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTraits:
-    """What no question changes in a file; see serve.search.traits."""
+    """Numbers of a file that no question changes; see serve.search.traits."""
 
     change_strengths: NDArray[np.float32]  # (N,): temporal.moments.shots.change_strengths()
-    captions: str  # serve.search.traits.Captions.key; "": there are no pictures
+    captions: str  # serve.search.traits.Captions.key; "": the file has no pictures
     caption_scores: CaptionScores
 
 
 def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrames:
-    """Read rows of FRAME_FIELDS, in order of time."""
+    """Return the frames of rows of FRAME_FIELDS, in order of time."""
     size = sum(block[0] for block in blocks)
     return StoredFrames(
         epochs=array_of(b"".join(block[2] for block in blocks), "<i4", size, directory),
@@ -204,11 +207,11 @@ def utterance_of(fields: tuple[Any, ...], words: str | None = None) -> Utterance
     )  # fmt: skip
 
 
-def vectors_of(found: Sequence[bytes | None], directory: Path) -> NDArray[np.float32]:
-    """Read float32 vectors of one width, (N, D); zeros where there is none."""
-    width = max((len(vector or b"") for vector in found), default=0) // 4
-    whole = b"".join(vector or bytes(4 * width) for vector in found)
-    return array_of(whole, "<f4", len(found) * width, directory).reshape(len(found), width)
+def vectors_of(vectors: Sequence[bytes | None], directory: Path) -> NDArray[np.float32]:
+    """Return vectors of one width, float32 (N, D); zeros for None."""
+    width = max((len(vector or b"") for vector in vectors), default=0) // 4
+    whole = b"".join(vector or bytes(4 * width) for vector in vectors)
+    return array_of(whole, "<f4", len(vectors) * width, directory).reshape(len(vectors), width)
 
 
 def vector_bytes(vector: NDArray[np.float32]) -> bytes | None:
@@ -216,7 +219,11 @@ def vector_bytes(vector: NDArray[np.float32]) -> bytes | None:
 
 
 def array_of(data: bytes, dtype: str, size: int, directory: Path) -> NDArray[Any]:
-    """Return an array of `size` numbers; DataDirectoryInvalid where the blob is not as long as its row says."""
+    """Return an array of `size` numbers.
+
+    Raises:
+        DataDirectoryInvalid: If the blob is not as long as its row says.
+    """
     if len(data) != size * np.dtype(dtype).itemsize:
         raise DataDirectoryInvalid(str(directory), f"an array of {size} {dtype} has {len(data)} bytes")
     return np.frombuffer(data, dtype)

@@ -1,7 +1,7 @@
-"""One spelling for what people say and type: both sides of the word search go through normalise().
+"""normalise(): one spelling for spoken and typed words, so that the word search compares like with like.
 
-The tokenizer of the search table folds accents and the endings of English words (porter). What it cannot do is here:
-numbers ("twenty per cent", "20%"), apostrophes, dotted initials, and scripts written without spaces.
+The tokenizer of the search table folds accents and the endings of English words (porter). normalise() does the rest:
+numbers ("twenty per cent", "20%"), apostrophes, dotted initials, and scripts without spaces.
 """
 
 # ruff: noqa: SIM905 - tables of words read as words
@@ -11,7 +11,9 @@ import threading
 import unicodedata
 from functools import cache, lru_cache
 
-TOKENIZER = "porter unicode61 remove_diacritics 2"  # of the search table: changing it needs a migration there
+TOKENIZER = (
+    "porter unicode61 remove_diacritics 2"  # of the search table: a change needs a migration in serve.catalog.schema
+)
 
 UNITS = {
     word: number
@@ -25,7 +27,7 @@ TENS = {
     for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
 }
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-# "second" stays a word: far more often it is a time than a rank.
+# "second" stays a word: it is far more often a time than a rank.
 ORDINALS = {"first": "1st", "third": "3rd"} | {
     word: f"{number}th"
     for number, word in enumerate(
@@ -38,8 +40,8 @@ CENTURIES = range(11, 21)  # spoken first halves of years: "eleven hundred" to "
 SYMBOLS = {"%": " percent ", "&": " and ", "£": " pounds ", "€": " euros ", "$": " dollars "}
 SPELLINGS = {"per cent": "percent", "o clock": "oclock", "ok": "okay"}
 
-# Written without spaces between words, or (Hangul) with endings fastened to them. Each character becomes a word, and
-# several together a phrase: found where they stand side by side.
+# Scripts without spaces between words, or (Hangul) with endings joined to words. Each character becomes a word, and
+# several characters a phrase, which matches where they stand side by side.
 UNSPACED = re.compile(
     "(["
     "\u0e00-\u0eff"  # Thai, Lao
@@ -50,13 +52,13 @@ UNSPACED = re.compile(
     "\U00020000-\U0003134f"  # Han, rare
     "])"
 )
-CURRENCY = re.compile(r"([£€$])\s?(\d[\d.,]*(?:\s(?:hundred|thousand|million|billion)\b)?)")  # said after the amount
+CURRENCY = re.compile(r"([£€$])\s?(\d[\d.,]*(?:\s(?:hundred|thousand|million|billion)\b)?)")  # spoken after the amount
 GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # the comma of 3,000
 INITIALS = re.compile(r"\b(?:[^\W\d_]\.){2,}(?:[^\W\d_]\b)?")  # U.S.A.
 DECIMAL = re.compile(r"(?<=\d)\.(\d+)")
 APOSTROPHES = re.compile("['\u2018\u2019\u02bc`\u00b4]")
 
-# Words that say nothing of what an utterance is about, as normalise() spells them.
+# Words that do not tell the subject of an utterance, as normalise() spells them.
 STOP_WORDS = frozenset(
     "a about am an and any are as at be been being but by can could did do does dont for from had has have he her him "
     "his how i if im in into is it its just me my no not of on or our she so some than that thats the their them then "
@@ -66,24 +68,24 @@ STOP_WORDS = frozenset(
 
 
 def normalise(text: str) -> str:
-    """Return the words of a text as they are searched: lower case, single spaces, no punctuation; perhaps empty."""
+    """Return the words of a text as the search table has them: lower case, single spaces, no punctuation."""
     text = unicodedata.normalize("NFKC", APOSTROPHES.sub("", text)).casefold()
     text = INITIALS.sub(lambda initials: initials[0].replace(".", ""), text)
     text = GROUPED.sub("", CURRENCY.sub(r"\2\1", text))
-    text = DECIMAL.sub(lambda decimal: " point " + " ".join(decimal[1]), text)  # as it is said: digit by digit
+    text = DECIMAL.sub(lambda decimal: " point " + " ".join(decimal[1]), text)  # spoken digit by digit
     for symbol, word in SYMBOLS.items():
         text = text.replace(symbol, word)
-    text = "".join(_kept(character) for character in UNSPACED.sub(r" \1 ", text))
-    words = " ".join(_in_digits(text.split()))
+    text = "".join(_searchable(character) for character in UNSPACED.sub(r" \1 ", text))
+    words = " ".join(_spell_numbers(text.split()))
     for spelling, chosen in SPELLINGS.items():
         words = re.sub(rf"\b{spelling}\b", chosen, words)
     return words
 
 
 def content_terms(text: str) -> list[str]:
-    """Return the words worth searching, each once, in order: stop words left out, unless there are no others.
+    """Return the words of a text to search for, each once, in order, without stop words unless all are stop words.
 
-    Characters of a script without spaces come in overlapping pairs, since nothing says where their words end.
+    Characters of a script without spaces come in overlapping pairs, since nothing marks where a word ends.
     """
     words = normalise(text).split()
     wanted = [word for word in words if word not in STOP_WORDS] or words
@@ -101,26 +103,27 @@ def content_terms(text: str) -> list[str]:
 
 
 def matches_term(text: str, term: str) -> bool:
-    """Whether a text holds a word or phrase, as the search table would find it: "hikes" holds "hiking"."""
-    wanted, found = stems(term), stems(text)
+    """Whether a text holds a word or phrase, as the search table compares words: "hikes" holds "hiking"."""
+    wanted, present = stems(term), stems(text)
     if len(wanted) == 1:
-        return wanted[0] in found
-    return bool(wanted) and any(found[at : at + len(wanted)] == wanted for at in range(len(found) - len(wanted) + 1))
+        return wanted[0] in present
+    starts = range(len(present) - len(wanted) + 1)
+    return bool(wanted) and any(present[at : at + len(wanted)] == wanted for at in starts)
 
 
 # ---- characters and numbers
 
 
-def _kept(character: str) -> str:
+def _searchable(character: str) -> str:
     if character.isdecimal():
         return str(unicodedata.decimal(character))  # digits of any script
     return character if character.isalnum() or unicodedata.category(character)[0] == "M" else " "
 
 
-def _in_digits(words: list[str]) -> list[str]:
+def _spell_numbers(words: list[str]) -> list[str]:
     spelled, at = [], 0
     while at < len(words):
-        number, after = _number(words, at)
+        number, after = _read_number(words, at)
         following = words[after] if after < len(words) else ""
         if number is None:
             spelled.append(ORDINALS.get(words[at], words[at]))
@@ -133,18 +136,20 @@ def _in_digits(words: list[str]) -> list[str]:
     return spelled
 
 
-def _number(words: list[str], at: int) -> tuple[int | None, int]:
-    """Read a number that begins at words[at]: its value, and where the next word is. None: there is no number."""
+def _read_number(words: list[str], at: int) -> tuple[int | None, int]:
+    """Return the number that begins at words[at], None without a number, and the index of the next word."""
     following = words[at + 1] if at + 1 < len(words) else ""
-    current, after = _below_hundred(words, at)
+    current, after = _read_below_hundred(words, at)
     if current is None and following in SCALES and (words[at] == "a" or words[at].isdecimal()):
-        current = 1 if words[at] == "a" else int(words[at][:18])  # 5 million; no text makes a number without end
+        current = (
+            1 if words[at] == "a" else int(words[at][:18])
+        )  # 5 million; 18 digits at most, so that no text makes a huge number
         after = at + 1
     if current is None:
         return None, at + 1
     if current in CENTURIES:  # nineteen eighty four; nineteen oh five
         oh = after < len(words) and words[after] == "oh"
-        rest, after_rest = _below_hundred(words, after + oh)
+        rest, after_rest = _read_below_hundred(words, after + oh)
         if rest is not None and (1 <= rest <= 9 if oh else rest >= 10):
             return 100 * current + rest, after_rest
     total = 0
@@ -156,13 +161,13 @@ def _number(words: list[str], at: int) -> tuple[int | None, int]:
         else:
             total, current = total + current * scale, 0
         joined = after < len(words) and words[after] == "and"
-        rest, after_rest = _below_hundred(words, after + joined)
+        rest, after_rest = _read_below_hundred(words, after + joined)
         if rest:
             current, after = current + rest, after_rest
     return total + current, after
 
 
-def _below_hundred(words: list[str], at: int) -> tuple[int | None, int]:
+def _read_below_hundred(words: list[str], at: int) -> tuple[int | None, int]:
     if at >= len(words):
         return None, at
     if words[at] in UNITS:
@@ -173,22 +178,22 @@ def _below_hundred(words: list[str], at: int) -> tuple[int | None, int]:
     return (TENS[words[at]] + unit, at + 2) if 1 <= unit <= 9 else (TENS[words[at]], at + 1)
 
 
-# ---- stems, asked of the tokenizer itself: a second porter would differ from it somewhere
+# ---- stems by the tokenizer itself: another porter stemmer would differ somewhere
 
 
 class _Tokenizer:
     def __init__(self) -> None:
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._memory.execute(f"CREATE VIRTUAL TABLE text USING fts5 (words, tokenize = '{TOKENIZER}')")
         self._memory.execute("CREATE VIRTUAL TABLE token USING fts5vocab (text, instance)")
 
     def stems(self, word: str) -> tuple[str, ...]:
-        with self._turn:
+        with self._lock:
             self._memory.execute("INSERT INTO text VALUES (?)", (word,))
-            found = self._memory.execute("SELECT term FROM token ORDER BY offset").fetchall()
+            terms = self._memory.execute("SELECT term FROM token ORDER BY offset").fetchall()
             self._memory.execute("DELETE FROM text")
-        return tuple(stem for (stem,) in found)
+        return tuple(stem for (stem,) in terms)
 
 
 @cache
@@ -196,12 +201,12 @@ def _tokenizer() -> _Tokenizer:
     return _Tokenizer()
 
 
-@lru_cache(maxsize=1 << 16)  # words: more than one speaks
+@lru_cache(maxsize=1 << 16)  # words: more than a person's vocabulary
 def _word_stems(word: str) -> tuple[str, ...]:
     return _tokenizer().stems(word)
 
 
-@lru_cache(maxsize=1 << 12)  # utterances and terms of the last questions
+@lru_cache(maxsize=1 << 12)  # utterances and terms of recent questions
 def stems(text: str) -> tuple[str, ...]:
-    """Return the words of a text without their endings, as the search table compares them; perhaps none."""
+    """Return the words of a text without their endings, as the search table compares them; may be empty."""
     return tuple(stem for word in normalise(text).split() for stem in _word_stems(word))
