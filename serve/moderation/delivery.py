@@ -2,8 +2,8 @@
 
 A sink is a Kafka topic (serve.moderation.kafka_topic) or a webhook (serve.moderation.webhook). The protocol:
 1. The next changes after the position that the catalog holds for the sink are sent, until they arrive or are given up.
-2. Then the catalog notes the position behind them. A process that is killed in between sends some of them again. The
-   Kafka topic is read first, so that nothing is in it twice; a webhook's receiver recognises a repeated id.
+2. Then the catalog notes the position behind them. After a kill between the two, the same changes are delivered again:
+   the Kafka sink first reads which of them the topic holds; the receiver of a webhook recognises a repeated id.
 """
 
 from collections.abc import Callable, Sequence

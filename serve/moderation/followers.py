@@ -96,7 +96,7 @@ class Followers:
         """Set the metrics of undelivered changes and of dead letters.
 
         Args:
-            log: Of a catalog that is open for reading only, so that this never waits for a writer.
+            log: Of a catalog that is open for reading only: reads never wait for a writer.
         """
         for deliverer in self._deliverers:
             self._metrics.events_untold.labels(deliverer.sink.name).set(log.pending_count(deliverer.sink.name))

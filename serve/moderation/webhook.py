@@ -60,7 +60,7 @@ class Webhook:
         """Do nothing: there is no state."""
 
     def deliver(self, events: Sequence[Event], wait: Callable[[float], bool]) -> Any:
-        """Post each event until it is taken or becomes a dead letter, so that one event never blocks the others."""
+        """Post each event until it is taken or becomes a dead letter, so that an event that is never taken does not block the others."""
         for event in events:
             self._deliver_event(event, wait)
         return None
@@ -107,7 +107,7 @@ class Webhook:
                 status = runner.run(self._post_until_stopped(headers, body, wait))
         except TimeoutError:
             return f"no answer within {self._post_seconds:g} s", False
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: a proxy's
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: HTTP_PROXY is no URL
             return _reason_of(error), False
         if 200 <= status < 300:
             return "", True
