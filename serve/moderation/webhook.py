@@ -60,7 +60,7 @@ class Webhook:
         """Do nothing: there is no state."""
 
     def deliver(self, events: Sequence[Event], wait: Callable[[float], bool]) -> Any:
-        """Post each event until it is taken or becomes a dead letter, so that an event that is never taken does not block the others."""
+        """Post each event until it is taken, or becomes a dead letter and lets the next event pass."""
         for event in events:
             self._deliver_event(event, wait)
         return None
