@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.marks import required
+from support.marks import is_required
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest_plugins = ["support.kafka_fixtures"]
@@ -21,7 +21,7 @@ def shared() -> Path:
     """The folder of development videos beside the checkout, or a skip that says so."""
     if not (SHARED / "videos" / "queries.json").exists():
         reason = "the development videos are not here (shared/videos beside the checkout)"
-        if required("shared"):
+        if is_required("shared"):
             pytest.fail(reason)
         pytest.skip(reason)
     return SHARED

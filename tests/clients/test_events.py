@@ -44,7 +44,7 @@ def test_a_consumer_in_node_gets_each_change_from_kafka_and_from_a_server(
         colours = ["blue"] * 4 + ["red"] * 16 + ["blue"] * 4
         worker.publish(stream("cam", colours, {6.0: "Paris is lovely."}, appended=RECORDED, is_ended=True))
         wait_until(lambda: [one.state for one in client.events()] == ["CLOSED", "CLOSED"])
-        wait_until(lambda: len(worker.kept(worker.topics.events)) == 5)
+        wait_until(lambda: len(worker.read_topic(worker.topics.events)) == 5)
         from_kafka = run(
             node_events, servers=worker.config.servers[0], prefix=worker.config.topic_prefix, protos=toolchain.PROTOS
         )

@@ -11,9 +11,9 @@ import pytest
 from ingest.config import SamplingPolicy
 from ingest.errors import LimitExceeded
 from ingest.values import SAMPLE_RATE_HZ, Chunk
-from support.joined import decoded, joined_frames, joined_sound, source_frames, source_sound, summary_of, tick
+from support.joined import decode_chunk, join_frames, join_sound, nearest_tick, source_frames, source_sound, summary_of
 from support.marks import first_quick
-from support.media import Sound, Track, beep_times, number_of, times, written
+from support.media import Sound, Track, beep_times, encode_media, read_number, times
 
 TWELVE = times(288)  # twelve seconds at 24 fps
 ALTREF = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "realtime", "cpu-used": "8"}
@@ -97,17 +97,20 @@ CASES = [
 @pytest.mark.parametrize(("name", "start"), CASES)
 def test_pieces_give_the_pictures_of_the_whole(name: str, start: Fraction) -> None:
     format, track = STREAMS[name]
-    media = written(format=format, video=track)
+    media = encode_media(format=format, video=track)
     (whole,) = cut(media, format, start=start, seconds=1000)
     pieces = cut(media, format, start=start)
     assert len(pieces) >= 4
     for sampling in POLICIES:
-        expected = {tick(seconds, sampling): seconds for seconds, _ in source_frames(decoded(whole, sampling=sampling))}
-        frames = joined_frames(pieces, sampling)
-        begin = source_frames(decoded(whole, sampling="fast"))[0][0]
+        expected = {
+            nearest_tick(seconds, sampling): seconds
+            for seconds, _ in source_frames(decode_chunk(whole, sampling=sampling))
+        }
+        frames = join_frames(pieces, sampling)
+        begin = source_frames(decode_chunk(whole, sampling="fast"))[0][0]
         shown_at = {number: begin + float(track.times[number]) for number in range(len(track.times))}
         for seconds, frame in frames.values():
-            assert shown_at[number_of(frame.pixels)] == pytest.approx(seconds, abs=0.002), "the picture of its time"
+            assert shown_at[read_number(frame.pixels)] == pytest.approx(seconds, abs=0.002), "the picture of its time"
         if sampling != "keyframes":
             assert sorted(frames) == list(range(min(frames), max(frames) + 1)), "one a second"
         assert set(frames) >= set(expected)
@@ -118,52 +121,52 @@ def test_pieces_give_the_pictures_of_the_whole(name: str, start: Fraction) -> No
 
 
 def test_the_zero_is_a_whole_second_before_the_first_picture() -> None:
-    media = written(format="mpegts", video=Track(times=TWELVE, gop=24))
+    media = encode_media(format="mpegts", video=Track(times=TWELVE, gop=24))
     for piece in cut(media, "mpegts", start=Fraction(1007, 10)):
-        summary = summary_of(decoded(piece))
+        summary = summary_of(decode_chunk(piece))
         assert summary.zero_seconds == int(summary.start_seconds) - 16
         assert 16 <= summary.start_seconds - summary.zero_seconds < 17
         assert summary.duration_seconds == pytest.approx(summary.start_seconds - summary.zero_seconds + 2, abs=0.1)
 
 
 def test_on_the_media_clock_the_zero_is_the_first_picture() -> None:
-    media = written(format="mpegts", video=Track(times=TWELVE, gop=24))
+    media = encode_media(format="mpegts", video=Track(times=TWELVE, gop=24))
     (whole,) = cut(media, "mpegts", start=100, seconds=1000)
-    summary = summary_of(decoded(whole, clock="media"))
+    summary = summary_of(decode_chunk(whole, clock="media"))
     assert summary.zero_seconds == summary.start_seconds == pytest.approx(100.083, abs=0.001)
 
 
 def test_a_piece_shorter_than_a_second_gives_the_picture_of_a_tick_inside() -> None:
-    media = written(format="mpegts", video=Track(times=times(96), gop=12, options={"bf": "0"}))
+    media = encode_media(format="mpegts", video=Track(times=times(96), gop=12, options={"bf": "0"}))
     pieces = cut(media, "mpegts", start=Fraction(1, 4), seconds=0.5)
     assert len(pieces) >= 6
     for sampling in POLICIES:
-        assert len(joined_frames(pieces, sampling)) in (4, 5)  # four seconds, and five windows around a tick
-    assert sum(len(source_frames(decoded(piece, sampling="exact"))) for piece in pieces) == 4
+        assert len(join_frames(pieces, sampling)) in (4, 5)  # four seconds, and five windows around a tick
+    assert sum(len(source_frames(decode_chunk(piece, sampling="exact"))) for piece in pieces) == 4
 
 
 @pytest.mark.parametrize("format", ["mpegts", "matroska"])
 @pytest.mark.parametrize("sampling", POLICIES)
 def test_pieces_of_one_picture_each_give_it(format: str, sampling: SamplingPolicy) -> None:
-    media = written(format=format, video=Track(times=times(6, Fraction(1, 2), start=Fraction(3, 5)), gop=1))
+    media = encode_media(format=format, video=Track(times=times(6, Fraction(1, 2), start=Fraction(3, 5)), gop=1))
     pieces = cut(media, format)
     assert len(pieces) == 6
-    assert [len(source_frames(decoded(piece, sampling=sampling))) for piece in pieces] == [1] * 6
+    assert [len(source_frames(decode_chunk(piece, sampling=sampling))) for piece in pieces] == [1] * 6
 
 
 def test_the_limit_on_duration_is_for_the_piece_alone() -> None:
-    media = written(format="mpegts", video=Track(times=TWELVE, gop=24), sounds=[Sound(seconds=12.0)])
+    media = encode_media(format="mpegts", video=Track(times=TWELVE, gop=24), sounds=[Sound(seconds=12.0)])
     for piece in cut(media, "mpegts", start=90_000):
-        assert source_frames(decoded(piece, max_duration_seconds=3))
+        assert source_frames(decode_chunk(piece, max_duration_seconds=3))
         with pytest.raises(LimitExceeded, match="max_duration_seconds"):
-            decoded(piece, max_duration_seconds=1.5)
+            decode_chunk(piece, max_duration_seconds=1.5)
 
 
 @pytest.mark.parametrize("decode_video", [True, False])
 def test_sound_before_the_first_picture_is_kept(decode_video: bool) -> None:
     track = Track(times=times(48, start=5), gop=24, options={"bf": "0"})
-    media = written(format="mpegts", video=track, sounds=[Sound(seconds=7.0)])
-    items = decoded(media, decode_video=decode_video)
+    media = encode_media(format="mpegts", video=track, sounds=[Sound(seconds=7.0)])
+    items = decode_chunk(media, decode_video=decode_video)
     sound = source_sound(items)
     first = summary_of(items).start_seconds
     assert first == pytest.approx(sound[0][0] + 5, abs=0.05)
@@ -171,20 +174,20 @@ def test_sound_before_the_first_picture_is_kept(decode_video: bool) -> None:
 
 
 def test_without_a_picture_the_first_sound_sets_the_zero() -> None:
-    (piece,) = cut(written(format="mpegts", sounds=[Sound(seconds=3.0)]), "mpegts", start=500, seconds=1000)
-    summary = summary_of(decoded(piece))
+    (piece,) = cut(encode_media(format="mpegts", sounds=[Sound(seconds=3.0)]), "mpegts", start=500, seconds=1000)
+    summary = summary_of(decode_chunk(piece))
     assert summary.start_seconds == pytest.approx(500, abs=0.05)
     assert summary.zero_seconds == int(np.floor(summary.start_seconds)) - 16
 
 
 @pytest.mark.parametrize("codec", first_quick(["aac", "libmp3lame", "mp2"]))
 def test_pieces_give_the_sound_of_the_whole(codec: str) -> None:
-    media = written(format="mpegts", video=Track(times=TWELVE, gop=48), sounds=[Sound(codec=codec, seconds=12.0)])
+    media = encode_media(format="mpegts", video=Track(times=TWELVE, gop=48), sounds=[Sound(codec=codec, seconds=12.0)])
     (whole,) = cut(media, "mpegts", seconds=1000)
     pieces = cut(media, "mpegts")
     assert len(pieces) >= 5
-    expected_begin, expected = joined_sound([whole])
-    begin, sound = joined_sound(pieces)
+    expected_begin, expected = join_sound([whole])
+    begin, sound = join_sound(pieces)
     assert begin == pytest.approx(expected_begin)
     assert len(sound) == pytest.approx(len(expected), abs=16)
     count = min(len(sound), len(expected))

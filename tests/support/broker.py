@@ -1,7 +1,7 @@
-"""A real Apache Kafka broker for tests and for development: one node, on loopback, in a folder of its own.
+"""A real Apache Kafka broker for tests and development: one node, on loopback, in its own folder.
 
-Run as a program (`make kafka`) it prints its address on standard output and serves until Ctrl-C. It needs a Java
-runtime of 17 or newer; the first time, Maven fetches the jars that pom.xml names into ~/.cache/kinodex.
+Run as a program (`make kafka`), it prints its address on standard output and serves until Ctrl-C. It needs Java 17 or
+newer. At the first start, Maven fetches the jars that pom.xml names into ~/.cache/kinodex.
 """
 
 import base64
@@ -24,19 +24,19 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 POM = HERE / "pom.xml"
-FETCH_SECONDS = 300  # 43 MB: ten seconds with a good connection
-START_SECONDS = 90  # four seconds on two idle cores
-STOP_SECONDS = 30
+FETCH_SECONDS = 300  # bound of fetching 43 MB, which takes ten seconds with a good connection
+START_SECONDS = 90  # bound of a start, which takes four seconds on two idle cores
+STOP_SECONDS = 30  # bound of an orderly stop, then the process is killed
 
-# Below the ports that the kernel gives to outgoing connections. A client that tries again and again while the broker
-# is down would else be given the broker's port one day, find itself at the other end, and keep the broker out.
+# Below the ports that the kernel gives to outgoing connections. Otherwise a client that retries while the broker is
+# down could get the broker's port as its own, connect to itself, and keep the port occupied.
 PORTS = range(15000, 32000)
 
-JAVA = ("java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # C1 alone: it lives minutes, not months
+JAVA = ("java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # only C1: the broker lives for minutes
 QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
 
-# Ends the broker, and empties its folder, when the process that started it is gone: even by kill -9, which leaves
-# that process no say. Not PR_SET_PDEATHSIG: that fires when the thread which started the broker ends.
+# Kills the broker and removes its folder when the process that started it ends, also by kill -9. PR_SET_PDEATHSIG would
+# fire when the *thread* that started the broker ends.
 KEEPER = """
 import os, shutil, signal, sys, time
 starter, broker, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -56,23 +56,23 @@ PROPERTIES = {
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "auto.create.topics.enable": "false",  # a misspelt topic is an error
-    # One node has no others to copy to.
+    # One node has no replicas.
     "offsets.topic.replication.factor": "1",
     "transaction.state.log.replication.factor": "1",
     "transaction.state.log.min.isr": "1",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
-    # Fewer files and threads than a broker that serves a company.
+    # Fewer files and threads than in production.
     "offsets.topic.num.partitions": "3",
     "log.index.size.max.bytes": "1048576",
     "num.network.threads": "2",
     "num.io.threads": "4",
-    # Waits that make sense for a hundred consumers, not for two.
+    # The defaults wait for hundreds of consumers; tests have two.
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "500",
     "initial.broker.registration.timeout.ms": "60000",
-    # A broker that was killed is let in again when its old session is over: after 9 seconds, by default. No shorter
-    # than this: two busy cores may keep a living broker's heartbeat waiting for a second.
+    # A killed broker may register again when its old session is over, by default after 9 seconds. A shorter session
+    # than this would fail on two busy cores, which can delay a heartbeat by a second.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "log.cleaner.backoff.ms": "500",
@@ -81,19 +81,19 @@ PROPERTIES = {
 
 
 class BrokerMissing(Exception):
-    """There is no Java or Maven here, or the jars cannot be fetched."""
+    """Java or Maven is missing, or the jars cannot be fetched."""
 
 
 class Broker:
-    """One broker. Killed and started again it has the same address and the same records.
+    """One broker. When killed and started again, it keeps its address and its records.
 
     Args:
-        folder: Where its data and its log go; it is the broker's alone.
-        listeners: Further ways in beside plain text, name -> protocol, such as {"SECURE": "SASL_SSL"}.
-        properties: What else its server.properties says.
-        format_options: More for Kafka's format command, such as the users that SCRAM knows.
+        folder: For its data and its log; used by this broker only.
+        listeners: Listeners beside plain text, name -> protocol, such as {"SECURE": "SASL_SSL"}.
+        properties: Further lines of its server.properties.
+        format_options: Further options of Kafka's format command, such as the users of SCRAM.
     Raises:
-        BrokerMissing: If what it needs is not here.
+        BrokerMissing: If Java, Maven or the jars are missing.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class Broker:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process is there."""
+        """Whether its process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """The process, where one runs."""
+        """The process id; None if it does not run."""
         return self._process.pid if self._process else None
 
     def address(self, listener: str) -> str:
@@ -132,7 +132,7 @@ class Broker:
         return f"127.0.0.1:{self._ports[listener]}"
 
     def start(self) -> None:
-        """Start it and wait until it answers: a new broker, or the one that was, with its records."""
+        """Start it, with the records of an earlier start, and wait until it answers."""
         if self._process is not None:
             raise RuntimeError("the broker runs")
         settings = self.folder / "server.properties"
@@ -159,7 +159,7 @@ class Broker:
         self.start()
 
     def log(self) -> str:
-        """Return what it said so far."""
+        """Return its log so far."""
         with suppress(FileNotFoundError):
             return (self.folder / "broker.log").read_text(errors="replace")
         return ""
@@ -192,7 +192,7 @@ class Broker:
         draft.rename(settings)
 
     def _wait_until_it_answers(self) -> None:
-        """Wait for the listener: Kafka opens it last, when it is ready for requests."""
+        """Wait for its listener, which Kafka opens last, when it is ready for requests."""
         assert self._process is not None
         end = time.monotonic() + START_SECONDS
         while self.is_running and time.monotonic() < end:
@@ -225,10 +225,10 @@ class Broker:
 
 # ------------------------------------------------------------------ the jars
 def jars() -> Path:
-    """Return the folder of Kafka's jars; the first time, fetch them.
+    """Return the folder of Kafka's jars; fetch them at the first call.
 
     Raises:
-        BrokerMissing: If there is no Java or Maven, or no network to fetch them from.
+        BrokerMissing: If Java, Maven or the network is missing.
     """
     for tool in ("java", "mvn"):
         if shutil.which(tool) is None:
@@ -247,7 +247,7 @@ def jars() -> Path:
 
 
 def fetch(folder: Path) -> None:
-    """Fetch the jars. The folder appears when it is complete: a fetch that was killed leaves none that looks whole."""
+    """Fetch the jars. The folder appears only when it is complete, also if a fetch is killed."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetching-") as draft:
         command = ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", "-DincludeScope=runtime"]
         try:
@@ -274,7 +274,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody has now, and that no outgoing connection is given."""
+    """Return free ports of loopback, outside the range of outgoing connections."""
     found: dict[int, socket.socket] = {}
     while len(found) < count:
         port, probe = random.SystemRandom().choice(PORTS), socket.socket()
@@ -288,7 +288,7 @@ def free_ports(count: int) -> list[int]:
     return list(found)
 
 
-# ------------------------------------------------------------------ for people
+# ------------------------------------------------------------------ the program
 def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="kinodex-kafka-"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)

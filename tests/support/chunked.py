@@ -1,11 +1,11 @@
-"""Sources in all the formats that the chunker takes, and the chunks made of them."""
+"""Makes sources in all formats that cut_chunks() accepts, and cuts them into chunks."""
 
 from pathlib import Path
 
 from ingest.config import PublishConfig
 from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import Chunk
-from support.media import Sound, Track, times, write
+from support.media import Sound, Track, times, write_media
 
 NINE = times(216)  # nine seconds at 24 fps
 
@@ -22,7 +22,7 @@ OPEN_H264 = {"x264-params": "open-gop=1:bframes=3:keyint=20:min-keyint=20:scenec
 TS, WEBM, MKV = "video/mp2t", "video/webm", "video/x-matroska"
 
 
-# name: format, track, sound's codec, what its chunks are
+# name: format, track, codec of the sound, media type of the chunks
 MEDIA: dict[str, tuple[str, Track, str | None, str]] = {
     "h264-mp4": ("mp4", Track(times=NINE, gop=48, options=EVEN), "aac", TS),
     "h264-ts": ("mpegts", Track(times=NINE, gop=48, options=EVEN), "mp2", TS),
@@ -52,15 +52,15 @@ MEDIA: dict[str, tuple[str, Track, str | None, str]] = {
 }
 
 
-def made(path: Path, name: str) -> tuple[str, Track]:
+def make_source(path: Path, name: str) -> tuple[str, Track]:
     format, track, codec, _ = MEDIA[name]
     target = path / f"source.{format}"
-    write(target, format=format, video=track, sounds=[Sound(codec=codec, seconds=9.0)] if codec else [])
+    write_media(target, format=format, video=track, sounds=[Sound(codec=codec, seconds=9.0)] if codec else [])
     return str(target), track
 
 
-def published(source: str, *, config: PublishConfig | None = None, hooks: ChunkHooks | None = None) -> list[Chunk]:
-    """Return the chunks with media; check their names and numbers, and the end."""
+def publish(source: str, *, config: PublishConfig | None = None, hooks: ChunkHooks | None = None) -> list[Chunk]:
+    """Cut a source; check the names, numbers and end of its chunks; return the chunks with media."""
     found = list(
         cut_chunks(source, collection="c", stream_id="s", session=7, config=config, hooks=hooks or ChunkHooks())
     )

@@ -1,6 +1,6 @@
-"""A member of a group that reads chunks, in a process of its own: python group_member.py SERVER PREFIX GROUP.
+"""A group member that reads chunks in its own process: python group_member.py SERVER PREFIX GROUP.
 
-It prints what it is told of its partitions, and "steady" when it is told nothing more for a while.
+It prints a line for each callback, with the partitions, and "steady" once no callback has come for a while.
 """
 
 import logging
@@ -16,10 +16,10 @@ STEADY_POLLS = 10
 polls = 0
 
 
-def say(what: str, places: list[PartitionId]) -> None:
+def say(event: str, partitions: list[PartitionId]) -> None:
     global polls
     polls = 0
-    print(what, *(partition for _, partition in places), flush=True)
+    print(event, *(number for _, number in partitions), flush=True)
 
 
 def main() -> None:
@@ -29,9 +29,9 @@ def main() -> None:
         KafkaConfig(servers=(server,), topic_prefix=prefix, session_timeout_seconds=3),
         [Topics(prefix).chunks],
         group=group,
-        on_assigned=lambda places: say("assigned", places),
-        on_revoked=lambda places: say("revoked", places),
-        on_lost=lambda places: say("lost", places),
+        on_assigned=lambda partitions: say("assigned", partitions),
+        on_revoked=lambda partitions: say("revoked", partitions),
+        on_lost=lambda partitions: say("lost", partitions),
     )
     while True:
         consumer.poll(0.1)

@@ -1,7 +1,4 @@
-"""A broker for the tests marked `kafka`, wherever they are: $KAFKA_BOOTSTRAP_SERVERS, else one of the session's own.
-
-This folder must not become a package (no __init__.py): as one it would stand before the library named kafka.
-"""
+"""Brokers for all tests marked `kafka`: that of $KAFKA_BOOTSTRAP_SERVERS, else one for the session."""
 
 import os
 import uuid
@@ -15,7 +12,7 @@ from support.broker import Broker, BrokerMissing
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The bootstrap servers of a broker that all tests of a session share; each makes topics of its own there."""
+    """The bootstrap servers of a broker that all tests of a session share; each test creates its own topics."""
     given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if given:
         yield given
@@ -23,12 +20,12 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         broker = new_broker(tmp_path_factory.mktemp("kafka"))
         broker.start()
         yield broker.servers
-        broker.kill()  # nothing of it is wanted any more, so there is nothing to wait for
+        broker.kill()  # its data is not needed any more, so it need not stop in order
 
 
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker of the test's own, running, to be killed and started again."""
+    """A running broker for one test, which may kill and start it again."""
     broker = new_broker(tmp_path / "kafka")
     broker.start()
     yield broker
@@ -37,12 +34,12 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def topic_prefix() -> str:
-    """A name that no other test's topics, nor groups, begin with."""
+    """A prefix that no other test's topics or groups have."""
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
 def new_broker(folder: Path, **options: object) -> Broker:
-    """Make a broker, or skip; where $KINODEX_REQUIRE names kafka, fail."""
+    """Make a broker; if it is not possible, skip the test, or fail it if $KINODEX_REQUIRE names kafka."""
     try:
         return Broker(folder, **options)  # type: ignore[arg-type]
     except BrokerMissing as error:

@@ -1,4 +1,4 @@
-"""What tests of Kafka have in common: a small group's member that notes what it is told, and patience."""
+"""Shared by tests of Kafka: a group member that notes its callbacks, and waiting."""
 
 import threading
 import time
@@ -19,49 +19,50 @@ def config_for(servers: str, prefix: str) -> KafkaConfig:
 
 
 def eventually(look: Callable[[], object], *, wanted: bool = True, seconds: float = 15.0) -> object:
-    """Look again and again until something is there, or is not; return what was seen last."""
+    """Call `look` until its result is true, or with wanted=False, false; return the last result."""
     end = time.monotonic() + seconds
-    while bool(found := look()) != wanted and time.monotonic() < end:
+    while bool(result := look()) != wanted and time.monotonic() < end:
         time.sleep(0.02)
-    return found
+    return result
 
 
 def fill(producer: Producer, topic: str, count: int, *, partition: int | None = None, start: int = 0) -> None:
     sent = [producer.send(topic, b"k%d" % n, b"%d" % n, partition=partition) for n in range(start, start + count)]
     assert producer.flush(20)
-    assert [one.error for one in sent] == [None] * count
+    assert [delivery.error for delivery in sent] == [None] * count
 
 
 class Member:
-    """A consumer, and what it was told. All of it happens in the thread of the test."""
+    """A consumer, its records and its callbacks, all in the test's thread."""
 
     def __init__(self, config: KafkaConfig, names: list[str], group: str = "g") -> None:
-        self.events: list[tuple[str, list[PartitionId]]] = []
+        self.events: list[tuple[str, list[PartitionId]]] = []  # name of the callback, its partitions
         self.records: list[Record] = []
-        self.at_revoke: Callable[[list[PartitionId]], None] = lambda places: None
+        self.at_revoke: Callable[[list[PartitionId]], None] = lambda partitions: None
         self.thread = threading.get_ident()
         self.consumer = GroupConsumer(
             config,
             names,
             group=f"{config.topic_prefix}-{group}",
-            on_assigned=lambda places: self.note("assigned", places),
-            on_revoked=lambda places: self.note("revoked", places),
-            on_lost=lambda places: self.note("lost", places),
+            on_assigned=lambda partitions: self.note("assigned", partitions),
+            on_revoked=lambda partitions: self.note("revoked", partitions),
+            on_lost=lambda partitions: self.note("lost", partitions),
         )
 
-    def note(self, what: str, places: list[PartitionId]) -> None:
+    def note(self, event: str, partitions: list[PartitionId]) -> None:
         assert threading.get_ident() == self.thread
-        self.events.append((what, places))
-        if what == "revoked":
-            self.at_revoke(places)
+        self.events.append((event, partitions))
+        if event == "revoked":
+            self.at_revoke(partitions)
 
     def poll(self, timeout_seconds: float = 0.1, max_records: int = 16) -> list[Record]:
-        found = self.consumer.poll(timeout_seconds, max_records)
-        self.records += found
-        return found
+        records = self.consumer.poll(timeout_seconds, max_records)
+        self.records += records
+        return records
 
     def values(self) -> list[bytes | None]:
-        return [one.value for one in self.records]
+        return [record.value for record in self.records]
 
-    def told(self, what: str) -> list[PartitionId]:
-        return [place for said, places in self.events for place in places if said == what]
+    def partitions_of(self, event: str) -> list[PartitionId]:
+        """Return the partitions that callbacks of one name got."""
+        return [partition for name, partitions in self.events for partition in partitions if name == event]

@@ -1,4 +1,4 @@
-"""Which of a test's cases `make test-quick` runs, and what a run may not skip."""
+"""Marks cases as slow, and reads which requirements a run must not skip."""
 
 import os
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ import pytest
 
 
 def first_quick(cases: Iterable[Any], count: int = 1) -> list[Any]:
-    """Give the cases to parametrize with, those after the first few marked as slow."""
+    """Return cases for parametrize; all after the first `count` are marked as slow."""
     return [
         pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if at < count else [pytest.mark.slow])
         for at, case in enumerate(cases)
     ]
 
 
-def required(what: str) -> bool:
-    """Whether $KINODEX_REQUIRE (a comma list) says that `what` must be here, so that a skip is a failure."""
+def is_required(what: str) -> bool:
+    """Whether $KINODEX_REQUIRE (a comma list) names `what`, so that its absence is a failure, not a skip."""
     return what in os.environ.get("KINODEX_REQUIRE", "").split(",")

@@ -1,4 +1,4 @@
-"""Small media made by PyAV whose pictures and sounds say their own time, so that a test can check both."""
+"""Makes small media whose pictures and sounds encode their own time, so that a test can check both."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-BITS = 10  # of a number in a picture: two rows of five cells
+BITS = 10  # of the number in a picture: two rows of five cells
 TIME_BASE = Fraction(1, 90_000)  # fine enough for every frame rate used here
 RATE_HZ = 48_000
 BEEP_HZ = 1000.0
@@ -27,8 +27,8 @@ class Track:
 
     Attributes:
         times: Presentation time of each picture, in seconds.
-        picture: From a picture's index to uint8 (H, W, 3) RGB, or a VideoFrame as it is to be encoded.
-        rotation_degrees: Counterclockwise, as FFmpeg's display matrix has it.
+        picture: Makes the picture of an index: uint8 (H, W, 3) RGB, or a VideoFrame to encode as it is.
+        rotation_degrees: Counterclockwise, as in FFmpeg's display matrix.
     """
 
     codec: str = "libx264"
@@ -61,8 +61,8 @@ def times(count: int, fps: Fraction | int = 24, start: Fraction | int = 0) -> li
     return [start + Fraction(i) / fps for i in range(count)]
 
 
-def numbered(index: int, width: int = 160, height: int = 96) -> NDArray[np.uint8]:
-    """Return a picture that says its index: cells of a 5x2 grid, white for one, black for zero."""
+def draw_number(index: int, width: int = 160, height: int = 96) -> NDArray[np.uint8]:
+    """Draw a picture that encodes its index: a 5x2 grid of bits, white for 1, black for 0."""
     picture = np.zeros((height, width, 3), dtype=np.uint8)
     for bit in range(BITS):
         row, column = divmod(bit, 5)
@@ -72,8 +72,8 @@ def numbered(index: int, width: int = 160, height: int = 96) -> NDArray[np.uint8
     return picture
 
 
-def number_of(pixels: NDArray[np.uint8]) -> int:
-    """Read the index from a picture, scaled to any size; -1 where a cell is neither black nor white."""
+def read_number(pixels: NDArray[np.uint8]) -> int:
+    """Read the index from a picture of any size; -1 if a cell is neither black nor white."""
     height, width = pixels.shape[:2]
     number = 0
     for bit in range(BITS):
@@ -95,7 +95,7 @@ def beeps(seconds: float, rate_hz: int = RATE_HZ, start_seconds: float = 0.0) ->
 
 
 def beep_times(samples: NDArray[np.float32], rate_hz: int, start_seconds: float = 0.0) -> list[float]:
-    """Return when each beep begins: where the sound rises after 50 ms of quiet."""
+    """Return the beginnings of beeps, where the sound rises after 50 ms of quiet."""
     is_loud = np.abs(samples) > 0.08
     quiet = round(0.05 * rate_hz)
     edges: list[float] = []
@@ -107,7 +107,7 @@ def beep_times(samples: NDArray[np.float32], rate_hz: int, start_seconds: float 
     return edges
 
 
-def write(
+def write_media(
     target: Path | BinaryIO,
     *,
     format: str,
@@ -130,10 +130,10 @@ def write(
         container.mux(packets)
 
 
-def written(**arguments: Any) -> bytes:
-    """Return one media file as bytes; arguments as of `write`."""
+def encode_media(**arguments: Any) -> bytes:
+    """Return one media file as bytes; takes the arguments of write_media()."""
     file = io.BytesIO()
-    write(file, **arguments)
+    write_media(file, **arguments)
     return file.getvalue()
 
 
@@ -152,7 +152,7 @@ def _video_packets(container: Any, track: Track) -> list[Any]:
         context.sample_aspect_ratio = track.pixel_aspect
     if track.rotation_degrees:
         stream.set_display_rotation(track.rotation_degrees)
-    make = track.picture or (lambda index: numbered(index, track.width, track.height))
+    make = track.picture or (lambda index: draw_number(index, track.width, track.height))
     packets: list[Any] = []
     for index, time in enumerate(track.times):
         picture = make(index)
@@ -173,7 +173,9 @@ def _sound_packets(container: Any, sound: Sound) -> list[Any]:
     samples[slice(None) if sound.channel is None else sound.channel] = mono
     frame = AudioFrame.from_ndarray(samples, format="fltp", layout=sound.layout)
     frame.sample_rate = sound.rate_hz
-    frame_size = stream.codec_context.frame_size or 1024  # PCM takes any; one packet of minutes is not like a file
+    frame_size = (
+        stream.codec_context.frame_size or 1024
+    )  # PCM accepts any size; real files do not have packets of minutes
     resampler = av.AudioResampler(stream.format, stream.layout, stream.rate, frame_size=frame_size)
     packets: list[Any] = []
     position = round(sound.start_seconds * sound.rate_hz)

@@ -1,4 +1,4 @@
-"""A broker with a way in of every kind: certificates, passwords, both; and users who may not do everything."""
+"""A broker with listeners for certificates, passwords and both, and with users of limited rights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ USERS = {"alice": "open sesame", "bob": "let me in"}
 
 @dataclass(frozen=True, kw_only=True)
 class Secured:
-    """The broker, and the folder of what its clients need.
+    """The broker, and the folder with the files of its clients.
 
-    There are ca.pem, client.pem with its key.pem, and other.pem: an authority that has signed nothing here.
+    These are ca.pem, client.pem with its key.pem, and other.pem, an authority that signed no certificate here.
     """
 
     broker: Broker
@@ -35,7 +35,7 @@ class Secured:
 
 
 def start_secured(folder: Path) -> Secured:
-    """Start the broker. Whoever wants it ended ends secured.broker."""
+    """Start the broker. The caller stops `broker`."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
     trustme.CA().cert_pem.write_to_path(str(folder / "other.pem"))
@@ -45,7 +45,7 @@ def start_secured(folder: Path) -> Secured:
     for name, hosts in (("broker", ("127.0.0.1", "localhost")), ("misnamed", ("elsewhere.example",))):
         leaf = ca.issue_cert(*hosts)
         key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
-        text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())  # all that Java reads
+        text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())  # the only format that Java reads
         (folder / f"{name}.pem").write_bytes(text + b"".join(each.bytes() for each in leaf.cert_chain_pems))
     known = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
     properties = {

@@ -1,4 +1,4 @@
-"""Segments as workers publish them, on a real broker."""
+"""Publishes segments to a real broker as workers do."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from ingest.config import KafkaConfig
-from ingest.kafka import PartitionId, PartitionReader, Producer, Record, Topics, create_topics
+from ingest.kafka import PartitionReader, Producer, Record, Topics, create_topics
 from serve.codec.records import SegmentRecord, segment_bytes, video_key
 from serve.settings import Settings
 
 
 class Worker:
-    """Stands in for the workers: publishes what a test says."""
+    """Stands in for the workers: publishes the records of a test."""
 
     def __init__(self, servers: str, prefix: str, *, partition_count: int = 3) -> None:
         self.config = KafkaConfig(
@@ -29,15 +29,16 @@ class Worker:
             self.producer.send(self.topics.segments, record.key, segment_bytes(record), partition=partition)
         assert self.producer.flush(30)
 
-    def kept(self, topic: str) -> list[Record]:
+    def read_topic(self, topic: str) -> list[Record]:
         """Return all records of a topic, by partition."""
         with PartitionReader(self.config) as reader:
-            places: list[PartitionId] = [(topic, partition) for partition in reader.partitions_of(topic)]
-            return [record for place in places for record in reader.read_to_end(*place)]
+            return [
+                record for partition in reader.partitions_of(topic) for record in reader.read_to_end(topic, partition)
+            ]
 
     def tombstones(self) -> set[str]:
-        """Return the segments that compaction will take away."""
-        latest = {record.key.decode(): record.value for record in self.kept(self.topics.segments)}
+        """Return the keys of segments that compaction will remove."""
+        latest = {record.key.decode(): record.value for record in self.read_topic(self.topics.segments)}
         return {key for key, value in latest.items() if value is None}
 
 

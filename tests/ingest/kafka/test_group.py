@@ -32,9 +32,9 @@ def test_goes_on_where_the_group_has_committed(
     assert first.consumer.committed_offset(topics.chunks, 0) is None
     first.consumer.commit({(topics.chunks, 0): 12})
     assert eventually(lambda: first.poll(0.05) or first.consumer.committed_offset(topics.chunks, 0) == 12)
-    first.at_revoke = lambda places: None
+    first.at_revoke = lambda partitions: None
     first.consumer.close()
-    assert first.told("revoked") == [(topics.chunks, 0), (topics.chunks, 1)]
+    assert first.partitions_of("revoked") == [(topics.chunks, 0), (topics.chunks, 1)]
     second = member()
     assert eventually(lambda: second.poll() and len(second.records) >= 8)
     assert second.values() == [b"%d" % n for n in range(12, 20)]
@@ -47,7 +47,7 @@ def test_what_is_revoked_may_still_be_committed(
     one = member()
     assert eventually(lambda: one.poll() and len(one.records) >= 4)
     done: list[bool] = []
-    one.at_revoke = lambda places: done.append(one.consumer.commit_now({(topics.chunks, 0): 3}, 5))
+    one.at_revoke = lambda partitions: done.append(one.consumer.commit_now({(topics.chunks, 0): 3}, 5))
     one.consumer.close()
     assert done == [True]
     assert member().consumer.committed_offset(topics.chunks, 0) == 3
@@ -86,7 +86,7 @@ def test_pauses_seeks_and_knows_how_far_it_is(
 def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics: Topics, producer: Producer) -> None:
     fill(producer, topics.chunks, 10, partition=0)
 
-    def begin(places: list[PartitionId]) -> None:
+    def begin(partitions: list[PartitionId]) -> None:
         assert consumer.position(topics.chunks, 0) == 0
         consumer.seek(topics.chunks, 0, 6)
 
@@ -95,8 +95,8 @@ def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics
         [topics.chunks],
         group=f"{topics.prefix}-g",
         on_assigned=begin,
-        on_revoked=lambda places: None,
-        on_lost=lambda places: None,
+        on_revoked=lambda partitions: None,
+        on_lost=lambda partitions: None,
     )
     found: list[Record] = []
     eventually(lambda: found.extend(consumer.poll(0.0)) or len(found) >= 4)  # without waiting, too
@@ -105,7 +105,7 @@ def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics
 
 
 def test_what_a_callback_raises_comes_out_of_poll(config: KafkaConfig, topics: Topics) -> None:
-    def fail(places: list[PartitionId]) -> None:
+    def fail(partitions: list[PartitionId]) -> None:
         raise LookupError("mine")
 
     consumer = GroupConsumer(
@@ -124,16 +124,16 @@ def test_a_second_member_takes_half_and_the_rest_is_not_touched(
     fill(producer, topics.chunks, 10, partition=1, start=10)
     first = member()
     assert eventually(lambda: first.poll() and len(first.records) >= 20)
-    first.at_revoke = lambda places: assert_true(first.consumer.commit_now(dict.fromkeys(places, 10), 5))
+    first.at_revoke = lambda partitions: assert_true(first.consumer.commit_now(dict.fromkeys(partitions, 10), 5))
     first.consumer.pause([(topics.chunks, 0), (topics.chunks, 1)])
     second = member()
-    assert eventually(lambda: first.poll(0.05) or second.poll(0.05) or second.told("assigned"))
-    moved = second.told("assigned")
-    assert first.told("revoked") == moved
+    assert eventually(lambda: first.poll(0.05) or second.poll(0.05) or second.partitions_of("assigned"))
+    moved = second.partitions_of("assigned")
+    assert first.partitions_of("revoked") == moved
     assert len(moved) == 1
-    assert first.told("lost") == []
+    assert first.partitions_of("lost") == []
     assert first.events[0][0] == "assigned"
-    assert [places for what, places in first.events[1:] if what == "assigned" and places] == []
+    assert [partitions for event, partitions in first.events[1:] if event == "assigned" and partitions] == []
     kept = first.consumer.assignment()
     assert first.consumer.position(*kept[0]) == 10
     fill(producer, topics.chunks, 5, partition=0, start=20)
@@ -187,13 +187,14 @@ def other(config: KafkaConfig) -> Iterator[Other]:
 def test_partitions_of_a_dead_member_move(member: Callable[..., Member], other: Other) -> None:
     other.process.kill()
     one = member()
-    assert eventually(lambda: one.poll() or len(one.told("assigned")) == 2)  # once the session is over: three seconds
+    # The session ends after three seconds.
+    assert eventually(lambda: one.poll() or len(one.partitions_of("assigned")) == 2)
 
 
 def test_who_slept_through_its_session_learns_that_it_has_lost(member: Callable[..., Member], other: Other) -> None:
     other.process.send_signal(signal.SIGSTOP)
     one = member()
-    assert eventually(lambda: one.poll() or len(one.told("assigned")) == 2)
+    assert eventually(lambda: one.poll() or len(one.partitions_of("assigned")) == 2)
     other.process.send_signal(signal.SIGCONT)
     assert eventually(lambda: one.poll() or other.lines)
     assert other.lines[0] == "lost 0 1"
@@ -233,7 +234,7 @@ def test_nothing_is_lost_or_doubled_while_the_broker_is_away(own_broker: Broker,
     assert one.values() == [b"%d" % n for n in range(80)]
     eventually(lambda: seen.extend(reader.poll(0.2)) or len(seen) >= 80)
     assert [record.value for record in seen] == one.values()
-    assert one.told("lost") == []
+    assert one.partitions_of("lost") == []
     one.consumer.close()
     reader.close()
     producer.close()
@@ -246,7 +247,7 @@ def test_what_waits_has_an_end_when_the_broker_stays_away(own_broker: Broker, to
     create_topics(config)
     topics, producer, reader = Topics(topic_prefix), Producer(config), PartitionReader(config)
     one = Member(config, [topics.chunks])
-    eventually(lambda: one.poll() or one.told("assigned"))
+    eventually(lambda: one.poll() or one.partitions_of("assigned"))
     fill(producer, topics.chunks, 1)
     own_broker.kill()
     started = time.monotonic()

@@ -17,7 +17,7 @@ from ingest.errors import DecodeError, LimitExceeded
 from ingest.media.decode import decode
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from support.marks import first_quick
-from support.media import Sound, Track, beep_times, number_of, numbered, times, write, written
+from support.media import Sound, Track, beep_times, draw_number, encode_media, read_number, times, write_media
 
 POLICIES: tuple[SamplingPolicy, ...] = ("exact", "fast", "keyframes")
 BROKEN_ORDER = "open-gop=1:bframes=3:keyint=20:min-keyint=20:scenecut=0:b-adapt=0"
@@ -96,15 +96,15 @@ def sound_of(items: list[Decoded]) -> tuple[float, list[float]]:
 
 
 @cache
-def made(name: str) -> bytes:
+def make_media(name: str) -> bytes:
     format, track = MATRIX[name]
-    return written(format=format, video=track)
+    return encode_media(format=format, video=track)
 
 
 @cache
 def keyframes_of(name: str) -> list[Fraction]:
     """Return the times of the pictures the decoder calls keyframes, by a plain pass of PyAV."""
-    with av.open(io.BytesIO(made(name))) as container:
+    with av.open(io.BytesIO(make_media(name))) as container:
         pts = [(frame.time, frame.key_frame) for frame in container.decode(video=0)]
     start = pts[0][0] or 0.0
     return [Fraction(t - start).limit_denominator(100_000) for t, is_key in pts if is_key and t is not None]
@@ -116,10 +116,10 @@ def test_each_picture_is_the_one_of_its_time(name: str, policy: SamplingPolicy) 
     track = MATRIX[name][1]
     if track.codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no encoder {track.codec}")
-    items = run(made(name), sampling=policy)
+    items = run(make_media(name), sampling=policy)
     frames = frames_of(items)
     for frame in frames:
-        number = number_of(frame.pixels)
+        number = read_number(frame.pixels)
         assert number >= 0, "a broken picture"
         assert frame.pts_seconds == pytest.approx(float(track.times[number]), abs=0.002)
     assert all(a.pts_seconds < b.pts_seconds for a, b in itertools.pairwise(frames))
@@ -133,7 +133,7 @@ def test_each_picture_is_the_one_of_its_time(name: str, policy: SamplingPolicy) 
 @pytest.mark.parametrize("name", MATRIX)
 def test_exact_keeps_the_picture_shown_at_each_tick(name: str) -> None:
     track = MATRIX[name][1]
-    numbers = [number_of(frame.pixels) for frame in frames_of(run(made(name), sampling="exact"))]
+    numbers = [read_number(frame.pixels) for frame in frames_of(run(make_media(name), sampling="exact"))]
     ticks = range(ceil(track.times[-1]))
     shown = [max(i for i, time in enumerate(track.times) if time <= tick) for tick in ticks]
     assert numbers[: len(shown)] == shown
@@ -142,14 +142,14 @@ def test_exact_keeps_the_picture_shown_at_each_tick(name: str) -> None:
 @pytest.mark.parametrize("name", first_quick(MATRIX, 4))
 def test_fast_keeps_one_picture_within_half_a_second_of_each_tick(name: str) -> None:
     track = MATRIX[name][1]
-    seconds = [frame.pts_seconds for frame in frames_of(run(made(name), sampling="fast"))]
+    seconds = [frame.pts_seconds for frame in frames_of(run(make_media(name), sampling="fast"))]
     expected = [t for t in range(ceil(track.times[-1])) if any(abs(time - t) < 0.49 for time in track.times)]
     assert [round(s + 1e-9) if s % 1 != 0.5 else ceil(s) for s in seconds][: len(expected)] == expected
 
 
 @pytest.mark.parametrize("name", ["h264-mp4", "h264-open-gop-mp4", "hevc-mp4", "vp9-webm", "mpeg2-ts", "av1-mp4"])
 def test_fast_takes_a_keyframe_where_one_is_near(name: str) -> None:
-    seconds = {round(frame.pts_seconds, 2) for frame in frames_of(run(made(name), sampling="fast"))}
+    seconds = {round(frame.pts_seconds, 2) for frame in frames_of(run(make_media(name), sampling="fast"))}
     near: dict[int, Fraction] = {}
     for key in keyframes_of(name):
         near.setdefault(int(key + Fraction(1, 2)), key)
@@ -160,7 +160,7 @@ def test_fast_takes_a_keyframe_where_one_is_near(name: str) -> None:
     "name", ["h264-mp4", "h264-ts", "h264-avi", "hevc-mp4", "vp8-webm", "av1-webm", "gif", "mpeg4-mp4"]
 )
 def test_keyframes_keeps_only_keyframes(name: str) -> None:
-    seconds = [frame.pts_seconds for frame in frames_of(run(made(name), sampling="keyframes"))]
+    seconds = [frame.pts_seconds for frame in frames_of(run(make_media(name), sampling="keyframes"))]
     keys = [key for key in keyframes_of(name) if key + Fraction(1, 2) < 5]  # the tick of a later one is past the end
     assert seconds == pytest.approx([float(key) for key in keys], abs=0.002)
 
@@ -168,11 +168,11 @@ def test_keyframes_keeps_only_keyframes(name: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts"])
 def test_variable_frame_rate_keeps_true_times_and_a_gap_yields_no_burst(format: str, policy: SamplingPolicy) -> None:
-    items = run(written(format=format, video=Track(times=IRREGULAR)), sampling=policy)
+    items = run(encode_media(format=format, video=Track(times=IRREGULAR)), sampling=policy)
     frames = frames_of(items)
     for frame in frames:
-        assert frame.pts_seconds == pytest.approx(float(IRREGULAR[number_of(frame.pixels)]), abs=0.002)
-    numbers = [number_of(frame.pixels) for frame in frames]
+        assert frame.pts_seconds == pytest.approx(float(IRREGULAR[read_number(frame.pixels)]), abs=0.002)
+    numbers = [read_number(frame.pixels) for frame in frames]
     if policy == "exact":
         assert numbers[:6] == [0, 2, 3, 4, 5, 6]
     assert len(set(numbers)) == len(numbers)
@@ -182,8 +182,10 @@ def test_variable_frame_rate_keeps_true_times_and_a_gap_yields_no_burst(format: 
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts"])
 def test_times_count_from_the_first_picture_and_sound_before_it_is_cut(format: str) -> None:
     track = Track(times=times(72, start=3689))
-    items = run(written(format=format, video=track, sounds=[Sound(seconds=4, start_seconds=3688)]), sampling="exact")
-    assert [number_of(frame.pixels) for frame in frames_of(items)][:3] == [0, 24, 48]
+    items = run(
+        encode_media(format=format, video=track, sounds=[Sound(seconds=4, start_seconds=3688)]), sampling="exact"
+    )
+    assert [read_number(frame.pixels) for frame in frames_of(items)][:3] == [0, 24, 48]
     end, beeps = sound_of(items)
     assert beeps == pytest.approx([0.5, 1.5, 2.5], abs=0.01)
     assert end == pytest.approx(3.0, abs=0.05)
@@ -194,15 +196,15 @@ def test_times_count_from_the_first_picture_and_sound_before_it_is_cut(format: s
 def test_negative_start_times_come_out_right(policy: SamplingPolicy) -> None:
     track = Track(times=times(72, start=Fraction(-1, 2)))  # the mp4's edit list hides what is before zero
     sound = Sound(seconds=4, start_seconds=-1)
-    media = written(format="mp4", video=track, sounds=[sound], options={"avoid_negative_ts": "disabled"})
+    media = encode_media(format="mp4", video=track, sounds=[sound], options={"avoid_negative_ts": "disabled"})
     items = run(media, sampling=policy)
     for frame in frames_of(items):
-        assert frame.pts_seconds == pytest.approx(number_of(frame.pixels) / 24 - 0.5, abs=0.002)
+        assert frame.pts_seconds == pytest.approx(read_number(frame.pixels) / 24 - 0.5, abs=0.002)
     assert sound_of(items)[1] == pytest.approx([0.5, 1.5, 2.5], abs=0.01)
 
 
 def test_audio_only_counts_from_the_first_sound() -> None:
-    items = run(written(format="mp4", sounds=[Sound(seconds=7.5)]))
+    items = run(encode_media(format="mp4", sounds=[Sound(seconds=7.5)]))
     info = items[0]
     assert isinstance(info, MediaInfo)
     assert (info.video_codec, info.width, info.audio_codec) == (None, None, "aac")
@@ -213,7 +215,7 @@ def test_audio_only_counts_from_the_first_sound() -> None:
 
 
 def test_cover_art_is_no_video() -> None:
-    media = written(format="mp3", sounds=[Sound(codec="libmp3lame", seconds=3)], cover=numbered(5))
+    media = encode_media(format="mp3", sounds=[Sound(codec="libmp3lame", seconds=3)], cover=draw_number(5))
     items = run(media)
     assert isinstance(items[0], MediaInfo)
     assert (items[0].video_codec, items[0].width) == (None, None)
@@ -237,7 +239,7 @@ def test_cover_art_is_no_video() -> None:
     ],
 )
 def test_sound_keeps_its_times_in_every_codec(format: str, codec: str) -> None:
-    items = run(written(format=format, sounds=[Sound(codec=codec, seconds=12)]))
+    items = run(encode_media(format=format, sounds=[Sound(codec=codec, seconds=12)]))
     _, beeps = sound_of(items)
     assert beeps == pytest.approx([0.5 + k for k in range(12)], abs=0.06)
     blocks = [item for item in items if isinstance(item, AudioBlock)]
@@ -248,7 +250,7 @@ def test_surround_sound_is_mixed_with_the_speech_in_front() -> None:
     loudness: list[float] = []
     for channel in range(6):  # left, right, centre, deep, back left, back right
         sound = Sound(codec="flac", seconds=2, layout="5.1", channel=channel)
-        blocks = [item for item in run(written(format="flac", sounds=[sound])) if isinstance(item, AudioBlock)]
+        blocks = [item for item in run(encode_media(format="flac", sounds=[sound])) if isinstance(item, AudioBlock)]
         loudness.append(float(np.abs(np.concatenate([block.samples for block in blocks])).max()) / 0.5)
     left, right, centre, deep, back_left, back_right = loudness
     assert centre > 0.45 > left > back_left > 0.05
@@ -258,7 +260,7 @@ def test_surround_sound_is_mixed_with_the_speech_in_front() -> None:
 
 
 def test_equal_stereo_channels_do_not_clip() -> None:
-    blocks = run(written(format="wav", sounds=[Sound(codec="pcm_f32le", seconds=2, layout="stereo")]))
+    blocks = run(encode_media(format="wav", sounds=[Sound(codec="pcm_f32le", seconds=2, layout="stereo")]))
     loudest = max(float(np.abs(b.samples).max()) for b in blocks if isinstance(b, AudioBlock))
     assert loudest == pytest.approx(0.5, abs=0.02)
 
@@ -266,7 +268,7 @@ def test_equal_stereo_channels_do_not_clip() -> None:
 def test_the_default_audio_track_is_taken() -> None:
     first = Sound(codec="flac", seconds=2, is_default=False)
     second = Sound(codec="libopus", seconds=2, is_default=True)
-    info = run(written(format="matroska", sounds=[first, second]))[0]
+    info = run(encode_media(format="matroska", sounds=[first, second]))[0]
     assert isinstance(info, MediaInfo)
     assert info.audio_codec == "opus"
 
@@ -276,7 +278,7 @@ def test_an_audio_track_that_does_not_decode_is_passed_over() -> None:
         Sound(codec="pcm_s16le", seconds=2, is_default=True),
         Sound(codec="pcm_f32le", seconds=2, is_default=False),
     ]
-    media = written(format="matroska", video=Track(times=times(48)), sounds=sounds)
+    media = encode_media(format="matroska", video=Track(times=times(48)), sounds=sounds)
     assert media.count(b"A_PCM/INT/LIT") == 1
     items = run(media.replace(b"A_PCM/INT/LIT", b"A_QUACK/UNKNO"))
     assert sound_of(items)[1] == pytest.approx([0.5, 1.5], abs=0.01)
@@ -284,7 +286,7 @@ def test_an_audio_track_that_does_not_decode_is_passed_over() -> None:
 
 def test_sound_without_pictures_keeps_the_video_s_zero() -> None:
     sound = Sound(seconds=4, start_seconds=0)
-    media = written(format="matroska", video=Track(times=times(48, start=1)), sounds=[sound])
+    media = encode_media(format="matroska", video=Track(times=times(48, start=1)), sounds=[sound])
     items = run(media, decode_video=False)
     assert not frames_of(items)
     assert sound_of(items)[1] == pytest.approx([0.5, 1.5, 2.5], abs=0.01)
@@ -294,7 +296,9 @@ def test_sound_without_pictures_keeps_the_video_s_zero() -> None:
 
 def test_an_audio_gap_becomes_a_jump_of_the_start() -> None:
     media = io.BytesIO()
-    write(media, format="matroska", video=Track(times=times(24 * 8)), sounds=[Sound(codec="pcm_s16le", seconds=8)])
+    write_media(
+        media, format="matroska", video=Track(times=times(24 * 8)), sounds=[Sound(codec="pcm_s16le", seconds=8)]
+    )
     media.seek(0)
     gapped = io.BytesIO()
     with av.open(media) as source, av.open(gapped, "w", format="matroska") as target:
@@ -313,19 +317,19 @@ def test_an_audio_gap_becomes_a_jump_of_the_start() -> None:
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts"])
 def test_a_jump_of_ten_hours_opens_an_epoch_and_costs_nothing(format: str, policy: SamplingPolicy) -> None:
     track = Track(times=times(48) + times(48, start=36_000), gop=24)
-    items = run(written(format=format, video=track), sampling=policy)
+    items = run(encode_media(format=format, video=track), sampling=policy)
     frames = frames_of(items)
-    assert [(number_of(frame.pixels), frame.epoch) for frame in frames] == [(0, 0), (24, 0), (48, 1), (72, 1)]
+    assert [(read_number(frame.pixels), frame.epoch) for frame in frames] == [(0, 0), (24, 0), (48, 1), (72, 1)]
     assert [frame.pts_seconds for frame in frames] == pytest.approx([0, 1, 2, 3], abs=0.003)
     assert summary_of(items).epoch_count == 2
     assert summary_of(items).duration_seconds == pytest.approx(4.0, abs=0.01)
 
 
 def test_timestamps_that_begin_again_open_an_epoch_with_its_sound() -> None:
-    part = written(format="mpegts", video=Track(times=times(48), gop=24), sounds=[Sound(seconds=2)])
+    part = encode_media(format="mpegts", video=Track(times=times(48), gop=24), sounds=[Sound(seconds=2)])
     items = run(part * 3, sampling="keyframes")
     frames = frames_of(items)
-    assert [(number_of(f.pixels), f.epoch) for f in frames] == [(0, 0), (24, 0), (0, 1), (24, 1), (0, 2), (24, 2)]
+    assert [(read_number(f.pixels), f.epoch) for f in frames] == [(0, 0), (24, 0), (0, 1), (24, 1), (0, 2), (24, 2)]
     assert [frame.pts_seconds for frame in frames] == pytest.approx([0, 1, 2, 3, 4, 5], abs=0.05)
     _, beeps = sound_of(items)
     assert beeps == pytest.approx([0.5, 1.5, 2.5, 3.5, 4.5, 5.5], abs=0.05)
@@ -333,21 +337,21 @@ def test_timestamps_that_begin_again_open_an_epoch_with_its_sound() -> None:
 
 def test_a_slide_that_declares_its_time_is_no_gap() -> None:
     slides = [Fraction(t) for t in (0, 30, 60, 61)]
-    items = run(written(format="mp4", video=Track(times=slides, options={"bf": "0"})))
+    items = run(encode_media(format="mp4", video=Track(times=slides, options={"bf": "0"})))
     assert [frame.pts_seconds for frame in frames_of(items)] == pytest.approx([0, 30, 60, 61])
     assert summary_of(items).epoch_count == 1
 
 
 def test_a_still_picture_with_sound_going_on_is_no_gap() -> None:
     slides = [Fraction(t) for t in (0, 20, 40)]
-    media = written(format="matroska", video=Track(times=slides, options={"bf": "0"}), sounds=[Sound(seconds=41)])
+    media = encode_media(format="matroska", video=Track(times=slides, options={"bf": "0"}), sounds=[Sound(seconds=41)])
     items = run(media)
     assert [frame.pts_seconds for frame in frames_of(items)] == pytest.approx([0, 20, 40])
     assert summary_of(items).epoch_count == 1
 
 
 def test_keyframe_marks_that_lie_cost_time_and_no_picture() -> None:
-    source = io.BytesIO(made("h264-one-keyframe"))
+    source = io.BytesIO(make_media("h264-one-keyframe"))
     marked = io.BytesIO()
     with av.open(source) as container, av.open(marked, "w", format="matroska") as target:
         stream = target.add_stream_from_template(container.streams.video[0])
@@ -360,20 +364,22 @@ def test_keyframe_marks_that_lie_cost_time_and_no_picture() -> None:
         frames = frames_of(run(marked.getvalue(), sampling=policy))
         assert [round(frame.pts_seconds) for frame in frames] == [0, 1, 2, 3, 4]
         for frame in frames:
-            assert number_of(frame.pixels) == round(frame.pts_seconds * 24)
+            assert read_number(frame.pixels) == round(frame.pts_seconds * 24)
 
 
 def test_a_change_of_resolution_goes_through() -> None:
     in_order = {"bf": "0"}  # else the second part's first timestamps would overlap the first part's last
-    small = written(format="mpegts", video=Track(times=times(48), gop=24, options=in_order))
+    small = encode_media(format="mpegts", video=Track(times=times(48), gop=24, options=in_order))
     large = Track(times=times(48, start=2), gop=24, width=320, height=240, options=in_order)
-    items = run(small + written(format="mpegts", video=large), sampling="exact")
-    assert [number_of(frame.pixels) for frame in frames_of(items)] == [0, 24, 0, 24]
+    items = run(small + encode_media(format="mpegts", video=large), sampling="exact")
+    assert [read_number(frame.pixels) for frame in frames_of(items)] == [0, 24, 0, 24]
     assert summary_of(items).epoch_count == 1
 
 
 def test_media_information_tells_what_the_container_says() -> None:
-    media = written(format="mp4", video=Track(times=FIVE, pixel_aspect=Fraction(16, 11)), sounds=[Sound(seconds=5)])
+    media = encode_media(
+        format="mp4", video=Track(times=FIVE, pixel_aspect=Fraction(16, 11)), sounds=[Sound(seconds=5)]
+    )
     info = run(media)[0]
     assert isinstance(info, MediaInfo)
     assert info.container == "mov,mp4,m4a,3gp,3g2,mj2"
@@ -392,21 +398,21 @@ def test_a_pipe_is_decoded_without_seeking() -> None:
             raise io.UnsupportedOperation("seek")
 
     for name in ("h264-ts", "h264-mkv", "h264-open-gop-ts"):
-        items = list(decode(Pipe(made(name)), uri="pipe", config=DecodeConfig(resize="squash")))
+        items = list(decode(Pipe(make_media(name)), uri="pipe", config=DecodeConfig(resize="squash")))
         frames = frames_of(items)
         assert [round(frame.pts_seconds) for frame in frames] == [0, 1, 2, 3, 4] or len(frames) == 5
         for frame in frames:
-            assert frame.pts_seconds == pytest.approx(number_of(frame.pixels) / 24, abs=0.002)
+            assert frame.pts_seconds == pytest.approx(read_number(frame.pixels) / 24, abs=0.002)
 
 
 def test_limits_name_the_setting() -> None:
-    media = made("h264-mp4")
+    media = make_media("h264-mp4")
     for settings in ({"max_pixels": 160 * 96 - 1}, {"max_duration_seconds": 3.0}):
         with pytest.raises(LimitExceeded) as caught:
             run(media, **settings)
         assert caught.value.limit == next(iter(settings))
         assert caught.value.uri == "test"
-    several = written(format="matroska", video=Track(times=times(24)), sounds=[Sound(seconds=1)] * 3)
+    several = encode_media(format="matroska", video=Track(times=times(24)), sounds=[Sound(seconds=1)] * 3)
     with pytest.raises(LimitExceeded) as caught:
         run(several, max_streams=3)
     assert caught.value.limit == "max_streams"

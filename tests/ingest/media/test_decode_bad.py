@@ -15,7 +15,7 @@ from ingest.errors import DecodeError, IngestError, LimitExceeded
 from ingest.media.decode import decode
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame
 from support.marks import first_quick
-from support.media import Sound, Track, number_of, times, write, written
+from support.media import Sound, Track, encode_media, read_number, times, write_media
 
 
 def run(media: bytes, **settings: Any) -> list[Decoded]:
@@ -44,7 +44,7 @@ def test_other_files_are_not_media(media: bytes) -> None:
 
 
 def test_an_mp4_without_its_index_was_never_finished() -> None:
-    media = written(format="mp4", video=Track(times=times(48)))
+    media = encode_media(format="mp4", video=Track(times=times(48)))
     index = media.index(b"moov") - 4
     assert reason_of(media[:index]) == "no moov box: the mp4 was never finished"
     assert reason_of(media[: index // 2]) == "no moov box: the mp4 was never finished"
@@ -56,13 +56,13 @@ def test_a_cut_file_decodes_up_to_the_cut(format: str, tmp_path: Path) -> None:
     path = tmp_path / "whole"
     track = Track(times=times(480), gop=24, options={"bf": "0", "crf": "1"})
     options = {"movflags": "faststart"} if format == "mp4" else {}
-    write(path, format=format, video=track, sounds=[Sound(codec="aac", seconds=20)], options=options)
+    write_media(path, format=format, video=track, sounds=[Sound(codec="aac", seconds=20)], options=options)
     media = path.read_bytes()
     items = run(media[: len(media) // 2], sampling="exact")
     frames = [item for item in items if isinstance(item, Frame)]
     assert 6 <= len(frames) <= 13
     for frame in frames:
-        assert number_of(frame.pixels) == round(frame.pts_seconds * 24)
+        assert read_number(frame.pixels) == round(frame.pts_seconds * 24)
     summary = items[-1]
     assert isinstance(summary, DecodeSummary)
     assert summary.truncated or format == "mpegts"  # a transport stream announces nothing
@@ -81,13 +81,13 @@ def test_a_cut_file_decodes_up_to_the_cut(format: str, tmp_path: Path) -> None:
 )
 def test_playlists_open_nothing(text: str, tmp_path: Path) -> None:
     target = tmp_path / "other.ts"
-    target.write_bytes(written(format="mpegts", video=Track(times=times(48))))
+    target.write_bytes(encode_media(format="mpegts", video=Track(times=times(48))))
     assert reason_of(text.format(path=target).encode()) == "not a media file"
 
 
 def test_a_file_s_name_decides_nothing(tmp_path: Path) -> None:
     playlist = tmp_path / "list.m3u8"
-    playlist.write_bytes(written(format="mp4", video=Track(times=times(48))))
+    playlist.write_bytes(encode_media(format="mp4", video=Track(times=times(48))))
     with playlist.open("rb") as file:
         items = list(decode(file, uri="x", config=DecodeConfig()))
     assert sum(isinstance(item, Frame) for item in items) == 2
@@ -106,7 +106,7 @@ def png_in_mov(width: int, height: int) -> bytes:
     track = Track(
         codec="png", pix_fmt="rgb24", times=times(3, 1), picture=lambda i: np.full((96, 160, 3), i, dtype=np.uint8)
     )
-    media = bytearray(written(format="mov", video=track))
+    media = bytearray(encode_media(format="mov", video=track))
     at = media.find(b"IHDR")
     while at >= 0:
         media[at + 4 : at + 12] = struct.pack(">II", width, height)
@@ -117,7 +117,7 @@ def png_in_mov(width: int, height: int) -> bytes:
 
 def mjpeg_in_avi(width: int, height: int) -> bytes:
     """Return an AVI whose JPEG pictures claim any size."""
-    media = bytearray(written(format="avi", video=Track(codec="mjpeg", pix_fmt="yuvj420p", times=times(3, 1))))
+    media = bytearray(encode_media(format="avi", video=Track(codec="mjpeg", pix_fmt="yuvj420p", times=times(3, 1))))
     at = media.find(b"\xff\xc0")
     while at >= 0:
         media[at + 5 : at + 9] = struct.pack(">HH", height, width)
@@ -139,7 +139,7 @@ def test_a_picture_over_the_limit_is_refused_quickly(make: Any, width: int, heig
 
 
 def test_declared_dimensions_are_checked_before_decoding() -> None:
-    media = written(format="matroska", video=Track(times=times(3, 1), width=320, height=240))
+    media = encode_media(format="matroska", video=Track(times=times(3, 1), width=320, height=240))
     with pytest.raises(LimitExceeded, match="320x240") as caught:
         run(media, max_pixels=320 * 240 - 1)
     assert caught.value.limit == "max_pixels"
@@ -147,7 +147,7 @@ def test_declared_dimensions_are_checked_before_decoding() -> None:
 
 def test_a_damaged_stretch_costs_its_packets_only() -> None:
     track = Track(times=times(480), gop=24, options={"bf": "0", "crf": "1"})
-    media = bytearray(written(format="mpegts", video=track))
+    media = bytearray(encode_media(format="mpegts", video=track))
     third = len(media) // 3
     media[third : third + 20_000] = np.random.default_rng(2).bytes(20_000)
     items = run(bytes(media), sampling="exact")
@@ -155,7 +155,7 @@ def test_a_damaged_stretch_costs_its_packets_only() -> None:
     assert len(frames) >= 15
     assert frames[-1].pts_seconds > 18
     for frame in frames:
-        assert number_of(frame.pixels) == round(frame.pts_seconds * 24)
+        assert read_number(frame.pixels) == round(frame.pts_seconds * 24)
 
 
 def test_a_file_that_cannot_be_read_on_is_a_decode_error() -> None:
@@ -165,13 +165,13 @@ def test_a_file_that_cannot_be_read_on_is_a_decode_error() -> None:
                 raise OSError(5, "Input/output error")
             return super().read(size)
 
-    media = written(format="mpegts", video=Track(times=times(480), options={"crf": "1"}))
+    media = encode_media(format="mpegts", video=Track(times=times(480), options={"crf": "1"}))
     with pytest.raises(DecodeError, match="reading it failed"):
         list(decode(Broken(media), uri="bad", config=DecodeConfig()))
 
 
 def test_sound_survives_pictures_that_do_not_decode() -> None:
-    media = written(format="matroska", video=Track(times=times(72)), sounds=[Sound(seconds=3)])
+    media = encode_media(format="matroska", video=Track(times=times(72)), sounds=[Sound(seconds=3)])
     assert media.count(b"V_MPEG4/ISO/AVC") == 1
     items = run(media.replace(b"V_MPEG4/ISO/AVC", b"V_QUACK/UNKNOWN"))
     assert not [item for item in items if isinstance(item, Frame)]
@@ -181,7 +181,7 @@ def test_sound_survives_pictures_that_do_not_decode() -> None:
 
 
 def test_an_absurd_duration_in_the_header_is_not_believed() -> None:
-    media = bytearray(written(format="mp4", video=Track(times=times(48))))
+    media = bytearray(encode_media(format="mp4", video=Track(times=times(48))))
     at = media.index(b"mvhd") + 4 + 4 + 8 + 4  # version, two dates, time scale; then the duration
     media[at : at + 4] = (0xFFFFFFF0).to_bytes(4, "big")
     summary = run(bytes(media))[-1]

@@ -16,7 +16,7 @@ from ingest.config import DecodeConfig, ResizePolicy
 from ingest.media.decode import decode
 from ingest.media.picture import SCALING, PictureMaker
 from ingest.values import Frame, MediaInfo
-from support.media import Track, times, written
+from support.media import Track, encode_media, times
 
 THREE = times(3, 1)
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -47,7 +47,7 @@ def flat(
 
 
 def first(track: Track, format: str = "mp4", **settings: Any) -> tuple[MediaInfo, Frame]:
-    media = io.BytesIO(written(format=format, video=track))
+    media = io.BytesIO(encode_media(format=format, video=track))
     items = list(decode(media, uri="test", config=DecodeConfig(**({"resize": "squash"} | settings))))
     info, frame = items[0], next(item for item in items if isinstance(item, Frame))
     assert isinstance(info, MediaInfo)
@@ -84,7 +84,7 @@ def test_rotation_is_applied(counterclockwise: int, clockwise: int, expected: li
 
 
 def test_a_mirrored_display_matrix_is_applied() -> None:
-    media = written(format="mp4", video=Track(times=THREE, picture=quarters(), rotation_degrees=180))
+    media = encode_media(format="mp4", video=Track(times=THREE, picture=quarters(), rotation_degrees=180))
     one, minus = (1 << 16).to_bytes(4, "big"), (-(1 << 16)).to_bytes(4, "big", signed=True)
     turned = minus + bytes(12) + minus  # a b u c d of the matrix that turns by 180 degrees
     assert media.count(turned) == 1

@@ -12,7 +12,7 @@ from ingest.config import DecodeConfig, SamplingPolicy
 from ingest.errors import DecodeError, LimitExceeded
 from ingest.media.sandbox import DecodePool
 from ingest.values import DecodeSummary, Frame
-from support.media import Sound, Track, times, written
+from support.media import Sound, Track, encode_media, times
 
 SEED = 20240607
 MUTATIONS_EACH = 32
@@ -74,7 +74,7 @@ def mutated(media: bytes, chance: random.Random) -> bytes:
 def test_mutated_media_end_in_frames_or_a_typed_error() -> None:
     chance = random.Random(SEED)
     whole = {
-        name: written(format=format, video=video, sounds=[sound] if sound else [])
+        name: encode_media(format=format, video=video, sounds=[sound] if sound else [])
         for name, (format, video, sound) in KINDS.items()
     }
     cases = [

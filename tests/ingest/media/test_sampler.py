@@ -17,7 +17,7 @@ from ingest.media.decode import decode
 from ingest.media.sampler import PlannedPacket, Planner, Selector, tick_of
 from ingest.media.timeline import Timeline
 from ingest.values import Frame
-from support.media import Track, number_of, written
+from support.media import Track, encode_media, read_number
 
 # A packet as (presentation time in frames, is it a keyframe), in decoding order, at 10 fps.
 Packets = list[tuple[int, bool]]
@@ -271,9 +271,9 @@ def test_exact_keeps_what_is_shown_at_each_tick_of_a_jumpy_stream(seed: int, opt
     planned = random.Random(seed).choices([Fraction(n, 100) for n in (4, 4, 4, 10, 33, 90, 150)], k=79)
     times = [Fraction(0), *itertools.accumulate(planned)]
     times.append(Fraction(ceil(times[-1]) + 1))
-    media = written(
+    media = encode_media(
         format="mp4", video=Track(times=times, gop=gop, options={"preset": "ultrafast", "b-adapt": "0"} | options)
     )
     items = decode(io.BytesIO(media), uri="test", config=DecodeConfig(sampling="exact", resize="squash"))
     shown = [max(i for i, time in enumerate(times) if time <= tick) for tick in range(int(times[-1]) + 1)]
-    assert [number_of(item.pixels) for item in items if isinstance(item, Frame)] == list(dict.fromkeys(shown))
+    assert [read_number(item.pixels) for item in items if isinstance(item, Frame)] == list(dict.fromkeys(shown))

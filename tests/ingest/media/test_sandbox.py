@@ -26,7 +26,7 @@ from ingest.media.child_protocol import Message
 from ingest.media.decode import decode
 from ingest.media.sandbox import DecodePool
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
-from support.media import Sound, Track, number_of, times, written
+from support.media import Sound, Track, encode_media, read_number, times
 
 CONFIG = DecodeConfig(resize="squash", input_width=64, input_height=64)
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG are Linux's")
@@ -34,12 +34,12 @@ ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_
 
 @pytest.fixture(scope="module")
 def media() -> bytes:
-    return written(format="mp4", video=Track(times=times(24 * 6), gop=24), sounds=[Sound(seconds=6)])
+    return encode_media(format="mp4", video=Track(times=times(24 * 6), gop=24), sounds=[Sound(seconds=6)])
 
 
 @pytest.fixture(scope="module")
 def long_media() -> bytes:
-    return written(format="mp4", video=Track(times=times(600, 1), gop=10))
+    return encode_media(format="mp4", video=Track(times=times(600, 1), gop=10))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def wait_until(condition: Any, seconds: float = 20.0) -> bool:
 
 def check_works(pool: DecodePool, media: bytes) -> None:
     items = list(pool.decode(io.BytesIO(media), uri="after"))
-    assert [number_of(item.pixels) for item in items if isinstance(item, Frame)] == [0, 24, 48, 72, 96, 120]
+    assert [read_number(item.pixels) for item in items if isinstance(item, Frame)] == [0, 24, 48, 72, 96, 120]
 
 
 def test_a_child_gives_what_decoding_in_process_gives(pool: DecodePool, media: bytes) -> None:
@@ -218,7 +218,7 @@ def test_a_child_that_never_ends_is_ended(media: bytes) -> None:
 def test_memory_is_limited(media: bytes) -> None:
     width, height = 8192, 4320
     grey = np.full((height, width, 3), 99, dtype=np.uint8)
-    big = written(
+    big = encode_media(
         format="avi",
         video=Track(
             codec="mjpeg", pix_fmt="yuvj420p", times=times(2, 1), width=width, height=height, picture=lambda _: grey

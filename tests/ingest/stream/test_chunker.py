@@ -13,10 +13,10 @@ import pytest
 from ingest.config import PublishConfig
 from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import SAMPLE_RATE_HZ
-from support.chunked import EVEN, MEDIA, NINE, made, media_of, published
-from support.joined import decoded, joined_frames, joined_sound, source_frames, source_sound, summary_of
+from support.chunked import EVEN, MEDIA, NINE, make_source, media_of, publish
+from support.joined import decode_chunk, join_frames, join_sound, source_frames, source_sound, summary_of
 from support.marks import first_quick
-from support.media import Sound, Track, beep_times, number_of, times, write
+from support.media import Sound, Track, beep_times, read_number, times, write_media
 
 
 class FakeTime:
@@ -45,25 +45,25 @@ QUICK = ("h264-mp4", "tiny")
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in MEDIA])
 def test_chunks_give_the_pictures_and_the_sound_of_the_source(name: str, tmp_path: Path) -> None:
-    source, track = made(tmp_path, name)
-    found = published(source)
+    source, track = make_source(tmp_path, name)
+    found = publish(source)
     assert len(found) >= 3
     assert {chunk.media_type for chunk in found} == {MEDIA[name][3]}
     media = media_of(found)
     for piece in media:
-        assert summary_of(decoded(piece)).error_count == 0
-    frames = joined_frames(media, "exact")
-    zero = summary_of(decoded(media[0])).start_seconds
+        assert summary_of(decode_chunk(piece)).error_count == 0
+    frames = join_frames(media, "exact")
+    zero = summary_of(decode_chunk(media[0])).start_seconds
     for seconds, frame in frames.values():
-        number = number_of(np.rot90(frame.pixels, -1) if track.rotation_degrees else frame.pixels)
+        number = read_number(np.rot90(frame.pixels, -1) if track.rotation_degrees else frame.pixels)
         assert seconds - zero == pytest.approx(float(track.times[number]), abs=0.002), "the picture of its time"
     assert sorted(frames) == list(range(min(frames), max(frames) + 1))
     assert len(frames) in (9, 10)
-    assert len(joined_frames(media, "fast")) in (9, 10)
+    assert len(join_frames(media, "fast")) in (9, 10)
     if MEDIA[name][2] is None:
         return
-    begin, sound = joined_sound(media)
-    whole = decoded(Path(source).read_bytes())
+    begin, sound = join_sound(media)
+    whole = decode_chunk(Path(source).read_bytes())
     start, expected = source_sound(whole)[0][0], np.concatenate([samples for _, samples in source_sound(whole)])
     got, wanted = beep_times(sound, SAMPLE_RATE_HZ, begin - zero), beep_times(expected, SAMPLE_RATE_HZ)
     shift = start - summary_of(whole).start_seconds
@@ -100,10 +100,10 @@ def test_the_sound_of_chunks_is_that_of_one_decoding(format: str, codec: str, la
         for part in av.AudioResampler(stream.format, "mono", rate, frame_size=size).resample(frame):
             target.mux(stream.encode(part))
         target.mux(stream.encode(None))
-    media = media_of(published(str(source)))
+    media = media_of(publish(str(source)))
     assert len(media) >= 4
-    begin, sound = joined_sound(media)
-    whole_begin, expected = joined_sound([source.read_bytes()])
+    begin, sound = join_sound(media)
+    whole_begin, expected = join_sound([source.read_bytes()])
     shift = round(begin - whole_begin)  # AAC begins a little below zero
     offset = round((begin - shift - whole_begin) * SAMPLE_RATE_HZ)
     blocks = range(1600, min(len(sound), len(expected) - offset) - 3200, 160)
@@ -119,31 +119,33 @@ def test_the_sound_of_chunks_is_that_of_one_decoding(format: str, codec: str, la
 
 def test_times_go_on_over_chunks_and_beyond_26_hours(tmp_path: Path) -> None:
     source = tmp_path / "source.mkv"
-    write(source, format="matroska", video=Track(times=times(144, start=95_000), gop=48, options={"bf": "0"} | EVEN))
-    media = media_of(published(str(source)))
-    starts = [summary_of(decoded(piece)).start_seconds for piece in media]
+    write_media(
+        source, format="matroska", video=Track(times=times(144, start=95_000), gop=48, options={"bf": "0"} | EVEN)
+    )
+    media = media_of(publish(str(source)))
+    starts = [summary_of(decode_chunk(piece)).start_seconds for piece in media]
     assert starts == pytest.approx([95_000, 95_002, 95_004])
 
 
 def test_a_chunk_ends_at_the_first_keyframe_after_its_time(tmp_path: Path) -> None:
     source = tmp_path / "source.mp4"
-    write(source, format="mp4", video=Track(times=NINE, gop=24, options={"x264-params": "scenecut=0"}))
-    starts = [summary_of(decoded(piece)).start_seconds for piece in media_of(published(str(source)))]
+    write_media(source, format="mp4", video=Track(times=NINE, gop=24, options={"x264-params": "scenecut=0"}))
+    starts = [summary_of(decode_chunk(piece)).start_seconds for piece in media_of(publish(str(source)))]
     assert starts == pytest.approx([0, 2, 4, 6, 8])
-    longer = published(str(source), config=PublishConfig(chunk_seconds=2.5))
-    assert [summary_of(decoded(chunk.media)).start_seconds for chunk in longer] == pytest.approx([0, 3, 6])
+    longer = publish(str(source), config=PublishConfig(chunk_seconds=2.5))
+    assert [summary_of(decode_chunk(chunk.media)).start_seconds for chunk in longer] == pytest.approx([0, 3, 6])
 
 
 @pytest.mark.slow
 def test_a_group_longer_than_ten_seconds_makes_a_chunk_as_long(tmp_path: Path) -> None:
     source, notes = tmp_path / "source.mp4", list[str]()
     track = Track(times=times(300, 10), gop=125, options={"x264-params": "scenecut=0"})
-    write(source, format="mp4", video=track, sounds=[Sound(seconds=30.0)])
-    found = published(str(source), hooks=ChunkHooks(notes=notes.append))
+    write_media(source, format="mp4", video=track, sounds=[Sound(seconds=30.0)])
+    found = publish(str(source), hooks=ChunkHooks(notes=notes.append))
     assert len(found) == 3
     assert len(notes) == 1
     assert "over 10 s apart" in notes[0]
-    assert len(joined_frames(media_of(found), "exact")) == 30
+    assert len(join_frames(media_of(found), "exact")) == 30
 
 
 def test_a_long_group_after_a_short_one_is_not_added_to_it(tmp_path: Path) -> None:
@@ -155,8 +157,8 @@ def test_a_long_group_after_a_short_one_is_not_added_to_it(tmp_path: Path) -> No
         frame.pict_type = av.video.frame.PictureType.I if index in (0, 10, 105) else av.video.frame.PictureType.NONE
         return frame
 
-    write(source, format="matroska", video=Track(times=times(150, 10), gop=999, options=options, picture=picture))
-    starts = [summary_of(decoded(piece)).start_seconds for piece in media_of(published(str(source)))]
+    write_media(source, format="matroska", video=Track(times=times(150, 10), gop=999, options=options, picture=picture))
+    starts = [summary_of(decode_chunk(piece)).start_seconds for piece in media_of(publish(str(source)))]
     assert starts == pytest.approx([0, 1, 10.5])
 
 
@@ -168,13 +170,13 @@ def noise(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def test_chunks_of_many_bytes_end_at_an_earlier_keyframe(tmp_path: Path) -> None:
     source = tmp_path / "source.mkv"
     track = Track(codec="mjpeg", pix_fmt="yuvj420p", times=times(96), picture=noise, options={"qmin": "2", "qmax": "2"})
-    write(source, format="matroska", video=track)
-    assert len(published(str(source))) in (2, 3)
+    write_media(source, format="matroska", video=track)
+    assert len(publish(str(source))) in (2, 3)
     limit = 300_000
-    found = published(str(source), config=PublishConfig(max_chunk_bytes=limit))
+    found = publish(str(source), config=PublishConfig(max_chunk_bytes=limit))
     assert max(len(chunk.media) for chunk in found) <= limit
     assert len(found) > 3
-    assert sum(len(source_frames(decoded(piece, sampling="exact"))) for piece in media_of(found)) == 4
+    assert sum(len(source_frames(decode_chunk(piece, sampling="exact"))) for piece in media_of(found)) == 4
 
 
 @pytest.mark.slow
@@ -186,14 +188,14 @@ def test_a_group_of_too_many_bytes_loses_its_pictures_and_keeps_its_sound(tmp_pa
         options={"x264-params": "scenecut=0", "crf": "18"},
         picture=lambda index: noise(index) if 72 <= index < 144 else np.zeros((96, 160, 3), np.uint8),
     )
-    write(source, format="mp4", video=track, sounds=[Sound(seconds=9.0)])
+    write_media(source, format="mp4", video=track, sounds=[Sound(seconds=9.0)])
     config = PublishConfig(max_chunk_bytes=400_000)
-    found = published(str(source), config=config, hooks=ChunkHooks(notes=notes.append))
+    found = publish(str(source), config=config, hooks=ChunkHooks(notes=notes.append))
     assert any("max_chunk_bytes; 1 so far" in note for note in notes)
     assert any("pictures before a keyframe are left out" in note for note in notes)
-    begin, sound = joined_sound(media_of(found))
+    begin, sound = join_sound(media_of(found))
     assert begin + len(sound) / SAMPLE_RATE_HZ == pytest.approx(9.0, abs=0.1)
-    seconds = [seconds for seconds, _ in joined_frames(media_of(found), "exact").values()]
+    seconds = [seconds for seconds, _ in join_frames(media_of(found), "exact").values()]
     assert not [s for s in seconds if 3 < s < 6]
     assert len(seconds) >= 6
 
@@ -204,10 +206,10 @@ def test_a_group_of_too_many_bytes_loses_its_pictures_and_keeps_its_sound(tmp_pa
 def test_sound_alone_is_cut_by_time(suffix: str, codec: str, tmp_path: Path) -> None:
     source = tmp_path / f"source.{suffix}"
     format = {"m4a": "ipod"}.get(suffix, suffix)
-    write(source, format=format, sounds=[Sound(codec=codec, seconds=9.0)])
-    found = published(str(source))
+    write_media(source, format=format, sounds=[Sound(codec=codec, seconds=9.0)])
+    found = publish(str(source))
     assert len(found) in (4, 5)
-    begin, sound = joined_sound(media_of(found))
+    begin, sound = join_sound(media_of(found))
     assert len(sound) == pytest.approx(9 * SAMPLE_RATE_HZ, abs=0.06 * SAMPLE_RATE_HZ)
     beeps = beep_times(sound, SAMPLE_RATE_HZ, begin)
     assert np.diff(beeps) == pytest.approx(np.ones(8), abs=0.002)
@@ -220,7 +222,7 @@ def with_jump(path: Path, *, forward: int = 0, second_start: int = 0, drop: int 
         file = io.BytesIO()
         start = forward if number else second_start
         track = Track(times=times(96, start=start), gop=48, options={"bf": "0", "x264-params": "scenecut=0"})
-        write(file, format="mpegts", video=track, sounds=[Sound(seconds=4.0, start_seconds=start)])
+        write_media(file, format="mpegts", video=track, sounds=[Sound(seconds=4.0, start_seconds=start)])
         parts.append(file.getvalue())
     if drop:
         parts[1] = parts[1][: 188 * 4] + parts[1][188 * drop :]
@@ -232,8 +234,8 @@ def with_jump(path: Path, *, forward: int = 0, second_start: int = 0, drop: int 
 def test_a_jump_of_the_times_ends_a_chunk(first: int, second: int, tmp_path: Path) -> None:
     notes: list[str] = []
     source = with_jump(tmp_path / "source.ts", second_start=first, forward=second)
-    found = published(source, hooks=ChunkHooks(notes=notes.append))
-    summaries = [summary_of(decoded(piece)) for piece in media_of(found)]
+    found = publish(source, hooks=ChunkHooks(notes=notes.append))
+    summaries = [summary_of(decode_chunk(piece)) for piece in media_of(found)]
     assert [summary.epoch_count for summary in summaries] == [1] * len(found)
     starts = [summary.start_seconds for summary in summaries]
     assert starts == pytest.approx([first, first + 2, second, second + 2], abs=0.1)
@@ -243,21 +245,21 @@ def test_a_jump_of_the_times_ends_a_chunk(first: int, second: int, tmp_path: Pat
 def test_pictures_between_a_jump_and_the_next_keyframe_are_left_out(tmp_path: Path) -> None:
     notes: list[str] = []
     source = with_jump(tmp_path / "source.ts", forward=60, drop=12)
-    found = published(source, hooks=ChunkHooks(notes=notes.append))
+    found = publish(source, hooks=ChunkHooks(notes=notes.append))
     assert any("pictures before a keyframe are left out" in note for note in notes)
     for piece in media_of(found):
-        assert summary_of(decoded(piece)).error_count == 0
+        assert summary_of(decode_chunk(piece)).error_count == 0
 
 
 def test_chunks_of_a_file_are_dated_from_its_recording(tmp_path: Path) -> None:
-    source, _ = made(tmp_path, "h264-mp4")
-    assert {chunk.start_time for chunk in published(source)} == {None}
+    source, _ = make_source(tmp_path, "h264-mp4")
+    assert {chunk.start_time for chunk in publish(source)} == {None}
     found = list(cut_chunks(source, collection="c", stream_id="s", session=0, recorded_time=1e9))
     assert [chunk.start_time for chunk in found[:-1]] == pytest.approx([1e9 + 2 * i for i in range(len(found) - 1)])
 
 
 def test_in_real_time_a_chunk_comes_when_it_has_been_played(tmp_path: Path) -> None:
-    source, _ = made(tmp_path, "h264-mp4")
+    source, _ = make_source(tmp_path, "h264-mp4")
     clock = FakeTime()
     come = []
     config = PublishConfig(realtime=True)
@@ -270,7 +272,7 @@ def test_in_real_time_a_chunk_comes_when_it_has_been_played(tmp_path: Path) -> N
 
 
 def test_a_stop_gives_the_open_chunk_and_the_end(tmp_path: Path) -> None:
-    source, _ = made(tmp_path, "h264-mp4")
+    source, _ = make_source(tmp_path, "h264-mp4")
     stop = threading.Event()
     found = []
     for chunk in cut_chunks(source, collection="c", stream_id="s", session=0, stop=stop):
@@ -278,13 +280,13 @@ def test_a_stop_gives_the_open_chunk_and_the_end(tmp_path: Path) -> None:
         stop.set()
     assert [bool(chunk.media) for chunk in found] == [True, True, False]
     assert found[-1].end_of_stream
-    assert len(source_frames(decoded(found[1].media))) >= 0  # it decodes
+    assert len(source_frames(decode_chunk(found[1].media))) >= 0  # it decodes
 
 
 def test_progress_tells_of_media_chunks_and_bytes(tmp_path: Path) -> None:
-    source, _ = made(tmp_path, "h264-mp4")
+    source, _ = make_source(tmp_path, "h264-mp4")
     told: list[tuple[float, int, int]] = []
-    found = published(source, hooks=ChunkHooks(progress=lambda *numbers: told.append(numbers)))
+    found = publish(source, hooks=ChunkHooks(progress=lambda *numbers: told.append(numbers)))
     assert [count for _, count, _ in told] == list(range(1, len(found) + 1))
     assert told[-1][2] == sum(len(chunk.media) for chunk in found)
     assert told[-1][0] == pytest.approx(9, abs=0.1)
@@ -294,6 +296,6 @@ def test_progress_tells_of_media_chunks_and_bytes(tmp_path: Path) -> None:
 def test_the_best_of_several_tracks_is_sent_and_subtitles_are_not(tmp_path: Path) -> None:
     source = tmp_path / "source.mkv"
     sounds = [Sound(codec="aac", seconds=4.0, is_default=False), Sound(codec="libopus", seconds=4.0, is_default=True)]
-    write(source, format="matroska", video=Track(times=times(96), gop=48), sounds=sounds)
-    with av.open(io.BytesIO(published(str(source))[0].media)) as container:
+    write_media(source, format="matroska", video=Track(times=times(96), gop=48), sounds=sounds)
+    with av.open(io.BytesIO(publish(str(source))[0].media)) as container:
         assert [stream.codec_context.codec.canonical_name for stream in container.streams] == ["h264", "opus"]

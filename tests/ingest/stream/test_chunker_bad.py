@@ -9,10 +9,10 @@ import pytest
 
 from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
 from ingest.stream.chunker import cut_chunks
-from support.chunked import NINE, made, media_of, published
-from support.joined import decoded, joined_frames, summary_of
+from support.chunked import NINE, make_source, media_of, publish
+from support.joined import decode_chunk, join_frames, summary_of
 from support.marks import first_quick
-from support.media import Track, write
+from support.media import Track, write_media
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +33,12 @@ def test_what_cannot_be_sent_is_said_in_one_line(tmp_path: Path) -> None:
     text = tmp_path / "text.mp4"
     text.write_text("no media at all " * 100)
     assert isinstance(failing(str(text)), DecodeError)
-    source, _ = made(tmp_path, "h264-mp4")
+    source, _ = make_source(tmp_path, "h264-mp4")
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(Path(source).read_bytes()[:5000])
     assert "never finished" in str(failing(str(cut)))
     raw = tmp_path / "raw.h264"
-    write(raw, format="h264", video=Track(times=NINE))
+    write_media(raw, format="h264", video=Track(times=NINE))
     assert "have no times" in str(failing(str(raw)))
 
 
@@ -54,12 +54,12 @@ def damaged(media: bytes) -> bytes:
 @pytest.mark.parametrize("harm", [truncated, damaged])
 @pytest.mark.parametrize("name", first_quick(["h264-ts", "vp9-webm", "mpeg4-avi"]))
 def test_a_damaged_file_gives_what_is_whole(name: str, harm: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    source, _ = made(tmp_path, name)
+    source, _ = make_source(tmp_path, name)
     Path(source).write_bytes(harm(Path(source).read_bytes()))
-    found = published(source)
+    found = publish(source)
     ticks = set()
     for piece in media_of(found):
-        ticks |= set(joined_frames([piece], "fast"))
+        ticks |= set(join_frames([piece], "fast"))
     assert len(ticks) >= 5
 
 
@@ -75,5 +75,5 @@ def test_a_stream_that_begins_below_zero_is_shifted_once(tmp_path: Path) -> None
             frame.pts, frame.time_base = index - 12, Fraction(1, 24)
             t.mux(stream.encode(frame))
         t.mux(stream.encode(None))
-    starts = [summary_of(decoded(piece)).start_seconds for piece in media_of(published(str(source)))]
+    starts = [summary_of(decode_chunk(piece)).start_seconds for piece in media_of(publish(str(source)))]
     assert starts == pytest.approx([0.5, 2.5, 4.5], abs=0.001)

@@ -16,8 +16,8 @@ from ingest.config import PublishConfig
 from ingest.errors import DecodeError, SourceNotFound, SourceUnavailable, SourceUnreadable
 from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import Chunk
-from support.joined import decoded, joined_frames, summary_of
-from support.media import Sound, Track, times, write, written
+from support.joined import decode_chunk, join_frames, summary_of
+from support.media import Sound, Track, encode_media, times, write_media
 
 EVEN = {"bf": "0", "x264-params": "scenecut=0"}
 SHORT = PublishConfig(open_timeout_seconds=20, read_timeout_seconds=1.5)
@@ -81,7 +81,7 @@ def endless(handler: BaseHTTPRequestHandler, body: bytes) -> None:
 
 def ts(seconds: int = 6, start: int = 0) -> bytes:
     track = Track(times=times(24 * seconds, start=start), gop=48, options=EVEN)
-    return written(format="mpegts", video=track, sounds=[Sound(seconds=float(seconds), start_seconds=start)])
+    return encode_media(format="mpegts", video=track, sounds=[Sound(seconds=float(seconds), start_seconds=start)])
 
 
 class Run:
@@ -119,10 +119,10 @@ class Run:
 
 
 def test_a_file_over_http_ends_at_its_end(serve: Callable[[Answer], str], tmp_path: Path) -> None:
-    write(tmp_path / "a.mp4", format="mp4", video=Track(times=times(144), gop=48, options=EVEN))
+    write_media(tmp_path / "a.mp4", format="mp4", video=Track(times=times(144), gop=48, options=EVEN))
     body = (tmp_path / "a.mp4").read_bytes()
     run = Run(serve(lambda handler: whole(handler, body)) + "/a.mp4")
-    assert len(joined_frames([chunk.media for chunk in run.run()], "exact")) == 6
+    assert len(join_frames([chunk.media for chunk in run.run()], "exact")) == 6
     assert run.notes == []
 
 
@@ -144,7 +144,7 @@ def test_the_rest_of_a_file_is_asked_for_where_it_breaks_off(serve: Callable[[An
             whole(handler, body, type="video/mp2t")
 
     run = Run(serve(answer) + "/a.ts")
-    assert len(joined_frames([chunk.media for chunk in run.run()], "exact")) == 12
+    assert len(join_frames([chunk.media for chunk in run.run()], "exact")) == 12
     assert len(asked) > 1
     assert run.waits == []
 
@@ -153,7 +153,7 @@ def test_a_file_that_breaks_off_for_good_ends_the_stream_and_is_an_error(
     serve: Callable[[Answer], str], tmp_path: Path
 ) -> None:
     track = Track(times=times(480), gop=48, options=EVEN)
-    write(tmp_path / "a.mp4", format="mp4", video=track, options={"movflags": "faststart"})
+    write_media(tmp_path / "a.mp4", format="mp4", video=track, options={"movflags": "faststart"})
     body = (tmp_path / "a.mp4").read_bytes()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -191,7 +191,7 @@ def test_a_live_source_that_ends_is_connected_again_with_backoff(serve: Callable
     assert len(found) == 6
     assert run.waits == [1, 2, 4, 8, 1, 2]
     assert all(note.endswith("/live") for note in run.notes)
-    starts = [summary_of(decoded(chunk.media)).start_seconds for chunk in found]
+    starts = [summary_of(decode_chunk(chunk.media)).start_seconds for chunk in found]
     assert starts[:3] == pytest.approx(starts[3:])
     assert {chunk.session for chunk in found} == {3}
     assert all(chunk.start_time is not None for chunk in found)
@@ -229,7 +229,7 @@ def test_a_live_source_that_falls_silent_is_connected_again(serve: Callable[[Ans
 def hls(folder: Path, *, is_over: bool) -> None:
     """Write a playlist and its segments."""
     options = {"hls_time": "2", "hls_list_size": "0", "hls_playlist_type": "vod"}
-    write(
+    write_media(
         folder / "live.m3u8",
         format="hls",
         video=Track(times=times(240), gop=48, options=EVEN),
@@ -256,10 +256,10 @@ def test_hls(is_over: bool, serve: Callable[[Answer], str], tmp_path: Path) -> N
     media = [chunk.media for chunk in found]
     assert {chunk.media_type for chunk in found} == {"video/mp2t"}
     # A live one is joined three segments before its end, and stopped in the last of them.
-    assert len(joined_frames(media, "exact")) in ([10] if is_over else [4, 5, 6])
+    assert len(join_frames(media, "exact")) in ([10] if is_over else [4, 5, 6])
     assert (found[0].start_time is None) == is_over
     for piece in media:
-        assert summary_of(decoded(piece)).error_count == 0
+        assert summary_of(decode_chunk(piece)).error_count == 0
 
 
 def free_port() -> int:
@@ -291,7 +291,7 @@ def test_udp() -> None:
     assert len(found) >= 4
     for chunk in found:
         assert chunk.start_time is not None
-        assert decoded(chunk.media)
+        assert decode_chunk(chunk.media)
 
 
 STATUSES = [(404, SourceNotFound), (403, SourceUnreadable), (401, SourceUnreadable), (500, SourceUnavailable)]

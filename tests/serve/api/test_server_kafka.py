@@ -156,7 +156,7 @@ def test_a_request_that_deletes_may_come_twice(worker: Worker, tmp_path: Path) -
         wait_until(lambda: answers(lambda: stub.GetVideo(library_service_pb2.GetVideoRequest(video_id="cam"))))
         for _ in range(2):
             stub.DeleteVideo(request)
-    assert len(worker.kept(worker.topics.deletions)) == 1
+    assert len(worker.read_topic(worker.topics.deletions)) == 1
 
 
 def answers(call: Callable[[], object]) -> bool:
@@ -285,7 +285,7 @@ def test_answers_go_on_while_the_broker_is_away(
         client.delete("cam")
         assert list(client.videos()) == []
         assert len([one for one in caplog.messages if one.startswith("live videos wait")]) <= 3
-    assert len(own.kept(own.topics.deletions)) == 1  # the one that was refused has not come later
+    assert len(own.read_topic(own.topics.deletions)) == 1  # the one that was refused has not come later
 
 
 def test_a_server_waits_for_the_broker_before_it_answers(own: Worker, own_broker: Broker, tmp_path: Path) -> None:
@@ -377,4 +377,4 @@ def test_files_and_streams_live_side_by_side(worker: Worker, tmp_path: Path) -> 
         assert found(client, "blue") == [(outcome.video_id, True)]
         client.delete(outcome.video_id)  # a file is this server's own
         assert found(client, "blue") == []
-    assert worker.kept(worker.topics.deletions) == []
+    assert worker.read_topic(worker.topics.deletions) == []

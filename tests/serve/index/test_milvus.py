@@ -28,7 +28,7 @@ from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query
 from support.fakes import SilentProgress, use_fakes, write_scenes
-from support.marks import required
+from support.marks import is_required
 from support.random_streams import Streams, check_index
 from support.running import running
 from support.sample_catalog import FINGERPRINT, MEDIA, SPACE, WIDTH, new_video, put_vectors, segment
@@ -52,7 +52,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         from milvus_lite.adapter.grpc.server import start_server_in_thread
     except ImportError as error:
         reason = f"{error.name} is not installed: pip install -e '.[milvus]'"
-        if required("milvus"):
+        if is_required("milvus"):
             pytest.fail(reason)
         pytest.skip(reason)
     server, database, port = start_server_in_thread(str(tmp_path_factory.mktemp("milvus")), host="127.0.0.1", port=0)

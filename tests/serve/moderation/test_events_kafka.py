@@ -38,7 +38,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def topic_events(worker: Worker) -> list[stream_pb2.Event]:
-    return [stream_pb2.Event.FromString(record.value or b"") for record in worker.kept(worker.topics.events)]
+    return [stream_pb2.Event.FromString(record.value or b"") for record in worker.read_topic(worker.topics.events)]
 
 
 def test_events_arrive_once_and_in_order_through_restarts(worker: Worker, data: Path) -> None:
@@ -101,6 +101,6 @@ def test_a_record_that_is_no_event_is_skipped(worker: Worker, tmp_path: Path, ca
             deliverer.deliver_changes()
             deliverer.sink.close()
 
-    events = [record.value for record in worker.kept(worker.topics.events) if record.key != b"cams/front"]
+    events = [record.value for record in worker.read_topic(worker.topics.events) if record.key != b"cams/front"]
     assert [stream_pb2.Event.FromString(value or b"").event_id for value in events] == ["event0", "event1"]
     assert "record skipped" in caplog.text
