@@ -406,10 +406,9 @@ def test_a_video_that_kills_the_worker_fails_and_takes_no_other_with_it(
 ) -> None:
     monkeypatch.setenv("TEST_FATAL_COLOUR", "blue")
     monkeypatch.setenv("TEST_IDLE_EXIT_SECONDS", "0.5")
-    monkeypatch.setattr("serve.indexing.supervisor.FIRST_BACKOFF_SECONDS", 0.05)
     for n, colour in enumerate(("red", "blue", "green")):
         submit(jobs, write_scenes(tmp_path / f"{colour}.mp4", [(colour, 3)], salt=n))
-    supervisor = Supervisor(jobs, command=[sys.executable, str(CHILD)])
+    supervisor = Supervisor(jobs, command=[sys.executable, str(CHILD)], first_backoff_seconds=0.05)
     supervisor.start()
     try:
         until(lambda: not jobs.has_work())
@@ -443,24 +442,6 @@ def test_the_supervisor_starts_a_worker_when_there_is_work_and_stops_it(
     assert time.monotonic() - start < 20
     assert not is_alive(pid)
     assert supervisor.crash_count == 0
-
-
-def test_a_worker_that_keeps_dying_is_started_less_and_less_often(
-    jobs: JobQueue, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    now, starts = 0.0, []
-    supervisor = Supervisor(jobs, command=[sys.executable, "-c", "raise SystemExit(3)"], clock=lambda: now)
-    submit(jobs, tmp_path / "a.mp4")
-    while len(starts) < 8:
-        supervisor._look()
-        if supervisor._child is not None:
-            starts.append(now)
-            supervisor._child.wait()
-        else:
-            now += 0.5
-    assert np.diff(starts).tolist() == [1, 2, 4, 8, 16, 30, 30]
-    assert "status=3" in caplog.text
-    supervisor.stop()
 
 
 def in_thread(other: Callable[[], None], here: Callable[[], None]) -> None:
