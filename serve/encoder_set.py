@@ -1,13 +1,18 @@
 """The encoders of one data directory, loaded together because their names and hashes are its encoder space."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from encoders.clip import VisualEncoder, load_visual
 from encoders.sentence import SentenceEncoder
 from encoders.weights import choose_device
 from ingest.config import DecodeConfig
+from ingest.values import Frame
 from serve.settings import Settings
 from serve.values import EncoderSpace
 from temporal.fusion.fusion import Fusion, MeanPooling
@@ -26,6 +31,12 @@ class Encoders:
     sentence: SentenceEncoder
     pooling: Pooling  # of windows; loaded where media is indexed
     space: EncoderSpace
+
+    def encode_frames(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        """Return the vectors of F pictures, F > 0: float32 (F, D), unit length; D is 0 without a visual encoder."""
+        if self.visual is None:
+            return np.zeros((len(frames), 0), np.float32)
+        return self.visual.encode_frames(np.stack([frame.pixels for frame in frames]))
 
 
 def load_encoders(settings: Settings, stored: EncoderSpace | None, *, speech: tuple[str, str]) -> Encoders:

@@ -1,9 +1,8 @@
-"""The process that indexes for a server: `python -m serve.indexing.job_worker --data DIR [--config FILE]`.
+"""JobWorker: the process that indexes for a server, `python -m serve.indexing.job_worker --data DIR [--config FILE]`.
 
-It takes jobs from the catalog's queue, holds the writer's lock only while there are any, and keeps the encoders loaded
-in between. It is started by serve.indexing.supervisor, ends when nothing was to do for a while, and at once when its
-parent ends
-(its standard input is a pipe that nobody else holds) or on SIGTERM. Killed at any point, the next one goes on.
+It takes jobs from the catalog's queue, holds the writer's lock only while there are jobs, and keeps the encoders loaded
+in between. serve.indexing.supervisor starts it. It ends after a minute without a job, on SIGTERM, and when its parent
+ends: its standard input is a pipe that only the parent holds. It may be killed at any moment: the next worker goes on.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, ServeError, na
 from serve.indexing import uploads
 from serve.indexing.jobs import Job, JobQueue
 from serve.indexing.pipeline import claim_space, save_indexes
-from serve.indexing.run import Run
+from serve.indexing.run import IndexRun
 from serve.indexing.uploads import Spool
 from serve.indexing.work import Input, Result
 from serve.observe.logs import log_to_stderr
@@ -36,16 +35,16 @@ from serve.settings import Settings, load_settings
 
 logger = logging.getLogger("serve.indexing.job_worker")  # also when it runs as __main__
 
-NICENESS = 10  # answering questions comes first
-POLL_SECONDS = 0.2  # how soon a new job is seen
+NICENESS = 10  # questions are answered first
+POLL_SECONDS = 0.2  # the longest that a new job waits to be seen
 BUSY_SECONDS = 1.0  # between two attempts at the writer's lock while another process has it
 RELEASE_SECONDS = 2.0  # without a job until `kinodex index` may have the lock: longer than between two of a batch
-IDLE_EXIT_SECONDS = 60.0  # without a job until the encoders' memory is given back
-STOP_SECONDS = 3.0  # for giving the jobs back when told to stop; the next worker does it otherwise
+IDLE_EXIT_SECONDS = 60.0  # without a job until the process ends, and with it its encoders
+STOP_SECONDS = 3.0  # bounds giving the jobs back on SIGTERM; after that the next worker does it
 
 
-class Silence:
-    """Watches an indexing run for nobody: what callers see of a job is in the catalog."""
+class LoggedProgress:
+    """Progress of an indexing run that only logs notes: callers read the progress of jobs in the catalog."""
 
     def expect(self, count: int) -> None: ...
 
@@ -59,15 +58,15 @@ class Silence:
     def finish(self, uri: str) -> None: ...
 
 
-class Worker:
-    """Does the jobs of one data directory, one worker at a time."""
+class JobWorker:
+    """Indexes the videos of one data directory's jobs."""
 
     def __init__(self, directory: Path, settings: Settings) -> None:
         self.directory, self.settings = directory, settings
         self.transcriber: Transcriber | None = None
         self.encoders: Encoders | None = None  # None: not loaded yet
         self.has_indexed = False
-        self.run: Run | None = None  # under way, so that all RUNNING jobs are ours
+        self.run: IndexRun | None = None  # set while all RUNNING jobs belong to this process
         self.spool = Spool(
             directory / uploads.FOLDER_NAME,
             max_upload_bytes=settings.server.max_upload_bytes,
@@ -75,7 +74,7 @@ class Worker:
         )
 
     def work_until_idle(self) -> None:
-        """Do jobs as they come, until none came for IDLE_EXIT_SECONDS.
+        """Index jobs as they come, until none came for IDLE_EXIT_SECONDS.
 
         Raises:
             DataDirectoryMissing: If there is no catalog.
@@ -88,14 +87,14 @@ class Worker:
                     time.sleep(POLL_SECONDS)
                     continue
                 try:
-                    self.work()
+                    self.work_until_released()
                 except DataDirectoryBusy:  # the jobs wait, as `kinodex index` may take hours
                     time.sleep(BUSY_SECONDS)
                 idle_since = time.monotonic()
-        self.save()
+        self.save_indexes()
 
-    def work(self) -> None:
-        """Do jobs until none came for RELEASE_SECONDS.
+    def work_until_released(self) -> None:
+        """Hold the writer's lock and index jobs, until none came for RELEASE_SECONDS.
 
         Raises:
             DataDirectoryBusy: If another process writes there.
@@ -105,26 +104,26 @@ class Worker:
             jobs.requeue_running()
             self.spool.clean(jobs.spool_names)
             try:
-                encoders = self.load(catalog)
+                encoders = self.load_encoders(catalog)
             except (EncoderError, EncoderSpaceMismatch) as error:
-                # What is wrong is in the log: it names folders of this machine, which is no caller's business.
+                # Only the log has the reason: it names folders of this machine, which callers need not know.
                 count = jobs.fail_all(name_of(error), "the server cannot load its encoders: its log says why")
                 logger.error("nothing can be indexed jobs=%d error=%s", count, error)
                 return
-            run = Run(
-                catalog, encoders, self.transcriber, self.directory, self.settings, Silence(), report=jobs.set_progress,
-                captions=captions_of(self.directory, encoders.visual),
+            run = IndexRun(
+                catalog, encoders, self.transcriber, self.directory, self.settings, LoggedProgress(),
+                report=jobs.set_progress, captions=captions_of(self.directory, encoders.visual),
             )  # fmt: skip
             self.run = run
             try:
-                with contextlib.closing(run.over(wanted(jobs, run))) as results:
+                with contextlib.closing(run.index(claim_jobs(jobs, run))) as results:
                     for result in results:
-                        self.settle(jobs, result)
+                        self.record_result(jobs, result)
             finally:
                 self.run = None
 
-    def load(self, catalog: Catalog) -> Encoders:
-        """Return the encoders that belong to the library as it is now, loading them if they are others."""
+    def load_encoders(self, catalog: Catalog) -> Encoders:
+        """Return the encoders of the library as it is now; load them unless they are loaded."""
         stored = catalog.space()
         if self.encoders is None or (stored is not None and stored != self.encoders.space):
             self.transcriber, self.encoders = load_for_indexing(self.settings, stored)
@@ -132,8 +131,8 @@ class Worker:
         claim_space(catalog, self.directory, self.encoders)
         return self.encoders
 
-    def settle(self, jobs: JobQueue, result: Result) -> None:
-        """Note what became of a job. One that succeeded was ended with its video, one that was cancelled before."""
+    def record_result(self, jobs: JobQueue, result: Result) -> None:
+        """Log the end of a job, and note a failure. A job that succeeded or was cancelled is gone already."""
         job_id = result.input.job_id
         assert job_id is not None
         if result.error is not None:
@@ -148,29 +147,29 @@ class Worker:
             uploads.remove(jobs.spool_folder, Path(result.input.uri).name)
 
     def release(self) -> None:
-        """Give the running jobs back, from another thread: this process is about to end."""
+        """Give the running jobs back, from another thread, before this process ends."""
         if self.run is not None:
             self.run.stopping.set()  # no further one is begun
             with Catalog.open_editor(self.directory) as catalog:
                 JobQueue(catalog).release_running()
 
-    def save(self) -> None:
-        """Bring the index files up to the catalog, unless another process is about to."""
+    def save_indexes(self) -> None:
+        """Save the index files, unless another process writes: that one saves them."""
         if self.has_indexed and self.encoders is not None:
             with contextlib.suppress(DataDirectoryBusy), Catalog.open_writer(self.directory) as catalog:
                 save_indexes(catalog, self.directory, self.encoders.space.fingerprint, self.settings)
 
 
-def wanted(jobs: JobQueue, run: Run) -> Iterator[Input]:
-    """Yield jobs as they come, until none came for RELEASE_SECONDS and all are dealt with."""
+def claim_jobs(jobs: JobQueue, run: IndexRun) -> Iterator[Input]:
+    """Claim and yield jobs as they come, until all are done and none came for RELEASE_SECONDS."""
     idle_since = time.monotonic()
     while not run.stopping.is_set():
         was_idle = run.is_idle
         job = jobs.claim(is_alone=was_idle)
         if job is not None:
-            yield input_of(job, jobs)
+            yield input_of_job(job, jobs)
             while job.attempt_count > 1 and not run.is_idle and not run.stopping.is_set():
-                run.stopping.wait(POLL_SECONDS)  # it may be what killed the last worker: it takes no other with it
+                run.stopping.wait(POLL_SECONDS)  # it may have killed the last worker: it runs alone
         if job is not None or not was_idle:
             idle_since = time.monotonic()
         elif time.monotonic() - idle_since >= RELEASE_SECONDS:
@@ -179,8 +178,8 @@ def wanted(jobs: JobQueue, run: Run) -> Iterator[Input]:
             run.stopping.wait(POLL_SECONDS)
 
 
-def input_of(job: Job, jobs: JobQueue) -> Input:
-    """Return what indexes a job's video. A URI is opened under the URI policy, as NewJob sees to it that it is one."""
+def input_of_job(job: Job, jobs: JobQueue) -> Input:
+    """Return the input of a job. Its URI is opened under the URI policy: NewJob refuses plain paths."""
     return Input(
         uri=job.uri if job.spool_name is None else str(uploads.path_of(jobs.spool_folder, job.spool_name)),
         stored_uri=job.display_uri,
@@ -192,11 +191,12 @@ def input_of(job: Job, jobs: JobQueue) -> Input:
     )
 
 
-def end_when_told(release: Callable[[], None]) -> None:
-    """Watch for the parent's end and for SIGTERM, in a thread, and then release what is held and end this process."""
+def exit_on_request(release: Callable[[], None]) -> None:
+    """Wait in a thread for SIGTERM or the end of the parent; then call `release` and end this process."""
     signalled, wakeup = socket.socketpair()
     wakeup.setblocking(False)
-    # Python's own handlers wait for the main thread, which may be inside an encoder for minutes; this does not.
+    # Python runs signal handlers in the main thread, which may be inside an encoder for minutes. This pipe is read
+    # at once.
     signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
     parent = sys.stdin.fileno()
@@ -208,11 +208,11 @@ def end_when_told(release: Callable[[], None]) -> None:
                 if signalled in ready or not os.read(parent, 4096):
                     break
         threading.Timer(STOP_SECONDS, os._exit, (0,)).start()
-        with contextlib.suppress(Exception):  # the next worker finds them RUNNING, and does the same
+        with contextlib.suppress(Exception):  # the next worker finds the jobs RUNNING, and gives them back
             release()
-        os._exit(0)  # the decoding children go with it
+        os._exit(0)  # the decoding children end with it
 
-    threading.Thread(target=watch, name="end-when-told", daemon=True).start()
+    threading.Thread(target=watch, name="exit-on-request", daemon=True).start()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -220,16 +220,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serve.indexing.job_worker", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="Where the library is.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="Settings in TOML.")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     log_to_stderr()
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     try:
-        worker = Worker(given.data, load_settings(given.data, given.config))
-        end_when_told(worker.release)
+        worker = JobWorker(options.data, load_settings(options.data, options.config))
+        exit_on_request(worker.release)
         worker.work_until_idle()
     except ServeError as error:
-        logger.error("ingest worker ends error=%s", error)
+        logger.error("job worker ends error=%s", error)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The composition root of the library: settings -> encoders, catalog, index -> indexing, reindexing, deleting."""
+"""Indexes, reindexes and deletes videos of a data directory: builds encoders and catalog, and runs an IndexRun."""
 
 import contextlib
 import shutil
@@ -15,7 +15,7 @@ from serve.encoder_set import Encoders, load_for_indexing
 from serve.errors import DataDirectoryOutdated, EncoderSpaceMismatch, VideoIsLive
 from serve.index.faiss_index import VectorIndex
 from serve.indexing.jobs import JobQueue
-from serve.indexing.run import Run
+from serve.indexing.run import IndexRun
 from serve.indexing.work import Input, Result
 from serve.search.traits import captions_of
 from serve.settings import Settings
@@ -35,8 +35,8 @@ def index(
 ) -> Iterator[IndexOutcome]:
     """Index files, folders and URLs into a data directory; yield one outcome an input, as they finish.
 
-    Inputs that fail do not harm the others. Inputs whose bytes are in the library already are "unchanged". Closing
-    the iterator early, or killing the process, keeps every finished video and nothing of the unfinished ones.
+    An input that fails does not affect the others. An input whose bytes are in the library already is "unchanged".
+    Closing the iterator early, or killing the process, keeps every finished video and nothing of the others.
 
     Raises:
         DataDirectoryBusy: If another process is indexing there.
@@ -56,13 +56,13 @@ def index(
         progress.note(encoders.visual_note)
         claim_space(catalog, directory, encoders)
         captions = captions_of(directory, encoders.visual)
-        run = Run(catalog, encoders, transcriber, directory, settings, progress, captions=captions)
-        yield from outcomes_of(run.over([Input(uri=uri, collection=collection) for uri in uris]))
+        run = IndexRun(catalog, encoders, transcriber, directory, settings, progress, captions=captions)
+        yield from outcomes_of(run.index([Input(uri=uri, collection=collection) for uri in uris]))
         save_indexes(catalog, directory, encoders.space.fingerprint, settings)
 
 
 def outcomes_of(results: Generator[Result]) -> Iterator[IndexOutcome]:
-    """Yield what became of inputs that are nobody's job, so that none of them can be cancelled."""
+    """Yield the outcomes of inputs that belong to no job: none of them is cancelled, so each has one."""
     with contextlib.closing(results):
         for result in results:
             assert result.outcome is not None
@@ -79,9 +79,9 @@ def claim_space(catalog: Catalog, directory: Path, encoders: Encoders) -> None:
 
 
 def save_indexes(catalog: Catalog, directory: Path, fingerprint: str, settings: Settings) -> None:
-    """Bring the index files up to the catalog, so that the next question need not.
+    """Bring the index files up to the catalog, so that the next question need not wait for that.
 
-    With Milvus there are none: whoever asks next brings its collections up, once for all.
+    Milvus has no such files: the next question brings its collections up, once for all processes.
     """
     if settings.index.milvus_uri:
         return
@@ -94,8 +94,8 @@ def save_indexes(catalog: Catalog, directory: Path, fingerprint: str, settings: 
 def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> Iterator[IndexOutcome]:
     """Encode every video again, with the encoders that the settings name now.
 
-    The new rows grow in a catalog of their own beside the old one, which answers until the new one is whole and takes
-    its place. Killed half-way, the next run goes on. If a video's media cannot be read again, the old catalog stays.
+    The new rows are written to a second catalog. The old one answers until the new one is complete and replaces it.
+    After a kill the next call goes on. If the media of a video cannot be read again, the old catalog stays.
     Live videos are not encoded again: see serve.catalog.swap.
 
     Raises:
@@ -125,14 +125,14 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
         failed = 0
         with Catalog.open_writer(fresh_directory) as fresh:
             stored, alive = fresh.space(), {(video.collection, video.video_id) for video in videos}
-            for video in fresh.videos():  # left by a killed run: of other encoders, or deleted since
+            for video in fresh.videos():  # of a killed run: perhaps of other encoders, or deleted since
                 others = stored is None or stored.fingerprint != encoders.space.fingerprint
                 if others or (video.collection, video.video_id) not in alive:
                     fresh.delete(video.video_id, video.collection)
             fresh.set_space(encoders.space)
             captions = captions_of(directory, encoders.visual)
-            run = Run(fresh, encoders, transcriber, fresh_directory, settings, progress, captions=captions)
-            for outcome in outcomes_of(run.over([input_of(video) for video in videos])):
+            run = IndexRun(fresh, encoders, transcriber, fresh_directory, settings, progress, captions=captions)
+            for outcome in outcomes_of(run.index([input_of_video(video) for video in videos])):
                 failed += outcome.status == "failed"
                 yield outcome
         if failed:
@@ -147,8 +147,8 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
         remove_copy(directory)
 
 
-def input_of(video: Video) -> Input:
-    """Return what indexes a video again, as what it is."""
+def input_of_video(video: Video) -> Input:
+    """Return the input that indexes a video again, under its id and with its metadata."""
     return Input(
         uri=video.uri,
         collection=video.collection,
@@ -171,11 +171,11 @@ def delete(
 
     Args:
         kafka: Where the deletion of a live video is published, for all servers.
-        is_local: Delete live videos out of this library alone; it remembers that they are not to come back.
+        is_local: Delete live videos from this library alone, which then refuses them when Kafka sends them again.
     Raises:
-        VideoNotFound: If one is not there; then none is deleted.
-        VideoIsLive: If one is live, and no Kafka is named; then none is deleted.
-        BrokerUnavailable: If Kafka does not take the deletion of a live one; those before it are deleted.
+        VideoNotFound: If a video is not there; then none is deleted.
+        VideoIsLive: If a video is live, and no Kafka is named; then none is deleted.
+        BrokerUnavailable: If Kafka does not take the deletion of a live video; the videos before it are deleted.
     """
     with Catalog.open_editor(directory) as catalog:
         found = [catalog.video(video_id, collection) for video_id in video_ids]

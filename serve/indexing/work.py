@@ -1,4 +1,4 @@
-"""One input on its way through an indexing run, and what threads tell each other about it."""
+"""Values of an indexing run: its inputs and results, and what its decoding threads send to its encoding thread."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,100 +14,104 @@ from serve.values import IndexOutcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """What to index, and as what."""
+    """A file or URL to index, and how the library is to store it."""
 
-    uri: str  # what is opened: a path or URI
+    uri: str  # opened; a path or URI
     collection: str
     video_id: str | None = None  # None: the start of its content's SHA-256
-    stored_uri: str | None = None  # what messages and the catalog call it; None: `uri`, made absolute, without secrets
-    content_sha256: str | None = None  # what its bytes must be; None: anything
+    stored_uri: str | None = None  # in messages and the catalog; None: `uri`, made absolute, without secrets
+    content_sha256: str | None = None  # its bytes must have this hash; None: any bytes will do
     metadata: Mapping[str, str] = field(default_factory=dict)
     recorded_time: float | None = None  # seconds since 1970; None: not known
-    job_id: int | None = None  # the job that ends with it; None: it is nobody's job
+    job_id: int | None = None  # the job that ends with it; None: it belongs to no job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one input."""
+    """The end of one input: an outcome, unless its job was cancelled."""
 
     input: Input
-    outcome: IndexOutcome | None  # None: its job was cancelled meanwhile
-    error: IngestError | None = None  # there: it failed
+    outcome: IndexOutcome | None  # None: its job was cancelled
+    error: IngestError | None = None  # set if it failed
 
 
 @dataclass(slots=True, eq=False)
-class Work:
-    """One input on its way to the catalog. After it is queued, only the encoding thread changes it."""
+class VideoWork:
+    """State of one input between opening and its result. Once its first event is queued, only the encoding thread
+    changes it."""
 
     input: Input
     uri: str  # as stored
     name: str  # in messages
-    video_id: str = ""  # empty: its bytes are not known yet, as the next
+    video_id: str = ""  # empty until its bytes are known, as the next
     content_sha256: str = ""
-    row: int = -1
+    row: int = -1  # in the catalog; -1: none was begun
     media: MediaInfo | None = None
-    summary: DecodeSummary | None = None  # there: decoding is over
+    summary: DecodeSummary | None = None  # set when decoding is over
     speech: SpeechStream | None = None
     decoded_share: float = 0.0  # 0..1
     reported_share: float = 0.0  # 0..1
-    item_count: int = 0  # frames and speech windows
-    pending_count: int = 0  # of these, wait for their batch
+    item_count: int = 0  # frames and windows of speech
+    pending_count: int = 0  # of `item_count`: those that wait for their batch
     frames: list[FrameEmbeddings] = field(default_factory=list)  # without pictures: about 2 KB a frame
     utterances: list[Utterance] = field(default_factory=list)
-    twins: list["Work"] = field(default_factory=list)  # other inputs with the same bytes
-    is_over: bool = False  # finished, failed or cancelled: what else is decoded of it is nobody's
+    duplicates: list["VideoWork"] = field(default_factory=list)  # other inputs with the same bytes
+    is_over: bool = False  # finished, failed or cancelled: whatever else is decoded of it is dropped
     outcome: IndexOutcome | None = None
     error: IngestError | None = None
 
     @property
     def claim(self) -> tuple[str, str, int | None]:
-        """What one input at a time may index. A job that replaces another, while that is being given up, may too."""
+        """Key of which one input at a time is decoded.
+
+        It holds the job: a job that replaces a cancelled one may begin while the old one is being dropped.
+        """
         return self.input.collection, self.video_id, self.input.job_id
 
-    def report_share(self) -> float:
-        """Return how far it is: what is decoded, less what waits to be encoded. Never less than before."""
+    def update_reported_share(self) -> float:
+        """Return how far it is, 0 to 1: the share decoded, less what waits to be encoded. It never shrinks."""
         encoded_share = 1 - self.pending_count / self.item_count if self.item_count else 0.0
         self.reported_share = max(self.reported_share, self.decoded_share * encoded_share)
         return self.reported_share
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What a decoding thread tells the encoding thread about one input."""
+class DecodeEvent:
+    """A message of a decoding thread to the encoding thread about one input."""
 
-    work: Work
-    payload: "Opened | Decoded | IngestError | Known | Twin"
+    work: VideoWork
+    payload: "Opened | Decoded | IngestError | AlreadyIndexed | Duplicate"
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The input's bytes are here and decoding begins."""
+    """The input's bytes are here, and decoding begins."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """The input's bytes are in the library already."""
+class AlreadyIndexed:
+    """The library holds the input's bytes already."""
 
     row: int
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
-    """The input has the same bytes as another one of this run."""
+class Duplicate:
+    """The input has the same bytes as another input of this run, which is or was decoded."""
 
-    other: Work
+    other: VideoWork
 
 
 class RunStopped(Exception):
-    """Ends a decoding thread when nobody waits for what it decodes any more."""
+    """Ends a decoding thread when the run is over."""
 
 
 class WorkCancelled(Exception):
-    """Ends the decoding of one input when nobody waits for it any more."""
+    """Ends the decoding of one input that failed or whose job was cancelled."""
 
 
-def joined(parts: Sequence[FrameEmbeddings]) -> FrameEmbeddings:
-    """Put batches of one video's embeddings, in order, into one value."""
+def join_embeddings(parts: Sequence[FrameEmbeddings]) -> FrameEmbeddings:
+    """Join batches of one video's embeddings, in order."""
     if not parts:
         return FrameEmbeddings(
             epochs=np.zeros(0, np.int32), pts_seconds=np.zeros(0), vectors=np.zeros((0, 0), np.float32)
@@ -120,12 +124,12 @@ def joined(parts: Sequence[FrameEmbeddings]) -> FrameEmbeddings:
 
 
 def warnings_of(summary: DecodeSummary) -> tuple[str, ...]:
-    """Say in words what was wrong with media that decoded all the same."""
-    found = []
+    """Describe what was wrong with media that decoded all the same."""
+    warnings = []
     if summary.truncated:
-        found.append("it ends before its header says; what is there was indexed")
+        warnings.append("it ends before its header says; what is there was indexed")
     if summary.error_count:
-        found.append(f"{summary.error_count} damaged packets were skipped")
+        warnings.append(f"{summary.error_count} damaged packets were skipped")
     if summary.epoch_count > 1:
-        found.append(f"its timestamps break {summary.epoch_count - 1} times")
-    return tuple(found)
+        warnings.append(f"its timestamps break {summary.epoch_count - 1} times")
+    return tuple(warnings)

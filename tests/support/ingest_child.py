@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from serve.indexing import job_worker as ingesting
+from serve.indexing import job_worker
 from support import fakes
 
 SLOW_SECONDS = float(os.environ.get("TEST_SLOW_SECONDS", "0"))
@@ -39,7 +39,7 @@ class PerilousEncoder(fakes.ColourEncoder):
 if __name__ == "__main__":
     fakes.use_fakes(pytest.MonkeyPatch())
     fakes.ColourEncoder = PerilousEncoder  # type: ignore[misc]
-    ingesting.IDLE_EXIT_SECONDS = float(os.environ.get("TEST_IDLE_EXIT_SECONDS", "60"))
-    ingesting.RELEASE_SECONDS = 0.3
-    ingesting.BUSY_SECONDS = 0.2
-    sys.exit(ingesting.main())
+    job_worker.IDLE_EXIT_SECONDS = float(os.environ.get("TEST_IDLE_EXIT_SECONDS", "60"))
+    job_worker.RELEASE_SECONDS = 0.3
+    job_worker.BUSY_SECONDS = 0.2
+    sys.exit(job_worker.main())

@@ -39,7 +39,7 @@ from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.api.pages import PageSigner, binding, page_key
 from serve.api.tokens import Principal
 from serve.errors import CallAbandoned
-from serve.indexing import job_worker as ingesting
+from serve.indexing import job_worker
 from serve.indexing.pipeline import index
 from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes
@@ -112,7 +112,7 @@ class World:
 
     def settled(self, video: Any) -> Any:
         """Do all jobs, as the ingest worker does, and return how a video fared."""
-        ingesting.Worker(self.directory, self.settings).work()
+        job_worker.JobWorker(self.directory, self.settings).work_until_released()
         wait_until(lambda: self.status(video).state != library_pb2.Video.STATE_PROCESSING)
         return self.status(video)
 
@@ -160,8 +160,8 @@ def opened(folder: Path) -> Iterator[World]:
     }
     with pytest.MonkeyPatch.context() as patched:
         use_fakes(patched)
-        patched.setattr(ingesting, "RELEASE_SECONDS", 0.0)
-        patched.setattr(ingesting, "POLL_SECONDS", 0.02)
+        patched.setattr(job_worker, "RELEASE_SECONDS", 0.0)
+        patched.setattr(job_worker, "POLL_SECONDS", 0.02)
         outcomes = list(index([str(film), str(sound)], folder / "data", settings, progress=SilentProgress()))
         ids = {Path(each.uri).name: each.video_id for each in outcomes}
         with (

@@ -21,8 +21,8 @@ from ingest.config import DecodeConfig, SourceConfig
 from ingest.errors import DecodeError, DecoderCrashed, LimitExceeded, SourceNotFound
 from serve.catalog.catalog import Catalog
 from serve.errors import EncoderSpaceMismatch, VideoNotFound, name_of
-from serve.indexing import job_worker as ingesting
-from serve.indexing.job_worker import Worker
+from serve.indexing import job_worker
+from serve.indexing.job_worker import JobWorker
 from serve.indexing.jobs import Job, JobQueue, JobState, NewJob
 from serve.indexing.pipeline import index
 from serve.indexing.supervisor import Supervisor
@@ -40,9 +40,9 @@ SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"), source=Sou
 @pytest.fixture(autouse=True)
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
-    monkeypatch.setattr(ingesting, "IDLE_EXIT_SECONDS", 0.3)
-    monkeypatch.setattr(ingesting, "RELEASE_SECONDS", 0.1)
-    monkeypatch.setattr(ingesting, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(job_worker, "IDLE_EXIT_SECONDS", 0.3)
+    monkeypatch.setattr(job_worker, "RELEASE_SECONDS", 0.1)
+    monkeypatch.setattr(job_worker, "POLL_SECONDS", 0.02)
     monkeypatch.setattr("serve.indexing.run.IDLE_SECONDS", 0.05)
     monkeypatch.setattr("serve.indexing.run.REPORT_SECONDS", 0.05)
     monkeypatch.setenv("KINODEX_SOURCE_FILE_ROOTS", "/")  # of the children
@@ -79,7 +79,7 @@ def spool(jobs: JobQueue, path: Path) -> str:
 
 
 def work(data: Path) -> None:
-    Worker(data, SETTINGS).work_until_idle()
+    JobWorker(data, SETTINGS).work_until_idle()
 
 
 def the_job(jobs: JobQueue, video_id: str) -> Job:
@@ -231,7 +231,7 @@ def test_a_job_cancelled_while_its_bytes_come_ends_soon(jobs: JobQueue, data: Pa
         begun = time.monotonic()
         with ThreadPoolExecutor(2) as pool:
             others = [pool.submit(drip), pool.submit(cancel)]
-            Worker(data, settings).work_until_idle()
+            JobWorker(data, settings).work_until_idle()
             took = time.monotonic() - begun
             is_over.set()
             for other in others:
@@ -269,7 +269,7 @@ def test_waits_for_another_writer(jobs: JobQueue, data: Path, tmp_path: Path) ->
     submit(jobs, write_scenes(tmp_path / "a.mp4", [("red", 3)]))
     other = write_scenes(tmp_path / "b.mp4", [("green", 3)])
     outcomes = index([str(other)], data, SETTINGS, progress=SilentProgress())
-    worker = Worker(data, SETTINGS)
+    worker = JobWorker(data, SETTINGS)
 
     def index_the_other() -> None:
         assert the_job(jobs, "a").state is JobState.QUEUED
@@ -318,7 +318,7 @@ def test_whatever_is_asked_meanwhile_the_last_word_holds(
                 last[video_id] = None
             time.sleep(float(draw.uniform(0, 0.1)))
 
-    monkeypatch.setattr(ingesting, "IDLE_EXIT_SECONDS", 2.0)
+    monkeypatch.setattr(job_worker, "IDLE_EXIT_SECONDS", 2.0)
     in_thread(ask, lambda: work(data))
     work(data)
     assert jobs.jobs() == []
