@@ -34,7 +34,7 @@ from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.worker.effects import Effects, ReceivedChunk
 from serve.worker.video_flow import Speech, Step, VideoFlow
-from serve.worker.whole_file import FileCancelled, FileWork, Pieces
+from serve.worker.whole_file import FileCancelled, FileCutter, FileWork
 
 FILE_THREADS = 1  # whole files decoded at a time, besides the chunks
 RETRY_SECONDS = (1.0, 2.0, 4.0)  # between attempts to open a URI whose server fails
@@ -223,7 +223,7 @@ class WorkerThreads(Effects):
         return items
 
     def _decode_file(self, work: FileWork, on_change: Callback) -> None:
-        source, pieces = work.source, Pieces()
+        source, cutter = work.source, FileCutter()
         with self._open_uri(source.uri, self._settings.source, work) as opened:
             work.name = opened.uri
             work.flow = VideoFlow(
@@ -237,7 +237,7 @@ class WorkerThreads(Effects):
                 metadata=source.metadata,
             )
             for item in self._pool.decode(opened.file, uri=work.name):
-                for placed in pieces.push(item):
+                for placed in cutter.push(item):
                     work.put(placed)
                     self._callbacks.put(on_change)
         work.put(None)

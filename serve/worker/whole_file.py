@@ -1,4 +1,4 @@
-"""A whole file that came by Kafka, on its way through a worker."""
+"""FileWork: a whole file that Kafka named, between decoding and publishing. FileCutter: cuts it into pieces."""
 
 import threading
 from collections import deque
@@ -13,51 +13,51 @@ from serve.worker.video_flow import Submission, VideoFlow
 
 PIECE_FRAMES = 16  # pictures of one piece: about as many seconds
 MAX_PIECES = 4  # decoded and not encoded yet: bounds memory, 10 MB a piece
-POLL_SECONDS = 0.2  # how soon the decoding thread notices that nobody waits for it
+POLL_SECONDS = 0.2  # the longest that the decoding thread takes to notice a cancelled file
 
 
 class FileCancelled(Exception):
-    """Ends the decoding of a file that nobody waits for any more."""
+    """Ends the decoding of a file whose partition was given up."""
 
 
 class FileWork:
-    """One file. Its decoding thread calls the methods that say so, the worker's thread all others."""
+    """One file. Its decoding thread calls put(), the worker's thread all other methods."""
 
     def __init__(self, source: Source, record: Record) -> None:
         self.source, self.record = source, record
-        self.name = source.uri  # in logs; without secrets once it is opened
-        self.flow: VideoFlow | None = None  # there: it is open
+        self.name = source.uri  # in logs; without secrets once the file is open
+        self.flow: VideoFlow | None = None  # set when the file is open
         self.failure: IngestError | None = None
         self.is_cancelled = False
         self._free = threading.BoundedSemaphore(MAX_PIECES)
-        self._placing: deque[EpochPart | None] = deque()  # None: the end
-        self._under_way: deque[Submission] = deque()
+        self._pieces: deque[EpochPart | None] = deque()  # that wait to be placed; None: the end
+        self._submissions: deque[Submission] = deque()  # being encoded, in order
         self._has_ended = False
         self.published: set[bytes] = set()  # keys of its segments
 
-    # ---- the decoding thread's
+    # ---- for the decoding thread
 
     def put(self, placed: EpochPart | None) -> None:
-        """Hand over a piece, or the end; waits while too many are under way.
+        """Hand over a piece, or None at the end; wait while MAX_PIECES are being encoded.
 
         Raises:
-            FileCancelled: If nobody waits for it.
+            FileCancelled: If the file is cancelled.
         """
         while not self._free.acquire(timeout=POLL_SECONDS):
             if self.is_cancelled:
                 raise FileCancelled
         if self.is_cancelled:
             raise FileCancelled
-        self._placing.append(placed)
+        self._pieces.append(placed)
 
-    # ---- the worker's thread's
+    # ---- for the worker's thread
 
     def take_submissions(self) -> list[Submission]:
-        """Place the pieces that came, and return what is to be encoded of them."""
+        """Place the pieces that were put, and return what is to be encoded of them."""
         assert self.flow is not None
-        found = []
-        while self._placing:
-            placed = self._placing.popleft()
+        submissions = []
+        while self._pieces:
+            placed = self._pieces.popleft()
             if placed is None:
                 self._has_ended = True
                 submission = self.flow.end(is_last=True)
@@ -65,16 +65,16 @@ class FileWork:
                 submission = self.flow.place(
                     placed,
                     append_seconds=self.record.append_seconds,
-                    recorded_time=recorded_time(self.source, placed),
+                    recorded_time=recorded_time_of(self.source, placed),
                 )
-            self._under_way.append(submission)
-            found.append(submission)
-        return found
+            self._submissions.append(submission)
+            submissions.append(submission)
+        return submissions
 
     def let_go_on(self) -> None:
-        """Make room for as many pieces as are encoded."""
-        while self._under_way and is_encoded(self._under_way[0]):
-            self._under_way.popleft()
+        """Let the decoding thread put as many further pieces as are encoded."""
+        while self._submissions and is_encoded(self._submissions[0]):
+            self._submissions.popleft()
             self._free.release()
 
     @property
@@ -83,8 +83,9 @@ class FileWork:
 
     @property
     def is_done(self) -> bool:
+        """Whether all of its segments are final."""
         return (
-            self._has_ended and not self._under_way and self.flow is not None
+            self._has_ended and not self._submissions and self.flow is not None
             and self.flow.is_settled and self.flow.needed is None
         )  # fmt: skip
 
@@ -93,63 +94,68 @@ def is_encoded(submission: Submission) -> bool:
     return submission.step.is_done and all(speech.is_done for speech in submission.speech)
 
 
-def recorded_time(source: Source, placed: EpochPart) -> float | None:
+def recorded_time_of(source: Source, placed: EpochPart) -> float | None:
     return None if source.recorded_time is None else source.recorded_time + placed.start_seconds
 
 
-class Pieces:
-    """Cuts what a decoder yields of a file into pieces. Its times are media time already."""
+class FileCutter:
+    """Cuts the items that a decoder yields of a file into pieces. Their times are media time already."""
 
     def __init__(self) -> None:
         self._media: MediaInfo | None = None
-        self._items: list[Frame | AudioBlock] = []
-        self._frame_count = 0
-        self._epoch = -1
+        self._items: list[Frame | AudioBlock] = []  # of the next piece
+        self._frame_count = 0  # of these
+        self._epoch = -1  # of the last piece; -1: there is none yet
         self._epoch_start = self._end = 0.0
 
     def push(self, item: Decoded) -> list[EpochPart]:
-        """Take the next item; return the pieces that are whole now."""
+        """Take the next item; return the pieces that are complete now."""
         if isinstance(item, MediaInfo):
             self._media = item
             return []
         if isinstance(item, DecodeSummary):
             self._end = max(self._end, item.duration_seconds)
-            return self._cut(is_last=True) if self._items else []
-        found = self._cut() if self._items and item.epoch != self._items[-1].epoch else []
+            # Also without further items: the last picture is shown until the end.
+            return [self._cut(is_last=True)] if self._items or self._epoch >= 0 else []
+        pieces = []
+        current = self._items[-1].epoch if self._items else self._epoch
+        if current not in (-1, item.epoch):
+            self._end = max(self._end, start_of([item]))  # an epoch ends where the next begins
+            pieces.append(self._cut())
         self._items.append(item)
         self._frame_count += isinstance(item, Frame)
         self._end = max(self._end, item.pts_seconds if isinstance(item, Frame) else item.end_seconds)
-        return found + self._cut() if self._frame_count >= PIECE_FRAMES else found
+        if self._frame_count >= PIECE_FRAMES:
+            pieces.append(self._cut())
+        return pieces
 
-    def _cut(self, *, is_last: bool = False) -> list[EpochPart]:
+    def _cut(self, *, is_last: bool = False) -> EpochPart:
         assert self._media is not None
         items, self._items, self._frame_count = self._items, [], 0
-        opens = items[0].epoch != self._epoch
-        start = begin_of(items)
+        opens = bool(items) and items[0].epoch != self._epoch
+        start = start_of(items) if items else self._end
         if opens:
             self._epoch, self._epoch_start = items[0].epoch, start if items[0].epoch else 0.0
-        return [
-            EpochPart(
-                media=self._media,
-                frames=tuple(item for item in items if isinstance(item, Frame)),
-                sounds=tuple(item for item in items if isinstance(item, AudioBlock)),
-                epoch=self._epoch,
-                epoch_start_seconds=self._epoch_start,
-                start_seconds=start,
-                end_seconds=self._end,
-                whole_seconds=self._end if is_last else self._whole_seconds(items),
-                opens_epoch=opens,
-            )
-        ]
+        return EpochPart(
+            media=self._media,
+            frames=tuple(item for item in items if isinstance(item, Frame)),
+            sounds=tuple(item for item in items if isinstance(item, AudioBlock)),
+            epoch=self._epoch,
+            epoch_start_seconds=self._epoch_start,
+            start_seconds=start,
+            end_seconds=self._end,
+            whole_seconds=self._end if is_last else self._whole_seconds(items),
+            opens_epoch=opens,
+        )
 
     def _whole_seconds(self, items: Sequence[Frame | AudioBlock]) -> float:
         """Return the media time before which no picture comes any more."""
         assert self._media is not None
         if self._media.video_codec is None:
             return self._end
-        shown = [item.pts_seconds for item in items if isinstance(item, Frame)]
-        return max([self._end - MAX_LAG_SECONDS, *shown])
+        pictures = [item.pts_seconds for item in items if isinstance(item, Frame)]
+        return max([self._end - MAX_LAG_SECONDS, *pictures])
 
 
-def begin_of(items: Sequence[Frame | AudioBlock]) -> float:
+def start_of(items: Sequence[Frame | AudioBlock]) -> float:
     return min(item.pts_seconds if isinstance(item, Frame) else item.start_seconds for item in items)
