@@ -1,6 +1,6 @@
-"""Every failure of the command is one line on standard error.
+"""Turns every failure of the command into one line on standard error, and sets the exit status.
 
-Exit status: 2 the command line is wrong, 1 the work failed, 130 Ctrl-C.
+The exit status is 2 for a wrong command line, 1 if the work failed, and 130 after Ctrl-C.
 """
 
 import logging
@@ -19,28 +19,28 @@ from serve.errors import ServeError, VideoNotFound
 from serve.text import printable
 from temporal.errors import TemporalError
 
-DEBUG = "kinodex.debug"  # in the click context's meta
-INTERRUPTED = 130  # the shell's exit status for a command that Ctrl-C ended
+DEBUG = "kinodex.debug"  # key in the meta of click's context: whether --debug was given
+INTERRUPTED = 130  # the exit status of shells for a command that Ctrl-C ended
 
 
 class OneLineGroup(click.Group):
-    """A group of commands whose every failure is one line on standard error."""
+    """A group of commands that prints every failure as one line on standard error."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # as written: the way from nothing to an answer, not the alphabet
+        return list(self.commands)  # in the order of their definition, from indexing to answers; click sorts by name
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception as error:  # the edge: nothing is above this to handle it
+        except Exception as error:  # the outermost handler: unknown errors end here
             debug = bool(ctx.meta.get(DEBUG))
             if debug:
                 traceback.print_exc()
             raise click.ClickException(_explain(error, debug)) from error
 
-    def main(  # type: ignore[override]  # it always exits; the flag is click's, and is not for us
+    def main(  # type: ignore[override]  # always exits; click's `standalone_mode` would allow it to return
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         try:
@@ -56,20 +56,21 @@ class OneLineGroup(click.Group):
             click.echo("kinodex: stopped", err=True)
             status = INTERRUPTED
         except BrokenPipeError:
-            # The reader (head, less) has seen enough. What is still buffered must not fail again at exit.
+            # The reader (head, less) closed the pipe. Flushing the rest of the output at exit must not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = 1
         sys.exit(status if isinstance(status, int) else 0)
 
 
 def _explain(error: Exception, debug: bool) -> str:
+    """Return the message for a failure. Errors that are not ours get the advice to run with --debug."""
     if isinstance(error, VideoNotFound):
         return f"{error}: see `kinodex list`"
     if isinstance(error, IngestError | EncoderError | TemporalError | ServeError):
         return str(error)
     if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{where}"
+        file = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{file}"
     advice = "" if debug else "; run again with --debug"
     return f"internal error: {type(error).__name__}: {error}{advice}"
 
@@ -81,13 +82,17 @@ def _one_line(error: click.ClickException) -> str:
     return message
 
 
-def _debug(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    if wanted:
+def _turn_on_debugging(ctx: click.Context, _option: click.Parameter, is_on: bool) -> None:
+    if is_on:
         ctx.meta[DEBUG] = True
         logging.getLogger().setLevel(logging.INFO)
         warnings.simplefilter("default")
 
 
 debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show the traceback of a failure, and logs."
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_turn_on_debugging,
+    help="Show logs, and tracebacks of failures.",
 )

@@ -345,11 +345,11 @@ def doctor(ctx: click.Context, as_json: bool, data: Path | None, config: Path | 
 
     Nothing is downloaded.
     """
-    from serve.cli.doctor import examine, show_findings
+    from serve.cli.doctor import examine, show_results
 
-    findings = examine(data, config)
-    show_findings(findings, as_json=as_json)
-    ctx.exit(1 if any(finding.state == "missing" for finding in findings) else 0)
+    results = examine(data, config)
+    show_results(results, as_json=as_json)
+    ctx.exit(1 if any(result.state == "missing" for result in results) else 0)
 
 
 @cli.command(

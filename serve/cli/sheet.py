@@ -1,4 +1,4 @@
-"""The contact sheet: the answers of a query as one picture, so that an eye can judge them at once."""
+"""Draws the contact sheet of --sheet: the answers of a query as one picture, to be judged at a glance."""
 
 import functools
 import io
@@ -13,23 +13,23 @@ from serve.cli.render import snippet, word_pattern
 from serve.text import DASH, printable, time_span, title
 from serve.values import Moment, Verdict
 
-# Lengths in pixels. A cell's picture is 16:9 and a little larger than the stored thumbnails, which are 180 high.
+# Lengths in pixels. The picture of a cell is 16:9 and a little larger than the stored thumbnails, which are 180 high.
 PICTURE_WIDTH, PICTURE_HEIGHT = 352, 198
 MARGIN = 16  # around cells
 PADDING = 12  # inside a cell
 LINE_HEIGHT = 20
-TITLE_SIZE, TEXT_SIZE = 26, 15  # of the fonts; 15 is still readable when the sheet is shown at half size
-SAID_LINES = 3
+TITLE_SIZE, TEXT_SIZE = 26, 15  # sizes of the fonts; 15 is still readable when the sheet is shown at half size
+TRANSCRIPT_LINES = 3
 HEADER_HEIGHT = 76
-CELL_HEIGHT = PICTURE_HEIGHT + 2 * PADDING + LINE_HEIGHT * (2 + SAID_LINES) + 6
-MAX_COLUMNS = 4  # 1,488 px wide: fits a screen
-MAX_CELLS = 100  # 8,600 px high, about 40 MB while it is drawn
+CELL_HEIGHT = PICTURE_HEIGHT + 2 * PADDING + LINE_HEIGHT * (2 + TRANSCRIPT_LINES) + 6
+MAX_COLUMNS = 4  # 1,488 px wide: fits on a screen
+MAX_CELLS = 100  # 8,600 px high; about 40 MB of memory while it is drawn
 
 PAPER, CARD, SHADE = "#14161a", "#1f232a", "#0b0c0f"
 INK, DIM, ACCENT = "#f2f3f5", "#98a0ad", "#ffd166"
 VERDICT_COLOURS = {Verdict.MATCH: "#2fbf71", Verdict.WEAK: "#e0a526", Verdict.NO_MATCH: "#6b7280"}
 
-# Asked in this order for letters that Pillow's own font (Latin without accents) lacks; whichever is installed.
+# Tried in this order for letters that Pillow's own font (Latin without accents) lacks. Fonts not installed are skipped.
 OTHER_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -39,31 +39,31 @@ OTHER_FONTS = (
     "msyh.ttc",
     "arial.ttf",
 )
-NO_LETTER = "\uffff"  # no font has it, so it is drawn as the font's sign for a missing one
+NO_LETTER = "\uffff"  # no font has this letter: it is drawn as the font's sign for missing letters
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One answer on the sheet."""
+    """A cell of the sheet: an answer and its picture."""
 
     moment: Moment
-    picture: bytes | None  # the best frame's thumbnail, a JPEG; None: sound only
+    picture: bytes | None  # thumbnail of the best frame, a JPEG; None: the video has only sound
 
 
 def draw_sheet(query: str, cells: Sequence[Cell]) -> Image.Image:
-    """Draw the answers of `query` in the order given: picture, time, verdict, file name, words. RGB."""
-    shown = cells[:MAX_CELLS]
-    # Near a square of pictures, but not narrower than the header's words need.
-    columns = max(2, min(MAX_COLUMNS, math.ceil(math.sqrt(len(shown)))))
-    rows = max(1, math.ceil(len(shown) / columns))
+    """Draw the cells in order, each with picture, time, verdict, file name and words. The image is RGB."""
+    drawn = cells[:MAX_CELLS]
+    # As many columns as rows, but at least 2 for the words of the header.
+    columns = max(2, min(MAX_COLUMNS, math.ceil(math.sqrt(len(drawn)))))
+    rows = max(1, math.ceil(len(drawn) / columns))
     width = MARGIN + columns * (PICTURE_WIDTH + MARGIN)
     sheet = Image.new("RGB", (width, HEADER_HEIGHT + rows * (CELL_HEIGHT + MARGIN)), PAPER)
     draw = ImageDraw.Draw(sheet)
     _draw_line(draw, (MARGIN, 14), printable(query)[:200], TITLE_SIZE, INK, width - 2 * MARGIN)
     _draw_line(draw, (MARGIN, 48), _subtitle(cells), TEXT_SIZE, DIM, width - 2 * MARGIN)
-    for index, cell in enumerate(shown):
+    for index, cell in enumerate(drawn):
         row, column = divmod(index, columns)
         corner = (MARGIN + column * (PICTURE_WIDTH + MARGIN), HEADER_HEIGHT + row * (CELL_HEIGHT + MARGIN))
         _draw_cell(sheet, draw, corner, cell, number=index + 1)
@@ -97,12 +97,12 @@ def _draw_cell(
     span = time_span(moment.start_seconds, moment.end_seconds).replace(DASH, "-")  # Pillow's font lacks the dash
     _draw_line(draw, (x, y), f"{span}   score {moment.score:.2f}", TEXT_SIZE, INK, room - badge_width - PADDING)
     _draw_line(draw, (x, y + LINE_HEIGHT), title(moment.uri), TEXT_SIZE, DIM, room)
-    # Cut generously, around the matched word; the lines then cut by what really fits.
+    # A generous excerpt around the first matched word, which _wrap_text then cuts to the width of the cell.
     words = [word.text for word in moment.matched_words]
-    said = snippet(moment.transcript, words, limit=150).plain
+    excerpt = snippet(moment.transcript, words, limit=150).plain
     pattern = word_pattern(words)
-    for index, line in enumerate(_wrapped(said, room)):
-        _draw_said(draw, (x, y + 6 + LINE_HEIGHT * (2 + index)), line, pattern)
+    for index, line in enumerate(_wrap_text(excerpt, room)):
+        _draw_transcript_line(draw, (x, y + 6 + LINE_HEIGHT * (2 + index)), line, pattern)
 
 
 def _draw_picture(
@@ -115,7 +115,7 @@ def _draw_picture(
         try:
             with Image.open(io.BytesIO(picture)) as opened:
                 fitted = ImageOps.contain(opened.convert("RGB"), (PICTURE_WIDTH, PICTURE_HEIGHT))
-        except OSError:  # a damaged row must not cost the sheet
+        except OSError:  # a damaged thumbnail does not stop the sheet
             words = "picture damaged"
         else:
             room = ((PICTURE_WIDTH - fitted.width) // 2, (PICTURE_HEIGHT - fitted.height) // 2)
@@ -125,10 +125,10 @@ def _draw_picture(
     _draw_line(draw, (x, top + PICTURE_HEIGHT / 2 - 9), words, TEXT_SIZE, DIM, PICTURE_WIDTH)
 
 
-def _draw_said(
+def _draw_transcript_line(
     draw: ImageDraw.ImageDraw, corner: tuple[float, float], line: str, pattern: re.Pattern[str] | None
 ) -> None:
-    """Draw one line of what is said, the matched words in another colour."""
+    """Draw a line of the transcript, with the matched words in another colour."""
     x, y = corner
     start = 0
     for match in pattern.finditer(line) if pattern else ():
@@ -147,18 +147,18 @@ def _draw_line(
     room: float = math.inf,
     backdrop: str | None = None,
 ) -> float:
-    """Draw one line, cut to `room` pixels; return where it ends."""
-    text = _cut(text, size, room)
+    """Draw a line of text, cut to `room` pixels. Return the x coordinate of its end."""
+    text = _cut_text(text, size, room)
     font, (x, y) = _font(text, size), corner
     if backdrop is not None:
         end = x + draw.textlength(text, font=font)
         draw.rounded_rectangle((x - 4, y - 3, end + 4, y + size + 4), 4, fill=backdrop)
-    # From the baseline: fonts of different ascent stand on one line.
+    # Anchored at the baseline, so that fonts of different ascent stand on the same line.
     draw.text((x, y + size), text, fill=colour, font=font, anchor="ls")
     return x + draw.textlength(text, font=font)
 
 
-def _cut(text: str, size: int, room: float) -> str:
+def _cut_text(text: str, size: int, room: float) -> str:
     if _width(text, size) <= room:
         return text
     while text and _width(text + "…", size) > room:
@@ -166,13 +166,13 @@ def _cut(text: str, size: int, room: float) -> str:
     return text.rstrip() + "…"
 
 
-def _wrapped(text: str, room: float) -> list[str]:
-    """Break text into at most SAID_LINES lines of `room` pixels, at spaces where there are any."""
+def _wrap_text(text: str, room: float) -> list[str]:
+    """Break text into at most TRANSCRIPT_LINES lines of `room` pixels, at spaces if possible."""
     lines: list[str] = []
     rest = text
-    while rest and len(lines) < SAID_LINES:
-        if len(lines) == SAID_LINES - 1:
-            lines.append(_cut(rest, TEXT_SIZE, room))
+    while rest and len(lines) < TRANSCRIPT_LINES:
+        if len(lines) == TRANSCRIPT_LINES - 1:
+            lines.append(_cut_text(rest, TEXT_SIZE, room))
             break
         end = len(rest)
         while end > 1 and _width(rest[:end], TEXT_SIZE) > room:
@@ -187,14 +187,14 @@ def _width(text: str, size: int) -> float:
 
 
 def _font(text: str, size: int) -> Font:
-    """Give the font that has the most of the text's letters; the first of equals."""
+    """Choose the first font that lacks the fewest letters of the text."""
     fonts = (font for name in (None, *OTHER_FONTS) if (font := _load_font(name, size)) is not None)
     best, fewest = _load_font(None, size), math.inf
     for font in fonts:
-        lacking = sum(_lacks(font, letter) for letter in set(text))
-        if lacking < fewest:
-            best, fewest = font, lacking
-        if not lacking:
+        missing_count = sum(_lacks_letter(font, letter) for letter in set(text))
+        if missing_count < fewest:
+            best, fewest = font, missing_count
+        if not missing_count:
             break
     if best is None:
         raise AssertionError("Pillow always has a font of its own")
@@ -212,5 +212,5 @@ def _load_font(name: str | None, size: int) -> Font | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _lacks(font: Font, letter: str) -> bool:
+def _lacks_letter(font: Font, letter: str) -> bool:
     return not letter.isspace() and bytes(font.getmask(letter)) == bytes(font.getmask(NO_LETTER))

@@ -1,4 +1,4 @@
-"""What is said in a video, as text, SubRip (srt), WebVTT (vtt) or JSON."""
+"""Writes the transcript of a video as text, SubRip (srt), WebVTT (vtt) or JSON."""
 
 import html
 import textwrap
@@ -13,15 +13,15 @@ from serve.values import Video
 
 TranscriptFormat = Literal["text", "srt", "vtt", "json"]
 
-LINE_CHARS = 42  # what subtitle guides allow (Netflix, BBC): readable on a phone, never past the picture
-CUE_LINES = 2
-MIN_CUE_SECONDS = 0.5  # a shorter one flashes by unread; it is stretched into the silence after it
-STEP_SECONDS = 0.001  # the formats' resolution: a cue must end after it starts
+LINE_CHARS = 42  # longest line of a cue: the limit of subtitle guides (Netflix, BBC); readable on a phone
+CUE_LINES = 2  # most lines of a cue
+MIN_CUE_SECONDS = 0.5  # shortest time to read a cue; shorter cues are stretched into the silence after them
+STEP_SECONDS = 0.001  # resolution of both formats: a cue must end at least so much after its start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cue:
-    """One subtitle."""
+    """A subtitle: its time and its lines."""
 
     start_seconds: float
     end_seconds: float
@@ -30,22 +30,22 @@ class Cue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
-    """A stretch of an utterance's text, with the space before it, and when it is spoken."""
+    """A part of an utterance's text, with the space before it, and the time in which it is spoken."""
 
     text: str
     start_seconds: float
     end_seconds: float
 
 
-def write_transcript(video: Video, utterances: Sequence[Utterance], wanted: TranscriptFormat) -> str:
-    """Write a transcript in the wanted format. Text and srt of a video without speech are empty."""
+def write_transcript(video: Video, utterances: Sequence[Utterance], format_: TranscriptFormat) -> str:
+    """Write a transcript in a format. The text and srt of a video without speech are empty."""
     writers: dict[str, Callable[[], str]] = {
         "text": lambda: "".join(f"[{clock(each.start_seconds)}] {printable(each.text)}\n" for each in utterances),
-        "srt": lambda: to_srt(cues(utterances)),
-        "vtt": lambda: to_vtt(cues(utterances)),
+        "srt": lambda: to_srt(make_cues(utterances)),
+        "vtt": lambda: to_vtt(make_cues(utterances)),
         "json": lambda: to_json(_transcript_json(video, utterances)).decode() + "\n",
     }
-    return writers[wanted]()
+    return writers[format_]()
 
 
 def _transcript_json(video: Video, utterances: Sequence[Utterance]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _transcript_json(video: Video, utterances: Sequence[Utterance]) -> dict[str,
 
 
 def to_srt(subtitles: Sequence[Cue]) -> str:
-    """Write SubRip. It has no escapes, so an arrow, which parsers take for a time line, is shortened."""
+    """Write SubRip. Parsers take "-->" for a line of times, and the format has no escapes, so "->" replaces it."""
     blocks = []
     for number, cue in enumerate(subtitles, start=1):
         times = f"{_timestamp(cue.start_seconds, ',')} --> {_timestamp(cue.end_seconds, ',')}"
@@ -84,7 +84,7 @@ def to_srt(subtitles: Sequence[Cue]) -> str:
 
 
 def to_vtt(subtitles: Sequence[Cue]) -> str:
-    """Write WebVTT, its cue text escaped. Source: https://www.w3.org/TR/webvtt1/"""
+    """Write WebVTT, with the text of cues escaped. Source: https://www.w3.org/TR/webvtt1/"""
     blocks = ["WEBVTT\n"]
     for cue in subtitles:
         times = f"{_timestamp(cue.start_seconds, '.')} --> {_timestamp(cue.end_seconds, '.')}"
@@ -100,9 +100,9 @@ def _timestamp(seconds: float, point: str) -> str:
     return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
 
 
-def cues(utterances: Sequence[Utterance]) -> list[Cue]:
-    """Cut utterances into subtitles in order of time, none empty, none reaching into the next."""
-    timed = [group for utterance in utterances for group in _groups(utterance)]
+def make_cues(utterances: Sequence[Utterance]) -> list[Cue]:
+    """Cut utterances into subtitles, in order of time. No subtitle is empty or overlaps the next."""
+    timed = [group for utterance in utterances for group in _cut_into_cues(utterance)]
     timed.sort(key=lambda group: group.start_seconds)
     subtitles = []
     for index, group in enumerate(timed):
@@ -110,12 +110,14 @@ def cues(utterances: Sequence[Utterance]) -> list[Cue]:
         if index + 1 < len(timed):
             end = min(end, timed[index + 1].start_seconds)
         end = max(end, group.start_seconds + STEP_SECONDS)
-        subtitles.append(Cue(start_seconds=group.start_seconds, end_seconds=end, lines=tuple(_balanced(group.text))))
+        subtitles.append(
+            Cue(start_seconds=group.start_seconds, end_seconds=end, lines=tuple(_balance_lines(group.text)))
+        )
     return subtitles
 
 
-def _groups(utterance: Utterance) -> Iterator[_Piece]:
-    """Yield an utterance in stretches of about one length that each fit one cue."""
+def _cut_into_cues(utterance: Utterance) -> Iterator[_Piece]:
+    """Cut an utterance into parts of about equal length that each fit a cue."""
     pieces = list(_pieces(utterance))
     text = "".join(piece.text for piece in pieces)
     cue_count = -(-len(_wrap(text, LINE_CHARS)) // CUE_LINES)
@@ -125,7 +127,7 @@ def _groups(utterance: Utterance) -> Iterator[_Piece]:
             group = piece
             continue
         joined = _Piece(text=group.text + piece.text, start_seconds=group.start_seconds, end_seconds=piece.end_seconds)
-        # Filled only to its share, so that the last cue is not a single word.
+        # Each cue takes only its share of the text, so that the last cue is more than a single word.
         if len(group.text) * cue_count < len(text) and len(_wrap(joined.text, LINE_CHARS)) <= CUE_LINES:
             group = joined
         else:
@@ -136,27 +138,27 @@ def _groups(utterance: Utterance) -> Iterator[_Piece]:
 
 
 def _pieces(utterance: Utterance) -> Iterator[_Piece]:
-    """Yield the text word by word, each with its time; together they are the whole text, spaces kept."""
+    """Yield the text word by word, each with its time. Joined, the parts are the whole text with its spaces."""
     text, cursor = printable(utterance.text), 0
     ends = []
     for word in utterance.words:
-        found = text.find(printable(word.text), cursor)
-        if found < 0 or not word.text.strip():
-            continue  # its letters stay in the text, and go with the next word that is found
-        cursor = found + len(printable(word.text))
+        start = text.find(printable(word.text), cursor)
+        if start < 0 or not word.text.strip():
+            continue  # the text of this word becomes part of the next word that is found
+        cursor = start + len(printable(word.text))
         ends.append((cursor, word))
     if ends:
         ends[-1] = (len(text), ends[-1][1])
         start = 0
         for end, word in ends:
-            yield from _bounded(text[start:end], word.start_seconds, word.end_seconds)
+            yield from _split_long_text(text[start:end], word.start_seconds, word.end_seconds)
             start = end
     elif text:
-        yield from _bounded(text, utterance.start_seconds, utterance.end_seconds)
+        yield from _split_long_text(text, utterance.start_seconds, utterance.end_seconds)
 
 
-def _bounded(text: str, start_seconds: float, end_seconds: float) -> Iterator[_Piece]:
-    """Yield one piece; several, sharing its time by their length, where the text is too long for a cue."""
+def _split_long_text(text: str, start_seconds: float, end_seconds: float) -> Iterator[_Piece]:
+    """Yield the text as a single part, or in lines if it is too long for a cue. Lines share the time by length."""
     lines = _wrap(text, LINE_CHARS)
     if len(lines) <= CUE_LINES:
         yield _Piece(text=text, start_seconds=start_seconds, end_seconds=end_seconds)
@@ -171,8 +173,9 @@ def _wrap(text: str, width: int) -> list[str]:
     return textwrap.wrap(text.strip(), width, break_on_hyphens=False)
 
 
-def _balanced(text: str) -> list[str]:
-    """Break a cue's text into lines of about one length: easier to read than a full line and a stray word."""
+def _balance_lines(text: str) -> list[str]:
+    """Break the text of a cue into lines of about equal length: easier to read than a full line and a stray word."""
     lines = _wrap(text, LINE_CHARS)
     narrowest = min(LINE_CHARS, -(-len(text.strip()) // len(lines)))
-    return next(tried for width in range(narrowest, LINE_CHARS + 1) if len(tried := _wrap(text, width)) <= len(lines))
+    attempts = (_wrap(text, width) for width in range(narrowest, LINE_CHARS + 1))
+    return next(attempt for attempt in attempts if len(attempt) <= len(lines))

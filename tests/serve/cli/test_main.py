@@ -571,15 +571,17 @@ def test_doctor_tells_where_the_vectors_are(
     spec: object, state: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve.cli.doctor.importlib.util.find_spec", lambda name: spec)
-    finding = doctor._index(Settings(index=IndexConfig(milvus_uri="http://milvus.example:19530")))
+    finding = doctor._check_index(Settings(index=IndexConfig(milvus_uri="http://milvus.example:19530")))
     assert finding.state == state
     assert remedy in finding.remedy
     assert "http://milvus.example:19530" in finding.detail
 
 
 def test_doctor_reports_a_wrong_setting_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for look in ("_packages", "_decoding", "_device", "_visual", "_speech", "_sentence", "_index", "_library"):
-        monkeypatch.setattr(f"serve.cli.doctor.{look}", lambda *_: (_ for _ in ()).throw(ImportError("no module x")))
+    for check in ("packages", "decoding", "device", "visual", "speech", "sentence", "index", "library"):
+        monkeypatch.setattr(
+            f"serve.cli.doctor._check_{check}", lambda *_: (_ for _ in ()).throw(ImportError("no module x"))
+        )
     monkeypatch.setenv("KINODEX_WORKERS", "none")
     result = kinodex("doctor")
     assert result.exit_code == 1

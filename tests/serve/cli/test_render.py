@@ -24,7 +24,7 @@ from serve.cli.render import (
     show_videos,
     snippet,
 )
-from serve.cli.transcripts import CUE_LINES, LINE_CHARS, cues, to_srt, to_vtt, write_transcript
+from serve.cli.transcripts import CUE_LINES, LINE_CHARS, make_cues, to_srt, to_vtt, write_transcript
 from serve.text import clock, printable, time_span, title, to_json
 from serve.values import Answer, IndexOutcome, Verdict
 from support.sample_answers import moment, utterance, video, video_answer
@@ -240,7 +240,7 @@ UTTERANCES = [
 
 @pytest.mark.parametrize(
     ("text", "point"),
-    [(to_srt(cues(UTTERANCES)), ","), (to_vtt(cues(UTTERANCES)).removeprefix("WEBVTT\n\n"), ".")],
+    [(to_srt(make_cues(UTTERANCES)), ","), (to_vtt(make_cues(UTTERANCES)).removeprefix("WEBVTT\n\n"), ".")],
     ids=["srt", "vtt"],
 )
 def test_subtitles_read_back_with_proper_times_and_short_lines(text: str, point: str) -> None:
@@ -260,23 +260,23 @@ def test_subtitles_read_back_with_proper_times_and_short_lines(text: str, point:
 def test_a_cue_starts_when_its_first_word_is_spoken() -> None:
     spoken = utterance(LONG, 3.0, 33.0)
     starts = {word.text: word.start_seconds for word in spoken.words}
-    for cue in cues([spoken]):
+    for cue in make_cues([spoken]):
         assert cue.start_seconds == starts[cue.lines[0].split()[0]]
 
 
 def test_a_sentence_too_long_for_one_cue_leaves_no_word_alone() -> None:
     said = "From fairest creatures we desire increase, that thereby beauty's rose might never ever die."
-    first, second = cues([utterance(said, 0.0, 9.0)])
+    first, second = make_cues([utterance(said, 0.0, 9.0)])
     assert min(len(" ".join(first.lines)), len(" ".join(second.lines))) > 35
 
 
 def test_vtt_escapes_markup_and_srt_shortens_arrows() -> None:
-    assert "Tom &amp; Jerry &lt;b&gt;run&lt;/b&gt;" in to_vtt(cues(UTTERANCES))
-    assert "-> away" in to_srt(cues(UTTERANCES))
+    assert "Tom &amp; Jerry &lt;b&gt;run&lt;/b&gt;" in to_vtt(make_cues(UTTERANCES))
+    assert "-> away" in to_srt(make_cues(UTTERANCES))
 
 
 def test_a_short_cue_is_stretched_but_not_into_the_next() -> None:
-    first, second = cues([utterance("Hi.", 1.0, 1.05), utterance("You.", 1.2, 1.3)])
+    first, second = make_cues([utterance("Hi.", 1.0, 1.05), utterance("You.", 1.2, 1.3)])
     assert (first.end_seconds, second.end_seconds) == (1.2, 1.7)
 
 
