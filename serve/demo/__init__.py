@@ -1,1 +1,1 @@
-"""A small library of narrated videos that we made ourselves, and questions whose answers are known."""
+"""A small library of narrated videos made for kinodex, and questions about them with known answers."""

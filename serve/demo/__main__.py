@@ -1,6 +1,6 @@
-"""`make demo`: index the small library we made, ask it spoken and visual questions, draw a contact sheet.
+"""`make demo`: indexes the demo's six videos, asks spoken and visual questions, and draws a contact sheet.
 
-python -m serve.demo [DATA]        DATA defaults to ./demo-data
+python -m serve.demo [DATA]        DATA is the folder of the library, by default ./demo-data
 """
 
 import json
@@ -19,15 +19,15 @@ from serve.errors import EncoderSpaceMismatch
 from serve.indexing.pipeline import index, reindex
 from serve.search.library import Library
 from serve.settings import load_settings
-from serve.values import Channel, Query
+from serve.values import Channel, Moment, Query
 
 HERE = Path(__file__).resolve().parent
-LISTED_COUNT = 2  # answers printed to each question: the best, and what it was preferred to
+ANSWER_COUNT = 2  # answers printed for each question: the best, and the next for comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One question of the demo, with the answer that we know."""
+class DemoQuestion:
+    """A question of the demo, and the span that answers it."""
 
     text: str
     channel: Channel
@@ -36,23 +36,29 @@ class Asked:
     end_seconds: float
 
 
-def questions() -> list[Asked]:
-    """Return the questions asked, of those in questions.json: every second one, so that each video has its turn."""
-    known = json.loads((HERE / "questions.json").read_text(encoding="utf-8"))["moments"]
-    asked = [
-        Asked(
-            text=one["query"],
-            channel=one["channel"],
-            file=one["file"],
-            start_seconds=one["start_seconds"],
-            end_seconds=one["end_seconds"],
+def read_questions() -> list[DemoQuestion]:
+    """Read the first spoken and the first visual question about each video from questions.json."""
+    rows = json.loads((HERE / "questions.json").read_text(encoding="utf-8"))["moments"]
+    questions: dict[tuple[str, str], DemoQuestion] = {}
+    for row in rows:
+        question = DemoQuestion(
+            text=row["query"],
+            channel=row["channel"],
+            file=row["file"],
+            start_seconds=row["start_seconds"],
+            end_seconds=row["end_seconds"],
         )
-        for one in known
-    ]
-    first_of_each: dict[tuple[str, str], Asked] = {}
-    for one in asked:
-        first_of_each.setdefault((one.file, one.channel), one)
-    return sorted(first_of_each.values(), key=lambda one: one.channel)
+        questions.setdefault((question.file, question.channel), question)
+    return sorted(questions.values(), key=lambda question: question.channel)
+
+
+def is_right(moment: Moment, question: DemoQuestion) -> bool:
+    """Whether a moment is of the right video and overlaps the right span."""
+    return (
+        Path(moment.uri).name == question.file
+        and moment.start_seconds < question.end_seconds
+        and moment.end_seconds > question.start_seconds
+    )
 
 
 def main() -> int:
@@ -66,28 +72,26 @@ def main() -> int:
         status = run_with_progress(
             lambda progress: index([str(HERE / "videos")], directory, settings, progress=progress), as_json=False
         )
-    except EncoderSpaceMismatch:  # an older demo's folder
+    except EncoderSpaceMismatch:  # the folder is of an older demo with other encoders
         status = run_with_progress(lambda progress: reindex(directory, settings, progress=progress), as_json=False)
     if status:
         return status
-    right = 0
+    right_count = 0
     cells = []
     with Library.open(directory, settings) as library:
-        for one in questions():
-            console.print(f'\n[bold]$ kinodex moments "{one.text}" --data {directory}[/bold]', soft_wrap=True)
-            answer = library.moments(Query(text=one.text, limit=LISTED_COUNT))
-            show_moments(console, one.text, answer)
+        for question in read_questions():
+            console.print(f'\n[bold]$ kinodex moments "{question.text}" --data {directory}[/bold]', soft_wrap=True)
+            answer = library.moments(Query(text=question.text, limit=ANSWER_COUNT))
+            show_moments(console, question.text, answer)
             best = answer.moments[0]
-            right += (
-                Path(best.uri).name == one.file
-                and best.start_seconds < one.end_seconds
-                and best.end_seconds > one.start_seconds
-            )
+            right_count += is_right(best, question)
             cells.append(make_cell(LocalLibrary(library), best))
     sheet = directory / "demo.png"
     draw_sheet("the demo's questions: the best answer to each", cells).save(sheet)
-    console.print(f"\n{right} of {len(cells)} questions were answered with the right video and the right seconds.")
-    console.print(f"The best frames, with times and words: {sheet}")
+    console.print(
+        f"\n{right_count} of {len(cells)} questions were answered with the right video and the right seconds."
+    )
+    console.print(f"The best answers, with times and words: {sheet}")
     console.print(
         "\nNow with your own videos:\n"
         "  .venv/bin/kinodex index ~/Videos\n"

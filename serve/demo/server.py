@@ -1,6 +1,6 @@
-"""`make demo-server`: the demo's library behind a server, from start to end: ask it, read its metrics, stop it.
+"""`make demo-server`: serves the demo's library, asks the server, uploads a video, reads the metrics, and stops it.
 
-python -m serve.demo.server [DATA]        DATA defaults to ./demo-data, where `make demo` puts it
+python -m serve.demo.server [DATA]        DATA is the folder of `make demo`, by default ./demo-data
 """
 
 import os
@@ -17,10 +17,10 @@ from serve.config import ClientConfig
 from serve.errors import ServerFailed
 
 VIDEO = Path(__file__).resolve().parent / "videos" / "the_admiral.mp4"
-SHOWN = re.compile(
+PRINTED_METRICS = re.compile(
     r"^kinodex_(calls_total|call_seconds_sum|videos|index_rows|freshness_seconds_count|ready)\b.*$", re.M
 )
-WARM_SECONDS = 120.0  # to load the models on a machine that is busy
+WARM_SECONDS = 120.0  # longest wait for the server to load its models; a busy machine needs a minute
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     directory = sys.argv[1] if len(sys.argv) > 1 else "demo-data"
     command = [sys.executable, "-m", "kinodex", "serve", "--data", directory, "--listen", "127.0.0.1:0"]
     settings = os.environ | {"KINODEX_SERVER_METRICS_LISTEN": "127.0.0.1:0"}
-    show(f"kinodex serve --data {directory} --listen 127.0.0.1:0")
+    print_command(f"kinodex serve --data {directory} --listen 127.0.0.1:0")
     log = Path(directory) / "server.log"
     with log.open("w") as stderr, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=stderr, env=settings, text=True
@@ -40,22 +40,22 @@ def main() -> int:
             return 1
         print(line)
         try:
-            use(line.split()[-1])
+            use_server(line.split()[-1])
             metrics = re.search(r"address=(http://\S+)", log.read_text())
             if metrics is not None:
-                show(f"curl {metrics[1]}")
+                print_command(f"curl {metrics[1]}")
                 with urllib.request.urlopen(metrics[1]) as answer:
-                    print(*(found[0] for found in SHOWN.finditer(answer.read().decode())), sep="\n")
+                    print(*(match[0] for match in PRINTED_METRICS.finditer(answer.read().decode())), sep="\n")
         finally:
             server.send_signal(signal.SIGTERM)
-    show("kill -TERM; the last lines of its log:")
+    print_command("kill -TERM; the last lines of its log:")
     print(*log.read_text().splitlines()[-3:], sep="\n")
     return server.returncode
 
 
-def use(address: str) -> None:
-    """Ask a question, upload a video, see it indexed, take it out again."""
-    show(f'kinodex moments "when is a moth mentioned?" --limit 1 --server {address}')
+def use_server(address: str) -> None:
+    """Ask a question, upload a video, wait until it is indexed, and delete it."""
+    print_command(f'kinodex moments "when is a moth mentioned?" --limit 1 --server {address}')
     with Client(address, ClientConfig()) as client:
         wait_warm(client)
         subprocess.run(
@@ -63,16 +63,20 @@ def use(address: str) -> None:
              "--server", address],
             check=True,
         )  # fmt: skip
-        show("Client.upload, then Client.wait")
-        begun = client.upload(VIDEO, collection="uploads")
-        print(begun.video_id, begun.state)
-        done = client.wait(begun.video_id, "uploads")
-        print(done.video_id, done.state, f"{done.frame_count} frames, {done.utterance_count} utterances")
-        client.delete(done.video_id, "uploads")
+        print_command("Client.upload, then Client.wait")
+        video = client.upload(VIDEO, collection="uploads")
+        print(video.video_id, video.state)
+        video = client.wait(video.video_id, "uploads")
+        print(video.video_id, video.state, f"{video.frame_count} frames, {video.utterance_count} utterances")
+        client.delete(video.video_id, "uploads")
 
 
 def wait_warm(client: Client) -> None:
-    """Wait until the server answers."""
+    """Wait until the server answers.
+
+    Raises:
+        ServerFailed: If it does not within WARM_SECONDS.
+    """
     end = time.monotonic() + WARM_SECONDS
     while True:
         try:
@@ -83,7 +87,7 @@ def wait_warm(client: Client) -> None:
                 raise
 
 
-def show(line: str) -> None:
+def print_command(line: str) -> None:
     print(f"\n$ {line}", flush=True)
 
 
