@@ -1,5 +1,5 @@
 """TemporalError
-└── TrainingSetInvalid   there is too little, or nothing, to train on
+└── TrainingSetInvalid   captions or videos for training cannot be read, or are too few
 """
 
 
@@ -8,4 +8,4 @@ class TemporalError(Exception):
 
 
 class TrainingSetInvalid(TemporalError):
-    """Captions or videos to train on cannot be read, or are too few."""
+    """Captions or videos for training cannot be read, or are too few."""

@@ -1,9 +1,9 @@
-"""How good answers are: ranking of videos, localisation of moments, and knowing when there is none.
+"""Metrics of answers: ranking of videos, localisation of moments, rejection of absent events.
 
 Ranking: recall@k, median rank, nDCG (Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques",
 2002). Localisation: R1@tIoU, mAP over tIoU 0.5:0.05:0.95 and mIoU as QVHighlights defines them (Lei, Berg and Bansal,
-"Detecting Moments and Highlights in Videos via Natural Language Queries", 2021), whose mAP is that of ActivityNet's
-detection challenge computed for each query by itself.
+"Detecting Moments and Highlights in Videos via Natural Language Queries", 2021). Their mAP is that of ActivityNet's
+detection challenge, computed for each query alone.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 IOU_THRESHOLDS = tuple(float(each) / 100 for each in range(50, 100, 5))
-BEST_COUNT = 10  # predictions of one query that count: QVHighlights ignores those that follow
+BEST_COUNT = 10  # predictions that count for a query; QVHighlights ignores the rest
 LENGTH_BUCKETS_SECONDS = {"short": (0.0, 10.0), "middle": (10.0, 30.0), "long": (30.0, 150.0)}  # (over, up to]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Localised:
-    """What was answered to one query, and what would have been right."""
+    """The predicted and the true spans of one query."""
 
-    predicted: NDArray[np.float64]  # (P, 2): start and end in seconds, the best first
+    predicted: NDArray[np.float64]  # (P, 2): start and end in seconds, best first
     truth: NDArray[np.float64]  # (T, 2): in seconds, in any order; T >= 1
 
     def __post_init__(self) -> None:
@@ -29,9 +29,9 @@ class Localised:
             if spans.ndim != 2 or spans.shape[1] != 2 or not np.isfinite(spans).all():
                 raise ValueError(f"{name} must be finite (N, 2), got shape {spans.shape}")
             if (spans[:, 0] > spans[:, 1]).any():
-                raise ValueError(f"{name} has a span that ends before it begins")
+                raise ValueError(f"{name} has a span that ends before its start")
         if not len(self.truth):
-            raise ValueError("a query whose event is absent is not localised: see rejection()")
+            raise ValueError("a query of an absent event has no true span: use measure_rejection()")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +39,9 @@ class Localisation:
     """Means over queries, each in [0, 1]."""
 
     query_count: int
-    recall: dict[float, float]  # tIoU threshold -> share of queries whose best answer overlaps a truth so much: R1@tIoU
+    recall: dict[float, float]  # R1@tIoU: tIoU threshold -> share of queries whose first answer reaches it
     average_precision: dict[float, float]  # tIoU threshold -> mAP
-    mean_iou: float  # of the best answer with the truth nearest to it: mIoU
+    mean_iou: float  # mIoU: of the first answer with the nearest true span
 
     @property
     def mean_average_precision(self) -> float:
@@ -51,25 +51,25 @@ class Localisation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """How well absent events are told from present ones: precision and recall of saying that it is absent."""
+    """Counts of rejected queries, and the precision and recall of a rejection (the answer that the event is absent)."""
 
     absent_count: int
     rejected_count: int
-    right_count: int  # absent, and said to be
+    right_count: int  # absent and rejected
 
     @property
     def precision(self) -> float:
-        """Share of the rejected queries that are absent; 0 if none was rejected."""
+        """Share of the rejected queries that are absent; 0 without rejected queries."""
         return self.right_count / self.rejected_count if self.rejected_count else 0.0
 
     @property
     def recall(self) -> float:
-        """Share of the absent queries that were rejected; 0 if none is absent."""
+        """Share of the absent queries that were rejected; 0 without absent queries."""
         return self.right_count / self.absent_count if self.absent_count else 0.0
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 if both are."""
+        """Harmonic mean of precision and recall; 0 if both are 0."""
         both = self.absent_count + self.rejected_count
         return 2 * self.right_count / both if both else 0.0
 
@@ -92,8 +92,8 @@ def temporal_iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArra
     return overlaps
 
 
-def localisation(queries: Sequence[Localised]) -> Localisation:
-    """Measure moments against the truth. A query without an answer counts as one with a wrong answer.
+def measure_localisation(queries: Sequence[Localised]) -> Localisation:
+    """Measure predicted moments against the truth. A query without an answer counts as wrong.
 
     Raises:
         ValueError: If there is no query.
@@ -110,12 +110,12 @@ def localisation(queries: Sequence[Localised]) -> Localisation:
     )
 
 
-def by_length(queries: Sequence[Localised]) -> dict[str, Localisation]:
-    """Measure the truths of each length bucket by themselves; a bucket that no truth is in is left out.
+def measure_by_length(queries: Sequence[Localised]) -> dict[str, Localisation]:
+    """Measure the true spans of each length bucket alone; empty buckets are left out.
 
-    As in QVHighlights, all predictions are held against the truths of a bucket, whatever their own length.
+    As in QVHighlights, predictions of all lengths are compared with the true spans of a bucket.
     """
-    found = {}
+    measures = {}
     for name, (over, up_to) in LENGTH_BUCKETS_SECONDS.items():
         inside = []
         for query in queries:
@@ -124,8 +124,8 @@ def by_length(queries: Sequence[Localised]) -> dict[str, Localisation]:
             if len(truth):
                 inside.append(Localised(predicted=query.predicted, truth=truth))
         if inside:
-            found[name] = localisation(inside)
-    return found
+            measures[name] = measure_localisation(inside)
+    return measures
 
 
 def _best_iou(query: Localised) -> float:
@@ -133,13 +133,13 @@ def _best_iou(query: Localised) -> float:
 
 
 def _average_precisions(query: Localised) -> list[float]:
-    """Return the average precision at each threshold: each truth is found once, by the first that overlaps enough."""
+    """Return the average precision at each threshold. The first prediction that overlaps enough matches a true span."""
     overlaps = temporal_iou(query.predicted[:BEST_COUNT], query.truth)
     return [_average_precision(_hits(overlaps, threshold), len(query.truth)) for threshold in IOU_THRESHOLDS]
 
 
 def _hits(overlaps: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-    """Say which predictions, the best first, find a truth that none before found."""
+    """Mark the predictions, best first, that match a true span without an earlier match."""
     hits = np.zeros(len(overlaps), bool)
     is_free = np.ones(overlaps.shape[1], bool)
     for n, row in enumerate(overlaps):
@@ -151,7 +151,7 @@ def _hits(overlaps: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
 
 
 def _average_precision(hits: NDArray[np.bool_], truth_count: int) -> float:
-    """Return the area under precision over recall, each precision raised to the best that any later one reaches."""
+    """Return the area under precision over recall, with each precision raised to the best later precision."""
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     reached = np.maximum.accumulate(precision[::-1])[::-1]
     return float(reached[hits].sum() / truth_count)
@@ -159,12 +159,12 @@ def _average_precision(hits: NDArray[np.bool_], truth_count: int) -> float:
 
 # ------------------------------------------------------------------ ranking
 def recall_at(ranks: Sequence[int | None], k: int) -> float:
-    """Return the share of queries whose right answer is among the first k; ranks begin at 1, None is not found."""
+    """Return the share of queries whose right answer is among the first k. Ranks start at 1; None means not found."""
     return float(np.mean([rank is not None and rank <= k for rank in ranks])) if ranks else 0.0
 
 
 def median_rank(ranks: Sequence[int | None]) -> float:
-    """Return the median rank of the right answer; infinite if more than half were not found."""
+    """Return the median rank of the right answer; infinity if more than half were not found."""
     return float(np.median([np.inf if rank is None else rank for rank in ranks])) if ranks else float("inf")
 
 
@@ -172,12 +172,12 @@ def ndcg(gains: Sequence[float], ideal: Sequence[float], k: int) -> float:
     """Return the normalised discounted cumulative gain of a ranking.
 
     Args:
-        gains: Of what was answered, the first first; >= 0.
-        ideal: Of all that could have been answered, in any order; >= 0.
-        k: How many answers count.
+        gains: Gain (>= 0) of each answer, in order.
+        ideal: Gain (>= 0) of every possible answer, in any order.
+        k: Number of answers that count.
 
     Returns:
-        In [0, 1]; 0 if nothing has a gain.
+        A value in [0, 1]; 0 if no answer has a gain.
     """
     best = _discounted(sorted(ideal, reverse=True)[:k])
     return _discounted(gains[:k]) / best if best else 0.0
@@ -188,12 +188,12 @@ def _discounted(gains: Sequence[float]) -> float:
 
 
 # ------------------------------------------------------------------ absence
-def rejection(is_absent: Sequence[bool], is_rejected: Sequence[bool]) -> Rejection:
-    """Measure how well absent events are told from present ones.
+def measure_rejection(is_absent: Sequence[bool], is_rejected: Sequence[bool]) -> Rejection:
+    """Measure how well absent events are recognised.
 
     Args:
-        is_absent: Of each query, whether its event is nowhere in the library.
-        is_rejected: Whether the answer said so.
+        is_absent: For each query, whether its event is nowhere in the library.
+        is_rejected: For each query, whether the answer was a rejection.
     """
     pairs = list(zip(is_absent, is_rejected, strict=True))
     return Rejection(

@@ -1,4 +1,4 @@
-"""Windows, segments and the spans that answer a query."""
+"""Values of the stage: time spans, segments, scored spans, and the input of fusion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,27 +33,27 @@ class Segment:
     epoch: int
     index: int
     span: TimeSpan
-    vector: NDArray[np.float32] | None  # (D,), unit length; None where no picture was seen
+    vector: NDArray[np.float32] | None  # (D,), unit length; None for a window without pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredSpan:
-    """A span of one similarity curve that stands out of its surroundings."""
+    """A span of one similarity curve that stands out from its surroundings."""
 
     span: TimeSpan
-    score: float  # height over the level of its surroundings, less what chance gives; higher is closer
+    score: float  # height over the level of its surroundings, minus the height by chance; higher is closer
     peak_seconds: float  # time of the best frame inside
-    peak: float  # the curve's value there, unsmoothed
+    peak: float  # unsmoothed value of the curve at the peak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTokens:
-    """What fusion reads of one window. Times are seconds from its start; below 0 is before it."""
+    """The input of fusion for one window. Times are seconds from its start; negative times are before it."""
 
     frames: NDArray[np.float32]  # (F, D), unit vectors
-    frame_seconds: NDArray[np.float32]  # (F,), when each is first shown
+    frame_seconds: NDArray[np.float32]  # (F,), time at which each frame is first shown
     utterances: NDArray[np.float32]  # (U, E), unit vectors of sentences
-    utterance_seconds: NDArray[np.float32]  # (U,), the middle of each
+    utterance_seconds: NDArray[np.float32]  # (U,), middle of each utterance
 
     def __post_init__(self) -> None:
         for vectors, seconds in ((self.frames, self.frame_seconds), (self.utterances, self.utterance_seconds)):
@@ -62,7 +62,7 @@ class WindowTokens:
 
 
 class ChangeKind(StrEnum):
-    """What happened to something that is watched while it goes on."""
+    """The kind of a change to a track (see temporal.hysteresis)."""
 
     OPENED = "OPENED"
     UPDATED = "UPDATED"
@@ -70,22 +70,22 @@ class ChangeKind(StrEnum):
 
 
 class Pooling(Protocol):
-    """What makes one vector of each window."""
+    """Makes one vector of each window."""
 
     @property
     def name(self) -> str: ...
 
     def load(self, frame_size: int, utterance_size: int) -> None:
-        """Read what it needs, so that what is wrong is found before work begins.
+        """Load the weights, so that faults show before the work begins.
 
         Args:
             frame_size: D of the visual encoder; 0 without one.
             utterance_size: E of the sentence encoder.
 
         Raises:
-            WeightsNotFound: If its file is gone.
+            WeightsNotFound: If the file is missing.
             WeightsInvalid: If it is damaged, or was trained for vectors of other sizes.
         """
 
     def vectors(self, windows: Sequence[WindowTokens]) -> list[NDArray[np.float32] | None]:
-        """Return float32 (D,), unit, of each window; None where no picture was seen."""
+        """Return float32 (D,), unit length, for each window; None for a window without pictures."""

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.errors import PredictionsInvalid
-from temporal.metrics import Localisation, Localised, Rejection, by_length, localisation, rejection
+from temporal.metrics import (
+    Localisation,
+    Localised,
+    Rejection,
+    measure_by_length,
+    measure_localisation,
+    measure_rejection,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +57,8 @@ def evaluate_files(predictions: Path, truth: Path) -> PredictionScores:
     absent = [not len(windows) for windows in true.values()]
     rejected = [not len(predicted.get(qid, nothing)) for qid in true]
     return PredictionScores(
-        parts={"full": localisation(present)} | dict(reversed(by_length(present).items())),
-        rejection=rejection(absent, rejected) if any(absent) else None,
+        parts={"full": measure_localisation(present)} | dict(reversed(measure_by_length(present).items())),
+        rejection=measure_rejection(absent, rejected) if any(absent) else None,
     )
 
 

@@ -22,12 +22,12 @@ from temporal.metrics import (
     BEST_COUNT,
     Localisation,
     Localised,
-    by_length,
-    localisation,
+    measure_by_length,
+    measure_localisation,
+    measure_rejection,
     median_rank,
     ndcg,
     recall_at,
-    rejection,
 )
 
 VIDEO_COUNT = 100  # videos asked for in a search; a right video below this rank counts as not found
@@ -211,7 +211,7 @@ def query_figures(measurement: Measurement) -> dict[str, Any]:
     }
     for channel, replies in by_channel(measurement.absent).items():
         present = by_channel(measurement.moments).get(channel, [])
-        scores = rejection(
+        scores = measure_rejection(
             [False] * len(present) + [True] * len(replies), [reply.is_rejected for reply in (*present, *replies)]
         )
         figures["rejection"][channel] = {
@@ -240,8 +240,8 @@ def by_channel(replies: Sequence[Reply]) -> dict[str, list[Reply]]:
 
 
 def _localisation_figures(queries: Sequence[Localised]) -> dict[str, Any]:
-    parts = {name: _part_figures(part) for name, part in by_length(queries).items()}
-    return {**_part_figures(localisation(queries)), "by-length": parts}
+    parts = {name: _part_figures(part) for name, part in measure_by_length(queries).items()}
+    return {**_part_figures(measure_localisation(queries)), "by-length": parts}
 
 
 def _part_figures(part: Localisation) -> dict[str, float]:

@@ -145,7 +145,7 @@ class Watcher(Background):
             np.concatenate([each, np.zeros(more)]) for each in (self.leave, self.min_seconds, self.cooldown_seconds)
         )
         for followed in self.videos.values():
-            followed.tracks = followed.tracks.grown(self._rules())
+            followed.tracks = followed.tracks.grow(self._rules())
             followed.is_admitted = np.concatenate([followed.is_admitted, np.zeros(more, np.bool_)])
         return count
 

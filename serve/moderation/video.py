@@ -102,7 +102,7 @@ class VideoScorer:
         self.speech_epoch: int = state.get("speech_epoch", 0)
         self.words_after: int = state.get("words_after", -1)  # position of the last utterance; later ones are new
         self.is_over: bool = state.get("is_over", False)
-        self.tracks = Hysteresis.restored(book.rules, {int(n): track for n, track in state["tracks"].items()})
+        self.tracks = Hysteresis.restore(book.rules, {int(n): track for n, track in state["tracks"].items()})
         self.speech_events = {
             int(n): OpenSpeechEvent(**{**values, "words": [Word(**word) for word in values["words"]]})
             for n, values in state["said"].items()

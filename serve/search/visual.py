@@ -24,7 +24,7 @@ from serve.search.video_rows import VideoFrames, read_frames
 from serve.values import Video
 from temporal.config import MomentConfig
 from temporal.moments.moments import Scores, find_all_moments
-from temporal.moments.shots import NO_CHANGES, changes_of, joined, picture_changes
+from temporal.moments.shots import NO_CHANGES, changes_of, join_changes, picture_changes
 from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments; their videos are scored frame by frame
@@ -216,7 +216,7 @@ class VisualChannel:
             if lacks_pools:
                 block.traits.pools = self._captions.pool(embeddings.vectors)
         if whole.changes is None:
-            whole.changes = joined([block.traits.changes for block in blocks if block.traits.changes is not None])
+            whole.changes = join_changes([block.traits.changes for block in blocks if block.traits.changes is not None])
         if not traits.caption_scores:
             traits.caption_scores = self._captions.statistics(
                 [block.traits.pools for block in blocks if len(block.vectors)]

@@ -1,6 +1,6 @@
-"""Segment vectors from windows: the mean of the frames, or what a trained fusion transformer makes of them.
+"""Segment vectors: MeanPooling (the mean of the frames) and Fusion (a trained transformer); checkpoints of Fusion.
 
-A checkpoint is one safetensors file; its header carries the model's config as JSON, under "config".
+A checkpoint is one safetensors file. Its header holds the config of the model as JSON, under "config".
 """
 
 import hashlib
@@ -22,29 +22,29 @@ if TYPE_CHECKING:  # a question to an indexed library starts without torch
     from temporal.fusion.model import FusionTransformer
 
 CONFIG_KEY = "config"
-BATCH_COUNT = 256  # windows at once: about 50 MB of activations
+BATCH_COUNT = 256  # windows in a batch: about 50 MB of activations
 
 
 class MeanPooling:
-    """The mean of a window's frames, scaled to unit length."""
+    """The mean of the frames of a window, scaled to unit length."""
 
     name = "mean"
 
     def load(self, frame_size: int, utterance_size: int) -> None: ...
 
     def vectors(self, windows: Sequence[WindowTokens]) -> list[NDArray[np.float32] | None]:
-        """Return float32 (D,), unit, of each window; None where no picture was seen, or they cancel out."""
+        """Return float32 (D,), unit length, for each window; None without pictures, or where they cancel out."""
         return [_direction(_mean(window)) for window in windows]
 
 
 class Fusion:
-    """A trained fusion transformer. A question needs its name alone; windows need it loaded."""
+    """A trained fusion transformer. A question needs only its name; call load() before vectors()."""
 
     def __init__(self, path: Path, device: str) -> None:
-        """Name a checkpoint.
+        """Hash a checkpoint for its name.
 
         Raises:
-            WeightsNotFound: If it cannot be read.
+            WeightsNotFound: If the checkpoint cannot be read.
         """
         try:
             content = path.read_bytes()
@@ -55,50 +55,50 @@ class Fusion:
         self._model: FusionTransformer | None = None
 
     def load(self, frame_size: int, utterance_size: int) -> None:
-        """Read the weights, and hold their sizes against the encoders'; see Pooling."""
+        """Load the weights, and compare their sizes with those of the encoders; see Pooling."""
         self._model = load_checkpoint(self._path).to(self._device).eval()
         config = self._model.config
-        sizes, wanted = (config.frame_size, config.utterance_size), (frame_size, utterance_size)
-        if frame_size and sizes != wanted:
+        sizes, given = (config.frame_size, config.utterance_size), (frame_size, utterance_size)
+        if frame_size and sizes != given:
             raise WeightsInvalid(
-                str(self._path), f"it was trained for vectors of {sizes} numbers, these encoders' are of {wanted}"
+                str(self._path), f"it was trained for vectors of {sizes} numbers, and these encoders give {given}"
             )
 
     def vectors(self, windows: Sequence[WindowTokens]) -> list[NDArray[np.float32] | None]:
-        """Return float32 (D,), unit, of each window; None where no picture was seen. Only after `load`."""
+        """Return float32 (D,), unit length, for each window; None without pictures. Needs load()."""
         import torch
 
         from temporal.fusion.model import TokenBatch
 
         assert self._model is not None
-        found: list[NDArray[np.float32] | None] = []
+        vectors: list[NDArray[np.float32] | None] = []
         for first in range(0, len(windows), BATCH_COUNT):
-            some = windows[first : first + BATCH_COUNT]
-            batch = TokenBatch.of(some, self._model.config)
+            part = windows[first : first + BATCH_COUNT]
+            batch = TokenBatch.of(part, self._model.config)
             with torch.inference_mode():
                 corrections = self._model.correction(batch.to(self._device)).cpu().numpy()
-            for window, correction in zip(some, corrections, strict=True):
+            for window, correction in zip(part, corrections, strict=True):
                 mean = _mean(window)
-                found.append(None if mean is None else _direction(mean + correction))
-        return found
+                vectors.append(None if mean is None else _direction(mean + correction))
+        return vectors
 
 
 def save_checkpoint(model: "FusionTransformer", path: Path) -> None:
-    """Write a model's weights and config; a reader sees the old file or the new one."""
+    """Write the weights and config of a model atomically: a reader sees the old file or the new one."""
     from safetensors.torch import save_file
 
-    weights = {name: one.detach().cpu().contiguous() for name, one in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     save_file(weights, unfinished, metadata={CONFIG_KEY: json.dumps(asdict(model.config))})
     unfinished.replace(path)
 
 
 def load_checkpoint(path: Path) -> "FusionTransformer":
-    """Read a model, on the CPU.
+    """Load a model onto the CPU.
 
     Raises:
         WeightsNotFound: If there is no such file.
-        WeightsInvalid: If it is damaged, or no checkpoint of fusion.
+        WeightsInvalid: If the file is damaged, or is no fusion checkpoint.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -119,7 +119,7 @@ def load_checkpoint(path: Path) -> "FusionTransformer":
 
 
 def _mean(window: WindowTokens) -> NDArray[np.float64] | None:
-    """Mean of the frames (D,); None where there is none."""
+    """Return the mean of the frames (D,); None without frames."""
     return window.frames.mean(axis=0, dtype=np.float64) if window.frames.size else None
 
 

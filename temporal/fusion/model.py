@@ -1,14 +1,14 @@
-"""The fusion transformer: the frames and utterances of one window -> one segment vector.
+"""FusionTransformer: turns the frames and utterances of one window into one segment vector.
 
     y = normalise(mean(x) + W_out · mean(T(x, u)))
 
-x are the frames' vectors, u the utterances', T a pre-norm transformer over both. Only W_out begins at zero. So an
-untrained model is exactly mean pooling, and gradients reach W_out at once, and T with the second step.
+x are the vectors of the frames, u those of the utterances, T is a pre-norm transformer over both. Only W_out starts at
+zero. So an untrained model is exactly mean pooling. Gradients reach W_out in the first step and T in the second.
 
 Axes: B windows, F frames, U utterances, D and E the sizes of their vectors, W the width of T.
 
-Source: the residual over the mean is CLIP4Clip's (seqTransf, https://arxiv.org/abs/2104.08860); the zero gate, in the
-place of an initialisation from CLIP's text layers, is ReZero's (https://arxiv.org/abs/2003.04887).
+Source: the residual over the mean is CLIP4Clip's (seqTransf, https://arxiv.org/abs/2104.08860). The zero gate, in place
+of an initialisation from CLIP's text layers, is ReZero's (https://arxiv.org/abs/2003.04887).
 """
 
 import math
@@ -25,15 +25,15 @@ from temporal.config import FusionConfig
 from temporal.values import WindowTokens
 
 TIME_FEATURES = 32  # sine and cosine of 16 periods
-SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 128.0  # periods: two frames at one a second, and beyond any window
+SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 128.0  # periods: from two frames at one a second to beyond any window
 MODALITIES = 2  # frames, utterances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBatch:
-    """Windows side by side, padded at the end. What stands in the padding is zero, and changes no output."""
+    """A batch of windows, padded with zeros at the end. The padding changes no output."""
 
-    mean: Tensor  # (B, D), of all frames, those included that were joined to be tokens; zero where there is none
+    mean: Tensor  # (B, D), mean of all frames, before neighbours are merged; zero without frames
     frames: Tensor  # (B, F, D)
     frame_seconds: Tensor  # (B, F)
     frame_is_valid: Tensor  # (B, F), bool, True = real
@@ -43,20 +43,20 @@ class TokenBatch:
 
     @classmethod
     def of(cls, windows: Sequence[WindowTokens], config: FusionConfig) -> "TokenBatch":
-        """Lay windows side by side; of longer ones, neighbouring tokens are joined to their mean.
+        """Make a batch. In long windows, neighbouring tokens are merged into their mean.
 
         Raises:
-            ValueError: If vectors are not of the sizes that the model reads.
+            ValueError: If vectors have other sizes than the model reads.
         """
-        frames = _padded(
-            [_joined(one.frames, one.frame_seconds, config.max_frames) for one in windows], config.frame_size
+        frames = _pad(
+            [_merge(window.frames, window.frame_seconds, config.max_frames) for window in windows], config.frame_size
         )
         means = np.zeros((len(windows), config.frame_size), np.float32)
         for row, window in enumerate(windows):
             if len(window.frames):
                 means[row] = window.frames.mean(axis=0, dtype=np.float64)
-        utterances = _padded(
-            [_joined(one.utterances, one.utterance_seconds, config.max_utterances) for one in windows],
+        utterances = _pad(
+            [_merge(window.utterances, window.utterance_seconds, config.max_utterances) for window in windows],
             config.utterance_size,
         )
         return cls(
@@ -75,7 +75,7 @@ class TokenBatch:
 
 
 class FusionTransformer(nn.Module):
-    """T and W_out."""
+    """The transformer T and the output W_out of the module docstring."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
@@ -100,18 +100,18 @@ class FusionTransformer(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def forward(self, batch: TokenBatch) -> Tensor:
-        """Return float32 (B, D), unit; zero for a window without tokens."""
+        """Return float32 (B, D), unit length; zero for a window without tokens."""
         return F.normalize(batch.mean.float() + self.correction(batch), dim=-1)
 
     def correction(self, batch: TokenBatch) -> Tensor:
-        """Return W_out · mean(T(x, u)), float32 (B, D): what is added to the mean of the frames."""
+        """Return W_out · mean(T(x, u)), float32 (B, D), the addition to the mean of the frames."""
         dtype = self.output.weight.dtype
         frames = self.frame_projection(batch.frames.to(dtype)) + self.modality_embedding[0]
         utterances = self.utterance_projection(batch.utterances.to(dtype)) + self.modality_embedding[1]
         seconds = torch.cat([batch.frame_seconds, batch.utterance_seconds], dim=1)
         is_valid = torch.cat([batch.frame_is_valid, batch.utterance_is_valid], dim=1)  # (B, F + U)
         tokens = torch.cat([frames, utterances], dim=1) + self.time_projection(time_features(seconds).to(dtype))
-        is_empty = ~is_valid.any(dim=1, keepdim=True)  # softmax over nothing is NaN: let it attend to the padding
+        is_empty = ~is_valid.any(dim=1, keepdim=True)  # a softmax over nothing is NaN, so it attends to the padding
         hidden = self.layers(tokens, src_key_padding_mask=~(is_valid | is_empty))  # (B, F + U, W)
         weights = is_valid.unsqueeze(-1).to(torch.float32)
         mean = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
@@ -120,9 +120,9 @@ class FusionTransformer(nn.Module):
 
 
 def time_features(seconds: Tensor) -> Tensor:
-    """Sine and cosine of times (B, N), float32 (B, N, TIME_FEATURES): periods from the shortest to the longest.
+    """Return sine and cosine of times (B, N), float32 (B, N, TIME_FEATURES), periods from shortest to longest.
 
-    Source: Attention is all you need, https://arxiv.org/abs/1706.03762, section 3.5, of seconds and not of places.
+    Source: Attention is all you need, https://arxiv.org/abs/1706.03762, section 3.5, with seconds as positions.
     """
     count = TIME_FEATURES // 2
     ratios = torch.arange(count, device=seconds.device, dtype=torch.float32) / (count - 1)
@@ -131,10 +131,10 @@ def time_features(seconds: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def _joined(
+def _merge(
     vectors: NDArray[np.float32], seconds: NDArray[np.float32], limit: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """At most `limit` tokens: of more, runs of neighbours as equal as can be, each as its mean."""
+    """Return at most `limit` tokens. More tokens are merged into the means of runs of nearly equal length."""
     if len(vectors) <= limit:
         return vectors, seconds
     starts = np.linspace(0, len(vectors), limit, endpoint=False).astype(np.int64)
@@ -145,17 +145,15 @@ def _joined(
     )
 
 
-def _padded(
-    rows: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors (B, N, size), times (B, N) and which are valid (B, N), N that of the longest row."""
+def _pad(rows: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return vectors (B, N, size), times (B, N) and validity (B, N); N is the length of the longest row."""
     longest = max((len(vectors) for vectors, _ in rows), default=0)
     vectors = np.zeros((len(rows), longest, size), np.float32)
     seconds = np.zeros((len(rows), longest), np.float32)
     is_valid = np.zeros((len(rows), longest), np.bool_)
-    for at, (some, times) in enumerate(rows):
-        if len(some) and some.shape[1] != size:
-            raise ValueError(f"the model reads vectors of {size} numbers, got {some.shape[1]}")
-        if len(some):
-            vectors[at, : len(some)], seconds[at, : len(some)], is_valid[at, : len(some)] = some, times, True
+    for at, (tokens, times) in enumerate(rows):
+        if len(tokens) and tokens.shape[1] != size:
+            raise ValueError(f"the model reads vectors of {size} numbers, got {tokens.shape[1]}")
+        if len(tokens):
+            vectors[at, : len(tokens)], seconds[at, : len(tokens)], is_valid[at, : len(tokens)] = tokens, times, True
     return torch.from_numpy(vectors), torch.from_numpy(seconds), torch.from_numpy(is_valid)

@@ -1,4 +1,4 @@
-"""How well segment vectors find what captions say: whole videos, and moments inside them."""
+"""Evaluates segment vectors by retrieval: do captions find their videos, and their moments inside them?"""
 
 from dataclasses import dataclass
 
@@ -7,85 +7,85 @@ from numpy.typing import NDArray
 
 from temporal.config import MomentConfig, WindowConfig
 from temporal.fusion.training_set import TrainingSet, TrainingVideo
-from temporal.metrics import Localised, localisation, recall_at
+from temporal.metrics import Localised, measure_localisation, recall_at
 from temporal.moments.moments import find_moments
 from temporal.values import Pooling, Segment
 from temporal.window import cut_video
 
-PART_SHARE = 0.8  # a caption of less of a video than this is a moment of it
+PART_SHARE = 0.8  # a caption of a smaller share of its video is a moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """Shares in [0, 1]."""
+    """The result of an evaluation: shares in [0, 1]."""
 
-    recall_at_1: float  # of captions whose video has the nearest segment of all videos
-    moment_map: float | None  # mAP over tIoU 0.5:0.05:0.95 of captions of parts; None: there is none
+    recall_at_1: float  # share of captions whose video has the nearest segment
+    moment_map: float | None  # mAP over tIoU 0.5:0.05:0.95 of the captions of moments; None without such captions
     caption_count: int
     moment_count: int
 
-    def holds_against(self, other: "Judgement") -> bool:
-        """Whether nothing is lower than there."""
+    def is_no_worse_than(self, other: "Judgement") -> bool:
+        """Whether neither share is lower than in the other."""
         return self.recall_at_1 >= other.recall_at_1 and (self.moment_map or 0.0) >= (other.moment_map or 0.0)
 
 
 def judge(pooling: Pooling, data: TrainingSet, config: WindowConfig | None = None) -> Judgement:
-    """Measure what one way of making segments is worth, by segments alone.
+    """Evaluate a way of making segment vectors, by segments alone.
 
-    A video's similarity is that of its nearest segment. The curve on which moments are found is, at each second, the
-    mean of the segments that hold it. Where captions are utterances, the model is shown no words: the answer would be
-    among them.
+    The similarity of a video is that of its nearest segment. Moments are found on a curve: the mean similarity, at each
+    second, of the segments that contain it. If captions are utterances, the model gets no words, because the answer
+    would be among them.
     """
     grid = config or WindowConfig()
     cut = [segments_of(video, pooling, grid, shows_words=not data.has_spoken_captions) for video in data.videos]
-    similarities = np.stack([_nearest(found, data.caption_vectors) for found in cut])  # (V, C)
+    similarities = np.stack([_nearest(segments, data.caption_vectors) for segments in cut])  # (V, C)
     ranks, moments = [], []
     for row, caption in enumerate(data.captions):
         near, own = similarities[:, row], similarities[caption.video, row]
-        ranks.append(1 + int((near > own).sum()) + int((near[: caption.video] == own).sum()))  # of equals, in order
+        ranks.append(1 + int((near > own).sum()) + int((near[: caption.video] == own).sum()))  # ties rank in order
         video = data.videos[caption.video]
         if 0 < caption.span.length_seconds < PART_SHARE * video.duration_seconds:
-            found = found_in(cut[caption.video], data.caption_vectors[row], video.duration_seconds)
+            predicted = moments_of(cut[caption.video], data.caption_vectors[row], video.duration_seconds)
             truth = np.array([[caption.span.start_seconds, caption.span.end_seconds]])
-            moments.append(Localised(predicted=found, truth=truth))
+            moments.append(Localised(predicted=predicted, truth=truth))
     return Judgement(
         recall_at_1=recall_at(ranks, 1),
-        moment_map=localisation(moments).mean_average_precision if moments else None,
+        moment_map=measure_localisation(moments).mean_average_precision if moments else None,
         caption_count=len(ranks),
         moment_count=len(moments),
     )
 
 
 def segments_of(video: TrainingVideo, pooling: Pooling, grid: WindowConfig, *, shows_words: bool) -> list[Segment]:
-    """Return a video's segments that have a vector."""
+    """Return the segments of a video that have a vector."""
     utterances = video.utterances if shows_words else ()
     sentences = video.sentences if shows_words else video.sentences[:0]
     cut = cut_video(
         video.name, video.embeddings, utterances, sentences,
         duration_seconds=video.duration_seconds, config=grid, pooling=pooling,
     )  # fmt: skip
-    return [one.segment for one in cut if one.segment.vector is not None]
+    return [part.segment for part in cut if part.segment.vector is not None]
 
 
-def found_in(cut: list[Segment], query: NDArray[np.float32], duration_seconds: float) -> NDArray[np.float64]:
-    """Return the moments that segments show of a query: (N, 2), the best first."""
+def moments_of(segments: list[Segment], query: NDArray[np.float32], duration_seconds: float) -> NDArray[np.float64]:
+    """Return the moments of a query by its similarity to segments: (N, 2), best first."""
     seconds = np.arange(max(1, int(duration_seconds)), dtype=np.float64)
     sums, counts = np.zeros(len(seconds)), np.zeros(len(seconds))
-    for segment in cut:
+    for segment in segments:
         assert segment.vector is not None
-        held = slice(*np.searchsorted(seconds + 0.5, (segment.span.start_seconds, segment.span.end_seconds)))
-        sums[held] += float(segment.vector @ query)
-        counts[held] += 1
+        inside = slice(*np.searchsorted(seconds + 0.5, (segment.span.start_seconds, segment.span.end_seconds)))
+        sums[inside] += float(segment.vector @ query)
+        counts[inside] += 1
     level = sums.sum() / max(counts.sum(), 1)
     curve = np.where(counts > 0, sums / np.maximum(counts, 1), level).astype(np.float32)
-    found = find_moments(
+    spans = find_moments(
         seconds, curve, duration_seconds=max(duration_seconds, float(seconds[-1])), config=MomentConfig()
     )
-    return np.array([[one.span.start_seconds, one.span.end_seconds] for one in found], np.float64).reshape(-1, 2)
+    return np.array([[s.span.start_seconds, s.span.end_seconds] for s in spans], np.float64).reshape(-1, 2)
 
 
 def _nearest(cut: list[Segment], queries: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the similarity of each query (C, D) with the nearest of a video's segments: (C,)."""
+    """Return the similarity of each query (C, D) to its nearest segment: (C,)."""
     if not cut:
         return np.full(len(queries), -1.0, np.float32)
     vectors = np.stack([segment.vector for segment in cut if segment.vector is not None])

@@ -1,4 +1,4 @@
-"""How a training run went: its reports, as JSON lines and as a picture."""
+"""The log of a training run: its reports, as JSON lines and as a plot."""
 
 import json
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ HISTORY, PLOT = "history.jsonl", "training.png"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Where a run stands."""
+    """One measurement during a run."""
 
     step: int
-    loss: float | None  # of training, mean since the last report; None: before the first step
+    loss: float | None  # mean training loss since the last report; None before the first step
     validation_loss: float
     validation: Judgement
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What the best moment of a run has most of."""
+        """Sort key: the best report of a run has the highest rank."""
         return self.validation.recall_at_1 + (self.validation.moment_map or 0.0), -self.validation_loss
 
 
@@ -40,13 +40,13 @@ def report_of(row: dict[str, float | None]) -> Report:
 
 
 def write_history(out: Path, history: Sequence[Report]) -> None:
-    """Write the reports of a run as JSON lines and as a picture."""
+    """Write the reports of a run as JSON lines and as a plot."""
     (out / HISTORY).write_text("".join(json.dumps(row_of(one)) + "\n" for one in history), encoding="utf-8")
     plot(out / PLOT, history)
 
 
 def plot(path: Path, history: Sequence[Report]) -> None:
-    """Draw the losses, and recall and moments on the videos that choose, over the steps."""
+    """Draw the losses, and recall and moment mAP on the validation videos, over the steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")

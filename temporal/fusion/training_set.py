@@ -1,4 +1,4 @@
-"""What training reads: videos with the vectors they were indexed with, and captions of them or of parts of them."""
+"""Training data: videos with the vectors of their library, and captions of whole videos or of parts."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from encoders.values import FrameEmbeddings, Utterance
 from temporal.errors import TrainingSetInvalid
 from temporal.values import TimeSpan
 
-MIN_VIDEOS = 4  # two to learn from, one that chooses, one that judges
+MIN_VIDEOS = 4  # two for training, one for validation, one for the test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingVideo:
-    """One video that has pictures."""
+    """One video with pictures."""
 
-    name: str  # the same whenever the video is read: "collection/video_id"
+    name: str  # "collection/video_id", the same at every reading
     duration_seconds: float
     embeddings: FrameEmbeddings
     utterances: Sequence[Utterance]  # in order of start
-    sentences: NDArray[np.float32]  # (U, E), unit vectors of those
+    sentences: NDArray[np.float32]  # (U, E), unit vectors of the utterances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCaption:
-    """What is said of a video, or of a part of it."""
+    """A caption of a video, or of a part of it."""
 
-    video: int  # place in TrainingSet.videos
+    video: int  # index in TrainingSet.videos
     span: TimeSpan
-    utterance: int | None = None  # place in the video's utterances, if it is one
+    utterance: int | None = None  # index in the utterances of the video, if the caption is an utterance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,12 +49,12 @@ class TrainingSet:
 
     @property
     def frame_size(self) -> int:
-        """D, of the vectors of frames and captions."""
+        """D, the size of the vectors of frames and captions."""
         return int(self.caption_vectors.shape[1])
 
     @property
     def utterance_size(self) -> int:
-        """E, of the vectors of sentences."""
+        """E, the size of the vectors of sentences."""
         return max((video.sentences.shape[1] for video in self.videos), default=1) or 1
 
     @cached_property
@@ -64,12 +64,12 @@ class TrainingSet:
 
     @cached_property
     def has_spoken_captions(self) -> bool:
-        """Whether a caption is an utterance, which a model must not find among the words."""
+        """Whether a caption is an utterance. The words that a model gets must not contain it."""
         return any(caption.utterance is not None for caption in self.captions)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex: changes with what is in it."""
+        """Hex hash of all contents."""
         digest = hashlib.sha256(np.ascontiguousarray(self.caption_vectors).tobytes())
         for caption in self.captions:
             digest.update(repr(caption).encode())
@@ -80,14 +80,14 @@ class TrainingSet:
         return digest.hexdigest()[:16]
 
     def of_videos(self, chosen: Sequence[int]) -> "TrainingSet":
-        """Return some of the videos, and their captions."""
-        places = {video: place for place, video in enumerate(chosen)}
-        rows = [row for row, caption in enumerate(self.captions) if caption.video in places]
+        """Return the chosen videos and their captions."""
+        positions = {video: position for position, video in enumerate(chosen)}
+        rows = [row for row, caption in enumerate(self.captions) if caption.video in positions]
         return TrainingSet(
             videos=[self.videos[at] for at in chosen],
             captions=[
                 TrainingCaption(
-                    video=places[self.captions[row].video],
+                    video=positions[self.captions[row].video],
                     span=self.captions[row].span,
                     utterance=self.captions[row].utterance,
                 )
@@ -97,11 +97,13 @@ class TrainingSet:
         )
 
 
-def held_apart(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, TrainingSet, TrainingSet]:
-    """Split by video, in the order of the hashes of their names: what is learnt from, what chooses, and what judges.
+def split(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, TrainingSet, TrainingSet]:
+    """Split by video, ordered by the hash of the name, into training, validation and test sets.
 
     Args:
-        share: Of the captions, for each of the last two, as far as whole videos and the first group's two allow.
+        data: All videos.
+        share: Share of the captions in each of the last two sets, as far as whole videos allow.
+        seed: Changes the order.
 
     Raises:
         TrainingSetInvalid: If there are too few videos with captions.
@@ -109,8 +111,8 @@ def held_apart(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet,
     captioned = sorted({caption.video for caption in data.captions})
     if len(captioned) < MIN_VIDEOS:
         raise TrainingSetInvalid(
-            f"{len(captioned)} videos with pictures have captions, training needs at least {MIN_VIDEOS}: some are held"
-            " back to judge it"
+            f"{len(captioned)} videos with pictures have captions, but training needs at least {MIN_VIDEOS}:"
+            " some are set aside to test the result"
         )
     shuffled = sorted(captioned, key=lambda at: hashlib.sha256(f"{seed} {data.videos[at].name}".encode()).digest())
     counts = np.bincount(data.caption_videos, minlength=len(data.videos))[shuffled]
@@ -119,5 +121,5 @@ def held_apart(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet,
     first = min(max(1, first), len(shuffled) - 3)
     second = int(np.searchsorted(held - held[first], share * len(data.captions)))
     second = min(max(first + 1, second), len(shuffled) - 2)
-    judging, choosing, learning = shuffled[:first], shuffled[first:second], shuffled[second:]
-    return data.of_videos(sorted(learning)), data.of_videos(sorted(choosing)), data.of_videos(sorted(judging))
+    test, validation, training = shuffled[:first], shuffled[first:second], shuffled[second:]
+    return data.of_videos(sorted(training)), data.of_videos(sorted(validation)), data.of_videos(sorted(test))

@@ -1,4 +1,4 @@
-"""Similarity curves: from sampled frames at uneven times to one value a second."""
+"""Similarity curves: turns sampled frames at uneven times into one value a second, with the bias removed."""
 
 import math
 from dataclasses import dataclass
@@ -9,38 +9,38 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FLAT = 1e-6  # similarity: a curve that moves less is constant but for float32 rounding
+FLAT = 1e-6  # a curve with a smaller range is constant, up to float32 rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One value a second: that of the frame shown in the middle of it. Cells never cross epochs."""
+    """One value for each second (cell): that of the frame shown in its middle. Cells never cross epochs."""
 
-    times: Floats  # (T,) where each cell begins: one second apart, from the first frame of its epoch
-    ends: Floats  # (T,) where it ends: the next cell, or the end of its epoch (then 0.5 to 1.5 seconds long)
+    times: Floats  # (T,) start of each cell: one second apart, from the first frame of its epoch
+    ends: Floats  # (T,) end of each cell: the next cell, or the end of the epoch (then 0.5 to 1.5 seconds long)
     values: NDArray[np.float32]  # (T,)
     epochs: NDArray[np.int32]  # (T,)
 
 
 def debias(similarities: NDArray[np.float32], bank_similarities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Take out of a similarity curve what has nothing to do with the query.
+    """Remove the parts of a similarity curve that do not depend on the query.
 
-    Some frames are near to every text (hubs): subtract each frame's mean similarity to a bank of generic captions.
-    What the whole video shares says nothing about when: subtract the median.
+    Some frames are close to every text (hubs), so subtract the mean similarity of each frame to a bank of generic
+    captions. A level that the whole video shares says nothing about the time, so subtract the median.
 
     Args:
         similarities: float32 (T,), of the query and each frame.
-        bank_similarities: float32 (T, K), of K generic captions; one column that holds their mean does the same.
+        bank_similarities: float32 (T, K), of K generic captions and each frame; one column with their mean is enough.
     Returns:
-        float32 (T,), around 0 where the query is not seen.
+        float32 (T,), around 0 where the video does not show the query.
     Raises:
         ValueError: If the shapes do not fit, or K is 0.
-    Source: hubness, QB-Norm, https://arxiv.org/abs/2112.12777; a plain mean in place of its softmax is ours.
+    Source: hubness, QB-Norm, https://arxiv.org/abs/2112.12777; the plain mean in place of its softmax is ours.
     """
     if bank_similarities.ndim != 2 or bank_similarities.shape[:1] != similarities.shape:
         raise ValueError(f"bank_similarities must be (T, K) beside {similarities.shape}, got {bank_similarities.shape}")
     if bank_similarities.shape[1] == 0:
-        raise ValueError("bank_similarities must be of one caption or more, got none")
+        raise ValueError("bank_similarities must have one caption or more, got none")
     if not len(similarities):
         return np.empty(0, dtype=np.float32)
     specific = similarities - bank_similarities.mean(axis=1)
@@ -55,7 +55,7 @@ def per_second(
     epochs: NDArray[np.int32] | None = None,
     duration_seconds: float,
 ) -> Curve:
-    """Spread sampled frames over a regular grid: a frame is shown until the next one, the last until the end.
+    """Resample frames on a grid of one second. A frame is shown until the next frame, the last one until the end.
 
     Args:
         pts_seconds: float64 (F,), strictly increasing, >= 0.
@@ -72,7 +72,7 @@ def per_second(
         start = float(pts_seconds[first])
         end = float(pts_seconds[last]) if last < len(pts_seconds) else duration_seconds
         if end <= start:
-            continue  # a last frame that is shown for no time
+            continue  # the last frame is shown for no time
         edges = start + np.arange(max(1, round(end - start)) + 1, dtype=np.float64)
         edges[-1] = end
         middles = (edges[:-1] + edges[1:]) / 2
@@ -89,7 +89,7 @@ def per_second(
 
 
 def epoch_runs(epochs: NDArray[np.int32]) -> list[tuple[int, int]]:
-    """First row and row after the last of each epoch."""
+    """Return the first row and the row after the last of each epoch."""
     if not len(epochs):
         return []
     firsts = [0, *(np.flatnonzero(np.diff(epochs)) + 1).tolist()]
@@ -113,7 +113,7 @@ def _check(
 
 
 def median(values: Floats) -> float:
-    """As np.median of one value or more, none of them NaN, which takes five times as long for a curve of minutes."""
+    """Return the median of one value or more, without NaN. np.median takes five times as long on curves of minutes."""
     middle = len(values) // 2
     if len(values) % 2:
         return float(np.partition(values, middle)[middle])
@@ -122,14 +122,14 @@ def median(values: Floats) -> float:
 
 
 def otsu(values: Floats) -> float:
-    """The threshold that splits two or more values into two groups with the largest variance between them."""
+    """Return the threshold that splits values into two groups with the largest variance between them (Otsu)."""
     return float(otsu_of(np.sort(values)[None], np.array([len(values)]))[0])
 
 
 def otsu_of(ordered: Floats, counts: Ints) -> Floats:
-    """Return otsu() of the first `counts` values of each sorted row (R, T), behind which infinity follows: (R,).
+    """Return otsu() of the first `counts` values of each sorted row (R, T), padded with infinity: (R,).
 
-    Of fewer than two it is infinity.
+    The threshold of fewer than two values is infinity.
     """
     if ordered.shape[1] < 2:
         return np.full(len(ordered), np.inf)

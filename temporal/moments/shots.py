@@ -1,4 +1,4 @@
-"""Where the picture changes."""
+"""Changes of the picture from frame to frame, and the cuts among them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from encoders.values import FrameEmbeddings
 from temporal.moments.curve import FLAT, Floats, otsu
 
-CUT_CONTRAST = 3.0  # cuts change the picture this many times more than what is no cut, or there are none
-MIN_CUT_CHANGE = 0.15  # 1 - cosine: neighbouring seconds of one shot change less
+CUT_CONTRAST = 3.0  # a video has cuts only if they change the picture this many times more than other frames do
+MIN_CUT_CHANGE = 0.15  # 1 - cosine; neighbouring seconds of one shot differ less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Changes:
-    """From frame to frame, how much the picture changes; there is none over the border of two epochs."""
+    """Changes of the picture between neighbouring frames of an epoch."""
 
     seconds: Floats  # (N,), ascending, strictly between two frames
     strengths: NDArray[np.float32]  # (N,), 1 - cosine
-    is_cut: NDArray[np.bool_]  # (N,), whether a shot ends there
+    is_cut: NDArray[np.bool_]  # (N,), True where a shot ends
 
     @property
     def cut_seconds(self) -> Floats:
@@ -27,22 +27,25 @@ class Changes:
         return cuts
 
     def within(self, start_seconds: float, end_seconds: float) -> "Changes":
-        """Return those inside a span, its ends excluded."""
+        """Return the changes inside a span, without its ends."""
         first = int(np.searchsorted(self.seconds, start_seconds, "right"))
-        kept = slice(first, max(first, int(np.searchsorted(self.seconds, end_seconds, "left"))))
-        return Changes(seconds=self.seconds[kept], strengths=self.strengths[kept], is_cut=self.is_cut[kept])
+        inside = slice(first, max(first, int(np.searchsorted(self.seconds, end_seconds, "left"))))
+        return Changes(seconds=self.seconds[inside], strengths=self.strengths[inside], is_cut=self.is_cut[inside])
 
 
 NO_CHANGES = Changes(seconds=np.empty(0), strengths=np.empty(0, np.float32), is_cut=np.empty(0, np.bool_))
 
 
 def picture_changes(embeddings: FrameEmbeddings) -> Changes:
-    """Return how the pictures of a video change."""
+    """Return the changes of the pictures of a video."""
     return changes_of(embeddings.epochs, embeddings.pts_seconds, change_strengths(embeddings))
 
 
 def change_strengths(embeddings: FrameEmbeddings) -> NDArray[np.float32]:
-    """Return how far each picture is from the one before it in its epoch: float32 (N,), 1 - cosine; none of D = 0."""
+    """Return the distance of each picture from the picture before it in its epoch: float32 (N,), 1 - cosine.
+
+    Without a visual encoder (D = 0) the result is empty.
+    """
     if embeddings.vectors.shape[1] == 0:
         return NO_CHANGES.strengths
     same_epoch = embeddings.epochs[1:] == embeddings.epochs[:-1]
@@ -52,30 +55,30 @@ def change_strengths(embeddings: FrameEmbeddings) -> NDArray[np.float32]:
 
 
 def changes_of(epochs: NDArray[np.int32], pts_seconds: Floats, strengths: NDArray[np.float32]) -> Changes:
-    """Place changes, of change_strengths(), at the middle between their frames.
+    """Place the changes of change_strengths() in time, in the middle between their frames, and find cuts.
 
-    A cut is over Otsu's threshold on the strengths, so it needs no level of its own for each encoder.
+    A cut is above Otsu's threshold of the strengths, which needs no tuning for each encoder.
     """
     if not len(strengths):
         return NO_CHANGES
     same_epoch = epochs[1:] == epochs[:-1]
     earlier, later = pts_seconds[:-1][same_epoch], pts_seconds[1:][same_epoch]
     return Changes(
-        # A frame held for long was shown until just before the next: the change is within a second of that one.
+        # A frame that lasts long is shown until just before the next, so the change is within a second of the next.
         seconds=np.maximum((earlier + later) / 2, later - 0.5),
         strengths=strengths,
         is_cut=_are_cuts(strengths.astype(np.float64)),
     )
 
 
-def joined(parts: Sequence[Changes]) -> Changes:
-    """Lay the changes of parts of a video after each other."""
+def join_changes(parts: Sequence[Changes]) -> Changes:
+    """Concatenate the changes of consecutive parts of a video."""
     if len(parts) == 1:
         return parts[0]
     return Changes(
-        seconds=np.concatenate([NO_CHANGES.seconds, *(one.seconds for one in parts)]),
-        strengths=np.concatenate([NO_CHANGES.strengths, *(one.strengths for one in parts)]),
-        is_cut=np.concatenate([NO_CHANGES.is_cut, *(one.is_cut for one in parts)]),
+        seconds=np.concatenate([NO_CHANGES.seconds, *(part.seconds for part in parts)]),
+        strengths=np.concatenate([NO_CHANGES.strengths, *(part.strengths for part in parts)]),
+        is_cut=np.concatenate([NO_CHANGES.is_cut, *(part.is_cut for part in parts)]),
     )
 
 

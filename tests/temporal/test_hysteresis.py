@@ -101,7 +101,7 @@ def test_goes_on_from_what_was_kept():
     found, tracks = [], Hysteresis(given)
     for at, row in enumerate(curves):
         kept = json.loads(json.dumps([tracks.state(track) for track in range(3)]))
-        tracks = Hysteresis.restored(given, dict(enumerate(kept)))
+        tracks = Hysteresis.restore(given, dict(enumerate(kept)))
         found += tracks.step(at, row)
 
     assert found == expected

@@ -12,12 +12,12 @@ import pytest
 from temporal.metrics import (
     IOU_THRESHOLDS,
     Localised,
-    by_length,
-    localisation,
+    measure_by_length,
+    measure_localisation,
+    measure_rejection,
     median_rank,
     ndcg,
     recall_at,
-    rejection,
     temporal_iou,
 )
 
@@ -41,7 +41,7 @@ def test_equals_published_figures(shared: Path) -> None:
         for one in lines_of(folder / "sample_val_preds.jsonl")
     ]
     published = json.loads((folder / "sample_val_preds_metrics.json").read_text())
-    parts = {"full": localisation(queries)} | by_length(queries)
+    parts = {"full": measure_localisation(queries)} | measure_by_length(queries)
     for name, part in parts.items():
         expected = published[name]
         for threshold in IOU_THRESHOLDS:
@@ -84,7 +84,7 @@ def test_equals_the_definition_told_plainly(seed: int) -> None:
         return [(start, start + rng.uniform(1, 40)) for start in rng.uniform(0, 60, count)]
 
     queries = [localised(spans(int(rng.integers(0, 14))), spans(int(rng.integers(1, 5)))) for _ in range(30)]
-    measured = localisation(queries)
+    measured = measure_localisation(queries)
     for threshold in IOU_THRESHOLDS:
         expected = np.mean([plain_average_precision(query, threshold) for query in queries])
         assert measured.average_precision[threshold] == pytest.approx(expected)
@@ -94,18 +94,18 @@ def test_equals_the_definition_told_plainly(seed: int) -> None:
 
 
 def test_no_answer_is_a_wrong_one() -> None:
-    measured = localisation([localised([], [(0, 10)]), localised([(0, 10)], [(0, 10)])])
+    measured = measure_localisation([localised([], [(0, 10)]), localised([(0, 10)], [(0, 10)])])
     assert (measured.query_count, measured.recall[0.5], measured.mean_average_precision) == (2, 0.5, 0.5)
     assert measured.mean_iou == 0.5
 
 
 def test_a_truth_is_found_once() -> None:
-    twice = localisation([localised([(0, 10), (0, 10), (20, 30)], [(0, 10), (20, 30)])])
+    twice = measure_localisation([localised([(0, 10), (0, 10), (20, 30)], [(0, 10), (20, 30)])])
     assert twice.mean_average_precision == pytest.approx(1 / 2 + (2 / 3) / 2)
 
 
 def test_each_length_has_its_own_truths() -> None:
-    parts = by_length([localised([(0, 10)], [(0, 10), (20, 50.5)]), localised([(0, 5)], [(0, 31)])])
+    parts = measure_by_length([localised([(0, 10)], [(0, 10), (20, 50.5)]), localised([(0, 5)], [(0, 31)])])
     assert {name: part.query_count for name, part in parts.items()} == {"short": 1, "long": 2}
     assert parts["short"].recall[0.5] == 1
     assert parts["long"].recall[0.5] == 0
@@ -125,7 +125,7 @@ def test_what_cannot_be_measured_is_refused(
     with pytest.raises(ValueError, match=message):
         localised(predicted, truth)
     with pytest.raises(ValueError, match="no queries"):
-        localisation([])
+        measure_localisation([])
 
 
 def test_ranking() -> None:
@@ -144,9 +144,9 @@ def test_ndcg() -> None:
 
 
 def test_rejection() -> None:
-    found = rejection([True, True, False, False], [True, False, True, False])
+    found = measure_rejection([True, True, False, False], [True, False, True, False])
     assert (found.precision, found.recall, found.f1) == (0.5, 0.5, 0.5)
-    nothing = rejection([False], [False])
+    nothing = measure_rejection([False], [False])
     assert (nothing.precision, nothing.recall, nothing.f1) == (0, 0, 0)
     with pytest.raises(ValueError, match="zip"):
-        rejection([True], [])
+        measure_rejection([True], [])

@@ -152,7 +152,7 @@ def test_captions_are_encoded_once(library: Path, tmp_path: Path, monkeypatch: p
         ),
         ([{"video": "clip1", "caption": "a", "start_seconds": 3, "end_seconds": float("nan")}], "0 <= start_seconds"),
         ([{"video": "elsewhere", "caption": "a"}], "has no caption of a video with pictures"),
-        ([{"video": "clip1", "caption": "a"}], "1 videos with pictures have captions, training needs at least 4"),
+        ([{"video": "clip1", "caption": "a"}], "1 videos with pictures have captions, but training needs at least 4"),
     ],
 )
 def test_bad_captions_are_one_line(library: Path, tmp_path: Path, rows: list[object], message: str) -> None:

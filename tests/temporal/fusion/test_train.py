@@ -16,7 +16,7 @@ from temporal.errors import TrainingSetInvalid
 from temporal.fusion.fusion import Fusion, MeanPooling, load_checkpoint
 from temporal.fusion.retrieval_eval import Judgement, judge, segments_of
 from temporal.fusion.train import CANDIDATE, CHECKPOINT, FUSION, contrast, draw_captions, draw_window, schedule, train
-from temporal.fusion.training_set import TrainingCaption, TrainingSet, held_apart
+from temporal.fusion.training_set import TrainingCaption, TrainingSet, split
 from temporal.values import Pooling, TimeSpan
 
 pytestmark = pytest.mark.slow
@@ -40,12 +40,12 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def test_videos_are_held_apart_whole_and_the_same_each_time() -> None:
     data = ordered(20)
-    groups = held_apart(data, 0.2, seed=1)
+    groups = split(data, 0.2, seed=1)
     names = [{one.name for one in group.videos} for group in groups]
     assert [len(group) for group in names] == [24, 8, 8]
     assert len(set.union(*names)) == 40
-    assert [{one.name for one in group.videos} for group in held_apart(data, 0.2, seed=1)] == names
-    assert [{one.name for one in group.videos} for group in held_apart(data, 0.2, seed=2)] != names
+    assert [{one.name for one in group.videos} for group in split(data, 0.2, seed=1)] == names
+    assert [{one.name for one in group.videos} for group in split(data, 0.2, seed=2)] != names
     for group in groups:
         for caption, vector in zip(group.captions, group.caption_vectors, strict=True):
             place = [one.name for one in data.videos].index(group.videos[caption.video].name)
@@ -63,7 +63,7 @@ def test_videos_of_many_captions_are_not_held_back_by_the_dozen() -> None:
     captions = [replace(one, video=0) for one in clips.captions[:30]] + list(clips.captions[30:])
     data = TrainingSet(videos=clips.videos, captions=captions, caption_vectors=clips.caption_vectors)
     for seed in range(20):
-        learning, choosing, judging = held_apart(data, 0.1, seed)
+        learning, choosing, judging = split(data, 0.1, seed)
         assert len(learning.captions) + len(choosing.captions) + len(judging.captions) == 40
         assert len(learning.videos) >= 2
         for group in (choosing, judging):
@@ -71,7 +71,7 @@ def test_videos_of_many_captions_are_not_held_back_by_the_dozen() -> None:
 
 
 def test_few_videos_leave_two_to_learn_from() -> None:
-    assert [len(group.videos) for group in held_apart(ordered(2), 0.4, seed=1)] == [2, 1, 1]
+    assert [len(group.videos) for group in split(ordered(2), 0.4, seed=1)] == [2, 1, 1]
 
 
 def spoken() -> TrainingSet:
@@ -119,11 +119,11 @@ def test_a_hard_batch_is_of_neighbours() -> None:
     captions = np.concatenate([noisy(one, 10, drawn) for one in centres])
     data = whole([video(str(n), captions[n : n + 1]) for n in range(400)], captions)
     for is_hard in (True, False):
-        chosen = draw_captions(data, 64, is_hard=is_hard, drawn=np.random.default_rng(1))
+        chosen = draw_captions(data, 64, is_hard=is_hard, rng=np.random.default_rng(1))
         assert len(set(chosen.tolist())) == len(chosen) == 64
         groups = len({int(row) // 10 for row in chosen})
         assert groups < 30 if is_hard else groups > 28
-    assert sorted(draw_captions(data, 4000, is_hard=True, drawn=drawn)) == list(range(400))
+    assert sorted(draw_captions(data, 4000, is_hard=True, rng=drawn)) == list(range(400))
 
 
 def test_what_may_be_right_is_no_wrong_answer() -> None:
@@ -188,10 +188,10 @@ def test_spoken_captions_are_judged_without_words() -> None:
 
 def test_nothing_may_fall() -> None:
     base = Judgement(recall_at_1=0.5, moment_map=0.3, caption_count=9, moment_count=4)
-    assert base.holds_against(base)
-    assert not replace(base, recall_at_1=0.49).holds_against(base)
-    assert not replace(base, recall_at_1=1.0, moment_map=0.29).holds_against(base)
-    assert replace(base, moment_map=None).holds_against(replace(base, moment_map=None))
+    assert base.is_no_worse_than(base)
+    assert not replace(base, recall_at_1=0.49).is_no_worse_than(base)
+    assert not replace(base, recall_at_1=1.0, moment_map=0.29).is_no_worse_than(base)
+    assert replace(base, moment_map=None).is_no_worse_than(replace(base, moment_map=None))
 
 
 # ---- runs

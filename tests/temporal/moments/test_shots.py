@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from encoders.values import FrameEmbeddings
-from temporal.moments.shots import NO_CHANGES, joined, picture_changes
+from temporal.moments.shots import NO_CHANGES, join_changes, picture_changes
 
 
 def scenes(lengths: list[int], noise: float = 0.02) -> FrameEmbeddings:
@@ -68,10 +68,10 @@ def test_says_how_much_each_frame_differs_from_the_one_before() -> None:
 
 def test_parts_are_laid_after_each_other_and_cut_out_again() -> None:
     changes = picture_changes(scenes([3, 3]))
-    both = joined([changes.within(-1.0, 2.5), NO_CHANGES, changes.within(2.4, 9.0)])
+    both = join_changes([changes.within(-1.0, 2.5), NO_CHANGES, changes.within(2.4, 9.0)])
     np.testing.assert_array_equal(both.seconds, changes.seconds)
     np.testing.assert_array_equal(both.strengths, changes.strengths)
     np.testing.assert_array_equal(both.is_cut, changes.is_cut)
     assert changes.within(1.5, 3.5).seconds.tolist() == [2.5]  # the ends of a span are not inside it
     assert len(changes.within(3.5, 1.5).seconds) == 0
-    assert len(joined([]).seconds) == 0
+    assert len(join_changes([]).seconds) == 0
