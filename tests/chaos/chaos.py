@@ -1,14 +1,14 @@
-"""Streams through workers that are killed, brokers that restart, servers that die; the end is as if nothing had been.
+"""Kills workers and servers and restarts the broker while streams come; the result must be the same as undisturbed.
 
-    make chaos                                 ten worker kills, some minutes
-    python tests/chaos/chaos.py --short        what CI runs
-    python tests/chaos/chaos.py --seed 7       the same disturbances again
+    make chaos                                 ten worker kills, takes some minutes
+    python tests/chaos/chaos.py --short        the form that CI runs
+    python tests/chaos/chaos.py --seed 7       repeats the disturbances of a seed
 
-Real videos are cut into chunks once. First they go through one worker and one server undisturbed. Then, under other
-topics: duplicated, out of order, two workers and a server on two cores, all of them killed with -9 and started again.
-Both runs get the same two chunks of noise, and one stream whose timestamps begin anew. Compared is what the two servers
-hold: segments, pictures, words, vectors, gaps, moderation events; and that the dead letters are the noise, that each
-change of an event is on its topic once and in order, and that nothing waits any more.
+Real videos are cut into chunks once. The calm run sends them through one worker and one server, undisturbed. The wild
+run, on other topics, duplicates and reorders chunks; two workers and a server are killed with -9 and started again.
+Both runs get the same two chunks of noise, and one stream whose timestamps restart. The script compares the catalogs of
+the two servers: segments, pictures, words, vectors, gaps, moderation events. It also checks that the dead letters are
+the noise, that each change of an event is on its topic once and in order, and that no record waits.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from serve.codec.records import chunk_bytes, video_key  # noqa: E402
 from support.broker import Broker  # noqa: E402
 
 VIDEOS = ROOT.parent / "shared" / "videos" / "files"
-# Name of the stream: the files it is made of. More than one: the timestamps begin anew where the next begins.
+# Name of a stream -> its files. With more than one, the timestamps restart at the next file.
 STREAMS = {
     "emu": ("Emu__test_video.mp4",),
     "minicpm": ("MiniCPM-o__demo_video.mp4",),
@@ -60,7 +60,7 @@ SETTINGS = {
     "KINODEX_VISUAL_MODEL": "mini",
     "OMP_NUM_THREADS": "1",
 }
-# What is seen and said in them; no frame is near a threshold, as rounding in other batches must not decide.
+# Policies that match the videos. No frame is near a threshold: rounding in other batches must not decide.
 POLICIES = """
 version: chaos
 policies:
@@ -69,19 +69,19 @@ policies:
   - {id: study, label: Study, says: [study, image text pairs, "/play(?:s|ing)/"], cooldown_seconds: 3}
   - {id: space, label: Space, says: [universe, space time, spacetime, sunscreen], cooldown_seconds: 10}
 """
-CONFIDENCE_TOLERANCE = 0.03  # of what is seen, where vectors differ by as much as they may
-REORDER_PLACES = 3  # a chunk may be from its own,
-REORDER_SECONDS = 6.0  # and so late; after ingest.stream.chunk_order's ten it would rightly count as missing
+CONFIDENCE_TOLERANCE = 0.03  # of an event's confidence, when vectors differ by VECTOR_TOLERANCE
+REORDER_COUNT = 3  # a chunk moves by at most this many places
+REORDER_SECONDS = 6.0  # and is late by at most this; ingest.stream.chunk_order gives up after ten seconds
 DUPLICATE_SHARE = 0.1
-RESTART_SECONDS = 1.0  # until what was killed is started again
-PATIENCE_SECONDS = 420  # for everything to come to rest after the last disturbance
-VECTOR_TOLERANCE = 4e-3  # of float16 unit vectors that were encoded in other batches, in bf16
-NUMBER_TOLERANCE = 1e-4  # of times in seconds, and of words' probabilities, which rounding in other batches moves
+RESTART_SECONDS = 1.0  # pause before a killed process is started again
+PATIENCE_SECONDS = 420  # bound of waiting until no record waits, after the last disturbance
+VECTOR_TOLERANCE = 4e-3  # of float16 unit vectors, which were encoded in bf16 in other batches
+NUMBER_TOLERANCE = 1e-4  # of times in seconds and words' probabilities, which depend on rounding in batches
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is disturbed."""
+    """The disturbances of the wild run."""
 
     streams: Sequence[str]
     send_seconds: float
@@ -95,47 +95,47 @@ SHORT = Plan(SHORT_STREAMS, 45.0, 3, 1, 1)
 
 
 # ------------------------------------------------------------------ the streams
-def cut(names: Sequence[str]) -> dict[str, list[Chunk]]:
-    """Cut the videos into chunks; two of all are noise."""
-    found: dict[str, list[Chunk]] = {}
+def cut_streams(names: Sequence[str]) -> dict[str, list[Chunk]]:
+    """Cut the videos into chunks, and replace two of all chunks by noise."""
+    streams: dict[str, list[Chunk]] = {}
     for name in names:
-        mine: list[Chunk] = []
+        stream: list[Chunk] = []
         for file in STREAMS[name]:
             config = PublishConfig(chunk_seconds=2.0)
             for chunk in cut_chunks(str(VIDEOS / file), collection="chaos", stream_id=name, session=1, config=config):
                 if not chunk.end_of_stream:
-                    mine.append(replace(chunk, sequence=len(mine)))
-        mine.append(Chunk(collection="chaos", stream_id=name, session=1, sequence=len(mine), end_of_stream=True))
-        found[name] = mine
+                    stream.append(replace(chunk, sequence=len(stream)))
+        stream.append(Chunk(collection="chaos", stream_id=name, session=1, sequence=len(stream), end_of_stream=True))
+        streams[name] = stream
     rng = random.Random(0)
-    for name in list(found)[:2]:
-        at = len(found[name]) // 2
-        found[name][at] = replace(found[name][at], media=rng.randbytes(5000))
-    return found
+    for name in list(streams)[:2]:
+        at = len(streams[name]) // 2
+        streams[name][at] = replace(streams[name][at], media=rng.randbytes(5000))
+    return streams
 
 
-def disturbed(streams: dict[str, list[Chunk]], send_seconds: float, rng: random.Random) -> list[Chunk]:
-    """Return the chunks as they are sent: streams beside each other, some chunks twice, some out of order."""
+def shuffle_chunks(streams: dict[str, list[Chunk]], send_seconds: float, rng: random.Random) -> list[Chunk]:
+    """Return the chunks in the order of sending: streams interleaved, some chunks twice, some out of order."""
     placed = []
-    for mine in streams.values():
-        most = min(REORDER_PLACES / len(mine), REORDER_SECONDS / send_seconds)
-        for n, chunk in enumerate(mine):
-            at = n / len(mine) + rng.uniform(0, most)
+    for stream in streams.values():
+        most = min(REORDER_COUNT / len(stream), REORDER_SECONDS / send_seconds)
+        for n, chunk in enumerate(stream):
+            at = n / len(stream) + rng.uniform(0, most)
             placed.append((at, chunk))
             if rng.random() < DUPLICATE_SHARE:
-                placed.append((at + rng.uniform(0, 5) / len(mine), chunk))
+                placed.append((at + rng.uniform(0, 5) / len(stream), chunk))
     return [chunk for _, chunk in sorted(placed, key=lambda one: one[0])]
 
 
-def in_order(streams: dict[str, list[Chunk]]) -> list[Chunk]:
-    placed = [(n / len(mine), chunk) for mine in streams.values() for n, chunk in enumerate(mine)]
+def interleave(streams: dict[str, list[Chunk]]) -> list[Chunk]:
+    placed = [(n / len(stream), chunk) for stream in streams.values() for n, chunk in enumerate(stream)]
     return [chunk for _, chunk in sorted(placed, key=lambda one: one[0])]
 
 
 # ------------------------------------------------------------------ processes
 @dataclass
 class Process:
-    """One of our commands, killed and started again."""
+    """A running kinodex command, which can be killed and started again."""
 
     arguments: Sequence[str]
     log: Path
@@ -163,7 +163,7 @@ class Process:
 
 @dataclass
 class Run:
-    """Workers and a server over the topics of one prefix."""
+    """Workers and a server on the topics of one prefix."""
 
     broker: Broker
     prefix: str
@@ -188,7 +188,7 @@ class Run:
         create_topics(self.config)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def start_all(self) -> Iterator[None]:
         processes = [*self.workers, self.server]
         for process in processes:
             process.start()
@@ -199,28 +199,27 @@ class Run:
                 if process.child is not None and process.child.poll() is None:
                     process.stop()
 
-    def send(self, records: Sequence[Chunk], seconds: float) -> list[int]:
-        """Append chunks, spread over some seconds; return how many records came to each partition."""
+    def send(self, records: Sequence[Chunk], seconds: float) -> None:
+        """Append chunks, spread over some seconds."""
         producer = Producer(self.config)
         begin = time.monotonic()
         for n, chunk in enumerate(records):
             time.sleep(max(0.0, begin + seconds * n / len(records) - time.monotonic()))
             producer.send(self.topics.chunks, video_key(chunk.collection, chunk.stream_id), chunk_bytes(chunk))
-        assert producer.flush(120), "the broker did not take the chunks"
+        assert producer.flush(120), "the broker did not accept the chunks"
         producer.close()
-        return []
 
     def wait(self) -> None:
-        """Wait until the workers have committed everything and the server has taken everything over."""
+        """Wait until the workers have committed all records and the server has read all segments."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         waiting = "?"
         while time.monotonic() < deadline:
             self.check_alive()
-            waiting = self.lag()
+            waiting = self.describe_lag()
             if not waiting:
                 return
             time.sleep(1.0)
-        raise SystemExit(f"not at rest after {PATIENCE_SECONDS} s: {waiting}")
+        raise SystemExit(f"records still wait after {PATIENCE_SECONDS} s: {waiting}")
 
     def check_alive(self) -> None:
         for process in [*self.workers, self.server]:
@@ -229,40 +228,40 @@ class Run:
                     f"{process.arguments[0]} ended by itself, see {process.log}:\n{process.log.read_text()[-3000:]}"
                 )
 
-    def lag(self) -> str:
-        """Say what is still on its way; empty: nothing."""
+    def describe_lag(self) -> str:
+        """List the records and events that wait; empty if there are none."""
         waiting = []
         try:
             consumer = KafkaConsumer(
                 bootstrap_servers=[self.broker.servers], group_id=f"{self.prefix}-workers", enable_auto_commit=False
             )
             try:
-                for topic in (self.topics.chunks,):
-                    places = [TopicPartition(topic, n) for n in range(PARTITIONS)]
-                    for place, end in consumer.end_offsets(places).items():
-                        if (lag := end - (consumer.committed(place) or 0)) > 0:
-                            waiting.append(f"{topic}[{place.partition}] lag {lag}")
-                taken = self.taken_offsets()
-                places = [TopicPartition(self.topics.segments, n) for n in range(PARTITIONS)]
-                for place, end in consumer.end_offsets(places).items():
-                    if (lag := end - taken.get((self.topics.segments, place.partition), 0)) > 0:
-                        waiting.append(f"{self.topics.segments}[{place.partition}] lag {lag}")
+                partitions = [TopicPartition(self.topics.chunks, n) for n in range(PARTITIONS)]
+                for partition, end in consumer.end_offsets(partitions).items():
+                    if (lag := end - (consumer.committed(partition) or 0)) > 0:
+                        waiting.append(f"{self.topics.chunks}[{partition.partition}] lag {lag}")
+                read_offsets = self.read_offsets()
+                partitions = [TopicPartition(self.topics.segments, n) for n in range(PARTITIONS)]
+                for partition, end in consumer.end_offsets(partitions).items():
+                    if (lag := end - read_offsets.get((self.topics.segments, partition.partition), 0)) > 0:
+                        waiting.append(f"{self.topics.segments}[{partition.partition}] lag {lag}")
             finally:
                 consumer.close()
-            waiting += self.events_on_their_way()
+            waiting += self.list_pending_events()
         except Exception as error:  # the broker may be down at this moment
             return f"{type(error).__name__}: {error}"
         return ", ".join(waiting)
 
-    def taken_offsets(self) -> dict[tuple[str, int], int]:
+    def read_offsets(self) -> dict[tuple[str, int], int]:
+        """Return how far the server has read each partition."""
         if not (self.data / "catalog.sqlite").exists():
             return {}
         with Catalog.open_editor(self.data) as catalog:
             rows = catalog.select("SELECT topic, partition, next_offset FROM consumed_offsets")
         return {(topic, partition): offset for topic, partition, offset in rows}
 
-    def events_on_their_way(self) -> list[str]:
-        """Say which videos are not scored to their end, and whether Kafka was not told of all events."""
+    def list_pending_events(self) -> list[str]:
+        """List videos that are not scored to their end, and changes of events that are not delivered to Kafka."""
         with Catalog.open_editor(self.data) as catalog:
             waiting = [
                 f"events of {name}"
@@ -272,55 +271,55 @@ class Run:
                 )
             ]
             log = EventLog(catalog)
-            told, last = log.delivery_of("kafka")[0], log.last_sequence()
-        return waiting + ([f"{last - told} changes of events"] if told < last else [])
+            delivered, last = log.delivery_of("kafka")[0], log.last_sequence()
+        return waiting + ([f"{last - delivered} changes of events"] if delivered < last else [])
 
-    def told_events(self) -> list[stream_pb2.Event]:
-        """Return what is on the topic of events, in order within a partition."""
-        reader, found = PartitionReader(self.config), []
+    def read_events(self) -> list[stream_pb2.Event]:
+        """Return the topic of events, in order within each partition."""
+        reader, events = PartitionReader(self.config), []
         for partition in reader.partitions_of(self.topics.events):
             records = reader.read_to_end(self.topics.events, partition)
-            found += [stream_pb2.Event.FromString(record.value) for record in records]
+            events += [stream_pb2.Event.FromString(record.value) for record in records]
         reader.close()
-        return found
+        return events
 
-    def dead_letters(self) -> set[tuple[str, int]]:
-        """Return stream and sequence of every dead letter, those sent twice once."""
-        reader, found = PartitionReader(self.config), set()
+    def read_dead_letters(self) -> set[tuple[str, int]]:
+        """Return stream and sequence of all dead letters, without duplicates."""
+        reader, letters = PartitionReader(self.config), set()
         for partition in reader.partitions_of(self.topics.deadletter):
             for record in reader.read_to_end(self.topics.deadletter, partition):
                 letter = stream_pb2.DeadLetter.FromString(record.value)
                 chunk = stream_pb2.Chunk.FromString(letter.value)
-                found.add((chunk.stream_id, chunk.sequence))
+                letters.add((chunk.stream_id, chunk.sequence))
         reader.close()
-        return found
+        return letters
 
 
 # ------------------------------------------------------------------ disturbances
 def disturb(run: Run, plan: Plan, rng: random.Random, say: Callable[[str], None]) -> None:
-    """Kill and restart, at random moments while chunks come and a little beyond."""
+    """Kill and restart processes at random moments, from the first chunk to a little after the last."""
     moments = [(rng.uniform(8, plan.send_seconds + 10), "worker") for _ in range(plan.worker_kill_count)]
     moments += [(rng.uniform(15, plan.send_seconds), "broker") for _ in range(plan.broker_restart_count)]
     moments += [(rng.uniform(15, plan.send_seconds), "server") for _ in range(plan.server_kill_count)]
     begin = time.monotonic()
-    for at, what in sorted(moments):
+    for at, target in sorted(moments):
         time.sleep(max(0.0, begin + at - time.monotonic()))
-        if what == "broker":
+        if target == "broker":
             say("broker restarts")
             run.broker.kill() if rng.random() < 0.5 else run.broker.stop()
             time.sleep(RESTART_SECONDS)
             run.broker.start()
             continue
-        process = run.server if what == "server" else rng.choice(run.workers)
-        say(f"kill -9 {what} {process.child.pid if process.child else ''}")
+        process = run.server if target == "server" else rng.choice(run.workers)
+        say(f"kill -9 {target} {process.child.pid if process.child else ''}")
         process.kill()
         time.sleep(RESTART_SECONDS)
         process.start()
 
 
-# ------------------------------------------------------------------ what the servers hold
-def held(data: Path) -> dict[str, dict[str, object]]:
-    """Return all that a catalog holds of the streams."""
+# ------------------------------------------------------------------ the catalogs
+def read_catalog(data: Path) -> dict[str, dict[str, object]]:
+    """Return the contents of a catalog: video -> name of the content -> value."""
     with Catalog.open_reader(data) as catalog:
         return {
             video.video_id: {
@@ -355,31 +354,39 @@ def held(data: Path) -> dict[str, dict[str, object]]:
         }
 
 
-def differences(expected: dict[str, dict[str, object]], found: dict[str, dict[str, object]]) -> list[str]:
-    """Name what differs; empty: nothing."""
-    told = [f"video {name} only in one" for name in expected.keys() ^ found.keys()]
-    for name in expected.keys() & found.keys():
-        for key, one in expected[name].items():
+def compare_catalogs(expected: dict[str, dict[str, object]], actual: dict[str, dict[str, object]]) -> list[str]:
+    """Describe the differences; empty if there are none."""
+    problems = [f"video {name} only in one catalog" for name in expected.keys() ^ actual.keys()]
+    for name in expected.keys() & actual.keys():
+        for key, value in expected[name].items():
             try:
                 tolerance = CONFIDENCE_TOLERANCE if key == "confidences" else VECTOR_TOLERANCE
-                same(one, found[name][key], tolerance)
+                assert_same(value, actual[name][key], tolerance)
             except AssertionError as error:
-                told.append(f"{name}.{key}: {str(error).strip()[:600]}")
-    return told
+                problems.append(f"{name}.{key}: {str(error).strip()[:600]}")
+    return problems
 
 
-def disorder(name: str, told: list[stream_pb2.Event], expected: dict[str, dict[str, object]]) -> list[str]:
-    """Name changes of events that are on the topic twice, or not in order, or are not there; empty: none is."""
+def check_events(name: str, events: list[stream_pb2.Event], catalog: dict[str, dict[str, object]]) -> list[str]:
+    """Describe changes of events that are on the topic twice, out of order, or missing; empty if there are none."""
     revisions: dict[str, list[int]] = {}
-    for event in told:
+    for event in events:
         revisions.setdefault(event.event_id, []).append(event.revision)
-    last = {one[0]: one[6] for video in expected.values() for one in video["events"]}  # type: ignore[attr-defined]
-    found = [f"{name}: event {one} came as {came}" for one, came in revisions.items() if came != [*range(len(came))]]
-    found += [f"{name}: event {one} is not there to its end" for one in last if len(revisions[one]) != last[one] + 1]
-    return found + [f"{name}: event {one} is of no video" for one in revisions.keys() - last.keys()]
+    last = {event[0]: event[6] for video in catalog.values() for event in video["events"]}  # type: ignore[attr-defined]
+    problems = [
+        f"{name}: event {event_id} has the revisions {numbers}"
+        for event_id, numbers in revisions.items()
+        if numbers != [*range(len(numbers))]
+    ]
+    problems += [
+        f"{name}: event {event_id} is incomplete"
+        for event_id in last
+        if len(revisions.get(event_id, [])) != last[event_id] + 1
+    ]
+    return problems + [f"{name}: event {event_id} belongs to no video" for event_id in revisions.keys() - last.keys()]
 
 
-def same(one: object, other: object, tolerance: float = VECTOR_TOLERANCE) -> None:
+def assert_same(one: object, other: object, tolerance: float = VECTOR_TOLERANCE) -> None:
     if isinstance(one, np.ndarray):
         assert isinstance(other, np.ndarray)
         np.testing.assert_allclose(one, other, atol=tolerance)
@@ -387,55 +394,55 @@ def same(one: object, other: object, tolerance: float = VECTOR_TOLERANCE) -> Non
         np.testing.assert_allclose(one, other, atol=NUMBER_TOLERANCE)
     elif isinstance(one, list | tuple):
         assert isinstance(other, list | tuple)
-        assert len(one) == len(other), f"{len(one)} and {len(other)} of them:\n{one}\n{other}"
+        assert len(one) == len(other), f"{len(one)} and {len(other)} items:\n{one}\n{other}"
         for a, b in zip(one, other, strict=True):
-            same(a, b)
+            assert_same(a, b)
     elif hasattr(one, "__slots__"):
         for name in one.__slots__:
-            same(getattr(one, name), getattr(other, name))
+            assert_same(getattr(one, name), getattr(other, name))
     else:
         assert one == other, f"{one!r} and {other!r}"
 
 
 # ------------------------------------------------------------------ the run
-def chaos(plan: Plan, seed: int, folder: Path, broker: Broker, say: Callable[[str], None]) -> dict[str, object]:
-    """Run both, compare; return what is to be told.
+def compare_runs(plan: Plan, seed: int, folder: Path, broker: Broker, say: Callable[[str], None]) -> dict[str, object]:
+    """Make the calm and the wild run, and compare them; return the report.
 
     Raises:
-        SystemExit: If something is not as it should be.
+        SystemExit: If they differ.
     """
-    streams, rng = cut(plan.streams), random.Random(seed)
+    streams, rng = cut_streams(plan.streams), random.Random(seed)
     say(f"{len(streams)} streams, {sum(map(len, streams.values()))} chunks, seed {seed}")
     calm = Run(broker, "calm", folder / "calm", worker_count=1)
     begin = time.monotonic()
-    with calm.running():
-        calm.send(in_order(streams), 0.0)
+    with calm.start_all():
+        calm.send(interleave(streams), 0.0)
         calm.wait()
     calm_seconds = time.monotonic() - begin
-    expected = held(calm.data)
+    expected = read_catalog(calm.data)
     say(f"undisturbed in {calm_seconds:.0f} s: {describe(expected)}")
     wild = Run(broker, "wild", folder / "wild", worker_count=2)
     begin = time.monotonic()
-    with wild.running():
+    with wild.start_all():
         thread = threading.Thread(target=disturb, args=(wild, plan, rng, say))
         thread.start()
-        wild.send(disturbed(streams, plan.send_seconds, random.Random(seed + 1)), plan.send_seconds)
+        wild.send(shuffle_chunks(streams, plan.send_seconds, random.Random(seed + 1)), plan.send_seconds)
         thread.join()
-        say("everything is sent, nothing is disturbed any more")
+        say("all chunks are sent, the disturbances are over")
         wild.wait()
-    found = held(wild.data)
-    say(f"disturbed in {time.monotonic() - begin:.0f} s: {describe(found)}")
-    problems = differences(expected, found)
-    problems += disorder("calm", calm.told_events(), expected) + disorder("wild", wild.told_events(), found)
-    poisoned = {(name, len(streams[name]) // 2) for name in list(streams)[:2]}
-    letters = {"calm": calm.dead_letters(), "wild": wild.dead_letters()}
+    actual = read_catalog(wild.data)
+    say(f"disturbed in {time.monotonic() - begin:.0f} s: {describe(actual)}")
+    problems = compare_catalogs(expected, actual)
+    problems += check_events("calm", calm.read_events(), expected) + check_events("wild", wild.read_events(), actual)
+    noise = {(name, len(streams[name]) // 2) for name in list(streams)[:2]}
+    letters_by_run = {"calm": calm.read_dead_letters(), "wild": wild.read_dead_letters()}
     problems += [
-        f"{name}: dead letters {sorted(who)}, sent noise {sorted(poisoned)}"
-        for name, who in letters.items()
-        if who != poisoned
+        f"{name}: dead letters {sorted(letters)}, sent noise {sorted(noise)}"
+        for name, letters in letters_by_run.items()
+        if letters != noise
     ]
     if problems:
-        raise SystemExit("not as undisturbed:\n" + "\n".join(problems))
+        raise SystemExit("the runs differ:\n" + "\n".join(problems))
     return {
         "seed": seed,
         "streams": len(streams),
@@ -443,21 +450,22 @@ def chaos(plan: Plan, seed: int, folder: Path, broker: Broker, say: Callable[[st
         "worker_kills": plan.worker_kill_count,
         "broker_restarts": plan.broker_restart_count,
         "server_kills": plan.server_kill_count,
-        "segments": sum(len(one["segments"]) for one in found.values()),  # type: ignore[arg-type]
-        "utterances": sum(len(one["utterances"]) for one in found.values()),  # type: ignore[arg-type]
-        "events": sum(len(one["events"]) for one in found.values()),  # type: ignore[arg-type]
-        "dead_letters": len(poisoned),
+        "segments": sum(len(video["segments"]) for video in actual.values()),  # type: ignore[arg-type]
+        "utterances": sum(len(video["utterances"]) for video in actual.values()),  # type: ignore[arg-type]
+        "events": sum(len(video["events"]) for video in actual.values()),  # type: ignore[arg-type]
+        "dead_letters": len(noise),
         "calm_seconds": round(calm_seconds),
         "wild_seconds": round(time.monotonic() - begin),
     }
 
 
-def describe(what: dict[str, dict[str, object]]) -> str:
+def describe(catalog: dict[str, dict[str, object]]) -> str:
     counts = {
-        key: sum(len(one[key]) for one in what.values()) for key in ("segments", "utterances", "vectors", "events")
+        key: sum(len(video[key]) for video in catalog.values())
+        for key in ("segments", "utterances", "vectors", "events")
     }  # type: ignore[arg-type]
     return (
-        f"{len(what)} videos, {counts['segments']} segments, {counts['vectors']} pictures,"
+        f"{len(catalog)} videos, {counts['segments']} segments, {counts['vectors']} pictures,"
         f" {counts['utterances']} utterances, {counts['events']} events"
     )
 
@@ -465,11 +473,11 @@ def describe(what: dict[str, dict[str, object]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--short", action="store_true", help="Fewer streams and kills: what CI runs.")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="Leave logs and catalogs there.")
+    parser.add_argument("--short", action="store_true", help="Fewer streams and kills, as in CI.")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep logs and catalogs in this folder.")
     given = parser.parse_args()
     if not VIDEOS.is_dir():
-        print(f"the development videos are not there: {VIDEOS}", file=sys.stderr)
+        print(f"the development videos are missing: {VIDEOS}", file=sys.stderr)
         return 1
     begin = time.monotonic()
 
@@ -482,7 +490,7 @@ def main() -> int:
         broker = Broker(folder / "broker")
         broker.start()
         stack.callback(broker.kill)
-        report = chaos(SHORT if given.short else FULL, given.seed, folder, broker, say)
+        report = compare_runs(SHORT if given.short else FULL, given.seed, folder, broker, say)
     print(json.dumps(report))
     return 0
 

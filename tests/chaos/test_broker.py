@@ -1,4 +1,4 @@
-"""The broker that the tests and `make kafka` run: it answers, goes when told, and outlives nobody."""
+"""The broker of the tests and of `make kafka`: it answers, stops in order, and ends with its starter."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ PROGRAM = [sys.executable, str(POM.with_name("broker.py"))]
 
 @pytest.fixture
 def program(tmp_path: Path, own_jars: None) -> Iterator[subprocess.Popen[str]]:
-    """`make kafka`, running; its temporary files go below tmp_path."""
+    """A running `make kafka`, whose temporary files go below tmp_path."""
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(PROGRAM, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as running:
         yield running
@@ -30,7 +30,7 @@ def program(tmp_path: Path, own_jars: None) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def own_jars() -> None:
-    """Skip or fail as all tests of Kafka do where there is none."""
+    """Skip or fail, as all tests of Kafka, where a broker cannot be made."""
     new_broker(Path(tempfile.gettempdir()))
 
 
@@ -42,16 +42,16 @@ def eventually(is_so: Callable[[], bool], seconds: float = 10.0) -> bool:
 
 
 def java_processes(folder: Path) -> list[int]:
-    """The processes whose command names a file below `folder`."""
-    found = []
+    """Return the Java processes whose command names a file below `folder`."""
+    pids = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             command = Path("/proc", pid, "cmdline").read_bytes()
         except OSError:
             continue
         if str(folder).encode() in command and b"java" in command:
-            found.append(int(pid))
-    return found
+            pids.append(int(pid))
+    return pids
 
 
 def test_the_program_prints_its_address_and_ctrl_c_leaves_nothing(

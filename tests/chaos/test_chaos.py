@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: killed workers, a restarted broker, a killed server, and nothing lost or doubled."""
+"""Runs the short form of `make chaos`: kills and restarts must neither lose nor double anything."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ CHAOS = Path(__file__).parent / "chaos.py"
 
 @pytest.mark.kafka
 @pytest.mark.timeout(900)
-def test_the_end_is_as_if_nothing_had_been(shared: Path, tmp_path: Path) -> None:
+def test_a_disturbed_run_ends_like_an_undisturbed_one(shared: Path, tmp_path: Path) -> None:
     try:
         jars()
     except BrokerMissing as error:
