@@ -101,7 +101,7 @@ class Worker:
             self.reader.partitions_of(topic)
         for topic in (self.topics.chunks, self.topics.sources):
             number = self.reader.partitions_of(topic)[-1]
-            self.reader.end_offsets([(self.topics.checkpoints, number)])  # a partition for each of theirs
+            self.reader.end_offsets([(self.topics.checkpoints, number)])  # as many partitions
 
     # ---- the worker's thread
 
@@ -184,6 +184,7 @@ class Worker:
             self.consumer.resume(before - partition_ids)
 
     def _tidy(self) -> None:
+        """Open partitions that could not be opened before, end idle streams, and update the metrics."""
         for partition_id in list(self._unopened):
             self._open(partition_id)
         if self.is_full or self.consumer.seconds_since_fetch() > SILENT_SECONDS:
@@ -211,16 +212,15 @@ class Worker:
     # ---- assignment of partitions; the consumer calls these within poll()
 
     def _on_assigned(self, partition_ids: Sequence[PartitionId]) -> None:
-        self._give_up(
-            [partition_id for partition_id in partition_ids if partition_id in self.partitions]
-        )  # not expected: a partition is revoked first
+        # Normally none: a partition is revoked before it is assigned again.
+        self._give_up([partition_id for partition_id in partition_ids if partition_id in self.partitions])
         for partition_id in partition_ids:
             self._unopened[partition_id] = time.monotonic()
             self._open(partition_id)
         logger.info("partitions assigned count=%d all=%d", len(partition_ids), len(self.partitions))
 
     def _open(self, partition_id: PartitionId) -> None:
-        """Continue a partition at its committed offset. If the broker does not answer, leave it for a later attempt."""
+        """Continue a partition where it was left. If the broker does not say where, try again later."""
         topic, number = partition_id
         try:
             start = self.consumer.committed_offset(topic, number)

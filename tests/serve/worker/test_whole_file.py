@@ -1,16 +1,21 @@
-"""serve.worker.whole_file: the pieces of a file end in the segments that indexing makes of the whole file."""
+"""serve.worker.whole_file: a file in pieces ends in the segments of the whole file; one that fails leaves nothing."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from encoders.values import FrameEmbeddings
+from ingest.errors import DecodeError
+from ingest.kafka import Record
 from ingest.stream.stream_clock import EpochPart
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame
+from serve.codec.records import Source, source_bytes
+from serve.worker.partitions import SourcePartition
 from serve.worker.video_flow import VideoFlow
-from serve.worker.whole_file import PIECE_FRAMES, FileCutter
-from support.worker_fakes import MEDIA, PIXELS
+from serve.worker.whole_file import MAX_PIECES, PIECE_FRAMES, FileCancelled, FileCutter, FileWork
+from support.worker_fakes import MEDIA, PIXELS, FakeEffects
 from temporal.config import WindowConfig
 from temporal.fusion.fusion import MeanPooling
 from temporal.window import cut_video
@@ -103,3 +108,100 @@ def test_sound_without_pictures_is_one_piece_up_to_the_end() -> None:
     blocks = [AudioBlock(epoch=0, start_seconds=float(n), samples=np.zeros(16000, np.float32)) for n in range(3)]
     [piece] = pieces_of([SONG, *blocks, summary(3.25)])
     assert (len(piece.sounds), piece.end_seconds, piece.whole_seconds) == (3, 3.25, 3.25)
+
+
+# ------------------------------------------------------------------ a file in a worker
+SOURCE = Source(collection="films", video_id="film", uri="file:///film.mp4", recorded_time=1e9)
+RECORD = Record("sources", 0, 7, 1000.0, b"k", source_bytes(SOURCE))
+
+
+def film_frames(count: int) -> list[Frame]:
+    return [frame(float(n)) for n in range(count)]
+
+
+def start_file(effects: FakeEffects) -> tuple[SourcePartition, FileWork]:
+    """Take a record, and open the file as its decoding thread does."""
+    partition = SourcePartition(effects, "sources", 0, RECORD.offset)
+    partition.take(RECORD)
+    [(work, _)] = effects.files
+    work.flow = VideoFlow(
+        "films", "film", transcriber=None, window=WindowConfig(), pooling=MeanPooling(), fingerprint="f",
+        uri=SOURCE.uri,
+    )  # fmt: skip
+    return partition, work
+
+
+def put(work: FileWork, effects: FakeEffects, items: list[Decoded]) -> None:
+    """Hand over pieces as the decoding thread does, and do the work that follows."""
+    [(_, on_change)] = effects.files
+    for piece in pieces_of(items):
+        work.put(piece)
+        on_change()
+        effects.finish_all()
+
+
+def commit(partition: SourcePartition, effects: FakeEffects) -> int | None:
+    partition.step_commit(may_begin=True)
+    effects.acknowledge()
+    return partition.step_commit(may_begin=False)
+
+
+def test_a_file_becomes_final_segments_and_is_committed_when_the_broker_has_them() -> None:
+    effects = FakeEffects()
+    partition, work = start_file(effects)
+    put(work, effects, [FILM, *film_frames(40), summary(40.0)])
+    assert commit(partition, effects) is None
+    work.put(None)
+    effects.files[0][1]()
+    final = {one.segment.segment_id: one for one in effects.segments if one.is_final}
+    assert list(final) == [f"film/0/{n}" for n in range(4)]
+    assert [one.is_last for one in final.values()] == [False, False, False, True]
+    assert final["film/0/1"].recorded_time == pytest.approx(1e9 + 8.0)
+    assert {one.uri for one in final.values()} == {SOURCE.uri}
+    assert commit(partition, effects) == RECORD.offset + 1
+
+
+def test_a_file_that_fails_half_way_leaves_nothing() -> None:
+    effects = FakeEffects()
+    partition, work = start_file(effects)
+    put(work, effects, [FILM, *film_frames(40), summary(40.0)])
+    published = {delivery.key for delivery in effects.sent("segments")}
+    assert len(published) > 1
+    work.failure = DecodeError(SOURCE.uri, "noise")
+    effects.files[0][1]()
+    left = {delivery.key: delivery.value for delivery in effects.sent("segments")}
+    assert left == dict.fromkeys(published)
+    assert len(effects.sent("deadletter")) == 1
+    assert commit(partition, effects) == RECORD.offset + 1
+
+
+def test_decoding_waits_while_enough_pieces_are_under_way() -> None:
+    effects = FakeEffects()
+    partition, work = start_file(effects)
+    pieces = pieces_of([FILM, *film_frames(6 * PIECE_FRAMES), summary(6.0 * PIECE_FRAMES)])
+    for piece in pieces[:MAX_PIECES]:
+        work.put(piece)
+    is_put = threading.Event()
+
+    def put_one_more() -> None:
+        work.put(pieces[MAX_PIECES])
+        is_put.set()
+
+    thread = threading.Thread(target=put_one_more)
+    thread.start()
+    effects.files[0][1]()
+    partition.step_commit(may_begin=False)
+    assert not is_put.is_set()  # nothing is encoded
+    effects.encoding.pop(0)()
+    assert is_put.wait(10)
+    thread.join()
+
+
+def test_a_file_that_is_given_up_ends_its_decoding() -> None:
+    effects = FakeEffects()
+    partition, work = start_file(effects)
+    partition.give_up()
+    with pytest.raises(FileCancelled):
+        work.put(None)
+    effects.files[0][1]()
+    assert effects.deliveries == []
