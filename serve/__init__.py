@@ -1,1 +1,1 @@
-"""The composition root: catalog, index, query engine, and the one command."""
+"""The composition root: catalog, index, search, server, worker, and the command `kinodex`."""

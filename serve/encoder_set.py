@@ -1,4 +1,4 @@
-"""The encoders of one data directory, loaded together because their names and hashes are its encoder space."""
+"""The encoders of a data directory. They load together, as their names and hashes are its encoder space."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoders:
-    """Everything that turns media and questions into vectors; Whisper is needed for media only."""
+    """All encoders of media and questions, apart from Whisper, which only media need."""
 
-    visual: VisualEncoder | None  # None: nothing here can see
-    visual_note: str  # one line: which visual encoder was taken, and why
+    visual: VisualEncoder | None  # None: pictures are not encoded
+    visual_note: str  # one line: which visual encoder was chosen, and why
     sentence: SentenceEncoder
-    pooling: Pooling  # of windows; loaded where media is indexed
+    pooling: Pooling  # makes vectors of windows; its weights are loaded only to index media
     space: EncoderSpace
 
     def encode_frames(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
@@ -40,14 +40,14 @@ class Encoders:
 
 
 def load_encoders(settings: Settings, stored: EncoderSpace | None, *, speech: tuple[str, str]) -> Encoders:
-    """Load what the settings name; "auto" means what the data directory remembers.
+    """Load the encoders that the settings name; "auto" means those of the stored space.
 
     Args:
-        stored: The data directory's space; None: it is new, or every choice is open again.
+        stored: The data directory's space; None: it is new, or is to be reindexed.
         speech: Name and fingerprint of the transcriber; ("none", "none") without one.
     Raises:
-        WeightsNotFound: If a named model is not to be had.
-        WeightsInvalid: If its file is not what it should be.
+        WeightsNotFound: If a named model is not available.
+        WeightsInvalid: If a weights file is damaged or of another kind.
     """
     sentence = SentenceEncoder.load(settings.sentence)
     visual, note = load_visual(settings.visual, sentence, remembered=stored.visual if stored is not None else None)
@@ -65,14 +65,14 @@ def load_encoders(settings: Settings, stored: EncoderSpace | None, *, speech: tu
 
 
 def load_pooling(settings: Settings) -> Pooling:
-    """Return what makes segments of windows: the checkpoint that the settings name, else the mean."""
+    """Return the pooling of windows: the checkpoint that the settings name, else the mean."""
     if not settings.window.fusion:
         return MeanPooling()
     return Fusion(Path(settings.window.fusion), choose_device(settings.visual.device))
 
 
 def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
-    """Make decoding yield pictures at the visual encoder's input size."""
+    """Return decoding settings with the visual encoder's input size."""
     if encoders.visual is None:
         return settings.decode
     return replace(
@@ -84,8 +84,8 @@ def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
 
 
 def load_for_indexing(settings: Settings, stored: EncoderSpace | None) -> "tuple[Transcriber | None, Encoders]":
-    """Load everything that indexing needs; see `load_encoders`."""
-    from encoders.speech.whisper import Transcriber  # half a GB that questions do not need
+    """Load Whisper and all encoders; see load_encoders()."""
+    from encoders.speech.whisper import Transcriber  # half a GB of imports, which questions do not need
 
     transcriber = None if settings.speech.model == "none" else Transcriber.load(settings.speech)
     speech = (transcriber.name, transcriber.fingerprint) if transcriber is not None else ("none", "none")

@@ -3,35 +3,35 @@
 ├── DataDirectoryMissing   nothing has been indexed there
 ├── DataDirectoryBusy      another process is writing there
 ├── DataDirectoryInvalid   the catalog is damaged, or newer than this program
-│   └── DataDirectoryOutdated   it is older than this program can read; kinodex reindex makes it anew
+│   └── DataDirectoryOutdated  it is too old for this program; kinodex reindex makes it anew
 ├── EncoderSpaceMismatch   the rows were made by other encoders
 ├── VideoNotFound          no such video id
-├── VideoAmbiguous         more than one video is meant by an id
-├── VideoNotReady          it is still on its way in, or failed
-├── VideoIsLive            it comes from Kafka, which has to hear of its deletion
+├── VideoAmbiguous         an id names more than one video
+├── VideoNotReady          it is not indexed yet, or its indexing failed
+├── VideoIsLive            it comes from Kafka, where its deletion must be published
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
 ├── PredictionsInvalid     a file of predictions or of their truth cannot be used
 ├── PolicyInvalid          a file of moderation policies cannot be used; names line and field
 ├── ClipsInvalid           a file of labelled clips cannot be used
-├── RequestInvalid         a call's fields are wrong; names them
-│   └── PageTokenInvalid   it is not of this server, this caller or this question
-├── PageTokenExpired       the answer it pages through is forgotten
-├── ResumeTokenExpired     the library it goes on in is gone
+├── RequestInvalid         fields of a request are wrong; names them
+│   └── PageTokenInvalid   it is of another server, caller or question
+├── PageTokenExpired       the server no longer has the answer it pages through
+├── ResumeTokenExpired     the library it belongs to is gone
 ├── CollectionNotFound     no such collection
 ├── FrameNotFound          the video has no pictures
 ├── RequestIdReused        a request id came with another request
 ├── Unauthenticated        no valid token
-├── PermissionDenied       a valid token, and not for this
-├── Overloaded             too much at once; come back later
-├── ServerNotReady         it is still loading, or going away
+├── PermissionDenied       a valid token that does not allow this
+├── Overloaded             too many requests at once; try again later
+├── ServerNotReady         it is still loading, or stopping
 ├── IndexUnavailable       Milvus does not answer
-├── CallAbandoned          nobody waits for the answer any more
+├── CallAbandoned          the caller waits no longer
 ├── CallTooLong            it took longer than the server allows
-├── UploadCorrupt          not the bytes that were announced
-├── UploadStalled          the bytes stopped coming
+├── UploadCorrupt          its bytes are not those that were announced
+├── UploadStalled          its bytes stopped coming
 ├── SpoolFull              no room for uploads
 ├── RecordInvalid          a Kafka record is not what its topic holds
-├── WorkerCrashed          the process that indexes died on a video, more than once
+├── WorkerCrashed          the indexing process died on a video more than once
 └── ServerFailed           (clients) a server refused or could not be reached
 """
 
@@ -40,7 +40,7 @@ from collections.abc import Sequence
 
 
 class ServeError(Exception):
-    """The library cannot do what was asked."""
+    """The library or a server cannot do what a caller asks for."""
 
 
 class SettingsError(ServeError):
@@ -59,8 +59,8 @@ class DataDirectoryBusy(ServeError):
     """Another process is writing to this data directory."""
 
     def __init__(self, directory: str, pid: int | None) -> None:
-        who = f"process {pid}" if pid else "another process"
-        super().__init__(f"{who} is writing to {directory}: wait for it, or choose another --data")
+        writer = f"process {pid}" if pid else "another process"
+        super().__init__(f"{writer} is writing to {directory}: wait for it, or choose another --data")
         self.directory, self.pid = directory, pid
 
 
@@ -73,7 +73,7 @@ class DataDirectoryInvalid(ServeError):
 
 
 class DataDirectoryOutdated(DataDirectoryInvalid):
-    """The catalog was made by an older program, and is too old to be brought forward."""
+    """The catalog is of an older version that this program cannot read; `kinodex reindex` makes it anew."""
 
     def __init__(self, directory: str, version: int, current_version: int) -> None:
         super().__init__(
@@ -85,7 +85,7 @@ class DataDirectoryOutdated(DataDirectoryInvalid):
 
 
 class EncoderSpaceMismatch(ServeError):
-    """The data directory's rows were made by other encoders than the ones asked for."""
+    """Other encoders than the chosen ones made the rows of the data directory."""
 
     def __init__(self, directory: str, stored: str, wanted: str) -> None:
         super().__init__(
@@ -104,7 +104,7 @@ class VideoNotFound(ServeError):
 
 
 class VideoAmbiguous(ServeError):
-    """More than one video is meant by an id, or by the beginning of one."""
+    """An id, or the beginning of an id, names more than one video."""
 
     def __init__(self, video_id: str, collections: Sequence[str]) -> None:
         where = f"in the collections {', '.join(collections)}" if len(collections) > 1 else f"in {collections[0]}"
@@ -113,7 +113,7 @@ class VideoAmbiguous(ServeError):
 
 
 class VideoNotReady(ServeError):
-    """The video is known, and has nothing to show yet."""
+    """The video is not indexed yet, or its indexing failed."""
 
     def __init__(self, video_id: str, state: str) -> None:
         super().__init__(f"video {video_id} is {state}: there is nothing to read of it")
@@ -121,13 +121,13 @@ class VideoNotReady(ServeError):
 
 
 class VideoIsLive(ServeError):
-    """The video comes from Kafka, which has to hear of its deletion, else it comes back and stays elsewhere."""
+    """The video comes from Kafka. Unless its deletion is published there, it comes back, and other servers keep it."""
 
     def __init__(self, video_id: str) -> None:
         super().__init__(
-            f"video {video_id} comes from Kafka, which has to be told that it is deleted: name the brokers"
-            " (--kafka SERVERS, or kafka.servers), or ask a server that runs with them; or give --local, and only this"
-            " library forgets it"
+            f"video {video_id} comes from Kafka, where its deletion must be published: name the brokers"
+            " (--kafka SERVERS, or kafka.servers), or ask a server that runs with them; or give --local to delete it"
+            " from this library only"
         )
         self.video_id = video_id
 
@@ -162,8 +162,8 @@ class PolicyInvalid(ServeError):
     Attributes:
         line: From 1; None: the file as a whole.
         field: Such as "policies[2].leave"; empty: none.
-        where: Line and field for who may not know the file; empty where it is the file as a whole.
-        reason: What is wrong; it may quote the file.
+        where: Line and field, for callers who may not learn the path; empty: the file as a whole.
+        reason: What is wrong; may quote the file.
     """
 
     def __init__(self, path: str, reason: str, *, line: int | None = None, field: str = "") -> None:
@@ -176,10 +176,10 @@ class PolicyInvalid(ServeError):
 
 
 class RequestInvalid(ServeError):
-    """A call's fields are wrong.
+    """Fields of a request are wrong.
 
     Attributes:
-        violations: (field, what is wrong with it), at least one.
+        violations: (field, what is wrong with it), at least one pair.
     """
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
@@ -188,21 +188,21 @@ class RequestInvalid(ServeError):
 
 
 class PageTokenInvalid(RequestInvalid):
-    """A page token is not of this server, this caller or this question."""
+    """A page token is of another server, another caller or another question."""
 
     def __init__(self) -> None:
         super().__init__([("page_token", "is not the next_page_token of this request")])
 
 
 class PageTokenExpired(ServeError):
-    """The answer that a page token pages through is forgotten."""
+    """The server no longer has the answer that a page token pages through."""
 
     def __init__(self) -> None:
         super().__init__("the page token has expired: ask for the first page again")
 
 
 class ResumeTokenExpired(ServeError):
-    """A resume token is of a library that is gone."""
+    """A resume token is of a library that no longer exists."""
 
     def __init__(self) -> None:
         super().__init__("the resume token is of a library that is gone: begin without it, from_start for all events")
@@ -225,7 +225,7 @@ class FrameNotFound(ServeError):
 
 
 class RequestIdReused(ServeError):
-    """A request id came with another request than before."""
+    """A request id was used before, with another request."""
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"request_id {request_id} was used for another request")
@@ -233,14 +233,14 @@ class RequestIdReused(ServeError):
 
 
 class Unauthenticated(ServeError):
-    """No valid token came with the call. Says nothing of why, so that nothing can be learnt by trying."""
+    """A call without a valid token. Its text does not say why, so that trying tokens teaches nothing."""
 
     def __init__(self) -> None:
         super().__init__("a valid token is needed: send it as the metadata authorization: Bearer TOKEN")
 
 
 class PermissionDenied(ServeError):
-    """The token is valid, and not for this. Says the same whether or not what was asked for exists."""
+    """A valid token does not allow the call. The text is the same whether or not the resource exists."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"this token may not {what}")
@@ -248,7 +248,7 @@ class PermissionDenied(ServeError):
 
 
 class Overloaded(ServeError):
-    """Too much is being asked at once."""
+    """Too many requests at once."""
 
     def __init__(self, what: str, retry_after_seconds: float) -> None:
         super().__init__(f"too many {what} at once: come back in {retry_after_seconds:g} s")
@@ -256,7 +256,7 @@ class Overloaded(ServeError):
 
 
 class ServerNotReady(ServeError):
-    """The server is still loading, or going away."""
+    """The server is still loading, or stopping."""
 
     def __init__(self, why: str, retry_after_seconds: float) -> None:
         super().__init__(f"the server is {why}: come back in {retry_after_seconds:g} s")
@@ -264,18 +264,18 @@ class ServerNotReady(ServeError):
 
 
 class IndexUnavailable(ServeError):
-    """Milvus does not answer. Where it is, and why, is in the log: it is not a client's to know."""
+    """Milvus does not answer. The log has its address and the reason, which clients must not learn."""
 
     def __init__(self) -> None:
         super().__init__("the vector index (index.milvus_uri) does not answer: come back later")
 
 
 class CallAbandoned(ServeError):
-    """Nobody waits for the answer any more: the call was cancelled, or its deadline has passed."""
+    """The caller waits no longer: the call was cancelled, or its deadline has passed."""
 
 
 class CallTooLong(ServeError):
-    """A call that brought no deadline of its own took longer than the server allows."""
+    """A call without a deadline of its own took longer than the server allows."""
 
     def __init__(self, limit_seconds: float) -> None:
         super().__init__(f"not done within {limit_seconds:g} s, the server's limit (server.max_call_seconds)")
@@ -299,7 +299,7 @@ class UploadStalled(ServeError):
 
 
 class SpoolFull(ServeError):
-    """There is no room for uploads."""
+    """The server has no room for uploads now."""
 
     def __init__(self, retry_after_seconds: float) -> None:
         super().__init__("there is no room for uploads now: come back when others are indexed")
@@ -311,7 +311,7 @@ class RecordInvalid(ServeError):
 
 
 class WorkerCrashed(ServeError):
-    """The process that indexes died on a video, more than once."""
+    """The indexing process died on a video more than once."""
 
     def __init__(self, uri: str, attempt_count: int) -> None:
         super().__init__(f"indexing ended {attempt_count} times in the middle of this video: {uri}")
@@ -333,5 +333,5 @@ class ServerFailed(ServeError):
 
 
 def name_of(error: Exception) -> str:
-    """Write an error's class as a reason is written, whether or not a client may know of it."""
+    """Return an error's class name as a reason, such as VIDEO_NOT_FOUND, whether or not clients may learn it."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()

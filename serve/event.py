@@ -1,4 +1,4 @@
-"""A moderation event, and which are asked for."""
+"""Moderation events, their changes, and filters for them."""
 
 import hashlib
 import json
@@ -10,23 +10,23 @@ from serve.values import MatchedWord
 
 
 class EventState(StrEnum):
-    """What became of an event."""
+    """State of an event after its last change."""
 
     OPENED = "OPENED"
     UPDATED = "UPDATED"
     CLOSED = "CLOSED"
-    WITHDRAWN = "WITHDRAWN"  # its video was deleted, or other policies do not find it
+    WITHDRAWN = "WITHDRAWN"  # its video was deleted, or the present policies do not find it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something a policy looks or listens for, as it is known in one revision."""
+    """One revision of an event: a span of a video that a policy flags."""
 
     event_id: str
     state: EventState
-    channel: Literal["visual", "speech"]  # how it was noticed
+    channel: Literal["visual", "speech"]  # what showed it: pictures or words
     label: str
-    parents: tuple[str, ...]  # what the label is a kind of, the broadest first
+    parents: tuple[str, ...]  # broader labels, the broadest first
     confidence: float  # 0..1, the highest so far
     collection: str
     video_id: str
@@ -37,34 +37,34 @@ class Event:
     policy_version: str
     fingerprint: str  # of the encoders
     action: str
-    recorded_time: float | None = None  # when it began by the wall clock, seconds since 1970; None: not known
-    best_frame_seconds: float | None = None  # the picture that shows it best; None: it was heard
-    matched_words: tuple[MatchedWord, ...] = ()  # what gave it away, if it was heard
+    recorded_time: float | None = None  # time of day at its start, seconds since 1970; None: not known
+    best_frame_seconds: float | None = None  # the frame that shows it best; None: of the speech channel
+    matched_words: tuple[MatchedWord, ...] = ()  # words that the policy matched, of the speech channel
     revision: int = 0
 
     def is_same(self, other: "Event") -> bool:
-        """Whether another revision says the same; the clock of a live video is told better and better."""
+        """Whether another revision says the same, apart from the recorded time, which live videos keep refining."""
         return self == replace(other, revision=self.revision, recorded_time=self.recorded_time)
 
 
 def event_id(policy_id: str, collection: str, video_id: str, epoch: int, channel: str, start_seconds: float) -> str:
-    """Return the id of an event: the same for the same, whoever finds it and however often."""
+    """Return the id of an event: every server and every run finds the same id for the same event."""
     content = json.dumps([policy_id, collection, video_id, epoch, channel, round(1000 * start_seconds)])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """Which events are asked for: those that meet every condition."""
+    """Which events a caller asks for: those that meet every condition."""
 
-    collections: tuple[str, ...] | None = None  # None: every one
-    video_ids: tuple[str, ...] = ()  # none: every one, as in the next ones
+    collections: tuple[str, ...] | None = None  # None: every collection
+    video_ids: tuple[str, ...] = ()  # empty: every video; as in the next two fields
     policy_ids: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()  # theirs, or one of their parents
+    labels: tuple[str, ...] = ()  # an event's label or one of its parents
     min_confidence: float = 0.0
 
     def admits(self, event: Event) -> bool:
-        """Whether an event is asked for."""
+        """Whether an event meets every condition."""
         return (
             (self.collections is None or event.collection in self.collections)
             and (not self.video_ids or event.video_id in self.video_ids)
@@ -76,7 +76,7 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventChange:
-    """A revision of an event, and its place among all changes."""
+    """A revision of an event, and its sequence number among all changes."""
 
     sequence: int
     event: Event

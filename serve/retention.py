@@ -1,4 +1,4 @@
-"""How long live videos are kept, a collection: what server.retention says."""
+"""Retention: how long the live videos of each collection are kept, as server.retention says."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-EVERY_OTHER = "*"  # stands for the collections that are not named
+EVERY_OTHER = "*"  # stands for all collections that are not named
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
@@ -14,10 +14,10 @@ AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What is kept of the live videos of one collection."""
+    """How much of the live videos of one collection is kept."""
 
-    age_seconds: float = math.inf  # of what was recorded, or was appended, longer ago
-    size_bytes: float = math.inf  # of all of them together
+    age_seconds: float = math.inf  # since a segment was recorded, or appended to Kafka
+    size_bytes: float = math.inf  # of all live videos of the collection together
 
     def __post_init__(self) -> None:
         for name in ("age_seconds", "size_bytes"):
@@ -32,7 +32,7 @@ class Retention:
     limits: Mapping[str, Limit] = field(default_factory=lambda: MappingProxyType({}))  # by collection, or EVERY_OTHER
 
     def of(self, collection: str) -> Limit | None:
-        """Return a collection's limit; None: all of it is kept."""
+        """Return a collection's limit; None: everything is kept."""
         return self.limits.get(collection) or self.limits.get(EVERY_OTHER)
 
     def __bool__(self) -> bool:
@@ -41,35 +41,35 @@ class Retention:
 
 
 def parse_retention(texts: Sequence[str]) -> Retention:
-    """Read what server.retention says: "cams=7d", "default=30d,50GiB", "*=1d".
+    """Parse server.retention: "cams=7d", "default=30d,50GiB", "*=1d".
 
-    A variable's value is split at its commas, so a text without a collection goes on with that of the text before.
+    Environment variables are split at their commas, so a text without a collection adds to the collection before it.
 
     Raises:
-        ValueError: If one says nothing, or says it twice.
+        ValueError: If a text has no limit, or repeats a collection or a kind of limit.
     """
-    found: dict[str, dict[str, float]] = {}
+    amounts: dict[str, dict[str, float]] = {}
     collection = ""
     for text in texts:
-        name, equals, amounts = text.partition("=")
+        name, equals, listed = text.partition("=")
         if not equals:
-            amounts = text
+            listed = text
         else:
             collection = name.strip()
-            if collection in found:
+            if collection in amounts:
                 raise ValueError(f"retention names the collection {collection!r} twice")
-            found[collection] = {}
+            amounts[collection] = {}
         if not collection:
             raise ValueError(f"retention must be like cams=7d or cams=7d,50GiB (* is every other), got {text!r}")
-        for part in amounts.split(","):
-            kind, amount = _amount(part, text)
-            if kind in found[collection]:
+        for part in listed.split(","):
+            kind, amount = _parse_amount(part, text)
+            if kind in amounts[collection]:
                 raise ValueError(f"retention of {collection} has two limits of one kind: {text!r}")
-            found[collection][kind] = amount
-    return Retention(limits=MappingProxyType({name: Limit(**given) for name, given in found.items()}))
+            amounts[collection][kind] = amount
+    return Retention(limits=MappingProxyType({name: Limit(**limits) for name, limits in amounts.items()}))
 
 
-def _amount(part: str, text: str) -> tuple[str, float]:
+def _parse_amount(part: str, text: str) -> tuple[str, float]:
     match = AMOUNT.fullmatch(part.strip())
     if match is not None:
         amount, unit = float(match[1]), match[2]

@@ -1,7 +1,7 @@
-"""The one reader of the environment and of settings files.
+"""Settings: the only reader of the environment and of settings files.
 
-Later wins: the defaults in the configs' fields, a TOML file, variables `KINODEX_SECTION_FIELD`. A key that no
-config has is an error, so a typing mistake never passes for a setting.
+Defaults stand in the configs' fields. A TOML file overrides them, and variables `KINODEX_SECTION_FIELD` override both.
+A key that no config has is an error, so that no typing mistake passes for a setting.
 """
 
 import difflib
@@ -20,22 +20,22 @@ from serve.errors import SettingsError
 from temporal.config import MomentConfig, WindowConfig
 
 PREFIX = "KINODEX_"
-# Variables that are no setting: where the library is, where the file is, and what the tests must not skip.
+# Variables that are no settings: the data directory, the settings file, and what tests must not skip.
 OTHER_VARIABLES = ("KINODEX_DATA", "KINODEX_CONFIG", "KINODEX_REQUIRE")
-# Decided by the visual encoder, or by the command; a setting that changes nothing would mislead.
+# Fields that the visual encoder or the command decides; as settings they would have no effect.
 DERIVED_KEYS = frozenset(
     {"decode.input_width", "decode.input_height", "decode.resize", "decode.clock", "publish.realtime"}
 )
 
 
 def _default_workers() -> int:
-    # From two on, decoding one input overlaps encoding another; above eight the encoders are the limit.
+    # From two on, decoding one input overlaps encoding another. Above eight the encoders are the limit.
     return max(2, min(8, (os.cpu_count() or 1) // 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything an operator can set, one config a stage."""
+    """All that an operator can set, one config for each section of the settings file."""
 
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -59,20 +59,20 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Given:
-    """One value somebody set, and where."""
+class _Override:
+    """A value that the file or the environment sets."""
 
     value: Any
-    origin: str  # for people: "decode.sampling in kinodex.toml", "$KINODEX_DECODE_SAMPLING"
+    origin: str  # where, for people: "decode.sampling in kinodex.toml", "$KINODEX_DECODE_SAMPLING"
 
 
 def data_directory(given: Path | None) -> Path:
-    """Say where the library is: what was asked for, else $KINODEX_DATA, else ./kinodex-data."""
+    """Return the data directory: the given one, else $KINODEX_DATA, else ./kinodex-data."""
     return given or Path(os.environ.get("KINODEX_DATA") or "kinodex-data")
 
 
 def known_settings() -> dict[str, Any]:
-    """List every setting: "section.field" (or the field of Settings itself) -> its annotated type."""
+    """Return the type of every setting by its key: "section.field", or the name of a field of Settings."""
     known: dict[str, Any] = {}
     for name, kind in get_type_hints(Settings).items():
         if name in _sections():
@@ -85,21 +85,21 @@ def known_settings() -> dict[str, Any]:
 
 
 def load_settings(directory: Path | None = None, file: Path | None = None) -> Settings:
-    """Read the settings that hold now.
+    """Read the file and the environment, and return the settings.
 
     Args:
-        directory: The data directory, whose kinodex.toml counts when no other file is named.
+        directory: The data directory, whose kinodex.toml is read if no other file is named.
         file: The settings file; None: $KINODEX_CONFIG, else the data directory's.
     Raises:
         SettingsError: For an unreadable file, an unknown key or variable, a value of the wrong type or range.
     """
-    given = _read_file(_settings_file(directory, file))
-    given.update(_read_environment(os.environ))
-    return _build(given)
+    overrides = _read_file(_settings_file(directory, file))
+    overrides.update(_read_environment(os.environ))
+    return _build(overrides)
 
 
 def with_kafka_servers(settings: Settings, servers: str | None) -> Settings:
-    """Return settings with other brokers, if a command names some: "host:port,host:port".
+    """Return settings with other brokers, "host:port,host:port"; None: the same settings.
 
     Raises:
         SettingsError: If they are no addresses.
@@ -125,7 +125,7 @@ def _sections() -> list[str]:
     return [each.name for each in fields(Settings) if each.name != "workers"]
 
 
-def _read_file(file: Path | None) -> dict[str, _Given]:
+def _read_file(file: Path | None) -> dict[str, _Override]:
     if file is None:
         return {}
     try:
@@ -135,7 +135,7 @@ def _read_file(file: Path | None) -> dict[str, _Given]:
         raise SettingsError(f"cannot read settings file {file}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {file} is not TOML: {error}") from error
-    known, given = known_settings(), {}
+    known, overrides = known_settings(), {}
     for section, content in document.items():
         if section in _sections() and not isinstance(content, dict):
             raise SettingsError(f"[{section}] in {file} must be a table, got {content!r}")
@@ -143,27 +143,29 @@ def _read_file(file: Path | None) -> dict[str, _Given]:
         for name, value in values.items():
             key = f"{section}.{name}".rstrip(".")
             _check_known(key, known, f"{key} in {file}")
-            given[key] = _Given(value=_typed(value, known[key], f"{key} in {file}"), origin=f"{key} in {file}")
+            overrides[key] = _Override(
+                value=_check_type(value, known[key], f"{key} in {file}"), origin=f"{key} in {file}"
+            )
         if not values:
             _check_known(section, dict.fromkeys(_sections()), f"[{section}] in {file}")
-    return given
+    return overrides
 
 
-def _read_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
+def _read_environment(environ: Mapping[str, str]) -> dict[str, _Override]:
     known = {variable_name(key): (key, kind) for key, kind in known_settings().items()}
-    given = {}
+    overrides = {}
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
             continue
         _check_known(variable, [*known, *OTHER_VARIABLES], f"${variable}")
         key, kind = known[variable]
-        value = _typed(_parse(environ[variable], kind), kind, f"${variable}")
-        given[key] = _Given(value=value, origin=f"${variable}")
-    return given
+        value = _check_type(_parse_text(environ[variable], kind), kind, f"${variable}")
+        overrides[key] = _Override(value=value, origin=f"${variable}")
+    return overrides
 
 
 def variable_name(key: str) -> str:
-    """Name the variable that sets `key`: "visual.model" -> "KINODEX_VISUAL_MODEL"."""
+    """Return the environment variable of a key: "visual.model" -> "KINODEX_VISUAL_MODEL"."""
     return PREFIX + key.replace(".", "_").upper()
 
 
@@ -176,14 +178,14 @@ def _check_known(name: str, known: Mapping[str, Any] | list[str], origin: str) -
     raise SettingsError(f"unknown setting {origin}: the nearest known one is {nearest[0]}")
 
 
-def _parse(text: str, kind: Any) -> Any:
-    """Read a variable's text as `kind`; text that does not fit comes back as it is, for _typed to refuse."""
-    members = _members(kind)
+def _parse_text(text: str, kind: Any) -> Any:
+    """Read a variable's text as `kind`. Text that does not fit is returned unchanged, for _check_type to refuse."""
+    members = _union_members(kind)
     if type(None) in members and text == "":
         return None
     for member in members:
         if get_origin(member) is tuple:
-            return [_parse(part.strip(), get_args(member)[0]) for part in text.split(",") if part.strip()]
+            return [_parse_text(part.strip(), get_args(member)[0]) for part in text.split(",") if part.strip()]
     if bool in members:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     for number in (int, float):
@@ -195,56 +197,58 @@ def _parse(text: str, kind: Any) -> Any:
     return text
 
 
-def _typed(value: Any, kind: Any, origin: str) -> Any:
-    """Check `value` against `kind`, and give it as the config wants it (tuples, floats)."""
-    members = _members(kind)
+def _check_type(value: Any, kind: Any, origin: str) -> Any:
+    """Check `value` against `kind`, and return it with the config's type (tuples, floats)."""
+    members = _union_members(kind)
     for member in members:
         if get_origin(member) is Literal and value in get_args(member):
             return value
         if get_origin(member) is tuple and isinstance(value, list):
             item = get_args(member)[0]
-            return tuple(_typed(each, item, f"each of {origin}") for each in value)
+            return tuple(_check_type(each, item, f"each of {origin}") for each in value)
         if member is float and isinstance(value, int | float) and not isinstance(value, bool) and value == value:
             return float(value)
         if member is not float and isinstance(member, type) and type(value) is member:
             return value
-    expected = " or ".join(_name(member) for member in members if member is not type(None))
+    expected = " or ".join(_type_name(member) for member in members if member is not type(None))
     raise SettingsError(f"{origin} must be {expected}, got {value!r}")
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def _union_members(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
-def _name(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(str(value) for value in get_args(kind))
     if get_origin(kind) is tuple:
-        return f"a list, each {_name(get_args(kind)[0])}"
+        return f"a list, each {_type_name(get_args(kind)[0])}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return names.get(kind, str(kind))
 
 
-def _build(given: Mapping[str, _Given]) -> Settings:
+def _build(overrides: Mapping[str, _Override]) -> Settings:
     configs: dict[str, Any] = {}
     for name, kind in get_type_hints(Settings).items():
         if name in _sections():
-            chosen = {key.partition(".")[2]: it for key, it in given.items() if key.startswith(f"{name}.")}
+            chosen = {
+                key.partition(".")[2]: override for key, override in overrides.items() if key.startswith(f"{name}.")
+            }
             configs[name] = _construct(kind, chosen)
-        elif name in given:
-            configs[name] = given[name].value
-    own = {key: it for key, it in given.items() if "." not in key}
+        elif name in overrides:
+            configs[name] = overrides[name].value
+    own = {key: override for key, override in overrides.items() if "." not in key}
     settings: Settings = _construct(Settings, own, configs)
     return settings
 
 
-def _construct(kind: type, given: Mapping[str, _Given], configs: Mapping[str, Any] | None = None) -> Any:
-    """Make one config; its own cross-checks become errors that name where the values came from."""
-    values = configs if configs is not None else {key: it.value for key, it in given.items()}
+def _construct(kind: type, overrides: Mapping[str, _Override], configs: Mapping[str, Any] | None = None) -> Any:
+    """Make one config. Errors of its checks become SettingsErrors that name where the values were set."""
+    values = configs if configs is not None else {key: override.value for key, override in overrides.items()}
     try:
         return kind(**values)
     except ValueError as error:
-        # The configs' messages begin with the field's name; where none is named, all that was set is suspect.
-        named = [it.origin for key, it in given.items() if str(error).startswith(key)]
-        origins = ", ".join(named or [it.origin for it in given.values()])
+        # The configs' messages begin with the field's name. Where they name no field, any set value may be the cause.
+        matching = [override.origin for key, override in overrides.items() if str(error).startswith(key)]
+        origins = ", ".join(matching or [override.origin for override in overrides.values()])
         raise SettingsError(f"{error}: set by {origins}") from error

@@ -1,4 +1,4 @@
-"""What the library stores and answers. Times are media time in seconds, spans half-open."""
+"""Values that the library stores and answers with. Times are media time in seconds, spans half-open."""
 
 import hashlib
 import itertools
@@ -17,7 +17,7 @@ Channel = Literal["visual", "speech", "all"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSpace:
-    """The encoders that a data directory's rows were made with. Rows of two spaces never meet in one answer."""
+    """The encoders that a data directory's rows were made with. No answer mixes rows of two spaces."""
 
     visual: str  # name of the visual encoder, or "none"
     visual_fingerprint: str  # architecture + weights hash + preprocessing
@@ -40,7 +40,7 @@ class EncoderSpace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WallClockAnchor:
-    """A media time of a video, and the wall clock then; it goes on from there until the next one."""
+    """A media time of a video and its time of day. Both clocks run on together until the next anchor."""
 
     media_seconds: float
     unix_time: float  # seconds since 1970
@@ -62,27 +62,27 @@ class Video:
     utterance_count: int
     warnings: tuple[str, ...]  # e.g. "the file ends before its header says"
     indexed_time: float  # seconds since 1970, UTC
-    metadata: Mapping[str, str] = field(default_factory=dict)  # what the caller said of it
+    metadata: Mapping[str, str] = field(default_factory=dict)  # from the caller
     recorded_time: float | None = None  # when its first picture was recorded, seconds since 1970; None: not known
-    is_live: bool = False  # fed by Kafka: its rows come, change and go
-    is_ended: bool = True  # False: it grows
-    watermark_seconds: float | None = None  # before it, everything is final; None: everywhere
-    anchors: tuple[WallClockAnchor, ...] = ()  # of a live video, one an epoch, by media time; may be none
+    is_live: bool = False  # fed by Kafka: its rows are added, changed and deleted
+    is_ended: bool = True  # False: a live video that still grows
+    watermark_seconds: float | None = None  # everything before it is final; None: everything is
+    anchors: tuple[WallClockAnchor, ...] = ()  # of a live video, by media time, at most one in each epoch
     version: int = 0  # grows with each change of a live video's rows
 
     @property
     def span(self) -> TimeSpan:
-        """What there is of it, as far as its clock tells: the old end of a live video may be gone."""
+        """The span that is still there, as far as the anchors tell: the start of a live video may be pruned."""
         start = self.anchors[0].media_seconds if self.anchors else 0.0
         return TimeSpan(start_seconds=min(start, self.duration_seconds), end_seconds=self.duration_seconds)
 
     @property
     def is_growing(self) -> bool:
-        """Whether it is live and goes on."""
+        """Whether it is live and has not ended."""
         return self.is_live and not self.is_ended
 
     def is_final_until(self, seconds: float) -> bool:
-        """Whether nothing before a media time will be revised."""
+        """Whether no revision will change anything before a media time."""
         return self.is_ended or self.watermark_seconds is None or seconds <= self.watermark_seconds
 
     def recorded_at(self, seconds: float) -> float | None:
@@ -94,9 +94,9 @@ class Video:
         return anchor.unix_time + seconds - anchor.media_seconds
 
     def recorded_spans(self, span: TimeSpan) -> Iterator[tuple[float, float]]:
-        """Yield when a part of it was recorded, start and end: a span for each epoch, and none where it is not known.
+        """Yield start and end of the times of day at which a part was recorded, for each epoch with a known clock.
 
-        The clock of a live video jumps where an epoch begins, forward or back.
+        The clock of a live video jumps, forward or back, where an epoch begins.
         """
         jumps = [a.media_seconds for a in self.anchors[1:] if span.start_seconds < a.media_seconds < span.end_seconds]
         edges = [span.start_seconds, *jumps, span.end_seconds]
@@ -107,7 +107,7 @@ class Video:
 
 
 class VideoState(StrEnum):
-    """How far a video is."""
+    """Progress of a video through indexing."""
 
     PROCESSING = "PROCESSING"
     READY = "READY"
@@ -116,7 +116,7 @@ class VideoState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoStatus:
-    """A video as a server tells of it, which may still be on its way in."""
+    """A video as a server lists it; it may still wait to be indexed."""
 
     video_id: str
     collection: str
@@ -133,12 +133,12 @@ class VideoStatus:
     recorded_time: float | None = None  # seconds since 1970, UTC
     warnings: tuple[str, ...] = ()
     content_sha256: str = ""
-    is_live: bool = False  # it grows
-    watermark_seconds: float | None = None  # of a live one: before it, nothing will be revised
+    is_live: bool = False  # a live video that still grows
+    watermark_seconds: float | None = None  # of a live video: no revision changes anything before it
 
 
 class Verdict(StrEnum):
-    """Whether an answer is one."""
+    """How sure a moment is to answer the query."""
 
     MATCH = "MATCH"
     WEAK = "WEAK"
@@ -147,10 +147,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetadataCondition:
-    """What one metadata value of a video must be: a text, or a number in a closed range. Without the key: not met."""
+    """A metadata value that a video must have: a text, or a number in a closed range. A video without the key fails."""
 
     key: str
-    equals: str | None = None  # None: the range counts
+    equals: str | None = None  # None: the range applies
     least: float = -math.inf
     greatest: float = math.inf
 
@@ -166,23 +166,23 @@ class MetadataCondition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which videos are asked: those that meet every condition."""
+    """Which videos a query searches: those that meet every condition."""
 
-    collections: tuple[str, ...] | None = None  # None: every one
-    video_ids: tuple[str, ...] = ()  # empty: every one
+    collections: tuple[str, ...] | None = None  # None: every collection
+    video_ids: tuple[str, ...] = ()  # empty: every video
     metadata: tuple[MetadataCondition, ...] = ()
-    recorded_from: float | None = None  # seconds since 1970; with it or the next, videos of unknown time are left out
+    recorded_from: float | None = None  # seconds since 1970; this and the next bar videos of unknown time
     recorded_until: float | None = None  # exclusive
     min_duration_seconds: float = 0.0
     max_duration_seconds: float = math.inf
 
     @property
     def is_timed(self) -> bool:
-        """Whether it asks for a time of recording."""
+        """Whether it has a condition on the time of recording."""
         return self.recorded_from is not None or self.recorded_until is not None
 
     def admits(self, video: Video) -> bool:
-        """Whether a video is asked."""
+        """Whether a video meets every condition."""
         return (
             (self.collections is None or video.collection in self.collections)
             and (not self.video_ids or video.video_id in self.video_ids)
@@ -192,7 +192,7 @@ class Filter:
         )
 
     def admits_span(self, video: Video, span: TimeSpan) -> bool:
-        """Whether any of a part of a video was recorded within the time that is asked for."""
+        """Whether some of a part of a video was recorded within the times of the filter."""
         if not self.is_timed:
             return True
         return any(
@@ -207,27 +207,27 @@ EVERYTHING = Filter()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentReference:
-    """A part of a video, as the example of a "more like this" question."""
+    """A part of a video, as the example of a "more like this" query."""
 
     video_id: str
     span: TimeSpan
-    collection: str | None = None  # None: the one that has the video
+    collection: str | None = None  # None: the collection that has the video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question: by text, by a picture or an example of what is looked for, or by text and one of them."""
+    """One query: a text, an image or an example of what to find, or a text with either."""
 
     text: str = ""
     image: bytes = b""  # a JPEG, PNG, WebP or other picture file
     image_name: str = "image"  # its name in errors
     like: MomentReference | None = None
-    image_weight: float = 0.5  # 0..1: of the picture, or of the example, beside the text
-    exclude_text: str = ""  # what the answers should not show or say
+    image_weight: float = 0.5  # 0..1: weight of the image or the example beside the text
+    exclude_text: str = ""  # what answers should not show or say
     channel: Channel = "all"
     filter: Filter = EVERYTHING
-    min_confidence: float = 0.0  # 0..1: answers below are left out
-    max_moments_per_video: int | None = None  # None: of a search the usual three, of moments no limit
+    min_confidence: float = 0.0  # 0..1: answers below it are left out
+    max_moments_per_video: int | None = None  # None: three in a search, no limit for moments
     limit: int = 10
 
     def __post_init__(self) -> None:
@@ -248,7 +248,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedWord:
-    """A word of the question as it was said."""
+    """A word of the query as it was spoken."""
 
     text: str
     start_seconds: float
@@ -266,29 +266,29 @@ class Moment:
     score: float  # comparable within one answer only; higher is closer
     confidence: float  # 0..1, comparable between answers
     verdict: Verdict
-    visual_score: float | None  # None: the channel had nothing to say here
+    visual_score: float | None  # None: the channel found nothing here
     speech_score: float | None
-    transcript: str  # what is said in the span; may be empty
+    transcript: str  # words spoken in the span; may be empty
     matched_words: tuple[MatchedWord, ...]
     best_frame_seconds: float | None  # None: the video has no pictures
     final: bool = True  # False: a live stream may still revise it
     collection: str = "default"
-    recorded_time: float | None = None  # when it begins by the wall clock, seconds since 1970; None: not known
+    recorded_time: float | None = None  # time of day at its start, seconds since 1970; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """When a moment that a standing query looks for begins and ends: see temporal.hysteresis."""
+    """When a moment of a standing query begins and ends; see temporal.hysteresis."""
 
-    enter: float = 0.7  # confidence from which it begins, 0..1
-    leave: float = 0.5  # and under which it ends; at most `enter`
-    min_seconds: float = 2.0  # shorter ones are nothing
-    cooldown_seconds: float = 0.0  # after one ends, before the next of the same video may begin
+    enter: float = 0.7  # confidence at which a moment begins, 0..1
+    leave: float = 0.5  # confidence below which it ends; at most `enter`
+    min_seconds: float = 2.0  # shorter moments are ignored
+    cooldown_seconds: float = 0.0  # pause after a moment before the next one of the same video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentChange:
-    """Something about a moment that a standing query found."""
+    """A change of a moment that a standing query found."""
 
     moment_id: str
     kind: ChangeKind
@@ -297,7 +297,7 @@ class MomentChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoAnswer:
-    """One video that answers a query, with its best moments, best first."""
+    """A video that answers a query, with its best moments, best first."""
 
     video_id: str
     uri: str
@@ -310,18 +310,18 @@ class VideoAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Everything a query brought back, best first."""
+    """All answers to a query, best first."""
 
-    moments: tuple[Moment, ...] = ()  # of a moments query
-    videos: tuple[VideoAnswer, ...] = ()  # of a search
-    degraded_channels: tuple[str, ...] = field(default=())  # asked for, and not to be had: e.g. ("visual",)
+    moments: tuple[Moment, ...] = ()  # of moments()
+    videos: tuple[VideoAnswer, ...] = ()  # of search()
+    degraded_channels: tuple[str, ...] = field(default=())  # channels that were not available, e.g. ("visual",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOutcome:
-    """What became of one input of an indexing run."""
+    """The outcome of one input of an indexing run."""
 
-    video_id: str | None  # None: it failed before its bytes were known
+    video_id: str | None  # None: it failed before its bytes were read
     uri: str
     status: Literal["indexed", "unchanged", "failed"]
     duration_seconds: float | None = None
@@ -333,19 +333,19 @@ class IndexOutcome:
 
 
 class IndexProgress(Protocol):
-    """Who watches an indexing run. Called from the thread that iterates the outcomes."""
+    """Observes an indexing run. The thread that iterates the outcomes calls it."""
 
     def expect(self, count: int) -> None:
-        """Say how many inputs there are."""
+        """Take the number of inputs."""
 
     def note(self, line: str) -> None:
-        """Say one line, e.g. which visual encoder was taken and why."""
+        """Take a line for people, e.g. which visual encoder was chosen and why."""
 
     def start(self, uri: str) -> None:
-        """Say that an input's bytes are being read."""
+        """Take note that reading an input begins."""
 
     def advance(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
-        """Say how far into an input decoding and encoding have come."""
+        """Take how far decoding and encoding of an input are."""
 
     def finish(self, uri: str) -> None:
-        """Say that an input is done, well or not."""
+        """Take note that an input is done or failed."""
