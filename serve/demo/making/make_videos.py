@@ -1,10 +1,10 @@
-"""Make the demo library anew: videos/*.mp4 and questions.json, from storyboard.py.
+"""Makes the demo's videos and questions.json from storyboard.py.
 
-    pip install scikit-image scikit-learn matplotlib        # the photographs lie in their wheels (README.md: licences)
-    apt-get install flite                                   # the narrator
+    pip install scikit-image scikit-learn matplotlib        # their wheels hold the photographs (README.md: licences)
+    apt-get install flite                                   # the voice of the narrator
     python -m serve.demo.making.make_videos
 
-Only a developer who changes the storyboard needs this; the videos are committed. The same storyboard and the same
+Only a developer who changes the storyboard needs this, since the videos are committed. The same storyboard and the same
 versions of FFmpeg's libraries and flite give the same bytes.
 """
 
@@ -39,20 +39,20 @@ from serve.demo.making.storyboard import (
 )
 
 DEMO = Path(__file__).resolve().parents[1]
-WIDTH, HEIGHT = 640, 360  # pixels: sharp enough for a contact sheet; the encoders see far less
-RATE_FPS = 12  # slow camera movements need no more
-CRF = 31  # x264 quality: the whole library stays under 3 MB and no blocks are seen on a sheet
-KEYFRAME_SECONDS = 10  # at most, within a scene; each cut has one too
-SAMPLE_RATE_HZ = 16_000  # what flite speaks
+WIDTH, HEIGHT = 640, 360  # pixels: sharp enough for a contact sheet, and more than the encoders use
+RATE_FPS = 12  # enough for slow camera movements
+CRF = 31  # quality of x264: all videos together stay under 3 MB, without visible blocks on a contact sheet
+KEYFRAME_SECONDS = 10  # longest distance of keyframes within a scene; each cut has a keyframe too
+SAMPLE_RATE_HZ = 16_000  # sample rate of flite
 AUDIO_BITS_PER_SECOND = 32_000  # AAC, mono: clear speech at this sample rate
-VOICE = "slt"  # of flite's and espeak-ng's voices the one that Whisper tiny.en mishears least
-PEAK = 0.8  # of full scale, for each line: AAC overshoots a little
-SILENCE = 0.01  # of full scale: quieter than this is no speech
+VOICE = "slt"  # the voice of flite and espeak-ng in which Whisper tiny.en mishears the fewest words
+PEAK = 0.8  # loudest sample of a line, as a share of full scale: AAC overshoots a little
+SILENCE = 0.01  # samples below this share of full scale are silence
 LEAD_SECONDS = 0.5  # from a cut to the first word
-PAUSE_SECONDS = 0.5  # between two lines, and from the last word to the next cut, at least
-SHORTEST_SECONDS = 5.0  # of a scene
-GRID_SECONDS = 0.5  # cuts fall on half seconds
-PAPER, INK = (28, 36, 48), (240, 236, 224)  # RGB of the slides
+PAUSE_SECONDS = 0.5  # between two lines, and the least time from the last word to the next cut
+MIN_SCENE_SECONDS = 5.0  # shortest scene
+GRID_SECONDS = 0.5  # cuts fall on multiples of this
+PAPER, INK = (28, 36, 48), (240, 236, 224)  # colours of the slides, RGB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,8 @@ class Photograph:
     name: str
     package: str
     path: str
-    matte: tuple[int, int, int] | None = (
-        None  # RGB of bars that make it 16:9 before it is cut; None: it fills the screen
-    )
+    # RGB of the bars that make the photograph 16:9 before a view is cut out; None: the photograph fills the screen.
+    matte: tuple[int, int, int] | None = None
 
 
 PICTURES = (
@@ -87,8 +86,8 @@ PICTURES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """One spoken line. Times are seconds of the video."""
+class SpokenLine:
+    """A spoken line. Times are seconds of the video."""
 
     start_seconds: float
     end_seconds: float
@@ -96,8 +95,8 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """One scene, from cut to cut. Times are seconds of the video."""
+class TimedScene:
+    """A scene, from cut to cut. Times are seconds of the video."""
 
     start_seconds: float
     end_seconds: float
@@ -106,11 +105,11 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """When everything in a video happens."""
+    """The times of all scenes and lines of a video, and its sound."""
 
-    scenes: tuple[Shown, ...]
-    lines: tuple[Said, ...]
-    sound: NDArray[np.float32]  # (N,), -1..1, SAMPLE_RATE_HZ, as long as the pictures
+    scenes: tuple[TimedScene, ...]
+    lines: tuple[SpokenLine, ...]
+    sound: NDArray[np.float32]  # (N,), -1..1, at SAMPLE_RATE_HZ, as long as the pictures
 
     @property
     def duration_seconds(self) -> float:
@@ -118,14 +117,14 @@ class Plan:
 
 
 def speak(text: str) -> NDArray[np.float32]:
-    """Synthesise one line: float32 (N,), -1..1, SAMPLE_RATE_HZ, without silence at either end."""
+    """Synthesise a line: float32 (N,), -1..1, at SAMPLE_RATE_HZ, without silence at either end."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "line.wav"
         subprocess.run(["flite", "-voice", VOICE, "-t", text, "-o", str(path)], check=True)
         with wave.open(str(path)) as file:
-            form = (file.getframerate(), file.getnchannels(), file.getsampwidth())
-            if form != (SAMPLE_RATE_HZ, 1, 2):
-                raise ValueError(f"flite must speak {SAMPLE_RATE_HZ} Hz, 1 channel, 2 bytes; got {form}")
+            sound_format = (file.getframerate(), file.getnchannels(), file.getsampwidth())
+            if sound_format != (SAMPLE_RATE_HZ, 1, 2):
+                raise ValueError(f"flite must speak {SAMPLE_RATE_HZ} Hz, 1 channel, 2 bytes; got {sound_format}")
             sound = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 2**15
     loud = np.flatnonzero(np.abs(sound) > SILENCE)
     sound = sound[loud[0] : loud[-1] + 1]
@@ -133,47 +132,47 @@ def speak(text: str) -> NDArray[np.float32]:
 
 
 def plan(board: Storyboard) -> Plan:
-    """Lay the scenes out in time: each lasts as long as its lines take, rounded up to GRID_SECONDS."""
-    scenes: list[Shown] = []
-    lines: list[Said] = []
-    pieces: list[NDArray[np.float32]] = []
+    """Place the scenes in time: each is as long as its lines, rounded up to GRID_SECONDS."""
+    scenes: list[TimedScene] = []
+    lines: list[SpokenLine] = []
+    tracks: list[NDArray[np.float32]] = []
     start = 0.0
     for scene in board.scenes:
-        at = start + LEAD_SECONDS
-        spoken = [speak(line) for line in scene.lines]
+        line_start = start + LEAD_SECONDS
+        sounds = [speak(line) for line in scene.lines]
         starts = []
-        for text, sound in zip(scene.lines, spoken, strict=True):
-            end = at + len(sound) / SAMPLE_RATE_HZ
-            lines.append(Said(start_seconds=round(at, 2), end_seconds=round(end, 2), text=text))
-            starts.append(at)
-            at = end + PAUSE_SECONDS
-        seconds = max(SHORTEST_SECONDS, math.ceil((at - start) / GRID_SECONDS) * GRID_SECONDS)
+        for text, sound in zip(scene.lines, sounds, strict=True):
+            line_end = line_start + len(sound) / SAMPLE_RATE_HZ
+            lines.append(SpokenLine(start_seconds=round(line_start, 2), end_seconds=round(line_end, 2), text=text))
+            starts.append(line_start)
+            line_start = line_end + PAUSE_SECONDS
+        seconds = max(MIN_SCENE_SECONDS, math.ceil((line_start - start) / GRID_SECONDS) * GRID_SECONDS)
         track = np.zeros(round(seconds * SAMPLE_RATE_HZ), dtype=np.float32)
-        for line_start, sound in zip(starts, spoken, strict=True):
+        for line_start, sound in zip(starts, sounds, strict=True):
             first = round((line_start - start) * SAMPLE_RATE_HZ)
             track[first : first + len(sound)] = sound
-        pieces.append(track)
-        scenes.append(Shown(start_seconds=start, end_seconds=start + seconds, shows=scene.shows))
+        tracks.append(track)
+        scenes.append(TimedScene(start_seconds=start, end_seconds=start + seconds, shows=scene.shows))
         start += seconds
-    return Plan(scenes=tuple(scenes), lines=tuple(lines), sound=np.concatenate(pieces))
+    return Plan(scenes=tuple(scenes), lines=tuple(lines), sound=np.concatenate(tracks))
 
 
-def photograph(name: str) -> Image.Image:
-    """Read a photograph out of the package that carries it, without importing the package."""
-    (found,) = (picture for picture in PICTURES if picture.name == name)
-    spec = importlib.util.find_spec(found.package)
+def read_photograph(name: str) -> Image.Image:
+    """Read a photograph from the package that holds it, without importing the package."""
+    (source,) = (picture for picture in PICTURES if picture.name == name)
+    spec = importlib.util.find_spec(source.package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{found.package} is not installed (it carries {found.path})")
-    picture = Image.open(Path(spec.origin).parent / found.path).convert("RGB")
-    if found.matte is None:
+        raise ModuleNotFoundError(f"{source.package} is not installed (it holds {source.path})")
+    picture = Image.open(Path(spec.origin).parent / source.path).convert("RGB")
+    if source.matte is None:
         return picture
-    wide = Image.new("RGB", (round(picture.height * WIDTH / HEIGHT), picture.height), found.matte)
+    wide = Image.new("RGB", (round(picture.height * WIDTH / HEIGHT), picture.height), source.matte)
     wide.paste(picture, ((wide.width - picture.width) // 2, 0))
     return wide
 
 
-def slide(lines: Sequence[str]) -> Image.Image:
-    """Draw a text slide: the first line as the heading, centred."""
+def draw_slide(lines: Sequence[str]) -> Image.Image:
+    """Draw a slide of centred text, with the first line as the heading."""
     picture = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(picture)
     for number, text in enumerate(lines):
@@ -183,27 +182,27 @@ def slide(lines: Sequence[str]) -> Image.Image:
     return picture
 
 
-def cut(picture: Image.Image, begin: View, end: View, progress: float) -> Image.Image:
-    """Cut the 16:9 view out of a photograph that the camera has after `progress` (0..1) of its way."""
-    way = [a + (b - a) * progress for a, b in ((begin.x, end.x), (begin.y, end.y), (begin.width, end.width))]
-    width = min(way[2] * picture.width, picture.height * WIDTH / HEIGHT)
+def cut_view(picture: Image.Image, begin: View, end: View, progress: float) -> Image.Image:
+    """Cut a 16:9 view out of a photograph. The camera is at `progress` (0..1) of its way from `begin` to `end`."""
+    x, y, share = (a + (b - a) * progress for a, b in ((begin.x, end.x), (begin.y, end.y), (begin.width, end.width)))
+    width = min(share * picture.width, picture.height * WIDTH / HEIGHT)
     height = width * HEIGHT / WIDTH
-    left = min(max(way[0] * picture.width - width / 2, 0.0), picture.width - width)  # keep inside
-    top = min(max(way[1] * picture.height - height / 2, 0.0), picture.height - height)
-    box = (left, top, left + width, top + height)  # fractions of pixels: the movement does not jerk
+    left = min(max(x * picture.width - width / 2, 0.0), picture.width - width)  # the view stays inside the photograph
+    top = min(max(y * picture.height - height / 2, 0.0), picture.height - height)
+    box = (left, top, left + width, top + height)  # fractions of pixels, so that the movement is smooth
     return picture.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, box=box)
 
 
-def frames(scene: Scene, seconds: float) -> Iterator[Image.Image]:
-    """Yield the pictures of one scene."""
+def draw_frames(scene: Scene, seconds: float) -> Iterator[Image.Image]:
+    """Yield the pictures of a scene."""
     count = round(seconds * RATE_FPS)
-    still = slide(scene.slide) if not scene.picture else photograph(scene.picture)
+    still = draw_slide(scene.slide) if not scene.picture else read_photograph(scene.picture)
     for number in range(count):
-        yield still if not scene.picture else cut(still, scene.begin, scene.end, number / (count - 1))
+        yield still if not scene.picture else cut_view(still, scene.begin, scene.end, number / (count - 1))
 
 
-def write(board: Storyboard, timing: Plan, path: Path) -> None:
-    """Encode one video: H.264 and AAC in MP4, index first."""
+def write_video(board: Storyboard, timing: Plan, path: Path) -> None:
+    """Encode a video: H.264 and AAC in MP4, with the index at the start of the file."""
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=options) as file:
         video = file.add_stream("libx264", rate=RATE_FPS)
@@ -211,10 +210,10 @@ def write(board: Storyboard, timing: Plan, path: Path) -> None:
         video.options = {"crf": str(CRF), "preset": "veryslow", "g": str(KEYFRAME_SECONDS * RATE_FPS)}
         audio = file.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono", bit_rate=AUDIO_BITS_PER_SECOND)
         for scene, shown in zip(board.scenes, timing.scenes, strict=True):
-            for number, picture in enumerate(frames(scene, shown.end_seconds - shown.start_seconds)):
+            for number, picture in enumerate(draw_frames(scene, shown.end_seconds - shown.start_seconds)):
                 frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
                 if number == 0:
-                    frame.pict_type = PictureType.I  # a keyframe at each cut, so that seeking lands on it
+                    frame.pict_type = PictureType.I  # a keyframe at each cut, for exact seeking
                 file.mux(video.encode(frame))
         file.mux(video.encode(None))
         sound = av.AudioFrame.from_ndarray(timing.sound[np.newaxis], format="fltp", layout="mono")
@@ -223,18 +222,18 @@ def write(board: Storyboard, timing: Plan, path: Path) -> None:
         file.mux(audio.encode(None))
 
 
-def answers(board: Storyboard, timing: Plan) -> Iterator[dict[str, object]]:
-    """Yield the video's questions with the spans that answer them, as questions.json has them."""
+def make_questions(board: Storyboard, timing: Plan) -> Iterator[dict[str, object]]:
+    """Yield the questions about a video with the spans that answer them, as rows of questions.json."""
     for question in board.questions:
-        spans: list[Said] | list[Shown]
+        spans: list[SpokenLine] | list[TimedScene]
         if isinstance(question, SpokenQuestion):
             spans = [line for line in timing.lines if question.words in line.text]
             if len(spans) != 1:
-                raise ValueError(f"{board.file}: {len(spans)} lines say {question.words!r}, it must be one")
+                raise ValueError(f"{board.file}: {len(spans)} lines say {question.words!r}, must be 1")
         else:
             spans = [scene for scene in timing.scenes if scene.shows == question.shows]
             if not spans or any(a.end_seconds != b.start_seconds for a, b in itertools.pairwise(spans)):
-                raise ValueError(f"{board.file}: {question.shows!r} must be shown, without a break")
+                raise ValueError(f"{board.file}: {question.shows!r} must be shown, without interruption")
         yield {
             "file": board.file,
             "query": question.query,
@@ -245,7 +244,7 @@ def answers(board: Storyboard, timing: Plan) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    """Make every video and questions.json."""
+    """Make all videos and questions.json."""
     if shutil.which("flite") is None:
         sys.exit("make_videos: flite is not installed; on Debian: apt-get install flite")
     missing = sorted({p.package for p in PICTURES if importlib.util.find_spec(p.package) is None})
@@ -255,7 +254,7 @@ def main() -> None:
     moments: list[dict[str, object]] = []
     for board in STORYBOARDS:
         timing = plan(board)
-        write(board, timing, DEMO / "videos" / board.file)
+        write_video(board, timing, DEMO / "videos" / board.file)
         videos.append(
             {
                 "file": board.file,
@@ -265,7 +264,7 @@ def main() -> None:
                 "lines": [asdict(line) for line in timing.lines],
             }
         )
-        moments.extend(answers(board, timing))
+        moments.extend(make_questions(board, timing))
     absent = [{"query": query, "channel": "speech"} for query in ABSENT_SPOKEN]
     absent += [{"query": query, "channel": "visual"} for query in ABSENT_SEEN]
     truth = {"videos": videos, "moments": moments, "absent": absent}

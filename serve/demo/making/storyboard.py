@@ -1,11 +1,11 @@
-"""What the demo videos show and say, and what is asked about them. make_videos.py turns this into files."""
+"""The storyboards of the demo's videos, and the questions about them. make_videos.py turns them into files."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A 16:9 cut out of a photograph, in fractions of the photograph's width and height."""
+    """A 16:9 part of a photograph, in fractions of the photograph's width and height."""
 
     x: float = 0.5  # centre
     y: float = 0.5
@@ -14,19 +14,19 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One picture between two hard cuts. It lasts as long as its lines need."""
+    """A picture between two hard cuts, as long as its spoken lines."""
 
-    shows: str  # what SeenQuestion.shows points at; neighbours may share it
-    picture: str = ""  # name in pictures.PICTURES; empty: a slide with `slide`
-    begin: View = View()  # the camera moves evenly from here
+    shows: str  # name of the subject, which SeenQuestion.shows refers to; neighbouring scenes may share it
+    picture: str = ""  # name in make_videos.PICTURES; empty: the text of `slide`
+    begin: View = View()  # first view of the camera, which moves evenly to `end`
     end: View = View()
-    slide: tuple[str, ...] = ()  # the first line is the heading
-    lines: tuple[str, ...]  # spoken one after another
+    slide: tuple[str, ...] = ()  # lines of text; the first is the heading
+    lines: tuple[str, ...]  # spoken lines, in order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenQuestion:
-    """A question that the pictures answer: the scenes that show the thing."""
+    """A question that pictures answer: the scenes that show a subject."""
 
     query: str
     shows: str
@@ -34,7 +34,7 @@ class SeenQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpokenQuestion:
-    """A question that the narrator answers: the one line that contains `words`."""
+    """A question that the narrator answers: the only line that contains `words`."""
 
     query: str
     words: str
@@ -42,10 +42,10 @@ class SpokenQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storyboard:
-    """One video."""
+    """The storyboard of a video."""
 
     file: str
-    caption: str  # how a person would search for the whole of it
+    caption: str  # a query for the whole video, as a person would write it
     scenes: tuple[Scene, ...]
     questions: tuple[SeenQuestion | SpokenQuestion, ...]
 
@@ -345,7 +345,7 @@ LIGHT = Storyboard(
 
 STORYBOARDS = (SPACE, COFFEE, GARDENS, CATS, HOPPER, LIGHT)
 
-# Nothing here answers these: a test of saying so.
+# Questions that no video answers: the right reply is NO_MATCH.
 ABSENT_SPOKEN = (
     "when does the speaker mention the Amazon rainforest?",
     "the price of crude oil",
