@@ -1,4 +1,4 @@
-"""LibraryService: taking videos in, telling of them, forgetting them, over gRPC."""
+"""LibraryService: the gRPC methods that add, list, show and delete videos."""
 
 import asyncio
 import hashlib
@@ -37,17 +37,16 @@ from serve.indexing.uploads import Spool, Upload, upload_uri
 from serve.observe.metrics import ServerMetrics
 from serve.values import Video, VideoStatus
 
-MAX_BLOCK_BYTES = 1 << 20  # of one message of an upload, as the proto says
-# gRPC ends the messages of a call that was cancelled, or whose connection broke, as it does those of a whole one, and
-# tells of the cancellation a moment later. Without waiting for that, half a file would be taken for all of it.
+MAX_BLOCK_BYTES = 1 << 20  # in each message of an upload, as the proto says
+# gRPC ends the message stream of a cancelled or broken call like that of a complete call, and cancels the task a moment
+# later. Without this wait, half a file would count as all of it.
 CANCEL_SECONDS = 0.05
-# How long Kafka may take to acknowledge a deletion; of a call's own deadline a part, so that the answer still arrives.
-DELETE_SECONDS = 10.0
-DELETE_SHARE = 0.8
+DELETE_SECONDS = 10.0  # how long Kafka may take to acknowledge a deletion
+DELETE_SHARE = 0.8  # of the call's own deadline, at most, so that the answer still arrives in time
 
 
 class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
-    """Tells of, and changes, what the caller may."""
+    """Shows and changes the videos of the collections that the caller may read and change."""
 
     def __init__(
         self,
@@ -65,13 +64,15 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         on_delete: Callable[[], None],
         metrics: ServerMetrics,
     ) -> None:
-        """Take a catalog for reading and the queue for changes.
+        """Take the parts.
 
         Args:
-            max_stall_seconds: Of an upload, without a message.
-            on_submit: Says that there is a new job.
-            delete_live: Deletes a live video, by collection and id, here and wherever it is; within so many seconds.
-            on_delete: Makes answers forget what is gone.
+            catalog: Open for reading.
+            changes: The job queue of a catalog that is open for changes.
+            max_stall_seconds: How long an upload may pause between two messages.
+            on_submit: Called when there is a new job.
+            delete_live: Deletes a live video here and on every other server: (collection, id, timeout in seconds).
+            on_delete: Called after a deletion; removes the video from the indexes.
         """
         self.catalog, self.access, self.spool, self.workers = catalog, access, spool, workers
         self.signer, self.sources, self.max_stall_seconds = signer, sources, max_stall_seconds
@@ -79,7 +80,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         self.jobs = JobQueue(catalog)
         self.changes = changes
 
-    # ---- taking in
+    # ---- add
 
     async def IngestVideo(
         self, request: library_pb2.IngestVideoRequest, context: Any
@@ -89,16 +90,15 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         def work(check: Callable[[], None]) -> VideoStatus:
             self.access.require_writable(principal, placement.collection)
             check_policy(request.uri, self.sources)
-            named = placement.video_id or derived_id(placement.collection, request.uri)
             job = NewJob(
                 collection=placement.collection,
-                video_id=named,
+                video_id=placement.video_id or make_video_id(placement.collection, request.uri),
                 uri=request.uri,
                 display_uri=display_uri(request.uri),
                 metadata=placement.metadata,
                 recorded_time=placement.recorded_time,
             )
-            return self.submit(job, request_key(principal, "IngestVideo", placement, request))
+            return self._submit(job, request_key(principal, "IngestVideo", placement, request))
 
         return library_pb2.IngestVideoResponse(video=video_message(await self.workers.run(work)))
 
@@ -106,32 +106,33 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         self, request_iterator: AsyncIterator[library_pb2.UploadVideoRequest], context: Any
     ) -> library_pb2.UploadVideoResponse:
         principal = current_principal()
-        first = await self.next_message(request_iterator, "the upload")
+        first = await self._next_message(request_iterator, "the upload")
         if first is None or first.WhichOneof("content") != "header":
             raise RequestInvalid([("header", "is required, and comes first")])
-        announced = upload_info(first.header)
-        placement = announced.placement
+        info = upload_info(first.header)
+        placement = info.placement
         key = request_key(principal, "UploadVideo", placement, first.header)
 
-        def admit(check: Callable[[], None]) -> VideoStatus | None:
+        def find_answer(check: Callable[[], None]) -> VideoStatus | None:
+            """Return the answer to an earlier call with the same request id."""
             self.access.require_writable(principal, placement.collection)
             answer = None if key is None else self.jobs.answer(key)
-            return None if answer is None else self.status(*answer)
+            return None if answer is None else self._status(*answer)
 
-        status: VideoStatus | None = await self.workers.run(admit)
+        status: VideoStatus | None = await self.workers.run(find_answer)
         if status is None:
-            status = await self.receive(request_iterator, announced, key)
+            status = await self._receive(request_iterator, info, key)
         return library_pb2.UploadVideoResponse(video=video_message(status))
 
-    async def receive(
+    async def _receive(
         self,
         request_iterator: AsyncIterator[library_pb2.UploadVideoRequest],
-        announced: UploadInfo,
+        info: UploadInfo,
         key: RequestKey | None,
     ) -> VideoStatus:
-        """Spool an upload's bytes and queue it."""
-        with self.spool.receive(announced.filename, size_bytes=announced.size_bytes or None) as upload:
-            while (message := await self.next_message(request_iterator, announced.filename)) is not None:
+        """Write an upload's bytes to the spool and queue it."""
+        with self.spool.receive(info.filename, size_bytes=info.size_bytes or None) as upload:
+            while (message := await self._next_message(request_iterator, info.filename)) is not None:
                 if message.WhichOneof("content") != "data":
                     raise RequestInvalid([("data", "is required in every message after the first")])
                 if len(message.data) > MAX_BLOCK_BYTES:
@@ -139,18 +140,18 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 await run_to_end(asyncio.to_thread(upload.write, message.data))
                 self.metrics.uploaded_bytes.inc(len(message.data))
             await asyncio.sleep(CANCEL_SECONDS)
-            return await run_to_end(asyncio.to_thread(self.queue_upload, upload, announced, key))
+            return await run_to_end(asyncio.to_thread(self._queue_upload, upload, info, key))
 
-    def queue_upload(self, upload: Upload, announced: UploadInfo, key: RequestKey | None) -> VideoStatus:
-        spooled = upload.finish(size_bytes=announced.size_bytes or None, sha256=announced.sha256 or None)
-        placement = announced.placement
+    def _queue_upload(self, upload: Upload, info: UploadInfo, key: RequestKey | None) -> VideoStatus:
+        spooled = upload.finish(size_bytes=info.size_bytes or None, sha256=info.sha256 or None)
+        placement = info.placement
         video_id = placement.video_id or video_id_of(spooled.content_sha256)
-        there = self.catalog.videos(collection=placement.collection, video_ids=(video_id,))
-        is_known = bool(there) and there[0].content_sha256 == spooled.content_sha256
-        if is_known and self.jobs.job(placement.collection, video_id) is None:
+        ready = self.catalog.videos(collection=placement.collection, video_ids=(video_id,))
+        is_indexed = bool(ready) and ready[0].content_sha256 == spooled.content_sha256
+        if is_indexed and self.jobs.job(placement.collection, video_id) is None:
             self.spool.remove(spooled.name)
-            return ready_status(there[0])
-        uri = upload_uri(announced.filename)
+            return ready_status(ready[0])
+        uri = upload_uri(info.filename)
         job = NewJob(
             collection=placement.collection,
             video_id=video_id,
@@ -160,30 +161,34 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             metadata=placement.metadata,
             recorded_time=placement.recorded_time,
         )
-        return self.submit(job, key)
+        return self._submit(job, key)
 
-    async def next_message(
+    async def _next_message(
         self, messages: AsyncIterator[library_pb2.UploadVideoRequest], filename: str
     ) -> library_pb2.UploadVideoRequest | None:
-        """Return the next message of an upload; None: it has ended."""
+        """Return the next message of an upload; None at its end.
+
+        Raises:
+            UploadStalled: If no message comes in max_stall_seconds.
+        """
         try:
             async with asyncio.timeout(self.max_stall_seconds):
                 return await anext(messages, None)
         except TimeoutError as error:
             raise UploadStalled(filename, self.max_stall_seconds) from error
 
-    # ---- telling
+    # ---- show
 
     async def GetVideo(self, request: library_pb2.GetVideoRequest, context: Any) -> library_pb2.GetVideoResponse:
         reference, principal = video_reference(request), current_principal()
 
         def work(check: Callable[[], None]) -> VideoStatus:
-            return self.find(reference, principal)
+            return self._find(reference, principal)
 
         return library_pb2.GetVideoResponse(video=video_message(await self.workers.run(work)))
 
     async def ListVideos(self, request: library_pb2.ListVideosRequest, context: Any) -> library_pb2.ListVideosResponse:
-        wanted, principal = video_listing(request), current_principal()
+        listing, principal = video_listing(request), current_principal()
         bound_to = binding(principal.scope, "ListVideos", request)
         after: tuple[str, str, str] | None = None
         if request.page_token:
@@ -191,18 +196,20 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             after = (uri, collection, video_id)
 
         def work(check: Callable[[], None]) -> list[VideoStatus]:
-            collections = self.readable(principal, wanted.collection)
-            count = wanted.page_size + 1  # one more tells whether there is a next page
+            collections = self._readable_collections(principal, listing.collection)
+            count = listing.page_size + 1  # the last one shows only whether there is a next page
             with self.catalog.snapshot():
                 ready = self.catalog.page_of_videos(collections=collections, after=after, limit=count)
                 jobs = self.jobs.jobs(collections=collections, after=after, limit=count)
-            found = [ready_status(video) for video in ready] + [job.status() for job in jobs]
-            return sorted(found, key=order_of)[:count]
+            statuses = [ready_status(video) for video in ready] + [job.status() for job in jobs]
+            return sorted(statuses, key=sort_key)[:count]
 
-        found: list[VideoStatus] = await self.workers.run(work)
-        page = found[: wanted.page_size]
-        token = self.signer.sign({"after": place_of(page[-1])}, binding=bound_to) if len(found) > len(page) else ""
-        return library_pb2.ListVideosResponse(videos=[video_message(one) for one in page], next_page_token=token)
+        statuses: list[VideoStatus] = await self.workers.run(work)
+        page, token = statuses[: listing.page_size], ""
+        if len(statuses) > len(page):
+            last = page[-1]
+            token = self.signer.sign({"after": (last.uri, last.collection, last.video_id)}, binding=bound_to)
+        return library_pb2.ListVideosResponse(videos=map(video_message, page), next_page_token=token)
 
     async def GetTranscript(
         self, request: library_pb2.GetTranscriptRequest, context: Any
@@ -210,9 +217,9 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         reference, principal = video_reference(request), current_principal()
 
         def work(check: Callable[[], None]) -> library_pb2.GetTranscriptResponse:
-            utterances = self.catalog.utterances(self.ready(reference, principal).row)
+            utterances = self.catalog.utterances(self._ready_video(reference, principal).row)
             return library_pb2.GetTranscriptResponse(
-                utterances=[fill_utterance(library_pb2.Utterance(), one) for one in utterances]
+                utterances=[fill_utterance(library_pb2.Utterance(), utterance) for utterance in utterances]
             )
 
         response: library_pb2.GetTranscriptResponse = await self.workers.run(work)
@@ -223,7 +230,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         at_seconds = request.offset.ToNanoseconds() / 1e9
 
         def work(check: Callable[[], None]) -> library_pb2.GetFrameResponse:
-            video = self.ready(reference, principal)
+            video = self._ready_video(reference, principal)
             frame = self.catalog.thumbnail(video.row, at_seconds)
             if frame is None:
                 raise FrameNotFound(video.video_id)
@@ -232,7 +239,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         response: library_pb2.GetFrameResponse = await self.workers.run(work)
         return response
 
-    # ---- forgetting
+    # ---- delete
 
     async def DeleteVideo(
         self, request: library_pb2.DeleteVideoRequest, context: Any
@@ -245,13 +252,13 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             key = request_key(principal, "DeleteVideo", request, request)
             if key is not None and self.jobs.answer(key) is not None:
                 return
-            readable = self.readable(principal, reference.collection)
-            collection = self.owner(reference.video_id, readable)
+            readable = self._readable_collections(principal, reference.collection)
+            collection = self._collection_of(reference.video_id, readable)
             if collection is None:
                 raise VideoNotFound(reference.video_id)
             self.access.require_writable(principal, collection)
-            there = self.catalog.videos(collection=collection, video_ids=(reference.video_id,))
-            if any(video.is_live for video in there):
+            ready = self.catalog.videos(collection=collection, video_ids=(reference.video_id,))
+            if any(video.is_live for video in ready):
                 self.delete_live(collection, reference.video_id, seconds)
                 self.changes.cancel(collection, reference.video_id, key)
             else:
@@ -261,20 +268,20 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         await self.workers.run(work)
         return library_pb2.DeleteVideoResponse()
 
-    # ---- finding
+    # ---- look up
 
-    def readable(self, principal: Principal, collection: str | None) -> tuple[str, ...] | None:
-        """Return the collections that a call may read which names one, or None: all that the caller may."""
+    def _readable_collections(self, principal: Principal, collection: str | None) -> tuple[str, ...] | None:
+        """Return the collections that a call may read, which names one or none; see Access.readable_collections()."""
         return self.access.readable_collections(principal, None if collection is None else (collection,))
 
-    def submit(self, job: NewJob, key: RequestKey | None) -> VideoStatus:
-        """Queue a job, or find what a repeated request was answered with."""
+    def _submit(self, job: NewJob, key: RequestKey | None) -> VideoStatus:
+        """Queue a job, or find the job of the earlier call that this one repeats; return the video's status."""
         answer = self.changes.submit(job, key)
         self.on_submit()
-        return self.status(*answer)
+        return self._status(*answer)
 
-    def status(self, collection: str, video_id: str) -> VideoStatus:
-        """Tell how far one video is, as it was submitted or is by now.
+    def _status(self, collection: str, video_id: str) -> VideoStatus:
+        """Return the present status of a submitted video.
 
         Raises:
             VideoNotFound: If it was deleted meanwhile.
@@ -285,62 +292,57 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             videos = self.catalog.videos(collection=collection, video_ids=(video_id,))
             return ready_status(require_single(videos, video_id))
 
-    def find(self, reference: VideoReference, principal: Principal) -> VideoStatus:
-        """Find a video in any state; READY ones also by the beginning of their id."""
-        readable = self.readable(principal, reference.collection)
+    def _find(self, reference: VideoReference, principal: Principal) -> VideoStatus:
+        """Return the status of a video in any state. A READY video is found by the beginning of its id too."""
+        readable = self._readable_collections(principal, reference.collection)
         with self.catalog.snapshot():
-            collection = self.owner(reference.video_id, readable)
+            collection = self._collection_of(reference.video_id, readable)
             if collection is not None:
-                return self.status(collection, reference.video_id)
-            return ready_status(self.ready(reference, principal))
+                return self._status(collection, reference.video_id)
+            return ready_status(self._ready_video(reference, principal))
 
-    def owner(self, video_id: str, readable: tuple[str, ...] | None) -> str | None:
-        """Return which of these collections has a video of exactly this id, in any state; None: none of them.
+    def _collection_of(self, video_id: str, readable: tuple[str, ...] | None) -> str | None:
+        """Return the readable collection that has a video of exactly this id, in any state; None if there is none.
 
         Raises:
-            VideoAmbiguous: If several have.
+            VideoAmbiguous: If several collections have such a video.
         """
         ready = self.catalog.videos(video_ids=(video_id,))
-        owners = {video.collection for video in ready if readable is None or video.collection in readable}
-        owners |= {job.collection for job in self.jobs.jobs(collections=readable, video_id=video_id)}
-        if len(owners) > 1:
-            raise VideoAmbiguous(video_id, sorted(owners))
-        return next(iter(owners), None)
+        collections = {video.collection for video in ready if readable is None or video.collection in readable}
+        collections |= {job.collection for job in self.jobs.jobs(collections=readable, video_id=video_id)}
+        if len(collections) > 1:
+            raise VideoAmbiguous(video_id, sorted(collections))
+        return next(iter(collections), None)
 
-    def ready(self, reference: VideoReference, principal: Principal) -> Video:
-        """Find a READY video by its id or an unambiguous beginning of it, among those the caller may read.
+    def _ready_video(self, reference: VideoReference, principal: Principal) -> Video:
+        """Return a READY video by its id or an unambiguous beginning of it, among those that the caller may read.
 
         Raises:
-            VideoNotFound: If there is none; the same for what the caller may not read.
+            VideoNotFound: If there is no such video, or the caller may not read it.
             VideoAmbiguous: If there are several.
-            VideoNotReady: If it is on its way in, or failed.
+            VideoNotReady: If the video is not indexed yet, or failed.
         """
-        readable = self.readable(principal, reference.collection)
-        found = self.catalog.videos_named(reference.video_id, readable)
-        for job in () if found else self.jobs.jobs(collections=readable, video_id=reference.video_id):
+        readable = self._readable_collections(principal, reference.collection)
+        videos = self.catalog.videos_named(reference.video_id, readable)
+        for job in () if videos else self.jobs.jobs(collections=readable, video_id=reference.video_id):
             raise VideoNotReady(job.video_id, job.status().state.value)
-        return require_single(found, reference.video_id)
+        return require_single(videos, reference.video_id)
 
 
-def derived_id(collection: str, uri: str) -> str:
-    """Name a video whose bytes nobody has seen yet: 64 bits of a hash, the same each time it is asked for."""
+def make_video_id(collection: str, uri: str) -> str:
+    """Derive an id from a URI that is not fetched yet: 64 bits of a hash, the same for each call."""
     return hashlib.sha256(f"{collection}\n{uri}".encode()).hexdigest()[:16]
 
 
-def place_of(status: VideoStatus) -> tuple[str, str, str]:
-    """Return a video's place in a list."""
-    return status.uri, status.collection, status.video_id
-
-
-def order_of(status: VideoStatus) -> tuple[bytes, str, str]:
-    """Return what orders a list as the catalog does: by a URI's bytes, which may be no UTF-8."""
+def sort_key(status: VideoStatus) -> tuple[bytes, str, str]:
+    """Return the key that sorts a list as the catalog does: by a URI's bytes, which may not be UTF-8."""
     return uri_bytes(status.uri), status.collection, status.video_id
 
 
 def request_key(
     principal: Principal, method: str, placement: "Placement | library_pb2.DeleteVideoRequest", request: Message
 ) -> RequestKey | None:
-    """Return what tells a repeated request from another; None: the caller gave it no id."""
+    """Return the key that identifies a repeated request; None if the caller gave no request id."""
     if not placement.request_id:
         return None
     digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
