@@ -328,7 +328,7 @@ class Waiting:
 def stalled(world: World) -> Any:
     messages = Waiting(header(), data(b"beginning"))
     try:
-        with patch.object(world.running.server.loaded.library_service, "max_stall_seconds", 0.3):
+        with patch.object(world.running.server.library_service, "max_stall_seconds", 0.3):
             return world.upload(messages)
     finally:
         messages.is_over.set()
@@ -863,7 +863,7 @@ def test_says_what_is_wrong_and_goes_on(row: Bad, world: World) -> None:
     assert row.message in (None, found.message)
     assert world.answers()
     assert world.uploads == []
-    assert world.running.server.call_workers.taken_count == world.running.server.query_workers.taken_count == 0
+    assert world.running.server.call_workers.call_count == world.running.server.query_workers.call_count == 0
 
 
 def test_half_a_file_is_no_upload_when_the_connection_breaks(world: World) -> None:
