@@ -73,7 +73,7 @@ class DataDirectoryInvalid(ServeError):
 
 
 class DataDirectoryOutdated(DataDirectoryInvalid):
-    """The catalog is of an older version that this program cannot read; `kinodex reindex` makes it anew."""
+    """The catalog is too old for this program; `kinodex reindex` makes it anew."""
 
     def __init__(self, directory: str, version: int, current_version: int) -> None:
         super().__init__(

@@ -1,15 +1,15 @@
 """The catalog's tables, their version, and the steps that bring an older catalog forward.
 
 Every table with rows of a video references `videos` with ON DELETE CASCADE. `utterance_search` holds the words of READY
-videos only, so that scores and counts never depend on a video that is still being written: Catalog fills it in
-finish() and empties it where it deletes a READY row.
+videos only, so that scores and counts never depend on a video that is still being written. Catalog adds words in
+finish() and deletes them with a READY row.
 
-Keys are AUTOINCREMENT: SQLite never uses a key twice, so an index that still holds the key of a deleted row can only
-miss, never point at something else.
+Keys are AUTOINCREMENT: SQLite never uses a key twice. So an index that still holds the key of a deleted row can only
+miss, never point at another row.
 
 The rows of a file never change once it is READY. The rows of a live video change several times a second: its frames,
 thumbnails and utterances belong to the segment that introduces them, and are replaced with it. `live_blocks` says when
-a segment of each block last changed, so that a reader with rows in memory reads only the changed blocks again
+each block of segments last changed, so that readers with rows in memory read only changed blocks again
 (serve.live.edit writes them, serve.search.video_rows reads them).
 """
 
@@ -303,7 +303,7 @@ def create(connection: sqlite3.Connection) -> None:
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring an empty file, or a catalog from FIRST_VERSION on, to VERSION.
 
-    One transaction: a killed migration leaves the older catalog whole.
+    It is one transaction: a killed migration leaves the older catalog whole.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:

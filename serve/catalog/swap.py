@@ -14,12 +14,12 @@ FILE_TABLES = ("frame_blocks", "thumbnails", "utterances", "segments", "video_tr
 def replace_videos(catalog: Catalog, other: Path) -> None:
     """Replace the videos and the encoder space of a catalog by the READY files and the space of another data directory.
 
-    The files are added as every video is: PROCESSING, each in its own transaction, then all READY at once. Their rows
+    The files are added as every video is: PROCESSING, each in its own transaction, then all READY at once. The rows
     have new keys, so that no cache takes them for the old rows. A video that was deleted here meanwhile does not come
     back.
 
-    Live videos of the same encoder space stay. Those of another space go with their consumed offsets, so that Kafka's
-    records make them anew.
+    Live videos of the same encoder space stay. Live videos of other spaces go with their consumed offsets, so that
+    Kafka's records make them anew.
     """
     with CatalogReader.open_reader(other) as fresh:
         space, rows = fresh.space(), [video.row for video in fresh.videos() if not video.is_live]
