@@ -1,4 +1,4 @@
-"""Pieces of a stream that are decoded apart: together they are the stream."""
+"""Chunks of a stream that are decoded separately: joined, they equal the stream."""
 
 import io
 from fractions import Fraction
@@ -43,7 +43,7 @@ STREAMS: dict[str, tuple[str, Track]] = {
 
 
 def cut(media: bytes, format: str, *, start: Fraction | int = 0, seconds: float = 2) -> list[bytes]:
-    """Remux into pieces that begin at a keyframe and are `seconds` long or a little longer, with all times moved.
+    """Remux into chunks that begin at a keyframe and last `seconds` or a little longer, with all times shifted.
 
     An eighth of a second of sound of before is in front of each but the first.
     """
@@ -64,10 +64,10 @@ def cut(media: bytes, format: str, *, start: Fraction | int = 0, seconds: float 
         for packet in packets:
             packet.pts += round(start / packet.time_base)
             packet.dts = packet.dts + round(start / packet.time_base) if packet.dts is not None else packet.pts
-        return [_muxed(source, piece, format) for piece in pieces]
+        return [_mux(source, piece, format) for piece in pieces]
 
 
-def _muxed(source: Any, packets: list[Any], format: str) -> bytes:
+def _mux(source: Any, packets: list[Any], format: str) -> bytes:
     file = io.BytesIO()
     options = {"avoid_negative_ts": "disabled"} | ({"mpegts_copyts": "1"} if format == "mpegts" else {})
     with av.open(file, "w", format=format, options=options) as target:
@@ -76,13 +76,12 @@ def _muxed(source: Any, packets: list[Any], format: str) -> bytes:
             stream, pts, dts, base, duration = packet.stream, packet.pts, packet.dts, packet.time_base, packet.duration
             packet.stream = streams[stream.index]
             target.mux(packet)
-            packet.stream, packet.time_base = stream, base  # it may be in front of the next piece too
+            packet.stream, packet.time_base = stream, base  # it may also stand before the next chunk
             packet.pts, packet.dts, packet.duration = pts, dts, duration
     return file.getvalue()
 
 
-# -0.3 and the last minute before MPEG-TS begins again at zero come out as a little less than zero;
-# Matroska has no times below zero.
+# -0.3, and times just before MPEG-TS wraps around, decode to a little below zero. Matroska has no times below zero.
 STARTS = [0, Fraction(47), Fraction(900_017, 10), Fraction(-3, 10), Fraction(954_430, 10)]
 
 
@@ -95,7 +94,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "start"), CASES)
-def test_pieces_give_the_pictures_of_the_whole(name: str, start: Fraction) -> None:
+def test_chunks_give_the_pictures_of_the_whole_file(name: str, start: Fraction) -> None:
     format, track = STREAMS[name]
     media = encode_media(format=format, video=track)
     (whole,) = cut(media, format, start=start, seconds=1000)
@@ -136,7 +135,7 @@ def test_on_the_media_clock_the_zero_is_the_first_picture() -> None:
     assert summary.zero_seconds == summary.start_seconds == pytest.approx(100.083, abs=0.001)
 
 
-def test_a_piece_shorter_than_a_second_gives_the_picture_of_a_tick_inside() -> None:
+def test_a_chunk_shorter_than_a_second_gives_the_picture_of_a_tick_inside() -> None:
     media = encode_media(format="mpegts", video=Track(times=times(96), gop=12, options={"bf": "0"}))
     pieces = cut(media, "mpegts", start=Fraction(1, 4), seconds=0.5)
     assert len(pieces) >= 6
@@ -147,14 +146,14 @@ def test_a_piece_shorter_than_a_second_gives_the_picture_of_a_tick_inside() -> N
 
 @pytest.mark.parametrize("format", ["mpegts", "matroska"])
 @pytest.mark.parametrize("sampling", POLICIES)
-def test_pieces_of_one_picture_each_give_it(format: str, sampling: SamplingPolicy) -> None:
+def test_chunks_of_one_picture_each_give_it(format: str, sampling: SamplingPolicy) -> None:
     media = encode_media(format=format, video=Track(times=times(6, Fraction(1, 2), start=Fraction(3, 5)), gop=1))
     pieces = cut(media, format)
     assert len(pieces) == 6
     assert [len(source_frames(decode_chunk(piece, sampling=sampling))) for piece in pieces] == [1] * 6
 
 
-def test_the_limit_on_duration_is_for_the_piece_alone() -> None:
+def test_the_limit_on_duration_applies_to_each_chunk() -> None:
     media = encode_media(format="mpegts", video=Track(times=TWELVE, gop=24), sounds=[Sound(seconds=12.0)])
     for piece in cut(media, "mpegts", start=90_000):
         assert source_frames(decode_chunk(piece, max_duration_seconds=3))
@@ -181,7 +180,7 @@ def test_without_a_picture_the_first_sound_sets_the_zero() -> None:
 
 
 @pytest.mark.parametrize("codec", first_quick(["aac", "libmp3lame", "mp2"]))
-def test_pieces_give_the_sound_of_the_whole(codec: str) -> None:
+def test_chunks_give_the_sound_of_the_whole_file(codec: str) -> None:
     media = encode_media(format="mpegts", video=Track(times=TWELVE, gop=48), sounds=[Sound(codec=codec, seconds=12.0)])
     (whole,) = cut(media, "mpegts", seconds=1000)
     pieces = cut(media, "mpegts")
@@ -191,7 +190,9 @@ def test_pieces_give_the_sound_of_the_whole(codec: str) -> None:
     assert begin == pytest.approx(expected_begin)
     assert len(sound) == pytest.approx(len(expected), abs=16)
     count = min(len(sound), len(expected))
-    assert np.max(np.abs(sound[:count] - expected[:count])) < 0.1  # a beep of 1 kHz half a sample late differs as much
+    assert (
+        np.max(np.abs(sound[:count] - expected[:count])) < 0.1
+    )  # a 1 kHz beep that is half a sample late differs by this much
     beeps, expected_beeps = (beep_times(samples, SAMPLE_RATE_HZ, begin) for samples in (sound, expected))
     assert beeps == pytest.approx(expected_beeps, abs=0.001)
 

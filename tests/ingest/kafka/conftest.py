@@ -1,4 +1,4 @@
-"""Fixtures of the tests of Kafka in this folder: a broker with our topics, and clients of it that are closed."""
+"""Fixtures for the tests in this folder: a broker with our topics, and clients that are closed after the test."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ from support.kafka_members import Member, config_for, eventually
 
 @pytest.fixture
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep kafka-python's own log out of failures."""
+    """Keep kafka-python's log out of the reports of failures."""
     caplog.set_level(logging.CRITICAL, "kafka")
 
 
@@ -22,16 +22,16 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    left = eventually(lambda: [one.name for one in set(threading.enumerate()) - before] or None, wanted=False)
+    left = eventually(lambda: [thread.name for thread in set(threading.enumerate()) - before] or None, wanted=False)
     assert left is None
 
 
 @pytest.fixture
 def config(kafka: str, topic_prefix: str) -> KafkaConfig:
     """A broker with our topics, of two partitions each."""
-    found = config_for(kafka, topic_prefix)
-    create_topics(found)
-    return found
+    config = config_for(kafka, topic_prefix)
+    create_topics(config)
+    return config
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def topics(config: KafkaConfig) -> Topics:
 
 @pytest.fixture
 def producer(config: KafkaConfig) -> Iterator[Producer]:
-    made = Producer(config)
-    yield made
-    made.close()
+    producer = Producer(config)
+    yield producer
+    producer.close()
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ def admin(config: KafkaConfig) -> Iterator[KafkaAdminClient]:
 
 @pytest.fixture
 def member(config: KafkaConfig, topics: Topics) -> Iterator[Callable[..., Member]]:
-    """Makes members of a group that reads chunks."""
-    made: list[Member] = []
+    """A function that makes members of a group that reads chunks."""
+    members: list[Member] = []
 
     def make(group: str = "g", names: list[str] | None = None) -> Member:
-        made.append(Member(config, names or [topics.chunks], group))
-        return made[-1]
+        members.append(Member(config, names or [topics.chunks], group))
+        return members[-1]
 
     yield make
-    for one in made:
-        one.consumer.close()
+    for each in members:
+        each.consumer.close()

@@ -1,4 +1,4 @@
-"""Who is let in by a broker, and what is said to those who are not."""
+"""Logging in to a broker, and the errors that explain a refusal."""
 
 import re
 import socket
@@ -19,7 +19,7 @@ from support.secured import USERS, Secured, start_secured
 pytestmark = pytest.mark.kafka
 PATIENCE_SECONDS = 1.0
 AUTHORIZATION = r"Authorization.* \(the broker's access control does not allow it to this user\)"
-# A broker that hangs up at once after it said why is heard, or is not.
+# A broker sends its reason and hangs up at once: the client may see only the latter.
 HANGS_UP = "the broker hangs up on us"
 
 TLS: dict[str, Any] = {"security_protocol": "SSL", "tls_ca": "ca.pem"}
@@ -72,7 +72,7 @@ def config_at(secured: Secured, listener: str, prefix: str, **given: Any) -> Kaf
     ],
     ids=lambda value: value if isinstance(value, str) else value.get("sasl_mechanism", ""),
 )
-def test_whoever_may_gets_in(secured: Secured, prefix: str, listener: str, given: dict[str, Any]) -> None:
+def test_accepts_valid_credentials(secured: Secured, prefix: str, listener: str, given: dict[str, Any]) -> None:
     config, chunks = config_at(secured, listener, prefix, **given), Topics(prefix).chunks
     assert {outcome.state for outcome in describe_topics(config)} == {"exists"}
     producer = Producer(config)
@@ -105,7 +105,7 @@ def test_whoever_may_gets_in(secured: Secured, prefix: str, listener: str, given
         ("TLS", {**TLS, "tls_ca": "none.pem"}, "the TLS files cannot be used: No such file", "kafka.tls_ca"),
     ],
 )  # fmt: skip
-def test_whoever_may_not_learns_why_and_in_time(
+def test_refused_credentials_are_explained_in_time(
     secured: Secured, topic_prefix: str, listener: str, given: dict[str, Any], reason: str, settings: str
 ) -> None:
     config = replace(config_at(secured, listener, topic_prefix, **given), bootstrap_timeout_seconds=PATIENCE_SECONDS)
@@ -125,19 +125,19 @@ def test_whoever_may_not_learns_why_and_in_time(
 @pytest.mark.parametrize(
     ("server", "reason"), [("127.0.0.1:1", "Connection refused"), ("no-such-host.invalid:9092", "no such host")]
 )
-def test_a_broker_that_is_not_there(server: str, reason: str) -> None:
+def test_a_missing_broker_is_explained(server: str, reason: str) -> None:
     with pytest.raises(BrokerUnavailable, match=f"{reason}: {server}"):
         PartitionReader(KafkaConfig(servers=(server,), bootstrap_timeout_seconds=PATIENCE_SECONDS))
 
 
 @pytest.mark.parametrize("given", [{}, user("alice"), {"security_protocol": "SSL"}])
-def test_what_never_answers_is_given_up(given: dict[str, Any]) -> None:
+def test_a_silent_server_is_given_up(given: dict[str, Any]) -> None:
     began = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(BrokerUnavailable, match=f"no answer within 1 s: {server}"):
             describe_topics(KafkaConfig(servers=(server,), bootstrap_timeout_seconds=PATIENCE_SECONDS, **given))
-    assert time.monotonic() - began < PATIENCE_SECONDS + 5.0  # of which a TLS handshake may take all
+    assert time.monotonic() - began < PATIENCE_SECONDS + 5.0  # a TLS handshake may take 5 s
 
 
 def test_one_broker_that_answers_is_enough(secured: Secured, prefix: str) -> None:
@@ -145,10 +145,10 @@ def test_one_broker_that_answers_is_enough(secured: Secured, prefix: str) -> Non
     assert describe_topics(replace(config, servers=("127.0.0.1:1", "no-such-host.invalid:9092", *config.servers)))
 
 
-def test_who_may_not_use_a_topic_is_told_so(secured: Secured, prefix: str) -> None:
+def test_missing_rights_to_a_topic_are_explained(secured: Secured, prefix: str) -> None:
     topics, bob = Topics(prefix), config_at(secured, "PASSWORD", prefix, **user("bob"))
-    let(secured, "User:bob", ACLOperation.DESCRIBE, topics.segments)  # and no more
-    let(secured, "User:alice", ACLOperation.ALL, topics.deletions)  # and nobody else
+    grant(secured, "User:bob", ACLOperation.DESCRIBE, topics.segments)  # but not WRITE
+    grant(secured, "User:alice", ACLOperation.ALL, topics.deletions)  # which excludes all other users
     producer = Producer(bob)
     for topic in (topics.segments, topics.deletions):
         delivery = producer.send(topic, b"k", b"v", partition=0)
@@ -157,7 +157,7 @@ def test_who_may_not_use_a_topic_is_told_so(secured: Secured, prefix: str) -> No
         assert re.search(AUTHORIZATION, str(delivery.error))
         assert topic in str(delivery.error)
     assert producer.send(topics.chunks, b"k", b"v").wait(10.0)
-    allowed = producer.send(topics.chunks, b"k", b"v")  # what is refused fails alone
+    allowed = producer.send(topics.chunks, b"k", b"v")  # the refused records fail alone
     assert (allowed.wait(10.0), allowed.error) == (True, None)
     producer.close(5.0)
     producer = Producer(config_at(secured, "PASSWORD", prefix, **user("alice")))
@@ -171,9 +171,9 @@ def test_who_may_not_use_a_topic_is_told_so(secured: Secured, prefix: str) -> No
         describe_topics(bob)
 
 
-def test_who_may_not_join_a_group_is_told_so(secured: Secured, prefix: str) -> None:
+def test_missing_rights_to_a_group_are_explained(secured: Secured, prefix: str) -> None:
     bob = config_at(secured, "PASSWORD", prefix, **user("bob"))
-    let(secured, "User:alice", ACLOperation.ALL, f"{prefix}-workers", ResourceType.GROUP)
+    grant(secured, "User:alice", ACLOperation.ALL, f"{prefix}-workers", ResourceType.GROUP)
     consumer = GroupConsumer(
         bob,
         [Topics(prefix).chunks],
@@ -187,10 +187,10 @@ def test_who_may_not_join_a_group_is_told_so(secured: Secured, prefix: str) -> N
     consumer.close()
 
 
-def let(
+def grant(
     secured: Secured, principal: str, operation: ACLOperation, name: str, kind: ResourceType = ResourceType.TOPIC
 ) -> None:
-    """Give a right to one user; from then on, nobody has any that was not given."""
+    """Grant a right to one user. From then on, all users need granted rights to this resource."""
     with KafkaAdminClient(bootstrap_servers=secured.address("PLAINTEXT")) as admin:
         admin.create_acls([ACL(principal, "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, name))])
 

@@ -1,4 +1,4 @@
-"""ingest.kafka.assignor: shares each topic's partitions evenly and moves no more of them than it must."""
+"""ingest.kafka.assignor: shares each topic's partitions evenly, with few moves."""
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace

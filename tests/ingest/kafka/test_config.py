@@ -1,4 +1,4 @@
-"""The settings of Kafka check themselves."""
+"""KafkaConfig checks its values."""
 
 from typing import Any
 
@@ -30,15 +30,15 @@ USER = {"sasl_mechanism": "PLAIN", "sasl_username": "alice", "sasl_password": "s
         ({"bootstrap_timeout_seconds": 0.0}, "bootstrap_timeout_seconds must be > 0"),
     ],
 )
-def test_refuses_what_cannot_be(given: dict[str, Any], message: str) -> None:
+def test_refuses_invalid_settings(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KafkaConfig(**given)
 
 
-def test_takes_what_can_be() -> None:
+def test_accepts_valid_settings() -> None:
     assert KafkaConfig(servers=("[::1]:9092", "broker.example:9093")).topic_prefix == "kinodex"
     assert KafkaConfig(security_protocol="SASL_SSL", **USER, tls_certificate="a", tls_key="b", tls_ca="c").is_tls  # type: ignore[arg-type]
 
 
-def test_says_the_password_to_nobody() -> None:
+def test_repr_hides_the_password() -> None:
     assert "secret" not in repr(KafkaConfig(security_protocol="SASL_SSL", **USER))  # type: ignore[arg-type]

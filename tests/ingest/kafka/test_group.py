@@ -1,4 +1,4 @@
-"""Members of a group, against a real broker: who reads what, also when one dies or the broker goes away."""
+"""Members of a group on a real broker: assignments, commits, dead members and outages."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(60), pytest.mark.usefixture
 MEMBER = SUPPORT / "group_member.py"
 
 
-def test_goes_on_where_the_group_has_committed(
+def test_continues_where_the_group_has_committed(
     topics: Topics, producer: Producer, member: Callable[..., Member]
 ) -> None:
     fill(producer, topics.chunks, 20, partition=0)
@@ -40,7 +40,7 @@ def test_goes_on_where_the_group_has_committed(
     assert second.values() == [b"%d" % n for n in range(12, 20)]
 
 
-def test_what_is_revoked_may_still_be_committed(
+def test_revoked_partitions_can_still_be_committed(
     topics: Topics, producer: Producer, member: Callable[..., Member]
 ) -> None:
     fill(producer, topics.chunks, 4, partition=0)
@@ -64,7 +64,7 @@ def test_passes_records_of_eight_mebibytes(topics: Topics, producer: Producer, m
     ]
 
 
-def test_pauses_seeks_and_knows_how_far_it_is(
+def test_pauses_seeks_and_reports_lag_and_position(
     topics: Topics, producer: Producer, member: Callable[..., Member]
 ) -> None:
     fill(producer, topics.chunks, 10, partition=0)
@@ -72,7 +72,7 @@ def test_pauses_seeks_and_knows_how_far_it_is(
     zero = (topics.chunks, 0)
     assert eventually(lambda: one.poll(max_records=4))
     assert one.consumer.lag()[zero] == 6
-    one.consumer.pause([zero, (topics.chunks, 9)])  # of what is not ours, nothing is paused
+    one.consumer.pause([zero, (topics.chunks, 9)])  # a partition that is not ours is ignored
     assert [one.poll(0.1) for _ in range(3)] == [[], [], []]
     one.consumer.seek(*zero, 2)
     assert one.consumer.position(*zero) == 2
@@ -99,12 +99,12 @@ def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics
         on_lost=lambda partitions: None,
     )
     found: list[Record] = []
-    eventually(lambda: found.extend(consumer.poll(0.0)) or len(found) >= 4)  # without waiting, too
+    eventually(lambda: found.extend(consumer.poll(0.0)) or len(found) >= 4)  # also without waiting
     consumer.close()
     assert [one.offset for one in found] == [6, 7, 8, 9]
 
 
-def test_what_a_callback_raises_comes_out_of_poll(config: KafkaConfig, topics: Topics) -> None:
+def test_poll_raises_the_error_of_a_callback(config: KafkaConfig, topics: Topics) -> None:
     def fail(partitions: list[PartitionId]) -> None:
         raise LookupError("mine")
 
@@ -117,7 +117,7 @@ def test_what_a_callback_raises_comes_out_of_poll(config: KafkaConfig, topics: T
     consumer.close()
 
 
-def test_a_second_member_takes_half_and_the_rest_is_not_touched(
+def test_a_second_member_takes_half_without_touching_the_rest(
     topics: Topics, producer: Producer, member: Callable[..., Member]
 ) -> None:
     fill(producer, topics.chunks, 10, partition=0)
@@ -139,7 +139,7 @@ def test_a_second_member_takes_half_and_the_rest_is_not_touched(
     fill(producer, topics.chunks, 5, partition=0, start=20)
     fill(producer, topics.chunks, 5, partition=1, start=20)
     assert eventually(lambda: first.poll(0.05) or (second.poll(0.05) and len(second.records) >= 5))
-    assert len(first.records) == 20  # it is paused still
+    assert len(first.records) == 20  # still paused
     first.consumer.resume(kept)
     assert eventually(lambda: first.poll() and len(first.records) >= 25)
     assert second.values() == [b"%d" % n for n in range(20, 25)]
@@ -151,7 +151,7 @@ def assert_true(value: object) -> None:
 
 # ------------------------------------------------------------------ members that die
 class Other:
-    """A member of the group in a process of its own, and the lines that say what it was told."""
+    """A member of the group in its own process, and the lines that it prints."""
 
     def __init__(self, config: KafkaConfig) -> None:
         command = [sys.executable, str(MEMBER), config.servers[0], config.topic_prefix, f"{config.topic_prefix}-g"]
@@ -174,7 +174,7 @@ class Other:
 
 @pytest.fixture
 def other(config: KafkaConfig) -> Iterator[Other]:
-    """One that has both partitions of the chunks, and is at rest."""
+    """A member that has both partitions of the chunks and gets no more callbacks."""
     made = Other(config)
     try:
         assert eventually(lambda: made.lines[-2:] == ["assigned 0 1", "steady"])
@@ -191,14 +191,14 @@ def test_partitions_of_a_dead_member_move(member: Callable[..., Member], other: 
     assert eventually(lambda: one.poll() or len(one.partitions_of("assigned")) == 2)
 
 
-def test_who_slept_through_its_session_learns_that_it_has_lost(member: Callable[..., Member], other: Other) -> None:
+def test_a_member_that_slept_past_its_session_loses_its_partitions(member: Callable[..., Member], other: Other) -> None:
     other.process.send_signal(signal.SIGSTOP)
     one = member()
     assert eventually(lambda: one.poll() or len(one.partitions_of("assigned")) == 2)
     other.process.send_signal(signal.SIGCONT)
     assert eventually(lambda: one.poll() or other.lines)
     assert other.lines[0] == "lost 0 1"
-    assert eventually(lambda: one.poll() or other.lines[1:])  # it is back, and shares
+    assert eventually(lambda: one.poll() or other.lines[1:])  # it has joined again and shares
     assert other.lines[1] in ("assigned 0", "assigned 1")
 
 
@@ -219,8 +219,8 @@ def test_nothing_is_lost_or_doubled_while_the_broker_is_away(own_broker: Broker,
         sent += [
             producer.send(topics.chunks, b"k", b"%d" % n, partition=0) for n in range(40 * part + 20, 40 * part + 40)
         ]
-        sent.append(producer.send(topics.segments, b"k", b"first" if part == 0 else b"second"))  # of its topic
-        one.consumer.commit({(topics.chunks, 0): 40 * part + 20})  # fails, and is tried again
+        sent.append(producer.send(topics.segments, b"k", b"first" if part == 0 else b"second"))  # record of its topic
+        one.consumer.commit({(topics.chunks, 0): 40 * part + 20})  # fails and is repeated
         assert one.poll(0.2) == []
         assert reader.poll(0.2) is not None
         assert not sent[-1].is_done
@@ -240,7 +240,7 @@ def test_nothing_is_lost_or_doubled_while_the_broker_is_away(own_broker: Broker,
     producer.close()
 
 
-def test_what_waits_has_an_end_when_the_broker_stays_away(own_broker: Broker, topic_prefix: str) -> None:
+def test_no_call_waits_for_ever_while_the_broker_is_away(own_broker: Broker, topic_prefix: str) -> None:
     config = replace(
         config_for(own_broker.servers, topic_prefix), delivery_timeout_seconds=2, bootstrap_timeout_seconds=1
     )

@@ -1,4 +1,4 @@
-"""Topics, writers and readers of partitions, against a real broker."""
+"""Topics, producers and readers of partitions, on a real broker."""
 
 import time
 from dataclasses import replace
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(60), pytest.mark.usefixture
 
 
 # ------------------------------------------------------------------ topics
-def test_makes_the_topics_once_and_says_what_is_there(kafka: str, topic_prefix: str) -> None:
+def test_creates_missing_topics_and_reports_existing_ones(kafka: str, topic_prefix: str) -> None:
     config = config_for(kafka, topic_prefix)
     assert {one.state for one in describe_topics(config)} == {"missing"}
     assert {one.state for one in create_topics(config)} == {"created"}
@@ -25,7 +25,7 @@ def test_makes_the_topics_once_and_says_what_is_there(kafka: str, topic_prefix: 
     ]  # fmt: skip
 
 
-def test_says_what_of_a_topic_differs_and_leaves_it_alone(kafka: str, topic_prefix: str) -> None:
+def test_reports_the_differences_of_a_topic_and_does_not_change_it(kafka: str, topic_prefix: str) -> None:
     config = config_for(kafka, topic_prefix)
     with KafkaAdminClient(bootstrap_servers=[kafka]) as admin:
         name = Topics(topic_prefix).segments
@@ -71,7 +71,7 @@ def test_keys_go_where_kafkas_own_clients_send_them(topics: Topics, producer: Pr
     assert producer.partition_of(topics.chunks, b"abc") == (479470107 & 0x7FFFFFFF) % 2
 
 
-def test_refuses_what_no_topic_takes_at_once(topics: Topics, producer: Producer) -> None:
+def test_refuses_a_record_over_the_limit_at_once(topics: Topics, producer: Producer) -> None:
     sent = producer.send(topics.chunks, b"key", bytes(9 << 20))
     assert sent.is_done
     assert isinstance(sent.error, RecordTooLarge)
@@ -85,7 +85,7 @@ def test_says_when_the_broker_finds_a_record_too_large(topics: Topics, producer:
     assert producer.send(topics.events, b"key", b"small").wait(10)
 
 
-def test_a_topic_that_is_not_there_is_no_hang(config: KafkaConfig, topic_prefix: str) -> None:
+def test_a_missing_topic_is_an_error_in_time(config: KafkaConfig, topic_prefix: str) -> None:
     producer = Producer(replace(config, bootstrap_timeout_seconds=1))
     sent = producer.send(f"{topic_prefix}.nope", b"key", b"value")
     assert isinstance(sent.error, BrokerUnavailable)
@@ -110,7 +110,7 @@ def test_reads_on_from_an_offset(config: KafkaConfig, topics: Topics, producer: 
         assert reader.positions() == {places[0]: 10, places[1]: 3}
 
 
-def test_what_is_gone_is_passed_over(
+def test_deleted_records_are_skipped(
     config: KafkaConfig, topics: Topics, producer: Producer, admin: KafkaAdminClient
 ) -> None:
     fill(producer, topics.chunks, 10, partition=0)
@@ -128,7 +128,7 @@ def test_what_is_gone_is_passed_over(
 def test_an_offset_beyond_the_end_is_an_error(config: KafkaConfig, topics: Topics, producer: Producer) -> None:
     fill(producer, topics.chunks, 3, partition=0)
     with PartitionReader(config) as reader:
-        reader.assign([(topics.chunks, 0, 3)])  # the end itself is none
+        reader.assign([(topics.chunks, 0, 3)])  # the end itself is valid
         assert reader.poll(0.1) == []
         with pytest.raises(OffsetRegression) as caught:
             reader.assign([(topics.chunks, 0, 4)])
@@ -136,7 +136,7 @@ def test_an_offset_beyond_the_end_is_an_error(config: KafkaConfig, topics: Topic
     assert (error.topic, error.partition, error.wanted, error.end) == (topics.chunks, 0, 4, 3)
 
 
-def test_a_topic_made_anew_while_it_is_read_is_an_error(
+def test_a_topic_recreated_while_it_is_read_is_an_error(
     config: KafkaConfig, topics: Topics, producer: Producer, admin: KafkaAdminClient
 ) -> None:
     fill(producer, topics.chunks, 5, partition=0)

@@ -1,4 +1,4 @@
-"""What a broker refuses: it fails alone, and what comes before, beside and behind it is delivered once and in order."""
+"""A record that the broker refuses fails alone; all records around it are delivered once and in order."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from ingest.kafka import PartitionReader, Producer, Topics, create_topics
 from support.broker import Broker
 
 pytestmark = pytest.mark.kafka
-TOO_LARGE = bytes(2 << 20)  # of which P.sources takes one
+TOO_LARGE = bytes(2 << 20)  # the topic of sources accepts one MiB
 
 
 @pytest.fixture

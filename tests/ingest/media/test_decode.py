@@ -1,4 +1,4 @@
-"""Every container and codec: the right pictures at the right times, whatever the policy."""
+"""All containers and codecs yield the right pictures at the right times, with each sampling policy."""
 
 import io
 import itertools
@@ -69,7 +69,7 @@ IRREGULAR = [Fraction(t) for t in ("0", "1/24", "1/2", "3", "31/10", "8", "9", "
 
 
 def run(media: bytes, **settings: Any) -> list[Decoded]:
-    """Decode in this process; the whole picture is kept, so that its number can be read."""
+    """Decode in this process, with squashed pictures, whose numbers can be read."""
     config = DecodeConfig(**({"resize": "squash"} | settings))
     return list(decode(io.BytesIO(media), uri="test", config=config))
 
@@ -84,7 +84,7 @@ def summary_of(items: list[Decoded]) -> DecodeSummary:
 
 
 def sound_of(items: list[Decoded]) -> tuple[float, list[float]]:
-    """Return when the sound ends, and when each beep begins."""
+    """Return the end of the sound, and the beginning of each beep."""
     blocks = [item for item in items if isinstance(item, AudioBlock)]
     for before, after in itertools.pairwise(blocks):
         assert after.start_seconds >= before.end_seconds - 1e-4
@@ -103,7 +103,7 @@ def make_media(name: str) -> bytes:
 
 @cache
 def keyframes_of(name: str) -> list[Fraction]:
-    """Return the times of the pictures the decoder calls keyframes, by a plain pass of PyAV."""
+    """Return the times of pictures that the decoder marks as keyframes, from a plain pass of PyAV."""
     with av.open(io.BytesIO(make_media(name))) as container:
         pts = [(frame.time, frame.key_frame) for frame in container.decode(video=0)]
     start = pts[0][0] or 0.0
@@ -194,7 +194,7 @@ def test_times_count_from_the_first_picture_and_sound_before_it_is_cut(format: s
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_negative_start_times_come_out_right(policy: SamplingPolicy) -> None:
-    track = Track(times=times(72, start=Fraction(-1, 2)))  # the mp4's edit list hides what is before zero
+    track = Track(times=times(72, start=Fraction(-1, 2)))  # the mp4's edit list hides pictures before zero
     sound = Sound(seconds=4, start_seconds=-1)
     media = encode_media(format="mp4", video=track, sounds=[sound], options={"avoid_negative_ts": "disabled"})
     items = run(media, sampling=policy)
@@ -350,7 +350,7 @@ def test_a_still_picture_with_sound_going_on_is_no_gap() -> None:
     assert summary_of(items).epoch_count == 1
 
 
-def test_keyframe_marks_that_lie_cost_time_and_no_picture() -> None:
+def test_wrong_keyframe_marks_cost_time_but_no_picture() -> None:
     source = io.BytesIO(make_media("h264-one-keyframe"))
     marked = io.BytesIO()
     with av.open(source) as container, av.open(marked, "w", format="matroska") as target:
@@ -376,7 +376,7 @@ def test_a_change_of_resolution_goes_through() -> None:
     assert summary_of(items).epoch_count == 1
 
 
-def test_media_information_tells_what_the_container_says() -> None:
+def test_media_information_is_that_of_the_container() -> None:
     media = encode_media(
         format="mp4", video=Track(times=FIVE, pixel_aspect=Fraction(16, 11)), sounds=[Sound(seconds=5)]
     )

@@ -1,4 +1,4 @@
-"""Bytes that are no media, damaged media, and media made to harm: a typed error or what still decodes."""
+"""Bytes that are not media, damaged media and hostile media: a typed error, or the part that decodes."""
 
 import io
 import struct
@@ -65,7 +65,7 @@ def test_a_cut_file_decodes_up_to_the_cut(format: str, tmp_path: Path) -> None:
         assert read_number(frame.pixels) == round(frame.pts_seconds * 24)
     summary = items[-1]
     assert isinstance(summary, DecodeSummary)
-    assert summary.truncated or format == "mpegts"  # a transport stream announces nothing
+    assert summary.truncated or format == "mpegts"  # a transport stream announces no length
     assert summary.duration_seconds == pytest.approx(len(frames), abs=1.1)
 
 

@@ -1,4 +1,4 @@
-"""Pictures come out as a person would see them: colours, orientation, shape."""
+"""Decoded pictures have the colours, orientation and shape that a player shows."""
 
 import io
 from collections.abc import Callable
@@ -171,7 +171,7 @@ def test_ten_bits_become_eight() -> None:
         ("arib-std-b67", 940, 255),
     ],
 )
-def test_high_dynamic_range_is_mapped_to_what_a_screen_shows(transfer: str, level: int, expected: int) -> None:
+def test_high_dynamic_range_is_mapped_to_srgb(transfer: str, level: int, expected: int) -> None:
     tags = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
     track = Track(
         times=THREE,
@@ -201,7 +201,7 @@ def test_wide_gamut_colours_keep_their_hue() -> None:
 def test_interlaced_pictures_show_no_comb() -> None:
     def two_moments(_: int) -> NDArray[np.uint8]:
         picture = np.zeros((576, 704, 3), dtype=np.uint8)
-        picture[::2, 100:200] = 255  # a bar, in the other field somewhere else
+        picture[::2, 100:200] = 255  # a bar, which is elsewhere in the other field
         picture[1::2, 400:500] = 255
         return picture
 

@@ -16,11 +16,11 @@ from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
 pytestmark = pytest.mark.slow
 
-# What is special about a file, as its manifest note says.
+# Special files, according to the notes of the manifest.
 NO_INDEX = "CarND-Vehicle-Detection__project_cut_result.mp4"
 ENDS_EARLY_SECONDS = {"media__ssasample.mkv": 30.1, "simpl__video.webm": 13.9}
 ABSURD_DURATION = "media__sample_with_vobsub_434e7e.mkv"
-# Files whose pictures say another size or aspect than their first stream or coded size, which the manifest holds.
+# Files whose pictures have another size or aspect than the manifest, which holds the first stream's coded size.
 OTHER_SIZE = {"torchcodec__nasa_13013.mp4"}
 CONFIG = DecodeConfig(input_width=64, input_height=64)
 
@@ -31,8 +31,8 @@ def manifest(shared: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def decoded(shared: Path) -> dict[str, list[Decoded]]:
-    """Every file's items, by name; frames without their pixels, to save memory."""
+def items_by_file(shared: Path) -> dict[str, list[Decoded]]:
+    """The items of all files, by name; frames without pixels, to save memory."""
     items: dict[str, list[Decoded]] = {}
     with DecodePool(CONFIG, workers=1) as pool:
         for entry in manifest(shared):
@@ -51,19 +51,19 @@ def summary_of(items: list[Decoded]) -> DecodeSummary:
     return items[-1]
 
 
-def test_every_file_has_the_duration_its_manifest_says(shared: Path, decoded: dict[str, list[Decoded]]) -> None:
+def test_every_file_has_the_duration_its_manifest_says(shared: Path, items_by_file: dict[str, list[Decoded]]) -> None:
     for entry in manifest(shared):
         name = entry["file"]
         if name in (NO_INDEX, ABSURD_DURATION) or entry["duration_s"] is None:
             continue
         expected = ENDS_EARLY_SECONDS.get(name, entry["duration_s"])
-        assert summary_of(decoded[name]).duration_seconds == pytest.approx(expected, abs=0.25), name
-        assert summary_of(decoded[name]).truncated == (name in ENDS_EARLY_SECONDS), name
-    assert summary_of(decoded[ABSURD_DURATION]).duration_seconds < 2
+        assert summary_of(items_by_file[name]).duration_seconds == pytest.approx(expected, abs=0.25), name
+        assert summary_of(items_by_file[name]).truncated == (name in ENDS_EARLY_SECONDS), name
+    assert summary_of(items_by_file[ABSURD_DURATION]).duration_seconds < 2
 
 
-def test_every_file_has_one_epoch_and_pictures_that_grow_in_time(decoded: dict[str, list[Decoded]]) -> None:
-    for name, items in decoded.items():
+def test_every_file_has_one_epoch_and_pictures_that_grow_in_time(items_by_file: dict[str, list[Decoded]]) -> None:
+    for name, items in items_by_file.items():
         assert summary_of(items).epoch_count == 1, name
         seconds = seconds_of(items)
         assert all(a < b for a, b in pairwise(seconds)), name
@@ -71,16 +71,16 @@ def test_every_file_has_one_epoch_and_pictures_that_grow_in_time(decoded: dict[s
         assert len(set(ticks)) == len(ticks), name
 
 
-def test_every_file_has_the_streams_its_manifest_says(shared: Path, decoded: dict[str, list[Decoded]]) -> None:
+def test_every_file_has_the_streams_its_manifest_says(shared: Path, items_by_file: dict[str, list[Decoded]]) -> None:
     for entry in manifest(shared):
         name = entry["file"]
         if name == NO_INDEX:
             continue
-        info = decoded[name][0]
+        info = items_by_file[name][0]
         assert isinstance(info, MediaInfo)
         assert (info.video_codec is None) == (entry["vcodec"] is None), name
-        assert bool(seconds_of(decoded[name])) == (entry["vcodec"] is not None), name
-        has_sound = any(isinstance(item, AudioBlock) for item in decoded[name])
+        assert bool(seconds_of(items_by_file[name])) == (entry["vcodec"] is not None), name
+        has_sound = any(isinstance(item, AudioBlock) for item in items_by_file[name])
         assert has_sound == bool(entry["acodec"]), name
         if entry["height"] is not None and name not in OTHER_SIZE:
             turned = info.rotation_degrees % 180 == 90
@@ -88,7 +88,7 @@ def test_every_file_has_the_streams_its_manifest_says(shared: Path, decoded: dic
             assert info.rotation_degrees == -entry["rotation"] % 360, name
 
 
-def test_every_time_is_one_of_a_plain_pass(shared: Path, decoded: dict[str, list[Decoded]]) -> None:
+def test_every_time_is_one_of_a_plain_pass(shared: Path, items_by_file: dict[str, list[Decoded]]) -> None:
     names = ["DVR-Scan__traffic_camera_vfr.mp4", "mediaelement__grampa-laughing.flv", "moviepy__no_duration.webm"]
     names += ["web-platform-tests__big-buck-bunny-240p.ogv", "xuggle-xuggler__testfile_mpeg1video_mp2audio.mpg"]
     names += ["xuggle-xuggler__testfile_wmv3_wmav2_bad_audio_timestamps.wmv", "mp4parser__foreman-hevc-384.mp4"]
@@ -97,7 +97,7 @@ def test_every_time_is_one_of_a_plain_pass(shared: Path, decoded: dict[str, list
             packets = (packet for packet in container.demux(video=0) if packet.size or packet.pts is None)
             frames = (frame for packet in packets for frame in packet.decode())
             plain = [frame.time for frame in frames if frame.time is not None]
-        for second in seconds_of(decoded[name]):
+        for second in seconds_of(items_by_file[name]):
             assert min(abs(time - plain[0] - second) for time in plain) < 0.001, name
 
 

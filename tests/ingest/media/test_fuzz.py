@@ -1,4 +1,4 @@
-"""Mutated media of every kind: frames or a typed error, within the limits, and the pool lives on."""
+"""Mutated media of all kinds yield frames or a typed error, within the limits, and the pool still works."""
 
 import io
 import random
@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[str, Track | None, Sound | None]] = {
 POLICIES: tuple[SamplingPolicy, ...] = ("fast", "exact", "keyframes")
 
 
-def mutated(media: bytes, chance: random.Random) -> bytes:
+def mutate(media: bytes, chance: random.Random) -> bytes:
     """Return the media with bits flipped, a stretch overwritten, repeated or removed, or its end cut off."""
     data = bytearray(media)
     for _ in range(chance.randint(1, 3)):
@@ -78,7 +78,7 @@ def test_mutated_media_end_in_frames_or_a_typed_error() -> None:
         for name, (format, video, sound) in KINDS.items()
     }
     cases = [
-        (name, POLICIES[index % 3], mutated(media, chance))
+        (name, POLICIES[index % 3], mutate(media, chance))
         for name, media in whole.items()
         for index in range(MUTATIONS_EACH)
     ]
@@ -102,7 +102,7 @@ def test_mutated_media_end_in_frames_or_a_typed_error() -> None:
 
     with DecodePool(CONFIG, workers=2) as pool, ThreadPoolExecutor(2) as threads:
         outcomes = Counter(threads.map(decode, cases))
-        for name, media in whole.items():  # the pool is as good as new
+        for name, media in whole.items():  # the pool still works
             assert isinstance(list(pool.decode(io.BytesIO(media), uri=name))[-1], DecodeSummary)
     assert outcomes["decoded"] > len(cases) // 3
     assert outcomes["DecoderTimeout"] == 0, outcomes

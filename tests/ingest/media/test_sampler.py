@@ -1,4 +1,4 @@
-"""The planner drops what no tick needs; the selector keeps one picture a tick."""
+"""The planner drops packets that no tick needs; the selector selects one picture for each tick."""
 
 import io
 import itertools
@@ -28,12 +28,12 @@ def in_order(count: int, gop: int) -> Packets:
 
 
 def with_b_frames(count: int, gop: int, *, is_open: bool = False) -> Packets:
-    """I0 P3 B1 B2 P6 B4 B5 …; in an open group the pictures before a keyframe come after it."""
+    """I0 P3 B1 B2 P6 B4 B5 …; in an open group, pictures shown before a keyframe are coded after it."""
     order: Packets = [(0, True)]
     for anchor in range(3, count, 3):
         is_key = anchor % gop == 0
         order += [(anchor, is_key), (anchor - 2, False), (anchor - 1, False)]
-        if is_key and not is_open:  # closed: the two before are coded before
+        if is_key and not is_open:  # closed: the two pictures shown before it are coded before it
             order[-3:] = [(anchor - 1, False), (anchor - 2, False), (anchor, True)]
     return order
 
@@ -49,40 +49,40 @@ def plan(packets: Packets, policy: SamplingPolicy, *, is_broken: bool = False) -
     return planned + planner.finish(end)
 
 
-def needed(planned: list[PlannedPacket]) -> list[int]:
+def list_needed(planned: list[PlannedPacket]) -> list[int]:
     return [int(step.pts * 10) for step in planned if step.needed]
 
 
-def sent(planned: list[PlannedPacket]) -> list[int]:
+def list_sent(planned: list[PlannedPacket]) -> list[int]:
     return [int(step.pts * 10) for step in planned]
 
 
 def test_fast_sends_a_keyframe_alone_where_each_tick_has_one() -> None:
     planned = plan(in_order(50, 10), "fast")
-    assert sent(planned) == [0, 10, 20, 30, 40]
+    assert list_sent(planned) == [0, 10, 20, 30, 40]
     assert [step.restart for step in planned] == [False, True, True, True, True]
 
 
 def test_fast_decodes_only_as_far_as_a_tick_needs() -> None:
     planned = plan(in_order(60, 30), "fast")
-    assert needed(planned) == [0, 5, 15, 30, 35, 45]
-    assert sent(planned) == [*range(16), *range(30, 46)]
+    assert list_needed(planned) == [0, 5, 15, 30, 35, 45]
+    assert list_sent(planned) == [*range(16), *range(30, 46)]
     assert [int(step.pts * 10) for step in planned if step.restart] == [30]
 
 
 def test_fast_prefers_a_keyframe_later_in_the_window() -> None:
-    assert needed(plan(in_order(38, 13), "fast")) == [0, 13, 15, 26]
+    assert list_needed(plan(in_order(38, 13), "fast")) == [0, 13, 15, 26]
 
 
 def test_exact_takes_the_latest_picture_not_after_the_tick() -> None:
     packets = [(0, True), (4, False), (9, False), (11, False), (20, False), (29, False)]
-    assert needed(plan(packets, "exact")) == [0, 9, 20]
+    assert list_needed(plan(packets, "exact")) == [0, 9, 20]
 
 
 def test_exact_drops_the_rest_of_a_group_after_its_last_tick() -> None:
     planned = plan(in_order(60, 15), "exact")
-    assert needed(planned) == [0, 10, 20, 30, 40, 50]
-    assert sent(planned) == [*range(11), *range(15, 21), 30, *range(30 + 1, 41), *range(45, 51)]
+    assert list_needed(planned) == [0, 10, 20, 30, 40, 50]
+    assert list_sent(planned) == [*range(11), *range(15, 21), 30, *range(30 + 1, 41), *range(45, 51)]
 
 
 def test_a_leading_picture_is_decoded_from_the_group_before() -> None:
@@ -102,7 +102,7 @@ def test_each_target_comes_with_everything_since_its_keyframe(policy: SamplingPo
     packets = in_order(60, 1) if gop == 1 else with_b_frames(61, gop, is_open=is_open)
     planned = plan(packets, policy)
     order = [number for number, _ in packets]
-    assert [n for n in order if n in set(sent(planned))] == sent(planned)  # decoding order is kept
+    assert [n for n in order if n in set(list_sent(planned))] == list_sent(planned)  # decoding order is kept
     previous = -1
     for step in planned:
         at = order.index(int(step.pts * 10))
@@ -114,40 +114,40 @@ def test_each_target_comes_with_everything_since_its_keyframe(policy: SamplingPo
 
 
 def test_keyframes_sends_nothing_else_and_one_a_tick() -> None:
-    assert sent(plan(in_order(50, 4), "keyframes")) == [0, 8, 16, 28, 36, 48]
-    assert sent(plan(in_order(50, 17), "keyframes")) == [0, 17, 34]
+    assert list_sent(plan(in_order(50, 4), "keyframes")) == [0, 8, 16, 28, 36, 48]
+    assert list_sent(plan(in_order(50, 17), "keyframes")) == [0, 17, 34]
 
 
 def test_a_stream_without_keyframe_marks_is_decoded_whole() -> None:
     packets = [(i, False) for i in range(30)]
-    assert sent(plan(packets, "fast")) == list(range(16))
+    assert list_sent(plan(packets, "fast")) == list(range(16))
 
 
 def test_after_a_break_nothing_is_sent_before_a_keyframe() -> None:
     packets = [(3, False), (4, False), (5, True), *((number, False) for number in range(6, 15))]
-    assert sent(plan(packets, "fast", is_broken=True))[0] == 5
+    assert list_sent(plan(packets, "fast", is_broken=True))[0] == 5
 
 
 @pytest.mark.parametrize("policy", ["exact", "fast"])
 def test_no_tick_is_passed_over_for_a_picture_that_is_coded_late(policy: SamplingPolicy) -> None:
     packets = [(0, True), (64, False), (52, False), (93, False), (78, False)]
-    assert {52, 78} <= set(needed(plan(packets, policy)))
+    assert {52, 78} <= set(list_needed(plan(packets, policy)))
 
 
 def test_exact_decodes_what_may_stand_until_the_next_tick() -> None:
     packets = [(0, True), (12, False), (4, False), (8, False), (35, False)]
-    assert needed(plan(packets, "exact")) == [0, 12, 8]
+    assert list_needed(plan(packets, "exact")) == [0, 12, 8]
 
 
-def test_what_is_held_back_is_bounded() -> None:
+def test_the_planner_holds_back_a_bounded_count_of_packets() -> None:
     planner = Planner("fast", tick=0, after=Fraction(-1), is_broken=False)
     planned: list[PlannedPacket] = []
-    for i in range(10_000):  # decoding times that stand still: nothing is ever certain
+    for i in range(10_000):  # constant decoding times: no picture is ever certain
         planned += planner.push(Packet(1), pts=Fraction(i, 1000), horizon=Fraction(0), is_key=i == 0)
     assert len(planned) > 5000
 
 
-def kept(policy: SamplingPolicy, frames: list[tuple[float, bool]], end: float) -> list[float]:
+def select(policy: SamplingPolicy, frames: list[tuple[float, bool]], end: float) -> list[float]:
     selector = Selector(policy)
     seconds: list[float] = []
     for pts, is_key in frames:
@@ -172,15 +172,15 @@ def kept(policy: SamplingPolicy, frames: list[tuple[float, bool]], end: float) -
         ("fast", [0], 0, [0]),
     ],
 )
-def test_one_picture_is_kept_a_tick(
+def test_selects_one_picture_for_each_tick(
     policy: SamplingPolicy, times: list[float], end: float, expected: list[float]
 ) -> None:
-    assert kept(policy, [(time, False) for time in times], end) == pytest.approx(expected)
+    assert select(policy, [(time, False) for time in times], end) == pytest.approx(expected)
 
 
 def test_keyframes_keeps_only_marked_pictures_after_the_first() -> None:
     frames = [(0.0, False), (0.5, True), (1.0, False), (2.0, True), (2.2, True)]
-    assert kept("keyframes", frames, 3.0) == [0.0, 0.5, 2.0]
+    assert select("keyframes", frames, 3.0) == [0.0, 0.5, 2.0]
 
 
 @pytest.mark.parametrize(("pts", "tick"), [("0", 0), ("49/100", 0), ("1/2", 1), ("149/100", 1), ("3/2", 2)])
@@ -189,7 +189,7 @@ def test_a_tick_s_window_is_half_open(pts: str, tick: int) -> None:
 
 
 class Placement:
-    """A timeline fed with numbers."""
+    """A timeline that takes floats."""
 
     def __init__(self) -> None:
         self.timeline = Timeline()

@@ -1,4 +1,4 @@
-"""Whatever a decoding child does, the caller gets frames or a typed error, and the pool goes on."""
+"""Whatever a decoding child does, the caller gets frames or a typed error, and the pool still works."""
 
 import io
 import json
@@ -73,7 +73,7 @@ def check_works(pool: DecodePool, media: bytes) -> None:
     assert [read_number(item.pixels) for item in items if isinstance(item, Frame)] == [0, 24, 48, 72, 96, 120]
 
 
-def test_a_child_gives_what_decoding_in_process_gives(pool: DecodePool, media: bytes) -> None:
+def test_a_child_yields_the_same_as_decoding_in_this_process(pool: DecodePool, media: bytes) -> None:
     for inside, outside in zip(
         pool.decode(io.BytesIO(media), uri="x"), decode(io.BytesIO(media), uri="x", config=CONFIG), strict=True
     ):
@@ -96,12 +96,12 @@ def test_information_comes_first_and_the_summary_last(pool: DecodePool, media: b
     assert sum(isinstance(item, MediaInfo | DecodeSummary) for item in items) == 2
 
 
-def test_files_descriptors_and_memory_are_all_taken(pool: DecodePool, media: bytes, tmp_path: Path) -> None:
+def test_accepts_files_descriptors_and_memory(pool: DecodePool, media: bytes, tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(media)
     descriptor = os.open(path, os.O_RDONLY)
     with path.open("rb") as file, tempfile.SpooledTemporaryFile() as spooled:
-        file.seek(100)  # decoding begins at the first byte, and does not move the caller's position
+        file.seek(100)  # decoding begins at the first byte and does not move the caller's position
         spooled.write(media)
         sources: list[Any] = [file, descriptor, io.BytesIO(media), spooled]
         for source in sources:
@@ -127,11 +127,11 @@ def test_errors_carry_the_caller_s_name(pool: DecodePool, media: bytes) -> None:
         list(pool.decode(io.BytesIO(media), uri="big", config=replace(CONFIG, max_pixels=99)))
     assert (limited.value.uri, limited.value.limit) == ("big", "max_pixels")
     check_works(pool, media)
-    assert children_of(pool) & before or not before  # bad bytes alone cost no child
+    assert children_of(pool) & before or not before  # bad bytes alone do not replace a child
 
 
 @pytest.mark.slow
-def test_more_inputs_than_children_wait_their_turn(pool: DecodePool, media: bytes) -> None:
+def test_more_inputs_than_children_wait_for_a_free_child(pool: DecodePool, media: bytes) -> None:
     with ThreadPoolExecutor(6) as threads:
         for items in threads.map(lambda _: list(pool.decode(io.BytesIO(media), uri="x")), range(8)):
             assert sum(isinstance(item, Frame) for item in items) == 6
@@ -148,7 +148,7 @@ def test_a_consumer_may_stop_early(pool: DecodePool, media: bytes, long_media: b
 
 
 @pytest.mark.slow
-def test_a_slow_consumer_makes_the_child_wait_and_is_no_stall(pool: DecodePool, long_media: bytes) -> None:
+def test_a_slow_consumer_makes_the_child_wait_without_a_timeout(pool: DecodePool, long_media: bytes) -> None:
     config = replace(CONFIG, max_stall_seconds=0.8, input_width=224, input_height=224)
     items = pool.decode(io.BytesIO(long_media), uri="x", config=config)
     next(items)
@@ -159,7 +159,7 @@ def test_a_slow_consumer_makes_the_child_wait_and_is_no_stall(pool: DecodePool, 
 
 
 @ON_LINUX
-def test_a_child_that_is_killed_costs_one_input(media: bytes, long_media: bytes) -> None:
+def test_a_killed_child_fails_only_its_input(media: bytes, long_media: bytes) -> None:
     with DecodePool(CONFIG, workers=1) as pool:
         items = pool.decode(io.BytesIO(long_media), uri="victim")
         next(items)
@@ -177,7 +177,7 @@ def test_a_child_that_is_killed_costs_one_input(media: bytes, long_media: bytes)
 
 @pytest.mark.slow
 def test_a_child_that_hangs_is_ended(media: bytes) -> None:
-    reading, writing = os.pipe()  # nothing ever comes
+    reading, writing = os.pipe()  # no bytes ever come
     with DecodePool(CONFIG, workers=1) as pool:
         begin = time.monotonic()
         with pytest.raises(DecoderTimeout, match="max_stall_seconds") as caught:
@@ -196,7 +196,7 @@ def test_a_child_that_never_ends_is_ended(media: bytes) -> None:
 
     def dribble() -> None:
         while not is_done.wait(0.02):
-            os.write(writing, b"\x47" + bytes(187))  # transport packets that hold nothing
+            os.write(writing, b"\x47" + bytes(187))  # empty transport packets
 
     thread = threading.Thread(target=dribble)
     thread.start()
@@ -274,7 +274,7 @@ from ingest.media.sandbox import DecodePool
 pool = DecodePool(DecodeConfig(), workers=2)
 busy = pool.decode(open(sys.argv[1], "rb"), uri="busy")
 next(busy)
-stuck = pool.decode(0, uri="stuck")  # a pipe that gives nothing
+stuck = pool.decode(0, uri="stuck")  # a pipe without bytes
 import threading
 threading.Thread(target=lambda: next(stuck), daemon=True).start()
 while len(pool._children) < 2:
@@ -345,7 +345,7 @@ INFO = (
         (READY, INFO + """\nsend(b'{"kind": "frame", "epoch": 0, "pts_seconds": 1}', bytes(64 * 64 * 3))"""),
     ],
 )
-def test_a_child_that_talks_nonsense_counts_as_crashed(
+def test_a_child_that_breaks_the_protocol_counts_as_crashed(
     start: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, media: bytes
 ) -> None:
     fake = tmp_path / "python"
@@ -396,7 +396,7 @@ ITEMS: list[Decoded] = [
 
 
 @pytest.mark.parametrize("item", ITEMS)
-def test_messages_come_back_as_they_were(item: Decoded) -> None:
+def test_items_survive_the_message_format(item: Decoded) -> None:
     message = protocol.to_message(item)
     fields = json.loads(json.dumps(message.fields))
     assert protocol.from_message(Message(kind=message.kind, fields=fields), CONFIG) == item

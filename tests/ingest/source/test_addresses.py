@@ -1,4 +1,4 @@
-"""Which addresses an untrusted URL may lead to."""
+"""Which addresses an untrusted URL may reach."""
 
 from ipaddress import ip_address
 

@@ -1,4 +1,4 @@
-"""Downloads, from a real HTTP server on 127.0.0.1. Other hosts' answers are faked at getaddrinfo, the DNS seam."""
+"""Downloads from a real HTTP server on 127.0.0.1. Other hosts are faked at getaddrinfo, the DNS seam."""
 
 import hashlib
 import socket
@@ -27,11 +27,11 @@ from support.marks import first_quick
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: several reads
 LOOPBACK = ("127.0.0.0/8",)
-PATIENCE_SECONDS = 0.3  # of the client under test, where the server is slow on purpose
+PATIENCE_SECONDS = 0.3  # timeout of the client under test, when the server is slow on purpose
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers by path; `/to/URL` redirects to URL."""
+    """Answers a request by its path; `/to/URL` redirects to URL."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
             getattr(self, self.path.partition("?")[0].strip("/").replace(".", "_"), self.missing)()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Write no log."""
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def drip(self, line: bytes, seconds: float = 5.0) -> None:
-        """Send a few bytes again and again, each well within the client's timeout, until it hangs up."""
+        """Send a few bytes repeatedly, each well within the client's timeout, until the client hangs up."""
         end = time.monotonic() + seconds
         try:
             while time.monotonic() < end:
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
         self.drip(b"X: y\r\n")
 
     def steady(self) -> None:
-        """Fast enough to pass for a slow line, and without an end."""
+        """Send without end, as fast as a slow line."""
         self.send_response(200)
         self.end_headers()
         self.drip(b"x" * 4096)
@@ -148,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A server that remembers what it was asked."""
+    """A server that records its requests."""
 
     daemon_threads = True
 
@@ -160,7 +160,7 @@ class Server(ThreadingHTTPServer):
             self.socket = context.wrap_socket(self.socket, server_side=True)
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is what the tests want."""
+        """Ignore clients that hang up: the tests intend it."""
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.server_port}/{path}"
@@ -181,28 +181,28 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def fetched(url: str, spool: Path, **settings: Any) -> SourceFile:
+def download(url: str, spool: Path, **settings: Any) -> SourceFile:
     with open_source(url, SourceConfig(**{"private_networks": LOOPBACK, **settings}), spool=spool) as it:
         assert it.file.read() == CONTENT
         assert it.size_bytes == len(CONTENT)
         assert it.content_sha256 == hashlib.sha256(CONTENT).hexdigest()
-        assert not list(spool.iterdir())  # a file without a name: nothing is left, not even by a kill
+        assert not list(spool.iterdir())  # the file has no name, so that not even a kill leaves it
     assert it.file.closed
     return it
 
 
-def failed(url: str, spool: Path, error: type[IngestError], **settings: Any) -> IngestError:
-    """Check that a download fails on one line, without secrets and leaving nothing."""
+def fail_to_download(url: str, spool: Path, error: type[IngestError], **settings: Any) -> IngestError:
+    """Check that a download fails with one line, shows no secrets, and leaves no file."""
     with pytest.raises(error) as caught:
-        fetched(url, spool, **settings)
+        download(url, spool, **settings)
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value) + caught.value.uri
     assert not list(spool.iterdir())
     return caught.value
 
 
-def resolving(monkeypatch: pytest.MonkeyPatch, **hosts: list[str]) -> list[str]:
-    """Fake the DNS: each look-up of a host (dots written as _) takes the next of its answers; returns the look-ups."""
+def patch_dns(monkeypatch: pytest.MonkeyPatch, **hosts: list[str]) -> list[str]:
+    """Fake DNS: each look-up of a host (dots written as _) gets its next answer. Returns the list of look-ups."""
     genuine, looked_up = socket.getaddrinfo, []
 
     def getaddrinfo(host: str, port: int, **kwargs: Any) -> list[Any]:
@@ -219,7 +219,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, **hosts: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("path", ["v.mp4", "chunked", "until_close"])
 def test_fetches_a_url_into_a_file_without_a_name(path: str, server: Server, tmp_path: Path) -> None:
-    assert fetched(server.url(path), tmp_path).uri == server.url(path)
+    assert download(server.url(path), tmp_path).uri == server.url(path)
     assert server.requests[0][1]["Host"] == f"127.0.0.1:{server.server_port}"
     assert server.requests[0][1]["Accept-Encoding"] == "identity"
 
@@ -243,7 +243,7 @@ def test_removes_the_download_when_its_user_fails(server: Server, tmp_path: Path
 
 
 def test_refuses_private_addresses_unless_listed(server: Server, tmp_path: Path) -> None:
-    error = failed(server.url("v.mp4"), tmp_path, SourceRefused, private_networks=())
+    error = fail_to_download(server.url("v.mp4"), tmp_path, SourceRefused, private_networks=())
     assert "127.0.0.1" in error.reason
     assert "private_networks" in error.remedy
     assert not server.requests
@@ -251,15 +251,15 @@ def test_refuses_private_addresses_unless_listed(server: Server, tmp_path: Path)
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]", "①②⑦.0.0.1", "127。0。0。1"])
 def test_refuses_private_addresses_in_disguise(host: str, server: Server, tmp_path: Path) -> None:
-    failed(server.url("v.mp4", host), tmp_path, SourceRefused, private_networks=())
+    fail_to_download(server.url("v.mp4", host), tmp_path, SourceRefused, private_networks=())
     assert not server.requests
 
 
 def test_refuses_a_host_with_one_private_address_among_public_ones(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolving(monkeypatch, mixed_test=["127.0.0.1 10.0.0.5"])
-    error = failed(server.url("v.mp4", "mixed.test"), tmp_path, SourceRefused)
+    patch_dns(monkeypatch, mixed_test=["127.0.0.1 10.0.0.5"])
+    error = fail_to_download(server.url("v.mp4", "mixed.test"), tmp_path, SourceRefused)
     assert error.reason == "address 10.0.0.5 of host mixed.test is not public"
     assert not server.requests
 
@@ -267,8 +267,8 @@ def test_refuses_a_host_with_one_private_address_among_public_ones(
 def test_connects_to_the_address_that_was_checked(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked_up = resolving(monkeypatch, rebinding_test=["127.0.0.1", "127.0.0.2"])
-    fetched(server.url("v.mp4", "rebinding.test"), tmp_path, private_networks=("127.0.0.1/32",))
+    looked_up = patch_dns(monkeypatch, rebinding_test=["127.0.0.1", "127.0.0.2"])
+    download(server.url("v.mp4", "rebinding.test"), tmp_path, private_networks=("127.0.0.1/32",))
     assert looked_up == ["rebinding.test"]
     assert server.requests[0][1]["Host"] == f"rebinding.test:{server.server_port}"
 
@@ -276,13 +276,13 @@ def test_connects_to_the_address_that_was_checked(
 def test_tries_the_next_address_when_one_does_not_answer(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolving(monkeypatch, two_test=["127.0.0.9 127.0.0.1"])
-    fetched(server.url("v.mp4", "two.test"), tmp_path)
+    patch_dns(monkeypatch, two_test=["127.0.0.9 127.0.0.1"])
+    download(server.url("v.mp4", "two.test"), tmp_path)
 
 
 def test_follows_redirects_and_keeps_the_first_url(server: Server, tmp_path: Path) -> None:
     url = server.url("to/" + server.url("to//relative"))  # to a whole URL, then to a path, then to a name
-    assert fetched(url, tmp_path).uri == url
+    assert download(url, tmp_path).uri == url
     assert [path for path, _ in server.requests][1:] == ["/to//relative", "/relative", "/v.mp4"]
 
 
@@ -302,7 +302,7 @@ def test_checks_the_address_again_on_a_redirect(
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     url = server.url("to/" + location.format(port=server.server_port))
-    error = failed(url, tmp_path, SourceRefused, private_networks=("127.0.0.1/32",))
+    error = fail_to_download(url, tmp_path, SourceRefused, private_networks=("127.0.0.1/32",))
     assert "is not public" in error.reason
     assert connected == ["127.0.0.1"]
 
@@ -310,32 +310,32 @@ def test_checks_the_address_again_on_a_redirect(
 @pytest.mark.parametrize("location", ["file:///etc/hosts", "ftp://x/", "data:,x", "gopher://127.0.0.1/", "http://[x/"])
 def test_refuses_redirects_to_other_schemes(location: str, server: Server, tmp_path: Path) -> None:
     expected = SourceUnavailable if location.endswith("[x/") else SourceRefused
-    failed(server.url("to/" + location), tmp_path, expected)
+    fail_to_download(server.url("to/" + location), tmp_path, expected)
 
 
 def test_checks_the_host_again_on_a_redirect(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolving(monkeypatch, a_cdn_test=["127.0.0.1"], cdn_test=["127.0.0.1"])
+    patch_dns(monkeypatch, a_cdn_test=["127.0.0.1"], cdn_test=["127.0.0.1"])
     allowed = {"hosts": ("127.0.0.1", "*.CDN.test")}
-    fetched(server.url("to/" + server.url("v.mp4", "a.cdn.test.")), tmp_path, **allowed)
+    download(server.url("to/" + server.url("v.mp4", "a.cdn.test.")), tmp_path, **allowed)
     for host in ("cdn.test", "other.test", "xcdn.test"):
-        error = failed(server.url("to/" + server.url("v.mp4", host)), tmp_path, SourceRefused, **allowed)
+        error = fail_to_download(server.url("to/" + server.url("v.mp4", host)), tmp_path, SourceRefused, **allowed)
         assert error.reason == f"the host {host} is not allowed"
 
 
 def test_ends_a_redirect_loop(server: Server, tmp_path: Path) -> None:
-    error = failed(server.url("loop"), tmp_path, LimitExceeded, max_redirects=3)
+    error = fail_to_download(server.url("loop"), tmp_path, LimitExceeded, max_redirects=3)
     assert isinstance(error, LimitExceeded)
     assert error.limit == "max_redirects"
     assert len(server.requests) == 4
-    failed(server.url("nowhere"), tmp_path, SourceUnavailable)
+    fail_to_download(server.url("nowhere"), tmp_path, SourceUnavailable)
 
 
 @pytest.mark.parametrize("path", ["v.mp4", "chunked", "until_close"])
 def test_names_the_limit_a_large_download_passes(path: str, server: Server, tmp_path: Path) -> None:
-    error = failed(server.url(path), tmp_path, LimitExceeded, max_bytes=len(CONTENT) - 1)
+    error = fail_to_download(server.url(path), tmp_path, LimitExceeded, max_bytes=len(CONTENT) - 1)
     assert isinstance(error, LimitExceeded)
     assert error.limit == "max_bytes"
-    fetched(server.url(path), tmp_path, max_bytes=len(CONTENT))
+    download(server.url(path), tmp_path, max_bytes=len(CONTENT))
 
 
 def test_reads_nothing_of_a_download_announced_as_too_large(server: Server, tmp_path: Path) -> None:
@@ -351,19 +351,19 @@ def test_reads_nothing_of_a_download_announced_as_too_large(server: Server, tmp_
 
 @pytest.mark.parametrize("path", ["cut", "chunked_cut", "garbage"])
 def test_reports_a_body_that_breaks_off(path: str, server: Server, tmp_path: Path) -> None:
-    failed(server.url(path), tmp_path, SourceUnavailable)
+    fail_to_download(server.url(path), tmp_path, SourceUnavailable)
 
 
 @pytest.mark.parametrize("path", first_quick(["drip_body", "silent", "hang", "drip_headers"]))
 def test_gives_up_on_a_server_that_hangs_or_drips(path: str, server: Server, tmp_path: Path) -> None:
     started = time.monotonic()
-    error = failed(server.url(path), tmp_path, SourceUnavailable, timeout_seconds=PATIENCE_SECONDS)
+    error = fail_to_download(server.url(path), tmp_path, SourceUnavailable, timeout_seconds=PATIENCE_SECONDS)
     assert "too slow" in error.reason
-    assert time.monotonic() - started < 4  # the server would go on for 5 s
+    assert time.monotonic() - started < 4  # the server would continue for 5 s
 
 
 def test_gives_up_on_a_download_without_end(server: Server, tmp_path: Path) -> None:
-    error = failed(server.url("steady"), tmp_path, LimitExceeded, max_fetch_seconds=PATIENCE_SECONDS)
+    error = fail_to_download(server.url("steady"), tmp_path, LimitExceeded, max_fetch_seconds=PATIENCE_SECONDS)
     assert isinstance(error, LimitExceeded)
     assert error.limit == "max_fetch_seconds"
 
@@ -380,19 +380,19 @@ def test_gives_up_on_a_download_without_end(server: Server, tmp_path: Path) -> N
     ],
 )
 def test_says_how_the_server_answered(path: str, expected: type[IngestError], server: Server, tmp_path: Path) -> None:
-    error = failed(server.url(path), tmp_path, expected)
+    error = fail_to_download(server.url(path), tmp_path, expected)
     statuses = {"missing": "404", "gone": "410", "locked": "401", "empty": "empty", "teapot": "418", "broken": "503"}
     assert statuses[path] in error.reason
 
 
-def test_reports_what_cannot_be_reached(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed("http://127.0.0.1:1/v.mp4", tmp_path, SourceUnavailable)
+def test_reports_unreachable_hosts(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_to_download("http://127.0.0.1:1/v.mp4", tmp_path, SourceUnavailable)
 
     def unknown(*_: object, **__: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert "does not resolve" in failed("http://nowhere.test/", tmp_path, SourceUnavailable).reason
+    assert "does not resolve" in fail_to_download("http://nowhere.test/", tmp_path, SourceUnavailable).reason
 
 
 @pytest.mark.parametrize(
@@ -414,37 +414,37 @@ def test_reports_what_cannot_be_reached(server: Server, tmp_path: Path, monkeypa
     ],
 )
 def test_refuses_urls_that_are_not_valid(url: str, tmp_path: Path) -> None:
-    failed(url, tmp_path, SourceRefused)
+    fail_to_download(url, tmp_path, SourceRefused)
 
 
-def test_encodes_what_people_paste(server: Server, tmp_path: Path) -> None:
-    failed(server.url("my vidéo.mp4?q=a b&c=%20"), tmp_path, SourceNotFound)
+def test_percent_encodes_unencoded_urls(server: Server, tmp_path: Path) -> None:
+    fail_to_download(server.url("my vidéo.mp4?q=a b&c=%20"), tmp_path, SourceNotFound)
     assert server.requests[0][0] == "/my%20vid%C3%A9o.mp4?q=a%20b&c=%20"
 
 
 def test_sends_credentials_to_their_host_only_and_never_shows_them(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolving(monkeypatch, other_test=["127.0.0.1"])
+    patch_dns(monkeypatch, other_test=["127.0.0.1"])
     secret = "me:hunter2@127.0.0.1"
-    opened = fetched(server.url("to//v.mp4?v=1&token=hunter2#hunter2", secret), tmp_path)
+    opened = download(server.url("to//v.mp4?v=1&token=hunter2#hunter2", secret), tmp_path)
     assert opened.uri == server.url("to//v.mp4?v=1&token=REDACTED")
     assert [headers.get("Authorization") for _, headers in server.requests] == ["Basic bWU6aHVudGVyMg=="] * 2
-    fetched(server.url("to/" + server.url("v.mp4", "other.test"), secret), tmp_path)
+    download(server.url("to/" + server.url("v.mp4", "other.test"), secret), tmp_path)
     assert "Authorization" not in server.requests[-1][1]
     for path in ("missing", "broken", "cut", "loop", "to/file:///etc/hosts"):
-        failed(server.url(f"{path}?sig=hunter2", secret), tmp_path, IngestError)
+        fail_to_download(server.url(f"{path}?sig=hunter2", secret), tmp_path, IngestError)
 
 
 def test_ignores_proxies_of_the_environment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    fetched(server.url("v.mp4"), tmp_path)
+    download(server.url("v.mp4"), tmp_path)
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for video.test that nobody trusts, with its key in the same file."""
+    """A self-signed certificate for video.test, with its key in the same file."""
     path = tmp_path_factory.mktemp("tls") / "video.test.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=video.test"]
     extensions = ["-addext", "subjectAltName=DNS:video.test", "-keyout", str(path), "-out", str(path) + ".crt"]
@@ -468,20 +468,21 @@ def tls_server(certificate: Path) -> Iterator[Server]:
 def test_verifies_certificates_by_the_name_of_the_host(
     tls_server: Server, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolving(monkeypatch, video_test=["127.0.0.1"], other_test=["127.0.0.1"])
+    patch_dns(monkeypatch, video_test=["127.0.0.1"], other_test=["127.0.0.1"])
     url = tls_server.url("v.mp4", "video.test").replace("http:", "https:")
-    assert "certificate" in failed(url, tmp_path, SourceUnavailable).reason
+    assert "certificate" in fail_to_download(url, tmp_path, SourceUnavailable).reason
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    fetched(url, tmp_path)
-    assert "certificate" in failed(url.replace("video.test", "other.test"), tmp_path, SourceUnavailable).reason
+    download(url, tmp_path)
+    misnamed = url.replace("video.test", "other.test")
+    assert "certificate" in fail_to_download(misnamed, tmp_path, SourceUnavailable).reason
     assert len(tls_server.requests) == 1
 
 
 def test_refuses_a_redirect_from_https_down_to_http(
     tls_server: Server, server: Server, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolving(monkeypatch, video_test=["127.0.0.1"])
+    patch_dns(monkeypatch, video_test=["127.0.0.1"])
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     url = tls_server.url("to/" + server.url("v.mp4"), "video.test").replace("http:", "https:", 1)
-    assert "down to http" in failed(url, tmp_path, SourceRefused).reason
+    assert "down to http" in fail_to_download(url, tmp_path, SourceRefused).reason
     assert not server.requests

@@ -33,8 +33,8 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-def opened(uri: str | Path, spool: Path, **settings: object) -> source.SourceFile:
-    """Open and close a source, having checked that its file holds what it says."""
+def open_and_check(uri: str | Path, spool: Path, **settings: object) -> source.SourceFile:
+    """Open a source, check its file against its size and hash, and close it."""
     with open_source(str(uri), SourceConfig(**settings), spool=spool) as it:  # type: ignore[arg-type]
         assert it.file.tell() == 0
         data = it.file.read()
@@ -46,7 +46,7 @@ def opened(uri: str | Path, spool: Path, **settings: object) -> source.SourceFil
 
 def test_opens_a_path_with_its_hash_and_reports_progress(video: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
-    config = SourceConfig(file_roots=())  # the policy is for URIs: the caller's own path needs no root
+    config = SourceConfig(file_roots=())  # the policy applies to URIs: a path needs no root
     with open_source(str(video), config, spool=tmp_path, progress=lambda *at: seen.append(at)) as it:
         assert it.uri == str(video)
         assert it.content_sha256 == hashlib.sha256(CONTENT).hexdigest()
@@ -57,28 +57,28 @@ def test_opens_a_path_with_its_hash_and_reports_progress(video: Path, tmp_path: 
 
 def test_stores_an_absolute_path(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(video.parent)
-    assert opened(video.name, tmp_path).uri == str(video)
+    assert open_and_check(video.name, tmp_path).uri == str(video)
     (tmp_path / "link").symlink_to(video.parent)
-    assert opened(tmp_path / "link" / video.name, tmp_path).uri == str(tmp_path / "link" / video.name)
+    assert open_and_check(tmp_path / "link" / video.name, tmp_path).uri == str(tmp_path / "link" / video.name)
 
 
 def test_stores_the_path_that_names_the_file_where_dots_cross_a_link(video: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "link").symlink_to(video.parent)
     (tmp_path / "b.mp4").write_bytes(b"beside the library")
-    assert opened(f"{tmp_path}/elsewhere/link/../b.mp4", tmp_path).uri == str(tmp_path / "b.mp4")
+    assert open_and_check(f"{tmp_path}/elsewhere/link/../b.mp4", tmp_path).uri == str(tmp_path / "b.mp4")
 
 
 def test_video_id_is_the_beginning_of_the_hash(video: Path, tmp_path: Path) -> None:
     digest = hashlib.sha256(CONTENT).hexdigest()
-    assert video_id_of(opened(video, tmp_path).content_sha256) == digest[:16]
+    assert video_id_of(open_and_check(video, tmp_path).content_sha256) == digest[:16]
 
 
 @pytest.mark.parametrize("name", ["C:movie.mp4", "concat:a|b.mp4", "Movie: part 2.mp4", "data:,x", "[a].mp4"])
 def test_opens_a_file_whose_name_looks_like_a_uri(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(CONTENT)
-    assert opened(name, tmp_path).uri == str(tmp_path / name)
+    assert open_and_check(name, tmp_path).uri == str(tmp_path / name)
     assert scheme_of(name) is None
 
 
@@ -104,7 +104,9 @@ def test_opens_a_file_whose_name_looks_like_a_uri(name: str, tmp_path: Path, mon
     ],
 )
 def test_refuses_every_other_scheme(uri: str, tmp_path: Path) -> None:
-    expected = SourceNotFound if uri.startswith("file,") else SourceRefused  # a comma: no scheme, a path
+    expected = (
+        SourceNotFound if uri.startswith("file,") else SourceRefused
+    )  # with a comma it is not a scheme but a path
     with pytest.raises(expected), open_source(uri, SourceConfig(), spool=tmp_path):
         pass
 
@@ -171,18 +173,18 @@ def test_leaves_no_descriptor_open(video: Path, tmp_path: Path) -> None:
 def test_says_that_an_empty_file_and_a_folder_are_not_readable(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(SourceUnreadable, match="empty file"):
-        opened(tmp_path / "empty.mp4", tmp_path)
+        open_and_check(tmp_path / "empty.mp4", tmp_path)
     with pytest.raises(SourceUnreadable, match="a folder"):
-        opened(tmp_path, tmp_path)
+        open_and_check(tmp_path, tmp_path)
 
 
 def test_says_that_permission_is_denied(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", denied)  # root may open anything, so the mode alone would not do
+    monkeypatch.setattr(os, "open", denied)  # root may open any file, so that file modes do not help
     with pytest.raises(SourceUnreadable, match="permission denied"):
-        opened(video, tmp_path)
+        open_and_check(video, tmp_path)
 
 
 def test_says_that_a_file_is_still_being_written(video: Path, tmp_path: Path) -> None:
@@ -199,22 +201,22 @@ def test_says_that_a_file_is_still_being_written(video: Path, tmp_path: Path) ->
 
 def test_names_the_limit_a_large_file_passes(video: Path, tmp_path: Path) -> None:
     with pytest.raises(LimitExceeded, match="max_bytes") as caught:
-        opened(video, tmp_path, max_bytes=len(CONTENT) - 1)
+        open_and_check(video, tmp_path, max_bytes=len(CONTENT) - 1)
     assert caught.value.limit == "max_bytes"
-    opened(video, tmp_path, max_bytes=len(CONTENT))
+    open_and_check(video, tmp_path, max_bytes=len(CONTENT))
 
 
 @pytest.mark.parametrize("host", ["", "localhost", "LOCALHOST"])
 def test_opens_a_file_uri_below_a_root(host: str, video: Path, tmp_path: Path) -> None:
     uri = f"file://{host}{video.parent}/a%20video.mp4"
-    assert opened(uri, tmp_path, file_roots=("/nowhere", str(video.parent))).uri == uri
-    assert opened(f"FILE:{video}", tmp_path, file_roots=(str(tmp_path),)).size_bytes == len(CONTENT)
+    assert open_and_check(uri, tmp_path, file_roots=("/nowhere", str(video.parent))).uri == uri
+    assert open_and_check(f"FILE:{video}", tmp_path, file_roots=(str(tmp_path),)).size_bytes == len(CONTENT)
 
 
 def test_reads_a_name_of_any_script_from_a_file_uri(tmp_path: Path) -> None:
     path = tmp_path / "пример 100%?#\u202f\n.mp4"
     path.write_bytes(CONTENT)
-    assert opened(path.as_uri(), tmp_path, file_roots=(str(tmp_path),)).size_bytes == len(CONTENT)
+    assert open_and_check(path.as_uri(), tmp_path, file_roots=(str(tmp_path),)).size_bytes == len(CONTENT)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_reads_a_name_of_any_script_from_a_file_uri(tmp_path: Path) -> None:
         "library-beside/secret.mp4",
         "secret.mp4",
         "library",
-        "no-such-file.mp4",  # the answer must not say what exists outside
+        "no-such-file.mp4",  # the answer must not reveal what exists outside
     ],
 )
 def test_refuses_a_file_uri_that_leads_outside_the_roots(tail: str, video: Path, tmp_path: Path) -> None:
@@ -239,14 +241,14 @@ def test_refuses_a_file_uri_that_leads_outside_the_roots(tail: str, video: Path,
     (video.parent / "link.mp4").symlink_to(tmp_path / "secret.mp4")
     (video.parent / "folder-link").symlink_to(tmp_path)
     with pytest.raises(SourceRefused, match="file_roots"):
-        opened(f"file://{tmp_path}/{tail}", tmp_path, file_roots=(str(video.parent),))
+        open_and_check(f"file://{tmp_path}/{tail}", tmp_path, file_roots=(str(video.parent),))
 
 
 def test_follows_links_that_stay_below_the_roots(video: Path, tmp_path: Path) -> None:
     (tmp_path / "way-in").symlink_to(video.parent)
     (video.parent / "link.mp4").symlink_to(video)
     for uri in (f"file://{tmp_path}/way-in/link.mp4", f"file://{video.parent}/../library/link.mp4"):
-        assert opened(uri, tmp_path, file_roots=(str(tmp_path / "way-in"),)).size_bytes == len(CONTENT)
+        assert open_and_check(uri, tmp_path, file_roots=(str(tmp_path / "way-in"),)).size_bytes == len(CONTENT)
 
 
 def test_opens_nothing_through_a_link_exchanged_after_the_check(
@@ -268,7 +270,7 @@ def test_opens_nothing_through_a_link_exchanged_after_the_check(
 
     monkeypatch.setattr(os.path, "realpath", exchange)
     with pytest.raises(SourceError):
-        opened(f"file://{inner}/secret.mp4", tmp_path, file_roots=(str(video.parent),))
+        open_and_check(f"file://{inner}/secret.mp4", tmp_path, file_roots=(str(video.parent),))
 
 
 def test_opens_no_link_put_in_place_of_the_file_after_the_check(
@@ -285,7 +287,7 @@ def test_opens_no_link_put_in_place_of_the_file_after_the_check(
 
     monkeypatch.setattr(os, "open", open_after_exchange)
     with pytest.raises(SourceError):
-        opened(video.as_uri(), tmp_path, file_roots=(str(video.parent),))
+        open_and_check(video.as_uri(), tmp_path, file_roots=(str(video.parent),))
 
 
 @pytest.mark.parametrize(
@@ -313,12 +315,12 @@ def test_refuses_oddly_spelled_file_uris(uri: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     Path("a.mp4").write_bytes(CONTENT)
     with pytest.raises(SourceError) as caught:
-        opened(uri.format(name="a.mp4", path=tmp_path / "a.mp4"), tmp_path, file_roots=("/",))
+        open_and_check(uri.format(name="a.mp4", path=tmp_path / "a.mp4"), tmp_path, file_roots=("/",))
     assert not isinstance(caught.value, SourceUnavailable)
     assert "\n" not in str(caught.value)
 
 
-def test_tells_paths_from_uris() -> None:
+def test_distinguishes_paths_from_uris() -> None:
     for uri, scheme in [
         ("HTTP://x/", "http"),
         ("file:a", "file"),
@@ -351,7 +353,7 @@ def test_shows_sources_on_one_line_without_secrets(uri: str, shown: str) -> None
     assert display_uri(uri) == shown
 
 
-def test_expands_a_folder_to_its_media_files_in_order(tmp_path: Path) -> None:
+def test_lists_the_media_files_of_a_folder_in_order(tmp_path: Path) -> None:
     for name in ("b.MP4", "a.mkv", "sub/c.ts", "sub/notes.txt", ".hidden.mp4", ".git/d.mp4", "z.opus", "poster.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -363,7 +365,7 @@ def test_expands_a_folder_to_its_media_files_in_order(tmp_path: Path) -> None:
     ]
 
 
-def test_expands_past_link_loops_and_finds_linked_folders_once(tmp_path: Path) -> None:
+def test_lists_past_link_loops_and_finds_linked_folders_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "v.mp4").touch()
     (tmp_path / "a" / "up").symlink_to(tmp_path)
@@ -373,7 +375,7 @@ def test_expands_past_link_loops_and_finds_linked_folders_once(tmp_path: Path) -
     assert list(list_sources([str(tmp_path)])) == [str(tmp_path / "a" / "v.mp4")]
 
 
-def test_expands_folders_nested_deeper_than_calls_may(tmp_path: Path) -> None:
+def test_lists_folders_nested_deeper_than_the_call_stack(tmp_path: Path) -> None:
     deepest = tmp_path.joinpath(*["d"] * 200)
     deepest.mkdir(parents=True)
     (deepest / "v.mp4").touch()
@@ -386,7 +388,7 @@ def test_expands_folders_nested_deeper_than_calls_may(tmp_path: Path) -> None:
     assert found == [str(deepest / "v.mp4")]
 
 
-def test_expansion_goes_on_past_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_continues_after_unreadable_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "closed").mkdir()
     (tmp_path / "v.mp4").touch()
     (tmp_path / "gone.mp4").symlink_to("nowhere")
@@ -406,7 +408,7 @@ def test_expansion_goes_on_past_what_cannot_be_read(tmp_path: Path, monkeypatch:
 
 
 @not_as_root
-def test_expansion_reports_a_folder_without_permission(tmp_path: Path) -> None:
+def test_listing_reports_a_folder_without_permission(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     assert [type(item) for item in list_sources([str(tmp_path), str(tmp_path / "closed" / "v.mp4")])] == [
         SourceUnreadable,
@@ -414,14 +416,14 @@ def test_expansion_reports_a_folder_without_permission(tmp_path: Path) -> None:
     ]
 
 
-def test_expansion_says_that_a_folder_has_no_media(tmp_path: Path) -> None:
+def test_listing_reports_a_folder_without_media(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     (found,) = list_sources([str(tmp_path)])
     assert isinstance(found, SourceNotFound)
     assert "no video or audio file" in str(found)
 
 
-def test_expansion_reports_names_that_are_not_utf8(tmp_path: Path) -> None:
+def test_listing_reports_names_that_are_not_utf8(tmp_path: Path) -> None:
     try:
         (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
     except OSError:
@@ -432,6 +434,6 @@ def test_expansion_reports_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [{"private_networks": ("10.0.0.1/8",)}, {"max_redirects": -1}, {"max_bytes": 0}])
-def test_refuses_settings_that_mean_nothing(bad: dict[str, object]) -> None:
+def test_refuses_invalid_settings(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         SourceConfig(**bad)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""ingest.stream.chunk_order: every chunk once, in its place, and nothing waited for in vain."""
+"""ChunkOrder returns each chunk once and in order, and does not wait for ever for missing ones."""
 
 import random
 
@@ -7,7 +7,7 @@ import pytest
 from ingest.stream.chunk_order import MAX_WAITING_COUNT, MAX_WAITING_SECONDS, Arrival, ChunkOrder, MissingChunks
 
 
-def drained(order: ChunkOrder[str]) -> list[str | MissingChunks]:
+def drain(order: ChunkOrder[str]) -> list[str | MissingChunks]:
     found = []
     while (one := order.next()) is not None:
         found.append(one)
@@ -29,50 +29,50 @@ def test_restores_the_order_within_the_bound_and_drops_duplicates(seed: int) -> 
     for n in rng.sample(range(100), 20):
         arriving.insert(arriving.index(n) + rng.randrange(1, 5), n)
     outcomes = [push(order, n) for n in arriving]
-    assert drained(order) == [f"1/{n}" for n in range(100)]
+    assert drain(order) == [f"1/{n}" for n in range(100)]
     assert outcomes.count(Arrival.DUPLICATE) == 20
 
 
-def test_goes_on_behind_a_gap_once_enough_later_chunks_are_there() -> None:
+def test_gives_up_a_gap_when_enough_later_chunks_wait() -> None:
     order = ChunkOrder[str]()
     push(order, 0)
     for n in range(3, 2 + MAX_WAITING_COUNT):
         push(order, n)
-    assert drained(order) == ["1/0"]
+    assert drain(order) == ["1/0"]
     push(order, 2 + MAX_WAITING_COUNT)
-    assert drained(order) == ["1/0", missing(1, 2), *[f"1/{n}" for n in range(3, 3 + MAX_WAITING_COUNT)]][1:]
+    assert drain(order) == ["1/0", missing(1, 2), *[f"1/{n}" for n in range(3, 3 + MAX_WAITING_COUNT)]][1:]
     assert push(order, 1) is Arrival.DUPLICATE, "what was given up does not come back"
 
 
-def test_goes_on_behind_a_gap_once_a_chunk_came_long_after_those_that_wait() -> None:
+def test_gives_up_a_gap_when_a_chunk_is_appended_long_after_a_waiting_chunk() -> None:
     order = ChunkOrder[str]()
     push(order, 1, at=5.0)
     push(order, 2, at=4.9 + MAX_WAITING_SECONDS)
-    assert drained(order) == []
+    assert drain(order) == []
     push(order, 3, at=5.0 + MAX_WAITING_SECONDS)
-    assert drained(order) == [missing(0, 1), "1/1", "1/2", "1/3"]
+    assert drain(order) == [missing(0, 1), "1/1", "1/2", "1/3"]
 
 
-def test_gives_up_what_is_missing_when_told() -> None:
+def test_give_up_releases_all_waiting_chunks() -> None:
     order = ChunkOrder[str]()
     for n in (0, 2, 4):
         push(order, n)
     order.give_up()
-    assert drained(order) == ["1/0", missing(1, 1), "1/2", missing(3, 1), "1/4"]
+    assert drain(order) == ["1/0", missing(1, 1), "1/2", missing(3, 1), "1/4"]
     assert order.waiting_since is None
 
 
-def test_a_new_session_ends_the_one_before_and_begins_at_zero() -> None:
+def test_a_new_session_ends_the_earlier_one_and_begins_at_zero() -> None:
     order = ChunkOrder[str]()
     push(order, 0)
     push(order, 2)
     push(order, 0, session=2)
     assert push(order, 1) is Arrival.STALE
-    assert drained(order) == ["1/0", missing(1, 1), "1/2", "2/0"]
+    assert drain(order) == ["1/0", missing(1, 1), "1/2", "2/0"]
 
 
-def test_goes_on_in_the_middle_of_a_session() -> None:
+def test_continues_in_the_middle_of_a_session() -> None:
     order = ChunkOrder[str](session=1, next_sequence=7)
     assert push(order, 6) is Arrival.DUPLICATE
     push(order, 7)
-    assert drained(order) == ["1/7"]
+    assert drain(order) == ["1/7"]

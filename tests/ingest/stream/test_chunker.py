@@ -1,4 +1,4 @@
-"""A source to chunks that decode alone, and together are the source."""
+"""cut_chunks() cuts a source into chunks that decode alone and, joined, equal the source."""
 
 import io
 import threading
@@ -20,7 +20,7 @@ from support.media import Sound, Track, beep_times, read_number, times, write_me
 
 
 class FakeTime:
-    """A clock that only sleeping moves."""
+    """A clock that only sleep() advances."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -86,7 +86,7 @@ def test_chunks_give_the_pictures_and_the_sound_of_the_source(name: str, tmp_pat
     ),
 )
 def test_the_sound_of_chunks_is_that_of_one_decoding(format: str, codec: str, lag_count: int, tmp_path: Path) -> None:
-    """A chirp: no click, hole or shift at the chunks' edges."""
+    """Uses a chirp, which reveals clicks, holes and shifts at the edges of chunks."""
     source = tmp_path / f"source.{format}"
     rate = 48_000
     with av.open(str(source), "w", format=format) as target:
@@ -113,7 +113,7 @@ def test_the_sound_of_chunks_is_that_of_one_decoding(format: str, codec: str, la
         for i in blocks
         for lags in [range(offset - lag_count, offset + lag_count + 1)]
     ]
-    # A sample is off by up to 0.1. Where a chunk was rounded, ten milliseconds hold sound of two lags.
+    # A sample is off by up to 0.1. Where a chunk's times are rounded, ten milliseconds mix sound of two shifts.
     assert sum(difference > 0.06 for difference in differences) <= (2 * len(media) if lag_count > 1 else 0)
 
 
@@ -216,7 +216,7 @@ def test_sound_alone_is_cut_by_time(suffix: str, codec: str, tmp_path: Path) -> 
 
 
 def with_jump(path: Path, *, forward: int = 0, second_start: int = 0, drop: int = 0) -> str:
-    """Write MPEG-TS of two parts; the second begins at its own time, `drop` packets late."""
+    """Write MPEG-TS of two parts; the second has its own times and lacks its first `drop` packets."""
     parts = []
     for number in range(2):
         file = io.BytesIO()
@@ -283,7 +283,7 @@ def test_a_stop_gives_the_open_chunk_and_the_end(tmp_path: Path) -> None:
     assert len(source_frames(decode_chunk(found[1].media))) >= 0  # it decodes
 
 
-def test_progress_tells_of_media_chunks_and_bytes(tmp_path: Path) -> None:
+def test_progress_reports_seconds_chunks_and_bytes(tmp_path: Path) -> None:
     source, _ = make_source(tmp_path, "h264-mp4")
     told: list[tuple[float, int, int]] = []
     found = publish(source, hooks=ChunkHooks(progress=lambda *numbers: told.append(numbers)))

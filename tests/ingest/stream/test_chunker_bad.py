@@ -1,4 +1,4 @@
-"""What cannot be sent, what is damaged, and what begins below zero."""
+"""Sources that cannot be sent, are damaged, or begin below zero."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -20,40 +20,40 @@ def quiet() -> None:
     av.logging.set_level(None)
 
 
-def failing(source: str) -> Exception:
+def fail_to_cut(source: str) -> Exception:
     with pytest.raises((DecodeError, SourceNotFound, SourceUnreadable)) as caught:
         list(cut_chunks(source, collection="c", stream_id="s", session=0))
     assert "\n" not in str(caught.value)
     return caught.value
 
 
-def test_what_cannot_be_sent_is_said_in_one_line(tmp_path: Path) -> None:
-    assert isinstance(failing(str(tmp_path / "none.mp4")), SourceNotFound)
-    assert isinstance(failing(str(tmp_path)), SourceUnreadable)
+def test_unsendable_sources_are_explained_in_one_line(tmp_path: Path) -> None:
+    assert isinstance(fail_to_cut(str(tmp_path / "none.mp4")), SourceNotFound)
+    assert isinstance(fail_to_cut(str(tmp_path)), SourceUnreadable)
     text = tmp_path / "text.mp4"
     text.write_text("no media at all " * 100)
-    assert isinstance(failing(str(text)), DecodeError)
+    assert isinstance(fail_to_cut(str(text)), DecodeError)
     source, _ = make_source(tmp_path, "h264-mp4")
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(Path(source).read_bytes()[:5000])
-    assert "never finished" in str(failing(str(cut)))
+    assert "never finished" in str(fail_to_cut(str(cut)))
     raw = tmp_path / "raw.h264"
     write_media(raw, format="h264", video=Track(times=NINE))
-    assert "have no times" in str(failing(str(raw)))
+    assert "have no times" in str(fail_to_cut(str(raw)))
 
 
-def truncated(media: bytes) -> bytes:
+def truncate(media: bytes) -> bytes:
     return media[: len(media) * 2 // 3]
 
 
-def damaged(media: bytes) -> bytes:
+def damage(media: bytes) -> bytes:
     middle = len(media) // 2
     return media[:middle] + bytes(5000) + media[middle + 5000 :]
 
 
-@pytest.mark.parametrize("harm", [truncated, damaged])
+@pytest.mark.parametrize("harm", [truncate, damage])
 @pytest.mark.parametrize("name", first_quick(["h264-ts", "vp9-webm", "mpeg4-avi"]))
-def test_a_damaged_file_gives_what_is_whole(name: str, harm: Callable[[bytes], bytes], tmp_path: Path) -> None:
+def test_a_damaged_file_yields_its_undamaged_parts(name: str, harm: Callable[[bytes], bytes], tmp_path: Path) -> None:
     source, _ = make_source(tmp_path, name)
     Path(source).write_bytes(harm(Path(source).read_bytes()))
     found = publish(source)

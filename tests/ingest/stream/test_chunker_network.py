@@ -31,7 +31,7 @@ def quiet() -> None:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Answer], str]]:
-    """Start servers that answer every GET in one way; return their addresses."""
+    """A function that starts a server, which answers each GET with a given function, and returns its address."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(answer: Answer) -> str:
@@ -58,7 +58,7 @@ def serve() -> Iterator[Callable[[Answer], str]]:
 
 
 def whole(handler: BaseHTTPRequestHandler, body: bytes, *, type: str = "video/mp4") -> None:
-    """Answer with a file, or with the range of it that was asked for."""
+    """Answer with a file, or with the requested range of it."""
     begin = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     first = int(begin[1]) if begin else 0
     handler.send_response(206 if begin else 200)
@@ -72,7 +72,7 @@ def whole(handler: BaseHTTPRequestHandler, body: bytes, *, type: str = "video/mp
 
 
 def endless(handler: BaseHTTPRequestHandler, body: bytes) -> None:
-    """Answer as a live server does: without a length."""
+    """Answer without a length, like a live server."""
     handler.send_response(200)
     handler.send_header("Content-Type", "video/mp2t")
     handler.end_headers()
@@ -85,7 +85,7 @@ def ts(seconds: int = 6, start: int = 0) -> bytes:
 
 
 class Run:
-    """Publish until a number of waits; nothing really waits."""
+    """Cuts a source until a given count of waits; it never really waits."""
 
     def __init__(self, source: str, *, wait_count: int = 99, chunk_count: int = 99) -> None:
         self.notes: list[str] = []
@@ -127,7 +127,7 @@ def test_a_file_over_http_ends_at_its_end(serve: Callable[[Answer], str], tmp_pa
 
 
 @pytest.mark.slow
-def test_the_rest_of_a_file_is_asked_for_where_it_breaks_off(serve: Callable[[Answer], str]) -> None:
+def test_requests_the_rest_of_a_file_that_breaks_off(serve: Callable[[Answer], str]) -> None:
     body = ts(12)
     asked: list[str | None] = []
 
@@ -255,7 +255,7 @@ def test_hls(is_over: bool, serve: Callable[[Answer], str], tmp_path: Path) -> N
     found = run.run()
     media = [chunk.media for chunk in found]
     assert {chunk.media_type for chunk in found} == {"video/mp2t"}
-    # A live one is joined three segments before its end, and stopped in the last of them.
+    # A live playlist is joined three segments before its end, and stopped in the last one.
     assert len(join_frames(media, "exact")) in ([10] if is_over else [4, 5, 6])
     assert (found[0].start_time is None) == is_over
     for piece in media:
@@ -276,7 +276,7 @@ def test_udp() -> None:
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             size = 7 * 188
-            while not is_done.is_set():  # again and again: nobody says when the other side listens
+            while not is_done.is_set():  # repeat it: the receiver does not report when it listens
                 for begin in range(0, len(body), size):
                     sender.sendto(body[begin : begin + size], ("127.0.0.1", port))
                     if begin // size % 8 == 0:
@@ -298,7 +298,7 @@ STATUSES = [(404, SourceNotFound), (403, SourceUnreadable), (401, SourceUnreadab
 
 
 @pytest.mark.parametrize(("status", "error"), STATUSES)
-def test_a_source_that_cannot_be_had_at_first_is_an_error(
+def test_a_failure_of_the_first_connection_is_an_error(
     status: int, error: type[Exception], serve: Callable[[Answer], str]
 ) -> None:
     url = serve(lambda handler: handler.send_error(status)).replace("http://", "http://user:secret@")
@@ -308,7 +308,7 @@ def test_a_source_that_cannot_be_had_at_first_is_an_error(
     assert "\n" not in str(caught.value)
 
 
-def test_nobody_there_and_no_media_are_errors(serve: Callable[[Answer], str]) -> None:
+def test_a_missing_server_and_bytes_that_are_not_media_are_errors(serve: Callable[[Answer], str]) -> None:
     with pytest.raises(SourceUnavailable):
         Run(f"http://127.0.0.1:{free_port()}/a.mp4").run()
     with pytest.raises(SourceUnavailable):

@@ -1,4 +1,4 @@
-"""ingest.stream.stream_clock: chunks decoded apart, in the media time of their stream."""
+"""StreamClock gives separately decoded chunks the media time of their stream."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ MEDIA = MediaInfo(
     container="mpegts", duration_seconds=None, video_codec="h264", audio_codec="aac", width=1, height=1,
     rotation_degrees=0, frame_rate_fps=25.0,
 )  # fmt: skip
-ZERO = 1000  # the container's time at which the chunks' own clocks begin
+ZERO = 1000  # the container's time at zero of the chunks' media time
 
 
 def frame(source: float, epoch: int = 0) -> Frame:
@@ -19,7 +19,7 @@ def frame(source: float, epoch: int = 0) -> Frame:
 
 
 def sound(source: float, seconds: float, first: int = 0) -> AudioBlock:
-    """Make sound whose samples count up, so that a test sees which ones are there."""
+    """Make sound whose samples count up, so that a test can identify them."""
     samples = (first + np.arange(round(seconds * SAMPLE_RATE_HZ))).astype(np.float32)
     return AudioBlock(epoch=0, start_seconds=source - ZERO, samples=samples)
 
@@ -93,7 +93,7 @@ def test_a_closed_clock_opens_an_epoch_and_an_interrupted_one_does_not() -> None
     assert clock.place(chunk(1009.0, 1011.0, frame(1009.0)))[0].epoch == 1
 
 
-def test_pictures_may_end_before_sound_and_are_not_taken_for_whole() -> None:
+def test_pictures_that_end_before_sound_are_not_complete_until_its_end() -> None:
     [placed] = StreamClock("fast").place(chunk(1005.0, 1007.4, frame(1005.0), sound(1005.0, 2.4), pictures_end=1007.0))
     assert (placed.whole_seconds, placed.end_seconds) == pytest.approx((2.0, 2.4))
 
