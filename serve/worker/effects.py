@@ -11,7 +11,7 @@ from ingest.errors import IngestError
 from ingest.kafka import Delivery, Record
 from ingest.values import Chunk, Decoded
 from serve.codec.records import SegmentRecord
-from serve.worker.video_flow import Speech, Step, VideoFlow
+from serve.worker.video_flow import Step, TrackedSpeech, VideoFlow
 from serve.worker.whole_file import FileWork
 
 
@@ -51,7 +51,9 @@ class Effects(Protocol):
     def encode(self, step: Step, on_done: Callable[[], None], *, is_live: bool) -> None:
         """Encode the pictures of a step into step.vectors."""
 
-    def transcribe(self, flow: VideoFlow, speech: list[Speech], on_done: Callable[[], None], *, is_live: bool) -> None:
+    def transcribe(
+        self, flow: VideoFlow, speech: list[TrackedSpeech], on_done: Callable[[], None], *, is_live: bool
+    ) -> None:
         """Transcribe windows of speech and hand their words to the flow."""
 
     def send_segment(self, record: SegmentRecord, data: bytes) -> Delivery:

@@ -239,7 +239,7 @@ class LiveStream:
         boundary = self._resume_boundary()
         self._forget_before(boundary)
         clock = boundary.clock
-        epoch, index, _ = self.flow.windows.open_segment
+        epoch, index, _ = self.flow.cutter.open_segment
         speech_epoch, speech_start_sample = self.flow.speech_start()
         message = stream_pb2.Checkpoint(
             topic=topic,

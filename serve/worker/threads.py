@@ -33,7 +33,7 @@ from serve.encoder_set import Encoders, decode_config
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.worker.effects import Effects, ReceivedChunk
-from serve.worker.video_flow import Speech, Step, VideoFlow
+from serve.worker.video_flow import Step, TrackedSpeech, VideoFlow
 from serve.worker.whole_file import FileCancelled, FileCutter, FileWork
 
 FILE_THREADS = 1  # whole files decoded at a time, besides the chunks
@@ -90,7 +90,7 @@ class WorkerThreads(Effects):
             on_batch=self._batch_observer("encode", settings.visual.batch_count),
             is_even=True,
         )
-        self._speech: Batcher[Speech, TranscribedSpeech] = Batcher(
+        self._speech: Batcher[TrackedSpeech, TranscribedSpeech] = Batcher(
             self._transcribe_speech,
             max_count=settings.speech.batch_count,
             name="words",
@@ -149,13 +149,13 @@ class WorkerThreads(Effects):
 
         self._frames.submit(step.frames, lambda vectors: self._callbacks.put(partial(finish, vectors)))
 
-    def transcribe(self, flow: VideoFlow, speech: list[Speech], on_done: Callback, *, is_live: bool) -> None:
+    def transcribe(self, flow: VideoFlow, speech: list[TrackedSpeech], on_done: Callback, *, is_live: bool) -> None:
         self.speech_count += is_live * len(speech)
 
         def finish(results: Sequence[TranscribedSpeech] | Exception) -> None:
             self.speech_count -= is_live * len(speech)
             for window, (utterances, vectors) in zip(speech, values_or_raise(results), strict=True):
-                flow.transcribed(window, utterances, vectors)
+                flow.add_words(window, utterances, vectors)
             on_done()
 
         self._speech.submit(speech, lambda results: self._callbacks.put(partial(finish, results)))
@@ -267,7 +267,7 @@ class WorkerThreads(Effects):
             return [np.zeros(0, np.float32)] * len(frames)
         return list(self._encoders.visual.encode_frames(np.stack([frame.pixels for frame in frames])))
 
-    def _transcribe_speech(self, speech: Sequence[Speech]) -> list[TranscribedSpeech]:
+    def _transcribe_speech(self, speech: Sequence[TrackedSpeech]) -> list[TranscribedSpeech]:
         assert self._transcriber is not None
         transcripts = self._transcriber.transcribe([one.window for one in speech])
         encode = self._encoders.sentence.encode

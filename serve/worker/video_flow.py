@@ -1,7 +1,7 @@
-"""One video on its way from decoded pictures and sound to records of segments. Knows no thread, no clock, no broker.
+"""VideoFlow: turns the decoded pictures and sound of one video into records of segments, without threads or a broker.
 
-Pictures and windows of speech are encoded elsewhere, in batches with those of other videos, and come back in any order.
-What is published depends on the order of the video's own chunks only.
+The caller encodes pictures and windows of speech in batches across videos, and may return the results in any order.
+The records depend only on the order of the video's own chunks.
 """
 
 import math
@@ -22,15 +22,15 @@ from temporal.config import WindowConfig
 from temporal.values import Pooling
 from temporal.window import ALL_HEARD, CutSegment, EncodedFrame, EncodedUtterance, WindowCutter
 
-MAX_GAPS = 64  # that no final segment tells of yet; more are told of as one, however many chunks do not decode
-SAME_SECONDS = 1e-6  # media times that went through a checkpoint differ by less
+MAX_GAPS = 64  # bounds the gaps that wait for a final segment; further gaps are counted into the last of them
+SAME_SECONDS = 1e-6  # a checkpoint changes media times by less than this
 
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """What one chunk brought, until its pictures are encoded."""
+    """The new pictures of one chunk, until they are encoded and cut; or the end of an epoch or of the video."""
 
-    placed: EpochPart | None  # None: the end of the video, or of what is known of it
+    placed: EpochPart | None  # None: the end
     frames: tuple[Frame, ...] = ()
     vectors: NDArray[np.float32] | None = None
     is_last: bool = False  # with no `placed`: of the video
@@ -41,13 +41,13 @@ class Step:
 
 
 @dataclass(slots=True, eq=False)
-class Speech:
-    """A window of speech, until its words are known and no segment needs them."""
+class TrackedSpeech:
+    """A window of speech, until its words are known and every segment that holds them is final."""
 
     window: SpeechWindow
-    run_start: tuple[int, int]  # epoch, and the sample of it: where reading must begin to find the window again
+    run_start: tuple[int, int]  # epoch, and its sample at which reading must begin to find the window again
     is_done: bool = False
-    language: str | None = None  # that was known when it was transcribed
+    language: str | None = None  # of the video, as known before this window was transcribed
 
     @property
     def start(self) -> tuple[int, float]:
@@ -60,7 +60,7 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Which part of the video a Kafka record became."""
+    """The part of the video that came in one Kafka record."""
 
     epoch: int
     start_seconds: float
@@ -70,7 +70,7 @@ class _Origin:
 
 @dataclass(frozen=True, slots=True)
 class NotedGap:
-    """A gap that no final segment tells of yet."""
+    """A gap that is not in a final segment yet."""
 
     epoch: int
     place: tuple[int, int]  # session and sequence of the first chunk
@@ -79,14 +79,14 @@ class NotedGap:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Submission:
-    """What a chunk brought that is to be encoded."""
+    """The pictures and windows of speech of one chunk, for the caller to encode."""
 
     step: Step
-    speech: list[Speech] = field(default_factory=list)
+    speech: list[TrackedSpeech] = field(default_factory=list)
 
 
 class VideoFlow:
-    """Turns what was decoded of one video into segments."""
+    """Turns the decoded parts of one video into records of segments."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class VideoFlow:
         self.uri, self.metadata = uri, dict(metadata or {})
         self.fingerprint = fingerprint
         self.media = media
-        self.windows = WindowCutter(video_id, window, pooling, first=first)
+        self.cutter = WindowCutter(video_id, window, pooling, first=first)
         self._language = language
         self.gaps: list[NotedGap] = []
         self.anchors: list[tuple[int, float, float]] = []  # epoch, media time, wall clock
@@ -123,15 +123,15 @@ class VideoFlow:
         self._heard_from = heard_from
         self._epoch_starts: dict[int, float] = {}
         self._steps: deque[Step] = deque()
-        self._speech: list[Speech] = []
+        self._speech: list[TrackedSpeech] = []
         self._origins: list[_Origin] = []
         self._place = (0, 0.0, 0.0)  # epoch, its start, media time at which everything placed ends
         self._sound_end_seconds = 0.0
 
-    # ---- in
+    # ---- input
 
     def place(self, placed: EpochPart, *, append_seconds: float, recorded_time: float | None) -> Submission:
-        """Take what is new in one chunk, and return what is to be encoded of it."""
+        """Take the new part of one chunk, and return its pictures and windows of speech to be encoded."""
         self.media = self.media or placed.media
         self._epoch_starts[placed.epoch] = placed.epoch_start_seconds
         self._place = (placed.epoch, placed.epoch_start_seconds, placed.end_seconds)
@@ -140,17 +140,17 @@ class VideoFlow:
             self.anchors.append((placed.epoch, placed.start_seconds, recorded_time))
         step = Step(placed, placed.frames)
         self._steps.append(step)
-        return Submission(step=step, speech=self._listen(placed))
+        return Submission(step=step, speech=self._cut_speech(placed))
 
     def end(self, *, is_last: bool) -> Submission:
-        """End the video, or the epoch that is going on: words need not be waited for any more."""
-        found = [] if self._speech_stream is None else self._kept(self._speech_stream.finish())
+        """End the current epoch, and with it the video if `is_last`; return the last windows of speech."""
+        speech = [] if self._speech_stream is None else self._track(self._speech_stream.finish())
         step = Step(None, is_last=is_last)
         self._steps.append(step)
-        return Submission(step=step, speech=found)
+        return Submission(step=step, speech=speech)
 
     def note_gap(self, gap: Gap, *, epoch: int, session: int) -> None:
-        """Remember what is missing, for the segment it is missing from; what follows upon each other is one gap."""
+        """Take a gap, for the record of the segment in which it lies. Consecutive gaps of one reason become one."""
         last = self.gaps[-1] if self.gaps else None
         if last is not None and last.epoch == epoch and gap.at_seconds - last.gap.at_seconds < SAME_SECONDS:
             following = last.place[0], last.place[1] + last.gap.chunk_count
@@ -161,49 +161,49 @@ class VideoFlow:
                 return
         self.gaps.append(NotedGap(epoch, (session, gap.first_sequence), gap))
 
-    def transcribed(self, speech: Speech, spoken: Sequence[Utterance], vectors: NDArray[np.float32]) -> None:
-        """Take the words of a window of speech."""
+    def add_words(self, speech: TrackedSpeech, spoken: Sequence[Utterance], vectors: NDArray[np.float32]) -> None:
+        """Take the utterances of a window of speech and their vectors, float32 (U, E)."""
         speech.is_done, speech.language = True, self._language
         self._language = speech.window.stream.language or self._language
-        self.windows.hear(
+        self.cutter.hear(
             [EncodedUtterance(utterance=said, vector=vector) for said, vector in zip(spoken, vectors, strict=True)]
         )
 
-    # ---- out
+    # ---- output
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything that came is encoded."""
+        """Whether everything that was placed is encoded."""
         return not self._steps and all(speech.is_done for speech in self._speech)
 
     @property
     def end_seconds(self) -> float:
-        """Media time at which what came so far ends."""
+        """Media time at which the last placed part ends."""
         return self._place[2]
 
     def records(self) -> Iterator[SegmentRecord]:
-        """Yield the segments that are known better than before, in order."""
+        """Yield a record of each segment that holds more than in its last record, in order."""
         while self._steps and self._steps[0].is_done:
             self._settle(self._steps.popleft())
-        for segment in self.windows.segments(self._heard()):
-            yield self._record(segment)
+        for segment in self.cutter.segments(self._heard_until()):
+            yield self._record_of(segment)
         self._forget()
 
     @property
     def needed(self) -> tuple[int, float] | None:
         """The epoch and media time from which on pictures are still needed; None: nothing is open."""
-        coming = [(one.placed.epoch, one.placed.start_seconds) for one in self._steps if one.placed is not None]
-        return min([*coming[:1], *filter(None, [self.windows.needed])], default=None)
+        waiting = [(step.placed.epoch, step.placed.start_seconds) for step in self._steps if step.placed is not None]
+        return min([*waiting[:1], *filter(None, [self.cutter.needed])], default=None)
 
     @property
     def language(self) -> str | None:
-        """The language to go on with: what was known before the first window of speech that is still needed."""
+        """The language as known before the first window of speech still needed: the next worker begins with it."""
         return next((speech.language for speech in self._speech if speech.is_done), self._language)
 
     def speech_start(self) -> tuple[int, int]:
-        """Return the epoch and the sample of it from which on sound is still needed."""
-        epoch, _, start = self.windows.open_segment
-        needed = [one.run_start for one in self._speech if not one.is_done or one.end > (epoch, start)]
+        """Return the epoch, and the sample in it, from which on sound is still needed."""
+        epoch, _, start = self.cutter.open_segment
+        needed = [speech.run_start for speech in self._speech if not speech.is_done or speech.end > (epoch, start)]
         stream = self._speech_stream
         if stream is not None and stream.run_start_seconds is not None:
             needed.append(self._sample(stream.epoch, stream.run_start_seconds))
@@ -211,9 +211,9 @@ class VideoFlow:
             needed.append(max(self._heard_from, self._sample(self._place[0], self._sound_end_seconds)))
         return min(needed)
 
-    # ---- within
+    # ---- internal
 
-    def _listen(self, placed: EpochPart) -> list[Speech]:
+    def _cut_speech(self, placed: EpochPart) -> list[TrackedSpeech]:
         if placed.opens_epoch or not self._sound_end_seconds:
             self._sound_end_seconds = placed.epoch_start_seconds
         has_sound = placed.media.audio_codec is not None
@@ -224,30 +224,30 @@ class VideoFlow:
             if placed.sounds:
                 self._sound_end_seconds = placed.sounds[-1].end_seconds
             return []
-        found: list[SpeechWindow] = list(stream.finish()) if placed.opens_epoch else []
+        windows: list[SpeechWindow] = list(stream.finish()) if placed.opens_epoch else []
         for sound in placed.sounds:
             begin = self._heard_from[1] if sound.epoch == self._heard_from[0] else 0
             cut = begin - self._sample(sound.epoch, sound.start_seconds)[1]
             self._sound_end_seconds = sound.end_seconds
             if sound.epoch < self._heard_from[0] or cut >= len(sound.samples):
                 continue
-            if cut > 0:  # what a worker before this one has dealt with
+            if cut > 0:  # an earlier worker has transcribed that
                 at = self._epoch_starts[sound.epoch] + begin / SAMPLE_RATE_HZ
                 sound = type(sound)(epoch=sound.epoch, start_seconds=at, samples=sound.samples[cut:])
-            found += stream.push(sound)
+            windows += stream.push(sound)
         if placed.end_seconds - self._sound_end_seconds > MAX_LAG_SECONDS:
-            found += stream.finish()
-        return self._kept(found)
+            windows += stream.finish()
+        return self._track(windows)
 
-    def _kept(self, windows: Sequence[SpeechWindow]) -> list[Speech]:
-        found = [Speech(window, self._sample(window.epoch, window.run_start_seconds)) for window in windows]
-        self._speech += found
-        return found
+    def _track(self, windows: Sequence[SpeechWindow]) -> list[TrackedSpeech]:
+        speech = [TrackedSpeech(window, self._sample(window.epoch, window.run_start_seconds)) for window in windows]
+        self._speech += speech
+        return speech
 
     def _sample(self, epoch: int, seconds: float) -> tuple[int, int]:
         return epoch, round((seconds - self._epoch_starts.get(epoch, 0.0)) * SAMPLE_RATE_HZ)
 
-    def _heard(self) -> tuple[int, float]:
+    def _heard_until(self) -> tuple[int, float]:
         """Return the epoch and media time before which all words are known."""
         for speech in self._speech:
             if not speech.is_done:
@@ -262,9 +262,9 @@ class VideoFlow:
     def _settle(self, step: Step) -> None:
         placed = step.placed
         if placed is None:
-            self.windows.finish(is_last=step.is_last)
+            self.cutter.finish(is_last=step.is_last)
             return
-        seen = [
+        frames = [
             EncodedFrame(
                 pts_seconds=frame.pts_seconds,
                 vector=np.zeros(0, np.float32) if step.vectors is None else step.vectors[n],
@@ -272,17 +272,17 @@ class VideoFlow:
             )
             for n, frame in enumerate(step.frames)
         ]
-        self.windows.extend(
+        self.cutter.extend(
             placed.epoch,
-            seen,
+            frames,
             start_seconds=placed.epoch_start_seconds,
             end_seconds=placed.end_seconds,
             whole_seconds=placed.whole_seconds,
         )
 
-    def _record(self, live: CutSegment) -> SegmentRecord:
+    def _record_of(self, cut: CutSegment) -> SegmentRecord:
         assert self.media is not None
-        span, epoch = live.segment.span, live.segment.epoch
+        span, epoch = cut.segment.span, cut.segment.epoch
         appended = [
             origin.append_seconds
             for origin in self._origins
@@ -290,25 +290,25 @@ class VideoFlow:
             and origin.start_seconds < span.end_seconds
             and origin.end_seconds > span.start_seconds
         ]
-        begin = live.introduces.start_seconds - SAME_SECONDS
-        end = math.inf if live.ends_epoch else live.introduces.end_seconds - SAME_SECONDS
+        begin = cut.introduces.start_seconds - SAME_SECONDS
+        end = math.inf if cut.ends_epoch else cut.introduces.end_seconds - SAME_SECONDS
         gaps = [noted for noted in self.gaps if noted.epoch == epoch and begin <= noted.gap.at_seconds < end]
-        if live.is_final:
-            self.gaps = [one for one in self.gaps if one not in gaps]
-        vectors = [one.vector for one in live.spoken]
+        if cut.is_final:
+            self.gaps = [noted for noted in self.gaps if noted not in gaps]
+        vectors = [one.vector for one in cut.spoken]
         return SegmentRecord(
-            segment=live.segment,
+            segment=cut.segment,
             collection=self.collection,
             video_id=self.video_id,
-            revision=live.revision,
-            is_final=live.is_final,
-            frames=live.frames,
-            thumbnails=live.thumbnails,
-            utterances=tuple(one.utterance for one in live.spoken),
+            revision=cut.revision,
+            is_final=cut.is_final,
+            frames=cut.frames,
+            thumbnails=cut.thumbnails,
+            utterances=tuple(one.utterance for one in cut.spoken),
             utterance_vectors=np.stack(vectors) if vectors else np.zeros((0, 0), np.float32),
-            continued_count=live.continued_count,
+            continued_count=cut.continued_count,
             fingerprint=self.fingerprint,
-            watermark_seconds=max(self.windows.watermark_seconds, span.end_seconds if live.is_final else 0.0),
+            watermark_seconds=max(self.cutter.watermark_seconds, span.end_seconds if cut.is_final else 0.0),
             source_append_time=min(appended, default=0.0),
             newest_append_time=max(appended, default=0.0),
             recorded_time=self._recorded_time(epoch, span.start_seconds),
@@ -316,21 +316,21 @@ class VideoFlow:
             uri=self.uri,
             metadata=self.metadata,
             media=self.media,
-            is_last=live.is_last,
+            is_last=cut.is_last,
         )
 
     def _recorded_time(self, epoch: int, seconds: float) -> float | None:
-        """Return the wall clock at a media time: that of the chunk it lies in, or of the nearest one known."""
-        mine = [(at, wall) for one, at, wall in self.anchors if one == epoch]
-        if not mine:
+        """Return the wall clock at a media time, from the last anchor before it, or else the first after it."""
+        anchors = [(at, wall) for anchor_epoch, at, wall in self.anchors if anchor_epoch == epoch]
+        if not anchors:
             return None
-        at, wall = max((one for one in mine if one[0] <= seconds), default=mine[0])
+        at, wall = max((anchor for anchor in anchors if anchor[0] <= seconds), default=anchors[0])
         return wall + (seconds - at)
 
     def _forget(self) -> None:
-        """Let go of what no segment to come needs."""
-        epoch, _, start = self.windows.open_segment
-        self._speech = [one for one in self._speech if not one.is_done or one.end > (epoch, start)]
-        self._origins = [one for one in self._origins if (one.epoch, one.end_seconds) >= (epoch, start)]
-        older = [one for one in self.anchors if one[:2] <= (epoch, start)]
+        """Drop what no further record needs."""
+        epoch, _, start = self.cutter.open_segment
+        self._speech = [speech for speech in self._speech if not speech.is_done or speech.end > (epoch, start)]
+        self._origins = [part for part in self._origins if (part.epoch, part.end_seconds) >= (epoch, start)]
+        older = [anchor for anchor in self.anchors if anchor[:2] <= (epoch, start)]
         self.anchors = self.anchors[max(0, len(older) - 1) :]

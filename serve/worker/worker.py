@@ -199,7 +199,7 @@ class Worker:
                 partition.close_idle(self._unread_at)
             live = [stream.flow for stream in partition.open_streams()]
             stream_count += len(live)
-            ages += [flow.end_seconds - flow.windows.watermark_seconds for flow in live]
+            ages += [flow.end_seconds - flow.cutter.watermark_seconds for flow in live]
         self.metrics.streams.set(stream_count)
         self.metrics.watermark_age_seconds.set(max(ages))
         self.metrics.in_flight.set(self.threads.in_flight_count)

@@ -21,7 +21,7 @@ from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Fr
 from serve.codec.records import SegmentRecord
 from serve.worker.effects import Effects, ReceivedChunk
 from serve.worker.stream import StreamConfig
-from serve.worker.video_flow import Speech, Step, VideoFlow
+from serve.worker.video_flow import Step, TrackedSpeech, VideoFlow
 from serve.worker.whole_file import FileWork
 from temporal.config import WindowConfig
 from temporal.fusion.fusion import MeanPooling
@@ -50,7 +50,7 @@ class LoudnessTranscriber:
         return stream
 
 
-def words_of(speech: Speech) -> list[Utterance]:
+def words_of(speech: TrackedSpeech) -> list[Utterance]:
     return [
         Utterance(
             epoch=speech.window.epoch, start_seconds=start, end_seconds=end, text=f"from {start:.3f}", words=(),
@@ -130,10 +130,12 @@ class FakeEffects(Effects):
 
         self.encoding.append(finish)
 
-    def transcribe(self, flow: VideoFlow, speech: list[Speech], on_done: Callable[[], None], *, is_live: bool) -> None:
-        def finish(window: Speech) -> None:
+    def transcribe(
+        self, flow: VideoFlow, speech: list[TrackedSpeech], on_done: Callable[[], None], *, is_live: bool
+    ) -> None:
+        def finish(window: TrackedSpeech) -> None:
             utterances = words_of(window)
-            flow.transcribed(window, utterances, np.ones((len(utterances), 2), np.float32))
+            flow.add_words(window, utterances, np.ones((len(utterances), 2), np.float32))
             on_done()
 
         self.encoding += [partial(finish, window) for window in speech]
