@@ -1,1 +1,1 @@
-"""The server side of live video: kinodex.segments into the catalog."""
+"""Live videos on the server: segments from Kafka into the catalog, deletions to Kafka. See README.md."""
