@@ -1,11 +1,11 @@
-"""What each part of the search for moments is worth: everything as it is, then without one part, or with another value.
+"""Measures each part of the search for moments: the full search, then without a part, or with another value.
 
     python -m benchmarks.ablation DATA QUERIES.json [--out FILE.md]
     python -m benchmarks.ablation DATA QUERIES.json --half report [--plots DIR]
 
-DATA is a data directory of the videos of QUERIES.json (the format of `kinodex eval --queries`). Mixed questions are
-made of the spoken ones: what the whole video shows, and what is said in it. Choices are made on the train half; the
-report half is asked once, of everything as it is, and its figures are broken down as `kinodex eval` does.
+DATA is a data directory with the videos of QUERIES.json (the format of `kinodex eval --queries`). Mixed questions are
+made from spoken questions: they name what the whole video shows, and the spoken words. Values are chosen on the train
+half. The report half is asked only once, of the full search, and its figures are broken down as in `kinodex eval`.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Run the benchmarks that have a reference beside them, and put all their figures together: `make bench`.
+"""Runs the benchmarks that have a reference, and collects their figures: `make bench`.
 
     python benchmarks/bench.py [NAMES...] [--full] [--results DIR]
 
-Each is a command of its own (`python benchmarks/NAME.py --help`) and runs in a process of its own, one after the other;
---full leaves out their --quick, and takes hours. Writes DIR/DATE-COMMIT.json, .md and .png. One that fails is told, and
-the others go on; then the exit status is 1.
+Each benchmark is a command of its own (`python benchmarks/NAME.py --help`). They run one after the other, each in its
+own process. --full runs them without --quick, and takes hours. Writes DIR/DATE-COMMIT.json, .md and .png. If a
+benchmark fails, the others still run, and the exit status is 1.
 """
 
 import argparse

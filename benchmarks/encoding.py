@@ -1,14 +1,15 @@
-"""Frames of many streams through the worker's batcher, against a bare open_clip loop with the same weights.
+"""Encodes frames of many streams with the worker's batcher, against a bare open_clip loop with the same weights.
 
     python benchmarks/encoding.py [--model ViT-B-32] [--device cpu] [--frames N] [--out FILE.md] [--ratios FILE]
 
-The weights are random: no hub is needed, and speed does not depend on them. The bare loop has a tensor of all pictures
-ready, and normalises, embeds and makes unit vectors batch by batch; its fastest batch size and type count, bfloat16 by
-open_clip's precision="pure_bf16", weights and all, and by autocast. Ours is what `kinodex worker` runs: each stream
-brings the frames of a chunk of the shortest kind, as many chunks are in flight as a worker takes, and
-encoders.batching.Batcher makes batches of whatever waits. Rounds take turns; the median counts. On the CPU the clock is
-the CPU time of the process over its threads, so that other work on the machine does not count; on a GPU (--device cuda)
-it is wall time.
+The weights are random: speed does not depend on them, and no hub is needed. The bare loop has a tensor of all pictures
+in memory. It normalises and embeds them batch by batch, and scales the vectors to unit length. Its fastest batch size
+and type count. The types include bfloat16, both by open_clip's precision="pure_bf16", weights included, and by
+autocast. Our side is the code of `kinodex worker`: each stream brings the frames of a chunk of the shortest kind, as
+many chunks are in flight as a worker allows, and encoders.batching.Batcher makes batches of the waiting frames.
+
+The two sides take turns in rounds; the median counts. On the CPU the clock is the CPU time of the process divided by
+its threads, which excludes other work on the machine. On a GPU (--device cuda) it is wall time.
 """
 
 import argparse

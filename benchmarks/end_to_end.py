@@ -1,12 +1,12 @@
-"""`kinodex index` against the straightforward pipeline: whole processes, same files, same weights.
+"""Measures `kinodex index` against a straightforward pipeline: whole processes, same files, same weights.
 
     python benchmarks/end_to_end.py [VIDEOS] [--quick] [--repeats N] [--out FILE.md] [--ratios FILE]
 
 VIDEOS is a folder of video files. The other side is `plain` in end_to_end_sides.py: OpenCV, PIL, the built-in visual
 encoder as a plain module in float32, openai-whisper's transcribe(), sentence-transformers, a flat FAISS index. It needs
-`pip install 'kinodex[bench]'` and ffmpeg. The sides take turns, each run in a new process; the median of their wall
-time counts, from starting the process to its end. --quick takes twelve files of up to a minute, drawn with a fixed
-seed. On a machine with other work compare CPU seconds.
+`pip install 'kinodex[bench]'` and ffmpeg. The sides take turns, each run in a new process. The median of their wall
+times counts, from the start of the process to its end. --quick takes twelve files of up to a minute, drawn with a fixed
+seed. On a machine with other work, compare CPU seconds.
 """
 
 import argparse

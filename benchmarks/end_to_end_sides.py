@@ -1,7 +1,7 @@
-"""The two sides of end_to_end.py, each in a process of its own: python benchmarks/end_to_end_sides.py SIDE FOLDER FILES
+"""The two sides of end_to_end.py, each in its own process: python benchmarks/end_to_end_sides.py SIDE FOLDER FILES
 
-`plain` is the pipeline that a good engineer would write in an afternoon, out of the usual libraries, one video after
-the other. `ours` is `kinodex index` with clocks around its stages. Both write FOLDER/account.json.
+`plain` is the pipeline that a good engineer would write in an afternoon from the usual libraries, video by video.
+`ours` is `kinodex index` with clocks around its stages. Both write FOLDER/account.json.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Measure how soon a moderation event is told: from a chunk's being appended to the event's being on its topic.
+"""Measures the delay of moderation events: from the append of a chunk to the event on its topic.
 
     python benchmarks/events.py [--streams 1 4 16] [--seconds S] [--out FILE.md]
 
-Real videos are sent in real time to a worker and a server with real encoders over an Apache Kafka of its own, as
-benchmarks/live.py does. The server has policies that real videos meet all the time, by what is seen and by what is
-said. For each event that opens, the time is taken from the append of the chunk that holds the picture by which it has
-lasted long enough, or the end of the words that gave it away. All share the machine.
+Sends real videos in real time to a worker and a server with real encoders, over an Apache Kafka of its own, as
+benchmarks/live.py does. The server has policies that real videos meet all the time, in pictures and in speech. For each
+event that opens, time is measured from one of two points: the append of the chunk with the picture that made the event
+last long enough, or the end of the words that triggered it. All processes share the machine.
 """
 
 import argparse

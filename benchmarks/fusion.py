@@ -1,16 +1,17 @@
-"""What training fusion is worth: order, speech and picture together, and nothing lost where there is little to learn.
+"""Measures what training the fusion gains: order, speech with pictures, and no loss where there is little to learn.
 
     python benchmarks/fusion.py IMAGES [--library DATA --queries QUERIES.json] [--out FILE.md] [--steps N]
 
-IMAGES is a folder of labelled pictures as tars (shard-000.tar to learn from, val.tar to judge). Each trained model is
-the shape that `kinodex train` ships, trained by its code; vectors are of `mini` and its sentence encoder.
+IMAGES is a folder of labelled pictures in tar files (shard-000.tar for training, val.tar for testing). Each trained
+model has the shape that `kinodex train` ships, and is trained by its code. Vectors come from `mini` and its sentence
+encoder.
 
-order    clips of 16 s: one picture for 8 s, then another; captions "first the X, then the Y". Each clip has a twin of
-         the same frames the other way round: of the two captions, which is nearer to a clip?
-both     clips of 16 s: a picture of one thing, and a sentence about another; captions name both. Which of all clips is
-         nearest to a caption? Alone neither suffices: each thing is in several clips.
-library  with --library (a data directory of the videos of QUERIES.json): learnt from what is said in the videos of the
-         train half, judged on captions and seen moments of the report half.
+order    clips of 16 s: a picture for 8 s, then another; captions "first the X, then the Y". Each clip has a twin with
+         the same frames in the other order: which of the two captions is nearer to a clip?
+both     clips of 16 s: a picture of one thing, and a sentence about another; captions name both. Which clip is nearest
+         to a caption? A picture or a sentence alone is not enough, since each thing is in several clips.
+library  with --library (a data directory with the videos of QUERIES.json): trained on the speech in the videos of the
+         train half, tested on captions and visual moments of the report half.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Measure the index as it grows: build, add, delete, search, recall against exact, memory, and files.
+"""Measures the index as it grows: build, add, delete, search, recall against exact search, memory, and files.
 
     python benchmarks/growth.py [--sizes N...] [--quick] [--out FILE.md] [--ratios FILE]
 
-The real index (serve.index.faiss_index.VectorIndex) over made segments with the statistics of real ones, as
-serving_data.py's: a
-hundred a video, alike within a video, far from every text. Asked are texts that the built-in encoder encodes. One
-thread. --sizes 10000000 takes ten minutes and 10 GB; --quick goes up to 100,000. Beside it, on as many segments as
---storage says, other ways to hold the same vectors: why a sealed shard is what it is.
+The index is serve.index.faiss_index.VectorIndex, over synthetic segments with the statistics of real ones, as in
+serving_data.py: a hundred in a video, similar within a video, far from every text. The queries are texts that the
+built-in encoder encodes. All runs on one thread. --sizes 10000000 takes ten minutes and 10 GB; --quick stops at
+100,000. Beside the index, other ways to store the same vectors are measured on --storage segments: the reason why a
+sealed shard is stored as it is.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Ask an indexed library the questions whose answers are known, and count.
+"""Asks an indexed library the questions with known answers, and counts the right answers.
 
     python benchmarks/library.py DATA QUERIES.json [--half train|report|both] [--out FILE.md] [--verbose]
 
-DATA is a data directory into which the videos of QUERIES.json were indexed (kinodex index FILES --data DATA). Counted:
-spoken moments, asked of the whole library: right video first, span overlapping, tIoU >= 0.5; seen moments: the same,
-and asked of their own video alone; whole videos by caption, over all the videos: recall@1, @5, @10 and median rank;
-questions that nothing there answers: how many are not called a MATCH.
+DATA is a data directory with the videos of QUERIES.json (kinodex index FILES --data DATA). The counts:
+- spoken moments, asked of the whole library: right video first, overlapping span, tIoU >= 0.5
+- visual moments: the same, and asked of their own video alone
+- whole videos by caption, over all videos: recall@1, @5, @10 and median rank
+- questions that no video answers: how many are not called a MATCH
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Measure how soon a live stream is findable: from a chunk's being appended to its moment in an answer.
+"""Measures how soon a live stream is found: from the append of a chunk to its moment in an answer.
 
     python benchmarks/live.py [--streams 1 4 16] [--ramp N] [--seconds S] [--out FILE.md]
 
-Starts an Apache Kafka of its own (Java 17; the first time Maven fetches it), and for each number of streams a worker
-and a server with real encoders, both new. Real videos, remuxed end to end and cut into chunks beforehand, are sent in
-real time, each chunk when it has been played; then the streams go on a little, so that the last of what is measured can
-become final. After the given numbers of streams others are tried, between the most that kept up and the least that did
-not. All share the machine: Kafka, what sends, and what watches take their share of it.
+Starts an Apache Kafka of its own (Java 17; the first time Maven fetches it). For each number of streams it starts a new
+worker and a new server with real encoders. Real videos are remuxed end to end and cut into chunks beforehand. They are
+sent in real time: each chunk at the time when it has been played. The streams go on a little after the measured part,
+so that its end can become final. After the given numbers of streams, others are tried between the most that kept up and
+the fewest that did not. Kafka, the sender and the observer share the machine with worker and server.
 """
 
 import argparse

@@ -1,12 +1,11 @@
-"""Measure whether a live day costs the same every hour: memory, and CPU time a chunk, of one camera for 24 hours.
+"""Measures whether each hour of a live day costs the same: memory, and CPU time for a chunk, of a camera for 24 hours.
 
     python benchmarks/live_day.py [--hours N] [--retention TEXT] [--out FILE.md] [--ratios FILE]
 
-No media is decoded: pictures' vectors, JPEGs of 8 kB and utterances are made, a chunk of 4 s at a time, as fast as they
-are taken. What a worker keeps of them (temporal.window.WindowCutter) cuts them into segments; what a server does with
-those (serve.live.rows.LiveRows, the engine) stores, indexes and, with retention, prunes them. One process; a question
-every
-hour.
+No media is decoded. Vectors of pictures, JPEGs of 8 kB and utterances are synthetic: a chunk of 4 s at a time, as fast
+as they are consumed. The worker's part (temporal.window.WindowCutter) cuts them into segments. The server's part
+(serve.live.rows.LiveRows and the engine) stores and indexes the segments and, with retention, prunes them. All of it
+runs in one process, with a question every hour.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The processes of benchmarks/live.py: a worker and a server, streams sent to them, and what is seen of it."""
+"""The processes of benchmarks/live.py: a worker and a server, the streams sent to them, and the observer of answers."""
 
 import contextlib
 import os

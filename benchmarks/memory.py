@@ -1,9 +1,10 @@
-"""Measure whether memory stays level over an hour of 1080p video: resident bytes of the parent and of its child.
+"""Measures whether memory stays level over an hour of 1080p video: resident bytes of the parent and of its child.
 
     python benchmarks/memory.py [FILE] [--minutes N] [--out FILE.md]
 
-FILE is remuxed again and again, picture and sound, into one long file in a temporary folder, which is decoded through
-the child process as `kinodex index` does. Without FILE: a real 1080p video where there is one, else a synthetic one.
+FILE is remuxed repeatedly, picture and sound, into a long file in a temporary folder. That file is decoded in a child
+process, as in `kinodex index`. Without FILE it is a real 1080p video if one is beside the checkout, else a synthetic
+video.
 """
 
 import argparse

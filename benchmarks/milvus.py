@@ -1,10 +1,10 @@
-"""Vectors in Milvus beside FAISS: are the answers the same, and what do they cost?
+"""Compares vectors in Milvus with FAISS: are the answers the same, and what do they cost?
 
     python benchmarks/milvus.py [--sizes N...] [--quick] [--milvus URI] [--out FILE.md] [--ratios FILE]
 
-A catalog is filled with growth.py's made segments, and both indexes from it, each alone; then its texts are asked of
-one and the other in turn. Without --milvus it is milvus-lite in this process, which says nothing of a cluster's speed.
---quick: 20,000 segments alone.
+A catalog is filled with growth.py's synthetic segments. Each index is built from it alone. Then both are asked
+growth.py's texts in turns. Without --milvus it is milvus-lite in this process, which says nothing about the speed of a
+cluster. --quick: 20,000 segments only.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How fast mini is: frames a second in batches, against timm's network of the same name, and the time to load.
+"""Measures the speed of mini: frames a second in batches, against timm's network of the same name, and the load time.
 
     python benchmarks/mini.py [--out FILE.md]
 
-Both embed the same random pictures on this machine in one run; the best of several rounds counts.
+Both embed the same random pictures on this machine in the same run. The best of several rounds counts.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Find planted moments on synthetic curves: ours against Kadane on the mean-centred raw curve.
+"""Finds planted moments on synthetic curves: ours against Kadane on the mean-centred raw curve.
 
     python -m benchmarks.moments [--trials 200]
 
-Curves have one value a second: background 0.20, a moment 0.05 higher, Gaussian noise of 0.02. Writes the table to
-benchmarks/results/moments.md. A toy: it shows where a read-out breaks, not how good search is. Then videos of up to ten
-hours that hold three moments, with pictures that change a little from second to second and much from shot to shot: is
-each found, and what do time and memory cost?
+Curves have a value for each second: background 0.20, a moment 0.05 higher, Gaussian noise of 0.02. The table goes to
+benchmarks/results/moments.md. This is a toy: it shows where a method breaks, not how good search is. The second part
+uses videos of up to ten hours with three moments, whose pictures change a little between seconds and much between
+shots. Is each moment found, and what do time and memory cost?
 """
 
 import argparse

@@ -1,15 +1,14 @@
-"""Measure how frames reach the visual encoder: against open_clip's own preprocessing, and which resize retrieves best.
+"""Measures how frames reach the visual encoder: against open_clip's preprocessing, and which resize retrieves best.
 
     python benchmarks/preprocessing.py VIDEOS [--out FILE.md]
 
-VIDEOS is a folder with queries.json and files/. Two tables:
-1. The same frames through ingest.media.decode (libswscale) and through open_clip's image_transform (Pillow) on the
-whole
-   picture as PyAV gives it, both into mini's tower, whose trained weights feel a difference: the cosine.
-2. Whole-video recall of mini by crop, squash and pad: score = mean over frames of similarity to the caption, less the
-   mean similarity to encoders.caption_bank.BANK. Mini's policy is the one of highest mean 1/rank for 16:9 videos of
-   the half
-   `train`; `report` is only read.
+VIDEOS is a folder with queries.json and files/. There are two tables:
+1. The same frames are prepared twice: by ingest.media.decode (libswscale), and by open_clip's image_transform (Pillow)
+   from the whole picture that PyAV returns. Both go into mini's tower, whose trained weights react to a difference. The
+   table shows the cosine of the results.
+2. Whole-video recall of mini by crop, squash and pad. The score is the mean over frames of the similarity to the
+   caption, less the mean similarity to encoders.caption_bank.BANK. Mini uses the policy with the highest mean 1/rank on
+   the 16:9 videos of the half `train`; `report` is only measured.
 """
 
 import argparse

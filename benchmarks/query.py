@@ -1,13 +1,14 @@
-"""Measure what a question costs over a large library, beside the least it could: its text encoded, FAISS asked.
+"""Measures what a question costs over a large library, beside the least possible: encoding its text and asking FAISS.
 
     python benchmarks/query.py [--segments N] [--seconds S] [--cache DIR] [--ratios FILE] [--out FILE.md]
 
-`kinodex serve` runs over a library of N segments that serving_data.py makes once and keeps in the cache folder (a
-million: 10,000 videos of 808 s, 15 GB, half an hour; --quick: 50,000). Python clients ask it over gRPC: texts that were
-never asked, one after the other and from 16 clients at once, and one text again and again. In turns with that, the same
-index files are asked bare, in a process of their own, with the same encoder for the text and one thread. The library is
-read through once before, so that its pages are in memory, as far as they go in: new texts ask about other videos each
-time, and from a disk it is the disk that is measured.
+`kinodex serve` runs over a library of N segments, which serving_data.py makes once and keeps in the cache folder (a
+million: 10,000 videos of 808 s, 15 GB, half an hour; --quick: 50,000). Python clients ask it over gRPC: new texts, one
+after the other and from 16 clients at once, and the same text repeatedly. In turns with that, a process of its own asks
+the same index files directly, with the same encoder for the text and one thread.
+
+The library is read through once beforehand, so that as many of its pages as possible are in memory. Each new text asks
+about other videos: with a library on disk, the disk is measured.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A figure of ours beside a reference's: what every benchmark here gives, and `make bench` collects."""
+"""A figure of ours beside a reference's. Every benchmark writes them with --ratios, and `make bench` collects them."""
 
 import argparse
 import json

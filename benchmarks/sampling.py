@@ -1,18 +1,18 @@
-"""Measure what one picture a second costs: CPU seconds per hour of video, ours and others', side by side.
+"""Measures the cost of a picture a second: CPU seconds for an hour of video, ours beside other programs.
 
     python benchmarks/sampling.py [FILES...] [--quick] [--seconds S] [--repeats N] [--ratios FILE] [--out FILE.md]
 
-All read the same bytes: the first 60 s of each file's video stream alone, remuxed without sound. All deliver 224 x 224
-RGB pictures. CPU seconds are user + system of this process or, for ffmpeg and for our child process, of that one.
-Contenders take turns; the median of the repeats counts, of what no target is about one run. The time to start is left
-out for those that run in this process, and is in for ffmpeg (some 0.05 s). Ours also makes the JPEG thumbnail that is
-kept as evidence; the others do not.
+All read the same bytes: the first 60 s of the video stream of each file, remuxed without sound. All deliver RGB
+pictures of 224 x 224. CPU seconds are user + system, of this process or, for ffmpeg and our child process, of the
+child. The contenders take turns. The median of the repeats counts; for figures without a target there is one run. Start
+time is left out for contenders in this process, and included for ffmpeg (some 0.05 s). Ours also makes the JPEG
+thumbnail that is stored as evidence; the others do not.
 
-1080p H.264 is measured as it is and encoded anew with a keyframe every 0.5, 1 and 2 s, as live encoders, cameras and
-packagers give it; the pictures are the same. ffmpeg is the reference: install it by the system's package manager
-(Debian: apt-get install ffmpeg). torchcodec (which needs FFmpeg's libraries, as ffmpeg's package has), decord2 and
-OpenCV take part where they are installed (pip install -e '.[bench]'). Takes six minutes on two idle cores, --quick (one
-video, 24 s of it, no report unless --out says where) one.
+1080p H.264 is measured unchanged, and encoded again with a keyframe every 0.5, 1 and 2 s, as live encoders, cameras and
+packagers do; the pictures are the same. ffmpeg is the reference: install it with the system's package manager (Debian:
+apt-get install ffmpeg). torchcodec (which needs FFmpeg's libraries, as in ffmpeg's package), decord2 and OpenCV take
+part if they are installed (pip install -e '.[bench]'). Takes six minutes on two idle cores. --quick takes a minute: one
+video, 24 s of it, and no report unless --out names a file.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What benchmarks/sampling.py compares: each takes a file's path, and returns how many 224 x 224 pictures it made.
+"""The contenders of benchmarks/sampling.py. Each takes the path of a file and returns its count of 224 x 224 pictures.
 
-Each of the others does what its own documentation advises for one picture a second, with one thread, as ours, and is
-told the size it is to give where it can scale.
+Each of the other libraries is used as its documentation advises for a picture a second, with one thread like ours. A
+library that can scale gets the size of the pictures.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""What benchmarks/sampling.py measures on: real videos without sound, as they are and with the keyframes moved."""
+"""The videos of benchmarks/sampling.py: real videos without sound, unchanged and with other keyframes."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack

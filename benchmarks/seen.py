@@ -1,9 +1,9 @@
-"""What the visual encoder finds, as pictures: twenty questions, and the frames that answer each best.
+"""Draws what the visual encoder finds: twenty questions, and the frames that answer each best.
 
     python benchmarks/seen.py DATA --out seen.png [QUESTION ...]
 
-DATA is a data directory into which videos were indexed. One row a question: the first frame of each of the five best
-videos, framed in the colour of its verdict. Judged by eye.
+DATA is a data directory with indexed videos. Each question has a row: the best frame of each of the five best videos,
+framed in the colour of its verdict. It is judged by eye.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Measure the real server: how many questions a second, how soon, and whether it stays level while videos come and go.
+"""Measures a real server: questions a second, response times, and whether it stays level while videos come and go.
 
     python benchmarks/serving.py [--segments N] [--clients N] [--seconds S] [--mixed-seconds S] [--out FILE.json]
 
-`kinodex serve` runs over a library of N segments that serving_data.py makes once (200,000 segments: 2,000 videos of
-808 s, 3 GB, some minutes) and keeps in the cache folder. ghz (built with Go) asks it; in the same run it asks a bare
-gRPC server that answers with the same bytes, and the index file is asked without any server. Then 16 clients ask a
-mixture, for longer, while a small real video is uploaded, found and deleted again and again.
+`kinodex serve` runs over a library of N segments, which serving_data.py makes once and keeps in the cache folder
+(200,000 segments: 2,000 videos of 808 s, 3 GB, some minutes). ghz (built with Go) asks it. In the same run ghz asks a
+bare gRPC server that answers with the same bytes, and the index file is asked without a server. Then 16 clients ask a
+mixture of questions for longer, while a small real video is uploaded, found and deleted repeatedly.
 
-Clients run on the same machine and take their share of it. CPU is the server process's own, for one call.
+The clients share the machine with the server. CPU time is that of the server process, for a call.
 """
 
 import argparse

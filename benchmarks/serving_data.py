@@ -1,8 +1,8 @@
-"""What benchmarks/serving.py asks of: a library of any size, and questions about it. No media is decoded for it.
+"""Makes the data of benchmarks/serving.py: a library of any size, and questions about it, without decoding media.
 
-Pictures are random walks on the unit sphere, shot by shot, around the real text vectors of captions (so frames of one
-video have cosines of 0.75 to 0.98, and of -0.1 to 0.45 with captions); sentences are built of words as frequent as
-real ones are (Zipf), and have the vectors that the real encoder gives them. All of it follows from the seed.
+Pictures are random walks on the unit sphere, shot by shot, around the real text vectors of captions. So frames of a
+video have cosines of 0.75 to 0.98 with each other, and of -0.1 to 0.45 with captions. Sentences are made of words with
+real frequencies (Zipf), and have the vectors of the real encoder. All data follows from the seed.
 """
 
 import io

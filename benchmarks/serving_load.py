@@ -1,4 +1,4 @@
-"""The processes of benchmarks/serving.py: the server, what asks it, and what it is compared with."""
+"""The processes of benchmarks/serving.py: the server, the load on it, and the references to compare with."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The mixed load of benchmarks/serving.py: those who ask, the one whose videos come and go, and what they cost."""
+"""The mixed load of benchmarks/serving.py: clients that ask, a client whose videos come and go, and their costs."""
 
 import asyncio
 import contextlib

@@ -1,12 +1,12 @@
-"""Word error rate and speed beside faster-whisper with the same weights.
+"""Measures word error rate and speed of speech recognition beside faster-whisper with the same weights.
 
     python benchmarks/speech.py [--quick] [--repeats N] [--threads N] [--ratios FILE]
 
-Reads the recordings with reference texts in ../shared/videos/speech. All transcribe the same samples on the CPU, taking
-turns, and the median counts; each transcribes the first recording once beforehand, so that no warm-up is timed. Each
-has a process of its own: threads that another library left idle make OpenMP's wait for each other asleep, and ours take
-a quarter longer. --quick: ours and faster-whisper in int8 and in batches, the fastest, alone.
-Writes the table to standard output and to benchmarks/results/speech.md.
+Reads the recordings with reference texts in ../shared/videos/speech. All contenders transcribe the same samples on the
+CPU, in turns, and the median counts. Each transcribes the first recording once beforehand, so that no warm-up is timed.
+Each has its own process: idle threads of another library make OpenMP's threads wait asleep, and ours take a quarter
+longer. --quick: only ours and the fastest faster-whisper, in int8 and in batches.
+The table goes to standard output and to benchmarks/results/speech.md.
 """
 
 import argparse

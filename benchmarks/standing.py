@@ -1,11 +1,11 @@
-"""What standing queries cost: 10,000 of them on four live streams.
+"""Measures what standing queries cost: 10,000 of them on four live streams.
 
     python -m benchmarks.standing LIB [--seconds 120]
 
-LIB is a data directory with videos in it, whose pictures become four streams of one picture a second; each second, all
-four get their next one, the engine is brought up to it, and the standing queries look at it. Queries are the vectors of
-captions of anything with noise, so that some of them open moments. Beside it: the bare matrix product of the same
-pictures and queries, one call a batch, as NumPy does it. Writes the table to benchmarks/results/standing.md.
+LIB is a data directory with videos. Their pictures become four streams of a picture a second. Each second all four
+streams get their next picture, the engine is refreshed, and the standing queries are matched. The queries are the
+vectors of arbitrary captions with noise, so that some of them open moments. The reference is the bare matrix product of
+the same pictures and queries in NumPy, a call for each batch. The table goes to benchmarks/results/standing.md.
 """
 
 import argparse
