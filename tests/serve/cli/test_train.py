@@ -255,4 +255,4 @@ def test_a_checkpoint_of_other_encoders_is_refused_before_work_begins(library: P
         cli, ["index", str(film), "--data", str(tmp_path / "d")], env={"KINODEX_WINDOW_FUSION": str(tmp_path / "other")}
     )
     assert result.exit_code == 1
-    assert "trained for vectors of (8, 8) numbers, these encoders' are of (4, 256)" in result.stderr
+    assert "trained for vectors of (8, 8) numbers, and these encoders give (4, 256)" in result.stderr

@@ -266,7 +266,7 @@ def test_a_damaged_checkpoint_has_a_name(tmp_path: Path, damage: bytes) -> None:
 def test_a_run_of_other_settings_is_refused(tmp_path: Path) -> None:
     run(ordered(12), tmp_path)
     for data, config in ((ordered(12, seed=4), BRIEF), (ordered(12), replace(BRIEF, seed=2))):
-        with pytest.raises(WeightsInvalid, match="take another --out"):
+        with pytest.raises(WeightsInvalid, match="use another --out"):
             run(data, tmp_path, config)
 
 
