@@ -87,11 +87,11 @@ VARIANTS = (
     Variant(name="no Kadane spans", patches=[(RANGES, "KADANE_ROUNDS", 0)]),
     Variant(name="no Otsu runs", patches=[(RANGES, "otsu_of", lambda ordered, counts: np.full(len(ordered), np.inf))]),
     Variant(name="edges not sharpened", patches=[(RANGES, "REFINE_ROUNDS", 0)]),
-    Variant(name="no shots as moments", patches=[(RANGES, "shots_in", lambda *_: NO_RANGES)]),
+    Variant(name="no shots as moments", patches=[(RANGES, "shot_ranges", lambda *_: NO_RANGES)]),
     Variant(name="edges not snapped to cuts", moments={"snap_seconds": 0.0}),
     Variant(
         name="neither shots nor snapping",
-        patches=[(RANGES, "shots_in", lambda *_: NO_RANGES)],
+        patches=[(RANGES, "shot_ranges", lambda *_: NO_RANGES)],
         moments={"snap_seconds": 0.0},
     ),
     Variant(name="score: ring contrast alone", moments={"ring_share": 1.0}),

@@ -1,11 +1,14 @@
-"""From similarity curves to moments: pure NumPy, O(T), no training.
+"""Moments: finds the spans of similarity curves that answer a query. Pure NumPy, O(T), no training.
 
-The recipe: hold each frame until the next one (a curve of one value a second). Two kinds of spans may be moments. Some
-are read off the curve, smoothed at two fixed scales: the spans of largest sum over the midpoint of median and peak, and
-the runs over Otsu's threshold, their edges sharpened on the raw curve and snapped to shot cuts. The others are shots,
-and runs of shots: what lies between the n strongest changes of the picture, for n = 1, 2, 4 and so on. Score each by
-how far it is above the level of the curve and of the seconds around it, less what chance would give it; suppress
-overlaps.
+The recipe:
+
+1. Hold each frame until the next one, for a curve of one value a second.
+2. Collect candidates from the curve, smoothed at two fixed scales: the spans with the largest sum over the midpoint of
+   median and peak, and the runs over Otsu's threshold. Sharpen their edges on the raw curve and snap them to cuts.
+3. Collect shots and runs of shots: the spans between the n strongest changes of the picture, for n = 1, 2, 4, ...
+4. Score each candidate by its height over the level of the curve and over the seconds around it, minus the height that
+   chance explains.
+5. Suppress overlaps.
 """
 
 import math
@@ -18,19 +21,19 @@ from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
 from temporal.moments.curve import Curve, Floats, Ints, debias, epoch_runs, median, per_second
-from temporal.moments.ranges import MAD_SIGMA, Bools, ScoredRanges, Stretch, scored_ranges, smoothed
+from temporal.moments.ranges import MAD_SIGMA, Bools, ScoredRanges, Stretch, score_ranges, smooth_curve
 from temporal.moments.shots import NO_CHANGES, Changes
 from temporal.values import ScoredSpan, TimeSpan
 
 __all__ = ["Curve", "Scores", "debias", "find_all_moments", "find_moments", "per_second", "suppress", "tiou"]
 
-STAND_OUT = 4.0  # robust sigmas over the median: the highest of 3,600 seconds of noise stays under it
-FEW = 3  # moments of a curve of which nothing stands out: a weak answer is worth seeing, ten random ones not
+STAND_OUT = 4.0  # robust sigmas over the median; the highest of 3,600 seconds of noise stays below
+FEW = 3  # moments of a curve without a clear peak: a few weak answers help, ten random ones do not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scores:
-    """How near each frame of one video is to a query; find_moments() says what holds for each of these."""
+    """The similarity of each frame of one video to a query; find_moments() describes the fields."""
 
     pts_seconds: Floats
     scores: NDArray[np.float32]
@@ -48,22 +51,22 @@ def find_moments(
     changes: Changes = NO_CHANGES,
     config: MomentConfig,
 ) -> list[ScoredSpan]:
-    """Find the spans of one video that stand out of their surroundings, best first.
+    """Find the spans of one video that stand out from their surroundings, best first.
 
-    A moment longer than twice `locality_seconds` comes in pieces, and a query that fits the whole video alike comes
-    to nothing, or to the little that stands out of it: contrast has no opinion on what never changes.
+    A moment longer than twice `locality_seconds` is returned in pieces. A query that fits the whole video equally gives
+    nothing, or the small parts that stand out: contrast cannot judge a constant.
 
     Args:
         pts_seconds: float64 (F,), strictly increasing, >= 0.
         scores: float32 (F,), the de-biased similarity of each frame to the query; higher is closer.
         epochs: int32 (F,), never falling; None: all one epoch.
         duration_seconds: Media time at which the video ends, not before the last frame.
-        changes: How the picture changes; without any, no edge is snapped, and no shot is a moment.
+        changes: Changes of the picture; without any, no edge is snapped and no shot is a candidate.
     Returns:
         Half-open spans inside [0, duration), each within one epoch, at most `max_moments`; none for a flat curve.
     Raises:
         ValueError: If an argument is not as described.
-    Source: Kadane and Otsu as read-outs, https://arxiv.org/abs/2608.04480; contrast, https://arxiv.org/abs/2408.16219
+    Source: Kadane and Otsu to read spans off a curve, https://arxiv.org/abs/2608.04480; contrast, https://arxiv.org/abs/2408.16219
         (TFVTG); midpoint, sharpening, shots and the score are ours (benchmarks/ablation.py).
     """
     video = Scores(
@@ -73,39 +76,39 @@ def find_moments(
 
 
 def find_all_moments(videos: Sequence[Scores], config: MomentConfig) -> list[list[ScoredSpan]]:
-    """Find the moments of several videos, those of each as find_moments() does, in less time than one by one."""
+    """Find the moments of several videos at once. Same result as find_moments() for each, in less time."""
     epochs = [epoch for number, video in enumerate(videos) for epoch in _epochs_of(number, video, config)]
-    found: list[list[_Spans]] = [[] for _ in videos]
+    candidates: list[list[_Spans]] = [[] for _ in videos]
     if epochs:
-        ranges = scored_ranges([stretch for epoch in epochs for stretch in epoch.stretches()], config)
+        ranges = score_ranges([stretch for epoch in epochs for stretch in epoch.stretches()], config)
         first = 0
         for epoch in epochs:
             last = first + len(epoch.regions)
-            found[epoch.number].append(epoch.spans(ranges.of(first, last), first, config))
+            candidates[epoch.number].append(epoch.spans(ranges.of(first, last), first, config))
             first = last
-    return [_kept(spans, video, config) if spans else [] for spans, video in zip(found, videos, strict=True)]
+    return [_select(spans, video, config) if spans else [] for spans, video in zip(candidates, videos, strict=True)]
 
 
 class _Spans(NamedTuple):
-    """What may be a moment, (N,) all. The best frames are not looked for yet."""
+    """Candidates in media time, (N,) each, without their best frames."""
 
-    starts: Floats  # media time
+    starts: Floats  # seconds
     ends: Floats
     scores: Floats
-    is_clear: Bools  # it stands out of its epoch
+    is_clear: Bools  # True for a candidate that stands out from its epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Epoch:
     """One epoch of one video."""
 
-    number: int  # of the video
-    pts_seconds: Floats  # of the video's frames
+    number: int  # index of the video
+    pts_seconds: Floats  # of all frames of the video
     values: Floats  # (T,), one a second
-    edges: Floats  # (T + 1,), media time where each second begins, and the last one ends
-    changes: Changes  # inside it
-    is_high: Bools  # (T,)
-    regions: list[tuple[int, int]]  # where to look, in cells
+    edges: Floats  # (T + 1,), media time of the start of each cell, and of the end of the last
+    changes: Changes  # inside the epoch
+    is_high: Bools  # (T,), True where the curve stands out
+    regions: list[tuple[int, int]]  # ranges of cells to search
 
     def stretches(self) -> Iterator[Stretch]:
         cells, strengths = _in_cells(self.changes, self.edges)
@@ -115,23 +118,23 @@ class _Epoch:
                 values=self.values[begin:end], change_cells=cells[inside] - begin, change_strengths=strengths[inside]
             )
 
-    def spans(self, found: ScoredRanges, first_stretch: int, config: MomentConfig) -> _Spans:
-        """Turn ranges of its stretches into media time."""
-        begins = np.array([begin for begin, _ in self.regions])[found.ranges.stretch - first_stretch]
-        a, b = begins + found.ranges.first, begins + found.ranges.last
-        starts, ends = self._in_seconds(a, b, found.is_shot, config.snap_seconds)
+    def spans(self, ranges: ScoredRanges, first_stretch: int, config: MomentConfig) -> _Spans:
+        """Turn ranges of the stretches of this epoch into media time."""
+        begins = np.array([begin for begin, _ in self.regions])[ranges.ranges.stretch - first_stretch]
+        a, b = begins + ranges.ranges.first, begins + ranges.ranges.last
+        starts, ends = self._in_seconds(a, b, ranges.is_shot, config.snap_seconds)
         high_count = np.concatenate(([0], np.cumsum(self.is_high)))
         is_span = starts < ends
         is_clear = high_count[b] > high_count[a]
-        return _Spans(starts[is_span], ends[is_span], found.scores[is_span], is_clear[is_span])
+        return _Spans(starts[is_span], ends[is_span], ranges.scores[is_span], is_clear[is_span])
 
     def _in_seconds(self, a: Ints, b: Ints, is_shot: Bools, tolerance_seconds: float) -> tuple[Floats, Floats]:
         """Turn cells [a, b) into media time.
 
-        An edge of a shot is the change of picture there; another goes to the frame that begins there, then to a cut
-        close by. The ends of the epoch are edges already, harder than any cut.
+        The edge of a shot moves to its change of picture. Any other edge moves to the frame that begins there, and then
+        to a cut nearby. The ends of the epoch stay.
         """
-        cells = np.concatenate([a, b])  # those of the starts, then those of the ends
+        cells = np.concatenate([a, b])  # starts, then ends
         is_shot, is_inner = np.tile(is_shot, 2), (cells > 0) & (cells < len(self.edges) - 1)
         at, changes = self.edges[cells], self.changes
         of_shots = _nearest(changes.seconds, at, np.full(len(at), 1.01))
@@ -147,13 +150,13 @@ def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_Ep
     """Yield the epochs of a video.
 
     Raises:
-        ValueError: If its frames are not as find_moments() describes them.
+        ValueError: If the frames do not fit the description in find_moments().
     """
     curve = per_second(video.pts_seconds, video.scores, epochs=video.epochs, duration_seconds=video.duration_seconds)
     for first, last in epoch_runs(curve.epochs):
         values = curve.values[first:last].astype(np.float64)
         edges = np.append(curve.times[first:last], curve.ends[last - 1])
-        scales = [smoothed(values, sigma) for sigma in config.smoothing_seconds]
+        scales = [smooth_curve(values, sigma) for sigma in config.smoothing_seconds]
         is_high = np.zeros(len(values), dtype=np.bool_)
         for smooth in scales:
             centre = median(smooth)
@@ -164,52 +167,58 @@ def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_Ep
         )  # fmt: skip
 
 
-def _kept(found: Sequence[_Spans], video: Scores, config: MomentConfig) -> list[ScoredSpan]:
-    """Leave out what shows the same as a better span, and what does not stand out, and find the best frame of each."""
-    starts, ends, scores, is_clear = (np.concatenate(parts) for parts in zip(*found, strict=True))
+def _select(spans: Sequence[_Spans], video: Scores, config: MomentConfig) -> list[ScoredSpan]:
+    """Suppress overlaps, drop unclear candidates, and find the best frame of each remaining span."""
+    starts, ends, scores, is_clear = (np.concatenate(parts) for parts in zip(*spans, strict=True))
     best = suppress(starts, ends, scores, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
     moments = []
-    for one in [one for rank, one in enumerate(best) if rank < FEW or is_clear[one]][: config.max_moments]:
-        span = TimeSpan(start_seconds=float(starts[one]), end_seconds=float(ends[one]))
+    for n in [n for rank, n in enumerate(best) if rank < FEW or is_clear[n]][: config.max_moments]:
+        span = TimeSpan(start_seconds=float(starts[n]), end_seconds=float(ends[n]))
         peak_seconds, peak = _best_frame(span.start_seconds, span.end_seconds, video.pts_seconds, video.scores)
-        moments.append(ScoredSpan(span=span, score=float(scores[one]), peak_seconds=peak_seconds, peak=peak))
+        moments.append(ScoredSpan(span=span, score=float(scores[n]), peak_seconds=peak_seconds, peak=peak))
     return moments
 
 
 def tiou(a: TimeSpan, b: TimeSpan) -> float:
-    """Temporal intersection over union, 0..1; 0 where both are empty."""
+    """Return the temporal intersection over union, 0..1; 0 where both spans are empty."""
     shared = max(0.0, min(a.end_seconds, b.end_seconds) - max(a.start_seconds, b.start_seconds))
     union = a.length_seconds + b.length_seconds - shared
     return shared / union if union > 0 else 0.0
 
 
 def suppress(starts: Floats, ends: Floats, scores: Floats, *, tiou_threshold: float, containment: float) -> list[int]:
-    """Keep one of the spans that show the same moment; return the places of those kept, the best first.
+    """Keep one of the spans that show the same moment; return the indices of the kept spans, best first.
 
-    Two show the same moment if they overlap by `tiou_threshold` or more, or if one lies inside the other. Then the
-    better stays. But one that fills less than `tiou_threshold` of the span around it also stays, in place of that, if
-    it has `containment` of its score: short moments are what every system finds worst. (Of two nearly equal spans the
-    smaller has no such right: that would shave the edges off every moment.)
+    Two spans show the same moment if they overlap by `tiou_threshold` or more, or if one lies inside the other. The
+    better span stays. Exception: a span that fills less than `tiou_threshold` of the span around it replaces that span
+    if it has at least `containment` of its score, because short moments are the hardest to find. (A smaller span of
+    nearly equal length gets no such preference: that would shave the edges off every moment.)
 
     Args:
-        starts: float64 (N,), seconds, and so `ends`.
+        starts: float64 (N,), seconds.
+        ends: float64 (N,), seconds.
         scores: float64 (N,); higher is better.
+        tiou_threshold: 0..1.
+        containment: 0..1.
     """
     order, count = np.lexsort((ends, starts, -scores)), len(scores)
-    is_same, is_small_part = _compared(starts[order], ends[order], tiou_threshold)
+    is_same, is_small_part = _compare(starts[order], ends[order], tiou_threshold)
     ordered: list[float] = scores[order].tolist()
-    kept: dict[int, float] = {}  # ranks, with the best score each stands for, lest small steps add up
+    kept: dict[int, float] = {}  # rank -> best score of the spans that it replaced, so that small steps do not add up
     for rank, score in enumerate(ordered):
         rivals = [rival for rival in kept if is_same[rank * count + rival]]
         if all(is_small_part[rank * count + rival] and score >= containment * kept[rival] for rival in rivals):
             kept[rank] = max([score, *(kept.pop(rival) for rival in rivals)])
-    places: list[int] = order[sorted(kept)].tolist()
-    return places
+    indices: list[int] = order[sorted(kept)].tolist()
+    return indices
 
 
-def _compared(starts: Floats, ends: Floats, tiou_threshold: float) -> tuple[bytes, bytes]:
-    """Say of each span and each other whether they show the same moment, and whether it is a small part of the other:
-    (N, N) both, as bytes, since a few at a time are looked at."""
+def _compare(starts: Floats, ends: Floats, tiou_threshold: float) -> tuple[bytes, bytes]:
+    """Compare each span with each other: do they show the same moment, and is the first a small part of the second?
+
+    Returns:
+        Two (N, N) tables as bytes, because the caller reads a few cells at a time.
+    """
     lengths = ends - starts
     shared = np.maximum(0.0, np.minimum(ends[:, None], ends) - np.maximum(starts[:, None], starts))
     unions = lengths[:, None] + lengths - shared
@@ -220,8 +229,10 @@ def _compared(starts: Floats, ends: Floats, tiou_threshold: float) -> tuple[byte
 
 
 def _in_cells(changes: Changes, edges: Floats) -> tuple[Ints, Floats]:
-    """Return the first cell after each change, ascending and distinct, and how strong the strongest of them is."""
-    cells = np.searchsorted(edges[:-1] + 0.5, changes.seconds, "right")  # a cell shows what is shown in its middle
+    """Return the first cell after each change, ascending and distinct, and the strongest change of each cell."""
+    cells = np.searchsorted(
+        edges[:-1] + 0.5, changes.seconds, "right"
+    )  # a cell has the frame that is shown in its middle
     is_inner = (cells > 0) & (cells < len(edges) - 1)
     cells, strengths = cells[is_inner], changes.strengths[is_inner].astype(np.float64)
     if not len(cells):
@@ -231,9 +242,9 @@ def _in_cells(changes: Changes, edges: Floats) -> tuple[Ints, Floats]:
 
 
 def _regions(scales: Sequence[Floats], config: MomentConfig) -> list[tuple[int, int]]:
-    """Where to look: the whole epoch, or in a long one the surroundings of its highest peaks.
+    """Return the ranges of cells to search: the whole epoch, or the surroundings of the highest peaks of a long one.
 
-    So what is found around a peak does not depend on how long the stream goes on.
+    So the result around a peak does not depend on the length of the stream.
     """
     count, reach = len(scales[0]), math.ceil(config.locality_seconds)
     if count <= 2 * reach:
@@ -248,7 +259,7 @@ def _regions(scales: Sequence[Floats], config: MomentConfig) -> list[tuple[int, 
 
 
 def _nearest(times: Floats, at: Floats, tolerance: Floats) -> Floats:
-    """Of ascending times the one nearest to each of `at`, if it is nearer than the tolerance; else `at` itself."""
+    """Return the nearest of ascending times for each of `at` if it is within the tolerance, else `at` itself."""
     if not len(times):
         return at
     low = np.searchsorted(times, at - tolerance, "right")
@@ -263,7 +274,7 @@ def _nearest(times: Floats, at: Floats, tolerance: Floats) -> Floats:
 
 
 def _best_frame(start: float, end: float, pts_seconds: Floats, scores: NDArray[np.float32]) -> tuple[float, float]:
-    """Time and score of the best frame that begins in [start, end), or else of the one shown through it."""
+    """Return time and score of the best frame that begins in [start, end), else of the frame shown throughout."""
     first, last = (int(at) for at in np.searchsorted(pts_seconds, (start, end), "left"))
     if first == last:
         return start, float(scores[first - 1])
