@@ -1,11 +1,11 @@
-"""Settings of the stage: how media time is cut into windows, and how curves become moments."""
+"""Settings of the stage: windows, the fusion transformer and its training, and moments."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowConfig:
-    """The grid of windows, and what makes segments of them. Part of the encoder fingerprint."""
+    """The grid of windows, and their fusion. Part of the encoder fingerprint."""
 
     length_seconds: float = 16.0  # length of a segment; at one frame a second well under the 32 that fusion takes
     stride_seconds: float = 8.0  # from one segment's start to the next; each second lies in two, so never at an edge
@@ -20,22 +20,22 @@ class WindowConfig:
 
     @property
     def name(self) -> str:
-        """The grid in one short text, e.g. "16s/8s"."""
+        """The grid as a short text, e.g. "16s/8s"."""
         return f"{self.length_seconds:g}s/{self.stride_seconds:g}s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionConfig:
-    """The shape of a fusion transformer; a checkpoint carries its own."""
+    """The shape of a fusion transformer; each checkpoint holds its own."""
 
     frame_size: int  # D of the visual encoder
     utterance_size: int  # E of the sentence encoder
     width: int = 512
     layer_count: int = 2
     head_count: int = 8
-    dropout: float = 0.1  # while training
-    max_frames: int = 32  # attention to more falls below mean pooling on long video (field practice)
-    max_utterances: int = 16  # of a window of 16 s; talk seldom has more than eight
+    dropout: float = 0.1  # in training
+    max_frames: int = 32  # attention to more frames is worse than mean pooling on long video (field practice)
+    max_utterances: int = 16  # in a window; 16 s of talk seldom have more than eight
 
     def __post_init__(self) -> None:
         for name in ("frame_size", "utterance_size", "width", "layer_count", "head_count", "max_utterances"):
@@ -51,24 +51,24 @@ class FusionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """How fusion is trained. The defaults are the field's for a head over frozen vectors."""
+    """Settings of the training of fusion. The defaults are usual for a head over frozen vectors."""
 
     steps: int = 2000
-    batch_count: int = 128  # captions of a step, over all processes
-    seed: int = 1  # of every random choice, and of which videos are held back
-    learning_rate: float = 3e-4  # at its peak
+    batch_count: int = 128  # captions in a step, over all processes
+    seed: int = 1  # of every random choice, and of the split of the videos
+    learning_rate: float = 3e-4  # peak
     weight_decay: float = 0.2
     gradient_norm: float = 1.0
-    anchor_weight: float = 0.1  # of the squared distance from the mean of the frames
-    first_scale: float = 20.0  # of similarities in the loss, at the start; learned
+    anchor_weight: float = 0.1  # weight of the squared distance from the mean of the frames
+    first_scale: float = 20.0  # initial scale of the similarities in the loss; it is learned
     shortest_seconds: float = 4.0  # of a window
-    longest_seconds: float = 32.0
-    frame_dropout: float = 0.3  # at most, of a window's frames
-    transcript_dropout: float = 0.3  # of windows that lose all words
-    average_decay: float = 0.99  # of the moving average of the weights, which is what is kept
-    held_out_share: float = 0.1  # of the videos that choose, and of those that judge
-    report_steps: int = 50  # between two measurements, each with a checkpoint
-    patience: int = 10  # measurements without a better one, and the run ends
+    longest_seconds: float = 32.0  # of a window
+    frame_dropout: float = 0.3  # largest share of frames that a window loses
+    transcript_dropout: float = 0.3  # share of windows that lose all words
+    average_decay: float = 0.99  # of the moving average of the weights, which is the result
+    held_out_share: float = 0.1  # share of the captions for validation, and the same for the test
+    report_steps: int = 50  # steps between two reports, each with a checkpoint
+    patience: int = 10  # reports without improvement after which the run ends
 
     def __post_init__(self) -> None:
         for name in ("steps", "report_steps", "patience"):
@@ -87,7 +87,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentConfig:
-    """How a similarity curve is read. All lengths are in seconds and never scaled by the video's duration."""
+    """Settings of moments. All lengths are in seconds, whatever the duration of the video."""
 
     # Gaussian sigmas at which a similarity curve is read, for moments under 10 s and for longer ones
     smoothing_seconds: tuple[float, ...] = (1.0, 3.0)
