@@ -1,12 +1,12 @@
-"""The queue of videos that wait to be indexed, and the requests that were answered: tables of the catalog.
+"""JobQueue: the videos that wait to be indexed, and the requests that were answered, in tables of the catalog.
 
-A job and its video never contradict each other:
-1. submit() makes a QUEUED job; the request that asked for it is remembered in the same transaction.
-2. claim() makes it RUNNING. Only the holder of the writer's lock does, so RUNNING jobs of others are of the dead, and
-   requeue_running() lets them begin anew.
-3. Catalog.finish(job_id=...) makes the video READY and removes the job, in one transaction; or fail() keeps it FAILED.
-A job that was cancelled, deleted or replaced meanwhile is not RUNNING any more, so 3 finds nothing to end and its video
-does not become visible.
+The server adds and removes jobs, a job worker does them. A job and its video never contradict each other:
+1. submit() makes a QUEUED job, and stores the request in the same transaction.
+2. claim() makes it RUNNING. Only the holder of the writer's lock calls it. So RUNNING jobs that this process did not
+   claim belong to a process that died, and requeue_running() makes them QUEUED again.
+3. Catalog.finish(job_id=...) makes the video READY and removes the job, in one transaction; or fail() makes it FAILED.
+A job that was cancelled, deleted or replaced after step 2 is not RUNNING any more: step 3 then finds no job to end, and
+its video does not become visible.
 """
 
 import json
@@ -24,9 +24,9 @@ from serve.errors import RequestIdReused, WorkerCrashed
 from serve.indexing import uploads
 from serve.values import VideoState, VideoStatus
 
-MAX_ATTEMPTS = 3  # a job in whose middle the worker died this often is the reason
-REQUEST_SECONDS = 24 * 3600.0  # how long a repeated request gets the first one's answer
-FAILED_SECONDS = 7 * 24 * 3600.0  # how long a failure can be asked for
+MAX_ATTEMPTS = 3  # a job during which the worker died this often is taken for the reason, and fails
+REQUEST_SECONDS = 24 * 3600.0  # how long a repeated request gets the first answer
+FAILED_SECONDS = 7 * 24 * 3600.0  # how long a FAILED job stays readable
 OWN_SCHEMES = ("http:", "https:", "file:")
 _FIELDS = (
     "id, collection, video_id, uri, spool_name, display_uri, metadata, recorded_time, state, progress, failure_reason,"
@@ -35,7 +35,7 @@ _FIELDS = (
 
 
 class JobState(StrEnum):
-    """How far a job is. One that succeeded is no more."""
+    """State of a job. A job that succeeded has no row any more."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -48,15 +48,15 @@ class NewJob:
 
     collection: str
     video_id: str
-    uri: str  # what is fetched; may hold credentials, and is never shown
-    display_uri: str  # what is shown, and stored with the video
-    spool_name: str | None = None  # the file of an upload's bytes, instead of the URI
+    uri: str  # fetched; may hold credentials, and is never shown
+    display_uri: str  # shown, and stored with the video
+    spool_name: str | None = None  # file of an upload, read instead of the URI
     metadata: Mapping[str, str] = field(default_factory=dict)
     recorded_time: float | None = None  # seconds since 1970
 
     def __post_init__(self) -> None:
-        # A plain path is opened without any policy. So is "name:rest" once a file of that name exists, unless the
-        # scheme is one of ours.
+        # A plain path is opened without the URI policy. So is "name:rest" if a file of that name exists, unless the
+        # scheme is among OWN_SCHEMES.
         is_uri = "://" in self.uri or self.uri.lower().startswith(OWN_SCHEMES)
         if self.spool_name is None and (scheme_of(self.uri) is None or not is_uri):
             raise ValueError(f"a job needs a URI that cannot be taken for a path, got {self.uri!r}")
@@ -64,12 +64,12 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A video on its way in, or why it did not come in."""
+    """A video that waits or is being indexed, or the reason why its indexing failed."""
 
-    job_id: int  # never used twice
+    job_id: int  # never reused
     collection: str
     video_id: str
-    uri: str  # what is fetched; may hold credentials, and is never shown
+    uri: str  # fetched; may hold credentials, and is never shown
     spool_name: str | None
     display_uri: str
     metadata: Mapping[str, str]
@@ -83,7 +83,7 @@ class Job:
     changed_time: float
 
     def status(self) -> VideoStatus:
-        """Return the video as a server tells of it."""
+        """Return the video as a server lists it."""
         return VideoStatus(
             video_id=self.video_id,
             collection=self.collection,
@@ -99,31 +99,31 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKey:
-    """What tells a request that comes again from another one."""
+    """Identity of a request: equal for a repeated request, different for any other."""
 
-    principal: str  # whose it is: others may use the same ids
+    principal: str  # the caller: others may use the same ids
     request_id: str
     method: str
-    digest: str  # of all that is asked
+    digest: str  # of the whole request
 
 
 class JobQueue:
-    """The jobs of one catalog. Reading needs any catalog, changes need an editor or a writer."""
+    """The jobs of one catalog. Reading works with any Catalog, changes need an editor or a writer."""
 
     def __init__(self, catalog: Catalog, *, clock: Callable[[], float] = time.time) -> None:
         self.catalog, self._clock = catalog, clock
         self.spool_folder = catalog.directory / uploads.FOLDER_NAME
 
-    # ---- for those who ask for work
+    # ---- for the server
 
     def submit(self, new: NewJob, request: RequestKey | None = None) -> tuple[str, str]:
-        """Have a video indexed; return its (collection, video_id), or those that a repeated request was answered with.
+        """Queue a video; return its (collection, video_id), or for a repeated request the first answer.
 
-        A job for the same bytes that is QUEUED or RUNNING already stays as it is; any other job for the video is
-        replaced. An upload's file belongs to the queue from here on, also where no job needs it.
+        A QUEUED or RUNNING job for the same bytes stays as it is. Any other job for the video is replaced. The queue
+        owns an upload's file from here on, and removes it if no job needs it.
 
         Raises:
-            RequestIdReused: If the request's id came with another request.
+            RequestIdReused: If another request had the same id.
         """
         with self.catalog.editing() as edit:
             answer = self._answer(edit, request)
@@ -143,12 +143,12 @@ class JobQueue:
         return answer
 
     def delete(self, video_id: str, collection: str | None = None, request: RequestKey | None = None) -> None:
-        """Remove a video and the job to index it, in one transaction. Repeating a request that did is no error.
+        """Remove a video and the job to index it, in one transaction. A repeated request is no error.
 
         Raises:
-            VideoNotFound: If there is neither.
-            VideoAmbiguous: If there are in several collections and none is named.
-            RequestIdReused: If the request's id came with another request.
+            VideoNotFound: If there is neither a video nor a job.
+            VideoAmbiguous: If several collections have one, and no collection is named.
+            RequestIdReused: If another request had the same id.
         """
         with self.catalog.editing() as edit:
             if self._answer(edit, request) is not None:
@@ -163,10 +163,10 @@ class JobQueue:
             uploads.remove(self.spool_folder, name)
 
     def cancel(self, collection: str, video_id: str, request: RequestKey | None = None) -> bool:
-        """Remove a job, and leave the video that is there; say whether there was a job.
+        """Remove a job, but not the video; return whether there was a job.
 
         Args:
-            request: What had it removed, to be remembered.
+            request: Stored, so that a repeated request gets the same answer.
         """
         with self.catalog.editing() as edit:
             old = self.job(collection, video_id)
@@ -178,12 +178,12 @@ class JobQueue:
         return old is not None
 
     def answer(self, request: RequestKey) -> tuple[str, str] | None:
-        """Return the (collection, video_id) that a repeated request was answered with; None: it is new.
+        """Return the (collection, video_id) that answered the same request before; None: the request is new.
 
         Raises:
-            RequestIdReused: If its id came with another request.
+            RequestIdReused: If another request had the same id.
         """
-        return self._checked(
+        return self._check_answer(
             request,
             self.catalog.select(
                 "SELECT method, digest, collection, video_id FROM requests"
@@ -194,10 +194,10 @@ class JobQueue:
 
     def job(self, collection: str, video_id: str) -> Job | None:
         """Return the job of a video; None: there is none."""
-        found = self.catalog.select(
+        rows = self.catalog.select(
             f"SELECT {_FIELDS} FROM jobs WHERE collection = ? AND video_id = ?", collection, video_id
         )
-        return _job_of(found[0]) if found else None
+        return _job_of(rows[0]) if rows else None
 
     def jobs(
         self,
@@ -210,10 +210,10 @@ class JobQueue:
         """Return jobs, ordered by (display_uri, collection, video_id).
 
         Args:
-            collections: Only of these; None: of all.
-            video_id: Only those for a video of this id.
-            after: Only those behind this place in the order: the last one of the page before.
-            limit: The most to return; negative: all.
+            collections: Only jobs of these collections; None: of all.
+            video_id: Only jobs for a video of this id.
+            after: Only jobs after this place in the order, which is the last job of the page before.
+            limit: The largest number of jobs to return; negative: no limit.
         """
         uri, *names = after or (None, None, None)
         return [
@@ -229,18 +229,18 @@ class JobQueue:
         ]  # fmt: skip
 
     def counts(self) -> dict[JobState, int]:
-        """Return how many jobs are in each state."""
-        found = dict.fromkeys(JobState, 0)
-        found.update((JobState(state), count) for state, count in
+        """Return the number of jobs in each state."""
+        counts = dict.fromkeys(JobState, 0)
+        counts.update((JobState(state), count) for state, count in
                      self.catalog.select("SELECT state, count(*) FROM jobs GROUP BY state"))  # fmt: skip
-        return found
+        return counts
 
     def has_work(self) -> bool:
-        """Whether any job waits, or was left by a process that died."""
+        """Whether a job waits, runs, or was left RUNNING by a process that died."""
         return bool(self.catalog.select("SELECT 1 FROM jobs WHERE state IN ('QUEUED', 'RUNNING') LIMIT 1"))
 
     def spool_names(self) -> set[str]:
-        """Return the files of uploads that jobs need."""
+        """Return the names of the upload files that jobs need."""
         return {
             name
             for (name,) in self.catalog.select(
@@ -248,23 +248,23 @@ class JobQueue:
             )
         }
 
-    # ---- for the one who holds the writer's lock
+    # ---- for the holder of the writer's lock
 
     def claim(self, *, is_alone: bool = True) -> Job | None:
-        """Make the oldest QUEUED job RUNNING, and count the attempt; None: there is none to begin now.
+        """Make the oldest QUEUED job RUNNING, count the attempt, and return the job; None: no job is to begin now.
 
         Args:
-            is_alone: Whether no other job is running. One that was tried before may be what killed the process, so it
-                waits until it is alone and takes no other with it.
+            is_alone: Whether no other job runs. A job that was tried before may have killed the process: it waits until
+                no other job runs, so that it cannot harm another.
         """
         oldest = f"SELECT {_FIELDS} FROM jobs WHERE state = 'QUEUED' ORDER BY id LIMIT 1"
-        if not self.catalog.select(oldest):  # most often: without asking for the right to write
+        if not self.catalog.select(oldest):  # the usual case, which needs no write transaction
             return None
         with self.catalog.editing() as edit:
-            found = self.catalog.select(oldest)
-            if not found or (_job_of(found[0]).attempt_count and not is_alone):
+            rows = self.catalog.select(oldest)
+            if not rows or (_job_of(rows[0]).attempt_count and not is_alone):
                 return None
-            job_id = found[0][0]
+            job_id = rows[0][0]
             edit.execute(
                 "UPDATE jobs SET state = 'RUNNING', progress = 0, attempt_count = attempt_count + 1, changed_time = ?"
                 " WHERE id = ?", (self._clock(), job_id)
@@ -272,7 +272,7 @@ class JobQueue:
             return _job_of(self.catalog.select(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job_id)[0])
 
     def set_progress(self, shares: Mapping[int, float]) -> set[int]:
-        """Note how far jobs are, 0 to 1 by job id; return the ids of those that are not RUNNING any more."""
+        """Store the progress of jobs, 0 to 1 by job id; return the ids of the jobs that are not RUNNING any more."""
         noted = dict(
             self.catalog.select(
                 "SELECT id, progress FROM jobs WHERE state = 'RUNNING' AND id IN (SELECT value FROM json_each(?))",
@@ -280,13 +280,13 @@ class JobQueue:
             )
         )
         changed = [(share, job_id) for job_id, share in shares.items() if noted.get(job_id, share) != share]
-        if changed:  # an hour of download is no reason to write to the disk all the time
+        if changed:  # so that a long download does not write to the disk every moment
             with self.catalog.editing() as edit:
                 edit.executemany("UPDATE jobs SET progress = ? WHERE id = ? AND state = 'RUNNING'", changed)
         return shares.keys() - noted.keys()
 
     def fail(self, job_id: int, reason: str, message: str) -> bool:
-        """Make a RUNNING job FAILED; say whether it still was RUNNING."""
+        """Make a RUNNING job FAILED; return whether it was RUNNING."""
         with self.catalog.editing() as edit:
             self._forget_old(edit)
             spool_names = self._fail(edit, "id = ? AND state = 'RUNNING'", (job_id,), reason, message)
@@ -294,14 +294,14 @@ class JobQueue:
         return bool(spool_names)
 
     def fail_all(self, reason: str, message: str) -> int:
-        """Make every job FAILED, as nothing can be indexed here; return how many."""
+        """Make every job FAILED, as this process cannot index at all; return the number of jobs."""
         with self.catalog.editing() as edit:
             spool_names = self._fail(edit, "state IN ('QUEUED', 'RUNNING')", (), reason, message)
         self._remove_spooled(spool_names)
         return len(spool_names)
 
     def requeue_running(self) -> None:
-        """Let the jobs of a process that died begin anew; those it died on too often become FAILED."""
+        """Make RUNNING jobs of a process that died QUEUED again, or FAILED after MAX_ATTEMPTS."""
         with self.catalog.editing() as edit:
             self._forget_old(edit)
             ended: list[str | None] = []
@@ -318,7 +318,7 @@ class JobQueue:
         self._remove_spooled(ended)
 
     def release_running(self) -> None:
-        """Give back what is RUNNING as if it had never been begun: its process was told to stop."""
+        """Make RUNNING jobs QUEUED again without counting the attempt, as their process stops on request."""
         with self.catalog.editing() as edit:
             edit.execute(
                 "UPDATE jobs SET state = 'QUEUED', progress = 0, attempt_count = attempt_count - 1, changed_time = ?"
@@ -340,7 +340,7 @@ class JobQueue:
     def _fail(
         self, edit: sqlite3.Connection, where: str, which: tuple[object, ...], reason: str, message: str
     ) -> list[str | None]:
-        """Make jobs FAILED and return their spool names: an upload's bytes go with its failure, and so do secrets."""
+        """Make jobs FAILED and return their spool names. That also removes secrets: `uri` becomes `display_uri`."""
         changed = edit.execute(
             "UPDATE jobs SET state = 'FAILED', uri = display_uri, failure_reason = ?, failure_message = ?,"
             f" changed_time = ? WHERE {where} RETURNING spool_name",
@@ -358,10 +358,10 @@ class JobQueue:
         edit.execute("DELETE FROM requests WHERE created_time <= ?", (self._clock() - REQUEST_SECONDS,))
         return self.answer(request)
 
-    def _checked(self, request: RequestKey, found: list[tuple[Any, ...]]) -> tuple[str, str] | None:
-        if not found:
+    def _check_answer(self, request: RequestKey, rows: list[tuple[Any, ...]]) -> tuple[str, str] | None:
+        if not rows:
             return None
-        method, digest, collection, video_id = found[0]
+        method, digest, collection, video_id = rows[0]
         if (method, digest) != (request.method, request.digest):
             raise RequestIdReused(request.request_id)
         return collection, video_id
@@ -379,7 +379,7 @@ class JobQueue:
 
 
 def _is_underway(old: Job, new: NewJob) -> bool:
-    """Whether a job already does what is asked."""
+    """Whether a QUEUED or RUNNING job already indexes the bytes of a new job."""
     if old.state is JobState.FAILED:
         return False
     if old.spool_name is not None and new.spool_name is not None:

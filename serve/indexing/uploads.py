@@ -1,7 +1,7 @@
-"""Bytes that clients send, kept in files until they are indexed.
+"""Spool: a folder of uploaded files, which stay until they are indexed.
 
-A file is `….part` while its bytes come, and gets its name when all of them are here and on the disk. Whoever receives
-it holds a lock on it the whole time, so that clean() can tell what somebody still needs from what a kill left behind.
+A file is called `….part` while its bytes arrive, and gets its name when all of them are on the disk. The thread that
+receives it holds a lock on it the whole time. So clean() can tell a file in use from a file that a kill left behind.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from ingest.errors import LimitExceeded, SourceUnreadable
 from serve.errors import SpoolFull, UploadCorrupt
 
 FOLDER_NAME = "uploads"  # in the data directory
-RETRY_AFTER_SECONDS = 30.0  # about the time in which a short video is indexed and its bytes are let go
-COUNT_SECONDS = 1.0  # how long a count of the folder's bytes holds: other processes only ever take files away
+RETRY_AFTER_SECONDS = 30.0  # about the time until a short video is indexed and its file removed
+COUNT_SECONDS = 1.0  # how long a count of the folder's bytes is used: other processes only remove files
 _PART_SUFFIX = ".part"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spooled:
-    """A file that is here, whole and on the disk."""
+    """A complete upload on the disk."""
 
     name: str  # in the spool's folder
     content_sha256: str  # 64 hex digits
@@ -46,16 +46,16 @@ class Spool:
 
     @contextmanager
     def receive(self, filename: str, *, size_bytes: int | None = None) -> "Iterator[Upload]":
-        """Take an upload in. Leaving the block before finish() removes what came.
+        """Receive an upload. Leaving the block before finish() removes the file.
 
-        Leave it only when the job that names the file is submitted: until then clean() does not touch it.
+        Leave the block only after the job that names the file is submitted: until then clean() does not touch it.
 
         Args:
-            filename: What the client calls it, for errors.
-            size_bytes: Its length if announced, so that one too large is refused before its bytes come.
+            filename: The client's name for it, for errors.
+            size_bytes: Its length if the client announced it: too large a file is refused before its bytes arrive.
         Raises:
-            LimitExceeded: Naming max_upload_bytes.
-            SpoolFull: If there is no room.
+            LimitExceeded: If it is larger than max_upload_bytes.
+            SpoolFull: If the spool has no room for it.
         """
         self._admit(filename, size_bytes or 0, new_bytes=size_bytes or 0)
         with readable_disk_failures():
@@ -67,11 +67,11 @@ class Spool:
             upload.close()
 
     def path(self, name: str) -> Path:
-        """Return where a finished file is."""
+        """Return the path of a finished file."""
         return path_of(self.folder, name)
 
     def used_bytes(self) -> int:
-        """Return what all the files hold, finished or not."""
+        """Return the size of all files, finished or not."""
         return _size_of(self.folder)
 
     def remove(self, name: str) -> None:
@@ -79,10 +79,10 @@ class Spool:
         remove(self.folder, name)
 
     def clean(self, referenced: Callable[[], Container[str]]) -> None:
-        """Remove what killed processes left: unfinished files, and finished ones that no job names.
+        """Remove files that killed processes left: unfinished files, and finished files that no job names.
 
         Args:
-            referenced: Returns the names that jobs have now.
+            referenced: Returns the names of the files that jobs need now.
         """
         try:
             named = referenced()
@@ -91,12 +91,12 @@ class Spool:
             return
         for path in unnamed:
             with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-                # Asked again under the lock: until it was free the file may have been waiting for its job.
+                # Asked again under the lock: before the lock was free, the file may have waited for its job.
                 if _try_lock(file.fileno()) and path.name not in referenced():
                     path.unlink()
 
     def _admit(self, filename: str, size_bytes: int, *, new_bytes: int) -> None:
-        """Refuse a file of this size, or bytes that do not fit beside all others."""
+        """Refuse a file that is too large, or bytes for which the spool has no room."""
         if size_bytes > self.max_upload_bytes:
             raise LimitExceeded(upload_uri(filename), "max_upload_bytes", f"more than {self.max_upload_bytes} bytes")
         with self._lock:
@@ -112,10 +112,10 @@ class Spool:
 
 
 class Upload:
-    """One file on its way in. Used by one thread at a time."""
+    """A file that is being received. Used by one thread at a time."""
 
     def __init__(self, spool: Spool, filename: str) -> None:
-        """Make the file. Callers use Spool.receive()."""
+        """Create the file. Only Spool.receive() calls this."""
         self.filename, self.size_bytes = filename, 0
         self._spool, self._digest = spool, hashlib.sha256()
         self._is_finished = False
@@ -125,13 +125,13 @@ class Upload:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             if os.fstat(self._file).st_nlink:
                 break
-            os.close(self._file)  # clean() was faster than the lock
+            os.close(self._file)  # clean() removed it before it was locked
 
     def write(self, data: bytes) -> None:
         """Append bytes.
 
         Raises:
-            LimitExceeded: Naming max_upload_bytes.
+            LimitExceeded: If it is larger than max_upload_bytes.
             SpoolFull: If there is no room for them.
         """
         self._spool._admit_more(self.filename, self.size_bytes + len(data), len(data))
@@ -143,14 +143,14 @@ class Upload:
                 rest = rest[os.write(self._file, rest) :]
 
     def finish(self, *, size_bytes: int | None = None, sha256: str | None = None) -> Spooled:
-        """Keep the file, if it is what was announced.
+        """Check the file against what the client announced, and store it under its name.
 
         Args:
-            size_bytes: As announced; None: it was not.
-            sha256: As announced, in hex; None or empty: it was not.
+            size_bytes: The announced size; None: none was announced.
+            sha256: The announced hash, in hex; None or empty: none was announced.
         Raises:
             SourceUnreadable: If it is empty.
-            UploadCorrupt: If it has another length or checksum.
+            UploadCorrupt: If its length or checksum differs.
             SpoolFull: If the disk is full.
         """
         content_sha256 = self._digest.hexdigest()
@@ -173,14 +173,14 @@ class Upload:
         return Spooled(name=name, content_sha256=content_sha256, size_bytes=self.size_bytes)
 
     def close(self) -> None:
-        """Let go of the file; remove it unless it was finished."""
+        """Unlock the file; remove it unless it was finished."""
         if not self._is_finished:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
 
 
 def upload_uri(filename: str) -> str:
-    """Return the URI that an upload is shown and stored under."""
+    """Return the URI under which an upload is shown and stored."""
     return f"upload:{filename}"
 
 
@@ -190,10 +190,10 @@ def has_same_content(one: str, other: str) -> bool:
 
 
 def path_of(folder: Path, name: str) -> Path:
-    """Return where a finished file is.
+    """Return the path of a finished file.
 
     Raises:
-        ValueError: If the name is none that a spool gives.
+        ValueError: If a spool never gives such a name.
     """
     if not name or "/" in name or "\0" in name or name in (".", "..") or name.endswith(_PART_SUFFIX):
         raise ValueError(f"not the name of a finished upload: {name!r}")
@@ -201,7 +201,7 @@ def path_of(folder: Path, name: str) -> Path:
 
 
 def remove(folder: Path, name: str | None) -> None:
-    """Remove a finished file that no job needs; None is nothing to remove."""
+    """Remove a finished file that no job needs. A name of None is ignored."""
     if name is not None:
         path_of(folder, name).unlink(missing_ok=True)
 
@@ -229,6 +229,6 @@ def _size_of(folder: Path) -> int:
     total = 0
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # indexed and gone meanwhile
+            with contextlib.suppress(FileNotFoundError):  # indexed and removed by now
                 total += entry.stat().st_size
     return total
