@@ -24,7 +24,7 @@ from ingest.values import MediaInfo
 from serve import encoder_set
 from serve.catalog.catalog import Catalog, NewVideo
 from serve.indexing import pipeline
-from serve.search.traits import Captions, captions_of, compute_file_traits
+from serve.search.traits import CaptionBank, caption_bank_of, compute_file_traits
 from serve.settings import Settings
 from temporal.fusion.fusion import MeanPooling
 from temporal.window import cut_video
@@ -251,7 +251,7 @@ def fill(directory: Path, video_count: int) -> None:
         pictures = Pictures(encoders.visual.encode_texts(distinct(caption, CAPTION_COUNT, (SEED, 2))))
         sentences = distinct(sentence, SENTENCE_COUNT, (SEED, 3))
         speech = Speech(sentences, encoders.sentence.encode(sentences))
-        captions = captions_of(directory, encoders.visual)
+        captions = caption_bank_of(directory, encoders.visual)
         small = thumbnails(np.random.default_rng((SEED, 4)))
         for n in range(video_count):
             rng = np.random.default_rng((SEED, 5, n))
@@ -267,7 +267,7 @@ def put(
     catalog: Catalog,
     fingerprint: str,
     settings: Settings,
-    captions: Captions | None,
+    captions: CaptionBank | None,
     video_id: str,
     frames: NDArray[np.float32],
     said: list[Utterance],

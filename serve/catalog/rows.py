@@ -169,7 +169,7 @@ class StoredTraits:
     """Numbers of a file that no question changes; see serve.search.traits."""
 
     change_strengths: NDArray[np.float32]  # (N,): temporal.moments.shots.change_strengths()
-    captions: str  # serve.search.traits.Captions.key; "": the file has no pictures
+    captions: str  # serve.search.traits.CaptionBank.key; "": the file has no pictures
     caption_scores: CaptionScores
 
 

@@ -147,7 +147,7 @@ CREATE VIRTUAL TABLE utterance_search USING fts5 (
 CREATE TABLE video_traits (
     video_row INTEGER PRIMARY KEY REFERENCES videos ON DELETE CASCADE,
     change_strengths BLOB NOT NULL,      -- float32 (N,): temporal.moments.shots.change_strengths
-    captions TEXT NOT NULL,              -- serve.search.traits.Captions.key of the captions behind `generic`
+    captions TEXT NOT NULL,              -- serve.search.traits.CaptionBank.key of the captions behind `generic`
     generic TEXT NOT NULL                -- JSON [[temperature, mean, spread], ...] of the captions' scores
 )
 

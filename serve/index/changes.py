@@ -1,8 +1,8 @@
-"""HeldRows: which of a catalog's rows an index holds. Changes: what the index must remove and add to match the catalog.
+"""HeldRows: which of a catalog's rows an index holds. IndexChanges: what the index must do to match the catalog.
 
-The rows of a file are added and removed together; the file's indexed_time identifies them. Of a live video only the
-blocks that changed are compared (serve.catalog.live_blocks), so the cost of a change does not grow with the video's
-length.
+Both indexes use them. The rows of a file are added and removed together; the file's indexed_time identifies them. A
+live video is compared only in the blocks that changed (serve.catalog.live_blocks), so the cost of a change does not
+grow with the video's length.
 """
 
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
@@ -31,8 +31,8 @@ class VectorRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What an index must remove first, and then add."""
+class IndexChanges:
+    """The rows that an index must remove first, and the rows that it must then add."""
 
     state: tuple[str, int]  # identity and generation of the catalog after these changes
     is_first: bool  # nothing was known before: `load` was called
@@ -83,7 +83,7 @@ class HeldRows:
         catalog: Catalog,
         load: Callable[[Catalog], Mapping[int, float]],
         load_live: Callable[[Sequence[int]], Mapping[int, IdsAndStamps]],
-    ) -> Changes | None:
+    ) -> IndexChanges | None:
         """Compare the index with the catalog, inside a snapshot; return None if they match.
 
         The caller applies the changes, then calls mark_done(). If it fails before that, the next call starts from
@@ -109,16 +109,16 @@ class HeldRows:
                 del self._stamps[row]
                 self._live.pop(row, None)
         missing = sorted(row for row, now in changed.items() if not now.is_live and row not in self._stamps)
-        changes = Changes(state=state, is_first=before is None, gone_videos=gone, new_files=tuple(missing))
+        changes = IndexChanges(state=state, is_first=before is None, gone_videos=gone, new_files=tuple(missing))
         self._compare_live(catalog, {row: now for row, now in changed.items() if now.is_live}, changes, load_live)
         self._stamps.update((row, now.indexed_time) for row, now in changed.items())
         return changes
 
-    def mark_done(self, changes: Changes) -> None:
+    def mark_done(self, changes: IndexChanges) -> None:
         """Note that the index has applied the changes."""
         self.state = changes.state
 
-    def read_new_rows(self, catalog: Catalog, changes: Changes) -> Iterator[VectorRows]:
+    def read_new_rows(self, catalog: Catalog, changes: IndexChanges) -> Iterator[VectorRows]:
         """Read the rows to add, in parts of about `read_row_count`. New files that are gone by now are left out."""
         files = {row: self._stamps[row] for row in changes.new_files if row in self._stamps}
         yield from _read_files(catalog, self.kind, files, self._read_row_count)
@@ -142,7 +142,7 @@ class HeldRows:
         self,
         catalog: Catalog,
         rows: Mapping[int, RowState],
-        changes: Changes,
+        changes: IndexChanges,
         load_live: Callable[[Sequence[int]], Mapping[int, IdsAndStamps]],
     ) -> None:
         """Add the changes of some live videos."""
@@ -159,7 +159,7 @@ class HeldRows:
         self,
         catalog: Catalog,
         row: int,
-        changes: Changes,
+        changes: IndexChanges,
         held_ids: NDArray[np.int64],
         held_stamps: NDArray[np.float64],
     ) -> dict[int, NDArray[np.int64]]:
@@ -174,7 +174,7 @@ class HeldRows:
         return dict(zip(blocks.tolist(), np.split(stored.ids, first[1:]), strict=True)) if len(blocks) else {}
 
     def _compare_blocks(
-        self, catalog: Catalog, row: int, changes: Changes, known: _LiveVideo
+        self, catalog: Catalog, row: int, changes: IndexChanges, known: _LiveVideo
     ) -> dict[int, NDArray[np.int64]]:
         """Compare the blocks of a live video that changed; return the catalog's ids by block."""
         since = block_changes(catalog, row, known.version)

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from serve.catalog.catalog import Catalog, Kind
 from serve.config import IndexConfig
 from serve.errors import IndexUnavailable
-from serve.index.changes import Changes, HeldRows, IdsAndStamps, VectorRows
+from serve.index.changes import HeldRows, IdsAndStamps, IndexChanges, VectorRows
 from serve.index.milvus_connection import MilvusConnection
 from serve.index.nearest import Nearest, NearestWithVideos, check_query, distinct_videos, merge_nearest
 
@@ -78,7 +78,7 @@ class MilvusIndex:
         self._name = ""  # of the collection
         self._width: int | None = None  # None: there is no collection
         self._live: dict[int, list[tuple[int, float]]] = {}  # ids and stamps that a scan read, by row of a live video
-        self._pending: list[Changes] = []  # known to HeldRows, not yet applied
+        self._pending: list[IndexChanges] = []  # known to HeldRows, not yet applied
         self._count = 0
 
     def __len__(self) -> int:
@@ -210,7 +210,7 @@ class MilvusIndex:
                 del self._pending[0]
             self._count = self._count_rows(client)
 
-    def _apply(self, client: Any, catalog: Catalog, changes: Changes) -> None:
+    def _apply(self, client: Any, catalog: Catalog, changes: IndexChanges) -> None:
         """Delete and add rows. Applying changes twice gives the same collection."""
         try:
             if self._width is not None:

@@ -30,7 +30,7 @@ from serve.indexing.run import IndexRun
 from serve.indexing.uploads import Spool
 from serve.indexing.work import Input, Result
 from serve.observe.logs import log_to_stderr
-from serve.search.traits import captions_of
+from serve.search.traits import caption_bank_of
 from serve.settings import Settings, load_settings
 
 logger = logging.getLogger("serve.indexing.job_worker")  # also when it runs as __main__
@@ -112,7 +112,7 @@ class JobWorker:
                 return
             run = IndexRun(
                 catalog, encoders, self.transcriber, self.directory, self.settings, LoggedProgress(),
-                report=jobs.set_progress, captions=captions_of(self.directory, encoders.visual),
+                report=jobs.set_progress, captions=caption_bank_of(self.directory, encoders.visual),
             )  # fmt: skip
             self.run = run
             try:

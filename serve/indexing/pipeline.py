@@ -17,7 +17,7 @@ from serve.index.faiss_index import VectorIndex
 from serve.indexing.jobs import JobQueue
 from serve.indexing.run import IndexRun
 from serve.indexing.work import Input, Result
-from serve.search.traits import captions_of
+from serve.search.traits import caption_bank_of
 from serve.settings import Settings
 from serve.text import plural
 from serve.values import IndexOutcome, IndexProgress, Video
@@ -55,7 +55,7 @@ def index(
         transcriber, encoders = load_for_indexing(settings, catalog.space())
         progress.note(encoders.visual_note)
         claim_space(catalog, directory, encoders)
-        captions = captions_of(directory, encoders.visual)
+        captions = caption_bank_of(directory, encoders.visual)
         run = IndexRun(catalog, encoders, transcriber, directory, settings, progress, captions=captions)
         yield from outcomes_of(run.index([Input(uri=uri, collection=collection) for uri in uris]))
         save_indexes(catalog, directory, encoders.space.fingerprint, settings)
@@ -130,7 +130,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
                 if others or (video.collection, video.video_id) not in alive:
                     fresh.delete(video.video_id, video.collection)
             fresh.set_space(encoders.space)
-            captions = captions_of(directory, encoders.visual)
+            captions = caption_bank_of(directory, encoders.visual)
             run = IndexRun(fresh, encoders, transcriber, fresh_directory, settings, progress, captions=captions)
             for outcome in outcomes_of(run.index([input_of_video(video) for video in videos])):
                 failed += outcome.status == "failed"

@@ -34,7 +34,7 @@ from serve.indexing.work import (
     join_embeddings,
     warnings_of,
 )
-from serve.search.traits import Captions, compute_file_traits
+from serve.search.traits import CaptionBank, compute_file_traits
 from serve.settings import Settings
 from serve.values import IndexOutcome, IndexProgress
 from temporal.window import cut_video
@@ -61,7 +61,7 @@ class IndexRun:
         progress: IndexProgress,
         report: Report | None = None,
         *,
-        captions: Captions | None,
+        captions: CaptionBank | None,
     ) -> None:
         """Take all that indexing needs.
 

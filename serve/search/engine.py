@@ -255,7 +255,7 @@ class Engine:
         intent = intent_of(query)
         # Another thread encodes the texts, which needs no catalog, while this thread looks for their words.
         encoding = self._text_thread.submit(self._query_encoder.encode_texts, query, intent)
-        videos = self._admitted_videos(query)
+        videos = self._select_videos(query)
         everywhere = len(videos) == len(self.videos)
         rows = None if everywhere else [video.row for video in videos]
         words = self.speech.find_words(terms_of(intent), rows) if videos and intent.speech_weight > 0 else None
@@ -277,7 +277,7 @@ class Engine:
         merged = merge_channels(self._rank_visual_moments(scored, query, target), spoken, intent)
         return [candidate for candidate in merged if not is_example(candidate, target)], scored, intent
 
-    def _admitted_videos(self, query: Query) -> list[Video]:
+    def _select_videos(self, query: Query) -> list[Video]:
         """Return the videos that the query's filter admits."""
         wanted = query.filter
         if wanted.video_ids:

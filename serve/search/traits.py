@@ -25,8 +25,8 @@ from serve.search.pooling import Pool, pool, softmax_mean_of_pools
 from temporal.moments.shots import change_strengths
 
 
-class Captions:
-    """Captions of anything (encoders.caption_bank) in one encoder's space, for comparison with a question's scores."""
+class CaptionBank:
+    """CaptionBank of anything (encoders.caption_bank) in one encoder's space, for comparison with a question's scores."""
 
     def __init__(self, encoder: VisualEncoder, calibration: Calibration) -> None:
         self._encoder, self._calibration = encoder, calibration
@@ -35,14 +35,14 @@ class Captions:
         self.key = hashlib.sha256(settings.encode()).hexdigest()[:16]  # of one encoder, scores of equal keys compare
 
     @cached_property
-    def bank(self) -> NDArray[np.float32]:
+    def vectors(self) -> NDArray[np.float32]:
         """The vectors of the captions, (K, D)."""
         return self._encoder.encode_texts(BANK)
 
     @cached_property
     def direction(self) -> NDArray[np.float32]:
         """The mean of the captions, (D,): what all texts have in common."""
-        return np.asarray(self.bank.mean(axis=0))
+        return np.asarray(self.vectors.mean(axis=0))
 
     @cached_property
     def bias(self) -> NDArray[np.float32]:
@@ -52,7 +52,7 @@ class Captions:
     @cached_property
     def _unbiased(self) -> NDArray[np.float32]:
         """The captions without the bias, (D, K)."""
-        return np.ascontiguousarray((self.bank - self.bias).T)
+        return np.ascontiguousarray((self.vectors - self.bias).T)
 
     def pool(self, vectors: NDArray[np.float32]) -> dict[float, Pool]:
         """Pool the captions' scores on frames (F, D), F at least 1, at each temperature."""
@@ -68,7 +68,7 @@ class Captions:
         return {temperature: (float(each.mean()), float(each.std())) for temperature, each in scores.items()}
 
 
-def compute_file_traits(embeddings: FrameEmbeddings, captions: Captions | None) -> StoredTraits:
+def compute_file_traits(embeddings: FrameEmbeddings, captions: CaptionBank | None) -> StoredTraits:
     """Compute the traits of a file from all its frames.
 
     Args:
@@ -86,13 +86,13 @@ def compute_file_traits(embeddings: FrameEmbeddings, captions: Captions | None) 
     )
 
 
-def captions_of(directory: Path, encoder: VisualEncoder | None) -> Captions | None:
+def caption_bank_of(directory: Path, encoder: VisualEncoder | None) -> CaptionBank | None:
     """Return the captions in the space of a library's visual encoder; None if it has none.
 
     Raises:
         DataDirectoryInvalid: If the library's calibration is damaged.
     """
-    return None if encoder is None else Captions(encoder, calibration_in(directory, encoder))
+    return None if encoder is None else CaptionBank(encoder, calibration_in(directory, encoder))
 
 
 def calibration_in(directory: Path, encoder: VisualEncoder) -> Calibration:

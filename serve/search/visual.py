@@ -19,7 +19,7 @@ from serve.catalog.catalog import Catalog
 from serve.index.nearest import NearestIndex
 from serve.search.caches import RowCache
 from serve.search.pooling import Traits, softmax_mean
-from serve.search.traits import Captions
+from serve.search.traits import CaptionBank
 from serve.search.video_rows import VideoFrames, read_frames
 from serve.values import Video
 from temporal.config import MomentConfig
@@ -50,7 +50,7 @@ class ScoredVideo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
+class FrameScores:
     """The score of each frame of one video for a question."""
 
     video: Video
@@ -87,8 +87,8 @@ class VisualChannel:
         )
         # Traits of files, which stay in memory longer than the frames. Those of a live video change with its frames.
         self._traits: RowCache[Traits] = RowCache(lambda *_: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
-        self._captions = Captions(encoder, calibration)
-        self.bank = self._captions.bank  # encoded now: that takes longer than a question
+        self._captions = CaptionBank(encoder, calibration)
+        self.bank = self._captions.vectors  # encoded now: that takes longer than a question
         # One BLAS thread: one video's product is small, so a second thread costs more in waiting than it brings, and
         # questions run in threads of their own. Set for the whole process: if each question set and reset the limit,
         # one would reset it during another.
@@ -100,7 +100,7 @@ class VisualChannel:
 
     def prompts_of(self, text: str) -> list[str]:
         """Return the texts that encode_text() encodes."""
-        return prompts_of(text, self.calibration.templates)
+        return fill_templates(text, self.calibration.templates)
 
     def encode_picture(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (D,), unit length, of a picture, uint8 (H, W, 3) at the encoder's input size."""
@@ -156,7 +156,7 @@ class VisualChannel:
 
     def score_frames(
         self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None
-    ) -> Curve | None:
+    ) -> FrameScores | None:
         """Score every frame of a video; return None if it has no frames, or all show more of the exclusion."""
         frames = self.frames.get(video.row, video.version)
         vectors = frames.vectors
@@ -164,12 +164,12 @@ class VisualChannel:
             return None
         values = vectors.dot(query - self._captions.bias)
         if excluded is None:
-            return Curve(video=video, frames=frames, values=values, shows_excluded=None)
+            return FrameScores(video=video, frames=frames, values=values, shows_excluded=None)
         unwanted: NDArray[np.float32] = np.maximum(vectors.dot(excluded - self._captions.direction), 0)
         shows_excluded = unwanted > values
         if shows_excluded.all():
             return None
-        return Curve(
+        return FrameScores(
             video=video, frames=frames, values=values - EXCLUDED_SHARE * unwanted, shows_excluded=shows_excluded
         )
 
@@ -186,7 +186,7 @@ class VisualChannel:
         rows = self._index.videos(query, SEGMENT_COUNT, rows=None if everywhere else list(by_row))
         return [by_row[row] for row in rows[:VIDEO_COUNT]]
 
-    def _find_traits(self, curve: Curve) -> Traits:
+    def _find_traits(self, curve: FrameScores) -> Traits:
         """Find the traits of a video (serve.search.traits): in memory, in the catalog, or by computing them.
 
         The catalog has those of a file, unless an older program indexed the file or the library was calibrated since.
@@ -223,7 +223,7 @@ class VisualChannel:
             )
         return traits
 
-    def _find_moments(self, curves: Sequence[Curve]) -> list[tuple[ScoredSpan, ...]]:
+    def _find_moments(self, curves: Sequence[FrameScores]) -> list[tuple[ScoredSpan, ...]]:
         """Return the moments on each curve, after _find_traits(). A video that shows one thing throughout is one."""
         scores = [
             Scores(
@@ -236,9 +236,13 @@ class VisualChannel:
             for curve in curves
         ]
         moments = find_all_moments(scores, self._config)
-        return [_drop_excluded(curve, each or _whole_video(curve)) for curve, each in zip(curves, moments, strict=True)]
+        return [
+            _drop_excluded(curve, each or _make_whole_span(curve)) for curve, each in zip(curves, moments, strict=True)
+        ]
 
-    def _calibrate(self, score: float, curve: Curve, traits: Traits, moments: tuple[ScoredSpan, ...]) -> ScoredVideo:
+    def _calibrate(
+        self, score: float, curve: FrameScores, traits: Traits, moments: tuple[ScoredSpan, ...]
+    ) -> ScoredVideo:
         """Compare the scores of a video and of its best frames with those of captions of anything on it."""
         calibration = self.calibration
         moment_score = float(softmax_mean(curve.values, calibration.moment_temperature))
@@ -258,11 +262,11 @@ def encode_text(
     encode: Callable[[Sequence[str]], NDArray[np.float32]], templates: Sequence[str], text: str
 ) -> NDArray[np.float32]:
     """Return float32 (D,), unit length: the mean vector of a text in each of the templates."""
-    summed = encode(prompts_of(text, templates)).sum(axis=0)
+    summed = encode(fill_templates(text, templates)).sum(axis=0)
     return np.asarray(summed / np.linalg.norm(summed), np.float32)
 
 
-def prompts_of(text: str, templates: Sequence[str]) -> list[str]:
+def fill_templates(text: str, templates: Sequence[str]) -> list[str]:
     """Return a text in each of the templates."""
     return [template.format(text) for template in templates]
 
@@ -272,14 +276,14 @@ def z_score(score: float, mean: float, spread: float) -> float:
     return (score - mean) / max(spread, 1e-6)
 
 
-def _skip_calibration(score: float, curve: Curve) -> ScoredVideo:
+def _skip_calibration(score: float, curve: FrameScores) -> ScoredVideo:
     """Return a video too far down the list for the no-match test."""
     return ScoredVideo(
         video=curve.video, score=score, confidence=0.0, moment_score=0.0, moment_confidence=0.0, moments=()
     )
 
 
-def _whole_video(curve: Curve) -> list[ScoredSpan]:
+def _make_whole_span(curve: FrameScores) -> list[ScoredSpan]:
     """Return a whole video as one moment, if it has one epoch."""
     frames, video = curve.frames, curve.video
     if frames.epochs[0] != frames.epochs[-1]:
@@ -291,7 +295,7 @@ def _whole_video(curve: Curve) -> list[ScoredSpan]:
     return [ScoredSpan(span=span, score=0.0, peak_seconds=peak_seconds, peak=peak)]
 
 
-def _drop_excluded(curve: Curve, moments: Sequence[ScoredSpan]) -> tuple[ScoredSpan, ...]:
+def _drop_excluded(curve: FrameScores, moments: Sequence[ScoredSpan]) -> tuple[ScoredSpan, ...]:
     """Leave out moments in which enough frames show more of the exclusion than of the question."""
     excluded, times = curve.shows_excluded, curve.frames.pts_seconds
     return tuple(

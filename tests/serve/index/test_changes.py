@@ -9,7 +9,7 @@ import pytest
 from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.live_blocks import LiveIds
 from serve.index import changes as changes_module
-from serve.index.changes import Changes, HeldRows, IdsAndStamps, read_rows
+from serve.index.changes import HeldRows, IdsAndStamps, IndexChanges, read_rows
 from serve.live.rows import LiveRows, Tombstone
 from serve.retention import Limit, Retention
 from support.sample_catalog import FINGERPRINT, put, put_vectors
@@ -25,11 +25,11 @@ class RowIndex:
         self.rows: dict[int, tuple[int, float]] = {}
         self.load_count = 0
 
-    def find_changes(self, catalog: Catalog) -> Changes | None:
+    def find_changes(self, catalog: Catalog) -> IndexChanges | None:
         with catalog.snapshot():
             return self.held.find_changes(catalog, self._load, self._load_live)
 
-    def apply(self, catalog: Catalog, changes: Changes) -> None:
+    def apply(self, catalog: Catalog, changes: IndexChanges) -> None:
         gone = set(changes.gone_ids.tolist())
         self.rows = {
             key: (owner, stamp)
@@ -43,7 +43,7 @@ class RowIndex:
             )
         self.held.mark_done(changes)
 
-    def refresh(self, catalog: Catalog) -> Changes:
+    def refresh(self, catalog: Catalog) -> IndexChanges:
         changes = self.find_changes(catalog)
         assert changes is not None
         self.apply(catalog, changes)

@@ -15,7 +15,7 @@ from serve.catalog.catalog import Catalog
 from serve.errors import VideoNotFound
 from serve.indexing.pipeline import index, reindex
 from serve.search.library import Library
-from serve.search.traits import Captions, captions_of, compute_file_traits
+from serve.search.traits import CaptionBank, caption_bank_of, compute_file_traits
 from serve.search.video_rows import FrameBlock
 from serve.settings import Settings
 from serve.values import Answer, Query
@@ -34,7 +34,7 @@ def with_epochs(embeddings: FrameEmbeddings, *epochs: int) -> FrameEmbeddings:
 @pytest.mark.parametrize("epochs", [(0,) * 9, (0, 0, 0, 1, 1, 1, 1, 2, 2)])
 def test_the_catalog_keeps_what_its_frames_would_give(catalog: Catalog, epochs: tuple[int, ...]) -> None:
     embeddings = with_epochs(frames(9, width=4), *epochs)
-    captions = Captions(ColourEncoder(), CALIBRATION)
+    captions = CaptionBank(ColourEncoder(), CALIBRATION)
     row = catalog.begin(new_video("a"))
     catalog.add_frames(row, embeddings, [b""] * 9)
     catalog.add_traits(row, compute_file_traits(embeddings, captions))
@@ -54,7 +54,7 @@ def test_the_catalog_keeps_what_its_frames_would_give(catalog: Catalog, epochs: 
 def test_a_video_without_pictures_has_none(catalog: Catalog) -> None:
     row = catalog.begin(new_video("a"))
     assert catalog.traits(row) is None
-    catalog.add_traits(row, compute_file_traits(frames(0), Captions(ColourEncoder(), CALIBRATION)))
+    catalog.add_traits(row, compute_file_traits(frames(0), CaptionBank(ColourEncoder(), CALIBRATION)))
     blind = catalog.begin(new_video("b"))
     catalog.add_traits(blind, compute_file_traits(frames(5, width=0), None))
     for one in (row, blind):
@@ -64,10 +64,10 @@ def test_a_video_without_pictures_has_none(catalog: Catalog) -> None:
 
 
 def test_captions_are_known_by_all_that_their_scores_depend_on() -> None:
-    given = Captions(ColourEncoder(), CALIBRATION)
-    assert given.key == Captions(ColourEncoder(), replace(CALIBRATION, templates=("a {}",))).key
+    given = CaptionBank(ColourEncoder(), CALIBRATION)
+    assert given.key == CaptionBank(ColourEncoder(), replace(CALIBRATION, templates=("a {}",))).key
     for changed in ({"bank_share": 0.25}, {"video_temperature": 0.2}, {"moment_temperature": 0.01}):
-        assert given.key != Captions(ColourEncoder(), replace(CALIBRATION, **changed)).key
+        assert given.key != CaptionBank(ColourEncoder(), replace(CALIBRATION, **changed)).key
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_answers_are_the_same_without_them(
 
 def test_questions_do_not_work_out_what_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = answers(data, monkeypatch)
-    monkeypatch.delattr(Captions, "pool")
+    monkeypatch.delattr(CaptionBank, "pool")
     monkeypatch.delattr("serve.search.visual.picture_changes")
     assert answers(data, monkeypatch) == before
 
@@ -131,14 +131,14 @@ def test_a_reindexed_library_has_them_of_its_own_calibration(
 ) -> None:
     use_fakes(monkeypatch)
     library = shutil.copytree(data, tmp_path / "data")
-    first = captions_of(library, ColourEncoder())
+    first = caption_bank_of(library, ColourEncoder())
     assert first is not None
     assert counted(library) == [(first.key, 14), (first.key, 6)]
     forget(library)
     assert counted(library) == [("none", 0)] * 2
     calibrate(library)
     list(reindex(library, SETTINGS, progress=SilentProgress()))
-    calibrated = captions_of(library, ColourEncoder())
+    calibrated = caption_bank_of(library, ColourEncoder())
     assert calibrated is not None
     assert calibrated.key != first.key
     assert counted(library) == [(calibrated.key, 14), (calibrated.key, 6)]
