@@ -7,20 +7,20 @@ A Milvus collection caches one kind of row of one catalog and one encoder space,
     kinodex1_segments_CATALOG_ENCODERS    id: int64, the key; video: int64, its row; stamp: double; vector
 
 So a collection of another library, of other encoders or of another format is never searched. Creating the first
-collection of new encoders drops those of the catalog's former encoders. The first refresh() reads all ids in the
-collection and trusts only what it can check: videos of the catalog, with their indexed_time and the expected number of
-rows, and rows of live videos by their added_time. It deletes all other rows and adds the missing ones. The vectors
-themselves are not checked: a client that may write to Milvus can falsify answers.
+collection of new encoders drops those of the catalog's former encoders.
+
+The first refresh() reads all ids in the collection and keeps only rows that the catalog confirms. A file is confirmed
+by its indexed_time and its number of rows, a row of a live video by its added_time. All other rows are deleted, and
+missing rows are added. The vectors themselves are not checked: a client that may write to Milvus can falsify answers.
 
 Any number of processes may refresh one collection if they share the data directory. They need no lock between them:
-keys are never reused and the meaning of a key never changes, so adding a row twice changes nothing, and a row that is
-gone for one process is gone for all. Each process answers only with rows that it knows: rows that another process added
-for a newer state of the catalog are left out of its answers and stay in the collection. Rows left behind by a process
-that died are removed when the next one starts. (A copy of a data directory continues with the same keys, so it needs a
-Milvus database of its own.)
+keys are never reused, and the meaning of a key never changes. So adding a row twice changes nothing, and a row that is
+gone for one process is gone for all. Each process answers only with rows that it knows. Rows that another process
+added for a newer state of the catalog are left out of its answers and stay in the collection. Rows left behind by a
+process that died are removed when the next process starts. (A copy of a data directory continues with the same keys,
+so it needs a Milvus database of its own.)
 
-Reads are strongly consistent: an answer has the rows that were written before the question, and not those that were
-deleted before it.
+Reads are strongly consistent: an answer shows all additions and deletions that were made before the question.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""AnswerReader: reads the entries of a ranking as moments and videos, when a page of them is shown."""
+"""AnswerReader: reads a page of a ranking's entries as moments or videos, for serve.search.engine."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +21,7 @@ class AnswerReader:
     def read_moments(self, entries: Sequence[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:
         """Return at most `count` moments from entry `start` on, and the entry where the next page starts.
 
-        Moments of deleted videos are left out, so that a page is full while entries are left.
+        Moments of deleted videos are left out; the page is filled up with later entries.
         """
         moments: list[Moment] = []
         for at in range(start, len(entries)):

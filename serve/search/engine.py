@@ -5,8 +5,8 @@ channel ranks its own candidates; the ranks are fused into one ranking of moment
 verdict.
 
 Ranks are fused, not scores, because the channels' scores have different scales. A channel's ranks count only as far as
-the channel trusts its own answer: even for a question about pictures some sentence is nearest, and its rank must not
-outweigh the visual channel's.
+the channel trusts its own answer. Even for a question about pictures some sentence is nearest, and the rank of that
+sentence must not outweigh the visual channel's.
 
 Any number of threads may ask. They share the indexes, which are refreshed to the catalog between questions.
 """
@@ -135,7 +135,7 @@ class Engine:
                 yield
 
     def refresh(self) -> None:
-        """Refresh the indexes to the catalog now, so that the next question need not wait for that."""
+        """Refresh the indexes to the catalog now, to spare the next question the wait."""
         with self.snapshot():
             pass
 
@@ -221,7 +221,7 @@ class Engine:
         by_video: dict[int, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
             by_video[candidate.video.row].append(candidate)
-        # One trust for the whole visual list, so that its order stands: its best answers are as likely as the list is.
+        # All videos of the visual list get the same trust, which keeps their order.
         visual_trust = max((video.confidence for video in scored[:TRUSTED_COUNT]), default=0.0)
         visual_ranks = {video.video.row: (rank, video) for rank, video in enumerate(scored, 1)}
         videos = {candidate.video.row: candidate.video for candidate in candidates}

@@ -23,7 +23,7 @@ class Pool:
 
 @dataclass(slots=True, kw_only=True)
 class Traits:
-    """Figures of a video's frames, or of a block of them, that no question changes and that take long to compute."""
+    """Figures of a video's frames, or of a block of frames. They depend on no question and take long to compute."""
 
     changes: Changes | None = None  # None: not computed yet
     pools: dict[float, Pool] = field(default_factory=dict)  # of a block: scores of the captions, by temperature

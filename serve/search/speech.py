@@ -142,14 +142,14 @@ class SpeechChannel:
 
         Args:
             texts: Encodes sentences.
-            index: Of utterances.
+            index: The index of utterances.
             transcript_of: Returns the transcript of the version of a video that is searched, by row.
         """
         self._catalog, self._texts, self._index, self._transcript_of = catalog, texts, index, transcript_of
         self._frequencies = Frequencies(catalog)
 
     def find_words(self, terms: Sequence[str], rows: Sequence[int] | None) -> TermMatches:
-        """Find the utterances with the terms of a question. Needs no vectors, so it can run beside their encoding.
+        """Find the utterances with the terms of a question. Needs no vectors, so it can run while they are encoded.
 
         Args:
             terms: Words and phrases; may be empty.

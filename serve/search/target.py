@@ -19,7 +19,7 @@ from temporal.values import TimeSpan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What a query looks for, and what it excludes. Vectors are float32 (D,), unit length."""
+    """The vectors and words of a query, and those of its exclusion. Vectors are float32 (D,), unit length."""
 
     visual: NDArray[np.float32] | None  # None: the query does not ask for it, or the library has no visual encoder
     speech: NDArray[np.float32] | None  # None: the query does not ask for it

@@ -26,7 +26,7 @@ from temporal.moments.shots import change_strengths
 
 
 class CaptionBank:
-    """CaptionBank of anything (encoders.caption_bank) in one encoder's space, for comparison with a question's scores."""
+    """Captions of anything (encoders.caption_bank) as vectors of one encoder; a question is compared with them."""
 
     def __init__(self, encoder: VisualEncoder, calibration: Calibration) -> None:
         self._encoder, self._calibration = encoder, calibration

@@ -116,7 +116,7 @@ def read_frames(catalog: CatalogReader, row: int, version: int, before: VideoFra
 def drop_unordered_frames(blocks: Mapping[int, FrameBlock]) -> Mapping[int, FrameBlock]:
     """Leave out frames that are not later than all before them; return `blocks` itself if there are none.
 
-    Segments share no frame, so a worker never sends such frames. One wrong segment must not break all answers.
+    Segments share no frame, so a worker never sends such frames. A single wrong segment must not break all answers.
     """
     last = -np.inf
     ordered: dict[int, FrameBlock] = {}

@@ -1,7 +1,7 @@
 """VisualChannel: scores the frames of videos against a question, and finds moments on each video's curve of scores.
 
-A frame's score is the cosine of its vector and the question's, from which part of what captions of anything have in
-common is taken (serve.search.traits): it is de-biased. serve.search.engine asks the channel.
+A frame's score is the inner product of its vector with the question's, from which a share of the mean of captions of
+anything is subtracted (serve.search.traits): the score is de-biased. serve.search.engine asks the channel.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +77,7 @@ class VisualChannel:
 
         Args:
             texts: Encodes texts as the encoder does; shared with the speech channel if both have the same encoder.
-            index: Of segments.
+            index: The index of segments.
             cache_bytes: Frame vectors that stay in memory.
         """
         self.texts, self.calibration = texts, calibration
@@ -190,10 +190,10 @@ class VisualChannel:
         """Find the traits of a video (serve.search.traits): in memory, in the catalog, or by computing them.
 
         The catalog has those of a file, unless an older program indexed the file or the library was calibrated since.
-        Computing goes block by block, so that each block's vectors become float32 only once.
+        They are computed block by block, and each block's vectors become float32 only once.
 
         Returns:
-            The scores of captions of anything on the video. Those of a file stay in memory longer than its frames.
+            Traits with the captions' scores on the video. For a file, these stay in memory longer than its frames.
         """
         video, frames = curve.video, curve.frames
         whole, blocks = frames.traits, frames.blocks.values()
