@@ -5,8 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from support import broker as broker_module
 from support.broker import POM, Broker, BrokerMissing, fetch, free_ports, jars
 from support.kafka_fixtures import new_broker
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.kafka
 PROGRAM = [sys.executable, str(POM.with_name("broker.py"))]
@@ -32,13 +32,6 @@ def program(tmp_path: Path, own_jars: None) -> Iterator[subprocess.Popen[str]]:
 def own_jars() -> None:
     """Skip or fail, as all tests of Kafka, where a broker cannot be made."""
     new_broker(Path(tempfile.gettempdir()))
-
-
-def eventually(is_so: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < end:
-        time.sleep(0.05)
-    return is_so()
 
 
 def java_processes(folder: Path) -> list[int]:
@@ -72,8 +65,8 @@ def test_killing_its_starter_ends_it_and_empties_its_folder(program: subprocess.
     assert program.stdout.readline()
     program.kill()
     program.wait()
-    assert eventually(lambda: not java_processes(tmp_path))
-    assert eventually(lambda: not list(tmp_path.glob("kinodex-kafka-*")))
+    wait_until(lambda: not java_processes(tmp_path))
+    wait_until(lambda: not list(tmp_path.glob("kinodex-kafka-*")))
 
 
 def test_a_broker_that_cannot_start_says_why(tmp_path: Path, own_jars: None) -> None:

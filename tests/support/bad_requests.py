@@ -1,7 +1,6 @@
 """A server for bad requests: a film and a sound in it, ways to send requests of any kind, and what came of them."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from serve.indexing.pipeline import index
 from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.running import Running, running
+from support.waiting import wait_until
 
 TIMEOUT_SECONDS = 60  # of every call here but those about time
 MAX_CALL_SECONDS = 0.5  # of a call without a deadline
@@ -106,14 +106,6 @@ class World:
         """Whether a good question, and with it the only thread for questions, is still answered."""
         found = self.moments(moment_pb2.Query(text="red", channel=moment_pb2.CHANNEL_VISUAL))
         return [one.video_id for one in found.moments] == [self.film_id] and found.moments[0].confidence > 0.9
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if is_so():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not come")
 
 
 def write_sound(path: Path) -> Path:

@@ -1,7 +1,6 @@
-"""Shared by tests of Kafka: a group member that notes its callbacks, and waiting."""
+"""Shared by tests of Kafka: a group member that notes its callbacks."""
 
 import threading
-import time
 from collections.abc import Callable
 
 from ingest.config import KafkaConfig
@@ -16,14 +15,6 @@ def config_for(servers: str, prefix: str) -> KafkaConfig:
         session_timeout_seconds=3,
         bootstrap_timeout_seconds=10,
     )
-
-
-def eventually(look: Callable[[], object], *, wanted: bool = True, seconds: float = 15.0) -> object:
-    """Call `look` until its result is true, or with wanted=False, false; return the last result."""
-    end = time.monotonic() + seconds
-    while bool(result := look()) != wanted and time.monotonic() < end:
-        time.sleep(0.02)
-    return result
 
 
 def fill(producer: Producer, topic: str, count: int, *, partition: int | None = None, start: int = 0) -> None:

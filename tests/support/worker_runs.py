@@ -25,9 +25,9 @@ from serve.encoder_set import load_for_indexing
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.worker.worker import Worker
+from support.waiting import HANG_SECONDS, wait_until
 
 CHILD = Path(__file__).with_name("worker_child.py")
-PATIENCE_SECONDS = 60.0  # two cores may be busy with other tests
 
 
 def cut(path: Path, stream_id: str, *, collection: str = "cams", session: int = 1) -> list[Chunk]:
@@ -154,6 +154,10 @@ class Threaded:
         if self.failure is not None:
             raise self.failure
 
+    def wait_until(self, look: Callable[[], object]) -> None:
+        """Wait for an effect of the worker; raise the worker's error if it fails."""
+        wait_until(lambda: self.check() or look())
+
     def value(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
@@ -162,7 +166,7 @@ class Threaded:
 
     def stop(self) -> None:
         self.worker.stop()
-        self.thread.join(PATIENCE_SECONDS)
+        self.thread.join(HANG_SECONDS)
         assert not self.thread.is_alive()
         self.check()
 
@@ -212,7 +216,7 @@ class Child:
     def terminate(self) -> int:
         """Stop it and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE_SECONDS)
+        return self.process.wait(HANG_SECONDS)
 
     def kill(self) -> None:
         self.process.kill()
@@ -222,16 +226,6 @@ class Child:
         self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
-
-
-def wait_until(look: Callable[[], object], seconds: float = PATIENCE_SECONDS, *, of: Threaded | None = None) -> None:
-    """Look again and again until something is so."""
-    end = time.monotonic() + seconds
-    while not look():
-        if of is not None:
-            of.check()
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.1)
 
 
 def told(record: SegmentRecord) -> dict[str, object]:

@@ -9,7 +9,8 @@ from kafka import KafkaAdminClient
 
 from ingest.config import KafkaConfig
 from ingest.kafka import Producer, Topics, create_topics
-from support.kafka_members import Member, config_for, eventually
+from support.kafka_members import Member, config_for
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    left = eventually(lambda: [thread.name for thread in set(threading.enumerate()) - before] or None, wanted=False)
-    assert left is None
+    wait_until(lambda: before.issuperset(threading.enumerate()))
 
 
 @pytest.fixture

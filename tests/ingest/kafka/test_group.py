@@ -15,9 +15,10 @@ from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionId, PartitionReader, Producer, Record, Topics, create_topics
 from support import SUPPORT
 from support.broker import Broker
-from support.kafka_members import Member, config_for, eventually, fill
+from support.kafka_members import Member, config_for, fill
+from support.waiting import wait_until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(60), pytest.mark.usefixtures("quiet", "no_thread_left")]
+pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("quiet", "no_thread_left")]
 
 MEMBER = SUPPORT / "group_member.py"
 
@@ -27,16 +28,16 @@ def test_continues_where_the_group_has_committed(
 ) -> None:
     fill(producer, topics.chunks, 20, partition=0)
     first = member()
-    assert eventually(lambda: first.poll(max_records=5) and len(first.records) >= 20)
+    wait_until(lambda: first.poll(max_records=5) and len(first.records) >= 20)
     assert first.events == [("assigned", [(topics.chunks, 0), (topics.chunks, 1)])]
     assert first.consumer.committed_offset(topics.chunks, 0) is None
     first.consumer.commit({(topics.chunks, 0): 12})
-    assert eventually(lambda: first.poll(0.05) or first.consumer.committed_offset(topics.chunks, 0) == 12)
+    wait_until(lambda: first.poll(0.05) or first.consumer.committed_offset(topics.chunks, 0) == 12)
     first.at_revoke = lambda partitions: None
     first.consumer.close()
     assert first.partitions_of("revoked") == [(topics.chunks, 0), (topics.chunks, 1)]
     second = member()
-    assert eventually(lambda: second.poll() and len(second.records) >= 8)
+    wait_until(lambda: second.poll() and len(second.records) >= 8)
     assert second.values() == [b"%d" % n for n in range(12, 20)]
 
 
@@ -45,7 +46,7 @@ def test_revoked_partitions_can_still_be_committed(
 ) -> None:
     fill(producer, topics.chunks, 4, partition=0)
     one = member()
-    assert eventually(lambda: one.poll() and len(one.records) >= 4)
+    wait_until(lambda: one.poll() and len(one.records) >= 4)
     done: list[bool] = []
     one.at_revoke = lambda partitions: done.append(one.consumer.commit_now({(topics.chunks, 0): 3}, 5))
     one.consumer.close()
@@ -58,7 +59,7 @@ def test_passes_records_of_eight_mebibytes(topics: Topics, producer: Producer, m
         producer.send(topics.chunks, b"%d" % n, bytes([n]) * (8 << 20), partition=n % 2)
     assert producer.flush(30)
     one = member()
-    assert eventually(lambda: one.poll(0.5) and len(one.records) >= 4)
+    wait_until(lambda: one.poll(0.5) and len(one.records) >= 4)
     assert sorted((record.key, len(record.value or b"")) for record in one.records) == [
         (b"%d" % n, 8 << 20) for n in range(4)
     ]
@@ -70,16 +71,16 @@ def test_pauses_seeks_and_reports_lag_and_position(
     fill(producer, topics.chunks, 10, partition=0)
     one = member()
     zero = (topics.chunks, 0)
-    assert eventually(lambda: one.poll(max_records=4))
+    wait_until(lambda: one.poll(max_records=4))
     assert one.consumer.lag()[zero] == 6
     one.consumer.pause([zero, (topics.chunks, 9)])  # a partition that is not ours is ignored
     assert [one.poll(0.1) for _ in range(3)] == [[], [], []]
     one.consumer.seek(*zero, 2)
     assert one.consumer.position(*zero) == 2
     one.consumer.resume([zero])
-    assert eventually(lambda: one.poll() and len(one.records) >= 12)
+    wait_until(lambda: one.poll() and len(one.records) >= 12)
     assert [record.offset for record in one.records] == [0, 1, 2, 3, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert eventually(lambda: one.poll(0.05) or one.consumer.lag().get((topics.chunks, 1)) == 0)
+    wait_until(lambda: one.poll(0.05) or one.consumer.lag().get((topics.chunks, 1)) == 0)
     assert one.consumer.lag() == {zero: 0, (topics.chunks, 1): 0}
 
 
@@ -99,7 +100,7 @@ def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics
         on_lost=lambda partitions: None,
     )
     found: list[Record] = []
-    eventually(lambda: found.extend(consumer.poll(0.0)) or len(found) >= 4)  # also without waiting
+    wait_until(lambda: found.extend(consumer.poll(0.0)) or len(found) >= 4)  # also without waiting
     consumer.close()
     assert [one.offset for one in found] == [6, 7, 8, 9]
 
@@ -112,7 +113,7 @@ def test_poll_raises_the_error_of_a_callback(config: KafkaConfig, topics: Topics
         config, [topics.chunks], group=f"{topics.prefix}-g", on_assigned=fail, on_revoked=print, on_lost=print
     )
     with pytest.raises(LookupError, match="mine"):
-        eventually(lambda: consumer.poll(0.2))
+        wait_until(lambda: consumer.poll(0.2))
     assert consumer.poll(0.1) == []
     consumer.close()
 
@@ -123,11 +124,11 @@ def test_a_second_member_takes_half_without_touching_the_rest(
     fill(producer, topics.chunks, 10, partition=0)
     fill(producer, topics.chunks, 10, partition=1, start=10)
     first = member()
-    assert eventually(lambda: first.poll() and len(first.records) >= 20)
+    wait_until(lambda: first.poll() and len(first.records) >= 20)
     first.at_revoke = lambda partitions: assert_true(first.consumer.commit_now(dict.fromkeys(partitions, 10), 5))
     first.consumer.pause([(topics.chunks, 0), (topics.chunks, 1)])
     second = member()
-    assert eventually(lambda: first.poll(0.05) or second.poll(0.05) or second.partitions_of("assigned"))
+    wait_until(lambda: first.poll(0.05) or second.poll(0.05) or second.partitions_of("assigned"))
     moved = second.partitions_of("assigned")
     assert first.partitions_of("revoked") == moved
     assert len(moved) == 1
@@ -138,10 +139,10 @@ def test_a_second_member_takes_half_without_touching_the_rest(
     assert first.consumer.position(*kept[0]) == 10
     fill(producer, topics.chunks, 5, partition=0, start=20)
     fill(producer, topics.chunks, 5, partition=1, start=20)
-    assert eventually(lambda: first.poll(0.05) or (second.poll(0.05) and len(second.records) >= 5))
+    wait_until(lambda: first.poll(0.05) or (second.poll(0.05) and len(second.records) >= 5))
     assert len(first.records) == 20  # still paused
     first.consumer.resume(kept)
-    assert eventually(lambda: first.poll() and len(first.records) >= 25)
+    wait_until(lambda: first.poll() and len(first.records) >= 25)
     assert second.values() == [b"%d" % n for n in range(20, 25)]
 
 
@@ -177,7 +178,7 @@ def other(config: KafkaConfig) -> Iterator[Other]:
     """A member that has both partitions of the chunks and gets no more callbacks."""
     made = Other(config)
     try:
-        assert eventually(lambda: made.lines[-2:] == ["assigned 0 1", "steady"])
+        wait_until(lambda: made.lines[-2:] == ["assigned 0 1", "steady"])
         made.lines.clear()
         yield made
     finally:
@@ -188,17 +189,17 @@ def test_partitions_of_a_dead_member_move(member: Callable[..., Member], other: 
     other.process.kill()
     one = member()
     # The session ends after three seconds.
-    assert eventually(lambda: one.poll() or len(one.partitions_of("assigned")) == 2)
+    wait_until(lambda: one.poll() or len(one.partitions_of("assigned")) == 2)
 
 
 def test_a_member_that_slept_past_its_session_loses_its_partitions(member: Callable[..., Member], other: Other) -> None:
     other.process.send_signal(signal.SIGSTOP)
     one = member()
-    assert eventually(lambda: one.poll() or len(one.partitions_of("assigned")) == 2)
+    wait_until(lambda: one.poll() or len(one.partitions_of("assigned")) == 2)
     other.process.send_signal(signal.SIGCONT)
-    assert eventually(lambda: one.poll() or other.lines)
+    wait_until(lambda: one.poll() or other.lines)
     assert other.lines[0] == "lost 0 1"
-    assert eventually(lambda: one.poll() or other.lines[1:])  # it has joined again and shares
+    wait_until(lambda: one.poll() or other.lines[1:])  # it has joined again and shares
     assert other.lines[1] in ("assigned 0", "assigned 1")
 
 
@@ -214,7 +215,7 @@ def test_nothing_is_lost_or_doubled_while_the_broker_is_away(own_broker: Broker,
     sent = []
     for part, stop in enumerate((own_broker.stop, own_broker.kill)):
         sent += [producer.send(topics.chunks, b"k", b"%d" % n, partition=0) for n in range(40 * part, 40 * part + 20)]
-        assert eventually(lambda part=part: one.poll() and len(one.records) >= 40 * part + 20)
+        wait_until(lambda part=part: one.poll() and len(one.records) >= 40 * part + 20)
         stop()
         sent += [
             producer.send(topics.chunks, b"k", b"%d" % n, partition=0) for n in range(40 * part + 20, 40 * part + 40)
@@ -225,14 +226,14 @@ def test_nothing_is_lost_or_doubled_while_the_broker_is_away(own_broker: Broker,
         assert reader.poll(0.2) is not None
         assert not sent[-1].is_done
         own_broker.start()
-        assert eventually(lambda part=part: one.poll() and len(one.records) >= 40 * part + 40, seconds=30)
-        assert eventually(
+        wait_until(lambda part=part: one.poll() and len(one.records) >= 40 * part + 40)
+        wait_until(
             lambda part=part: one.poll(0.05) or one.consumer.committed_offset(topics.chunks, 0) == 40 * part + 20
         )
     assert producer.flush(10)
     assert {delivery.error for delivery in sent} == {None}
     assert one.values() == [b"%d" % n for n in range(80)]
-    eventually(lambda: seen.extend(reader.poll(0.2)) or len(seen) >= 80)
+    wait_until(lambda: seen.extend(reader.poll(0.2)) or len(seen) >= 80)
     assert [record.value for record in seen] == one.values()
     assert one.partitions_of("lost") == []
     one.consumer.close()
@@ -247,7 +248,7 @@ def test_no_call_waits_for_ever_while_the_broker_is_away(own_broker: Broker, top
     create_topics(config)
     topics, producer, reader = Topics(topic_prefix), Producer(config), PartitionReader(config)
     one = Member(config, [topics.chunks])
-    eventually(lambda: one.poll() or one.partitions_of("assigned"))
+    wait_until(lambda: one.poll() or one.partitions_of("assigned"))
     fill(producer, topics.chunks, 1)
     own_broker.kill()
     started = time.monotonic()

@@ -9,9 +9,10 @@ from kafka import KafkaAdminClient, TopicPartition
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression, RecordTooLarge
 from ingest.kafka import PartitionReader, Producer, Record, Topics, create_topics, describe_topics
-from support.kafka_members import config_for, eventually, fill
+from support.kafka_members import config_for, fill
+from support.waiting import wait_until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(60), pytest.mark.usefixtures("quiet", "no_thread_left")]
+pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("quiet", "no_thread_left")]
 
 
 # ------------------------------------------------------------------ topics
@@ -30,7 +31,7 @@ def test_reports_the_differences_of_a_topic_and_does_not_change_it(kafka: str, t
     with KafkaAdminClient(bootstrap_servers=[kafka]) as admin:
         name = Topics(topic_prefix).segments
         admin.create_topics({name: {"num_partitions": 3, "configs": {"max.message.bytes": "20000000"}}})
-        assert eventually(lambda: describe_topics(config)[2].state == "differs")
+        wait_until(lambda: describe_topics(config)[2].state == "differs")
     outcome = next(one for one in create_topics(config) if one.name == name)
     assert (outcome.state, outcome.differences) == (
         "differs",
@@ -105,7 +106,7 @@ def test_reads_on_from_an_offset(config: KafkaConfig, topics: Topics, producer: 
         assert reader.end_offsets(places) == {places[0]: 10, places[1]: 3}
         reader.assign([(*places[0], 7), (*places[1], None)])
         found: list[Record] = []
-        eventually(lambda: found.extend(reader.poll(0.2, max_records=2)) or len(found) >= 6)
+        wait_until(lambda: found.extend(reader.poll(0.2, max_records=2)) or len(found) >= 6)
         assert sorted((one.partition, one.offset) for one in found) == [(0, 7), (0, 8), (0, 9), (1, 0), (1, 1), (1, 2)]
         assert reader.positions() == {places[0]: 10, places[1]: 3}
 
@@ -119,7 +120,7 @@ def test_deleted_records_are_skipped(
         admin.delete_records({TopicPartition(topics.chunks, 0): 4})
         assert reader.beginning_offsets([(topics.chunks, 0)]) == {(topics.chunks, 0): 4}
         found: list[Record] = []
-        eventually(lambda: found.extend(reader.poll(0.2)) or len(found) >= 6)
+        wait_until(lambda: found.extend(reader.poll(0.2)) or len(found) >= 6)
         assert [one.offset for one in found] == [4, 5, 6, 7, 8, 9]
         reader.assign([(topics.chunks, 0, 2)])
         assert reader.positions() == {(topics.chunks, 0): 4}
@@ -144,10 +145,10 @@ def test_a_topic_recreated_while_it_is_read_is_an_error(
         reader.assign([(topics.chunks, 0, 5)])
         reader.poll(0.2)
         admin.delete_topics([topics.chunks])
-        assert eventually(lambda: describe_topics(config)[0].state == "missing")
+        wait_until(lambda: describe_topics(config)[0].state == "missing")
         create_topics(config)
         with pytest.raises(OffsetRegression):
-            eventually(lambda: reader.poll(0.2))
+            wait_until(lambda: reader.poll(0.2))
 
 
 def test_reads_a_compacted_partition_to_its_end(config: KafkaConfig, topics: Topics, admin: KafkaAdminClient) -> None:
@@ -162,7 +163,7 @@ def test_reads_a_compacted_partition_to_its_end(config: KafkaConfig, topics: Top
     time.sleep(0.3)
     producer.send(name, b"other", b"last").wait(10)
     with PartitionReader(config) as reader:
-        found = eventually(lambda: len(list(reader.read_to_end(name, 0))) < 21 and list(reader.read_to_end(name, 0)))
+        found = wait_until(lambda: len(list(reader.read_to_end(name, 0))) < 21 and list(reader.read_to_end(name, 0)))
     producer.close()
     assert isinstance(found, list)
     assert found[-1].value == b"last"

@@ -27,6 +27,7 @@ from ingest.media.decode import decode
 from ingest.media.sandbox import DecodePool
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from support.media import Sound, Track, encode_media, read_number, times
+from support.waiting import wait_until
 
 CONFIG = DecodeConfig(resize="squash", input_width=64, input_height=64)
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG are Linux's")
@@ -57,15 +58,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition: Any, seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def check_works(pool: DecodePool, media: bytes) -> None:
@@ -300,7 +292,7 @@ def test_no_child_outlives_a_killed_parent(long_media: bytes, tmp_path: Path) ->
     assert all(is_running(pid) for pid in pids)
     parent.kill()
     parent.wait()
-    assert wait_until(lambda: not any(is_running(pid) for pid in pids))
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
     parent.stdin.close()
     parent.stdout.close()
 

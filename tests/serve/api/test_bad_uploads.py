@@ -25,8 +25,8 @@ from support.bad_requests import (
     World,
     check_refusal,
     opened,
-    wait_until,
 )
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -266,7 +266,7 @@ def test_answers_go_on_while_the_broker_is_away(
     with asked(tmp_path / "data", own) as (server, client):
         assert found(client, "red") == [("cam", False)]
         own_broker.kill()
-        wait_until(lambda: metrics_of(server)["kinodex_broker_up"] == 0, 30)
+        wait_until(lambda: metrics_of(server)["kinodex_broker_up"] == 0)
         assert found(client, "red") == [("cam", False)]
         assert is_serving(server)
         request = library_service_pb2.DeleteVideoRequest(video_id="cam")
@@ -279,9 +279,9 @@ def test_answers_go_on_while_the_broker_is_away(
         assert own.config.servers[0] not in str(status)
         assert found(client, "red") == [("cam", False)]
         own_broker.start()
-        wait_until(lambda: metrics_of(server)["kinodex_broker_up"] == 1, 30)
+        wait_until(lambda: metrics_of(server)["kinodex_broker_up"] == 1)
         own.publish(stream("cam", ["red"] * 10 + ["blue"] * 10, appended=now() - 60))
-        wait_until(lambda: found(client, "blue") != [], 30)
+        wait_until(lambda: found(client, "blue") != [])
         client.delete("cam")
         assert list(client.videos()) == []
         assert len([one for one in caplog.messages if one.startswith("live videos wait")]) <= 3
@@ -298,7 +298,7 @@ def test_a_server_waits_for_the_broker_before_it_answers(own: Worker, own_broker
         time.sleep(1)
         assert not is_serving(server)
         own_broker.start()
-        wait_until(lambda: is_serving(server), 30)
+        wait_until(lambda: is_serving(server))
         assert found(client, "red") == [("cam", False)]
         del warming
 

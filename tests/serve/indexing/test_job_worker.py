@@ -30,6 +30,7 @@ from serve.indexing.uploads import Spool
 from serve.settings import Settings
 from support import SUPPORT
 from support.fakes import ColourEncoder, SilentProgress, use_fakes, write_scenes
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -86,13 +87,6 @@ def the_job(jobs: JobQueue, video_id: str) -> Job:
     found = jobs.job("default", video_id)
     assert found is not None
     return found
-
-
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
 
 
 def content(data: Path) -> list[object]:
@@ -199,7 +193,7 @@ def test_a_job_cancelled_while_it_runs_leaves_nothing(
         return job is not None and 0 < job.progress < 1 and jobs.cancel("default", "long")
 
     start = time.monotonic()
-    in_thread(lambda: until(cancel_when_under_way), lambda: work(data))
+    in_thread(lambda: wait_until(cancel_when_under_way), lambda: work(data))
     assert time.monotonic() - start < 30
     assert jobs.jobs() == []
     with Catalog.open_reader(data) as catalog:
@@ -341,12 +335,12 @@ def start(data: Path, **environment: str) -> "subprocess.Popen[bytes]":
 def test_ends_when_its_parent_does_and_gives_its_jobs_back(jobs: JobQueue, data: Path, tmp_path: Path) -> None:
     submit(jobs, write_scenes(tmp_path / "a.mp4", [("red", 120)]))
     process = start(data, TEST_SLOW_SECONDS="1000")
-    until(lambda: the_job(jobs, "a").state is JobState.RUNNING and decoders_of(process.pid))
+    wait_until(lambda: the_job(jobs, "a").state is JobState.RUNNING and decoders_of(process.pid))
     decoders = decoders_of(process.pid)
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(10) == 0
-    until(lambda: not any(map(is_alive, decoders)), 10)
+    wait_until(lambda: not any(map(is_alive, decoders)), 10)
     assert (the_job(jobs, "a").state, the_job(jobs, "a").attempt_count) == (JobState.QUEUED, 0)
 
 
@@ -354,7 +348,7 @@ def test_ends_when_its_parent_does_and_gives_its_jobs_back(jobs: JobQueue, data:
 def test_ends_when_told_even_inside_an_encoder(jobs: JobQueue, data: Path, tmp_path: Path) -> None:
     submit(jobs, write_scenes(tmp_path / "a.mp4", [("red", 3)]))
     with start(data, TEST_SLOW_SECONDS="1000") as process:
-        until(lambda: the_job(jobs, "a").state is JobState.RUNNING)
+        wait_until(lambda: the_job(jobs, "a").state is JobState.RUNNING)
         time.sleep(0.5)  # idle long enough that the batch is encoded
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
@@ -381,7 +375,7 @@ def test_killed_at_any_moment_and_started_again_equals_an_undisturbed_run(
     kills = 0
     while jobs.has_work():
         with start(data, TEST_SLOW_SECONDS="0.2", TEST_IDLE_EXIT_SECONDS="0.5") as process:
-            until(lambda: any(job.state is JobState.RUNNING for job in jobs.jobs()) or not jobs.has_work())
+            wait_until(lambda: any(job.state is JobState.RUNNING for job in jobs.jobs()) or not jobs.has_work())
             # Each start claims anew, and three deaths are the video's fault: later starts are left alone longer.
             time.sleep(float(moments.uniform(0, 0.4 + kills)))
             kills += process.poll() is None
@@ -411,7 +405,7 @@ def test_a_video_that_kills_the_worker_fails_and_takes_no_other_with_it(
     supervisor = Supervisor(jobs, command=[sys.executable, str(CHILD)], first_backoff_seconds=0.05)
     supervisor.start()
     try:
-        until(lambda: not jobs.has_work())
+        wait_until(lambda: not jobs.has_work())
     finally:
         supervisor.stop()
         supervisor.stop()
@@ -433,7 +427,7 @@ def test_the_supervisor_starts_a_worker_when_there_is_work_and_stops_it(
         assert supervisor.pid is None
         submit(jobs, write_scenes(tmp_path / "a.mp4", [("red", 3)]))
         supervisor.wake()
-        until(lambda: not jobs.has_work())
+        wait_until(lambda: not jobs.has_work())
         pid = supervisor.pid
         assert pid is not None
     finally:

@@ -30,6 +30,7 @@ from serve.settings import Settings
 from support.fakes import use_fakes
 from support.hand_made import FINGERPRINT, SPACE, stream
 from support.sample_live import rows_of
+from support.waiting import wait_until
 
 SEGMENTS, DELETIONS = "t.segments", "t.deletions"
 NOW = 1_700_000_000.0
@@ -150,13 +151,6 @@ def benches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     for bench in made:
         bench.materialiser.stop()
         bench.catalog.close()
-
-
-def wait_until(holds: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.002)
 
 
 PARIS = stream("cam", ["red"] * 20, {3.0: "Paris is lovely."}, appended=NOW - 20)

@@ -30,7 +30,8 @@ from serve.worker.partitions import ChunkPartition
 from serve.worker.stream import latest_checkpoints
 from serve.worker.worker import PARTS_IN_FLIGHT
 from support.fakes import TONES_HZ, ColourEncoder, SilentProgress, use_fakes, write_scenes
-from support.worker_runs import Topic, cut, final, told, wait_until, working
+from support.waiting import wait_until
+from support.worker_runs import Topic, cut, final, told, working
 from temporal.config import FusionConfig, WindowConfig
 from temporal.fusion.fusion import save_checkpoint
 from temporal.fusion.model import FusionTransformer
@@ -93,8 +94,8 @@ def test_a_stream_becomes_what_index_makes_of_its_file(
     list(index([str(film)], tmp_path / "data", settings, progress=SilentProgress()))
     topic.send(cut(film, "cam"))
     with working(topic, tmp_path, replace(topic.settings(), window=window)) as worker:
-        wait_until(lambda: topic.is_ended("cam"), of=worker)
-        wait_until(lambda: topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam"))
+        worker.wait_until(lambda: topic.lag() == 0)
         found = topic.segments()
         assert list(found) == [f"cams/cam/0/{n}" for n in range(3)]
         with Catalog.open_reader(tmp_path / "data") as catalog:
@@ -142,7 +143,7 @@ def test_what_cannot_be_used_is_a_dead_letter_and_the_stream_goes_on(topic: Topi
     topic.send_raw(bad, partition=topic.producer.partition_of(topic.names.chunks, key))
     topic.send(mine[6:])
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
         letters = {one.record_offset: one for one in topic.dead_letters()}
         assert {offset: one.reason for offset, one in sorted(letters.items())} == {
             4: "DECODE_ERROR", 5: "SOURCE_REFUSED", 6: "RECORD_INVALID", 7: "RECORD_INVALID",
@@ -171,10 +172,10 @@ def test_duplicates_late_chunks_and_old_sessions_change_nothing(topic: Topic, fi
     topic.send(cut(film, "messy", session=6)[:3])  # a publisher that was thought to be dead
     topic.send([messy[n] for n in (6, 5, 4, *range(7, len(messy)), 4)])
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("calm", "messy"), of=worker)
+        worker.wait_until(lambda: topic.is_ended("calm", "messy"))
         expected, found = final(topic.segments("calm")), final(topic.segments("messy"))
         assert found == [one | {"id": str(one["id"]).replace("calm", "messy")} for one in expected]
-        wait_until(lambda: topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.lag() == 0)
         assert (worker.count("duplicate"), worker.count("stale")) == (3, 3)
         assert worker.count("taken") == len(calm) + len(messy)
 
@@ -183,25 +184,25 @@ def test_a_stream_that_falls_silent_is_ended_and_may_come_back(topic: Topic, fil
     mine = cut(film, "cam")
     with working(topic, tmp_path, idle_seconds=1.0) as worker:
         topic.send(mine[:3])
-        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
         first = topic.segments()
         assert list(first) == ["cams/cam/0/0"]
-        wait_until(lambda: worker.value("kinodex_worker_streams") == 0, of=worker)
+        worker.wait_until(lambda: worker.value("kinodex_worker_streams") == 0)
         [partition] = [
             one for one in worker.worker.partitions.values() if isinstance(one, ChunkPartition) and one._ended
         ]
         assert (partition._streams, partition._sent, len(partition._ended)) == ({}, {}, 1)
         topic.send([mine[2], *mine[3:5]])
-        wait_until(lambda: len(topic.segments()) == 2 and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: len(topic.segments()) == 2 and topic.lag() == 0)
         second = topic.segments()["cams/cam/1/0"]
         assert second.is_final
         assert second.segment.span.start_seconds == pytest.approx(6.0, abs=0.1)
         assert len(second.frames.pts_seconds) == 4
         assert worker.count("duplicate") == 1
-        wait_until(lambda: partition._streams == {}, of=worker)
+        worker.wait_until(lambda: partition._streams == {})
     with working(topic, tmp_path) as worker:
         topic.send([mine[4], mine[-1]])
-        wait_until(lambda: worker.count("duplicate") == 1 and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: worker.count("duplicate") == 1 and topic.lag() == 0)
     assert final(topic.segments()) == [told(first["cams/cam/0/0"]), told(second)]
 
 
@@ -211,11 +212,11 @@ def test_a_stream_that_is_stuck_holds_no_other(topic: Topic, film: Path, tmp_pat
     topic.send([chunk for pair in zip(streams["a"][1:], streams["b"][1:], strict=True) for chunk in pair], partition=0)
     topic.send(streams["stuck"][2:6], partition=0)
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("a", "b"), 2.9, of=worker)
+        worker.wait_until(lambda: topic.is_ended("a", "b"))
         assert topic.lag() > 20
-        wait_until(lambda: [gap for one in topic.segments("stuck").values() for gap in one.gaps], of=worker)
+        worker.wait_until(lambda: [gap for one in topic.segments("stuck").values() for gap in one.gaps])
         topic.send([streams["stuck"][1], *streams["stuck"][6:]], partition=0)
-        wait_until(lambda: topic.is_ended("stuck") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("stuck") and topic.lag() == 0)
         assert worker.count("duplicate") == 1
         [gap] = [gap for one in topic.segments("stuck").values() for gap in one.gaps]
         assert (gap.first_sequence, gap.chunk_count, gap.reason) == (1, 1, "MISSING")
@@ -253,7 +254,7 @@ def test_chunks_may_say_where_their_media_is(
     topic.send(cut(film, "calm"))
     topic.send(mine)
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("cam", "calm") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam", "calm") and topic.lag() == 0)
     gaps = [(gap.first_sequence, gap.reason) for one in topic.segments("cam").values() for gap in one.gaps]
     assert gaps == [(4, "SOURCE_NOT_FOUND"), (7, "SOURCE_NOT_FOUND")]
     assert len(topic.dead_letters()) == 2
@@ -302,7 +303,7 @@ def test_a_whole_file_is_what_index_makes_of_it(topic: Topic, film: Path, tmp_pa
     topic.send_raw([(b"k", b"\xff"), (b"k", None)], topic=topic.names.sources)
     with working(topic, tmp_path) as worker:
         assert outcome.video_id is not None
-        wait_until(lambda: topic.is_ended(outcome.video_id, "named") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended(outcome.video_id, "named") and topic.lag() == 0)
         assert worker.count("taken") == 4
     found = topic.segments(outcome.video_id)
     with Catalog.open_reader(tmp_path / "data") as catalog:
@@ -330,7 +331,7 @@ def test_a_file_that_fails_half_way_leaves_nothing(topic: Topic, film: Path, tmp
     send_source(topic, Source(collection="films", video_id="short", uri=film.as_uri()))
     settings = replace(topic.settings(), decode=DecodeConfig(max_duration_seconds=120.0))
     with working(topic, tmp_path, settings) as worker:
-        wait_until(lambda: topic.is_ended("short") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("short") and topic.lag() == 0)
         assert topic.segments("long") == {}
         assert any(one.video_id == "long" for one in topic.revisions())
         [letter] = topic.dead_letters()
@@ -344,13 +345,13 @@ def test_a_worker_stops_in_the_middle_of_a_file_and_of_a_download(
     long = write_scenes(tmp_path / "long.mp4", [("red", 400)])
     send_source(topic, Source(collection="films", video_id="long", uri=long.as_uri()))
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: len(topic.segments("long")) > 1, of=worker)
+        worker.wait_until(lambda: len(topic.segments("long")) > 1)
         begin = time.monotonic()
     assert time.monotonic() - begin < 40  # the file is of 400 s, and each second of it takes half of one
     with dripping() as address:
         topic.send([replace(cut(film, "cam")[0], media=b"", uri=f"{address}/a.ts")])
         with working(topic, tmp_path) as worker:
-            wait_until(lambda: worker.count("taken") == 2, of=worker)
+            worker.wait_until(lambda: worker.count("taken") == 2)
             time.sleep(1.0)
             begin = time.monotonic()
         assert time.monotonic() - begin < 40
@@ -364,7 +365,7 @@ def test_more_than_can_be_worked_on_waits_in_kafka(
     mine = {name: cut(film, name) for name in ("calm", *"abcd")}
     topic.send(mine["calm"])
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("calm") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("calm") and topic.lag() == 0)
     topic.send([chunk for name in "abcd" for chunk in mine[name]])
     slow[0] = 0.1
     settings = topic.settings()
@@ -375,10 +376,10 @@ def test_more_than_can_be_worked_on_waits_in_kafka(
             seen.add((worker.worker.is_full, worker.worker.threads.in_flight_count))
             return worker.count("taken") == 4 * len(mine["a"])
 
-        wait_until(is_done, of=worker)
+        worker.wait_until(is_done)
         assert {is_full for is_full, _ in seen} == {True, False}
         assert max(count for _, count in seen) <= PARTS_IN_FLIGHT * 2 + 16
-        wait_until(lambda: topic.is_ended(*"abcd") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended(*"abcd") and topic.lag() == 0)
         assert worker.worker.threads.in_flight_count == worker.worker.threads.speech_count == 0
     expected = final(topic.segments("calm"))
     for name in "abcd":
@@ -392,7 +393,7 @@ def test_old_chunks_are_shed_where_that_is_wanted(topic: Topic, film: Path, tmp_
     time.sleep(2.0)
     with working(topic, tmp_path, shed_seconds=1.5) as worker:
         topic.send(mine[4:])
-        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
         assert worker.count("shed") == 4
     gaps = [(gap.first_sequence, gap.chunk_count, gap.reason) for one in topic.segments().values() for gap in one.gaps]
     assert gaps == [(0, 4, "SHED")]
@@ -436,8 +437,8 @@ def test_hostile_chunks_harm_their_own_stream_only(topic: Topic, film: Path, tmp
     bad.append((b"x", random.Random(1).randbytes((9 << 20) - 1000)))
     topic.send_raw(bad)
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("good", "lies", "long", "large", "jumps", "late"), of=worker)
-        wait_until(lambda: topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("good", "lies", "long", "large", "jumps", "late"))
+        worker.wait_until(lambda: topic.lag() == 0)
         assert worker.count("RECORD_INVALID") == len(bad) == len(topic.dead_letters())
     assert {one.reason for one in topic.dead_letters()} == {"RECORD_INVALID"}
     [huge] = [one for one in topic.dead_letters() if one.key == b"x"]
@@ -466,7 +467,7 @@ def test_a_bug_ends_the_worker_and_another_goes_on(
             worker.thread.join(30)
     assert topic.lag() == 13
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
 
 
 def test_a_partition_that_cannot_be_begun_is_begun_later(
@@ -483,7 +484,7 @@ def test_a_partition_that_cannot_be_begun_is_begun_later(
 
     monkeypatch.setattr(PartitionReader, "read_to_end", read_perhaps)
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
     assert refusals == []
     assert list(topic.segments()) == [f"cams/cam/0/{n}" for n in range(3)]
 
@@ -491,14 +492,14 @@ def test_a_partition_that_cannot_be_begun_is_begun_later(
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning(topic: Topic, film: Path, tmp_path: Path) -> None:
     topic.send(cut(film, "cam"))
     with working(topic, tmp_path) as worker:
-        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
     with KafkaAdminClient(bootstrap_servers=list(topic.config.servers)) as admin:
         admin.delete_topics([topic.names.chunks])
         wait_until(lambda: any(one.state == "created" for one in create_topics(topic.config)))
     first = final(topic.segments())
     with working(topic, tmp_path) as worker:
         topic.send(cut(film, "cam", session=2))
-        wait_until(lambda: len(topic.segments()) == 6 and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: len(topic.segments()) == 6 and topic.lag() == 0)
     assert final(topic.segments())[:3] == first
 
 
@@ -506,12 +507,12 @@ def test_what_another_worker_has_taken_is_not_shed(topic: Topic, film: Path, tmp
     mine = cut(film, "cam")
     topic.send(mine[:7])
     with working(topic, tmp_path, shed_seconds=5.0) as worker:
-        wait_until(lambda: worker.count("taken") == 7 and "cams/cam/0/0" in topic.segments(), of=worker)
+        worker.wait_until(lambda: worker.count("taken") == 7 and "cams/cam/0/0" in topic.segments())
         time.sleep(1.5)  # for a checkpoint
     time.sleep(2.0)
     with working(topic, tmp_path, shed_seconds=1.5) as worker:
         topic.send(mine[7:])
-        wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0, of=worker)
+        worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
         assert worker.count("shed") == 0
     assert [gap for one in topic.segments().values() for gap in one.gaps] == []
 

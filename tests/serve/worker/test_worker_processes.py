@@ -11,7 +11,8 @@ import pytest
 from ingest.values import Chunk
 from support.broker import Broker
 from support.fakes import use_fakes, write_scenes
-from support.worker_runs import Child, Topic, cut, final, wait_until, working
+from support.waiting import wait_until
+from support.worker_runs import Child, Topic, cut, final, working
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 NAMES = ("a", "b", "c", "d", "e")
@@ -64,7 +65,7 @@ def expected(kafka: str, film: Path, tmp_path_factory: pytest.TempPathFactory) -
         use_fakes(patch)
         topic.send(cut(film, "calm"))
         with working(topic, tmp_path_factory.mktemp("calm")) as worker:
-            wait_until(lambda: topic.is_ended("calm"), of=worker)
+            worker.wait_until(lambda: topic.is_ended("calm"))
     found = final(topic.segments())
     topic.close()
     return {"calm": found}
