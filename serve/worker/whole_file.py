@@ -149,7 +149,10 @@ class FileCutter:
         )
 
     def _whole_seconds(self, items: Sequence[Frame | AudioBlock]) -> float:
-        """Return the media time before which no picture comes any more."""
+        """Return the media time before which no picture comes any more.
+
+        A picture that the file stores further behind its sound than MAX_LAG_SECONDS is lost to its segment.
+        """
         assert self._media is not None
         if self._media.video_codec is None:
             return self._end
