@@ -37,23 +37,23 @@ class Video(_message.Message):
         STATE_UNSPECIFIED: Video._State.ValueType  # 0
         """Never sent."""
         STATE_PROCESSING: Video._State.ValueType  # 1
-        """Waiting or being indexed; not yet found."""
+        """Queued or being indexed; no answer shows it yet."""
         STATE_READY: Video._State.ValueType  # 2
-        """It is found by questions."""
+        """Indexed; answers show it."""
         STATE_FAILED: Video._State.ValueType  # 3
-        """It could not be indexed; `failure` says why."""
+        """Indexing failed; `failure` says why."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """How far it is."""
+        """The state of indexing."""
 
     STATE_UNSPECIFIED: Video.State.ValueType  # 0
     """Never sent."""
     STATE_PROCESSING: Video.State.ValueType  # 1
-    """Waiting or being indexed; not yet found."""
+    """Queued or being indexed; no answer shows it yet."""
     STATE_READY: Video.State.ValueType  # 2
-    """It is found by questions."""
+    """Indexed; answers show it."""
     STATE_FAILED: Video.State.ValueType  # 3
-    """It could not be indexed; `failure` says why."""
+    """Indexing failed; `failure` says why."""
 
     @_typing.final
     class MetadataEntry(_message.Message):
@@ -92,50 +92,50 @@ class Video(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     WATERMARK_OFFSET_FIELD_NUMBER: _builtins.int
     video_id: _builtins.str
-    """Output only. Its id, unique in its collection."""
+    """Output only. The id, unique in the collection."""
     collection: _builtins.str
-    """Output only. The collection it is in."""
+    """Output only. The video's collection."""
     uri: _builtins.str
-    """Output only. Where it came from."""
+    """Output only. Where the video came from."""
     state: Global___Video.State.ValueType
-    """Output only. How far it is."""
+    """Output only. The state of indexing."""
     progress: _builtins.float
-    """Output only. Share that is done while PROCESSING: 0 to 1."""
+    """Output only. The finished share while PROCESSING: 0 to 1."""
     frame_count: _builtins.int
-    """Output only. Pictures that were looked at."""
+    """Output only. The number of indexed pictures."""
     utterance_count: _builtins.int
-    """Output only. Parts of speech that were understood."""
+    """Output only. The number of transcribed utterances."""
     content_sha256: _builtins.str
-    """Output only. SHA-256 of its file, hexadecimal; empty for a live stream."""
+    """Output only. SHA-256 of the file, hexadecimal; empty for a live stream."""
     live: _builtins.bool
-    """Output only. True: a live stream that goes on, so all of this still changes. Its old end may be gone."""
+    """Output only. True for a live stream that goes on: all fields still change. Old parts may be deleted already."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the caller said of it."""
+        """The caller's description, for filters."""
 
     @_builtins.property
     def failure(self) -> Global___Failure:
-        """Output only. Why it FAILED."""
+        """Output only. Why indexing FAILED."""
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """Output only. Its length; of a live stream, where it ends as far as is known."""
+        """Output only. The length; of a live stream, the end as far as it is known."""
 
     @_builtins.property
     def index_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it became READY."""
+        """Output only. When the video became READY."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When its recording began, where that is known."""
+        """Output only. When the recording began, if known."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. What was not quite right with the file, for a person."""
+        """Output only. Minor faults of the file, for people."""
 
     @_builtins.property
     def watermark_offset(self) -> _duration_pb2.Duration:
-        """Output only. Before it, nothing of a live stream will be revised; absent: everything is final."""
+        """Output only. Everything in the live stream before this time is final; absent: everything is final."""
 
     def __init__(
         self,
@@ -174,9 +174,9 @@ class Failure(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """What went wrong, for a program: UPPER_SNAKE, such as DECODE_ERROR."""
+    """The reason for programs: UPPER_SNAKE, such as DECODE_ERROR."""
     message: _builtins.str
-    """What went wrong, for a person."""
+    """The reason for people."""
     def __init__(
         self,
         *,
@@ -193,7 +193,7 @@ Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class IngestVideoRequest(_message.Message):
-    """Asks for a video to be indexed."""
+    """A request to index a video."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -224,22 +224,22 @@ class IngestVideoRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """Required. Where it is: http:, https:, or file: below a folder that the server allows."""
+    """Required. The video's URI: http:, https:, or file: below a folder that the server allows."""
     collection: _builtins.str
-    """The collection to put it in; empty is "default". Letters, digits, ".", "_", "-", at most 64."""
+    """The collection to add it to; empty is "default". At most 64 letters, digits, ".", "_" and "-"."""
     video_id: _builtins.str
-    """Names it: letters, digits, ".", "_", "-", at most 128. Empty is a name derived from collection and URI. A video of
-    this name is replaced once the new one is READY, unless its bytes are the same.
+    """The video's id: at most 128 letters, digits, ".", "_" and "-"; empty: derived from collection and URI. An existing
+    video of this id is replaced once the new one is READY, unless its bytes are the same.
     """
     request_id: _builtins.str
-    """Makes a retry harmless: a second request of the same id within a day gets the first one's answer. A UUID."""
+    """A UUID that makes a retry harmless: a second request with it, within a day, gets the answer to the first."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Anything the caller wants to filter by: at most 64 keys of 64 characters, values of 1,024."""
+        """Keys and values for filters: at most 64 keys of 64 characters, with values of 1,024 characters."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When its recording began, where that is known."""
+        """When the recording began, if known."""
 
     def __init__(
         self,
@@ -261,7 +261,7 @@ Global___IngestVideoRequest: _TypeAlias = IngestVideoRequest  # noqa: Y015
 
 @_typing.final
 class IngestVideoResponse(_message.Message):
-    """Answers IngestVideo."""
+    """The response of IngestVideo."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -292,7 +292,7 @@ class UploadVideoRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """All others: the file's next bytes, at most 1 MiB."""
+    """All other messages: the next bytes of the file, at most 1 MiB."""
     @_builtins.property
     def header(self) -> Global___UploadHeader:
         """The first message."""
@@ -315,7 +315,7 @@ Global___UploadVideoRequest: _TypeAlias = UploadVideoRequest  # noqa: Y015
 
 @_typing.final
 class UploadHeader(_message.Message):
-    """What is said of an upload before its bytes."""
+    """The description of an upload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -350,22 +350,22 @@ class UploadHeader(_message.Message):
     filename: _builtins.str
     """Required. The file's name, for people."""
     size_bytes: _builtins.int
-    """The file's length in bytes, where that is known."""
+    """The file's length in bytes; 0: unknown."""
     sha256: _builtins.str
     """SHA-256 of the file, hexadecimal; empty: not checked."""
     collection: _builtins.str
-    """The collection to put it in; empty is "default". As in IngestVideo."""
+    """The collection to add it to; empty is "default". As in IngestVideo."""
     video_id: _builtins.str
-    """Names it; empty is the start of its content's SHA-256. As in IngestVideo."""
+    """The video's id; empty: the first digits of the content's SHA-256. As in IngestVideo."""
     request_id: _builtins.str
-    """Makes a retry harmless: a second upload of the same id within a day gets the first one's answer. A UUID."""
+    """A UUID that makes a retry harmless: a second upload with it, within a day, gets the answer to the first."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Anything the caller wants to filter by. As in IngestVideo."""
+        """Keys and values for filters. As in IngestVideo."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When its recording began, where that is known."""
+        """When the recording began, if known."""
 
     def __init__(
         self,
@@ -389,14 +389,14 @@ Global___UploadHeader: _TypeAlias = UploadHeader  # noqa: Y015
 
 @_typing.final
 class UploadVideoResponse(_message.Message):
-    """Answers UploadVideo."""
+    """The response of UploadVideo."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VIDEO_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def video(self) -> Global___Video:
-        """The video, PROCESSING unless these bytes were indexed before."""
+        """The video: PROCESSING, or READY if the collection already has these bytes."""
 
     def __init__(
         self,
@@ -413,16 +413,16 @@ Global___UploadVideoResponse: _TypeAlias = UploadVideoResponse  # noqa: Y015
 
 @_typing.final
 class GetVideoRequest(_message.Message):
-    """Asks for one video."""
+    """A request for one video."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VIDEO_ID_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     video_id: _builtins.str
-    """Required. Its id; of a READY video also the beginning of it, of at least 4 characters, that no other has."""
+    """Required. The video's id. For a READY video, an unambiguous beginning of at least 4 characters will do."""
     collection: _builtins.str
-    """The collection it is in; empty is the one that has it, which must be the only one."""
+    """The video's collection; empty: the only collection that has such a video."""
     def __init__(
         self,
         *,
@@ -439,7 +439,7 @@ Global___GetVideoRequest: _TypeAlias = GetVideoRequest  # noqa: Y015
 
 @_typing.final
 class GetVideoResponse(_message.Message):
-    """Answers GetVideo."""
+    """The response of GetVideo."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -463,7 +463,7 @@ Global___GetVideoResponse: _TypeAlias = GetVideoResponse  # noqa: Y015
 
 @_typing.final
 class ListVideosRequest(_message.Message):
-    """Asks for videos."""
+    """A request for a page of videos."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -471,11 +471,11 @@ class ListVideosRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Only this collection; empty is every one the caller may read."""
+    """Only this collection; empty: all that the caller may read."""
     page_size: _builtins.int
-    """Videos on a page: 0 is 100, at most 1,000."""
+    """Videos on a page: at most 1,000; 0 is 100."""
     page_token: _builtins.str
-    """Which page: `next_page_token` of the page before. All else must be as it was."""
+    """`next_page_token` of the previous page; all other fields must be as in its request. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -493,17 +493,17 @@ Global___ListVideosRequest: _TypeAlias = ListVideosRequest  # noqa: Y015
 
 @_typing.final
 class ListVideosResponse(_message.Message):
-    """Answers ListVideos."""
+    """The response of ListVideos."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VIDEOS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty: this is the last."""
+    """The token of the next page; empty: this is the last page."""
     @_builtins.property
     def videos(self) -> _containers.RepeatedCompositeFieldContainer[Global___Video]:
-        """By URI."""
+        """The videos, sorted by URI."""
 
     def __init__(
         self,
@@ -521,7 +521,7 @@ Global___ListVideosResponse: _TypeAlias = ListVideosResponse  # noqa: Y015
 
 @_typing.final
 class DeleteVideoRequest(_message.Message):
-    """Asks to forget a video."""
+    """A request to delete a video."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -529,11 +529,11 @@ class DeleteVideoRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     video_id: _builtins.str
-    """Required. Its id."""
+    """Required. The video's whole id."""
     request_id: _builtins.str
-    """Makes a retry harmless: a second request of the same id within a day gets the first one's answer. A UUID."""
+    """A UUID that makes a retry harmless: a second request with it, within a day, gets the answer to the first."""
     collection: _builtins.str
-    """The collection it is in; empty is the one that has it, which must be the only one."""
+    """The video's collection; empty: the only collection that has such a video."""
     def __init__(
         self,
         *,
@@ -551,7 +551,7 @@ Global___DeleteVideoRequest: _TypeAlias = DeleteVideoRequest  # noqa: Y015
 
 @_typing.final
 class DeleteVideoResponse(_message.Message):
-    """Answers DeleteVideo."""
+    """The response of DeleteVideo."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -568,7 +568,7 @@ Global___DeleteVideoResponse: _TypeAlias = DeleteVideoResponse  # noqa: Y015
 
 @_typing.final
 class GetTranscriptRequest(_message.Message):
-    """Asks for what is said in a video."""
+    """A request for the utterances of a video."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -577,7 +577,7 @@ class GetTranscriptRequest(_message.Message):
     video_id: _builtins.str
     """Required. The video's id."""
     collection: _builtins.str
-    """The collection it is in; empty is the one that has it, which must be the only one."""
+    """The video's collection; empty: the only collection that has such a video."""
     def __init__(
         self,
         *,
@@ -594,7 +594,7 @@ Global___GetTranscriptRequest: _TypeAlias = GetTranscriptRequest  # noqa: Y015
 
 @_typing.final
 class Word(_message.Message):
-    """A word as it was said."""
+    """A spoken word."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -604,10 +604,10 @@ class Word(_message.Message):
     text: _builtins.str
     """The word."""
     probability: _builtins.float
-    """How sure it was heard: 0 to 1."""
+    """Whisper's probability of the word: 0 to 1."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
-        """When it was said."""
+        """When it was spoken."""
 
     def __init__(
         self,
@@ -626,7 +626,7 @@ Global___Word: _TypeAlias = Word  # noqa: Y015
 
 @_typing.final
 class Utterance(_message.Message):
-    """A sentence or part of one."""
+    """A spoken sentence, or a part of one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -635,16 +635,16 @@ class Utterance(_message.Message):
     LANGUAGE_FIELD_NUMBER: _builtins.int
     WORDS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """What was said."""
+    """The text."""
     language: _builtins.str
-    """Its language, ISO 639-1."""
+    """The language, ISO 639-1."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
-        """When."""
+        """When it was spoken."""
 
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___Word]:
-        """Its words, in order."""
+        """The words, in order."""
 
     def __init__(
         self,
@@ -664,14 +664,14 @@ Global___Utterance: _TypeAlias = Utterance  # noqa: Y015
 
 @_typing.final
 class GetTranscriptResponse(_message.Message):
-    """Answers GetTranscript."""
+    """The response of GetTranscript."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UTTERANCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def utterances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Utterance]:
-        """In order."""
+        """The utterances, in order."""
 
     def __init__(
         self,
@@ -688,7 +688,7 @@ Global___GetTranscriptResponse: _TypeAlias = GetTranscriptResponse  # noqa: Y015
 
 @_typing.final
 class GetFrameRequest(_message.Message):
-    """Asks for a picture."""
+    """A request for a picture."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -698,10 +698,10 @@ class GetFrameRequest(_message.Message):
     video_id: _builtins.str
     """Required. The video's id."""
     collection: _builtins.str
-    """The collection it is in; empty is the one that has it, which must be the only one."""
+    """The video's collection; empty: the only collection that has such a video."""
     @_builtins.property
     def offset(self) -> _duration_pb2.Duration:
-        """Relative to the first picture of the video."""
+        """The time, relative to the first picture of the video."""
 
     def __init__(
         self,
@@ -720,17 +720,17 @@ Global___GetFrameRequest: _TypeAlias = GetFrameRequest  # noqa: Y015
 
 @_typing.final
 class GetFrameResponse(_message.Message):
-    """Answers GetFrame."""
+    """The response of GetFrame."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JPEG_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     jpeg: _builtins.bytes
-    """A JPEG; its shorter side is 180 pixels unless the server is set otherwise."""
+    """A JPEG. Its shorter side has 180 pixels, unless the server's settings say otherwise."""
     @_builtins.property
     def offset(self) -> _duration_pb2.Duration:
-        """Its own time, relative to the first picture of the video."""
+        """The picture's own time, relative to the first picture of the video."""
 
     def __init__(
         self,

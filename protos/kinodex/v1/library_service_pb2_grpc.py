@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LibraryServiceStub:
-    """Takes videos in, tells of them, and forgets them.
+    """Adds, shows and deletes videos.
     """
 
     def __init__(self, channel):
@@ -73,60 +73,60 @@ class LibraryServiceStub:
 
 
 class LibraryServiceServicer:
-    """Takes videos in, tells of them, and forgets them.
+    """Adds, shows and deletes videos.
     """
 
     def IngestVideo(self, request, context):
-        """Begins to index the video at a URI and returns it at once, in state PROCESSING; GetVideo tells how it goes on.
-        What cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT for what is no URI and
-        PERMISSION_DENIED for a URI that the server's policy refuses.
+        """Begins to index the video at a URI and returns at once, with the video in state PROCESSING; GetVideo shows the
+        progress. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
+        URI, PERMISSION_DENIED if the server's policy refuses it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadVideo(self, request_iterator, context):
-        """Takes the bytes of a video file, then does as IngestVideo. The first message carries the header, the others bytes.
-        Bytes that are in the collection already come back READY, and change nothing. Fails with RESOURCE_EXHAUSTED for a
-        file above the server's limit, DATA_LOSS for another length or checksum than announced.
+        """Receives a video file, then indexes it as IngestVideo does. The first message carries the header, the others bytes.
+        A file that the collection already has comes back READY and changes nothing. Fails with RESOURCE_EXHAUSTED for a
+        file above the server's limit, DATA_LOSS if the length or the checksum differs from the header's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetVideo(self, request, context):
-        """Returns one video. Fails with NOT_FOUND where there is none of this id that the caller may read.
+        """Returns one video. Fails with NOT_FOUND if the caller may read no video of this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVideos(self, request, context):
-        """Returns videos by URI.
+        """Returns videos, sorted by URI.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVideo(self, request, context):
-        """Forgets a video and everything derived from it; answers no longer show it when this returns. Fails with NOT_FOUND
-        where there is none of this id.
+        """Deletes a video and everything derived from it; afterwards no answer shows it. Fails with NOT_FOUND if there is no
+        video of this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTranscript(self, request, context):
-        """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id,
-        FAILED_PRECONDITION where it is not READY.
+        """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
+        FAILED_PRECONDITION if it is not READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetFrame(self, request, context):
-        """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures,
-        FAILED_PRECONDITION where it is not READY.
+        """Returns the stored picture nearest to a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
+        FAILED_PRECONDITION if it is not READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,7 +179,7 @@ def add_LibraryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LibraryService:
-    """Takes videos in, tells of them, and forgets them.
+    """Adds, shows and deletes videos.
     """
 
     @staticmethod

@@ -27,73 +27,73 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LibraryServiceStub:
-    """Takes videos in, tells of them, and forgets them."""
+    """Adds, shows and deletes videos."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LibraryServiceAsyncStub: ...
     IngestVideo: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.IngestVideoRequest, _library_service_pb2.IngestVideoResponse]
-    """Begins to index the video at a URI and returns it at once, in state PROCESSING; GetVideo tells how it goes on.
-    What cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT for what is no URI and
-    PERMISSION_DENIED for a URI that the server's policy refuses.
+    """Begins to index the video at a URI and returns at once, with the video in state PROCESSING; GetVideo shows the
+    progress. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
+    URI, PERMISSION_DENIED if the server's policy refuses it.
     """
     UploadVideo: _grpc.StreamUnaryMultiCallable[_library_service_pb2.UploadVideoRequest, _library_service_pb2.UploadVideoResponse]
-    """Takes the bytes of a video file, then does as IngestVideo. The first message carries the header, the others bytes.
-    Bytes that are in the collection already come back READY, and change nothing. Fails with RESOURCE_EXHAUSTED for a
-    file above the server's limit, DATA_LOSS for another length or checksum than announced.
+    """Receives a video file, then indexes it as IngestVideo does. The first message carries the header, the others bytes.
+    A file that the collection already has comes back READY and changes nothing. Fails with RESOURCE_EXHAUSTED for a
+    file above the server's limit, DATA_LOSS if the length or the checksum differs from the header's.
     """
     GetVideo: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetVideoRequest, _library_service_pb2.GetVideoResponse]
-    """Returns one video. Fails with NOT_FOUND where there is none of this id that the caller may read."""
+    """Returns one video. Fails with NOT_FOUND if the caller may read no video of this id."""
     ListVideos: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.ListVideosRequest, _library_service_pb2.ListVideosResponse]
-    """Returns videos by URI."""
+    """Returns videos, sorted by URI."""
     DeleteVideo: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.DeleteVideoRequest, _library_service_pb2.DeleteVideoResponse]
-    """Forgets a video and everything derived from it; answers no longer show it when this returns. Fails with NOT_FOUND
-    where there is none of this id.
+    """Deletes a video and everything derived from it; afterwards no answer shows it. Fails with NOT_FOUND if there is no
+    video of this id.
     """
     GetTranscript: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetTranscriptRequest, _library_service_pb2.GetTranscriptResponse]
-    """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id,
-    FAILED_PRECONDITION where it is not READY.
+    """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
+    FAILED_PRECONDITION if it is not READY.
     """
     GetFrame: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetFrameRequest, _library_service_pb2.GetFrameResponse]
-    """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures,
-    FAILED_PRECONDITION where it is not READY.
+    """Returns the stored picture nearest to a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
+    FAILED_PRECONDITION if it is not READY.
     """
 
 @_typing.type_check_only
 class LibraryServiceAsyncStub(LibraryServiceStub):
-    """Takes videos in, tells of them, and forgets them."""
+    """Adds, shows and deletes videos."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IngestVideo: _aio.UnaryUnaryMultiCallable[_library_service_pb2.IngestVideoRequest, _library_service_pb2.IngestVideoResponse]  # type: ignore[assignment]
-    """Begins to index the video at a URI and returns it at once, in state PROCESSING; GetVideo tells how it goes on.
-    What cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT for what is no URI and
-    PERMISSION_DENIED for a URI that the server's policy refuses.
+    """Begins to index the video at a URI and returns at once, with the video in state PROCESSING; GetVideo shows the
+    progress. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
+    URI, PERMISSION_DENIED if the server's policy refuses it.
     """
     UploadVideo: _aio.StreamUnaryMultiCallable[_library_service_pb2.UploadVideoRequest, _library_service_pb2.UploadVideoResponse]  # type: ignore[assignment]
-    """Takes the bytes of a video file, then does as IngestVideo. The first message carries the header, the others bytes.
-    Bytes that are in the collection already come back READY, and change nothing. Fails with RESOURCE_EXHAUSTED for a
-    file above the server's limit, DATA_LOSS for another length or checksum than announced.
+    """Receives a video file, then indexes it as IngestVideo does. The first message carries the header, the others bytes.
+    A file that the collection already has comes back READY and changes nothing. Fails with RESOURCE_EXHAUSTED for a
+    file above the server's limit, DATA_LOSS if the length or the checksum differs from the header's.
     """
     GetVideo: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetVideoRequest, _library_service_pb2.GetVideoResponse]  # type: ignore[assignment]
-    """Returns one video. Fails with NOT_FOUND where there is none of this id that the caller may read."""
+    """Returns one video. Fails with NOT_FOUND if the caller may read no video of this id."""
     ListVideos: _aio.UnaryUnaryMultiCallable[_library_service_pb2.ListVideosRequest, _library_service_pb2.ListVideosResponse]  # type: ignore[assignment]
-    """Returns videos by URI."""
+    """Returns videos, sorted by URI."""
     DeleteVideo: _aio.UnaryUnaryMultiCallable[_library_service_pb2.DeleteVideoRequest, _library_service_pb2.DeleteVideoResponse]  # type: ignore[assignment]
-    """Forgets a video and everything derived from it; answers no longer show it when this returns. Fails with NOT_FOUND
-    where there is none of this id.
+    """Deletes a video and everything derived from it; afterwards no answer shows it. Fails with NOT_FOUND if there is no
+    video of this id.
     """
     GetTranscript: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetTranscriptRequest, _library_service_pb2.GetTranscriptResponse]  # type: ignore[assignment]
-    """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id,
-    FAILED_PRECONDITION where it is not READY.
+    """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
+    FAILED_PRECONDITION if it is not READY.
     """
     GetFrame: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetFrameRequest, _library_service_pb2.GetFrameResponse]  # type: ignore[assignment]
-    """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures,
-    FAILED_PRECONDITION where it is not READY.
+    """Returns the stored picture nearest to a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
+    FAILED_PRECONDITION if it is not READY.
     """
 
 class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes videos in, tells of them, and forgets them."""
+    """Adds, shows and deletes videos."""
 
     @_abc_1.abstractmethod
     def IngestVideo(
@@ -101,9 +101,9 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.IngestVideoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.IngestVideoResponse, _abc.Awaitable[_library_service_pb2.IngestVideoResponse]]:
-        """Begins to index the video at a URI and returns it at once, in state PROCESSING; GetVideo tells how it goes on.
-        What cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT for what is no URI and
-        PERMISSION_DENIED for a URI that the server's policy refuses.
+        """Begins to index the video at a URI and returns at once, with the video in state PROCESSING; GetVideo shows the
+        progress. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
+        URI, PERMISSION_DENIED if the server's policy refuses it.
         """
 
     @_abc_1.abstractmethod
@@ -112,9 +112,9 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_library_service_pb2.UploadVideoRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.UploadVideoResponse, _abc.Awaitable[_library_service_pb2.UploadVideoResponse]]:
-        """Takes the bytes of a video file, then does as IngestVideo. The first message carries the header, the others bytes.
-        Bytes that are in the collection already come back READY, and change nothing. Fails with RESOURCE_EXHAUSTED for a
-        file above the server's limit, DATA_LOSS for another length or checksum than announced.
+        """Receives a video file, then indexes it as IngestVideo does. The first message carries the header, the others bytes.
+        A file that the collection already has comes back READY and changes nothing. Fails with RESOURCE_EXHAUSTED for a
+        file above the server's limit, DATA_LOSS if the length or the checksum differs from the header's.
         """
 
     @_abc_1.abstractmethod
@@ -123,7 +123,7 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.GetVideoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.GetVideoResponse, _abc.Awaitable[_library_service_pb2.GetVideoResponse]]:
-        """Returns one video. Fails with NOT_FOUND where there is none of this id that the caller may read."""
+        """Returns one video. Fails with NOT_FOUND if the caller may read no video of this id."""
 
     @_abc_1.abstractmethod
     def ListVideos(
@@ -131,7 +131,7 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.ListVideosRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.ListVideosResponse, _abc.Awaitable[_library_service_pb2.ListVideosResponse]]:
-        """Returns videos by URI."""
+        """Returns videos, sorted by URI."""
 
     @_abc_1.abstractmethod
     def DeleteVideo(
@@ -139,8 +139,8 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.DeleteVideoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.DeleteVideoResponse, _abc.Awaitable[_library_service_pb2.DeleteVideoResponse]]:
-        """Forgets a video and everything derived from it; answers no longer show it when this returns. Fails with NOT_FOUND
-        where there is none of this id.
+        """Deletes a video and everything derived from it; afterwards no answer shows it. Fails with NOT_FOUND if there is no
+        video of this id.
         """
 
     @_abc_1.abstractmethod
@@ -149,8 +149,8 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.GetTranscriptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.GetTranscriptResponse, _abc.Awaitable[_library_service_pb2.GetTranscriptResponse]]:
-        """Returns what is said in a video, in order. Fails with NOT_FOUND where there is none of this id,
-        FAILED_PRECONDITION where it is not READY.
+        """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
+        FAILED_PRECONDITION if it is not READY.
         """
 
     @_abc_1.abstractmethod
@@ -159,8 +159,8 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.GetFrameRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.GetFrameResponse, _abc.Awaitable[_library_service_pb2.GetFrameResponse]]:
-        """Returns the stored picture nearest to a time. Fails with NOT_FOUND for an unknown video or one without pictures,
-        FAILED_PRECONDITION where it is not READY.
+        """Returns the stored picture nearest to a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
+        FAILED_PRECONDITION if it is not READY.
         """
 
 def add_LibraryServiceServicer_to_server(servicer: LibraryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Policy(_message.Message):
-    """What to look and listen for."""
+    """A moderation policy: what to look and listen for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -40,46 +40,46 @@ class Policy(_message.Message):
     ACTION_HINT_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
-    """Names it."""
+    """The policy's id."""
     label: _builtins.str
-    """What its events are labelled."""
+    """The label of its events."""
     enter_confidence: _builtins.float
-    """Confidence from which it begins."""
+    """An event begins at this confidence: 0 to 1."""
     leave_confidence: _builtins.float
-    """And under which it ends."""
+    """An event ends below this confidence: 0 to 1."""
     action_hint: _builtins.str
-    """Advice to whoever gets the event."""
+    """Advice for the receiver of the event, such as "review"."""
     @_builtins.property
     def parent_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the label is a kind of, the broadest first."""
+        """The broader labels that include the label, the broadest first."""
 
     @_builtins.property
     def shows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What pictures of it show."""
+        """Captions of pictures that match."""
 
     @_builtins.property
     def unlike(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What pictures show that only looks like it."""
+        """Captions of pictures that only look similar and do not match."""
 
     @_builtins.property
     def says(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Words and phrases that give it away."""
+        """Words and phrases that match."""
 
     @_builtins.property
     def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Regular expressions (RE2) that do."""
+        """Regular expressions (RE2) that match in speech."""
 
     @_builtins.property
     def min_duration(self) -> _duration_pb2.Duration:
-        """Shorter ones are nothing."""
+        """Shorter events are dropped."""
 
     @_builtins.property
     def cooldown(self) -> _duration_pb2.Duration:
-        """After one ends, before the next may begin."""
+        """The least time between the end of an event and the next one."""
 
     @_builtins.property
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """It holds for these; none: for all."""
+        """The policy applies to these collections; none: to all."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ Global___Policy: _TypeAlias = Policy  # noqa: Y015
 
 @_typing.final
 class ListPoliciesRequest(_message.Message):
-    """Asks for the policies."""
+    """A request for the policies in force."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -125,7 +125,7 @@ Global___ListPoliciesRequest: _TypeAlias = ListPoliciesRequest  # noqa: Y015
 
 @_typing.final
 class ListPoliciesResponse(_message.Message):
-    """Answers with the policies."""
+    """The response of ListPolicies."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -133,14 +133,14 @@ class ListPoliciesResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """Their version, as their file says."""
+    """The version that the policy file states."""
     refused: _builtins.str
-    """What is wrong with the file that should take their place: they hold until it is mended. Line and field only for a
-    caller who may not read every collection. Empty: nothing.
+    """The mistake in the newest policy file; the policies above apply until it is corrected. A caller that may not read
+    every collection gets only its line and field. Empty: no mistake.
     """
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
-        """The policies in force; none: nothing is looked for."""
+        """The policies in force; none: the server looks for nothing."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ Global___ListPoliciesResponse: _TypeAlias = ListPoliciesResponse  # noqa: Y015
 
 @_typing.final
 class EventFilter(_message.Message):
-    """Which events are asked for: those that meet every condition."""
+    """A filter of events. An event must meet every condition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -169,22 +169,22 @@ class EventFilter(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     min_confidence: _builtins.float
-    """Of at least this confidence: 0 to 1."""
+    """Only of at least this confidence: 0 to 1."""
     @_builtins.property
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """In these collections; none: in all that the caller may read."""
+        """Only in these collections; none: in all that the caller may read."""
 
     @_builtins.property
     def video_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of these videos; none: of all, as in the next ones."""
+        """Only of these videos; none: of all videos."""
 
     @_builtins.property
     def policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """By these policies."""
+        """Only by these policies; none: by all policies."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """With these labels, or labels that are a kind of them."""
+        """Only with these labels or parent labels; none: with any label."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ Global___EventFilter: _TypeAlias = EventFilter  # noqa: Y015
 
 @_typing.final
 class ListEventsRequest(_message.Message):
-    """Asks for events."""
+    """A request for a page of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -213,12 +213,12 @@ class ListEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Events on a page: 0 is 100, at most 1000."""
+    """Events on a page: at most 1000; 0 is 100."""
     page_token: _builtins.str
-    """Which page: `next_page_token` of the page before. All else must be as it was."""
+    """`next_page_token` of the previous page; all other fields must be as in its request. Empty: the first page."""
     @_builtins.property
     def filter(self) -> Global___EventFilter:
-        """Which ones."""
+        """Which events."""
 
     def __init__(
         self,
@@ -237,17 +237,17 @@ Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListEventsResponse(_message.Message):
-    """Answers with events."""
+    """The response of ListEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty: this is the last."""
+    """The token of the next page; empty: this is the last page."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_stream_pb2.Event]:
-        """By collection, video and time."""
+        """The events, by collection, video and time."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
 class WatchEventsRequest(_message.Message):
-    """Asks for changes of events."""
+    """A request for the changes of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -273,11 +273,11 @@ class WatchEventsRequest(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     FROM_START_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """Where to go on: `resume_token` of the last response that was dealt with. All else must be as it was. Empty: from
-    now on.
+    """`resume_token` of the last response that was handled; all other fields must be as in its request. Empty: from now
+    on.
     """
     from_start: _builtins.bool
-    """Where there is no token: true begins with everything that is known, oldest change first."""
+    """Without a token, true begins with all known events, the oldest change first."""
     @_builtins.property
     def filter(self) -> Global___EventFilter:
         """Which events."""
@@ -299,17 +299,17 @@ Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
 
 @_typing.final
 class WatchEventsResponse(_message.Message):
-    """One change."""
+    """A change of an event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """Goes on behind this response."""
+    """Resumes behind this response."""
     @_builtins.property
     def event(self) -> _stream_pb2.Event:
-        """The event as it is by this change. Unset: nothing new, only a newer token; the first response is one of these."""
+        """The event after this change. Unset: only a newer token, as in the first response."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModerationServiceStub:
-    """Tells what moderation policies find in videos. A screen and not a judge: what it finds is for a person to look at.
+    """Shows what moderation policies find in videos. It finds candidates; a person should look at each before acting on it.
     """
 
     def __init__(self, channel):
@@ -53,28 +53,28 @@ class ModerationServiceStub:
 
 
 class ModerationServiceServicer:
-    """Tells what moderation policies find in videos. A screen and not a judge: what it finds is for a person to look at.
+    """Shows what moderation policies find in videos. It finds candidates; a person should look at each before acting on it.
     """
 
     def ListPolicies(self, request, context):
-        """Returns the policies in force for what the caller may read.
+        """Returns the policies in force for the collections that the caller may read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Returns events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page token,
-        PERMISSION_DENIED for a collection that the caller may not read.
+        """Returns the events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page
+        token, PERMISSION_DENIED for a collection that the caller may not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """Sends every change of events from now on, or from where an earlier call was left, and does not end by itself. Each
-        change comes once, in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that
-        is gone, and with UNAVAILABLE when the server stops: call again with the last token then.
+        """Sends every change of events from now on, or from the place of a resume token, without end. Each change comes once,
+        in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that is gone, and with
+        UNAVAILABLE when the server stops: call again with the last token then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +107,7 @@ def add_ModerationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModerationService:
-    """Tells what moderation policies find in videos. A screen and not a judge: what it finds is for a person to look at.
+    """Shows what moderation policies find in videos. It finds candidates; a person should look at each before acting on it.
     """
 
     @staticmethod

@@ -27,43 +27,43 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModerationServiceStub:
-    """Tells what moderation policies find in videos. A screen and not a judge: what it finds is for a person to look at."""
+    """Shows what moderation policies find in videos. It finds candidates; a person should look at each before acting on it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModerationServiceAsyncStub: ...
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.ListPoliciesRequest, _moderation_service_pb2.ListPoliciesResponse]
-    """Returns the policies in force for what the caller may read."""
+    """Returns the policies in force for the collections that the caller may read."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.ListEventsRequest, _moderation_service_pb2.ListEventsResponse]
-    """Returns events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page token,
-    PERMISSION_DENIED for a collection that the caller may not read.
+    """Returns the events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page
+    token, PERMISSION_DENIED for a collection that the caller may not read.
     """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_moderation_service_pb2.WatchEventsRequest, _moderation_service_pb2.WatchEventsResponse]
-    """Sends every change of events from now on, or from where an earlier call was left, and does not end by itself. Each
-    change comes once, in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that
-    is gone, and with UNAVAILABLE when the server stops: call again with the last token then.
+    """Sends every change of events from now on, or from the place of a resume token, without end. Each change comes once,
+    in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that is gone, and with
+    UNAVAILABLE when the server stops: call again with the last token then.
     """
 
 @_typing.type_check_only
 class ModerationServiceAsyncStub(ModerationServiceStub):
-    """Tells what moderation policies find in videos. A screen and not a judge: what it finds is for a person to look at."""
+    """Shows what moderation policies find in videos. It finds candidates; a person should look at each before acting on it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPolicies: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.ListPoliciesRequest, _moderation_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
-    """Returns the policies in force for what the caller may read."""
+    """Returns the policies in force for the collections that the caller may read."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.ListEventsRequest, _moderation_service_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Returns events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page token,
-    PERMISSION_DENIED for a collection that the caller may not read.
+    """Returns the events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page
+    token, PERMISSION_DENIED for a collection that the caller may not read.
     """
     WatchEvents: _aio.UnaryStreamMultiCallable[_moderation_service_pb2.WatchEventsRequest, _moderation_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
-    """Sends every change of events from now on, or from where an earlier call was left, and does not end by itself. Each
-    change comes once, in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that
-    is gone, and with UNAVAILABLE when the server stops: call again with the last token then.
+    """Sends every change of events from now on, or from the place of a resume token, without end. Each change comes once,
+    in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that is gone, and with
+    UNAVAILABLE when the server stops: call again with the last token then.
     """
 
 class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells what moderation policies find in videos. A screen and not a judge: what it finds is for a person to look at."""
+    """Shows what moderation policies find in videos. It finds candidates; a person should look at each before acting on it."""
 
     @_abc_1.abstractmethod
     def ListPolicies(
@@ -71,7 +71,7 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _moderation_service_pb2.ListPoliciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_moderation_service_pb2.ListPoliciesResponse, _abc.Awaitable[_moderation_service_pb2.ListPoliciesResponse]]:
-        """Returns the policies in force for what the caller may read."""
+        """Returns the policies in force for the collections that the caller may read."""
 
     @_abc_1.abstractmethod
     def ListEvents(
@@ -79,8 +79,8 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _moderation_service_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_moderation_service_pb2.ListEventsResponse, _abc.Awaitable[_moderation_service_pb2.ListEventsResponse]]:
-        """Returns events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page token,
-        PERMISSION_DENIED for a collection that the caller may not read.
+        """Returns the events as they are now, by collection, video and time. Fails with INVALID_ARGUMENT for a foreign page
+        token, PERMISSION_DENIED for a collection that the caller may not read.
         """
 
     @_abc_1.abstractmethod
@@ -89,9 +89,9 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _moderation_service_pb2.WatchEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_moderation_service_pb2.WatchEventsResponse], _abc.AsyncIterator[_moderation_service_pb2.WatchEventsResponse]]:
-        """Sends every change of events from now on, or from where an earlier call was left, and does not end by itself. Each
-        change comes once, in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that
-        is gone, and with UNAVAILABLE when the server stops: call again with the last token then.
+        """Sends every change of events from now on, or from the place of a resume token, without end. Each change comes once,
+        in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that is gone, and with
+        UNAVAILABLE when the server stops: call again with the last token then.
         """
 
 def add_ModerationServiceServicer_to_server(servicer: ModerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SearchVideosRequest(_message.Message):
-    """Asks for videos."""
+    """A question for videos."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,20 +34,20 @@ class SearchVideosRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     min_confidence: _builtins.float
-    """Leave out videos of lower confidence: 0 to 1."""
+    """Omit videos of lower confidence: 0 to 1."""
     max_moments_per_video: _builtins.int
-    """Moments listed with each video: 0 is 3, at most 20."""
+    """Moments listed with each video: at most 20; 0 is 3."""
     page_size: _builtins.int
-    """Videos on a page: 0 is 10, at most 100."""
+    """Videos on a page: at most 100; 0 is 10."""
     page_token: _builtins.str
-    """Which page: `next_page_token` of the page before. All else must be as it was."""
+    """`next_page_token` of the previous page; all other fields must be as in its request. Empty: the first page."""
     @_builtins.property
     def query(self) -> _moment_pb2.Query:
         """Required. The question."""
 
     @_builtins.property
     def filter(self) -> _moment_pb2.Filter:
-        """Which videos are asked."""
+        """Which videos to search."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class VideoMatch(_message.Message):
     video_id: _builtins.str
     """The video."""
     uri: _builtins.str
-    """Where it came from."""
+    """Where the video came from."""
     collection: _builtins.str
-    """The collection it is in."""
+    """The video's collection."""
     score: _builtins.float
     """Orders the answers of one question; higher is closer."""
     confidence: _builtins.float
@@ -94,7 +94,7 @@ class VideoMatch(_message.Message):
     """What the confidence means."""
     @_builtins.property
     def moments(self) -> _containers.RepeatedCompositeFieldContainer[_moment_pb2.Moment]:
-        """Its best moments, best first."""
+        """The video's best moments, best first."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ Global___VideoMatch: _TypeAlias = VideoMatch  # noqa: Y015
 
 @_typing.final
 class SearchVideosResponse(_message.Message):
-    """Answers with videos."""
+    """The response of SearchVideos."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -125,14 +125,14 @@ class SearchVideosResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     DEGRADED_CHANNELS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty: this is the last."""
+    """The token of the next page; empty: this is the last page."""
     @_builtins.property
     def videos(self) -> _containers.RepeatedCompositeFieldContainer[Global___VideoMatch]:
-        """Best first."""
+        """The videos, best first."""
 
     @_builtins.property
     def degraded_channels(self) -> _containers.RepeatedScalarFieldContainer[_moment_pb2.Channel.ValueType]:
-        """Channels that were asked for and cannot be had."""
+        """Channels that the question names and the library does not have."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ Global___SearchVideosResponse: _TypeAlias = SearchVideosResponse  # noqa: Y015
 
 @_typing.final
 class SearchMomentsRequest(_message.Message):
-    """Asks for moments."""
+    """A question for moments."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -162,20 +162,20 @@ class SearchMomentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     min_confidence: _builtins.float
-    """Leave out moments of lower confidence: 0 to 1."""
+    """Omit moments of lower confidence: 0 to 1."""
     max_moments_per_video: _builtins.int
-    """Moments of one video: 0 is no limit."""
+    """Moments of each video, at most; 0: no limit."""
     page_size: _builtins.int
-    """Moments on a page: 0 is 10, at most 100."""
+    """Moments on a page: at most 100; 0 is 10."""
     page_token: _builtins.str
-    """Which page: `next_page_token` of the page before. All else must be as it was."""
+    """`next_page_token` of the previous page; all other fields must be as in its request. Empty: the first page."""
     @_builtins.property
     def query(self) -> _moment_pb2.Query:
         """Required. The question."""
 
     @_builtins.property
     def filter(self) -> _moment_pb2.Filter:
-        """Which videos are asked."""
+        """Which videos to search."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ Global___SearchMomentsRequest: _TypeAlias = SearchMomentsRequest  # noqa: Y015
 
 @_typing.final
 class SearchMomentsResponse(_message.Message):
-    """Answers with moments."""
+    """The response of SearchMoments."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -205,14 +205,14 @@ class SearchMomentsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     DEGRADED_CHANNELS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty: this is the last."""
+    """The token of the next page; empty: this is the last page."""
     @_builtins.property
     def moments(self) -> _containers.RepeatedCompositeFieldContainer[_moment_pb2.Moment]:
-        """Best first."""
+        """The moments, best first."""
 
     @_builtins.property
     def degraded_channels(self) -> _containers.RepeatedScalarFieldContainer[_moment_pb2.Channel.ValueType]:
-        """Channels that were asked for and cannot be had."""
+        """Channels that the question names and the library does not have."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ Global___SearchMomentsResponse: _TypeAlias = SearchMomentsResponse  # noqa: Y015
 
 @_typing.final
 class WatchMomentsRequest(_message.Message):
-    """Asks for moments that are still to come."""
+    """A standing question for future moments."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -242,26 +242,26 @@ class WatchMomentsRequest(_message.Message):
     MIN_DURATION_FIELD_NUMBER: _builtins.int
     COOLDOWN_FIELD_NUMBER: _builtins.int
     enter_confidence: _builtins.float
-    """Confidence from which a moment begins: 0 to 1. Unset is 0.7."""
+    """A moment begins at this confidence: 0 to 1. Unset is 0.7."""
     leave_confidence: _builtins.float
-    """And under which it ends: at most `enter_confidence`. Unset is 0.5, or `enter_confidence` where that is lower."""
+    """A moment ends below this confidence: at most `enter_confidence`. Unset is 0.5, or `enter_confidence` if lower."""
     @_builtins.property
     def query(self) -> _moment_pb2.Query:
-        """Required. The question: text, a picture, or an example; `exclude_text` is not for these. What is said is found once
-        its words are final.
+        """Required. The question: text, a picture, or an example, without `exclude_text`. Speech is found once its words are
+        final.
         """
 
     @_builtins.property
     def filter(self) -> _moment_pb2.Filter:
-        """Which live videos are watched, those that are yet to begin included."""
+        """Which live videos to watch, including future ones."""
 
     @_builtins.property
     def min_duration(self) -> _duration_pb2.Duration:
-        """Shorter moments are nothing. Unset is 2 seconds. What is said is as long as it is."""
+        """Shorter moments are dropped, except in speech. Unset is 2 seconds."""
 
     @_builtins.property
     def cooldown(self) -> _duration_pb2.Duration:
-        """After a moment ends, before the next one of the same video may begin."""
+        """The least time between the end of a moment and the next one in the same video."""
 
     def __init__(
         self,
@@ -290,7 +290,7 @@ Global___WatchMomentsRequest: _TypeAlias = WatchMomentsRequest  # noqa: Y015
 
 @_typing.final
 class WatchMomentsResponse(_message.Message):
-    """What happened to a moment."""
+    """A change of a moment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -301,36 +301,36 @@ class WatchMomentsResponse(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchMomentsResponse._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: WatchMomentsResponse._State.ValueType  # 0
-        """Nothing yet: the first response, which says that the server watches."""
+        """No change: the first response, which confirms that the server watches."""
         STATE_OPENED: WatchMomentsResponse._State.ValueType  # 1
-        """It began."""
+        """The moment began."""
         STATE_UPDATED: WatchMomentsResponse._State.ValueType  # 2
-        """It goes on."""
+        """The moment goes on."""
         STATE_CLOSED: WatchMomentsResponse._State.ValueType  # 3
-        """It ended."""
+        """The moment ended."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """What happened."""
+        """The kind of change."""
 
     STATE_UNSPECIFIED: WatchMomentsResponse.State.ValueType  # 0
-    """Nothing yet: the first response, which says that the server watches."""
+    """No change: the first response, which confirms that the server watches."""
     STATE_OPENED: WatchMomentsResponse.State.ValueType  # 1
-    """It began."""
+    """The moment began."""
     STATE_UPDATED: WatchMomentsResponse.State.ValueType  # 2
-    """It goes on."""
+    """The moment goes on."""
     STATE_CLOSED: WatchMomentsResponse.State.ValueType  # 3
-    """It ended."""
+    """The moment ended."""
 
     STATE_FIELD_NUMBER: _builtins.int
     MOMENT_FIELD_NUMBER: _builtins.int
     MOMENT_ID_FIELD_NUMBER: _builtins.int
     state: Global___WatchMomentsResponse.State.ValueType
-    """What happened."""
+    """The kind of change."""
     moment_id: _builtins.str
-    """Derived from video, channel and start: the same for all that happens to one moment."""
+    """Derived from video, channel and start: the same for all changes of a moment."""
     @_builtins.property
     def moment(self) -> _moment_pb2.Moment:
-        """The moment as it is known now."""
+        """The moment after this change."""
 
     def __init__(
         self,

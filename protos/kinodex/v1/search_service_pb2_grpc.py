@@ -73,9 +73,9 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchMoments(self, request, context):
-        """Looks for moments in live videos as they come, from now on, and does not end by itself: a moment opens when its
-        confidence rises, is updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a
-        caller that does not keep up, and with UNAVAILABLE when the server stops.
+        """Finds moments in live videos as they happen, from now on, without end: a moment opens when its confidence rises, is
+        updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a caller that reads too
+        slowly, and with UNAVAILABLE when the server stops.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,9 +41,9 @@ class SearchServiceStub:
     SearchMoments: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.SearchMomentsRequest, _search_service_pb2.SearchMomentsResponse]
     """Returns the moments closest to a question, best first. Fails as SearchVideos does."""
     WatchMoments: _grpc.UnaryStreamMultiCallable[_search_service_pb2.WatchMomentsRequest, _search_service_pb2.WatchMomentsResponse]
-    """Looks for moments in live videos as they come, from now on, and does not end by itself: a moment opens when its
-    confidence rises, is updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a
-    caller that does not keep up, and with UNAVAILABLE when the server stops.
+    """Finds moments in live videos as they happen, from now on, without end: a moment opens when its confidence rises, is
+    updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a caller that reads too
+    slowly, and with UNAVAILABLE when the server stops.
     """
 
 @_typing.type_check_only
@@ -59,9 +59,9 @@ class SearchServiceAsyncStub(SearchServiceStub):
     SearchMoments: _aio.UnaryUnaryMultiCallable[_search_service_pb2.SearchMomentsRequest, _search_service_pb2.SearchMomentsResponse]  # type: ignore[assignment]
     """Returns the moments closest to a question, best first. Fails as SearchVideos does."""
     WatchMoments: _aio.UnaryStreamMultiCallable[_search_service_pb2.WatchMomentsRequest, _search_service_pb2.WatchMomentsResponse]  # type: ignore[assignment]
-    """Looks for moments in live videos as they come, from now on, and does not end by itself: a moment opens when its
-    confidence rises, is updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a
-    caller that does not keep up, and with UNAVAILABLE when the server stops.
+    """Finds moments in live videos as they happen, from now on, without end: a moment opens when its confidence rises, is
+    updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a caller that reads too
+    slowly, and with UNAVAILABLE when the server stops.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -92,9 +92,9 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.WatchMomentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_service_pb2.WatchMomentsResponse], _abc.AsyncIterator[_search_service_pb2.WatchMomentsResponse]]:
-        """Looks for moments in live videos as they come, from now on, and does not end by itself: a moment opens when its
-        confidence rises, is updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a
-        caller that does not keep up, and with UNAVAILABLE when the server stops.
+        """Finds moments in live videos as they happen, from now on, without end: a moment opens when its confidence rises, is
+        updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a caller that reads too
+        slowly, and with UNAVAILABLE when the server stops.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
