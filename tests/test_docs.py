@@ -1,4 +1,4 @@
-"""The README and the program say the same."""
+"""The documentation and the program agree: README.md, docs/, and the pages that `make docs` writes."""
 
 import re
 import runpy
@@ -10,7 +10,6 @@ import click
 import pytest
 from google.rpc import code_pb2
 
-import ingest.errors
 from serve.api.cache_counts import CacheCounts
 from serve.api.status import INTERNAL, STATUS
 from serve.cli.main import cli
@@ -23,60 +22,82 @@ from serve.settings import known_settings, variable_name
 from serve.values import MatchedWord
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", sorted(known_settings()))
-def test_every_setting_is_in_the_readme(name: str) -> None:
-    assert f"| `{name}` | `{variable_name(name)}` |" in README
-
-
-def test_the_readme_names_no_setting_that_is_not() -> None:
-    assert set(re.findall(r"^\| `([a-z_.]+)` \| `KINODEX_", README, re.MULTILINE)) == set(known_settings())
-
-
-@pytest.mark.parametrize(
-    "error",
-    sorted(
-        name
-        for name, kind in vars(ingest.errors).items()
-        if isinstance(kind, type) and issubclass(kind, ingest.errors.IngestError) and not kind.__subclasses__()
-    ),
+COMMAND_PAGE = (DOCS / "command.md").read_text(encoding="utf-8")
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if path.relative_to(ROOT).parts[0] in {"docs", "protos", "ingest", "encoders", "temporal", "serve"}
+    or path.parent in (ROOT, ROOT / "benchmarks")
 )
-def test_every_way_an_input_fails_is_in_the_readme(error: str) -> None:
-    assert f"`{error}`" in README
+MOST_README_BYTES = 12_000  # a newcomer reads it in some minutes
+MOST_PAGE_LINES = 300  # a page is about one task; generated pages are tables and may be longer
+
+
+def linked_from(page: Path) -> set[str]:
+    return set(re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")))
+
+
+def headings_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def generated_pages() -> dict[Path, str]:
+    pages: dict[Path, str] = runpy.run_path(str(DOCS / "generate.py"))["pages"]()
+    return pages
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.encode()) <= MOST_README_BYTES
+
+
+def test_pages_are_short() -> None:
+    written = set(PAGES) - set(generated_pages()) - {ROOT / "CHANGELOG.md"}
+    assert [page.name for page in written if len(page.read_text("utf-8").splitlines()) > MOST_PAGE_LINES] == []
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = linked_from(ROOT / "README.md")
+    near = {f"docs/{name}" for page in DOCS.glob("*.md") for name in linked_from(page)} | linked
+    assert [page.name for page in DOCS.glob("*.md") if f"docs/{page.name}" not in near] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+        target = (page.parent / path) if path else page
+        assert target.exists(), f"{page.name} links to {path}"
+        if anchor:
+            assert anchor in headings_of(target), f"{page.name} links to {path}#{anchor}"
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
-def test_every_command_is_in_the_readme_and_teaches(command: str) -> None:
-    assert re.search(rf"\b{command}\b", README)
+def test_every_command_is_documented_and_explains_itself(command: str) -> None:
+    assert f"`{command}`" in COMMAND_PAGE
     assert (cli.commands[command].help or "").strip()
     assert isinstance(cli.commands[command], click.Command)
-
-
-@pytest.mark.parametrize("folder", [".", "protos"])
-def test_every_file_a_readme_links_to_is_there(folder: str) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / folder / "README.md").read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (ROOT / folder / link).exists()] == []
 
 
 @pytest.mark.parametrize(
     ("command", "kind"), [("events", Event), ("events", MatchedWord), ("policies", Policy), ("policies", Policies)]
 )
-def test_every_field_of_json_is_in_the_readme(command: str, kind: type[Any]) -> None:
-    line = next(line for line in README.splitlines() if line.startswith(f"- `{command}`: "))
+def test_every_field_of_json_is_documented(command: str, kind: type[Any]) -> None:
+    line = next(line for line in COMMAND_PAGE.splitlines() if line.startswith(f"- `{command}`: "))
     described = line.partition("`; `")[0]
     names = [one.name for one in fields(kind)]
     assert [name for name in names if f'"{name}"' not in described] == []
 
 
 def test_every_reason_of_an_error_stands_beside_its_code() -> None:
-    lines = (ROOT / "protos" / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = (DOCS / "errors.md").read_text(encoding="utf-8").splitlines()
     for error, code in STATUS.items():
         reason = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error.__name__).upper()
-        row = next(line for line in lines if line.startswith(f"| {code_pb2.Code.Name(code)} |"))
+        row = next(line for line in lines if f"`{error.__name__}`" in line)
         assert f"`{reason}`" in row, reason
+        assert f"`{code_pb2.Code.Name(code)}`" in row, reason
 
 
 def metric_names() -> list[str]:
@@ -87,21 +108,14 @@ def metric_names() -> list[str]:
     return sorted(names)
 
 
-def test_every_metric_is_in_the_readme() -> None:
-    assert [name for name in metric_names() if f"`{name}" not in README] == []
-
-
 def test_generated_pages_are_current() -> None:
-    generated: dict[Path, str] = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
-    stale = [path.name for path, text in generated.items() if path.read_text(encoding="utf-8") != text]
+    stale = [path.name for path, text in generated_pages().items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "run make docs"
 
 
 def test_generated_pages_name_every_setting_metric_and_error() -> None:
-    pages = {
-        name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("settings", "metrics", "errors")
-    }
-    rows = re.findall(r"^\| `([a-z_.]+)` \| `KINODEX_", pages["settings"], re.MULTILINE)
-    assert sorted(rows) == sorted(known_settings())
+    pages = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("settings", "metrics", "errors")}
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `(KINODEX_\w+)`", pages["settings"], re.MULTILINE))
+    assert rows == {name: variable_name(name) for name in known_settings()}
     assert [name for name in metric_names() if not re.search(rf"`{name}(_total)?[{{`]", pages["metrics"])] == []
     assert [error.__name__ for error in (*STATUS, *INTERNAL) if f"`{error.__name__}`" not in pages["errors"]] == []

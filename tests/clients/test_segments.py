@@ -1,4 +1,4 @@
-"""Readers of kinodex.segments that have the .proto files and protos/README.md, and none of our code."""
+"""Readers of kinodex.segments that have the .proto files and docs/live.md, and none of our code."""
 
 import json
 import re
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kafka
 
 READ_SECONDS = 120
 RECORDED = 1_780_000_000.125  # seconds since 1970: what broadcasts of 2026 say of their pictures
-README = toolchain.PROTOS / "README.md"
+PAGE = toolchain.ROOT / "docs" / "live.md"
 
 
 class Sender:
@@ -120,14 +120,14 @@ def as_told(record: SegmentRecord) -> dict[str, Any]:
     }
 
 
-def test_the_example_in_the_readme_sees_the_same(
+def test_the_example_in_the_documentation_sees_the_same(
     valid: Sequence[SegmentRecord], topics: KafkaConfig, tmp_path: Path
 ) -> None:
-    section = README.read_text(encoding="utf-8").partition("## Segments over Kafka")[2]
+    section = PAGE.read_text(encoding="utf-8").partition("## A reader without our code")[2]
     (example,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     program = tmp_path / "segments.py"
     program.write_text(example)
-    # -v tells on standard error which files are imported.
+    # -v writes to standard error which files are imported.
     command = [sys.executable, "-v", str(program), topics.servers[0], topics.topic_prefix]
     done = subprocess.run(
         command, cwd=toolchain.ROOT, capture_output=True, text=True, timeout=READ_SECONDS, check=False
