@@ -13,7 +13,7 @@ import pytest
 from support import broker as broker_module
 from support.broker import POM, Broker, BrokerMissing, fetch, free_ports, jars
 from support.kafka_fixtures import new_broker
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = pytest.mark.kafka
 PROGRAM = [sys.executable, str(POM.with_name("broker.py"))]
@@ -55,7 +55,7 @@ def test_the_program_prints_its_address_and_ctrl_c_leaves_nothing(
     assert (host, int(port) in broker_module.PORTS) == ("127.0.0.1", True)
     assert java_processes(tmp_path)
     program.send_signal(signal.SIGINT)
-    assert program.wait(60) == 0
+    assert program.wait(HANG_SECONDS) == 0
     assert java_processes(tmp_path) == []
     assert list(tmp_path.glob("kinodex-kafka-*")) == []
 

@@ -15,11 +15,10 @@ from support.hand_made import stream
 from support.running import running
 from support.segment_source import Worker
 from support.segment_source import worker as worker
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.clients]
 
-READ_SECONDS = 120
 RECORDED = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 POLICIES = [
     {"id": "red", "label": "Red", "parents": ["Colours"], "shows": ["red"], "cooldown_seconds": 0, "action": "look"},
@@ -29,7 +28,7 @@ POLICIES = [
 
 def run(command: Sequence[str], **options: object) -> list[dict[str, Any]]:
     given = [f"--{name}={value}" for name, value in options.items()]
-    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=READ_SECONDS, check=False)
+    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return [json.loads(line) for line in done.stdout.splitlines()]
 

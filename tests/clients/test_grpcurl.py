@@ -16,11 +16,10 @@ import trustme
 from kinodex.v1 import library_service_pb2, moderation_service_pb2, moment_pb2, search_service_pb2
 from support.fakes import write_scenes
 from support.toolchain import Reached
+from support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.clients
 
-CALL_SECONDS = 30
-INDEX_SECONDS = 60
 POLL_SECONDS = 0.2
 BLOCK_BYTES = 4096  # of an upload: small, so that there are some messages
 STATUS_EXIT = 64  # grpcurl's exit status is this and the gRPC code
@@ -55,7 +54,7 @@ def curl(grpcurl: Path) -> Curl:
         headers = ["-H", f"authorization: Bearer {token}"] if token else []
         data = ["-d", "@"] if given else []
         command = [str(grpcurl), *(options or protection(there)), *headers, *data, there.address, *words]
-        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=CALL_SECONDS, check=False)
+        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
 
     return run
 
@@ -108,13 +107,13 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
         return call(server, method, *messages)
 
     def indexed(video: dict[str, Any]) -> dict[str, Any]:
-        deadline = time.monotonic() + INDEX_SECONDS
+        deadline = time.monotonic() + HANG_SECONDS
         while time.monotonic() < deadline:
             video = ask("LibraryService/GetVideo", {"video_id": video["video_id"]})["video"]
             if video["state"] != "STATE_PROCESSING":
                 return video
             time.sleep(POLL_SECONDS)
-        raise AssertionError(f"not indexed within {INDEX_SECONDS} s: {video}")
+        raise AssertionError(f"not indexed within {HANG_SECONDS} s: {video}")
 
     there = ask("LibraryService/ListVideos", {"collection": "default", "page_size": 2})
     assert len(there["videos"]) == 2

@@ -18,10 +18,10 @@ from ingest.kafka import Delivery, Producer, Topics, create_topics
 from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, video_key
 from support import toolchain
 from support.hand_made import stream
+from support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.kafka
 
-READ_SECONDS = 120
 RECORDED = 1_780_000_000.125  # seconds since 1970: what broadcasts of 2026 say of their pictures
 PAGE = toolchain.ROOT / "docs" / "live.md"
 
@@ -51,7 +51,7 @@ class Sender:
 
     @staticmethod
     def _delivered(delivery: Delivery) -> float:
-        assert delivery.wait(30)
+        assert delivery.wait(HANG_SECONDS)
         assert delivery.append_seconds is not None, delivery.error
         return delivery.append_seconds
 
@@ -91,7 +91,7 @@ def test_a_reader_in_node_sees_what_counts_and_no_more(
     valid: Sequence[SegmentRecord], topics: KafkaConfig, node_segments: Sequence[str]
 ) -> None:
     options = [f"--servers={topics.servers[0]}", f"--prefix={topics.topic_prefix}", f"--protos={toolchain.PROTOS}"]
-    done = subprocess.run([*node_segments, *options], capture_output=True, text=True, timeout=READ_SECONDS, check=False)
+    done = subprocess.run([*node_segments, *options], capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line) for line in done.stdout.splitlines()] == list(map(as_told, valid))
 
@@ -130,7 +130,7 @@ def test_the_example_in_the_documentation_sees_the_same(
     # -v writes to standard error which files are imported.
     command = [sys.executable, "-v", str(program), topics.servers[0], topics.topic_prefix]
     done = subprocess.run(
-        command, cwd=toolchain.ROOT, capture_output=True, text=True, timeout=READ_SECONDS, check=False
+        command, cwd=toolchain.ROOT, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ours = "|".join(re.escape(f"{toolchain.ROOT}/{name}/") for name in ("protos", "ingest", "encoders", "serve"))

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from encoders.batching import Batcher, TextVectors
+from support.waiting import HANG_SECONDS
 
 
 class Recorder:
@@ -24,7 +25,7 @@ class Recorder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.batches.append(list(texts))
         self.started.set()
-        assert self.may_go.wait(10)
+        assert self.may_go.wait(HANG_SECONDS)
         if self.failure is not None:
             raise self.failure
         return np.array([[len(text)] for text in texts], np.float32).reshape(-1, 1)
@@ -46,7 +47,7 @@ def test_what_is_asked_while_a_batch_is_encoded_is_the_next_batch() -> None:
     vectors = TextVectors(recorder.encode)
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(vectors.encode, ["first"])
-        assert recorder.started.wait(10)
+        assert recorder.started.wait(HANG_SECONDS)
         others = [pool.submit(vectors.encode, [f"{n % 4:05}", "first"]) for n in range(8)]
         while vectors.found_count < 8 + 4:  # all eight have asked: "first" eight times, each number twice
             threading.Event().wait(0.001)
@@ -92,13 +93,13 @@ def test_a_batcher_that_is_closed_drops_what_waits() -> None:
 
     def work(items: Sequence[int]) -> Sequence[int]:
         begun.set()
-        going_on.wait(10)
+        going_on.wait(HANG_SECONDS)
         return items
 
     batcher: Batcher[int, int] = Batcher(work, max_count=1, name="b", on_batch=lambda count, seconds: None)
     for n in range(5):
         batcher.submit([n], done.append)
-    begun.wait(10)
+    begun.wait(HANG_SECONDS)
     threading.Timer(0.2, going_on.set).start()
     batcher.close()
     assert done == [[0]]
@@ -111,17 +112,17 @@ def test_even_batches_share_what_waits(is_even: bool, expected: list[int]) -> No
 
     def work(items: Sequence[int]) -> Sequence[int]:
         begun.set()
-        may_go.wait(10)
+        may_go.wait(HANG_SECONDS)
         return items
 
     batcher: Batcher[int, int] = Batcher(
         work, max_count=9, name="b", on_batch=lambda count, seconds: sizes.append(count), is_even=is_even
     )
     batcher.submit([0], lambda values: done.release())
-    assert begun.wait(10)
+    assert begun.wait(HANG_SECONDS)
     for n in range(1, 8):
         batcher.submit([n], lambda values: done.release())
     may_go.set()
-    assert all(done.acquire(timeout=10) for _ in range(8))
+    assert all(done.acquire(timeout=HANG_SECONDS) for _ in range(8))
     batcher.close()
     assert sizes == expected

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from encoders.threads import LEAST_SHARE, MAX_LANE_COUNT, Lanes, one_core
+from support.waiting import HANG_SECONDS
 
 
 @pytest.fixture(params=[1, 2, 9])
@@ -33,7 +34,7 @@ def test_lanes_share_the_cores(core_count: int) -> None:
     at_once = threading.Barrier(lanes.count)
 
     def work(share: range) -> tuple[list[int], int]:
-        at_once.wait(timeout=10)
+        at_once.wait(timeout=HANG_SECONDS)
         return list(share), torch.get_num_threads()
 
     done = lanes.map(work, range(LEAST_SHARE * lanes.count + 3))

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from serve.background import Background, Backoff, Stopped
+from support.waiting import HANG_SECONDS
 
-PATIENCE_SECONDS = 20.0  # a test that waits longer has failed
 FOREVER_SECONDS = 1000.0
 
 
@@ -40,7 +40,7 @@ def succeed() -> None:
 def run_to_end(work: Steps, **options: object) -> None:
     background = Background("counter", work, pause_seconds=0.0, **options)  # type: ignore[arg-type]
     background.start()
-    assert work.done.wait(PATIENCE_SECONDS)
+    assert work.done.wait(HANG_SECONDS)
     background.stop()
     assert not background.is_alive
 
@@ -63,9 +63,9 @@ def test_wake_cuts_the_pause_short() -> None:
     work = Steps(begun.set, again.set)
     background = Background("counter", work, pause_seconds=FOREVER_SECONDS)
     background.start()
-    assert begun.wait(PATIENCE_SECONDS)
+    assert begun.wait(HANG_SECONDS)
     background.wake()
-    assert again.wait(PATIENCE_SECONDS)
+    assert again.wait(HANG_SECONDS)
     background.stop()
 
 
@@ -73,7 +73,7 @@ def test_stop_ends_a_pause_a_wait_and_a_backoff() -> None:
     begun = threading.Event()
     in_pause = Background("counter", begun.set, pause_seconds=FOREVER_SECONDS)
     in_pause.start()
-    assert begun.wait(PATIENCE_SECONDS)
+    assert begun.wait(HANG_SECONDS)
     in_pause.stop()
     assert not in_pause.is_alive
 
@@ -86,7 +86,7 @@ def test_stop_ends_a_pause_a_wait_and_a_backoff() -> None:
 
     in_wait = Background("counter", wait, pause_seconds=0.0)
     in_wait.start()
-    assert begun.wait(PATIENCE_SECONDS)
+    assert begun.wait(HANG_SECONDS)
     in_wait.stop()
     assert not in_wait.is_alive
     assert waits == [True]
@@ -98,7 +98,7 @@ def test_stop_ends_a_pause_a_wait_and_a_backoff() -> None:
         on_error=lambda error: failed.set(),
     )  # fmt: skip
     in_backoff.start()
-    assert failed.wait(PATIENCE_SECONDS)
+    assert failed.wait(HANG_SECONDS)
     in_backoff.stop()
     assert not in_backoff.is_alive
 
@@ -108,16 +108,16 @@ def test_stop_gives_up_on_work_that_hangs(caplog: pytest.LogCaptureFixture) -> N
 
     def hang() -> None:
         begun.set()
-        released.wait(PATIENCE_SECONDS)
+        released.wait(HANG_SECONDS)
 
     background = Background("counter", hang, pause_seconds=0.0, stop_seconds=0.01)
     background.start()
-    assert begun.wait(PATIENCE_SECONDS)
+    assert begun.wait(HANG_SECONDS)
     background.stop()
     assert background.is_alive
     assert [record.getMessage() for record in caplog.records] == ["counter did not end in time seconds=0.01"]
     released.set()
-    background._thread.join(PATIENCE_SECONDS)
+    background._thread.join(HANG_SECONDS)
     background.stop()
     assert not background.is_alive
 
@@ -162,7 +162,7 @@ def test_long_work_can_note_a_success_itself(caplog: pytest.LogCaptureFixture) -
     done = threading.Event()
     background = Background("counter", connect_and_lose, pause_seconds=0.0, expected=(OSError,))
     background.start()
-    assert done.wait(PATIENCE_SECONDS)
+    assert done.wait(HANG_SECONDS)
     background.stop()
     assert had_problem == [False, True, True]
     assert len(caplog.records) == 2

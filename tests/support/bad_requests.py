@@ -25,9 +25,8 @@ from serve.indexing.pipeline import index
 from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.running import Running, running
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
-TIMEOUT_SECONDS = 60  # of every call here but those about time
 MAX_CALL_SECONDS = 0.5  # of a call without a deadline
 MAX_MESSAGE_BYTES = 10 << 20
 MAX_UPLOAD_BYTES = 100_000
@@ -60,30 +59,26 @@ class World:
     # ---- asking
 
     def moments(self, query: moment_pb2.Query | None = None, **fields: Any) -> Any:
-        return self.search.SearchMoments(
-            search_pb2.SearchMomentsRequest(query=query, **fields), timeout=TIMEOUT_SECONDS
-        )
+        return self.search.SearchMoments(search_pb2.SearchMomentsRequest(query=query, **fields), timeout=HANG_SECONDS)
 
     def videos(self, query: moment_pb2.Query | None = None, **fields: Any) -> Any:
-        return self.search.SearchVideos(search_pb2.SearchVideosRequest(query=query, **fields), timeout=TIMEOUT_SECONDS)
+        return self.search.SearchVideos(search_pb2.SearchVideosRequest(query=query, **fields), timeout=HANG_SECONDS)
 
     def ingest(self, uri: str, **fields: Any) -> Any:
-        return self.library.IngestVideo(
-            library_pb2.IngestVideoRequest(uri=uri, **fields), timeout=TIMEOUT_SECONDS
-        ).video
+        return self.library.IngestVideo(library_pb2.IngestVideoRequest(uri=uri, **fields), timeout=HANG_SECONDS).video
 
     def upload(self, messages: Iterable[library_pb2.UploadVideoRequest]) -> Any:
-        return self.library.UploadVideo(iter(messages), timeout=TIMEOUT_SECONDS).video
+        return self.library.UploadVideo(iter(messages), timeout=HANG_SECONDS).video
 
     def listed(self, **fields: Any) -> Any:
-        return self.library.ListVideos(library_pb2.ListVideosRequest(**fields), timeout=TIMEOUT_SECONDS)
+        return self.library.ListVideos(library_pb2.ListVideosRequest(**fields), timeout=HANG_SECONDS)
 
     def get(self, method: str, video_id: str, **fields: Any) -> Any:
         request = getattr(library_pb2, f"{method}Request")(video_id=video_id, **fields)
-        return getattr(self.library, method)(request, timeout=TIMEOUT_SECONDS)
+        return getattr(self.library, method)(request, timeout=HANG_SECONDS)
 
     def raw(self, method: str, content: bytes) -> bytes:
-        answer: bytes = self.channel.unary_unary(f"/kinodex.v1.{method}")(content, timeout=TIMEOUT_SECONDS)
+        answer: bytes = self.channel.unary_unary(f"/kinodex.v1.{method}")(content, timeout=HANG_SECONDS)
         return answer
 
     # ---- looking

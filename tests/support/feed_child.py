@@ -21,6 +21,7 @@ from serve.live.feed import Feed
 from serve.observe.metrics import LiveMetrics
 from serve.settings import Settings
 from support.hand_made import FINGERPRINT, SPACE
+from support.waiting import HANG_SECONDS
 
 if __name__ == "__main__":
     directory, servers, prefix, statement_count = sys.argv[1:]
@@ -54,6 +55,6 @@ if __name__ == "__main__":
     )
     feed.catalog._connection.set_trace_callback(count)
     feed.start()
-    ended.wait(60)
+    ended.wait(HANG_SECONDS)
     feed.stop()
     sys.exit(1 if errors else 0)

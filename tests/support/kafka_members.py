@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from ingest.config import KafkaConfig
 from ingest.kafka import GroupConsumer, PartitionId, Producer, Record
+from support.waiting import HANG_SECONDS
 
 
 def config_for(servers: str, prefix: str) -> KafkaConfig:
@@ -19,7 +20,7 @@ def config_for(servers: str, prefix: str) -> KafkaConfig:
 
 def fill(producer: Producer, topic: str, count: int, *, partition: int | None = None, start: int = 0) -> None:
     sent = [producer.send(topic, b"k%d" % n, b"%d" % n, partition=partition) for n in range(start, start + count)]
-    assert producer.flush(20)
+    assert producer.flush(HANG_SECONDS)
     assert [delivery.error for delivery in sent] == [None] * count
 
 

@@ -19,6 +19,7 @@ from serve.client.client import Client
 from serve.config import ServerConfig
 from serve.errors import ServerFailed
 from serve.settings import Settings
+from support.waiting import HANG_SECONDS
 
 INGEST_CHILD = [sys.executable, str(Path(__file__).with_name("ingest_child.py"))]
 
@@ -32,7 +33,7 @@ class Running:
     address: str
 
     def call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(HANG_SECONDS)
 
 
 @contextmanager
@@ -60,14 +61,14 @@ def running(
         return server
 
     try:
-        server = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(HANG_SECONDS)
         try:
             yield Running(server=server, loop=loop, address=f"127.0.0.1:{server.port}")
         finally:
-            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(HANG_SECONDS)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(60)
+        thread.join(HANG_SECONDS)
         loop.close()
 
 

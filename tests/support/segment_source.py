@@ -9,6 +9,7 @@ from ingest.config import KafkaConfig
 from ingest.kafka import PartitionReader, Producer, Record, Topics, create_topics
 from serve.codec.records import SegmentRecord, segment_bytes, video_key
 from serve.settings import Settings
+from support.waiting import HANG_SECONDS
 
 
 class Worker:
@@ -27,7 +28,7 @@ class Worker:
         for record in records:
             partition = self.producer.partition_of(self.topics.segments, video_key(record.collection, record.video_id))
             self.producer.send(self.topics.segments, record.key, segment_bytes(record), partition=partition)
-        assert self.producer.flush(30)
+        assert self.producer.flush(HANG_SECONDS)
 
     def read_topic(self, topic: str) -> list[Record]:
         """Return all records of a topic, by partition."""

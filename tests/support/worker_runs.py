@@ -66,7 +66,7 @@ class Topic:
         self, found: Sequence[tuple[bytes, bytes | None]], *, topic: str = "", partition: int | None = None
     ) -> list[Delivery]:
         sent = [self.producer.send(topic or self.names.chunks, *one, partition=partition) for one in found]
-        assert self.producer.flush(30)
+        assert self.producer.flush(HANG_SECONDS)
         assert [one.error for one in sent] == [None] * len(sent)
         return sent
 

@@ -15,6 +15,7 @@ from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionReader, Producer, Record, Topics, create_topics, describe_topics
 from support.secured import USERS, Secured, start_secured
+from support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.kafka
 PATIENCE_SECONDS = 1.0
@@ -77,7 +78,7 @@ def test_accepts_valid_credentials(secured: Secured, prefix: str, listener: str,
     assert {outcome.state for outcome in describe_topics(config)} == {"exists"}
     producer = Producer(config)
     delivery = producer.send(chunks, b"k", b"v", partition=0)
-    assert (delivery.wait(10.0), delivery.error) == (True, None)
+    assert (delivery.wait(HANG_SECONDS), delivery.error) == (True, None)
     producer.close(5.0)
     with PartitionReader(config) as reader:
         assert [record.value for record in reader.read_to_end(chunks, 0)] == [b"v"]
@@ -152,16 +153,16 @@ def test_missing_rights_to_a_topic_are_explained(secured: Secured, prefix: str) 
     producer = Producer(bob)
     for topic in (topics.segments, topics.deletions):
         delivery = producer.send(topic, b"k", b"v", partition=0)
-        assert delivery.wait(10.0)
+        assert delivery.wait(HANG_SECONDS)
         assert isinstance(delivery.error, BrokerUnavailable)
         assert re.search(AUTHORIZATION, str(delivery.error))
         assert topic in str(delivery.error)
-    assert producer.send(topics.chunks, b"k", b"v").wait(10.0)
+    assert producer.send(topics.chunks, b"k", b"v").wait(HANG_SECONDS)
     allowed = producer.send(topics.chunks, b"k", b"v")  # the refused records fail alone
-    assert (allowed.wait(10.0), allowed.error) == (True, None)
+    assert (allowed.wait(HANG_SECONDS), allowed.error) == (True, None)
     producer.close(5.0)
     producer = Producer(config_at(secured, "PASSWORD", prefix, **user("alice")))
-    assert producer.send(topics.segments, b"k", b"v", partition=0).wait(10.0)
+    assert producer.send(topics.segments, b"k", b"v", partition=0).wait(HANG_SECONDS)
     producer.close(5.0)
     with PartitionReader(bob) as reader, pytest.raises(BrokerUnavailable, match=AUTHORIZATION):
         list(reader.read_to_end(topics.segments, 0))

@@ -16,7 +16,7 @@ from ingest.kafka import GroupConsumer, PartitionId, PartitionReader, Producer, 
 from support import SUPPORT
 from support.broker import Broker
 from support.kafka_members import Member, config_for, fill
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("quiet", "no_thread_left")]
 
@@ -48,7 +48,7 @@ def test_revoked_partitions_can_still_be_committed(
     one = member()
     wait_until(lambda: one.poll() and len(one.records) >= 4)
     done: list[bool] = []
-    one.at_revoke = lambda partitions: done.append(one.consumer.commit_now({(topics.chunks, 0): 3}, 5))
+    one.at_revoke = lambda partitions: done.append(one.consumer.commit_now({(topics.chunks, 0): 3}, HANG_SECONDS))
     one.consumer.close()
     assert done == [True]
     assert member().consumer.committed_offset(topics.chunks, 0) == 3
@@ -57,7 +57,7 @@ def test_revoked_partitions_can_still_be_committed(
 def test_passes_records_of_eight_mebibytes(topics: Topics, producer: Producer, member: Callable[..., Member]) -> None:
     for n in range(4):
         producer.send(topics.chunks, b"%d" % n, bytes([n]) * (8 << 20), partition=n % 2)
-    assert producer.flush(30)
+    assert producer.flush(HANG_SECONDS)
     one = member()
     wait_until(lambda: one.poll(0.5) and len(one.records) >= 4)
     assert sorted((record.key, len(record.value or b"")) for record in one.records) == [
@@ -125,7 +125,9 @@ def test_a_second_member_takes_half_without_touching_the_rest(
     fill(producer, topics.chunks, 10, partition=1, start=10)
     first = member()
     wait_until(lambda: first.poll() and len(first.records) >= 20)
-    first.at_revoke = lambda partitions: assert_true(first.consumer.commit_now(dict.fromkeys(partitions, 10), 5))
+    first.at_revoke = lambda partitions: assert_true(
+        first.consumer.commit_now(dict.fromkeys(partitions, 10), HANG_SECONDS)
+    )
     first.consumer.pause([(topics.chunks, 0), (topics.chunks, 1)])
     second = member()
     wait_until(lambda: first.poll(0.05) or second.poll(0.05) or second.partitions_of("assigned"))
@@ -230,7 +232,7 @@ def test_nothing_is_lost_or_doubled_while_the_broker_is_away(own_broker: Broker,
         wait_until(
             lambda part=part: one.poll(0.05) or one.consumer.committed_offset(topics.chunks, 0) == 40 * part + 20
         )
-    assert producer.flush(10)
+    assert producer.flush(HANG_SECONDS)
     assert {delivery.error for delivery in sent} == {None}
     assert one.values() == [b"%d" % n for n in range(80)]
     wait_until(lambda: seen.extend(reader.poll(0.2)) or len(seen) >= 80)
@@ -263,7 +265,7 @@ def test_no_call_waits_for_ever_while_the_broker_is_away(own_broker: Broker, top
         with pytest.raises(BrokerUnavailable):
             question()
     assert not one.consumer.commit_now({(topics.chunks, 0): 1}, 0.5)
-    assert sent.wait(10)
+    assert sent.wait(HANG_SECONDS)
     assert isinstance(sent.error, BrokerUnavailable)
     reader.close()
     one.consumer.close()

@@ -10,7 +10,7 @@ from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression, RecordTooLarge
 from ingest.kafka import PartitionReader, Producer, Record, Topics, create_topics, describe_topics
 from support.kafka_members import config_for, fill
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("quiet", "no_thread_left")]
 
@@ -48,7 +48,7 @@ def test_a_delivery_says_when_and_where_the_broker_appended(config: KafkaConfig,
     producer = Producer(config)
     before = time.time()
     sent = [producer.send(topics.segments, b"key", b"value"), producer.send(topics.segments, b"key", None)]
-    assert all(one.wait(10) for one in sent)
+    assert all(one.wait(HANG_SECONDS) for one in sent)
     assert before - 1 < (sent[0].append_seconds or 0) < time.time() + 1
     partition = producer.partition_of(topics.segments, b"key")
     producer.close()
@@ -59,8 +59,8 @@ def test_a_delivery_says_when_and_where_the_broker_appended(config: KafkaConfig,
 
 
 def test_the_partition_may_be_given(config: KafkaConfig, topics: Topics, producer: Producer) -> None:
-    assert producer.send(topics.segments, b"key", b"a", partition=0).wait(10)
-    assert producer.send(topics.segments, b"key", b"b", partition=1).wait(10)
+    assert producer.send(topics.segments, b"key", b"a", partition=0).wait(HANG_SECONDS)
+    assert producer.send(topics.segments, b"key", b"b", partition=1).wait(HANG_SECONDS)
     with PartitionReader(config) as reader:
         assert [one.value for one in reader.read_to_end(topics.segments, 0)] == [b"a"]
         assert [one.value for one in reader.read_to_end(topics.segments, 1)] == [b"b"]
@@ -81,9 +81,9 @@ def test_refuses_a_record_over_the_limit_at_once(topics: Topics, producer: Produ
 
 def test_says_when_the_broker_finds_a_record_too_large(topics: Topics, producer: Producer) -> None:
     sent = producer.send(topics.events, b"key", bytes(8 << 20))  # the broker's default is 1 MiB
-    assert sent.wait(10)
+    assert sent.wait(HANG_SECONDS)
     assert isinstance(sent.error, RecordTooLarge)
-    assert producer.send(topics.events, b"key", b"small").wait(10)
+    assert producer.send(topics.events, b"key", b"small").wait(HANG_SECONDS)
 
 
 def test_a_missing_topic_is_an_error_in_time(config: KafkaConfig, topic_prefix: str) -> None:
@@ -159,9 +159,9 @@ def test_reads_a_compacted_partition_to_its_end(config: KafkaConfig, topics: Top
     producer = Producer(config)
     for n in range(20):
         producer.send(name, b"key", b"%d" % n)
-    producer.flush(10)
+    producer.flush(HANG_SECONDS)
     time.sleep(0.3)
-    producer.send(name, b"other", b"last").wait(10)
+    producer.send(name, b"other", b"last").wait(HANG_SECONDS)
     with PartitionReader(config) as reader:
         found = wait_until(lambda: len(list(reader.read_to_end(name, 0))) < 21 and list(reader.read_to_end(name, 0)))
     producer.close()

@@ -33,10 +33,10 @@ from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.running import Running, running
 from support.sample_catalog import put
+from support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT_SECONDS = 60
 NO_WORKER = ["sh", "-c", "exec cat"]  # jobs stay as they are
 NOW = datetime.datetime.now(datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -52,7 +52,7 @@ class Caller:
         self.search, self.library = SearchServiceStub(channel), LibraryServiceStub(channel)
         self.options: dict[str, Any] = {
             "metadata": [] if authorization is None else [("authorization", authorization)],
-            "timeout": TIMEOUT_SECONDS,
+            "timeout": HANG_SECONDS,
         }
 
     def moments(self, text: str = "red", **fields: Any) -> Any:
@@ -190,7 +190,7 @@ def reflect(house: House, authorization: str | None) -> list[str]:
     stub = reflection_pb2_grpc.ServerReflectionStub(house.channel)
     metadata = [] if authorization is None else [("authorization", authorization)]
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (answer,) = stub.ServerReflectionInfo(iter([request]), metadata=metadata, timeout=TIMEOUT_SECONDS)
+    (answer,) = stub.ServerReflectionInfo(iter([request]), metadata=metadata, timeout=HANG_SECONDS)
     return [service.name for service in answer.list_services_response.service]
 
 
@@ -232,12 +232,12 @@ def test_whoever_has_no_valid_token_learns_the_same_everywhere(house: House) -> 
 def test_what_cannot_be_read_is_no_way_past_the_door(house: House) -> None:
     for service, method in METHODS:
         send = raw_call(house.channel, service, method, b"\xff\xff")
-        assert code(send, timeout=TIMEOUT_SECONDS) == "UNAUTHENTICATED"
+        assert code(send, timeout=HANG_SECONDS) == "UNAUTHENTICATED"
 
 
 def test_health_is_told_to_everybody(house: House) -> None:
     stub = health_pb2_grpc.HealthStub(house.channel)
-    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
+    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=HANG_SECONDS)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -380,7 +380,7 @@ def test_an_upload_without_the_right_to_it_is_refused_before_its_bytes_come(hous
 
     def messages() -> Iterator[library_pb2.UploadVideoRequest]:
         yield from upload_of(collection="alpha" if name == "reader" else "beta")
-        is_over.wait(TIMEOUT_SECONDS)  # the bytes never come
+        is_over.wait(HANG_SECONDS)  # the bytes never come
 
     try:
         assert code(lambda: getattr(house, name).upload(messages())) == "PERMISSION_DENIED"

@@ -30,7 +30,6 @@ from serve.errors import CallAbandoned
 from support.bad_requests import (
     INVALID,
     NO_VIDEO,
-    TIMEOUT_SECONDS,
     Bad,
     Outcome,
     World,
@@ -40,6 +39,7 @@ from support.bad_requests import (
     outcome,
     words,
 )
+from support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -113,13 +113,13 @@ def endless(world: World) -> Iterator[Endless]:
     with patch.object(library.engine, "_find_candidates", work):
         yield work
         # On a machine that is overrun the deadline may pass before it begins.
-        assert not work.has_begun.is_set() or work.was_abandoned.wait(TIMEOUT_SECONDS)
+        assert not work.has_begun.is_set() or work.was_abandoned.wait(HANG_SECONDS)
 
 
 def cancelled(world: World) -> Any:
     with endless(world) as work:
         call = world.search.SearchMoments.future(search_pb2.SearchMomentsRequest(query=words()))
-        assert work.has_begun.wait(TIMEOUT_SECONDS)
+        assert work.has_begun.wait(HANG_SECONDS)
         call.cancel()
     return Outcome(code=call.code().name)
 

@@ -18,7 +18,6 @@ from support.bad_requests import (
     INVALID,
     MAX_UPLOAD_BYTES,
     REFUSED,
-    TIMEOUT_SECONDS,
     TOO_LARGE,
     Bad,
     Outcome,
@@ -26,7 +25,7 @@ from support.bad_requests import (
     check_refusal,
     opened,
 )
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +52,7 @@ class Waiting:
 
     def __iter__(self) -> Iterator[library_pb2.UploadVideoRequest]:
         yield from self.messages
-        self.is_over.wait(TIMEOUT_SECONDS)
+        self.is_over.wait(HANG_SECONDS)
 
 
 def stalled(world: World) -> Any:

@@ -18,6 +18,7 @@ from serve.values import Filter, MetadataCondition, Query, VideoState
 from support import SUPPORT
 from support.fakes import use_fakes, write_scenes
 from support.running import Running, running
+from support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +56,7 @@ def test_a_uri_becomes_a_video_that_is_found(client: Client, films: Path) -> Non
     uri = (films / "paris.mp4").as_uri()
     begun = client.ingest(uri, metadata={"year": "1999"}, recorded_time=1e9)
     assert (begun.state, begun.uri, begun.collection) == (VideoState.PROCESSING, uri, "default")
-    done = client.wait(begun.video_id, timeout_seconds=60)
+    done = client.wait(begun.video_id, timeout_seconds=HANG_SECONDS)
     assert (done.state, done.video_id, done.metadata) == (VideoState.READY, begun.video_id, {"year": "1999"})
     assert done.duration_seconds == pytest.approx(11, abs=0.3)
     assert (done.frame_count, done.utterance_count) == (12, 1)  # the sound ends a little later than the picture
@@ -69,7 +70,7 @@ def test_a_uri_becomes_a_video_that_is_found(client: Client, films: Path) -> Non
     assert jpeg.startswith(b"\xff\xd8\xff")
     assert client.video(begun.video_id[:6]).video_id == begun.video_id
     assert client.ingest(uri).state is VideoState.PROCESSING  # fetched again: it may have changed
-    assert client.wait(begun.video_id, timeout_seconds=60).state is VideoState.READY
+    assert client.wait(begun.video_id, timeout_seconds=HANG_SECONDS).state is VideoState.READY
 
 
 def test_an_upload_is_named_by_its_content_and_made_once(client: Client, films: Path, server: Running) -> None:
@@ -77,7 +78,7 @@ def test_an_upload_is_named_by_its_content_and_made_once(client: Client, films: 
     begun = client.upload(films / "london.mp4", collection="uploads", on_sent=sent.append)
     assert begun.state is VideoState.PROCESSING
     assert sent[-1] == (films / "london.mp4").stat().st_size
-    done = client.wait(begun.video_id, timeout_seconds=60)
+    done = client.wait(begun.video_id, timeout_seconds=HANG_SECONDS)
     assert done.state is VideoState.READY
     assert done.content_sha256.startswith(begun.video_id)
     assert done.uri == "upload:london.mp4"
@@ -87,10 +88,10 @@ def test_an_upload_is_named_by_its_content_and_made_once(client: Client, films: 
 
 
 def test_what_cannot_be_indexed_says_why(client: Client, films: Path) -> None:
-    broken = client.wait(client.upload(films / "text.mp4").video_id, timeout_seconds=60)
+    broken = client.wait(client.upload(films / "text.mp4").video_id, timeout_seconds=HANG_SECONDS)
     assert (broken.state, broken.failure_reason) == (VideoState.FAILED, "DECODE_ERROR")
     assert "text.mp4" in broken.failure_message
-    missing = client.wait(client.ingest((films / "nothing.mp4").as_uri()).video_id, timeout_seconds=60)
+    missing = client.wait(client.ingest((films / "nothing.mp4").as_uri()).video_id, timeout_seconds=HANG_SECONDS)
     assert (missing.state, missing.failure_reason) == (VideoState.FAILED, "SOURCE_NOT_FOUND")
     client.delete(missing.video_id)
     with pytest.raises(ServerFailed, match="no video"):
@@ -108,7 +109,7 @@ def test_metadata_and_time_are_filtered_by(client: Client, films: Path) -> None:
         )
         assert begun.video_id == name
     for name in "abc":
-        assert client.wait(name, "dated", timeout_seconds=60).state is VideoState.READY
+        assert client.wait(name, "dated", timeout_seconds=HANG_SECONDS).state is VideoState.READY
 
     def found(**conditions: object) -> set[str]:
         asked = Filter(collections=("dated",), **conditions)  # type: ignore[arg-type]
@@ -138,7 +139,7 @@ def test_a_repeated_request_is_answered_as_the_first(server: Running, films: Pat
         )
         assert stub.IngestVideo(ingest).video.video_id == "v"
         with Client(server.address) as client:
-            client.wait("v", "again", timeout_seconds=60)
+            client.wait("v", "again", timeout_seconds=HANG_SECONDS)
         assert stub.IngestVideo(ingest).video.state == library.Video.STATE_READY  # and nothing is done again
         delete = library.DeleteVideoRequest(video_id="v", collection="again", request_id="two")
         stub.DeleteVideo(delete)
@@ -167,7 +168,7 @@ def test_deleting_what_is_being_indexed_ends_it(films: Path, tmp_path: Path, mon
         first = client.ingest((films / "paris.mp4").as_uri())
         client.delete(first.video_id)
         second = client.ingest((films / "london.mp4").as_uri())
-        assert client.wait(second.video_id, timeout_seconds=60).state is VideoState.READY
+        assert client.wait(second.video_id, timeout_seconds=HANG_SECONDS).state is VideoState.READY
         assert [video.video_id for video in client.videos()] == [second.video_id]
 
 
@@ -195,7 +196,7 @@ def test_killed_in_the_middle_a_server_goes_on_where_it_was(films: Path, tmp_pat
     for n in range(3):
         with Client(address) as client:
             wait_ready(client)
-            client.wait(names[2 * n], timeout_seconds=60)
+            client.wait(names[2 * n], timeout_seconds=HANG_SECONDS)
         process.kill()
         process.wait()
         assert process.stdout is not None
@@ -203,13 +204,13 @@ def test_killed_in_the_middle_a_server_goes_on_where_it_was(films: Path, tmp_pat
         process, address = start()
     with Client(address) as client:
         wait_ready(client)
-        done = {name: client.wait(name, timeout_seconds=60) for name in names}
+        done = {name: client.wait(name, timeout_seconds=HANG_SECONDS) for name in names}
         assert {video.state for video in done.values()} == {VideoState.READY}
         assert [video.frame_count for video in done.values()] == [9, 12] * 3
         assert sorted(video.video_id for video in client.videos()) == names
     assert not list((tmp_path / "data" / "uploads").iterdir())
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(HANG_SECONDS) == 0
     assert process.stdout is not None
     process.stdout.close()
 

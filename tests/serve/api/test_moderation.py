@@ -29,7 +29,7 @@ from serve.text import time_span
 from serve.values import Video
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.running import Running, refusal, running
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 from support.webhook_receiver import Receiver
 from support.webhook_receiver import receiver as receiver
 
@@ -82,7 +82,7 @@ class Watch:
     """A call that watches, and what came."""
 
     def __init__(self, stub: ModerationServiceStub, **request: object) -> None:
-        self.call = stub.WatchEvents(moderation.WatchEventsRequest(**request), timeout=60)  # type: ignore[arg-type]
+        self.call = stub.WatchEvents(moderation.WatchEventsRequest(**request), timeout=HANG_SECONDS)  # type: ignore[arg-type]
         self.responses = iter(self.call)
         self.first = next(self.responses)
 
@@ -207,7 +207,7 @@ def test_our_client_misses_nothing_while_the_server_is_away(data: Path) -> None:
             time.sleep(0.02)
     add(data, "third", [("red", 2), ("green", 3)])
     with running(data, SETTINGS, listen=f"127.0.0.1:{port}"):
-        thread.join(30)
+        thread.join(HANG_SECONDS)
     client.close()
 
     assert len(found) == 8
@@ -277,7 +277,9 @@ def test_a_caller_sees_its_own_collections(data: Path) -> None:
     token = result.stdout.strip()
     with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
         stub, metadata = ModerationServiceStub(channel), (("authorization", f"Bearer {token}"),)
-        responses = stub.WatchEvents(moderation.WatchEventsRequest(from_start=True), metadata=metadata, timeout=30)
+        responses = stub.WatchEvents(
+            moderation.WatchEventsRequest(from_start=True), metadata=metadata, timeout=HANG_SECONDS
+        )
         assert {next(responses).event.collection for _ in range(3)} == {"", "other"}
         with pytest.raises(grpc.RpcError) as error:
             stub.ListEvents(

@@ -22,13 +22,13 @@ from serve.catalog.catalog import Catalog, NewVideo
 from support.fakes import ColourEncoder, use_fakes
 from support.running import Running, running
 from support.sample_catalog import MEDIA, put
+from support.waiting import HANG_SECONDS
 from temporal.config import WindowConfig
 from temporal.fusion.fusion import MeanPooling
 from temporal.window import cut_video
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT_SECONDS = 60
 NO_WORKER = ["sh", "-c", "exec cat"]  # jobs stay as they are
 METHODS = ["SearchMoments", "SearchVideos"]
 FILMS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
@@ -50,7 +50,7 @@ class Shelf:
 
     def delete(self, collection: str, name: str) -> None:
         self.library.DeleteVideo(
-            library_pb2.DeleteVideoRequest(video_id=name, collection=collection), timeout=TIMEOUT_SECONDS
+            library_pb2.DeleteVideoRequest(video_id=name, collection=collection), timeout=HANG_SECONDS
         )
 
     def page(self, method: str, collection: str, size: int = 0, token: str = "", text: str = "red") -> Any:
@@ -60,11 +60,11 @@ class Shelf:
             page_size=size,
             page_token=token,
         )
-        return getattr(self.search, method)(request, timeout=TIMEOUT_SECONDS)
+        return getattr(self.search, method)(request, timeout=HANG_SECONDS)
 
     def listed(self, collection: str, size: int = 0, token: str = "") -> Any:
         request = library_pb2.ListVideosRequest(collection=collection, page_size=size, page_token=token)
-        return self.library.ListVideos(request, timeout=TIMEOUT_SECONDS)
+        return self.library.ListVideos(request, timeout=HANG_SECONDS)
 
 
 def put_film(catalog: Catalog, collection: str, name: str, scenes: Sequence[tuple[str, int]]) -> None:

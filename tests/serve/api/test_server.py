@@ -28,7 +28,7 @@ from serve.values import Filter, MomentReference, Query
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.marks import first_quick
 from support.running import Running, metrics_of, ready, running
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 from temporal.values import TimeSpan
 
 SETTINGS = Settings(workers=2)
@@ -156,21 +156,21 @@ def test_a_call_under_way_is_answered_before_the_server_ends(tmp_path: Path, mon
 
         def slow(*arguments: Any) -> Any:
             entered.set()
-            assert go_on.wait(10)
+            assert go_on.wait(HANG_SECONDS)
             return rank(*arguments)
 
         monkeypatch.setattr(engine, "rank_videos", slow)
         request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
         answer = SearchServiceStub(channel).SearchVideos.future(request)
-        assert entered.wait(10)
+        assert entered.wait(HANG_SECONDS)
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         stopping = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)
         assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watched.cancel()
         go_on.set()
-        assert answer.result(10).videos == []
-        stopping.result(30)
+        assert answer.result(HANG_SECONDS).videos == []
+        stopping.result(HANG_SECONDS)
 
 
 def test_a_refresh_under_way_ends_before_its_catalog_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,16 +184,16 @@ def test_a_refresh_under_way_ends_before_its_catalog_is_closed(tmp_path: Path, m
 
         def slow() -> None:
             entered.set()
-            assert go_on.wait(10)
+            assert go_on.wait(HANG_SECONDS)
             closed_while_read.append(library.catalog._is_closed)
 
         monkeypatch.setattr(library.engine, "refresh", slow)
-        assert entered.wait(10)
+        assert entered.wait(HANG_SECONDS)
         stopping = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)
         with pytest.raises(TimeoutError):
             stopping.result(0.5)
         go_on.set()
-        stopping.result(30)
+        stopping.result(HANG_SECONDS)
     assert closed_while_read == [False]
 
 
@@ -214,14 +214,14 @@ def test_an_abandoned_call_stops_working(server: Running, monkeypatch: pytest.Mo
     request = search.SearchMomentsRequest(query=moment_pb2.Query(text="red"))
     with grpc.insecure_channel(server.address) as channel:
         call = SearchServiceStub(channel).SearchMoments.future(request)
-        assert entered.wait(10)
+        assert entered.wait(HANG_SECONDS)
         call.cancel()
-        assert stopped.wait(10)
+        assert stopped.wait(HANG_SECONDS)
         entered.clear(), stopped.clear()
         with pytest.raises(grpc.RpcError) as caught:
             SearchServiceStub(channel).SearchMoments(request, timeout=0.2)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert stopped.wait(10)
+        assert stopped.wait(HANG_SECONDS)
 
 
 def test_too_many_questions_are_refused_with_the_time_to_come_back(
@@ -234,7 +234,7 @@ def test_too_many_questions_are_refused_with_the_time_to_come_back(
     ):
         go_on, engine = threading.Event(), server.server.loaded.require().engine
         rank = engine.rank_videos
-        monkeypatch.setattr(engine, "rank_videos", lambda *given: (go_on.wait(10), rank(*given))[1])
+        monkeypatch.setattr(engine, "rank_videos", lambda *given: (go_on.wait(HANG_SECONDS), rank(*given))[1])
         stub = SearchServiceStub(channel)
         request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
         taken = [stub.SearchVideos.future(request) for _ in range(2)]
@@ -248,7 +248,7 @@ def test_too_many_questions_are_refused_with_the_time_to_come_back(
             "google.rpc.ErrorInfo", "google.rpc.RetryInfo", "google.rpc.RequestInfo"
         ]  # fmt: skip
         go_on.set()
-        assert [one.result(10).videos for one in taken] == [[], []]
+        assert [one.result(HANG_SECONDS).videos for one in taken] == [[], []]
 
 
 @pytest.mark.slow

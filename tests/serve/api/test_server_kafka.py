@@ -38,7 +38,7 @@ from support.running import Running, metrics_of, ready, running
 from support.sample_live import rows_of
 from support.segment_source import Worker, now
 from support.segment_source import worker as worker
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 FEED_CHILD = SUPPORT / "feed_child.py"
@@ -188,7 +188,7 @@ def test_partitions_that_are_added_are_read(worker: Worker, tmp_path: Path) -> N
         record = stream("cam", ["red"] * 5, appended=now())[0]
         producer = Producer(worker.config)  # one that knows of them
         sent = producer.send(worker.topics.segments, record.key, segment_bytes(record), partition=5)
-        assert sent.wait(5)
+        assert sent.wait(HANG_SECONDS)
         assert sent.error is None
         producer.close(5)
         wait_until(lambda: found(client, "red") == [("cam", False)])
@@ -246,7 +246,7 @@ def test_a_reader_that_is_killed_again_and_again_ends_where_an_undisturbed_one_d
 def run_child(data: Path, worker: Worker, statement_count: int) -> int:
     servers, prefix = worker.config.servers[0], worker.config.topic_prefix
     command = [sys.executable, str(FEED_CHILD), str(data), servers, prefix, str(statement_count)]
-    return subprocess.run(command, check=False, timeout=120).returncode
+    return subprocess.run(command, check=False, timeout=HANG_SECONDS).returncode
 
 
 # ---- a broker that goes away

@@ -19,6 +19,7 @@ import serve.api.tls
 from serve.api.tls import RETRY_SECONDS, check_exposure, is_local, server_credentials
 from serve.config import ServerConfig, host_and_port
 from serve.errors import SettingsError
+from support.waiting import HANG_SECONDS
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -75,7 +76,9 @@ async def ask(port: int, credentials: grpc.ChannelCredentials | None) -> str:
     )
     async with channel:
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            answer = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=HANG_SECONDS
+            )
         except grpc.aio.AioRpcError as error:
             return error.code().name
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

@@ -20,6 +20,7 @@ from serve.catalog.catalog import Catalog
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
 from support import SUPPORT
 from support.sample_catalog import check, frames, new_video, put_version
+from support.waiting import HANG_SECONDS
 
 CHILD = SUPPORT / "catalog_child.py"
 
@@ -32,7 +33,7 @@ def child(job: str, directory: Path, stdin: int | None = None) -> "subprocess.Po
 
 def outcome(job: str, directory: Path) -> str:
     with child(job, directory) as process:
-        out, _ = process.communicate(timeout=300)
+        out, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0
     return out
 

@@ -28,6 +28,7 @@ from serve.settings import Settings
 from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict
 from support.fake_server import FakeServer, refusal, serving
 from support.sample_answers import FakeLibrary, jpeg, moment, video, video_answer
+from support.waiting import HANG_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 INDEXED = IndexOutcome(
@@ -509,7 +510,7 @@ def test_transcript_prints_each_format(library: type[FakeLibrary], wanted: str, 
 # ------------------------------------------------------------------ as a process
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
 
 

@@ -14,6 +14,7 @@ from serve.api.tokens import TokenStore
 from serve.cli import tokens as cli_tokens
 from serve.cli.main import cli
 from serve.errors import Unauthenticated
+from support.waiting import HANG_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 5, 1, 12, 30, 15, 999, tzinfo=UTC)
@@ -176,7 +177,12 @@ heavy = ("torch", "av", "faiss", "numpy", "PIL", "rich", "grpc", "google.protobu
 print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
     )
     assert done.stdout.startswith("kdx_")
     assert done.stdout.splitlines()[1:] == ["[]"]

@@ -19,6 +19,7 @@ from serve.evaluate.training_data import gather
 from support import ROOT, TESTS
 from support.fakes import COLOURS, ColourEncoder, WordSumEncoder, use_fakes, write_scenes
 from support.hand_made import MEDIA, SPACE, utterance
+from support.waiting import HANG_SECONDS
 from temporal.fusion.fusion import load_checkpoint
 
 NAMES = list(COLOURS)
@@ -210,7 +211,7 @@ def test_processes_of_torchrun_train_one_model(library: Path, tmp_path: Path) ->
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone",
         str(tmp_path / "run.py"), *arguments, str(tmp_path / "two"),
     )  # fmt: skip
-    stdout, stderr = two.communicate(timeout=300)
+    stdout, stderr = two.communicate(timeout=HANG_SECONDS)
     assert two.returncode == 0, stderr
     outcome = json.loads(stdout.strip())
     assert len(stdout.strip().splitlines()) == 1, "one process tells"

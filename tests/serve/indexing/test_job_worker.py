@@ -30,7 +30,7 @@ from serve.indexing.uploads import Spool
 from serve.settings import Settings
 from support import SUPPORT
 from support.fakes import ColourEncoder, SilentProgress, use_fakes, write_scenes
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -216,7 +216,7 @@ def test_a_job_cancelled_while_its_bytes_come_ends_soon(jobs: JobQueue, data: Pa
                     connection.sendall(bytes(2000))
 
         def cancel() -> None:
-            assert is_asked.wait(30)
+            assert is_asked.wait(HANG_SECONDS)
             assert jobs.cancel("default", "a")
 
         uri = f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4"
@@ -339,7 +339,7 @@ def test_ends_when_its_parent_does_and_gives_its_jobs_back(jobs: JobQueue, data:
     decoders = decoders_of(process.pid)
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(10) == 0
+    assert process.wait(HANG_SECONDS) == 0
     wait_until(lambda: not any(map(is_alive, decoders)), 10)
     assert (the_job(jobs, "a").state, the_job(jobs, "a").attempt_count) == (JobState.QUEUED, 0)
 
@@ -351,7 +351,7 @@ def test_ends_when_told_even_inside_an_encoder(jobs: JobQueue, data: Path, tmp_p
         wait_until(lambda: the_job(jobs, "a").state is JobState.RUNNING)
         time.sleep(0.5)  # idle long enough that the batch is encoded
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(HANG_SECONDS) == 0
     assert (the_job(jobs, "a").state, the_job(jobs, "a").attempt_count) == (JobState.QUEUED, 0)
 
 

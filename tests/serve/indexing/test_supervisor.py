@@ -11,6 +11,7 @@ import pytest
 from serve.catalog.catalog import Catalog
 from serve.indexing.jobs import JobQueue, NewJob
 from serve.indexing.supervisor import HEALTHY_SECONDS, Supervisor
+from support.waiting import HANG_SECONDS
 
 CRASH = [sys.executable, "-c", "raise SystemExit(3)"]
 END = [sys.executable, "-c", "pass"]
@@ -72,7 +73,7 @@ def test_a_worker_ends_with_the_pipe_to_its_parent(jobs: JobQueue) -> None:
     child = child_of(supervisor)
     assert child.stdin is not None
     child.stdin.close()
-    assert child.wait(30) == 0
+    assert child.wait(HANG_SECONDS) == 0
     supervisor.stop()
 
 

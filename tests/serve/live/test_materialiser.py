@@ -30,7 +30,7 @@ from serve.settings import Settings
 from support.fakes import use_fakes
 from support.hand_made import FINGERPRINT, SPACE, stream
 from support.sample_live import rows_of
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 SEGMENTS, DELETIONS = "t.segments", "t.deletions"
 NOW = 1_700_000_000.0
@@ -160,7 +160,7 @@ def test_takes_over_what_is_there_and_what_comes(benches: Callable[..., Bench]) 
     topics = Topics()
     topics.put(*PARIS)
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     assert bench.segment_ids() == ["cam/0/0", "cam/0/1"]
     topics.put(*stream("cam", ["red"] * 30, {3.0: "Paris is lovely."}, appended=NOW - 20))
     wait_until(lambda: bench.segment_ids() == ["cam/0/0", "cam/0/1", "cam/0/2"])
@@ -177,7 +177,7 @@ def test_is_not_caught_up_before_it_has_read_all_that_was_there(benches: Callabl
     topics.put(*PARIS)
     topics.delete("cams", "cam", at=NOW)
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     assert bench.segment_ids() == []
     assert bench.change_count == 0  # nobody answers yet
 
@@ -185,7 +185,7 @@ def test_is_not_caught_up_before_it_has_read_all_that_was_there(benches: Callabl
 def test_a_new_partition_is_read_from_its_beginning(benches: Callable[..., Bench]) -> None:
     topics = Topics()
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     topics.put(*PARIS, partition=3)
     wait_until(lambda: bench.rows.offsets(SEGMENTS) == {3: 2})
 
@@ -194,11 +194,11 @@ def test_goes_on_where_the_catalog_is(benches: Callable[..., Bench]) -> None:
     topics = Topics()
     topics.put(*PARIS)
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     bench.materialiser.stop()
     topics.put(*stream("bar", ["blue"] * 4, appended=NOW))
     again = benches(topics)
-    assert again.caught_up.wait(10)
+    assert again.caught_up.wait(HANG_SECONDS)
     assert topics.opened[-1] == {(SEGMENTS, 0): 2}
     assert again.value("kinodex_kafka_records_total", topic=SEGMENTS, outcome="applied") == 1
 
@@ -206,7 +206,7 @@ def test_goes_on_where_the_catalog_is(benches: Callable[..., Bench]) -> None:
 def test_the_broker_goes_and_comes_back(benches: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
     topics = Topics()
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     topics.is_up = False
     wait_until(lambda: bench.value("kinodex_broker_up") == 0)
     time.sleep(0.1)
@@ -221,11 +221,11 @@ def test_a_topic_that_was_made_anew_ends_it(benches: Callable[..., Bench]) -> No
     topics = Topics()
     topics.put(*PARIS)
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     bench.materialiser.stop()
     del topics.logs[SEGMENTS, 0][1:]
     again = benches(topics)
-    assert again.ended.wait(10)
+    assert again.ended.wait(HANG_SECONDS)
     assert isinstance(again.error, OffsetRegression)
     assert len(again.segment_ids()) == 2
 
@@ -238,7 +238,7 @@ def test_what_is_no_segment_is_passed_over(benches: Callable[..., Bench], caplog
         topics.append(DELETIONS, b"cams/cam", None)
     topics.put(*PARIS)
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     assert len(bench.segment_ids()) == 2
     assert bench.rows.offsets(SEGMENTS) == {0: 8}
     assert bench.rows.offsets(DELETIONS) == {0: 3}
@@ -252,7 +252,7 @@ def test_segments_of_other_encoders_are_passed_over(
     topics = Topics()
     topics.put(*(replace(one, fingerprint="feedfeedfeedfeed") for one in PARIS))
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     assert bench.segment_ids() == []
     assert bench.value("kinodex_kafka_records_total", topic=SEGMENTS, outcome="foreign") == 2
     [said] = [one for one in caplog.messages if "feedfeedfeedfeed" in one]
@@ -278,7 +278,7 @@ def test_the_same_key_dead_and_new_in_one_batch(benches: Callable[..., Bench]) -
     topics.delete("cams", "film", at=NOW - 50)
     topics.put(*stream("film", ["red"] * 5, appended=NOW - 100), *stream("film", ["red"] * 5, appended=NOW - 10))
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     time.sleep(0.05)
     assert bench.sent == []
     assert bench.segment_ids() == ["film/0/0"]
@@ -298,7 +298,7 @@ def test_tells_how_fresh_what_is_found_is(benches: Callable[..., Bench]) -> None
     topics = Topics()
     topics.put(*PARIS)
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     assert (
         bench.value("kinodex_chunk_to_searchable_seconds_count", final="true") is None
     )  # what was there tells nothing
@@ -319,7 +319,7 @@ def test_any_batches_end_in_the_same_rows(benches: Callable[..., Bench]) -> None
     for reads in (1, 7, 1000):
         topics.reads = reads
         bench = benches(topics, f"data{reads}")
-        assert bench.caught_up.wait(10)
+        assert bench.caught_up.wait(HANG_SECONDS)
         kept.append(rows_of(bench.catalog))
     assert kept[0] == kept[1] == kept[2]
     assert len(kept[0]) == 1
@@ -328,7 +328,7 @@ def test_any_batches_end_in_the_same_rows(benches: Callable[..., Bench]) -> None
 def test_a_bug_ends_it_loudly(benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryReader, "poll", lambda self, timeout: 1 / 0)
     bench = benches(Topics())
-    assert bench.ended.wait(10)
+    assert bench.ended.wait(HANG_SECONDS)
     assert isinstance(bench.error, ZeroDivisionError)
 
 
@@ -349,7 +349,7 @@ def test_a_live_video_is_deleted_by_way_of_kafka_or_knowingly_here_alone(
     topics = Topics()
     topics.put(*PARIS)
     bench = benches(topics)
-    assert bench.caught_up.wait(10)
+    assert bench.caught_up.wait(HANG_SECONDS)
     with pytest.raises(VideoIsLive, match="--kafka SERVERS"):
         delete(tmp_path / "data", ["cam"], kafka=KafkaConfig())
     assert len(bench.segment_ids()) == 2

@@ -28,7 +28,7 @@ from serve.moderation.kafka_topic import EventTopic
 from serve.moderation.webhook import Webhook
 from support.sample_catalog import SPACE
 from support.sample_events import add, event, never_stop
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 from support.webhook_receiver import Receiver
 from support.webhook_receiver import receiver as receiver
 
@@ -99,14 +99,14 @@ def test_a_stop_gives_up_on_a_delivery_that_hangs(
 
     def deliver(events: Sequence[Event], wait: Callable[[float], bool]) -> None:
         is_delivering.set()
-        assert is_released.wait(20)
+        assert is_released.wait(HANG_SECONDS)
         raise Stopped
 
     monkeypatch.setattr(sink, "deliver", deliver)
     add(log, 0)
     deliverer = Deliverer(log, sink, stop_seconds=0.1)
     deliverer.start()
-    assert is_delivering.wait(20)
+    assert is_delivering.wait(HANG_SECONDS)
     deliverer.stop()
     assert "events-to-fake did not end in time" in caplog.text
     is_released.set()
@@ -273,7 +273,7 @@ def test_a_stop_does_not_wait_for_a_post_that_hangs(log: EventLog, tmp_path: Pat
     with answering(TRICKLES[scheme], b"a", 0.1) as address:
         deliverer = Deliverer(log, SpiedWebhook(f"{scheme}://{address}/", SECRET, tmp_path / "dead", post_seconds=100))
         deliverer.start()
-        assert is_posting.wait(20)
+        assert is_posting.wait(HANG_SECONDS)
         started = time.monotonic()
         deliverer.stop()
         assert time.monotonic() - started < 5

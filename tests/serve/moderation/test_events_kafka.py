@@ -18,7 +18,7 @@ from support.sample_catalog import SPACE
 from support.sample_events import add, event, never_stop
 from support.segment_source import Worker, now
 from support.segment_source import worker as worker
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -91,7 +91,7 @@ def test_an_event_that_was_sent_and_not_noted_is_not_sent_again(worker: Worker, 
 
 def test_a_record_that_is_no_event_is_skipped(worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     worker.producer.send(worker.topics.events, b"cams/front", b"\xff\xffno event")
-    assert worker.producer.flush(30)
+    assert worker.producer.flush(HANG_SECONDS)
     with Catalog.open_writer(tmp_path / "data") as catalog:
         catalog.set_space(SPACE)
         log = EventLog(catalog)

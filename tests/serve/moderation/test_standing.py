@@ -26,7 +26,7 @@ from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.running import refusal, running
 from support.sample_live import STARTED, camera
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 from temporal.values import ChangeKind
 
 pytestmark = pytest.mark.slow
@@ -212,7 +212,7 @@ def test_a_query_misses_nothing_while_the_index_is_away(
         broken.setattr(library.engine.segment_index, "refresh", away)
         watcher.start()
         watcher.wake()
-        assert asked.wait(10)
+        assert asked.wait(HANG_SECONDS)
     watcher.stop()
     extend(library, live, watcher, 3, 7)
     assert red.spans() == RED
@@ -293,11 +293,11 @@ def test_a_call_gets_moments_as_they_come(library: Library, live: LiveRows, data
         channel = grpc.insecure_channel(server.address)
         stub = SearchServiceStub(channel)
         request = search.WatchMomentsRequest(query={"text": "red"}, min_duration={"seconds": 1})
-        call = stub.WatchMoments(request, timeout=60)
+        call = stub.WatchMoments(request, timeout=HANG_SECONDS)
         assert next(call) == search.WatchMomentsResponse()
         live.apply([camera(library, 0, seen=SEEN)], {})
         opened, closed = next(call), next(call)
-        gone = stub.WatchMoments(request, timeout=60)
+        gone = stub.WatchMoments(request, timeout=HANG_SECONDS)
         next(gone)
         gone.cancel()
     assert (opened.state, closed.state) == (1, 3)
@@ -319,14 +319,14 @@ def test_a_call_that_ends_while_it_begins_leaves_no_query(
 
     def slowly(watcher: Watcher, asked: StandingQuery) -> None:
         adding.set()
-        assert go_on.wait(20)
+        assert go_on.wait(HANG_SECONDS)
         add(watcher, asked)
 
     with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
         monkeypatch.setattr(Watcher, "add", slowly)
         request = search.WatchMomentsRequest(query={"text": "red"})
-        call = SearchServiceStub(channel).WatchMoments(request, timeout=60 if is_cancelled else 1)
-        assert adding.wait(20)
+        call = SearchServiceStub(channel).WatchMoments(request, timeout=HANG_SECONDS if is_cancelled else 1)
+        assert adding.wait(HANG_SECONDS)
         if is_cancelled:
             call.cancel()
         wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 0)
@@ -340,7 +340,9 @@ def test_a_call_that_does_not_read_is_ended(data: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(unread, "STUCK_SECONDS", 0.5)
     with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
         watcher = server.server.followers.ready_watcher()
-        call = SearchServiceStub(channel).WatchMoments(search.WatchMomentsRequest(query={"text": "red"}), timeout=60)
+        call = SearchServiceStub(channel).WatchMoments(
+            search.WatchMomentsRequest(query={"text": "red"}), timeout=HANG_SECONDS
+        )
         next(call)
         (asked,) = [one for one in watcher.slots if one is not None]
         moment = moment_of(next(iter(watcher.engine.videos.values())), 1.0, 2.0, 0.9, transcript="x" * 2000)
@@ -367,7 +369,7 @@ def test_the_client_gets_the_same_changes(library: Library, live: LiveRows, data
         thread.start()
         wait_until(lambda: len(server.server.followers.ready_watcher()) == 1)
         live.apply([camera(library, 0, seen=SEEN)], {})
-        thread.join(30)
+        thread.join(HANG_SECONDS)
         changes.close()  # type: ignore[attr-defined]
         with pytest.raises(ServerFailed) as error:
             next(client.watch_moments(Query(text="red", exclude_text="blue")))

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from serve.search.caches import ReadWriteLock, RowCache, SingleFlightCache
+from support.waiting import HANG_SECONDS
 
 
 def test_readers_hold_the_lock_together_and_a_writer_alone() -> None:
     lock, inside, most = ReadWriteLock(), [], []
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=HANG_SECONDS)
 
     def read() -> None:
         with lock.reading():
@@ -27,9 +28,9 @@ def test_readers_hold_the_lock_together_and_a_writer_alone() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         for one in [pool.submit(read), pool.submit(read)]:
-            one.result(10)
+            one.result(HANG_SECONDS)
         for one in [pool.submit(write) for _ in range(50)]:
-            one.result(10)
+            one.result(HANG_SECONDS)
     assert set(most) == {1}
 
 
@@ -52,7 +53,7 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
     def first() -> None:
         with lock.reading():
             reading.set()
-            assert may_leave.wait(10)
+            assert may_leave.wait(HANG_SECONDS)
 
     def write() -> None:
         with lock.writing_then_reading(lambda: order.append("write")):
@@ -64,13 +65,13 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
 
     with ThreadPoolExecutor(3) as pool:
         pool.submit(first)
-        assert reading.wait(10)
+        assert reading.wait(HANG_SECONDS)
         writing = pool.submit(write)
         while not lock._waiting_writer_count:
             threading.Event().wait(0.001)
         reader = pool.submit(late)
         may_leave.set()
-        writing.result(10), reader.result(10)
+        writing.result(HANG_SECONDS), reader.result(HANG_SECONDS)
     assert order == ["write", "read"]
 
 
@@ -109,15 +110,15 @@ def test_the_same_is_worked_out_once_for_all_who_ask() -> None:
     def work() -> str:
         calls.append(1)
         started.set()
-        assert may_go.wait(10)
+        assert may_go.wait(HANG_SECONDS)
         return "answer"
 
     with ThreadPoolExecutor(5) as pool:
         first = pool.submit(worked.get, "q", work)
-        assert started.wait(10)
+        assert started.wait(HANG_SECONDS)
         others = [pool.submit(worked.get, "q", work) for _ in range(4)]
         may_go.set()
-        assert {one.result(10) for one in (first, *others)} == {"answer"}
+        assert {one.result(HANG_SECONDS) for one in (first, *others)} == {"answer"}
     assert len(calls) == 1
     assert (worked.miss_count, worked.hit_count) == (1, 4)
     assert worked.get("r", lambda: "other") == "other"
@@ -131,14 +132,14 @@ def test_who_waited_for_a_failure_works_itself() -> None:
 
     def give_up() -> str:
         started.set()
-        assert may_fail.wait(10)
+        assert may_fail.wait(HANG_SECONDS)
         raise RuntimeError("nobody waits any more")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(worked.get, "q", give_up)
-        assert started.wait(10)
+        assert started.wait(HANG_SECONDS)
         second = pool.submit(worked.get, "q", lambda: "answer")
         may_fail.set()
         with pytest.raises(RuntimeError):
-            first.result(10)
-        assert second.result(10) == "answer"
+            first.result(HANG_SECONDS)
+        assert second.result(HANG_SECONDS) == "answer"

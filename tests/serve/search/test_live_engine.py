@@ -20,6 +20,7 @@ from serve.settings import Settings
 from serve.values import Filter, Moment, MomentReference, Query, Verdict
 from support.fakes import COLOURS, SilentProgress, use_fakes, write_scenes
 from support.sample_live import STARTED, camera
+from support.waiting import HANG_SECONDS
 from temporal.values import TimeSpan
 
 SETTINGS = Settings(workers=1)
@@ -203,7 +204,7 @@ def test_threads_ask_while_streams_change(library: Library, live: LiveRows) -> N
                 live.apply([camera(library, max(4, n - 3), heard=heard)], {})
         finally:
             stop.set()
-        assert all(one.result(60) for one in asking)
+        assert all(one.result(HANG_SECONDS) for one in asking)
 
 
 # ---- the command

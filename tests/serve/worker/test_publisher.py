@@ -17,6 +17,7 @@ from serve.cli.main import cli
 from serve.codec.records import read_chunk, read_source
 from support.broker import Broker
 from support.fakes import write_scenes
+from support.waiting import HANG_SECONDS
 from support.worker_runs import Topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -55,7 +56,12 @@ def environ(topic: Topic, **variables: str) -> dict[str, str]:
 
 def run(topic: Topic, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *arguments], env=environ(topic, **variables), capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *arguments],
+        env=environ(topic, **variables),
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
     )
 
 
@@ -155,7 +161,7 @@ def test_a_publisher_that_is_stopped_ends_its_stream(topic: Topic, film: Path, n
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["sequence"] == 0
         process.send_signal(number)
-        rest, said = process.communicate(timeout=20)
+        rest, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, said
     assert json.loads(rest.splitlines()[-1])["end_of_stream"]
     found = [read_chunk(record.value or b"") for record in kept(topic)]
@@ -172,7 +178,7 @@ def test_a_publisher_waits_for_the_broker_and_loses_nothing(own_broker: Broker, 
         own_broker.kill()
         time.sleep(3)
         own_broker.start()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, said
     found = [read_chunk(record.value or b"") for record in kept(topic)]
     assert [chunk.sequence for chunk in found] == list(range(6))
@@ -183,7 +189,7 @@ def test_a_publisher_waits_for_the_broker_and_loses_nothing(own_broker: Broker, 
         time.sleep(1)
         process.terminate()  # while nobody takes the end of the stream
         begin = time.monotonic()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 1
     assert time.monotonic() - begin < 20
     line = said.splitlines()[-1]
@@ -202,7 +208,7 @@ def test_makes_the_topics_and_says_what_is_there(kafka: str, topic_prefix: str) 
     def topics(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [*COMMAND, "topics", *arguments], env=os.environ | variables | more, capture_output=True, text=True,
-            timeout=60, check=False,
+            timeout=HANG_SECONDS, check=False,
         )  # fmt: skip
 
     first = topics("--kafka", kafka, "--json")

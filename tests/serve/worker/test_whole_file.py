@@ -15,6 +15,7 @@ from serve.codec.records import Source, source_bytes
 from serve.worker.partitions import SourcePartition
 from serve.worker.video_flow import VideoFlow
 from serve.worker.whole_file import MAX_PIECES, PIECE_FRAMES, FileCancelled, FileCutter, FileWork
+from support.waiting import HANG_SECONDS
 from support.worker_fakes import MEDIA, PIXELS, FakeEffects
 from temporal.config import WindowConfig
 from temporal.fusion.fusion import MeanPooling
@@ -193,7 +194,7 @@ def test_decoding_waits_while_enough_pieces_are_under_way() -> None:
     partition.step_commit(may_begin=False)
     assert not is_put.is_set()  # nothing is encoded
     effects.encoding.pop(0)()
-    assert is_put.wait(10)
+    assert is_put.wait(HANG_SECONDS)
     thread.join()
 
 

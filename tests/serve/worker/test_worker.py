@@ -30,7 +30,7 @@ from serve.worker.partitions import ChunkPartition
 from serve.worker.stream import latest_checkpoints
 from serve.worker.worker import PARTS_IN_FLIGHT
 from support.fakes import TONES_HZ, ColourEncoder, SilentProgress, use_fakes, write_scenes
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 from support.worker_runs import Topic, cut, final, told, working
 from temporal.config import FusionConfig, WindowConfig
 from temporal.fusion.fusion import save_checkpoint
@@ -464,7 +464,7 @@ def test_a_bug_ends_the_worker_and_another_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(ColourEncoder, "encode_frames", fail)
         with pytest.raises(ArithmeticError, match="a bug"), working(topic, tmp_path) as worker:
-            worker.thread.join(30)
+            worker.thread.join(HANG_SECONDS)
     assert topic.lag() == 13
     with working(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)

@@ -11,7 +11,7 @@ import pytest
 from ingest.values import Chunk
 from support.broker import Broker
 from support.fakes import use_fakes, write_scenes
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 from support.worker_runs import Child, Topic, cut, final, working
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -163,7 +163,7 @@ def test_a_worker_without_a_broker_or_topics_says_so_in_a_line(
         ),
         (begin(children, topic, tmp_path, KINODEX_KAFKA_TOPIC_PREFIX="none"), "there is no topic none."),
     ):
-        assert child.process.wait(30) == 1
+        assert child.process.wait(HANG_SECONDS) == 1
         [line] = [line for line in child.said().splitlines() if line.startswith("kinodex: error:")]
         assert reason in line
         assert "Traceback" not in child.said()
