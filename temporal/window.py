@@ -26,7 +26,7 @@ ALL_HEARD = (sys.maxsize, math.inf)  # an epoch and media time after every word
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedFrame:
-    """One picture's time, vector and JPEG."""
+    """A picture's time, vector and JPEG."""
 
     pts_seconds: float
     vector: NDArray[np.float32]  # (D,), unit length; D is 0 without a visual encoder
@@ -51,9 +51,9 @@ class CutSegment:
 
     segment: Segment
     frames: FrameEmbeddings
-    thumbnails: tuple[bytes, ...]  # of the last of `frames`: those that it introduces
-    spoken: tuple[EncodedUtterance, ...]  # those that overlap its span, in order of start
-    continued_count: int  # of the first of `spoken`, which earlier segments hold too
+    thumbnails: tuple[bytes, ...]  # of the frames that it introduces, which are the last of `frames`
+    spoken: tuple[EncodedUtterance, ...]  # all that overlap its span, in order of start
+    continued_count: int  # utterances at the start of `spoken` that earlier segments hold too
     is_final: bool
     ends_epoch: bool
     is_last: bool  # of the video
@@ -70,19 +70,22 @@ class _Epoch:
     epoch: int
     start_seconds: float
     end_seconds: float
-    whole_seconds: float  # before it no picture comes any more
+    whole_seconds: float  # every picture before this media time has arrived
     next_index: int  # the first window that is not final
-    is_over: bool = False  # nothing comes any more
+    is_over: bool = False  # all of it has arrived
     is_last: bool = False  # of the video
-    frames: list[EncodedFrame] = field(default_factory=list)  # in order of time, without those no window to come needs
+    frames: list[EncodedFrame] = field(
+        default_factory=list
+    )  # in order of time; frames that no open window needs are dropped
     spoken: list[EncodedUtterance] = field(default_factory=list)  # in order of start
     published: dict[int, int] = field(default_factory=dict)  # index -> revision, of windows that are not final
 
 
 class WindowCutter:
-    """Cuts one video into segments, at once or while it comes in.
+    """Cuts one video into segments, at once or while it arrives.
 
-    Of the windows of an epoch only the last are open; what no open window needs is forgotten.
+    A window is final once its end and all its words are known. Frames and utterances that no open window needs are
+    dropped.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class WindowCutter:
         """
         self._video_id, self._config, self._pooling, self._first = video_id, config, pooling, first
         self._epochs: list[_Epoch] = []
-        self._early: list[EncodedUtterance] = []  # of an epoch whose pictures are still on their way
+        self._early: list[EncodedUtterance] = []  # of epochs whose pictures have not arrived yet
         self._final_seconds = 0.0
 
     @property
@@ -105,7 +108,7 @@ class WindowCutter:
 
     @property
     def needed(self) -> tuple[int, float] | None:
-        """The epoch and media time from which on pictures are still needed; None: nothing is open."""
+        """The epoch and media time from which on pictures are still needed; None: no window is open."""
         for epoch in self._epochs:
             if (start := self._start_of(epoch, epoch.next_index)) is not None:
                 shown = [frame.pts_seconds for frame in epoch.frames if frame.pts_seconds <= start]
@@ -130,11 +133,12 @@ class WindowCutter:
         end_seconds: float,
         whole_seconds: float,
     ) -> None:
-        """Take what comes next, which ends at a media time. A new epoch ends the one before it.
+        """Take the next frames of an epoch. A new epoch ends the one before it.
 
         Args:
-            start_seconds: Where the epoch begins.
-            whole_seconds: Before it no picture comes any more; at most the end.
+            start_seconds: Media time at which the epoch begins.
+            end_seconds: Media time at which these frames, and the sound beside them, end.
+            whole_seconds: All pictures before this media time have arrived; at most the end.
         """
         if epoch < self._first[0]:
             return
@@ -168,7 +172,7 @@ class WindowCutter:
                 self._early.append(one)
 
     def finish(self, *, is_last: bool) -> None:
-        """End the epoch that is going on: nothing of it comes any more."""
+        """End the current epoch: all of it has arrived."""
         if self._epochs:
             self._epochs[-1].is_over = True
             self._epochs[-1].is_last = is_last
@@ -178,8 +182,8 @@ class WindowCutter:
 
         Args:
             heard: Epoch and media time before which all words are known.
-            pooled_count: Windows that fusion reads together. Between two of them the other methods answer as if the
-                later one was yielded already.
+            pooled_count: Windows that fusion reads together. While they are yielded, other methods answer as after
+                the last of them.
         """
         changed = self._changed(heard)
         while some := list(islice(changed, pooled_count)):
@@ -207,7 +211,7 @@ class WindowCutter:
         ]
 
     def _start_of(self, epoch: _Epoch, index: int) -> float | None:
-        """Return where a window begins; None: there is no such window, and there will be none."""
+        """Return where a window begins; None: the epoch is over and has no such window."""
         start = epoch.start_seconds + index * self._config.stride_seconds
         if not epoch.is_over or self._exists(epoch, index):
             return start
@@ -291,7 +295,7 @@ def cut_video(
 
     Args:
         embeddings: All frames, in order; D may be 0.
-        utterances: U of them, in order of start.
+        utterances: In order of start; U of them.
         sentences: float32 (U, E), unit: the vectors of the utterances.
         duration_seconds: Media time at which the last picture or sound ends.
     Raises:
@@ -331,7 +335,7 @@ def window_tokens(
     Args:
         pts_seconds: float64 (F,) of the frames.
         frames: float32 (F, D).
-        utterances: U of them, those that overlap it.
+        utterances: Those that overlap the window; U of them.
         sentences: float32 (U, E), their vectors.
     """
     middles = np.array([(one.start_seconds + one.end_seconds) / 2 for one in utterances], np.float64)

@@ -1,4 +1,4 @@
-"""OpenBatches: pictures and windows of speech that wait until there are enough of them to be encoded together."""
+"""OpenBatches: pictures and windows of speech of a run that wait for a full batch."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ from serve.settings import Settings
 class OpenBatches:
     """One batch of pictures and one of windows of speech, across the videos of an indexing run.
 
-    Unlike encoders.batching.Batcher, which encodes whatever waits, it waits for full batches and encodes them in the
-    caller's thread, one after the other. Files are not in a hurry, and both cost more otherwise: Whisper's small
-    batches in time, and pictures beside speech in memory.
+    Unlike encoders.batching.Batcher, which encodes whatever waits in a thread of its own, it waits for full batches and
+    encodes them in the caller's thread, one after the other. Files can wait, and small batches cost more: a window of
+    speech takes Whisper tiny.en 1.6 s of CPU time alone, 1.1 s in a batch of 2 and 0.9 s in batches of 4 and 8.
     """
 
     def __init__(

@@ -38,8 +38,9 @@ logger = logging.getLogger("serve.indexing.job_worker")  # also when it runs as 
 NICENESS = 10  # questions are answered first
 POLL_SECONDS = 0.2  # the longest that a new job waits to be seen
 BUSY_SECONDS = 1.0  # between two attempts at the writer's lock while another process has it
-RELEASE_SECONDS = 2.0  # without a job until `kinodex index` may have the lock: longer than between two of a batch
-IDLE_EXIT_SECONDS = 60.0  # without a job until the process ends, and with it its encoders
+# Without a job until the writer's lock is released for `kinodex index`: longer than between two submitted in a row.
+RELEASE_SECONDS = 2.0
+IDLE_EXIT_SECONDS = 60.0  # without a job until the process ends, which frees the memory of its encoders
 STOP_SECONDS = 3.0  # bounds giving the jobs back on SIGTERM; after that the next worker does it
 
 
@@ -65,7 +66,7 @@ class JobWorker:
         self.directory, self.settings = directory, settings
         self.transcriber: Transcriber | None = None
         self.encoders: Encoders | None = None  # None: not loaded yet
-        self.has_indexed = False
+        self.has_indexed = False  # since the start: then the index files are out of date
         self.run: IndexRun | None = None  # set while all RUNNING jobs belong to this process
         self.spool = Spool(
             directory / uploads.FOLDER_NAME,
@@ -149,7 +150,7 @@ class JobWorker:
     def release(self) -> None:
         """Give the running jobs back, from another thread, before this process ends."""
         if self.run is not None:
-            self.run.stopping.set()  # no further one is begun
+            self.run.stopping.set()  # no further job is begun
             with Catalog.open_editor(self.directory) as catalog:
                 JobQueue(catalog).release_running()
 
@@ -195,8 +196,8 @@ def exit_on_request(release: Callable[[], None]) -> None:
     """Wait in a thread for SIGTERM or the end of the parent; then call `release` and end this process."""
     signalled, wakeup = socket.socketpair()
     wakeup.setblocking(False)
-    # Python runs signal handlers in the main thread, which may be inside an encoder for minutes. This pipe is read
-    # at once.
+    # Python runs signal handlers in the main thread, which may be inside an encoder for minutes; the wakeup socket is
+    # read at once.
     signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
     parent = sys.stdin.fileno()

@@ -263,9 +263,7 @@ class WorkerThreads(Effects):
             yield opened
 
     def _encode_frames(self, frames: Sequence[Frame]) -> list[NDArray[np.float32]]:
-        if self._encoders.visual is None:
-            return [np.zeros(0, np.float32)] * len(frames)
-        return list(self._encoders.visual.encode_frames(np.stack([frame.pixels for frame in frames])))
+        return list(self._encoders.encode_frames(frames))
 
     def _transcribe_speech(self, speech: Sequence[TrackedSpeech]) -> list[TranscribedSpeech]:
         assert self._transcriber is not None
