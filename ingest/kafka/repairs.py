@@ -38,7 +38,8 @@ _sock_connect, _transport_close = KafkaNetSocket.sock_connect, KafkaTCPTransport
 async def _connect_or_close(self: Any, net: Any, sock: socket.socket, address: Any, timeout_at: Any = None) -> Any:
     """Close a socket that does not connect.
 
-    Fault: the garbage collector has to; an outage costs a socket every two seconds. No upstream issue found.
+    Fault: the socket stays open until it is garbage-collected; an outage leaves one every two seconds. No upstream
+    issue found.
     """
     try:
         return await _sock_connect(self, net, sock, address, timeout_at=timeout_at)
@@ -48,7 +49,7 @@ async def _connect_or_close(self: Any, net: Any, sock: socket.socket, address: A
 
 
 async def _handshake_in_time(self: Any) -> None:
-    """Bound a TLS handshake, and close the socket if it fails.
+    """Bound the time of a TLS handshake, and close the socket if it fails.
 
     Fault: kafka.net waits without a bound for a server that accepts and says nothing. The client of 2.x had the same
     fault (https://github.com/dpkp/kafka-python/pull/1696); no upstream issue found for 3.x.
@@ -69,17 +70,17 @@ async def _handshake_in_time(self: Any) -> None:
 
 
 def _close_without_flush(self: Any) -> None:
-    """Close the socket now, also if a request is not sent yet: nothing waits for its answer.
+    """Close the socket at once, even if a request is not sent yet: no caller waits for its answer.
 
-    Fault: close() leaves the flush to a task that a closed client no longer runs, and the socket to the garbage
-    collector. No upstream issue found.
+    Fault: close() leaves the flush to a task, which a closed client does not run any more. The socket stays open until
+    it is garbage-collected. No upstream issue found.
     """
     self._write_buffer.clear()
     _transport_close(self)
 
 
 class NetClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
-    """kafka-python's network client, made of parts that we can reach without private attributes."""
+    """kafka-python's network client. Its parts are public here, so that their methods need no private attributes."""
 
     def __init__(self, **settings: Any) -> None:
         self.net = NetworkSelector(**settings)
@@ -165,7 +166,7 @@ def read_end_and_position(consumer: KafkaConsumer, partition: TopicPartition) ->
 def seconds_since_fetch(consumer: KafkaConsumer) -> float:
     """Return how long ago a broker last answered a request for records.
 
-    Fault: poll() finds nothing while the broker is away, as it does while there is nothing.
+    Fault: poll() returns nothing while the broker is away, as it does while there are no records.
     Upstream: https://github.com/dpkp/kafka-python/issues/1474
     """
     return time.monotonic() - float(consumer._fetcher._sensors.fetch_latency._last_record_time) / 1000
@@ -177,7 +178,7 @@ def seconds_since_fetch(consumer: KafkaConsumer) -> float:
 def load_topics(producer: KafkaProducer, client: NetClient, topics: list[str], timeout_seconds: float) -> None:
     """Ask for the partitions of topics, so that the first record of each can wait in the background.
 
-    Fault: send() blocks for a topic that it does not know yet, all of max_block_ms while the broker is away.
+    Fault: send() blocks for a topic that it does not know yet, for max_block_ms while the broker is away.
     Upstream: https://github.com/dpkp/kafka-python/issues/1467
     """
     cluster, is_answered = client.cluster, threading.Event()
@@ -198,8 +199,8 @@ def load_topics(producer: KafkaProducer, client: NetClient, topics: list[str], t
 def force_close(producer: KafkaProducer) -> None:
     """Close a producer whose close() timed out, and fail the records that it still holds.
 
-    Fault: close() flushes first and raises where that times out: it leaves its thread behind, and a second call waits
-    for the same records again. Upstream: since https://github.com/dpkp/kafka-python/pull/2537; no issue found.
+    Fault: close() flushes first and raises if that times out. It leaves its thread running, and a second call waits for
+    the same records again. Upstream: since https://github.com/dpkp/kafka-python/pull/2537; no issue found.
     """
     producer._sender.force_close()
     producer._sender.join(SENDER_STOP_SECONDS)
