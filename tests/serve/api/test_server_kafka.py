@@ -315,7 +315,7 @@ def test_a_topic_that_was_made_anew_ends_the_server(
     admin.delete_topics([own.topics.segments])
     wait_until(lambda: any(one.state == "created" for one in create_topics(own.config)))
     admin.close()
-    with running(tmp_path / "data", own.settings, warm=False) as server, pytest.raises(OffsetRegression, match="anew"):
+    with running(tmp_path / "data", own.settings, warm=False) as server, pytest.raises(OffsetRegression, match="recreated"):
         server.call(server.server.warm_up())
     assert "name that one (kafka.servers, kafka.topic_prefix)" in caplog.text
 
