@@ -105,7 +105,7 @@ class Materialiser:
         self._measured_at = 0.0  # monotonic seconds
         self._prune_at = 0.0  # monotonic seconds: not before
         self._thread = Background(
-            "live videos",
+            "live feed",
             self._connect_and_follow,
             pause_seconds=0.0,
             expected=(BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid),
@@ -136,19 +136,19 @@ class Materialiser:
                 self._goal = self._goal or reader.ends()
                 self._metrics.is_broker_up.set(1)
                 if self._thread.note_success():
-                    logger.info("live videos go on")
+                    logger.info("live feed continues")
                 self._follow(reader)
         except (BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid):
             raise
         except OffsetRegression as error:
             logger.error(
-                "live videos: reading ended, because a topic is not the one that this data directory was fed from: name"
+                "live feed ended, because a topic is not the one that this data directory was fed from: name"
                 " that one (kafka.servers, kafka.topic_prefix), or begin with a new data directory reason=%s",
                 error,
             )
             self._end(error)
         except Exception as error:  # a bug: the server must not continue and fall behind
-            logger.exception("live videos: reading ended")
+            logger.exception("live feed ended")
             self._end(error)
         finally:
             self._metrics.is_broker_up.set(0)
@@ -167,7 +167,7 @@ class Materialiser:
                 self._apply(batch)
             if not self._is_caught_up and self._goal is not None and has_read_to(self._goal, reader.positions()):
                 self._is_caught_up = True
-                logger.info("live videos are up to date")
+                logger.info("live feed is up to date")
                 self._on_caught_up()
             self._tidy(reader)
 

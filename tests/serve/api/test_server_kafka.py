@@ -284,7 +284,7 @@ def test_answers_go_on_while_the_broker_is_away(
         wait_until(lambda: found(client, "blue") != [])
         client.delete("cam")
         assert list(client.videos()) == []
-        assert len([one for one in caplog.messages if one.startswith("live videos wait")]) <= 3
+        assert len([one for one in caplog.messages if one.startswith("live feed waits")]) <= 3
     assert len(own.read_topic(own.topics.deletions)) == 1  # the one that was refused has not come later
 
 
@@ -315,7 +315,10 @@ def test_a_topic_that_was_made_anew_ends_the_server(
     admin.delete_topics([own.topics.segments])
     wait_until(lambda: any(one.state == "created" for one in create_topics(own.config)))
     admin.close()
-    with running(tmp_path / "data", own.settings, warm=False) as server, pytest.raises(OffsetRegression, match="recreated"):
+    with (
+        running(tmp_path / "data", own.settings, warm=False) as server,
+        pytest.raises(OffsetRegression, match="recreated"),
+    ):
         server.call(server.server.warm_up())
     assert "name that one (kafka.servers, kafka.topic_prefix)" in caplog.text
 

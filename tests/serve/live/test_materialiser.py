@@ -38,7 +38,7 @@ NOW = 1_700_000_000.0
 
 @dataclass
 class Topics:
-    """Topics in memory, and readers of them."""
+    """Topics in memory, with their readers."""
 
     logs: dict[PartitionId, list[Record]] = field(default_factory=dict)
     is_up: bool = True
@@ -179,7 +179,7 @@ def test_is_not_caught_up_before_it_has_read_all_that_was_there(benches: Callabl
     bench = benches(topics)
     assert bench.caught_up.wait(HANG_SECONDS)
     assert bench.segment_ids() == []
-    assert bench.change_count == 0  # nobody answers yet
+    assert bench.change_count == 0  # no search is answered yet
 
 
 def test_a_new_partition_is_read_from_its_beginning(benches: Callable[..., Bench]) -> None:
@@ -214,7 +214,7 @@ def test_the_broker_goes_and_comes_back(benches: Callable[..., Bench], caplog: p
     topics.is_up = True
     wait_until(lambda: len(bench.segment_ids()) == 2)
     assert bench.value("kinodex_broker_up") == 1
-    assert len([one for one in caplog.messages if one.startswith("live videos wait")]) == 1
+    assert len([one for one in caplog.messages if one.startswith("live feed waits")]) == 1
 
 
 def test_a_topic_that_was_made_anew_ends_it(benches: Callable[..., Bench]) -> None:
@@ -265,7 +265,7 @@ def test_dead_segments_are_tombstoned_and_new_ones_are_not(benches: Callable[...
     topics = Topics(reads=1)
     topics.delete("cams", "film", at=NOW - 50)
     topics.delete("cams", "other", at=NOW - 50)
-    topics.put(*old, *other, new[0])  # of the same name and ids: it was indexed anew
+    topics.put(*old, *other, new[0])  # the same name and ids: the file was indexed again
     bench = benches(topics)
     wait_until(lambda: len(bench.sent) == 2)
     assert sorted(bench.sent) == [("cams", "film", "film/0/1"), ("cams", "other", "other/0/0")]
@@ -392,7 +392,7 @@ def test_a_tombstone_waits_until_what_came_meanwhile_was_read() -> None:
     tombstones.add([a, b])
     assert tombstones.send_due({place: 5}, {place: 7}) == 0  # two records are not read yet
     tombstones.add([c])
-    tombstones.cancel([segment_key(b.collection, b.segment_id)])  # one of them
+    tombstones.cancel([segment_key(b.collection, b.segment_id)])  # one of the two
     assert tombstones.send_due({place: 6}, {place: 9}) == 0
     assert tombstones.send_due({place: 7}, {place: 9}) == 1
     assert sent == [a]

@@ -1,4 +1,4 @@
-"""What becomes of the events of a live video when its old end goes, by retention or because somebody deleted it."""
+"""Events of a live video whose oldest segments are removed, by retention or by a deletion."""
 
 from collections.abc import Iterator
 from dataclasses import replace

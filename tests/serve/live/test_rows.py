@@ -1,4 +1,4 @@
-"""Live videos in the catalog: whatever comes, in whatever order and how often, ends in the same rows."""
+"""Live videos in the catalog: the same changes end in the same rows, in any order and however often applied."""
 
 import random
 import sqlite3

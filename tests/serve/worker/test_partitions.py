@@ -1,4 +1,4 @@
-"""serve.worker.partitions: what is committed when, and what becomes of records that cannot be used."""
+"""serve.worker.partitions: the commit protocol, dead letters, order, gaps, silence and shedding, without a broker."""
 
 from dataclasses import replace
 

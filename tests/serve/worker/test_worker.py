@@ -77,7 +77,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["mean", "fusion"])
 def window(request: pytest.FixtureRequest, tmp_path: Path) -> WindowConfig:
-    """What makes segments of windows: the mean, or a checkpoint as training leaves one."""
+    """How windows become segments: by the mean, or by a checkpoint as training writes it."""
     if request.param == "mean":
         return WindowConfig()
     torch.manual_seed(0)
@@ -265,7 +265,7 @@ def test_chunks_may_say_where_their_media_is(
 
 @contextmanager
 def dripping() -> Iterator[str]:
-    """Serve a file that comes byte by byte and never ends; yield where."""
+    """Serve a file that arrives byte by byte and never ends; yield its address."""
 
     class Drip(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

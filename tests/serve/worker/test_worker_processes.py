@@ -59,7 +59,7 @@ def streams(film: Path, names: Sequence[str] = NAMES) -> list[Chunk]:
 
 @pytest.fixture(scope="module")
 def expected(kafka: str, film: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What an undisturbed worker makes of the film."""
+    """The segments that an undisturbed worker makes of the film."""
     topic = Topic(kafka, f"calm-{time.time_ns()}")
     with pytest.MonkeyPatch.context() as patch:
         use_fakes(patch)
