@@ -262,7 +262,7 @@ def test_an_index_that_does_not_answer_makes_questions_wait_and_ends_nothing(
     with running(tmp_path / "data") as server, Client(server.address) as client:
         engine = server.server.loaded.require().engine
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "is_fresh", lambda: False)
+            patch.setattr(engine, "_is_fresh", lambda: False)
             patch.setattr(engine.segment_index, "refresh", fail)
             server.server.loaded.refresh()  # as after a deletion, or new segments from Kafka
             with pytest.raises(ServerFailed, match="vector index") as caught:
