@@ -25,7 +25,7 @@ from serve.api.search import SearchService
 from serve.api.server import SERVICES, Server, wait_for_first
 from serve.api.tls import check_exposure, server_credentials
 from serve.api.tokens import open_tokens
-from serve.api.warming import prepare
+from serve.api.warming import prepare_catalog
 from serve.api.workers import Workers
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
@@ -65,7 +65,7 @@ def build_server(
     tokens = open_tokens(directory, config)
     check_exposure(config, has_tokens=tokens is not None)
     credentials = server_credentials(config)
-    prepare(directory)
+    prepare_catalog(directory)
     spans, end_spans = open_spans() if config.traces else (no_spans, lambda: None)
     reader, editor = Catalog.open_reader(directory), Catalog.open_editor(directory)
     new_events, jobs = EventSignal(), JobQueue(editor)

@@ -124,10 +124,10 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         self, request: moderation.WatchEventsRequest, context: Any
     ) -> AsyncIterator[moderation.WatchEventsResponse]:
         principal, violations = current_principal(), Violations()
-        asked = event_filter(violations, request.filter)
+        named = event_filter(violations, request.filter)
         violations.check()
         bound_to = binding(principal.scope, "WatchEvents", request)
-        wanted, cursor = await self.workers.run(lambda check: self._begin_watch(request, principal, asked, bound_to))
+        wanted, cursor = await self.workers.run(lambda check: self._begin_watch(request, principal, named, bound_to))
 
         def response(event: Event | None) -> moderation.WatchEventsResponse:
             token = self.signer.sign({"catalog": cursor.identity, "sequence": cursor.sequence}, binding=bound_to)
@@ -158,7 +158,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
                         await new_event.wait()
 
     def _begin_watch(
-        self, request: moderation.WatchEventsRequest, principal: Principal, asked: EventFilter, bound_to: bytes
+        self, request: moderation.WatchEventsRequest, principal: Principal, named: EventFilter, bound_to: bytes
     ) -> tuple[EventFilter, _Cursor]:
         """Return the filter, narrowed to what the caller may read, and the place where the watch begins.
 
@@ -166,7 +166,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
             PageTokenInvalid: If the resume token is not ours.
             ResumeTokenExpired: If it belongs to another catalog, such as one from before a restored backup.
         """
-        wanted = self._narrow(principal, asked)
+        wanted = self._narrow(principal, named)
         identity = self.log.catalog.identity()
         if not request.resume_token:
             return wanted, _Cursor(identity, 0 if request.from_start else self.log.last_sequence())

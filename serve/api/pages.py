@@ -48,7 +48,7 @@ class PageSigner:
         """
         # Pure ASCII: a URI may hold lone surrogates, for the bytes of a file name that are not UTF-8.
         content = json.dumps(dict(payload), separators=(",", ":"), allow_nan=False)
-        token = self._signed(base64_encode(content).decode(), binding)
+        token = self._sign(base64_encode(content).decode(), binding)
         if len(token) > MAX_TOKEN_CHARS:
             raise ValueError(f"a page token must have at most {MAX_TOKEN_CHARS} characters, got {len(token)}")
         return token
@@ -64,12 +64,12 @@ class PageSigner:
         content, _, _ = token.rpartition(".")
         # Compared as a whole: Signer.unsign() would accept other spellings of the same signature, since the last
         # character of base64 has two spare bits. The payload is decoded only after that.
-        if not hmac.compare_digest(self._signed(content, binding), token):
+        if not hmac.compare_digest(self._sign(content, binding), token):
             raise PageTokenInvalid
         payload: dict[str, Any] = json.loads(base64_decode(content))
         return payload
 
-    def _signed(self, content: str, binding: bytes) -> str:
+    def _sign(self, content: str, binding: bytes) -> str:
         signer = Signer(self._key, salt=b"kinodex page" + binding, key_derivation="hmac", digest_method=hashlib.sha256)
         return signer.sign(content).decode()
 

@@ -76,9 +76,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
     async def SearchVideos(self, request: search.SearchVideosRequest, context: Any) -> search.SearchVideosResponse:
         query = search_query(request)
 
-        def render(found: EngineRanking, start: int, next_token: NextToken) -> search.SearchVideosResponse:
-            videos, end = found.engine.page_of_videos(found.ranking, start, query.limit)
-            answer = Answer(videos=videos, degraded_channels=found.ranking.degraded_channels)
+        def render(ranked: EngineRanking, start: int, next_token: NextToken) -> search.SearchVideosResponse:
+            videos, end = ranked.engine.page_of_videos(ranked.ranking, start, query.limit)
+            answer = Answer(videos=videos, degraded_channels=ranked.ranking.degraded_channels)
             return search_response(answer, next_token(end))
 
         return await self._answer(
@@ -88,9 +88,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
     async def SearchMoments(self, request: search.SearchMomentsRequest, context: Any) -> search.SearchMomentsResponse:
         query = moments_query(request)
 
-        def render(found: EngineRanking, start: int, next_token: NextToken) -> search.SearchMomentsResponse:
-            moments, end = found.engine.page_of_moments(found.ranking, start, query.limit)
-            answer = Answer(moments=moments, degraded_channels=found.ranking.degraded_channels)
+        def render(ranked: EngineRanking, start: int, next_token: NextToken) -> search.SearchMomentsResponse:
+            moments, end = ranked.engine.page_of_moments(ranked.ranking, start, query.limit)
+            answer = Answer(moments=moments, degraded_channels=ranked.ranking.degraded_channels)
             return moments_response(answer, next_token(end))
 
         return await self._answer(
@@ -156,16 +156,16 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             library, bound_to = self.library(), binding(principal.scope, method, request)
             token: str = request.page_token  # type: ignore[attr-defined]  # every request with pages has this field
             if token:
-                found, start = self._find_ranking(token, bound_to)
+                ranked, start = self._load_ranking(token, bound_to)
             else:
-                found = self._rank(method, library, self._narrow(library, query, principal), rank, check)
+                ranked = self._rank(method, library, self._narrow(library, query, principal), rank, check)
                 start = 0
-            return render(found, start, lambda end: self._next_token(found, end, bound_to))
+            return render(ranked, start, lambda end: self._next_token(ranked, end, bound_to))
 
         response: Response = await self.workers.run(work)
         return response
 
-    def _find_ranking(self, token: str, bound_to: bytes) -> tuple[EngineRanking, int]:
+    def _load_ranking(self, token: str, bound_to: bytes) -> tuple[EngineRanking, int]:
         """Return the ranking that a page token names, and where the page starts in it.
 
         A ranking stays as it was for the first page, so that no later page repeats or skips an answer. Only videos
@@ -176,14 +176,14 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             raise PageTokenInvalid
         return self._paged.get(str(payload["ranking"])), int(payload["start"])
 
-    def _next_token(self, found: EngineRanking, end: int, bound_to: bytes) -> str:
-        if end >= len(found.ranking.entries):
+    def _next_token(self, ranked: EngineRanking, end: int, bound_to: bytes) -> str:
+        if end >= len(ranked.ranking.entries):
             return ""
         try:
-            self._paged.get(found.page_id)
+            self._paged.get(ranked.page_id)
         except PageTokenExpired:
-            found.page_id = self._paged.add(found)
-        return self.signer.sign({"ranking": found.page_id, "start": end}, binding=bound_to)
+            ranked.page_id = self._paged.add(ranked)
+        return self.signer.sign({"ranking": ranked.page_id, "start": end}, binding=bound_to)
 
     def _rank(self, method: str, library: Library, query: Query, rank: Rank, check: Check) -> EngineRanking:
         """Rank, or return the cached ranking of the same question if the library has not changed since."""

@@ -105,15 +105,15 @@ def status_of(error: Exception, request_id: str) -> status_pb2.Status:
             if isinstance(value, str | int | float) and value != "":
                 info.metadata[key] = shorten(str(value), VALUE_BYTES)
     if type(error) in STATUS and isinstance(error, errors.RequestInvalid):
-        details.append(pack(bad_request(error.violations)))
+        details.append(pack_detail(bad_request(error.violations)))
     if code in (code_pb2.UNAVAILABLE, code_pb2.RESOURCE_EXHAUSTED) and not isinstance(
         error, ingest_errors.LimitExceeded
     ):
         delay = Duration()
         delay.FromMilliseconds(round(1000 * getattr(error, "retry_after_seconds", RETRY_SECONDS)))
-        details.append(pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    details.append(pack(error_details_pb2.RequestInfo(request_id=request_id)))
-    return status_pb2.Status(code=code, message=message, details=[pack(info), *details])
+        details.append(pack_detail(error_details_pb2.RetryInfo(retry_delay=delay)))
+    details.append(pack_detail(error_details_pb2.RequestInfo(request_id=request_id)))
+    return status_pb2.Status(code=code, message=message, details=[pack_detail(info), *details])
 
 
 def bad_request(violations: Sequence[tuple[str, str]]) -> error_details_pb2.BadRequest:
@@ -135,7 +135,7 @@ def shorten(text: str, max_bytes: int) -> str:
     return content[: max_bytes - len("…".encode())].decode("utf-8", "ignore") + "…"
 
 
-def pack(
+def pack_detail(
     message: "error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo"
     " | error_details_pb2.RequestInfo",
 ) -> AnyMessage:

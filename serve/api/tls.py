@@ -66,10 +66,10 @@ def is_local(listen: str) -> bool:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise SettingsError(f"cannot listen on {listen}: {host} does not resolve: check the name") from error
-    return all(_is_loopback(str(address[0])) for *_, address in addresses)
+    return all(_is_loopback_address(str(address[0])) for *_, address in addresses)
 
 
-def _is_loopback(text: str) -> bool:
+def _is_loopback_address(text: str) -> bool:
     address = ipaddress.ip_address(text)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback

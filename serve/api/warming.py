@@ -1,4 +1,4 @@
-"""prepare() and warm_library() make a data directory ready for a server: its catalog, its encoders, its indexes."""
+"""prepare_catalog() and warm_library() make a data directory ready for a server: catalog, encoders and indexes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from serve.search.library import Library
 from serve.settings import Settings
 
 
-def prepare(directory: Path) -> None:
+def prepare_catalog(directory: Path) -> None:
     """Make the data directory's catalog, or migrate an older one.
 
     Raises:

@@ -58,14 +58,14 @@ def read_address(text: str, config: ClientConfig) -> Address:
     wanted = {"grpc": "off", "grpcs": "on", None: config.tls}[match["scheme"]]
     if "auto" not in (wanted, config.tls) and wanted != config.tls:
         raise SettingsError(f"{text} contradicts the setting client.tls = {config.tls!r}: change one of them")
-    is_local = _is_loopback(match["host"])
+    is_local = _is_loopback_host(match["host"])
     has_tls = wanted == "on" or (wanted == "auto" and not is_local)
     if config.token and not has_tls and not is_local:
         raise SettingsError(f"a token is not sent to {text} without TLS: use grpcs://, or a server on this machine")
     return Address(text=f"{match['host']}:{match['port']}", is_local=is_local, has_tls=has_tls)
 
 
-def _is_loopback(host: str) -> bool:
+def _is_loopback_host(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:

@@ -240,7 +240,7 @@ def search_response(answer: Answer, next_page_token: str = "") -> search_service
 def search_answer(message: search_service_pb2.SearchVideosResponse) -> Answer:
     """Read one page of a search. Raises ValueError as moment_value does."""
     return Answer(
-        videos=tuple(map(_match_value, message.videos)), degraded_channels=_degraded(message.degraded_channels)
+        videos=tuple(map(_match_value, message.videos)), degraded_channels=_channel_values(message.degraded_channels)
     )
 
 
@@ -256,11 +256,11 @@ def moments_response(answer: Answer, next_page_token: str = "") -> search_servic
 def moments_answer(message: search_service_pb2.SearchMomentsResponse) -> Answer:
     """Read one page of moments. Raises ValueError as moment_value does."""
     return Answer(
-        moments=tuple(map(moment_value, message.moments)), degraded_channels=_degraded(message.degraded_channels)
+        moments=tuple(map(moment_value, message.moments)), degraded_channels=_channel_values(message.degraded_channels)
     )
 
 
-def _degraded(channels: Iterable[moment_pb2.Channel.ValueType]) -> tuple[str, ...]:
+def _channel_values(channels: Iterable[moment_pb2.Channel.ValueType]) -> tuple[str, ...]:
     return tuple(map(channel_value, channels))
 
 

@@ -1,4 +1,4 @@
-"""A gRPC server whose answers a test sets, and which keeps what it was asked."""
+"""A gRPC server whose answers a test sets, and which records the requests that it gets."""
 
 import contextlib
 from collections import defaultdict
@@ -29,10 +29,12 @@ METHODS = [
 
 @dataclass
 class FakeServer:
-    """Answers each method with the next of its answers; the last one stays."""
+    """Answers each call of a method with the next of its answers; the last answer repeats."""
 
     answers: dict[str, list[Answer]] = field(default_factory=dict)
-    requests: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # of an upload: its messages
+    requests: dict[str, list[Any]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # for an upload, the list of its messages
     headers: list[dict[str, str | bytes]] = field(default_factory=list)
     address: str = ""
 
@@ -49,7 +51,7 @@ class FakeServer:
 
 
 def servicers(fake: FakeServer) -> tuple[SearchServiceServicer, LibraryServiceServicer]:
-    """Make servicers that pass every call on to the fake."""
+    """Make servicers that forward every call to the fake."""
 
     def unary(name: str) -> Callable[..., Any]:
         return lambda self, request, context: fake.answer(name, request, context)
@@ -83,8 +85,8 @@ def serving(
         server.stop(None).wait()
 
 
-def refusal(code: int, message: str, reason: str, *violations: tuple[str, str]) -> Status:
-    """Write an error as a kinodex server does."""
+def make_refusal(code: int, message: str, reason: str, *violations: tuple[str, str]) -> Status:
+    """Make a status as a kinodex server sends it."""
     details = [AnyMessage(), AnyMessage()]
     details[0].Pack(ErrorInfo(reason=reason, domain="kinodex"))
     details[1].Pack(

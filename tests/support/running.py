@@ -26,7 +26,7 @@ INGEST_CHILD = [sys.executable, str(Path(__file__).with_name("ingest_child.py"))
 
 @dataclass
 class Running:
-    """A server, and the loop it runs on."""
+    """A running server, and its event loop."""
 
     server: Server
     loop: asyncio.AbstractEventLoop
@@ -45,7 +45,7 @@ def running(
     ingest_command: Sequence[str] = INGEST_CHILD,
     **config: Any,
 ) -> Iterator[Running]:
-    """Run a server until the block ends; keywords are ServerConfig's."""
+    """Run a server until the block ends; further keywords are settings of ServerConfig."""
     settings = settings or Settings(workers=2)
     config = {"listen": "127.0.0.1:0", "drain_seconds": 5.0, "query_workers": 4, **config}
     settings = replace(settings, server=ServerConfig(**config))
@@ -78,7 +78,7 @@ def metrics_of(server: Running) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
-def ready(client: Client) -> bool:
+def is_ready(client: Client) -> bool:
     try:
         list(client.videos())
     except ServerFailed:
@@ -86,7 +86,7 @@ def ready(client: Client) -> bool:
     return True
 
 
-def refusal(error: grpc.RpcError) -> tuple[str, str]:
+def read_refusal(error: grpc.RpcError) -> tuple[str, str]:
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     assert status is not None
     info = next(one for one in status.details if one.type_url.endswith("ErrorInfo"))

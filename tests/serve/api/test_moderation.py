@@ -28,7 +28,7 @@ from serve.settings import Settings
 from serve.text import time_span
 from serve.values import Video
 from support.fakes import SilentProgress, use_fakes, write_scenes
-from support.running import Running, refusal, running
+from support.running import Running, read_refusal, running
 from support.waiting import HANG_SECONDS, wait_until
 from support.webhook_receiver import Receiver
 from support.webhook_receiver import receiver as receiver
@@ -158,7 +158,7 @@ def test_lists_events_in_pages(server: Running, stub: ModerationServiceStub) -> 
 def test_refuses_bad_lists(stub: ModerationServiceStub, request_: dict[str, object], expected: tuple[str, str]) -> None:
     with pytest.raises(grpc.RpcError) as error:
         stub.ListEvents(moderation.ListEventsRequest(**request_))  # type: ignore[arg-type]
-    assert refusal(error.value) == expected
+    assert read_refusal(error.value) == expected
 
 
 # ---- watching
@@ -222,7 +222,7 @@ def test_a_stop_ends_those_who_watch_at_once(data: Path) -> None:
     assert time.monotonic() - started < 15
     with channel, pytest.raises(grpc.RpcError) as error:
         list(watch.responses)  # events that came before
-    assert refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
+    assert read_refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
 
 
 def test_a_caller_that_goes_away_is_let_go(server: Running) -> None:
@@ -242,7 +242,7 @@ def test_those_who_watch_take_no_place_of_other_calls(data: Path) -> None:
         first, _ = Watch(stub), Watch(stub)
         with pytest.raises(grpc.RpcError) as error:
             Watch(stub)
-        assert refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+        assert read_refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
         stub.ListPolicies(moderation.ListPoliciesRequest())
         first.call.cancel()
         wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 1)
@@ -257,7 +257,7 @@ def test_a_token_is_good_for_its_own_question_and_library(stub: ModerationServic
     ):
         with pytest.raises(grpc.RpcError) as error:
             Watch(stub, **request)
-        assert refusal(error.value) == expected
+        assert read_refusal(error.value) == expected
 
 
 def test_a_token_of_a_library_that_is_gone_is_told_so(data: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_token_of_a_library_that_is_gone_is_told_so(data: Path) -> None:
     with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
         with pytest.raises(grpc.RpcError) as error:
             Watch(ModerationServiceStub(channel), resume_token=token)
-        assert refusal(error.value) == ("FAILED_PRECONDITION", "RESUME_TOKEN_EXPIRED")
+        assert read_refusal(error.value) == ("FAILED_PRECONDITION", "RESUME_TOKEN_EXPIRED")
 
 
 def test_a_caller_sees_its_own_collections(data: Path) -> None:
@@ -286,10 +286,10 @@ def test_a_caller_sees_its_own_collections(data: Path) -> None:
                 moderation.ListEventsRequest(filter={"collections": ["default"]}),
                 metadata=metadata,  # type: ignore[arg-type]
             )
-        assert refusal(error.value) == ("PERMISSION_DENIED", "PERMISSION_DENIED")
+        assert read_refusal(error.value) == ("PERMISSION_DENIED", "PERMISSION_DENIED")
         with pytest.raises(grpc.RpcError) as error:
             next(stub.WatchEvents(moderation.WatchEventsRequest()))
-        assert refusal(error.value) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+        assert read_refusal(error.value) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
 
 
 def test_a_caller_sees_the_policies_of_its_own_collections(data: Path) -> None:

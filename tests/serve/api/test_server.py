@@ -27,7 +27,7 @@ from serve.text import to_json
 from serve.values import Filter, MomentReference, Query
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.marks import first_quick
-from support.running import Running, metrics_of, ready, running
+from support.running import Running, is_ready, metrics_of, running
 from support.waiting import HANG_SECONDS, wait_until
 from temporal.values import TimeSpan
 
@@ -280,7 +280,7 @@ def test_new_encoders_of_a_reindexed_library_are_loaded(tmp_path: Path, monkeypa
         assert client.search(Query(text="red")).videos
         monkeypatch.setattr("support.fakes.ColourEncoder.fingerprint", "another")
         list(reindex(tmp_path / "data", SETTINGS, progress=SilentProgress()))
-        wait_until(lambda: ready(client) and bool(client.search(Query(text="red")).videos))
+        wait_until(lambda: is_ready(client) and bool(client.search(Query(text="red")).videos))
         assert server.server.loaded.require().encoders.space.visual_fingerprint == "another"
 
 

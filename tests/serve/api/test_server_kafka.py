@@ -34,7 +34,7 @@ from support import SUPPORT
 from support.broker import Broker
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.hand_made import FINGERPRINT, stream
-from support.running import Running, metrics_of, ready, running
+from support.running import Running, is_ready, metrics_of, running
 from support.sample_live import rows_of
 from support.segment_source import Worker, now
 from support.segment_source import worker as worker
@@ -335,7 +335,7 @@ def test_new_encoders_of_a_reindexed_library_take_the_segments_of_their_own(
         monkeypatch.setattr("support.fakes.ColourEncoder.fingerprint", "another")
         list(reindex(tmp_path / "data", worker.settings, progress=SilentProgress()))
         assert found(client, "red") == []
-        wait_until(lambda: ready(client) and visual_fingerprint(server) == "another")
+        wait_until(lambda: is_ready(client) and visual_fingerprint(server) == "another")
         space = server.server.loaded.require().encoders.space
         worker.publish([replace(one, fingerprint=space.fingerprint) for one in red])
         wait_until(lambda: found(client, "red") == [("cam", False)])
@@ -358,7 +358,7 @@ def test_a_live_video_is_not_deleted_behind_kafkas_back(worker: Worker, tmp_path
     with running(tmp_path / "data") as server, Client(server.address) as client:
         with pytest.raises(ServerFailed, match="comes from Kafka"):
             client.delete("cam")
-        assert ready(client)
+        assert is_ready(client)
         assert client.video("cam").frame_count == 30
     assert delete(tmp_path / "data", ["cam"], kafka=worker.config) == ["cam"]
     assert len(worker.tombstones()) == 3

@@ -26,7 +26,7 @@ from serve.config import IndexConfig
 from serve.errors import VideoIsLive, VideoNotFound
 from serve.settings import Settings
 from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict
-from support.fake_server import FakeServer, refusal, serving
+from support.fake_server import FakeServer, make_refusal, serving
 from support.sample_answers import FakeLibrary, jpeg, moment, video, video_answer
 from support.waiting import HANG_SECONDS
 
@@ -439,7 +439,7 @@ def test_a_sheet_is_drawn_with_the_servers_pictures(
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
     [request] = server.requests["GetFrame"]
     assert (request.video_id, request.collection, request.offset.seconds) == ("3fa9c0ffee123456", "default", 70)
-    server.answers["GetFrame"] = [refusal(code_pb2.NOT_FOUND, "no pictures", "FRAME_NOT_FOUND")]
+    server.answers["GetFrame"] = [make_refusal(code_pb2.NOT_FOUND, "no pictures", "FRAME_NOT_FOUND")]
     assert kinodex(command, "Paris", "--sheet", "bare.png", "--server", server.address).exit_code == 0
 
 
@@ -469,7 +469,7 @@ def test_the_clients_settings_come_from_file_and_environment(
 
 
 def test_what_a_server_refuses_is_one_line_and_exit_1(server: FakeServer) -> None:
-    server.answers["GetVideo"] = [refusal(code_pb2.NOT_FOUND, "no video 99", "VIDEO_NOT_FOUND")]
+    server.answers["GetVideo"] = [make_refusal(code_pb2.NOT_FOUND, "no video 99", "VIDEO_NOT_FOUND")]
     result = kinodex("moments", "x", "--video", "99", "--server", server.address)
     assert result.exit_code == 1
     assert_one_error_line(result, "no video 99")

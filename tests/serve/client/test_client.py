@@ -20,7 +20,7 @@ from serve.codec.utterances import fill_utterance
 from serve.config import ClientConfig
 from serve.errors import RequestInvalid, ServerFailed, SettingsError
 from serve.values import Answer, Filter, Query, VideoState, VideoStatus
-from support.fake_server import FakeServer, refusal, serving
+from support.fake_server import FakeServer, make_refusal, serving
 from support.sample_answers import moment, utterance, video, video_answer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -143,13 +143,13 @@ def test_nobody_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("status", "message", "reason"),
     [
-        (refusal(code_pb2.NOT_FOUND, "no video 99", "VIDEO_NOT_FOUND"), "no video 99", "VIDEO_NOT_FOUND"),
+        (make_refusal(code_pb2.NOT_FOUND, "no video 99", "VIDEO_NOT_FOUND"), "no video 99", "VIDEO_NOT_FOUND"),
         (
-            refusal(code_pb2.INVALID_ARGUMENT, "x", "REQUEST_INVALID", ("query", "is bad"), ("page_size", "too")),
+            make_refusal(code_pb2.INVALID_ARGUMENT, "x", "REQUEST_INVALID", ("query", "is bad"), ("page_size", "too")),
             "query: is bad; page_size: too",
             "REQUEST_INVALID",
         ),
-        (refusal(code_pb2.RESOURCE_EXHAUSTED, "a\x1b[31m\nb", "OVERLOADED"), "a�[31m b", "OVERLOADED"),
+        (make_refusal(code_pb2.RESOURCE_EXHAUSTED, "a\x1b[31m\nb", "OVERLOADED"), "a�[31m b", "OVERLOADED"),
     ],
 )
 def test_what_the_server_says_is_passed_on(
@@ -161,7 +161,7 @@ def test_what_the_server_says_is_passed_on(
 
 
 def test_an_internal_error_says_whose_it_is(server: FakeServer, client: Client) -> None:
-    server.answers["GetVideo"] = [refusal(code_pb2.INTERNAL, "internal error", "INTERNAL")]
+    server.answers["GetVideo"] = [make_refusal(code_pb2.INTERNAL, "internal error", "INTERNAL")]
     error = refused(lambda: client.video("99"))
     assert str(error) == f"the server at {server.address} failed: INTERNAL: internal error"
     assert error.reason == "INTERNAL"
@@ -211,7 +211,7 @@ def test_an_upload_is_sent_again_whole_with_the_same_id(server: FakeServer, clie
 
 def test_an_upload_that_is_refused_is_not_repeated(server: FakeServer, client: Client, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
-    server.answers["UploadVideo"] = [refusal(code_pb2.RESOURCE_EXHAUSTED, "no room", "SPOOL_FULL")]
+    server.answers["UploadVideo"] = [make_refusal(code_pb2.RESOURCE_EXHAUSTED, "no room", "SPOOL_FULL")]
     assert refused(lambda: client.upload(tmp_path / "a.mp4")).reason == "SPOOL_FULL"
     assert len(server.requests["UploadVideo"]) == 1
 

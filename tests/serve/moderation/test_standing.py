@@ -24,7 +24,7 @@ from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
 from support.fakes import SilentProgress, use_fakes, write_scenes
-from support.running import refusal, running
+from support.running import read_refusal, running
 from support.sample_live import STARTED, camera
 from support.waiting import HANG_SECONDS, wait_until
 from temporal.values import ChangeKind
@@ -307,7 +307,7 @@ def test_a_call_gets_moments_as_they_come(library: Library, live: LiveRows, data
     )  # fmt: skip
     with channel, pytest.raises(grpc.RpcError) as error:
         next(call)
-    assert refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
+    assert read_refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
 
 
 @pytest.mark.slow
@@ -357,7 +357,7 @@ def test_a_call_that_does_not_read_is_ended(data: Path, monkeypatch: pytest.Monk
         with pytest.raises(grpc.RpcError) as error:
             read.extend(call)
     assert len(read) < told
-    assert refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+    assert read_refusal(error.value) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
 
 
 @pytest.mark.slow
@@ -398,4 +398,4 @@ def test_bad_requests_are_refused(data: Path, request_: dict[str, object], expec
     with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
         with pytest.raises(grpc.RpcError) as error:
             next(SearchServiceStub(channel).WatchMoments(search.WatchMomentsRequest(**request_)))  # type: ignore[arg-type]
-        assert refusal(error.value) == expected
+        assert read_refusal(error.value) == expected
