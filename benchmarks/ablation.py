@@ -52,22 +52,22 @@ Patch = tuple[Any, str, Any]  # module or class, name, value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to search."""
+    """A way to search: the full search, or a change to it."""
 
     name: str
     patches: Sequence[Patch] = ()
-    moments: dict[str, Any] = field(default_factory=dict)  # of MomentConfig
-    calibration: dict[str, Any] = field(default_factory=dict)  # of Calibration
+    moments: dict[str, Any] = field(default_factory=dict)  # changed fields of MomentConfig
+    calibration: dict[str, Any] = field(default_factory=dict)  # changed fields of Calibration
     is_reworded: bool = False
 
 
 def as_asked(text: str, channel: str = "all") -> Intent:
-    """Take a question word for word."""
+    """Read a question word for word: the intent without rewriting."""
     return Intent(text=text, speech_text=text, phrases=(), visual_weight=EQUAL_WEIGHT, speech_weight=EQUAL_WEIGHT)
 
 
 def trust_all(seen_confidence: float, spoken: Any, intent: Intent) -> dict[str, float]:
-    """Weigh channels by the question alone."""
+    """Weigh the channels by the question alone, whatever their confidence."""
     return {"visual": intent.visual_weight, "dense": intent.speech_weight, "lexical": intent.speech_weight}
 
 
@@ -124,7 +124,7 @@ VARIANTS = (
 
 @contextlib.contextmanager
 def patched(variant: Variant) -> Iterator[None]:
-    """Search that way until the block ends."""
+    """Search in the way of a variant until the block ends."""
     real = serve.search.engine.calibration_in
 
     def calibration_in(*arguments: Any) -> Calibration:
@@ -138,10 +138,10 @@ def patched(variant: Variant) -> Iterator[None]:
 
 
 def reworded(questions: Sequence[Question]) -> tuple[Question, ...]:
-    """Ask for each moment as people ask, in turn in each of the forms."""
+    """Put each question into an everyday form, each form in turn."""
     found = []
     for n, one in enumerate(questions):
-        if one.channel == "mixed":  # is one already
+        if one.channel == "mixed":  # is in an everyday form already
             found.append(one)
             continue
         forms = SEEN_FORMS if one.channel == "visual" else SAID_FORMS
@@ -151,7 +151,7 @@ def reworded(questions: Sequence[Question]) -> tuple[Question, ...]:
 
 
 def with_mixed(questions: Questions) -> Questions:
-    """Add, for each spoken moment, a question that says what its video shows and what is said."""
+    """Add for each spoken moment a question that names the content of its video and the spoken words."""
     captions = {one.file: one.text for one in reversed(questions.videos)}
     mixed = tuple(
         replace(one, channel="mixed", text=f"{captions[one.file]}, and somebody says {read_intent(one.text).text}")

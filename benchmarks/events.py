@@ -46,16 +46,16 @@ policies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What came of so many streams."""
+    """The result for a number of streams."""
 
     stream_count: int
-    seen: Sequence[float]  # seconds, one an event
+    seen: Sequence[float]  # delay of each event, in seconds
     said: Sequence[float]
-    twice_count: int  # changes that are on the topic more than once
+    twice_count: int  # changes that occur more than once on the topic
 
 
 def measured(media: Sequence[Sequence[Cut]], count: int, seconds: float, config: KafkaConfig, folder: Path) -> Told:
-    """Send so many streams, and see when their events were told."""
+    """Send a number of streams, and measure when their events arrive on the topic."""
     rng = random.Random(SEED)
     streams = {STREAM.format(n): media[n % len(media)][(n // len(media)) * 5 :] for n in range(count)}
     create_topics(config)
@@ -84,7 +84,7 @@ def measured(media: Sequence[Sequence[Cut]], count: int, seconds: float, config:
 
 
 def events(config: KafkaConfig) -> list[tuple[stream_pb2.Event, float]]:
-    """Return the events on the topic, and when each was appended."""
+    """Return the events on the topic, each with the time of its append."""
     topic = Topics(config.topic_prefix).events
     with PartitionReader(config) as reader:
         return [
@@ -95,7 +95,7 @@ def events(config: KafkaConfig) -> list[tuple[stream_pb2.Event, float]]:
 
 
 def append_of(chunks: Sequence[Sent], event: stream_pb2.Event) -> float | None:
-    """Return when the chunk was appended by which an event could be known."""
+    """Return the append time of the first chunk from which an event can be known."""
     at = duration_value(event.span.end_offset)
     for one in chunks:
         if one.stream_id == event.video_id and one.start_seconds <= at < one.end_seconds:
@@ -132,7 +132,7 @@ def report(found: Sequence[Told], seconds: float, load_before: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--seconds", type=float, default=60.0, help="measured, of each")
+    parser.add_argument("--seconds", type=float, default=60.0, help="measured seconds for each number of streams")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "events.md")
     args = parser.parse_args()
     if not VIDEOS.is_dir():
@@ -142,7 +142,7 @@ def main() -> None:
         broker = Broker(Path(name) / "kafka")
         broker.start()
         try:
-            length = WARM_UP_SECONDS + args.seconds + TAIL_SECONDS + 15.0  # 15: for what may start slowly
+            length = WARM_UP_SECONDS + args.seconds + TAIL_SECONDS + 15.0  # 15: some streams start slowly
             media = [cut(VIDEOS / file, Path(name), length * 4 / 3) for file in FILES]
             for count in args.streams:
                 config = KafkaConfig(

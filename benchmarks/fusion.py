@@ -45,8 +45,8 @@ from temporal.fusion.training_set import TrainingCaption, TrainingSet, TrainingV
 from temporal.values import Pooling, TimeSpan
 
 CLIP_SECONDS = 16
-ORDER_STEPS = 1500  # order takes longest: of two captions that differ in it alone, the vectors hardly differ
-CROPS = 4  # of each picture: frames of one shot are not all the same
+ORDER_STEPS = 1500  # order takes longest to learn: captions that differ only in order have almost equal vectors
+CROPS = 4  # crops of each picture, since the frames of a shot are not identical
 TOPICS = (
     "the budget", "football", "the weather", "elections", "a wedding", "climate change", "tax returns", "ballet",
     "the housing market", "a murder trial", "quantum physics", "school holidays", "the stock exchange", "jazz music",
@@ -62,14 +62,14 @@ UNSEEN_SENTENCES = ("Here is what I think of {}.", "Nobody asked me, but {} matt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """Pictures as frames."""
+    """The vectors of pictures, as frames of a video."""
 
     vectors: NDArray[np.float32]  # (P, CROPS, D)
     labels: tuple[str, ...]
 
 
 def encoded(pictures: Pictures, rows: Sequence[int], mini: MiniEncoder, drawn: np.random.Generator) -> Shown:
-    """Encode crops of some pictures, each nine tenths of it."""
+    """Encode crops of some pictures, each nine tenths of its picture."""
     side = pictures.pixels.shape[1]
     part = side * 9 // 10
     crops = np.empty((len(rows) * CROPS, mini.input_height, mini.input_width, 3), np.uint8)
@@ -83,7 +83,7 @@ def encoded(pictures: Pictures, rows: Sequence[int], mini: MiniEncoder, drawn: n
 
 
 def pick(pictures: Pictures, count: int, drawn: np.random.Generator) -> list[int]:
-    """Return pictures that have a plain name, at most so many."""
+    """Return pictures whose label is a plain word, up to a count."""
     named = [n for n, one in enumerate(pictures.labels) if one.label.replace(" ", "").isalpha()]
     return drawn.permutation(named)[:count].tolist()
 
@@ -121,7 +121,7 @@ def captioned(videos: Sequence[TrainingVideo], texts: Sequence[str], mini: MiniE
 
 
 def in_order(shown: Shown, pairs: int, mini: MiniEncoder, drawn: np.random.Generator) -> TrainingSet:
-    """Pairs of clips of two pictures in either order."""
+    """Make pairs of clips: the same two pictures in either order."""
     videos, texts = [], []
     while len(videos) < 2 * pairs:
         one, other = drawn.choice(len(shown.labels), 2, replace=False)
@@ -142,7 +142,7 @@ def with_speech(
     tools: tuple[MiniEncoder, SentenceEncoder],
     drawn: np.random.Generator,
 ) -> TrainingSet:
-    """Clips that show one thing while somebody talks about another; no two have the same of both."""
+    """Make clips that show a thing while somebody talks about another. Every pair of things occurs once."""
     mini, sentences = tools
     names = sorted(set(shown.labels))
     names = [names[n] for n in drawn.permutation(len(names))[: max(8, count // 5)]]
@@ -158,7 +158,7 @@ def with_speech(
 
 
 def vectors_of(data: TrainingSet, pooling: Pooling) -> NDArray[np.float32]:
-    """Return the only segment of each clip."""
+    """Return the segment of each clip; every clip has exactly one."""
     cut = [segments_of(one, pooling, WindowConfig(), shows_words=True) for one in data.videos]
     return np.stack([found[0].vector for found in cut])
 
@@ -177,7 +177,7 @@ def recall(found: NDArray[np.float32], captions: NDArray[np.float32], k: int) ->
 
 
 def trained(data: TrainingSet, out: Path, config: TrainConfig) -> tuple[Fusion, Outcome, float]:
-    """Train as `kinodex train` does; return the model, what came of it, and the minutes it took."""
+    """Train as `kinodex train` does. Return the model, the outcome, and the minutes."""
     began = time.monotonic()
     show = lambda report: print(report, flush=True)  # noqa: E731
     outcome = train(data, out, config, device=choose_device("auto"), on_report=show)
@@ -189,7 +189,7 @@ def trained(data: TrainingSet, out: Path, config: TrainConfig) -> tuple[Fusion, 
 def order_rows(train_pictures: Shown, test_pictures: Shown, mini: MiniEncoder, out: Path) -> list[str]:
     drawn = np.random.default_rng(1)
     learnt, unseen = in_order(train_pictures, 1000, mini, drawn), in_order(test_pictures, 300, mini, drawn)
-    # Captions of the whole: no window may be of the first picture alone.
+    # A caption describes the whole clip, so no window may hold the first picture alone.
     config = TrainConfig(steps=ORDER_STEPS, shortest_seconds=0.75 * CLIP_SECONDS)
     fusion, outcome, minutes = trained(learnt, out, config)
     rows = []
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--library", type=Path)
     parser.add_argument("--queries", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--steps", type=int, default=400, help="of the last two")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of `both` and `library`")
     args = parser.parse_args()
     sentence = SentenceEncoder.load(SentenceConfig())
     mini = MiniEncoder.load(VisualConfig(), sentence)

@@ -42,15 +42,15 @@ from serve.search.visual import encode_text
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (10_000, 100_000)
 STORAGE_COUNT, QUICK_STORAGE_COUNT = 200_000, 50_000
 EACH = 100  # segments of a video
-SHOT_SEGMENTS = 2.5  # on average
+SHOT_SEGMENTS = 2.5  # average length of a shot
 QUERY_COUNT = 60
-WALK_LEFT = 0.4  # of the walk of 16 frames, in their mean
-COUNTS = (10, 512)  # rows asked for: answers, and what the engine takes
+WALK_LEFT = 0.4  # share of the random walk of 16 frames that remains in their mean
+COUNTS = (10, 512)  # rows asked for: as many as answers, and as many as the engine asks for
 
 
-# ------------------------------------------------------------------ what is searched
+# ------------------------------------------------------------------ the data
 class Made:
-    """Stands for the catalog: videos whose segments follow from their row."""
+    """A stand-in for the catalog: videos whose segments follow from their row number."""
 
     directory = Path()
 
@@ -75,7 +75,7 @@ class Made:
         return {row: RowState(indexed_time=1.0, is_live=False, version=0) for row in self.rows}
 
     def row_ids(self, kind: str, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the ids and vectors of a video's segments."""
+        """Return the ids and vectors of the segments of a video."""
         rng, width = np.random.default_rng((SEED, 8, row)), self.captions.shape[1]
         own, shows = unit(rng.standard_normal(width, np.float32)), rng.choice(len(self.captions), 5)
         shot = np.cumsum(rng.random(EACH) < 1 / SHOT_SEGMENTS)
@@ -101,7 +101,7 @@ class Made:
 
 
 def texts() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return vectors (N, D) of captions, which the videos show, and of questions."""
+    """Return vectors (N, D): of captions, which the videos show, and of questions."""
     encoder, _ = load_visual(VisualConfig(model="mini"))
     assert encoder is not None
     templates = encoder.calibration.templates
@@ -112,14 +112,14 @@ def texts() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 # ------------------------------------------------------------------ measuring
 def timed(work: Callable[[], Any]) -> float:
-    """Return the CPU seconds of this thread; the work starts none."""
+    """Return the CPU seconds of this thread. The measured work starts no other thread."""
     started = time.thread_time()
     work()
     return time.thread_time() - started
 
 
 def each(queries: NDArray[np.float32], search: Callable[[NDArray[np.float32]], Any]) -> tuple[float, list[Any]]:
-    """Ask one query after the other; return the median ms and the ids found."""
+    """Ask the queries one by one. Return the median milliseconds and the ids of the results."""
     taken, found = [], []
     for query in queries:
         started = time.thread_time()
@@ -136,7 +136,7 @@ def recall(found: Sequence[NDArray[np.int64]], true: Sequence[NDArray[np.int64]]
 
 
 def held_bytes(index: VectorIndex) -> int:
-    """Return what the vectors of an index, and what is known of them, take."""
+    """Return the bytes of the vectors of an index and of the data about them."""
     size = 0
     for shard in index._shards():
         size += sum(len(faiss.serialize_index(part)) for part in (shard.vectors, shard.quantised) if part is not None)
@@ -146,7 +146,7 @@ def held_bytes(index: VectorIndex) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What was measured at one size."""
+    """The figures of the index at a size."""
 
     count: int
     build_seconds: float
@@ -161,7 +161,7 @@ class Size:
 
 
 def exact(index: VectorIndex, queries: NDArray[np.float32]) -> list[NDArray[np.int64]]:
-    """Return the ids that are really nearest, best first."""
+    """Return the ids of the nearest vectors by exact search, best first."""
     scores, ids = [], []
     for shard in index._shards():
         found, places = shard.vectors.search(queries, max(COUNTS))
@@ -172,7 +172,7 @@ def exact(index: VectorIndex, queries: NDArray[np.float32]) -> list[NDArray[np.i
 
 
 def changed(change: Callable[[], None], index: VectorIndex, made: Any) -> float:
-    """Return the median ms until the index has one video more, or one less."""
+    """Return the median milliseconds to add a video to the index, or to delete one."""
     taken = []
     for _ in range(5):
         change()
@@ -202,7 +202,7 @@ def measure(count: int, captions: NDArray[np.float32], queries: NDArray[np.float
 
 
 def flat_ms(made: Made, queries: NDArray[np.float32], count: int) -> float:
-    """Return the ms of bare FAISS that compares all rows, float32; past a million, of one million times as many."""
+    """Return the milliseconds of bare FAISS in float32 over all rows. Above a million, scaled up from a million."""
     plain = faiss.IndexFlatIP(queries.shape[1])
     for row in range(1, min(count, 1_000_000) // EACH + 1):
         plain.add(made.row_ids("segments", row)[1])
@@ -210,7 +210,7 @@ def flat_ms(made: Made, queries: NDArray[np.float32], count: int) -> float:
     return taken * count / plain.ntotal
 
 
-# ------------------------------------------------------------------ other ways to hold the same
+# ------------------------------------------------------------------ other ways to store the vectors
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     name: str
@@ -221,7 +221,7 @@ class Way:
 
 
 def ways(count: int, captions: NDArray[np.float32], queries: NDArray[np.float32]) -> list[Way]:
-    """Compare what a sealed shard could be, at the most rows the engine asks for."""
+    """Compare candidates for a sealed shard, at the most rows that the engine asks for."""
     made, k = Made(count // EACH, captions), max(COUNTS)
     vectors = np.concatenate([made.row_ids("segments", row)[1] for row in sorted(made.rows)])
     width, inner = vectors.shape[1], faiss.METRIC_INNER_PRODUCT
@@ -258,7 +258,7 @@ def ways(count: int, captions: NDArray[np.float32], queries: NDArray[np.float32]
     return found
 
 
-# ------------------------------------------------------------------ what is told
+# ------------------------------------------------------------------ the report
 def report(sizes: Sequence[Size], held: Sequence[Way], count: int) -> str:
     lines = [
         "# The index as it grows", "",
@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--storage", type=int, default=STORAGE_COUNT)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="its plot goes beside it")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="report; its plot is written beside it")
     add_ratios_option(parser)
     args = parser.parse_args()
     sizes, storage = (QUICK_SIZES, QUICK_STORAGE_COUNT) if args.quick else (args.sizes, args.storage)

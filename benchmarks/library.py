@@ -27,7 +27,7 @@ from serve.values import Filter, Moment, Query, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """One line of the table."""
+    """A line of the table."""
 
     name: str
     asked_count: int
@@ -48,7 +48,7 @@ def share(flags: Sequence[bool]) -> float:
 
 
 def ask_moments(library: Library, truths: Sequence[dict], say: Callable[[str], None], name: str) -> Tally:
-    """Ask for each moment in the whole library; judge the first answer."""
+    """Ask the whole library for each moment, and judge the first answer."""
     right, overlapping, good, matched = [], [], [], []
     for truth in truths:
         answer = library.moments(Query(text=truth["query"], limit=5)).moments
@@ -78,7 +78,7 @@ def ask_moments(library: Library, truths: Sequence[dict], say: Callable[[str], N
 
 
 def ask_within(library: Library, truths: Sequence[dict], ids: dict[str, str]) -> Tally:
-    """Ask for each seen moment in its own video; judge the first answer."""
+    """Ask the right video alone for each visual moment, and judge the first answer."""
     inside, third, half = [], [], []
     for truth in truths:
         query = Query(text=truth["query"], limit=1, channel="visual", filter=Filter(video_ids=(ids[truth["file"]],)))
@@ -96,7 +96,7 @@ def ask_within(library: Library, truths: Sequence[dict], ids: dict[str, str]) ->
 
 
 def ask_videos(library: Library, videos: Sequence[dict], field: str, channel: str) -> Tally:
-    """Ask for each whole video by its caption."""
+    """Ask for each video by its caption."""
     ranks = []
     for video in videos:
         answer = library.search(Query(text=video[field], limit=100, channel=channel)).videos
@@ -113,7 +113,7 @@ def ask_videos(library: Library, videos: Sequence[dict], field: str, channel: st
 
 
 def ask_absent(library: Library, queries: Sequence[dict], say: Callable[[str], None], channel: str) -> Tally:
-    """Ask for what is not there."""
+    """Ask the questions that no video answers."""
     verdicts = []
     for query in queries:
         answer = library.moments(Query(text=query["query"], limit=1)).moments
@@ -149,7 +149,7 @@ def main() -> None:
         for channel in ("speech", "visual"):
             moments = [m for m in wanted["moments"] if m["channel"] == channel and m["file"] in here]
             tallies.append(ask_moments(library, moments, say, f"moments, {channel}"))
-        tallies.append(ask_within(library, moments, ids))  # the seen ones
+        tallies.append(ask_within(library, moments, ids))  # the visual moments
         for name in ("caption", "alt"):
             named = [v for v in whole if v.get(name)]
             tallies += [ask_videos(library, named, name, channel) for channel in ("all", "visual")]

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 from support.broker import Broker
 
 VIDEOS = ROOT.parent / "shared" / "videos" / "files"
-FILES = (  # in turn, one a stream: common codecs, sizes and keyframe distances, most with speech
+FILES = (  # each stream takes the next: common codecs, sizes and keyframe distances, most with speech
     "Emu__test_video.mp4",
     "Video-LLaVA__sample_demo_5.mp4",
     "VideoLLaMA2__00003491.mp4",
@@ -46,10 +46,10 @@ FILES = (  # in turn, one a stream: common codecs, sizes and keyframe distances,
     "supervision__walking.mp4",
     "dom-examples__video.mp4",
 )
-WARM_UP_SECONDS = 25.0  # joining the group, the first batches, and the first whole window of 16 s
-TAIL_SECONDS = 45.0  # for what is measured to become final: a window, and up to 30 s of speech heard as one
-SPREAD_SECONDS = 4.0  # streams begin within it, so that they do not send in step
-BEHIND_SECONDS = 2.0  # by which the last third may be later than the first: more, and the streams are too many
+WARM_UP_SECONDS = 25.0  # for joining the group, the first batches, and the first whole window of 16 s
+TAIL_SECONDS = 45.0  # for the measured part to become final: a window, and up to 30 s of speech transcribed together
+SPREAD_SECONDS = 4.0  # starts of the streams are spread over it, so that they do not send in step
+BEHIND_SECONDS = 2.0  # most delay of the last third of chunks over the first third; above it, the streams are too many
 MEDIA_TOLERANCE_SECONDS = 0.3  # pictures, sound and chunks do not end at the same time
 STREAM = "stream-{:03}"
 SEED = 5
@@ -58,38 +58,38 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delays:
-    """From each measured chunk's being appended, in seconds; infinite: it had not happened when watching ended."""
+    """Delays from the append of each measured chunk, in seconds. Infinite: not seen until the end of watching."""
 
-    to_segment: list[float]  # its pictures in a segment on Kafka
-    to_found: list[float]  # in the server's answers, of all streams: by ListVideos
-    to_words: list[float]  # of each utterance that ends in it: on Kafka
-    to_final: list[float]  # all of it final on Kafka
-    one_listed: list[float]  # of one stream: by ListVideos, once more
-    one_asked: list[float]  # of the same one: by SearchMoments
+    to_segment: list[float]  # until its pictures are in a segment on Kafka
+    to_found: list[float]  # until the server answers with it, for all streams: by ListVideos
+    to_words: list[float]  # until each utterance that ends in it is on Kafka
+    to_final: list[float]  # until all of it is final on Kafka
+    one_listed: list[float]  # for a single stream: by ListVideos
+    one_asked: list[float]  # for the same stream: by SearchMoments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """What came of some streams."""
+    """The result for a number of streams."""
 
     stream_count: int
     chunk_seconds: float  # median
-    megabits: float  # of all streams, a second
+    megabits: float  # megabits a second of all streams
     delays: Delays
-    behind_seconds: float  # by how much the last third of to_found was later than the first
-    sending_behind_seconds: float  # by how much a chunk was sent too late
+    behind_seconds: float  # delay of the last third of to_found over the first third
+    sending_behind_seconds: float  # most delay of a chunk behind its time of sending
     cores: Mapping[str, float]  # in use
-    machine_cores: float  # in use by all, others included
+    machine_cores: float  # in use by all processes of the machine
     peak_bytes: Mapping[str, int]
-    worker: Mapping[str, float]  # of its metrics
-    searchable_seconds: float  # mean of the server's own histogram, segments that are not final
+    worker: Mapping[str, float]  # from its metrics
+    searchable_seconds: float  # mean of the server's histogram, for segments that are not final
 
     @property
     def keeps_up(self) -> bool:
         return self.behind_seconds <= BEHIND_SECONDS and not math.isinf(max(self.delays.to_found))
 
 
-# ------------------------------------------------------------------ one number of streams
+# ------------------------------------------------------------------ a number of streams
 def measured(
     media: Sequence[Sequence[Cut]],
     count: int,
@@ -102,7 +102,7 @@ def measured(
     streams = {}
     for n in range(count):
         mine = media[n % len(media)]
-        # Streams of the same file are at other places of it.
+        # Streams of the same file start at different places in it.
         begin = (
             0 if n < len(media) else rng.randrange(sum(one.start_seconds < mine[-1].end_seconds / 4 for one in mine))
         )
@@ -159,7 +159,7 @@ def delays_of(chunks: Sequence[Sent], appended: Sequence[Sent], watching: Watchi
     to_segment, to_found, to_final, one_listed, one_asked = [], [], [], [], []
     for chunk in chunks:
         mine, stream = by_stream.get(chunk.stream_id, []), chunk.stream_id
-        # The record's times are the broker's, in milliseconds.
+        # The times of records are the broker's, in milliseconds.
         covering = first(one for one in mine if one.newest_append_seconds >= at(chunk) - 0.0005)
         to_segment.append(covering.append_seconds - at(chunk) if covering else math.inf)
         listed = seen(watching.listed, stream, covering.end_seconds - 0.001) - at(chunk) if covering else math.inf
@@ -187,7 +187,7 @@ def seen(looks: Iterable[Seen], stream: str, end_seconds: float) -> float:
 
 
 def words_of(chunks: Sequence[Sent], by_stream: Mapping[str, Sequence[Published]]) -> Iterator[float]:
-    """Yield from the append of the chunk in which an utterance ends to the first segment with it."""
+    """Yield for each utterance the delay from the append of the chunk in which it ends to the first segment with it."""
     for stream, records in by_stream.items():
         mine = [one for one in chunks if one.stream_id == stream]
         told = set[tuple[float, str]]()
@@ -209,14 +209,14 @@ def first(items: Iterable[Item]) -> Item | None:
 def mean_of(
     before: Mapping[tuple[str, str], float], after: Mapping[tuple[str, str], float], name: str, label: str = ""
 ) -> float:
-    """Return the mean of what a histogram saw meanwhile; nan: nothing."""
+    """Return the mean of a histogram between two readings; nan without values."""
     total, count = (after.get((f"{name}{end}", label), 0.0) - before.get((f"{name}{end}", label), 0.0)
                     for end in ("_sum", "_count"))  # fmt: skip
     return total / count if count else math.nan
 
 
 def worker_of(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return what the worker's metrics said meanwhile."""
+    """Return the figures of the worker's metrics between two readings."""
     before, after = samples[0].worker, samples[-1].worker
 
     def values(name: str) -> list[float]:
@@ -236,7 +236,7 @@ def worker_of(samples: Sequence[Sample]) -> dict[str, float]:
 
 # ------------------------------------------------------------------ the report
 def quantile(values: Sequence[float], share: float) -> str:
-    """Write a quantile, by nearest rank, so that what never happened only counts as late."""
+    """Format a quantile by nearest rank: an infinite delay counts only as late."""
     if not values:
         return "none"
     found = sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
@@ -244,7 +244,7 @@ def quantile(values: Sequence[float], share: float) -> str:
 
 
 def both_of(values: Sequence[float]) -> list[str]:
-    """Write p50 and p95."""
+    """Format p50 and p95."""
     return [quantile(values, 0.5), quantile(values, 0.95)]
 
 
@@ -328,9 +328,9 @@ def agreement_lines(levels: Sequence[Level]) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------ how many
+# ------------------------------------------------------------------ the numbers of streams
 def next_count(levels: Sequence[Level]) -> int | None:
-    """Return how many streams to try next: more until it is too many, then between; None: it is known well enough."""
+    """Return the next number of streams to try: more until they are too many, then between. None: known well enough."""
     kept = max((level.stream_count for level in levels if level.keeps_up), default=0)
     lost = min((level.stream_count for level in levels if not level.keeps_up), default=None)
     if lost is None:
@@ -339,9 +339,9 @@ def next_count(levels: Sequence[Level]) -> int | None:
 
 
 def levels_of(args: argparse.Namespace, broker: Broker, folder: Path) -> Iterator[Level]:
-    """Measure the numbers of streams that were asked for, then others."""
+    """Measure the given numbers of streams, then others."""
     assert broker.pid is not None
-    seconds = WARM_UP_SECONDS + args.seconds + TAIL_SECONDS + 15.0  # 15: for what may start slowly
+    seconds = WARM_UP_SECONDS + args.seconds + TAIL_SECONDS + 15.0  # 15: some streams start slowly
     files = FILES if max(args.streams) > 1 or args.ramp else FILES[:1]
     media = [cut(VIDEOS / file, folder, seconds * 4 / 3) for file in files]
     wanted, done = list(args.streams), list[Level]()
@@ -362,8 +362,8 @@ def levels_of(args: argparse.Namespace, broker: Broker, folder: Path) -> Iterato
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--ramp", type=int, default=5, metavar="N", help="at most so many further numbers of streams")
-    parser.add_argument("--seconds", type=float, default=60.0, help="measured, of each")
+    parser.add_argument("--ramp", type=int, default=5, metavar="N", help="most further numbers of streams to try")
+    parser.add_argument("--seconds", type=float, default=60.0, help="measured seconds for each number of streams")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "live.md")
     args = parser.parse_args()
     if not VIDEOS.is_dir():
@@ -377,7 +377,7 @@ def main() -> None:
                 levels = sorted([*levels, level], key=lambda one: one.stream_count)
                 text = report(levels, args.seconds, load_before)
                 args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text(text)  # after each: what is known stays if the next one fails
+                args.out.write_text(text)  # after each number, so that the report stays if the next number fails
                 print(text, flush=True)
         finally:
             broker.kill()

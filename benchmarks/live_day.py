@@ -41,24 +41,24 @@ from temporal.config import WindowConfig
 from temporal.fusion.fusion import MeanPooling
 from temporal.window import CutSegment, EncodedFrame, EncodedUtterance, WindowCutter
 
-CHUNK_SECONDS, APPLIED_CHUNKS = 4, 8  # chunks that a server takes over at once
+CHUNK_SECONDS, APPLIED_CHUNKS = 4, 8  # seconds of a chunk; chunks that a server applies at once
 UTTERANCE_SECONDS, THUMBNAIL_BYTES = 10, 8_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hour:
-    """What an hour of the camera cost."""
+    """The cost of an hour of the camera."""
 
     number: int
     resident_bytes: int
-    held: int  # pictures and utterances that the worker still has
-    segment_count: int  # in the catalog
-    cpu_ms: float  # for a chunk, everything together
+    held: int  # pictures and utterances that the worker holds
+    segment_count: int  # segments in the catalog
+    cpu_ms: float  # CPU milliseconds for a chunk, worker and server together
     question_ms: float
 
 
 class Camera:
-    """What one camera shows and what is said before it: a walk on the sphere, shot by shot."""
+    """The pictures and speech of a camera. Pictures are a random walk on the unit sphere, shot by shot."""
 
     def __init__(self, width: int, spoken_width: int) -> None:
         self.rng = np.random.default_rng((SEED, 10))
@@ -91,7 +91,7 @@ class Camera:
 
 
 def record_of(live: CutSegment, windows: WindowCutter, fingerprint: str, started: float) -> SegmentRecord:
-    """Make of a segment what a server gets; as serve.worker.video_flow does."""
+    """Make the record of a segment that a server receives, as serve.worker.video_flow does."""
     span, vectors = live.segment.span, [one.vector for one in live.spoken]
     return SegmentRecord(
         segment=live.segment, collection="default", video_id="camera", revision=live.revision, is_final=live.is_final,
@@ -123,7 +123,7 @@ def run(directory: Path, hours: int, kept: Retention) -> list[Hour]:
                 end = float(at + CHUNK_SECONDS)
                 windows.extend(0, camera.frames(at), start_seconds=0.0, end_seconds=end, whole_seconds=end)
                 windows.hear(camera.said(at))
-                heard = (0, max(0.0, end - 8))  # words are known 8 s after they are said
+                heard = (0, max(0.0, end - 8))  # words are transcribed 8 s after they are spoken
                 records += [record_of(one, windows, fingerprint, started) for one in windows.segments(heard)]
                 if at // CHUNK_SECONDS % APPLIED_CHUNKS == APPLIED_CHUNKS - 1:
                     rows.apply(records, {})
@@ -163,7 +163,7 @@ def report(found: Sequence[Hour], retention: str) -> str:
 
 
 def ratios_of(found: Sequence[Hour]) -> list[Ratio]:
-    first, last = found[min(7, len(found) - 1)], found[-1]  # from the eighth hour on old rows go
+    first, last = found[min(7, len(found) - 1)], found[-1]  # from the eighth hour on, old rows are pruned
     return [
         Ratio(
             name=f"live day: memory after {last.number} hours", ours=last.resident_bytes / 2**20,
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=int, default=24)
     parser.add_argument("--quick", action="store_true", help="half a day")
-    parser.add_argument("--retention", default="default=6h", help="as server.retention; '' keeps all")
+    parser.add_argument("--retention", default="default=6h", help="as server.retention; '': no pruning")
     parser.add_argument("--out", type=Path, metavar="FILE.md")
     add_ratios_option(parser)
     args = parser.parse_args()

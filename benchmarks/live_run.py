@@ -38,17 +38,19 @@ sys.path.insert(0, str(ROOT))
 from support.broker import free_ports
 
 COLLECTION = "live"
-PAUSE_SECONDS = Fraction(1, 2)  # where a file begins anew: its first packets may be dated before its first picture
-POLL_SECONDS = 0.1  # between two looks at the server: adds half of it to what is measured there
+PAUSE_SECONDS = Fraction(
+    1, 2
+)  # before each repeat of a file, whose first packets may be dated before its first picture
+POLL_SECONDS = 0.1  # between two questions to the server; adds half of it to the measured delays
 SAMPLE_SECONDS = 1.0
-READY_SECONDS = 300.0  # for a worker and a server to load their models
-QUESTION = "a person speaks"  # asked again and again of one stream
+READY_SECONDS = 300.0  # longest wait for a worker or a server to load its models
+QUESTION = "a person speaks"  # the question that is asked repeatedly of a stream
 
 
 # ------------------------------------------------------------------ media
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A chunk as a publisher cuts it, and what it shows of its file, in seconds."""
+    """A chunk as a publisher cuts it, and the part of its file that it holds, in seconds."""
 
     start_seconds: float
     end_seconds: float
@@ -56,7 +58,7 @@ class Cut:
 
 
 def cut(path: Path, folder: Path, seconds: float) -> list[Cut]:
-    """Cut a file, end to end until it lasts so long, into chunks, once: so that publishers cost next to nothing."""
+    """Repeat a file up to a length and cut it into chunks, once, so that sending them costs next to nothing."""
     long = folder / f"{path.stem}.mkv"
     repeated(path, long, seconds=seconds, pause_seconds=PAUSE_SECONDS)
     made = cut_chunks(
@@ -65,12 +67,14 @@ def cut(path: Path, folder: Path, seconds: float) -> list[Cut]:
     found = [chunk for chunk in made if not chunk.end_of_stream]
     long.unlink()
     starts = [chunk.start_time or 0.0 for chunk in found]
-    return [Cut(*of) for of in zip(starts, starts[1:], found, strict=False)]  # but for the last, which is cut short
+    return [
+        Cut(*of) for of in zip(starts, starts[1:], found, strict=False)
+    ]  # without the last chunk, which is cut short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """A chunk that was appended."""
+    """A chunk that was appended to its topic."""
 
     stream_id: str
     start_seconds: float  # media time of the stream
@@ -80,10 +84,10 @@ class Sent:
 
 
 class Sending(threading.Thread):
-    """Streams in real time: each chunk is sent when it has been played to its end."""
+    """Sends streams in real time: each chunk when it has been played to its end."""
 
     def __init__(self, config: KafkaConfig, streams: dict[str, Sequence[Cut]], offsets: Sequence[float]) -> None:
-        """Take what is to be sent.
+        """Prepare the chunks to send.
 
         Args:
             offsets: When each stream begins, in seconds from now.
@@ -132,16 +136,16 @@ class Sending(threading.Thread):
 # ------------------------------------------------------------------ processes
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One of our commands, ready."""
+    """A running command of kinodex that is ready."""
 
     process: "subprocess.Popen[bytes]"
     said: str  # its first line
-    metrics: str  # where they are
+    metrics: str  # address of its metrics
 
 
 @contextlib.contextmanager
 def running(arguments: Sequence[str], variable: str, env: dict[str, str], log: Path) -> Iterator[Running]:
-    """Run a command until the block ends, whatever it is doing then.
+    """Run a command until the block ends, and then stop it.
 
     Args:
         variable: The setting of where its metrics are served.
@@ -160,7 +164,7 @@ def running(arguments: Sequence[str], variable: str, env: dict[str, str], log: P
             process.terminate()
             try:
                 process.wait(30)
-            except subprocess.TimeoutExpired:  # it is far behind
+            except subprocess.TimeoutExpired:  # the process is far behind
                 process.kill()
 
 
@@ -182,7 +186,7 @@ def address_of(server: Running) -> str:
     return server.said.removeprefix("listening on ")
 
 
-# ------------------------------------------------------------------ what is seen
+# ------------------------------------------------------------------ observing
 @dataclass(frozen=True, slots=True)
 class Published:
     """A record of the segments' topic."""
@@ -191,14 +195,14 @@ class Published:
     append_seconds: float
     newest_append_seconds: float
     is_final: bool
-    end_seconds: float  # of its span
+    end_seconds: float  # end of its span
     watermark_seconds: float
-    said: tuple[tuple[float, str], ...]  # when each text ends, and it
+    said: tuple[tuple[float, str], ...]  # the end of each text, and the text
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How far streams were found at a time."""
+    """How far the streams were found at a time."""
 
     at_seconds: float  # since 1970
     end_seconds: dict[str, float]  # by stream
@@ -206,19 +210,19 @@ class Seen:
 
 @dataclass(slots=True)
 class Sample:
-    """What processes took, and told, at a time."""
+    """The resources of the processes and their metrics at a time."""
 
     at_seconds: float
-    cpu_seconds: dict[str, float]  # used so far, with children that live
+    cpu_seconds: dict[str, float]  # used so far, living children included
     resident_bytes: dict[str, int]
-    machine: tuple[float, float]  # seconds of all cores so far: at work, in all
+    machine: tuple[float, float]  # seconds of all cores so far: busy, and in total
     worker: dict[tuple[str, str], float]  # metric and its label -> value
     server: dict[tuple[str, str], float]
 
 
 @dataclass(slots=True)
 class Watching:
-    """Watches in threads until stopped: the topic, the server, the processes."""
+    """Watches the topic, the server and the processes in threads, until stopped."""
 
     config: KafkaConfig
     server: Running
@@ -227,7 +231,7 @@ class Watching:
     asked_stream: str
     published: list[Published] = field(default_factory=list)
     listed: list[Seen] = field(default_factory=list)
-    found: list[Seen] = field(default_factory=list)  # of asked_stream, by questions
+    found: list[Seen] = field(default_factory=list)  # progress of asked_stream, by questions
     samples: list[Sample] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -292,7 +296,7 @@ class Watching:
     def _sample(self) -> None:
         while not self._stopping.wait(SAMPLE_SECONDS):
             mine = {name: [pid, *descendants(pid)] for name, pid in self.processes.items()}
-            mine["live.py"] = [os.getpid()]  # all others are its children
+            mine["live.py"] = [os.getpid()]  # the other processes are its children
             self.samples.append(
                 Sample(
                     at_seconds=time.time(),
@@ -306,7 +310,7 @@ class Watching:
 
 
 class NotThere(Exception):
-    """The server does not know a stream, or the collection, yet."""
+    """Return whether the server does not know a stream, or the collection, yet."""
 
 
 def asked(call: Callable[..., Any], request: Any) -> Any:
@@ -332,7 +336,7 @@ def published(append_seconds: float, value: bytes) -> Published:
 
 
 def scraped(url: str) -> dict[tuple[str, str], float]:
-    """Return what Prometheus would: by name and the value of the one label that there is, buckets left out."""
+    """Read metrics as Prometheus does, by name and the value of their only label. Buckets are left out."""
     with urllib.request.urlopen(url, timeout=CALL_SECONDS) as answer:
         text = answer.read().decode()
     return {

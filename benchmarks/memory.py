@@ -26,7 +26,7 @@ from ingest.config import DecodeConfig
 from ingest.media.sandbox import DecodePool
 from ingest.values import DecodeSummary, Frame
 
-REPORTED_MINUTES = (1, 5, 15, 30, 60)  # of media time
+REPORTED_MINUTES = (1, 5, 15, 30, 60)  # minutes of media time in the report
 REAL_FILE = "Emu__test_video.mp4"  # 1080p H.264 with sound, two minutes
 
 
@@ -40,10 +40,10 @@ class Reading:
 
 
 def repeated(path: Path, target: Path, *, seconds: float, pause_seconds: Fraction = Fraction(0)) -> None:
-    """Remux a file end to end until it lasts so long, timestamps going on, with or without a pause between."""
+    """Remux a file repeatedly up to a length, with continuous timestamps and an optional pause between repeats."""
     with av.open(str(target), "w") as sink:
         with av.open(str(path)) as source:
-            # the first stream of each kind: more would only be carried along
+            # the first stream of each kind; decoding uses no others
             wanted = [*source.streams.video[:1], *source.streams.audio[:1]]
             copies = {stream.index: sink.add_stream_from_template(stream, opaque=True) for stream in wanted}
         offset = Fraction(0)
@@ -66,11 +66,11 @@ def resident_bytes(process_id: int) -> int:
     for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024  # "VmRSS:  1234 kB"
-    return 0  # it has just ended
+    return 0  # the process has just ended
 
 
 def readings(path: Path) -> Iterator[Reading]:
-    """Decode a file in the child process; yield the memory at each picture, and at the end."""
+    """Decode a file in the child process. Yield the memory at each picture, and at the end."""
     last = 0.0
     with DecodePool(DecodeConfig(), workers=1) as pool, path.open("rb", buffering=0) as file:
         for item in pool.decode(file, uri=path.name, config=DecodeConfig()):
@@ -110,7 +110,7 @@ def report(path: Path, size_bytes: int, taken: list[Reading], wall_seconds: floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--minutes", type=float, default=60.5)  # a little over, so that 60 is reached
+    parser.add_argument("--minutes", type=float, default=60.5)  # a little more than 60, so that minute 60 is reported
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "memory.md")
     args = parser.parse_args()
     if not Path("/proc/self/status").exists():
@@ -120,7 +120,7 @@ def main() -> None:
         path = args.file or ROOT.parent / "shared" / "videos" / "files" / REAL_FILE
         if not path.exists():
             path = synthetic(folder / "synthetic.mp4", width=1920, height=1080)
-        long = folder / "long.mkv"  # Matroska takes every codec
+        long = folder / "long.mkv"  # Matroska can hold every codec
         repeated(path, long, seconds=args.minutes * 60)
         started = time.monotonic()
         taken = list(readings(long))

@@ -42,30 +42,30 @@ MEDIA = MediaInfo(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One way of asking, of both indexes."""
+    """The figures of both indexes for a kind of question."""
 
     row_count: int
     how: str
     k: int
     faiss_recall: float
     milvus_recall: float
-    same_share: float  # of questions, those with the same ids from both
+    same_share: float  # share of the questions with the same ids from both
     faiss_ms: float  # median
     milvus_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """How long it took to fill an index, and to find it filled."""
+    """The times to fill an index, and to open it filled."""
 
     row_count: int
     faiss_seconds: float
     milvus_seconds: float
-    milvus_again_seconds: float  # of the next process, which reads the ids
+    milvus_again_seconds: float  # start of the next process, which reads the ids
 
 
 def fill(catalog: Catalog, vectors: NDArray[np.float32]) -> None:
-    """Put the vectors in as segments of videos; their ids are 1 to N."""
+    """Store the vectors as segments of videos, with the ids 1 to N."""
     for n, first in enumerate(range(0, len(vectors), EACH)):
         name = f"video{n:06d}"
         row = catalog.begin(
@@ -99,7 +99,7 @@ def asked(
     k: int,
     rows: Sequence[int] | None,
 ) -> Asked:
-    """Ask both, in turn, one question at a time.
+    """Ask both indexes in turns, one question at a time.
 
     Args:
         truth: float32 (Q, N): the products of the questions and all rows, whose ids are 1 to N.
@@ -141,7 +141,7 @@ def opened(uri: str) -> Iterator[MilvusIndex]:
 def measured(
     row_count: int, uri: str, captions: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> tuple[Filled, list[Asked]]:
-    """Fill both with so many rows, and ask."""
+    """Fill both indexes with a number of rows, and ask them."""
     made = Made(row_count // EACH, captions)
     vectors = np.concatenate([made.row_ids("segments", row)[1] for row in sorted(made.rows)])
     with tempfile.TemporaryDirectory() as name:
@@ -149,7 +149,7 @@ def measured(
         uri = uri or str(folder / "vectors.db")
         with Catalog.open_writer(folder / "data") as catalog:
             fill(catalog, vectors)
-            truth = queries @ vectors.astype(np.float16).astype(np.float32).T  # as both hold them
+            truth = queries @ vectors.astype(np.float16).astype(np.float32).T  # float16, as both indexes store them
             faiss = VectorIndex(folder / "data", "segments", FINGERPRINT)
             faiss_seconds = took(lambda: faiss.refresh(catalog))
             with opened(uri) as milvus, opened(uri) as again:
@@ -160,7 +160,7 @@ def measured(
                     milvus_again_seconds=took(lambda: again.refresh(catalog)),
                 )
                 client = milvus._connection._client
-                client.flush(milvus._name)  # what a server does by itself, after a while
+                client.flush(milvus._name)  # a Milvus server does this by itself after a while
                 some = list(range(1, row_count // EACH + 1, 10))
                 found = [
                     asked(faiss, milvus, queries, truth, "all", 10, None),
@@ -222,8 +222,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", help="segments: multiples of 1,000")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--milvus", default="", metavar="URI", help="a server; without it, milvus-lite in this process")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables")
+    parser.add_argument(
+        "--milvus", default="", metavar="URI", help="a Milvus server (default: milvus-lite in this process)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables there")
     add_ratios_option(parser)
     args = parser.parse_args()
     captions, queries = texts()

@@ -33,7 +33,7 @@ LOAD = (
 
 
 def frames_per_second(embed: Callable[[], object]) -> float:
-    """Return the best of several rounds."""
+    """Return the best figure of several rounds."""
     embed()
     best = 0.0
     for _ in range(ROUND_COUNT):

@@ -24,18 +24,18 @@ from temporal.moments.shots import Changes
 from temporal.values import TimeSpan
 
 RESULTS = Path(__file__).parent / "results" / "moments.md"
-BACKGROUND, RISE, NOISE = 0.20, 0.05, 0.02  # similarities, as CLIP gives them
+BACKGROUND, RISE, NOISE = 0.20, 0.05, 0.02  # typical similarities of CLIP
 Reader = Callable[[NDArray[np.float32]], list[TimeSpan]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One kind of curve."""
+    """A kind of curve."""
 
     moment_seconds: int
     video_seconds: int
-    correlation: float = 0.0  # of the noise from one second to the next (AR(1), same variance)
-    outlier: float = 0.0  # added to one random second
+    correlation: float = 0.0  # correlation of the noise between neighbouring seconds (AR(1), same variance)
+    outlier: float = 0.0  # added to a random second
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ EMPTY = [
 
 
 def draw(setting: Setting, rng: np.random.Generator) -> tuple[NDArray[np.float32], TimeSpan]:
-    """One curve and the moment planted in it."""
+    """A curve, and the moment planted in it."""
     noise = rng.standard_normal(setting.video_seconds)
     if setting.correlation:
         for t in range(1, len(noise)):
@@ -79,7 +79,7 @@ def ours(curve: NDArray[np.float32]) -> list[TimeSpan]:
 
 
 def mean_centred_kadane(curve: NDArray[np.float32]) -> list[TimeSpan]:
-    """The read-out of REZE (https://arxiv.org/abs/2608.04480): the run of largest sum over the mean."""
+    """Read a moment as REZE does (https://arxiv.org/abs/2608.04480): the run with the largest sum above the mean."""
     best, total, start, span = 0.0, 0.0, 0, TimeSpan(start_seconds=0.0, end_seconds=0.0)
     for t, value in enumerate((curve - curve.mean()).tolist()):
         if total <= 0:
@@ -91,7 +91,7 @@ def mean_centred_kadane(curve: NDArray[np.float32]) -> list[TimeSpan]:
 
 
 def mean_tiou(read: Reader, setting: Setting, trials: int) -> float:
-    """Mean overlap of the best answer and the truth."""
+    """Return the mean overlap (tIoU) of the best moment and the planted one."""
     rng = np.random.default_rng(0)
     overlaps = []
     for _ in range(trials):
@@ -102,18 +102,18 @@ def mean_tiou(read: Reader, setting: Setting, trials: int) -> float:
 
 
 def mean_answer_count(setting: Setting, trials: int) -> float:
-    """How many moments come back on average; of a curve without any, few should."""
+    """Return the mean count of moments. On curves without a planted moment it should be small."""
     rng = np.random.default_rng(0)
     return float(np.mean([len(ours(draw(setting, rng)[0])) for _ in range(trials)]))
 
 
 LONG_HOURS = (1, 2, 5, 10)
 LONG_MOMENTS_SECONDS = (5, 20, 60)
-SHOT_SECONDS = 8.0  # on average
+SHOT_SECONDS = 8.0  # mean length of a shot
 
 
 def long_row(hours: int) -> str:
-    """Find three moments in a long video: their tIoU, milliseconds (the best of three), MiB at most."""
+    """Find three moments in a long video. Return their tIoU, milliseconds (best of three runs), and peak MiB."""
     rng = np.random.default_rng(hours)
     count = hours * 3600
     curve = (BACKGROUND + NOISE / 2 * rng.standard_normal(count)).astype(np.float32)

@@ -39,19 +39,19 @@ from ingest.media.decode import decode
 from ingest.values import Frame
 
 POLICIES: tuple[ResizePolicy, ...] = ("crop", "squash", "pad")
-COMPARED_COUNT = 5  # frames of a file in table 1, evenly spread over its beginning
-WIDE_TOLERANCE = 0.03  # 854x480, 1920x1088 and 426x240 are 16:9 to a viewer
-COMPARED_SECONDS = 20  # that beginning: bare decoding of whole pictures is slow
+COMPARED_COUNT = 5  # frames of a file in table 1, evenly spread over its first COMPARED_SECONDS
+WIDE_TOLERANCE = 0.03  # deviation from 16:9: 854x480, 1920x1088 and 426x240 count as 16:9
+COMPARED_SECONDS = 20  # compared part of a file: bare decoding of whole pictures is slow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
-    """One ordinary video of queries.json."""
+    """An ordinary video of queries.json."""
 
     path: Path
     captions: tuple[str, ...]
     half: str
-    is_wide: bool  # displayed at 16:9 or near
+    is_wide: bool  # whether it is displayed at about 16:9
 
 
 def read_videos(folder: Path) -> list[Video]:
@@ -76,14 +76,14 @@ def is_wide(path: Path) -> bool:
 
 
 def sampled(path: Path, width: int, height: int, resize: ResizePolicy) -> list[Frame]:
-    """Decode as the product does: one frame a second at the input size."""
+    """Decode as kinodex does: one frame a second at the input size."""
     config = DecodeConfig(input_width=width, input_height=height, resize=resize)
     with path.open("rb") as file:
         return [item for item in decode(file, uri=path.name, config=config) if isinstance(item, Frame)]
 
 
 def whole_pictures(path: Path, times: Sequence[float]) -> Iterator[tuple[float, Image.Image]]:
-    """Decode with bare PyAV and give the pictures shown at `times` (seconds from the first), upright."""
+    """Decode with bare PyAV. Return the upright pictures at `times` (seconds from the first picture)."""
     wanted = {round(time, 3) for time in times}
     with av.open(str(path)) as container:
         first: float | None = None
@@ -98,7 +98,7 @@ def whole_pictures(path: Path, times: Sequence[float]) -> Iterator[tuple[float, 
 
 
 def decodable(container: InputContainer) -> Iterator[VideoFrame]:
-    """Step over packets that do not decode, as ingest does."""
+    """Skip packets that do not decode, as ingest does."""
     for packet in container.demux(video=0):
         try:
             yield from packet.decode()
@@ -136,7 +136,7 @@ def cosine_table(videos: Sequence[Video], encoder: MiniEncoder) -> list[str]:
 
 
 def compare(path: Path, encoder: MiniEncoder) -> tuple[NDArray[np.float32], str, Fraction]:
-    """Give the cosines (3 references, F frames), the stored size and the pixel aspect of one video."""
+    """Return the cosines (3 references, F frames), the stored size and the pixel aspect of a video."""
     size = encoder.input_width
     transform = image_transform_v2(PreprocessCfg(size=size, mean=(0.0,) * 3, std=(1.0,) * 3), is_train=False)
 
@@ -169,7 +169,7 @@ def compare(path: Path, encoder: MiniEncoder) -> tuple[NDArray[np.float32], str,
 def ranks(
     videos: Sequence[Video], means: NDArray[np.float32], encoder: MiniEncoder, half: str, only_wide: bool
 ) -> list[int]:
-    """Rank, from 1, of the right video for each caption of one half, among all videos."""
+    """Return the rank of the right video, from 1, for each caption of a half, among all videos."""
     bias = means @ encoder.encode_texts(BANK).mean(axis=0)  # (V,)
     found = []
     for index, video in enumerate(videos):

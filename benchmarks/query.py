@@ -44,14 +44,14 @@ SEGMENT_COUNT, QUICK_SEGMENT_COUNT = 1_000_000, 50_000
 TURN_COUNT = 2
 CLIENT_COUNT = 16
 NAMES = ("new", "many", "known", "many known", "bare new", "bare known")
-VECTOR_BYTES = 384 * 4  # of a segment with mini
+VECTOR_BYTES = 384 * 4  # bytes of the vector of a segment with mini
 
 HEAD = ["| asked | clients | a second | p50 ms | p95 ms | p99 ms |", "| --- | --- | --- | --- | --- | --- |"]
 
 
 @contextmanager
 def asking(address: str, texts: Iterator[str]) -> Iterator[Callable[[], None]]:
-    """Yield what asks the server the next text; threads may share it."""
+    """Yield a function that asks the server the next text. Threads may share it."""
     lock = threading.Lock()
     with grpc.insecure_channel(address) as channel:
         send = caller(channel, "SearchMoments")
@@ -65,7 +65,7 @@ def asking(address: str, texts: Iterator[str]) -> Iterator[Callable[[], None]]:
 
 
 def read_through(directory: Path) -> None:
-    """Have the kernel keep the library's pages in memory."""
+    """Read the library's files once, so that the kernel caches their pages."""
     for path in sorted(directory.iterdir()):
         if path.is_file():
             with path.open("rb", buffering=0) as file:
@@ -74,7 +74,7 @@ def read_through(directory: Path) -> None:
 
 
 def together(loads: Sequence[Load]) -> Load:
-    """Return the medians of what was measured in several turns."""
+    """Return the median of each figure over several turns."""
 
     def median(name: str) -> float:
         return float(np.median([getattr(load, name) for load in loads]))
@@ -86,7 +86,7 @@ def together(loads: Sequence[Load]) -> Load:
 
 
 def measure(server: Served, directory: Path, seconds: float) -> dict[str, Load]:
-    """Ask in turns; keys: NAMES."""
+    """Ask in turns. Return the figures by the keys of NAMES."""
     run, found = int(time.time()) % 100_000, {name: [] for name in NAMES}
     for turn in range(TURN_COUNT):
         new = iter(new_questions(20_000, run + turn))
@@ -168,8 +168,8 @@ def report(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--segments", type=int, default=SEGMENT_COUNT)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SEGMENT_COUNT:,} segments, and less time")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SEGMENT_COUNT:,} segments, and shorter loads")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each load")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kinodex-bench")
     parser.add_argument("--out", type=Path, metavar="FILE.md")
     add_ratios_option(parser)

@@ -10,15 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """Both measured in one run, on the same bytes and the same machine."""
+    """A figure of ours and its reference, measured in the same run, on the same bytes and machine."""
 
     name: str  # "sampling: fast, keyframe every 2.0 s"
     ours: float
     reference: float
-    unit: str  # of both: "CPU s per video hour"
-    against: str  # what the reference is: "ffmpeg -vf fps=1"
-    target: str = ""  # of ours / reference: "<= 0.5", ">= 3"; empty: there is none
-    bounded_by: str = ""  # one sentence: what holds it where it is
+    unit: str  # unit of both figures: "CPU s per video hour"
+    against: str  # name of the reference: "ffmpeg -vf fps=1"
+    target: str = ""  # bound for ours / reference: "<= 0.5", ">= 3"; empty: no target
+    bounded_by: str = ""  # a sentence on what limits the figure
 
     def __post_init__(self) -> None:
         if self.reference <= 0:
@@ -32,7 +32,7 @@ class Ratio:
 
     @property
     def met(self) -> bool | None:
-        """Whether the ratio, as printed, reaches the target; None: there is none."""
+        """Whether the printed ratio reaches the target; None without a target."""
         if not self.target:
             return None
         sense, bound = self.target.split()
@@ -44,10 +44,10 @@ class Ratio:
 
 
 def add_ratios_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ratios", type=Path, metavar="FILE", help="also write the figures as `make bench` reads them")
+    parser.add_argument("--ratios", type=Path, metavar="FILE", help="also write the figures for `make bench`")
 
 
 def write_ratios(path: Path | None, ratios: Sequence[Ratio]) -> None:
-    """Write them as a JSON list; no path: nothing."""
+    """Write ratios as a JSON list; without a path, do nothing."""
     if path is not None:
         path.write_text(json.dumps([one.as_json() for one in ratios], indent=1) + "\n")

@@ -39,12 +39,12 @@ from sampling_videos import ROOT, Subject, subjects, without_sound
 SECONDS, QUICK_SECONDS = 60.0, 24.0
 REPEAT_COUNT = 3
 WARM_UP_SECONDS = 2.0
-SHORT_SECONDS, LONG_SECONDS = 1.01, 2.02  # keyframe distances up to here are "1 s and under" and "2 s"
+SHORT_SECONDS, LONG_SECONDS = 1.01, 2.02  # longest keyframe distances of the groups "1 s and under" and "2 s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What one contender did with one video, the median over the repeats."""
+    """The result of a contender on a video, the median over the repeats."""
 
     subject: Subject
     contender: str
@@ -60,7 +60,7 @@ class Measurement:
 
 
 def descendants(process_id: int) -> list[int]:
-    """Return the ids of the living children of a process, and of theirs."""
+    """Return the ids of the living children of a process, and of all their children."""
     found = []
     for listing in Path(f"/proc/{process_id}/task").glob("*/children"):
         for child in map(int, listing.read_text().split()):
@@ -69,7 +69,7 @@ def descendants(process_id: int) -> list[int]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process, of its ended children, and of its living ones where /proc tells."""
+    """Return the CPU time of this process and of its children; of living children only where /proc exists."""
     spent = 0.0
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
         usage = resource.getrusage(who)
@@ -122,7 +122,7 @@ def worst(
     target: str = "",
     bounded_by: str = "",
 ) -> list[Ratio]:
-    """Return our highest ratio over the 1080p H.264 videos whose keyframes are so far apart; none: no such video."""
+    """Return our highest ratio over the 1080p H.264 videos with this keyframe distance; none without such a video."""
     found = {(one.subject.path, one.contender): one for one in results if one.subject.is_full_hd_h264}
     ratios = []
     for (path, of), our in found.items():
@@ -145,7 +145,7 @@ def worst(
 
 
 def figures(results: Sequence[Measurement]) -> list[Ratio]:
-    """Return each target's figure, on the video where it is worst, and where we are beside the other libraries."""
+    """Return the figure of each target, on the video where it is worst, and our figures beside other libraries."""
     exact, fast, keyframes = "ours, exact", "ours, fast", "ours, keyframes"
     far, every = (LONG_SECONDS, float("inf")), (0.0, float("inf"))
     decoding = "What a tick's picture refers to is decoded, back to the keyframe"
@@ -191,12 +191,12 @@ def machine() -> str:
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    load = f"load average {os.getloadavg()[0]:.0f}"  # more than ours: the machine had other work too
+    load = f"load average {os.getloadavg()[0]:.0f}"  # above our own load, the machine had other work too
     return f"{os.cpu_count()} cores of {model}, {load}, {platform.system()}, Python {platform.python_version()}"
 
 
 def command() -> str:
-    """Return the command as typed, with the names of files only."""
+    """Return the command as typed, with files by name and without folders."""
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *(Path(word).name for word in sys.argv[1:])])
 
 
@@ -244,11 +244,11 @@ def report(results: Sequence[Measurement], ratios: Sequence[Ratio], repeats: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one video, briefly, no report")
-    parser.add_argument("--seconds", type=float, help="of each video")
+    parser.add_argument("--quick", action="store_true", help="one video, 24 s of it, no report")
+    parser.add_argument("--seconds", type=float, help="seconds of each video")
     parser.add_argument("--repeats", type=int, default=REPEAT_COUNT)
-    parser.add_argument("--json", action="store_true", help="one object a line instead of the tables")
-    parser.add_argument("--out", type=Path, help="the report")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line, instead of tables")
+    parser.add_argument("--out", type=Path, help="write the report there")
     add_ratios_option(parser)
     args = parser.parse_args()
     out = args.out or (None if args.quick else ROOT / "benchmarks" / "results" / "sampling.md")
@@ -257,7 +257,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, contenders() as table:
         chosen = subjects(args.files, Path(name), seconds=seconds, is_quick=args.quick)
         (warm := Path(name) / "warm").mkdir()
-        measure(without_sound(chosen[0].path, warm, WARM_UP_SECONDS), table, 1, lambda _: None)  # imports, the child
+        measure(
+            without_sound(chosen[0].path, warm, WARM_UP_SECONDS), table, 1, lambda _: None
+        )  # warm-up: imports, and the start of the child process
         for subject in chosen:
             results += measure(subject, table, args.repeats, lambda line: print(line, file=sys.stderr))
     ratios = figures(results)

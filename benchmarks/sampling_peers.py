@@ -24,17 +24,19 @@ from ingest.values import Decoded, Frame
 INPUT_PX = 224
 REFERENCE = "ffmpeg fps=1"
 POLICIES: tuple[SamplingPolicy, ...] = ("exact", "fast", "keyframes")
-PEERS = {"torchcodec": "torchcodec", "decord2": "decord", "OpenCV": "cv2"}  # name: module
+PEERS = {"torchcodec": "torchcodec", "decord2": "decord", "OpenCV": "cv2"}  # name of the library: its module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One way to get one picture a second."""
+    """A way to get one picture a second."""
 
     name: str
     run: Callable[[Path], int]
-    is_judged: bool = False  # a target is about it: measured in every repeat; the others in the first
-    is_peer: bool = False  # measured on 1080p H.264 only, which the targets are about
+    is_judged: bool = (
+        False  # whether a target is about it; it is measured in every repeat, and other contenders only in the first
+    )
+    is_peer: bool = False  # whether it is measured on 1080p H.264 only, the subject of the targets
 
 
 def count_frames(items: Iterable[Decoded]) -> int:
@@ -107,7 +109,7 @@ def opencv(path: Path) -> int:
 
 
 def decord(path: Path) -> int:
-    """Ask for the frames by index; it seeks to keyframes by itself."""
+    """Ask for frames by index; the library seeks to keyframes by itself."""
     import decord
 
     reader = decord.VideoReader(str(path), num_threads=1, width=INPUT_PX, height=INPUT_PX)
@@ -117,13 +119,13 @@ def decord(path: Path) -> int:
 
 
 def torchcodec(path: Path) -> int:
-    """Ask for the frames by time; it seeks to keyframes by itself, and scales what it gives."""
+    """Ask for frames by time; the library seeks to keyframes by itself, and scales the frames."""
     import torch
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import CenterCrop, Resize
 
     torch.set_num_threads(1)
-    with av.open(str(path)) as container:  # the size that fits: its transforms are named before it is opened
+    with av.open(str(path)) as container:  # reads the size, since torchcodec takes its transforms when it opens a file
         context = container.streams.video[0].codec_context
         scale = INPUT_PX / min(context.width, context.height)
         size = max(INPUT_PX, int(context.height * scale)), max(INPUT_PX, int(context.width * scale))
@@ -139,11 +141,11 @@ def missing_peers() -> list[str]:
 
 @contextmanager
 def contenders() -> Iterator[list[Contender]]:
-    """Give the contenders of this machine; the reference, ffmpeg where it is installed, comes first."""
+    """Return the contenders of this machine. If ffmpeg is installed, it is the reference and comes first."""
     table: list[Contender] = []
     if shutil.which("ffmpeg"):
         table.append(Contender(name=REFERENCE, run=ffmpeg(), is_judged=True))
-        # As ours: threads cost some CPU time.
+        # One thread, as ours: more threads cost some CPU time.
         table.append(Contender(name=f"{REFERENCE}, one thread", run=ffmpeg("-threads", "1")))
         table.append(Contender(name="ffmpeg keyframes", run=ffmpeg("-skip_frame", "nokey", filters="")))
     table.append(Contender(name="PyAV, every frame", run=naive_pyav))
@@ -152,6 +154,6 @@ def contenders() -> Iterator[list[Contender]]:
         table.append(Contender(name=name, run=peers[name], is_peer=True))
     table += [Contender(name=f"ours, {policy}", run=ours(policy), is_judged=True) for policy in POLICIES]
     with DecodePool(DecodeConfig(), workers=1) as pool:
-        if Path("/proc/self/stat").exists():  # the child's CPU time is read there
+        if Path("/proc/self/stat").exists():  # the CPU time of the child is read from there
             table.append(Contender(name="ours, fast, in the child process", run=ours_in_child(pool, "fast")))
         yield table

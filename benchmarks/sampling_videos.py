@@ -11,9 +11,9 @@ import numpy as np
 from av.video.frame import PictureType
 
 ROOT = Path(__file__).resolve().parents[1]
-# Real videos beside the checkout. 1080p H.264, which the targets are about: as they are, and encoded anew.
+# Real videos beside the checkout. 1080p H.264, the subject of the targets: unchanged, and encoded again.
 FULL_HD_FILES = ("Emu__test_video.mp4", "MiniCPM-o__demo_video.mp4")
-# One for each other common codec and size.
+# A video for each other common codec and size.
 OTHER_FILES = (
     "VideoLLaMA2__00003491.mp4",
     "hls.js__demo_video_560-566_concat.ts",
@@ -21,12 +21,12 @@ OTHER_FILES = (
     "simpl__video.webm",
     "simpl__av1-2018-06_550.webm",
 )
-GOPS_SECONDS = (0.5, 1.0, 2.0)  # low-latency HLS, cameras, HLS and DASH; what is uploaded has 5 s and more
+GOPS_SECONDS = (0.5, 1.0, 2.0)  # low-latency HLS; cameras; HLS and DASH. Uploaded files have 5 s and more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One video without sound, ready to be measured."""
+    """A video without sound, ready to be measured."""
 
     path: Path
     name: str
@@ -34,7 +34,7 @@ class Subject:
     height: int
     about: str
     duration_seconds: float
-    gop_seconds: float  # from keyframe to keyframe, on average
+    gop_seconds: float  # mean distance of keyframes
 
     @property
     def is_full_hd_h264(self) -> bool:
@@ -42,7 +42,7 @@ class Subject:
 
 
 def described(path: Path, name: str) -> Subject:
-    """Read what a file with one video stream holds."""
+    """Read the properties of a file with a single video stream."""
     times, keyframe_count = [], 0
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -67,7 +67,7 @@ def described(path: Path, name: str) -> Subject:
 
 
 def without_sound(path: Path, folder: Path, seconds: float) -> Subject:
-    """Remux the video stream of a file alone, no more than its first seconds."""
+    """Remux only the video stream of a file, up to its first seconds."""
     target = folder / path.name
     with av.open(str(path)) as source, av.open(str(target), "w") as sink:
         stream = source.streams.video[0]
@@ -106,7 +106,7 @@ def encoded_anew(path: Path, folder: Path, gops_seconds: Sequence[float], second
             if index >= seconds * rate:
                 break
             frame.pts, frame.time_base = index, 1 / rate
-            frame.pict_type = PictureType.NONE  # else its keyframes would be where they were, too
+            frame.pict_type = PictureType.NONE  # otherwise its old keyframes would stay keyframes
             for sink, encoder in encoders:
                 sink.mux(encoder.encode(frame))
         for sink, encoder in encoders:
@@ -115,7 +115,7 @@ def encoded_anew(path: Path, folder: Path, gops_seconds: Sequence[float], second
 
 
 def synthetic(path: Path, *, seconds: int = 20, width: int = 1920, height: int = 1080) -> Path:
-    """Make an H.264 video: noise that drifts, so that every frame costs something, a keyframe every 250 frames."""
+    """Make an H.264 video of drifting noise, which costs time in every frame, with a keyframe every 250 frames."""
     rng, rate = np.random.default_rng(0), 30
     noise = rng.integers(0, 256, (height // 8, width // 8 + seconds * rate // 4, 3), np.uint8)
     texture = noise.repeat(8, axis=0).repeat(8, axis=1)
@@ -131,7 +131,7 @@ def synthetic(path: Path, *, seconds: int = 20, width: int = 1920, height: int =
 
 
 def subjects(given: Sequence[Path], folder: Path, *, seconds: float, is_quick: bool) -> list[Subject]:
-    """Prepare what is measured: the given files, or the real ones beside the checkout, or one of noise."""
+    """Prepare the videos: the given files, or the real videos beside the checkout, or a video of noise."""
     made, silent = folder / "made", folder / "silent"
     made.mkdir()
     silent.mkdir()

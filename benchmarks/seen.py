@@ -40,7 +40,9 @@ def draw(library: Library, questions: Sequence[str]) -> Image.Image:
         top = GAP + row * row_height
         pen.text((GAP, top + 6), question, INK, ImageFont.load_default(18))
         found = library.moments(Query(text=question, channel="visual", limit=50)).moments
-        best = list({moment.video_id: moment for moment in reversed(found)}.values())[::-1]  # one for each video
+        best = list({moment.video_id: moment for moment in reversed(found)}.values())[
+            ::-1
+        ]  # the best moment of each video
         best.sort(key=found.index)
         for column, moment in enumerate(best[:COLUMN_COUNT]):
             corner = (GAP + column * (PICTURE[0] + GAP), top + TEXT_HEIGHT)

@@ -42,26 +42,26 @@ from serving_mixed import Asked, Sampler, Uploader, ask_mixed, beside, forget_up
 
 CACHED_TEXT = "a red car standing on a street"
 KNOWN_COUNT = 1_000
-NEW_COUNT = 60_000  # texts of one load that asks new ones: more than can be asked in the time
+NEW_COUNT = 60_000  # texts for a load of new texts: more than can be asked in the time
 MIXED_CLIENTS = 16
-STEP_SECONDS = 60  # of the mixed load's course
-LEVEL_AFTER_SECONDS = 60  # from here on resident memory should not grow
+STEP_SECONDS = 60  # step of the time line of the mixed load
+LEVEL_AFTER_SECONDS = 60  # from this time on resident memory should not grow
 ECHO, FAISS = "bare gRPC server, answers as ", "bare FAISS, vector known"
 FAISS_NEW = "bare FAISS, encoding new texts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixed:
-    """What came of the mixed load."""
+    """The result of the mixed load."""
 
     loads: list[Load]
-    qps: list[float]  # in each STEP_SECONDS
+    qps: list[float]  # questions a second in each STEP_SECONDS
     errors: dict[str, int]
     upload_count: int
     upload_errors: dict[str, int]
-    upload_p50_seconds: dict[str, float]  # of each step of an upload
+    upload_p50_seconds: dict[str, float]  # median of each step of an upload
     samples: list[dict[str, float]]
-    log_lines: dict[str, int]  # of the server, by level
+    log_lines: dict[str, int]  # count of the server's log lines by level
 
 
 # ------------------------------------------------------------------ questions by ghz
@@ -142,7 +142,7 @@ def ask_mixture(server: Served, known: Sequence[str], seconds: float, log: Path)
 
 
 def growth(samples: Sequence[dict[str, float]], name: str) -> float:
-    """Return how much a value grew in a minute, once level: the slope of a straight line."""
+    """Return the growth of a value in a minute after LEVEL_AFTER_SECONDS: the slope of a straight line."""
     later = [one for one in samples if one["seconds"] >= LEVEL_AFTER_SECONDS]
     if len(later) < 2:
         return float("nan")
@@ -225,11 +225,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--segments", type=int, default=200_000)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
-    parser.add_argument("--mixed-seconds", type=float, default=600.0, help="0: none")
-    parser.add_argument("--known", type=int, default=KNOWN_COUNT, help="texts that are asked before")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each load")
+    parser.add_argument(
+        "--mixed-seconds", type=float, default=600.0, help="seconds of the mixed load; 0: no mixed load"
+    )
+    parser.add_argument("--known", type=int, default=KNOWN_COUNT, help="texts that the server has answered before")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kinodex-bench")
-    parser.add_argument("--out", type=Path, help="all numbers, JSON")
+    parser.add_argument("--out", type=Path, help="write all figures there, JSON")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "serving.md")
     args = parser.parse_args()
     loads_before = os.getloadavg()

@@ -30,20 +30,20 @@ from temporal.fusion.fusion import MeanPooling
 from temporal.window import cut_video
 
 # ruff: noqa: SIM905 - tables of words read as words
-RECIPE = 4  # counts up when what is made changes: older libraries are not used again
+RECIPE = 4  # version of the data; a change makes the library again
 SEED = 20_261_123
 SEGMENTS_OF_VIDEO = 100
 STRIDE_SECONDS = 8
 VIDEO_SECONDS = STRIDE_SECONDS * (SEGMENTS_OF_VIDEO + 1)  # the last window of 16 s ends with the video
-FRAME_BLOCK_COUNT = 202  # frames of one transaction
+FRAME_BLOCK_COUNT = 202  # frames in a transaction
 CAPTION_COUNT = 400
 SENTENCE_COUNT = 8_000
-UTTERANCE_SECONDS = 10.0  # one in so many: about 80 a video
+UTTERANCE_SECONDS = 10.0  # an utterance in so many seconds: about 80 in a video
 THUMBNAIL_COUNT = 32
-# Lengths of what a frame's vector is the sum of, before it is scaled to 1.
+# The vector of a frame is a sum of vectors with these lengths, scaled to unit length.
 SHOT_SHARES = {"caption": 0.33, "pictures": 0.50, "video": 0.65, "shot": 0.25, "walk": 0.35}
-WALK_KEEPS = 0.8  # of the walk from one second to the next
-SHOT_SECONDS = 20.0  # on average
+WALK_KEEPS = 0.8  # share of the random walk that remains from second to second
+SHOT_SECONDS = 20.0  # mean length of a shot
 MEDIA = MediaInfo(
     container="mov,mp4,m4a,3gp,3g2,mj2", duration_seconds=float(VIDEO_SECONDS), video_codec="h264", audio_codec="aac",
     width=1280, height=720, rotation_degrees=0, frame_rate_fps=25.0,
@@ -93,7 +93,7 @@ WHYS = (
 
 # ------------------------------------------------------------------ words
 def zipf(rng: np.random.Generator, words: Sequence[str]) -> str:
-    """Draw a word, the first ones far more often than the last."""
+    """Draw a word, the first words far more often than the last."""
     return words[int((len(words) + 1) ** rng.random()) - 1]
 
 
@@ -102,7 +102,7 @@ def caption(rng: np.random.Generator) -> str:
 
 
 def sentence(rng: np.random.Generator) -> str:
-    """Write one of about 40 million sentences."""
+    """Make one of about 40 million sentences."""
     what = (
         zipf(rng, TOPICS) if rng.random() < 0.5 else f"the {zipf(rng, COLOURS)} {zipf(rng, THINGS)} {zipf(rng, PLACES)}"
     )
@@ -115,7 +115,7 @@ def sentence(rng: np.random.Generator) -> str:
 
 
 def question(rng: np.random.Generator) -> str:
-    """Ask as people do: half of it captions, the rest for what is said or seen."""
+    """Make a question as people ask: half are captions, the others ask for speech or pictures."""
     kind = rng.random()
     if kind < 0.5:
         return caption(rng)
@@ -136,7 +136,7 @@ def distinct(make: Callable[[np.random.Generator], str], count: int, seed: Seque
 
 
 def new_questions(count: int, run: int) -> list[str]:
-    """Return different questions of words that are in the library, others in every run (of some thousand)."""
+    """Return different questions of words of the library; the questions differ from run to run (of some thousand)."""
     rng = np.random.default_rng((SEED, 7, run))
     places = math.prod(map(len, (COLOURS, THINGS, DOINGS, PLACES, WHENS)))
     found = []
@@ -162,7 +162,7 @@ class Pictures:
         self.common = unit(np.random.default_rng((SEED, 1)).standard_normal(self.width).astype(np.float32))
 
     def video(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Return float32 (VIDEO_SECONDS, D), unit: one frame a second."""
+        """Return the frames of a video, one a second: float32 (VIDEO_SECONDS, D), unit length."""
         own = unit(rng.standard_normal(self.width).astype(np.float32))
         shows = rng.choice(len(self.captions), rng.integers(3, 8), replace=False)
         is_cut = rng.random(VIDEO_SECONDS) < 1 / SHOT_SECONDS
@@ -185,13 +185,13 @@ class Pictures:
 
 
 class Speech:
-    """Draws what is said in videos."""
+    """Draws the speech of videos."""
 
     def __init__(self, sentences: Sequence[str], vectors: NDArray[np.float32]) -> None:
         self.sentences, self.vectors = sentences, vectors
 
     def video(self, rng: np.random.Generator) -> tuple[list[Utterance], NDArray[np.float32]]:
-        """Return utterances with the vectors of their sentences; some follow one another at once, as in speech."""
+        """Return utterances with the vectors of their sentences. Some follow each other at once, as in speech."""
         said, chosen, at = [], [], float(rng.uniform(0, 5))
         for n in rng.integers(0, len(self.sentences), round(VIDEO_SECONDS / UTTERANCE_SECONDS)).tolist():
             text = self.sentences[n]
@@ -219,7 +219,7 @@ def spoken(text: str, words: Sequence[str], at: float, step: float) -> Utterance
 
 
 def thumbnails(rng: np.random.Generator) -> list[bytes]:
-    """Return tiny JPEGs: a real one has some 8 kB, and no question reads one."""
+    """Return tiny JPEGs. Real thumbnails have some 8 kB, but questions read none."""
     made = []
     for colour in rng.integers(0, 256, (THUMBNAIL_COUNT, 3)):
         file = io.BytesIO()
@@ -230,7 +230,7 @@ def thumbnails(rng: np.random.Generator) -> list[bytes]:
 
 # ------------------------------------------------------------------ the library
 def library(cache: Path, segment_count: int) -> Path:
-    """Return a data directory of about `segment_count` segments, made unless it is there already."""
+    """Return a data directory of about `segment_count` segments; it is made if it does not exist."""
     directory = cache / f"library-{segment_count}-{RECIPE}"
     if not directory.exists():
         part = cache / f"library-{segment_count}-{RECIPE}.part"
@@ -274,7 +274,7 @@ def put(
     vectors: NDArray[np.float32],
     small: list[bytes],
 ) -> None:
-    """Index a video as serve.indexing.run does, but for the decoding and the encoding."""
+    """Index a video as serve.indexing.run does, without decoding and encoding."""
     row = catalog.begin(
         NewVideo(
             video_id=video_id, collection="default", uri=f"file:///videos/{video_id}.mp4", content_sha256="00" * 32,

@@ -24,14 +24,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kinodex.v1 import moment_pb2, search_service_pb2, search_service_pb2_grpc
 
 GHZ = "github.com/bojand/ghz/cmd/ghz@v0.121.0"
-START_SECONDS = 900.0  # a library whose indexes must be made first takes minutes
-CALL_SECONDS = 180.0  # a new text may take a second of CPU, and wait for all the others
-FAISS_COUNT = 10  # what a bare index is asked for: as many as our answer has
+START_SECONDS = 900.0  # longest start; a library without indexes takes minutes
+CALL_SECONDS = 180.0  # longest call; a new text may take a second of CPU, and wait for all others
+FAISS_COUNT = 10  # rows asked of a bare index: as many as in our answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What came of asking the same for some seconds."""
+    """The result of a load of some seconds."""
 
     name: str
     clients: int
@@ -40,17 +40,17 @@ class Load:
     p95_ms: float
     p99_ms: float
     codes: dict[str, int] = field(default_factory=dict)
-    cpu_ms: float | None = None  # of the server, for one call; other processes on the machine do not change it much
+    cpu_ms: float | None = None  # CPU milliseconds of the server for a call; other processes hardly change it
 
 
-# ------------------------------------------------------------------ what the system tells
+# ------------------------------------------------------------------ resources of processes
 def cpu_seconds(process_id: int) -> float:
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user, system
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system time
 
 
 def status_of(process_id: int) -> dict[str, int]:
-    """Return resident bytes, threads and open files; zeros for a process that has just ended."""
+    """Return resident bytes, threads and open files of a process; zeros if it has just ended."""
     try:
         text = Path(f"/proc/{process_id}/status").read_text()
         files = len(os.listdir(f"/proc/{process_id}/fd"))
@@ -63,7 +63,7 @@ def status_of(process_id: int) -> dict[str, int]:
 # ------------------------------------------------------------------ the server
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """The real server, ready."""
+    """A running server that is ready."""
 
     address: str
     process_id: int
@@ -72,7 +72,7 @@ class Served:
 
 @contextlib.contextmanager
 def served(directory: Path, log: Path) -> Iterator[Served]:
-    """Run `kinodex serve` on a free port until the block ends; it must end well."""
+    """Run `kinodex serve` on a free port until the block ends. It must end with exit status 0."""
     program = Path(sys.executable).with_name("kinodex")
     command = [str(program), "serve", "--data", str(directory), "--listen", "127.0.0.1:0"]
     started = time.monotonic()
@@ -104,7 +104,7 @@ def wait_until_serving(address: str, process: "subprocess.Popen[bytes]") -> None
 
 
 def ask_once(address: str, method: str, text: str) -> bytes:
-    """Return the answer to one question, as bytes."""
+    """Return the answer to a question as bytes."""
     with grpc.insecure_channel(address) as channel:
         return bytes(caller(channel, method)(request_of(method, text), timeout=CALL_SECONDS).SerializeToString())
 
@@ -120,7 +120,7 @@ def request_of(method: str, text: str, **fields: Any) -> Any:
 
 # ------------------------------------------------------------------ ghz
 class Ghz:
-    """Load by ghz, which is built once into the cache."""
+    """Makes load with ghz, which is built once into the cache."""
 
     def __init__(self, cache: Path) -> None:
         self.folder = cache
@@ -143,7 +143,7 @@ class Ghz:
         clients: int,
         seconds: float,
     ) -> Load:
-        """Ask the texts in turn, from `clients` callers on as many connections as a gateway would have: 4."""
+        """Ask the texts in turn, from `clients` callers on 4 connections, as a gateway would."""
         data, out = self.folder / "requests.json", self.folder / "ghz.json"
         data.write_text(json.dumps([{"query": {"text": text}} for text in texts]))
         before = cpu_seconds(process_id)
@@ -167,7 +167,7 @@ class Ghz:
 
 
 def protoset() -> bytes:
-    """Return the API as ghz reads it."""
+    """Return the descriptors of the API in the form that ghz reads."""
     found: dict[str, descriptor_pb2.FileDescriptorProto] = {}
 
     def add(file: Any) -> None:
@@ -181,10 +181,10 @@ def protoset() -> bytes:
     return descriptor_pb2.FileDescriptorSet(file=found.values()).SerializeToString()
 
 
-# ------------------------------------------------------------------ what it is compared with
+# ------------------------------------------------------------------ the references
 @contextlib.contextmanager
 def in_process(work: Callable[..., None], *given: Any) -> Iterator[tuple[Any, int]]:
-    """Run work(pipe, *given) in a process of its own; yield our end of the pipe and its id."""
+    """Run work(pipe, *given) in a process of its own. Yield our end of the pipe and the id of the process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(theirs, *given), daemon=True)
@@ -198,7 +198,7 @@ def in_process(work: Callable[..., None], *given: Any) -> Iterator[tuple[Any, in
 
 
 def echo(pipe: Any, answers: dict[str, bytes]) -> None:
-    """Answer every question with the same message: what gRPC for Python alone can do."""
+    """Answer every question with the same message: the limit of gRPC for Python."""
 
     class Echo(search_service_pb2_grpc.SearchServiceServicer):
         moments = search_service_pb2.SearchMomentsResponse.FromString(answers["SearchMoments"])
@@ -222,7 +222,7 @@ def echo(pipe: Any, answers: dict[str, bytes]) -> None:
 
 
 def bare_faiss(pipe: Any, directory: Path, known: str, texts: Sequence[str], clients: int, seconds: float) -> None:
-    """Ask the same index file as the server's, without anything else: its vector known, then of new texts."""
+    """Ask the server's index file directly: first with a known vector, then with new texts."""
     import faiss
 
     from encoders.batching import TextVectors

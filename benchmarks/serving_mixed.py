@@ -25,22 +25,22 @@ from serve.errors import ServerFailed
 from serve.indexing.jobs import JobQueue
 from serve.values import Filter, Query, VideoState
 
-UPLOADS = "benchmark"  # the collection of the videos that come and go
+UPLOADS = "benchmark"  # collection of the videos that come and go
 UPLOAD_SECONDS, UPLOAD_FPS = 4, 12
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One call of the mixed load."""
+    """A call of the mixed load."""
 
     kind: str
-    ended_seconds: float  # since the beginning
+    ended_seconds: float  # since the start of the load
     taken_seconds: float
     code: str
 
 
 def ask_mixed(pipe: Any, address: str, known: Sequence[str], new: Sequence[str], clients: int, seconds: float) -> None:
-    """Ask known and new texts, for moments and videos, and sometimes for the next two pages; send what came of it."""
+    """Ask known and new texts for moments and videos, and sometimes for the next two pages. Send the calls back."""
     done: list[Asked] = []
     fresh = iter(new)
 
@@ -80,16 +80,16 @@ def ask_mixed(pipe: Any, address: str, known: Sequence[str], new: Sequence[str],
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
-    """One video that came and went; seconds each step took."""
+    """A video that came and went: the seconds of each step."""
 
     sent: float
-    ready: float  # from sent to READY
-    found: float  # a question about it, and the list
+    ready: float  # from the end of the upload to READY
+    found: float  # a question about it, and the list of videos
     deleted: float
 
 
 class Uploader:
-    """One client that has small videos indexed, looks whether they are found, and deletes them, until stop()."""
+    """A client that uploads small videos, checks that they are found, and deletes them, until stop()."""
 
     def __init__(self, address: str, folder: Path) -> None:
         self.address, self.folder = address, folder
@@ -138,7 +138,7 @@ def code_of(call: Callable[[], object]) -> str:
 
 
 def moving_colours(path: Path, rng: np.random.Generator) -> None:
-    """Write a small real video, never the same twice."""
+    """Write a small real video, different each time."""
     with av.open(str(path), "w") as sink:
         stream = sink.add_stream("mpeg4", rate=UPLOAD_FPS)
         stream.width, stream.height, stream.pix_fmt, stream.time_base = 160, 120, "yuv420p", Fraction(1, UPLOAD_FPS)
@@ -155,7 +155,7 @@ def moving_colours(path: Path, rng: np.random.Generator) -> None:
 
 
 def forget_uploads(directory: Path) -> None:
-    """Remove what a run that was killed left behind."""
+    """Delete the videos that a killed run left behind."""
     with Catalog.open_editor(directory) as catalog:
         jobs = JobQueue(catalog)
         for job in jobs.jobs(collections=[UPLOADS]):
@@ -165,7 +165,7 @@ def forget_uploads(directory: Path) -> None:
 
 
 class Sampler:
-    """Looks at the server and its children once a second, until stop()."""
+    """Samples the resources of the server and its children once a second, until stop()."""
 
     def __init__(self, process_id: int) -> None:
         self.process_id = process_id

@@ -51,7 +51,7 @@ Sound = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One way to transcribe, measured."""
+    """The figures of a way to transcribe."""
 
     name: str
     wrong_count: int
@@ -69,7 +69,7 @@ def read_sound(path: Path) -> Sound:
 
 
 def ours(transcriber: Transcriber, sounds: list[Sound]) -> list[str]:
-    """All recordings at once, as a worker sees many streams."""
+    """All recordings at once, as a worker gets them from many streams."""
     windows, owners = [], []
     for i, sound in enumerate(sounds):
         stream = transcriber.open_stream()
@@ -92,7 +92,7 @@ def theirs(model: WhisperModel | BatchedInferencePipeline, sounds: list[Sound], 
 
 
 class Contender:
-    """One way to transcribe, in a process of its own."""
+    """A way to transcribe, in a process of its own."""
 
     def __init__(self, name: str, threads: int) -> None:
         self.name = name
@@ -112,7 +112,7 @@ class Contender:
 
 
 def names(is_quick: bool) -> list[str]:
-    """Name every way to transcribe; ours first."""
+    """Return every way to transcribe, ours first."""
     kinds = ["int8"] if is_quick else ["int8", "float32"]
     batchings = [", batched"] if is_quick else ["", ", batched"]
     return [OURS] + [
@@ -120,9 +120,9 @@ def names(is_quick: bool) -> list[str]:
     ]
 
 
-# ---- in the process of one way
+# ---- in the process of a way
 
-transcribe: Callable[[list[Sound]], list[str]]  # load() sets it
+transcribe: Callable[[list[Sound]], list[str]]  # set by load()
 
 
 def load(name: str, threads: int) -> None:
@@ -140,23 +140,23 @@ def load(name: str, threads: int) -> None:
 
 
 def timed(sounds: list[Sound]) -> tuple[list[str], float, float]:
-    """Return the texts, and the seconds that they took: by the clock, and of the processor."""
+    """Return the texts, and their seconds: wall time and CPU time."""
     wall, cpu = time.perf_counter(), time.process_time()
     texts = transcribe(sounds)
     return texts, time.perf_counter() - wall, time.process_time() - cpu
 
 
-# ---- all of them
+# ---- all ways
 
 
 def middle(rows: list[Row]) -> Row:
-    """Return one row with the median times; words are the same in all."""
+    """Return a row with the median times; the words are the same in all repeats."""
     wall, cpu = (statistics.median(getattr(row, name) for row in rows) for name in ("wall_seconds", "cpu_seconds"))
     return replace(rows[0], wall_seconds=wall, cpu_seconds=cpu)
 
 
 def ratios(rows: list[Row], total_seconds: float) -> list[Ratio]:
-    """Compare ours with faster-whisper in int8 and in batches; only where its words are no better is there a target."""
+    """Compare ours with faster-whisper in int8 and in batches. A target holds only where its words are no better."""
     mine, found = rows[0], []
     for row in rows:
         if not row.name.startswith(f"{THEIRS}, int8, batched"):
@@ -179,7 +179,7 @@ def ratios(rows: list[Row], total_seconds: float) -> list[Ratio]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads for both (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of each (default: 2)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
     add_ratios_option(parser)

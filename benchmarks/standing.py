@@ -37,8 +37,8 @@ from temporal.values import Segment, TimeSpan
 RESULTS = Path(__file__).parent / "results" / "standing.md"
 STREAMS = ("a", "b", "c", "d")
 COUNTS = (0, 1, 100, 1_000, 10_000)
-STRIDE, LENGTH = 8, 16  # seconds, of segments
-NOISE = 0.6  # of a query's vector, as long as this beside the caption's
+STRIDE, LENGTH = 8, 16  # seconds from segment to segment; length of a segment
+NOISE = 0.6  # length of the noise in a query's vector, beside the caption's vector of length 1
 MEDIA = MediaInfo(
     container="mpegts", duration_seconds=None, video_codec="h264", audio_codec=None, width=640, height=360,
     rotation_degrees=0, frame_rate_fps=25.0,
@@ -47,17 +47,17 @@ MEDIA = MediaInfo(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What so many queries cost."""
+    """The cost of a number of queries."""
 
     count: int
-    follow_ms: float  # a frame, mean: all that the standing queries do
-    follow_p99_ms: float  # a second of all four streams
-    product_ms: float  # a frame: the bare product
-    change_count: int  # that were told
+    follow_ms: float  # mean for a frame: all the work of the standing queries
+    follow_p99_ms: float  # 99th percentile for a second of all four streams
+    product_ms: float  # for a frame: the bare matrix product
+    change_count: int  # changes delivered
 
 
 def segment(name: str, index: int, vectors: NDArray[np.float32], fingerprint: str, width: int) -> SegmentRecord:
-    """Make the segment of a stream that holds its newest picture, as a worker publishes it."""
+    """Make the segment with the newest picture of a stream, as a worker publishes it."""
     start, end = STRIDE * index, len(vectors)
     mine = vectors[start:end]
     mean = mine.mean(axis=0)
@@ -78,7 +78,7 @@ def segment(name: str, index: int, vectors: NDArray[np.float32], fingerprint: st
 
 
 def queries(engine: Engine, count: int, changes: list[MomentChange]) -> list[StandingQuery]:
-    """Make standing queries for what is seen."""
+    """Make standing queries for pictures."""
     assert engine.visual is not None
     bank, rng = engine.visual.bank, np.random.default_rng(1)
     made = []
@@ -93,7 +93,7 @@ def queries(engine: Engine, count: int, changes: list[MomentChange]) -> list[Sta
 
 
 def measured(folder: Path, source: Library, count: int, seconds: int) -> Row:
-    """Run four streams for so many seconds of media, as fast as they go."""
+    """Run four streams for some seconds of media, as fast as possible."""
     with Catalog.open_writer(folder) as writer:
         space = source.catalog.space()
         assert space is not None
@@ -134,7 +134,7 @@ def measured(folder: Path, source: Library, count: int, seconds: int) -> Row:
 
 
 def pictures(library: Library) -> list[NDArray[np.float32]]:
-    """Return the vectors of all pictures, dealt out to the streams."""
+    """Return the vectors of all pictures, distributed over the streams."""
     found = [library.catalog.frames(video.row).vectors for video in library.videos() if video.frame_count]
     return [np.ascontiguousarray(part) for part in np.array_split(np.concatenate(found), len(STREAMS))]
 
