@@ -14,7 +14,7 @@ from support.sample_vectors import QUERIES, brute_force
 
 
 class Streams:
-    """Three cameras that go on, are revised, pruned, deleted and begun anew, at random."""
+    """Three cameras whose segments are added, revised, pruned and deleted at random."""
 
     def __init__(self, live: LiveRows, choice: random.Random) -> None:
         self.live, self.choice = live, choice

@@ -24,7 +24,7 @@ def fill(catalog: Catalog, count: int, *, first: int = 0, rows_each: int = 10) -
     return [put_vectors(catalog, f"video{n}", random_vectors(rows_each, n)) for n in range(first, first + count)]
 
 
-def refreshed(catalog: Catalog, **sizes: int) -> VectorIndex:
+def fresh_index(catalog: Catalog, **sizes: int) -> VectorIndex:
     index = VectorIndex(catalog.directory, "segments", FINGERPRINT, **sizes)
     index.refresh(catalog)
     return index

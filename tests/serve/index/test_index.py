@@ -16,28 +16,28 @@ from support.sample_vectors import (
     brute_force,
     check_equal,
     fill,
+    fresh_index,
     random_vectors,
-    refreshed,
 )
 
 # ---- equal to brute force
 
 
 def test_an_empty_library_answers_that_there_is_nothing(catalog: Catalog) -> None:
-    index = refreshed(catalog)
+    index = fresh_index(catalog)
     ids, scores = index.search(QUERIES, 3)
     assert (ids == -1).all()
     assert np.isneginf(scores).all()
     assert len(index) == 0
     index.save()
-    check_equal(refreshed(catalog), catalog)
+    check_equal(fresh_index(catalog), catalog)
 
 
 @pytest.mark.parametrize("videos", [1, 5, 30])
 @pytest.mark.parametrize("sizes", [{}, SMALL_SHARDS])
 def test_finds_what_brute_force_finds(catalog: Catalog, videos: int, sizes: dict[str, int]) -> None:
     rows = fill(catalog, videos)
-    index = refreshed(catalog, **sizes)
+    index = fresh_index(catalog, **sizes)
     assert len(index) == 10 * videos
     check_equal(index, catalog)
     check_equal(index, catalog, k=500)
@@ -48,7 +48,7 @@ def test_finds_what_brute_force_finds(catalog: Catalog, videos: int, sizes: dict
 def test_equal_scores_are_ordered_by_id(catalog: Catalog) -> None:
     for n in range(9):
         put_vectors(catalog, f"same{n}", np.repeat(QUERIES[:1], 10, axis=0))
-    ids, _ = refreshed(catalog, **SMALL_SHARDS).search(QUERIES[:1], 90)
+    ids, _ = fresh_index(catalog, **SMALL_SHARDS).search(QUERIES[:1], 90)
     assert (np.diff(ids[0]) > 0).all()
 
 
@@ -66,12 +66,12 @@ def test_follows_the_catalog_through_new_replaced_and_deleted_videos(catalog: Ca
             check_equal(index, catalog)
         if step % 10 == 0:
             index.save()
-            check_equal(refreshed(catalog, **SMALL_SHARDS), catalog)
+            check_equal(fresh_index(catalog, **SMALL_SHARDS), catalog)
 
 
 def test_a_deleted_video_is_gone_from_the_next_answer(catalog: Catalog) -> None:
     rows = fill(catalog, 3)
-    index = refreshed(catalog)
+    index = fresh_index(catalog)
     gone = set(catalog.row_ids("segments", rows[1])[0].tolist())
     catalog.delete("video1")
     index.refresh(catalog)
@@ -83,7 +83,7 @@ def test_holds_only_rows_of_its_encoder_space_and_kind(catalog: Catalog) -> None
     fill(catalog, 2)
     put_vectors(catalog, "other", random_vectors(4, 50), fingerprint="other")
     put(catalog, "spoken", "one", "two", "three")
-    assert len(refreshed(catalog)) == 20
+    assert len(fresh_index(catalog)) == 20
     utterances = VectorIndex(catalog.directory, "utterances", FINGERPRINT)
     utterances.refresh(catalog)
     assert len(utterances) == 3
@@ -94,7 +94,7 @@ def test_holds_only_rows_of_its_encoder_space_and_kind(catalog: Catalog) -> None
 
 def test_starts_anew_for_another_catalog(catalog: Catalog, tmp_path: Path) -> None:
     fill(catalog, 3)
-    index = refreshed(catalog)
+    index = fresh_index(catalog)
     with Catalog.open_writer(tmp_path / "other") as other:
         put_vectors(other, "video0", random_vectors(10, 77))
         index.refresh(other)
@@ -103,7 +103,7 @@ def test_starts_anew_for_another_catalog(catalog: Catalog, tmp_path: Path) -> No
 
 def test_refuses_queries_of_another_width(catalog: Catalog) -> None:
     fill(catalog, 1)
-    index = refreshed(catalog)
+    index = fresh_index(catalog)
     for vectors, k in ((np.zeros((1, 3), np.float32), 1), (QUERIES[0], 1), (QUERIES, 0)):
         with pytest.raises(ValueError, match=r"vectors must be|k must be"):
             index.search(vectors, k)
@@ -122,7 +122,7 @@ def test_shards_grow_by_doubling_and_stay_within_their_bound(catalog: Catalog) -
     assert len(sizes) <= 8
     assert index._tail is None or index._tail.live_count <= FEW
     check_equal(index, catalog)
-    assert [shard.live_count for shard in refreshed(catalog, **SMALL_SHARDS)._sealed] == [
+    assert [shard.live_count for shard in fresh_index(catalog, **SMALL_SHARDS)._sealed] == [
         MOST,
         MOST,
         MOST,
@@ -131,7 +131,7 @@ def test_shards_grow_by_doubling_and_stay_within_their_bound(catalog: Catalog) -
 
 def test_a_shard_that_lost_more_than_a_third_is_made_anew(catalog: Catalog) -> None:
     fill(catalog, 30)
-    index = refreshed(catalog, **SMALL_SHARDS)
+    index = fresh_index(catalog, **SMALL_SHARDS)
     (before,) = index._sealed
     for n in range(10):
         catalog.delete(f"video{n}")
@@ -153,7 +153,7 @@ def test_sealed_shards_find_what_is_nearest_to_a_text_far_from_all(catalog: Cata
     vectors = 0.3 * texts[shown] + 0.6 * common + unit(rng.standard_normal((20_000, 64)))
     for n, some in enumerate(np.split(unit(vectors).astype(np.float32), 10)):
         put_vectors(catalog, f"video{n}", some)
-    index = refreshed(catalog, exact_row_count=1000)
+    index = fresh_index(catalog, exact_row_count=1000)
     assert index._tail is None
     queries = texts.astype(np.float32)
     for k, least in ((10, 0.99), (512, 0.95)):
@@ -169,7 +169,7 @@ def test_when_the_nearest_of_a_sealed_shard_are_gone_the_others_are_found(catalo
     put_vectors(catalog, "near", near)
     fill(catalog, 1, rows_each=left)
     fill(catalog, 10, first=1, rows_each=20)
-    index = refreshed(catalog, exact_row_count=100)
+    index = fresh_index(catalog, exact_row_count=100)
     (shard,) = index._shards()
     assert shard.is_sealed
     shard.refined_count = 16
@@ -183,7 +183,7 @@ def test_when_the_nearest_of_a_sealed_shard_are_gone_the_others_are_found(catalo
 
 def test_a_version_of_a_video_is_replaced_in_the_index_too(catalog: Catalog) -> None:
     put_version(catalog, "abc", 1)
-    index = refreshed(catalog)
+    index = fresh_index(catalog)
     before = len(index)
     put_version(catalog, "abc", 2)
     index.refresh(catalog)

@@ -63,7 +63,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def opened(uri: str) -> Iterator[Opened]:
-    """Makes indexes, and hangs up after the test."""
+    """Makes indexes, and closes them after the test."""
     made: list[MilvusIndex] = []
 
     def open_one(
@@ -155,7 +155,7 @@ def test_follows_live_videos_through_everything(catalog: Catalog, opened: Opened
         for _ in range(choice.choice([1, 1, 4])):
             streams.step()
         if step == 10:
-            indexes["segments"] = opened()  # begins with what is there
+            indexes["segments"] = opened()  # begins with the rows of the collection
         for kind, index in indexes.items():
             index.refresh(catalog)
             check_index(index, catalog, kind)
@@ -172,7 +172,7 @@ def test_a_live_video_grows_and_is_pruned(catalog: Catalog, opened: Opened) -> N
     check_like_faiss(opened(), catalog)
 
 
-def test_holds_only_rows_of_its_encoders_and_takes_away_those_of_former_ones(catalog: Catalog, opened: Opened) -> None:
+def test_holds_only_rows_of_its_encoders_and_drops_those_of_former_encoders(catalog: Catalog, opened: Opened) -> None:
     fill(catalog, 2)
     former = opened()
     former.refresh(catalog)
@@ -183,11 +183,11 @@ def test_holds_only_rows_of_its_encoders_and_takes_away_those_of_former_ones(cat
     assert len(index) == 4
     assert not client_of(index).has_collection(former._name)
     put_vectors(catalog, "late", random_vectors(3, 51))
-    check_like_faiss(former, catalog)  # whoever is still at work with the former ones makes them anew
+    check_like_faiss(former, catalog)  # an index of the former encoders creates its collection again
     assert client_of(index).has_collection(index._name)
 
 
-def test_catalogs_do_not_meet(catalog: Catalog, opened: Opened, tmp_path: Path) -> None:
+def test_catalogs_have_collections_of_their_own(catalog: Catalog, opened: Opened, tmp_path: Path) -> None:
     fill(catalog, 3)
     index = opened()
     check_like_faiss(index, catalog)
@@ -206,33 +206,31 @@ def test_refuses_queries_of_another_width(catalog: Catalog, opened: Opened) -> N
             index.search(vectors, k)
 
 
-# ---- what is there already
+# ---- rows that are in the collection already
 
 
-def test_the_next_process_puts_nothing_in_again(
-    catalog: Catalog, opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_process_adds_no_row_again(catalog: Catalog, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(catalog, 5)
     LiveRows(catalog, FINGERPRINT).apply([live_segment(n) for n in range(20)], {})
     opened().refresh(catalog)
-    put_in: list[int] = []
+    added: list[int] = []
     honest = MilvusIndex._upsert
     monkeypatch.setattr(
-        MilvusIndex, "_upsert", lambda self, *args: put_in.append(len(args[2].ids)) or honest(self, *args)
+        MilvusIndex, "_upsert", lambda self, *args: added.append(len(args[2].ids)) or honest(self, *args)
     )
     again = opened()
     check_like_faiss(again, catalog)
-    assert put_in == []
+    assert added == []
     put_vectors(catalog, "another", random_vectors(4, 88))
     check_like_faiss(again, catalog)
-    assert put_in == [4]
+    assert added == [4]
 
 
 def delete_some(client: Any, name: str) -> None:
     client.delete(name, filter="id < 8 or id > 60")
 
 
-def add_rows_of_nobody(client: Any, name: str) -> None:
+def add_rows_of_unknown_videos(client: Any, name: str) -> None:
     rows = [{"id": 500 + n, "video": n, "stamp": 1.0, "vector": QUERIES[0]} for n in range(6)]
     client.upsert(name, [*rows, {"id": 600, "video": 999, "stamp": 2.0, "vector": QUERIES[0]}])
 
@@ -254,8 +252,10 @@ def change_the_width(client: Any, name: str) -> None:
         narrow._create(client, catalog, 3)
 
 
-@pytest.mark.parametrize("tamper", [delete_some, add_rows_of_nobody, drop, replace_by_another, change_the_width])
-def test_what_was_tampered_with_is_put_right_by_the_next_process(
+@pytest.mark.parametrize(
+    "tamper", [delete_some, add_rows_of_unknown_videos, drop, replace_by_another, change_the_width]
+)
+def test_the_next_process_repairs_a_collection_that_was_tampered_with(
     catalog: Catalog, opened: Opened, tamper: Callable[[Any, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(catalog.directory)
@@ -270,7 +270,7 @@ def test_what_was_tampered_with_is_put_right_by_the_next_process(
     assert rows[0]["count(*)"] == 70
 
 
-def test_a_collection_that_is_dropped_under_a_running_server_is_made_anew(catalog: Catalog, opened: Opened) -> None:
+def test_a_collection_that_is_dropped_under_a_running_server_is_created_again(catalog: Catalog, opened: Opened) -> None:
     fill(catalog, 5)
     index = opened()
     index.refresh(catalog)
@@ -281,7 +281,7 @@ def test_a_collection_that_is_dropped_under_a_running_server_is_made_anew(catalo
     check_like_faiss(index, catalog)
 
 
-def test_a_catalog_that_is_put_back_is_believed(catalog: Catalog, opened: Opened, tmp_path: Path) -> None:
+def test_a_restored_catalog_decides_which_rows_are_right(catalog: Catalog, opened: Opened, tmp_path: Path) -> None:
     put_vectors(catalog, "old", random_vectors(10, 1))
     catalog.close()
     copy = (tmp_path / "catalog.sqlite").read_bytes()
@@ -299,7 +299,7 @@ def test_a_catalog_that_is_put_back_is_believed(catalog: Catalog, opened: Opened
         check_like_faiss(opened(), past)
 
 
-# ---- with others
+# ---- several processes
 
 
 def test_processes_of_two_states_do_not_disturb_each_other(catalog: Catalog, reader: Catalog, opened: Opened) -> None:
@@ -316,7 +316,7 @@ def test_processes_of_two_states_do_not_disturb_each_other(catalog: Catalog, rea
         catalog.add_segments(begun, [segment("later", n, vector) for n, vector in enumerate(-QUERIES)])
         catalog.finish(begun, media=MEDIA, duration_seconds=60.0, warnings=())
         check_like_faiss(newer, catalog)
-        older.refresh(reader)  # puts video1 in again, and leaves alone what it does not know
+        older.refresh(reader)  # adds video1 again, and keeps rows that it does not know
         ids, _ = older.search(QUERIES, 12)
         reader.locate("segments", ids.ravel().tolist())  # none is of the newer state
         check_equal(newer, catalog)
@@ -326,7 +326,7 @@ def test_processes_of_two_states_do_not_disturb_each_other(catalog: Catalog, rea
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_what_fails_half_way_is_done_by_the_next_refresh(catalog: Catalog, opened: Opened, is_first: bool) -> None:
+def test_the_next_refresh_completes_one_that_failed_half_way(catalog: Catalog, opened: Opened, is_first: bool) -> None:
     index = opened(upsert_bytes=7 * 4 * WIDTH)
     fill(catalog, 1)
     if not is_first:
@@ -337,7 +337,7 @@ def test_what_fails_half_way_is_done_by_the_next_refresh(catalog: Catalog, opene
     with pytest.raises(IndexUnavailable):
         index.refresh(catalog)
     broken.undo()
-    catalog.delete("video2")  # what was to be put in is gone
+    catalog.delete("video2")  # its rows were to be added
     LiveRows(catalog, FINGERPRINT).apply([live_segment(n) for n in range(20, 25)], {})
     check_like_faiss(index, catalog)
     check_like_faiss(opened(), catalog)
@@ -361,7 +361,7 @@ def break_after(count: int) -> pytest.MonkeyPatch:
 # ---- without Milvus
 
 
-def test_a_server_that_is_not_there_is_told_of_and_waited_for(
+def test_a_server_that_is_away_is_logged_once_and_used_again_when_it_is_back(
     catalog: Catalog, opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from milvus_lite.adapter.grpc.server import start_server_in_thread
@@ -414,7 +414,7 @@ def test_without_the_package_the_setting_is_an_error_of_one_line(
         ({"milvus_timeout_seconds": 0.0}, "milvus_timeout_seconds must be > 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(config: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         IndexConfig(**config)
 
@@ -422,7 +422,9 @@ def test_settings_that_cannot_be_are_refused(config: dict[str, Any], message: st
 # ---- a library
 
 
-def test_a_library_answers_the_same_with_either(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_answers_the_same_with_either_index(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_fakes(monkeypatch)
     films = tmp_path / "films"
     films.mkdir()
@@ -431,7 +433,7 @@ def test_a_library_answers_the_same_with_either(tmp_path: Path, uri: str, monkey
     faiss = Settings(workers=2)
     milvus = replace(faiss, index=IndexConfig(milvus_uri=str(tmp_path / "vectors.db")))
     list(pipeline.index([str(films)], tmp_path / "data", milvus, progress=SilentProgress()))
-    assert not (tmp_path / "data" / "index").exists()  # what is in Milvus is not saved here as well
+    assert not (tmp_path / "data" / "index").exists()  # rows in Milvus are not saved in files too
     said = []
     for settings in (faiss, milvus):
         with Library.open(tmp_path / "data", settings) as library:

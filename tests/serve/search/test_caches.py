@@ -1,4 +1,4 @@
-"""What threads share: a lock for many readers, rows in memory, and work that is done once."""
+"""The lock for many readers, the cache of rows, and the cache that computes each value once."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +27,10 @@ def test_readers_hold_the_lock_together_and_a_writer_alone() -> None:
             pass
 
     with ThreadPoolExecutor(8) as pool:
-        for one in [pool.submit(read), pool.submit(read)]:
-            one.result(HANG_SECONDS)
-        for one in [pool.submit(write) for _ in range(50)]:
-            one.result(HANG_SECONDS)
+        for future in [pool.submit(read), pool.submit(read)]:
+            future.result(HANG_SECONDS)
+        for future in [pool.submit(write) for _ in range(50)]:
+            future.result(HANG_SECONDS)
     assert set(most) == {1}
 
 
@@ -75,21 +75,21 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
     assert order == ["write", "read"]
 
 
-def test_rows_stay_in_memory_up_to_a_size() -> None:
+def test_rows_are_cached_up_to_a_size() -> None:
     read: list[int] = []
     cache: RowCache[str] = RowCache(lambda row, version, older: read.append(row) or "x" * row, len, 10)
     assert [cache.get(4), cache.get(5), cache.get(4)] == ["xxxx", "xxxxx", "xxxx"]
     assert (read, cache.size) == ([4, 5], 9)
-    assert cache.get(3) == "xxx"  # 5 was used longest ago
+    assert cache.get(3) == "xxx"  # drops 5, the least recently used
     assert (cache.get(4), read, cache.size) == ("xxxx", [4, 5, 3], 7)
     cache.discard([4, 99])
     assert cache.size == 3
     assert cache.get(4) == "xxxx"
     assert read[-1] == 4
-    assert len(cache.get(50)) == 50  # larger than all that may stay: still an answer
+    assert len(cache.get(50)) == 50  # larger than the cache: still returned
 
 
-def test_a_newer_version_of_a_row_grows_from_the_older_and_takes_its_place() -> None:
+def test_a_newer_version_of_a_row_is_read_from_the_older_and_replaces_it() -> None:
     read: list[tuple[int, int, str | None]] = []
 
     def grow(row: int, version: int, older: str | None) -> str:
@@ -99,35 +99,35 @@ def test_a_newer_version_of_a_row_grows_from_the_older_and_takes_its_place() -> 
     cache: RowCache[str] = RowCache(grow, len, 100)
     assert [cache.get(1, 2), cache.get(1, 2), cache.get(1, 5)] == ["2", "2", "25"]
     assert (read, cache.size) == ([(1, 2, None), (1, 5, "2")], 2)
-    assert cache.get(1, 3) == "3"  # of one who is still at work on an older version: not kept
+    assert cache.get(1, 3) == "3"  # an older version than the cached one is not cached
     assert (cache.get(1, 5), cache.size) == ("25", 2)
 
 
-def test_the_same_is_worked_out_once_for_all_who_ask() -> None:
-    worked: SingleFlightCache[str] = SingleFlightCache(2)
+def test_threads_that_need_one_key_compute_its_value_once() -> None:
+    cache: SingleFlightCache[str] = SingleFlightCache(2)
     started, may_go, calls = threading.Event(), threading.Event(), []
 
-    def work() -> str:
+    def compute() -> str:
         calls.append(1)
         started.set()
         assert may_go.wait(HANG_SECONDS)
         return "answer"
 
     with ThreadPoolExecutor(5) as pool:
-        first = pool.submit(worked.get, "q", work)
+        first = pool.submit(cache.get, "q", compute)
         assert started.wait(HANG_SECONDS)
-        others = [pool.submit(worked.get, "q", work) for _ in range(4)]
+        others = [pool.submit(cache.get, "q", compute) for _ in range(4)]
         may_go.set()
-        assert {one.result(HANG_SECONDS) for one in (first, *others)} == {"answer"}
+        assert {future.result(HANG_SECONDS) for future in (first, *others)} == {"answer"}
     assert len(calls) == 1
-    assert (worked.miss_count, worked.hit_count) == (1, 4)
-    assert worked.get("r", lambda: "other") == "other"
-    assert worked.get("s", lambda: "third") == "third"
-    assert worked.get("q", lambda: "anew") == "anew"  # two at most are kept
+    assert (cache.miss_count, cache.hit_count) == (1, 4)
+    assert cache.get("r", lambda: "other") == "other"
+    assert cache.get("s", lambda: "third") == "third"
+    assert cache.get("q", lambda: "anew") == "anew"  # the cache holds two
 
 
-def test_who_waited_for_a_failure_works_itself() -> None:
-    worked: SingleFlightCache[str] = SingleFlightCache(10)
+def test_a_thread_that_waited_for_a_failure_computes_the_value_itself() -> None:
+    cache: SingleFlightCache[str] = SingleFlightCache(10)
     started, may_fail = threading.Event(), threading.Event()
 
     def give_up() -> str:
@@ -136,9 +136,9 @@ def test_who_waited_for_a_failure_works_itself() -> None:
         raise RuntimeError("nobody waits any more")
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(worked.get, "q", give_up)
+        first = pool.submit(cache.get, "q", give_up)
         assert started.wait(HANG_SECONDS)
-        second = pool.submit(worked.get, "q", lambda: "answer")
+        second = pool.submit(cache.get, "q", lambda: "answer")
         may_fail.set()
         with pytest.raises(RuntimeError):
             first.result(HANG_SECONDS)

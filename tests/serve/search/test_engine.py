@@ -92,13 +92,13 @@ def test_search_ranks_videos_and_lists_their_moments(library: Library) -> None:
     assert answer.videos[1].moments[0].start_seconds == pytest.approx(10, abs=1)
 
 
-def test_calls_what_is_not_there_no_match(library: Library) -> None:
+def test_the_verdict_on_a_subject_that_is_not_there_is_no_match(library: Library) -> None:
     answer = library.moments(Query(text="who talks about mortgage rates?", limit=3))
     assert all(moment.verdict is Verdict.NO_MATCH for moment in answer.moments)
     assert all(moment.confidence < 0.3 for moment in answer.moments)
 
 
-def test_looks_only_where_it_is_told(library: Library) -> None:
+def test_searches_only_the_videos_of_the_filter(library: Library) -> None:
     paris = next(video for video in library.videos() if name(video.uri) == "paris.mp4")
     within = library.moments(Query(text="London", filter=Filter(video_ids=(paris.video_id,)))).moments
     assert {moment.video_id for moment in within} <= {paris.video_id}
@@ -113,7 +113,7 @@ def picture(path: Path, colour: tuple[int, int, int]) -> bytes:
     return path.read_bytes()
 
 
-def test_an_image_finds_its_like(library: Library, tmp_path: Path) -> None:
+def test_an_image_finds_similar_frames(library: Library, tmp_path: Path) -> None:
     red = picture(tmp_path / "red.png", (255, 0, 0))
     best = library.moments(Query(image=red, filter=Filter(collections=("default",)))).moments[0]
     assert name(best.uri) == "paris.mp4"
@@ -129,7 +129,7 @@ def test_an_image_is_decoded_to_the_encoders_size(library: Library, tmp_path: Pa
         library.moments(Query(image=b"no picture", image_name="holiday.png"))
 
 
-def test_text_and_image_are_weighed(library: Library, tmp_path: Path) -> None:
+def test_text_and_image_are_mixed_by_weight(library: Library, tmp_path: Path) -> None:
     red = picture(tmp_path / "red.png", (255, 0, 0))
 
     def first(weight: float) -> str:
@@ -139,7 +139,7 @@ def test_text_and_image_are_weighed(library: Library, tmp_path: Path) -> None:
     assert first(1.0) == "other.mp4"
 
 
-def test_more_like_a_moment_finds_others_that_look_and_sound_so(library: Library) -> None:
+def test_an_example_finds_moments_that_look_or_sound_alike(library: Library) -> None:
     paris = next(video for video in library.videos() if name(video.uri) == "paris.mp4")
     red = MomentReference(video_id=paris.video_id, span=TimeSpan(start_seconds=10.0, end_seconds=18.0))
     assert {name(video.uri) for video in library.search(Query(like=red, channel="visual")).videos[:2]} == {
@@ -157,7 +157,7 @@ def test_more_like_a_moment_finds_others_that_look_and_sound_so(library: Library
     assert heard.verdict is Verdict.MATCH
 
 
-def test_an_example_must_be_there(library: Library) -> None:
+def test_the_video_of_an_example_must_exist(library: Library) -> None:
     paris = next(video for video in library.videos() if name(video.uri) == "paris.mp4")
     span = TimeSpan(start_seconds=10.0, end_seconds=18.0)
     for like in (
@@ -168,7 +168,7 @@ def test_an_example_must_be_there(library: Library) -> None:
             library.moments(Query(like=like))
 
 
-def test_what_is_excluded_is_neither_shown_nor_said(library: Library) -> None:
+def test_excluded_text_is_neither_shown_nor_said_in_answers(library: Library) -> None:
     def uris(**query: Any) -> set[str]:
         return {name(video.uri) for video in library.search(Query(**query)).videos}
 
@@ -215,7 +215,7 @@ def test_filters_by_length(library: Library) -> None:
 
 
 @pytest.mark.slow
-def test_a_ranking_is_read_page_by_page_whatever_happens_meanwhile(
+def test_pages_of_a_ranking_do_not_repeat_or_skip_while_videos_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
@@ -241,23 +241,23 @@ def test_a_ranking_is_read_page_by_page_whatever_happens_meanwhile(
         assert gone not in {moment.video_id for moment in moments}
 
 
-def test_work_stops_when_nobody_waits_for_it(library: Library) -> None:
+def test_a_check_that_raises_cancels_the_question(library: Library) -> None:
     def check() -> None:
         raise CallAbandoned("gone")
 
     for rank in (library.engine.rank_moments, library.engine.rank_videos):
         with pytest.raises(CallAbandoned):
             rank(Query(text="red"), None, check)
-    assert library.moments(Query(text="red")).moments  # and harms no other
+    assert library.moments(Query(text="red")).moments  # the next question is answered
 
 
 @pytest.mark.slow
-def test_questions_of_many_threads_answer_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_threads_get_the_answers_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     steady = [
         str(write_scenes(tmp_path / f"{n}.mp4", [("red", 4 + n), ("blue", 5)], tones=[(440, 2.0)])) for n in range(3)
     ]
-    passing = [str(write_scenes(tmp_path / f"x{n}.mp4", [("green", 4)], salt=n)) for n in range(6)]
+    temporary = [str(write_scenes(tmp_path / f"x{n}.mp4", [("green", 4)], salt=n)) for n in range(6)]
     data = tmp_path / "data"
     list(index(steady, data, SETTINGS, progress=SilentProgress()))
     asked = [
@@ -284,7 +284,7 @@ def test_questions_of_many_threads_answer_as_one_by_one(tmp_path: Path, monkeypa
         with ThreadPoolExecutor(6) as pool:
             asking = [pool.submit(ask, n) for n in range(6)]
             try:
-                for film in passing:
+                for film in temporary:
                     [outcome] = index([film], data, SETTINGS, progress=SilentProgress())
                     assert outcome.video_id
                     delete(data, [outcome.video_id])
@@ -293,7 +293,7 @@ def test_questions_of_many_threads_answer_as_one_by_one(tmp_path: Path, monkeypa
             assert all(asker.result() for asker in asking)
 
 
-def test_what_fails_while_texts_are_encoded_is_told_and_the_next_question_answered(
+def test_a_failure_to_encode_texts_is_raised_and_the_next_question_answered(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -306,7 +306,7 @@ def test_what_fails_while_texts_are_encoded_is_told_and_the_next_question_answer
     assert library.moments(Query(text="when does the speaker mention London?")).moments
 
 
-def test_words_propose_utterances_everywhere_and_within_bounds(library: Library) -> None:
+def test_words_are_found_in_all_or_in_some_videos(library: Library) -> None:
     speech = library.engine.speech
     london = next(video for video in library.videos() if name(video.uri) == "london.mp4")
     assert {row for row, _ in speech.find_words(["foggy"], None).places} == {london.row}
@@ -332,7 +332,9 @@ def test_hostile_text_is_only_text(library: Library) -> None:
 
 
 @pytest.mark.slow
-def test_without_sight_the_answer_says_so(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_visual_encoder_the_answer_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_fakes(monkeypatch, visual=False)
     film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
     list(index([str(film)], tmp_path / "blind", SETTINGS, progress=SilentProgress()))
@@ -344,7 +346,7 @@ def test_without_sight_the_answer_says_so(data: Path, tmp_path: Path, monkeypatc
             blind.moments(Query(image=b"any"))
 
 
-def test_delete_is_seen_by_the_next_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_video_leaves_the_next_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
     [outcome] = index([str(film)], tmp_path / "data", SETTINGS, progress=SilentProgress())
@@ -361,7 +363,7 @@ def test_an_empty_directory_is_no_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_said_in_other_collections_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speech_in_other_collections_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     data, asked = tmp_path / "data", Query(text="Paris London", filter=Filter(collections=("alpha",)))
     mine = write_scenes(tmp_path / "mine.mp4", [("red", 6)], tones=[(440, 2.0)])

@@ -1,4 +1,4 @@
-"""How many utterances hold a word: counted once for all questions, and anew when something changes."""
+"""Frequencies of words are counted once for all questions, and again when the catalog changes."""
 
 from collections.abc import Sequence
 

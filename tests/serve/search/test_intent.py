@@ -1,4 +1,4 @@
-"""What a question is about."""
+"""The intent of a question: its target and its channel."""
 
 import pytest
 

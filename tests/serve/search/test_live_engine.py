@@ -1,4 +1,4 @@
-"""Questions to live videos: what came a moment ago is found, what was revised is as it is now, what is gone is gone."""
+"""Questions to live videos: answers show the newest segments, the last revisions, and nothing that was deleted."""
 
 import random
 import threading
@@ -46,39 +46,39 @@ def live(data: Path, library: Library) -> Iterator[LiveRows]:
         yield LiveRows(editor, library.engine.fingerprint)
 
 
-def asked(library: Library, text: str, **changes: object) -> list[Moment]:
+def ask_camera(library: Library, text: str, **changes: object) -> list[Moment]:
     found = library.moments(Query(text=text, filter=Filter(video_ids=("cam",)), **changes)).moments  # type: ignore[arg-type]
     return [one for one in found if one.verdict is not Verdict.NO_MATCH]
 
 
-# ---- fresh, revised, gone
+# ---- new, revised and deleted segments
 
 
 def test_a_moment_is_found_at_once_and_becomes_final(library: Library, live: LiveRows) -> None:
     seen = dict.fromkeys(range(33, 37), "red")
     live.apply([camera(library, n, seen=seen) for n in range(3)], {})
-    assert not asked(library, "red", channel="visual")
+    assert not ask_camera(library, "red", channel="visual")
     live.apply([camera(library, 3, seen=seen, is_final=False)], {})
-    best = asked(library, "red", channel="visual")[0]
+    best = ask_camera(library, "red", channel="visual")[0]
     assert (best.start_seconds, best.end_seconds) == pytest.approx((33, 37), abs=1.1)
     assert (best.uri, best.final, best.recorded_time) == ("stream:default/cam", False, STARTED + best.start_seconds)
     early = library.moments(Query(text="blue", filter=Filter(video_ids=("cam",)))).moments
     assert all(one.final == (one.end_seconds <= 32.0) for one in early)
     live.apply([camera(library, 3, seen=seen)], {})
-    assert asked(library, "red", channel="visual")[0].final
+    assert ask_camera(library, "red", channel="visual")[0].final
     live.apply([camera(library, 4, seen=seen, is_final=False)], {})
-    assert asked(library, "red", channel="visual")[0].final  # still, as the watermark is behind it
+    assert ask_camera(library, "red", channel="visual")[0].final  # still, as the watermark is behind it
 
 
 def test_an_ended_stream_is_final_like_a_file(library: Library, live: LiveRows) -> None:
     live.apply([replace(camera(library, n, seen={9: "red"}), watermark_seconds=0.0) for n in range(2)], {})
-    assert not asked(library, "red")[0].final
+    assert not ask_camera(library, "red")[0].final
     live.apply([replace(camera(library, 2, is_last=True), watermark_seconds=0.0)], {})
-    assert asked(library, "red")[0].final
+    assert ask_camera(library, "red")[0].final
     assert library.moments(Query(text="green", channel="visual")).moments[0].final  # a file
 
 
-def test_words_are_found_where_they_are_also_after_late_revisions(library: Library, live: LiveRows) -> None:
+def test_words_are_found_at_their_time_after_late_revisions(library: Library, live: LiveRows) -> None:
     heard = {
         2: "Paris is lovely.",
         11: "London is foggy.",
@@ -87,25 +87,25 @@ def test_words_are_found_where_they_are_also_after_late_revisions(library: Libra
         41: "Tokyo never sleeps.",
     }
     live.apply([camera(library, n, is_final=False) for n in range(6)], {})
-    assert not asked(library, "when does the speaker mention London?", channel="speech")
-    for n in (3, 0, 5, 1, 4, 2):  # as their words come
+    assert not ask_camera(library, "when does the speaker mention London?", channel="speech")
+    for n in (3, 0, 5, 1, 4, 2):  # transcribed in this order
         live.apply([camera(library, n, heard=heard)], {})
         library.engine.refresh()
     for text, second in (("London", 11), ("Tokyo", 41), ("Paris", 2)):
-        best = asked(library, f"when does the speaker mention {text}?")[0]
+        best = ask_camera(library, f"when does the speaker mention {text}?")[0]
         assert best.start_seconds == second
         assert [word.text.strip(".") for word in best.matched_words] == [text]
         assert best.transcript == heard[second]
-    best = asked(library, "the bridge to Sydney harbour is closed", channel="speech")[0]
+    best = ask_camera(library, "the bridge to Sydney harbour is closed", channel="speech")[0]
     assert (best.start_seconds, best.end_seconds) == (26.0, 29.5)  # across two segments
     assert "harbour" in [word.text for word in best.matched_words]
     rome = camera(library, 0, heard={2: heard[2], 11: "Rome was not built in a day"})
     live.apply([replace(rome, revision=99)], {})
-    assert not asked(library, "when does the speaker mention London?", channel="speech")
-    assert asked(library, "when does the speaker mention Rome?", channel="speech")[0].start_seconds == 11
+    assert not ask_camera(library, "when does the speaker mention London?", channel="speech")
+    assert ask_camera(library, "when does the speaker mention Rome?", channel="speech")[0].start_seconds == 11
 
 
-def test_what_is_pruned_or_deleted_is_gone_from_answers_and_later_pages(library: Library, live: LiveRows) -> None:
+def test_pruned_or_deleted_segments_leave_answers_and_later_pages(library: Library, live: LiveRows) -> None:
     heard = dict.fromkeys(range(2, 60, 8), "Paris is lovely.")
     live.apply([camera(library, n, seen=dict.fromkeys(range(0, 60, 15), "red"), heard=heard) for n in range(8)], {})
     engine = library.engine
@@ -113,9 +113,9 @@ def test_what_is_pruned_or_deleted_is_gone_from_answers_and_later_pages(library:
     first, at = engine.page_of_moments(ranking, 0, 2)
     assert len(first) == 2
     assert live.prune(Retention(limits={"*": Limit(age_seconds=30)}), STARTED + 60, 100)
-    assert min(one.start_seconds for one in asked(library, "Paris", channel="speech")) >= 24
-    assert min(one.start_seconds for one in asked(library, "red", channel="visual")) >= 24
-    engine.page_of_moments(ranking, at, 100)  # what is left of an older ranking can still be read
+    assert min(one.start_seconds for one in ask_camera(library, "Paris", channel="speech")) >= 24
+    assert min(one.start_seconds for one in ask_camera(library, "red", channel="visual")) >= 24
+    engine.page_of_moments(ranking, at, 100)  # an older ranking can still be read
     (everything,) = library.moments(Query(text="yellow", channel="visual", limit=1)).moments
     assert everything is not None
     live.delete("default", "cam", STARTED + 1000)
@@ -123,7 +123,7 @@ def test_what_is_pruned_or_deleted_is_gone_from_answers_and_later_pages(library:
     assert not library.moments(Query(text="Paris", filter=Filter(video_ids=("cam",)))).moments
 
 
-def test_a_stream_that_shows_one_thing_is_one_moment_from_where_it_begins(library: Library, live: LiveRows) -> None:
+def test_a_stream_that_shows_one_thing_is_one_moment_from_its_first_frame(library: Library, live: LiveRows) -> None:
     live.apply([camera(library, n) for n in range(8)], {})
     live.prune(Retention(limits={"*": Limit(age_seconds=30)}), STARTED + 60, 100)
     best = library.moments(Query(text="blue", channel="visual", filter=Filter(video_ids=("cam",)))).moments[0]
@@ -147,10 +147,10 @@ def test_examples_exclusions_and_times_reach_live_videos(library: Library, live:
     assert "Paris is lovely." not in texts
 
 
-# ---- as if it had always been so
+# ---- the same as a new engine
 
 
-def test_answers_are_those_of_an_engine_that_begins_anew(library: Library, live: LiveRows, data: Path) -> None:
+def test_answers_are_those_of_a_new_engine(library: Library, live: LiveRows, data: Path) -> None:
     choice = random.Random(5)
     texts = ("Paris is lovely.", "London is foggy.", "Tokyo never sleeps.")
     queries = [Query(text=text, limit=50) for text in ("red", "blue and yellow", "Paris", "who speaks of London?")]
@@ -165,9 +165,9 @@ def test_answers_are_those_of_an_engine_that_begins_anew(library: Library, live:
             live.apply([Tombstone(segment_id=f"{video_id}/0/{start}", collection="default")], {})
             live.prune(Retention(limits={"*": Limit(age_seconds=200)}), STARTED + 8 * start, 3)
         if step % 4 == 3:
-            with Library.open(data, SETTINGS) as anew:
+            with Library.open(data, SETTINGS) as another:
                 for query in queries:
-                    assert_same(library.moments(query).moments, anew.moments(query).moments)
+                    assert_same(library.moments(query).moments, another.moments(query).moments)
 
 
 def assert_same(found: tuple[Moment, ...], expected: tuple[Moment, ...]) -> None:
@@ -189,9 +189,9 @@ def test_threads_ask_while_streams_change(library: Library, live: LiveRows) -> N
     def ask(n: int) -> int:
         count = 0
         while not stop.is_set():
-            red = asked(library, "red", channel="visual")[0]
+            red = ask_camera(library, "red", channel="visual")[0]
             assert red.start_seconds < 6
-            for one in asked(library, "Paris number 10", channel="speech", limit=5):
+            for one in ask_camera(library, "Paris number 10", channel="speech", limit=5):
                 assert one.transcript.startswith("Paris number")
             count += 1
         return count
@@ -229,7 +229,7 @@ def test_the_command_lists_shows_and_deletes_live_videos(library: Library, live:
     assert "deleted cam" in run("delete", "cam", "--local", *folder)
     assert "cam" not in run("list", *folder)
     live.apply([camera(library, n) for n in range(3)], {})
-    assert "cam" not in run("list", *folder)  # what was there does not come back
+    assert "cam" not in run("list", *folder)  # deleted segments do not come back
 
 
 @pytest.mark.slow
@@ -244,4 +244,4 @@ def test_reindexing_reads_files_again_and_says_what_becomes_of_streams(
     assert outcome.status == "indexed"
     assert any("live" in note for note in notes)
     assert {video.video_id for video in library.videos()} == {"cam", outcome.video_id}  # the same encoders
-    assert asked(library, "blue")
+    assert ask_camera(library, "blue")

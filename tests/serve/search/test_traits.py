@@ -1,4 +1,4 @@
-"""What no question changes in a file: worked out when it is indexed, and the same as what would be worked out later."""
+"""Traits of a file: computed when it is indexed, and equal to traits computed later."""
 
 import shutil
 import sqlite3
@@ -32,38 +32,38 @@ def with_epochs(embeddings: FrameEmbeddings, *epochs: int) -> FrameEmbeddings:
 
 
 @pytest.mark.parametrize("epochs", [(0,) * 9, (0, 0, 0, 1, 1, 1, 1, 2, 2)])
-def test_the_catalog_keeps_what_its_frames_would_give(catalog: Catalog, epochs: tuple[int, ...]) -> None:
+def test_stored_traits_are_those_of_the_stored_frames(catalog: Catalog, epochs: tuple[int, ...]) -> None:
     embeddings = with_epochs(frames(9, width=4), *epochs)
     captions = CaptionBank(ColourEncoder(), CALIBRATION)
     row = catalog.begin(new_video("a"))
     catalog.add_frames(row, embeddings, [b""] * 9)
     catalog.add_traits(row, compute_file_traits(embeddings, captions))
     catalog.finish(row, media=MEDIA, duration_seconds=9.0, warnings=())
-    kept, stored = catalog.traits(row), catalog.stored_frames(row)
-    assert kept is not None
+    traits, stored = catalog.traits(row), catalog.stored_frames(row)
+    assert traits is not None
     again = FrameBlock.of(stored).embeddings()
-    assert kept.caption_scores == captions.statistics([captions.pool(again.vectors)])
-    assert kept.captions == captions.key
-    np.testing.assert_array_equal(kept.change_strengths, picture_changes(again).strengths)
-    assert len(kept.change_strengths) == 9 - len(set(epochs))
+    assert traits.caption_scores == captions.statistics([captions.pool(again.vectors)])
+    assert traits.captions == captions.key
+    np.testing.assert_array_equal(traits.change_strengths, picture_changes(again).strengths)
+    assert len(traits.change_strengths) == 9 - len(set(epochs))
     catalog.delete("a")
     with pytest.raises(VideoNotFound):
         catalog.traits(row)
 
 
-def test_a_video_without_pictures_has_none(catalog: Catalog) -> None:
+def test_a_video_without_frames_has_empty_traits(catalog: Catalog) -> None:
     row = catalog.begin(new_video("a"))
     assert catalog.traits(row) is None
     catalog.add_traits(row, compute_file_traits(frames(0), CaptionBank(ColourEncoder(), CALIBRATION)))
     blind = catalog.begin(new_video("b"))
     catalog.add_traits(blind, compute_file_traits(frames(5, width=0), None))
     for one in (row, blind):
-        kept = catalog.traits(one)
-        assert kept is not None
-        assert (kept.captions, kept.caption_scores, len(kept.change_strengths)) == ("", {}, 0)
+        traits = catalog.traits(one)
+        assert traits is not None
+        assert (traits.captions, traits.caption_scores, len(traits.change_strengths)) == ("", {}, 0)
 
 
-def test_captions_are_known_by_all_that_their_scores_depend_on() -> None:
+def test_the_key_of_captions_covers_all_that_their_scores_depend_on() -> None:
     given = CaptionBank(ColourEncoder(), CALIBRATION)
     assert given.key == CaptionBank(ColourEncoder(), replace(CALIBRATION, templates=("a {}",))).key
     for changed in ({"bank_share": 0.25}, {"video_temperature": 0.2}, {"moment_temperature": 0.01}):
@@ -88,15 +88,15 @@ def answers(directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
         return [library.search(Query(text=text)) for text in QUESTIONS]
 
 
-def counted(directory: Path) -> list[tuple[str, int]]:
-    """Return the captions of each video's traits, and how many numbers say how its pictures change."""
+def traits_by_video(directory: Path) -> list[tuple[str, int]]:
+    """Return the key of the captions and the number of change strengths of each video's traits."""
     with Library.open(directory, SETTINGS) as library:
-        kept = [library.catalog.traits(video.row) for video in library.videos()]
-    return [("none", 0) if one is None else (one.captions, len(one.change_strengths)) for one in kept]
+        traits = [library.catalog.traits(video.row) for video in library.videos()]
+    return [("none", 0) if each is None else (each.captions, len(each.change_strengths)) for each in traits]
 
 
-def forget(directory: Path) -> None:
-    """Make a library as it was before there were any."""
+def delete_traits(directory: Path) -> None:
+    """Make a library like one of an older program, without traits."""
     connection = sqlite3.connect(directory / "catalog.sqlite")
     connection.execute("DELETE FROM video_traits")
     connection.commit()
@@ -108,37 +108,37 @@ def calibrate(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda directory: None, calibrate])
-def test_answers_are_the_same_without_them(
+def test_answers_are_the_same_without_stored_traits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
-    """Also where the library was calibrated after it was indexed: what is kept is of other captions then."""
-    kept, lacking = (shutil.copytree(data, tmp_path / name) for name in ("kept", "lacking"))
-    forget(lacking)
-    for directory in (kept, lacking):
+    """Also of a library calibrated after it was indexed: its stored traits are of another key."""
+    complete, lacking = (shutil.copytree(data, tmp_path / name) for name in ("complete", "lacking"))
+    delete_traits(lacking)
+    for directory in (complete, lacking):
         change(directory)
-    assert answers(kept, monkeypatch) == answers(lacking, monkeypatch)
+    assert answers(complete, monkeypatch) == answers(lacking, monkeypatch)
 
 
-def test_questions_do_not_work_out_what_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_do_not_compute_stored_traits(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = answers(data, monkeypatch)
     monkeypatch.delattr(CaptionBank, "pool")
     monkeypatch.delattr("serve.search.visual.picture_changes")
     assert answers(data, monkeypatch) == before
 
 
-def test_a_reindexed_library_has_them_of_its_own_calibration(
+def test_a_reindexed_library_has_traits_of_its_own_calibration(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
     library = shutil.copytree(data, tmp_path / "data")
     first = caption_bank_of(library, ColourEncoder())
     assert first is not None
-    assert counted(library) == [(first.key, 14), (first.key, 6)]
-    forget(library)
-    assert counted(library) == [("none", 0)] * 2
+    assert traits_by_video(library) == [(first.key, 14), (first.key, 6)]
+    delete_traits(library)
+    assert traits_by_video(library) == [("none", 0)] * 2
     calibrate(library)
     list(reindex(library, SETTINGS, progress=SilentProgress()))
     calibrated = caption_bank_of(library, ColourEncoder())
     assert calibrated is not None
     assert calibrated.key != first.key
-    assert counted(library) == [(calibrated.key, 14), (calibrated.key, 6)]
+    assert traits_by_video(library) == [(calibrated.key, 14), (calibrated.key, 6)]

@@ -1,4 +1,4 @@
-"""What is kept in memory of live videos is what the catalog holds, however they change."""
+"""Rows of live videos in memory, and indexes, equal those of the catalog, however the videos change."""
 
 import random
 from dataclasses import replace
@@ -32,7 +32,7 @@ def live(catalog: Catalog) -> LiveRows:
 
 
 class Follower:
-    """Keeps all there is to keep of one catalog, and compares it."""
+    """Holds everything that an engine holds in memory of one catalog, and compares it with the catalog."""
 
     def __init__(self, catalog: Catalog, *, seals_in_background: bool = False, **sizes: int) -> None:
         self.catalog = catalog
@@ -103,7 +103,7 @@ def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("seed", first_quick(range(4)))
-def test_a_tail_is_sealed_aside_while_everything_goes_on(
+def test_a_tail_is_sealed_in_the_background_while_videos_change(
     catalog: Catalog, reader: Catalog, live: LiveRows, seed: int
 ) -> None:
     choice = random.Random(seed)
@@ -151,7 +151,7 @@ def test_a_change_reads_only_what_changed(catalog: Catalog, live: LiveRows, monk
     assert len(after) == len(before) + 8
     shared = [block for block in after.blocks if after.blocks[block] is before.blocks.get(block)]
     assert len(shared) == len(before.blocks) == len(after.blocks) - 1
-    assert np.array_equal(before.vectors.take(np.arange(len(before))), vectors)  # as it was
+    assert np.array_equal(before.vectors.take(np.arange(len(before))), vectors)  # unchanged
 
 
 def test_files_of_an_index_are_not_trusted_about_live_rows(catalog: Catalog, live: LiveRows, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_files_of_an_index_are_not_trusted_about_live_rows(catalog: Catalog, liv
         check_index(again, past, "segments")
 
 
-def test_frames_that_repeat_are_left_out() -> None:
+def test_frames_out_of_order_are_left_out() -> None:
     def block(*seconds: float) -> FrameBlock:
         return FrameBlock.of(
             StoredFrames(
@@ -190,25 +190,25 @@ def test_frames_that_repeat_are_left_out() -> None:
     assert len(VideoFrames(1, {})) == 0
 
 
-def test_pieces_are_as_one() -> None:
+def test_joined_halves_equal_one_array() -> None:
     halves = random_vectors(50, 1).astype(np.float16)
     vectors = halves.astype(np.float32)
-    pieces = JoinedHalves(map(Halves, ([halves[:7]], [], [halves[7:7]], [halves[7:20], halves[20:30]], [halves[30:]])))
-    assert (len(pieces), pieces.nbytes) == (50, halves.nbytes)
-    assert np.allclose(pieces.dot(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
+    joined = JoinedHalves(map(Halves, ([halves[:7]], [], [halves[7:7]], [halves[7:20], halves[20:30]], [halves[30:]])))
+    assert (len(joined), joined.nbytes) == (50, halves.nbytes)
+    assert np.allclose(joined.dot(QUERIES[0]), vectors @ QUERIES[0], atol=1e-6)
     for places in ([0, 6, 7, 29, 30, 49], [8, 9], [49], range(50)):
-        assert np.array_equal(pieces.take(np.array(places)), vectors[places])
+        assert np.array_equal(joined.take(np.array(places)), vectors[places])
     for wanted in (slice(0, 50), slice(3, 5), slice(6, 31), slice(29, 30)):
-        assert np.allclose(pieces.sum(wanted), vectors[wanted].sum(axis=0), atol=1e-5)
+        assert np.allclose(joined.sum(wanted), vectors[wanted].sum(axis=0), atol=1e-5)
     assert len(JoinedHalves([]).dot(QUERIES[0])) == 0
 
 
-def test_halves_of_no_frame_or_no_number_are_none() -> None:
+def test_halves_may_be_empty() -> None:
     for shape in ((0, 0), (0, 8), (3, 0)):
         assert Halves([np.empty(shape, np.float16)]).to_float32().shape == shape
 
 
-def test_pools_of_parts_make_the_pool_of_all() -> None:
+def test_pools_of_parts_give_the_softmax_mean_of_all() -> None:
     scores = random_vectors(60, 3) @ QUERIES.T
     for temperature in (0.01, 0.2):
         parts = [pool(part, temperature) for part in np.split(scores, [5, 6, 40])]
