@@ -32,8 +32,8 @@ FILTER_CONDITION = """confidence >= ?1
 class EventLog:
     """The events of a catalog."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
+    def __init__(self, catalog: Catalog, read_count: int = READ_COUNT) -> None:
+        self.catalog, self._read_count = catalog, read_count
 
     # ---- writing, as part of a transaction
 
@@ -100,7 +100,7 @@ class EventLog:
     def _search_prefix(
         self, prefix: tuple[str, ...], after: EventPlace, wanted: EventFilter, check: Callable[[], None]
     ) -> Iterator[Event]:
-        """Yield the events of one range of the index that a filter admits; read READ_COUNT events at a time."""
+        """Yield the events of one range of the index that a filter admits; read some events at a time."""
         rest = PLACE_COLUMNS[len(prefix) :]
         columns, behind = ", ".join(rest), after[len(prefix) :]
         fixed = "".join(f"{name} = ? AND " for name in PLACE_COLUMNS[: len(prefix)])
@@ -111,9 +111,9 @@ class EventLog:
         conditions = (wanted.min_confidence, *(json.dumps(names) for names in (wanted.policy_ids, wanted.labels)))
         while True:
             check()
-            rows = self.catalog.select(sql, *conditions, *prefix, *behind, READ_COUNT)
+            rows = self.catalog.select(sql, *conditions, *prefix, *behind, self._read_count)
             yield from (event for row in rows if row[-1] is not None and wanted.admits(event := decode_event(row[-1])))
-            if len(rows) < READ_COUNT:
+            if len(rows) < self._read_count:
                 return
             behind = rows[-1][:-1]
 

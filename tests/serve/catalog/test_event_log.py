@@ -51,10 +51,10 @@ def everything(log: EventLog) -> list[Event]:
 
 
 @pytest.mark.parametrize("wanted", FILTERS, ids=str)
-def test_pages_hold_what_a_filter_admits(log: EventLog, wanted: EventFilter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "READ_COUNT", 7)
+def test_pages_hold_what_a_filter_admits(log: EventLog, wanted: EventFilter) -> None:
+    small_reads = EventLog(log.catalog, read_count=7)
     found, after = [], None
-    while page := log.page(wanted, after, 4):
+    while page := small_reads.page(wanted, after, 4):
         found += page
         after = event_place(page[-1])
     assert found == [event for event in everything(log) if wanted.admits(event)]
@@ -74,8 +74,7 @@ def test_a_video_is_listed_without_reading_the_others(log: EventLog, monkeypatch
     assert sum(read) <= 18 + 3  # and where the video is
 
 
-def test_a_caller_that_went_ends_the_search(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "READ_COUNT", 10)
+def test_a_caller_that_went_ends_the_search(log: EventLog) -> None:
     looks = iter(range(3))
 
     def check() -> None:
@@ -83,4 +82,4 @@ def test_a_caller_that_went_ends_the_search(log: EventLog, monkeypatch: pytest.M
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        log.page(EventFilter(labels=("none",)), None, 100, check)
+        EventLog(log.catalog, read_count=10).page(EventFilter(labels=("none",)), None, 100, check)
