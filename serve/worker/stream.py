@@ -70,9 +70,11 @@ class LiveStream:
         """Begin a stream, or continue it from a checkpoint."""
         self.collection, self.stream_id = collection, stream_id
         self._effects, self._outbox, self._idle_seconds = effects, outbox, config.idle_seconds
-        known = checkpoint or stream_pb2.Checkpoint(session=-1, epoch=-1, last_tick=NO_TICK, last_pts_seconds=-1.0)
-        self.order: ChunkOrder[ReceivedChunk] = ChunkOrder(session=known.session, next_sequence=known.next_sequence)
-        self.clock = StreamClock(config.sampling, clock_of(known))
+        checkpoint = checkpoint or stream_pb2.Checkpoint(session=-1, epoch=-1, last_tick=NO_TICK, last_pts_seconds=-1.0)
+        self._order: ChunkOrder[ReceivedChunk] = ChunkOrder(
+            session=checkpoint.session, next_sequence=checkpoint.next_sequence
+        )
+        self._clock = StreamClock(config.sampling, clock_of(checkpoint))
         self.flow = VideoFlow(
             collection,
             stream_id,
@@ -80,22 +82,24 @@ class LiveStream:
             window=config.window,
             pooling=config.pooling,
             fingerprint=config.fingerprint,
-            first=(known.segment_epoch, known.segment_index),
-            heard_from=(known.speech_epoch, known.speech_start_sample),
-            language=known.language or None,
-            media=media_value(known.media) if known.HasField("media") else None,
+            first=(checkpoint.segment_epoch, checkpoint.segment_index),
+            heard_from=(checkpoint.speech_epoch, checkpoint.speech_start_sample),
+            language=checkpoint.language or None,
+            media=media_value(checkpoint.media) if checkpoint.HasField("media") else None,
         )
-        if known.HasField("clock_time"):
-            self.flow.anchors.append((known.epoch, known.clock_seconds, timestamp_value(known.clock_time)))
+        if checkpoint.HasField("clock_time"):
+            self.flow.anchors.append(
+                (checkpoint.epoch, checkpoint.clock_seconds, timestamp_value(checkpoint.clock_time))
+            )
         self.flow.gaps = [
-            NotedGap(epoch_after(self.clock.state), (known.session, gap.first_sequence), gap_value(gap))
-            for gap in known.gaps
+            NotedGap(epoch_after(self._clock.state), (checkpoint.session, gap.first_sequence), gap_value(gap))
+            for gap in checkpoint.gaps
         ]
         # Whether something was placed since the last end: a session that brings nothing does not end the epoch before.
-        self._is_open = not known.ended and known.epoch >= 0
-        self.session = known.session  # of the last chunk that was placed
-        self._next_sequence = known.next_sequence  # of the next chunk to be placed
-        self.next_offset = known.record_offset  # after the newest record taken
+        self._is_open = not checkpoint.ended and checkpoint.epoch >= 0
+        self._session = checkpoint.session  # of the last chunk that was placed
+        self._next_sequence = checkpoint.next_sequence  # of the next chunk to be placed
+        self.next_offset = checkpoint.record_offset  # after the newest record taken
         self.held_count = 0  # decoded chunks that wait for an earlier chunk
         self._taken_at = self._decoded_at = effects.monotonic_seconds()  # of the last chunk taken, and decoded
         self._queue: deque[ReceivedChunk | MissingChunks] = deque()  # in order, not placed yet
@@ -107,7 +111,7 @@ class LiveStream:
     def push(self, received: ReceivedChunk) -> Arrival:
         """Take a chunk as it arrives, and decode the chunks whose order is certain now."""
         self.next_offset = max(self.next_offset, received.record.offset + 1)
-        arrival = self.order.push(
+        arrival = self._order.push(
             received,
             session=received.chunk.session,
             sequence=received.chunk.sequence,
@@ -127,8 +131,8 @@ class LiveStream:
                 nothing.
         """
         now = self._effects.monotonic_seconds()
-        if self.order.waiting_since is not None and now - max(self._taken_at, read_since) > MAX_WAITING_SECONDS:
-            self.order.give_up()
+        if self._order.waiting_since is not None and now - max(self._taken_at, read_since) > MAX_WAITING_SECONDS:
+            self._order.give_up()
             self._decode_ordered()
         elif now - max(self._decoded_at, read_since) > self._idle_seconds and self.end_epoch():
             logger.info("stream idle stream=%s/%s", self.collection, self.stream_id)
@@ -144,10 +148,10 @@ class LiveStream:
     @property
     def _is_idle(self) -> bool:
         """Whether no chunk is on its way: none waits for a missing chunk, for its decoding or for its place."""
-        return not self._queue and self.order.waiting_since is None
+        return not self._queue and self._order.waiting_since is None
 
     def _decode_ordered(self) -> None:
-        while (item := self.order.next()) is not None:
+        while (item := self._order.next()) is not None:
             self._queue.append(item)
             if isinstance(item, ReceivedChunk) and not item.is_ready:
                 self._effects.decode(item, partial(self._take_decoded, item))
@@ -195,14 +199,14 @@ class LiveStream:
     def _place(self, received: ReceivedChunk) -> list[Submission]:
         chunk = received.chunk
         self._enter_session(chunk.session)
-        self._boundaries.append(Boundary(session=chunk.session, sequence=chunk.sequence, clock=self.clock.state))
+        self._boundaries.append(Boundary(session=chunk.session, sequence=chunk.sequence, clock=self._clock.state))
         self._next_sequence = chunk.sequence + 1
         submissions = []
         if received.failure:
             self._note_gap(chunk.sequence, 1, received.failure)
         recorded_time = chunk.start_time
         append_seconds = received.record.append_seconds
-        for placed in self.clock.place(received.items) if received.items else ():
+        for placed in self._clock.place(received.items) if received.items else ():
             submissions.append(self.flow.place(placed, append_seconds=append_seconds, recorded_time=recorded_time))
             recorded_time = None  # start_time is that of the first picture; a later epoch of the chunk has none
             self._is_open = True
@@ -212,25 +216,25 @@ class LiveStream:
 
     def _end(self) -> Submission:
         self._is_open = False
-        self.clock.close()
+        self._clock.close()
         return self.flow.end(is_last=True)
 
     def _enter_session(self, session: int) -> None:
-        if session != self.session:
-            self.session, self._next_sequence = session, 0
-            self.clock.close()
+        if session != self._session:
+            self._session, self._next_sequence = session, 0
+            self._clock.close()
 
     def _note_gap(self, first_sequence: int, chunk_count: int, reason: str) -> None:
-        at = self.clock.state.end_seconds
+        at = self._clock.state.end_seconds
         gap = Gap(at_seconds=at, first_sequence=first_sequence, chunk_count=chunk_count, reason=reason)
-        self.flow.note_gap(gap, epoch=epoch_after(self.clock.state), session=self.session)
+        self.flow.note_gap(gap, epoch=epoch_after(self._clock.state), session=self._session)
 
     # ---- checkpoints
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is open: all segments are final, and the next chunk begins a new epoch."""
-        state = self.clock.state
+        state = self._clock.state
         is_closed = state.is_closed or state.epoch < 0
         return is_closed and self._is_idle and self.flow.is_settled and self.flow.needed is None
 
@@ -278,7 +282,7 @@ class LiveStream:
 
     def _resume_boundary(self) -> Boundary:
         """Return the latest boundary before which nothing is needed any more."""
-        now = Boundary(session=self.session, sequence=self._next_sequence, clock=self.clock.state)
+        now = Boundary(session=self._session, sequence=self._next_sequence, clock=self._clock.state)
         if self.is_over:
             return now
         needed_picture, needed_sound = self.flow.needed, self.flow.speech_start()
@@ -310,18 +314,18 @@ def clip_gap(noted: NotedGap, boundary: Boundary) -> Gap:
     return replace(noted.gap, chunk_count=min(noted.gap.chunk_count, boundary.sequence - noted.place[1]))
 
 
-def clock_of(known: stream_pb2.Checkpoint) -> ClockState:
+def clock_of(checkpoint: stream_pb2.Checkpoint) -> ClockState:
     """Return the state of the stream clock at a checkpoint."""
     return ClockState(
-        epoch=known.epoch,
-        epoch_start_seconds=known.epoch_start_seconds,
-        epoch_source_seconds=known.epoch_source_seconds,
-        end_seconds=known.end_seconds,
-        source_end_seconds=known.epoch_source_seconds + (known.end_seconds - known.epoch_start_seconds),
-        last_tick=known.last_tick,
-        last_pts_seconds=known.last_pts_seconds,
-        audio_end_sample=known.audio_end_sample,
-        is_closed=known.ended,
+        epoch=checkpoint.epoch,
+        epoch_start_seconds=checkpoint.epoch_start_seconds,
+        epoch_source_seconds=checkpoint.epoch_source_seconds,
+        end_seconds=checkpoint.end_seconds,
+        source_end_seconds=checkpoint.epoch_source_seconds + (checkpoint.end_seconds - checkpoint.epoch_start_seconds),
+        last_tick=checkpoint.last_tick,
+        last_pts_seconds=checkpoint.last_pts_seconds,
+        audio_end_sample=checkpoint.audio_end_sample,
+        is_closed=checkpoint.ended,
     )
 
 
