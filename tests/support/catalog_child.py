@@ -10,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def hold(directory: Path) -> None:
     """Hold the lock until killed."""
     with Catalog.open_writer(directory):
         print("ready", flush=True)
-        time.sleep(600)
+        signal.pause()
 
 
 def long_video(directory: Path) -> None:

@@ -41,6 +41,13 @@ def outcome(job: str, directory: Path) -> str:
 # ---- one writer, many readers
 
 
+@pytest.fixture
+def long_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make SQLite wait for locks for longer than any test may take."""
+    monkeypatch.setattr("serve.catalog.sqlite.BUSY_TIMEOUT_SECONDS", 2 * HANG_SECONDS)
+
+
+@pytest.mark.usefixtures("long_busy_timeout")
 def test_a_second_writer_is_refused_at_once_with_the_writers_pid(tmp_path: Path) -> None:
     with child("hold", tmp_path) as process:
         try:
@@ -49,7 +56,7 @@ def test_a_second_writer_is_refused_at_once_with_the_writers_pid(tmp_path: Path)
             start = time.monotonic()
             with pytest.raises(DataDirectoryBusy) as raised:
                 Catalog.open_writer(tmp_path)
-            assert time.monotonic() - start < 20  # the busy timeout is 30
+            assert time.monotonic() - start < HANG_SECONDS  # it does not wait for the busy timeout
             assert raised.value.pid == process.pid
             Catalog.open_reader(tmp_path).close()
         finally:
@@ -66,6 +73,7 @@ def test_a_second_writer_of_the_same_process_is_refused_too(catalog: Catalog, tm
     Catalog.open_writer(tmp_path).close()
 
 
+@pytest.mark.usefixtures("long_busy_timeout")
 def test_reading_never_waits_for_a_writer_in_the_middle_of_a_transaction(catalog: Catalog, reader: Catalog) -> None:
     put_version(catalog, "abc", 1)
     with catalog.writing() as write:
@@ -74,7 +82,7 @@ def test_reading_never_waits_for_a_writer_in_the_middle_of_a_transaction(catalog
         assert check(reader) == {"abc": 1}
         with Catalog.open_reader(reader.directory) as another:
             assert check(another) == {"abc": 1}
-        assert time.monotonic() - start < 20  # the busy timeout is 30
+        assert time.monotonic() - start < HANG_SECONDS  # it does not wait for the busy timeout
 
 
 def test_an_editor_waits_for_a_transaction_and_says_so_when_it_takes_too_long(
@@ -124,15 +132,14 @@ def test_readers_see_before_or_after_while_another_process_writes(tmp_path: Path
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            seen, until = set(), time.monotonic() + 60  # a busy disk may hold the writer up for seconds
+            seen = set()
             with Catalog.open_reader(tmp_path) as reader:
-                while len(seen) <= 20 and time.monotonic() < until:
+                while len(seen) <= 20:
+                    assert process.poll() is None
                     with reader.snapshot():
                         seen.add(tuple(sorted(check(reader).items())))
-            assert process.poll() is None
         finally:
             process.kill()
-    assert len(seen) > 20
 
 
 # ---- killed, full, damaged
@@ -152,9 +159,10 @@ def test_a_writer_killed_at_any_moment_loses_only_what_it_had_not_finished(tmp_p
     for _ in range(12):
         with child("write", tmp_path) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            said = [process.stdout.readline() for _ in range(moments.randrange(3))]  # goes on, however slow the disk
-            time.sleep(moments.uniform(0, 0.25))
+            said = [process.stdout.readline() for _ in range(1 + moments.randrange(4))]  # "ready" and some versions
+            begin = time.monotonic()
+            said.append(process.stdout.readline())
+            time.sleep(moments.uniform(0, time.monotonic() - begin))  # a random moment of the next version
             process.send_signal(signal.SIGKILL)
             said += process.stdout.read().splitlines()
         finished.update((name, int(version)) for name, version in (line.split() for line in said if line.count(" ")))
