@@ -85,11 +85,7 @@ class CatalogReader(OpenCatalog):
         ]  # fmt: skip
 
     def videos(self, *, collection: str | None = None, video_ids: Sequence[str] = ()) -> list[Video]:
-        """Return the videos of one collection or of all, ordered by URI.
-
-        Args:
-            video_ids: Only videos with one of these ids; empty: every id.
-        """
+        """Return the videos of one collection or of all, ordered by URI; only those of `video_ids` if it has any."""
         return [
             video_of(fields)
             for fields in self.select(
@@ -145,11 +141,7 @@ class CatalogReader(OpenCatalog):
         return require_single(self.videos_named(video_id, None if collection is None else (collection,)), video_id)
 
     def videos_named(self, video_id: str, collections: Sequence[str] | None) -> list[Video]:
-        """Return the READY videos of an id, else the videos whose ids begin with it.
-
-        Args:
-            collections: Only videos of these collections; None: of all.
-        """
+        """Return the READY videos of an id, else those whose ids begin with it, in some collections; None: in all."""
         for condition in ("video_id = ?1", f"substr(video_id, 1, length(?1)) = ?1 AND length(?1) >= {SHORTEST_PREFIX}"):
             rows = self.select(
                 f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY' AND {condition}"
