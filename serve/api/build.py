@@ -68,32 +68,12 @@ def build_server(
     prepare_catalog(directory)
     spans, end_spans = open_spans() if config.traces else (no_spans, lambda: None)
     reader, editor = Catalog.open_reader(directory), Catalog.open_editor(directory)
-    new_events, jobs = EventSignal(), JobQueue(editor)
+    new_events = EventSignal()
     followers = Followers(directory, settings, editor, metrics, new_events.notify)
     loaded = LoadedLibrary(reader, followers)
-    supervisor = Supervisor(jobs, config=config_file, command=ingest_command)
-    spool = Spool(
-        directory / FOLDER_NAME, max_upload_bytes=config.max_upload_bytes, max_spool_bytes=config.max_spool_bytes
-    )
-    query_workers, call_workers = _make_workers(config, metrics)
-    access, signer = Access(reader), PageSigner(page_key(directory))
-    library_service = LibraryService(
-        reader,
-        jobs,
-        access,
-        spool,
-        call_workers,
-        signer,
-        settings.source,
-        max_stall_seconds=config.max_upload_stall_seconds,
-        on_submit=supervisor.wake,
-        delete_live=loaded.delete_live,
-        on_delete=loaded.refresh,
-        metrics=metrics,
-    )
-    search_service = SearchService(loaded.require, followers.ready_watcher, access, query_workers, signer)
-    moderation_service = ModerationService(
-        EventLog(reader), lambda: followers.policies, new_events, access, call_workers, signer
+    supervisor = Supervisor(JobQueue(editor), config=config_file, command=ingest_command)
+    search_service, library_service, moderation_service = _make_services(
+        directory, settings, metrics, loaded, followers, supervisor, new_events, reader, editor
     )
     metrics.registry.register(CacheCounts(loaded.text_vectors, search_service.rankings))
     interceptor = CallInterceptor(config, tokens, metrics, lambda: loaded.library is not None, spans)
@@ -106,12 +86,12 @@ def build_server(
         metrics=metrics,
         reader=reader,
         editor=editor,
-        spool=spool,
+        spool=library_service.spool,
         loaded=loaded,
         supervisor=supervisor,
         followers=followers,
-        query_workers=query_workers,
-        call_workers=call_workers,
+        query_workers=search_service.workers,
+        call_workers=library_service.workers,
         search_service=search_service,
         library_service=library_service,
         moderation_service=moderation_service,
@@ -133,6 +113,46 @@ def _make_workers(config: ServerConfig, metrics: ServerMetrics) -> tuple[Workers
     # The interceptor bounds the calls already, so none is refused for want of a thread.
     max_waiting_count = config.max_concurrent_calls + config.max_watches
     return query_workers, Workers("calls", CALL_WORKER_COUNT, max_waiting_count, lambda count: None)
+
+
+def _make_services(
+    directory: Path,
+    settings: Settings,
+    metrics: ServerMetrics,
+    loaded: LoadedLibrary,
+    followers: Followers,
+    supervisor: Supervisor,
+    new_events: EventSignal,
+    reader: Catalog,
+    editor: Catalog,
+) -> tuple[SearchService, LibraryService, ModerationService]:
+    """Make the services of the API."""
+    query_workers, call_workers = _make_workers(settings.server, metrics)
+    spool = Spool(
+        directory / FOLDER_NAME,
+        max_upload_bytes=settings.server.max_upload_bytes,
+        max_spool_bytes=settings.server.max_spool_bytes,
+    )
+    access, signer = Access(reader), PageSigner(page_key(directory))
+    search_service = SearchService(loaded.require, followers.ready_watcher, access, query_workers, signer)
+    library_service = LibraryService(
+        reader,
+        JobQueue(editor),
+        access,
+        spool,
+        call_workers,
+        signer,
+        settings.source,
+        max_stall_seconds=settings.server.max_upload_stall_seconds,
+        on_submit=supervisor.wake,
+        delete_live=loaded.delete_live,
+        on_delete=loaded.refresh,
+        metrics=metrics,
+    )
+    moderation_service = ModerationService(
+        EventLog(reader), lambda: followers.policies, new_events, access, call_workers, signer
+    )
+    return search_service, library_service, moderation_service
 
 
 def _make_grpc_server(
