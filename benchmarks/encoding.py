@@ -151,8 +151,9 @@ def load(model: str, device: str) -> tuple[list[Bare], OpenClipEncoder]:
 
 
 def copied(encoder: OpenClipEncoder, pixels: Pixels) -> tuple[float, float]:
-    """Return what one batch takes beside the frames themselves: NumPy memory at most, as a multiple of their bytes, and
-    the share of its time that making one array of them takes."""
+    """Return the cost of a batch beside its frames: the peak of NumPy's memory as a multiple of the frames' bytes, and
+    the share of the batch's time that stacking the frames into an array takes.
+    """
     frames = list(pixels)
     tracemalloc.start()
     encoder.encode_frames(np.stack(frames))

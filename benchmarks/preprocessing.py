@@ -113,9 +113,9 @@ def upright(frame: VideoFrame) -> Image.Image:
 def cosine_table(videos: Sequence[Video], encoder: MiniEncoder) -> list[str]:
     """Table 1: cosine between our frames and open_clip's preprocessing of the same pictures, policy crop.
 
-    Three references a frame: the picture as PyAV hands it out; the same stretched to its display size, which bare
-    PyAV does not do for pixels that are not square; and our own decoder's RGB at display size, unscaled. The last
-    leaves scaling as the only difference, so what it closes was colour conversion.
+    Each frame has three references: the picture that PyAV returns; that picture stretched to its display size, which
+    bare PyAV does not do for pixels that are not square; and the RGB of our decoder at display size. With the third,
+    scaling is the only difference, so the distance to the second is due to colour conversion.
     """
     lines = [
         "| video | size | pixel aspect | frames | lowest cosine: as PyAV gives it | as displayed | same RGB |",

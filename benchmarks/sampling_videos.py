@@ -86,8 +86,9 @@ def without_sound(path: Path, folder: Path, seconds: float) -> Subject:
 
 
 def encoded_anew(path: Path, folder: Path, gops_seconds: Sequence[float], seconds: float) -> list[Subject]:
-    """Encode the first seconds of a video with x264 as live encoders and packagers do: a keyframe every so often, and
-    nowhere else; the rest as x264 likes it, B-frames among it.
+    """Encode the first seconds of a video with x264, as live encoders and packagers do.
+
+    Keyframes have a fixed distance. Everything else is x264's default, B-frames included.
     """
     targets = [folder / f"{path.stem}-{gop:g}s.mp4" for gop in gops_seconds]
     with ExitStack() as stack:

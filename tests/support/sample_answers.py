@@ -1,4 +1,4 @@
-"""Values as the library gives them, and a library made of them: what the command shows in its tests."""
+"""Sample answers, videos and utterances, and a fake library that returns them, for the tests of the command."""
 
 import io
 from dataclasses import replace
@@ -72,7 +72,7 @@ def video(**changes: Any) -> Video:
 
 
 def utterance(text: str, start_seconds: float, end_seconds: float, *, timed: bool = True) -> Utterance:
-    """An utterance whose words share its time evenly; without words where timed is False."""
+    """Make an utterance whose words share its time evenly. Without `timed` it has no words."""
     words = text.split() if timed else []
     step = (end_seconds - start_seconds) / max(1, len(words))
     return Utterance(
@@ -102,7 +102,7 @@ def jpeg(width: int = 320, height: int = 180) -> bytes:
 
 
 class FakeLibrary:
-    """Answers every question with `answer`; remembers the last one."""
+    """Answers every question with `answer`, and keeps the last query in `asked`."""
 
     answer = Answer()
     asked: Query | None = None

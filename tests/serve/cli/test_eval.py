@@ -1,4 +1,4 @@
-"""`kinodex eval` as a script meets it."""
+"""`kinodex eval --predictions` as scripts use it: figures, tables, and errors in one line."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_measures_lengths_and_absence(tmp_path: Path) -> None:
         ([predicted(1, [0, 1])], [true(1)], "no query has a relevant window"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(
+def test_files_that_cannot_be_measured_give_one_error_line(
     given: list[object], truth: list[object], message: str, tmp_path: Path
 ) -> None:
     result = evaluate(lines(tmp_path / "p.jsonl", *given), lines(tmp_path / "t.jsonl", *truth))

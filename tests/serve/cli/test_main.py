@@ -1,4 +1,4 @@
-"""The command as a script meets it: exit status, standard output, one line on standard error."""
+"""The command as scripts use it: exit status, standard output, and errors in one line on standard error."""
 
 import dataclasses
 import json
@@ -234,7 +234,7 @@ def test_index_json_is_one_object_a_line_and_nothing_else(pipeline: FakePipeline
     assert pipeline.called == (("a.mp4", "b.mp4"), Path("d"), "talks")
 
 
-def test_index_prints_a_line_a_video_failures_on_stderr_and_a_summary(pipeline: FakePipeline) -> None:
+def test_index_prints_a_line_for_each_video_failures_on_stderr_and_a_summary(pipeline: FakePipeline) -> None:
     pipeline.outcomes = (INDEXED, FAILED)
     result = kinodex("index", "a.mp4", "b.mp4")
     assert result.exit_code == 1
@@ -253,14 +253,14 @@ def test_index_of_good_inputs_is_exit_0(pipeline: FakePipeline) -> None:
     assert kinodex("reindex").exit_code == 0
 
 
-def test_ctrl_c_says_what_is_kept_and_is_exit_130(pipeline: FakePipeline) -> None:
+def test_ctrl_c_prints_the_indexed_count_and_exits_with_130(pipeline: FakePipeline) -> None:
     pipeline.outcomes = (INDEXED, FAILED, Interrupted(), INDEXED)
     result = kinodex("index", "a.mp4", "b.mp4")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "kinodex: stopped: 1 of 4 indexed; run the same command again to continue"
 
 
-def test_data_comes_from_the_variable_where_it_is_not_given(
+def test_without_the_option_the_data_directory_comes_from_the_variable(
     pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinodex("index", "a.mp4")
@@ -270,7 +270,7 @@ def test_data_comes_from_the_variable_where_it_is_not_given(
     assert pipeline.called[1] == Path("elsewhere")
 
 
-def test_delete_names_what_is_gone(pipeline: FakePipeline) -> None:
+def test_delete_prints_the_deleted_videos(pipeline: FakePipeline) -> None:
     result = kinodex("delete", "3fa9", "55")
     assert (result.exit_code, result.stdout) == (0, "deleted 3fa9-whole\ndeleted 55-whole\n")
     result = kinodex("delete", "cam")
@@ -304,7 +304,7 @@ def test_moments_json_is_one_document_and_nothing_else(library: type[FakeLibrary
     assert library.asked.filter == Filter(video_ids=("3fa9c0ffee123456",))
 
 
-def test_a_picture_is_a_question_too(library: type[FakeLibrary], tmp_path: Path) -> None:
+def test_a_picture_can_be_the_question(library: type[FakeLibrary], tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     result = kinodex("search", "--image", "photo.jpg", "--json")
     assert json.loads(result.stdout)["query"] == "photo.jpg"
@@ -334,13 +334,13 @@ def test_a_picture_that_cannot_be_read_is_one_line_and_exit_1(
     assert library.asked is None
 
 
-def test_people_get_a_line_a_moment(library: type[FakeLibrary]) -> None:
+def test_a_pipe_gets_a_line_for_each_moment(library: type[FakeLibrary]) -> None:
     result = kinodex("moments", "Paris")
     assert result.stdout.count("\n") == 1
     assert "a talk [part 1].mp4" in result.stdout
 
 
-def test_a_missing_channel_is_said_on_stderr(library: type[FakeLibrary]) -> None:
+def test_a_missing_channel_is_named_on_stderr(library: type[FakeLibrary]) -> None:
     library.answer = Answer(moments=(moment(verdict=Verdict.WEAK),), degraded_channels=("visual",))
     result = kinodex("moments", "x", "--json")
     assert result.exit_code == 0
@@ -414,7 +414,7 @@ def test_a_server_prints_the_same_bytes_as_a_library(
     assert there.stdout_bytes == here.stdout_bytes
 
 
-def test_a_server_is_asked_all_that_a_library_is(
+def test_a_server_gets_every_option_that_a_library_gets(
     library: type[FakeLibrary], server: FakeServer, tmp_path: Path
 ) -> None:
     (tmp_path / "photo.jpg").write_bytes(jpeg())
@@ -443,7 +443,7 @@ def test_a_sheet_is_drawn_with_the_servers_pictures(
     assert kinodex(command, "Paris", "--sheet", "bare.png", "--server", server.address).exit_code == 0
 
 
-def test_a_channel_that_the_server_lacks_is_said_on_stderr(library: type[FakeLibrary], server: FakeServer) -> None:
+def test_a_channel_that_the_server_lacks_is_named_on_stderr(library: type[FakeLibrary], server: FakeServer) -> None:
     library.answer = Answer(moments=(moment(),), degraded_channels=("visual",))
     result = kinodex("moments", "x", "--server", server.address)
     assert result.exit_code == 0
@@ -468,7 +468,7 @@ def test_the_clients_settings_come_from_file_and_environment(
     ]
 
 
-def test_what_a_server_refuses_is_one_line_and_exit_1(server: FakeServer) -> None:
+def test_a_refusal_of_the_server_is_one_line_and_exit_1(server: FakeServer) -> None:
     server.answers["GetVideo"] = [make_refusal(code_pb2.NOT_FOUND, "no video 99", "VIDEO_NOT_FOUND")]
     result = kinodex("moments", "x", "--video", "99", "--server", server.address)
     assert result.exit_code == 1
@@ -478,9 +478,7 @@ def test_what_a_server_refuses_is_one_line_and_exit_1(server: FakeServer) -> Non
 @pytest.mark.parametrize(
     ("address", "part"), [("nonsense", "HOST:PORT"), ("http://a:1", "HOST:PORT"), ("grpc://a:1", "token")]
 )
-def test_a_server_that_cannot_be_asked_is_one_line_and_exit_1(
-    monkeypatch: pytest.MonkeyPatch, address: str, part: str
-) -> None:
+def test_an_unreachable_server_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch, address: str, part: str) -> None:
     monkeypatch.setenv("KINODEX_CLIENT_TOKEN", "secret")
     result = kinodex("search", "x", "--server", address)
     assert result.exit_code == 1
@@ -536,7 +534,7 @@ finally:
     assert (json.loads(done.stdout)["query"], done.stderr) == ("Paris", "[]\n")
 
 
-def test_a_reader_that_stops_early_gets_no_complaint() -> None:
+def test_a_reader_that_stops_early_causes_no_error_message() -> None:
     code = """
 import os, sys, types
 sys.path.insert(0, "tests")
@@ -568,9 +566,7 @@ def test_doctor_finds_what_this_machine_has() -> None:
 
 
 @pytest.mark.parametrize(("spec", "state", "remedy"), [(object(), "ok", ""), (None, "missing", "kinodex[milvus]")])
-def test_doctor_tells_where_the_vectors_are(
-    spec: object, state: str, remedy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_names_the_vector_index(spec: object, state: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.cli.doctor.importlib.util.find_spec", lambda name: spec)
     finding = doctor._check_index(Settings(index=IndexConfig(milvus_uri="http://milvus.example:19530")))
     assert finding.state == state
@@ -578,7 +574,7 @@ def test_doctor_tells_where_the_vectors_are(
     assert "http://milvus.example:19530" in finding.detail
 
 
-def test_doctor_reports_a_wrong_setting_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_wrong_setting_and_checks_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     for check in ("packages", "decoding", "device", "visual", "speech", "sentence", "index", "library"):
         monkeypatch.setattr(
             f"serve.cli.doctor._check_{check}", lambda *_: (_ for _ in ()).throw(ImportError("no module x"))

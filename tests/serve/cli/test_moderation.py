@@ -1,4 +1,4 @@
-"""`kinodex events` on what a catalog holds, without any encoder."""
+"""`kinodex events` on the events of a catalog, without an encoder."""
 
 import socket
 import subprocess
@@ -29,7 +29,7 @@ def events(data: Path, *arguments: str) -> Result:
     return CliRunner().invoke(cli, ["events", "--data", str(data), *arguments])
 
 
-def test_nothing_of_an_event_moves_the_cursor(data: Path) -> None:
+def test_the_text_of_an_event_cannot_move_the_cursor(data: Path) -> None:
     with Catalog.open_writer(data) as catalog:
         foul = replace(FIRE, label="Fi\x1b[2Jre", parents=("Haz\rards",), action="al\aert", start_seconds=50.0)
         put_events(catalog, put(catalog, "b"), 1, foul)
@@ -38,13 +38,13 @@ def test_nothing_of_an_event_moves_the_cursor(data: Path) -> None:
     assert shown.replace("\n", "").isprintable()
 
 
-def test_a_collection_and_videos_that_are_not_there_are_errors(data: Path) -> None:
+def test_unknown_collections_and_videos_are_errors(data: Path) -> None:
     assert len(events(data, "--collection", "default").stdout.splitlines()) == 2
     assert events(data, "--collection", "defualt").stderr == "kinodex: error: no collection defualt\n"
     assert events(data, "--video", "none").stderr.startswith("kinodex: error: no video none")
 
 
-def test_videos_may_be_named_by_their_beginnings_and_policies_by_their_ids(data: Path) -> None:
+def test_videos_are_named_by_the_first_characters_of_their_ids_and_policies_by_their_ids(data: Path) -> None:
     with Catalog.open_writer(data) as catalog:
         row = put(catalog, "holiday-film", collection="other")
         put_events(catalog, row, 3, replace(FIRE, collection="other", video_id="holiday-film", policy_id="flood"))
@@ -55,7 +55,7 @@ def test_videos_may_be_named_by_their_beginnings_and_policies_by_their_ids(data:
     assert events(data, "--policy", "fire", "--policy", "flood").stdout.count("Fire") == 5
 
 
-def test_following_a_server_that_is_not_there_says_that_it_waits(tmp_path: Path) -> None:
+def test_following_an_unreachable_server_says_that_it_waits(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         address = f"127.0.0.1:{bound.getsockname()[1]}"  # nobody listens there by the time it is asked
     command = [sys.executable, "-m", "kinodex", "events", "--follow", "--server", address]

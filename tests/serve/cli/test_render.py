@@ -1,4 +1,4 @@
-"""What people and programs see of answers, videos and transcripts."""
+"""The output of answers, videos and transcripts: JSON, tables, lines and subtitles."""
 
 import html
 import io
@@ -89,7 +89,7 @@ def test_json_rounds_times_to_milliseconds_and_scores_to_four_digits() -> None:
     assert (found["start_seconds"], found["score"], found["confidence"]) == (62.123, 0.9123, 0.8765)
 
 
-def test_json_rounds_times_by_way_of_nanoseconds_and_has_no_negative_zero() -> None:
+def test_json_rounds_times_to_nanoseconds_first_and_has_no_negative_zero() -> None:
     edge = moment(start_seconds=math.nextafter(16.0005, 0), end_seconds=-0.0, score=-1e-9, best_frame_seconds=-1e-12)
     found = moment_json(edge)
     assert found["start_seconds"] == round(16.0005, 3)
@@ -104,7 +104,7 @@ def test_json_never_holds_nan() -> None:
     assert json.loads(to_json(moment_json(moment(score=float("nan"), visual_score=float("inf")))))["score"] is None
 
 
-def test_json_is_utf8_and_gives_the_bytes_of_an_undecodable_file_name_back() -> None:
+def test_json_is_utf8_and_preserves_the_bytes_of_an_undecodable_file_name() -> None:
     name = os.fsdecode(b"caf\xc3\xa9 \xff.mp4")
     encoded = to_json({"uri": name})
     assert "café".encode() in encoded
@@ -264,7 +264,7 @@ def test_a_cue_starts_when_its_first_word_is_spoken() -> None:
         assert cue.start_seconds == starts[cue.lines[0].split()[0]]
 
 
-def test_a_sentence_too_long_for_one_cue_leaves_no_word_alone() -> None:
+def test_a_sentence_too_long_for_a_cue_leaves_no_single_word() -> None:
     said = "From fairest creatures we desire increase, that thereby beauty's rose might never ever die."
     first, second = make_cues([utterance(said, 0.0, 9.0)])
     assert min(len(" ".join(first.lines)), len(" ".join(second.lines))) > 35
@@ -285,7 +285,7 @@ def test_silence_has_an_empty_transcript(wanted: str, text: str) -> None:
     assert write_transcript(video(), [], wanted) == text  # type: ignore[arg-type]
 
 
-def test_the_text_transcript_has_a_line_an_utterance() -> None:
+def test_the_text_transcript_has_a_line_for_each_utterance() -> None:
     said: list[Utterance] = [utterance("Hello\nthere.", 61.0, 62.0), utterance("Bye.", 3600.0, 3601.0)]
     assert write_transcript(video(), said, "text") == "[1:01] Hello there.\n[1:00:00] Bye.\n"
 

@@ -1,4 +1,4 @@
-"""The contact sheet: whatever the answers hold, a picture comes out, and the pictures are in it."""
+"""The contact sheet: any answer can be drawn, and the pictures are in it."""
 
 import numpy as np
 import pytest
@@ -45,14 +45,14 @@ def test_a_portrait_picture_keeps_its_shape() -> None:
     ],
 )
 @pytest.mark.parametrize("verdict", first_quick(Verdict))
-def test_no_answer_is_too_odd_to_draw(picture: bytes | None, said: str, uri: str, verdict: Verdict) -> None:
+def test_unusual_answers_are_drawn(picture: bytes | None, said: str, uri: str, verdict: Verdict) -> None:
     odd = moment(transcript=said, uri=uri, verdict=verdict, matched_words=WORDS)
     sheet = draw_sheet("a question " * 50, [Cell(moment=odd, picture=picture)])
     assert sheet.mode == "RGB"
     assert sheet.getcolors(1) is None
 
 
-def test_nothing_found_is_a_sheet_too() -> None:
+def test_an_empty_answer_gives_a_sheet() -> None:
     assert draw_sheet("q", []).getcolors(1) is None
 
 

@@ -1,4 +1,4 @@
-"""`kinodex token` as a script meets it."""
+"""`kinodex token` as scripts use it."""
 
 import json
 import subprocess
@@ -53,13 +53,13 @@ def test_add_prints_a_token_that_works_and_explains_on_stderr() -> None:
     assert principal.collections == frozenset({"talks", "lectures"})
 
 
-def test_add_opens_all_for_writing_only_when_told_to() -> None:
+def test_add_allows_all_collections_and_writing_only_if_asked() -> None:
     text = token("add", "ingest", "--all-collections", "--access", "write").stdout.strip()
     principal = TokenStore(FILE, lambda: NOW).authenticate(f"Bearer {text}")
     assert principal.may_write("anything")
 
 
-def test_list_says_what_a_token_opens_and_never_its_hash() -> None:
+def test_list_prints_the_rights_of_a_token_and_never_its_hash() -> None:
     added = token("add", "laptop", "--collection", "talks", "--expires", "12h").stdout.strip()
     token("add", "ingest", "--all-collections", "--access", "write")
     first, second = (json.loads(line) for line in token("list", "--json").stdout.splitlines())
@@ -85,7 +85,7 @@ def test_list_marks_the_expired(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "expired 2026-05-02 00:00 UTC" in token("list").stdout
 
 
-def test_list_of_nothing_is_no_failure() -> None:
+def test_an_empty_list_is_no_failure() -> None:
     result = token("list", "--json")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "no tokens in kinodex-data/tokens.json" in result.stderr
@@ -105,7 +105,7 @@ def test_revoke_takes_a_name_or_an_id() -> None:
     assert_one_error_line(result, "no token laptop", "kinodex token list")
 
 
-def test_the_file_is_the_one_of_the_settings_or_the_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokens_file_is_named_by_the_settings_or_in_the_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     token("add", "a", "--all-collections", "--data", "library")
     assert Path("library/tokens.json").exists()
     Path("k.toml").write_text('[server]\ntokens = "etc/named.json"', encoding="utf-8")

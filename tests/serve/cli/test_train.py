@@ -1,4 +1,4 @@
-"""`kinodex train` as its user meets it, and a library that is indexed with what it made."""
+"""`kinodex train` as its users run it, and a library that is indexed with the trained fusion."""
 
 import json
 import os
@@ -103,7 +103,7 @@ def test_trains_on_a_file_of_captions(library: Path, tmp_path: Path) -> None:
     assert outcome["is_promoted"] == outcome["checkpoint"].endswith("/fusion.safetensors")
 
 
-def test_without_captions_it_learns_from_what_is_said(library: Path, tmp_path: Path) -> None:
+def test_without_captions_it_trains_on_the_utterances(library: Path, tmp_path: Path) -> None:
     with Catalog.open_writer(tmp_path / "bare") as catalog:
         catalog.set_space(SPACE)
         for n in range(6):
@@ -172,7 +172,7 @@ def test_a_missing_library_or_file_is_one_line(library: Path, tmp_path: Path) ->
     assert "not UTF-8" in train(library, tmp_path / "out", "--captions", str(tmp_path / "binary")).stderr
 
 
-def test_a_caption_of_two_videos_of_one_name_is_of_both(library: Path) -> None:
+def test_a_caption_whose_name_two_videos_share_describes_both(library: Path) -> None:
     captions = lines(library.parent / "c.jsonl", {"video": "clip1.mp4", "caption": "twice"})
     gathered = gather([library, library], captions, library.parent / "out", settings(), lambda *_: None)
     assert [one.video for one in gathered.data.captions] == [1, 13]
@@ -185,7 +185,7 @@ def processes(*command: str, **others: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_ends_as_it_would_have(library: Path, tmp_path: Path) -> None:
+def test_a_killed_run_ends_as_an_undisturbed_run(library: Path, tmp_path: Path) -> None:
     arguments = ["train", "--data", str(library), "--steps", "70", "--batch", "8", "--json", "--out"]
     assert CliRunner().invoke(cli, [*arguments, str(tmp_path / "calm")]).exit_code == 0
     killed = processes(sys.executable, "-c", RUN, *arguments, str(tmp_path / "killed"))
@@ -220,7 +220,7 @@ def test_processes_of_torchrun_train_one_model(library: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_library_is_indexed_with_what_was_trained(
+def test_a_library_is_indexed_with_a_trained_fusion(
     library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(library, tmp_path / "out")
@@ -244,7 +244,7 @@ def test_a_library_is_indexed_with_what_was_trained(
     assert "no weights for" in lost.stderr
 
 
-def test_a_checkpoint_of_other_encoders_is_refused_before_work_begins(library: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_encoders_is_refused_before_any_work(library: Path, tmp_path: Path) -> None:
     from temporal.config import FusionConfig
     from temporal.fusion.fusion import save_checkpoint
     from temporal.fusion.model import FusionTransformer

@@ -1,4 +1,4 @@
-"""The demo's library with the real encoders: what `make demo` shows holds."""
+"""The demo's library with the real encoders: its questions are answered as `make demo` shows."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def is_answered(library: Library, question: dict[str, object]) -> bool:
 @pytest.mark.parametrize(
     "question", [q for q in KNOWN["moments"] if q["channel"] == "speech"], ids=lambda q: q["query"]
 )
-def test_a_spoken_question_is_answered_with_its_second(library: Library, question: dict[str, object]) -> None:
+def test_a_spoken_question_is_answered_with_the_right_second(library: Library, question: dict[str, object]) -> None:
     assert is_answered(library, question)
 
 
@@ -52,6 +52,6 @@ def test_most_visual_questions_are_answered(library: Library) -> None:
 
 
 @pytest.mark.parametrize("question", KNOWN["absent"], ids=lambda q: q["query"])
-def test_what_is_not_there_is_no_match(library: Library, question: dict[str, object]) -> None:
+def test_an_absent_event_is_no_match(library: Library, question: dict[str, object]) -> None:
     best = library.moments(Query(text=str(question["query"]), limit=1)).moments[0]
     assert best.verdict is not Verdict.MATCH

@@ -1,4 +1,4 @@
-"""The demo library is what its questions.json says it is."""
+"""The videos of the demo match questions.json."""
 
 import json
 from pathlib import Path

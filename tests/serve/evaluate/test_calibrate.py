@@ -1,4 +1,4 @@
-"""Calibrating on questions with known answers, with an encoder that knows colours and nothing else."""
+"""Calibration on questions with known answers, with an encoder that knows only colours."""
 
 import json
 from pathlib import Path
@@ -134,7 +134,7 @@ def test_questions_about_other_videos_cannot_calibrate(
         choose_calibration(library, read_questions(tmp_path / "q.json"))
 
 
-def test_a_library_that_cannot_see_has_nothing_to_calibrate(
+def test_a_library_without_a_visual_encoder_cannot_be_calibrated(
     tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch, visual=False)

@@ -1,4 +1,4 @@
-"""Policies judged on labelled clips."""
+"""Moderation policies measured on labelled clips."""
 
 import json
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_better_thresholds_are_suggested(data: Path, tmp_path: Path, monkeypatch
     assert "try them on other clips before you use them" in out
 
 
-def test_what_is_found_under_a_parent_label_is_not_wrong(
+def test_an_event_in_a_span_of_a_parent_label_is_ignored(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
@@ -132,7 +132,7 @@ def test_bad_clips_are_refused(
     assert message in error
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clips").write_bytes(b"\xff\xfe")
     with pytest.raises(ClipsInvalid, match="cannot use clips"):
         read_clips(tmp_path / "clips")
@@ -148,7 +148,7 @@ def test_options_that_do_not_go_together(options: list[str]) -> None:
     assert CliRunner().invoke(cli, ["eval", *options]).exit_code == 2
 
 
-def test_overlap_decides() -> None:
+def test_events_and_spans_match_if_they_overlap() -> None:
     def span(start: float, end: float) -> TimeSpan:
         return TimeSpan(start_seconds=start, end_seconds=end)
 

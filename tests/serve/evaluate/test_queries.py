@@ -162,7 +162,7 @@ def test_questions_about_other_videos_measure_nothing(data: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_name_of_two_videos_is_none(data: Path, queries: Path, tmp_path: Path) -> None:
+def test_a_name_that_two_videos_share_is_refused(data: Path, queries: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     films = [write_scenes(tmp_path / each / "red.mp4", [("red", 2)], salt=n) for n, each in enumerate("ab")]

@@ -1,4 +1,4 @@
-"""Files of questions with known answers: either format, and what is none."""
+"""Files of questions with known answers: both formats, and invalid files."""
 
 import json
 from pathlib import Path
@@ -88,14 +88,14 @@ def test_one_line_is_json_lines_too(tmp_path: Path) -> None:
         (json.dumps({"kind": "moment", **MOMENT, "end_seconds": float("inf")}), "0 <= start_seconds < end_seconds"),
     ],
 )
-def test_what_is_no_file_of_questions_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_file_of_questions_is_named_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(QuestionsInvalid) as caught:
         read(tmp_path / "q.json", text)
     assert str(caught.value).startswith(f"cannot use questions {tmp_path / 'q.json'}: ")
     assert message in str(caught.value)
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(QuestionsInvalid, match="No such file"):
         read_questions(tmp_path / "none.json")
     (tmp_path / "latin.json").write_bytes(b'{"kind": "absent", "query": "\xe9"}')
