@@ -10,8 +10,9 @@ So a collection of another library, of other encoders or of another format is ne
 collection of new encoders drops those of the catalog's former encoders.
 
 The first refresh() reads all ids in the collection and keeps only rows that the catalog confirms. A file is confirmed
-by its indexed_time and its number of rows, a row of a live video by its added_time. All other rows are deleted, and
-missing rows are added. The vectors themselves are not checked: a client that may write to Milvus can falsify answers.
+by its indexed_time and its number of rows, a row of a live video by its added_time. All other rows are deleted, except
+those that another process may have added for a newer state of the catalog. Missing rows are added. The vectors
+themselves are not checked: a client that may write to Milvus can falsify answers.
 
 Any number of processes may refresh one collection if they share the data directory. They need no lock between them:
 keys are never reused, and the meaning of a key never changes. So adding a row twice changes nothing, and a row that is

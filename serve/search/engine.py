@@ -337,10 +337,8 @@ class Engine:
         like = query.like
         if like is None:
             return None
-        videos = self.by_id.get(like.video_id, ())
-        return require_single(
-            [video for video in videos if like.collection in (None, video.collection)], like.video_id
-        ), like.span
+        videos = [v for v in self.by_id.get(like.video_id, ()) if like.collection in (None, v.collection)]
+        return require_single(videos, like.video_id), like.span
 
     # ---- exclusions ----
 

@@ -111,10 +111,10 @@ class Library:
         if visual is None:
             raise NoVisualEncoder(f"{self.directory} was indexed without a visual encoder")
         with self.engine.snapshot():
-            curve = visual.score_frames(visual.encode_text(read_intent(text).text), video, None)
-        if curve is None:
+            scored = visual.score_frames(visual.encode_text(read_intent(text).text), video, None)
+        if scored is None:
             return np.empty(0), np.empty(0, np.float32)
-        return curve.frames.pts_seconds, curve.values
+        return scored.frames.pts_seconds, scored.values
 
     def _check_collections(self, query: Query) -> None:
         """Raise CollectionNotFound for an unknown collection: an empty answer would hide a typing error."""
