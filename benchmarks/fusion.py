@@ -39,7 +39,7 @@ from serve.settings import Settings
 from temporal.config import TrainConfig, WindowConfig
 from temporal.fusion.fusion import Fusion, MeanPooling
 from temporal.fusion.retrieval_eval import judge, segments_of
-from temporal.fusion.train import CANDIDATE, Outcome, train
+from temporal.fusion.train import CANDIDATE, Outcome, train_fusion
 from temporal.fusion.training_log import PLOT
 from temporal.fusion.training_set import TrainingCaption, TrainingSet, TrainingVideo
 from temporal.values import Pooling, TimeSpan
@@ -180,7 +180,7 @@ def trained(data: TrainingSet, out: Path, config: TrainConfig) -> tuple[Fusion, 
     """Train as `kinodex train` does. Return the model, the outcome, and the minutes."""
     began = time.monotonic()
     show = lambda report: print(report, flush=True)  # noqa: E731
-    outcome = train(data, out, config, device=choose_device("auto"), on_report=show)
+    outcome = train_fusion(data, out, config, device=choose_device("auto"), on_report=show)
     fusion = Fusion(out / CANDIDATE, choose_device("auto"))
     fusion.load(data.frame_size, data.utterance_size)
     return fusion, outcome, (time.monotonic() - began) / 60

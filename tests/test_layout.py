@@ -160,3 +160,18 @@ def test_every_stage_has_what_its_neighbours_need() -> None:
     for stage in STAGES:
         assert (ROOT / stage / "__init__.py").exists()
         assert not [name for name in SEAMS if not (ROOT / stage / f"{name}.py").exists()]
+
+
+# Names that stand for one thing in several places: entry points, a command and the function that it calls, and the
+# learning rate over a run.
+SHARED_NAMES = {"main", "index", "delete", "reindex", "train", "evaluate", "schedule"}
+
+
+def test_no_two_classes_or_functions_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in (path for stage in STAGES for path in sources(stage)):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    doubled = {name: paths for name, paths in places.items() if len(paths) > 1 and name not in SHARED_NAMES}
+    assert doubled == {}

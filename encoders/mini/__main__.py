@@ -37,7 +37,7 @@ def train_command(data: Path, out: Path, epochs: int, seed: int, device: str, st
     (the files that Kinodex loads), history.jsonl and training.png. The same command resumes a run that was stopped or
     killed. Ten epochs of 40,000 pictures take about three and a half hours on two CPU cores.
     """
-    from encoders.mini.train import EpochReport, train
+    from encoders.mini.train import EpochReport, train_mini
 
     console = Console(stderr=True)
     progress = Progress(
@@ -63,7 +63,7 @@ def train_command(data: Path, out: Path, epochs: int, seed: int, device: str, st
 
     try:
         with progress:
-            train(
+            train_mini(
                 data,
                 out,
                 epochs=epochs,
@@ -98,7 +98,7 @@ def evaluate_command(model: Path, pictures: Path, as_json: bool) -> None:
     """
     from encoders.config import SentenceConfig, VisualConfig
     from encoders.mini.encoder import MiniEncoder
-    from encoders.mini.evaluate import accuracy_by_kind, evaluate
+    from encoders.mini.evaluate import accuracy_by_kind, evaluate_vectors
     from encoders.mini.pictures import load_pictures
     from encoders.sentence import SentenceEncoder
 
@@ -109,7 +109,7 @@ def evaluate_command(model: Path, pictures: Path, as_json: bool) -> None:
     except EncoderError as error:
         raise click.ClickException(str(error)) from error
     vectors = encoder.encode_frames(loaded.pixels)
-    evaluation = evaluate(vectors, loaded.labels, sentence)
+    evaluation = evaluate_vectors(vectors, loaded.labels, sentence)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(evaluation)))
         return

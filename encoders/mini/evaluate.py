@@ -32,7 +32,7 @@ class Evaluation:
 
 def evaluate_tower(tower: Tower, pictures: Pictures, sentence: SentenceEncoder) -> Evaluation:
     """Evaluate a tower on pictures."""
-    return evaluate(embed(tower, pictures.pixels), pictures.labels, sentence)
+    return evaluate_vectors(embed(tower, pictures.pixels), pictures.labels, sentence)
 
 
 def embed(tower: Tower, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -47,7 +47,7 @@ def embed(tower: Tower, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate(vectors)
 
 
-def evaluate(vectors: NDArray[np.float32], labels: Sequence[Label], sentence: SentenceEncoder) -> Evaluation:
+def evaluate_vectors(vectors: NDArray[np.float32], labels: Sequence[Label], sentence: SentenceEncoder) -> Evaluation:
     """Rank captions by their similarity to pictures.
 
     Args:

@@ -92,7 +92,7 @@ class Captions:
     own: tuple[NDArray[np.int64], ...]  # the captions of each picture: rows of `vectors`
 
 
-def train(
+def train_mini(
     data: Path,
     out: Path,
     *,
@@ -135,7 +135,7 @@ def train(
     run = MiniRun(pictures, sentence, epochs=epochs, seed=seed, device=choose_device(device), on_stage=on_stage)
     run.begin(start)
     run.resume(out / "checkpoint.pt")
-    history = read_history(out / "history.jsonl", run.step // run.steps_in_epoch)
+    history = read_epochs(out / "history.jsonl", run.step // run.steps_in_epoch)
     while run.step < run.steps:
         began, losses = time.monotonic(), []
         while True:
@@ -153,7 +153,7 @@ def train(
             evaluation=evaluate_tower(run.average, held_out, sentence) if held_out else None,
         )
         history.append(report)
-        write_history(out, history)
+        write_epochs(out, history)
         run.save(out / "checkpoint.pt")
         on_epoch(report)
 
@@ -357,7 +357,7 @@ def write_weights(run: MiniRun, sentence: SentenceEncoder, out: Path, trained: s
     (out / "mini.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
-def read_history(path: Path, epochs: int) -> list[EpochReport]:
+def read_epochs(path: Path, epochs: int) -> list[EpochReport]:
     """Read the reports of the first `epochs` epochs, which are those of the checkpoint."""
     if not path.exists():
         return []
@@ -369,13 +369,13 @@ def read_history(path: Path, epochs: int) -> list[EpochReport]:
     return reports
 
 
-def write_history(out: Path, history: list[EpochReport]) -> None:
+def write_epochs(out: Path, history: list[EpochReport]) -> None:
     lines = "".join(json.dumps(asdict(report)) + "\n" for report in history)
     (out / "history.jsonl").write_text(lines, encoding="utf-8")
-    plot(out / "training.png", history)
+    plot_epochs(out / "training.png", history)
 
 
-def plot(path: Path, history: list[EpochReport]) -> None:
+def plot_epochs(path: Path, history: list[EpochReport]) -> None:
     """Draw loss and held-out accuracy over the epochs."""
     from matplotlib.figure import Figure
 

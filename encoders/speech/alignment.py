@@ -61,7 +61,7 @@ def align(
     rows = [[*prefix, *text, tokenizer.eot] for text in texts]
     width = max(map(len, rows))
     tokens = torch.tensor([row + [tokenizer.eot] * (width - len(row)) for row in rows], device=sound[0][0].device)
-    attention, states = _attend(model, heads, vocabulary, sound, tokens)  # (H, B, W, T), (B, W, D)
+    attention, states = _cross_attention(model, heads, vocabulary, sound, tokens)  # (H, B, W, T), (B, W, D)
     timed = []
     for b, (text, duration_seconds) in enumerate(zip(texts, durations_seconds, strict=True)):
         positions = min(attention.shape[-1], max(1, round(duration_seconds * TOKENS_PER_SECOND)))
@@ -78,7 +78,7 @@ def align(
     return timed
 
 
-def _attend(
+def _cross_attention(
     model: Whisper, heads: Sequence[tuple[int, int]], vocabulary: Vocabulary, sound: Sound, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Run the decoder over known tokens; return the attention of the heads before softmax (H, B, W, T), and the

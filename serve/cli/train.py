@@ -84,7 +84,7 @@ def train(
     from encoders.weights import choose_device
     from serve.evaluate.training_data import gather
     from temporal.config import TrainConfig
-    from temporal.fusion.train import train as train_fusion
+    from temporal.fusion.train import train_fusion
 
     libraries = directories or (data_directory(None),)
     progress = _TrainingProgress(is_first=os.environ.get("RANK", "0") == "0")

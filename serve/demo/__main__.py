@@ -36,7 +36,7 @@ class DemoQuestion:
     end_seconds: float
 
 
-def read_questions() -> list[DemoQuestion]:
+def read_demo_questions() -> list[DemoQuestion]:
     """Read the first spoken and the first visual question about each video from questions.json."""
     rows = json.loads((HERE / "questions.json").read_text(encoding="utf-8"))["moments"]
     questions: dict[tuple[str, str], DemoQuestion] = {}
@@ -79,7 +79,7 @@ def main() -> int:
     right_count = 0
     cells = []
     with Library.open(directory, settings) as library:
-        for question in read_questions():
+        for question in read_demo_questions():
             console.print(f'\n[bold]$ kinodex moments "{question.text}" --data {directory}[/bold]', soft_wrap=True)
             answer = library.moments(Query(text=question.text, limit=ANSWER_COUNT))
             show_moments(console, question.text, answer)

@@ -79,7 +79,7 @@ class Process:
         return torch.cat(torch.distributed.nn.functional.all_gather(mine))  # type: ignore[no-untyped-call]
 
 
-def train(
+def train_fusion(
     data: TrainingSet,
     out: Path,
     config: TrainConfig,

@@ -99,7 +99,7 @@ class _Spans(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Epoch:
+class _EpochCurve:
     """One epoch of one video."""
 
     number: int  # index of the video
@@ -137,16 +137,16 @@ class _Epoch:
         cells = np.concatenate([a, b])  # starts, then ends
         is_shot, is_inner = np.tile(is_shot, 2), (cells > 0) & (cells < len(self.edges) - 1)
         at, changes = self.edges[cells], self.changes
-        of_shots = _nearest(changes.seconds, at, np.full(len(at), 1.01))
-        of_others = _nearest(self.pts_seconds, at, np.full(len(at), 0.5))
+        of_shots = _snap(changes.seconds, at, np.full(len(at), 1.01))
+        of_others = _snap(self.pts_seconds, at, np.full(len(at), 0.5))
         at = np.where(is_inner, np.where(is_shot, of_shots, of_others), at)
         lengths = at[len(a) :] - at[: len(a)]
         tolerance = np.where(is_shot, 0.0, np.minimum(tolerance_seconds, np.tile(lengths, 2) / 2))
-        at = np.where(is_inner, _nearest(changes.cut_seconds, at, tolerance), at)
+        at = np.where(is_inner, _snap(changes.cut_seconds, at, tolerance), at)
         return at[: len(a)], at[len(a) :]
 
 
-def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_Epoch]:
+def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_EpochCurve]:
     """Yield the epochs of a video.
 
     Raises:
@@ -161,7 +161,7 @@ def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_Ep
         for smooth in scales:
             centre = median(smooth)
             is_high |= smooth - centre > STAND_OUT * MAD_SIGMA * median(np.abs(smooth - centre))
-        yield _Epoch(
+        yield _EpochCurve(
             number=number, pts_seconds=video.pts_seconds, values=values, edges=edges,
             changes=video.changes.within(edges[0], edges[-1]), is_high=is_high, regions=_regions(scales, config),
         )  # fmt: skip
@@ -258,7 +258,7 @@ def _regions(scales: Sequence[Floats], config: MomentConfig) -> list[tuple[int, 
     return [(max(0, seed - reach), min(count, seed + reach + 1)) for seed in seeds]
 
 
-def _nearest(times: Floats, at: Floats, tolerance: Floats) -> Floats:
+def _snap(times: Floats, at: Floats, tolerance: Floats) -> Floats:
     """Return the nearest of ascending times for each of `at` if it is within the tolerance, else `at` itself."""
     if not len(times):
         return at

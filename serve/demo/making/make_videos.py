@@ -201,7 +201,7 @@ def draw_frames(scene: Scene, seconds: float) -> Iterator[Image.Image]:
         yield still if not scene.picture else cut_view(still, scene.begin, scene.end, number / (count - 1))
 
 
-def write_video(board: Storyboard, timing: Plan, path: Path) -> None:
+def render_video(board: Storyboard, timing: Plan, path: Path) -> None:
     """Encode a video: H.264 and AAC in MP4, with the index at the start of the file."""
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=options) as file:
@@ -254,7 +254,7 @@ def main() -> None:
     moments: list[dict[str, object]] = []
     for board in STORYBOARDS:
         timing = plan(board)
-        write_video(board, timing, DEMO / "videos" / board.file)
+        render_video(board, timing, DEMO / "videos" / board.file)
         videos.append(
             {
                 "file": board.file,

@@ -18,7 +18,7 @@ from encoders.errors import PicturesInvalid, WeightsInvalid
 from encoders.mini import MiniEncoder, train
 from encoders.mini.__main__ import main
 from encoders.mini.augment import augment, mix
-from encoders.mini.evaluate import evaluate
+from encoders.mini.evaluate import evaluate_vectors
 from encoders.mini.pictures import Label, load_pictures
 from encoders.mini.train import loss_of_captions, schedule
 from encoders.sentence import SentenceEncoder
@@ -219,7 +219,7 @@ def losses_of(data: Path, out: Path, epochs: int = 2, seed: int = 1, stop_after:
         if len(losses) == stop_after:
             raise KeyboardInterrupt
 
-    train.train(data, out, epochs=epochs, seed=seed, device="cpu", on_step=on_step)
+    train.train_mini(data, out, epochs=epochs, seed=seed, device="cpu", on_step=on_step)
     return losses
 
 
@@ -279,14 +279,14 @@ def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
 def test_training_goes_on_from_a_trained_tower(data: Path, tmp_path: Path) -> None:
     losses = losses_of(data, tmp_path / "first", epochs=4)
     again: list[float] = []
-    train.train(
+    train.train_mini(
         data, tmp_path / "second", epochs=1, seed=5, device="cpu", start=tmp_path / "first",
         on_step=lambda _step, _steps, loss: again.append(loss),
     )  # fmt: skip
     assert again[0] < losses[0]
     (tmp_path / "first" / "mini.safetensors").write_bytes(b"x" * 64)
     with pytest.raises(WeightsInvalid, match="first"):
-        train.train(data, tmp_path / "third", epochs=1, seed=5, device="cpu", start=tmp_path / "first")
+        train.train_mini(data, tmp_path / "third", epochs=1, seed=5, device="cpu", start=tmp_path / "first")
 
 
 def test_val_is_not_trained_on(tmp_path: Path) -> None:
@@ -313,15 +313,15 @@ def label(caption: str) -> Label:
 
 def test_ranks_are_counted_among_distinct_first_captions() -> None:
     vectors = one_hot([1, 0, 0], [0.9, 0.5, 0], [0, 0, 1], [1, 0, 0])
-    found = evaluate(vectors, [label("a"), label("b"), label("c"), label("c")], AxisSentence())  # type: ignore[arg-type]
+    found = evaluate_vectors(vectors, [label("a"), label("b"), label("c"), label("c")], AxisSentence())  # type: ignore[arg-type]
     assert (found.images, found.captions) == (4, 3)
     assert (found.top1, found.top5) == (0.5, 1.0)
 
 
 def test_a_tie_counts_against_the_picture() -> None:
-    found = evaluate(one_hot([1, 1, 0]), [label("a")] * 1, AxisSentence())  # type: ignore[arg-type]
+    found = evaluate_vectors(one_hot([1, 1, 0]), [label("a")] * 1, AxisSentence())  # type: ignore[arg-type]
     assert found.top1 == 1  # no other caption is in the data
-    found = evaluate(one_hot([1, 1, 0], [0, 1, 0]), [label("a"), label("b")], AxisSentence())  # type: ignore[arg-type]
+    found = evaluate_vectors(one_hot([1, 1, 0], [0, 1, 0]), [label("a"), label("b")], AxisSentence())  # type: ignore[arg-type]
     assert found.top1 == 0.5
 
 

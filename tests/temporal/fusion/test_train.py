@@ -15,7 +15,16 @@ from temporal.config import FusionConfig, TrainConfig, WindowConfig
 from temporal.errors import TrainingSetInvalid
 from temporal.fusion.fusion import Fusion, MeanPooling, load_checkpoint
 from temporal.fusion.retrieval_eval import Judgement, judge, segments_of
-from temporal.fusion.train import CANDIDATE, CHECKPOINT, FUSION, contrast, draw_captions, draw_window, schedule, train
+from temporal.fusion.train import (
+    CANDIDATE,
+    CHECKPOINT,
+    FUSION,
+    contrast,
+    draw_captions,
+    draw_window,
+    schedule,
+    train_fusion,
+)
 from temporal.fusion.training_set import TrainingCaption, TrainingSet, split
 from temporal.values import Pooling, TimeSpan
 
@@ -28,7 +37,7 @@ BRIEF = TrainConfig(
 
 
 def run(data: TrainingSet, out: Path, config: TrainConfig = BRIEF, **others: object):
-    return train(data, out, config, device="cpu", model_config=SMALL, **others)
+    return train_fusion(data, out, config, device="cpu", model_config=SMALL, **others)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
