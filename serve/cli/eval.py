@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from serve.evaluate.questions import Half
     from serve.search.library import Library
 
-# The options that name what is measured -> the options that go with them, besides --config and --json.
+# For each kind of evaluation: the options that it needs -> the options that it also takes, besides --config and --json.
 MODES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("policies", "clips"): ("plots", "data"),
     ("queries",): ("server", "half", "plots", "data"),
@@ -24,7 +24,7 @@ MODES: dict[tuple[str, ...], tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalOptions:
-    """The options of one `kinodex eval`."""
+    """The options of `kinodex eval`."""
 
     queries: Path | None
     server: str | None
@@ -111,7 +111,11 @@ def evaluate(**values: Any) -> None:
 
 
 def _mode(options: EvalOptions) -> str:
-    """Return the option that names what is measured, after a check of the options that go with it."""
+    """Return the kind of evaluation, by its first option in MODES.
+
+    Raises:
+        click.UsageError: If options are missing, or do not go together.
+    """
 
     def is_given(name: str) -> bool:
         return getattr(options, name) is not None

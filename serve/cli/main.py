@@ -302,9 +302,10 @@ QUESTIONS.json holds questions with known answers. Those with "half": "report" o
 def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | None, config: Path | None) -> None:
     """Choose thresholds for the visual encoder.
 
-    The scores of encoders differ in scale. From questions with known answers, this chooses the sentences into which a
-    question is put, the share of generic similarity to remove, and the scores from which an answer is a MATCH or
-    NO_MATCH. A calibration is valid for the encoder of this library only. The built-in encoder mini has one already.
+    The scores of encoders differ in scale. From questions with known answers, this chooses the scores at which an
+    answer is called a MATCH or NO_MATCH. It also chooses the sentences into which a question is put, and the share of
+    generic similarity to remove. A calibration is valid only for the encoder of this library. The built-in encoder
+    mini already has one.
     """
     from encoders.calibration import FILE, write_calibration
     from serve.cli.render import show_calibration
