@@ -132,8 +132,6 @@ class Hysteresis:
             peak_seconds=float(self.peak_at[track]),
         )
 
-    # ---- new tracks
-
     def reset(self, track: int) -> None:
         """Set a track back to its initial state."""
         self.phase[track], self.below_since[track], self.ready_at[track] = IDLE, np.inf, 0.0
@@ -144,8 +142,6 @@ class Hysteresis:
         for name in self._STATE:
             getattr(copy, name)[: len(self.phase)] = getattr(self, name)
         return copy
-
-    # ---- state stored between two runs
 
     def state(self, track: int) -> list[float]:
         """Return the state of a track as finite numbers, for restore()."""

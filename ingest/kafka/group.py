@@ -100,8 +100,6 @@ class GroupConsumer:
             list(topics), listener=_Listener(self._calls, on_assigned, forget(on_revoked), forget(on_lost))
         )
 
-    # ---- records
-
     def poll(self, timeout_seconds: float, max_records: int = 16) -> list[Record]:
         """Return the next records, in order within each partition; an empty list if none came in time.
 
@@ -139,8 +137,6 @@ class GroupConsumer:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Continue at an offset of a partition that is ours."""
         self._consumer.seek(TopicPartition(topic, partition), offset)
-
-    # ---- offsets
 
     def committed_offset(self, topic: str, partition: int) -> int | None:
         """Ask for the offset that the group has committed; None if there is none.

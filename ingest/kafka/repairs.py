@@ -22,9 +22,6 @@ HANDSHAKE_SECONDS = 5.0  # bound of a TLS handshake: two round trips and some ar
 SENDER_STOP_SECONDS = 5.0  # wait for the thread of a producer whose records are given up
 
 
-# ---- connections
-
-
 def repair_connections() -> None:
     """Replace three methods of kafka-python's network classes; see each replacement."""
     KafkaNetSocket.sock_connect = _connect_or_close
@@ -112,9 +109,6 @@ class _FailureNotingManager(KafkaConnectionManager):  # type: ignore[misc]  # ka
         return connection
 
 
-# ---- consumers
-
-
 def keep_unfinished_join(consumer: KafkaConsumer) -> None:
     """Let the next poll() finish a join of the group that the last one was too short for.
 
@@ -170,9 +164,6 @@ def seconds_since_fetch(consumer: KafkaConsumer) -> float:
     Upstream: https://github.com/dpkp/kafka-python/issues/1474
     """
     return time.monotonic() - float(consumer._fetcher._sensors.fetch_latency._last_record_time) / 1000
-
-
-# ---- producers
 
 
 def load_topics(producer: KafkaProducer, client: NetClient, topics: list[str], timeout_seconds: float) -> None:

@@ -152,8 +152,6 @@ class _DecodePass:
                 yield from self._decode_packet(packet)
             yield from self._finish()
 
-    # ---- opening
-
     def _open_video(self) -> VideoTrack | None:
         stream = self._video_stream
         if stream is None:
@@ -181,8 +179,6 @@ class _DecodePass:
                 "max_pixels",
                 f"a picture of {width}x{height} pixels, at most {self._config.max_pixels} are decoded",
             )
-
-    # ---- the loop
 
     def _packets(self, container: InputContainer) -> Iterator[Packet[Stream]]:
         """Read packets of the chosen streams; skip damaged places."""
@@ -275,8 +271,6 @@ class _DecodePass:
         if current is None or current.origin is None or self._frame_count == 0:
             return 0.0
         return max(0.0, float(current.to_media(end) if epoch == current.index else current.base))
-
-    # ---- items
 
     def _yield_info(self) -> Iterator[MediaInfo]:
         if self._has_info:

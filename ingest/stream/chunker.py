@@ -184,8 +184,6 @@ class _SourceRun:
         self._byte_count += len(piece.media)
         self._hooks.progress(self._seconds, chunk_count, self._byte_count)
 
-    # ---- one connection
-
     @contextmanager
     def _connect(self) -> Iterator[InputContainer]:
         options = {"fflags": "+genpts"}

@@ -80,8 +80,6 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         self.jobs = JobQueue(catalog)
         self.changes = changes
 
-    # ---- add
-
     async def IngestVideo(
         self, request: library_pb2.IngestVideoRequest, context: Any
     ) -> library_pb2.IngestVideoResponse:
@@ -177,8 +175,6 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         except TimeoutError as error:
             raise UploadStalled(filename, self.max_stall_seconds) from error
 
-    # ---- show
-
     async def GetVideo(self, request: library_pb2.GetVideoRequest, context: Any) -> library_pb2.GetVideoResponse:
         reference, principal = video_reference(request), current_principal()
 
@@ -239,8 +235,6 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         response: library_pb2.GetFrameResponse = await self.workers.run(work)
         return response
 
-    # ---- delete
-
     async def DeleteVideo(
         self, request: library_pb2.DeleteVideoRequest, context: Any
     ) -> library_pb2.DeleteVideoResponse:
@@ -267,8 +261,6 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
 
         await self.workers.run(work)
         return library_pb2.DeleteVideoResponse()
-
-    # ---- look up
 
     def _readable_collections(self, principal: Principal, collection: str | None) -> tuple[str, ...] | None:
         """Return the collections that a call may read, which names one or none; see Access.readable_collections()."""

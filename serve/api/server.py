@@ -93,8 +93,6 @@ class Server:
             return self.config.listen
         return f"{self.config.listen.rpartition(':')[0]}:{self.port}"
 
-    # ---- start
-
     async def start(self) -> None:
         """Answer health checks with NOT_SERVING, and refuse all other calls with UNAVAILABLE."""
         await self._set_health(is_serving=False)
@@ -173,8 +171,6 @@ class Server:
         if not self.failure.done():
             self.failure.set_result(error)
 
-    # ---- between start and stop
-
     async def _keep_fresh(self) -> None:
         """Bring the indexes up to the catalog, again and again; load the library anew after a reindex.
 
@@ -211,8 +207,6 @@ class Server:
         self.metrics.spool_bytes.set(self.spool.used_bytes())
         self.followers.update_metrics(self.moderation_service.log)
         self.loaded.measure(self.metrics)
-
-    # ---- stop
 
     async def stop(self) -> None:
         """Refuse new calls, give running calls drain_seconds to end, then end everything. May be called twice."""

@@ -17,12 +17,12 @@ import sqlite3
 
 APPLICATION_ID = 0x4B494E4F  # "KINO": tells our file from any other SQLite file
 
-# Statements are separated by blank lines. Times of day are seconds since 1970, UTC. Arrays are little-endian.
+# Times of day are seconds since 1970, UTC. Arrays are little-endian.
 TABLES = """\
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,                -- generation, identity, schema_version, space
     value TEXT NOT NULL
-) WITHOUT ROWID
+) WITHOUT ROWID;
 
 CREATE TABLE videos (
     row INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -48,13 +48,10 @@ CREATE TABLE videos (
     watermark_moved_time REAL,           -- when the watermark last moved
     anchors TEXT NOT NULL DEFAULT '[]',  -- JSON [[epoch, media seconds, time of day], ...]
     changed_generation INTEGER NOT NULL DEFAULT 0 -- in which this row last changed
-)
-
-CREATE UNIQUE INDEX videos_ready ON videos (collection, video_id) WHERE state = 'READY'
-
-CREATE INDEX videos_changed ON videos (changed_generation) WHERE state = 'READY'
-
-CREATE INDEX videos_space ON videos (fingerprint) WHERE state = 'READY'
+);
+CREATE UNIQUE INDEX videos_ready ON videos (collection, video_id) WHERE state = 'READY';
+CREATE INDEX videos_changed ON videos (changed_generation) WHERE state = 'READY';
+CREATE INDEX videos_space ON videos (fingerprint) WHERE state = 'READY';
 
 CREATE TABLE segments (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -76,17 +73,12 @@ CREATE TABLE segments (
     last INTEGER NOT NULL DEFAULT 0,     -- 1: the video ends with this segment
     gaps TEXT NOT NULL DEFAULT '[]',     -- JSON list of strings
     size_bytes INTEGER NOT NULL DEFAULT 0 -- with its frames, thumbnails and utterances
-)
-
-CREATE UNIQUE INDEX segments_position ON segments (video_row, position)
-
-CREATE INDEX segments_named ON segments (segment_id) WHERE added_time IS NOT NULL
-
-CREATE INDEX segments_added ON segments (video_row, position, added_time) WHERE added_time IS NOT NULL
-
-CREATE INDEX segments_recorded ON segments (video_row, position) WHERE recorded_time IS NOT NULL
-
-CREATE INDEX segments_gaps ON segments (video_row, position) WHERE gaps != '[]'
+);
+CREATE UNIQUE INDEX segments_position ON segments (video_row, position);
+CREATE INDEX segments_named ON segments (segment_id) WHERE added_time IS NOT NULL;
+CREATE INDEX segments_added ON segments (video_row, position, added_time) WHERE added_time IS NOT NULL;
+CREATE INDEX segments_recorded ON segments (video_row, position) WHERE recorded_time IS NOT NULL;
+CREATE INDEX segments_gaps ON segments (video_row, position) WHERE gaps != '[]';
 
 CREATE TABLE frame_blocks (
     id INTEGER PRIMARY KEY AUTOINCREMENT, -- grows with time: the order of a file's blocks
@@ -97,11 +89,9 @@ CREATE TABLE frame_blocks (
     epochs BLOB NOT NULL,                -- int32 (F,)
     pts_seconds BLOB NOT NULL,           -- float64 (F,)
     vectors BLOB NOT NULL                -- float16 (F, D)
-)
-
-CREATE INDEX frame_blocks_video ON frame_blocks (video_row)
-
-CREATE INDEX frame_blocks_segment ON frame_blocks (segment_row) WHERE segment_row IS NOT NULL
+);
+CREATE INDEX frame_blocks_video ON frame_blocks (video_row);
+CREATE INDEX frame_blocks_segment ON frame_blocks (segment_row) WHERE segment_row IS NOT NULL;
 
 CREATE TABLE thumbnails (
     id INTEGER PRIMARY KEY,
@@ -109,11 +99,9 @@ CREATE TABLE thumbnails (
     segment_row INTEGER REFERENCES segments ON DELETE CASCADE, -- as in frame_blocks
     pts_seconds REAL NOT NULL,
     jpeg BLOB NOT NULL
-)
-
-CREATE INDEX thumbnails_time ON thumbnails (video_row, pts_seconds)
-
-CREATE INDEX thumbnails_segment ON thumbnails (segment_row) WHERE segment_row IS NOT NULL
+);
+CREATE INDEX thumbnails_time ON thumbnails (video_row, pts_seconds);
+CREATE INDEX thumbnails_segment ON thumbnails (segment_row) WHERE segment_row IS NOT NULL;
 
 CREATE TABLE utterances (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -131,17 +119,14 @@ CREATE TABLE utterances (
     no_speech_prob REAL,                 -- NULL: not a number
     vector BLOB,                         -- float32 (D,); NULL without a sentence encoder
     added_time REAL                      -- as in segments
-)
-
-CREATE UNIQUE INDEX utterances_position ON utterances (video_row, position)
-
-CREATE INDEX utterances_segment ON utterances (segment_row) WHERE segment_row IS NOT NULL
-
-CREATE INDEX utterances_added ON utterances (video_row, position, added_time) WHERE added_time IS NOT NULL
+);
+CREATE UNIQUE INDEX utterances_position ON utterances (video_row, position);
+CREATE INDEX utterances_segment ON utterances (segment_row) WHERE segment_row IS NOT NULL;
+CREATE INDEX utterances_added ON utterances (video_row, position, added_time) WHERE added_time IS NOT NULL;
 
 CREATE VIRTUAL TABLE utterance_search USING fts5 (
     search_text, content = 'utterances', content_rowid = 'id', tokenize = 'porter unicode61 remove_diacritics 2'
-)
+);
 
 -- What every question needs of a file and no question changes (serve.search.traits): half of a question's cost.
 CREATE TABLE video_traits (
@@ -149,16 +134,15 @@ CREATE TABLE video_traits (
     change_strengths BLOB NOT NULL,      -- float32 (N,): temporal.moments.shots.change_strengths
     captions TEXT NOT NULL,              -- serve.search.traits.CaptionBank.key of the captions behind `generic`
     generic TEXT NOT NULL                -- JSON [[temperature, mean, spread], ...] of the captions' scores
-)
+);
 
 CREATE TABLE live_blocks (
     video_row INTEGER NOT NULL REFERENCES videos ON DELETE CASCADE,
     block INTEGER NOT NULL,              -- serve.catalog.live_blocks.block_of(position)
     generation INTEGER NOT NULL,         -- in which one of its segments was last added, changed or deleted
     PRIMARY KEY (video_row, block)
-) WITHOUT ROWID
-
-CREATE INDEX live_blocks_changed ON live_blocks (video_row, generation)
+) WITHOUT ROWID;
+CREATE INDEX live_blocks_changed ON live_blocks (video_row, generation);
 
 CREATE TABLE consumed_offsets (
     topic TEXT NOT NULL,
@@ -166,7 +150,7 @@ CREATE TABLE consumed_offsets (
     fingerprint TEXT NOT NULL,           -- of the encoder space: another one reads the topic from its beginning
     next_offset INTEGER NOT NULL,
     PRIMARY KEY (topic, partition, fingerprint)
-) WITHOUT ROWID
+) WITHOUT ROWID;
 
 -- Deleted live videos, so that Kafka's older records do not bring them back.
 CREATE TABLE deletions (
@@ -174,7 +158,7 @@ CREATE TABLE deletions (
     video_id TEXT NOT NULL,
     append_time REAL NOT NULL,           -- records appended earlier are ignored
     PRIMARY KEY (collection, video_id)
-) WITHOUT ROWID
+) WITHOUT ROWID;
 
 -- The server's queue of videos to index (serve.indexing.jobs).
 CREATE TABLE jobs (
@@ -194,11 +178,9 @@ CREATE TABLE jobs (
     created_time REAL NOT NULL,
     changed_time REAL NOT NULL,          -- of its state
     UNIQUE (collection, video_id)
-)
-
-CREATE INDEX jobs_state ON jobs (state, id)
-
-CREATE INDEX jobs_listed ON jobs (display_uri, collection, video_id)
+);
+CREATE INDEX jobs_state ON jobs (state, id);
+CREATE INDEX jobs_listed ON jobs (display_uri, collection, video_id);
 
 -- Requests with a request_id, so that a repeated request gets the first answer (serve.indexing.jobs).
 CREATE TABLE requests (
@@ -210,9 +192,8 @@ CREATE TABLE requests (
     video_id TEXT NOT NULL,
     created_time REAL NOT NULL,
     PRIMARY KEY (principal, request_id)
-) WITHOUT ROWID
-
-CREATE INDEX requests_time ON requests (created_time)
+) WITHOUT ROWID;
+CREATE INDEX requests_time ON requests (created_time);
 
 -- Moderation (serve.catalog.events): the events that hold now, every change in order, and how far a video is scored.
 CREATE TABLE events (
@@ -227,11 +208,9 @@ CREATE TABLE events (
     start_seconds REAL NOT NULL,
     revision INTEGER NOT NULL,
     body TEXT NOT NULL                   -- JSON of serve.event.Event
-) WITHOUT ROWID
-
-CREATE INDEX events_video ON events (video_row)
-
-CREATE INDEX events_listed ON events (collection, video_id, start_seconds, event_id)
+) WITHOUT ROWID;
+CREATE INDEX events_video ON events (video_row);
+CREATE INDEX events_listed ON events (collection, video_id, start_seconds, event_id);
 
 CREATE TABLE event_changes (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of changes; event_sinks refers to it
@@ -239,9 +218,8 @@ CREATE TABLE event_changes (
     collection TEXT NOT NULL,
     revision INTEGER NOT NULL,
     body TEXT NOT NULL                   -- as in events
-)
-
-CREATE INDEX event_changes_event ON event_changes (event_id, revision)
+);
+CREATE INDEX event_changes_event ON event_changes (event_id, revision);
 
 -- A deleted video takes its events and their matched words along. The last change of each event withdraws it.
 CREATE TRIGGER events_gone AFTER DELETE ON events BEGIN
@@ -249,24 +227,23 @@ CREATE TRIGGER events_gone AFTER DELETE ON events BEGIN
     INSERT INTO event_changes (event_id, collection, revision, body) VALUES (
         OLD.event_id, OLD.collection, OLD.revision + 1,
         json_set(OLD.body, '$.state', 'WITHDRAWN', '$.revision', OLD.revision + 1, '$.matched_words', json('[]')));
-END
+END;
 
 CREATE TABLE screenings (
     video_row INTEGER PRIMARY KEY REFERENCES videos ON DELETE CASCADE,
     turn INTEGER NOT NULL,               -- grows with every change of this row
     digest TEXT NOT NULL,                -- of the policies that scored it
     state TEXT NOT NULL                  -- JSON of the moderator
-)
+);
 
 CREATE TABLE event_sinks (
     name TEXT PRIMARY KEY,               -- of a receiver of changes: Kafka, the webhook
     sequence INTEGER NOT NULL,           -- of the last change that was delivered
     state TEXT NOT NULL                  -- JSON of the sink's own
-) WITHOUT ROWID
+) WITHOUT ROWID;
 
-INSERT INTO meta VALUES ('generation', '0')
-
-INSERT INTO meta VALUES ('identity', lower(hex(randomblob(16))))
+INSERT INTO meta VALUES ('generation', '0');
+INSERT INTO meta VALUES ('identity', lower(hex(randomblob(16))));
 """  # `identity` tells this catalog from another one made in the same place, whose keys begin again at 1
 
 FIRST_VERSION = 6  # of TABLES; catalogs of versions 1 to 5 are made anew by `kinodex reindex`: serve.catalog.outdated
@@ -294,8 +271,12 @@ def version(connection: sqlite3.Connection) -> int:
 
 def create(connection: sqlite3.Connection) -> None:
     """Make all tables of VERSION, as part of the caller's transaction."""
-    for statement in TABLES.split("\n\n"):
-        connection.execute(statement)
+    statement = ""
+    for line in TABLES.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     _migrate_from(FIRST_VERSION, connection)
 

@@ -111,9 +111,6 @@ def matches_term(text: str, term: str) -> bool:
     return bool(wanted) and any(present[at : at + len(wanted)] == wanted for at in starts)
 
 
-# ---- characters and numbers
-
-
 def _searchable(character: str) -> str:
     if character.isdecimal():
         return str(unicodedata.decimal(character))  # digits of any script

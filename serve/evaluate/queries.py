@@ -190,9 +190,6 @@ def _ask_video(library: AnyLibrary, question: Question, timeline: LibraryTimelin
     )
 
 
-# ---- figures
-
-
 def query_figures(measurement: Measurement) -> dict[str, Any]:
     """Return the figures that `--json` prints: shares in per cent with two decimals, times in seconds."""
     seconds = [reply.seconds for reply in measurement.replies]

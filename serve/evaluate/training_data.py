@@ -147,9 +147,6 @@ def training_video(catalog: Catalog, video: Video) -> TrainingVideo:
     )
 
 
-# ---- captions
-
-
 def read_captions(path: Path) -> list[Caption]:
     """Read JSON lines of `video`, `caption`, and for a part of the video `start_seconds` and `end_seconds`.
 

@@ -136,8 +136,6 @@ class HeldRows:
             is_held[of_video] = np.isin([rows[n][0] for n in of_video], ids)
         return is_held
 
-    # ---- live videos
-
     def _compare_live(
         self,
         catalog: Catalog,

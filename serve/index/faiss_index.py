@@ -149,8 +149,6 @@ class VectorIndex:
                 self._sealer.stop_reading()
             self._sealer = None
 
-    # ---- growing and shrinking
-
     def _shards(self) -> list[Shard]:
         return [*self._sealed, *([] if self._tail is None else [self._tail])]
 
@@ -211,8 +209,6 @@ class VectorIndex:
         ids, owners, stamps = shard.ids[is_live], shard.owners[is_live], shard.stamps[is_live]
         for rows in read_rows(catalog, self.kind, ids, owners, stamps, count=self._read_row_count):
             self._extend_tail(catalog, rows)
-
-    # ---- the cache on disk
 
     def save(self) -> None:
         """Write the index to files for the next process. A failure only costs that process time, so it is logged."""

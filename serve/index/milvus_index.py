@@ -138,8 +138,6 @@ class MilvusIndex:
         """Disconnect."""
         self._connection.close()
 
-    # ---- searching
-
     @property
     def _timeout(self) -> float:
         return self._connection.timeout_seconds
@@ -197,8 +195,6 @@ class MilvusIndex:
             if not is_lacking or limit == MAX_ANSWER_COUNT:
                 return ids, scores, videos
             limit = min(4 * limit, MAX_ANSWER_COUNT)
-
-    # ---- refreshing
 
     def _refresh(self, catalog: Catalog) -> None:
         with self._connection.client() as client:
@@ -276,8 +272,6 @@ class MilvusIndex:
             self._name, filter="", output_fields=["count(*)"], consistency_level="Eventually", timeout=self._timeout
         )
         return int(counts[0]["count(*)"])
-
-    # ---- the scan of a collection
 
     def _scan(self, catalog: Catalog) -> dict[int, float]:
         """Scan the collection and delete the rows of incomplete or unknown videos; return the stamp of each other video

@@ -55,8 +55,6 @@ class LiveEdit:
         self._deletion_times: dict[tuple[str, str], float] = {}  # by collection and id; -inf: never deleted
         self._just_deleted: set[tuple[str, str]] = set()  # by a change of this transaction, not by retention
 
-    # ---- changes
-
     def put_segment(self, record: SegmentRecord) -> ChangeOutcome:
         """Put a segment in, or replace its older revision."""
         if record.fingerprint != self._fingerprint:
@@ -109,8 +107,6 @@ class LiveEdit:
                 video = self._video(row)
                 video.removed_watermark = max(video.removed_watermark, watermark)
                 self._remove(video, segment_row, position)
-
-    # ---- segments
 
     def _put_at(self, video: EditedVideo, position: int, record: SegmentRecord) -> ChangeOutcome:
         old = self._edit.execute(
@@ -204,8 +200,6 @@ class LiveEdit:
         video.utterance_count += utterances
         video.size_bytes += size_bytes
 
-    # ---- videos
-
     def _deletion_time(self, collection: str, video_id: str) -> float:
         if (collection, video_id) not in self._deletion_times:
             fields = self._edit.execute(
@@ -270,8 +264,6 @@ class LiveEdit:
             stored = self._edit.execute(sql, (row,)).fetchone()
             if len(vectors) and stored is not None and stored[0] != vectors.shape[1]:
                 raise ValueError(f"vectors of its {name} must be {stored[0]} wide, got {vectors.shape[1]}")
-
-    # ---- the end
 
     def close(self) -> None:
         """Write what follows for the videos and the generation; nothing if no change had an effect."""

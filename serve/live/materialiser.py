@@ -120,8 +120,6 @@ class Materialiser:
         """End the thread after the transaction under way. May be called twice."""
         self._thread.stop()
 
-    # ---- the thread
-
     def _connect_and_follow(self) -> None:
         """Connect and read until stop(). Searches answer from what is committed while Kafka is away.
 
@@ -261,8 +259,6 @@ class Materialiser:
                 if change.is_final or is_newer:
                     histogram = self._metrics.searchable_seconds.labels("true" if change.is_final else "false")
                     histogram.observe(max(0.0, now - newest))
-
-    # ---- between batches
 
     def _tidy(self, reader: Reader) -> None:
         """Prune, measure, and send the tombstones that are due."""

@@ -87,8 +87,6 @@ class Moderator(Background):
         if not isinstance(error, TEMPORARY_ERRORS):
             self._scored.clear()
 
-    # ---- all videos
-
     def bring_up(self, on_video: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Score all videos that are due; return their number.
 
@@ -164,8 +162,6 @@ class Moderator(Background):
                 " WHERE NOT live AND json_extract(screenings.state, '$.is_over')"
             )
         }
-
-    # ---- one video
 
     def score(self, video: Video, version: tuple[object, ...]) -> None:
         """Score a video from where it was left, and write the changes of its events."""

@@ -150,8 +150,6 @@ class _PolicyReader:
             raise self._error(place, f"{where}.leave", f"{policy.leave:g} is above enter = {policy.enter:g}")
         return policy
 
-    # ---- values
-
     def _fields(self, node: yaml.Node, where: str, known: set[str], required: Sequence[str]) -> dict[str, yaml.Node]:
         """Return the values of a mapping by their keys."""
         if not isinstance(node, yaml.MappingNode):

@@ -92,8 +92,6 @@ class Watcher(Background):
         self.videos: dict[int, _FollowedVideo] = {}  # by row of the catalog
         self.ended: dict[int, _EndedVideo] = {}  # by row of the catalog
 
-    # ---- adding and removing queries
-
     def add(self, standing: StandingQuery) -> None:
         """Follow a query from now on."""
         with self.lock:
@@ -175,8 +173,6 @@ class Watcher(Background):
         """Return the end of a video that ended before there was a query."""
         words_after = FinalUtterances(self.engine.catalog).last_position(video)
         return _EndedVideo(version=video.version, epoch=0, frames_after=video.duration_seconds, words_after=words_after)
-
-    # ---- following videos
 
     def follow(self) -> None:
         """Compare the new frames and words of all live videos with the queries."""

@@ -122,8 +122,6 @@ class VideoScorer:
             "before": [asdict(word) for word in self.context],
         }
 
-    # ---- frames
-
     def add_frames(self, frames: VideoFrames) -> Iterator[Finding]:
         """Score the frames that are later than those of the last call.
 
@@ -162,8 +160,6 @@ class VideoScorer:
                 confidence=change.peak,
                 best_frame_seconds=change.peak_seconds,
             )
-
-    # ---- utterances
 
     def add_utterances(self, utterances: Sequence[tuple[int, Utterance]], until_seconds: float) -> Iterator[Finding]:
         """Score final utterances, and close the events that no later word can extend.
@@ -232,8 +228,6 @@ class VideoScorer:
             confidence=event.confidence,
             words=tuple(event.words),
         )
-
-    # ---- end of the video
 
     def finish(self, seconds: float) -> Iterator[Finding]:
         """Close all events at the end of the video, as far as its end is known."""

@@ -23,9 +23,6 @@ from serve.search.pooling import Traits
 Part = TypeVar("Part")
 
 
-# ---- blocks
-
-
 def refresh_blocks(
     catalog: CatalogReader, row: int, before: Mapping[int, Part], since: int, read: Callable[[int], Part | None]
 ) -> dict[int, Part]:
@@ -45,9 +42,6 @@ def refresh_blocks(
         else:
             parts[block] = part
     return dict(sorted(parts.items()))
-
-
-# ---- frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,9 +126,6 @@ def drop_unordered_frames(blocks: Mapping[int, FrameBlock]) -> Mapping[int, Fram
             ordered[number] = block
         last = max(last, times.max(initial=-np.inf))
     return blocks if is_same else ordered
-
-
-# ---- transcripts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

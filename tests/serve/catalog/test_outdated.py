@@ -63,7 +63,7 @@ def test_a_rebuilding_that_fails_leaves_the_outdated_catalog(
 ) -> None:
     write_outdated(tmp_path, 5, {"abc": film})
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "TABLES", f"{schema.TABLES}\n\nno SQL at all")
+        patched.setattr(schema, "TABLES", f"{schema.TABLES}no SQL at all;")
         with pytest.raises(DataDirectoryInvalid):
             rebuild_outdated(tmp_path)
     with pytest.raises(DataDirectoryOutdated):
