@@ -158,7 +158,7 @@ class Process:
     def stop(self) -> int:
         assert self.child is not None
         self.child.send_signal(signal.SIGTERM)
-        return self.child.wait(60)
+        return self.child.wait(300)
 
 
 @dataclass
@@ -206,7 +206,7 @@ class Run:
         for n, chunk in enumerate(records):
             time.sleep(max(0.0, begin + seconds * n / len(records) - time.monotonic()))
             producer.send(self.topics.chunks, video_key(chunk.collection, chunk.stream_id), chunk_bytes(chunk))
-        assert producer.flush(120), "the broker did not accept the chunks"
+        assert producer.flush(300), "the broker did not accept the chunks"
         producer.close()
 
     def wait(self) -> None:

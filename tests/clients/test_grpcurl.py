@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ import trustme
 from kinodex.v1 import library_service_pb2, moderation_service_pb2, moment_pb2, search_service_pb2
 from support.fakes import write_scenes
 from support.toolchain import Reached
-from support.waiting import HANG_SECONDS
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = pytest.mark.clients
 
-POLL_SECONDS = 0.2
 BLOCK_BYTES = 4096  # of an upload: small, so that there are some messages
 STATUS_EXIT = 64  # grpcurl's exit status is this and the gRPC code
 SERVICES = (
@@ -107,13 +105,11 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
         return call(server, method, *messages)
 
     def indexed(video: dict[str, Any]) -> dict[str, Any]:
-        deadline = time.monotonic() + HANG_SECONDS
-        while time.monotonic() < deadline:
-            video = ask("LibraryService/GetVideo", {"video_id": video["video_id"]})["video"]
-            if video["state"] != "STATE_PROCESSING":
-                return video
-            time.sleep(POLL_SECONDS)
-        raise AssertionError(f"not indexed within {HANG_SECONDS} s: {video}")
+        def look() -> dict[str, Any] | None:
+            found = ask("LibraryService/GetVideo", {"video_id": video["video_id"]})["video"]
+            return None if found["state"] == "STATE_PROCESSING" else found
+
+        return wait_until(look)
 
     there = ask("LibraryService/ListVideos", {"collection": "default", "page_size": 2})
     assert len(there["videos"]) == 2

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from encoders.batching import Batcher, TextVectors
-from support.waiting import HANG_SECONDS
+from support.waiting import HANG_SECONDS, wait_until
 
 
 class Recorder:
@@ -49,8 +49,7 @@ def test_what_is_asked_while_a_batch_is_encoded_is_the_next_batch() -> None:
         first = pool.submit(vectors.encode, ["first"])
         assert recorder.started.wait(HANG_SECONDS)
         others = [pool.submit(vectors.encode, [f"{n % 4:05}", "first"]) for n in range(8)]
-        while vectors.found_count < 8 + 4:  # all eight have asked: "first" eight times, each number twice
-            threading.Event().wait(0.001)
+        wait_until(lambda: vectors.found_count == 8 + 4)  # all eight have asked: "first" eight times, each number twice
         recorder.may_go.set()
         assert first.result().tolist() == [[5]]
         assert [other.result().tolist() for other in others] == [[[5], [5]]] * 8
@@ -100,8 +99,11 @@ def test_a_batcher_that_is_closed_drops_what_waits() -> None:
     for n in range(5):
         batcher.submit([n], done.append)
     begun.wait(HANG_SECONDS)
-    threading.Timer(0.2, going_on.set).start()
-    batcher.close()
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    wait_until(lambda: batcher._is_closed)
+    going_on.set()
+    closing.join()
     assert done == [[0]]
 
 

@@ -199,7 +199,8 @@ def check_refusal(row: Bad, world: World) -> None:
     assert row.message in (None, found.message)
     assert world.answers()
     assert world.uploads == []
-    assert world.running.server.call_workers.call_count == world.running.server.query_workers.call_count == 0
+    server = world.running.server
+    wait_until(lambda: server.call_workers.call_count == server.query_workers.call_count == 0)
 
 
 def words(text: str = "red", **fields: Any) -> moment_pb2.Query:

@@ -25,8 +25,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 POM = HERE / "pom.xml"
 FETCH_SECONDS = 300  # bound of fetching 43 MB, which takes ten seconds with a good connection
-START_SECONDS = 90  # bound of a start, which takes four seconds on two idle cores
-STOP_SECONDS = 30  # bound of an orderly stop, then the process is killed
+START_SECONDS = 300  # bound of a start, which takes four seconds on two idle cores
+STOP_SECONDS = 120  # bound of an orderly stop, then the process is killed
 
 # Below the ports that the kernel gives to outgoing connections. Otherwise a client that retries while the broker is
 # down could get the broker's port as its own, connect to itself, and keep the port occupied.

@@ -11,6 +11,7 @@ from ingest.kafka import GroupConsumer, PartitionId, Topics
 
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 STEADY_POLLS = 10
+SESSION_SECONDS = 8  # a slow machine must send a heartbeat within this time; tests wait for it after a kill
 
 
 polls = 0
@@ -26,7 +27,12 @@ def main() -> None:
     global polls
     server, prefix, group = sys.argv[1:]
     consumer = GroupConsumer(
-        KafkaConfig(servers=(server,), topic_prefix=prefix, session_timeout_seconds=3),
+        KafkaConfig(
+            servers=(server,),
+            topic_prefix=prefix,
+            session_timeout_seconds=SESSION_SECONDS,
+            bootstrap_timeout_seconds=60,
+        ),
         [Topics(prefix).chunks],
         group=group,
         on_assigned=lambda partitions: say("assigned", partitions),

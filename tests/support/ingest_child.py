@@ -1,7 +1,7 @@
 """The ingest worker with the tests' exact encoders, a process of its own: ingest_child.py --data DIR.
 
 $TEST_IDLE_EXIT_SECONDS shortens its patience; a video whose picture is all $TEST_FATAL_COLOUR kills it, as a bug in a
-library would; $TEST_SLOW_SECONDS is what encoding one batch takes.
+library would; $TEST_SLOW_SECONDS is what encoding one batch takes; each batch first makes the file $TEST_ENCODING_FILE.
 """
 
 import os
@@ -19,8 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from serve.indexing import job_worker
 from support import fakes
+from support.waiting import HANG_SECONDS
 
 SLOW_SECONDS = float(os.environ.get("TEST_SLOW_SECONDS", "0"))
+ENCODING_FILE = os.environ.get("TEST_ENCODING_FILE")
 FATAL_COLOUR = os.environ.get("TEST_FATAL_COLOUR")
 
 
@@ -28,6 +30,8 @@ class PerilousEncoder(fakes.ColourEncoder):
     """Is slow, and dies of one colour."""
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if ENCODING_FILE is not None:
+            Path(ENCODING_FILE).touch()
         time.sleep(SLOW_SECONDS)
         if FATAL_COLOUR is not None:
             looked_for = np.array(fakes.COLOURS[FATAL_COLOUR]) * 255
@@ -42,4 +46,5 @@ if __name__ == "__main__":
     job_worker.IDLE_EXIT_SECONDS = float(os.environ.get("TEST_IDLE_EXIT_SECONDS", "60"))
     job_worker.RELEASE_SECONDS = 0.3
     job_worker.BUSY_SECONDS = 0.2
+    job_worker.STOP_SECONDS = HANG_SECONDS
     sys.exit(job_worker.main())

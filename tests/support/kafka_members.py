@@ -2,10 +2,15 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 from ingest.config import KafkaConfig
+from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionId, Producer, Record
-from support.waiting import HANG_SECONDS
+from support.waiting import HANG_SECONDS, wait_until
+
+Client = TypeVar("Client")
 
 
 def config_for(servers: str, prefix: str) -> KafkaConfig:
@@ -13,9 +18,20 @@ def config_for(servers: str, prefix: str) -> KafkaConfig:
         servers=(servers,),
         topic_prefix=prefix,
         partition_count=2,
-        session_timeout_seconds=3,
-        bootstrap_timeout_seconds=10,
+        session_timeout_seconds=30,
+        bootstrap_timeout_seconds=60,
     )
+
+
+def connect(make: Callable[[], Client]) -> Client:
+    """Make a client whose configuration waits for too short a time for a slow machine: try until it is connected."""
+
+    def try_once() -> list[Client]:
+        with suppress(BrokerUnavailable):
+            return [make()]
+        return []
+
+    return wait_until(try_once)[0]
 
 
 def fill(producer: Producer, topic: str, count: int, *, partition: int | None = None, start: int = 0) -> None:

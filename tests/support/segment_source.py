@@ -17,7 +17,7 @@ class Worker:
 
     def __init__(self, servers: str, prefix: str, *, partition_count: int = 3) -> None:
         self.config = KafkaConfig(
-            servers=(servers,), topic_prefix=prefix, partition_count=partition_count, bootstrap_timeout_seconds=5.0
+            servers=(servers,), topic_prefix=prefix, partition_count=partition_count, bootstrap_timeout_seconds=60.0
         )
         create_topics(self.config)
         self.topics = Topics(prefix)

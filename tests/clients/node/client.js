@@ -42,7 +42,7 @@ function bearer(token) {
 
 const writer = bearer(options.token);
 const call = (client, method, request, metadata = writer) =>
-  promisify(client[method].bind(client))(request, metadata, { deadline: Date.now() + 30_000 });
+  promisify(client[method].bind(client))(request, metadata, { deadline: Date.now() + 300_000 });
 
 const seconds = (duration) => Number(duration.seconds) + duration.nanos / 1e9;
 const place = (moment) => ({

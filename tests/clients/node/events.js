@@ -48,7 +48,10 @@ async function read() {
   root.loadSync("kinodex/v1/stream.proto", { keepCase: true });
   const Event = root.lookupType("kinodex.v1.Event");
   const states = Event.lookupEnum("State").valuesById;
-  const kafka = new kafkajs.Kafka({ brokers: options.servers.split(","), logLevel: kafkajs.logLevel.NOTHING });
+  const kafka = new kafkajs.Kafka({
+    brokers: options.servers.split(","), logLevel: kafkajs.logLevel.NOTHING,
+    connectionTimeout: 60_000, // milliseconds; the default of one second is too short for a busy machine
+  });
   const topic = `${options.prefix}.events`;
   const waiting = new Map(); // partition -> the offset to reach
   const admin = kafka.admin();
@@ -62,7 +65,7 @@ async function read() {
   await consumer.connect();
   await consumer.subscribe({ topics: [topic], fromBeginning: true });
   await new Promise((resolve, reject) => {
-    consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error));
+    consumer.on(consumer.events.CRASH, ({ payload }) => payload.restart || reject(payload.error));
     const eachBatch = async ({ batch }) => {
       for (const message of batch.messages) {
         const event = Event.decode(message.value);

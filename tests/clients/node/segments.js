@@ -67,7 +67,10 @@ function isDead(segment) {
 
 // ------------------------------------------------------------------ reading until where the topics end now
 async function read() {
-  const kafka = new kafkajs.Kafka({ brokers: options.servers.split(","), logLevel: kafkajs.logLevel.NOTHING });
+  const kafka = new kafkajs.Kafka({
+    brokers: options.servers.split(","), logLevel: kafkajs.logLevel.NOTHING,
+    connectionTimeout: 60_000, // milliseconds; the default of one second is too short for a busy machine
+  });
   const topics = [segmentsTopic, deletionsTopic];
   const waiting = new Map(); // topic and partition -> the offset to reach
   const admin = kafka.admin();
@@ -84,7 +87,7 @@ async function read() {
   await consumer.connect();
   await consumer.subscribe({ topics, fromBeginning: true });
   await new Promise((resolve, reject) => {
-    consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error));
+    consumer.on(consumer.events.CRASH, ({ payload }) => payload.restart || reject(payload.error));
     const eachBatch = async ({ batch }) => {
       for (const message of batch.messages) take(batch.topic, message);
       const place = `${batch.topic} ${batch.partition}`;

@@ -3,7 +3,7 @@
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,12 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, R
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
-from ingest.kafka import GroupConsumer, PartitionReader, Producer, Record, Topics, create_topics, describe_topics
+from ingest.kafka import GroupConsumer, PartitionReader, Producer, Topics, create_topics, describe_topics
 from support.secured import USERS, Secured, start_secured
-from support.waiting import HANG_SECONDS
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = pytest.mark.kafka
-PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = (1.0, 5.0, 25.0, 125.0)  # a slow machine needs a later one, until a connection has failed
 AUTHORIZATION = r"Authorization.* \(the broker's access control does not allow it to this user\)"
 # A broker sends its reason and hangs up at once: the client may see only the latter.
 HANGS_UP = "the broker hangs up on us"
@@ -56,7 +56,7 @@ def config_at(secured: Secured, listener: str, prefix: str, **given: Any) -> Kaf
         servers=(secured.address(listener),),
         topic_prefix=prefix,
         partition_count=2,
-        bootstrap_timeout_seconds=10.0,
+        bootstrap_timeout_seconds=60.0,
         **{**given, **files},
     )
 
@@ -83,7 +83,7 @@ def test_accepts_valid_credentials(secured: Secured, prefix: str, listener: str,
     with PartitionReader(config) as reader:
         assert [record.value for record in reader.read_to_end(chunks, 0)] == [b"v"]
     consumer = GroupConsumer(config, [chunks], group=prefix, on_assigned=_ignore, on_revoked=_ignore, on_lost=_ignore)
-    assert [record.value for record in _poll(consumer, 15.0)] == [b"v"]
+    assert [record.value for record in wait_until(lambda: consumer.poll(0.1))] == [b"v"]
     consumer.close()
 
 
@@ -109,12 +109,7 @@ def test_accepts_valid_credentials(secured: Secured, prefix: str, listener: str,
 def test_refused_credentials_are_explained_in_time(
     secured: Secured, topic_prefix: str, listener: str, given: dict[str, Any], reason: str, settings: str
 ) -> None:
-    config = replace(config_at(secured, listener, topic_prefix, **given), bootstrap_timeout_seconds=PATIENCE_SECONDS)
-    began = time.monotonic()
-    with pytest.raises(BrokerUnavailable) as raised:
-        Producer(config)
-    assert time.monotonic() - began < PATIENCE_SECONDS + 2.0
-    said = str(raised.value)
+    said = failure(Producer, config_at(secured, listener, topic_prefix, **given))
     assert said.startswith("Kafka is not available: ")
     assert re.search(reason, said)
     assert settings in said
@@ -123,12 +118,23 @@ def test_refused_credentials_are_explained_in_time(
     assert "wrong" not in said
 
 
+def failure(connect: Callable[[KafkaConfig], object], config: KafkaConfig) -> str:
+    """Return the text of the error of connecting, which comes in time."""
+    for seconds in PATIENCE_SECONDS:
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable) as raised:
+            connect(replace(config, bootstrap_timeout_seconds=seconds))
+        assert time.monotonic() - began < seconds + HANG_SECONDS
+        if "no answer within" not in str(raised.value):
+            break
+    return str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("server", "reason"), [("127.0.0.1:1", "Connection refused"), ("no-such-host.invalid:9092", "no such host")]
 )
 def test_a_missing_broker_is_explained(server: str, reason: str) -> None:
-    with pytest.raises(BrokerUnavailable, match=f"{reason}: {server}"):
-        PartitionReader(KafkaConfig(servers=(server,), bootstrap_timeout_seconds=PATIENCE_SECONDS))
+    assert f"{reason}: {server}" in failure(PartitionReader, KafkaConfig(servers=(server,)))
 
 
 @pytest.mark.parametrize("given", [{}, user("alice"), {"security_protocol": "SSL"}])
@@ -137,8 +143,8 @@ def test_a_silent_server_is_given_up(given: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(BrokerUnavailable, match=f"no answer within 1 s: {server}"):
-            describe_topics(KafkaConfig(servers=(server,), bootstrap_timeout_seconds=PATIENCE_SECONDS, **given))
-    assert time.monotonic() - began < PATIENCE_SECONDS + 5.0  # a TLS handshake may take 5 s
+            describe_topics(KafkaConfig(servers=(server,), bootstrap_timeout_seconds=1.0, **given))
+    assert time.monotonic() - began < HANG_SECONDS
 
 
 def test_one_broker_that_answers_is_enough(secured: Secured, prefix: str) -> None:
@@ -184,7 +190,7 @@ def test_missing_rights_to_a_group_are_explained(secured: Secured, prefix: str) 
         on_lost=_ignore,
     )
     with pytest.raises(BrokerUnavailable, match=AUTHORIZATION):
-        _poll(consumer, 15.0)
+        wait_until(lambda: consumer.poll(0.1))
     consumer.close()
 
 
@@ -198,10 +204,3 @@ def grant(
 
 def _ignore(_: object) -> None:
     pass
-
-
-def _poll(consumer: GroupConsumer, seconds: float) -> list[Record]:
-    end = time.monotonic() + seconds
-    while not (records := consumer.poll(0.1)) and time.monotonic() < end:
-        pass
-    return records

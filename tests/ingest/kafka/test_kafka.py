@@ -9,7 +9,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression, RecordTooLarge
 from ingest.kafka import PartitionReader, Producer, Record, Topics, create_topics, describe_topics
-from support.kafka_members import config_for, fill
+from support.kafka_members import config_for, connect, fill
 from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("quiet", "no_thread_left")]
@@ -87,7 +87,7 @@ def test_says_when_the_broker_finds_a_record_too_large(topics: Topics, producer:
 
 
 def test_a_missing_topic_is_an_error_in_time(config: KafkaConfig, topic_prefix: str) -> None:
-    producer = Producer(replace(config, bootstrap_timeout_seconds=1))
+    producer = connect(lambda: Producer(replace(config, bootstrap_timeout_seconds=1)))
     sent = producer.send(f"{topic_prefix}.nope", b"key", b"value")
     assert isinstance(sent.error, BrokerUnavailable)
     assert "there is no topic" in str(sent.error)

@@ -10,7 +10,8 @@ from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, RecordTooLarge
 from ingest.kafka import PartitionReader, Producer, Topics, create_topics
 from support.broker import Broker
-from support.waiting import HANG_SECONDS
+from support.kafka_members import config_for
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = pytest.mark.kafka
 TOO_LARGE = bytes(2 << 20)  # the topic of sources accepts one MiB
@@ -18,7 +19,7 @@ TOO_LARGE = bytes(2 << 20)  # the topic of sources accepts one MiB
 
 @pytest.fixture
 def config(kafka: str, topic_prefix: str) -> KafkaConfig:
-    config = KafkaConfig(servers=(kafka,), topic_prefix=topic_prefix, partition_count=3, bootstrap_timeout_seconds=10.0)
+    config = KafkaConfig(servers=(kafka,), topic_prefix=topic_prefix, partition_count=3, bootstrap_timeout_seconds=60.0)
     create_topics(config)
     return config
 
@@ -69,15 +70,22 @@ def test_among_many_records_only_those_refused_are_missing(config: KafkaConfig, 
 
 
 def test_after_an_outage_that_was_too_long_the_producer_goes_on(own_broker: Broker, topic_prefix: str) -> None:
-    config = KafkaConfig(servers=(own_broker.servers,), topic_prefix=topic_prefix, partition_count=2)
+    config = config_for(own_broker.servers, topic_prefix)
     create_topics(config)
-    producer, chunks = Producer(replace(config, delivery_timeout_seconds=2.0)), Topics(topic_prefix).chunks
+    producer, topics = Producer(replace(config, delivery_timeout_seconds=8.0)), Topics(topic_prefix)
+    chunks = topics.chunks
+
+    def can_send() -> bool:
+        delivery = producer.send(topics.sources, b"k", b"v", partition=0)
+        return delivery.wait(HANG_SECONDS) and delivery.error is None
+
     assert producer.send(chunks, b"k", b"before", partition=0).wait(HANG_SECONDS)
     own_broker.kill()
     given_up = [producer.send(chunks, b"k", b"in vain", partition=n) for n in (0, 0, 1)]
     assert all(delivery.wait(HANG_SECONDS) for delivery in given_up)
     assert {type(delivery.error) for delivery in given_up} == {BrokerUnavailable}
     own_broker.start()
+    wait_until(can_send)
     after = [producer.send(chunks, b"k", b"after %d" % n, partition=n % 2) for n in range(4)]
     assert all(delivery.wait(HANG_SECONDS) for delivery in after)
     assert [delivery.error for delivery in after] == [None] * 4

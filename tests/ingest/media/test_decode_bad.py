@@ -129,13 +129,13 @@ def mjpeg_in_avi(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(("width", "height"), first_quick([(65535, 65535), (12000, 12000), (65535, 700)]))
 def test_a_picture_over_the_limit_is_refused_quickly(make: Any, width: int, height: int) -> None:
     media = make(width, height)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(IngestError) as caught:
         run(media)
     assert isinstance(caught.value, DecodeError | LimitExceeded)
     if isinstance(caught.value, LimitExceeded):
         assert caught.value.limit == "max_pixels"
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 def test_declared_dimensions_are_checked_before_decoding() -> None:

@@ -18,9 +18,9 @@ from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import Chunk
 from support.joined import decode_chunk, join_frames, summary_of
 from support.media import Sound, Track, encode_media, times, write_media
+from support.waiting import HANG_SECONDS
 
 EVEN = {"bf": "0", "x264-params": "scenecut=0"}
-SHORT = PublishConfig(open_timeout_seconds=20, read_timeout_seconds=1.5)
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -87,7 +87,9 @@ def ts(seconds: int = 6, start: int = 0) -> bytes:
 class Run:
     """Cuts a source until a given count of waits; it never really waits."""
 
-    def __init__(self, source: str, *, wait_count: int = 99, chunk_count: int = 99) -> None:
+    def __init__(
+        self, source: str, *, wait_count: int = 99, chunk_count: int = 99, read_timeout_seconds: float = HANG_SECONDS
+    ) -> None:
         self.notes: list[str] = []
         self.waited = 0.0
         self.waits: list[float] = []
@@ -95,7 +97,8 @@ class Run:
         self._wait_count, self._chunk_count = wait_count, chunk_count
         hooks = ChunkHooks(notes=self.note, progress=self.progress, monotonic=lambda: self.waited, sleep=self.sleep)
         names = {"collection": "c", "stream_id": "s"}
-        self._chunks = cut_chunks(source, **names, session=3, config=SHORT, stop=self.stop, hooks=hooks)
+        config = PublishConfig(open_timeout_seconds=HANG_SECONDS, read_timeout_seconds=read_timeout_seconds)
+        self._chunks = cut_chunks(source, **names, session=3, config=config, stop=self.stop, hooks=hooks)
 
     def note(self, line: str) -> None:
         self.notes.append(line)
@@ -217,9 +220,9 @@ def test_a_live_source_that_falls_silent_is_connected_again(serve: Callable[[Ans
     def answer(handler: BaseHTTPRequestHandler) -> None:
         endless(handler, body)
         handler.wfile.flush()
-        is_done.wait(20)
+        is_done.wait(HANG_SECONDS)
 
-    run = Run(serve(answer) + "/live", wait_count=1)
+    run = Run(serve(answer) + "/live", wait_count=1, read_timeout_seconds=5.0)
     found = run.run()
     is_done.set()
     assert len(found) == 3

@@ -96,7 +96,7 @@ class Endless:
     def __call__(self, query: Any, pixels: Any, check: Callable[[], None]) -> Any:
         self.has_begun.set()
         try:
-            for _ in range(6000):
+            for _ in range(30_000):
                 check()
                 time.sleep(0.01)
         except CallAbandoned:
@@ -118,7 +118,8 @@ def endless(world: World) -> Iterator[Endless]:
 
 def cancelled(world: World) -> Any:
     with endless(world) as work:
-        call = world.search.SearchMoments.future(search_pb2.SearchMomentsRequest(query=words()))
+        request = search_pb2.SearchMomentsRequest(query=words())
+        call = world.search.SearchMoments.future(request, timeout=HANG_SECONDS)
         assert work.has_begun.wait(HANG_SECONDS)
         call.cancel()
     return Outcome(code=call.code().name)

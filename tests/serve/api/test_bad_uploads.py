@@ -106,7 +106,7 @@ class Relay:
 def cut_off(world: World, library: LibraryServiceStub, cut: Callable[[Any], None]) -> Any:
     """Send the beginning of an upload and then cut it off; nothing may be left of it."""
     messages, before = Waiting(header(), data(b"beginning")), world.listed()
-    call = library.UploadVideo.future(iter(messages))
+    call = library.UploadVideo.future(iter(messages), timeout=HANG_SECONDS)
     try:
         wait_until(lambda: any((world.directory / "uploads" / name).stat().st_size for name in world.uploads))
         cut(call)

@@ -4,7 +4,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from ingest.errors import OffsetRegression
 from ingest.kafka import Producer, Record, create_topics
 from kinodex.v1 import library_service_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
+from serve.api import library
 from serve.catalog.catalog import Catalog
 from serve.client.client import Client
 from serve.codec.records import segment_bytes
@@ -50,6 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(materialising, "MEASURE_SECONDS", 0.05)
     monkeypatch.setattr(materialising, "PRUNE_SECONDS", 0.05)
     monkeypatch.setattr(feed, "PARTITION_SECONDS", 0.2)
+    monkeypatch.setattr(library, "DELETE_SECONDS", 2.0)
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def test_nothing_is_answered_before_all_that_was_there_is_read(
 ) -> None:
     worker.publish(stream("cam", ["red"] * 200, appended=now() - 300))
     publisher = DeletionPublisher(worker.config)
-    publisher.publish_deletion("cams", "cam", 10)
+    publisher.publish_deletion("cams", "cam", HANG_SECONDS)
     publisher.close()
     seen: list[bool] = []
     take = materialising.Materialiser._apply
@@ -230,7 +231,7 @@ def test_a_reader_that_is_killed_again_and_again_ends_where_an_undisturbed_one_d
         kill_count += run_child(tmp_path / "killed", worker, rng.randrange(1, 300)) == -signal.SIGKILL
         publish_more()
         if kill_count == 3:
-            publisher.publish_deletion("cams", "c", 10)
+            publisher.publish_deletion("cams", "c", HANG_SECONDS)
     publisher.close()
     assert run_child(tmp_path / "killed", worker, 10**9) == 0
     assert run_child(tmp_path / "undisturbed", worker, 10**9) == 0
@@ -271,7 +272,7 @@ def test_answers_go_on_while_the_broker_is_away(
         assert is_serving(server)
         request = library_service_pb2.DeleteVideoRequest(video_id="cam")
         with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
-            LibraryServiceStub(channel).DeleteVideo(request, timeout=2)
+            LibraryServiceStub(channel).DeleteVideo(request, timeout=HANG_SECONDS)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         status = rpc_status.from_call(caught.value)
         assert status is not None
@@ -288,14 +289,16 @@ def test_answers_go_on_while_the_broker_is_away(
     assert len(own.read_topic(own.topics.deletions)) == 1  # the one that was refused has not come later
 
 
-def test_a_server_waits_for_the_broker_before_it_answers(own: Worker, own_broker: Broker, tmp_path: Path) -> None:
+def test_a_server_waits_for_the_broker_before_it_answers(
+    own: Worker, own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own.publish(stream("cam", ["red"] * 10, appended=now() - 60))
     own_broker.stop()
     with running(tmp_path / "data", own.settings, warm=False) as server, Client(server.address) as client:
         warming = server.loop.call_soon_threadsafe(
             lambda: setattr(server.server, "warming", server.loop.create_task(server.server.warm_up()))
         )
-        time.sleep(1)
+        wait_until(lambda: "live feed waits" in caplog.text)
         assert not is_serving(server)
         own_broker.start()
         wait_until(lambda: is_serving(server))

@@ -2,7 +2,7 @@
 
 import hashlib
 import socket
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from serve.errors import RequestInvalid, ServerFailed, SettingsError
 from serve.values import Answer, Filter, Query, VideoState, VideoStatus
 from support.fake_server import FakeServer, make_refusal, serving
 from support.sample_answers import moment, utterance, video, video_answer
+from support.waiting import HANG_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 PARIS = Query(text="Paris")
@@ -118,13 +119,16 @@ def test_no_other_failure_is_repeated(server: FakeServer, client: Client, code: 
 
 
 def test_a_deadline_ends_a_call(server: FakeServer) -> None:
+    is_over = threading.Event()
+
     def slowly(request: object) -> Any:
-        time.sleep(0.3)
+        is_over.wait(HANG_SECONDS)
         return moments_response(FOUND)
 
     server.answers["SearchMoments"] = [slowly]
     with Client(server.address, ClientConfig(timeout_seconds=0.1)) as client:
         error = refused(lambda: client.moments(PARIS))
+    is_over.set()
     assert error.code == "DEADLINE_EXCEEDED"
     assert str(error) == f"the server at {server.address} did not answer in 0.1 s: see client.timeout_seconds"
 

@@ -34,7 +34,7 @@ from support.running import running
 from support.sample_catalog import FINGERPRINT, MEDIA, SPACE, WIDTH, new_video, put_vectors, segment
 from support.sample_live import STARTED, live_segment
 from support.sample_vectors import QUERIES, check_equal, fill, random_vectors
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow  # milvus-lite takes its time
 
@@ -67,7 +67,11 @@ def opened(uri: str) -> Iterator[Opened]:
     made: list[MilvusIndex] = []
 
     def open_one(
-        kind: Kind = "segments", fingerprint: str = FINGERPRINT, at: str = uri, seconds: float = 5.0, **sizes: int
+        kind: Kind = "segments",
+        fingerprint: str = FINGERPRINT,
+        at: str = uri,
+        seconds: float = HANG_SECONDS,
+        **sizes: int,
     ) -> MilvusIndex:
         made.append(MilvusIndex(kind, fingerprint, IndexConfig(milvus_uri=at, milvus_timeout_seconds=seconds), **sizes))
         return made[-1]
@@ -369,7 +373,7 @@ def test_a_server_that_is_away_is_logged_once_and_used_again_when_it_is_back(
     fill(catalog, 3)
     data = str(tmp_path / "milvus")
     server, database, port = start_server_in_thread(data, host="127.0.0.1", port=0)
-    index = opened(at=f"http://127.0.0.1:{port}", seconds=0.5)
+    index = opened(at=f"http://127.0.0.1:{port}", seconds=5.0)
     check_like_faiss(index, catalog)
     server.stop(grace=0).wait()
     database.close()
@@ -385,7 +389,7 @@ def test_a_server_that_is_away_is_logged_once_and_used_again_when_it_is_back(
     server.stop(grace=0).wait()
     database.close()
     with pytest.raises(IndexUnavailable):
-        opened(at=f"http://127.0.0.1:{port}").refresh(catalog)
+        opened(at=f"http://127.0.0.1:{port}", seconds=0.5).refresh(catalog)
 
 
 def is_refreshed(index: MilvusIndex, catalog: Catalog) -> bool:
@@ -449,7 +453,7 @@ def test_a_server_follows_the_library_and_outlives_milvus(tmp_path: Path, monkey
     use_fakes(monkeypatch)
     start = partial(start_server_in_thread, str(tmp_path / "milvus"), host="127.0.0.1")
     milvus, database, port = start(port=0)
-    index = IndexConfig(milvus_uri=f"http://127.0.0.1:{port}", milvus_timeout_seconds=2.0)
+    index = IndexConfig(milvus_uri=f"http://127.0.0.1:{port}", milvus_timeout_seconds=8.0)
     settings, data, query = Settings(workers=2, index=index), tmp_path / "data", Query(text="red")
     film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
     with running(data, settings) as server, Client(server.address) as client:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from serve.search.caches import ReadWriteLock, RowCache, SingleFlightCache
-from support.waiting import HANG_SECONDS
+from support.waiting import HANG_SECONDS, wait_until
 
 
 def test_readers_hold_the_lock_together_and_a_writer_alone() -> None:
@@ -67,8 +67,7 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
         pool.submit(first)
         assert reading.wait(HANG_SECONDS)
         writing = pool.submit(write)
-        while not lock._waiting_writer_count:
-            threading.Event().wait(0.001)
+        wait_until(lambda: lock._waiting_writer_count)
         reader = pool.submit(late)
         may_leave.set()
         writing.result(HANG_SECONDS), reader.result(HANG_SECONDS)

@@ -188,7 +188,7 @@ def test_threads_ask_while_streams_change(library: Library, live: LiveRows) -> N
 
     def ask(n: int) -> int:
         count = 0
-        while not stop.is_set():
+        while count == 0 or not stop.is_set():
             red = ask_camera(library, "red", channel="visual")[0]
             assert red.start_seconds < 6
             for one in ask_camera(library, "Paris number 10", channel="speech", limit=5):
