@@ -20,8 +20,8 @@ from serve.codec.fields import duration_message
 from serve.codec.violations import Violations
 from serve.errors import PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, ServerNotReady
 from serve.event import Event, EventChange, EventFilter
+from serve.moderation.active_policies import ActivePolicies
 from serve.moderation.policies import Policy
-from serve.moderation.policy_file import ActivePolicies
 
 DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT = 100, 1000  # events on a page
 READ_COUNT = 500  # changes that a watch reads from the catalog at once

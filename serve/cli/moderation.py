@@ -92,9 +92,9 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     from serve.api.warming import prepare_catalog
     from serve.catalog.sqlite import CATALOG_NAME
     from serve.cli.progress import show_bar
+    from serve.moderation.active_policies import ActivePolicies
     from serve.moderation.moderator import rescore_library
     from serve.moderation.policies import read_policies
-    from serve.moderation.policy_file import ActivePolicies
     from serve.search.library import Library
     from serve.text import plural
 

@@ -7,9 +7,9 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
 from serve.errors import ServerNotReady
 from serve.event import Event
+from serve.moderation.active_policies import ActivePolicies
 from serve.moderation.delivery import Deliverer, Sink
 from serve.moderation.moderator import Moderator
-from serve.moderation.policy_file import ActivePolicies
 from serve.moderation.standing import Watcher
 from serve.moderation.webhook import DEAD_LETTERS_NAME, Webhook
 from serve.observe.metrics import ServerMetrics

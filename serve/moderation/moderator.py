@@ -18,8 +18,8 @@ from serve.catalog.events import EventLog
 from serve.catalog.final_utterances import FinalUtterances
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailable
 from serve.event import Event
+from serve.moderation.active_policies import ActivePolicies
 from serve.moderation.policies import Policies
-from serve.moderation.policy_file import ActivePolicies
 from serve.moderation.video import Rulebook, VideoScorer
 from serve.search.engine import Engine
 from serve.values import Video

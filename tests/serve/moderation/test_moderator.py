@@ -13,8 +13,8 @@ from serve.catalog.events import EventLog
 from serve.event import Event, EventFilter, EventState
 from serve.indexing.pipeline import index
 from serve.live.rows import LiveRows
+from serve.moderation.active_policies import ABSENCE_SECONDS, COPY_NAME, ActivePolicies
 from serve.moderation.moderator import RETRY_SECONDS, Moderator
-from serve.moderation.policy_file import ABSENCE_SECONDS, COPY_NAME, ActivePolicies
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Video
