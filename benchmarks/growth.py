@@ -35,6 +35,7 @@ from serving_data import CAPTION_COUNT, SEED, SHOT_SHARES, caption, distinct, ne
 from encoders.clip import load_visual
 from encoders.config import VisualConfig
 from serve.catalog.reader import RowState
+from serve.index.changes import VectorRows
 from serve.index.faiss_index import VectorIndex
 from serve.index.shard import make_tail, seal
 from serve.search.visual import encode_text
@@ -237,7 +238,8 @@ def ways(count: int, captions: NDArray[np.float32], queries: NDArray[np.float32]
 
     tail = make_tail(width)
     none = np.zeros(count, np.int64)
-    seconds = timed(lambda: tail.add(np.arange(count), vectors, none, none.astype(np.float64)))
+    rows = VectorRows(ids=np.arange(count), vectors=vectors, owners=none, stamps=none.astype(np.float64))
+    seconds = timed(lambda: tail.add(rows))
     add("all, float16: the tail", seconds, [tail.vectors], lambda query: tail.search(query, k, None)[0])
     shards: list[Any] = []
     seconds += timed(lambda: shards.append(seal(tail)))

@@ -74,7 +74,6 @@ class EventLog:
 
         Args:
             after: Only events behind this place; None: from the first event on.
-            limit: The most events to return.
             check: Called between reads; an error that it raises ends the search.
         """
         return list(islice(self._search(wanted, after, check), limit))

@@ -76,25 +76,14 @@ class CatalogReader(OpenCatalog):
 
     def changed_videos(self, since: int) -> list[Video]:
         """Return the videos that are new or changed after a generation, ordered by URI; see changed_rows()."""
-        return [
-            video_of(fields)
-            for fields in self.select(
-                f"SELECT {VIDEO_FIELDS} FROM videos INDEXED BY videos_changed WHERE state = 'READY'"
-                " AND changed_generation > ? ORDER BY uri, video_id, row", since
-            )
-        ]  # fmt: skip
+        return self._select_videos("changed_generation > ? ORDER BY uri, video_id, row", since, index="videos_changed")
 
     def videos(self, *, collection: str | None = None, video_ids: Sequence[str] = ()) -> list[Video]:
         """Return the videos of one collection or of all, ordered by URI; only those of `video_ids` if it has any."""
-        return [
-            video_of(fields)
-            for fields in self.select(
-                f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY' AND (?1 IS NULL OR collection = ?1)"
-                " AND (?2 = '[]' OR video_id IN (SELECT value FROM json_each(?2))) ORDER BY uri, video_id, row",
-                collection,
-                json.dumps(list(video_ids)),
-            )
-        ]
+        return self._select_videos(
+            "(?1 IS NULL OR collection = ?1) AND (?2 = '[]' OR video_id IN (SELECT value FROM json_each(?2)))"
+            " ORDER BY uri, video_id, row", collection, json.dumps(list(video_ids))
+        )  # fmt: skip
 
     def page_of_videos(
         self, *, collections: Sequence[str] | None, after: tuple[str, str, str] | None, limit: int
@@ -104,22 +93,16 @@ class CatalogReader(OpenCatalog):
         Args:
             collections: Only videos of these collections; None: of all.
             after: Only videos behind this place in the order; None: from the first video on.
-            limit: The most videos to return.
         """
         uri, *names = after or (None, None, None)
-        return [
-            video_of(fields)
-            for fields in self.select(
-                f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY'"
-                " AND (?1 IS NULL OR collection IN (SELECT value FROM json_each(?1)))"
-                " AND (?2 IS NULL OR (uri, collection, video_id) > (?2, ?3, ?4))"
-                " AND NOT EXISTS (SELECT 1 FROM jobs"
-                " WHERE jobs.collection = videos.collection AND jobs.video_id = videos.video_id)"
-                " ORDER BY uri, collection, video_id LIMIT ?5",
-                None if collections is None else json.dumps(list(collections)),
-                None if uri is None else uri_bytes(uri), *names, limit,
-            )
-        ]  # fmt: skip
+        return self._select_videos(
+            "(?1 IS NULL OR collection IN (SELECT value FROM json_each(?1)))"
+            " AND (?2 IS NULL OR (uri, collection, video_id) > (?2, ?3, ?4)) AND NOT EXISTS (SELECT 1 FROM jobs"
+            " WHERE jobs.collection = videos.collection AND jobs.video_id = videos.video_id)"
+            " ORDER BY uri, collection, video_id LIMIT ?5",
+            None if collections is None else json.dumps(list(collections)),
+            None if uri is None else uri_bytes(uri), *names, limit,
+        )  # fmt: skip
 
     def has_collection(self, collection: str) -> bool:
         """Whether a collection has a video or a job. The default collection always exists."""
@@ -143,14 +126,19 @@ class CatalogReader(OpenCatalog):
     def videos_named(self, video_id: str, collections: Sequence[str] | None) -> list[Video]:
         """Return the READY videos of an id, else those whose ids begin with it, in some collections; None: in all."""
         for condition in ("video_id = ?1", f"substr(video_id, 1, length(?1)) = ?1 AND length(?1) >= {SHORTEST_PREFIX}"):
-            rows = self.select(
-                f"SELECT {VIDEO_FIELDS} FROM videos WHERE state = 'READY' AND {condition}"
-                " AND (?2 IS NULL OR collection IN (SELECT value FROM json_each(?2))) ORDER BY uri, video_id, row",
-                video_id,
-                None if collections is None else json.dumps(list(collections)),
-            )
-            if rows:
+            videos = self._select_videos(
+                f"{condition} AND (?2 IS NULL OR collection IN (SELECT value FROM json_each(?2)))"
+                " ORDER BY uri, video_id, row",
+                video_id, None if collections is None else json.dumps(list(collections)),
+            )  # fmt: skip
+            if videos:
                 break
+        return videos
+
+    def _select_videos(self, condition: str, *parameters: object, index: str = "") -> list[Video]:
+        """Return the READY videos of a condition, which may be followed by ORDER BY; `index` forces an index."""
+        source = f"videos INDEXED BY {index}" if index else "videos"
+        rows = self.select(f"SELECT {VIDEO_FIELDS} FROM {source} WHERE state = 'READY' AND {condition}", *parameters)
         return [video_of(fields) for fields in rows]
 
     def ready_count(self, fingerprint: str) -> int:

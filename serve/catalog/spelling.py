@@ -175,10 +175,9 @@ def _read_below_hundred(words: list[str], at: int) -> tuple[int | None, int]:
     return (TENS[words[at]] + unit, at + 2) if 1 <= unit <= 9 else (TENS[words[at]], at + 1)
 
 
-# ---- stems by the tokenizer itself: another porter stemmer would differ somewhere
-
-
 class _Tokenizer:
+    """The search table's own tokenizer: another porter stemmer would differ somewhere."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)

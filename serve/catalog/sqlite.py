@@ -94,20 +94,15 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
         DataDirectoryInvalid: If the file is damaged, newer, or may not be written.
         DataDirectoryOutdated: If it is too old to be migrated.
     """
-    with translate_failures(directory):
-        connection = _connect(directory, "rwc")
-        try:
-            connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")  # has an effect on new files only
-            _check_version(directory, connection)
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            if mode != "wal":
-                raise DataDirectoryInvalid(str(directory), "its file system has no shared memory for SQLite's WAL")
-            _prepare_for_writing(connection)
-            if schema.version(connection) < schema.VERSION:
-                schema.migrate(connection)
-        except BaseException:
-            connection.close()
-            raise
+    with _connecting(directory, "rwc") as connection:
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")  # has an effect on new files only
+        _check_version(directory, connection)
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise DataDirectoryInvalid(str(directory), "its file system has no shared memory for SQLite's WAL")
+        _prepare_for_writing(connection)
+        if schema.version(connection) < schema.VERSION:
+            schema.migrate(connection)
     return connection
 
 
@@ -130,13 +125,9 @@ def connect_editor(directory: Path) -> sqlite3.Connection:
         DataDirectoryMissing: If there is no catalog, or one in which nothing was ever committed.
         DataDirectoryInvalid: If the file is damaged, or of another schema version.
     """
-    connection = _connect_existing(directory, "rw")
-    with translate_failures(directory):
-        try:
-            _prepare_for_writing(connection)
-        except BaseException:
-            connection.close()
-            raise
+    with _connecting(directory, "rw") as connection:
+        _require_present_version(directory, connection)
+        _prepare_for_writing(connection)
     return connection
 
 
@@ -147,9 +138,9 @@ def connect_outdated(directory: Path) -> sqlite3.Connection:
         DataDirectoryMissing: If there is no catalog.
         DataDirectoryInvalid: If the file is damaged.
     """
-    with translate_failures(directory):
-        _require_catalog(directory)
-        return _connect(directory, "rw")
+    with _connecting(directory, "rw") as connection:
+        pass
+    return connection
 
 
 def connect_reader(directory: Path) -> sqlite3.Connection:
@@ -159,27 +150,35 @@ def connect_reader(directory: Path) -> sqlite3.Connection:
         DataDirectoryMissing: If there is no catalog, or one in which nothing was ever committed.
         DataDirectoryInvalid: If the file is damaged, or of another schema version.
     """
-    return _connect_existing(directory, "ro")
+    with _connecting(directory, "ro") as connection:
+        _require_present_version(directory, connection)
+    return connection
 
 
-def _connect_existing(directory: Path, mode: str) -> sqlite3.Connection:
+@contextmanager
+def _connecting(directory: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """Connect, and close the connection if the block fails; translate failures of both."""
     with translate_failures(directory):
-        _require_catalog(directory)
+        if mode != "rwc":
+            _require_catalog(directory)
         connection = _connect(directory, mode)
         try:
-            version = _check_version(directory, connection)
-            if version == 0:
-                raise DataDirectoryMissing(str(directory))
-            if version < schema.VERSION:
-                raise DataDirectoryInvalid(
-                    str(directory),
-                    f"its catalog is of version {version} and this program reads {schema.VERSION}: "
-                    f"write to it once (kinodex index) to bring it forward",
-                )
+            yield connection
         except BaseException:
             connection.close()
             raise
-    return connection
+
+
+def _require_present_version(directory: Path, connection: sqlite3.Connection) -> None:
+    version = _check_version(directory, connection)
+    if version == 0:
+        raise DataDirectoryMissing(str(directory))
+    if version < schema.VERSION:
+        raise DataDirectoryInvalid(
+            str(directory),
+            f"its catalog is of version {version} and this program reads {schema.VERSION}: "
+            f"write to it once (kinodex index) to bring it forward",
+        )
 
 
 def _require_catalog(directory: Path) -> None:

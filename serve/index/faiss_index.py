@@ -60,8 +60,6 @@ class VectorIndex:
         """Make an empty index; refresh() fills it.
 
         Args:
-            directory: The data directory.
-            kind: The kind of row.
             fingerprint: EncoderSpace.fingerprint of the rows to hold; other rows are left out.
             seals_in_background: Seal a full tail in a thread, so that no refresh() but the first takes seconds. The
                 catalog must then be open for reading, and close() must come before the catalog's close().
@@ -156,7 +154,7 @@ class VectorIndex:
         """Add rows to the tail; seal it when it reaches the size of the largest shard."""
         if self._tail is None:
             self._tail = make_tail(rows.vectors.shape[1])
-        self._tail.add(rows.ids, rows.vectors, rows.owners, rows.stamps)
+        self._tail.add(rows)
         if self._tail.live_count >= self._largest_shard_row_count:
             self._seal_tail(catalog)
 

@@ -80,7 +80,7 @@ class ShardSealer:
         for rows in read_rows(
             self._catalog, self._kind, self._ids, self._owners, self._stamps, count=self._read_row_count
         ):
-            tail.add(rows.ids, rows.vectors, rows.owners, rows.stamps)
+            tail.add(rows)
             if self._is_stopped.is_set():
                 break
         return tail

@@ -20,6 +20,7 @@ import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.index.changes import VectorRows
 from serve.index.halves import half_index
 from serve.index.nearest import NearestWithVideos
 
@@ -90,19 +91,13 @@ class Shard:
             self.name = None
         self.live_count = int((self.owners >= 0).sum())
 
-    def add(
-        self,
-        ids: NDArray[np.int64],
-        vectors: NDArray[np.float32],
-        owners: NDArray[np.int64],
-        stamps: NDArray[np.float64],
-    ) -> None:
+    def add(self, rows: VectorRows) -> None:
         """Append rows to a tail."""
-        self.vectors.add(vectors)
-        self.ids = np.concatenate([self.ids, ids])
-        self.owners = np.concatenate([self.owners, owners])
-        self.stamps = np.concatenate([self.stamps, stamps])
-        self.live_count += len(ids)
+        self.vectors.add(rows.vectors)
+        self.ids = np.concatenate([self.ids, rows.ids])
+        self.owners = np.concatenate([self.owners, rows.owners])
+        self.stamps = np.concatenate([self.stamps, rows.stamps])
+        self.live_count += len(rows.ids)
         self.name = None
 
     def search(self, vectors: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> NearestWithVideos:

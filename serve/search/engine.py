@@ -57,10 +57,6 @@ VIDEO_MOMENT_COUNT = 3  # moments listed with each video of a search
 CACHED_UTTERANCE_COUNT = 200_000  # utterances that stay in memory, without their words
 
 
-def no_check() -> None:
-    """Never cancel a question."""
-
-
 class Engine:
     """Answers questions about one data directory."""
 
@@ -194,7 +190,7 @@ class Engine:
     # ---- rankings ----
 
     def rank_moments(
-        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = no_check
+        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = lambda: None
     ) -> Ranking[RankedMoment]:
         """Rank every moment that any channel finds. The moments themselves are read by page_of_moments().
 
@@ -213,7 +209,7 @@ class Engine:
         return Ranking(entries=tuple(ranked), degraded_channels=self._missing_channels(query))
 
     def rank_videos(
-        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = no_check
+        self, query: Query, pixels: NDArray[np.uint8] | None = None, check: Callable[[], None] = lambda: None
     ) -> Ranking[RankedVideo]:
         """Rank every video that any channel finds, each with its best moments; see rank_moments()."""
         with self.snapshot():
@@ -309,13 +305,9 @@ class Engine:
         for video in scored:
             for moment in video.moments:
                 if admits_span(video.video, moment.span) and not self._says_excluded(video.video.row, moment, target):
+                    confidence = video.moment_confidence
                     candidates.append(
-                        Candidate(
-                            video=video.video,
-                            span=moment.span,
-                            visual=moment,
-                            visual_confidence=video.moment_confidence,
-                        )
+                        Candidate(video=video.video, span=moment.span, visual=moment, visual_confidence=confidence)
                     )
                     scores.append(video.moment_score + moment.score)
         rank_in_channel(candidates, "visual", [-score for score in scores])

@@ -130,8 +130,7 @@ class VisualChannel:
 
         Args:
             query: float32 (D,), unit length.
-            videos: The videos to search.
-            everywhere: Whether these are all videos of the library.
+            everywhere: Whether `videos` are all videos of the library.
             excluded: float32 (D,), unit length, of the exclusion. Videos and moments that show more of it than of the
                 query are left out.
             check: Called between videos; an exception that it raises ends the search.
