@@ -44,7 +44,7 @@ class Topic:
             servers=(servers,),
             topic_prefix=prefix,
             partition_count=partition_count,
-            **{"session_timeout_seconds": 1.5, "bootstrap_timeout_seconds": 5.0, **kafka},
+            **{"session_timeout_seconds": 30.0, "bootstrap_timeout_seconds": 60.0, **kafka},
         )
         create_topics(self.config)
         self.names = Topics(prefix)
@@ -193,8 +193,8 @@ class Child:
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         environ = os.environ | {
             "KINODEX_KAFKA_TOPIC_PREFIX": topic.config.topic_prefix,
-            "KINODEX_KAFKA_SESSION_TIMEOUT_SECONDS": "1.5",
-            "KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": "5",
+            "KINODEX_KAFKA_SESSION_TIMEOUT_SECONDS": str(topic.config.session_timeout_seconds),
+            "KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": str(topic.config.bootstrap_timeout_seconds),
             "KINODEX_WORKERS": "1",
             "OMP_NUM_THREADS": "1",
             "TEST_SLOW_SECONDS": str(slow_seconds),

@@ -20,7 +20,7 @@ from support.fakes import write_scenes
 from support.waiting import HANG_SECONDS
 from support.worker_runs import Topic
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 COMMAND = [sys.executable, "-P", "-m", "kinodex"]
 
 
@@ -45,11 +45,17 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scenes(tmp_path_factory.mktemp("film") / "film.mp4", [("red", 5), ("blue", 4)], tones=[(440, 3.0)])
 
 
+@pytest.fixture(scope="module")
+def long_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film that takes longer to publish in real time than a slow machine needs to interrupt it."""
+    return write_scenes(tmp_path_factory.mktemp("film") / "long.mp4", [("red", 300)])
+
+
 def environ(topic: Topic, **variables: str) -> dict[str, str]:
     return os.environ | {
         "KINODEX_KAFKA_TOPIC_PREFIX": topic.config.topic_prefix,
         "KINODEX_KAFKA_SERVERS": ",".join(topic.config.servers),
-        "KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": "5",
+        "KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": "60",
         **variables,
     }
 
@@ -133,7 +139,8 @@ def test_what_cannot_be_published_is_said_in_a_line(
     noise = tmp_path / "noise.mp4"
     noise.write_bytes(bytes(range(256)) * 40)
     names = {"film": film, "gone": tmp_path / "gone.mp4", "noise": noise}
-    for name, value in environ(topic, KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS="2").items():
+    variables = {"KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": "2"} if "--kafka" in arguments else {}
+    for name, value in environ(topic, **variables).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as caught:
         cli.main(["publish", *(one.format(**names) for one in arguments)], prog_name="kinodex")
@@ -156,8 +163,8 @@ def test_publishes_where_a_whole_file_is(topic: Topic, film: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_publisher_that_is_stopped_ends_its_stream(topic: Topic, film: Path, number: signal.Signals) -> None:
-    with begun(topic, "publish", str(film), "--stream", "cam", "--realtime", "--json") as process:
+def test_a_publisher_that_is_stopped_ends_its_stream(topic: Topic, long_film: Path, number: signal.Signals) -> None:
+    with begun(topic, "publish", str(long_film), "--stream", "cam", "--realtime", "--json") as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["sequence"] == 0
         process.send_signal(number)
@@ -167,31 +174,29 @@ def test_a_publisher_that_is_stopped_ends_its_stream(topic: Topic, film: Path, n
     found = [read_chunk(record.value or b"") for record in kept(topic)]
     assert found[-1].end_of_stream
     assert [chunk.sequence for chunk in found] == list(range(len(found)))
-    assert len(found) < 6
+    assert len(found) < 100  # of 150 in the whole film
 
 
-def test_a_publisher_waits_for_the_broker_and_loses_nothing(own_broker: Broker, topic_prefix: str, film: Path) -> None:
+def test_a_publisher_waits_for_the_broker_and_loses_nothing(
+    own_broker: Broker, topic_prefix: str, film: Path, long_film: Path
+) -> None:
     topic = Topic(own_broker.servers, topic_prefix)
     with begun(topic, "publish", str(film), "--stream", "cam", "--realtime", "--json") as process:
         assert process.stdout is not None
         process.stdout.readline()
         own_broker.kill()
-        time.sleep(3)
         own_broker.start()
         _, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, said
     found = [read_chunk(record.value or b"") for record in kept(topic)]
     assert [chunk.sequence for chunk in found] == list(range(6))
-    with begun(topic, "publish", str(film), "--stream", "other", "--realtime", "--json") as process:
+    with begun(topic, "publish", str(long_film), "--stream", "other", "--realtime", "--json") as process:
         assert process.stdout is not None
         process.stdout.readline()
         own_broker.kill()
-        time.sleep(1)
         process.terminate()  # while nobody takes the end of the stream
-        begin = time.monotonic()
-        _, said = process.communicate(timeout=HANG_SECONDS)
+        _, said = process.communicate(timeout=HANG_SECONDS)  # half the delivery timeout
     assert process.returncode == 1
-    assert time.monotonic() - begin < 20
     line = said.splitlines()[-1]
     assert line.startswith("kinodex: error: Kafka is not available: "), said
     assert "not delivered within 10 s of the stop" in line
@@ -202,7 +207,8 @@ def test_a_publisher_waits_for_the_broker_and_loses_nothing(own_broker: Broker, 
 
 def test_makes_the_topics_and_says_what_is_there(kafka: str, topic_prefix: str) -> None:
     variables = {
-        "KINODEX_KAFKA_TOPIC_PREFIX": topic_prefix, "KINODEX_KAFKA_PARTITION_COUNT": "3", "KINODEX_KAFKA_SERVERS": ""
+        "KINODEX_KAFKA_TOPIC_PREFIX": topic_prefix, "KINODEX_KAFKA_PARTITION_COUNT": "3", "KINODEX_KAFKA_SERVERS": "",
+        "KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": "60",
     }  # fmt: skip
 
     def topics(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":

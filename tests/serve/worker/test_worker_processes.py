@@ -14,7 +14,8 @@ from support.fakes import use_fakes, write_scenes
 from support.waiting import HANG_SECONDS, wait_until
 from support.worker_runs import Child, Topic, cut, final, working
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+IDLE_SECONDS = 20.0  # a slow machine must send, read and decode within this time
 NAMES = ("a", "b", "c", "d", "e")
 
 
@@ -26,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.fixture
 def topic(kafka: str, topic_prefix: str) -> Iterator[Topic]:
-    made = Topic(kafka, topic_prefix, partition_count=4)
+    made = Topic(kafka, topic_prefix, partition_count=4, session_timeout_seconds=8.0)  # killed workers are waited for
     yield made
     made.close()
 
@@ -105,7 +106,7 @@ def test_who_is_stopped_while_all_is_full_ends_soon_and_another_goes_on(
     topic: Topic, film: Path, tmp_path: Path, children: list[Child], expected: dict[str, object]
 ) -> None:
     topic.send(streams(film))
-    first = begin(children, topic, tmp_path, slow_seconds=0.7)
+    first = begin(children, topic, tmp_path, slow_seconds=3.0)
     wait_until(lambda: len(topic.revisions()) > 2)
     status = first.terminate()
     assert status == 0, first.said()
@@ -173,16 +174,15 @@ def test_a_worker_goes_on_when_the_broker_comes_back(
     own_broker: Broker, topic_prefix: str, film: Path, tmp_path: Path, children: list[Child],
     expected: dict[str, object],
 ) -> None:  # fmt: skip
-    topic = Topic(own_broker.servers, topic_prefix, partition_count=2)
+    topic = Topic(own_broker.servers, topic_prefix, partition_count=2, session_timeout_seconds=8.0)
     mine = streams(film, "ab")
-    variables = {"KINODEX_WORKER_IDLE_SECONDS": "4"}
-    child = begin(children, topic, tmp_path, slow_seconds=0.1, **variables)
+    child = begin(children, topic, tmp_path, slow_seconds=0.1, KINODEX_WORKER_IDLE_SECONDS=str(IDLE_SECONDS))
     child.wait_until_ready()
     half = len(mine) // 2
     topic.send(mine[:half])
     wait_until(lambda: len(topic.revisions()) > 2)
     own_broker.kill()
-    time.sleep(6)  # more than it takes for silence to be an end
+    time.sleep(IDLE_SECONDS + 2)  # longer than a silence that ends a stream
     own_broker.start()
     topic.send(mine[half:])
     wait_until(lambda: topic.is_ended("a", "b") and topic.lag() == 0)
