@@ -27,7 +27,7 @@ from serve.settings import Settings, known_settings, variable_name
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = "<!-- Written by `make docs` from the code. Edit the code's comments instead. -->"
-METRIC_TYPES = {"Counter", "Gauge", "Histogram", "CounterMetricFamily", "GaugeMetricFamily"}
+METRIC_TYPES = {"counter", "gauge", "histogram", "CounterMetricFamily", "GaugeMetricFamily"}
 UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 

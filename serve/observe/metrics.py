@@ -1,11 +1,12 @@
 """ServerMetrics, the Prometheus metrics of `kinodex serve`, and the HTTP endpoint that shows metrics.
 
-Labels have few values: never a video, a stream or a caller.
+Labels have few values: never a video, a stream or a caller. Prometheus sees a counter's name with `_total`.
 """
 
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -23,56 +24,32 @@ class ServerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.calls = Counter(
-            "kinodex_calls", "Calls that ended, by gRPC status code.", ["method", "code"], registry=self.registry
-        )  # kinodex_calls_total
-        self.call_seconds = Histogram(
-            "kinodex_call_seconds", "Duration of calls.", ["method"], buckets=BUCKETS, registry=self.registry
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, buckets=BUCKETS, registry=self.registry)
+        self.calls = counter("kinodex_calls", "Calls that ended, by gRPC status code.", ["method", "code"])
+        self.call_seconds = histogram("kinodex_call_seconds", "Duration of calls.", ["method"])
+        self.calls_in_flight = gauge("kinodex_calls_in_flight", "Calls in progress.")
+        self.queries_waiting = gauge("kinodex_queries_waiting", "Questions that wait for a free query worker.")
+        self.jobs = gauge("kinodex_jobs", "Videos waiting to be indexed, being indexed or failed, by state.", ["state"])
+        self.uploaded_bytes = counter("kinodex_uploaded_bytes", "Bytes received in uploads.")
+        self.spool_bytes = gauge("kinodex_spool_bytes", "Bytes of uploads that wait to be indexed.")
+        self.index_rows = gauge("kinodex_index_rows", "Vectors in the index, by kind of row.", ["kind"])
+        self.videos = gauge("kinodex_videos", "Videos that questions search.")
+        self.frame_cache_bytes = gauge("kinodex_frame_cache_bytes", "Bytes of frame vectors in memory.")
+        self.freshness_seconds = histogram(
+            "kinodex_freshness_seconds", "Time from a video's last row in the catalog until questions find it."
         )
-        self.calls_in_flight = Gauge("kinodex_calls_in_flight", "Calls in progress.", registry=self.registry)
-        self.queries_waiting = Gauge(
-            "kinodex_queries_waiting", "Questions that wait for a free query worker.", registry=self.registry
-        )
-        self.jobs = Gauge(
-            "kinodex_jobs",
-            "Videos waiting to be indexed, being indexed or failed, by state.",
-            ["state"],
-            registry=self.registry,
-        )
-        self.uploaded_bytes = Counter(
-            "kinodex_uploaded_bytes", "Bytes received in uploads.", registry=self.registry
-        )  # kinodex_uploaded_bytes_total
-        self.spool_bytes = Gauge(
-            "kinodex_spool_bytes", "Bytes of uploads that wait to be indexed.", registry=self.registry
-        )
-        self.index_rows = Gauge(
-            "kinodex_index_rows", "Vectors in the index, by kind of row.", ["kind"], registry=self.registry
-        )
-        self.videos = Gauge("kinodex_videos", "Videos that questions search.", registry=self.registry)
-        self.frame_cache_bytes = Gauge(
-            "kinodex_frame_cache_bytes", "Bytes of frame vectors in memory.", registry=self.registry
-        )
-        self.freshness_seconds = Histogram(
-            "kinodex_freshness_seconds",
-            "Time from a video's last row in the catalog until questions find it.",
-            buckets=BUCKETS,
-            registry=self.registry,
-        )
-        self.events = Counter(
-            "kinodex_events", "Changes of moderation events, by their new state.", ["state"], registry=self.registry
-        )  # kinodex_events_total
-        self.events_untold = Gauge(
+        self.events = counter("kinodex_events", "Changes of moderation events, by their new state.", ["state"])
+        self.events_untold = gauge(
             "kinodex_events_untold",
             "Changes of moderation events not yet delivered to a sink (kafka or webhook), at most.",
             ["sink"],
-            registry=self.registry,
         )
-        self.dead_letter_bytes = Gauge(
+        self.dead_letter_bytes = gauge(
             "kinodex_webhook_dead_letter_bytes",
             "Size of DIR/webhook-deadletters.jsonl: events that the webhook never accepted.",
-            registry=self.registry,
         )
-        self.is_ready = Gauge("kinodex_ready", "1 while the server answers questions.", registry=self.registry)
+        self.is_ready = gauge("kinodex_ready", "1 while the server answers questions.")
         self.live = LiveMetrics(self.registry)
 
     def serve(self, listen: str) -> tuple[str, Callable[[], None]]:
@@ -90,7 +67,7 @@ def serve_metrics(registry: CollectorRegistry, listen: str) -> tuple[str, Callab
     host, port = host_and_port(listen)
     http: WSGIServer
     thread: threading.Thread
-    http, thread = start_http_server(port, addr=host, registry=registry)
+    http, thread = start_http_server(port, addr=host)
     address = f"http://{host}:{http.server_port}/metrics"
     logger.info("metrics served address=%s", address)
 
@@ -106,39 +83,28 @@ class LiveMetrics:
     """Metrics of a server's live videos, which it reads from Kafka."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.is_broker_up = Gauge("kinodex_broker_up", "1 while Kafka answers.", registry=registry)
-        self.lag = Gauge("kinodex_kafka_lag", "Records not read yet.", ["topic", "partition"], registry=registry)
-        self.records = Counter(
-            "kinodex_kafka_records", "Records read, by outcome.", ["topic", "outcome"], registry=registry
-        )  # kinodex_kafka_records_total
-        self.batch_seconds = Histogram(
-            "kinodex_kafka_batch_seconds",
-            "Time to write a batch of records to the catalog.",
-            buckets=BUCKETS,
-            registry=registry,
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, buckets=BUCKETS, registry=registry)
+        self.is_broker_up = gauge("kinodex_broker_up", "1 while Kafka answers.")
+        self.lag = gauge("kinodex_kafka_lag", "Records not read yet.", ["topic", "partition"])
+        self.records = counter("kinodex_kafka_records", "Records read, by outcome.", ["topic", "outcome"])
+        self.batch_seconds = histogram(
+            "kinodex_kafka_batch_seconds", "Time to write a batch of records to the catalog.", buckets=BUCKETS
         )
-        self.searchable_seconds = Histogram(
+        self.searchable_seconds = histogram(
             "kinodex_chunk_to_searchable_seconds",
             "Time from the append of a chunk to Kafka until questions find it, provisional or final.",
             ["final"],
             buckets=(*BUCKETS, 120.0, 300.0),
-            registry=registry,
         )
-        self.videos = Gauge("kinodex_live_videos", "Live videos that have not ended.", registry=registry)
-        self.watermark_age_seconds = Gauge(
+        self.videos = gauge("kinodex_live_videos", "Live videos that have not ended.")
+        self.watermark_age_seconds = gauge(
             "kinodex_watermark_age_seconds",
             "Time since the watermark last moved, of the live video where that is longest ago.",
-            registry=registry,
         )
-        self.deletions = Counter(
-            "kinodex_live_deletions", "Deletions of live videos that callers asked this server for.", registry=registry
-        )  # kinodex_live_deletions_total
-        self.pruned = Counter(
-            "kinodex_pruned_segments", "Segments of live videos deleted by server.retention.", registry=registry
-        )  # kinodex_pruned_segments_total
-        self.prune_seconds = Histogram(
-            "kinodex_prune_seconds", "Time to delete some old segments.", buckets=BUCKETS, registry=registry
+        self.deletions = counter(
+            "kinodex_live_deletions", "Deletions of live videos that callers asked this server for."
         )
-        self.tombstones = Counter(
-            "kinodex_tombstones", "Tombstones of segments written to Kafka.", registry=registry
-        )  # kinodex_tombstones_total
+        self.pruned = counter("kinodex_pruned_segments", "Segments of live videos deleted by server.retention.")
+        self.prune_seconds = histogram("kinodex_prune_seconds", "Time to delete some old segments.")
+        self.tombstones = counter("kinodex_tombstones", "Tombstones of segments written to Kafka.")

@@ -1,5 +1,7 @@
 """WorkerMetrics, the Prometheus metrics of `kinodex worker`. Labels have few values: never a stream or a video."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # Upper bounds of histogram buckets. Stages in seconds: from one small batch to a long file. Latencies in seconds.
@@ -13,48 +15,40 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.records = Counter(
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.records = counter(
             "kinodex_worker_records",
             "Records read: taken, duplicate, stale, shed, or the reason of their dead letter.",
             ["outcome"],
-            registry=self.registry,
-        )  # kinodex_worker_records_total
+        )
         for outcome in ("taken", "duplicate", "stale", "shed"):  # the other outcomes are reasons of dead letters
             self.records.labels(outcome)
-        self.lag = Gauge(
-            "kinodex_worker_lag",
-            "Records of the worker's partitions not read yet.",
-            ["topic", "partition"],
-            registry=self.registry,
+        self.lag = gauge(
+            "kinodex_worker_lag", "Records of the worker's partitions not read yet.", ["topic", "partition"]
         )
-        self.streams = Gauge("kinodex_worker_streams", "Open streams.", registry=self.registry)
-        self.watermark_age_seconds = Gauge(
+        self.streams = gauge("kinodex_worker_streams", "Open streams.")
+        self.watermark_age_seconds = gauge(
             "kinodex_worker_watermark_age_seconds",
             "Length of media that is not final yet, of the stream where it is longest.",
-            registry=self.registry,
         )
-        self.in_flight = Gauge("kinodex_worker_in_flight", "Chunks taken and not encoded yet.", registry=self.registry)
-        self.is_paused = Gauge("kinodex_worker_paused", "1 while the worker takes no records.", registry=self.registry)
-        self.stage_seconds = Histogram(
+        self.in_flight = gauge("kinodex_worker_in_flight", "Chunks taken and not encoded yet.")
+        self.is_paused = gauge("kinodex_worker_paused", "1 while the worker takes no records.")
+        self.stage_seconds = histogram(
             "kinodex_worker_stage_seconds",
             "Time to decode a chunk, and to encode or transcribe a batch.",
             ["stage"],
             buckets=STAGE_BUCKETS,
-            registry=self.registry,
         )
-        self.batch_fill = Histogram(
+        self.batch_fill = histogram(
             "kinodex_worker_batch_fill",
             "Items of a batch, as a share of the largest batch.",
             ["stage"],
             buckets=FILL_BUCKETS,
-            registry=self.registry,
         )
-        self.segments = Counter(
-            "kinodex_worker_segments", "Segments published, provisional or final.", ["finality"], registry=self.registry
-        )  # kinodex_worker_segments_total
-        self.publish_latency_seconds = Histogram(
+        self.segments = counter("kinodex_worker_segments", "Segments published, provisional or final.", ["finality"])
+        self.publish_latency_seconds = histogram(
             "kinodex_worker_publish_latency_seconds",
             "Time from the append of a chunk until the segment with its pictures is sent.",
             buckets=LATENCY_BUCKETS,
-            registry=self.registry,
         )
