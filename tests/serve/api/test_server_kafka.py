@@ -125,7 +125,7 @@ def is_serving(server: Running) -> bool:
 
 def test_a_deletion_reaches_every_server_and_stays(worker: Worker, tmp_path: Path) -> None:
     films = [stream(name, ["red"] * 30, {3.0: "Paris is lovely."}, appended=now() - 60) for name in ("cam", "other")]
-    with asked(tmp_path / "a", worker) as (server, a), asked(tmp_path / "b", worker) as (_, b):
+    with asked(tmp_path / "a", worker) as (server, a), asked(tmp_path / "b", worker) as (other, b):
         for film in films:
             worker.publish(film)
         both = [("cam", False), ("other", False)]
@@ -137,7 +137,8 @@ def test_a_deletion_reaches_every_server_and_stays(worker: Worker, tmp_path: Pat
         worker.publish(stream("third", ["blue"] * 5, appended=now()))
         wait_until(lambda: found(a, "blue") == found(b, "blue") == [("third", False)])
         assert found(a, "red") == found(b, "red") == [("other", False)]
-        wait_until(lambda: worker.tombstones() == {one.key.decode() for one in films[0]})
+        wait_until(lambda: all(has_sent_tombstones(each, worker, len(films[0])) for each in (server, other)))
+        assert worker.tombstones() == {one.key.decode() for one in films[0]}
         assert metrics_of(server)["kinodex_live_deletions_total"] == 1
         with pytest.raises(ServerFailed, match="no video"):
             a.delete("cam")
@@ -147,6 +148,15 @@ def test_a_deletion_reaches_every_server_and_stays(worker: Worker, tmp_path: Pat
     with asked(tmp_path / "rebuilt", worker) as (_, c):
         assert found(c, "red") == both
         assert c.video("cam").frame_count == 6
+
+
+def has_sent_tombstones(server: Running, worker: Worker, dead_count: int) -> bool:
+    """Return whether a server has read so many dead segments, and none of its tombstones is still to come."""
+    dead = f'kinodex_kafka_records_total{{outcome="dead",topic="{worker.topics.segments}"}}'
+    live = server.server.loaded.feed
+    assert live is not None
+    is_delivered = all(delivery.is_done for _, delivery in live._deletions._sent)
+    return metrics_of(server).get(dead) == dead_count and not len(live._materialiser._tombstones) and is_delivered
 
 
 def test_a_request_that_deletes_may_come_twice(worker: Worker, tmp_path: Path) -> None:
