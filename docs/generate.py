@@ -36,8 +36,10 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         GENERATED,
-        "A setting stands in `DIR/kinodex.toml`, in the file that `--config` or `$KINODEX_CONFIG` names, or in an"
-        " environment variable, which wins. An unknown name is an error.",
+        "Settings come from one TOML file and from environment variables. A variable wins over the file. The file is"
+        " the one that `--config` names, else `$KINODEX_CONFIG`, else `kinodex.toml` in the data directory. `DIR` below"
+        " is the data directory. An unknown name is an error. In a variable, commas separate the items of a list.",
+        '```toml\n# kinodex.toml; in the environment: KINODEX_VISUAL_MODEL=mini\n[visual]\nmodel = "mini"\n```',
     ]
     known, sections = known_settings(), get_type_hints(Settings)
     for section in ("", *sections):
@@ -47,7 +49,7 @@ def settings_page() -> str:
             continue
         described = descriptions(kind)
         defaults = {field.name: default_text(field) for field in dataclasses.fields(kind)}
-        title = f"`[{section}]`" if section else "All commands"
+        title = f"`[{section}]`" if section else "Top level"
         lines += [f"## {title}", "" if not section else summary(kind)]
         rows = ["| setting | environment | default | what it is |", "| --- | --- | --- | --- |"]
         for name in names:
@@ -112,7 +114,7 @@ def metrics_page() -> str:
             if rows:
                 title = (ast.get_docstring(node) or "").splitlines()[0]
                 header = ["| metric | type | what it counts |", "| --- | --- | --- |"]
-                lines += [f"## {title.rstrip('.')}", "\n".join(header + sorted(rows))]
+                lines += [f"## {title.partition('.')[0]}", "\n".join(header + sorted(rows))]
     return page(lines)
 
 
@@ -135,8 +137,8 @@ def errors_page() -> str:
     lines = [
         "# Errors",
         GENERATED,
-        "A client of the server gets the gRPC code and the reason. It learns nothing of errors without a code: to it"
-        " they are `INTERNAL`, and the server's log says more.",
+        "A client of the server gets the gRPC code and the reason. An error without a code reaches clients as"
+        " `INTERNAL`; the server's log has its text. A row that is set in is a kind of the error above it.",
     ]
     for module in (ingest.errors, encoders.errors, temporal.errors, serve.errors):
         kinds = [

@@ -87,7 +87,7 @@ class SourceConfig:
     schemes: tuple[str, ...] = ("http", "https", "file")  # allowed URI schemes
     hosts: tuple[str, ...] = ("*",)  # allowed hosts: names, `*.example.org`, or `*` for any public host
     private_networks: tuple[str, ...] = ()  # allowed private networks, such as `10.1.0.0/16`; no other is reached
-    # folders below which `file:` URIs are allowed, symlinks resolved; plain paths on a command line always are
+    # folders below which `file:` URIs are allowed, after symlinks are resolved; plain paths of commands need none
     file_roots: tuple[str, ...] = (".",)
     max_bytes: int = 64 << 30  # largest input
     max_redirects: int = 5  # most redirects of one download, each checked like the first address

@@ -10,7 +10,7 @@ from serve.retention import parse_retention
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """How `kinodex serve` listens, whom it lets in, and how much it takes on."""
+    """The server: addresses, access, limits, moderation and retention."""
 
     listen: str = "127.0.0.1:8970"  # `HOST:PORT` to listen on, port 0 for any free port, or `unix:PATH`
     tls_certificate: str = ""  # PEM file of the certificate chain; renewed files need no restart; none: no TLS
@@ -19,10 +19,10 @@ class ServerConfig:
     tokens: str = ""  # file that `kinodex token` writes; none: DIR/tokens.json, if it is there
     allow_unprotected_network: bool = False  # whether to listen beyond this machine without TLS and authentication
     metrics_listen: str = ""  # `HOST:PORT` of Prometheus metrics over plain HTTP, without authentication
-    traces: bool = False  # OpenTelemetry, set up by its `OTEL_` variables; needs `pip install 'kinodex[tracing]'`
+    traces: bool = False  # OpenTelemetry spans, set up by `OTEL_` variables; needs `pip install 'kinodex[tracing]'`
     query_workers: int = 0  # questions answered at the same time; 0: one for each processor
-    max_waiting_queries: int = 256  # questions that may wait; the next is refused, with the time to come back
-    max_concurrent_calls: int = 1000  # calls at the same time, waiting ones included, without those that watch
+    max_waiting_queries: int = 256  # questions that may wait; the next one is refused, with a time to try again
+    max_concurrent_calls: int = 1000  # calls at the same time, with waiting calls, without watches
     max_watches: int = 10_000  # calls of WatchMoments and WatchEvents at the same time
     max_message_bytes: int = 16 << 20  # largest request; a picture may have 8 MiB
     max_call_seconds: float = 60.0  # time for a call without a deadline of its own; uploads are excepted
@@ -67,7 +67,7 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """Where the nearest vectors are looked for."""
+    """The index of vectors: FAISS by default, or Milvus."""
 
     # Milvus that holds the vectors: `http://HOST:PORT/DATABASE`, `https:`, or a path `*.db` (milvus-lite); needs
     # `pip install 'kinodex[milvus]'`; none: FAISS, in this process
@@ -90,12 +90,12 @@ class IndexConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """How `kinodex worker` works."""
+    """The workers of live streams, `kinodex worker`."""
 
     group: str = ""  # Kafka consumer group whose workers share the partitions; none: PREFIX-workers
     # time without a chunk after which a stream counts as ended; a later chunk begins a new epoch
     idle_seconds: float = 60.0
-    shed_seconds: float = 0.0  # age beyond which chunks are left out, and counted; 0: none is left out
+    shed_seconds: float = 0.0  # age in seconds beyond which chunks are left out, and counted; 0: no limit
     metrics_listen: str = ""  # `HOST:PORT` of the worker's Prometheus metrics, as `server.metrics_listen`
 
     def __post_init__(self) -> None:
@@ -107,9 +107,9 @@ class WorkerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
-    """How a server is reached."""
+    """The connection from a client to a server."""
 
-    token: str = ""  # bearer token that `--server` and the Python client send
+    token: str = ""  # bearer token that the client sends
     tls: Literal["auto", "on", "off"] = "auto"  # `on`, `off`, or `auto`: on, except for a server on this machine
     tls_ca: str = ""  # PEM file of the authorities to trust; none: the system's
     tls_certificate: str = ""  # PEM file of the certificate shown to a server that asks for one (mTLS)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class WindowConfig:
     """The grid of windows, and their fusion. Part of the encoder fingerprint."""
 
-    length_seconds: float = 16.0  # length of a segment; at one frame a second well under the 32 that fusion takes
-    stride_seconds: float = 8.0  # from one segment's start to the next; each second lies in two, so never at an edge
+    length_seconds: float = 16.0  # length of a segment; its 16 frames are well under the 32 that fusion takes
+    stride_seconds: float = 8.0  # between the starts of two segments; a second at the edge of one is inside the other
     # checkpoint of `kinodex train`, which makes segments of frames and words; none: the mean of a window's frames
     fusion: str = ""
 

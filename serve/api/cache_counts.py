@@ -11,14 +11,16 @@ from serve.search.caches import SingleFlightCache
 
 
 class CacheCounts(Collector):
-    """Reads the counters of the caches of text vectors and of rankings at each scrape."""
+    """Metrics of the caches of a server: text vectors and rankings. Each scrape reads the caches' counters."""
 
     def __init__(self, encoders: Callable[[], dict[str, TextVectors]], rankings: SingleFlightCache[Any]) -> None:
         self._encoders, self._rankings = encoders, rankings
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         texts = CounterMetricFamily(
-            "kinodex_texts", "Texts of questions, found in memory or encoded.", labels=["encoder", "outcome"]
+            "kinodex_texts",
+            "Texts of questions, by whether their vector was in memory or was encoded.",
+            labels=["encoder", "outcome"],
         )
         batches = CounterMetricFamily(
             "kinodex_text_batches", "Batches in which texts were encoded.", labels=["encoder"]
@@ -29,7 +31,7 @@ class CacheCounts(Collector):
             batches.add_metric([name], vectors.batch_count)
         rankings = CounterMetricFamily(
             "kinodex_rankings",
-            "Questions whose ranking was found in memory, as nothing has changed since, or worked out.",
+            "Questions, by whether their ranking was still valid in memory or was computed.",
             labels=["outcome"],
         )
         rankings.add_metric(["found"], self._rankings.hit_count)

@@ -210,7 +210,7 @@ def _parse(content: bytes, read: Deserialize) -> Any:
     try:
         return read(content)
     except DecodeError as error:
-        raise RequestInvalid([("request", "is no message of this method")]) from error
+        raise RequestInvalid([("request", "is not a message of this method")]) from error
 
 
 def _parse_request(behaviour: Any, read: Deserialize) -> Any:

@@ -72,7 +72,7 @@ class Violations:
         """Read a duration of 0 s or more; NaN after a mistake."""
         seconds, nanos = message.seconds, message.nanos
         if abs(seconds) > MAX_DURATION_SECONDS or abs(nanos) >= NANOSECONDS or seconds * nanos < 0:
-            self.add(path, f"is no Duration: seconds {seconds}, nanos {nanos}")
+            self.add(path, f"is not a valid Duration: seconds {seconds}, nanos {nanos}")
             return math.nan
         if seconds < 0 or nanos < 0:
             self.add(path, f"must not be negative, got {duration_value(message):g} s")

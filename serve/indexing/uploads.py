@@ -157,7 +157,7 @@ class Upload:
         if size_bytes is not None and size_bytes != self.size_bytes:
             raise UploadCorrupt(self.filename, f"{self.size_bytes} of {size_bytes} bytes arrived")
         if sha256 and sha256.lower() != content_sha256:
-            raise UploadCorrupt(self.filename, "its SHA-256 is another")
+            raise UploadCorrupt(self.filename, "its SHA-256 differs")
         if not self.size_bytes:
             raise SourceUnreadable(upload_uri(self.filename), "empty file")
         name = f"{content_sha256}-{uuid4().hex[:8]}"

@@ -20,7 +20,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class ServerMetrics:
-    """Metrics of a server, in a registry of its own."""
+    """Metrics of a server. Each object has a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -80,7 +80,7 @@ def serve_metrics(registry: CollectorRegistry, listen: str) -> tuple[str, Callab
 
 
 class LiveMetrics:
-    """Metrics of a server's live videos, which it reads from Kafka."""
+    """Metrics of the live videos that a server reads from Kafka."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
@@ -100,7 +100,7 @@ class LiveMetrics:
         self.videos = gauge("kinodex_live_videos", "Live videos that have not ended.")
         self.watermark_age_seconds = gauge(
             "kinodex_watermark_age_seconds",
-            "Time since the watermark last moved, of the live video where that is longest ago.",
+            "Longest time for which the watermark of a live video has not moved.",
         )
         self.deletions = counter(
             "kinodex_live_deletions", "Deletions of live videos that callers asked this server for."

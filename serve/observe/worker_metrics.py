@@ -11,7 +11,7 @@ FILL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
 class WorkerMetrics:
-    """Metrics of a worker, in a registry of its own."""
+    """Metrics of a worker. Each object has a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -140,7 +140,7 @@ REQUESTS: list[Bad] = [
     # ---- questions
     Bad("a search without a query", lambda w: w.videos(), *INVALID, "query: is required"),
     Bad(
-        "a query with nothing in it",
+        "an empty query",
         lambda w: w.moments(words("")),
         *INVALID,
         "query: needs text, an image or an example (like)",
@@ -188,19 +188,19 @@ REQUESTS: list[Bad] = [
         "query.image_weight: must be 0 to 1, got 2",
     ),
     Bad(
-        "an image_weight that is no number",
+        "an image_weight of NaN",
         lambda w: w.moments(words(image_weight=float("nan"))),
         *INVALID,
         "query.image_weight: must be 0 to 1, got nan",
     ),
     Bad(
-        "a channel that there is not",
+        "an unknown channel",
         lambda w: w.moments(words(channel=99)),
         *INVALID,
         "query.channel: must be a Channel, got 99",
     ),
     Bad(
-        "a video as example that is not there",
+        "an unknown video as example",
         lambda w: w.moments(moment_pb2.Query(like=example("nowhere"))),
         *NO_VIDEO,
     ),
@@ -218,14 +218,14 @@ REQUESTS: list[Bad] = [
     ),
     # ---- filters
     Bad(
-        "a collection that is not there",
+        "an unknown collection",
         lambda w: w.moments(words(), filter=moment_pb2.Filter(collections=["nowhere"])),
         "NOT_FOUND",
         "COLLECTION_NOT_FOUND",
         "no collection nowhere",
     ),
     Bad(
-        "a video that is not there",
+        "an unknown video",
         lambda w: w.moments(words(), filter=moment_pb2.Filter(video_ids=["nowhere"])),
         *NO_VIDEO,
     ),
@@ -236,10 +236,10 @@ REQUESTS: list[Bad] = [
         "filter.min_duration: must not be negative, got -1 s",
     ),
     Bad(
-        "a duration that is none",
+        "an invalid Duration",
         lambda w: w.moments(words(), filter=moment_pb2.Filter(min_duration=Duration(seconds=1, nanos=-1))),
         *INVALID,
-        "filter.min_duration: is no Duration: seconds 1, nanos -1",
+        "filter.min_duration: is not a valid Duration: seconds 1, nanos -1",
     ),
     Bad(
         "metadata without a condition",
@@ -248,14 +248,14 @@ REQUESTS: list[Bad] = [
         "filter.metadata[0]: needs a condition: equals or range",
     ),
     Bad(
-        "three things at once",
+        "three mistakes at once",
         lambda w: w.moments(words("", channel=99), page_size=-1),
         *INVALID,
         "query: needs text, an image or an example (like); query.channel: must be a Channel, got 99; "
         "page_size: must not be negative, got -1",
     ),
     # ---- page tokens
-    Bad("a page token that is none", lambda w: w.listed(page_token="2"), *TOKEN_INVALID),
+    Bad("a text that is not a page token", lambda w: w.listed(page_token="2"), *TOKEN_INVALID),
     Bad("a page token, altered", altered, *TOKEN_INVALID),
     Bad("a page token, cut off", lambda w: w.listed(page_token=first_page(w)[:-4]), *TOKEN_INVALID),
     Bad("a page token of 100,000 characters", lambda w: w.listed(page_token="A" * 100_000), *TOKEN_INVALID),
@@ -272,7 +272,7 @@ REQUESTS: list[Bad] = [
         *TOKEN_INVALID,
     ),
     Bad(
-        "a page token of an answer that is forgotten",
+        "an expired page token",
         forgotten,
         "FAILED_PRECONDITION",
         "PAGE_TOKEN_EXPIRED",
@@ -281,16 +281,16 @@ REQUESTS: list[Bad] = [
     # ---- videos
     Bad("a page of -1 videos", lambda w: w.listed(page_size=-1), *INVALID, "page_size: must not be negative, got -1"),
     Bad(
-        "a list of a collection that is not there",
+        "a list of an unknown collection",
         lambda w: w.listed(collection="nowhere"),
         "NOT_FOUND",
         "COLLECTION_NOT_FOUND",
         "no collection nowhere",
     ),
     Bad("a video without its id", lambda w: w.get("GetVideo", ""), *INVALID, "video_id: is required"),
-    Bad("GetVideo of a video that is not there", lambda w: w.get("GetVideo", "nowhere"), *NO_VIDEO),
-    Bad("GetTranscript of a video that is not there", lambda w: w.get("GetTranscript", "nowhere"), *NO_VIDEO),
-    Bad("GetFrame of a video that is not there", lambda w: w.get("GetFrame", "nowhere"), *NO_VIDEO),
+    Bad("GetVideo of an unknown video", lambda w: w.get("GetVideo", "nowhere"), *NO_VIDEO),
+    Bad("GetTranscript of an unknown video", lambda w: w.get("GetTranscript", "nowhere"), *NO_VIDEO),
+    Bad("GetFrame of an unknown video", lambda w: w.get("GetFrame", "nowhere"), *NO_VIDEO),
     Bad(
         "GetFrame before the beginning",
         lambda w: w.get("GetFrame", w.film_id, offset=Duration(seconds=-1)),
@@ -298,19 +298,19 @@ REQUESTS: list[Bad] = [
         "offset: must not be negative, got -1 s",
     ),
     Bad(
-        "GetFrame of a sound",
+        "GetFrame of a file without pictures",
         lambda w: w.get("GetFrame", w.sound_id),
         "NOT_FOUND",
         "FRAME_NOT_FOUND",
         "video SOUND has no pictures",
     ),
-    Bad("DeleteVideo of a video that is not there", lambda w: w.get("DeleteVideo", "nowhere"), *NO_VIDEO),
+    Bad("DeleteVideo of an unknown video", lambda w: w.get("DeleteVideo", "nowhere"), *NO_VIDEO),
     # ---- calls
     Bad("a question that is cancelled", cancelled, "CANCELLED"),
     Bad("a question past its own deadline", late(0.3), "DEADLINE_EXCEEDED"),
     Bad("a question past server.max_call_seconds", late(None), "DEADLINE_EXCEEDED", "CALL_TOO_LONG"),
-    Bad("a method that there is not", lambda w: w.raw("SearchService/SearchEverything", b""), "UNIMPLEMENTED"),
-    Bad("a service that there is not", lambda w: w.raw("AlertService/ListAlerts", b""), "UNIMPLEMENTED"),
+    Bad("an unknown method", lambda w: w.raw("SearchService/SearchEverything", b""), "UNIMPLEMENTED"),
+    Bad("an unknown service", lambda w: w.raw("AlertService/ListAlerts", b""), "UNIMPLEMENTED"),
 ]
 
 

@@ -279,7 +279,7 @@ UPLOADS: list[Bad] = [
         "data: must be at most 1048576 bytes",
     ),
     Bad(
-        "a checksum that is none",
+        "an invalid checksum",
         lambda w: w.upload([header(sha256="beef"), data(b"film")]),
         *INVALID,
         "header.sha256: must be 64 hexadecimal digits",
@@ -289,7 +289,7 @@ UPLOADS: list[Bad] = [
         lambda w: w.upload([header(sha256=hashlib.sha256(b"").hexdigest()), data(b"film")]),
         "DATA_LOSS",
         "UPLOAD_CORRUPT",
-        "the upload of new.mp4 was damaged on its way, its SHA-256 is another: send it again",
+        "the upload of new.mp4 was damaged on its way, its SHA-256 differs: send it again",
     ),
     Bad(
         "an upload of another length",
@@ -325,7 +325,7 @@ UPLOADS: list[Bad] = [
         "there is no room for uploads now: come back when others are indexed",
     ),
     Bad(
-        "an upload that stops coming",
+        "an upload that stalls",
         stalled,
         "DEADLINE_EXCEEDED",
         "UPLOAD_STALLED",

@@ -72,7 +72,7 @@ HOSTILE: list[Bad] = [
     Bad(
         "a picture that is a playlist", picture(PLAYLIST), *INVALID, "query.image: must be a JPEG, PNG or WebP picture"
     ),
-    Bad("a picture that is a film", film_as_picture, *INVALID, "query.image: must be a JPEG, PNG or WebP picture"),
+    Bad("a picture that is a video", film_as_picture, *INVALID, "query.image: must be a JPEG, PNG or WebP picture"),
     Bad("a picture of no bytes", picture(b""), *INVALID, "query: needs text, an image or an example (like)"),
     Bad(
         "a picture that is damaged",
@@ -94,18 +94,18 @@ HOSTILE: list[Bad] = [
         "RESOURCE_EXHAUSTED",
     ),
     Bad(
-        "bytes that are no message",
+        "bytes that are not a message",
         lambda w: w.raw("SearchService/SearchMoments", b"\xff\xff\xff"),
         "INVALID_ARGUMENT",
         "REQUEST_INVALID",
-        "request: is no message of this method",
+        "request: is not a message of this method",
     ),
     Bad(
         "text that is not UTF-8",
         lambda w: w.raw("LibraryService/GetVideo", b"\x0a\x02\xff\xff"),
         "INVALID_ARGUMENT",
         "REQUEST_INVALID",
-        "request: is no message of this method",
+        "request: is not a message of this method",
     ),
 ]
 

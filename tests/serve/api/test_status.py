@@ -46,7 +46,7 @@ SPOKEN: list[Exception] = [
     errors.IndexUnavailable(),
     errors.CallAbandoned("the call was cancelled"),
     errors.CallTooLong(60.0),
-    errors.UploadCorrupt("film.mp4", "its SHA-256 is another"),
+    errors.UploadCorrupt("film.mp4", "its SHA-256 differs"),
     errors.UploadStalled("film.mp4", 60.0),
     errors.SpoolFull(30.0),
     ingest_errors.SourceNotFound(URI, "no such file or page"),
@@ -238,7 +238,7 @@ def test_a_status_fits_into_the_trailer_that_carries_it(letter: str) -> None:
         errors.CollectionNotFound(512 * letter),
         errors.PermissionDenied(f"read collection {512 * letter}"),
         errors.RequestIdReused(128 * letter),
-        errors.UploadCorrupt(255 * letter, "its SHA-256 is another"),
+        errors.UploadCorrupt(255 * letter, "its SHA-256 differs"),
         ingest_errors.SourceRefused(f"ftp://{8000 * letter}", "not a URI of a supported scheme", "use another"),
         errors.RequestInvalid(
             [(f"header.metadata[{64 * letter}]", "must be at most 1,024 characters")] * MAX_VIOLATION_COUNT
