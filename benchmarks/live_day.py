@@ -121,8 +121,8 @@ def run(directory: Path, hours: int, kept: Retention) -> list[Hour]:
             before = time.process_time()
             for at in range(3600 * (hour - 1), 3600 * hour, CHUNK_SECONDS):
                 end = float(at + CHUNK_SECONDS)
-                windows.extend(0, camera.frames(at), start_seconds=0.0, end_seconds=end, whole_seconds=end)
-                windows.hear(camera.said(at))
+                windows.add_frames(0, camera.frames(at), start_seconds=0.0, end_seconds=end, whole_seconds=end)
+                windows.add_utterances(camera.said(at))
                 heard = (0, max(0.0, end - 8))  # words are transcribed 8 s after they are spoken
                 records += [record_of(one, windows, fingerprint, started) for one in windows.segments(heard)]
                 if at // CHUNK_SECONDS % APPLIED_CHUNKS == APPLIED_CHUNKS - 1:

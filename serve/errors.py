@@ -116,7 +116,7 @@ class VideoNotReady(ServeError):
     """The video is not indexed yet, or its indexing failed."""
 
     def __init__(self, video_id: str, state: str) -> None:
-        super().__init__(f"video {video_id} is {state}: there is nothing to read of it")
+        super().__init__(f"video {video_id} is {state}: its content cannot be read")
         self.video_id, self.state = video_id, state
 
 

@@ -124,7 +124,7 @@ class WindowCutter:
         newest = self._epochs[-1] if self._epochs else None
         return (newest.epoch + 1, 0, newest.end_seconds) if newest is not None else (*self._first, 0.0)
 
-    def extend(
+    def add_frames(
         self,
         epoch: int,
         frames: Sequence[EncodedFrame],
@@ -156,13 +156,13 @@ class WindowCutter:
             )
             self._epochs.append(current)
             early, self._early = self._early, []
-            self.hear(early)
+            self.add_utterances(early)
         current.end_seconds = max(current.end_seconds, end_seconds)
         current.whole_seconds = max(current.whole_seconds, whole_seconds)
         current.frames += frames
 
-    def hear(self, spoken: Sequence[EncodedUtterance]) -> None:
-        """Take utterances, in any order."""
+    def add_utterances(self, spoken: Sequence[EncodedUtterance]) -> None:
+        """Take utterances, in any order of time."""
         by_number = {epoch.epoch: epoch for epoch in self._epochs}
         newest = max(by_number, default=-1)
         for one in spoken:
@@ -185,14 +185,14 @@ class WindowCutter:
             pooled_count: Windows that fusion reads together. While they are yielded, other methods answer as after
                 the last of them.
         """
-        changed = self._changed(heard)
+        changed = self._changed_segments(heard)
         while some := list(islice(changed, pooled_count)):
             vectors = self._pooling.vectors([_tokens_of(one) for one in some])
             for one, vector in zip(some, vectors, strict=True):
                 yield replace(one, segment=replace(one.segment, vector=vector))
 
-    def _changed(self, heard: tuple[int, float]) -> Iterator[CutSegment]:
-        """As segments(), without vectors."""
+    def _changed_segments(self, heard: tuple[int, float]) -> Iterator[CutSegment]:
+        """Yield what segments() yields, without vectors."""
         are_final = True  # so far; what follows one that is not final is not final either
         for epoch in self._epochs:
             for index in self._indices(epoch):
@@ -315,8 +315,8 @@ def cut_video(
             EncodedFrame(pts_seconds=float(pts[row]), vector=embeddings.vectors[row], thumbnail=b"") for row in rows
         ]
         end = max(start, end)
-        cutter.extend(epoch, frames, start_seconds=start, end_seconds=end, whole_seconds=end)
-    cutter.hear(
+        cutter.add_frames(epoch, frames, start_seconds=start, end_seconds=end, whole_seconds=end)
+    cutter.add_utterances(
         [EncodedUtterance(utterance=one, vector=vector) for one, vector in zip(utterances, sentences, strict=True)]
     )
     cutter.finish(is_last=True)

@@ -96,7 +96,7 @@ class Transcriber:
             chosen = [i for i, other in enumerate(languages) if other == language]
             sound = prepare(self._model, features[chosen])
             results = self._decode(features[chosen], sound, language)
-            real = [n for n, result in enumerate(results) if not self._is_ghost(result)]
+            real = [n for n, result in enumerate(results) if not self._is_hallucination(result)]
             rows = self._build(
                 [windows[chosen[n]] for n in real], [results[n] for n in real], pick(sound, real), language
             )
@@ -156,7 +156,7 @@ class Transcriber:
         results: list[DecodingResult] = ShrinkingTask(self._model, options, self._vocabulary, sound).run(features)
         return results
 
-    def _is_ghost(self, result: DecodingResult) -> bool:
+    def _is_hallucination(self, result: DecodingResult) -> bool:
         """Whether Whisper made the words up, over music, laughter or noise that the detector took for speech."""
         if not result.text.strip():
             return True

@@ -40,7 +40,7 @@ POLL_INTERVAL_SECONDS = 300.0  # a member that does not poll for this long count
 MAX_HEARTBEAT_SECONDS = 3.0  # pause between heartbeats, as in Kafka's own client; at most a third of the session
 COMMIT_RETRY_SECONDS = 1.0  # pause before a failed commit is sent again
 # Errors that end by themselves: the broker is away, or the group is being rebalanced.
-PASSING = (RetriableError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+TEMPORARY_ERRORS = (RetriableError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 
 OnPartitions = Callable[[list[PartitionId]], None]
 
@@ -117,7 +117,7 @@ class GroupConsumer:
                     self._calls.call(lambda: self._consumer.poll(milliseconds(timeout_seconds), max_records)) or {}
                 )
         except BrokerUnavailable as e:
-            if not isinstance(e.__cause__, PASSING):
+            if not isinstance(e.__cause__, TEMPORARY_ERRORS):
                 raise
             time.sleep(min(timeout_seconds, RETRY_POLL_SECONDS))
             return []

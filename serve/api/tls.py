@@ -166,7 +166,7 @@ def _check_pair(certificate: str, key: str) -> None:
     """Do a TLS handshake in memory, with a client that trusts this certificate: a failure concerns every client."""
 
     def no_password() -> NoReturn:
-        raise SettingsError(f"server.tls_key {key} has a password, which gRPC cannot ask for: take it off")
+        raise SettingsError(f"server.tls_key {key} has a password, which gRPC cannot ask for: remove the password")
 
     pair = f"server.tls_certificate {certificate} with server.tls_key {key}"
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

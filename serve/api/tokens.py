@@ -301,7 +301,7 @@ def _read_tokens(path: Path) -> tuple[Token, ...]:
                 raise ValueError(f"two tokens have the same {name}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SettingsError(
-            f"cannot use tokens file {path}: {error}: bring back a copy, or delete it and add the tokens anew"
+            f"cannot use tokens file {path}: {error}: restore a copy, or delete it and add the tokens again"
         ) from error
     return tokens
 

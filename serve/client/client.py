@@ -275,7 +275,8 @@ class Client:
         while (video := self.video(video_id, collection)).state is VideoState.PROCESSING:
             if time.monotonic() + poll_seconds > deadline:
                 raise ServerFailed(
-                    f"video {video_id} is not indexed after {timeout_seconds:g} s: it goes on", "DEADLINE_EXCEEDED"
+                    f"video {video_id} is not indexed after {timeout_seconds:g} s: indexing continues",
+                    "DEADLINE_EXCEEDED",
                 )
             time.sleep(poll_seconds)
         return video
@@ -390,7 +391,7 @@ class Client:
             return read()
         except ValueError as error:
             raise ServerFailed(
-                f"the server at {self._address.text} answers what this program does not know, update it: {error}",
+                f"the server at {self._address.text} answered in a way that needs a newer kinodex: {error}",
                 "INTERNAL",
             ) from error
 

@@ -195,7 +195,7 @@ def evaluate_policies(
     labels = {label for policy in everywhere for label in {*own_labels(policy), *policy.parents}}
     for clip in clips:
         if clip.label and clip.label not in labels:
-            raise ClipsInvalid(source, f"{clip.label} is no policy's id, label or parent")
+            raise ClipsInvalid(source, f"{clip.label} is not the id, label or parent of a policy")
     engine = library.engine
     engine.refresh()
     book = Rulebook(replace(policies, policies=everywhere), "", engine.visual, engine.fingerprint)

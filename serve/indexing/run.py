@@ -162,7 +162,7 @@ class IndexRun:
             spool = self._directory / "spool"
             with open_source(work.input.uri, self._settings.source, spool=spool, progress=check) as source:
                 if work.input.content_sha256 not in (None, source.content_sha256):
-                    raise SourceUnavailable(work.name, "it holds other bytes now", "put the first ones back")
+                    raise SourceUnavailable(work.name, "its content has changed", "restore the content that was queued")
                 work.uri = work.input.stored_uri or source.uri
                 work.content_sha256 = source.content_sha256
                 work.video_id = work.input.video_id or video_id_of(source.content_sha256)

@@ -58,7 +58,7 @@ class Spool:
             SpoolFull: If the spool has no room for it.
         """
         self._admit(filename, size_bytes or 0, new_bytes=size_bytes or 0)
-        with readable_disk_failures():
+        with translate_disk_failures():
             self.folder.mkdir(parents=True, exist_ok=True)
             upload = Upload(self, filename)
         try:
@@ -138,7 +138,7 @@ class Upload:
         self._digest.update(data)
         self.size_bytes += len(data)
         rest = memoryview(data)
-        with readable_disk_failures():
+        with translate_disk_failures():
             while rest:
                 rest = rest[os.write(self._file, rest) :]
 
@@ -161,7 +161,7 @@ class Upload:
         if not self.size_bytes:
             raise SourceUnreadable(upload_uri(self.filename), "empty file")
         name = f"{content_sha256}-{uuid4().hex[:8]}"
-        with readable_disk_failures():
+        with translate_disk_failures():
             os.fsync(self._file)
             self._path.rename(path_of(self._spool.folder, name))
             folder = os.open(self._spool.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -207,7 +207,7 @@ def remove(folder: Path, name: str | None) -> None:
 
 
 @contextmanager
-def readable_disk_failures() -> Iterator[None]:
+def translate_disk_failures() -> Iterator[None]:
     """Turn a full disk into SpoolFull."""
     try:
         yield

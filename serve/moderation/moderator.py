@@ -53,7 +53,7 @@ class _FailedVideo:
 
 
 class Moderator(Background):
-    """Scores videos that changed, or whose policies did. bring_up() does it once, start() repeatedly in a thread."""
+    """Scores videos that changed, or whose policies changed: score_due_videos() once, start() in a thread."""
 
     def __init__(
         self,
@@ -71,7 +71,11 @@ class Moderator(Background):
             on_events: Called with the changes that were written, in the thread that wrote them.
         """
         super().__init__(
-            "moderator", self.bring_up, pause_seconds=PAUSE_SECONDS, expected=TEMPORARY_ERRORS, on_error=self._forget
+            "moderator",
+            self.score_due_videos,
+            pause_seconds=PAUSE_SECONDS,
+            expected=TEMPORARY_ERRORS,
+            on_error=self._forget,
         )
         self.engine, self.editor, self.policies, self.on_events = engine, editor, policies, on_events
         self.log = EventLog(editor)
@@ -87,7 +91,7 @@ class Moderator(Background):
         if not isinstance(error, TEMPORARY_ERRORS):
             self._scored.clear()
 
-    def bring_up(self, on_video: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def score_due_videos(self, on_video: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Score all videos that are due; return their number.
 
         Args:
@@ -122,7 +126,7 @@ class Moderator(Background):
         return len(due)
 
     def _due_videos(self) -> Iterator[tuple[Video, tuple[object, ...]]]:
-        """Yield the videos that changed since they were scored, or whose policies did, with their versions."""
+        """Yield the videos that changed since they were scored, or whose policies changed, with their versions."""
         videos = self.engine.videos
         for noted in (self._scored, self.failed):
             for row in noted.keys() - videos.keys():
@@ -218,7 +222,7 @@ class Moderator(Background):
 
         Args:
             turn: Of the video when its scorer was loaded.
-            first_seconds: The time of its first frame, if the video was scored anew from there; None: scoring resumed.
+            first_seconds: Time of the first frame, if the video was scored anew from there; None: scoring resumed.
         Returns:
             The changes as written. None: another process wrote first, or the video is gone, and nothing is written.
         """
@@ -268,7 +272,7 @@ def rescore_library(
     """Score a library once by the active policies.
 
     Args:
-        on_video: As of Moderator.bring_up.
+        on_video: As of Moderator.score_due_videos.
     Raises:
         DataDirectoryInvalid: If the catalog cannot be written to.
     """
@@ -277,7 +281,7 @@ def rescore_library(
         before = log.last_sequence()
         engine.refresh()
         moderator = Moderator(engine, editor, policies)
-        video_count = moderator.bring_up(on_video)
+        video_count = moderator.score_due_videos(on_video)
         return RescoreReport(
             version=policies.policies.version if policies.policies is not None else "",
             video_count=video_count - len(moderator.failed),

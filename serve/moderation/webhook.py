@@ -168,7 +168,7 @@ def check_url(url: str) -> None:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise SettingsError(f"server.webhook_url is no URL: {error}") from error
+        raise SettingsError(f"server.webhook_url is not a URL: {error}") from error
     problem = ""
     if parts.scheme not in ("http", "https"):
         problem = "must be http:// or https://"

@@ -255,7 +255,7 @@ class SourcePartition(Partition):
 
     def step_commit(self, *, may_begin: bool) -> int | None:
         position = super().step_commit(may_begin=may_begin)
-        self._decode_on()
+        self._resume_decoding()
         return position
 
     def _advance(self, work: FileWork) -> None:
@@ -273,7 +273,7 @@ class SourcePartition(Partition):
             if submission.speech:
                 self._effects.transcribe(work.flow, submission.speech, lambda: self._advance(work), is_live=False)
         work.published.update(self._outbox.publish(work.flow.records()))
-        self._decode_on()
+        self._resume_decoding()
 
     def _fail(self, work: FileWork, failure: IngestError) -> None:
         """Withdraw all segments of a file that fails half-way."""
@@ -282,12 +282,12 @@ class SourcePartition(Partition):
             self._outbox.withdraw(work.flow, work.published)
         self._outbox.refuse(work.record, name_of(failure), failure.reason)
 
-    def _decode_on(self) -> None:
+    def _resume_decoding(self) -> None:
         """Let the files decode more, unless the broker is behind."""
         if len(self._outbox.unacknowledged()) >= MAX_UNACKNOWLEDGED:
             return
         for offset, work in list(self._works.items()):
-            work.let_go_on()
+            work.resume_decoding()
             if work.is_done:
                 del self._works[offset]
                 logger.info("file done uri=%s video=%s/%s", work.name, work.source.collection, work.video_id)

@@ -165,7 +165,7 @@ class VideoFlow:
         """Take the utterances of a window of speech and their vectors, float32 (U, E)."""
         speech.is_done, speech.language = True, self._language
         self._language = speech.window.stream.language or self._language
-        self.cutter.hear(
+        self.cutter.add_utterances(
             [EncodedUtterance(utterance=said, vector=vector) for said, vector in zip(spoken, vectors, strict=True)]
         )
 
@@ -272,7 +272,7 @@ class VideoFlow:
             )
             for n, frame in enumerate(step.frames)
         ]
-        self.cutter.extend(
+        self.cutter.add_frames(
             placed.epoch,
             frames,
             start_seconds=placed.epoch_start_seconds,

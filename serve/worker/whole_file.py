@@ -53,7 +53,7 @@ class FileWork:
     # ---- for the worker's thread
 
     def take_submissions(self) -> list[Submission]:
-        """Place the pieces that were put, and return what is to be encoded of them."""
+        """Place the pieces of put(), and return their pictures and speech to be encoded."""
         assert self.flow is not None
         submissions = []
         while self._pieces:
@@ -71,8 +71,8 @@ class FileWork:
             submissions.append(submission)
         return submissions
 
-    def let_go_on(self) -> None:
-        """Let the decoding thread put as many further pieces as are encoded."""
+    def resume_decoding(self) -> None:
+        """Let the decoding thread put a further piece for each piece that is encoded."""
         while self._submissions and is_encoded(self._submissions[0]):
             self._submissions.popleft()
             self._free.release()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FLAT = 1e-6  # a curve with a smaller range is constant, up to float32 rounding
+FLAT_RANGE = 1e-6  # a curve with a smaller range is constant, up to float32 rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,8 @@ from temporal.values import ScoredSpan, TimeSpan
 
 __all__ = ["Curve", "Scores", "debias", "find_all_moments", "find_moments", "per_second", "suppress", "tiou"]
 
-STAND_OUT = 4.0  # robust sigmas over the median; the highest of 3,600 seconds of noise stays below
-FEW = 3  # moments of a curve without a clear peak: a few weak answers help, ten random ones do not
+MIN_PEAK_SIGMAS = 4.0  # robust sigmas over the median; the highest of 3,600 seconds of noise stays below
+UNCLEAR_COUNT = 3  # moments of a curve without a clear peak: a few weak answers help, ten random ones do not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,7 +160,7 @@ def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_Ep
         is_high = np.zeros(len(values), dtype=np.bool_)
         for smooth in scales:
             centre = median(smooth)
-            is_high |= smooth - centre > STAND_OUT * MAD_SIGMA * median(np.abs(smooth - centre))
+            is_high |= smooth - centre > MIN_PEAK_SIGMAS * MAD_SIGMA * median(np.abs(smooth - centre))
         yield _EpochCurve(
             number=number, pts_seconds=video.pts_seconds, values=values, edges=edges,
             changes=video.changes.within(edges[0], edges[-1]), is_high=is_high, regions=_regions(scales, config),
@@ -172,7 +172,7 @@ def _select(spans: Sequence[_Spans], video: Scores, config: MomentConfig) -> lis
     starts, ends, scores, is_clear = (np.concatenate(parts) for parts in zip(*spans, strict=True))
     best = suppress(starts, ends, scores, tiou_threshold=config.tiou_threshold, containment=config.containment_share)
     moments = []
-    for n in [n for rank, n in enumerate(best) if rank < FEW or is_clear[n]][: config.max_moments]:
+    for n in [n for rank, n in enumerate(best) if rank < UNCLEAR_COUNT or is_clear[n]][: config.max_moments]:
         span = TimeSpan(start_seconds=float(starts[n]), end_seconds=float(ends[n]))
         peak_seconds, peak = _best_frame(span.start_seconds, span.end_seconds, video.pts_seconds, video.scores)
         moments.append(ScoredSpan(span=span, score=float(scores[n]), peak_seconds=peak_seconds, peak=peak))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temporal.config import MomentConfig
-from temporal.moments.curve import FLAT, Floats, Ints, otsu_of
+from temporal.moments.curve import FLAT_RANGE, Floats, Ints, otsu_of
 
 Bools = NDArray[np.bool_]
 
@@ -163,7 +163,7 @@ def read_ranges(rows: Rows, sigma: float, config: MomentConfig) -> list[Ranges]:
         smooth[row, :count] = smooth_curve(rows.values[row, :count], sigma)
     ordered = rows.sort(smooth)
     lowest, highest = ordered[:, 0], ordered[np.arange(len(ordered)), rows.counts - 1]
-    is_moving = highest - lowest >= FLAT
+    is_moving = highest - lowest >= FLAT_RANGE
     middles = (medians_of(ordered, rows.counts) + highest) / 2
     rest = np.where(rows.is_cell, smooth - middles[:, None], 0.0)
     ranges, is_left = [], is_moving

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings
-from temporal.moments.curve import FLAT, Floats, otsu
+from temporal.moments.curve import FLAT_RANGE, Floats, otsu
 
 CUT_CONTRAST = 3.0  # a video has cuts only if they change the picture this many times more than other frames do
 MIN_CUT_CHANGE = 0.15  # 1 - cosine; neighbouring seconds of one shot differ less
@@ -84,7 +84,7 @@ def join_changes(parts: Sequence[Changes]) -> Changes:
 
 def _are_cuts(strengths: Floats) -> NDArray[np.bool_]:
     is_cut: NDArray[np.bool_] = strengths >= MIN_CUT_CHANGE
-    if np.ptp(strengths) > FLAT:
+    if np.ptp(strengths) > FLAT_RANGE:
         is_high = strengths > otsu(strengths)
         if strengths[is_high].mean() < CUT_CONTRAST * strengths[~is_high].mean():
             return np.zeros(len(strengths), np.bool_)

@@ -32,7 +32,7 @@ def said(start: float, end: float, epoch: int = 0) -> EncodedUtterance:
 
 
 def extend(live: WindowCutter, until: float, frames: list[EncodedFrame], *, epoch: int = 0, start: float = 0.0) -> None:
-    live.extend(epoch, frames, start_seconds=start, end_seconds=until, whole_seconds=until)
+    live.add_frames(epoch, frames, start_seconds=start, end_seconds=until, whole_seconds=until)
 
 
 @pytest.fixture(params=["mean", "fusion"])
@@ -64,7 +64,7 @@ def test_the_final_segments_are_those_of_the_whole_video(
     while at < seconds:
         until = min(at + chunk_seconds, seconds)
         extend(live, until, [one for one in frames if at <= one.pts_seconds < until])
-        live.hear([one for one in spoken if at <= one.utterance.start_seconds < until])
+        live.add_utterances([one for one in spoken if at <= one.utterance.start_seconds < until])
         at = until
         if at == seconds:
             live.finish(is_last=True)
@@ -102,7 +102,7 @@ def test_a_segment_is_given_out_as_soon_as_it_is_seen_and_again_when_more_is_kno
     [first] = live.segments((0, 0.0))
     assert (first.revision, first.is_final, first.segment.span.end_seconds) == (2, False, 2.0)
     assert list(live.segments((0, 0.0))) == [], "nothing new"
-    live.hear([said(0.5, 1.5)])
+    live.add_utterances([said(0.5, 1.5)])
     [second] = live.segments((0, 1.0))
     assert second.revision == 3
     extend(live, 17.0, [seen(float(at)) for at in range(2, 17)])
@@ -121,7 +121,7 @@ def test_words_of_an_epoch_are_awaited_before_the_next_one_is_final() -> None:
     extend(live, 30.0, [seen(6.0)], epoch=1, start=5.0)
     found = list(live.segments((0, 3.0)))
     assert not any(one.is_final for one in found)
-    live.hear([said(3.0, 4.0)])
+    live.add_utterances([said(3.0, 4.0)])
     found = list(live.segments((1, 25.0)))
     assert list(final(found)) == ["v/0/0", "v/1/0"]
     assert found[0].segment.span.end_seconds == 5.0, "spans never cross epochs"
@@ -130,7 +130,7 @@ def test_words_of_an_epoch_are_awaited_before_the_next_one_is_final() -> None:
 
 def test_utterances_may_be_known_before_the_pictures_of_their_epoch() -> None:
     live = WindowCutter("v", CONFIG, MeanPooling())
-    live.hear([said(1.0, 2.0)])
+    live.add_utterances([said(1.0, 2.0)])
     extend(live, 3.0, [seen(0.0)])
     [one] = live.segments((0, 2.5))
     assert len(one.spoken) == 1
@@ -155,8 +155,8 @@ def test_goes_on_with_the_first_segment_that_is_not_final() -> None:
 
 def test_sound_that_outlasts_the_pictures_does_not_make_a_window_whole() -> None:
     live = WindowCutter("v", CONFIG, MeanPooling())
-    live.extend(0, [seen(float(at)) for at in range(16)], start_seconds=0.0, end_seconds=16.4, whole_seconds=15.9)
+    live.add_frames(0, [seen(float(at)) for at in range(16)], start_seconds=0.0, end_seconds=16.4, whole_seconds=15.9)
     assert not final(list(live.segments(ALL_HEARD)))
-    live.extend(0, [seen(15.95)], start_seconds=0.0, end_seconds=18.0, whole_seconds=18.0)
+    live.add_frames(0, [seen(15.95)], start_seconds=0.0, end_seconds=18.0, whole_seconds=18.0)
     [window] = final(list(live.segments(ALL_HEARD))).values()
     assert window.frames.pts_seconds[-1] == 15.95

@@ -260,7 +260,7 @@ def test_a_wrong_entry_is_refused_whole(path: Path, changes: dict[str, Any]) -> 
 def test_a_damaged_file_is_one_line_that_says_what_to_do(path: Path, content: str) -> None:
     path.touch(0o600)
     path.write_text(content, encoding="latin-1")
-    with pytest.raises(SettingsError, match="bring back a copy") as caught:
+    with pytest.raises(SettingsError, match="restore a copy") as caught:
         TokenStore(path)
     assert "\n" not in str(caught.value)
     with pytest.raises(SettingsError):

@@ -115,7 +115,7 @@ def test_an_event_in_a_span_of_a_parent_label_is_ignored(
     ("clips", "message"),
     [
         ([], "the file holds no clip"),
-        ([{"file": "one.mp4", "label": "Rad"}], "Rad is no policy's id, label or parent"),
+        ([{"file": "one.mp4", "label": "Rad"}], "Rad is not the id, label or parent of a policy"),
         ([{"file": "none.mp4", "label": "Red"}], "none.mp4 is not in the library"),
         ([{"file": "one.mp4"}, {"label": "Red"}], "line 2: file and label must be texts"),
         ([{"file": "one.mp4", "lable": "Red"}], "line 1: must be an object of end_seconds, file"),

@@ -78,11 +78,11 @@ class Moderated:
             self.library.engine, self.editor, policies, on_events=self.written.extend, retry_seconds=self.retry_seconds
         )
 
-    def bring_up(self) -> list[tuple[str, str, float, float, int]]:
+    def score_due_videos(self) -> list[tuple[str, str, float, float, int]]:
         """Score what is due; return the changes that were written."""
         self.written.clear()
         self.library.engine.refresh()
-        self.moderator.bring_up()
+        self.moderator.score_due_videos()
         return [
             (one.policy_id, one.state.value, one.start_seconds, one.end_seconds, one.revision) for one in self.written
         ]
@@ -100,10 +100,10 @@ def moderated(library: Library, editor: Catalog, tmp_path: Path) -> Moderated:
 
 
 def test_events_of_a_file_are_recorded_once(moderated: Moderated) -> None:
-    assert moderated.bring_up() == [("red", "OPENED", 3.0, 5.0, 0), ("red", "CLOSED", 3.0, 7.0, 1)]
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == [("red", "OPENED", 3.0, 5.0, 0), ("red", "CLOSED", 3.0, 7.0, 1)]
+    assert moderated.score_due_videos() == []
     moderated.restart()
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
 
     (event,) = moderated.events(moderated.library.videos()[0].video_id)
     assert (event.label, event.parents, event.channel, event.policy_version) == ("Red", ("Colours",), "visual", "1")
@@ -113,10 +113,10 @@ def test_events_of_a_file_are_recorded_once(moderated: Moderated) -> None:
 
 
 def test_the_end_of_a_video_closes_its_events(library: Library, live: LiveRows, moderated: Moderated) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     live.apply([camera(library, 0, seen=dict.fromkeys(range(12, 16), "red"), is_last=True)], {})
 
-    assert moderated.bring_up() == [("red", "OPENED", 12.0, 14.0, 0), ("red", "CLOSED", 12.0, 16.0, 1)]
+    assert moderated.score_due_videos() == [("red", "OPENED", 12.0, 14.0, 0), ("red", "CLOSED", 12.0, 16.0, 1)]
 
 
 # ---- live
@@ -129,18 +129,18 @@ SAID = {9: "it is on fire", 26: "nothing", 41: "the bed is on", 43: "fire now"}
 def test_a_live_video_has_the_same_events_in_any_batches(
     library: Library, live: LiveRows, moderated: Moderated
 ) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     step_by_step = []
     for n in range(7):
         for known in range(8 * n + 9, 8 * n + 17, 3):
             live.apply([camera(library, n, seen=SEEN, heard=SAID, is_final=False, known_seconds=known)], {})
-            step_by_step += moderated.bring_up()
+            step_by_step += moderated.score_due_videos()
             if known % 2:
                 moderated.restart()
         live.apply([camera(library, n, seen=SEEN, heard=SAID, is_last=n == 6)], {})
-        step_by_step += moderated.bring_up()
+        step_by_step += moderated.score_due_videos()
     live.apply([camera(library, n, seen=SEEN, heard=SAID, is_last=n == 6, video_id="other") for n in range(7)], {})
-    at_once = moderated.bring_up()
+    at_once = moderated.score_due_videos()
 
     assert sorted(step_by_step) == sorted(at_once)
     assert [one for one in at_once if one[0] == "red"] == [
@@ -161,34 +161,34 @@ def test_a_live_video_has_the_same_events_in_any_batches(
 
 
 def test_an_open_event_is_recorded_before_it_ends(library: Library, live: LiveRows, moderated: Moderated) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     live.apply([camera(library, 0, seen=SEEN, is_final=False, known_seconds=8)], {})
 
-    assert moderated.bring_up() == [("red", "OPENED", 5.0, 7.0, 0)]
+    assert moderated.score_due_videos() == [("red", "OPENED", 5.0, 7.0, 0)]
     (event,) = moderated.events("cam")
     assert event.state is EventState.OPENED
     assert event.recorded_time == pytest.approx(1_700_000_005.0)
 
 
 def test_words_that_are_not_final_are_not_scored(library: Library, live: LiveRows, moderated: Moderated) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     live.apply([camera(library, 0, heard=SAID, is_final=True), camera(library, 1, heard=SAID, is_final=False)], {})
-    assert [one[:2] for one in moderated.bring_up()] == [("fire", "OPENED")]
+    assert [one[:2] for one in moderated.score_due_videos()] == [("fire", "OPENED")]
     live.apply([camera(library, 1, heard=SAID, is_final=True)], {})
-    assert [one[:2] for one in moderated.bring_up()] == [("fire", "CLOSED")]
+    assert [one[:2] for one in moderated.score_due_videos()] == [("fire", "CLOSED")]
 
 
 def test_changes_of_a_failed_transaction_are_found_again(
     library: Library, live: LiveRows, moderated: Moderated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     live.apply([camera(library, 0, seen=SEEN)], {})
     with monkeypatch.context() as broken:
         broken.setattr(EventLog, "record", lambda *_: 1 / 0)
-        assert moderated.bring_up() == []
+        assert moderated.score_due_videos() == []
 
     moderated.restart()
-    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+    assert [one[:2] for one in moderated.score_due_videos()] == [("red", "OPENED"), ("red", "CLOSED")]
 
 
 def test_a_video_that_cannot_be_scored_does_not_block_the_others(
@@ -205,45 +205,45 @@ def test_a_video_that_cannot_be_scored_does_not_block_the_others(
 
     moderated.retry_seconds = 0.0
     moderated.restart()
-    moderated.bring_up()
+    moderated.score_due_videos()
     for name in ("one", "bad", "two"):
         live.apply([camera(library, 0, seen=SEEN, video_id=name)], {})
     works = Moderator.score
     with monkeypatch.context() as broken:
         broken.setattr(Moderator, "score", score)
-        assert len(moderated.bring_up()) == 4  # of the two others
+        assert len(moderated.score_due_videos()) == 4  # of the two others
         for _ in range(3):
-            assert moderated.bring_up() == []
+            assert moderated.score_due_videos() == []
     assert caplog.text.count("video not scored video=default/bad") == 1
-    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+    assert [one[:2] for one in moderated.score_due_videos()] == [("red", "OPENED"), ("red", "CLOSED")]
     assert moderated.moderator.failed == {}
 
 
 def test_two_moderators_of_a_library_record_each_event_once(
     library: Library, live: LiveRows, moderated: Moderated, data: Path
 ) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     with Catalog.open_editor(data) as other:
         second = Moderated(library, other, moderated.path)
-        second.bring_up()
+        second.score_due_videos()
         live.apply([camera(library, 0, seen=SEEN)], {})
-        assert len(moderated.bring_up()) == 2
-        assert second.bring_up() == []
+        assert len(moderated.score_due_videos()) == 2
+        assert second.score_due_videos() == []
         live.apply([camera(library, 1, seen=SEEN), camera(library, 2, seen=SEEN)], {})
-        assert [one[:3] for one in second.bring_up()] == [("red", "OPENED", 20.0)]
-        assert moderated.bring_up() == []  # it finds the same, and that it was written
+        assert [one[:3] for one in second.score_due_videos()] == [("red", "OPENED", 20.0)]
+        assert moderated.score_due_videos() == []  # it finds the same, and that it was written
         live.apply([camera(library, n, seen=SEEN, is_last=n == 4) for n in (3, 4)], {})
-        assert [one[1:3] for one in moderated.bring_up()] == [("UPDATED", 20.0), ("CLOSED", 20.0)]
+        assert [one[1:3] for one in moderated.score_due_videos()] == [("UPDATED", 20.0), ("CLOSED", 20.0)]
 
 
 # ---- what changes
 
 
 def test_other_policies_score_the_stored_videos_anew(moderated: Moderated) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     write(moderated.path, {**RED, "label": "Reddish"}, {**RED, "id": "green", "shows": ["green"]}, version="2")
 
-    assert sorted(moderated.bring_up()) == [
+    assert sorted(moderated.score_due_videos()) == [
         ("green", "CLOSED", 0.0, 3.0, 1),
         ("green", "CLOSED", 7.0, 10.0, 1),
         ("green", "OPENED", 0.0, 2.0, 0),
@@ -255,49 +255,52 @@ def test_other_policies_score_the_stored_videos_anew(moderated: Moderated) -> No
 
 
 def test_events_that_other_policies_do_not_find_are_withdrawn(moderated: Moderated) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     write(moderated.path, FIRE)
-    moderated.bring_up()
+    moderated.score_due_videos()
 
     assert moderated.events(moderated.library.videos()[0].video_id) == []
     (change,) = moderated.moderator.log.changes(0, 10)
     assert (change.event.state, change.event.policy_id, change.event.revision) == (EventState.WITHDRAWN, "red", 2)
     write(moderated.path, RED)
-    assert [one[1::3] for one in moderated.bring_up()] == [("OPENED", 3), ("CLOSED", 4)]  # state, revision: goes on
+    assert [one[1::3] for one in moderated.score_due_videos()] == [
+        ("OPENED", 3),
+        ("CLOSED", 4),
+    ]  # state, revision: goes on
 
 
 def test_without_policies_nothing_is_found_and_stored(moderated: Moderated) -> None:
     moderated.path.unlink()
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
     assert not moderated.editor.select("SELECT 1 FROM screenings")
 
 
 def test_removing_the_policy_file_withdraws_its_events(moderated: Moderated) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     moderated.path.unlink()
-    moderated.bring_up()
+    moderated.score_due_videos()
     moderated.now += ABSENCE_SECONDS
-    moderated.bring_up()
+    moderated.score_due_videos()
     assert moderated.events(moderated.library.videos()[0].video_id) == []
     moderated.path.write_text(BAD)
     moderated.restart()
-    moderated.bring_up()
+    moderated.score_due_videos()
     assert moderated.moderator.policies.policies is None
 
 
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_a_file_that_is_away_for_a_moment_withdraws_nothing(moderated: Moderated, is_restarted: bool) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     away = moderated.path.rename(moderated.path.with_suffix(".old"))  # as editors save
     if is_restarted:
         moderated.restart()
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
     moderated.now += ABSENCE_SECONDS / 2
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
     away.rename(moderated.path)
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
     moderated.now += ABSENCE_SECONDS
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
     assert len(moderated.events(moderated.library.videos()[0].video_id)) == 1
 
 
@@ -305,7 +308,7 @@ def test_a_file_that_is_away_for_a_moment_withdraws_nothing(moderated: Moderated
 def test_a_file_that_cannot_be_read_changes_nothing_and_is_read_again(
     moderated: Moderated, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     write(moderated.path, RED, version="2")
 
     def fails(path: Path, *arguments: object, **named: object) -> object:
@@ -316,25 +319,25 @@ def test_a_file_that_cannot_be_read_changes_nothing_and_is_read_again(
     works = getattr(Path, name)
     with monkeypatch.context() as broken:
         broken.setattr(Path, name, fails)
-        assert moderated.bring_up() == []
+        assert moderated.score_due_videos() == []
         moderated.now += ABSENCE_SECONDS
-        assert moderated.bring_up() == []
+        assert moderated.score_due_videos() == []
     assert "Input/output error" in str(moderated.moderator.policies.mistake)
-    assert [one[:2] for one in moderated.bring_up()] == [("red", "CLOSED")]  # of version 2 now
+    assert [one[:2] for one in moderated.score_due_videos()] == [("red", "CLOSED")]  # of version 2 now
     assert moderated.moderator.policies.mistake is None
     with monkeypatch.context() as broken:
         works = Path.stat
         broken.setattr(Path, "stat", fails)
-        moderated.bring_up()
-    moderated.bring_up()
+        moderated.score_due_videos()
+    moderated.score_due_videos()
     assert moderated.moderator.policies.mistake is None  # although the file is the same
 
 
 def test_a_bad_file_leaves_the_policies_active(moderated: Moderated, caplog: pytest.LogCaptureFixture) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     moderated.path.write_text(BAD)
 
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
     assert len(moderated.events(moderated.library.videos()[0].video_id)) == 1
     mistake = moderated.moderator.policies.mistake
     assert mistake is not None
@@ -345,41 +348,41 @@ def test_a_bad_file_leaves_the_policies_active(moderated: Moderated, caplog: pyt
 def test_a_bad_file_leaves_the_policies_active_through_a_restart(
     library: Library, live: LiveRows, moderated: Moderated
 ) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     moderated.path.write_text(BAD)
     moderated.restart()
 
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
     assert moderated.moderator.policies.mistake is not None
     live.apply([camera(library, 0, seen=SEEN)], {})
-    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+    assert [one[:2] for one in moderated.score_due_videos()] == [("red", "OPENED"), ("red", "CLOSED")]
 
 
 def test_while_the_policies_are_unknown_nothing_is_withdrawn(
     library: Library, live: LiveRows, moderated: Moderated
 ) -> None:
-    moderated.bring_up()
+    moderated.score_due_videos()
     moderated.path.write_text(BAD)
     moderated.path.with_name(COPY_NAME).write_text("damaged")
     moderated.restart()
     live.apply([camera(library, 0, seen=SEEN)], {})
 
-    assert moderated.bring_up() == []
+    assert moderated.score_due_videos() == []
     assert len(moderated.events(library.videos()[0].video_id)) == 1
     write(moderated.path, RED, FIRE)
-    assert [one[:2] for one in moderated.bring_up()] == [("red", "OPENED"), ("red", "CLOSED")]
+    assert [one[:2] for one in moderated.score_due_videos()] == [("red", "OPENED"), ("red", "CLOSED")]
 
 
 def test_policies_apply_to_their_collections(library: Library, editor: Catalog, tmp_path: Path) -> None:
     path = write(tmp_path / "policies.yaml", {**RED, "collections": ["cams"]})
-    assert Moderated(library, editor, path).bring_up() == []
+    assert Moderated(library, editor, path).score_due_videos() == []
 
 
 def test_the_events_of_a_deleted_video_are_withdrawn_without_their_words(
     library: Library, live: LiveRows, moderated: Moderated
 ) -> None:
     live.apply([camera(library, 0, heard=SAID, is_last=True)], {})
-    moderated.bring_up()
+    moderated.score_due_videos()
     before = moderated.moderator.log.last_sequence()
     live.delete("default", "cam", time.time())
 

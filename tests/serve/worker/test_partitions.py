@@ -386,7 +386,7 @@ def test_files_wait_for_a_broker_that_is_behind() -> None:
     partition.take(source_record(MAX_UNACKNOWLEDGED))
     [(work, _)] = effects.files
     allowed: list[bool] = []
-    work.let_go_on = lambda: allowed.append(True)  # type: ignore[method-assign]
+    work.resume_decoding = lambda: allowed.append(True)  # type: ignore[method-assign]
     partition.step_commit(may_begin=False)
     assert allowed == []
     effects.acknowledge()

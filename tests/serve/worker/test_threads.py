@@ -195,7 +195,7 @@ def test_a_file_comes_back_piece_by_piece(worker: WorkerThreads, tmp_path: Path)
             if submission.step.frames:
                 worker.encode(submission.step, lambda: None, is_live=False)
             steps.append(submission.step)
-        work.let_go_on()
+        work.resume_decoding()
 
     worker.decode_file(work, take)
     run_until(worker, lambda: steps and steps[-1].is_last and all(step.is_done for step in steps))
