@@ -42,12 +42,7 @@ class TextVectors:
     def __init__(
         self, encode: Callable[[Sequence[str]], NDArray[np.float32]], *, cached_count: int = CACHED_COUNT
     ) -> None:
-        """Wrap an encoder.
-
-        Args:
-            encode: N texts -> float32 (N, D).
-            cached_count: Vectors in the cache.
-        """
+        """Wrap an encoder: N texts -> float32 (N, D)."""
         self._encode = encode
         self._cached_count = cached_count
         self._changed = threading.Condition()  # notified when a batch is done
@@ -129,7 +124,6 @@ class Batcher(Generic[Item, Value]):
         Args:
             work: Turns N items into N values.
             max_count: A batch takes no further group once it has so many items.
-            name: Of the thread.
             on_batch: Called after each batch with its item count and its seconds.
             is_even: Split the waiting groups into batches of even size. Otherwise producers that refill at once make
                 batch sizes alternate between small and large. Use it only where a small and a large batch cost more

@@ -33,11 +33,7 @@ from encoders.weights import (
 logger = logging.getLogger(__name__)
 
 ResizePolicy = Literal["crop", "squash", "pad"]
-RESIZE: dict[str, ResizePolicy] = {
-    "shortest": "crop",
-    "squash": "squash",
-    "longest": "pad",
-}  # open_clip's words
+RESIZE: dict[str, ResizePolicy] = {"shortest": "crop", "squash": "squash", "longest": "pad"}  # open_clip's words
 
 
 class VisualEncoder(Protocol):
@@ -178,9 +174,7 @@ def load_named(name: str, config: VisualConfig, sentence: SentenceEncoder | None
     """Load one model by name; None for "none"."""
     if name == "none":
         return None
-    if name == MINI:
-        return load_mini(config, sentence)
-    return load_open_clip(name, config)
+    return load_mini(config, sentence) if name == MINI else load_open_clip(name, config)
 
 
 def load_best(config: VisualConfig, sentence: SentenceEncoder | None) -> tuple[VisualEncoder | None, str]:
@@ -284,10 +278,8 @@ def build_open_clip(model: str, pretrained: str | None, path: Path, config: Visu
     """Build a model from weights on this machine.
 
     Args:
-        model: The argument of open_clip.create_model.
-        pretrained: The argument of open_clip.create_model; None where `model` names the weights too.
+        pretrained: As `model`, the argument of open_clip.create_model; None where `model` names the weights too.
         path: Path of the weights, for the error.
-        config: Device and batch size.
     """
     import open_clip
     from safetensors import SafetensorError
@@ -304,18 +296,8 @@ def build_open_clip(model: str, pretrained: str | None, path: Path, config: Visu
                 require_pretrained=True,
                 weights_only=True,  # a pickled checkpoint may hold tensors but no code
             )
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        StopIteration,
-        OSError,
-        EOFError,
-    ) as error:
-        raise WeightsInvalid(str(path), first_line(error)) from error
-    except (SafetensorError, pickle.UnpicklingError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, StopIteration, OSError, EOFError,
+            SafetensorError, pickle.UnpicklingError) as error:  # fmt: skip
         raise WeightsInvalid(str(path), first_line(error)) from error
     name = model if pretrained is None else f"{model}:{path}" if Path(pretrained) == path else f"{model}/{pretrained}"
     return OpenClipEncoder(name, built, load_tokenizer(model, name), config)

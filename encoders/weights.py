@@ -47,10 +47,7 @@ LISTED = (
         kinds=("cuda", "mps", "cpu"),
     ),
 )
-WEIGHT_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)  # open_clip's own names, its order
+WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # open_clip's own names, its order
 
 
 def fingerprint_of(*parts: str | bytes) -> str:
@@ -156,10 +153,7 @@ def hub_answers(repository: str, timeout_seconds: float = PROBE_TIMEOUT_SECONDS)
             with urllib.request.urlopen(url, timeout=timeout_seconds) as response:
                 if response.status == 200:
                     answered.set()
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # refused, unresolvable, too slow, or an endpoint that is no URL
+        except (OSError, ValueError) as error:  # refused, unresolvable, too slow, or an endpoint that is no URL
             logger.debug("hub probe failed url=%s error=%s", url, error)
         finally:
             finished.set()

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from temporal.values import Pooling, Segment, TimeSpan, WindowTokens
 SLACK_SECONDS = 1e-6  # sums of float strides; far under the microsecond that container timestamps resolve
 POOLED_COUNT = 64  # windows that fusion reads together: their vectors are copies, 2 MB
 ALL_HEARD = (sys.maxsize, math.inf)  # an epoch and media time after every word
+
+_pts, _start = attrgetter("pts_seconds"), attrgetter("start_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +72,13 @@ class CutSegment:
 class _Epoch:
     epoch: int
     start_seconds: float
-    end_seconds: float
-    whole_seconds: float  # every picture before this media time has arrived
     next_index: int  # the first window that is not final
+    end_seconds: float = 0.0
+    whole_seconds: float = 0.0  # every picture before this media time has arrived
     is_over: bool = False  # all of it has arrived
     is_last: bool = False  # of the video
-    frames: list[EncodedFrame] = field(
-        default_factory=list
-    )  # in order of time; frames that no open window needs are dropped
+    # In order of time; frames that no open window needs are dropped.
+    frames: list[EncodedFrame] = field(default_factory=list)
     spoken: list[EncodedUtterance] = field(default_factory=list)  # in order of start
     published: dict[int, int] = field(default_factory=dict)  # index -> revision, of windows that are not final
 
@@ -147,18 +149,12 @@ class WindowCutter:
             if current is not None:
                 current.is_over = True
             index = self._first[1] if epoch == self._first[0] else 0
-            current = _Epoch(
-                epoch=epoch,
-                start_seconds=start_seconds,
-                end_seconds=start_seconds,
-                whole_seconds=start_seconds,
-                next_index=index,
-            )
+            current = _Epoch(epoch=epoch, start_seconds=start_seconds, next_index=index)
             self._epochs.append(current)
             early, self._early = self._early, []
             self.add_utterances(early)
-        current.end_seconds = max(current.end_seconds, end_seconds)
-        current.whole_seconds = max(current.whole_seconds, whole_seconds)
+        current.end_seconds = max(current.end_seconds, current.start_seconds, end_seconds)
+        current.whole_seconds = max(current.whole_seconds, current.start_seconds, whole_seconds)
         current.frames += frames
 
     def add_utterances(self, spoken: Sequence[EncodedUtterance]) -> None:
@@ -212,10 +208,8 @@ class WindowCutter:
 
     def _start_of(self, epoch: _Epoch, index: int) -> float | None:
         """Return where a window begins; None: the epoch is over and has no such window."""
-        start = epoch.start_seconds + index * self._config.stride_seconds
-        if not epoch.is_over or self._exists(epoch, index):
-            return start
-        return None
+        exists = not epoch.is_over or self._exists(epoch, index)
+        return epoch.start_seconds + index * self._config.stride_seconds if exists else None
 
     def _exists(self, epoch: _Epoch, index: int) -> bool:
         """Whether a window reaches further than the one before it."""
@@ -380,11 +374,3 @@ def _epoch_starts(embeddings: FrameEmbeddings, utterances: Sequence[Utterance]) 
     if 0 in starts:
         starts[0] = 0.0  # media time begins with epoch 0, whatever is first seen or said in it
     return sorted(starts.items())
-
-
-def _pts(frame: EncodedFrame) -> float:
-    return frame.pts_seconds
-
-
-def _start(spoken: EncodedUtterance) -> float:
-    return spoken.start_seconds

@@ -20,13 +20,7 @@ DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "<u2"}  # 5 is bf
 BFLOAT16 = 5
 GELU = 3  # ctranslate2.specs.Activation.GELU, the only one Whisper uses
 # Scalars that steer CTranslate2. With other values the tensors would not fit openai-whisper's computation.
-FIXED_SCALARS = {
-    "activation": GELU,
-    "alibi": 0,
-    "pre_norm": 1,
-    "scale_embeddings": 0,
-    "start_from_zero_embedding": 0,
-}
+FIXED_SCALARS = {"activation": GELU, "alibi": 0, "pre_norm": 1, "scale_embeddings": 0, "start_from_zero_embedding": 0}
 FREE_SCALARS = {"alignment_heads", "alignment_layer", "num_heads"}  # read elsewhere or not needed
 
 

@@ -69,9 +69,7 @@ def load_detector() -> SileroNet:
     path = detector_path()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # torch deprecates TorchScript, but nothing else reads this file
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, but only it reads this file
             shipped = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         net = SileroNet()
         net.load_state_dict({ours: shipped[f"_model.{theirs}"] for ours, theirs in SILERO_NAMES.items()})

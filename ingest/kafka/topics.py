@@ -26,46 +26,17 @@ SMALL_SEGMENTS = {"segment.bytes": str(16 << 20)}
 LATE_COMPACTION = {"min.compaction.lag.ms": "600000"}
 
 
-@dataclass(frozen=True, slots=True)
 class Topics:
     """The names of the topics."""
 
-    prefix: str
-
-    @property
-    def chunks(self) -> str:
-        """Pieces of live streams."""
-        return f"{self.prefix}.chunks"
-
-    @property
-    def sources(self) -> str:
-        """Requests to ingest whole files."""
-        return f"{self.prefix}.sources"
-
-    @property
-    def segments(self) -> str:
-        """Segments with embeddings, made of chunks and sources."""
-        return f"{self.prefix}.segments"
-
-    @property
-    def deletions(self) -> str:
-        """Requests to delete videos."""
-        return f"{self.prefix}.deletions"
-
-    @property
-    def checkpoints(self) -> str:
-        """Where a worker resumes each partition."""
-        return f"{self.prefix}.checkpoints"
-
-    @property
-    def deadletter(self) -> str:
-        """Records that could not be processed."""
-        return f"{self.prefix}.deadletter"
-
-    @property
-    def events(self) -> str:
-        """Moderation events."""
-        return f"{self.prefix}.events"
+    def __init__(self, prefix: str) -> None:
+        self.chunks = f"{prefix}.chunks"  # pieces of live streams
+        self.sources = f"{prefix}.sources"  # requests to ingest whole files
+        self.segments = f"{prefix}.segments"  # segments with embeddings, made of chunks and sources
+        self.deletions = f"{prefix}.deletions"  # requests to delete videos
+        self.checkpoints = f"{prefix}.checkpoints"  # where a worker resumes each partition
+        self.deadletter = f"{prefix}.deadletter"  # records that could not be processed
+        self.events = f"{prefix}.events"  # moderation events
 
     def configs(self) -> dict[str, dict[str, str]]:
         """Return the settings of each topic, by Kafka's names."""

@@ -147,7 +147,8 @@ class _DecodePass:
             for stream in container.streams:
                 if stream not in (self._video_stream, self._audio_stream):
                     stream.discard = Discard.all  # spares the demuxer reading it
-            self._video, self._audio = self._open_video(), self._open_audio()
+            self._video = self._open_video()
+            self._audio = AudioTrack(self._audio_stream) if self._audio_stream is not None else None
             for packet in self._packets(container):
                 yield from self._decode_packet(packet)
             yield from self._finish()
@@ -162,9 +163,6 @@ class _DecodePass:
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = 1
         return VideoTrack(stream, self._config.sampling, trusts_keyframes=self._trusts_keyframes, check=self._check)
-
-    def _open_audio(self) -> AudioTrack | None:
-        return AudioTrack(self._audio_stream) if self._audio_stream is not None else None
 
     def _check(self, frame: VideoFrame) -> None:
         self._on_progress()

@@ -74,7 +74,10 @@ class DescriptorFile(io.RawIOBase):
 
 def main(descriptor: int, parent: int) -> None:
     """Serve requests until the parent closes the connection."""
-    _die_with(parent)
+    if sys.platform == "linux":  # the kernel kills this process when the parent's thread that started it ends
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # the parent ended before the call
+            os._exit(1)
     if descriptor != SOCKET:
         os.dup2(descriptor, SOCKET)
         os.close(descriptor)
@@ -124,14 +127,6 @@ def _serve(connection: socket.socket, request: protocol.Message, descriptor: int
         fields = {"type": "internal", "reason": traceback.format_exc(limit=-3)[-protocol.MAX_REASON_CHARS :]}
         connection.sendall(protocol.serialize(protocol.Message(kind="error", fields=fields)))
         raise SystemExit(1) from error
-
-
-def _die_with(parent: int) -> None:
-    """On Linux, have the kernel kill this process when the parent's thread that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent ended before the call
-            os._exit(1)
 
 
 def _limit(kind: int, value: int, *, soft: bool = False) -> None:

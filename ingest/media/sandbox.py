@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from types import TracebackType
 from typing import BinaryIO
 
 from ingest.config import DecodeConfig
@@ -105,9 +104,7 @@ class DecodePool:
     def __enter__(self) -> "DecodePool":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _start(self, uri: str) -> "_Child":
@@ -131,18 +128,11 @@ class _Child:
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair()
         with theirs:
-            arguments = [
-                sys.executable,
-                "-P",
-                "-m",
-                "ingest.media.decode_child",
-                str(theirs.fileno()),
-                str(os.getpid()),
-            ]
+            arguments = ["-P", "-m", "ingest.media.decode_child", str(theirs.fileno()), str(os.getpid())]
             # One thread for NumPy: the memory of idle threads counts towards max_memory_bytes.
             threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
-                arguments,
+                [sys.executable, *arguments],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

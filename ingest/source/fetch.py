@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -177,13 +177,7 @@ def _resolve_redirect(origin: Url, location: str, name: str) -> Url:
     target = parse_url(absolute, name)
     same = (target.scheme, target.host, target.port) == (origin.scheme, origin.host, origin.port)
     if same and target.authorization is None:  # another host does not get the password
-        return Url(
-            scheme=target.scheme,
-            host=target.host,
-            port=target.port,
-            target=target.target,
-            authorization=origin.authorization,
-        )
+        return replace(target, authorization=origin.authorization)
     return target
 
 

@@ -109,12 +109,9 @@ def list_sources(inputs: Sequence[str]) -> Iterator[str | SourceError]:
         if not is_folder:
             yield item
             continue
-        is_empty = True
-        for source in _walk(item):
-            is_empty = False
-            yield source
-        if is_empty:
-            yield SourceNotFound(display_uri(item), "no video or audio file in this folder")
+        walk = _walk(item)
+        yield next(walk, SourceNotFound(display_uri(item), "no video or audio file in this folder"))
+        yield from walk
 
 
 def _walk(top: str) -> Iterator[str | SourceError]:
@@ -249,10 +246,7 @@ def _hash_file(file: FileIO, name: str, config: SourceConfig, progress: Progress
     except OSError as e:
         raise SourceUnreadable(name, f"cannot be read, {e.strerror}") from e
     after = os.fstat(file.fileno())
-    if (after.st_size, after.st_mtime_ns) != (
-        before.st_size,
-        before.st_mtime_ns,
-    ) or done_bytes != after.st_size:
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or done_bytes != after.st_size:
         raise SourceUnavailable(name, "the file changed while it was read", "wait until it is complete")
     return digest.hexdigest()
 

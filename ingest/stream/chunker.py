@@ -293,7 +293,6 @@ class _SourceRun:
             self._hooks.sleep(min(left, MAX_SLEEP_SECONDS))
 
     def _convert_error(self, error: Exception) -> IngestError:
-        """Convert an error of FFmpeg."""
         if isinstance(error, FileNotFoundError | av.error.HTTPNotFoundError):
             return SourceNotFound(self._name, "it does not exist", "check the path or the URL")
         if isinstance(error, PermissionError | av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):

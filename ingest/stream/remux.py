@@ -205,7 +205,6 @@ class ChunkCutter:
         yield from self._close(first)
 
     def _close(self, items: list[TimedPacket]) -> Iterator[ChunkMedia]:
-        """Mux one chunk."""
         epoch = self._epoch
         assert epoch is not None
         first = next((item for item in items if item.is_video), items[0])

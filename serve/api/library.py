@@ -117,7 +117,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             answer = None if key is None else self.jobs.answer(key)
             return None if answer is None else self._status(*answer)
 
-        status: VideoStatus | None = await self.workers.run(find_answer)
+        status = await self.workers.run(find_answer)
         if status is None:
             status = await self._receive(request_iterator, info, key)
         return library_pb2.UploadVideoResponse(video=video_message(status))
@@ -200,7 +200,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             statuses = [ready_status(video) for video in ready] + [job.status() for job in jobs]
             return sorted(statuses, key=sort_key)[:count]
 
-        statuses: list[VideoStatus] = await self.workers.run(work)
+        statuses = await self.workers.run(work)
         page, token = statuses[: listing.page_size], ""
         if len(statuses) > len(page):
             last = page[-1]
@@ -218,8 +218,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 utterances=[fill_utterance(library_pb2.Utterance(), utterance) for utterance in utterances]
             )
 
-        response: library_pb2.GetTranscriptResponse = await self.workers.run(work)
-        return response
+        return await self.workers.run(work)
 
     async def GetFrame(self, request: library_pb2.GetFrameRequest, context: Any) -> library_pb2.GetFrameResponse:
         reference, principal = video_reference(request), current_principal()
@@ -232,8 +231,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 raise FrameNotFound(video.video_id)
             return library_pb2.GetFrameResponse(jpeg=frame[1], offset=duration_message(frame[0]))
 
-        response: library_pb2.GetFrameResponse = await self.workers.run(work)
-        return response
+        return await self.workers.run(work)
 
     async def DeleteVideo(
         self, request: library_pb2.DeleteVideoRequest, context: Any

@@ -19,7 +19,7 @@ from serve.codec.events import event_filter, event_message
 from serve.codec.fields import duration_message
 from serve.codec.violations import Violations
 from serve.errors import PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, ServerNotReady
-from serve.event import Event, EventChange, EventFilter
+from serve.event import Event, EventFilter
 from serve.moderation.active_policies import ActivePolicies
 from serve.moderation.policies import Policy
 
@@ -114,7 +114,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         def work(check: Callable[[], None]) -> list[Event]:
             return self.log.page(self._narrow(principal, wanted), after, page_size + 1, check)
 
-        events: list[Event] = await self.workers.run(work)
+        events = await self.workers.run(work)
         page, token = events[:page_size], ""
         if len(events) > len(page):
             token = self.signer.sign({"after": event_place(page[-1])}, binding=bound_to)
@@ -141,9 +141,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
             new_event = self.new_events.next
             if self._is_stopping:
                 raise ServerNotReady("stopping", STOP_RETRY_SECONDS)
-            changes: list[EventChange] = await self.workers.run(
-                lambda check: self.log.changes(cursor.sequence, READ_COUNT)
-            )
+            changes = await self.workers.run(lambda check: self.log.changes(cursor.sequence, READ_COUNT))
             for change in changes:
                 cursor.sequence = change.sequence
                 if wanted.admits(change.event):

@@ -162,8 +162,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 start = 0
             return render(ranked, start, lambda end: self._next_token(ranked, end, bound_to))
 
-        response: Response = await self.workers.run(work)
-        return response
+        return await self.workers.run(work)
 
     def _load_ranking(self, token: str, bound_to: bytes) -> tuple[EngineRanking, int]:
         """Return the ranking that a page token names, and where the page starts in it.

@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from serve.errors import CallAbandoned, Overloaded
 
@@ -30,7 +30,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
         self.call_count = 0  # running and waiting
 
-    async def run(self, work: Callable[[Callable[[], None]], Any]) -> Any:
+    async def run(self, work: Callable[[Callable[[], None]], Result]) -> Result:
         """Run `work(check)` in a thread; `check()` raises CallAbandoned once the call is cancelled.
 
         Raises:

@@ -139,8 +139,7 @@ def connect_outdated(directory: Path) -> sqlite3.Connection:
         DataDirectoryInvalid: If the file is damaged.
     """
     with _connecting(directory, "rw") as connection:
-        pass
-    return connection
+        return connection
 
 
 def connect_reader(directory: Path) -> sqlite3.Connection:

@@ -3,7 +3,8 @@
 Workers, servers and `kinodex publish` use them. Each `x_bytes` has its `read_x`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,6 +111,15 @@ def video_key(collection: str, video_id: str) -> bytes:
     return f"{collection}/{video_id}".encode()
 
 
+@contextmanager
+def _reading(record: str) -> Iterator[None]:
+    """Raise RecordInvalid for bytes that are not such a record."""
+    try:
+        yield
+    except (NotAMessage, ValueError) as error:
+        raise RecordInvalid(f"not {record}: {error}") from error
+
+
 # ------------------------------------------------------------------ chunks and sources
 def chunk_bytes(chunk: Chunk) -> bytes:
     """Return the record of a chunk."""
@@ -135,9 +145,8 @@ def read_chunk(data: bytes) -> Chunk:
     Raises:
         RecordInvalid: If the bytes are not such a record.
     """
-    message = stream_pb2.Chunk()
-    try:
-        message.ParseFromString(data)
+    with _reading("a chunk"):
+        message = stream_pb2.Chunk.FromString(data)
         return Chunk(
             collection=message.collection,
             stream_id=message.stream_id,
@@ -149,8 +158,6 @@ def read_chunk(data: bytes) -> Chunk:
             start_time=timestamp_field(message, "start_time"),
             end_of_stream=message.end_of_stream,
         )
-    except (NotAMessage, ValueError) as error:
-        raise RecordInvalid(f"not a chunk: {error}") from error
 
 
 def source_bytes(source: Source) -> bytes:
@@ -170,16 +177,13 @@ def read_source(data: bytes) -> Source:
     Raises:
         RecordInvalid: If the bytes are not such a record.
     """
-    message = stream_pb2.Source()
-    try:
-        message.ParseFromString(data)
-    except NotAMessage as error:
-        raise RecordInvalid(f"not a source: {error}") from error
-    for name in ("collection", "uri"):
-        if not getattr(message, name):
-            raise RecordInvalid(f"not a source: {name} is required")
-    if "/" in message.collection + message.video_id:
-        raise RecordInvalid('not a source: collection and video_id must not have a "/"')
+    with _reading("a source"):
+        message = stream_pb2.Source.FromString(data)
+        for name in ("collection", "uri"):
+            if not getattr(message, name):
+                raise ValueError(f"{name} is required")
+        if "/" in message.collection + message.video_id:
+            raise ValueError('collection and video_id must not have a "/"')
     return Source(
         collection=message.collection,
         video_id=message.video_id,
@@ -235,12 +239,8 @@ def read_segment(data: bytes) -> SegmentRecord:
     Raises:
         RecordInvalid: If the bytes are not such a record.
     """
-    message = stream_pb2.Segment()
-    try:
-        message.ParseFromString(data)
-        return _segment_record(message)
-    except (NotAMessage, ValueError) as error:
-        raise RecordInvalid(f"not a segment: {error}") from error
+    with _reading("a segment"):
+        return _segment_record(stream_pb2.Segment.FromString(data))
 
 
 def _segment_record(message: stream_pb2.Segment) -> SegmentRecord:
@@ -368,11 +368,8 @@ def read_deletion(data: bytes) -> tuple[str, str]:
     Raises:
         RecordInvalid: If the bytes are not such a record.
     """
-    message = stream_pb2.Deletion()
-    try:
-        message.ParseFromString(data)
-    except NotAMessage as error:
-        raise RecordInvalid(f"not a deletion: {error}") from error
+    with _reading("a deletion"):
+        message = stream_pb2.Deletion.FromString(data)
     return message.collection, message.video_id
 
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,14 @@ TEMPERATURES = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3)
 NO_MATCH_QUANTILE = 0.6  # share of the questions without an answer that the thresholds call NO_MATCH
 MATCH_QUANTILE = 0.9  # share of the questions without an answer that the thresholds do not call MATCH
 MIN_SCALE_WIDTH = 0.2  # least distance of the two thresholds, in z scores
+
+
+class TrialSetting(NamedTuple):
+    """One of the settings that are tried; see encoders.calibration.Calibration."""
+
+    templates: tuple[str, ...]
+    bank_share: float
+    temperature: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +80,10 @@ def choose_calibration(library: Library, questions: Questions) -> CalibrationRep
     if encoder is None:
         raise NoVisualEncoder(f"nothing to calibrate: {library.directory} was indexed without a visual encoder")
     frames = {}
-    for video in library.videos():
-        vectors = library.catalog.frames(video.row).vectors
+    for each in library.videos():
+        vectors = library.catalog.frames(each.row).vectors
         if len(vectors):
-            frames[Path(video.uri).name] = vectors
+            frames[Path(each.uri).name] = vectors
     kinds = (
         [question for question in questions.videos if question.file in frames],
         [question for question in questions.moments if question.file in frames and question.channel == "visual"],
@@ -87,24 +96,21 @@ def choose_calibration(library: Library, questions: Questions) -> CalibrationRep
             questions.source,
             'needs whole videos of this library, moments of them, and absent events, all of "half": "train"',
         )
-    templates, bank_share, video_temperature = max(
-        itertools.product(TEMPLATES, BANK_SHARES, TEMPERATURES),
-        key=lambda setting: reciprocal_rank(trial.ranks(train[0], *setting)),
+    video = max(
+        itertools.starmap(TrialSetting, itertools.product(TEMPLATES, BANK_SHARES, TEMPERATURES)),
+        key=lambda setting: reciprocal_rank(trial.ranks(train[0], setting)),
     )
-    moment_temperature = max(
-        TEMPERATURES, key=lambda temperature: reciprocal_rank(trial.ranks(train[1], templates, bank_share, temperature))
+    moment = max(
+        (video._replace(temperature=temperature) for temperature in TEMPERATURES),
+        key=lambda setting: reciprocal_rank(trial.ranks(train[1], setting)),
     )
     calibration = Calibration(
-        templates=templates,
-        bank_share=bank_share,
-        video_temperature=video_temperature,
-        moment_temperature=moment_temperature,
-        video=choose_scale(
-            *(trial.absent_scores(train[kind], templates, bank_share, video_temperature) for kind in (0, 2))
-        ),
-        moment=choose_scale(
-            *(trial.absent_scores(train[kind], templates, bank_share, moment_temperature) for kind in (1, 2))
-        ),
+        templates=video.templates,
+        bank_share=video.bank_share,
+        video_temperature=video.temperature,
+        moment_temperature=moment.temperature,
+        video=choose_scale(*(trial.first_scores(train[kind], video, without_right=True) for kind in (0, 2))),
+        moment=choose_scale(*(trial.first_scores(train[kind], moment, without_right=True) for kind in (1, 2))),
     )
     held_out = [[question for question in kind if question.is_held_out] for kind in kinds]
     return CalibrationReport(
@@ -124,13 +130,12 @@ class CalibrationTrial:
         self.bank = encoder.encode_texts(BANK)
         self.vectors: dict[tuple[str, tuple[str, ...]], NDArray[np.float32]] = {}
 
-    def scores(
-        self, questions: Sequence[Question], templates: tuple[str, ...], bank_share: float, temperature: float
-    ) -> NDArray[np.float32]:
+    def scores(self, questions: Sequence[Question], setting: TrialSetting) -> NDArray[np.float32]:
         """Score every video for every question: float32 (Q, V)."""
-        bias = bank_share * self.bank.mean(axis=0)
-        queries = np.stack([self.vector(question.text, templates) for question in questions]) - bias
-        return np.stack([softmax_mean(self.frames[name] @ queries.T, temperature) for name in self.names], axis=1)
+        bias = setting.bank_share * self.bank.mean(axis=0)
+        queries = np.stack([self.vector(question.text, setting.templates) for question in questions]) - bias
+        scores = [softmax_mean(self.frames[name] @ queries.T, setting.temperature) for name in self.names]
+        return np.stack(scores, axis=1)
 
     def vector(self, text: str, templates: tuple[str, ...]) -> NDArray[np.float32]:
         """Encode a text: float32 (D,)."""
@@ -138,40 +143,29 @@ class CalibrationTrial:
             self.vectors[text, templates] = encode_text(self.encoder.encode_texts, templates, text)
         return self.vectors[text, templates]
 
-    def ranks(
-        self, questions: Sequence[Question], templates: tuple[str, ...], bank_share: float, temperature: float
-    ) -> NDArray[np.int64]:
+    def ranks(self, questions: Sequence[Question], setting: TrialSetting) -> NDArray[np.int64]:
         """Return the rank of the right video for each question, from 1: int64 (Q,)."""
-        scores = self.scores(questions, templates, bank_share, temperature)
+        scores = self.scores(questions, setting)
         right = [self.names.index(question.file or "") for question in questions]
         right_scores = scores[np.arange(len(questions)), right]
         return np.asarray((scores >= right_scores[:, None]).sum(axis=1))
 
     def first_scores(
-        self,
-        questions: Sequence[Question],
-        templates: tuple[str, ...],
-        bank_share: float,
-        temperature: float,
-        *,
-        without_right: bool = False,
+        self, questions: Sequence[Question], setting: TrialSetting, *, without_right: bool = False
     ) -> list[float]:
-        """Return the z score of the first video for each question; `without_right` leaves the right video out."""
-        bias = bank_share * self.bank.mean(axis=0)
-        generic = [softmax_mean(self.frames[name] @ (self.bank - bias).T, temperature) for name in self.names]
-        scores = self.scores(questions, templates, bank_share, temperature)
+        """Return the z score of the first video for each question.
+
+        `without_right` leaves the right video out: the score of an answer that is not there.
+        """
+        bias = setting.bank_share * self.bank.mean(axis=0)
+        generic = [softmax_mean(self.frames[name] @ (self.bank - bias).T, setting.temperature) for name in self.names]
+        scores = self.scores(questions, setting)
         z_scores = []
         for row, question in zip(scores, questions, strict=True):
             candidates = [v for v, name in enumerate(self.names) if not (without_right and name == question.file)]
             first = max(candidates, key=lambda v: row[v])
             z_scores.append(z_score(float(row[first]), float(generic[first].mean()), float(generic[first].std())))
         return z_scores
-
-    def absent_scores(
-        self, questions: Sequence[Question], templates: tuple[str, ...], bank_share: float, temperature: float
-    ) -> list[float]:
-        """Return the z score of the first wrong video for each question: the score of an answer that is not there."""
-        return self.first_scores(questions, templates, bank_share, temperature, without_right=True)
 
 
 def choose_scale(*absent: Sequence[float]) -> Scale:
@@ -193,17 +187,16 @@ def measure_outcomes(
     absent: list[Question],
 ) -> tuple[CalibrationOutcome, ...]:
     """Measure each kind of question under a calibration."""
-    setting = (calibration.templates, calibration.bank_share)
-    video = (*setting, calibration.video_temperature)
-    moment = (*setting, calibration.moment_temperature)
+    video = TrialSetting(calibration.templates, calibration.bank_share, calibration.video_temperature)
+    moment = video._replace(temperature=calibration.moment_temperature)
     return (
         measure_outcome(
-            "whole videos", trial.ranks(videos, *video), trial.first_scores(videos, *video), calibration.video
+            "whole videos", trial.ranks(videos, video), trial.first_scores(videos, video), calibration.video
         ),
         measure_outcome(
-            "moments", trial.ranks(moments, *moment), trial.first_scores(moments, *moment), calibration.moment
+            "moments", trial.ranks(moments, moment), trial.first_scores(moments, moment), calibration.moment
         ),
-        measure_outcome("absent", None, trial.first_scores(absent, *moment), calibration.moment),
+        measure_outcome("absent", None, trial.first_scores(absent, moment), calibration.moment),
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -86,12 +86,9 @@ class TrainingSet:
         return TrainingSet(
             videos=[self.videos[at] for at in chosen],
             captions=[
-                TrainingCaption(
-                    video=positions[self.captions[row].video],
-                    span=self.captions[row].span,
-                    utterance=self.captions[row].utterance,
-                )
-                for row in rows
+                replace(caption, video=positions[caption.video])
+                for caption in self.captions
+                if caption.video in positions
             ],
             caption_vectors=self.caption_vectors[rows],
         )
