@@ -275,11 +275,9 @@ def fetch(name: str, repository: str, filename: str) -> Path:
 
 
 def build_open_clip(model: str, pretrained: str | None, path: Path, config: VisualConfig) -> OpenClipEncoder:
-    """Build a model from weights on this machine.
+    """Build a model from weights on this machine; `path` names them in errors.
 
-    Args:
-        pretrained: As `model`, the argument of open_clip.create_model; None where `model` names the weights too.
-        path: Path of the weights, for the error.
+    `model` and `pretrained` are the arguments of open_clip.create_model; None where `model` names the weights too.
     """
     import open_clip
     from safetensors import SafetensorError

@@ -72,12 +72,7 @@ class Hysteresis:
         self.peak_at = np.zeros(count)
 
     def step(self, seconds: float, confidence: Floats) -> list[Change]:
-        """Add the next frame, and return its changes.
-
-        Args:
-            seconds: Time of the frame, later than the frame before.
-            confidence: (N,), 0..1.
-        """
+        """Add the next frame, later than the frame before, with confidences (N,), 0..1; return its changes."""
         rules = self.rules
         if not (self.phase.any() or (confidence >= rules.enter).any()):  # most frames of most videos
             return []

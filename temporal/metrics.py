@@ -76,11 +76,7 @@ class Rejection:
 
 # ------------------------------------------------------------------ moments
 def temporal_iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the intersection over union of spans with spans.
-
-    Args:
-        one: (P, 2), start and end in seconds.
-        other: (T, 2).
+    """Return the intersection over union of spans (P, 2) with spans (T, 2), start and end in seconds.
 
     Returns:
         (P, T), in [0, 1]; 0 where both are empty.

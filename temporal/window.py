@@ -93,11 +93,7 @@ class WindowCutter:
     def __init__(
         self, video_id: str, config: WindowConfig, pooling: Pooling, *, first: tuple[int, int] = (0, 0)
     ) -> None:
-        """Begin with a segment.
-
-        Args:
-            first: Epoch and index of the first segment that is not final; those before it are left out.
-        """
+        """Begin with the segment of this epoch and index, the first that is not final; those before it are left out."""
         self._video_id, self._config, self._pooling, self._first = video_id, config, pooling, first
         self._epochs: list[_Epoch] = []
         self._early: list[EncodedUtterance] = []  # of epochs whose pictures have not arrived yet

@@ -65,11 +65,7 @@ def prepare(model: Whisper, features: Tensor) -> Sound:
 
 
 def pick(sound: Sound, rows: Tensor | list[int]) -> Sound:
-    """Return some rows of a batch.
-
-    Args:
-        rows: Indices, or bool (B,).
-    """
+    """Return some rows of a batch: indices, or bool (B,)."""
     return [(key[rows], value[rows]) for key, value in sound]
 
 
@@ -95,11 +91,9 @@ class DecoderSteps:
         return self._vocabulary(self.states(tokens))
 
     def states(self, tokens: Tensor, queries: list[Tensor] | None = None) -> Tensor:
-        """Return the states (B, N, D) of the N new tokens, which the vocabulary scores.
+        """Return the states (B, N, D) of the N new tokens after the tokens so far (B, W); the vocabulary scores them.
 
-        Args:
-            tokens: The tokens so far (B, W).
-            queries: If given, gets the cross-attention queries (B, H, N, D / H) of each layer.
+        `queries`, if given, gets the cross-attention queries (B, H, N, D / H) of each layer.
         """
         decoder = self._decoder
         begin = self._text[0][0].shape[2] if self._text else 0

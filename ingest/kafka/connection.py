@@ -40,10 +40,7 @@ CLUES = (
 
 
 def connect(config: KafkaConfig, make: Callable[..., Client], **options: Any) -> tuple[Client, NetClient]:
-    """Make a client of kafka-python that is connected to a broker; return it and its network client.
-
-    Args:
-        make: The client's class; it gets the options of `config` and `options`.
+    """Connect a client of kafka-python, of the class `make` and these options; return it and its network client.
 
     Raises:
         BrokerUnavailable: If no broker answers in time, or none accepts us.
@@ -107,12 +104,7 @@ def tls_context(config: KafkaConfig) -> ssl.SSLContext:
 
 
 def explain_failure(config: KafkaConfig, failures: Sequence[BaseException], error: Exception) -> BrokerUnavailable:
-    """Say why no connection came about, and which settings to look at.
-
-    Args:
-        failures: The errors of single connections.
-        error: The error of the client's constructor.
-    """
+    """Say why a constructor failed with `error` and its connections with `failures`, and which settings to look at."""
     if not isinstance(error, KafkaTimeoutError):
         return BrokerUnavailable(config.servers, to_line(error))
     texts = [f"{type(failure).__name__} {to_line(failure)}" for failure in failures]

@@ -83,8 +83,7 @@ class PictureMaker:
     def make(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[NDArray[np.uint8], bytes]:
         """Return uint8 (H, W, 3) RGB at the input size, and the whole picture's JPEG.
 
-        Args:
-            pixel_aspect: Width of a pixel by its height, as stored (before rotation).
+        `pixel_aspect` is the width of a stored pixel by its height, before rotation.
         """
         config, turn = self._config, self._orientation(frame)
         width, height = display_size(frame.width, frame.height, pixel_aspect)

@@ -71,11 +71,7 @@ class Planner:
     def push(
         self, packet: Packet[VideoStream], *, pts: Fraction, horizon: Fraction, is_key: bool
     ) -> list[PlannedPacket]:
-        """Take one packet; return the packets that are certain to be decoded now.
-
-        Args:
-            horizon: A media time before which no later packet is shown.
-        """
+        """Take one packet; return those that are certain to be decoded now: no later one is shown before `horizon`."""
         if self.policy == "keyframes":
             return self._push_keyframe(packet, pts, is_key)
         if self._is_broken and not is_key and not self._pending:
@@ -165,8 +161,7 @@ class Selector:
     def offer(self, frame: VideoFrame, pts: Fraction, targets: dict[int, Fraction] | None) -> SelectedPicture | None:
         """Take a picture at a media time; return the picture that is certain to be selected now, if any.
 
-        Args:
-            targets: The planner's choice by tick; None without a planner.
+        `targets` is the planner's choice by tick; None without a planner.
         """
         selected = self._release(pts)
         if self._policy == "exact":  # hold the picture that is shown until the next one comes

@@ -119,8 +119,7 @@ class VideoTrack:
     ) -> Iterator[Picture]:
         """Take one packet of an epoch, in decoding order; yield the pictures that are certain now.
 
-        Args:
-            pts, dts, duration: Source times of the packet, computed once by the caller: exact arithmetic is slow.
+        The caller computes the packet's source times once: exact arithmetic is slow.
         """
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()

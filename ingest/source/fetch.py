@@ -129,10 +129,7 @@ def _follow_redirects(url: str, name: str, config: SourceConfig, into: BinaryIO,
 
 
 def parse_url(url: str, name: str) -> Url:
-    """Split an http(s) URL.
-
-    Args:
-        name: The URL for messages, without secrets.
+    """Split an http(s) URL. Messages call it `name`, which has no secrets.
 
     Raises:
         SourceRefused: If it is not a valid http(s) URL.

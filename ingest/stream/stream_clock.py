@@ -58,10 +58,9 @@ class StreamClock:
         self.state = state or ClockState()
 
     def place(self, items: Sequence[Decoded]) -> list[EpochPart]:
-        """Convert one decoded chunk; return one part for each of its epochs, mostly one.
+        """Convert one chunk; return one part for each of its epochs, mostly one.
 
-        Args:
-            items: The items of the chunk, decoded with DecodeConfig.clock = "source".
+        The chunk was decoded with DecodeConfig.clock = "source".
         """
         media = next(item for item in items if isinstance(item, MediaInfo))
         summary = next(item for item in items if isinstance(item, DecodeSummary))

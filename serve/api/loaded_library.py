@@ -27,12 +27,7 @@ class LoadedLibrary:
     """The library in memory, or none while the server loads. The server sets it; any thread may use it."""
 
     def __init__(self, reader: Catalog, followers: Followers) -> None:
-        """Begin without a library.
-
-        Args:
-            reader: The catalog, open for reading.
-            followers: Woken when the videos change.
-        """
+        """Begin without a library; `reader` is the catalog, and the followers are woken when the videos change."""
         self._reader, self._followers = reader, followers
         self.library: Library | None = None  # None: loading
         self.feed: Feed | None = None  # None: without Kafka, or not connected yet

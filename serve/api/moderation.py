@@ -72,12 +72,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         workers: Workers,
         signer: PageSigner,
     ) -> None:
-        """Take the parts.
-
-        Args:
-            log: The events of a catalog that is open for reading.
-            new_events: Notified when there are new events.
-        """
+        """Take the parts: the events of a catalog that is open for reading, and what is notified of new events."""
         self.log, self.policies, self.new_events = log, policies, new_events
         self.access, self.workers, self.signer = access, workers, signer
         self._is_stopping = False
@@ -185,11 +180,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
 
 
 def readable_policies(policies: Sequence[Policy], readable: Sequence[str] | None) -> Iterator[Policy]:
-    """Yield the policies that apply to the collections a caller may read, without the names of other collections.
-
-    Args:
-        readable: The caller's collections; None: all.
-    """
+    """Yield the policies of the collections a caller may read (None: all), without the names of other collections."""
     for policy in policies:
         if readable is None or not policy.collections:
             yield policy
@@ -200,8 +191,7 @@ def readable_policies(policies: Sequence[Policy], readable: Sequence[str] | None
 def describe_mistake(mistake: PolicyInvalid | None, *, is_whole: bool) -> str:
     """Describe the mistake in the policy file, without the file's path; empty if there is none.
 
-    Args:
-        is_whole: Whether the caller may read all collections. Others get the place of the mistake, not its text.
+    A caller who may not read all collections gets the place of the mistake, not its text.
     """
     if mistake is None:
         return ""

@@ -39,10 +39,8 @@ class PageSigner:
         self._key = key
 
     def sign(self, payload: Mapping[str, Any], *, binding: bytes) -> str:
-        """Make a token of JSON values.
+        """Make a token of JSON values, for the caller and the request that `binding` digests.
 
-        Args:
-            binding: The caller and the request that may use the token: see `binding`.
         Raises:
             ValueError: If the token would have more than MAX_TOKEN_CHARS. Put a name of the data into it instead.
         """
@@ -127,12 +125,7 @@ class ExpiringCache(Generic[T]):
     def __init__(
         self, max_count: int = 256, max_age_seconds: float = 900, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Make an empty cache.
-
-        Args:
-            max_count: The most values it holds.
-            max_age_seconds: How long it holds a value after its last use.
-        """
+        """Make an empty cache of at most `max_count` values, each held for `max_age_seconds` after its last use."""
         if max_count < 1 or max_age_seconds <= 0:
             raise ValueError(f"max_count and max_age_seconds must be > 0, got {max_count}, {max_age_seconds}")
         self._max_count, self._max_age_seconds, self._clock = max_count, max_age_seconds, clock

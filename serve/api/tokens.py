@@ -144,10 +144,8 @@ class TokenStore:
         self._read()
 
     def authenticate(self, authorization: str | None) -> Principal:
-        """Return the caller that a token belongs to.
+        """Return the caller that a token belongs to, given the call's metadata of that name: "Bearer TOKEN".
 
-        Args:
-            authorization: The call's metadata of that name: "Bearer TOKEN".
         Raises:
             Unauthenticated: If the token is not valid. Every reason for this takes the same time.
         """
@@ -203,10 +201,10 @@ def create_token(
     expire_time: datetime | None,
     now: datetime,
 ) -> str:
-    """Add a token to the file, which is made if it is missing, and return the token. Only the caller has it then.
+    """Add a token for some collections (None: all, also future ones) to the file, which is made if it is missing.
 
-    Args:
-        collections: The collections that it may use; None: all, including future ones.
+    Return the token. Only the caller has it then.
+
     Raises:
         SettingsError: If the name is taken, or the file cannot be used.
         ValueError: If the name or a collection is not allowed.

@@ -21,11 +21,7 @@ class WatchQueue:
     """The unread changes of one call. Lives on the call's event loop; only put() may be called from other threads."""
 
     def __init__(self, context: Any) -> None:
-        """Make the queue of the call that runs here.
-
-        Args:
-            context: The call's context, of gRPC.
-        """
+        """Make the queue of the call that runs here, which has this context of gRPC."""
         self._context, self._loop = context, asyncio.get_running_loop()
         self._changes: asyncio.Queue[MomentChange] = asyncio.Queue()
         call = asyncio.current_task()

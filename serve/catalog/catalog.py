@@ -188,10 +188,8 @@ class Catalog(CatalogReader):
     def finish(
         self, row: int, *, media: MediaInfo, duration_seconds: float, warnings: Sequence[str], job_id: int | None = None
     ) -> bool:
-        """Make the video visible and delete an older video of the same collection and id, in one transaction.
+        """Make the video visible, delete an older video of its collection and id, and end its job, in one transaction.
 
-        Args:
-            job_id: The job that it was indexed for; the same transaction ends it.
         Returns:
             Whether it is visible: False if the job is not RUNNING any more, and then the video is deleted.
         """

@@ -88,11 +88,9 @@ class CatalogReader(OpenCatalog):
     def page_of_videos(
         self, *, collections: Sequence[str] | None, after: tuple[str, str, str] | None, limit: int
     ) -> list[Video]:
-        """Return READY videos without a job, ordered by (uri, collection, video_id).
+        """Return READY videos without a job of some collections (None: of all), ordered by (uri, collection, video_id).
 
-        Args:
-            collections: Only videos of these collections; None: of all.
-            after: Only videos behind this place in the order; None: from the first video on.
+        Only videos behind the place `after` in that order; None: from the first on.
         """
         uri, *names = after or (None, None, None)
         return self._select_videos(
@@ -324,11 +322,7 @@ class CatalogReader(OpenCatalog):
     def document_frequencies(
         self, terms: Sequence[str], rows: Sequence[int] | None = None
     ) -> tuple[dict[str, int], int]:
-        """Return the number of utterances that hold each word or phrase, and of all utterances.
-
-        Args:
-            rows: Only of these videos; None: of all.
-        """
+        """Return the count of utterances of some videos (None: all) with each word or phrase, and of all."""
         among = None if rows is None else json.dumps([int(row) for row in rows])
         count = "SELECT count(*) FROM utterance_search"
         with self.snapshot():

@@ -98,11 +98,9 @@ def insert_frames(
     thumbnails: Sequence[bytes],
     segment_row: int | None = None,
 ) -> None:
-    """Insert a block of at least one frame, vectors as float16, and a thumbnail for each frame.
+    """Insert a block of at least one frame, vectors as float16, and the JPEG thumbnail of each frame.
 
-    Args:
-        thumbnails: JPEGs, as many as there are frames.
-        segment_row: The segment of a live video that introduces them.
+    `segment_row` is the segment of a live video that introduces them.
     """
     times, vectors = frames.pts_seconds, frames.vectors
     write.execute(

@@ -42,12 +42,7 @@ class CheckResult:
 
 
 def examine(data: Path | None, config: Path | None) -> list[CheckResult]:
-    """Check everything that commands need, in the order in which they need it.
-
-    Args:
-        data: The data directory of --data; None: the default.
-        config: The settings file of --config; None: the default.
-    """
+    """Check everything that commands need, in that order, with the values of --data and --config; None: defaults."""
     directory = data_directory(data)
     settings, settings_result = _check_settings(directory, config)
     checks: list[tuple[str, Callable[[], CheckResult]]] = [

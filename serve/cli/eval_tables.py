@@ -67,11 +67,7 @@ def _policy_cells(row: Mapping[str, Any]) -> str:
 
 
 def prediction_table(figures: Mapping[str, float], parts: Sequence[str]) -> str:
-    """Lay out the figures of serve.evaluate.predictions.prediction_figures.
-
-    Args:
-        parts: "full" and the length buckets measured, in the order of the lines.
-    """
+    """Lay out the figures of serve.evaluate.predictions.prediction_figures: "full", then the length buckets."""
     lines = [f"{'moments':8}{'queries':>9}" + "".join(f"{name:>10}" for name in PREDICTION_COLUMNS)]
     for part in parts:
         values = "".join(f"{figures[f'MR-{part}-{name}']:10.2f}" for name in PREDICTION_COLUMNS)

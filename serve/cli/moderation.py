@@ -227,11 +227,7 @@ def _stored_events(directory: Path, event_filter: "EventFilter") -> "Iterator[Ev
 def _full_ids(
     prefixes: tuple[str, ...], collection: Collection, video: "Callable[[str, Collection], Video | VideoStatus]"
 ) -> tuple[str, ...]:
-    """Complete the ids of videos, each given by its first characters.
-
-    Args:
-        video: Finds a video by the first characters of its id, and raises VideoNotFound if there is none.
-    """
+    """Complete the ids of videos, each given by its first characters, by which `video` finds it."""
     return tuple(video(prefix, collection).video_id for prefix in prefixes)
 
 

@@ -164,8 +164,7 @@ class _Row:
 def _print_rows(console: Console, headers: Sequence[str], rows: Sequence[_Row]) -> None:
     """Print rows: a table on a terminal, otherwise an aligned line for each row, without colour or header.
 
-    Args:
-        headers: Headers of the key columns and of the last column.
+    `headers` are those of the key columns and of the last column.
     """
     if not console.is_terminal:
         return _print_lines(console, rows)

@@ -113,11 +113,7 @@ def gather(
 
 
 def load_shared_encoders(catalog: Catalog, directory: Path, settings: Settings, shared: Encoders | None) -> Encoders:
-    """Return the encoders that all libraries share.
-
-    Args:
-        shared: The encoders of the libraries before this one; None: load those of this library.
-    """
+    """Return the encoders that all libraries share: those of the libraries before (`shared`), or else of this one."""
     space = catalog.space()
     if space is None:
         raise DataDirectoryMissing(str(directory))
@@ -184,12 +180,7 @@ def _parse_caption(line: str, where: str) -> Caption:
 def choose_captions(
     read: Sequence[tuple[Video, TrainingVideo]], file_captions: Sequence[Caption] | None, file: Path | None
 ) -> ChosenCaptions:
-    """Choose the captions of a file; without a file, those of the metadata, or else the utterances.
-
-    Args:
-        read: The videos of all libraries.
-        file_captions: The captions of `file`; None without a file.
-    """
+    """Choose the captions of a file for the videos read; without one, those of the metadata, or the utterances."""
     given, source = file_captions or [], str(file)
     if file_captions is None:
         source = f'metadata "{CAPTION_KEY}"'

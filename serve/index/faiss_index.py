@@ -79,10 +79,8 @@ class VectorIndex:
         return sum(shard.live_count for shard in self._shards())
 
     def refresh(self, catalog: Catalog) -> None:
-        """Bring the index to the catalog's generation.
+        """Bring the index to the generation of its data directory's catalog.
 
-        Args:
-            catalog: Of the same data directory.
         Raises:
             DataDirectoryInvalid: If the catalog is damaged.
         """
@@ -120,11 +118,7 @@ class VectorIndex:
         return self._search(vectors, k, rows)[:2]
 
     def videos(self, vector: NDArray[np.float32], k: int, *, rows: Sequence[int] | None = None) -> list[int]:
-        """Return the videos, by row, that own the k nearest rows, the nearest first; arguments as of search().
-
-        Args:
-            vector: float32 (D,), unit length.
-        """
+        """Return the videos, by row, that own the k rows nearest to a vector (D,), the nearest first; see search()."""
         return distinct_videos(self._search(vector[None], k, rows)[2][0])
 
     def _search(self, vectors: NDArray[np.float32], k: int, rows: Sequence[int] | None) -> NearestWithVideos:

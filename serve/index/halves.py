@@ -28,11 +28,7 @@ class Halves:
     """
 
     def __init__(self, parts: Sequence[NDArray[np.float16]]) -> None:
-        """Copy the vectors.
-
-        Args:
-            parts: Arrays (n, D), concatenated to (N, D).
-        """
+        """Copy the vectors: arrays (n, D), concatenated to (N, D)."""
         self._count, self._width = sum(map(len, parts)), parts[0].shape[1] if parts else 0
         self.nbytes = 2 * self._count * self._width
         self._index = half_index(self._width)

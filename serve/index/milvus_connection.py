@@ -21,10 +21,8 @@ class MilvusConnection:
     """Connects with the first call. Logs once when Milvus stops answering, and once when it answers again."""
 
     def __init__(self, config: IndexConfig, on_lost: Callable[[], object]) -> None:
-        """Import Milvus's client.
+        """Import Milvus's client. A call that finds its collection missing, or not loaded, calls `on_lost`.
 
-        Args:
-            on_lost: Called when a call finds that its collection does not exist, or is not loaded.
         Raises:
             SettingsError: If Milvus's client is not installed.
         """

@@ -24,11 +24,7 @@ class ShardSealer:
     def __init__(
         self, catalog: Catalog, kind: Kind, shards: Sequence[Shard], *, read_row_count: int = READ_ROW_COUNT
     ) -> None:
-        """Start the thread.
-
-        Args:
-            catalog: Open for reading, so that the thread gets a connection of its own.
-        """
+        """Start the thread. The catalog must be open for reading, so that the thread gets a connection of its own."""
         self.shards = tuple(shards)
         self._shard: Shard | None = None  # the result; None until then, or if sealing failed
         self._catalog, self._kind, self._read_row_count = catalog, kind, read_row_count
@@ -54,11 +50,7 @@ class ShardSealer:
         self._has_read.wait()
 
     def take_shard(self, holders: Sequence[Shard]) -> Shard | None:
-        """Return the sealed shard without the rows that were removed meanwhile; None if sealing failed.
-
-        Args:
-            holders: The shards that may still hold its rows.
-        """
+        """Return the sealed shard without the rows that none of the `holders` has any more; None if sealing failed."""
         if self._shard is not None:
             ids = [shard.ids[shard.owners >= 0] for shard in holders]
             self._shard.remove_ids(np.setdiff1d(self._shard.ids, np.concatenate([np.empty(0, np.int64), *ids])))

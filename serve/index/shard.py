@@ -101,12 +101,9 @@ class Shard:
         self.name = None
 
     def search(self, vectors: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> NearestWithVideos:
-        """Return ids, scores and owners, (Q, <= k), best first.
+        """Return ids, scores and owners, (Q, <= k), best first, of some videos (None: of all).
 
         The answer is exact in a tail, and among some videos.
-
-        Args:
-            rows: Search only these videos; None: all.
         """
         is_wanted = self.owners >= 0 if rows is None else np.isin(self.owners, rows)
         count = self.live_count if rows is None else int(is_wanted.sum())

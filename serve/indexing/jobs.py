@@ -163,11 +163,7 @@ class JobQueue:
             uploads.remove(self.spool_folder, name)
 
     def cancel(self, collection: str, video_id: str, request: RequestKey | None = None) -> bool:
-        """Remove a job, but not the video; return whether there was a job.
-
-        Args:
-            request: Stored, so that a repeated request gets the same answer.
-        """
+        """Remove a job, but not the video; return whether there was a job. A repeated request gets the same answer."""
         with self.catalog.editing() as edit:
             old = self.job(collection, video_id)
             edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (collection, video_id))
@@ -253,9 +249,8 @@ class JobQueue:
     def claim(self, *, is_alone: bool = True) -> Job | None:
         """Make the oldest QUEUED job RUNNING, count the attempt, and return the job; None: no job is to begin now.
 
-        Args:
-            is_alone: Whether no other job runs. A job that was tried before may have killed the process: it waits until
-                no other job runs, so that it cannot harm another.
+        A job that was tried before may have killed the process: it waits until no other job runs (`is_alone`), so that
+        it cannot harm another.
         """
         oldest = f"SELECT {_FIELDS} FROM jobs WHERE state = 'QUEUED' ORDER BY id LIMIT 1"
         if not self.catalog.select(oldest):  # the usual case, which needs no write transaction

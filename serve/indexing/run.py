@@ -90,10 +90,8 @@ class IndexRun:
     def index(self, inputs: Iterable[Input]) -> Generator[Result]:
         """Index inputs, as many at a time as the settings say; yield one result each, as they finish.
 
-        The caller closes the generator: that abandons what is not finished.
-
-        Args:
-            inputs: May wait for its next input, and then ends when `stopping` is set.
+        The caller closes the generator: that abandons what is not finished. `inputs` may wait for its next input, and
+        then ends when `stopping` is set.
         """
         worker_count = self._settings.workers
         if isinstance(inputs, Sized):

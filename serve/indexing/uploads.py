@@ -79,11 +79,7 @@ class Spool:
         remove(self.folder, name)
 
     def clean(self, referenced: Callable[[], Container[str]]) -> None:
-        """Remove files that killed processes left: unfinished files, and finished files that no job names.
-
-        Args:
-            referenced: Returns the names of the files that jobs need now.
-        """
+        """Remove files that killed processes left: unfinished ones, and those no job names (`referenced`)."""
         try:
             named = referenced()
             unnamed = [path for path in self.folder.iterdir() if path.name not in named]

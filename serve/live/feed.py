@@ -23,10 +23,8 @@ class TopicReader:
     """Reads all partitions of some topics, and new partitions as they appear."""
 
     def __init__(self, reader: PartitionReader, topics: Sequence[str], positions: Mapping[PartitionId, int]) -> None:
-        """Assign all partitions to the reader.
+        """Assign all partitions to the reader, which begins at `positions`, or else at the beginning of a partition.
 
-        Args:
-            positions: The offsets to begin at; partitions without one are read from their beginning.
         Raises:
             OffsetRegression: If a position lies beyond the partition's end.
             BrokerUnavailable: If no broker answers, or there are no such topics.

@@ -82,11 +82,7 @@ class LiveRows:
     """The live videos of one encoder space in a catalog opened as editor or writer."""
 
     def __init__(self, catalog: Catalog, fingerprint: str, *, clock: Callable[[], float] = time.time) -> None:
-        """Use an open catalog.
-
-        Args:
-            fingerprint: EncoderSpace.fingerprint of the segments to apply; others are left out.
-        """
+        """Use an open catalog, for the segments of one encoder space; others are left out."""
         self.catalog, self.fingerprint, self._clock = catalog, fingerprint, clock
 
     def offsets(self, topic: str) -> dict[int, int]:

@@ -48,11 +48,7 @@ class ActivePolicies:
 
     @classmethod
     def of(cls, directory: Path, path: str) -> Self:
-        """Return the policies of a data directory.
-
-        Args:
-            path: The setting server.policies; empty: policies.yaml in the directory.
-        """
+        """Return the policies of a directory: of `path` (server.policies), or if that is empty of policies.yaml."""
         return cls(Path(path or directory / POLICIES_NAME), directory / COPY_NAME)
 
     def refresh(self) -> bool:

@@ -95,8 +95,7 @@ class Followers:
     def update_metrics(self, log: EventLog) -> None:
         """Set the metrics of undelivered changes and of dead letters.
 
-        Args:
-            log: Of a catalog that is open for reading only: reads never wait for a writer.
+        `log` is that of a catalog open for reading only: reads never wait for a writer.
         """
         for deliverer in self._deliverers:
             self._metrics.events_untold.labels(deliverer.sink.name).set(log.pending_count(deliverer.sink.name))

@@ -92,11 +92,7 @@ class Moderator(Background):
             self._scored.clear()
 
     def score_due_videos(self, on_video: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Score all videos that are due; return their number.
-
-        Args:
-            on_video: Called with the number of videos that are done, and of all that are due.
-        """
+        """Score all videos that are due; return their number. `on_video` gets the numbers of those done, and of all."""
         if self.policies.refresh() or not self._is_begun:
             self._is_begun, self._settled_state = True, None
             self._books = {}
@@ -269,10 +265,8 @@ class RescoreReport:
 def rescore_library(
     engine: Engine, directory: Path, policies: ActivePolicies, on_video: Callable[[int, int], None]
 ) -> RescoreReport:
-    """Score a library once by the active policies.
+    """Score a library once by the active policies; `on_video` is as of Moderator.score_due_videos.
 
-    Args:
-        on_video: As of Moderator.score_due_videos.
     Raises:
         DataDirectoryInvalid: If the catalog cannot be written to.
     """

@@ -39,12 +39,7 @@ class FrameScorer:
     """Compares frames with the prompts of N policies at once."""
 
     def __init__(self, prompts: Sequence[Prompts], bank: NDArray[np.float32]) -> None:
-        """Take vectors.
-
-        Args:
-            prompts: N of them.
-            bank: float32 (K, D), unit: captions of anything.
-        """
+        """Take the prompts of N policies, and captions of anything: float32 (K, D), unit length."""
         self._count, self._bank = len(prompts), bank
         self._visible = np.array([n for n, each in enumerate(prompts) if len(each.shown)], np.int64)
         self._with_unlike = np.array([n for n in self._visible if len(prompts[n].unlike)], np.int64)

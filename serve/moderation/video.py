@@ -123,11 +123,7 @@ class VideoScorer:
         }
 
     def add_frames(self, frames: VideoFrames) -> Iterator[Finding]:
-        """Score the frames that are later than those of the last call.
-
-        Args:
-            frames: All frames of the video as it is now.
-        """
+        """Score those of all frames of the video, as it is now, that are later than those of the last call."""
         first = int(np.searchsorted(frames.pts_seconds, self.frames_after, "right"))
         if first < len(frames.pts_seconds):
             self.is_over = False
@@ -164,8 +160,7 @@ class VideoScorer:
     def add_utterances(self, utterances: Sequence[tuple[int, Utterance]], until_seconds: float) -> Iterator[Finding]:
         """Score final utterances, and close the events that no later word can extend.
 
-        Args:
-            utterances: With their positions, in order: all new ones that begin before `until_seconds`.
+        They come with their positions, in order: all new ones that begin before `until_seconds`.
         """
         for position, utterance in utterances:
             self.is_over = False

@@ -44,10 +44,8 @@ class Webhook:
     batch_count = 1  # progress is noted after every change, as a receiver may not recognise repeated ids
 
     def __init__(self, url: str, secret: str, dead_letters: Path, *, post_seconds: float = POST_SECONDS) -> None:
-        """Check the URL and the secret; nothing is sent yet.
+        """Check the URL and the secret; nothing is sent yet. `dead_letters` gets the events never taken, as JSON lines.
 
-        Args:
-            dead_letters: The file that dead letters are appended to, a JSON object a line.
         Raises:
             SettingsError: If the URL is invalid, or the secret is too short.
         """

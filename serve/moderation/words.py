@@ -50,11 +50,7 @@ class TermFinder:
         self._patterns = [(compile_pattern(text), n) for n, policy in enumerate(policies) for text in policy.patterns]
 
     def find(self, context: Sequence[Word], utterance: Utterance) -> list[TermMatch]:
-        """Return the matches that end in an utterance, in order.
-
-        Args:
-            context: The words before it, as next_context() returns them.
-        """
+        """Return the matches that end in an utterance, in order; `context` as next_context() returns it."""
         own = words_in(utterance)
         words = [*words_in_reach(context, own), *own]
         first = len(words) - len(own)

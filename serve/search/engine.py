@@ -63,8 +63,7 @@ class Engine:
     def __init__(self, catalog: Catalog, encoders: Encoders, directory: Path, settings: Settings) -> None:
         """Open empty indexes; the first question, or refresh(), fills them.
 
-        Args:
-            catalog: Open for reading. The caller closes it, after the engine.
+        The catalog is open for reading. The caller closes it, after the engine.
         """
         self.catalog, self.encoders, self.settings = catalog, encoders, settings
         self.fingerprint = encoders.space.fingerprint

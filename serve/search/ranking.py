@@ -161,11 +161,8 @@ def score_video(
 ) -> tuple[float, float]:
     """Return the score and the confidence of a whole video.
 
-    The score fuses the video's own visual rank with the best speech ranks of its candidates.
-
-    Args:
-        visual: The video's rank in the visual channel, from 1, and its score there.
-        visual_trust: The confidence 0..1 in the visual channel's whole list.
+    The score fuses the video's own visual rank with the best speech ranks of its candidates. `visual` is its rank in
+    the visual channel, from 1, and its score there; `visual_trust` the confidence 0..1 in the channel's whole list.
     """
     ranks: dict[str, int] = {}
     best_passage: Passage | None = None

@@ -108,11 +108,7 @@ class Frequencies:
         self._total = 0  # utterances
 
     def of(self, terms: Sequence[str], rows: Sequence[int] | None) -> tuple[dict[str, int], int]:
-        """Return the number of utterances with each term, and of all utterances.
-
-        Args:
-            rows: Count in these videos only; None: in all.
-        """
+        """Return the number of utterances of some videos (None: of all) with each term, and of all their utterances."""
         if rows is not None:
             return self._catalog.document_frequencies(terms, rows)
         with self._catalog.snapshot():
@@ -149,11 +145,9 @@ class SpeechChannel:
         self._frequencies = Frequencies(catalog)
 
     def find_words(self, terms: Sequence[str], rows: Sequence[int] | None) -> TermMatches:
-        """Find the utterances with the terms of a question. Needs no vectors, so it can run while they are encoded.
+        """Find the utterances of some videos (None: of all) with the terms of a question, which may be none.
 
-        Args:
-            terms: Words and phrases; may be empty.
-            rows: Search these videos only; None: all.
+        Needs no vectors, so it can run while they are encoded.
         """
         counts, total = self._frequencies.of(terms, rows)
         matches = self._catalog.match_words(choose_rarest(counts), limit=CANDIDATE_COUNT, rows=rows)

@@ -69,11 +69,7 @@ class CaptionBank:
 
 
 def compute_file_traits(embeddings: FrameEmbeddings, captions: CaptionBank | None) -> StoredTraits:
-    """Compute the traits of a file from all its frames.
-
-    Args:
-        captions: Of the library's visual encoder; None if it has none.
-    """
+    """Compute the traits of a file from all its frames. A library without a visual encoder has no captions."""
     # Rounded as the catalog stores them: so a question that computes traits later gets the same.
     vectors = embeddings.vectors.astype(np.float16).astype(np.float32)
     stored = FrameEmbeddings(epochs=embeddings.epochs, pts_seconds=embeddings.pts_seconds, vectors=vectors)

@@ -128,10 +128,9 @@ class ChunkPartition(Partition):
         *,
         config: StreamConfig,
     ) -> None:
-        """Continue the streams from their checkpoints.
+        """Continue the streams from their checkpoints, the newest of which was appended at `checkpointed_seconds`.
 
-        Args:
-            checkpointed_seconds: When the newest checkpoint was appended. Earlier chunks may have been taken already.
+        Chunks appended earlier may have been taken already.
         """
         super().__init__(effects, topic, number, next_offset)
         self._config, self._checkpointed_seconds = config, checkpointed_seconds

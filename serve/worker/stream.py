@@ -126,9 +126,7 @@ class LiveStream:
     def close_idle(self, read_since: float) -> None:
         """Stop waiting for missing chunks, or end the epoch, if the stream has been silent for too long.
 
-        Args:
-            read_since: When its partition was last unreadable, by the monotonic clock: silence before that proves
-                nothing.
+        Silence before `read_since` proves nothing: its partition was unreadable then, by the monotonic clock.
         """
         now = self._effects.monotonic_seconds()
         if self._order.waiting_since is not None and now - max(self._taken_at, read_since) > MAX_WAITING_SECONDS:

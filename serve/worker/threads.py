@@ -59,11 +59,7 @@ class WorkerThreads(Effects):
         metrics: WorkerMetrics,
         spool: Path,
     ) -> None:
-        """Start the threads.
-
-        Args:
-            spool: A folder for downloads.
-        """
+        """Start the threads; downloads go to the folder `spool`."""
         self._settings, self._encoders, self._transcriber = settings, encoders, transcriber
         self._metrics, self._producer, self._spool = metrics, producer, spool
         self._topics = Topics(settings.kafka.topic_prefix)

@@ -106,9 +106,8 @@ class VideoFlow:
     ) -> None:
         """Begin with a video's first chunk, or go on with a later one.
 
-        Args:
-            first: Epoch and index of the first segment that is not final.
-            heard_from: Epoch and sample of the first sound that is still needed.
+        `first` is the epoch and index of the first segment that is not final, `heard_from` the epoch and sample of the
+        first sound that is still needed.
         """
         self.collection, self.video_id = collection, video_id
         self.uri, self.metadata = uri, dict(metadata or {})
