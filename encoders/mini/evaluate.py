@@ -31,7 +31,6 @@ class Evaluation:
 
 
 def evaluate_tower(tower: Tower, pictures: Pictures, sentence: SentenceEncoder) -> Evaluation:
-    """Evaluate a tower on pictures."""
     return evaluate_vectors(embed(tower, pictures.pixels), pictures.labels, sentence)
 
 

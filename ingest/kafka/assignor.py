@@ -28,7 +28,6 @@ class EachTopicEvenly(CooperativeStickyAssignor):  # type: ignore[misc]  # kafka
 
 
 def _only_topic(member: Any, topic: str) -> SimpleNamespace:
-    """Return a member as if it subscribed to no other topic."""
     metadata = member.metadata
     return SimpleNamespace(
         member_id=member.member_id,

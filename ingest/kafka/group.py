@@ -123,7 +123,6 @@ class GroupConsumer:
             return []
 
     def assignment(self) -> list[PartitionId]:
-        """Return the partitions that are ours."""
         return sorted((each.topic, each.partition) for each in self._consumer.assignment())
 
     def pause(self, partitions: Iterable[PartitionId]) -> None:

@@ -131,7 +131,6 @@ class PartitionReader:
                 raise BrokerUnavailable(self._config.servers, reason)
 
     def close(self) -> None:
-        """Disconnect."""
         self._consumer.close(timeout_ms=self._timeout_ms)
 
     def _ask_offsets(

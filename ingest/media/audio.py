@@ -51,7 +51,6 @@ class AudioTrack:
         self.error_count = 0
 
     def feed(self, packet: Packet[AudioStream], epoch: Epoch) -> Iterator[Sound]:
-        """Decode one packet of an epoch."""
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
             self._context.flush_buffers()

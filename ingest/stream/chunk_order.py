@@ -73,7 +73,6 @@ class ChunkOrder(Generic[Item]):
         return self._ready.popleft() if self._ready else None
 
     def give_up(self) -> None:
-        """Give up all missing chunks."""
         while self._waiting:
             self._skip()
 

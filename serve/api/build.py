@@ -126,7 +126,6 @@ def _make_services(
     reader: Catalog,
     editor: Catalog,
 ) -> tuple[SearchService, LibraryService, ModerationService]:
-    """Make the services of the API."""
     query_workers, call_workers = _make_workers(settings.server, metrics)
     spool = Spool(
         directory / FOLDER_NAME,

@@ -200,7 +200,6 @@ def describe_mistake(mistake: PolicyInvalid | None, *, is_whole: bool) -> str:
 
 
 def policy_message(policy: Policy) -> moderation.Policy:
-    """Write a policy."""
     return moderation.Policy(
         policy_id=policy.policy_id,
         label=policy.label,

@@ -117,7 +117,6 @@ class EventLog:
             behind = rows[-1][:-1]
 
     def count(self) -> int:
-        """Return the number of events."""
         ((count,),) = self.catalog.select("SELECT count(*) FROM events")
         return int(count)
 

@@ -90,7 +90,6 @@ class Client:
         self._moderation = ModerationServiceStub(self._channel)
 
     def close(self) -> None:
-        """Close the connection."""
         self._channel.close()
 
     def __enter__(self) -> Self:

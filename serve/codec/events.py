@@ -21,7 +21,6 @@ MAX_NAME_CHARS = 512
 
 
 def event_message(event: Event) -> stream_pb2.Event:
-    """Write an event."""
     return stream_pb2.Event(
         event_id=event.event_id,
         state=stream_pb2.Event.State.Value(f"STATE_{event.state}"),
@@ -91,7 +90,6 @@ def event_filter(violations: Violations, message: moderation_service_pb2.EventFi
 
 
 def event_filter_message(wanted: EventFilter) -> moderation_service_pb2.EventFilter:
-    """Write a filter of events."""
     return moderation_service_pb2.EventFilter(
         collections=wanted.collections or (),
         video_ids=wanted.video_ids,

@@ -229,7 +229,6 @@ def _match_value(message: search_service_pb2.VideoMatch) -> VideoAnswer:
 
 
 def search_response(answer: Answer, next_page_token: str = "") -> search_service_pb2.SearchVideosResponse:
-    """Write one page of a search."""
     return search_service_pb2.SearchVideosResponse(
         videos=map(_match_message, answer.videos),
         next_page_token=next_page_token,
@@ -245,7 +244,6 @@ def search_answer(message: search_service_pb2.SearchVideosResponse) -> Answer:
 
 
 def moments_response(answer: Answer, next_page_token: str = "") -> search_service_pb2.SearchMomentsResponse:
-    """Write one page of moments."""
     return search_service_pb2.SearchMomentsResponse(
         moments=map(moment_message, answer.moments),
         next_page_token=next_page_token,
@@ -266,7 +264,6 @@ def _channel_values(channels: Iterable[moment_pb2.Channel.ValueType]) -> tuple[s
 
 # ------------------------------------------------------------------ videos
 def ready_status(video: Video) -> VideoStatus:
-    """Return the status of a video that is indexed."""
     return VideoStatus(
         video_id=video.video_id,
         collection=video.collection,

@@ -83,7 +83,6 @@ class SegmentRecord:
 
     @property
     def key(self) -> bytes:
-        """The key of the segment's record."""
         return segment_key(self.collection, self.segment.segment_id)
 
 
@@ -122,7 +121,6 @@ def _reading(record: str) -> Iterator[None]:
 
 # ------------------------------------------------------------------ chunks and sources
 def chunk_bytes(chunk: Chunk) -> bytes:
-    """Return the record of a chunk."""
     message = stream_pb2.Chunk(
         collection=chunk.collection,
         stream_id=chunk.stream_id,
@@ -161,7 +159,6 @@ def read_chunk(data: bytes) -> Chunk:
 
 
 def source_bytes(source: Source) -> bytes:
-    """Return the record of a whole file."""
     return stream_pb2.Source(
         collection=source.collection,
         video_id=source.video_id,
@@ -195,7 +192,6 @@ def read_source(data: bytes) -> Source:
 
 # ------------------------------------------------------------------ segments
 def segment_bytes(record: SegmentRecord) -> bytes:
-    """Return the record of a segment."""
     segment, span = record.segment, record.segment.span
     return stream_pb2.Segment(
         segment_id=segment.segment_id,
@@ -358,7 +354,6 @@ def media_value(message: stream_pb2.Media) -> MediaInfo:
 
 # ------------------------------------------------------------------ deletions and dead letters
 def deletion_bytes(collection: str, video_id: str) -> bytes:
-    """Return the record of a video's deletion."""
     return stream_pb2.Deletion(collection=collection, video_id=video_id).SerializeToString()
 
 
@@ -374,7 +369,6 @@ def read_deletion(data: bytes) -> tuple[str, str]:
 
 
 def dead_letter_bytes(letter: DeadLetter) -> bytes:
-    """Return the record of a dead letter."""
     return stream_pb2.DeadLetter(
         topic=letter.topic,
         partition=letter.partition,

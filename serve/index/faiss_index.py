@@ -75,7 +75,6 @@ class VectorIndex:
         self._sealer: ShardSealer | None = None
 
     def __len__(self) -> int:
-        """Return the number of vectors in the index."""
         return sum(shard.live_count for shard in self._shards())
 
     def refresh(self, catalog: Catalog) -> None:

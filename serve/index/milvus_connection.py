@@ -69,7 +69,6 @@ class MilvusConnection:
         self._is_answering = True
 
     def close(self) -> None:
-        """Disconnect."""
         with self._lock:
             if self._client is not None:
                 self._client.close()

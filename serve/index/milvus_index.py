@@ -135,7 +135,6 @@ class MilvusIndex:
         return self._search(queries, k, rows)
 
     def close(self) -> None:
-        """Disconnect."""
         self._connection.close()
 
     @property

@@ -73,7 +73,6 @@ class Shard:
         return {int(row): float(self.stamps[at]) for row, at in zip(rows, first, strict=True) if row >= 0}
 
     def remove_videos(self, rows: set[int]) -> None:
-        """Remove all rows of some videos."""
         self._remove(np.isin(self.owners, list(rows)))
 
     def remove_ids(self, ids: NDArray[np.int64]) -> None:

@@ -46,7 +46,6 @@ class OpenBatches:
             self._transcribe()
 
     def encode(self) -> None:
-        """Encode both batches as they are."""
         self._encode_frames()
         self._transcribe()
 

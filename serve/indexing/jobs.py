@@ -225,7 +225,6 @@ class JobQueue:
         ]  # fmt: skip
 
     def counts(self) -> dict[JobState, int]:
-        """Return the number of jobs in each state."""
         counts = dict.fromkeys(JobState, 0)
         counts.update((JobState(state), count) for state, count in
                      self.catalog.select("SELECT state, count(*) FROM jobs GROUP BY state"))  # fmt: skip

@@ -123,7 +123,6 @@ class IndexRun:
     # ---- decoding threads ----
 
     def _decode_all(self, remaining: Iterator[Input], pool: DecodePool) -> None:
-        """Decode inputs until none remain."""
         try:
             while not self.stopping.is_set():
                 work = self._take_next(remaining)

@@ -73,7 +73,6 @@ class LiveEdit:
         return self._put_at(self._video(row), position, record)
 
     def remove_segment(self, segment_id: str, collection: str) -> ChangeOutcome:
-        """Remove the segment of a tombstone."""
         segment_rows = self._edit.execute(
             "SELECT segments.id FROM segments JOIN videos ON videos.row = video_row WHERE segment_id = ?1"
             " AND added_time IS NOT NULL AND fingerprint = ?2 AND collection = ?3",

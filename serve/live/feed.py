@@ -100,7 +100,6 @@ class Feed:
             yield TopicReader(reader, (self._topics.deletions, self._topics.segments), positions)
 
     def start(self) -> None:
-        """Start the thread."""
         self._materialiser.start()
 
     def delete(self, collection: str, video_id: str, seconds: float) -> None:

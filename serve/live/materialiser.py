@@ -113,7 +113,6 @@ class Materialiser:
         )
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:

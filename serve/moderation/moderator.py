@@ -147,7 +147,6 @@ class Moderator(Background):
         )  # fmt: skip
 
     def _book_of(self, collection: str) -> Rulebook:
-        """Return the rulebook of a collection."""
         if collection not in self._books:
             policies = self.policies.policies or Policies(version="", policies=())
             self._books[collection] = Rulebook(policies, collection, self.engine.visual, self.engine.fingerprint)

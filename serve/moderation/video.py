@@ -232,7 +232,6 @@ class VideoScorer:
         self.is_over = True
 
     def events(self, video: Video, findings: Sequence[Finding]) -> list[Event]:
-        """Return the event of each finding."""
         return [event_of_finding(video, self.book, finding) for finding in findings]
 
 

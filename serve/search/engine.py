@@ -298,7 +298,6 @@ class Engine:
         return candidates
 
     def _rank_visual_moments(self, scored: Sequence[ScoredVideo], query: Query, target: Target) -> list[Candidate]:
-        """Return the candidates of the visual channel, ranked."""
         admits_span = query.filter.admits_span
         candidates, scores = [], []
         for video in scored:

@@ -81,7 +81,6 @@ class Library:
 
     @cached_property
     def engine(self) -> Engine:
-        """The query engine over this directory."""
         return Engine(self.catalog, self.encoders, self.directory, self.settings)
 
     def search(self, query: Query) -> Answer:
@@ -160,7 +159,6 @@ class Library:
         return self.catalog.video(video_id)
 
     def transcript(self, video: Video) -> list[Utterance]:
-        """Return the utterances of a video, in order."""
         return self.catalog.utterances(video.row)
 
     def thumbnail(self, video: Video, at_seconds: float) -> tuple[float, bytes] | None:

@@ -82,7 +82,6 @@ class VideoFrames:
             self.pts_seconds = np.concatenate([np.empty(0), *(each.pts_seconds for each in frames)])
 
     def __len__(self) -> int:
-        """Return the number of frames."""
         return len(self.vectors)
 
     @property

@@ -87,7 +87,6 @@ class Publisher:
         self._await_acknowledged(0)
 
     def close(self) -> None:
-        """Close the connection."""
         self._producer.close(CLOSE_SECONDS)
 
     def _await_acknowledged(self, max_count: int) -> None:

@@ -328,7 +328,6 @@ def clock_of(checkpoint: stream_pb2.Checkpoint) -> ClockState:
 
 
 def checkpoint_key(topic: str, collection: str, stream_id: str) -> bytes:
-    """Return the key of a stream's checkpoints."""
     return b"/".join((topic.encode(), video_key(collection, stream_id)))
 
 

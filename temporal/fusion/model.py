@@ -70,7 +70,6 @@ class TokenBatch:
         )
 
     def to(self, device: str) -> "TokenBatch":
-        """Move to a device."""
         return TokenBatch(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
 

@@ -80,7 +80,6 @@ class TrainingSet:
         return digest.hexdigest()[:16]
 
     def of_videos(self, chosen: Sequence[int]) -> "TrainingSet":
-        """Return the chosen videos and their captions."""
         positions = {video: position for position, video in enumerate(chosen)}
         rows = [row for row, caption in enumerate(self.captions) if caption.video in positions]
         return TrainingSet(
