@@ -31,7 +31,7 @@ class SpeechConfig:
     batch_count: int = 16  # windows of speech transcribed together, shared out among the cores
     max_window_seconds: float = 30.0  # longest window of speech, from 2 to 30, Whisper's receptive field
     vad_threshold: float = 0.5  # probability of voice above which a sound is speech
-    # Whisper's probability of silence, above which a window of improbable words is dropped; Whisper's default
+    # Whisper's probability of silence above which words must reach `min_avg_logprob` / 4; Whisper's default
     max_no_speech_prob: float = 0.6
     min_avg_logprob: float = -1.0  # mean log-probability below which words are guesses and dropped; Whisper's default
 

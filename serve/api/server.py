@@ -39,7 +39,7 @@ from serve.values import Video
 
 logger = logging.getLogger(__name__)
 
-REFRESH_SECONDS = 0.5  # between two looks at the catalog: what another process indexed is found within two seconds
+REFRESH_SECONDS = 0.5  # between two looks at the catalog; a refresh here spares the next question the wait
 BUSY_SECONDS = 1.0  # between two tries to open a new data directory that another process is filling
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name

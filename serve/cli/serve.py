@@ -38,7 +38,7 @@ def serve(listen: str | None, servers: str | None, data: Path | None, config: Pa
     """Serve a library over gRPC.
 
     Prints its address. Logs go to standard error. Videos that another process indexes into the same library are found
-    within two seconds.
+    by the next question.
     """
     directory, settings = load_library_settings(data, config)
     if listen is not None:
