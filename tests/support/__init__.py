@@ -1,4 +1,4 @@
-"""What tests share: fakes, makers of media and rows, processes, and a Kafka broker."""
+"""Code that tests share: fakes, makers of media and rows, processes, and a Kafka broker."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A server for bad requests: a film and a sound in it, ways to send requests of any kind, and what came of them."""
+"""A server for the tests of bad requests, with a film and a sound; ways to send it requests, and their outcomes."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.running import Running, running
 from support.waiting import HANG_SECONDS, wait_until
 
-MAX_CALL_SECONDS = 0.5  # of a call without a deadline
+MAX_CALL_SECONDS = 0.5  # of a call that has no deadline
 MAX_MESSAGE_BYTES = 10 << 20
 MAX_UPLOAD_BYTES = 100_000
 NO_WORKER = ["sh", "-c", "exec cat"]  # jobs wait until a test does them
@@ -42,7 +42,7 @@ TOO_LARGE = ("RESOURCE_EXHAUSTED", "LIMIT_EXCEEDED")
 # ------------------------------------------------------------------ the server
 @dataclass(kw_only=True)
 class World:
-    """A server with a film and a sound in it, and ways to ask it."""
+    """A server with a film and a sound, and ways to send it requests."""
 
     running: Running
     directory: Path
@@ -70,7 +70,7 @@ class World:
     def upload(self, messages: Iterable[library_pb2.UploadVideoRequest]) -> Any:
         return self.library.UploadVideo(iter(messages), timeout=HANG_SECONDS).video
 
-    def listed(self, **fields: Any) -> Any:
+    def list_videos(self, **fields: Any) -> Any:
         return self.library.ListVideos(library_pb2.ListVideosRequest(**fields), timeout=HANG_SECONDS)
 
     def get(self, method: str, video_id: str, **fields: Any) -> Any:
@@ -88,8 +88,8 @@ class World:
         folder = self.directory / "uploads"
         return [path.name for path in folder.iterdir()] if folder.exists() else []
 
-    def settled(self, video: Any) -> Any:
-        """Do all jobs, as the ingest worker does, and return how a video fared."""
+    def index_all(self, video: Any) -> Any:
+        """Do all jobs, as the ingest worker does, and return the status of a video."""
         job_worker.JobWorker(self.directory, self.settings).work_until_released()
         wait_until(lambda: self.status(video).state != library_pb2.Video.STATE_PROCESSING)
         return self.status(video)
@@ -115,7 +115,7 @@ def write_sound(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(folder: Path) -> Iterator[World]:
+def serve_world(folder: Path) -> Iterator[World]:
     """Run a server with a film and a sound, on one thread for questions, with small limits."""
     films = folder / "films"
     films.mkdir()
@@ -148,10 +148,10 @@ def opened(folder: Path) -> Iterator[World]:
             )
 
 
-# ------------------------------------------------------------------ requests and what comes of them
+# ------------------------------------------------------------------ requests and their outcomes
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a request."""
+    """The answer or the error of a request."""
 
     code: str
     reason: str = ""
@@ -160,7 +160,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bad:
-    """A request that cannot be answered, and what the server says instead.
+    """A request that cannot be answered, and the error that the server returns.
 
     Attributes:
         message: Its beginning, where gRPC and not the server wrote it; None: whatever gRPC says.
@@ -174,7 +174,7 @@ class Bad:
 
 
 def outcome(world: World, row: Bad) -> Outcome:
-    """Send a bad request, and say what came of it; names that differ from run to run are left out."""
+    """Send a request and return its outcome, with fixed names in place of those that differ from run to run."""
     try:
         answer = row.send(world)
     except grpc.RpcError as error:
@@ -193,7 +193,7 @@ def outcome(world: World, row: Bad) -> Outcome:
 
 
 def check_refusal(row: Bad, world: World) -> None:
-    """Send a bad request, compare what comes of it, and see that the server goes on and nothing is left."""
+    """Send a bad request and compare its outcome; check that the server still answers and that nothing is left."""
     found = outcome(world, row)
     assert (found.code, found.reason) == (row.code, row.reason)
     assert row.message in (None, found.message)

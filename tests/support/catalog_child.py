@@ -24,7 +24,7 @@ from support.sample_catalog import check, frames, new_video, put_version
 
 
 def write(directory: Path) -> None:
-    """Replace videos for ever, and say which version of which is finished."""
+    """Replace videos for ever; print the name and the version of each finished video."""
     with Catalog.open_writer(directory) as catalog:
         known = {video.video_id: int(video.duration_seconds) for video in catalog.videos()}
         print("ready", flush=True)

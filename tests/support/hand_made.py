@@ -55,7 +55,7 @@ def stream(
     """Cut a stream of one picture a second, as far as it is known, into segments; the last one is open until it ended.
 
     Args:
-        said: What is said, by when it begins.
+        said: Texts of the utterances, by the second at which each begins.
         appended: When the chunk of media time zero was appended; the others followed in real time.
     """
     found, count = [], len(colours)

@@ -1,7 +1,7 @@
 """The ingest worker with the tests' exact encoders, a process of its own: ingest_child.py --data DIR.
 
-$TEST_IDLE_EXIT_SECONDS shortens its patience; a video whose picture is all $TEST_FATAL_COLOUR kills it, as a bug in a
-library would; $TEST_SLOW_SECONDS is what encoding one batch takes; each batch first makes the file $TEST_ENCODING_FILE.
+Environment: $TEST_IDLE_EXIT_SECONDS is the time without a job until it ends. A picture that is all $TEST_FATAL_COLOUR
+kills it, as a bug in a library would. Encoding a batch takes $TEST_SLOW_SECONDS, and first makes $TEST_ENCODING_FILE.
 """
 
 import os
@@ -27,7 +27,7 @@ FATAL_COLOUR = os.environ.get("TEST_FATAL_COLOUR")
 
 
 class PerilousEncoder(fakes.ColourEncoder):
-    """Is slow, and dies of one colour."""
+    """An encoder that is slow and kills the process at one colour."""
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if ENCODING_FILE is not None:

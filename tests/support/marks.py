@@ -16,5 +16,5 @@ def first_quick(cases: Iterable[Any], count: int = 1) -> list[Any]:
 
 
 def is_required(what: str) -> bool:
-    """Whether $KINODEX_REQUIRE (a comma list) names `what`, so that its absence is a failure, not a skip."""
+    """Return whether $KINODEX_REQUIRE, a list with commas, names `what`: then its absence is a failure, not a skip."""
     return what in os.environ.get("KINODEX_REQUIRE", "").split(",")

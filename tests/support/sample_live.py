@@ -15,11 +15,11 @@ from support.sample_catalog import FINGERPRINT, MEDIA, WIDTH, unit
 from temporal.values import Segment, TimeSpan
 
 STRIDE, LENGTH = 8, 16  # seconds, as temporal.window cuts
-LIVE_MEDIA = replace(MEDIA, duration_seconds=None)  # what no stream has
+LIVE_MEDIA = replace(MEDIA, duration_seconds=None)  # a stream has no duration
 STARTED = 1_700_000_000.0  # when the streams began, by all clocks
 
 
-def said(text: str, start_seconds: float, epoch: int = 0) -> Utterance:
+def make_utterance(text: str, start_seconds: float, epoch: int = 0) -> Utterance:
     words = tuple(
         Word(text=word, start_seconds=start_seconds + 0.25 * n, end_seconds=start_seconds + 0.25 * n + 0.125,
              probability=0.5)
@@ -32,7 +32,7 @@ def said(text: str, start_seconds: float, epoch: int = 0) -> Utterance:
 
 
 def vector_at(video_id: str, seconds: float, width: int = WIDTH) -> NDArray[np.float32]:
-    """What is seen at a second of a stream: always the same."""
+    """Return the vector of the picture at a second of a stream: always the same one."""
     seed = (sum(video_id.encode()), int(seconds))
     vector = np.random.default_rng(seed).standard_normal(width).astype(np.float32)
     return unit(vector).astype(np.float16).astype(np.float32)
@@ -61,9 +61,9 @@ def live_segment(
 
     Args:
         known_seconds: Where the epoch ends as far as is known, from its start; None: beyond the segment.
-        texts: What is said, an utterance a stride; None: two of them, whose words name the second.
+        texts: Of the utterances, one in each stride; None: two utterances whose words name their second.
         recorded_from: The wall clock at media time 0.
-        appended: Of the oldest record; None: when it was recorded.
+        appended: Append time of the oldest record; None: the time when it was recorded.
     """
     start = epoch_start + STRIDE * index
     end = start + LENGTH if known_seconds is None else min(start + LENGTH, epoch_start + known_seconds)
@@ -71,7 +71,7 @@ def live_segment(
     pictures = [vector_at(video_id, second, width) for second in seconds]
     strides = [at for at in (start, start + STRIDE) if at + 3 <= end]
     utterances = [
-        said(f"second {int(at)} of {video_id}" if texts is None else text, at + 1, epoch)
+        make_utterance(f"second {int(at)} of {video_id}" if texts is None else text, at + 1, epoch)
         for at, text in zip(strides, texts if texts is not None else strides, strict=False)
     ]
     new_from = start if index == 0 else start + STRIDE
@@ -130,7 +130,7 @@ def camera(
     pixels = [np.full((1, 1, 3), np.array(COLOURS[(seen or {}).get(int(at), colour)]) * 255) for at in times]
     vectors = ColourEncoder().encode_frames(np.array(pixels))
     span = plain.segment.span
-    spoken = [said(text, at) for at, text in sorted((heard or {}).items())
+    spoken = [make_utterance(text, at) for at, text in sorted((heard or {}).items())
               if at < span.end_seconds and at + 1.5 > span.start_seconds and is_final]  # fmt: skip
     new_from = span.start_seconds + (8 if index else 0)
     return replace(

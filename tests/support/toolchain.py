@@ -37,7 +37,7 @@ def grpcurl() -> Path:
     Raises:
         ToolMissing: If there is no Go, or no network to fetch modules from.
     """
-    with building("go") as folder:
+    with lock_folder("go") as folder:
         fetch_modules(folder)
         go_build(folder, GRPCURL)
         return folder / "bin" / "grpcurl"
@@ -49,7 +49,7 @@ def go_client() -> Path:
     Raises:
         ToolMissing: If there is no Go, or no network to fetch modules from.
     """
-    with building("go") as folder:
+    with lock_folder("go") as folder:
         fetch_modules(folder)
         go_build(folder, *PLUGINS)
         generate_stubs(folder)
@@ -111,7 +111,7 @@ def node_events() -> list[str]:
 
 def node_program(name: str) -> list[str]:
     """Install what the programs in node/ need."""
-    with building("node") as folder:
+    with lock_folder("node") as folder:
         for file in ("package.json", "package-lock.json", name):
             shutil.copy(HERE / "node" / file, folder)
         wanted, installed = (folder / "package-lock.json").read_text(), folder / "installed"
@@ -119,13 +119,13 @@ def node_program(name: str) -> list[str]:
             command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
             fetch("the npm packages", command, folder)
             installed.write_text(wanted)
-        return [found("node"), str(folder / name)]
+        return [find_program("node"), str(folder / name)]
 
 
 # ------------------------------------------------------------------ one step
 @contextmanager
-def building(name: str) -> Iterator[Path]:
-    """Give a folder of the cache that nobody else builds in meanwhile."""
+def lock_folder(name: str) -> Iterator[Path]:
+    """Yield a folder of the cache, locked against other processes that build in it."""
     folder = CACHE / name
     folder.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as lock:
@@ -133,7 +133,7 @@ def building(name: str) -> Iterator[Path]:
         yield folder
 
 
-def found(program: str) -> str:
+def find_program(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise ToolMissing(f"{program} is not installed")
@@ -146,7 +146,7 @@ def fetch(what: str, command: Sequence[str], folder: Path) -> None:
     Raises:
         ToolMissing: If it fails, with the last that it said.
     """
-    done = run([found(command[0]), *command[1:]], folder)
+    done = run([find_program(command[0]), *command[1:]], folder)
     if done.returncode != 0:
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise ToolMissing(f"{what} cannot be fetched: {' '.join(said[-3:]) or f'exit status {done.returncode}'}")

@@ -38,8 +38,8 @@ def utterance(start: float, end: float) -> Utterance:
     )  # fmt: skip
 
 
-def whole(videos: list[TrainingVideo], captions: NDArray[np.float32]) -> TrainingSet:
-    """Give each video a caption of all of it."""
+def with_whole_captions(videos: list[TrainingVideo], captions: NDArray[np.float32]) -> TrainingSet:
+    """Give each video a caption that spans all of it."""
     return TrainingSet(
         videos=videos,
         captions=[
@@ -53,13 +53,13 @@ def whole(videos: list[TrainingVideo], captions: NDArray[np.float32]) -> Trainin
 def noisy(
     vector: NDArray[np.float32], count: int, drawn: np.random.Generator, spread: float = 0.1
 ) -> NDArray[np.float32]:
-    """Return frames that show about the same thing."""
+    """Return frames that show nearly the same thing."""
     frames = vector + spread * drawn.normal(size=(count, len(vector))).astype(np.float32)
     return (frames / np.linalg.norm(frames, axis=1, keepdims=True)).astype(np.float32)
 
 
-def ordered(count: int, *, seed: int = 3) -> TrainingSet:
-    """Return pairs of clips that show two things in either order; a caption leans to what it names first.
+def ordered_pairs(count: int, *, seed: int = 3) -> TrainingSet:
+    """Return pairs of clips that show two things in either order; a caption is nearer to the thing it names first.
 
     The frames of both clips of a pair are the same, so their mean cannot tell which caption is whose.
     """
@@ -72,10 +72,10 @@ def ordered(count: int, *, seed: int = 3) -> TrainingSet:
             videos.append(video(f"{n}/{first}", np.concatenate([shown[first], shown[second]])))
             captions.append(1.5 * things[2 * n + first] + 0.5 * things[2 * n + second])
     vectors = np.stack(captions).astype(np.float32)
-    return whole(videos, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return with_whole_captions(videos, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-def told_apart(found: NDArray[np.float32], captions: NDArray[np.float32]) -> float:
+def share_nearest_to_own(found: NDArray[np.float32], captions: NDArray[np.float32]) -> float:
     """Return the share of clips that are nearer to their own caption than to that of their pair's other clip."""
     own = (found * captions).sum(axis=1)
     other = (found * captions.reshape(-1, 2, captions.shape[1])[:, ::-1].reshape(captions.shape)).sum(axis=1)

@@ -1,6 +1,6 @@
 """The command with the tests' exact encoders, a process of its own: worker_child.py worker --kafka SERVERS.
 
-$TEST_SLOW_SECONDS is what encoding one batch takes.
+Encoding one batch takes $TEST_SLOW_SECONDS.
 """
 
 import os
@@ -22,7 +22,7 @@ SLOW_SECONDS = float(os.environ.get("TEST_SLOW_SECONDS", "0"))
 
 
 class SlowEncoder(fakes.ColourEncoder):
-    """Takes its time."""
+    """An encoder that takes SLOW_SECONDS for a batch."""
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         time.sleep(SLOW_SECONDS)

@@ -1,4 +1,4 @@
-"""What streams and partitions of a worker are tested with: effects without threads, broker or clock, and made-up media.
+"""Fakes for tests of a worker's streams and partitions: effects without threads, broker or clock, and made-up media.
 
 A picture a second and speech in ten seconds of fifteen, both told apart by their times.
 """
@@ -31,7 +31,7 @@ MEDIA = MediaInfo(
     rotation_degrees=0, frame_rate_fps=25.0,
 )  # fmt: skip
 PIXELS = np.zeros((1, 1, 3), np.uint8)
-PREROLL_SECONDS = 0.1  # of sound that is in the chunk before too
+PREROLL_SECONDS = 0.1  # sound that the chunk before has too
 
 
 class LoudnessNet:
@@ -60,7 +60,7 @@ def words_of(speech: TrackedSpeech) -> list[Utterance]:
     ]  # fmt: skip
 
 
-def decoded_chunk(start: float, seconds: float) -> list[Decoded]:
+def decode_chunk_alone(start: float, seconds: float) -> list[Decoded]:
     """Return what decoding a chunk alone yields: a picture a second, and ten seconds in fifteen that are loud."""
     end, zero = start + seconds, math.floor(start) - 16
     times = sorted({max(float(tick), start) for tick in range(math.ceil(start - 0.5), math.ceil(end))})
@@ -183,5 +183,5 @@ class FakeEffects(Effects):
         for delivery in self.deliveries:
             delivery.is_acknowledged |= not topics or delivery.topic in topics
 
-    def sent(self, topic: str) -> Sequence[FakeDelivery]:
+    def deliveries_to(self, topic: str) -> Sequence[FakeDelivery]:
         return [delivery for delivery in self.deliveries if delivery.topic == topic]

@@ -37,7 +37,7 @@ def cut(path: Path, stream_id: str, *, collection: str = "cams", session: int = 
 
 
 class Topic:
-    """The topics of one test, and what is in them."""
+    """The topics of one test and their records."""
 
     def __init__(self, servers: str, prefix: str, *, partition_count: int = 2, **kafka: Any) -> None:
         self.config = KafkaConfig(
@@ -72,7 +72,7 @@ class Topic:
 
     # ---- out
 
-    def kept(self, topic: str) -> list[Record]:
+    def records_of(self, topic: str) -> list[Record]:
         """Return all records of a topic, by partition."""
         with PartitionReader(self.config) as reader:
             return [
@@ -80,13 +80,13 @@ class Topic:
             ]
 
     def revisions(self) -> list[SegmentRecord]:
-        """Return all that was published, by partition."""
-        return [read_segment(record.value) for record in self.kept(self.names.segments) if record.value]
+        """Return all published segments of every revision, by partition."""
+        return [read_segment(record.value) for record in self.records_of(self.names.segments) if record.value]
 
     def segments(self, *stream_ids: str) -> dict[str, SegmentRecord]:
-        """Return what a consumer keeps: of each segment the highest revision."""
+        """Return the highest revision of each segment, as a consumer keeps it."""
         found: dict[str, SegmentRecord] = {}
-        for record in self.kept(self.names.segments):
+        for record in self.records_of(self.names.segments):
             name = record.key.decode()
             if record.value is None:
                 found.pop(name, None)
@@ -101,10 +101,10 @@ class Topic:
         return {one.video_id for one in self.segments().values() if one.is_last} >= set(stream_ids)
 
     def dead_letters(self) -> list[stream_pb2.DeadLetter]:
-        return [stream_pb2.DeadLetter.FromString(one.value or b"") for one in self.kept(self.names.deadletter)]
+        return [stream_pb2.DeadLetter.FromString(one.value or b"") for one in self.records_of(self.names.deadletter)]
 
     def lag(self) -> int:
-        """Return how many records of chunks and sources the group has not committed."""
+        """Return the count of records of chunks and sources that the group has not committed."""
         consumer = KafkaConsumer(
             bootstrap_servers=list(self.config.servers), group_id=f"{self.config.topic_prefix}-workers",
             enable_auto_commit=False,
@@ -172,7 +172,7 @@ class Threaded:
 
 
 @contextlib.contextmanager
-def working(topic: Topic, folder: Path, settings: Settings | None = None, **worker: Any) -> Iterator[Threaded]:
+def worker_in_thread(topic: Topic, folder: Path, settings: Settings | None = None, **worker: Any) -> Iterator[Threaded]:
     """Run a worker until the block ends; keywords are WorkerConfig's."""
     settings = settings or topic.settings(**worker)
     transcriber, encoders = load_for_indexing(settings, None)
@@ -208,9 +208,9 @@ class Child:
 
     def wait_until_ready(self) -> None:
         assert self.process.stdout is not None
-        assert self.process.stdout.readline().startswith("working "), self.said()
+        assert self.process.stdout.readline().startswith("working "), self.log_text()
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text()
 
     def terminate(self) -> int:
@@ -228,8 +228,8 @@ class Child:
         self.process.stdout.close()
 
 
-def told(record: SegmentRecord) -> dict[str, object]:
-    """Return what must be the same however a segment came about."""
+def comparable(record: SegmentRecord) -> dict[str, object]:
+    """Return the parts of a segment that do not depend on how the work was interrupted."""
     return {
         "id": record.segment.segment_id,
         "span": (round(record.segment.span.start_seconds, 3), round(record.segment.span.end_seconds, 3)),
@@ -244,7 +244,7 @@ def told(record: SegmentRecord) -> dict[str, object]:
     }
 
 
-def final(found: dict[str, SegmentRecord]) -> list[dict[str, object]]:
-    """Return what is to be compared of final segments; all must be."""
+def comparable_finals(found: dict[str, SegmentRecord]) -> list[dict[str, object]]:
+    """Check that all segments are final, and return the parts of them to compare."""
     assert [name for name, one in found.items() if not one.is_final] == []
-    return [told(one) for one in found.values()]
+    return [comparable(one) for one in found.values()]

@@ -35,8 +35,8 @@ from support.bad_requests import (
     World,
     check_refusal,
     example,
-    opened,
     outcome,
+    serve_world,
     words,
 )
 from support.waiting import HANG_SECONDS
@@ -50,14 +50,14 @@ TOKEN_INVALID = ("INVALID_ARGUMENT", "PAGE_TOKEN_INVALID", "page_token: is not t
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with opened(tmp_path_factory.mktemp("bad")) as started:
+    with serve_world(tmp_path_factory.mktemp("bad")) as started:
         yield started
 
 
 # ------------------------------------------------------------------ page tokens
 def first_page(world: World) -> str:
     """Return the token of a list's second page."""
-    token: str = world.listed(page_size=1).next_page_token
+    token: str = world.list_videos(page_size=1).next_page_token
     assert token
     return token
 
@@ -65,7 +65,7 @@ def first_page(world: World) -> str:
 def altered(world: World) -> Any:
     token = first_page(world)
     at = len(token) // 2
-    return world.listed(page_token=token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :])
+    return world.list_videos(page_token=token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :])
 
 
 def token_of(
@@ -255,20 +255,20 @@ REQUESTS: list[Bad] = [
         "page_size: must not be negative, got -1",
     ),
     # ---- page tokens
-    Bad("a text that is not a page token", lambda w: w.listed(page_token="2"), *TOKEN_INVALID),
+    Bad("a text that is not a page token", lambda w: w.list_videos(page_token="2"), *TOKEN_INVALID),
     Bad("a page token, altered", altered, *TOKEN_INVALID),
-    Bad("a page token, cut off", lambda w: w.listed(page_token=first_page(w)[:-4]), *TOKEN_INVALID),
-    Bad("a page token of 100,000 characters", lambda w: w.listed(page_token="A" * 100_000), *TOKEN_INVALID),
+    Bad("a page token, cut off", lambda w: w.list_videos(page_token=first_page(w)[:-4]), *TOKEN_INVALID),
+    Bad("a page token of 100,000 characters", lambda w: w.list_videos(page_token="A" * 100_000), *TOKEN_INVALID),
     Bad(
         "a page token of another request",
-        lambda w: w.listed(page_token=first_page(w), collection="default"),
+        lambda w: w.list_videos(page_token=first_page(w), collection="default"),
         *TOKEN_INVALID,
     ),
     Bad("a page token of another method", lambda w: w.moments(words(), page_token=first_page(w)), *TOKEN_INVALID),
-    Bad("a page token of another caller", lambda w: w.listed(page_token=list_token(w, LAPTOP)), *TOKEN_INVALID),
+    Bad("a page token of another caller", lambda w: w.list_videos(page_token=list_token(w, LAPTOP)), *TOKEN_INVALID),
     Bad(
         "a page token of another server",
-        lambda w: w.listed(page_token=list_token(w, EVERYBODY, bytes(32))),
+        lambda w: w.list_videos(page_token=list_token(w, EVERYBODY, bytes(32))),
         *TOKEN_INVALID,
     ),
     Bad(
@@ -279,10 +279,15 @@ REQUESTS: list[Bad] = [
         "the page token has expired: ask for the first page again",
     ),
     # ---- videos
-    Bad("a page of -1 videos", lambda w: w.listed(page_size=-1), *INVALID, "page_size: must not be negative, got -1"),
+    Bad(
+        "a page of -1 videos",
+        lambda w: w.list_videos(page_size=-1),
+        *INVALID,
+        "page_size: must not be negative, got -1",
+    ),
     Bad(
         "a list of an unknown collection",
-        lambda w: w.listed(collection="nowhere"),
+        lambda w: w.list_videos(collection="nowhere"),
         "NOT_FOUND",
         "COLLECTION_NOT_FOUND",
         "no collection nowhere",
@@ -345,6 +350,6 @@ def markdown(world: World) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary, opened(Path(temporary)) as started:
+    with tempfile.TemporaryDirectory() as temporary, serve_world(Path(temporary)) as started:
         for line in markdown(started):
             print(line, flush=True)

@@ -23,7 +23,7 @@ from support.bad_requests import (
     Outcome,
     World,
     check_refusal,
-    opened,
+    serve_world,
 )
 from support.waiting import HANG_SECONDS, wait_until
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with opened(tmp_path_factory.mktemp("bad")) as started:
+    with serve_world(tmp_path_factory.mktemp("bad")) as started:
         yield started
 
 
@@ -105,7 +105,7 @@ class Relay:
 
 def cut_off(world: World, library: LibraryServiceStub, cut: Callable[[Any], None]) -> Any:
     """Send the beginning of an upload and then cut it off; nothing may be left of it."""
-    messages, before = Waiting(header(), data(b"beginning")), world.listed()
+    messages, before = Waiting(header(), data(b"beginning")), world.list_videos()
     call = library.UploadVideo.future(iter(messages), timeout=HANG_SECONDS)
     try:
         wait_until(lambda: any((world.directory / "uploads" / name).stat().st_size for name in world.uploads))
@@ -113,7 +113,7 @@ def cut_off(world: World, library: LibraryServiceStub, cut: Callable[[Any], None
         wait_until(lambda: not world.uploads)
     finally:
         messages.is_over.set()
-    assert world.listed() == before
+    assert world.list_videos() == before
     return Outcome(code=call.code().name)
 
 
@@ -128,7 +128,7 @@ def spool_full(world: World) -> Any:
 
 def text_file(world: World) -> Any:
     content = b"These are words, and no pictures.\n" * 20
-    return world.settled(world.upload([header("letter.txt", video_id="letter"), data(content)]))
+    return world.index_all(world.upload([header("letter.txt", video_id="letter"), data(content)]))
 
 
 def reused(world: World) -> Any:
@@ -141,7 +141,7 @@ def reused(world: World) -> Any:
 
 
 def metadata_service(world: World) -> Any:
-    return world.settled(world.ingest("http://169.254.169.254/latest/meta-data/"))
+    return world.index_all(world.ingest("http://169.254.169.254/latest/meta-data/"))
 
 
 UPLOADS: list[Bad] = [

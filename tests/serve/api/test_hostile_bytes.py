@@ -16,8 +16,8 @@ from support.bad_requests import (
     Bad,
     World,
     check_refusal,
-    opened,
     outcome,
+    serve_world,
 )
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with opened(tmp_path_factory.mktemp("bad")) as started:
+    with serve_world(tmp_path_factory.mktemp("bad")) as started:
         yield started
 
 
@@ -56,7 +56,7 @@ PLAYLIST = b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 
 
 def film_as_picture(world: World) -> Any:
-    film = next(Path(one.uri) for one in world.listed().videos if one.video_id == world.film_id)
+    film = next(Path(one.uri) for one in world.list_videos().videos if one.video_id == world.film_id)
     return world.moments(moment_pb2.Query(image=film.read_bytes()))
 
 

@@ -22,7 +22,7 @@ from serve.retention import Limit, Retention
 from serve.values import Filter, Video
 from support.marks import first_quick
 from support.sample_catalog import FINGERPRINT, MEDIA, SPACE, check, frames, new_video, put, put_version
-from support.sample_live import LENGTH, LIVE_MEDIA, STARTED, STRIDE, live_segment, said
+from support.sample_live import LENGTH, LIVE_MEDIA, STARTED, STRIDE, live_segment, make_utterance
 from temporal.values import TimeSpan
 
 NOW = STARTED + 1e6
@@ -151,7 +151,7 @@ def test_the_highest_revision_stays(live: LiveRows, catalog: Catalog) -> None:
 def test_a_late_revision_of_an_early_segment_keeps_everything_in_order(live: LiveRows, catalog: Catalog) -> None:
     put_live(live, *(live_segment(n, texts=["a", "b"], is_final=False) for n in range(5)))
     late = live_segment(1)
-    many = tuple(said(f"word{n}", 16.5 + n) for n in range(5))
+    many = tuple(make_utterance(f"word{n}", 16.5 + n) for n in range(5))
     more = replace(
         late, utterances=(late.utterances[0], *many), utterance_vectors=late.utterance_vectors[[0, 1, 1, 1, 1, 1]],
         revision=99,

@@ -9,7 +9,7 @@ import pytest
 from encoders.values import Utterance, Word
 from serve.moderation.policies import Policies, Policy
 from serve.moderation.video import Finding, Rulebook, VideoScorer
-from support.sample_live import said
+from support.sample_live import make_utterance
 
 POLICIES = Policies(
     version="1",
@@ -32,7 +32,7 @@ def talk(seed: int) -> list[tuple[int, Utterance]]:
         words = rng.choices(["the", "fire", "flood", "is", "coming", "on", "way", "nothing"], k=rng.randrange(1, 12))
         step = rng.uniform(0.2, 1.5)
         times = [at + step * k for k in range(len(words) + 1)]
-        plain = said(" ".join(words), at, epoch=n // 25)
+        plain = make_utterance(" ".join(words), at, epoch=n // 25)
         spoken = tuple(
             Word(text=word, start_seconds=start, end_seconds=end, probability=0.5)
             for word, start, end in zip(words, times, times[1:], strict=False)
@@ -71,7 +71,14 @@ def test_words_give_the_same_events_however_the_watermark_moves(seed: int) -> No
 def test_words_said_again_within_the_cooldown_are_one_event() -> None:
     scorer = VideoScorer(book())
     found = list(
-        scorer.add_utterances([(0, said("fire", 1.0)), (1, said("fire and fire", 4.0)), (2, said("fire", 20.0))], 60.0)
+        scorer.add_utterances(
+            [
+                (0, make_utterance("fire", 1.0)),
+                (1, make_utterance("fire and fire", 4.0)),
+                (2, make_utterance("fire", 20.0)),
+            ],
+            60.0,
+        )
     )
 
     assert [(one.kind, one.start_seconds, len(one.words)) for one in found] == [

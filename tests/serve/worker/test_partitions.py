@@ -20,11 +20,11 @@ from serve.worker.partitions import (
     SourcePartition,
 )
 from serve.worker.stream import StreamConfig, checkpoint_key, latest_checkpoints
-from support.worker_fakes import FakeEffects, decoded_chunk, stream_config
+from support.worker_fakes import FakeEffects, decode_chunk_alone, stream_config
 
 SECONDS = 2.0  # of one chunk
 CONTENT: dict[tuple[int, int], list[Decoded] | IngestError] = {
-    (1, n): decoded_chunk(n * SECONDS, SECONDS) for n in range(40)
+    (1, n): decode_chunk_alone(n * SECONDS, SECONDS) for n in range(40)
 }
 SILENT = stream_config(transcriber=None)  # for exact offsets: no words are waited for
 
@@ -44,7 +44,7 @@ def chunk_partition(
     effects: FakeEffects, *, start: int = 0, config: StreamConfig = SILENT, since: FakeEffects | None = None
 ) -> ChunkPartition:
     """Open a partition with the checkpoints that were sent to another."""
-    sent = [] if since is None else since.sent("checkpoints")
+    sent = [] if since is None else since.deliveries_to("checkpoints")
     records = [Record("checkpoints", 3, n, 1000.0 + n, one.key, one.value) for n, one in enumerate(sent)]
     return ChunkPartition(effects, "chunks", 3, start, *latest_checkpoints(records, "chunks"), config=config)
 
@@ -67,7 +67,7 @@ def commit(partition: Partition, effects: FakeEffects) -> int | None:
 
 
 def letters(effects: FakeEffects) -> list[stream_pb2.DeadLetter]:
-    return [stream_pb2.DeadLetter.FromString(one.value or b"") for one in effects.sent("deadletter")]
+    return [stream_pb2.DeadLetter.FromString(one.value or b"") for one in effects.deliveries_to("deadletter")]
 
 
 # ------------------------------------------------------------------ the commit protocol
@@ -82,11 +82,11 @@ def test_segments_are_acknowledged_before_checkpoints_are_sent_and_these_before_
     assert partition.is_committing
     for _ in range(3):
         assert partition.step_commit(may_begin=True) is None
-        assert effects.sent("checkpoints") == []
+        assert effects.deliveries_to("checkpoints") == []
     effects.acknowledge("segments")
     for _ in range(3):
         assert partition.step_commit(may_begin=True) is None
-        [checkpoint] = effects.sent("checkpoints")
+        [checkpoint] = effects.deliveries_to("checkpoints")
     assert checkpoint.key == checkpoint_key("chunks", "c", "cam")
     effects.acknowledge("checkpoints")
     position = partition.step_commit(may_begin=True)
@@ -143,7 +143,7 @@ def test_nothing_new_begins_no_commit() -> None:
     assert commit(partition, effects) == 4
     partition.step_commit(may_begin=True)
     assert not partition.is_committing
-    assert len(effects.sent("checkpoints")) == 1
+    assert len(effects.deliveries_to("checkpoints")) == 1
 
 
 def test_a_record_that_is_lost_for_good_ends_the_worker() -> None:
@@ -161,7 +161,7 @@ def test_one_open_stream_holds_the_position_of_all() -> None:
     take(partition, effects, 0, [chunk(0, "slow")])
     take(partition, effects, 1, [chunk(n, "fast") for n in range(20)])
     assert commit(partition, effects) is None
-    assert len(effects.sent("checkpoints")) == 2
+    assert len(effects.deliveries_to("checkpoints")) == 2
     take(partition, effects, 21, [chunk(1, "slow", media=b"", end_of_stream=True)])
     assert commit(partition, effects) == 13
 
@@ -260,7 +260,7 @@ def test_what_is_too_large_for_a_record_goes_without_its_largest_part() -> None:
     outbox, records = Outbox(effects, max_value_bytes=100), [one for one in effects.segments if one.is_final]
     effects.deliveries.clear()
     assert outbox.publish(records) == [one.key for one in records]
-    [delivery] = effects.sent("segments")
+    [delivery] = effects.deliveries_to("segments")
     segment = read_segment(delivery.value or b"")
     assert (len(records[0].thumbnails), len(segment.thumbnails)) == (16, 0)
     assert len(segment.frames.pts_seconds) == 16

@@ -71,15 +71,15 @@ def run(topic: Topic, *arguments: str, **variables: str) -> "subprocess.Complete
     )
 
 
-def begun(topic: Topic, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+def start(topic: Topic, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*COMMAND, *arguments], env=environ(topic, **variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
 
 
-def kept(topic: Topic) -> list[Record]:
-    return topic.kept(topic.names.chunks)
+def chunk_records(topic: Topic) -> list[Record]:
+    return topic.records_of(topic.names.chunks)
 
 
 def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> None:
@@ -87,7 +87,7 @@ def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> No
     done = run(topic, "publish", str(film), "--stream", "cam", "--collection", "cams", "--json")
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    records = kept(topic)
+    records = chunk_records(topic)
     found = [read_chunk(record.value or b"") for record in records]
     assert {record.key for record in records} == {b"cams/cam"}
     assert [chunk.sequence for chunk in found] == list(range(6))
@@ -106,7 +106,7 @@ def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> No
     assert done.stderr.splitlines()[-1].startswith("cams/cam: 5 chunks, 0:09, ")
     again = run(topic, "publish", str(film), "--stream", "cam", "--collection", "cams")
     assert (again.returncode, again.stdout) == (0, "")
-    assert read_chunk(kept(topic)[-1].value or b"").session > found[0].session
+    assert read_chunk(chunk_records(topic)[-1].value or b"").session > found[0].session
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_cannot_be_published_is_said_in_a_line(
     [line] = [line for line in err.splitlines() if line.startswith("kinodex: error:")]
     assert (caught.value.code, out) == (status, ""), err
     assert any(one in line for one in said.split("|")), line
-    assert kept(topic) == []
+    assert chunk_records(topic) == []
 
 
 def test_publishes_where_a_whole_file_is(topic: Topic, film: Path) -> None:
@@ -157,21 +157,21 @@ def test_publishes_where_a_whole_file_is(topic: Topic, film: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "secret" not in done.stderr
     assert "sent https://example.org/talk.mp4 as default/talk" in done.stderr
-    [record] = topic.kept(topic.names.sources)
+    [record] = topic.records_of(topic.names.sources)
     source = read_source(record.value or b"")
     assert (record.key, source.collection, source.video_id, source.uri) == (b"default/talk", "default", "talk", uri)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_publisher_that_is_stopped_ends_its_stream(topic: Topic, long_film: Path, number: signal.Signals) -> None:
-    with begun(topic, "publish", str(long_film), "--stream", "cam", "--realtime", "--json") as process:
+    with start(topic, "publish", str(long_film), "--stream", "cam", "--realtime", "--json") as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["sequence"] == 0
         process.send_signal(number)
         rest, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, said
     assert json.loads(rest.splitlines()[-1])["end_of_stream"]
-    found = [read_chunk(record.value or b"") for record in kept(topic)]
+    found = [read_chunk(record.value or b"") for record in chunk_records(topic)]
     assert found[-1].end_of_stream
     assert [chunk.sequence for chunk in found] == list(range(len(found)))
     assert len(found) < 100  # of 150 in the whole film
@@ -181,16 +181,16 @@ def test_a_publisher_waits_for_the_broker_and_loses_nothing(
     own_broker: Broker, topic_prefix: str, film: Path, long_film: Path
 ) -> None:
     topic = Topic(own_broker.servers, topic_prefix)
-    with begun(topic, "publish", str(film), "--stream", "cam", "--realtime", "--json") as process:
+    with start(topic, "publish", str(film), "--stream", "cam", "--realtime", "--json") as process:
         assert process.stdout is not None
         process.stdout.readline()
         own_broker.kill()
         own_broker.start()
         _, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, said
-    found = [read_chunk(record.value or b"") for record in kept(topic)]
+    found = [read_chunk(record.value or b"") for record in chunk_records(topic)]
     assert [chunk.sequence for chunk in found] == list(range(6))
-    with begun(topic, "publish", str(long_film), "--stream", "other", "--realtime", "--json") as process:
+    with start(topic, "publish", str(long_film), "--stream", "other", "--realtime", "--json") as process:
         assert process.stdout is not None
         process.stdout.readline()
         own_broker.kill()

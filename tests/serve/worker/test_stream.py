@@ -18,7 +18,7 @@ from serve.worker.outbox import Outbox
 from serve.worker.stream import LiveStream
 from serve.worker.video_flow import MAX_GAPS
 from support.marks import first_quick
-from support.worker_fakes import FakeEffects, decoded_chunk, stream_config
+from support.worker_fakes import FakeEffects, decode_chunk_alone, stream_config
 
 NOISE = DecodeError("chunk", "noise")
 
@@ -51,7 +51,7 @@ def make_log(
         for n in range(count):
             at = 5.7 if n == reset_at else at
             seconds = rng.choice([2.0, 2.0, 2.0, 1.0, 1.7, 3.3])
-            content[session, n] = NOISE if n in noise else decoded_chunk(at, seconds)
+            content[session, n] = NOISE if n in noise else decode_chunk_alone(at, seconds)
             is_end = n == count - 1 and session == len(sessions) - 1
             mine.append(
                 Chunk(collection="c", stream_id="v", session=session, sequence=n, media=b"x", start_time=1000 + at,

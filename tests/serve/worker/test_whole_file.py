@@ -166,13 +166,13 @@ def test_a_file_that_fails_half_way_leaves_nothing() -> None:
     effects = FakeEffects()
     partition, work = start_file(effects)
     put(work, effects, [FILM, *film_frames(40), summary(40.0)])
-    published = {delivery.key for delivery in effects.sent("segments")}
+    published = {delivery.key for delivery in effects.deliveries_to("segments")}
     assert len(published) > 1
     work.failure = DecodeError(SOURCE.uri, "noise")
     effects.files[0][1]()
-    left = {delivery.key: delivery.value for delivery in effects.sent("segments")}
+    left = {delivery.key: delivery.value for delivery in effects.deliveries_to("segments")}
     assert left == dict.fromkeys(published)
-    assert len(effects.sent("deadletter")) == 1
+    assert len(effects.deliveries_to("deadletter")) == 1
     assert commit(partition, effects) == RECORD.offset + 1
 
 

@@ -31,7 +31,7 @@ from serve.worker.stream import latest_checkpoints
 from serve.worker.worker import PARTS_IN_FLIGHT
 from support.fakes import TONES_HZ, ColourEncoder, SilentProgress, use_fakes, write_scenes
 from support.waiting import HANG_SECONDS, wait_until
-from support.worker_runs import Topic, cut, final, told, working
+from support.worker_runs import Topic, comparable, comparable_finals, cut, worker_in_thread
 from temporal.config import FusionConfig, WindowConfig
 from temporal.fusion.fusion import save_checkpoint
 from temporal.fusion.model import FusionTransformer
@@ -93,7 +93,7 @@ def test_a_stream_becomes_what_index_makes_of_its_file(
     settings = Settings(workers=1, window=window)
     list(index([str(film)], tmp_path / "data", settings, progress=SilentProgress()))
     topic.send(cut(film, "cam"))
-    with working(topic, tmp_path, replace(topic.settings(), window=window)) as worker:
+    with worker_in_thread(topic, tmp_path, replace(topic.settings(), window=window)) as worker:
         worker.wait_until(lambda: topic.is_ended("cam"))
         worker.wait_until(lambda: topic.lag() == 0)
         found = topic.segments()
@@ -142,7 +142,7 @@ def test_what_cannot_be_used_is_a_dead_letter_and_the_stream_goes_on(topic: Topi
     topic.send(mine[:6])
     topic.send_raw(bad, partition=topic.producer.partition_of(topic.names.chunks, key))
     topic.send(mine[6:])
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
         letters = {one.record_offset: one for one in topic.dead_letters()}
         assert {offset: one.reason for offset, one in sorted(letters.items())} == {
@@ -171,9 +171,9 @@ def test_duplicates_late_chunks_and_old_sessions_change_nothing(topic: Topic, fi
     topic.send([messy[n] for n in (1, 0, 0, 3, 2, 1)])
     topic.send(cut(film, "messy", session=6)[:3])  # a publisher that was thought to be dead
     topic.send([messy[n] for n in (6, 5, 4, *range(7, len(messy)), 4)])
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("calm", "messy"))
-        expected, found = final(topic.segments("calm")), final(topic.segments("messy"))
+        expected, found = comparable_finals(topic.segments("calm")), comparable_finals(topic.segments("messy"))
         assert found == [one | {"id": str(one["id"]).replace("calm", "messy")} for one in expected]
         worker.wait_until(lambda: topic.lag() == 0)
         assert (worker.count("duplicate"), worker.count("stale")) == (3, 3)
@@ -183,7 +183,7 @@ def test_duplicates_late_chunks_and_old_sessions_change_nothing(topic: Topic, fi
 def test_a_stream_that_falls_silent_is_ended_and_may_come_back(topic: Topic, film: Path, tmp_path: Path) -> None:
     mine = cut(film, "cam")
     topic.send(mine[:3])
-    with working(topic, tmp_path, idle_seconds=5.0) as worker:
+    with worker_in_thread(topic, tmp_path, idle_seconds=5.0) as worker:
         worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
         first = topic.segments()
         assert list(first) == ["cams/cam/0/0"]
@@ -200,10 +200,10 @@ def test_a_stream_that_falls_silent_is_ended_and_may_come_back(topic: Topic, fil
         assert len(second.frames.pts_seconds) == 4
         assert worker.count("duplicate") == 1
         worker.wait_until(lambda: partition._streams == {})
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         topic.send([mine[4], mine[-1]])
         worker.wait_until(lambda: worker.count("duplicate") == 1 and topic.lag() == 0)
-    assert final(topic.segments()) == [told(first["cams/cam/0/0"]), told(second)]
+    assert comparable_finals(topic.segments()) == [comparable(first["cams/cam/0/0"]), comparable(second)]
 
 
 def test_a_stream_that_is_stuck_holds_no_other(
@@ -214,7 +214,7 @@ def test_a_stream_that_is_stuck_holds_no_other(
     topic.send([streams[name][0] for name in streams], partition=0)
     topic.send([chunk for pair in zip(streams["a"][1:], streams["b"][1:], strict=True) for chunk in pair], partition=0)
     topic.send(streams["stuck"][2:6], partition=0)
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("a", "b"))
         assert topic.lag() > 20
         monkeypatch.setattr(stream, "MAX_WAITING_SECONDS", 3.0)
@@ -257,7 +257,7 @@ def test_chunks_may_say_where_their_media_is(
     (folder / "7.ts").unlink()
     topic.send(cut(film, "calm"))
     topic.send(mine)
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("cam", "calm") and topic.lag() == 0)
     gaps = [(gap.first_sequence, gap.reason) for one in topic.segments("cam").values() for gap in one.gaps]
     assert gaps == [(4, "SOURCE_NOT_FOUND"), (7, "SOURCE_NOT_FOUND")]
@@ -306,7 +306,7 @@ def test_a_whole_file_is_what_index_makes_of_it(topic: Topic, film: Path, tmp_pa
     send_source(topic, Source(collection="films", video_id="no-uri", uri=str(film)))
     send_source(topic, Source(collection="films", video_id="gone", uri=(tmp_path / "gone.mp4").as_uri()))
     topic.send_raw([(b"k", b"\xff"), (b"k", None)], topic=topic.names.sources)
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         assert outcome.video_id is not None
         worker.wait_until(lambda: topic.is_ended(outcome.video_id, "named") and topic.lag() == 0)
         assert worker.count("taken") == 4
@@ -323,8 +323,10 @@ def test_a_whole_file_is_what_index_makes_of_it(topic: Topic, film: Path, tmp_pa
         assert one.recorded_time == pytest.approx(1e9 + one.segment.span.start_seconds)
     assert sum(len(one.thumbnails) for one in found.values()) == len(frames.pts_seconds)
     assert [said.text for one in found.values() for said in one.utterances[one.continued_count :]] == texts
-    named = final(topic.segments("named"))
-    assert named == [one | {"id": str(one["id"]).replace(outcome.video_id, "named")} for one in final(found)]
+    named = comparable_finals(topic.segments("named"))
+    assert named == [
+        one | {"id": str(one["id"]).replace(outcome.video_id, "named")} for one in comparable_finals(found)
+    ]
     assert sorted(one.reason for one in topic.dead_letters()) == [
         "RECORD_INVALID", "RECORD_INVALID", "SOURCE_NOT_FOUND", "SOURCE_REFUSED"
     ]  # fmt: skip
@@ -335,7 +337,7 @@ def test_a_file_that_fails_half_way_leaves_nothing(topic: Topic, film: Path, tmp
     send_source(topic, Source(collection="films", video_id="long", uri=long.as_uri()))
     send_source(topic, Source(collection="films", video_id="short", uri=film.as_uri()))
     settings = replace(topic.settings(), decode=DecodeConfig(max_duration_seconds=120.0))
-    with working(topic, tmp_path, settings) as worker:
+    with worker_in_thread(topic, tmp_path, settings) as worker:
         worker.wait_until(lambda: topic.is_ended("short") and topic.lag() == 0)
         assert topic.segments("long") == {}
         assert any(one.video_id == "long" for one in topic.revisions())
@@ -350,12 +352,12 @@ def test_a_worker_stops_in_the_middle_of_a_file_and_of_a_download(
     slow[0] = 0.5
     long = write_scenes(tmp_path / "long.mp4", [("red", 400)])
     send_source(topic, Source(collection="films", video_id="long", uri=long.as_uri()))
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: len(topic.segments("long")) > 1)
     assert not topic.is_ended("long")
     with dripping() as (address, is_downloading):
         topic.send([replace(cut(film, "cam")[0], media=b"", uri=f"{address}/a.ts")])
-        with working(topic, tmp_path) as worker:
+        with worker_in_thread(topic, tmp_path) as worker:
             worker.wait_until(lambda: worker.count("taken") == 2 and is_downloading.is_set())
     assert topic.lag() == 2
 
@@ -366,12 +368,12 @@ def test_more_than_can_be_worked_on_waits_in_kafka(
 ) -> None:
     mine = {name: cut(film, name) for name in ("calm", *"abcd")}
     topic.send(mine["calm"])
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("calm") and topic.lag() == 0)
     topic.send([chunk for name in "abcd" for chunk in mine[name]])
     slow[0] = 0.1
     settings = topic.settings()
-    with working(topic, tmp_path, replace(settings, visual=replace(settings.visual, batch_count=2))) as worker:
+    with worker_in_thread(topic, tmp_path, replace(settings, visual=replace(settings.visual, batch_count=2))) as worker:
         seen: set[tuple[bool, int]] = set()
 
         def is_done() -> bool:
@@ -383,9 +385,9 @@ def test_more_than_can_be_worked_on_waits_in_kafka(
         assert max(count for _, count in seen) <= PARTS_IN_FLIGHT * 2 + 16
         worker.wait_until(lambda: topic.is_ended(*"abcd") and topic.lag() == 0)
         assert worker.worker.threads.in_flight_count == worker.worker.threads.speech_count == 0
-    expected = final(topic.segments("calm"))
+    expected = comparable_finals(topic.segments("calm"))
     for name in "abcd":
-        found = final(topic.segments(name))
+        found = comparable_finals(topic.segments(name))
         assert found == [one | {"id": str(one["id"]).replace("calm", name)} for one in expected]
 
 
@@ -406,7 +408,7 @@ def test_old_chunks_are_shed_where_that_is_wanted(
 ) -> None:
     mine = cut(film, "cam")
     topic.send(mine[:4])
-    with working(topic, tmp_path, shed_seconds=shed_before_now()) as worker:
+    with worker_in_thread(topic, tmp_path, shed_seconds=shed_before_now()) as worker:
         topic.send(mine[4:])
         worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
         assert worker.count("shed") == 4
@@ -451,7 +453,7 @@ def test_hostile_chunks_harm_their_own_stream_only(topic: Topic, film: Path, tmp
         bad.append((video_key("cams", "good"), other.SerializeToString()))
     bad.append((b"x", random.Random(1).randbytes((9 << 20) - 1000)))
     topic.send_raw(bad)
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("good", "lies", "long", "large", "jumps", "late"))
         worker.wait_until(lambda: topic.lag() == 0)
         assert worker.count("RECORD_INVALID") == len(bad) == len(topic.dead_letters())
@@ -459,9 +461,9 @@ def test_hostile_chunks_harm_their_own_stream_only(topic: Topic, film: Path, tmp
     [huge] = [one for one in topic.dead_letters() if one.key == b"x"]
     assert huge.value == b""
     assert "too large" in huge.message
-    expected = final(topic.segments("good"))
+    expected = comparable_finals(topic.segments("good"))
     for name in ("large",):
-        found = final(topic.segments(name))
+        found = comparable_finals(topic.segments(name))
         assert found == [one | {"id": str(one["id"]).replace("good", name)} for one in expected]
     [gap] = [gap for one in topic.segments("jumps").values() for gap in one.gaps]
     assert (gap.first_sequence, gap.chunk_count) == (3, (1 << 62) - 3)
@@ -478,10 +480,10 @@ def test_a_bug_ends_the_worker_and_another_goes_on(
     topic.send(cut(film, "cam"))
     with monkeypatch.context() as patch:
         patch.setattr(ColourEncoder, "encode_frames", fail)
-        with pytest.raises(ArithmeticError, match="a bug"), working(topic, tmp_path) as worker:
+        with pytest.raises(ArithmeticError, match="a bug"), worker_in_thread(topic, tmp_path) as worker:
             worker.thread.join(HANG_SECONDS)
     assert topic.lag() == 13
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
 
 
@@ -498,7 +500,7 @@ def test_a_partition_that_cannot_be_begun_is_begun_later(
         return read(self, name, partition)
 
     monkeypatch.setattr(PartitionReader, "read_to_end", read_perhaps)
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
     assert refusals == []
     assert list(topic.segments()) == [f"cams/cam/0/{n}" for n in range(3)]
@@ -506,16 +508,16 @@ def test_a_partition_that_cannot_be_begun_is_begun_later(
 
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning(topic: Topic, film: Path, tmp_path: Path) -> None:
     topic.send(cut(film, "cam"))
-    with working(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path) as worker:
         worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
     with KafkaAdminClient(bootstrap_servers=list(topic.config.servers)) as admin:
         admin.delete_topics([topic.names.chunks])
         wait_until(lambda: any(one.state == "created" for one in create_topics(topic.config)))
-    first = final(topic.segments())
-    with working(topic, tmp_path) as worker:
+    first = comparable_finals(topic.segments())
+    with worker_in_thread(topic, tmp_path) as worker:
         topic.send(cut(film, "cam", session=2))
         worker.wait_until(lambda: len(topic.segments()) == 6 and topic.lag() == 0)
-    assert final(topic.segments())[:3] == first
+    assert comparable_finals(topic.segments())[:3] == first
 
 
 def test_what_another_worker_has_taken_is_not_shed(
@@ -523,10 +525,10 @@ def test_what_another_worker_has_taken_is_not_shed(
 ) -> None:
     mine = cut(film, "cam")
     topic.send(mine[:7])
-    with working(topic, tmp_path, shed_seconds=HANG_SECONDS) as worker:
+    with worker_in_thread(topic, tmp_path, shed_seconds=HANG_SECONDS) as worker:
         worker.wait_until(lambda: worker.count("taken") == 7 and "cams/cam/0/0" in topic.segments())
-        worker.wait_until(lambda: topic.kept(topic.names.checkpoints))
-    with working(topic, tmp_path, shed_seconds=shed_before_now()) as worker:
+        worker.wait_until(lambda: topic.records_of(topic.names.checkpoints))
+    with worker_in_thread(topic, tmp_path, shed_seconds=shed_before_now()) as worker:
         topic.send(mine[7:])
         worker.wait_until(lambda: topic.is_ended("cam") and topic.lag() == 0)
         assert worker.count("shed") == 0

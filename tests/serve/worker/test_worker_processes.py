@@ -12,7 +12,7 @@ from ingest.values import Chunk
 from support.broker import Broker
 from support.fakes import use_fakes, write_scenes
 from support.waiting import HANG_SECONDS, wait_until
-from support.worker_runs import Child, Topic, cut, final, working
+from support.worker_runs import Child, Topic, comparable_finals, cut, worker_in_thread
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 IDLE_SECONDS = 20.0  # a slow machine must send, read and decode within this time
@@ -65,9 +65,9 @@ def expected(kafka: str, film: Path, tmp_path_factory: pytest.TempPathFactory) -
     with pytest.MonkeyPatch.context() as patch:
         use_fakes(patch)
         topic.send(cut(film, "calm"))
-        with working(topic, tmp_path_factory.mktemp("calm")) as worker:
+        with worker_in_thread(topic, tmp_path_factory.mktemp("calm")) as worker:
             worker.wait_until(lambda: topic.is_ended("calm"))
-    found = final(topic.segments())
+    found = comparable_finals(topic.segments())
     topic.close()
     return {"calm": found}
 
@@ -76,7 +76,7 @@ def assert_as_expected(topic: Topic, expected: dict[str, object], names: Sequenc
     calm = expected["calm"]
     assert isinstance(calm, list)
     for name in names:
-        found = final(topic.segments(name))
+        found = comparable_finals(topic.segments(name))
         assert found == [one | {"id": str(one["id"]).replace("calm", name)} for one in calm]
     assert topic.dead_letters() == []
 
@@ -88,11 +88,11 @@ def test_who_is_stopped_leaves_nothing_that_was_finished(
     second = begin(children, topic, tmp_path)
     second.wait_until_ready()
     second.terminate()  # an idle one
-    assert second.process.returncode == 0, second.said()
+    assert second.process.returncode == 0, second.log_text()
     topic.send(streams(film, "ab"))
     wait_until(lambda: topic.is_ended("a", "b"))
     status = first.terminate()
-    assert (status, topic.lag()) == (0, 0), first.said()
+    assert (status, topic.lag()) == (0, 0), first.log_text()
     before = len(topic.revisions())
     third = begin(children, topic, tmp_path)
     third.wait_until_ready()
@@ -109,7 +109,7 @@ def test_who_is_stopped_while_all_is_full_ends_soon_and_another_goes_on(
     first = begin(children, topic, tmp_path, slow_seconds=3.0)
     wait_until(lambda: len(topic.revisions()) > 2)
     status = first.terminate()
-    assert status == 0, first.said()
+    assert status == 0, first.log_text()
     assert topic.lag() > 0
     begin(children, topic, tmp_path)
     wait_until(lambda: topic.is_ended(*NAMES) and topic.lag() == 0)
@@ -126,10 +126,12 @@ def test_a_second_worker_shares_and_goes_on_alone_when_the_first_is_killed(
     topic.send(mine[:third])
     wait_until(lambda: len(topic.revisions()) > 5)
     second = begin(children, topic, tmp_path, slow_seconds=0.05)
-    wait_until(lambda: "partitions given up count=2" in first.said() or "partitions given up count=4" in first.said())
+    wait_until(
+        lambda: "partitions given up count=2" in first.log_text() or "partitions given up count=4" in first.log_text()
+    )
     assert second.process.poll() is None
     topic.send(mine[third : 2 * third])
-    wait_until(lambda: "partitions assigned" in second.said())
+    wait_until(lambda: "partitions assigned" in second.log_text())
     first.kill()
     topic.send(mine[2 * third :])
     wait_until(lambda: topic.is_ended(*NAMES) and topic.lag() == 0)
@@ -165,9 +167,9 @@ def test_a_worker_without_a_broker_or_topics_says_so_in_a_line(
         (begin(children, topic, tmp_path, KINODEX_KAFKA_TOPIC_PREFIX="none"), "there is no topic none."),
     ):
         assert child.process.wait(HANG_SECONDS) == 1
-        [line] = [line for line in child.said().splitlines() if line.startswith("kinodex: error:")]
+        [line] = [line for line in child.log_text().splitlines() if line.startswith("kinodex: error:")]
         assert reason in line
-        assert "Traceback" not in child.said()
+        assert "Traceback" not in child.log_text()
 
 
 def test_a_worker_goes_on_when_the_broker_comes_back(
@@ -192,5 +194,5 @@ def test_a_worker_goes_on_when_the_broker_comes_back(
     wait_until(lambda: topic.segments("c"))
     own_broker.kill()
     status = child.terminate()
-    assert status == 0, child.said()
+    assert status == 0, child.log_text()
     topic.close()

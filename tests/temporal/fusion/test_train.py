@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from encoders.errors import WeightsInvalid
-from support.training_sets import SIZE, directions, noisy, ordered, told_apart, video, whole
+from support.training_sets import (
+    SIZE,
+    directions,
+    noisy,
+    ordered_pairs,
+    share_nearest_to_own,
+    video,
+    with_whole_captions,
+)
 from temporal.config import FusionConfig, TrainConfig, WindowConfig
 from temporal.errors import TrainingSetInvalid
 from temporal.fusion.fusion import Fusion, MeanPooling, load_checkpoint
@@ -48,7 +56,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_videos_are_held_apart_whole_and_the_same_each_time() -> None:
-    data = ordered(20)
+    data = ordered_pairs(20)
     groups = split(data, 0.2, seed=1)
     names = [{one.name for one in group.videos} for group in groups]
     assert [len(group) for group in names] == [24, 8, 8]
@@ -64,11 +72,11 @@ def test_videos_are_held_apart_whole_and_the_same_each_time() -> None:
 @pytest.mark.parametrize("count", [1, 0])
 def test_too_few_videos_are_refused(count: int, tmp_path: Path) -> None:
     with pytest.raises(TrainingSetInvalid, match=f"{2 * count} videos .* needs at least 4"):
-        run(ordered(2).of_videos(range(2 * count)), tmp_path)
+        run(ordered_pairs(2).of_videos(range(2 * count)), tmp_path)
 
 
 def test_videos_of_many_captions_are_not_held_back_by_the_dozen() -> None:
-    clips = ordered(20)
+    clips = ordered_pairs(20)
     captions = [replace(one, video=0) for one in clips.captions[:30]] + list(clips.captions[30:])
     data = TrainingSet(videos=clips.videos, captions=captions, caption_vectors=clips.caption_vectors)
     for seed in range(20):
@@ -80,7 +88,7 @@ def test_videos_of_many_captions_are_not_held_back_by_the_dozen() -> None:
 
 
 def test_few_videos_leave_two_to_learn_from() -> None:
-    assert [len(group.videos) for group in split(ordered(2), 0.4, seed=1)] == [2, 1, 1]
+    assert [len(group.videos) for group in split(ordered_pairs(2), 0.4, seed=1)] == [2, 1, 1]
 
 
 def spoken() -> TrainingSet:
@@ -126,7 +134,7 @@ def test_a_hard_batch_is_of_neighbours() -> None:
     centres = directions(40, seed=2)
     drawn = np.random.default_rng(0)
     captions = np.concatenate([noisy(one, 10, drawn) for one in centres])
-    data = whole([video(str(n), captions[n : n + 1]) for n in range(400)], captions)
+    data = with_whole_captions([video(str(n), captions[n : n + 1]) for n in range(400)], captions)
     for is_hard in (True, False):
         chosen = draw_captions(data, 64, is_hard=is_hard, rng=np.random.default_rng(1))
         assert len(set(chosen.tolist())) == len(chosen) == 64
@@ -139,7 +147,7 @@ def test_what_may_be_right_is_no_wrong_answer() -> None:
     texts = np.eye(4, dtype=np.float32)
     texts[2] = texts[0]  # the same text of another video
     videos = [video(str(n), texts[n : n + 1]) for n in range(4)]
-    data = whole(videos, texts)
+    data = with_whole_captions(videos, texts)
     vectors, scale = torch.from_numpy(texts), torch.tensor(50.0)
     assert contrast(vectors, data, np.arange(4), scale) < 1e-6
     two = TrainingSet(videos=videos, captions=[*data.captions[:3], data.captions[0]], caption_vectors=texts)
@@ -208,7 +216,7 @@ def test_nothing_may_fall() -> None:
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path: Path) -> None:
-    data = ordered(12)
+    data = ordered_pairs(12)
     whole_run = run(data, tmp_path / "whole")
 
     class Stop(Exception):
@@ -230,7 +238,7 @@ def test_a_stopped_run_goes_on_and_ends_as_it_would_have(tmp_path: Path) -> None
 
 def test_a_run_leaves_a_history_and_a_picture(tmp_path: Path) -> None:
     reports = []
-    run(ordered(12), tmp_path, on_report=reports.append)
+    run(ordered_pairs(12), tmp_path, on_report=reports.append)
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 4, 8, 12]
     assert [report.step for report in reports] == [4, 8, 12]
@@ -241,7 +249,7 @@ def test_a_run_leaves_a_history_and_a_picture(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_in_which_nothing_becomes_better_ends_early(tmp_path: Path) -> None:
-    data = ordered(12)
+    data = ordered_pairs(12)
     drawn = np.random.default_rng(0)
     nonsense = replace(data, caption_vectors=data.caption_vectors[drawn.permutation(len(data.captions))])
     run(nonsense, tmp_path, replace(BRIEF, steps=400, report_steps=2, patience=3))
@@ -259,7 +267,7 @@ def test_a_checkpoint_that_falls_is_not_promoted(tmp_path: Path, monkeypatch: py
         return better if isinstance(pooling, MeanPooling) else worse
 
     monkeypatch.setattr("temporal.fusion.train.judge", judged)
-    outcome = run(ordered(12), tmp_path)
+    outcome = run(ordered_pairs(12), tmp_path)
     assert not outcome.is_promoted
     assert not (tmp_path / FUSION).exists()
     assert (tmp_path / CANDIDATE).exists()
@@ -269,12 +277,12 @@ def test_a_checkpoint_that_falls_is_not_promoted(tmp_path: Path, monkeypatch: py
 def test_a_damaged_checkpoint_has_a_name(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / CHECKPOINT).write_bytes(damage)
     with pytest.raises(WeightsInvalid, match=r"checkpoint\.pt"):
-        run(ordered(12), tmp_path)
+        run(ordered_pairs(12), tmp_path)
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path: Path) -> None:
-    run(ordered(12), tmp_path)
-    for data, config in ((ordered(12, seed=4), BRIEF), (ordered(12), replace(BRIEF, seed=2))):
+    run(ordered_pairs(12), tmp_path)
+    for data, config in ((ordered_pairs(12, seed=4), BRIEF), (ordered_pairs(12), replace(BRIEF, seed=2))):
         with pytest.raises(WeightsInvalid, match="use another --out"):
             run(data, tmp_path, config)
 
@@ -282,14 +290,14 @@ def test_a_run_of_other_settings_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_order_is_learnt_where_the_mean_cannot_tell(tmp_path: Path) -> None:
     config = replace(BRIEF, steps=200, batch_count=64, report_steps=50)
-    assert run(ordered(150), tmp_path, config).is_promoted
+    assert run(ordered_pairs(150), tmp_path, config).is_promoted
     fusion = Fusion(tmp_path / FUSION, "cpu")
     fusion.load(SIZE, SIZE)
-    unseen = ordered(100, seed=77)
+    unseen = ordered_pairs(100, seed=77)
 
     def share(pooling: Pooling) -> float:
         cut = [segments_of(one, pooling, WindowConfig(), shows_words=True)[0].vector for one in unseen.videos]
-        return told_apart(np.stack(cut), unseen.caption_vectors)
+        return share_nearest_to_own(np.stack(cut), unseen.caption_vectors)
 
     assert share(MeanPooling()) == pytest.approx(0.5, abs=0.1)
     assert share(fusion) > 0.95
