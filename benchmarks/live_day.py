@@ -31,9 +31,9 @@ from encoders.values import Utterance, Word
 from serve import encoder_set
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord
+from serve.config import Retention, parse_retention
 from serve.indexing import pipeline
 from serve.live.rows import LiveRows
-from serve.retention import Retention, parse_retention
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ingest.kafka import PartitionId, PartitionReader, Record, Topics
 from serve.catalog.catalog import Catalog
+from serve.config import parse_retention
 from serve.live.deletions import DeletionPublisher, PendingTombstones
 from serve.live.materialiser import Materialiser
 from serve.live.rows import LiveRows
 from serve.observe.metrics import LiveMetrics
-from serve.retention import parse_retention
 from serve.settings import Settings
 
 PARTITION_SECONDS = 5.0  # between two checks for new partitions

@@ -17,11 +17,11 @@ from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import PartitionId, Record
 from serve.background import Background, Backoff, Stopped
 from serve.codec.records import SegmentRecord, read_deletion, read_segment, segment_key
+from serve.config import Retention
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
 from serve.live.deletions import PendingTombstones, has_read_to
 from serve.live.rows import Applied, Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
 from serve.observe.metrics import LiveMetrics
-from serve.retention import Retention
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord
+from serve.config import Limit, Retention
 from serve.live.edit import ChangeOutcome, LiveEdit
 from serve.live.video import STREAM_SCHEME
-from serve.retention import Limit, Retention
 
 __all__ = ["Applied", "ChangeOutcome", "DeletionRecord", "LiveRows", "SegmentKey", "Tombstone", "Watermark"]
 

@@ -5,9 +5,8 @@ import os
 
 import pytest
 
-from serve.config import ServerConfig
+from serve.config import Limit, ServerConfig, parse_retention
 from serve.errors import SettingsError
-from serve.retention import Limit, parse_retention
 from serve.settings import load_settings
 
 DAY = 86400.0

@@ -16,14 +16,13 @@ import pytest
 
 from serve.catalog.catalog import Catalog, Kind
 from serve.client.client import Client
-from serve.config import IndexConfig
+from serve.config import IndexConfig, Limit, Retention
 from serve.errors import IndexUnavailable, ServerFailed, SettingsError
 from serve.index import open_index
 from serve.index.faiss_index import VectorIndex
 from serve.index.milvus_index import MilvusIndex
 from serve.indexing import pipeline
 from serve.live.rows import LiveRows
-from serve.retention import Limit, Retention
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query

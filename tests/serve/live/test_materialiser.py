@@ -17,7 +17,7 @@ from ingest.kafka import PartitionId, Record
 from serve.api.build import run_server
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
-from serve.config import ServerConfig
+from serve.config import ServerConfig, parse_retention
 from serve.errors import VideoIsLive
 from serve.indexing.pipeline import delete
 from serve.live import materialiser as materialising
@@ -25,7 +25,6 @@ from serve.live.deletions import PendingTombstones
 from serve.live.materialiser import BatchSize, Materialiser
 from serve.live.rows import LiveRows, SegmentKey
 from serve.observe.metrics import LiveMetrics
-from serve.retention import parse_retention
 from serve.settings import Settings
 from support.fakes import use_fakes
 from support.hand_made import FINGERPRINT, SPACE, stream

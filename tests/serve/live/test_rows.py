@@ -14,11 +14,11 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.rows import words_of
 from serve.catalog.swap import replace_videos
 from serve.codec.records import Gap, read_segment, segment_bytes
+from serve.config import Limit, Retention
 from serve.errors import VideoNotFound
 from serve.live import edit
 from serve.live import video as video_columns
 from serve.live.rows import Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
-from serve.retention import Limit, Retention
 from serve.values import Filter, Video
 from support.marks import first_quick
 from support.sample_catalog import FINGERPRINT, MEDIA, SPACE, check, frames, new_video, put, put_version
