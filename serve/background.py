@@ -52,7 +52,7 @@ class Background:
         """Take the work; start() begins it.
 
         Args:
-            name: Of the thread, and in log lines.
+            name: Names the thread, also in log lines.
             pause_seconds: Between two times, unless wake() cuts it short.
             expected: Exceptions that pass by themselves, e.g. of a broker that is away.
             backoff: Waits after an exception, which wake() does not cut short. None: the same pause as after success.

@@ -3,7 +3,7 @@
 ├── DataDirectoryMissing   nothing has been indexed there
 ├── DataDirectoryBusy      another process is writing there
 ├── DataDirectoryInvalid   the catalog is damaged, or newer than this program
-│   └── DataDirectoryOutdated  it is too old for this program; kinodex reindex makes it anew
+│   └── DataDirectoryOutdated  it is too old for this program; kinodex reindex rebuilds it
 ├── EncoderSpaceMismatch   the rows were made by other encoders
 ├── VideoNotFound          no such video id
 ├── VideoAmbiguous         an id names more than one video
@@ -73,7 +73,7 @@ class DataDirectoryInvalid(ServeError):
 
 
 class DataDirectoryOutdated(DataDirectoryInvalid):
-    """The catalog is too old for this program; `kinodex reindex` makes it anew."""
+    """The catalog is too old for this program; `kinodex reindex` rebuilds it."""
 
     def __init__(self, directory: str, version: int, current_version: int) -> None:
         super().__init__(

@@ -285,7 +285,7 @@ def cut_video(
 
     Args:
         embeddings: All frames, in order; D may be 0.
-        utterances: In order of start; U of them.
+        utterances: U utterances in order of start.
         sentences: float32 (U, E), unit: the vectors of the utterances.
         duration_seconds: Media time at which the last picture or sound ends.
     Raises:

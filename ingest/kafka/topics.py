@@ -34,7 +34,7 @@ class Topics:
         self.sources = f"{prefix}.sources"  # requests to ingest whole files
         self.segments = f"{prefix}.segments"  # segments with embeddings, made of chunks and sources
         self.deletions = f"{prefix}.deletions"  # requests to delete videos
-        self.checkpoints = f"{prefix}.checkpoints"  # where a worker resumes each partition
+        self.checkpoints = f"{prefix}.checkpoints"  # where another worker can continue each stream
         self.deadletter = f"{prefix}.deadletter"  # records that could not be processed
         self.events = f"{prefix}.events"  # moderation events
 

@@ -21,7 +21,7 @@ class Workers:
         """Make the pool.
 
         Args:
-            name: Of the work, for the names of the threads and for Overloaded.
+            name: Names the work, in thread names and in Overloaded.
             count: Number of threads.
             max_waiting_count: Number of calls that may wait for a thread; a further call is refused.
             on_waiting: Called with the number of waiting calls whenever it may have changed.

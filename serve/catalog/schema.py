@@ -246,7 +246,7 @@ INSERT INTO meta VALUES ('generation', '0');
 INSERT INTO meta VALUES ('identity', lower(hex(randomblob(16))));
 """  # `identity` tells this catalog from another one made in the same place, whose keys begin again at 1
 
-FIRST_VERSION = 6  # of TABLES; catalogs of versions 1 to 5 are made anew by `kinodex reindex`: serve.catalog.outdated
+FIRST_VERSION = 6  # of TABLES; catalogs of versions 1 to 5 are rebuilt by `kinodex reindex`: serve.catalog.outdated
 STEPS: tuple[tuple[str, ...], ...] = ()  # STEPS[n] leads from FIRST_VERSION + n to the next; never edited, only added
 VERSION = FIRST_VERSION + len(STEPS)
 

@@ -268,7 +268,7 @@ class Client:
         """Return a video once it is READY or FAILED.
 
         Raises:
-            ServerFailed: With code DEADLINE_EXCEEDED if it is neither after `timeout_seconds`.
+            ServerFailed: With code DEADLINE_EXCEEDED if the video is neither after `timeout_seconds`.
         """
         deadline = time.monotonic() + timeout_seconds
         while (video := self.video(video_id, collection)).state is VideoState.PROCESSING:

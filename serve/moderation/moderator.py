@@ -216,7 +216,7 @@ class Moderator(Background):
         """Write changes of events, and how far the video is scored, in one transaction.
 
         Args:
-            turn: Of the video when its scorer was loaded.
+            turn: The turn of the video when its scorer was loaded.
             first_seconds: Time of the first frame, if the video was scored anew from there; None: scoring resumed.
         Returns:
             The changes as written. None: another process wrote first, or the video is gone, and nothing is written.
