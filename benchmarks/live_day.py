@@ -4,7 +4,7 @@
 
 No media is decoded. Vectors of pictures, JPEGs of 8 kB and utterances are synthetic: a chunk of 4 s at a time, as fast
 as they are consumed. The worker's part (temporal.window.WindowCutter) cuts them into segments. The server's part
-(serve.live.rows.LiveRows and the engine) stores and indexes the segments and, with retention, prunes them. All of it
+(serve.live.live_rows.LiveRows and the engine) stores and indexes the segments and, with retention, prunes them. All
 runs in one process, with a question every hour.
 """
 
@@ -33,7 +33,7 @@ from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord
 from serve.config import Retention, parse_retention
 from serve.indexing import pipeline
-from serve.live.rows import LiveRows
+from serve.live.live_rows import LiveRows
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query

@@ -25,7 +25,7 @@ from encoders.values import FrameEmbeddings
 from ingest.values import MediaInfo
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord
-from serve.live.rows import LiveRows
+from serve.live.live_rows import LiveRows
 from serve.moderation.standing import StandingQuery, Watcher
 from serve.search.engine import Engine
 from serve.search.library import Library

@@ -288,7 +288,7 @@ class Catalog(CatalogReader):
     def remember_deletion(self, edit: sqlite3.Connection, collection: str, video_id: str, at: float) -> None:
         """Bar a live video's records from coming back: those in the catalog, and those appended before `at`.
 
-        See serve.live.rows.
+        See serve.live.live_rows.
         """
         (newest,) = edit.execute(
             "SELECT max(source_append_time) FROM videos JOIN segments ON video_row = row"

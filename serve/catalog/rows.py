@@ -1,6 +1,6 @@
 """Rows of the catalog and the values they hold: URIs and arrays as bytes, other structures as JSON.
 
-The reader, the writer and the edits of live videos (serve.live.edit) share these conversions and INSERTs.
+The reader, the writer and the edits of live videos (serve.live.live_edit) share these conversions and INSERTs.
 """
 
 import json

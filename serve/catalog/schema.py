@@ -10,7 +10,7 @@ miss, never point at another row.
 The rows of a file never change once it is READY. The rows of a live video change several times a second: its frames,
 thumbnails and utterances belong to the segment that introduces them, and are replaced with it. `live_blocks` says when
 each block of segments last changed, so that readers with rows in memory read only changed blocks again
-(serve.live.edit writes them, serve.search.video_rows reads them).
+(serve.live.live_edit writes them, serve.search.video_rows reads them).
 """
 
 import sqlite3

@@ -20,7 +20,7 @@ from serve.catalog.final_utterances import FinalUtterances
 from serve.errors import ClipsInvalid
 from serve.evaluate.questions import names_of
 from serve.moderation.policies import Policies, Policy
-from serve.moderation.video import Rulebook, VideoScorer
+from serve.moderation.video_scorer import Rulebook, VideoScorer
 from serve.search.library import Library
 from serve.values import Video
 from temporal.hysteresis import Hysteresis, Rules

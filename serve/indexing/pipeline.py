@@ -195,7 +195,7 @@ def delete(
 
 def _delete_everywhere(catalog: Catalog, kafka: KafkaConfig, videos: Sequence[Video]) -> None:
     from serve.live.deletions import DeletionPublisher  # imports kafka
-    from serve.live.rows import LiveRows
+    from serve.live.live_rows import LiveRows
 
     with contextlib.closing(DeletionPublisher(kafka)) as publisher:
         for video in videos:

@@ -10,7 +10,7 @@ from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import Delivery, PartitionId, Producer, Topics
 from serve.codec.records import deletion_bytes, segment_key, video_key
-from serve.live.rows import LiveRows, SegmentKey
+from serve.live.live_rows import LiveRows, SegmentKey
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from ingest.kafka import PartitionId, PartitionReader, Record, Topics
 from serve.catalog.catalog import Catalog
 from serve.config import parse_retention
 from serve.live.deletions import DeletionPublisher, PendingTombstones
+from serve.live.live_rows import LiveRows
 from serve.live.materialiser import Materialiser
-from serve.live.rows import LiveRows
 from serve.observe.metrics import LiveMetrics
 from serve.settings import Settings
 

@@ -20,7 +20,7 @@ from serve.codec.records import SegmentRecord, read_deletion, read_segment, segm
 from serve.config import Retention
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
 from serve.live.deletions import PendingTombstones, has_read_to
-from serve.live.rows import Applied, Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
+from serve.live.live_rows import Applied, Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
 from serve.observe.metrics import LiveMetrics
 
 logger = logging.getLogger(__name__)

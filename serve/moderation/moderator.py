@@ -20,7 +20,7 @@ from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, IndexUnavailab
 from serve.event import Event
 from serve.moderation.active_policies import ActivePolicies
 from serve.moderation.policies import Policies
-from serve.moderation.video import Rulebook, VideoScorer
+from serve.moderation.video_scorer import Rulebook, VideoScorer
 from serve.search.engine import Engine
 from serve.values import Video
 

@@ -7,7 +7,7 @@ import numpy as np
 from serve.catalog.catalog import Catalog, Kind
 from serve.config import Limit, Retention
 from serve.index.faiss_index import VectorIndex
-from serve.live.rows import DeletionRecord, LiveRows, Tombstone
+from serve.live.live_rows import DeletionRecord, LiveRows, Tombstone
 from support.sample_catalog import FINGERPRINT
 from support.sample_live import STARTED, live_segment
 from support.sample_vectors import QUERIES, brute_force

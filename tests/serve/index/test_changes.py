@@ -11,7 +11,7 @@ from serve.catalog.live_blocks import LiveIds
 from serve.config import Limit, Retention
 from serve.index import changes as changes_module
 from serve.index.changes import HeldRows, IdsAndStamps, IndexChanges, read_rows
-from serve.live.rows import LiveRows, Tombstone
+from serve.live.live_rows import LiveRows, Tombstone
 from support.sample_catalog import FINGERPRINT, put, put_vectors
 from support.sample_live import STARTED, live_segment
 from support.sample_vectors import fill, random_vectors

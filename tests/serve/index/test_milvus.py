@@ -22,7 +22,7 @@ from serve.index import open_index
 from serve.index.faiss_index import VectorIndex
 from serve.index.milvus_index import MilvusIndex
 from serve.indexing import pipeline
-from serve.live.rows import LiveRows
+from serve.live.live_rows import LiveRows
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Query

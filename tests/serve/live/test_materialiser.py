@@ -22,8 +22,8 @@ from serve.errors import VideoIsLive
 from serve.indexing.pipeline import delete
 from serve.live import materialiser as materialising
 from serve.live.deletions import PendingTombstones
+from serve.live.live_rows import LiveRows, SegmentKey
 from serve.live.materialiser import BatchSize, Materialiser
-from serve.live.rows import LiveRows, SegmentKey
 from serve.observe.metrics import LiveMetrics
 from serve.settings import Settings
 from support.fakes import use_fakes

@@ -10,7 +10,7 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
 from serve.config import Limit, Retention
 from serve.event import EventFilter, EventState
-from serve.live.rows import DeletionRecord, LiveRows, Tombstone
+from serve.live.live_rows import DeletionRecord, LiveRows, Tombstone
 from support.sample_catalog import FINGERPRINT, SPACE
 from support.sample_events import FIRE, put_events
 from support.sample_live import STARTED, live_segment

@@ -12,7 +12,7 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
 from serve.event import Event, EventFilter, EventState
 from serve.indexing.pipeline import index
-from serve.live.rows import LiveRows
+from serve.live.live_rows import LiveRows
 from serve.moderation.active_policies import ABSENCE_SECONDS, COPY_NAME, ActivePolicies
 from serve.moderation.moderator import RETRY_SECONDS, Moderator
 from serve.search.library import Library

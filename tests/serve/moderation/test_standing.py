@@ -18,7 +18,7 @@ from serve.catalog.catalog import Catalog
 from serve.client.client import Client
 from serve.errors import IndexUnavailable, ServerFailed
 from serve.indexing.pipeline import index
-from serve.live.rows import LiveRows
+from serve.live.live_rows import LiveRows
 from serve.moderation.standing import StandingQuery, Watcher, moment_of
 from serve.search.library import Library
 from serve.settings import Settings

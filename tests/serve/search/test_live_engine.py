@@ -14,7 +14,7 @@ from serve.catalog.catalog import Catalog
 from serve.cli.main import cli
 from serve.config import Limit, Retention
 from serve.indexing.pipeline import index, reindex
-from serve.live.rows import LiveRows, Tombstone
+from serve.live.live_rows import LiveRows, Tombstone
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Filter, Moment, MomentReference, Query, Verdict

@@ -12,7 +12,7 @@ from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.rows import StoredFrames, words_of
 from serve.index.faiss_index import VectorIndex
 from serve.index.halves import Halves, JoinedHalves
-from serve.live.rows import LiveRows
+from serve.live.live_rows import LiveRows
 from serve.search.caches import RowCache
 from serve.search.pooling import pool, softmax_mean, softmax_mean_of_pools
 from serve.search.video_rows import FrameBlock, Transcript, VideoFrames, read_frames, read_transcript

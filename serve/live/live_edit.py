@@ -27,7 +27,7 @@ from serve.catalog.rows import (
     words_json,
 )
 from serve.codec.records import SegmentRecord
-from serve.live.video import EditedVideo, listed_uri, write_video
+from serve.live.edited_video import EditedVideo, listed_uri, write_video
 
 logger = logging.getLogger(__name__)
 

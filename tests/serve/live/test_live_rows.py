@@ -16,9 +16,8 @@ from serve.catalog.swap import replace_videos
 from serve.codec.records import Gap, read_segment, segment_bytes
 from serve.config import Limit, Retention
 from serve.errors import VideoNotFound
-from serve.live import edit
-from serve.live import video as video_columns
-from serve.live.rows import Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
+from serve.live import edited_video, live_edit
+from serve.live.live_rows import Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
 from serve.values import Filter, Video
 from support.marks import first_quick
 from support.sample_catalog import FINGERPRINT, MEDIA, SPACE, check, frames, new_video, put, put_version
@@ -458,7 +457,12 @@ def test_what_was_read_before_may_be_read_again_from_any_point(live: LiveRows, c
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(edit.LiveEdit, "_insert"), (edit.LiveEdit, "_remove"), (edit, "write_video"), (video_columns, "listed_uri")],
+    [
+        (live_edit.LiveEdit, "_insert"),
+        (live_edit.LiveEdit, "_remove"),
+        (live_edit, "write_video"),
+        (edited_video, "listed_uri"),
+    ],
 )
 def test_a_failure_in_the_middle_leaves_nothing_half(
     live: LiveRows, catalog: Catalog, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch

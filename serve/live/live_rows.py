@@ -22,8 +22,8 @@ from typing import NamedTuple
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord
 from serve.config import Limit, Retention
-from serve.live.edit import ChangeOutcome, LiveEdit
-from serve.live.video import STREAM_SCHEME
+from serve.live.edited_video import STREAM_SCHEME
+from serve.live.live_edit import ChangeOutcome, LiveEdit
 
 __all__ = ["Applied", "ChangeOutcome", "DeletionRecord", "LiveRows", "SegmentKey", "Tombstone", "Watermark"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from encoders.values import Utterance, Word
 from serve.moderation.policies import Policies, Policy
-from serve.moderation.video import Finding, Rulebook, VideoScorer
+from serve.moderation.video_scorer import Finding, Rulebook, VideoScorer
 from support.sample_live import make_utterance
 
 POLICIES = Policies(
