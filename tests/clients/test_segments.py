@@ -1,6 +1,7 @@
 """Readers of kinodex.segments that have the .proto files and docs/live.md, and none of our code."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -129,8 +130,9 @@ def test_the_example_in_the_documentation_sees_the_same(
     program.write_text(example)
     # -v writes to standard error which files are imported.
     command = [sys.executable, "-v", str(program), topics.servers[0], topics.topic_prefix]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may name our code
     done = subprocess.run(
-        command, cwd=toolchain.ROOT, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
+        command, cwd=toolchain.ROOT, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ours = "|".join(re.escape(f"{toolchain.ROOT}/{name}/") for name in ("protos", "ingest", "encoders", "serve"))

@@ -291,7 +291,8 @@ def free_ports(count: int) -> list[int]:
 # ------------------------------------------------------------------ the program
 def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="kinodex-kafka-"))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell ignores SIGINT
+        signal.signal(number, signal.default_int_handler)
     try:
         broker = Broker(folder)
         try:
