@@ -175,7 +175,7 @@ def test_an_answer_of_a_newer_server_is_said(server: FakeServer, client: Client)
     answer = video_message(READY)
     answer.state = 9  # type: ignore[assignment]
     server.answers["GetVideo"] = [library.GetVideoResponse(video=answer)]
-    assert "update it" in str(refused(lambda: client.video("99")))
+    assert "needs a newer kinodex" in str(refused(lambda: client.video("99")))
 
 
 # ------------------------------------------------------------------ videos

@@ -258,7 +258,7 @@ def test_reindex_refuses_other_bytes_in_place_of_a_video(
     monkeypatch.setattr("support.fakes.WordSumEncoder.fingerprint", "another")
     (outcome,) = reindex(tmp_path / "data", SETTINGS, progress=SilentProgress())
     assert outcome.status == "failed"
-    assert "holds other bytes now" in (outcome.error or "")
+    assert "its content has changed" in (outcome.error or "")
     assert content(tmp_path / "data") == before
 
 
