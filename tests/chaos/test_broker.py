@@ -69,7 +69,7 @@ def test_killing_its_starter_ends_it_and_empties_its_folder(program: subprocess.
     wait_until(lambda: not list(tmp_path.glob("kinodex-kafka-*")))
 
 
-def test_a_broker_that_cannot_start_says_why(tmp_path: Path, own_jars: None) -> None:
+def test_a_broker_that_cannot_start_gives_the_reason(tmp_path: Path, own_jars: None) -> None:
     broken = Broker(tmp_path / "broken", properties={"num.io.threads": "none"})
     with pytest.raises(RuntimeError, match=r"num\.io\.threads"):
         broken.start()

@@ -235,13 +235,13 @@ def test_what_cannot_be_read_is_no_way_past_the_door(house: House) -> None:
         assert code(send, timeout=HANG_SECONDS) == "UNAUTHENTICATED"
 
 
-def test_health_is_told_to_everybody(house: House) -> None:
+def test_health_needs_no_token(house: House) -> None:
     stub = health_pb2_grpc.HealthStub(house.channel)
     answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=HANG_SECONDS)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_nobody_gets_in_while_the_tokens_cannot_be_used(house: House) -> None:
+def test_every_call_is_refused_while_the_tokens_cannot_be_used(house: House) -> None:
     whole = house.tokens.read_bytes()
     house.tokens.write_bytes(b"{}")
     assert code(house.admin.listed) == "UNAUTHENTICATED"

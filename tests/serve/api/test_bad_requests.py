@@ -324,7 +324,7 @@ def test_says_what_is_wrong_and_goes_on(row: Bad, world: World) -> None:
     check_refusal(row, world)
 
 
-def test_what_is_our_own_fault_is_in_the_log_and_nowhere_else(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_is_described_only_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
     library = world.running.server.loaded.library
     assert library is not None
     with patch.object(library.engine, "_find_candidates", side_effect=RuntimeError("/secret/path")):

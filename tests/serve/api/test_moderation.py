@@ -213,7 +213,7 @@ def test_our_client_misses_nothing_while_the_server_is_away(data: Path) -> None:
     assert len({(one.event_id, one.revision) for one in found}) == 8
 
 
-def test_a_stop_ends_those_who_watch_at_once(data: Path) -> None:
+def test_a_stop_ends_all_watches_at_once(data: Path) -> None:
     with running(data, SETTINGS, drain_seconds=2 * HANG_SECONDS) as server:
         channel = grpc.insecure_channel(server.address)
         watch = Watch(ModerationServiceStub(channel))
@@ -224,14 +224,14 @@ def test_a_stop_ends_those_who_watch_at_once(data: Path) -> None:
     assert read_refusal(error.value) == ("UNAVAILABLE", "SERVER_NOT_READY")
 
 
-def test_a_caller_that_goes_away_is_let_go(server: Running) -> None:
+def test_the_watch_of_a_caller_that_disconnects_ends(server: Running) -> None:
     for _ in range(5):
         with grpc.insecure_channel(server.address) as channel:
             Watch(ModerationServiceStub(channel))
     wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 0)
 
 
-def test_those_who_watch_take_no_place_of_other_calls(data: Path) -> None:
+def test_watches_do_not_count_as_concurrent_calls(data: Path) -> None:
     limits = {"max_concurrent_calls": 1, "max_watches": 2}
     with running(data, SETTINGS, **limits) as server, grpc.insecure_channel(server.address) as channel:
         stub = ModerationServiceStub(channel)
@@ -256,7 +256,7 @@ def test_a_token_is_good_for_its_own_question_and_library(stub: ModerationServic
         assert read_refusal(error.value) == expected
 
 
-def test_a_token_of_a_library_that_is_gone_is_told_so(data: Path) -> None:
+def test_a_resume_token_of_a_deleted_library_is_expired(data: Path) -> None:
     with running(data, SETTINGS) as server, grpc.insecure_channel(server.address) as channel:
         token = Watch(ModerationServiceStub(channel)).first.resume_token
     for path in data.glob("catalog.sqlite*"):
@@ -308,7 +308,7 @@ def test_a_caller_sees_the_policies_of_its_own_collections(data: Path) -> None:
         assert asked().refused == "the file"
 
 
-def test_a_webhook_is_told_what_is_found(data: Path, receiver: Receiver) -> None:
+def test_a_webhook_receives_every_event(data: Path, receiver: Receiver) -> None:
     webhook = {"webhook_url": receiver.url, "webhook_secret": "a secret of some bytes"}
     with running(data, SETTINGS, **webhook):
         wait_until(lambda: len(receiver.requests) == 6)

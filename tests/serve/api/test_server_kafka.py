@@ -205,7 +205,7 @@ def test_partitions_that_are_added_are_read(worker: Worker, tmp_path: Path) -> N
         wait_until(lambda: found(client, "red") == [("cam", False)])
 
 
-def test_what_was_kept_long_enough_goes_here_and_in_kafka(worker: Worker, tmp_path: Path) -> None:
+def test_expired_segments_are_removed_here_and_in_kafka(worker: Worker, tmp_path: Path) -> None:
     worker.publish(stream("cam", ["red"] * 100 + ["blue"] * 20, appended=now() - 7200))
     worker.publish(stream("other", ["red"] * 40, collection="kept", appended=now() - 7200))
     with asked(tmp_path / "data", worker, retention=("cams=1d",)) as (_, client):

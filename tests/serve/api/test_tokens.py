@@ -349,7 +349,7 @@ def test_a_link_to_nowhere_is_no_open_door(tmp_path: Path) -> None:
         open_tokens(tmp_path, ServerConfig())
 
 
-def test_a_file_without_tokens_lets_nobody_in(path: Path) -> None:
+def test_a_file_without_tokens_refuses_every_call(path: Path) -> None:
     header = f"Bearer {add(path)}"
     revoke_token(path, "laptop")
     store = open_tokens(path.parent, ServerConfig())

@@ -133,7 +133,7 @@ def test_a_deadline_ends_a_call(server: FakeServer) -> None:
     assert str(error) == f"the server at {server.address} did not answer in 0.1 s: see client.timeout_seconds"
 
 
-def test_nobody_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.client.channel.ATTEMPT_COUNT", 2)  # else three seconds
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
@@ -156,7 +156,7 @@ def test_nobody_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         (make_refusal(code_pb2.RESOURCE_EXHAUSTED, "a\x1b[31m\nb", "OVERLOADED"), "a�[31m b", "OVERLOADED"),
     ],
 )
-def test_what_the_server_says_is_passed_on(
+def test_errors_of_the_server_are_passed_on(
     server: FakeServer, client: Client, status: Any, message: str, reason: str
 ) -> None:
     server.answers["GetVideo"] = [status]

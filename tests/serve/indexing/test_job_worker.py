@@ -235,7 +235,7 @@ def test_a_job_cancelled_while_its_bytes_come_ends_soon(jobs: JobQueue, data: Pa
         assert catalog.select("SELECT count(*) FROM videos") == [(0,)]
 
 
-def test_when_encoders_cannot_be_had_the_jobs_say_so_and_later_ones_are_tried(
+def test_jobs_fail_without_encoders_and_later_jobs_are_tried(
     jobs: JobQueue, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film = write_scenes(tmp_path / "a.mp4", [("red", 3)])
@@ -296,7 +296,7 @@ def test_names_errors_for_programs(error: Exception, reason: str) -> None:
 
 
 @pytest.mark.slow
-def test_whatever_is_asked_meanwhile_the_last_word_holds(
+def test_the_last_request_for_each_video_wins(
     jobs: JobQueue, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow_encoder(monkeypatch, seconds=0.05)
@@ -349,7 +349,7 @@ def test_ends_when_its_parent_does_and_gives_its_jobs_back(jobs: JobQueue, data:
 
 
 @pytest.mark.slow
-def test_ends_when_told_even_inside_an_encoder(jobs: JobQueue, data: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_it_even_inside_an_encoder(jobs: JobQueue, data: Path, tmp_path: Path) -> None:
     submit(jobs, write_scenes(tmp_path / "a.mp4", [("red", 3)]))
     is_encoding = tmp_path / "is-encoding"
     with start(data, TEST_SLOW_SECONDS="1000", TEST_ENCODING_FILE=str(is_encoding)) as process:

@@ -122,7 +122,7 @@ def test_asking_twice_is_one_job_and_asking_for_something_else_another(queue: Jo
     assert len(queue.jobs()) == 2
 
 
-def test_what_failed_is_tried_again(queue: JobQueue, writing: JobQueue) -> None:
+def test_a_failed_job_is_tried_again(queue: JobQueue, writing: JobQueue) -> None:
     queue.submit(new_job("abc"))
     job = writing.claim()
     assert job is not None
@@ -282,7 +282,7 @@ def test_a_job_that_the_worker_dies_on_fails_in_the_end(queue: JobQueue, writing
     assert not queue.has_work()
 
 
-def test_being_told_to_stop_is_no_attempt(queue: JobQueue, writing: JobQueue) -> None:
+def test_a_stop_does_not_count_as_an_attempt(queue: JobQueue, writing: JobQueue) -> None:
     queue.submit(new_job("abc"))
     for _ in range(MAX_ATTEMPTS + 1):
         assert writing.claim() is not None

@@ -120,7 +120,7 @@ def test_a_full_disk_is_a_full_spool(spool: Spool, monkeypatch: pytest.MonkeyPat
         assert files(spool) == []
 
 
-def test_cleaning_takes_what_nobody_needs_and_nothing_else(spool: Spool) -> None:
+def test_cleaning_removes_only_files_without_a_job(spool: Spool) -> None:
     spool.clean(lambda: ())  # before there is a folder
     needed, orphan = take(spool), take(spool, b"orphan")
     with spool.receive("c.mp4") as coming, spool.receive("d.mp4") as waiting:

@@ -233,7 +233,7 @@ def test_a_topic_that_was_made_anew_ends_it(benches: Callable[..., Bench]) -> No
     assert len(again.segment_ids()) == 2
 
 
-def test_what_is_no_segment_is_passed_over(benches: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_records_are_skipped(benches: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
     topics = Topics()
     for _ in range(3):
         topics.append(SEGMENTS, b"cam/0/0", b"\xff\xff")

@@ -253,7 +253,7 @@ def test_a_chunk_that_does_not_decode_is_a_dead_letter_and_a_gap() -> None:
     assert commit(partition, effects) == 10
 
 
-def test_what_is_too_large_for_a_record_goes_without_its_largest_part() -> None:
+def test_a_segment_too_large_for_a_record_is_sent_without_its_largest_part() -> None:
     effects = FakeEffects(CONTENT)
     partition = chunk_partition(effects)
     take(partition, effects, 0, [chunk(n) for n in range(9)])

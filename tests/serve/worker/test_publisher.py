@@ -126,7 +126,7 @@ def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> No
     ],
     ids=lambda one: " ".join(one)[:40].replace("\n", " ") if isinstance(one, tuple) else "",
 )
-def test_what_cannot_be_published_is_said_in_a_line(
+def test_a_source_that_cannot_be_published_is_an_error_of_one_line(
     arguments: tuple[str, ...],
     status: int,
     said: str,

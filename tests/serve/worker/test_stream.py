@@ -189,7 +189,7 @@ def test_revisions_grow_until_the_final_one() -> None:
         assert mine[-1] == run.published[key].revision
 
 
-def test_gaps_epochs_and_the_end_are_told() -> None:
+def test_gaps_epochs_and_the_end_are_published() -> None:
     found = Run(make_log(0, reset_at=30, lost=(20, 21)), seed=1).go()
     [gap] = [gap for record in found.values() for gap in record.gaps]
     assert (gap.first_sequence, gap.chunk_count, gap.reason) == (20, 2, "MISSING")
@@ -198,7 +198,7 @@ def test_gaps_epochs_and_the_end_are_told() -> None:
     assert [record for record in found.values() if record.is_last] == [newest]
 
 
-def test_a_gap_before_the_first_chunk_is_told_with_the_epoch_that_follows() -> None:
+def test_a_gap_before_the_first_chunk_is_published_with_the_next_epoch() -> None:
     found = Run(make_log(0, lost=(0, 1), sessions=(20, 20)), seed=1).go()
     told = {name: [(gap.first_sequence, gap.chunk_count) for gap in one.gaps] for name, one in found.items()}
     assert {name: gaps for name, gaps in told.items() if gaps} == {"v/0/0": [(0, 2)], "v/1/0": [(0, 2)]}

@@ -118,7 +118,7 @@ def test_a_decoded_chunk_comes_back_in_the_thread_that_runs_callbacks(worker: Wo
         ({"media": b"", "uri": "ftp://example.org/a.ts"}, "SourceRefused"),
     ],
 )
-def test_a_chunk_that_cannot_be_had_comes_back_as_its_error(
+def test_a_chunk_that_cannot_be_fetched_or_decoded_returns_its_error(
     worker: WorkerThreads, changes: dict[str, object], expected: str
 ) -> None:
     FakePool.content[b"media"] = DecodeError("chunk", "noise")

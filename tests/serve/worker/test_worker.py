@@ -131,7 +131,7 @@ def test_a_stream_becomes_what_index_makes_of_its_file(
 
 
 # ------------------------------------------------------------------ chunks that are not as they should be
-def test_what_cannot_be_used_is_a_dead_letter_and_the_stream_goes_on(topic: Topic, film: Path, tmp_path: Path) -> None:
+def test_unusable_chunks_become_dead_letters_and_the_stream_continues(topic: Topic, film: Path, tmp_path: Path) -> None:
     mine = cut(film, "cam")
     mine[4] = replace(mine[4], media=NOISE)
     mine[5] = replace(mine[5], media=b"", uri="ftp://example.org/chunk.ts")
@@ -243,7 +243,7 @@ def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         thread.join()
 
 
-def test_chunks_may_say_where_their_media_is(
+def test_chunks_may_hold_a_uri_in_place_of_media(
     topic: Topic, film: Path, tmp_path: Path, web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "RETRY_SECONDS", (0.1, 0.1))
@@ -403,7 +403,7 @@ def shed_before_now(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
     return stop_clock
 
 
-def test_old_chunks_are_shed_where_that_is_wanted(
+def test_old_chunks_are_shed_if_configured(
     topic: Topic, film: Path, tmp_path: Path, shed_before_now: Callable[[], float]
 ) -> None:
     mine = cut(film, "cam")
@@ -520,7 +520,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(topic: Topic, fil
     assert comparable_finals(topic.segments())[:3] == first
 
 
-def test_what_another_worker_has_taken_is_not_shed(
+def test_chunks_that_another_worker_took_are_not_shed(
     topic: Topic, film: Path, tmp_path: Path, shed_before_now: Callable[[], float]
 ) -> None:
     mine = cut(film, "cam")
@@ -535,7 +535,7 @@ def test_what_another_worker_has_taken_is_not_shed(
     assert [gap for one in topic.segments().values() for gap in one.gaps] == []
 
 
-def test_of_two_checkpoints_the_furthest_counts() -> None:
+def test_the_furthest_of_two_checkpoints_counts() -> None:
     def record(offset: int, topic: str, session: int, sequence: int) -> Record:
         message = stream_pb2.Checkpoint(topic=topic, session=session, next_sequence=sequence)
         return Record("t", 0, offset, 100.0 + offset, b"key", message.SerializeToString())

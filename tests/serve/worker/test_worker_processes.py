@@ -81,7 +81,7 @@ def assert_as_expected(topic: Topic, expected: dict[str, object], names: Sequenc
     assert topic.dead_letters() == []
 
 
-def test_who_is_stopped_leaves_nothing_that_was_finished(
+def test_a_stopped_worker_commits_all_finished_work(
     topic: Topic, film: Path, tmp_path: Path, children: list[Child], expected: dict[str, object]
 ) -> None:
     first = begin(children, topic, tmp_path)
@@ -102,7 +102,7 @@ def test_who_is_stopped_leaves_nothing_that_was_finished(
     assert before == len([one for one in topic.revisions() if one.video_id != "c"])
 
 
-def test_who_is_stopped_while_all_is_full_ends_soon_and_another_goes_on(
+def test_a_worker_stopped_under_full_load_ends_soon_and_another_continues(
     topic: Topic, film: Path, tmp_path: Path, children: list[Child], expected: dict[str, object]
 ) -> None:
     topic.send(streams(film))
@@ -116,7 +116,7 @@ def test_who_is_stopped_while_all_is_full_ends_soon_and_another_goes_on(
     assert_as_expected(topic, expected)
 
 
-def test_a_second_worker_shares_and_goes_on_alone_when_the_first_is_killed(
+def test_a_second_worker_shares_and_continues_alone_when_the_first_is_killed(
     topic: Topic, film: Path, tmp_path: Path, children: list[Child], expected: dict[str, object]
 ) -> None:
     mine = streams(film)
@@ -138,7 +138,7 @@ def test_a_second_worker_shares_and_goes_on_alone_when_the_first_is_killed(
     assert_as_expected(topic, expected)
 
 
-def test_workers_are_killed_again_and_again(
+def test_workers_that_are_killed_repeatedly_lose_nothing(
     topic: Topic, film: Path, tmp_path: Path, children: list[Child], expected: dict[str, object]
 ) -> None:
     mine = streams(film)
@@ -155,9 +155,7 @@ def test_workers_are_killed_again_and_again(
 
 
 # ------------------------------------------------------------------ without a broker
-def test_a_worker_without_a_broker_or_topics_says_so_in_a_line(
-    topic: Topic, tmp_path: Path, children: list[Child]
-) -> None:
+def test_a_missing_broker_or_topic_is_an_error_of_one_line(topic: Topic, tmp_path: Path, children: list[Child]) -> None:
     short = {"KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": "1"}
     for child, reason in (
         (
@@ -172,7 +170,7 @@ def test_a_worker_without_a_broker_or_topics_says_so_in_a_line(
         assert "Traceback" not in child.log_text()
 
 
-def test_a_worker_goes_on_when_the_broker_comes_back(
+def test_a_worker_continues_after_an_outage_of_the_broker(
     own_broker: Broker, topic_prefix: str, film: Path, tmp_path: Path, children: list[Child],
     expected: dict[str, object],
 ) -> None:  # fmt: skip
