@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from google.protobuf.json_format import MessageToJson
 
@@ -105,7 +106,8 @@ class Webhook:
                 status = runner.run(self._post_until_stopped(headers, body, wait))
         except TimeoutError:
             return f"no answer within {self._post_seconds:g} s", False
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # ValueError: HTTP_PROXY is no URL
+        # ValueError: the proxy is no URL. ImportError: it is a SOCKS proxy, which needs another package.
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, ImportError) as error:
             return _reason_of(error), False
         if 200 <= status < 300:
             return "", True
@@ -136,7 +138,9 @@ class Webhook:
                 connections.append(details["return_value"])
 
         self._tls = self._tls or ssl.create_default_context()
-        client = httpx2.AsyncClient(verify=self._tls, timeout=None, follow_redirects=False)
+        client = httpx2.AsyncClient(
+            verify=self._tls, proxy=proxy_for(self._url), trust_env=False, timeout=None, follow_redirects=False
+        )
         request = client.build_request("POST", self._url, headers=headers, content=body)
         request.extensions["trace"] = note_connection
         try:
@@ -147,6 +151,16 @@ class Webhook:
         finally:
             for connection in connections:  # httpcore2 leaves it open if a TLS handshake is cancelled
                 await connection.aclose()
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy for a URL: HTTP_PROXY or HTTPS_PROXY of the environment, unless NO_PROXY holds the host.
+
+    httpx2 would also read ALL_PROXY, and then fail at a SOCKS proxy that is meant for other programs.
+    """
+    parts = urlsplit(url)
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 def _reason_of(error: BaseException) -> str:

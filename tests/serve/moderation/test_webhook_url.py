@@ -1,9 +1,9 @@
-"""server.webhook_url: URLs that cannot be posted to are refused when the server starts."""
+"""server.webhook_url: URLs that cannot be posted to are refused when the server starts; proxies of the environment."""
 
 import pytest
 
 from serve.errors import SettingsError
-from serve.moderation.webhook import check_url
+from serve.moderation.webhook import check_url, proxy_for
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,24 @@ def test_refuses_other_urls_without_quoting_them(url: str, problem: str) -> None
         check_url(url)
     assert problem in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "proxy"),
+    [
+        ({}, None),
+        ({"HTTP_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
+        ({"http_proxy": "proxy:3128"}, "http://proxy:3128"),
+        ({"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": "localhost,example.org"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "ALL_PROXY": "socks5://proxy:1080"}, None),
+    ],
+)
+def test_uses_the_proxy_of_the_environment_for_its_scheme(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], proxy: str | None
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_for("http://hooks.example.org:8080/events?key=1") == proxy
