@@ -64,8 +64,9 @@ def _rebuild(connection: sqlite3.Connection) -> None:
         shared = ", ".join(name for name in _column_names(connection, f"old_{table}") if name in new)
         connection.execute(f"INSERT INTO main.{table} ({shared}) SELECT {shared} FROM temp.old_{table}")
     connection.execute("DELETE FROM videos WHERE live OR state != 'READY'")
+    # No encoder space has this fingerprint, so `kinodex index` does not take a video without rows for an indexed one.
     connection.execute(
-        "UPDATE videos SET frame_count = 0, segment_count = 0, utterance_count = 0, warnings = ?",
+        "UPDATE videos SET fingerprint = '', frame_count = 0, segment_count = 0, utterance_count = 0, warnings = ?",
         (json.dumps([WARNING]),),
     )
 

@@ -16,7 +16,7 @@ from ingest.media.sandbox import DecodePool
 from ingest.values import Frame
 from serve.catalog.catalog import Catalog
 from serve.encoder_set import Encoders, decode_config, load_encoders
-from serve.errors import CollectionNotFound, DataDirectoryMissing, EncoderSpaceMismatch
+from serve.errors import CollectionNotFound, DataDirectoryInvalid, DataDirectoryMissing, EncoderSpaceMismatch
 from serve.search.engine import Engine
 from serve.search.intent import read_intent
 from serve.settings import Settings, load_settings
@@ -69,10 +69,13 @@ class Library:
 
         Raises:
             DataDirectoryMissing: If nothing was indexed.
+            DataDirectoryInvalid: If a reindexing of an outdated catalog has not ended (serve.catalog.outdated).
             EncoderSpaceMismatch: If the settings name other encoders.
         """
         stored = self.catalog.space()
         if stored is None:
+            if self.catalog.videos():
+                raise DataDirectoryInvalid(str(self.directory), "its videos are not encoded again: run kinodex reindex")
             raise DataDirectoryMissing(str(self.directory))
         encoders = load_encoders(self.settings, stored, speech=(stored.speech, stored.speech_fingerprint))
         if stored.fingerprint != encoders.space.fingerprint:

@@ -46,6 +46,7 @@ def test_a_rebuilt_catalog_lists_the_same_videos_and_forgets_live_ones(
         )  # fmt: skip
         assert (video.metadata, video.recorded_time) == (({"camera": "7"}, 5.0) if version >= 2 else ({}, None))
         assert (video.frame_count, video.warnings) == (0, (WARNING,))
+        assert catalog.find_indexed("films", "abc", video.content_sha256, "old") is None  # so that it can be indexed
         assert (catalog.space(), catalog.generation(), len(catalog.identity())) == (None, 0, 32)
         assert len(catalog.select("SELECT * FROM deletions")) == (version >= 3)
         assert catalog.select("PRAGMA integrity_check") == [("ok",)]

@@ -1,8 +1,9 @@
 """Indexing through real child processes, a real catalog and exact encoders."""
 
+import sqlite3
 import subprocess
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,15 @@ import pytest
 
 from ingest.config import DecodeConfig
 from serve.catalog.catalog import Catalog
-from serve.catalog.outdated import COPY_NAME
+from serve.catalog.outdated import COPY_NAME, rebuild_outdated
 from serve.catalog.swap import FRESH_NAME
-from serve.errors import DataDirectoryBusy, DataDirectoryMissing, EncoderSpaceMismatch, VideoNotFound
+from serve.errors import (
+    DataDirectoryBusy,
+    DataDirectoryInvalid,
+    DataDirectoryMissing,
+    EncoderSpaceMismatch,
+    VideoNotFound,
+)
 from serve.indexing.pipeline import delete, index, reindex
 from serve.search.library import Library
 from serve.settings import Settings
@@ -235,6 +242,8 @@ def test_reindex_makes_a_catalog_of_an_older_version_anew(films: Path, tmp_path:
     assert statuses == ["failed", "indexed"]
     assert "version 5" in progress.notes[0]
     assert (data / COPY_NAME).exists()
+    with Library.open(data, SETTINGS) as library, pytest.raises(DataDirectoryInvalid, match="run kinodex reindex"):
+        library.search(Query(text="red"))
     delete(data, ["second"])
     assert [outcome.status for outcome in reindex(data, SETTINGS, progress=progress)] == ["unchanged"]
     assert sorted(path.name for path in data.iterdir() if path.is_dir()) == ["index"]
@@ -247,6 +256,21 @@ def test_reindex_makes_a_catalog_of_an_older_version_anew(films: Path, tmp_path:
         assert video.warnings == ()
     with Library.open(data, SETTINGS) as library:
         assert [video.video_id for video in library.search(Query(text="red")).videos] == ["first"]
+
+
+def test_a_video_of_an_older_version_can_be_indexed_before_reindex_has_ended(films: Path, tmp_path: Path) -> None:
+    run([films / "a.mp4"], tmp_path / "now")
+    with Catalog.open_reader(tmp_path / "now") as catalog:
+        (video,), space = catalog.videos(), catalog.space()
+    assert space is not None
+    write_outdated(tmp_path / "data", 5, {video.video_id: films / "a.mp4"})
+    with closing(sqlite3.connect(tmp_path / "data" / "catalog.sqlite")) as connection, connection:
+        connection.execute("UPDATE videos SET collection = 'default', fingerprint = ?", (space.fingerprint,))
+    rebuild_outdated(tmp_path / "data")  # and the process is killed
+
+    assert [outcome.status for outcome in run([films / "a.mp4"], tmp_path / "data").values()] == ["indexed"]
+    with Library.open(tmp_path / "data", SETTINGS) as library:
+        assert [video.video_id for video in library.search(Query(text="red")).videos] == [video.video_id]
 
 
 def test_reindex_refuses_other_bytes_in_place_of_a_video(
