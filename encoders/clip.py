@@ -37,30 +37,19 @@ RESIZE: dict[str, ResizePolicy] = {"shortest": "crop", "squash": "squash", "long
 
 
 class VisualEncoder(Protocol):
-    """Embeds pictures and texts as unit vectors of one space.
+    """Embeds pictures and texts as unit vectors of one space."""
 
-    Attributes:
-        name: Its name in VisualConfig.model; loading that name again gives the same encoder.
-        fingerprint: Hex: architecture, weights and preprocessing. Equal where vectors may be compared.
-        width: D, the length of its vectors.
-        input_width: Width of a frame, in pixels.
-        input_height: Height of a frame, in pixels.
-        resize: How a picture of another shape is brought to the input size.
-        calibration: Used where the data directory has no calibration for this encoder.
-        sentence: The sentence encoder that encodes its texts, so that a caller with both encodes a text once; None if
-            it has a text tower of its own.
-    """
-
-    name: str
-    fingerprint: str
-    width: int
-    input_width: int
+    name: str  # in VisualConfig.model; loading that name again gives the same encoder
+    fingerprint: str  # hex, of architecture, weights and preprocessing; equal where vectors may be compared
+    width: int  # D, the length of its vectors
+    input_width: int  # of a frame, in pixels
     input_height: int
-    resize: ResizePolicy
-    calibration: Calibration
+    resize: ResizePolicy  # how a picture of another shape is brought to the input size
+    calibration: Calibration  # used where the data directory has no calibration for this encoder
 
     @property
-    def sentence(self) -> SentenceEncoder | None: ...
+    def sentence(self) -> SentenceEncoder | None:
+        """The sentence encoder of its texts, so that a caller with both encodes a text once; None: its own tower."""
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed uint8 (B, H, W, 3) RGB pictures at the input size: float32 (B, D), unit length."""

@@ -12,19 +12,14 @@ from encoders.weights import choose_device, fingerprint_of, hub_answers, state_f
 
 
 class SentenceEncoder:
-    """Embeds texts as unit vectors.
-
-    Attributes:
-        name: The model's name, or the folder it was read from.
-        fingerprint: Hex: equal where vectors may be compared.
-        width: D, of the vectors.
-    """
+    """Embeds texts as unit vectors."""
 
     def __init__(
         self, name: str, fingerprint: str, width: int, embed: Callable[[Sequence[str]], NDArray[np.float32]]
     ) -> None:
-        self.name, self.fingerprint, self.width = name, fingerprint, width
-        self._embed = embed
+        self.name = name  # of the model, or the folder it was read from
+        self.fingerprint = fingerprint  # hex: equal where vectors may be compared
+        self.width, self._embed = width, embed  # D of the vectors, and what makes them
 
     @classmethod
     def load(cls, config: SentenceConfig) -> "SentenceEncoder":

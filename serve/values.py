@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal
 
 from ingest.values import MediaInfo
 from temporal.values import ChangeKind, TimeSpan
@@ -332,8 +332,8 @@ class IndexOutcome:
     warnings: tuple[str, ...] = ()
 
 
-class IndexProgress(Protocol):
-    """Observes an indexing run. The thread that iterates the outcomes calls it."""
+class IndexProgress:
+    """Observes an indexing run: here without effect. The thread that iterates the outcomes calls it."""
 
     def expect(self, count: int) -> None:
         """Take the number of inputs."""

@@ -58,17 +58,12 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkHooks:
-    """Callbacks of cut_chunks(), and its clocks.
+    """Callbacks of cut_chunks(), and its clocks."""
 
-    Attributes:
-        notes: Called with one line about each omission, oddity or lost connection.
-        progress: Called after each chunk with the seconds of media, the chunks and the bytes so far.
-        now: The wall clock, in seconds since 1970.
-    """
-
-    notes: Callable[[str], None] = lambda line: None
+    notes: Callable[[str], None] = lambda line: None  # gets a line about each omission, oddity or lost connection
+    # Called after each chunk with the seconds of media, the chunks and the bytes so far.
     progress: Callable[[float, int, int], None] = lambda seconds, chunk_count, byte_count: None
-    now: Callable[[], float] = time.time
+    now: Callable[[], float] = time.time  # the wall clock, in seconds since 1970
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 

@@ -4,7 +4,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from types import TracebackType
 from typing import Self
 
 import click
@@ -29,7 +28,7 @@ def show_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-class LineProgress:
+class LineProgress(IndexProgress):
     """Prints notes, warnings and errors only; for pipes and logs."""
 
     def __init__(self) -> None:
@@ -38,10 +37,7 @@ class LineProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    def __exit__(self, *exception: object) -> None: ...
 
     def expect(self, count: int) -> None:
         self.expected_count = count
@@ -52,15 +48,6 @@ class LineProgress:
     def complain(self, line: str) -> None:
         """Print the error or the warning of an input on standard error."""
         click.echo(line, err=True)
-
-    def start(self, uri: str) -> None:
-        pass
-
-    def advance(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None:
-        pass
-
-    def finish(self, uri: str) -> None:
-        pass
 
     def count_outcome(self) -> None:
         """Count an outcome. An input that never started, such as a missing file, has an outcome too."""
@@ -85,9 +72,7 @@ class LiveProgress(LineProgress):
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bars.stop()
 
     def expect(self, count: int) -> None:

@@ -167,9 +167,10 @@ def _print_rows(console: Console, headers: Sequence[str], rows: Sequence[_Row]) 
     `headers` are those of the key columns and of the last column.
     """
     if not console.is_terminal:
-        return _print_lines(console, rows)
+        _print_lines(console, rows)
+        return
     if not rows:
-        return None
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for header in headers:
         # The last column takes the remaining width, so that every row fits on 80 columns.
@@ -179,7 +180,6 @@ def _print_rows(console: Console, headers: Sequence[str], rows: Sequence[_Row]) 
         lines = [Text("  ").join(row.heading), row.body]
         table.add_row(*row.key, Text("\n").join(line for line in lines if line.plain))
     console.print(table)
-    return None
 
 
 def _print_lines(console: Console, rows: Sequence[_Row]) -> None:

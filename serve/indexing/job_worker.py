@@ -32,6 +32,7 @@ from serve.indexing.work import Input, Result
 from serve.observe.logs import log_to_stderr
 from serve.search.traits import caption_bank_of
 from serve.settings import Settings, load_settings
+from serve.values import IndexProgress
 
 logger = logging.getLogger("serve.indexing.job_worker")  # also when it runs as __main__
 
@@ -44,19 +45,11 @@ IDLE_EXIT_SECONDS = 60.0  # without a job until the process ends, which frees th
 STOP_SECONDS = 3.0  # bounds giving the jobs back on SIGTERM; after that the next worker does it
 
 
-class LoggedProgress:
+class LoggedProgress(IndexProgress):
     """Progress of an indexing run that only logs notes: callers read the progress of jobs in the catalog."""
-
-    def expect(self, count: int) -> None: ...
 
     def note(self, line: str) -> None:
         logger.info("%s", line)
-
-    def start(self, uri: str) -> None: ...
-
-    def advance(self, uri: str, media_seconds: float, duration_seconds: float | None) -> None: ...
-
-    def finish(self, uri: str) -> None: ...
 
 
 class JobWorker:
