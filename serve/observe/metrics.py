@@ -67,7 +67,7 @@ def serve_metrics(registry: CollectorRegistry, listen: str) -> tuple[str, Callab
     host, port = host_and_port(listen)
     http: WSGIServer
     thread: threading.Thread
-    http, thread = start_http_server(port, addr=host)
+    http, thread = start_http_server(port, addr=host, registry=registry)
     address = f"http://{host}:{http.server_port}/metrics"
     logger.info("metrics served address=%s", address)
 
