@@ -122,8 +122,7 @@ class MiniLM:
         centred = x - x.mean(axis=-1, keepdims=True)
         scale = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float32(NORM_EPSILON))
         return np.asarray(
-            centred / scale * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"],
-            dtype=np.float32,
+            centred / scale * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"], dtype=np.float32
         )
 
 

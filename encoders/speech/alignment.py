@@ -139,10 +139,7 @@ def warp(cost: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _cut_words(
-    tokenizer: Tokenizer,
-    text: list[int],
-    path: tuple[NDArray[np.int64], NDArray[np.int64]],
-    probabilities: list[float],
+    tokenizer: Tokenizer, text: list[int], path: tuple[NDArray[np.int64], NDArray[np.int64]], probabilities: list[float]
 ) -> list[TimedText]:
     words, word_tokens = tokenizer.split_to_word_tokens([*text, tokenizer.eot])
     rows, columns = path

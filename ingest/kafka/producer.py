@@ -4,26 +4,14 @@ import logging
 from contextlib import suppress
 
 from kafka import KafkaProducer
-from kafka.errors import (
-    KafkaError,
-    KafkaTimeoutError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-)
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 from kafka.partitioner import murmur2
 from kafka.producer.future import FutureRecordMetadata
 
 from ingest.config import KafkaConfig
 from ingest.errors import IngestError, RecordTooLarge
 from ingest.kafka import repairs
-from ingest.kafka.connection import (
-    CLOSE_SECONDS,
-    broker_unavailable,
-    connect,
-    milliseconds,
-    to_line,
-    translate_errors,
-)
+from ingest.kafka.connection import CLOSE_SECONDS, broker_unavailable, connect, milliseconds, to_line, translate_errors
 from ingest.kafka.record import MAX_RECORD_BYTES
 from ingest.kafka.topics import Topics
 

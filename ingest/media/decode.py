@@ -333,9 +333,7 @@ class _DecodePass:
         self._sound_end = start + Fraction(len(samples), SAMPLE_RATE_HZ)
         self._extend_to(self._sound_end)
         yield AudioBlock(
-            epoch=sound.epoch.index,
-            start_seconds=float(start),
-            samples=np.ascontiguousarray(samples, dtype=np.float32),
+            epoch=sound.epoch.index, start_seconds=float(start), samples=np.ascontiguousarray(samples, dtype=np.float32)
         )
 
     def _yield_waiting_sound(self) -> Iterator[Decoded]:
@@ -354,9 +352,7 @@ class _DecodePass:
         begin = first.to_media(first.start) if first is not None and first.origin is not None else Fraction(0)
         if self._end - max(Fraction(0), begin) > self._config.max_duration_seconds:
             raise LimitExceeded(
-                self._uri,
-                "max_duration_seconds",
-                f"longer than {self._config.max_duration_seconds:g} s",
+                self._uri, "max_duration_seconds", f"longer than {self._config.max_duration_seconds:g} s"
             )
 
     def _is_truncated(self) -> bool:

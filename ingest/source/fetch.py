@@ -19,13 +19,7 @@ from typing import BinaryIO, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ingest.config import SourceConfig
-from ingest.errors import (
-    LimitExceeded,
-    SourceNotFound,
-    SourceRefused,
-    SourceUnavailable,
-    SourceUnreadable,
-)
+from ingest.errors import LimitExceeded, SourceNotFound, SourceRefused, SourceUnavailable, SourceUnreadable
 from ingest.source.addresses import is_allowed, resolve
 
 Progress = Callable[[int, int | None], None]  # called with the bytes so far, and with all bytes if that is known
@@ -287,11 +281,7 @@ def _check_status(response: http.client.HTTPResponse, url: Url, name: str) -> No
 
 
 def _receive_body(
-    response: http.client.HTTPResponse,
-    name: str,
-    config: SourceConfig,
-    into: BinaryIO,
-    progress: Progress | None,
+    response: http.client.HTTPResponse, name: str, config: SourceConfig, into: BinaryIO, progress: Progress | None
 ) -> str:
     announced_bytes = response.length  # None: the body is chunked, or ends with the connection
     if announced_bytes is not None and announced_bytes > config.max_bytes:

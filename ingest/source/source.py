@@ -18,14 +18,7 @@ from typing import BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ingest.config import SourceConfig
-from ingest.errors import (
-    LimitExceeded,
-    SourceError,
-    SourceNotFound,
-    SourceRefused,
-    SourceUnavailable,
-    SourceUnreadable,
-)
+from ingest.errors import LimitExceeded, SourceError, SourceNotFound, SourceRefused, SourceUnavailable, SourceUnreadable
 from ingest.source.fetch import (
     READ_BYTES,
     Progress,
@@ -303,9 +296,7 @@ def _resolve_allowed(uri: str, name: str, config: SourceConfig) -> tuple[str, st
 def _path_of_file_uri(uri: str, name: str) -> str:
     """Return the absolute path of a file: URI, which must be spelled as in RFC 8089."""
     problem = SourceRefused(
-        name,
-        "not a valid file: URI of this machine",
-        "write file:///folder/name, ? and # and % percent-encoded",
+        name, "not a valid file: URI of this machine", "write file:///folder/name, ? and # and % percent-encoded"
     )
     try:
         parts = urlsplit(uri)

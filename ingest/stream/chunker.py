@@ -26,14 +26,7 @@ from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from ingest.config import PublishConfig
-from ingest.errors import (
-    DecodeError,
-    IngestError,
-    SourceError,
-    SourceNotFound,
-    SourceUnavailable,
-    SourceUnreadable,
-)
+from ingest.errors import DecodeError, IngestError, SourceError, SourceNotFound, SourceUnavailable, SourceUnreadable
 from ingest.media.container import (
     MISSING_SECONDS,
     MISSING_SHARE,
@@ -119,12 +112,7 @@ class _SourceRun:
     """One reading of a source, over all its connections."""
 
     def __init__(
-        self,
-        source: str,
-        config: PublishConfig,
-        recorded_time: float | None,
-        stop: threading.Event,
-        hooks: ChunkHooks,
+        self, source: str, config: PublishConfig, recorded_time: float | None, stop: threading.Event, hooks: ChunkHooks
     ) -> None:
         self._source, self._config, self._stop, self._hooks = source, config, stop, hooks
         self._name = display_uri(source)

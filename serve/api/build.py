@@ -44,11 +44,7 @@ MIN_PING_MILLISECONDS = 5_000  # of clients, also between calls; gRPC hangs up b
 
 
 def build_server(
-    directory: Path,
-    settings: Settings,
-    config_file: Path | None = None,
-    *,
-    ingest_command: Sequence[str] | None = None,
+    directory: Path, settings: Settings, config_file: Path | None = None, *, ingest_command: Sequence[str] | None = None
 ) -> Server:
     """Make a server that listens but does not answer yet: see Server. Call it on the event loop that it will run on.
 

@@ -123,10 +123,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         return library_pb2.UploadVideoResponse(video=video_message(status))
 
     async def _receive(
-        self,
-        request_iterator: AsyncIterator[library_pb2.UploadVideoRequest],
-        info: UploadInfo,
-        key: RequestKey | None,
+        self, request_iterator: AsyncIterator[library_pb2.UploadVideoRequest], info: UploadInfo, key: RequestKey | None
     ) -> VideoStatus:
         """Write an upload's bytes to the spool and queue it."""
         with self.spool.receive(info.filename, size_bytes=info.size_bytes or None) as upload:

@@ -139,10 +139,7 @@ def upload_info(header: library.UploadHeader) -> UploadInfo:
     placement = _read_placement(violations, header, "header.")
     violations.check()
     return UploadInfo(
-        filename=header.filename,
-        size_bytes=header.size_bytes,
-        sha256=header.sha256.lower(),
-        placement=placement,
+        filename=header.filename, size_bytes=header.size_bytes, sha256=header.sha256.lower(), placement=placement
     )
 
 

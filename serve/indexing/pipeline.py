@@ -26,12 +26,7 @@ INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that 
 
 
 def index(
-    inputs: Sequence[str],
-    directory: Path,
-    settings: Settings,
-    *,
-    collection: str = "default",
-    progress: IndexProgress,
+    inputs: Sequence[str], directory: Path, settings: Settings, *, collection: str = "default", progress: IndexProgress
 ) -> Iterator[IndexOutcome]:
     """Index files, folders and URLs into a data directory; yield one outcome an input, as they finish.
 

@@ -46,8 +46,7 @@ def write_video(edit: sqlite3.Connection, video: EditedVideo, now: float) -> Non
         ).fetchone()
     anchors = _anchors(edit, video, json.loads(anchors))
     newest = edit.execute(
-        "SELECT end_seconds, last, epoch FROM segments WHERE video_row = ? ORDER BY position DESC LIMIT 2",
-        (video.row,),
+        "SELECT end_seconds, last, epoch FROM segments WHERE video_row = ? ORDER BY position DESC LIMIT 2", (video.row,)
     ).fetchall()  # the last segment may be cut short: the segment before it can end later
     edit.execute(
         "UPDATE videos SET frame_count = frame_count + ?, segment_count = segment_count + ?,"

@@ -11,21 +11,8 @@ import numpy as np
 from encoders.values import FrameEmbeddings
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import prune_events
-from serve.catalog.live_blocks import (
-    MOST_UTTERANCES,
-    block_of,
-    epoch_of,
-    segment_position,
-    utterance_position,
-)
-from serve.catalog.rows import (
-    LiveColumns,
-    insert_frames,
-    insert_segment,
-    insert_utterances,
-    uri_bytes,
-    words_json,
-)
+from serve.catalog.live_blocks import MOST_UTTERANCES, block_of, epoch_of, segment_position, utterance_position
+from serve.catalog.rows import LiveColumns, insert_frames, insert_segment, insert_utterances, uri_bytes, words_json
 from serve.codec.records import SegmentRecord
 from serve.live.edited_video import EditedVideo, listed_uri, write_video
 

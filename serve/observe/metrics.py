@@ -99,8 +99,7 @@ class LiveMetrics:
         )
         self.videos = gauge("kinodex_live_videos", "Live videos that have not ended.")
         self.watermark_age_seconds = gauge(
-            "kinodex_watermark_age_seconds",
-            "Longest time for which the watermark of a live video has not moved.",
+            "kinodex_watermark_age_seconds", "Longest time for which the watermark of a live video has not moved."
         )
         self.deletions = counter(
             "kinodex_live_deletions", "Deletions of live videos that callers asked this server for."

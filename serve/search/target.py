@@ -37,11 +37,7 @@ class QueryEncoder:
         self._sentences, self._speech, self._visual = sentences, speech, visual
 
     def encode(
-        self,
-        query: Query,
-        intent: Intent,
-        pixels: NDArray[np.uint8] | None,
-        example: tuple[Video, TimeSpan] | None,
+        self, query: Query, intent: Intent, pixels: NDArray[np.uint8] | None, example: tuple[Video, TimeSpan] | None
     ) -> Target:
         """Encode a query's text, its picture or example, or a mix of both by image_weight.
 
