@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class ChangeOutcome(StrEnum):
-    """What one change did: the values are labels of a metric."""
+    """Outcome of one change. The values are labels of a metric."""
 
     APPLIED = "applied"
     STALE = "stale"  # the catalog has this revision of the segment, or a higher one

@@ -34,7 +34,7 @@ MISSING = "MISSING"  # reason of a gap: the chunks never came
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
-    """What all streams of a worker share."""
+    """Settings and models that all streams of a worker share."""
 
     transcriber: Transcriber | None
     window: WindowConfig
