@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # the longest that a job waits to be seen where nobody called wake()
 FIRST_BACKOFF_SECONDS = 1.0  # after the first crash; doubles with each
 LAST_BACKOFF_SECONDS = 30.0  # bounds the waits in a crash loop
-HEALTHY_SECONDS = 60.0  # a worker that lived this long was not part of a crash loop
+HEALTHY_SECONDS = 60.0  # without a crash or another failure for this long, the waits begin again
 TERM_SECONDS = 10.0  # from SIGTERM to SIGKILL; the worker itself gives its jobs back within 3 s
 # Idle OpenMP threads spin before they sleep, which takes the cores from the server's own answers.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "0"}
@@ -55,7 +55,6 @@ class Supervisor:
         )
         self._backoff = Backoff(first_backoff_seconds, LAST_BACKOFF_SECONDS)
         self._child: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0  # by the clock: when the child was started
         self._not_before = 0.0  # by the clock: no child is started earlier
         self.crash_count = 0  # workers that ended with an exit status other than 0; for metrics
 
@@ -101,8 +100,6 @@ class Supervisor:
                 return
             _close_pipe(self._child)
             self._child = None
-            if self._clock() - self._started_at >= HEALTHY_SECONDS:
-                self._backoff.reset()
             if status:
                 logger.warning("job worker died status=%s", status)
                 self.crash_count += 1
@@ -114,10 +111,11 @@ class Supervisor:
                 env=os.environ | ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C is for this process alone
             )
-            self._started_at = self._clock()
             logger.info("job worker started pid=%d", self._child.pid)
 
     def _back_off(self) -> None:
+        if self._clock() - self._not_before >= HEALTHY_SECONDS:
+            self._backoff.reset()
         self._not_before = self._clock() + self._backoff.next_seconds()
 
 

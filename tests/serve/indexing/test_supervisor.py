@@ -135,3 +135,18 @@ def test_a_program_that_cannot_be_started_is_tried_less_and_less_often(jobs: Job
         clock.now += 0.5
     assert np.diff(tries).tolist() == [1, 2, 4]
     supervisor.stop()
+
+
+def test_a_failure_long_after_the_last_one_waits_as_briefly_as_the_first(jobs: JobQueue, tmp_path: Path) -> None:
+    clock = Clock()
+    supervisor = Supervisor(jobs, command=[str(tmp_path / "missing")], clock=clock)
+    submit(jobs)
+    for _ in range(3):
+        with pytest.raises(OSError, match="missing"):
+            supervisor.check_worker()
+        supervisor._back_off()  # as the thread does
+        clock.now += 1.0
+        with pytest.raises(OSError, match="missing"):
+            supervisor.check_worker()
+        clock.now += HEALTHY_SECONDS
+    supervisor.stop()
