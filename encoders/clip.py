@@ -100,11 +100,9 @@ class OpenClipEncoder:
 
         Args:
             pixels: uint8 (B, H, W, 3) RGB at the input size, already scaled (bicubic).
-
         Returns:
             float32 (B, D), unit length. In float32 a vector does not depend on its batch (to 1e-4). In bfloat16 the
             kernel may change with the batch size, which moves a vector by a cosine of up to 1e-3.
-
         Raises:
             ValueError: If the pixels have another shape or type.
         """
@@ -143,10 +141,8 @@ def load_visual(
         config: The model; "auto" means the one that the data directory remembers, else the best one available here.
         sentence: A sentence encoder that is already loaded; mini shares it.
         remembered: The name stored in the data directory; None for a new directory.
-
     Returns:
         The encoder (None for "none"), and one line that says which encoder it is and why.
-
     Raises:
         WeightsNotFound: If a named model is not available here.
         WeightsInvalid: If its file is damaged or holds another model.

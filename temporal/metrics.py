@@ -171,7 +171,6 @@ def ndcg(gains: Sequence[float], ideal: Sequence[float], k: int) -> float:
         gains: Gain (>= 0) of each answer, in order.
         ideal: Gain (>= 0) of every possible answer, in any order.
         k: Number of answers that count.
-
     Returns:
         A value in [0, 1]; 0 if no answer has a gain.
     """

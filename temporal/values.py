@@ -81,7 +81,6 @@ class Pooling(Protocol):
         Args:
             frame_size: D of the visual encoder; 0 without one.
             utterance_size: E of the sentence encoder.
-
         Raises:
             WeightsNotFound: If the file is missing.
             WeightsInvalid: If it is damaged, or was trained for vectors of other sizes.

@@ -27,7 +27,6 @@ def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
         pixels: uint8 (B, H, W, 3) RGB.
         side_px: Width and height of the result.
         generator: Random generator on the device of `pixels`.
-
     Returns:
         float32 (B, 3, side_px, side_px) in -1..1.
     """

@@ -100,11 +100,9 @@ class MiniEncoder:
 
         Args:
             pixels: uint8 (B, H, W, 3) RGB at the input size.
-
         Returns:
             float32 (B, D), unit length. In float32 a vector does not depend on its batch (to 1e-4); in bfloat16 it
             moves by a cosine of up to 1e-3.
-
         Raises:
             ValueError: If the pixels have another shape or type.
         """

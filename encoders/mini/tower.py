@@ -185,7 +185,6 @@ def load_pretrained() -> dict[str, Tensor]:
 
     Returns:
         The weights of both trunks and of the classifier, by name, without the head of the captions.
-
     Raises:
         ImportError: If the package is not installed.
     """

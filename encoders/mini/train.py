@@ -118,7 +118,6 @@ def train_mini(
         on_stage: Called before the first step with a stage, the work done, and the total where it is known.
         on_step: Called with the step, the number of steps, and the loss.
         on_epoch: Called with the result of each epoch.
-
     Raises:
         PicturesInvalid: If the pictures cannot be read.
         WeightsInvalid: If `out` holds a run with other settings, or `start` holds no `mini`.

@@ -29,7 +29,6 @@ def convert(folder: Path) -> tuple[Whisper, tuple[tuple[int, int], ...]]:
 
     Returns:
         The model on the CPU in float32, and the (layer, head) pairs of its alignment heads.
-
     Raises:
         WeightsNotFound: If the folder holds no model.bin.
         WeightsInvalid: If the model or its config.json is damaged or of another kind.

@@ -65,7 +65,6 @@ class GroupConsumer:
                 offset that the group committed, else at its oldest record; seek() changes that.
             on_revoked: Called with partitions that soon belong to another member. commit_now() still works for them.
             on_lost: Called with partitions that belong to another member already. Nothing may be committed.
-
         Raises:
             BrokerUnavailable: If no broker answers in time, or a topic is missing.
         """

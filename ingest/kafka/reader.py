@@ -51,7 +51,6 @@ class PartitionReader:
 
         Args:
             wanted: Topic, partition, and the offset to begin at. None, or a deleted offset, means the oldest record.
-
         Raises:
             OffsetRegression: If an offset lies beyond the partition's end.
             BrokerUnavailable: If the broker does not report where partitions begin and end.

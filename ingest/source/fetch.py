@@ -82,7 +82,6 @@ def download(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progre
     Args:
         url: http or https. A user:password is sent as Basic authorization, to this host only.
         progress: Called after each read.
-
     Raises:
         SourceRefused: If the policy forbids the scheme, host or address, here or after a redirect.
         SourceNotFound: If the server answers 404 or 410.

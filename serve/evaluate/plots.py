@@ -30,7 +30,6 @@ def draw(measurement: Measurement, figures: dict[str, Any], folder: Path) -> Non
 
     Args:
         figures: The figures of queries.query_figures.
-
     Raises:
         OSError: If a file cannot be written.
     """

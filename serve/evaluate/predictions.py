@@ -37,7 +37,6 @@ def evaluate_files(predictions: Path, truth: Path) -> PredictionScores:
     Args:
         predictions: JSON lines of `qid` and `pred_relevant_windows`: [start, end, …] in seconds, the best first.
         truth: JSON lines of `qid` and `relevant_windows`: [start, end] in seconds.
-
     Raises:
         PredictionsInvalid: If a file cannot be read, is not in this format or names a query twice, or if the truth
             lacks a predicted query.

@@ -72,7 +72,6 @@ def measure(
 
     Args:
         on_done: Called with the count of questions asked so far, and the count of all.
-
     Raises:
         QuestionsInvalid: If no question can be asked, or several videos share the name of a file.
         ServerFailed: If a call to a server fails.

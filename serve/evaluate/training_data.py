@@ -79,7 +79,6 @@ def gather(
         captions: JSON lines; see read_captions.
         out: Folder that caches the vectors of the captions for the next run.
         on_stage: Called with the name of the stage, the count done of it, and the count of all (None: unknown).
-
     Raises:
         TrainingSetInvalid: If the file has another format, or there is nothing to train on.
         DataDirectoryMissing: If nothing was indexed in a directory.

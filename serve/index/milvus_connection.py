@@ -36,11 +36,6 @@ class MilvusConnection:
     def timeout_seconds(self) -> float:
         return self._config.milvus_timeout_seconds
 
-    @property
-    def data_types(self) -> Any:
-        """pymilvus.DataType."""
-        return self._pymilvus.DataType
-
     @contextmanager
     def client(self) -> Iterator[Any]:
         """Yield the connected pymilvus.MilvusClient.

@@ -241,11 +241,12 @@ class MilvusIndex:
 
     def _create(self, client: Any, catalog: Catalog, width: int) -> None:
         """Create the collection, and drop those of the catalog's former encoders."""
-        types = self._connection.data_types
+        from pymilvus import DataType
+
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
         for field, kind in FIELDS.items():
             more = {"is_primary": True} if field == "id" else {"dim": width} if field == "vector" else {}
-            schema.add_field(field, getattr(types, kind), **more)
+            schema.add_field(field, getattr(DataType, kind), **more)
         indexes = client.prepare_index_params()
         # FLAT compares all rows: a text is far from all pictures, so an index that skips rows misses the nearest
         # (see the figures in serve.index.shard).

@@ -100,7 +100,6 @@ def train_fusion(
         model_config: Shape of the model, if not the default; its sizes must fit the data.
         on_step: Called with the step, the number of steps, and the loss.
         on_report: Called with a report every `config.report_steps`.
-
     Raises:
         TrainingSetInvalid: If there are too few captioned videos.
         WeightsInvalid: If `out` holds a run with other settings.

@@ -100,7 +100,6 @@ def split(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, Trai
         data: All videos.
         share: Share of the captions in each of the last two sets, as far as whole videos allow.
         seed: Changes the order.
-
     Raises:
         TrainingSetInvalid: If there are too few videos with captions.
     """

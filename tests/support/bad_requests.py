@@ -200,7 +200,7 @@ def check_refusal(row: Bad, world: World) -> None:
     assert world.answers()
     assert world.uploads == []
     server = world.running.server
-    wait_until(lambda: server.call_workers.call_count == server.query_workers.call_count == 0)
+    wait_until(lambda: server.library_service.workers.call_count == server.search_service.workers.call_count == 0)
 
 
 def words(text: str = "red", **fields: Any) -> moment_pb2.Query:

@@ -122,7 +122,7 @@ def cancelled_upload(world: World) -> Any:
 
 
 def spool_full(world: World) -> Any:
-    with patch.object(world.running.server.spool, "max_spool_bytes", 10):
+    with patch.object(world.running.server.library_service.spool, "max_spool_bytes", 10):
         return world.upload([header(), data(bytes(1000))])
 
 

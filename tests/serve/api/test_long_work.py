@@ -84,7 +84,7 @@ def test_an_upload_is_named_by_its_content_and_made_once(client: Client, films: 
     assert done.uri == "upload:london.mp4"
     again = client.upload(films / "london.mp4", collection="uploads")
     assert (again.video_id, again.state) == (begun.video_id, VideoState.READY)
-    assert not list(server.server.spool.folder.iterdir())
+    assert not list(server.server.library_service.spool.folder.iterdir())
 
 
 def test_what_cannot_be_indexed_says_why(client: Client, films: Path) -> None:

@@ -244,7 +244,7 @@ def test_too_many_questions_are_refused_with_the_time_to_come_back(
         stub = SearchServiceStub(channel)
         request = search.SearchVideosRequest(query=moment_pb2.Query(text="red"))
         taken = [stub.SearchVideos.future(request) for _ in range(2)]
-        wait_until(lambda: server.server.query_workers.call_count == 2)
+        wait_until(lambda: server.server.search_service.workers.call_count == 2)
         with pytest.raises(grpc.RpcError) as caught:
             stub.SearchVideos(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

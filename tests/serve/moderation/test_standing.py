@@ -334,7 +334,7 @@ def test_a_call_that_ends_while_it_begins_leaves_no_query(
             call.cancel()
         wait_until(lambda: server.server.metrics.calls_in_flight._value.get() == 0)
         go_on.set()
-        server.server.query_workers.close()  # waits for what is being done
+        server.server.search_service.workers.close()  # waits for what is being done
         assert len(server.server.followers.ready_watcher()) == 0
 
 
