@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-STOP_SECONDS = 30.0  # bound of Background.stop(); a server that ends waits this long for each of its threads
+# Bound of Background.stop(); a server that ends waits this long for each of its threads, and then closes what they use.
+# Longer than a transaction waits for another process (BUSY_TIMEOUT_SECONDS in serve.catalog.sqlite, 30 s).
+STOP_SECONDS = 40.0
 
 
 class Stopped(Exception):

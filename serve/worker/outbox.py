@@ -27,9 +27,7 @@ class Outbox:
         keys = []
         for record in records:
             data = segment_bytes(record)
-            if (
-                len(data) > self._max_value_bytes
-            ):  # a picture a hundred times as high as it is wide has such a thumbnail
+            if len(data) > self._max_value_bytes:  # a picture a hundred times as wide as high has such a thumbnail
                 logger.warning("segment without thumbnails segment=%s bytes=%d", record.segment.segment_id, len(data))
                 data = segment_bytes(replace(record, thumbnails=()))
             self._deliveries.append(self._effects.send_segment(record, data))

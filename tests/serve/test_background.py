@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from serve.background import Background, Backoff, Stopped
+from serve.background import STOP_SECONDS, Background, Backoff, Stopped
+from serve.catalog.sqlite import BUSY_TIMEOUT_SECONDS
 from support.waiting import HANG_SECONDS
 
 FOREVER_SECONDS = 1000.0
@@ -120,6 +121,10 @@ def test_stop_gives_up_on_work_that_hangs(caplog: pytest.LogCaptureFixture) -> N
     background._thread.join(HANG_SECONDS)
     background.stop()
     assert not background.is_alive
+
+
+def test_stop_waits_longer_than_a_transaction_waits_for_another_process() -> None:
+    assert STOP_SECONDS > BUSY_TIMEOUT_SECONDS  # after stop() the caller closes the catalog
 
 
 def test_stop_before_start_does_nothing() -> None:
