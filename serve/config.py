@@ -71,7 +71,7 @@ class ServerConfig:
 class IndexConfig:
     """The index of vectors: FAISS by default, or Milvus."""
 
-    # Milvus that holds the vectors: `http://HOST:PORT/DATABASE`, `https:`, or a path `*.db` (milvus-lite); needs
+    # Milvus that holds the vectors: `http://HOST:PORT[/DATABASE]`, `https:`, or a path `*.db` (milvus-lite); needs
     # `pip install 'kinodex[milvus]'`; none: FAISS, in this process
     milvus_uri: str = ""
     milvus_token: str = ""  # `USER:PASSWORD` or an API key of Milvus
