@@ -198,7 +198,9 @@ class _DecodePass:
 
     def _decode_packet(self, packet: Packet[Stream]) -> Iterator[Decoded]:
         stream = packet.stream
-        base = self._base_of(stream)
+        if stream.index not in self._bases:
+            self._bases[stream.index] = stream.time_base
+        base = self._bases[stream.index]
         if base is None:
             return
         pts = packet.pts * base if packet.pts is not None else None
@@ -224,11 +226,6 @@ class _DecodePass:
                 yield from self._yield_frame(picture)
         elif epoch.origin is None and packet.is_keyframe and pts is not None:
             epoch.set_origin(pts)  # with sound only, pictures still set media time
-
-    def _base_of(self, stream: Stream) -> Fraction | None:
-        if stream.index not in self._bases:
-            self._bases[stream.index] = stream.time_base
-        return self._bases[stream.index]
 
     def _finish(self) -> Iterator[Decoded]:
         if self._video is not None:

@@ -52,9 +52,8 @@ class _Position:
             return True
         if dts is not None and self.last is not None:
             return dts < self.last - BACKWARD_SECONDS
-        return (
-            shown < self.epoch.start - BACKWARD_SECONDS
-        )  # reordered pictures arrive late, but none lies before the first
+        # Reordered pictures arrive late, but none lies before the first.
+        return shown < self.epoch.start - BACKWARD_SECONDS
 
 
 class Timeline:

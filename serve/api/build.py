@@ -95,19 +95,6 @@ def build_server(
     )
 
 
-def _make_workers(config: ServerConfig, metrics: ServerMetrics) -> tuple[Workers, Workers]:
-    """Make the threads for questions, which are bounded by the CPU, and for all other calls."""
-    query_workers = Workers(
-        "questions",
-        config.query_workers or os.cpu_count() or 1,
-        config.max_waiting_queries,
-        metrics.queries_waiting.set,
-    )
-    # The interceptor bounds the calls already, so none is refused for want of a thread.
-    max_waiting_count = config.max_concurrent_calls + config.max_watches
-    return query_workers, Workers("calls", CALL_WORKER_COUNT, max_waiting_count, lambda count: None)
-
-
 def _make_services(
     directory: Path,
     settings: Settings,
@@ -119,11 +106,14 @@ def _make_services(
     reader: Catalog,
     editor: Catalog,
 ) -> tuple[SearchService, LibraryService, ModerationService]:
-    query_workers, call_workers = _make_workers(settings.server, metrics)
+    config = settings.server
+    query_thread_count = config.query_workers or os.cpu_count() or 1  # questions are bounded by the CPU
+    query_workers = Workers("questions", query_thread_count, config.max_waiting_queries, metrics.queries_waiting.set)
+    # The interceptor bounds the calls already, so none is refused for want of a thread.
+    max_waiting_count = config.max_concurrent_calls + config.max_watches
+    call_workers = Workers("calls", CALL_WORKER_COUNT, max_waiting_count, lambda count: None)
     spool = Spool(
-        directory / FOLDER_NAME,
-        max_upload_bytes=settings.server.max_upload_bytes,
-        max_spool_bytes=settings.server.max_spool_bytes,
+        directory / FOLDER_NAME, max_upload_bytes=config.max_upload_bytes, max_spool_bytes=config.max_spool_bytes
     )
     access, signer = Access(reader), PageSigner(page_key(directory))
     search_service = SearchService(loaded.require, followers.ready_watcher, access, query_workers, signer)

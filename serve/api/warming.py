@@ -32,9 +32,7 @@ def warm_library(directory: Path, settings: Settings) -> Library:
     library = Library.open(directory, settings)
     try:
         if library.catalog.space() is None or not library.catalog.videos():
-            from serve.indexing import (
-                pipeline,  # imports torch and Whisper: half a GB of memory that answers do not need
-            )
+            from serve.indexing import pipeline  # imports torch and Whisper: half a GB that answers do not need
 
             with Catalog.open_writer(directory) as writer:
                 _, encoders = encoder_set.load_for_indexing(settings, writer.space())

@@ -11,9 +11,8 @@ import threading
 import unicodedata
 from functools import cache, lru_cache
 
-TOKENIZER = (
-    "porter unicode61 remove_diacritics 2"  # of the search table: a change needs a migration in serve.catalog.schema
-)
+# Of the search table: a change needs a migration in serve.catalog.schema.
+TOKENIZER = "porter unicode61 remove_diacritics 2"
 
 UNITS = {
     word: number
@@ -138,9 +137,8 @@ def _read_number(words: list[str], at: int) -> tuple[int | None, int]:
     following = words[at + 1] if at + 1 < len(words) else ""
     current, after = _read_below_hundred(words, at)
     if current is None and following in SCALES and (words[at] == "a" or words[at].isdecimal()):
-        current = (
-            1 if words[at] == "a" else int(words[at][:18])
-        )  # 5 million; 18 digits at most, so that no text makes a huge number
+        # 5 million; 18 digits at most, so that no text makes a huge number.
+        current = 1 if words[at] == "a" else int(words[at][:18])
         after = at + 1
     if current is None:
         return None, at + 1

@@ -1,15 +1,7 @@
 """Reads files of questions with known answers, for `kinodex calibrate` and `kinodex eval`.
 
-A file is one JSON object of three lists, or JSON lines that each have a "kind":
-
-    {"videos":  [{"file": "a.mp4", "caption": "a dog in the snow", "alt": "winter walk with a dog"}],
-     "moments": [{"file": "a.mp4", "query": "the dog jumps", "start_seconds": 3, "end_seconds": 5,
-                  "channel": "visual"}],
-     "absent":  [{"query": "a volcano", "channel": "visual"}]}
-
-    {"kind": "video", "file": "a.mp4", "query": "a dog in the snow"}
-    {"kind": "moment", "file": "a.mp4", "query": "the dog jumps", "start_seconds": 3, "end_seconds": 5}
-    {"kind": "absent", "query": "a volcano", "channel": "visual"}
+A file is one JSON object of three lists, or JSON lines that each have a "kind"; the help of the two commands shows
+them. Of a whole video, a row may have several texts: "caption", "alt" and "query".
 
 "file" names a video by its id, or by the last part of its URI. "channel" says which channel can find the answer: visual
 (the default), speech, or mixed, which needs both. "half" may be "train" (the default), for tuning, or "report".

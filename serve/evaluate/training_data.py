@@ -47,9 +47,8 @@ class GatheredTrainingSet:
 
     data: TrainingSet
     source: str  # of the captions, for messages
-    missing_count: (
-        int  # captions left out: the libraries lack the video, or it has no frames or ends before the caption
-    )
+    # Captions left out: the libraries lack the video, or it has no frames or ends before the caption.
+    missing_count: int
 
 
 @dataclass(slots=True, kw_only=True)

@@ -100,7 +100,9 @@ class Watcher(Background):
             else:
                 videos = self.engine.videos
                 self.videos = {row: self._skip_to_end(video) for row, video in videos.items() if video.is_growing}
-                self.ended = {row: self._end_of(video) for row, video in videos.items() if _has_ended(video)}
+                self.ended = {
+                    row: self._end_of(video) for row, video in videos.items() if video.is_live and video.is_ended
+                }
             slot = self.slots.index(None) if None in self.slots else self._grow()
             self.slots[slot] = standing
             target, thresholds = standing.target, standing.thresholds
@@ -182,8 +184,10 @@ class Watcher(Background):
 
     def _follow_videos(self) -> None:
         videos = self.engine.videos
-        for row in self.videos.keys() - videos.keys():
-            self._close_deleted(self.videos.pop(row))
+        for row in self.videos.keys() - videos.keys():  # deleted videos, whose open moments are closed
+            deleted = self.videos.pop(row)
+            if deleted.video is not None:
+                self._deliver(deleted.video, deleted.epoch, deleted.tracks.finish(deleted.frames_after))
         self.ended = {row: ended for row, ended in self.ended.items() if row in videos}
         for row, video in videos.items():
             followed = self.videos.get(row)
@@ -207,11 +211,6 @@ class Watcher(Background):
             version=-1, epoch=ended.epoch, frames_after=ended.frames_after, words_after=ended.words_after,
             tracks=Hysteresis(self._rules()), is_admitted=self._admissions(video),
         )  # fmt: skip
-
-    def _close_deleted(self, followed: _FollowedVideo) -> None:
-        """Close the open moments of a video that was deleted."""
-        if followed.video is not None:
-            self._deliver(followed.video, followed.epoch, followed.tracks.finish(followed.frames_after))
 
     def _follow_video(self, video: Video, followed: _FollowedVideo) -> None:
         """Compare the new frames and words of one video."""
@@ -290,10 +289,6 @@ class Watcher(Background):
             name = moment_id(moment, utterance.epoch, "speech")
             for kind in (ChangeKind.OPENED, ChangeKind.CLOSED):
                 standing.deliver(MomentChange(moment_id=name, kind=kind, moment=moment))
-
-
-def _has_ended(video: Video) -> bool:
-    return video.is_live and video.is_ended
 
 
 def _admits(standing: StandingQuery, video: Video | None) -> bool:

@@ -22,9 +22,7 @@ from serve.search.intent import read_intent
 from serve.settings import Settings, load_settings
 from serve.values import Answer, Query, Video
 
-PICTURE_SECONDS = (
-    30.0  # longest decoding of a question's picture; it takes milliseconds unless the machine is overloaded
-)
+PICTURE_SECONDS = 30.0  # longest decoding of a question's picture, which takes milliseconds unless all is overloaded
 PICTURE_PIXELS = 100_000_000  # of a question's picture: more than any camera's, and less than a decompression bomb's
 PICTURE_WORKERS = 2  # processes that decode the pictures of questions
 

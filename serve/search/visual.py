@@ -39,14 +39,14 @@ EXCLUDED_FRAMES = 0.5  # a moment is left out if this share of its frames shows 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredVideo:
-    """How well one video shows what a question asks for."""
+    """How well one video shows what a question asks for. The defaults are for a video too far down for the test."""
 
     video: Video
     score: float  # de-biased similarity of the whole video, about -0.2..0.5
-    confidence: float  # 0..1 that the video shows it, by the no-match test against captions of anything
-    moment_score: float  # as score, of the video's best frames
-    moment_confidence: float  # as confidence, that the best frames show it
-    moments: tuple[ScoredSpan, ...]  # best first
+    confidence: float = 0.0  # 0..1 that the video shows it, by the no-match test against captions of anything
+    moment_score: float = 0.0  # as score, of the video's best frames
+    moment_confidence: float = 0.0  # as confidence, that the best frames show it
+    moments: tuple[ScoredSpan, ...] = ()  # best first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ class VisualChannel:
             self._calibrate(score, curve, video_traits, video_moments)
             for (score, curve), video_traits, video_moments in zip(best, traits, moments, strict=True)
         ]
-        return calibrated + [_skip_calibration(score, curve) for score, curve in curves[CALIBRATED_COUNT:]]
+        return calibrated + [ScoredVideo(video=curve.video, score=score) for score, curve in curves[CALIBRATED_COUNT:]]
 
     def score_frames(
         self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None
@@ -273,13 +273,6 @@ def fill_templates(text: str, templates: Sequence[str]) -> list[str]:
 def z_score(score: float, mean: float, spread: float) -> float:
     """Return how many standard deviations a score is above the scores of captions of anything on the same video."""
     return (score - mean) / max(spread, 1e-6)
-
-
-def _skip_calibration(score: float, curve: FrameScores) -> ScoredVideo:
-    """Return a video too far down the list for the no-match test."""
-    return ScoredVideo(
-        video=curve.video, score=score, confidence=0.0, moment_score=0.0, moment_confidence=0.0, moments=()
-    )
 
 
 def _make_whole_span(curve: FrameScores) -> list[ScoredSpan]:

@@ -230,9 +230,8 @@ def _compare(starts: Floats, ends: Floats, tiou_threshold: float) -> tuple[bytes
 
 def _in_cells(changes: Changes, edges: Floats) -> tuple[Ints, Floats]:
     """Return the first cell after each change, ascending and distinct, and the strongest change of each cell."""
-    cells = np.searchsorted(
-        edges[:-1] + 0.5, changes.seconds, "right"
-    )  # a cell has the frame that is shown in its middle
+    # A cell has the frame that is shown in its middle.
+    cells = np.searchsorted(edges[:-1] + 0.5, changes.seconds, "right")
     is_inner = (cells > 0) & (cells < len(edges) - 1)
     cells, strengths = cells[is_inner], changes.strengths[is_inner].astype(np.float64)
     if not len(cells):
