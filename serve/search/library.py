@@ -73,7 +73,9 @@ class Library:
         stored = self.catalog.space()
         if stored is None:
             if self.catalog.videos():
-                raise DataDirectoryInvalid(str(self.directory), "its videos are not encoded again: run kinodex reindex")
+                raise DataDirectoryInvalid(
+                    str(self.directory), "its videos are not encoded again yet: run kinodex reindex"
+                )
             raise DataDirectoryMissing(str(self.directory))
         encoders = load_encoders(self.settings, stored, speech=(stored.speech, stored.speech_fingerprint))
         if stored.fingerprint != encoders.space.fingerprint:
