@@ -112,12 +112,10 @@ def train_mini(
         data: A folder of tars; `val.tar`, if it exists, is used for evaluation only.
         out: Gets mini.safetensors, mini.json, history.jsonl, training.png, and checkpoint.pt during the run.
         epochs: An epoch draws as many pictures as there are.
-        seed: Seed of every random choice.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         start: Folder of a trained `mini` to start from; None: EfficientNet-lite0's ImageNet weights.
         on_stage: Called before the first step with a stage, the work done, and the total where it is known.
         on_step: Called with the step, the number of steps, and the loss.
-        on_epoch: Called with the result of each epoch.
     Raises:
         PicturesInvalid: If the pictures cannot be read.
         WeightsInvalid: If `out` holds a run with other settings, or `start` holds no `mini`.

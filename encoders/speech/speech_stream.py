@@ -222,8 +222,7 @@ class SpeechStream:
     def _make_room(self) -> int:
         """Emit a part of the full window: up to its longest pause, or up to the quietest point if it has no pause.
 
-        Returns:
-            The end of that window, where the next run begins.
+        Return the end of that window, where the next run begins.
         """
         assert self._onset is not None
         if self._spans:

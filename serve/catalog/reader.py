@@ -256,11 +256,8 @@ class CatalogReader(OpenCatalog):
         ]  # fmt: skip
 
     def row_ids(self, kind: Kind, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the rows of a video's segments or utterances that have a vector, in order of time.
-
-        Returns:
-            Ids int64 (N,), unique over all videos, and unit vectors float32 (N, D).
-        """
+        """Return ids, int64 (N,), unique over all videos, and unit vectors, float32 (N, D), of a video's segments or
+        utterances that have a vector, in order of time."""
         with self._snapshot_of(row):
             rows = self.select(
                 f"SELECT id, vector FROM {kind} WHERE video_row = ? AND vector IS NOT NULL ORDER BY position", row

@@ -73,12 +73,9 @@ def question_options(command: Function) -> Function:
 
 
 def load_library_settings(data: Path | None, config: Path | None, *, is_local: bool = True) -> "tuple[Path, Settings]":
-    """Return the folder of the library, and the settings.
+    """Return the folder of the library, and the settings, by the values of --data and --config.
 
-    Args:
-        data: The folder of --data.
-        config: The file of --config.
-        is_local: Whether the library is in that folder, and not on a server. Only then is its kinodex.toml read.
+    Only of a library in that folder (`is_local`), and not on a server, is its kinodex.toml read.
     """
     from serve.settings import data_directory, load_settings
 

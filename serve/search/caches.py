@@ -75,7 +75,6 @@ class RowCache(Generic[Value]):
             read: Reads a version of a row. Its third argument is the cached value of an older version, or None; it must
                 not change that value.
             size_of: Returns the size of a value, in any unit.
-            max_size: The largest total size of the values.
         """
         self._read, self._size_of, self._max_size = read, size_of, max_size
         self._lock = threading.Lock()

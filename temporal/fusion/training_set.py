@@ -97,7 +97,6 @@ def split(data: TrainingSet, share: float, seed: int) -> tuple[TrainingSet, Trai
     """Split by video, ordered by the hash of the name, into training, validation and test sets.
 
     Args:
-        data: All videos.
         share: Share of the captions in each of the last two sets, as far as whole videos allow.
         seed: Changes the order.
     Raises:
