@@ -23,9 +23,9 @@ from serve.errors import IndexUnavailable
 from serve.event import event_id
 from serve.moderation.scoring import compare, confidences_of
 from serve.search.engine import Engine
-from serve.search.ranking import verdict_of
 from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE
 from serve.search.target import Target
+from serve.search.verdict import verdict_of
 from serve.search.video_rows import VideoFrames
 from serve.values import MatchedWord, Moment, MomentChange, Query, Thresholds, Video
 from temporal.hysteresis import Change, Hysteresis, Rules

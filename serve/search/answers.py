@@ -6,7 +6,8 @@ from contextlib import suppress
 from serve.catalog.catalog import Catalog
 from serve.errors import VideoNotFound
 from serve.search.caches import RowCache
-from serve.search.ranking import Candidate, RankedMoment, RankedVideo, verdict_of
+from serve.search.ranking import Candidate, RankedMoment, RankedVideo
+from serve.search.verdict import verdict_of
 from serve.search.video_rows import Transcript
 from serve.values import Moment, Video, VideoAnswer
 from temporal.window import overlaps

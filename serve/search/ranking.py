@@ -10,11 +10,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from encoders.calibration import MATCH_CONFIDENCE, WEAK_CONFIDENCE
 from serve.search.intent import Intent
 from serve.search.speech import Passage
 from serve.search.visual import ScoredVideo
-from serve.values import Verdict, Video
+from serve.values import Video
 from temporal.moments.moments import tiou
 from temporal.values import ScoredSpan, TimeSpan
 
@@ -121,13 +120,6 @@ def combine_confidences(visual_confidence: float, passage: Passage | None, inten
     visual = visual_confidence * intent.visual_weight / heaviest
     speech = (passage.confidence if passage else 0.0) * intent.speech_weight / heaviest
     return max(visual, speech)
-
-
-def verdict_of(confidence: float) -> Verdict:
-    """Return the verdict on a confidence 0..1."""
-    if confidence >= MATCH_CONFIDENCE:
-        return Verdict.MATCH
-    return Verdict.WEAK if confidence >= WEAK_CONFIDENCE else Verdict.NO_MATCH
 
 
 def rank_by_score(candidates: Iterable[Candidate], intent: Intent) -> list[RankedMoment]:
