@@ -82,7 +82,7 @@ class Violations:
     def read_timestamp(self, path: str, message: Timestamp) -> float:
         """Read a time in seconds since 1970; NaN after a mistake."""
         if message.seconds not in TIMESTAMP_SECONDS or not 0 <= message.nanos < NANOSECONDS:
-            self.add(path, f"is no Timestamp: seconds {message.seconds}, nanos {message.nanos}")
+            self.add(path, f"is not a valid Timestamp: seconds {message.seconds}, nanos {message.nanos}")
             return math.nan
         return timestamp_value(message)
 

@@ -75,7 +75,7 @@ def problems(read: Any, request: Any) -> dict[str, str]:
         (
             {"like": MomentReference(video_id="v", span=TimeSpan(end_offset=Duration(seconds=1, nanos=-1)))},
             "query.like.span.end_offset",
-            "no Duration",
+            "not a valid Duration",
         ),
     ],
 )
@@ -131,15 +131,19 @@ def test_the_rest_of_a_search_is_refused(rest: dict[str, Any], field: str, probl
         ),
         (Filter(min_duration=Duration(seconds=-1)), "filter.min_duration", "negative"),
         (Filter(min_duration=Duration(nanos=-1)), "filter.min_duration", "negative"),
-        (Filter(max_duration=Duration(seconds=315_576_000_001)), "filter.max_duration", "no Duration"),
-        (Filter(max_duration=Duration(seconds=-1, nanos=1)), "filter.max_duration", "no Duration"),
-        (Filter(max_duration=Duration(nanos=10**9)), "filter.max_duration", "no Duration"),
+        (Filter(max_duration=Duration(seconds=315_576_000_001)), "filter.max_duration", "not a valid Duration"),
+        (Filter(max_duration=Duration(seconds=-1, nanos=1)), "filter.max_duration", "not a valid Duration"),
+        (Filter(max_duration=Duration(nanos=10**9)), "filter.max_duration", "not a valid Duration"),
         (Filter(min_duration=Duration(seconds=2), max_duration=Duration(seconds=1)), "filter.max_duration", "below"),
-        (Filter(recorded=TimeRange(start_time=Timestamp(nanos=-1))), "filter.recorded.start_time", "no Timestamp"),
+        (
+            Filter(recorded=TimeRange(start_time=Timestamp(nanos=-1))),
+            "filter.recorded.start_time",
+            "not a valid Timestamp",
+        ),
         (
             Filter(recorded=TimeRange(end_time=Timestamp(seconds=253_402_300_800))),
             "filter.recorded.end_time",
-            "no Timestamp",
+            "not a valid Timestamp",
         ),
         (
             Filter(recorded=TimeRange(start_time=Timestamp(seconds=2), end_time=Timestamp(seconds=1))),
@@ -226,7 +230,7 @@ GOOD_URI = "https://example.org/a.mp4"
         ({"metadata": {"": "v"}}, "metadata", "1 to 64 characters, got one of 0"),
         ({"metadata": {"k" * 65: "v"}}, "metadata", "1 to 64 characters, got one of 65"),
         ({"metadata": {"k": "v" * 1025}}, "metadata[k]", "1,024"),
-        ({"start_time": Timestamp(nanos=10**9)}, "start_time", "no Timestamp"),
+        ({"start_time": Timestamp(nanos=10**9)}, "start_time", "not a valid Timestamp"),
         ({"request_id": "r" * 129}, "request_id", "128"),
         ({"request_id": "a\tb"}, "request_id", "printable"),
     ],
