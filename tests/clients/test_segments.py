@@ -84,7 +84,13 @@ def valid(kafka: str, topics: KafkaConfig) -> list[SegmentRecord]:
 def topics(kafka: str) -> KafkaConfig:
     """Where topics of our own are."""
     prefix = f"test-{uuid.uuid4().hex[:12]}"
-    return KafkaConfig(servers=(kafka,), topic_prefix=prefix, partition_count=2, replication_factor=1)
+    return KafkaConfig(
+        servers=(kafka,),
+        topic_prefix=prefix,
+        partition_count=2,
+        replication_factor=1,
+        bootstrap_timeout_seconds=HANG_SECONDS,
+    )
 
 
 @pytest.mark.clients

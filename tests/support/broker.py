@@ -70,10 +70,10 @@ PROPERTIES = {
     # The defaults wait for hundreds of consumers; tests have two.
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "500",
-    "initial.broker.registration.timeout.ms": "60000",
-    # A killed broker may register again when its old session is over, by default after 9 seconds. A shorter session
-    # than this would fail on two busy cores, which can delay a heartbeat by a second.
-    "broker.session.timeout.ms": "3000",
+    "initial.broker.registration.timeout.ms": "300000",
+    # A killed broker may register again when its old session is over, by default after 9 seconds. The session ends, and
+    # with it all work for a while, if a busy disk or core delays the heartbeats for as long.
+    "broker.session.timeout.ms": "6000",
     "broker.heartbeat.interval.ms": "500",
     "log.cleaner.backoff.ms": "500",
     "log.segment.delete.delay.ms": "1000",

@@ -19,7 +19,7 @@ def config_for(servers: str, prefix: str) -> KafkaConfig:
         topic_prefix=prefix,
         partition_count=2,
         session_timeout_seconds=30,
-        bootstrap_timeout_seconds=60,
+        bootstrap_timeout_seconds=HANG_SECONDS,
     )
 
 

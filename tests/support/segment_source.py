@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ class Worker:
         self.config = KafkaConfig(
             servers=(servers,), topic_prefix=prefix, partition_count=partition_count, bootstrap_timeout_seconds=60.0
         )
-        create_topics(self.config)
+        create_topics(replace(self.config, bootstrap_timeout_seconds=HANG_SECONDS))
         self.topics = Topics(prefix)
         self.settings = Settings(workers=2, kafka=self.config)
         self.producer = Producer(self.config)

@@ -46,7 +46,7 @@ class Topic:
             partition_count=partition_count,
             **{"session_timeout_seconds": 30.0, "bootstrap_timeout_seconds": 60.0, **kafka},
         )
-        create_topics(self.config)
+        create_topics(replace(self.config, bootstrap_timeout_seconds=HANG_SECONDS))
         self.names = Topics(prefix)
         self.producer = Producer(self.config)
 

@@ -56,7 +56,7 @@ def config_at(secured: Secured, listener: str, prefix: str, **given: Any) -> Kaf
         servers=(secured.address(listener),),
         topic_prefix=prefix,
         partition_count=2,
-        bootstrap_timeout_seconds=60.0,
+        bootstrap_timeout_seconds=HANG_SECONDS,
         **{**given, **files},
     )
 

@@ -19,7 +19,9 @@ TOO_LARGE = bytes(2 << 20)  # the topic of sources accepts one MiB
 
 @pytest.fixture
 def config(kafka: str, topic_prefix: str) -> KafkaConfig:
-    config = KafkaConfig(servers=(kafka,), topic_prefix=topic_prefix, partition_count=3, bootstrap_timeout_seconds=60.0)
+    config = KafkaConfig(
+        servers=(kafka,), topic_prefix=topic_prefix, partition_count=3, bootstrap_timeout_seconds=HANG_SECONDS
+    )
     create_topics(config)
     return config
 
