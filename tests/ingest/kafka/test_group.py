@@ -94,7 +94,7 @@ def test_a_callback_may_seek_before_the_first_record(config: KafkaConfig, topics
     consumer = GroupConsumer(
         config,
         [topics.chunks],
-        group=f"{topics.prefix}-g",
+        group=f"{config.topic_prefix}-g",
         on_assigned=begin,
         on_revoked=lambda partitions: None,
         on_lost=lambda partitions: None,
@@ -110,7 +110,7 @@ def test_poll_raises_the_error_of_a_callback(config: KafkaConfig, topics: Topics
         raise LookupError("mine")
 
     consumer = GroupConsumer(
-        config, [topics.chunks], group=f"{topics.prefix}-g", on_assigned=fail, on_revoked=print, on_lost=print
+        config, [topics.chunks], group=f"{config.topic_prefix}-g", on_assigned=fail, on_revoked=print, on_lost=print
     )
     with pytest.raises(LookupError, match="mine"):
         wait_until(lambda: consumer.poll(0.2))

@@ -152,7 +152,7 @@ def test_a_topic_recreated_while_it_is_read_is_an_error(
 
 
 def test_reads_a_compacted_partition_to_its_end(config: KafkaConfig, topics: Topics, admin: KafkaAdminClient) -> None:
-    name = f"{topics.prefix}.compacted"
+    name = f"{config.topic_prefix}.compacted"
     settings = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.01"}
     admin.create_topics({name: {"num_partitions": 1, "configs": {**settings, "max.compaction.lag.ms": "100"}}})
     admin.wait_for_topics([name])
@@ -174,7 +174,7 @@ def test_an_empty_partition_has_no_records(config: KafkaConfig, topics: Topics) 
     with PartitionReader(config) as reader:
         assert list(reader.read_to_end(topics.checkpoints, 1)) == []
         with pytest.raises(BrokerUnavailable, match="there is no topic"):
-            reader.partitions_of(f"{topics.prefix}.nope")
+            reader.partitions_of(f"{config.topic_prefix}.nope")
 
 
 def test_a_server_must_be_named() -> None:
