@@ -226,6 +226,9 @@ def answering(first: bytes, repeated: bytes = b"", pause_seconds: float = 0.0) -
             connection.sendall(first)
             while repeated and not ended.wait(pause_seconds):
                 connection.sendall(repeated)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # closing with bytes unread would reset the connection
+                pass
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -310,11 +313,11 @@ def test_a_restart_posts_nothing_again_that_was_taken(log: EventLog, receiver: R
     receiver.answers = [204] * 4 + [500]
     deliverer = Deliverer(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
     deliverer.start()
-    wait_until(lambda: len(receiver.requests) == 5)
+    wait_until(lambda: len(receiver.requests) >= 5)
     deliverer.stop()
     deliverer = Deliverer(log, Webhook(receiver.url, SECRET, tmp_path / "dead"))
     deliverer.start()
-    wait_until(lambda: len(receiver.requests) == 7)
+    wait_until(lambda: len(receiver.requests) >= 7)
     deliverer.stop()
 
     ids = [headers["webhook-id"] for headers, _ in receiver.requests]
@@ -327,7 +330,7 @@ def test_a_dead_letter_that_cannot_be_written_is_tried_again(
     dead = tmp_path / "dead"
     dead.mkdir()  # in the file's place
     add(log, *range(3))
-    receiver.answers = [204] + [400] * 3
+    receiver.answers = [204] + [400] * 10_000
     deliverer = Deliverer(log, Webhook(receiver.url, SECRET, dead), pause_seconds=0.01, first_backoff_seconds=0.01)
     deliverer.start()
     wait_until(lambda: len(receiver.requests) >= 3)
