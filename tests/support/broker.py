@@ -85,7 +85,7 @@ class BrokerMissing(Exception):
 
 
 class Broker:
-    """One broker. When killed and started again, it keeps its address and its records.
+    """A broker of one node. When killed and started again, it keeps its address and its records.
 
     Args:
         folder: For its data and its log; used by this broker only.
@@ -240,7 +240,7 @@ def jars() -> Path:
     folder = cache / f"kafka-{version[1]}-{hashlib.sha256(pom.encode()).hexdigest()[:8]}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with locked(cache / "kafka.lock"):
+        with lock_file(cache / "kafka.lock"):
             if not folder.exists():
                 fetch(folder)
     return folder
@@ -267,7 +267,7 @@ def fetch(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def lock_file(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -188,6 +188,7 @@ def test_resumes_in_real_speech() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # takes five minutes on two loaded cores
 @pytest.mark.parametrize("max_window_seconds", [30.0, 6.0])
 @pytest.mark.parametrize("seed", range(2))
 def test_resumes_in_recordings(seed: int, max_window_seconds: float, shared: Path) -> None:
