@@ -5,7 +5,7 @@ import importlib
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -35,14 +35,17 @@ def sources(stage: str) -> list[Path]:
     return sorted((ROOT / stage).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield the dotted name of every module that a file imports, wherever in the file, names imported included."""
+@cache  # several tests read every file
+def imported(path: Path) -> tuple[str, ...]:
+    """Return the dotted name of every module that a file imports, wherever in the file, names imported included."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively; name the stage"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 def test_stages_import_only_the_values_and_errors_of_stages_before_them() -> None:

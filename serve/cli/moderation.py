@@ -89,8 +89,6 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
 
     With FILE, first replace the policies of the library: FILE is copied to DIR/policies.yaml, which servers read too.
     """
-    from serve.api.warming import prepare_catalog
-    from serve.catalog.sqlite import CATALOG_NAME
     from serve.cli.progress import show_bar
     from serve.moderation.active_policies import ActivePolicies
     from serve.moderation.moderator import rescore_library
@@ -102,8 +100,6 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
     policies = ActivePolicies.of(directory, settings.server.policies)
     if file is not None and settings.server.policies:
         raise click.UsageError(f"server.policies names {policies.path}: edit that file, and leave FILE out")
-    if (directory / CATALOG_NAME).exists():
-        prepare_catalog(directory)  # brings an older catalog up to date: it has no tables of events
     with contextlib.closing(Library.open(directory, settings)) as library:
         if file is not None:
             read_policies(file)  # raises for a mistake, before anything changes

@@ -217,7 +217,7 @@ class MilvusIndex:
                 self._upsert(client, catalog, rows)
         except BaseException:
             if changes.is_first:
-                self._forget()  # a scan of what was added is faster than adding all of it again
+                self._forget()  # the next refresh scans the added rows, which is faster than adding all again
             raise
 
     def _delete_videos(self, client: Any, videos: Sequence[int] | frozenset[int]) -> None:

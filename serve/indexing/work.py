@@ -124,7 +124,7 @@ def join_embeddings(parts: Sequence[FrameEmbeddings]) -> FrameEmbeddings:
 
 
 def warnings_of(summary: DecodeSummary) -> tuple[str, ...]:
-    """Describe what was wrong with media that decoded all the same."""
+    """Describe the faults of media that still decodes."""
     warnings = []
     if summary.truncated:
         warnings.append("it ends before its header says; what is there was indexed")

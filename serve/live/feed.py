@@ -16,7 +16,7 @@ from serve.observe.metrics import LiveMetrics
 from serve.settings import Settings
 
 PARTITION_SECONDS = 5.0  # between two checks for new partitions
-MAX_ANSWER_SECONDS = 5.0  # for an answer of a broker: a server that is told to stop waits this long at most
+MAX_ANSWER_SECONDS = 5.0  # bound of a broker's answer; a stopping server waits no longer for it
 
 
 class TopicReader:

@@ -114,6 +114,12 @@ def write_sound(path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with serve_world(tmp_path_factory.mktemp("bad")) as started:
+        yield started
+
+
 @contextlib.contextmanager
 def serve_world(folder: Path) -> Iterator[World]:
     """Run a server with a film and a sound, on one thread for questions, with small limits."""

@@ -18,12 +18,12 @@ from temporal.window import ALL_HEARD, CutSegment, EncodedFrame, EncodedUtteranc
 CONFIG = WindowConfig()
 
 
-def seen(at: float) -> EncodedFrame:
+def frame_at(at: float) -> EncodedFrame:
     vector = np.array([math.cos(at), math.sin(at)], np.float32)
     return EncodedFrame(pts_seconds=at, vector=vector, thumbnail=f"{at:.3f}".encode())
 
 
-def said(start: float, end: float, epoch: int = 0) -> EncodedUtterance:
+def utterance_in(start: float, end: float, epoch: int = 0) -> EncodedUtterance:
     utterance = Utterance(
         epoch=epoch, start_seconds=start, end_seconds=end, text=f"{start:.3f}", words=(), language="en",
         avg_logprob=-0.1, no_speech_prob=0.0,
@@ -58,8 +58,8 @@ def test_the_final_segments_are_those_of_the_whole_video(
     pooling: Pooling, seconds: float, chunk_seconds: float
 ) -> None:
     rng = random.Random(seconds)
-    frames = [seen(at) for at in np.arange(0.2, seconds, 1.0)]
-    spoken = [said(at, min(at + rng.uniform(0.5, 6), seconds)) for at in np.arange(0.5, seconds - 0.6, 4.0)]
+    frames = [frame_at(at) for at in np.arange(0.2, seconds, 1.0)]
+    spoken = [utterance_in(at, min(at + rng.uniform(0.5, 6), seconds)) for at in np.arange(0.5, seconds - 0.6, 4.0)]
     live, found, at = WindowCutter("v", CONFIG, pooling), [], 0.0
     while at < seconds:
         until = min(at + chunk_seconds, seconds)
@@ -98,14 +98,14 @@ def test_the_final_segments_are_those_of_the_whole_video(
 
 def test_a_segment_is_given_out_as_soon_as_it_is_seen_and_again_when_more_is_known() -> None:
     live = WindowCutter("v", CONFIG, MeanPooling())
-    extend(live, 2.0, [seen(0.0), seen(1.0)])
+    extend(live, 2.0, [frame_at(0.0), frame_at(1.0)])
     [first] = live.segments((0, 0.0))
     assert (first.revision, first.is_final, first.segment.span.end_seconds) == (2, False, 2.0)
     assert list(live.segments((0, 0.0))) == [], "nothing new"
-    live.add_utterances([said(0.5, 1.5)])
+    live.add_utterances([utterance_in(0.5, 1.5)])
     [second] = live.segments((0, 1.0))
     assert second.revision == 3
-    extend(live, 17.0, [seen(float(at)) for at in range(2, 17)])
+    extend(live, 17.0, [frame_at(float(at)) for at in range(2, 17)])
     revisions = {one.segment.segment_id: (one.revision, one.is_final) for one in live.segments((0, 15.9))}
     assert revisions == {"v/0/0": (17, False), "v/0/1": (9, False)}
     [ended] = live.segments((0, 16.0))
@@ -117,11 +117,11 @@ def test_a_segment_is_given_out_as_soon_as_it_is_seen_and_again_when_more_is_kno
 
 def test_words_of_an_epoch_are_awaited_before_the_next_one_is_final() -> None:
     live = WindowCutter("v", CONFIG, MeanPooling())
-    extend(live, 5.0, [seen(0.0)])
-    extend(live, 30.0, [seen(6.0)], epoch=1, start=5.0)
+    extend(live, 5.0, [frame_at(0.0)])
+    extend(live, 30.0, [frame_at(6.0)], epoch=1, start=5.0)
     found = list(live.segments((0, 3.0)))
     assert not any(one.is_final for one in found)
-    live.add_utterances([said(3.0, 4.0)])
+    live.add_utterances([utterance_in(3.0, 4.0)])
     found = list(live.segments((1, 25.0)))
     assert list(final(found)) == ["v/0/0", "v/1/0"]
     assert found[0].segment.span.end_seconds == 5.0, "spans never cross epochs"
@@ -130,15 +130,15 @@ def test_words_of_an_epoch_are_awaited_before_the_next_one_is_final() -> None:
 
 def test_utterances_may_be_known_before_the_pictures_of_their_epoch() -> None:
     live = WindowCutter("v", CONFIG, MeanPooling())
-    live.add_utterances([said(1.0, 2.0)])
-    extend(live, 3.0, [seen(0.0)])
+    live.add_utterances([utterance_in(1.0, 2.0)])
+    extend(live, 3.0, [frame_at(0.0)])
     [one] = live.segments((0, 2.5))
     assert len(one.spoken) == 1
 
 
 def test_a_still_is_shown_through_the_windows_in_which_no_picture_begins() -> None:
     live = WindowCutter("v", CONFIG, MeanPooling())
-    extend(live, 40.0, [seen(0.0)])
+    extend(live, 40.0, [frame_at(0.0)])
     live.finish(is_last=True)
     found = list(live.segments(ALL_HEARD))
     assert [one.frames.pts_seconds.tolist() for one in found] == [[0.0]] * 4
@@ -147,16 +147,18 @@ def test_a_still_is_shown_through_the_windows_in_which_no_picture_begins() -> No
 
 def test_goes_on_with_the_first_segment_that_is_not_final() -> None:
     live = WindowCutter("v", CONFIG, MeanPooling(), first=(1, 2))
-    extend(live, 10.0, [seen(9.0)])  # read again, and final long since
-    extend(live, 45.0, [seen(10.0 + n) for n in range(35)], epoch=1, start=10.0)
+    extend(live, 10.0, [frame_at(9.0)])  # read again, and final long since
+    extend(live, 45.0, [frame_at(10.0 + n) for n in range(35)], epoch=1, start=10.0)
     found = [one.segment.segment_id for one in live.segments(ALL_HEARD)]
     assert found == ["v/1/2", "v/1/3"]
 
 
 def test_sound_that_outlasts_the_pictures_does_not_make_a_window_whole() -> None:
     live = WindowCutter("v", CONFIG, MeanPooling())
-    live.add_frames(0, [seen(float(at)) for at in range(16)], start_seconds=0.0, end_seconds=16.4, whole_seconds=15.9)
+    live.add_frames(
+        0, [frame_at(float(at)) for at in range(16)], start_seconds=0.0, end_seconds=16.4, whole_seconds=15.9
+    )
     assert not final(list(live.segments(ALL_HEARD)))
-    live.add_frames(0, [seen(15.95)], start_seconds=0.0, end_seconds=18.0, whole_seconds=18.0)
+    live.add_frames(0, [frame_at(15.95)], start_seconds=0.0, end_seconds=18.0, whole_seconds=18.0)
     [window] = final(list(live.segments(ALL_HEARD))).values()
     assert window.frames.pts_seconds[-1] == 15.95

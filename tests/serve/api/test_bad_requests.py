@@ -39,6 +39,7 @@ from support.bad_requests import (
     serve_world,
     words,
 )
+from support.bad_requests import world as world
 from support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -46,12 +47,6 @@ pytestmark = pytest.mark.slow
 EVERYBODY = Principal(name="", collections=None, can_write=True)
 LAPTOP = Principal(name="laptop", collections=None, can_write=True)
 TOKEN_INVALID = ("INVALID_ARGUMENT", "PAGE_TOKEN_INVALID", "page_token: is not the next_page_token of this request")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with serve_world(tmp_path_factory.mktemp("bad")) as started:
-        yield started
 
 
 # ------------------------------------------------------------------ page tokens

@@ -23,17 +23,11 @@ from support.bad_requests import (
     Outcome,
     World,
     check_refusal,
-    serve_world,
 )
+from support.bad_requests import world as world
 from support.waiting import HANG_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with serve_world(tmp_path_factory.mktemp("bad")) as started:
-        yield started
 
 
 def header(filename: str = "new.mp4", **fields: Any) -> library_pb2.UploadVideoRequest:

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,10 @@ from support.bad_requests import (
     World,
     check_refusal,
     outcome,
-    serve_world,
 )
+from support.bad_requests import world as world
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with serve_world(tmp_path_factory.mktemp("bad")) as started:
-        yield started
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
