@@ -7,11 +7,13 @@ DecodeSummary.zero_seconds is that second.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 16_000  # the rate that Whisper and silero-vad were trained on
+MAX_DAMAGED_COUNT = 20  # of the damaged parts that a summary lists; people read no more
 MAX_NUMBER = (1 << 63) - 1  # exclusive bound of session and chunk numbers: an int64 must hold the next number too
 MAX_TIME_SECONDS = 1000 * 365.25 * 24 * 3600  # from 1970: times near it still fit into protobuf's Timestamp
 
@@ -75,6 +77,13 @@ class DecodeSummary:
     zero_seconds: float = 0.0  # the container's time at media time zero; 0 if nothing had a time
     start_seconds: float = 0.0  # the container's time of the first picture, or of the first sound without pictures
     pictures_end_seconds: float = 0.0  # media time at which the last picture ends; 0 without pictures
+    # media times [start, end) of parts with pictures or sound that did not decode: in order, at least 2 s apart
+    damaged: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        ends = [time for span in self.damaged for time in span]
+        if len(self.damaged) > MAX_DAMAGED_COUNT or any(a >= b for a, b in pairwise(ends)):
+            raise ValueError(f"damaged must be at most {MAX_DAMAGED_COUNT} spans in order, got {self.damaged}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

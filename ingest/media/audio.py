@@ -15,6 +15,7 @@ from av.audio.stream import AudioStream
 from av.packet import Packet
 from numpy.typing import NDArray
 
+from ingest.media.damage import Damage
 from ingest.media.timeline import Epoch
 from ingest.values import SAMPLE_RATE_HZ
 
@@ -37,8 +38,8 @@ class Sound:
 class AudioTrack:
     """Decodes and resamples packets. Within a run, a stretch without a jump, times are counted in samples."""
 
-    def __init__(self, stream: AudioStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: AudioStream, damage: Damage) -> None:
+        self._stream, self._damage = stream, damage
         self._context = stream.codec_context
         self._context.thread_count = 1  # audio decoders do not gain from more
         self._resampler: AudioResampler | None = None
@@ -48,32 +49,39 @@ class AudioTrack:
         self._expected = Fraction(0)  # source time of the next decoded frame, by counting
         self._parts: list[NDArray[np.float32]] = []
         self._count = 0  # samples in _parts
-        self.error_count = 0
 
     def feed(self, packet: Packet[AudioStream], epoch: Epoch) -> Iterator[Sound]:
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
             self._context.flush_buffers()
         self._epoch = epoch
-        for frame in self._decode(packet):
+        for frame in self._decode(packet, epoch):
             yield from self._take(frame, epoch)
 
     def finish(self) -> Iterator[Sound]:
         """Yield the rest of the epoch."""
         if self._epoch is not None:
-            for frame in self._decode(None):
+            for frame in self._decode(None, self._epoch):
                 yield from self._take(frame, self._epoch)
             yield from self._end_run()
             self._epoch = None
 
-    def _decode(self, packet: Packet[AudioStream] | None) -> list[AudioFrame]:
+    def _decode(self, packet: Packet[AudioStream] | None, epoch: Epoch) -> list[AudioFrame]:
         try:
             return self._context.decode(packet)
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
-            self.error_count += 0 if isinstance(error, EOFError) else 1
+            if not isinstance(error, EOFError):
+                self._note_damage(epoch, packet)
             return []
+
+    def _note_damage(self, epoch: Epoch, packet: Packet[AudioStream] | None) -> None:
+        base = self._stream.time_base
+        if packet is None or packet.pts is None or base is None:
+            self._damage.note()
+        else:
+            self._damage.note(epoch, packet.pts * base, packet.duration * base if packet.duration else None)
 
     def _take(self, frame: AudioFrame, epoch: Epoch) -> Iterator[Sound]:
         if frame.samples <= 0 or frame.sample_rate <= 0:
@@ -93,7 +101,7 @@ class AudioTrack:
         try:
             self._store(self._resampler.resample(frame))
         except (av.error.FFmpegError, ValueError):
-            self.error_count += 1
+            self._damage.note(epoch, begin)
         while self._count >= BLOCK_SECONDS * SAMPLE_RATE_HZ:
             yield self._pop_sound(epoch)
 
@@ -110,7 +118,7 @@ class AudioTrack:
             try:
                 self._store(self._resampler.resample(None))
             except av.error.FFmpegError:
-                self.error_count += 1
+                self._damage.note()
             self._resampler = None
         if self._count and self._epoch is not None:
             yield self._pop_sound(self._epoch)

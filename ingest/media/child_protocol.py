@@ -181,6 +181,7 @@ def _to_summary(fields: Mapping[str, Any]) -> DecodeSummary:
         zero_seconds=_to_source_seconds(fields["zero_seconds"]),
         start_seconds=_to_source_seconds(fields["start_seconds"]),
         pictures_end_seconds=_to_seconds(fields["pictures_end_seconds"]),
+        damaged=tuple((_to_seconds(start), _to_seconds(end)) for start, end in fields["damaged"]),
     )
 
 

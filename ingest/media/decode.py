@@ -29,6 +29,7 @@ from ingest.media.container import (
     open_container,
     read_duration,
 )
+from ingest.media.damage import Damage
 from ingest.media.picture import Orientation, PictureMaker, display_size
 from ingest.media.sampler import tick_of
 from ingest.media.timeline import Timeline
@@ -131,7 +132,8 @@ class _DecodePass:
         self._waiting: list[Sound] = []  # sound of epochs whose media time is not known yet
         self._info_frame: VideoFrame | None = None
         self._has_info = False
-        self._frame_count = self._error_count = 0
+        self._frame_count = 0
+        self._damage = Damage()
         self._pictures_end = (0, Fraction(-1 << 62))  # index of an epoch, and source time of its last picture's end
         self._end = Fraction(0)  # media time at which the last picture or sound ends
         self._sound_end = Fraction(0)
@@ -148,7 +150,7 @@ class _DecodePass:
                 if stream not in (self._video_stream, self._audio_stream):
                     stream.discard = Discard.all  # spares the demuxer reading it
             self._video = self._open_video()
-            self._audio = AudioTrack(self._audio_stream) if self._audio_stream is not None else None
+            self._audio = AudioTrack(self._audio_stream, self._damage) if self._audio_stream is not None else None
             for packet in self._packets(container):
                 yield from self._decode_packet(packet)
             yield from self._finish()
@@ -162,7 +164,9 @@ class _DecodePass:
             return None
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = 1
-        return VideoTrack(stream, self._config.sampling, trusts_keyframes=self._trusts_keyframes, check=self._check)
+        return VideoTrack(
+            stream, self._config.sampling, self._damage, trusts_keyframes=self._trusts_keyframes, check=self._check
+        )
 
     def _check(self, frame: VideoFrame) -> None:
         self._on_progress()
@@ -191,7 +195,8 @@ class _DecodePass:
             except av.error.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise
-                self._error_count += 1
+                current = self._timeline.current
+                self._damage.note(current, current.end if current is not None else None)
                 self._ends_damaged = True
             except IndexError:  # raised by PyAV at the end of a file in which a stream appeared after opening
                 return
@@ -236,9 +241,6 @@ class _DecodePass:
                 yield from self._yield_sound(sound)
         if self._waiting:
             yield from self._yield_waiting_sound()
-        errors = self._error_count
-        errors += self._video.error_count if self._video is not None else 0
-        errors += self._audio.error_count if self._audio is not None else 0
         if not self._has_decoded() and (self._config.decode_video or self._audio):
             raise DecodeError(self._uri, "no picture or sound in it decodes")
         yield from self._yield_info()
@@ -249,11 +251,12 @@ class _DecodePass:
             duration_seconds=float(self._end),
             epoch_count=current.index + 1 if current is not None else 1,
             frame_count=self._frame_count,
-            error_count=errors,
+            error_count=self._damage.count,
             truncated=self._is_truncated(),
             zero_seconds=float(first.origin or 0) if first is not None else 0.0,
             start_seconds=float(first.first or 0) if first is not None else 0.0,
             pictures_end_seconds=self._pictures_end_seconds(),
+            damaged=self._damage.spans(),
         )
 
     def _has_decoded(self) -> bool:
@@ -300,7 +303,7 @@ class _DecodePass:
         except av.error.FFmpegError as error:  # a pixel format that libswscale cannot read
             if isinstance(error, MemoryError):
                 raise
-            self._error_count += 1
+            self._damage.note()
             return
         self._frame_count += 1
         self._extend_to(picture.pts)

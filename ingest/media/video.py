@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ingest.config import SamplingPolicy
+from ingest.media.damage import Damage
 from ingest.media.sampler import HALF, PlannedPacket, Planner, Selector
 from ingest.media.timeline import MAX_PACKET_SECONDS, Epoch
 
@@ -81,11 +82,12 @@ class VideoTrack:
         self,
         stream: VideoStream,
         policy: SamplingPolicy,
+        damage: Damage,
         *,
         trusts_keyframes: bool,
         check: Callable[[VideoFrame], None],
     ) -> None:
-        self._stream, self._policy, self._check = stream, policy, check
+        self._stream, self._policy, self._damage, self._check = stream, policy, damage, check
         self._context = stream.codec_context
         codec = self._context.codec
         self._is_intra_only = codec.intra_only
@@ -106,7 +108,7 @@ class VideoTrack:
         self._errors_at_restart = 0
         self._has_keyframes = False
         self.frame_count = 0  # decoded frames
-        self.error_count = 0
+        self._error_count = 0
 
     def feed(
         self,
@@ -187,10 +189,10 @@ class VideoTrack:
             base = self._stream.time_base
             assert planned.packet.pts is not None
             assert base is not None
-            self._awaited, self._errors_at_restart = planned.packet.pts * base, self.error_count
+            self._awaited, self._errors_at_restart = planned.packet.pts * base, self._error_count
         if self._is_droppable:
             # After an error, `exact` falls back to the picture before a damaged one.
-            is_needed = planned.needed or (self._policy == "exact" and self.error_count > 0)
+            is_needed = planned.needed or (self._policy == "exact" and self._error_count > 0)
             self._context.skip_frame = "DEFAULT" if is_needed else "NONREF"
         yield from self._decode(planned.packet, epoch)
 
@@ -198,7 +200,7 @@ class VideoTrack:
         """Take all pictures out of the decoder, and prepare it for a keyframe."""
         yield from self._decode(None, epoch)
         self._context.flush_buffers()
-        if self._awaited is not None and self.error_count == self._errors_at_restart:
+        if self._awaited is not None and self._error_count == self._errors_at_restart:
             raise WrongKeyframe
         self._awaited = None
 
@@ -208,7 +210,8 @@ class VideoTrack:
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
-            self.error_count += 0 if isinstance(error, EOFError) else 1
+            if not isinstance(error, EOFError):
+                self._note_damage(epoch, packet)
             return
         if self.lacks_pts and packet is not None and packet.dts is not None:
             self._fed.append(packet.dts)
@@ -216,6 +219,14 @@ class VideoTrack:
                 self._fed.popleft()  # its packet yielded no picture
         for frame in frames:
             yield from self._take(frame, epoch)
+
+    def _note_damage(self, epoch: Epoch, packet: Packet[VideoStream] | None) -> None:
+        self._error_count += 1
+        base = self._stream.time_base
+        if packet is None or packet.pts is None or base is None:
+            self._damage.note()
+        else:
+            self._damage.note(epoch, packet.pts * base, packet.duration * base if packet.duration else None)
 
     def _take(self, frame: VideoFrame, epoch: Epoch) -> Iterator[Picture]:
         self._check(frame)
@@ -227,7 +238,8 @@ class VideoTrack:
                 raise WrongKeyframe
             self._awaited = None
         if frame.is_corrupt:
-            self.error_count += 1
+            self._error_count += 1
+            self._damage.note(epoch, source)
             return
         self.frame_count += 1
         if epoch.origin is None:

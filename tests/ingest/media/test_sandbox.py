@@ -381,6 +381,7 @@ ITEMS: list[Decoded] = [
         truncated=True,
         zero_seconds=-15.0,
         start_seconds=1.25,
+        damaged=((0.0, 0.25), (3.0, 4.5)),
     ),
 ]
 
