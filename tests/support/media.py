@@ -126,6 +126,9 @@ def write_media(
             packets += _sound_packets(container, sound)
         if cover is not None:
             packets += _cover_packets(container, cover)
+        if hasattr(os, "sched_setscheduler"):
+            # For root, SVT-AV1 leaves this thread a real-time one, which would take the processor from all others.
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         packets.sort(key=lambda p: p.dts * p.time_base if p.dts is not None else Fraction(0))
         container.mux(packets)
 
