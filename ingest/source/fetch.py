@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ingest.config import SourceConfig
 from ingest.errors import LimitExceeded, SourceNotFound, SourceRefused, SourceUnavailable, SourceUnreadable
 from ingest.source.addresses import is_allowed, resolve
+from ingest.source.content_encoding import decode_blocks, parse_encodings
 
 Progress = Callable[[int, int | None], None]  # called with the bytes so far, and with all bytes if that is known
 
@@ -77,16 +78,18 @@ def strip_secrets(url: str) -> str:
 
 
 def download(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progress | None = None) -> str:
-    """Append the bytes of a URL to a file; return their SHA-256 in hex.
+    """Append the bytes of a URL to a file, without any content encoding; return their SHA-256 in hex.
 
     Args:
         url: http or https. A user:password is sent as Basic authorization, to this host only.
         progress: Called after each read.
     Raises:
-        SourceRefused: If the policy forbids the scheme, host or address, here or after a redirect.
+        SourceRefused: If the policy forbids the scheme, host or address, here or after a redirect; if an encoded body
+            unpacks to far more than it is.
         SourceNotFound: If the server answers 404 or 410.
         SourceUnreadable: If it answers 401 or 403.
-        SourceUnavailable: If the server cannot be reached, fails, hangs, or sends less than it announced.
+        SourceUnavailable: If the server cannot be reached, fails, hangs, sends less than it announced, or uses a
+            content encoding that is unknown or damaged.
         LimitExceeded: If it exceeds max_bytes, max_redirects or max_fetch_seconds.
     """
     name = strip_secrets(url)
@@ -220,7 +223,7 @@ def _request(url: Url, name: str, config: SourceConfig, deadline: float) -> Iter
             f"Host: {url.authority}",
             "User-Agent: kinodex",
             "Accept: */*",
-            "Accept-Encoding: identity",  # the bytes are hashed as they come
+            "Accept-Encoding: identity",  # media gain nothing; servers that encode nevertheless are understood
             "Connection: close",
         ]
         if url.authorization is not None:
@@ -282,22 +285,36 @@ def _check_status(response: http.client.HTTPResponse, url: Url, name: str) -> No
 def _receive_body(
     response: http.client.HTTPResponse, name: str, config: SourceConfig, into: BinaryIO, progress: Progress | None
 ) -> str:
-    announced_bytes = response.length  # None: the body is chunked, or ends with the connection
-    if announced_bytes is not None and announced_bytes > config.max_bytes:
-        raise LimitExceeded(name, "max_bytes", f"{announced_bytes} bytes, over {config.max_bytes}")
-    digest, received_bytes = hashlib.sha256(), 0
-    while block := response.read1(READ_BYTES):
-        received_bytes += len(block)
-        if received_bytes > config.max_bytes:
+    transfer = response.headers.get("Transfer-Encoding", "chunked")
+    if transfer.strip().lower() != "chunked":  # http.client would take the encoded bytes for the body
+        raise SourceUnavailable(name, f"the server sends the transfer encoding {transfer!r}, which was not asked for")
+    encodings = parse_encodings(",".join(response.headers.get_all("Content-Encoding", ())), name)
+    digest, size_bytes = hashlib.sha256(), 0
+    for block in decode_blocks(_read_blocks(response, name, config, progress), encodings, name):
+        size_bytes += len(block)
+        if size_bytes > config.max_bytes:
             raise LimitExceeded(name, "max_bytes", f"more than {config.max_bytes} bytes")
         digest.update(block)
         _append(into, block, name)
+    return digest.hexdigest()
+
+
+def _read_blocks(
+    response: http.client.HTTPResponse, name: str, config: SourceConfig, progress: Progress | None
+) -> Iterator[bytes]:
+    """Yield the body's bytes as they come."""
+    announced_bytes = response.length  # None: the body is chunked, or ends with the connection
+    if announced_bytes is not None and announced_bytes > config.max_bytes:
+        raise LimitExceeded(name, "max_bytes", f"{announced_bytes} bytes, over {config.max_bytes}")
+    received_bytes = 0
+    while block := response.read1(READ_BYTES):
+        received_bytes += len(block)
+        yield block
         if progress is not None:
             progress(received_bytes, announced_bytes)
     if announced_bytes is not None and received_bytes < announced_bytes:
         reason = f"cut short after {received_bytes} of {announced_bytes} bytes"
         raise SourceUnavailable(name, reason, "try later")
-    return digest.hexdigest()
 
 
 def _append(into: BinaryIO, block: bytes, name: str) -> None:

@@ -1,11 +1,13 @@
 """Downloads from a real HTTP server on 127.0.0.1. Other hosts are faked at getaddrinfo, the DNS seam."""
 
+import gzip
 import hashlib
 import socket
 import ssl
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +64,27 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             self.server.hung_up.set()
         self.close_connection = True
+
+    def gzipped(self) -> None:
+        self.answer(200, gzip.compress(CONTENT), {"Content-Encoding": "gzip"})
+
+    def gzipped_cut(self) -> None:
+        body = gzip.compress(CONTENT)[:-9]
+        self.answer(200, body, {"Content-Encoding": "gzip"})
+
+    def encoded_twice(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Encoding", "deflate")
+        self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(gzip.compress(zlib.compress(CONTENT)))
+        self.close_connection = True
+
+    def packed(self) -> None:
+        self.answer(200, CONTENT, {"Content-Encoding": "compress"})
+
+    def transferred(self) -> None:
+        self.answer(200, gzip.compress(CONTENT), {"Transfer-Encoding": "gzip, chunked"})
 
     def missing(self) -> None:
         self.answer(404, b"no such page")
@@ -216,7 +239,7 @@ def patch_dns(monkeypatch: pytest.MonkeyPatch, **hosts: list[str]) -> list[str]:
     return looked_up
 
 
-@pytest.mark.parametrize("path", ["v.mp4", "chunked", "until_close"])
+@pytest.mark.parametrize("path", ["v.mp4", "chunked", "until_close", "gzipped", "encoded_twice"])
 def test_fetches_a_url_into_a_file_without_a_name(path: str, server: Server, tmp_path: Path) -> None:
     assert download(server.url(path), tmp_path).uri == server.url(path)
     assert server.requests[0][1]["Host"] == f"127.0.0.1:{server.server_port}"
@@ -231,6 +254,24 @@ def test_reports_progress_with_the_announced_size(server: Server, tmp_path: Path
         pass
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("gzipped_cut", "cut short within its gzip encoding"),
+        ("packed", "the server sends the content encoding 'compress'"),
+        ("transferred", "the server sends the transfer encoding 'gzip, chunked', which was not asked for"),
+    ],
+)
+def test_names_an_encoding_that_is_broken_or_unknown(path: str, reason: str, server: Server, tmp_path: Path) -> None:
+    assert fail_to_download(server.url(path), tmp_path, SourceUnavailable).reason == reason
+
+
+def test_limits_the_decoded_bytes(server: Server, tmp_path: Path) -> None:
+    error = fail_to_download(server.url("gzipped"), tmp_path, LimitExceeded, max_bytes=len(CONTENT) - 1)
+    assert isinstance(error, LimitExceeded)
+    assert error.limit == "max_bytes"
 
 
 def test_removes_the_download_when_its_user_fails(server: Server, tmp_path: Path) -> None:
@@ -329,7 +370,7 @@ def test_ends_a_redirect_loop(server: Server, tmp_path: Path) -> None:
     fail_to_download(server.url("nowhere"), tmp_path, SourceUnavailable)
 
 
-@pytest.mark.parametrize("path", ["v.mp4", "chunked", "until_close"])
+@pytest.mark.parametrize("path", ["v.mp4", "chunked", "until_close", "gzipped", "encoded_twice"])
 def test_names_the_limit_a_large_download_passes(path: str, server: Server, tmp_path: Path) -> None:
     error = fail_to_download(server.url(path), tmp_path, LimitExceeded, max_bytes=len(CONTENT) - 1)
     assert isinstance(error, LimitExceeded)
