@@ -15,6 +15,8 @@ each block of segments last changed, so that readers with rows in memory read on
 
 import sqlite3
 
+from serve.catalog.spelling import normalise
+
 APPLICATION_ID = 0x4B494E4F  # "KINO": tells our file from any other SQLite file
 
 # Times of day are seconds since 1970, UTC. Arrays are little-endian.
@@ -247,7 +249,16 @@ INSERT INTO meta VALUES ('identity', lower(hex(randomblob(16))));
 """  # `identity` tells this catalog from another one made in the same place, whose keys begin again at 1
 
 FIRST_VERSION = 6  # of TABLES; catalogs of versions 1 to 5 are rebuilt by `kinodex reindex`: serve.catalog.outdated
-STEPS: tuple[tuple[str, ...], ...] = ()  # STEPS[n] leads from FIRST_VERSION + n to the next; never edited, only added
+# STEPS[n] leads from FIRST_VERSION + n to the next; never edited, only added. Their SQL may call normalise().
+STEPS: tuple[tuple[str, ...], ...] = (
+    # normalise() spells numbers in another way
+    (
+        "INSERT INTO utterance_search (utterance_search) VALUES ('delete-all')",
+        "UPDATE utterances SET search_text = normalise(text)",
+        "INSERT INTO utterance_search (rowid, search_text) SELECT id, search_text FROM utterances"
+        " WHERE video_row IN (SELECT row FROM videos WHERE state = 'READY')",
+    ),
+)
 VERSION = FIRST_VERSION + len(STEPS)
 
 
@@ -300,6 +311,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def _migrate_from(old: int, connection: sqlite3.Connection) -> None:
+    connection.create_function("normalise", 1, normalise, deterministic=True)
     for step in STEPS[old - FIRST_VERSION :]:
         for statement in step:
             connection.execute(statement)

@@ -4,38 +4,19 @@ The tokenizer of the search table folds accents and the endings of English words
 numbers ("twenty per cent", "20%"), apostrophes, dotted initials, and scripts without spaces.
 """
 
-# ruff: noqa: SIM905 - tables of words read as words
+# ruff: noqa: SIM905 - a table of words reads as words
 import re
 import sqlite3
 import threading
 import unicodedata
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
+
+from serve.catalog.number_words import spell_numbers
 
 # Of the search table: a change needs a migration in serve.catalog.schema.
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 
-UNITS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-}
-TENS = {
-    word: 10 * number
-    for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-}
-SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-# "second" stays a word: it is far more often a time than a rank.
-ORDINALS = {"first": "1st", "third": "3rd"} | {
-    word: f"{number}th"
-    for number, word in enumerate(
-        "fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth "
-        "seventeenth eighteenth nineteenth twentieth".split(),
-        start=4,
-    )
-}
-CENTURIES = range(11, 21)  # spoken first halves of years: "eleven hundred" to "twenty twenty"
 SYMBOLS = {"%": " percent ", "&": " and ", "£": " pounds ", "€": " euros ", "$": " dollars "}
 SPELLINGS = {"per cent": "percent", "o clock": "oclock", "ok": "okay"}
 
@@ -51,11 +32,18 @@ UNSPACED = re.compile(
     "\U00020000-\U0003134f"  # Han, rare
     "])"
 )
-CURRENCY = re.compile(r"([£€$])\s?(\d[\d.,]*(?:\s(?:hundred|thousand|million|billion)\b)?)")  # spoken after the amount
+# A currency is spoken after its amount. Only beside one is a letter a scale: elsewhere, "m" may be metres.
+CURRENCY = re.compile(r"([£€$])\s?(\d[\d.,]*)(?:\s?(hundred|thousand|million|billion|trillion|k|mn?|bn?|tn)\b)?")
+SHORT_SCALES = {"k": "thousand", "m": "million", "mn": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
+FRACTION = re.compile(r"(?:(?<=\d)\s?)?[½¼¾]")
+FRACTIONS = {"½": (".5", " half "), "¼": (".25", " quarter "), "¾": (".75", " three quarters ")}  # after a digit; alone
 GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # the comma of 3,000
 INITIALS = re.compile(r"\b(?:[^\W\d_]\.){2,}(?:[^\W\d_]\b)?")  # U.S.A.
 DECIMAL = re.compile(r"(?<=\d)\.(\d+)")
 APOSTROPHES = re.compile("['\u2018\u2019\u02bc`\u00b4]")
+
+NUMBER_WORDS = 6  # words that a phrase may have in speech beyond its own: "three and a half million"
+NUMBER_STARTS = frozenset({"a", "half", "quarter"})  # words without a number of their own that may begin one
 
 # Words that do not tell the subject of an utterance, as normalise() spells them.
 STOP_WORDS = frozenset(
@@ -68,17 +56,28 @@ STOP_WORDS = frozenset(
 
 def normalise(text: str) -> str:
     """Return the words of a text as the search table has them: lower case, single spaces, no punctuation."""
-    text = unicodedata.normalize("NFKC", APOSTROPHES.sub("", text)).casefold()
+    text = FRACTION.sub(_speak_fraction, APOSTROPHES.sub("", text))
+    text = unicodedata.normalize("NFKC", text).casefold()
     text = INITIALS.sub(lambda initials: initials[0].replace(".", ""), text)
-    text = GROUPED.sub("", CURRENCY.sub(r"\2\1", text))
+    text = GROUPED.sub("", CURRENCY.sub(_speak_amount, text))
     text = DECIMAL.sub(lambda decimal: " point " + " ".join(decimal[1]), text)  # spoken digit by digit
     for symbol, word in SYMBOLS.items():
         text = text.replace(symbol, word)
     text = "".join(_searchable(character) for character in UNSPACED.sub(r" \1 ", text))
-    words = " ".join(_spell_numbers(text.split()))
+    words = " ".join(spell_numbers(text.split()))
     for spelling, chosen in SPELLINGS.items():
         words = re.sub(rf"\b{spelling}\b", chosen, words)
     return words
+
+
+def _speak_fraction(fraction: re.Match[str]) -> str:
+    follows_digit = fraction.start() > 0 and fraction.string[fraction.start() - 1].isdecimal()
+    return FRACTIONS[fraction[0][-1]][not follows_digit]
+
+
+def _speak_amount(amount: re.Match[str]) -> str:
+    symbol, number, scale = amount.groups(default="")
+    return f"{number} {SHORT_SCALES.get(scale, scale)}{symbol}"
 
 
 def content_terms(text: str) -> list[str]:
@@ -116,61 +115,32 @@ def _searchable(character: str) -> str:
     return character if character.isalnum() or unicodedata.category(character)[0] == "M" else " "
 
 
-def _spell_numbers(words: list[str]) -> list[str]:
-    spelled, at = [], 0
-    while at < len(words):
-        number, after = _read_number(words, at)
-        following = words[after] if after < len(words) else ""
-        if number is None:
-            spelled.append(ORDINALS.get(words[at], words[at]))
-        elif number % 10 == 0 and number % 100 >= 20 and ORDINALS.get(following, "")[1:] in ("st", "rd", "th"):
-            spelled.append(f"{number // 10}{ORDINALS[following]}")  # twenty first: 21st
-            after += 1
-        else:
-            spelled.append(str(number))
-        at = after
-    return spelled
+class PhraseFinder:
+    """Finds phrases in consecutive words, compared as matches_term() does.
 
+    A number may be said in several words: "three and a half million" is "3500000".
+    """
 
-def _read_number(words: list[str], at: int) -> tuple[int | None, int]:
-    """Return the number that begins at words[at], None without a number, and the index of the next word."""
-    following = words[at + 1] if at + 1 < len(words) else ""
-    current, after = _read_below_hundred(words, at)
-    if current is None and following in SCALES and (words[at] == "a" or words[at].isdecimal()):
-        # 5 million; 18 digits at most, so that no text makes a huge number.
-        current = 1 if words[at] == "a" else int(words[at][:18])
-        after = at + 1
-    if current is None:
-        return None, at + 1
-    if current in CENTURIES:  # nineteen eighty four; nineteen oh five
-        oh = after < len(words) and words[after] == "oh"
-        rest, after_rest = _read_below_hundred(words, after + oh)
-        if rest is not None and (1 <= rest <= 9 if oh else rest >= 10):
-            return 100 * current + rest, after_rest
-    total = 0
-    while after < len(words) and words[after] in SCALES:
-        scale = SCALES[words[after]]
-        after += 1
-        if scale == 100:
-            current *= 100
-        else:
-            total, current = total + current * scale, 0
-        joined = after < len(words) and words[after] == "and"
-        rest, after_rest = _read_below_hundred(words, after + joined)
-        if rest:
-            current, after = current + rest, after_rest
-    return total + current, after
+    def __init__(self, phrases: Iterable[str]) -> None:
+        self._counts = {phrase_stems: len(phrase.split()) for phrase in phrases if (phrase_stems := stems(phrase))}
+        self._first_stems = {phrase_stems[0] for phrase_stems in self._counts}
+        if any(stem.isdecimal() for stem in self._first_stems):
+            self._first_stems |= NUMBER_STARTS
+        self._has_numbers = self._first_stems >= NUMBER_STARTS
+        self._max_count = max(self._counts.values(), default=0) + NUMBER_WORDS * self._has_numbers
 
-
-def _read_below_hundred(words: list[str], at: int) -> tuple[int | None, int]:
-    if at >= len(words):
-        return None, at
-    if words[at] in UNITS:
-        return UNITS[words[at]], at + 1
-    if words[at] not in TENS:
-        return None, at
-    unit = UNITS.get(words[at + 1], 0) if at + 1 < len(words) else 0
-    return (TENS[words[at]] + unit, at + 2) if 1 <= unit <= 9 else (TENS[words[at]], at + 1)
+    def find(self, words: Sequence[str], first: int = 0) -> list[tuple[int, int, tuple[str, ...]]]:
+        """Return (start, end, stems) of each phrase in words[start:end], in order, if it ends after words[first]."""
+        places = []
+        for start, word in enumerate(words):
+            own = stems(word)
+            if not own or not (own[0] in self._first_stems or (self._has_numbers and own[0].isdecimal())):
+                continue
+            for end in range(max(start, first) + 1, min(start + self._max_count, len(words)) + 1):
+                said = stems(" ".join(words[start:end]))
+                if said in self._counts:
+                    places.append((start, end, said))
+        return places
 
 
 class _Tokenizer:

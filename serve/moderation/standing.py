@@ -23,7 +23,7 @@ from serve.errors import IndexUnavailable
 from serve.event import event_id
 from serve.moderation.scoring import compare, confidences_of
 from serve.search.engine import Engine
-from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE
+from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE, match_words
 from serve.search.target import Target
 from serve.search.verdict import verdict_of
 from serve.search.video_rows import VideoFrames
@@ -277,11 +277,7 @@ class Watcher(Background):
             if confidence < standing.thresholds.enter:
                 continue
             standing.ready_seconds[video.row] = utterance.end_seconds + standing.thresholds.cooldown_seconds
-            words = tuple(
-                MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
-                for word in utterance.words
-                if any(matches_term(word.text, term) for term in terms)
-            )
+            words = match_words(utterance.words, terms)
             moment = moment_of(
                 video, utterance.start_seconds, utterance.end_seconds, confidence, transcript=utterance.text,
                 words=words,

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from encoders.values import Utterance, Word
-from serve.catalog.spelling import stems
+from serve.catalog.spelling import PhraseFinder, stems
 from serve.moderation.policies import Policy, compile_pattern
 
 CONTEXT_COUNT = 15  # words before an utterance in which a phrase may begin
 CONTEXT_SECONDS = 10.0  # a longer pause ends every phrase
-NUMBER_WORDS = 3  # words that a match may have beyond its phrase, as numbers are said in several: "twenty twenty four"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,15 +37,11 @@ class TermFinder:
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self._phrases: dict[tuple[str, ...], set[int]] = defaultdict(set)  # stems of a phrase -> policies
-        self._max_word_count = 0
         for number, policy in enumerate(policies):
             for phrase in policy.says:
                 if phrase_stems := stems(phrase):
                     self._phrases[phrase_stems].add(number)
-                    self._max_word_count = max(self._max_word_count, len(phrase.split()) + NUMBER_WORDS)
-        self._first_stems = {phrase_stems[0] for phrase_stems in self._phrases}
-        # A phrase that begins with a number may be said in several words: every number may begin it.
-        self._has_numbers = any(stem.isdecimal() for stem in self._first_stems)
+        self._finder = PhraseFinder(phrase for policy in policies for phrase in policy.says)
         self._patterns = [(compile_pattern(text), n) for n, policy in enumerate(policies) for text in policy.patterns]
 
     def find(self, context: Sequence[Word], utterance: Utterance) -> list[TermMatch]:
@@ -60,15 +55,8 @@ class TermFinder:
 
     def _phrase_places(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:
         """Return (start, end, policy) of the words and phrases that end in words[first:]."""
-        places = []
-        for start, word in enumerate(words):
-            own = stems(word.text)
-            if not own or not (own[0] in self._first_stems or (self._has_numbers and own[0].isdecimal())):
-                continue
-            for end in range(max(start, first) + 1, min(start + self._max_word_count, len(words)) + 1):
-                said = stems(" ".join(word.text for word in words[start:end]))
-                places += [(start, end, policy) for policy in self._phrases.get(said, ())]
-        return places
+        found = self._finder.find([word.text for word in words], first)
+        return [(start, end, policy) for start, end, said in found for policy in self._phrases[said]]
 
     def _pattern_places(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:
         """Return (start, end, policy) of the regular expressions that end in words[first:]."""

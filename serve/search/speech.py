@@ -5,7 +5,7 @@ serve.search.engine asks it; serve.search.ranking fuses the two rankings.
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from encoders.batching import TextVectors
 from encoders.calibration import logistic
-from encoders.values import Utterance
+from encoders.values import Utterance, Word
 from serve.catalog.catalog import Catalog
 from serve.catalog.reader import UtteranceRow
 from serve.catalog.rows import words_of
-from serve.catalog.spelling import content_terms, matches_term
+from serve.catalog.spelling import PhraseFinder, content_terms, matches_term
 from serve.index.nearest import NearestIndex
 from serve.search.intent import Intent
 from serve.search.video_rows import Transcript
@@ -59,12 +59,7 @@ class Passage:
     @property
     def matched_words(self) -> tuple[MatchedWord, ...]:
         """The words that match a term of the question."""
-        return tuple(
-            MatchedWord(text=word.text, start_seconds=word.start_seconds, end_seconds=word.end_seconds)
-            for words in self.words
-            for word in words_of(words)
-            if any(matches_term(word.text, term) for term in self.terms)
-        )
+        return tuple(match for words in self.words for match in match_words(words_of(words), self.terms))
 
     @property
     def score(self) -> float:
@@ -234,6 +229,17 @@ def make_passage(utterances: Sequence[UtteranceRow], cosine: float, rarities: Ma
         coverage=sum(rarities[term] for term in terms) / total if total else 0.0,
         words=tuple(each.words for each in utterances),
         terms=tuple(terms),
+    )
+
+
+def match_words(words: Sequence[Word], terms: Collection[str]) -> tuple[MatchedWord, ...]:
+    """Return the words of an utterance that match one of the terms."""
+    found = {n for n, word in enumerate(words) if any(matches_term(word.text, term) for term in terms)}
+    for start, end, _ in PhraseFinder(terms).find([word.text for word in words]):  # numbers and quotations
+        found.update(range(start, end))
+    return tuple(
+        MatchedWord(text=words[n].text, start_seconds=words[n].start_seconds, end_seconds=words[n].end_seconds)
+        for n in sorted(found)
     )
 
 

@@ -318,6 +318,24 @@ def test_an_older_version_is_brought_forward_by_the_writer(tmp_path: Path, monke
         assert reader.select("SELECT tint FROM videos") == [("none",)]
 
 
+def test_words_of_version_6_are_spelled_anew_but_only_words_of_ready_videos_are_found(tmp_path: Path) -> None:
+    with Catalog.open_writer(tmp_path) as catalog:
+        put_version(catalog, "abc", 1)
+        put_version(catalog, "unfinished", 2)
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
+        old = "3 point 5000000"
+        connection.execute("INSERT INTO utterance_search (utterance_search) VALUES ('delete-all')")
+        connection.execute("UPDATE utterances SET text = 'Over 3.5 million people', search_text = ?", (old,))
+        connection.execute("INSERT INTO utterance_search (utterance_search) VALUES ('rebuild')")
+        connection.execute("UPDATE videos SET state = 'PROCESSING' WHERE video_id = 'unfinished'")
+        connection.execute("UPDATE meta SET value = '6' WHERE key = 'schema_version'")
+    connection.close()
+    Catalog.open_writer(tmp_path).close()
+    with Catalog.open_reader(tmp_path) as reader:
+        video = reader.video("abc")
+        assert {match.row for match in reader.match_words(["three and a half million"], limit=5)} == {video.row}
+
+
 def test_a_migration_that_fails_leaves_the_older_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Catalog.open_writer(tmp_path) as catalog:
         put_version(catalog, "abc", 1)

@@ -27,7 +27,9 @@ def test_an_outdated_catalog_is_refused_in_one_line_that_names_reindex(
 ) -> None:
     write_outdated(tmp_path, version, {"abc": film})
     for open_ in (Catalog.open_reader, Catalog.open_editor, Catalog.open_writer):
-        with pytest.raises(DataDirectoryOutdated, match=rf"version {version},.* version 6: run `kinodex reindex`") as e:
+        with pytest.raises(
+            DataDirectoryOutdated, match=rf"version {version},.* version {schema.VERSION}: run `kinodex reindex`"
+        ) as e:
             open_(tmp_path)
         assert "\n" not in str(e.value)
         assert isinstance(e.value, DataDirectoryInvalid)
