@@ -15,13 +15,14 @@ from av.audio.stream import AudioStream
 from av.packet import Packet
 from numpy.typing import NDArray
 
+from ingest.media.channels import Downmix
 from ingest.media.damage import Damage
 from ingest.media.timeline import Epoch
 from ingest.values import SAMPLE_RATE_HZ
 
 BLOCK_SECONDS = 5  # length of one AudioBlock: few messages, little delay
 JUMP_SECONDS = Fraction(1, 20)  # a timestamp off by more starts a new run; less is rounding
-# libswresample's weights for mixing to mono. They sum to one, so that equal channels do not clip. The centre, which
+# libswresample's weights for mixing to stereo. They sum to one, so that equal channels do not clip. The centre, which
 # carries the speech of films, gets half of 5.1's sum; FFmpeg's default gives it a third.
 MIX = {"rematrix_maxval": "1.0", "center_mix_level": "1.414", "surround_mix_level": "0.354"}
 
@@ -47,7 +48,8 @@ class AudioTrack:
         self._epoch: Epoch | None = None
         self._start = Fraction(0)  # source time of the first sample in _parts
         self._expected = Fraction(0)  # source time of the next decoded frame, by counting
-        self._parts: list[NDArray[np.float32]] = []
+        self._downmix = Downmix()
+        self._parts: list[NDArray[np.float32]] = []  # (1, N) or (2, N)
         self._count = 0  # samples in _parts
 
     def feed(self, packet: Packet[AudioStream], epoch: Epoch) -> Iterator[Sound]:
@@ -92,7 +94,8 @@ class AudioTrack:
         has_jump = begin is not None and abs(begin - self._expected) > JUMP_SECONDS
         if self._resampler is None or setup != self._setup or has_jump:
             yield from self._end_run()
-            self._resampler = AudioResampler("fltp", "mono", SAMPLE_RATE_HZ, options=MIX)
+            layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
+            self._resampler = AudioResampler("fltp", layout, SAMPLE_RATE_HZ, options=MIX)
             self._setup = setup
             if begin is not None:
                 self._start = self._expected = begin
@@ -109,9 +112,9 @@ class AudioTrack:
         for frame in frames:
             if frame is None:  # an idle resampler returns None at its end
                 continue
-            samples: NDArray[Any] = frame.to_ndarray().reshape(-1)
+            samples: NDArray[Any] = frame.to_ndarray()
             self._parts.append(samples)
-            self._count += len(samples)
+            self._count += samples.shape[1]
 
     def _end_run(self) -> Iterator[Sound]:
         if self._resampler is not None:
@@ -126,7 +129,8 @@ class AudioTrack:
 
     def _pop_sound(self, epoch: Epoch) -> Sound:
         # Float formats can hold any number; AudioBlock promises -1..1.
-        samples = np.clip(np.nan_to_num(np.concatenate(self._parts)), -1.0, 1.0).astype(np.float32, copy=False)
+        channels = np.clip(np.nan_to_num(np.concatenate(self._parts, axis=1)), -1.0, 1.0).astype(np.float32, copy=False)
+        samples = channels[0] if len(channels) == 1 else self._downmix.mix(channels)
         sound = Sound(epoch=epoch, start=self._start, samples=samples)
         self._start += Fraction(len(samples), SAMPLE_RATE_HZ)
         self._parts, self._count = [], 0
