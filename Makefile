@@ -71,7 +71,7 @@ check: setup check-protos  ## run ruff, mypy and buf, and check that the generat
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy ingest encoders temporal serve
 
-docs: setup  ## write the pages of docs/ that repeat the code: settings, metrics, errors
+docs: setup  ## write the pages of docs/ that repeat the code: settings, metrics, errors, warnings
 	@$(BIN)/python docs/generate.py
 
 protos: setup  ## generate the Python stubs of protos/

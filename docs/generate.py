@@ -1,8 +1,8 @@
-"""Writes the pages of docs/ that repeat the code: settings.md, metrics.md, errors.md.
+"""Writes the pages of docs/ that repeat the code: settings.md, metrics.md, errors.md, warnings.md.
 
 Run by `make docs`. With --check it writes nothing and fails if a page is stale, as tests/test_docs.py does.
 A setting's text is the comment above or beside its field; a metric's is its help text; an error's is the first line of
-its docstring.
+its docstring; a warning's are the fields of its kind.
 """
 
 import ast
@@ -24,6 +24,7 @@ import temporal.errors
 from serve.api.status import STATUS
 from serve.errors import name_of
 from serve.settings import Settings, known_settings, variable_name
+from serve.video_warnings import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = "<!-- Written by `make docs` from the code. Edit the code's comments instead. -->"
@@ -164,6 +165,23 @@ def error_row(kind: type, depth: int) -> str:
     return f"| {'&emsp;' * depth}`{kind.__name__}` | {code} | {reason} | {sentence(summary(kind), kind.__name__)} |"
 
 
+def warnings_page() -> str:
+    """Return a table of the kinds of warnings."""
+    rows = ["| warning | what it means | what to do |", "| --- | --- | --- |"]
+    for kind in KINDS:
+        rows.append(f"| {kind.text.format(**kind.sample)} | {kind.meaning} | {kind.remedy} |")
+    return page(
+        [
+            "# Warnings",
+            GENERATED,
+            "A video with a warning is indexed, and something of it is missing or was mended. `kinodex index` prints"
+            " the warnings of each file and counts the files. `kinodex list` marks them, and `kinodex show ID` prints"
+            " its warnings. Clients read `Video.warnings`. Logs of servers and workers have a line for each such file.",
+            "\n".join(rows),
+        ]
+    )
+
+
 def summary(kind: type) -> str:
     """Return the first paragraph of a class's docstring."""
     return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
@@ -192,6 +210,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "metrics.md": metrics_page(),
         ROOT / "docs" / "errors.md": errors_page(),
+        ROOT / "docs" / "warnings.md": warnings_page(),
     }
 
 

@@ -59,7 +59,8 @@ class Transcriber:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # whisper does not close its vocabulary file
             get_tokenizer(model.is_multilingual, num_languages=model.num_languages)  # fills the cache
-        self.name = loaded.name
+        self.name, self.is_multilingual = loaded.name, bool(model.is_multilingual)
+        self.language = config.language  # None: detected
         settings = (config.language, config.max_window_seconds, config.vad_threshold)
         guards = (config.max_no_speech_prob, config.min_avg_logprob)
         self.fingerprint = f"whisper:{loaded.name}:{loaded.sha256[:16]}:{DECODING_VERSION}:{settings + guards}"

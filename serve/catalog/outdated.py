@@ -9,11 +9,11 @@ from pathlib import Path
 from serve.catalog import schema
 from serve.catalog.sqlite import WriterLock, connect_outdated, translate_failures
 from serve.catalog.swap import FRESH_NAME
+from serve.video_warnings import OUTDATED
 
 COPY_NAME = "catalog-outdated.sqlite"  # of the outdated catalog, until its videos are encoded again
 # Tables whose rows the new catalog takes over, as far as they have the same columns.
 CARRIED_TABLES = ("videos", "jobs", "requests", "deletions")
-WARNING = "indexed by an older version of kinodex, so no question finds it: run kinodex reindex"
 
 
 def rebuild_outdated(directory: Path) -> None:
@@ -67,7 +67,7 @@ def _rebuild(connection: sqlite3.Connection) -> None:
     # No encoder space has this fingerprint, so `kinodex index` does not take a video without rows for an indexed one.
     connection.execute(
         "UPDATE videos SET fingerprint = '', frame_count = 0, segment_count = 0, utterance_count = 0, warnings = ?",
-        (json.dumps([WARNING]),),
+        (json.dumps([OUTDATED.text]),),
     )
 
 

@@ -67,7 +67,7 @@ class LiveColumns:
     recorded_time: float | None = None  # of the start of its span, seconds since 1970
     watermark_seconds: float | None = None
     is_last: bool = False
-    gaps: Sequence[str] = ()
+    warnings: Sequence[str] = ()  # stored in the column `gaps`
     size_bytes: int = 0
 
 
@@ -85,7 +85,7 @@ def insert_segment(
         (video_row, position, segment.segment_id, segment.epoch, segment.index, segment.span.start_seconds,
          segment.span.end_seconds, None if segment.vector is None else vector_bytes(segment.vector), live.revision,
          live.is_final, live.added_time, live.source_append_time, live.recorded_time, live.watermark_seconds,
-         live.is_last, json.dumps(list(live.gaps)), live.size_bytes),
+         live.is_last, json.dumps(list(live.warnings)), live.size_bytes),
     ).lastrowid  # fmt: skip
     assert segment_row is not None  # every INSERT has a lastrowid
     return segment_row

@@ -73,7 +73,7 @@ CREATE TABLE segments (
     recorded_time REAL,                  -- of the start of its span; NULL: not known
     watermark_seconds REAL,              -- the highest watermark of its records
     last INTEGER NOT NULL DEFAULT 0,     -- 1: the video ends with this segment
-    gaps TEXT NOT NULL DEFAULT '[]',     -- JSON list of strings
+    gaps TEXT NOT NULL DEFAULT '[]',     -- JSON list of strings: warnings, of its gaps or of a whole file
     size_bytes INTEGER NOT NULL DEFAULT 0 -- with its frames, thumbnails and utterances
 );
 CREATE UNIQUE INDEX segments_position ON segments (video_row, position);

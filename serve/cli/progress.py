@@ -46,7 +46,11 @@ class LineProgress(IndexProgress):
         click.echo(f"kinodex: {printable(line)}", err=True)
 
     def complain(self, line: str) -> None:
-        """Print the error or the warning of an input on standard error."""
+        """Print the error of an input on standard error."""
+        click.echo(line, err=True)
+
+    def warn(self, line: str) -> None:
+        """Print a warning of an input on standard error."""
         click.echo(line, err=True)
 
     def count_outcome(self) -> None:
@@ -84,6 +88,9 @@ class LiveProgress(LineProgress):
 
     def complain(self, line: str) -> None:
         self._print(line, "red")
+
+    def warn(self, line: str) -> None:
+        self._print(line, "yellow")
 
     def _print(self, line: str, style: str) -> None:
         self._bars.console.print(Text(line, style=style), soft_wrap=True)
@@ -168,8 +175,9 @@ def _show_outcome(outcome: IndexOutcome, progress: LineProgress, *, as_json: boo
         reason = printable(outcome.error or "indexing failed without a reason")
         suffix = "" if printable(outcome.uri) in reason else f": {printable(outcome.uri)}"
         progress.complain(f"kinodex: error: {reason}{suffix}")
-    for warning in outcome.warnings:
-        progress.complain(f"kinodex: warning: {printable(warning)}: {printable(outcome.uri)}")
+    if outcome.status == "indexed":  # an unchanged video had its warnings when it was indexed; the summary counts them
+        for warning in outcome.warnings:
+            progress.warn(f"kinodex: warning: {printable(outcome.uri)}: {printable(warning)}")
 
 
 def _summary_line(outcomes: list[IndexOutcome], elapsed_seconds: float) -> str:
@@ -177,6 +185,8 @@ def _summary_line(outcomes: list[IndexOutcome], elapsed_seconds: float) -> str:
         status: sum(outcome.status == status for outcome in outcomes) for status in ("indexed", "unchanged", "failed")
     }
     parts = [f"{count[status]} {status}" for status in count if count[status] or status == "indexed"]
+    if warned_count := sum(bool(outcome.warnings) for outcome in outcomes):
+        parts.append(f"{warned_count} with warnings")
     media_seconds = sum(outcome.duration_seconds or 0 for outcome in outcomes if outcome.status == "indexed")
     line = ", ".join(parts)
     if media_seconds:

@@ -89,6 +89,7 @@ def outcome_json(outcome: IndexOutcome) -> dict[str, Any]:
         "segments": outcome.segments,
         "utterances": outcome.utterances,
         "error": outcome.error,
+        "warnings": list(outcome.warnings),
     }
 
 
@@ -252,7 +253,7 @@ def show_moments(console: Console, query: str, answer: Answer) -> None:
 
 
 def show_videos(console: Console, videos: Sequence[Video]) -> None:
-    """Print the videos of a library."""
+    """Print the videos of a library. A "!" marks those with warnings, which show_video() prints."""
     rows = [
         _Row(
             key=(Text(printable(video.video_id), style="cyan"), Text(f"{clock(video.duration_seconds):>7}")),
@@ -263,7 +264,7 @@ def show_videos(console: Console, videos: Sequence[Video]) -> None:
                 Text(printable(video.collection), style="dim"),
                 Text(_utc_time(video.indexed_time), style="dim"),
             ),
-            body=Text(printable("; ".join(video.warnings)), style="yellow"),
+            body=Text(f"! {plural(len(video.warnings), 'warning')}" if video.warnings else "", style="yellow"),
         )
         for video in videos
     ]
@@ -271,20 +272,23 @@ def show_videos(console: Console, videos: Sequence[Video]) -> None:
 
 
 def show_video(console: Console, video: Video) -> None:
-    """Print all facts about a video, each on a line."""
+    """Print all facts about a video, each on a line, and so each of its warnings."""
     facts = video_json(video)
     facts["duration_seconds"] = f"{facts['duration_seconds']} ({clock(video.duration_seconds)})"
-    facts["warnings"] = "; ".join(video.warnings) or None
+    lines: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        values = (value or [None]) if isinstance(value, list) else [value]
+        lines += [("" if n else key, _fact_text(each)) for n, each in enumerate(values)]
     if not console.is_terminal:
         width = max(map(len, facts))
-        for key, value in facts.items():
-            print_line(console, f"{key:<{width}}  {_fact_text(value)}")
+        for key, text in lines:
+            print_line(console, f"{key:<{width}}  {text}")
         return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
-    for key, value in facts.items():
-        grid.add_row(key, Text(_fact_text(value)))
+    for key, text in lines:
+        grid.add_row(key, Text(text))
     console.print(grid)
 
 

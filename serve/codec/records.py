@@ -27,6 +27,8 @@ from serve.codec.fields import (
 )
 from serve.codec.utterances import fill_utterance, read_utterance
 from serve.errors import RecordInvalid
+from serve.text import plural
+from serve.video_warnings import MISSING_CHUNKS
 from temporal.values import Segment, TimeSpan
 
 
@@ -52,8 +54,8 @@ class Gap:
     reason: str  # MISSING, or the reason of the dead letter
 
     def __str__(self) -> str:
-        subject = "chunk is" if self.chunk_count == 1 else "chunks are"
-        return f"{self.chunk_count} {subject} missing at {self.at_seconds:.1f} s ({self.reason})"
+        chunks = plural(self.chunk_count, "chunk") + (" is" if self.chunk_count == 1 else " are")
+        return MISSING_CHUNKS.text.format(chunks=chunks, at_seconds=self.at_seconds, reason=self.reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,7 @@ class SegmentRecord:
     metadata: Mapping[str, str] = field(default_factory=dict)
     media: MediaInfo
     is_last: bool = False
+    warnings: tuple[str, ...] = ()  # of a whole file, in its last segment once that is final
 
     @property
     def key(self) -> bytes:
@@ -226,6 +229,7 @@ def segment_bytes(record: SegmentRecord) -> bytes:
         metadata=metadata_message(record.metadata),
         media=media_message(record.media),
         last=record.is_last,
+        warnings=map(escape_surrogates, record.warnings),
     ).SerializeToString()
 
 
@@ -278,6 +282,7 @@ def _segment_record(message: stream_pb2.Segment) -> SegmentRecord:
         metadata=dict(message.metadata),
         media=media_value(message.media),
         is_last=message.last,
+        warnings=tuple(message.warnings),
     )
 
 

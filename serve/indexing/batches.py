@@ -74,6 +74,7 @@ class OpenBatches:
         if not batch or self._transcriber is None:
             return
         transcribed = self._transcriber.transcribe([window for _, window in batch])
-        for (work, _), utterances in zip(batch, transcribed, strict=True):
+        for (work, window), utterances in zip(batch, transcribed, strict=True):
             work.utterances += utterances
+            work.facts.take_words(window.speech, utterances)
             work.pending_count -= 1

@@ -136,6 +136,9 @@ class JobWorker:
             jobs.fail(job_id, name_of(result.error), message)
         elif result.outcome is not None:
             logger.info("job done uri=%s status=%s", result.input.stored_uri, result.outcome.status)
+            if result.outcome.status == "indexed" and result.outcome.warnings:
+                warnings = "; ".join(result.outcome.warnings)
+                logger.warning("file has faults uri=%s warnings=%s", result.input.stored_uri, warnings)
             self.has_indexed |= result.outcome.status == "indexed"
         if Path(result.input.uri).parent == jobs.spool_folder:
             uploads.remove(jobs.spool_folder, Path(result.input.uri).name)

@@ -32,11 +32,11 @@ from serve.indexing.work import (
     VideoWork,
     WorkCancelled,
     join_embeddings,
-    warnings_of,
 )
 from serve.search.traits import CaptionBank, compute_file_traits
 from serve.settings import Settings
 from serve.values import IndexOutcome, IndexProgress
+from serve.video_warnings import FileFacts
 from temporal.window import cut_video
 
 QUEUE_COUNT = 64  # decoded items between all children and the encoding thread: about 10 MB of pictures
@@ -143,7 +143,8 @@ class IndexRun:
             if taken is None:
                 return None
             uri = taken.stored_uri or taken.uri
-            work = VideoWork(input=taken, uri=uri, name=display_uri(uri))
+            facts = FileFacts(expects_pictures=self._settings.decode.decode_video)
+            work = VideoWork(input=taken, uri=uri, name=display_uri(uri), facts=facts)
             with self._lock:
                 self._open.add(work)
         return work
@@ -210,7 +211,7 @@ class IndexRun:
                 event = self._events.get(timeout=IDLE_SECONDS)
             except queue.Empty:
                 # A half-full batch costs nearly as much as a full one: only if it is all that a video waits for.
-                if any(work.summary is not None for work in self._claims.values()):
+                if any(work.facts.summary is not None for work in self._claims.values()):
                     self._batches.encode()
                     yield from self._finish_ready()
             else:
@@ -242,6 +243,8 @@ class IndexRun:
                 yield from self._finish_ready()
 
     def _handle_decoded(self, work: VideoWork, payload: "Decoded | Opened") -> None:
+        if not isinstance(payload, Opened):
+            work.facts.take(payload)
         match payload:
             case Opened():
                 self._progress.start(work.uri)
@@ -253,7 +256,6 @@ class IndexRun:
                     )
                 )  # fmt: skip
             case MediaInfo():
-                work.media = payload
                 if payload.audio_codec is not None and self._transcriber is not None:
                     work.speech = self._transcriber.open_stream()
             case Frame():
@@ -266,10 +268,9 @@ class IndexRun:
             case DecodeSummary():
                 if work.speech is not None:
                     self._batches.add_speech(work, work.speech.finish())
-                work.summary = payload
 
     def _note_decoded(self, work: VideoWork, seconds: float) -> None:
-        duration = work.media.duration_seconds if work.media is not None else None
+        duration = work.facts.media.duration_seconds if work.facts.media is not None else None
         if duration:
             work.decoded_share = min(1.0, seconds / duration)
         self._progress.advance(work.uri, seconds, duration)
@@ -308,15 +309,16 @@ class IndexRun:
         with self._lock:
             claimed = list(self._claims.values())
         for work in claimed:
-            if work.summary is not None and not work.pending_count and not work.is_over:
-                work.outcome = self._finish(work, work.summary)
+            if work.facts.summary is not None and not work.pending_count and not work.is_over:
+                work.outcome = self._finish(work, work.facts.summary)
                 self._close(work)
                 yield work
                 yield from self._finish_duplicates(work)
 
     def _finish(self, work: VideoWork, summary: DecodeSummary) -> IndexOutcome | None:
         """Write the rest of a video's rows and make it visible; return None if its job was cancelled."""
-        assert work.media is not None
+        media, warnings = work.facts.media, work.facts.warnings(self._transcriber)
+        assert media is not None
         embeddings = join_embeddings(work.frames)
         utterances = sorted(work.utterances, key=lambda utterance: utterance.start_seconds)
         sentences = self._encoders.sentence.encode([utterance.text for utterance in utterances])
@@ -328,9 +330,9 @@ class IndexRun:
         self._catalog.add_utterances(work.row, utterances, sentences)
         self._catalog.add_segments(work.row, segments)
         self._catalog.add_traits(work.row, compute_file_traits(embeddings, self._captions))
-        duration, warnings = summary.duration_seconds, warnings_of(summary)
+        duration = summary.duration_seconds
         if not self._catalog.finish(
-            work.row, media=work.media, duration_seconds=duration, warnings=warnings, job_id=work.input.job_id
+            work.row, media=media, duration_seconds=duration, warnings=warnings, job_id=work.input.job_id
         ):
             return None
         return IndexOutcome(

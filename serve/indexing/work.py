@@ -8,8 +8,9 @@ import numpy as np
 from encoders.speech.whisper import SpeechStream
 from encoders.values import FrameEmbeddings, Utterance
 from ingest.errors import IngestError
-from ingest.values import Decoded, DecodeSummary, MediaInfo
+from ingest.values import Decoded
 from serve.values import IndexOutcome
+from serve.video_warnings import FileFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,7 @@ class VideoWork:
     video_id: str = ""  # empty until its bytes are known, as the next
     content_sha256: str = ""
     row: int = -1  # in the catalog; -1: none was begun
-    media: MediaInfo | None = None
-    summary: DecodeSummary | None = None  # set when decoding is over
+    facts: FileFacts = field(default_factory=FileFacts)
     speech: SpeechStream | None = None
     decoded_share: float = 0.0  # 0..1
     reported_share: float = 0.0  # 0..1
@@ -121,15 +121,3 @@ def join_embeddings(parts: Sequence[FrameEmbeddings]) -> FrameEmbeddings:
         pts_seconds=np.concatenate([part.pts_seconds for part in parts]),
         vectors=np.concatenate([part.vectors for part in parts]),
     )
-
-
-def warnings_of(summary: DecodeSummary) -> tuple[str, ...]:
-    """Describe the faults of media that still decodes."""
-    warnings = []
-    if summary.truncated:
-        warnings.append("it ends before its header says; what is there was indexed")
-    if summary.error_count:
-        warnings.append(f"{summary.error_count} damaged packets were skipped")
-    if summary.epoch_count > 1:
-        warnings.append(f"its timestamps break {summary.epoch_count - 1} times")
-    return tuple(warnings)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from serve.catalog.live_blocks import epoch_range
 from serve.catalog.rows import metadata_json, uri_bytes
 from serve.codec.records import SegmentRecord
+from serve.text import plural
+from serve.video_warnings import MANY_GAPS, live_jump_warning
 
 STREAM_SCHEME = "stream:"  # of the URI of a live stream, which has none of its own
 GAP_WARNING_COUNT = 10  # the last gaps of a video are listed among its warnings: bounds their length
@@ -36,8 +38,9 @@ class EditedVideo:
 
 def write_video(edit: sqlite3.Connection, video: EditedVideo, now: float) -> None:
     """Write the columns of a video that follow from its segments."""
-    old_watermark, anchors = edit.execute(
-        "SELECT watermark_seconds, anchors FROM videos WHERE row = ?", (video.row,)
+    old_watermark, anchors, is_stream = edit.execute(
+        "SELECT watermark_seconds, anchors, CAST(uri AS TEXT) LIKE ? FROM videos WHERE row = ?",
+        (f"{STREAM_SCHEME}%", video.row),
     ).fetchone()
     watermark = video.watermark_seconds
     if video.removed_watermark >= watermark:
@@ -48,6 +51,7 @@ def write_video(edit: sqlite3.Connection, video: EditedVideo, now: float) -> Non
     newest = edit.execute(
         "SELECT end_seconds, last, epoch FROM segments WHERE video_row = ? ORDER BY position DESC LIMIT 2", (video.row,)
     ).fetchall()  # the last segment may be cut short: the segment before it can end later
+    jump_count = newest[0][2] if is_stream else 0  # the warnings of a whole file name its jumps
     edit.execute(
         "UPDATE videos SET frame_count = frame_count + ?, segment_count = segment_count + ?,"
         " utterance_count = utterance_count + ?, size_bytes = size_bytes + ?, duration_seconds = ?, ended = ?,"
@@ -56,7 +60,7 @@ def write_video(edit: sqlite3.Connection, video: EditedVideo, now: float) -> Non
         (video.frame_count, video.segment_count, video.utterance_count, video.size_bytes,
          max(end for end, _, _ in newest), newest[0][1], watermark, watermark != old_watermark, now,
          json.dumps(anchors), anchors[0][2] - anchors[0][1] if anchors else None,
-         json.dumps(_warnings(edit, video.row, epoch_count=newest[0][2] + 1)), video.row),
+         json.dumps(_warnings(edit, video.row, jump_count)), video.row),
     )  # fmt: skip
     if video.latest is not None:
         record = video.latest
@@ -91,8 +95,8 @@ def _anchors(edit: sqlite3.Connection, video: EditedVideo, known: Sequence[Seque
     return [anchors[epoch] for epoch in sorted(anchors)]
 
 
-def _warnings(edit: sqlite3.Connection, row: int, *, epoch_count: int) -> list[str]:
-    """Return warnings for people: the last gaps of a video, and how often its timestamps jumped."""
+def _warnings(edit: sqlite3.Connection, row: int, jump_count: int) -> list[str]:
+    """Return the warnings of a video's segments: of its last gaps, or of a whole file; and of a stream's jumps."""
     last = edit.execute(
         "SELECT gaps FROM segments INDEXED BY segments_gaps WHERE video_row = ? AND gaps != '[]'"
         " ORDER BY position DESC LIMIT ?", (row, GAP_WARNING_COUNT)
@@ -100,9 +104,9 @@ def _warnings(edit: sqlite3.Connection, row: int, *, epoch_count: int) -> list[s
     gaps = [gap for (texts,) in reversed(last) for gap in json.loads(texts)]
     if len(last) == GAP_WARNING_COUNT:
         gaps = gaps[-GAP_WARNING_COUNT:]
-        gaps.insert(0, f"only the last {GAP_WARNING_COUNT} gaps are named here")
-    if epoch_count > 1:
-        gaps.append(f"its timestamps began anew {epoch_count - 1} times")
+        gaps.insert(0, MANY_GAPS.text.format(gaps=plural(GAP_WARNING_COUNT, "gap")))
+    if jump_count:
+        gaps.append(live_jump_warning(jump_count))
     return gaps
 
 

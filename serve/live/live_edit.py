@@ -143,7 +143,7 @@ class LiveEdit:
             recorded_time=record.recorded_time,
             watermark_seconds=watermark,
             is_last=record.is_last,
-            gaps=[str(gap) for gap in record.gaps],
+            warnings=[*map(str, record.gaps), *record.warnings],
             size_bytes=size,
         )
         segment_row = insert_segment(self._edit, video.row, position, record.segment, live)

@@ -290,6 +290,8 @@ class SourcePartition(Partition):
             if work.is_done:
                 del self._works[offset]
                 logger.info("file done uri=%s video=%s/%s", work.name, work.source.collection, work.video_id)
+                if work.flow is not None and work.flow.warnings:
+                    logger.warning("file has faults uri=%s warnings=%s", work.name, "; ".join(work.flow.warnings))
 
     def _safe_position(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         return min(self._works, default=self.next_offset), []

@@ -32,6 +32,7 @@ from serve.codec.records import SegmentRecord, video_key
 from serve.encoder_set import Encoders, decode_config
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
+from serve.video_warnings import FileFacts
 from serve.worker.effects import Effects, ReceivedChunk
 from serve.worker.video_flow import Step, TrackedSpeech, VideoFlow
 from serve.worker.whole_file import FileCancelled, FileCutter, FileWork
@@ -220,6 +221,7 @@ class WorkerThreads(Effects):
 
     def _decode_file(self, work: FileWork, on_change: Callback) -> None:
         source, cutter = work.source, FileCutter()
+        facts = FileFacts(expects_pictures=self._settings.decode.decode_video)
         with self._open_uri(source.uri, self._settings.source, work) as opened:
             work.name = opened.uri
             work.flow = VideoFlow(
@@ -231,8 +233,10 @@ class WorkerThreads(Effects):
                 fingerprint=self._encoders.space.fingerprint,
                 uri=opened.uri,
                 metadata=source.metadata,
+                facts=facts,
             )
             for item in self._pool.decode(opened.file, uri=work.name):
+                facts.take(item)
                 for placed in cutter.push(item):
                     work.put(placed)
                     self._callbacks.put(on_change)

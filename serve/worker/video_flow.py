@@ -18,6 +18,7 @@ from encoders.values import Utterance
 from ingest.stream.stream_clock import MAX_LAG_SECONDS, EpochPart
 from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.codec.records import Gap, SegmentRecord
+from serve.video_warnings import FileFacts
 from temporal.config import WindowConfig
 from temporal.values import Pooling
 from temporal.window import ALL_HEARD, CutSegment, EncodedFrame, EncodedUtterance, WindowCutter
@@ -103,11 +104,12 @@ class VideoFlow:
         heard_from: tuple[int, int] = (0, 0),
         language: str | None = None,
         media: MediaInfo | None = None,
+        facts: FileFacts | None = None,
     ) -> None:
         """Begin with a video's first chunk, or go on with a later one.
 
         `first` is the epoch and index of the first segment that is not final, `heard_from` the epoch and sample of the
-        first sound that is still needed.
+        first sound that is still needed. `facts` are those of a whole file, for its warnings.
         """
         self.collection, self.video_id = collection, video_id
         self.uri, self.metadata = uri, dict(metadata or {})
@@ -117,7 +119,7 @@ class VideoFlow:
         self._language = language
         self.gaps: list[NotedGap] = []
         self.anchors: list[tuple[int, float, float]] = []  # epoch, media time, wall clock
-        self._transcriber = transcriber
+        self._transcriber, self._facts = transcriber, facts
         self._speech_stream: SpeechStream | None = None
         self._heard_from = heard_from
         self._epoch_starts: dict[int, float] = {}
@@ -162,6 +164,8 @@ class VideoFlow:
 
     def add_words(self, speech: TrackedSpeech, spoken: Sequence[Utterance], vectors: NDArray[np.float32]) -> None:
         """Take the utterances of a window of speech and their vectors, float32 (U, E)."""
+        if self._facts is not None:
+            self._facts.take_words(speech.window.speech, spoken)
         speech.is_done, speech.language = True, self._language
         self._language = speech.window.stream.language or self._language
         self.cutter.add_utterances(
@@ -179,6 +183,11 @@ class VideoFlow:
     def end_seconds(self) -> float:
         """Media time at which the last placed part ends."""
         return self._place[2]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of a whole file, once it is done; a live stream has none here."""
+        return () if self._facts is None else self._facts.warnings(self._transcriber)
 
     def records(self) -> Iterator[SegmentRecord]:
         """Yield a record of each segment that holds more than in its last record, in order."""
@@ -316,6 +325,7 @@ class VideoFlow:
             metadata=self.metadata,
             media=self.media,
             is_last=cut.is_last,
+            warnings=self.warnings if cut.is_last and cut.is_final else (),
         )
 
     def _recorded_time(self, epoch: int, seconds: float) -> float | None:

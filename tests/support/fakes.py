@@ -82,6 +82,10 @@ class ToneWindow:
     def end_seconds(self) -> float:
         return self.start_seconds + len(self.samples) / SAMPLE_RATE_HZ
 
+    @property
+    def speech(self) -> NDArray[np.float64]:
+        return np.array([[self.start_seconds, self.end_seconds]])
+
 
 @dataclass(slots=True, eq=False)
 class ToneStream:
@@ -131,6 +135,8 @@ class ToneTranscriber:
 
     name = "tone"
     fingerprint = "70e"
+    is_multilingual = True
+    language = None
 
     def open_stream(self, language: str | None = None) -> ToneStream:
         return ToneStream(language)

@@ -131,7 +131,7 @@ class Video(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. Minor faults of the file, for people."""
+        """Output only. The faults of the file or the stream, for people: what is not indexed, and why."""
 
     @_builtins.property
     def watermark_offset(self) -> _duration_pb2.Duration:

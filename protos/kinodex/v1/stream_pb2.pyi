@@ -395,6 +395,7 @@ class Segment(_message.Message):
     MEDIA_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     NEWEST_APPEND_TIME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     segment_id: _builtins.str
     """Required. "video_id/epoch/index"."""
     collection: _builtins.str
@@ -461,6 +462,10 @@ class Segment(_message.Message):
     def newest_append_time(self) -> _timestamp_pb2.Timestamp:
         """When the newest record behind this segment was appended to its topic; for the age of the segment."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The faults of a whole file, for people; only in its last segment, once that is final."""
+
     def __init__(
         self,
         *,
@@ -485,10 +490,11 @@ class Segment(_message.Message):
         media: Global___Media | None = ...,
         last: _builtins.bool = ...,
         newest_append_time: _timestamp_pb2.Timestamp | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "newest_append_time", b"newest_append_time", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "epoch", b"epoch", "final", b"final", "fingerprint", b"fingerprint", "frames", b"frames", "gaps", b"gaps", "index", b"index", "last", b"last", "media", b"media", "metadata", b"metadata", "newest_append_time", b"newest_append_time", "revision", b"revision", "segment_id", b"segment_id", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "texts", b"texts", "uri", b"uri", "video_id", b"video_id", "watermark_offset", b"watermark_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "epoch", b"epoch", "final", b"final", "fingerprint", b"fingerprint", "frames", b"frames", "gaps", b"gaps", "index", b"index", "last", b"last", "media", b"media", "metadata", b"metadata", "newest_append_time", b"newest_append_time", "revision", b"revision", "segment_id", b"segment_id", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "texts", b"texts", "uri", b"uri", "video_id", b"video_id", "warnings", b"warnings", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -126,6 +126,10 @@ def test_no_windows_make_no_utterances(transcriber: Transcriber) -> None:
     assert transcriber.transcribe([]) == []
 
 
+def test_says_which_languages_it_knows(transcriber: Transcriber) -> None:
+    assert (transcriber.name, transcriber.is_multilingual, transcriber.language) == ("tiny.en", False, None)
+
+
 def test_fingerprint_names_weights_and_what_changes_words(transcriber: Transcriber) -> None:
     assert transcriber.name == "tiny.en"
     assert "tiny.en" in transcriber.fingerprint

@@ -7,8 +7,9 @@ import pytest
 
 from serve.catalog import schema
 from serve.catalog.catalog import Catalog
-from serve.catalog.outdated import COPY_NAME, WARNING, rebuild_outdated, remove_copy
+from serve.catalog.outdated import COPY_NAME, rebuild_outdated, remove_copy
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryOutdated
+from serve.video_warnings import OUTDATED
 from support.sample_catalog import check, write_outdated
 
 VERSIONS = range(1, schema.FIRST_VERSION)
@@ -47,7 +48,7 @@ def test_a_rebuilt_catalog_lists_the_same_videos_and_forgets_live_ones(
             "abc", "films", str(film), 12.5
         )  # fmt: skip
         assert (video.metadata, video.recorded_time) == (({"camera": "7"}, 5.0) if version >= 2 else ({}, None))
-        assert (video.frame_count, video.warnings) == (0, (WARNING,))
+        assert (video.frame_count, video.warnings) == (0, (OUTDATED.text,))
         assert catalog.find_indexed("films", "abc", video.content_sha256, "old") is None  # so that it can be indexed
         assert (catalog.space(), catalog.generation(), len(catalog.identity())) == (None, 0, 32)
         assert len(catalog.select("SELECT * FROM deletions")) == (version >= 3)

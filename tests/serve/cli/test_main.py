@@ -230,6 +230,7 @@ def test_index_json_is_one_object_a_line_and_nothing_else(pipeline: FakePipeline
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["status"] for line in lines] == ["indexed", "failed"]
     assert lines[0]["duration_seconds"] == 123.457
+    assert [line["warnings"] for line in lines] == [["it ends early"], []]
     assert lines[1]["error"] == "no such file: b.mp4 (check the name)"
     assert pipeline.called == (("a.mp4", "b.mp4"), Path("d"), "talks")
 
@@ -240,10 +241,10 @@ def test_index_prints_a_line_for_each_video_failures_on_stderr_and_a_summary(pip
     assert result.exit_code == 1
     first, summary = result.stdout.splitlines()
     assert first.startswith("indexed    3fa9c0ffee123456     2:03  a.mp4")
-    assert summary.startswith("1 indexed, 1 failed: 2:03 of video in 0:00 (")
+    assert summary.startswith("1 indexed, 1 failed, 1 with warnings: 2:03 of video in 0:00 (")
     assert result.stderr.splitlines() == [
         "kinodex: visual encoder: mini (built in)",
-        "kinodex: warning: it ends early: a.mp4",
+        "kinodex: warning: a.mp4: it ends early",
         "kinodex: error: no such file: b.mp4 (check the name)",
     ]
 

@@ -79,8 +79,9 @@ def test_an_outcome_has_the_keys_of_the_contract_in_order() -> None:
         "segments": 0,
         "utterances": 0,
         "error": "no such file: x.mp4",
+        "warnings": [],
     }
-    keys = ["video_id", "uri", "status", "duration_seconds", "frames", "segments", "utterances", "error"]
+    keys = ["video_id", "uri", "status", "duration_seconds", "frames", "segments", "utterances", "error", "warnings"]
     assert list(outcome_json(outcome)) == keys
 
 
@@ -197,8 +198,10 @@ def test_videos_and_their_facts_are_shown(terminal: bool) -> None:
     text = shown(show_videos, [video(), video(warnings=("it ends early",))], terminal=terminal, width=160)
     assert "3fa9c0ffee123456" in text
     assert "2:03" in text
-    assert "it ends early" in text
-    facts = shown(show_video, video(), terminal=terminal, width=160)
+    assert text.count("! 1 warning") == 1
+    facts = shown(show_video, video(warnings=("it ends early", "its sound is silent")), terminal=terminal, width=160)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", facts)
+    assert re.search(r"^warnings +it ends early *\n +its sound is silent *$", plain, re.MULTILINE)
     assert "h264" in facts
     assert "123.4 (2:03)" in facts
 

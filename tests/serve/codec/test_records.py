@@ -68,6 +68,7 @@ def record() -> SegmentRecord:
             rotation_degrees=90, frame_rate_fps=25.0,
         ),
         is_last=True,
+        warnings=("its sound is silent",),
     )  # fmt: skip
 
 

@@ -127,6 +127,17 @@ def test_does_jobs_until_none_come(jobs: JobQueue, data: Path, tmp_path: Path) -
     Catalog.open_writer(data).close()  # the lock is given back
 
 
+def test_the_log_has_a_line_for_a_file_with_warnings(
+    jobs: JobQueue, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    submit(jobs, write_scenes(tmp_path / "whole.mp4", [("red", 3)], tones=[(440, 1.0)]))
+    silent = write_scenes(tmp_path / "silent.mp4", [("red", 3)], tones=[(0, 1.0)])
+    submit(jobs, silent)
+    work(data)
+    lines = [record.getMessage() for record in caplog.records if "faults" in record.getMessage()]
+    assert lines == [f"file has faults uri={silent.as_uri()} warnings=its sound is silent"]
+
+
 def test_the_same_bytes_again_are_not_indexed_again_and_other_bytes_replace(
     jobs: JobQueue, data: Path, tmp_path: Path
 ) -> None:

@@ -202,13 +202,25 @@ def test_tells_of_gaps_and_jumps(live: LiveRows, catalog: Catalog) -> None:
     put_live(live, live_segment(0, gaps=[gap]), live_segment(0, epoch=1, epoch_start=16.0))
     assert only_video(catalog).warnings == (
         "2 chunks are missing at 3.0 s (MISSING)",
-        "its timestamps began anew 1 times",
+        "its timestamps jump once: times run on without the jumps",
     )
     many = [replace(gap, at_seconds=16.0 + 8 * n) for n in range(20)]
     put_live(live, *(live_segment(n, epoch=1, epoch_start=16.0, gaps=[many[n]]) for n in range(1, 20)))
     warnings = only_video(catalog).warnings
     assert len(warnings) == 12
     assert "168.0 s" in warnings[-2]
+
+
+def test_a_file_has_the_warnings_of_its_last_segment(live: LiveRows, catalog: Catalog) -> None:
+    faults = ("it is cut off at 0:24", "its timestamps jump at 0:16: times run on without the jumps")
+    first = live_segment(0, uri="https://example.org/a.mp4")
+    last = live_segment(0, epoch=1, epoch_start=16.0, is_last=True, uri="https://example.org/a.mp4")
+    put_live(live, first, replace(last, revision=last.revision - 1, is_final=False))
+    assert only_video(catalog).warnings == ()
+    put_live(live, read_segment(segment_bytes(replace(last, warnings=faults))))
+    assert only_video(catalog).warnings == faults
+    put_live(live, replace(first, revision=first.revision + 1))
+    assert only_video(catalog).warnings == faults
 
 
 def test_the_wall_clock_jumps_with_the_epochs(live: LiveRows, catalog: Catalog) -> None:

@@ -10,19 +10,24 @@ from encoders.values import FrameEmbeddings
 from ingest.errors import DecodeError
 from ingest.kafka import Record
 from ingest.stream.stream_clock import EpochPart
-from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame
 from serve.codec.records import Source, source_bytes
+from serve.video_warnings import FileFacts
 from serve.worker.partitions import SourcePartition
 from serve.worker.video_flow import VideoFlow
 from serve.worker.whole_file import MAX_PIECES, PIECE_FRAMES, FileCancelled, FileCutter, FileWork
 from support.waiting import HANG_SECONDS
-from support.worker_fakes import MEDIA, PIXELS, FakeEffects
+from support.worker_fakes import MEDIA, PIXELS, FakeEffects, LoudnessTranscriber
 from temporal.config import WindowConfig
 from temporal.fusion.fusion import MeanPooling
 from temporal.window import cut_video
 
 FILM = replace(MEDIA, audio_codec=None)
 SONG = replace(MEDIA, video_codec=None)
+
+
+class NamedTranscriber(LoudnessTranscriber):
+    name, is_multilingual, language = "loud", True, None
 
 
 def frame(at: float, epoch: int = 0) -> Frame:
@@ -132,6 +137,10 @@ def start_file(effects: FakeEffects) -> tuple[SourcePartition, FileWork]:
     return partition, work
 
 
+FAULTS = ("none of its pictures decodes (h264): only its sound is indexed", "its sound is silent")
+SILENCE = AudioBlock(epoch=0, start_seconds=0.0, samples=np.zeros(40 * SAMPLE_RATE_HZ, np.float32))
+
+
 def put(work: FileWork, effects: FakeEffects, items: list[Decoded]) -> None:
     """Hand over pieces as the decoding thread does, and do the work that follows."""
     [(_, on_change)] = effects.files
@@ -160,6 +169,27 @@ def test_a_file_becomes_final_segments_and_is_committed_when_the_broker_has_them
     assert final["film/0/1"].recorded_time == pytest.approx(1e9 + 8.0)
     assert {one.uri for one in final.values()} == {SOURCE.uri}
     assert commit(partition, effects) == RECORD.offset + 1
+
+
+def test_the_faults_of_a_file_come_with_its_last_segment_and_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    effects = FakeEffects()
+    partition, work = start_file(effects)
+    facts = FileFacts()
+    work.flow = VideoFlow(
+        "films", "film", transcriber=NamedTranscriber(), window=WindowConfig(), pooling=MeanPooling(), fingerprint="f",
+        uri=SOURCE.uri, facts=facts,
+    )  # fmt: skip
+    items = [MEDIA, SILENCE, summary(40.0)]
+    for item in items:
+        facts.take(item)
+    put(work, effects, items)
+    work.put(None)
+    effects.files[0][1]()
+    effects.finish_all()
+    assert {one.warnings for one in effects.segments if not (one.is_last and one.is_final)} <= {()}
+    assert effects.segments[-1].warnings == FAULTS
+    assert commit(partition, effects) == RECORD.offset + 1
+    assert f"file has faults uri={SOURCE.uri} warnings={'; '.join(FAULTS)}" in caplog.text
 
 
 def test_a_file_that_fails_half_way_leaves_nothing() -> None:

@@ -1,0 +1,255 @@
+"""Warnings of videos: all their texts, and FileFacts, which makes those of a file that was indexed.
+
+docs/warnings.md is written from the kinds. A video has at most one warning of each kind, apart from MISSING_CHUNKS.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.values import Utterance
+from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+from serve.text import clock, plural, time_span
+
+MAX_PLACES = 5  # of one warning: bounds its length
+JOIN_SECONDS = 1.0  # places this close to each other are named as one span; also the resolution of clock()
+CUT_SECONDS = 2.0  # before the end of a file that is cut off: damage there is the cut
+# Peak below which a track is silent, -60 dB: nobody hears it, and the noise of a muted microphone stays below it.
+SILENCE_PEAK = 0.001
+# Speech of a video below which nothing is said about words: the detector takes some seconds of noise for speech.
+MIN_SPEECH_SECONDS = 5.0
+MAX_MISSED_SHARE = 0.5  # of a video's speech: a larger share without words is worth a warning
+SECONDS_PER_MINUTE = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarningKind:
+    """One kind of warning."""
+
+    text: str  # of its warnings; names in braces stand for what varies
+    sample: Mapping[str, str | float] = field(default_factory=dict)  # of what varies; for docs/warnings.md, as the next
+    meaning: str
+    remedy: str
+
+
+TRUNCATED = WarningKind(
+    text="it is cut off at {end}",
+    sample={"end": "3:10 of 5:00"},
+    meaning="The bytes end before the end that their header announces, as after an interrupted download or recording."
+    " Everything before that time is indexed.",
+    remedy="Copy or download the file again, and index it again.",
+)
+DAMAGED = WarningKind(
+    text="damaged{places}: {packets} skipped",
+    sample={"places": " at 0:12\N{EN DASH}0:15 and 3:40", "packets": "12 packets were"},
+    meaning="Some of the bytes do not decode. Pictures and sound are missing there; everything else is indexed.",
+    remedy="Copy the file again from where it is whole. If the damage was recorded, nothing is to be done.",
+)
+TIMES_JUMP = WarningKind(
+    text="its timestamps jump {places}: times run on without the jumps",
+    sample={"places": "at 3:20"},
+    meaning="Recordings were joined, or a device was restarted, so that the file's clock begins anew. Kinodex gives"
+    " each part the times that follow the part before. No moment crosses a jump. A player may show other times.",
+    remedy="Nothing, unless another program must show the same times: then remux the file first, for instance with"
+    " FFmpeg.",
+)
+NO_PICTURES = WarningKind(
+    text="none of its pictures decodes ({codec}): only its sound is indexed",
+    sample={"codec": "h264"},
+    meaning="There is a video track, and not one picture of it could be decoded.",
+    remedy="See whether a player shows it. If so, transcode it to H.264; otherwise copy the file again.",
+)
+NO_SOUND = WarningKind(
+    text="none of its sound decodes ({codec}): only its pictures are indexed",
+    sample={"codec": "aac"},
+    meaning="There is a sound track, and nothing of it could be decoded.",
+    remedy="See whether a player plays it. If so, transcode the sound to AAC; otherwise copy the file again.",
+)
+SILENT = WarningKind(
+    text="its sound is silent",
+    meaning="There is a sound track, and nothing can be heard in it, so no word is indexed.",
+    remedy="Nothing, if it was recorded so. If a player plays sound, the file has a second sound track.",
+)
+NO_WORDS = WarningKind(
+    text="no word was understood in {speech} of speech: {hint}",
+    sample={
+        "speech": "4:10",
+        "hint": "tiny.en knows only English; set speech.model to a multilingual model, such as small",
+    },
+    meaning="Voices were heard, and the speech model made no words of them. Singing counts as a voice: words of"
+    " songs are often not understood, and nothing is wrong then.",
+    remedy="Set `speech.model` to a larger model, which for a language other than English must be multilingual, and"
+    " run `kinodex reindex`. [models.md](models.md) has the models.",
+)
+FEW_WORDS = WarningKind(
+    text="{missed} of {speech} of speech were not understood: {hint}",
+    sample={"missed": "3:40", "speech": "4:10", "hint": "speech.model is tiny; a larger model understands more"},
+    meaning="The same, for more than half of the speech of the file.",
+    remedy="The same: a larger model, or a multilingual one.",
+)
+OUTDATED = WarningKind(
+    text="indexed by an older version of kinodex, so no question finds it: run kinodex reindex",
+    meaning="The library was made by a version whose vectors this version cannot use.",
+    remedy="Run `kinodex reindex`.",
+)
+MISSING_CHUNKS = WarningKind(
+    text="{chunks} missing at {at_seconds:.1f} s ({reason})",
+    sample={"chunks": "2 chunks are", "at_seconds": 62.5, "reason": "MISSING"},
+    meaning="A part of a live stream never came (`MISSING`) or did not decode (the reason of its dead letter). Each gap"
+    " has such a warning.",
+    remedy="See whether the publisher ran and reached Kafka at that time, and read the dead letters.",
+)
+MANY_GAPS = WarningKind(
+    text="only the last {gaps} are named here",
+    sample={"gaps": "10 gaps"},
+    meaning="A live stream has more gaps than its warnings name.",
+    remedy="The metrics of the workers count all of them.",
+)
+KINDS = (
+    TRUNCATED, DAMAGED, TIMES_JUMP, NO_PICTURES, NO_SOUND, SILENT, NO_WORDS, FEW_WORDS, OUTDATED, MISSING_CHUNKS,
+    MANY_GAPS,
+)  # fmt: skip
+
+
+class SpeechModel(Protocol):
+    """A transcriber, as far as a warning names it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_multilingual(self) -> bool: ...
+
+    @property
+    def language(self) -> str | None:
+        """The language that the settings name; None: detected."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FileFacts:
+    """What decoding and transcription found in one file."""
+
+    expects_pictures: bool = True  # False: the settings leave pictures out
+    media: MediaInfo | None = None
+    summary: DecodeSummary | None = None  # set when decoding is over
+    epoch_starts: dict[int, float] = field(default_factory=dict)  # media time of the first item of each epoch
+    peak: float = 0.0  # of the sound, 0..1
+    sound_seconds: float = 0.0
+    speech_seconds: float = 0.0
+    understood_seconds: float = 0.0  # of the speech: those in windows that gave words
+
+    def take(self, item: Decoded) -> None:
+        """Take the next item of the decoder."""
+        match item:
+            case MediaInfo():
+                self.media = item
+            case DecodeSummary():
+                self.summary = item
+            case Frame():
+                self._take_time(item.epoch, item.pts_seconds)
+            case AudioBlock():
+                self._take_time(item.epoch, item.start_seconds)
+                self.sound_seconds += item.end_seconds - item.start_seconds
+                self.peak = max(self.peak, float(np.abs(item.samples).max(initial=0.0)))
+
+    def _take_time(self, epoch: int, seconds: float) -> None:
+        self.epoch_starts[epoch] = min(seconds, self.epoch_starts.get(epoch, seconds))
+
+    def take_words(self, speech: NDArray[np.float64], utterances: Sequence[Utterance]) -> None:
+        """Take a window of speech.
+
+        Args:
+            speech: (S, 2), media time: its spans of speech.
+            utterances: What was understood; empty: nothing.
+        """
+        seconds = float((speech[:, 1] - speech[:, 0]).sum())
+        self.speech_seconds += seconds
+        self.understood_seconds += seconds if utterances else 0.0
+
+    def warnings(self, model: SpeechModel | None) -> tuple[str, ...]:
+        """Return the warnings of the file once all of it is decoded and transcribed.
+
+        Args:
+            model: The transcriber; None: the settings leave sound out.
+        """
+        if self.media is None or self.summary is None:
+            return ()
+        warnings = [*self._picture_warnings(self.media, self.summary)]
+        if model is not None and self.media.audio_codec is not None:
+            warnings += self._sound_warnings(self.media.audio_codec, model)
+        return tuple(warnings)
+
+    def _picture_warnings(self, media: MediaInfo, summary: DecodeSummary) -> Iterator[str]:
+        """Yield the warnings of the container and its pictures."""
+        if summary.truncated:
+            end, declared = summary.duration_seconds, media.duration_seconds or 0.0
+            of = f" of {clock(round(declared))}" if declared - end >= JOIN_SECONDS else ""
+            yield TRUNCATED.text.format(end=clock(round(end)) + of)
+        if summary.error_count and not _is_cut_only(summary):
+            places = f" at {list_places(summary.damaged)}" if summary.damaged else ""
+            packets = plural(summary.error_count, "packet") + (" was" if summary.error_count == 1 else " were")
+            yield DAMAGED.text.format(places=places, packets=packets)
+        jumps = [start for epoch, start in sorted(self.epoch_starts.items()) if epoch > 0]
+        if jumps:
+            yield TIMES_JUMP.text.format(places=f"at {list_places([(at, at) for at in jumps])}")
+        if media.video_codec is not None and self.expects_pictures and not summary.frame_count:
+            yield NO_PICTURES.text.format(codec=media.video_codec)
+
+    def _sound_warnings(self, codec: str, model: SpeechModel) -> Iterator[str]:
+        missed = self.speech_seconds - self.understood_seconds
+        if not self.sound_seconds:
+            yield NO_SOUND.text.format(codec=codec)
+        elif self.peak < SILENCE_PEAK:
+            yield SILENT.text
+        elif self.speech_seconds < MIN_SPEECH_SECONDS or missed <= MAX_MISSED_SHARE * self.speech_seconds:
+            return
+        elif not self.understood_seconds:
+            yield NO_WORDS.text.format(speech=length(self.speech_seconds), hint=hint_of(model))
+        else:
+            yield FEW_WORDS.text.format(missed=length(missed), speech=length(self.speech_seconds), hint=hint_of(model))
+
+
+def _is_cut_only(summary: DecodeSummary) -> bool:
+    """Whether all damage lies where the file is cut off: half a packet, which TRUNCATED explains."""
+    edge = summary.duration_seconds - CUT_SECONDS
+    return summary.truncated and bool(summary.damaged) and all(start >= edge for start, _ in summary.damaged)
+
+
+def hint_of(model: SpeechModel) -> str:
+    """Return which setting may help a model that understands too little."""
+    if not model.is_multilingual:
+        return f"{model.name} knows only English; set speech.model to a multilingual model, such as small"
+    if model.language is not None:
+        return f"speech.language is {model.language}; leave it out if that is not the language"
+    return f"speech.model is {model.name}; a larger model understands more"
+
+
+def live_jump_warning(jump_count: int) -> str:
+    """Return the warning of a live stream whose timestamps began anew."""
+    return TIMES_JUMP.text.format(places="once" if jump_count == 1 else f"{jump_count} times")
+
+
+def length(seconds: float) -> str:
+    """Write a length for people: "25 s", or m:ss from a minute on."""
+    return f"{seconds:.0f} s" if seconds < SECONDS_PER_MINUTE - 0.5 else clock(seconds)
+
+
+def list_places(spans: Sequence[tuple[float, float]]) -> str:
+    """Write media times for people: "0:12-0:15, 3:40 and 5 more places".
+
+    Args:
+        spans: Start and end, in any order; those within JOIN_SECONDS of each other become one.
+    """
+    joined: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if joined and start - joined[-1][1] < JOIN_SECONDS:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    texts = [time_span(start, end) if end - start >= JOIN_SECONDS else clock(start) for start, end in joined]
+    if len(texts) > MAX_PLACES:
+        texts[MAX_PLACES - 1 :] = [f"{len(texts) - MAX_PLACES + 1} more places"]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
