@@ -30,7 +30,8 @@ from ingest.media.container import (
     read_duration,
 )
 from ingest.media.damage import Damage
-from ingest.media.picture import Orientation, PictureMaker, display_size
+from ingest.media.orientation import Orientation
+from ingest.media.picture import PictureMaker, display_size
 from ingest.media.sampler import tick_of
 from ingest.media.timeline import Timeline
 from ingest.media.video import Picture, VideoTrack, WrongKeyframe

@@ -4,7 +4,6 @@ libswscale scales the coded picture in one pass. Rotation comes after scaling, w
 """
 
 import io
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image, JpegImagePlugin  # noqa: F401  loads the plugin: the chil
 
 from ingest.config import DecodeConfig
 from ingest.media import tonemap
+from ingest.media.orientation import Orientation
 
 # Bicubic, as in open_clip's preprocessing. The other flags keep colours exact, also at edges.
 SCALING = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
@@ -27,43 +27,6 @@ MAX_ASPECT = 8  # largest ratio of the sides, beyond which a picture is squashed
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 
 
-@dataclass(frozen=True, slots=True)
-class Orientation:
-    """How to turn a picture for display: transpose, then flip."""
-
-    is_transposed: bool = False
-    flips_columns: bool = False
-    flips_rows: bool = False
-
-    @classmethod
-    def from_frame(cls, frame: VideoFrame) -> "Orientation":
-        """Read the display matrix: nine 32-bit fixed-point numbers, a b u c d v x y w."""
-        data: Any = frame.side_data.get("DISPLAYMATRIX")
-        matrix = np.frombuffer(bytes(data), dtype="=i4") if data is not None else np.zeros(0, dtype="=i4")
-        if matrix.size < 9:
-            return cls()
-        a, b, _, c, d = (int(value) for value in matrix[:5])
-        if abs(a) + abs(d) >= abs(b) + abs(c):
-            return cls(False, a < 0, d < 0)
-        return cls(True, c < 0, b < 0)
-
-    @property
-    def degrees(self) -> int:
-        """The clockwise rotation, applied after a flip."""
-        if self.is_transposed:
-            return 90 if self.flips_columns else 270
-        return 180 if self.flips_rows else 0
-
-    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.is_transposed:
-            pixels = pixels.swapaxes(0, 1)
-        if self.flips_columns:
-            pixels = pixels[:, ::-1]
-        if self.flips_rows:
-            pixels = pixels[::-1]
-        return np.ascontiguousarray(pixels)
-
-
 class PictureMaker:
     """Makes pixels and thumbnails by one config. It reuses its scalers, so only one thread may use it."""
 
@@ -71,21 +34,13 @@ class PictureMaker:
         self._config = config
         self._scaler, self._thumbnail_scaler = VideoReformatter(), VideoReformatter()
         self._field: _FieldFilter | None = None
-        self._last_turn: tuple[int, Orientation] | None = None  # the last frame's rotation, and its whole orientation
-
-    def _orientation(self, frame: VideoFrame) -> Orientation:
-        """Return a frame's orientation. Reads the display matrix only when the rotation changes: reading it puts PyAV's
-        frame into a reference cycle that outlives its use."""
-        if self._last_turn is None or self._last_turn[0] != frame.rotation:
-            self._last_turn = (frame.rotation, Orientation.from_frame(frame))
-        return self._last_turn[1]
 
     def make(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[NDArray[np.uint8], bytes]:
         """Return uint8 (H, W, 3) RGB at the input size, and the whole picture's JPEG.
 
         `pixel_aspect` is the width of a stored pixel by its height, before rotation.
         """
-        config, turn = self._config, self._orientation(frame)
+        config, turn = self._config, Orientation.from_frame(frame)
         width, height = display_size(frame.width, frame.height, pixel_aspect)
         if turn.is_transposed:
             width, height = height, width

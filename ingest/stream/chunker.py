@@ -38,7 +38,7 @@ from ingest.media.container import (
     rank_audio,
     read_duration,
 )
-from ingest.media.picture import Orientation
+from ingest.media.orientation import Orientation
 from ingest.source.source import display_uri, scheme_of
 from ingest.stream.remux import ChunkCutter, ChunkMedia
 from ingest.values import Chunk

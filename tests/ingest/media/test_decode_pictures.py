@@ -17,10 +17,9 @@ from ingest.media.decode import decode
 from ingest.media.picture import SCALING, PictureMaker
 from ingest.values import Frame, MediaInfo
 from support.media import Track, encode_media, times
+from support.photos import BLACK, BLUE, GREEN, RED, WHITE, Colour, corners
 
 THREE = times(3, 1)
-RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
-Colour = tuple[int, ...]
 
 
 def quarters(width: int = 160, height: int = 96) -> Callable[[int], NDArray[np.uint8]]:
@@ -54,14 +53,6 @@ def first(track: Track, format: str = "mp4", **settings: Any) -> tuple[MediaInfo
     return info, frame
 
 
-def corners(pixels: NDArray[np.uint8]) -> list[Colour]:
-    """Return the four quarters' colours, each channel rounded to black, half or full."""
-    height, width = pixels.shape[:2]
-    points = [(height // 4, width // 4), (height // 4, 3 * width // 4)]
-    points += [(3 * height // 4, width // 4), (3 * height // 4, 3 * width // 4)]
-    return [tuple(round(int(value) / 127.5) * 255 // 2 for value in pixels[y, x]) for y, x in points]
-
-
 def thumbnail(frame: Frame) -> Image.Image:
     return Image.open(io.BytesIO(frame.thumbnail))
 
@@ -78,7 +69,7 @@ def thumbnail(frame: Frame) -> Image.Image:
 def test_rotation_is_applied(counterclockwise: int, clockwise: int, expected: list[Colour]) -> None:
     info, frame = first(Track(times=THREE, picture=quarters(), rotation_degrees=counterclockwise))
     assert corners(frame.pixels) == expected
-    assert corners(np.asarray(thumbnail(frame))) == expected
+    assert corners(thumbnail(frame)) == expected
     assert info.rotation_degrees == clockwise
     assert (info.width, info.height) == ((96, 160) if clockwise % 180 else (160, 96))
 

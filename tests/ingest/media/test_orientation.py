@@ -1,0 +1,104 @@
+"""Pictures are turned once, as EXIF or the container says; what PyAV cannot name of a frame is passed over."""
+
+import gc
+import io
+from pathlib import Path
+
+import av
+import pytest
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
+
+from ingest.config import DecodeConfig
+from ingest.media.decode import decode
+from ingest.media.orientation import Orientation
+from ingest.stream.chunker import cut_chunks
+from ingest.values import Frame, MediaInfo
+from support.photos import (
+    corners,
+    draw_quarters,
+    encode_picture,
+    encode_time_lapse,
+    exif_of,
+    turn_by_exif,
+)
+
+QUARTERS = draw_quarters()
+ORIENTATIONS = range(1, 9)
+FORMATS = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "AVIF": {}}
+
+
+def photo(orientation: int, format: str = "JPEG") -> bytes:
+    return encode_picture(QUARTERS, format, exif=exif_of(orientation), **FORMATS[format])
+
+
+def decoded(media: bytes, **settings: object) -> tuple[MediaInfo, list[Frame]]:
+    config = DecodeConfig(resize="squash", **settings)  # type: ignore[arg-type]
+    items = list(decode(io.BytesIO(media), uri="test", config=config))
+    assert isinstance(items[0], MediaInfo)
+    return items[0], [item for item in items if isinstance(item, Frame)]
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_photo_is_turned_as_it_says(format: str, orientation: int) -> None:
+    right = turn_by_exif(QUARTERS, orientation)
+    info, (frame,) = decoded(photo(orientation, format))
+    assert corners(frame.pixels) == corners(right)
+    assert (info.width, info.height) == right.size
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_exif_without_an_orientation_changes_nothing(format: str) -> None:
+    plain = encode_picture(QUARTERS, format, **FORMATS[format])
+    assert decoded(photo(0, format))[1][0].thumbnail == decoded(plain)[1][0].thumbnail
+
+
+@pytest.mark.parametrize("format", ["matroska", "mov", "avi"])
+def test_each_photo_of_a_time_lapse_is_turned_by_itself(format: str) -> None:
+    orientations = [0, *ORIENTATIONS, 3, 2, 0]  # 2 and 3 have the same rotation
+    _, frames = decoded(encode_time_lapse([photo(each) for each in orientations], format))
+    right = [turn_by_exif(QUARTERS, each or 1) for each in orientations]
+    assert [corners(frame.pixels) for frame in frames] == [corners(each) for each in right]
+
+
+def test_a_container_turns_photos_that_do_not_say_how_they_lie() -> None:
+    _, (first, second) = decoded(encode_time_lapse([photo(0), photo(6)], "mov", counterclockwise=90))
+    assert corners(first.pixels) == corners(turn_by_exif(QUARTERS, 8))
+    assert corners(second.pixels) == corners(turn_by_exif(QUARTERS, 6))  # not by both
+
+
+@pytest.mark.parametrize("format", ["matroska", "mov", "avi"])
+def test_a_time_lapse_of_photos_is_published(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "lapse"
+    path.write_bytes(encode_time_lapse([photo(6)] * 4, format))
+    chunks = [
+        chunk for chunk in cut_chunks(str(path), collection="c", stream_id="s", session=1) if not chunk.end_of_stream
+    ]
+    frames = [frame for chunk in chunks for frame in decoded(chunk.media, clock="source")[1]]
+    assert [corners(frame.pixels) for frame in frames] == [corners(turn_by_exif(QUARTERS, 6))] * 4
+
+
+def test_side_data_that_pyav_cannot_name_gets_a_name() -> None:
+    assert Type(6) is Type.DISPLAYMATRIX
+    assert Type(4711).name == "UNKNOWN_4711"
+    assert Type(4711).value == 4711
+
+
+def test_reading_the_orientation_keeps_no_frame() -> None:
+    with av.open(io.BytesIO(photo(6))) as container:
+        frame = next(container.decode(video=0))
+    assert isinstance(frame, VideoFrame)
+    before = len(gc.get_referrers(frame))
+    gc.disable()  # a cycle would be there until it is collected
+    try:
+        assert Orientation.from_frame(frame).degrees == 90
+        assert len(gc.get_referrers(frame)) == before
+    finally:
+        gc.enable()
+
+
+def test_the_base_view_of_spatial_video_is_decoded(shared: Path) -> None:
+    media = (shared / "cases/spatial-mvhevc/stereo_spatial.mp4").read_bytes()
+    info, frames = decoded(media, sampling="exact")
+    assert (info.width, info.height, len(frames)) == (160, 120, 1)

@@ -1,0 +1,75 @@
+"""Makes still pictures as phones and programs store them."""
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+Colour = tuple[int, ...]
+ORIENTATION = 0x112  # tag of EXIF
+
+
+def draw_quarters(width: int = 160, height: int = 96) -> Image.Image:
+    """Draw red and green above, blue and white below."""
+    picture = Image.new("RGB", (width, height), RED)
+    picture.paste(GREEN, (width // 2, 0, width, height // 2))
+    picture.paste(BLUE, (0, height // 2, width // 2, height))
+    picture.paste(WHITE, (width // 2, height // 2, width, height))
+    return picture
+
+
+def corners(picture: NDArray[np.uint8] | Image.Image) -> list[Colour]:
+    """Return the four quarters' colours, each channel rounded to black, half or full."""
+    pixels = np.asarray(picture)
+    height, width = pixels.shape[:2]
+    points = [(height // 4, width // 4), (height // 4, 3 * width // 4)]
+    points += [(3 * height // 4, width // 4), (3 * height // 4, 3 * width // 4)]
+    return [tuple(round(int(value) / 127.5) * 255 // 2 for value in pixels[y, x]) for y, x in points]
+
+
+def exif_of(orientation: int) -> Image.Exif:
+    """Return EXIF data with an orientation; 0: none."""
+    exif = Image.Exif()
+    exif[0x10F] = "Camera"  # its maker
+    if orientation:
+        exif[ORIENTATION] = orientation
+    return exif
+
+
+def encode_picture(picture: Image.Image, format: str, **options: Any) -> bytes:
+    """Return a picture as a file, by Pillow."""
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def turn_by_exif(picture: Image.Image, orientation: int) -> Image.Image:
+    """Return the picture as shown with an orientation."""
+    turned = picture.copy()
+    turned.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(turned)
+
+
+def encode_time_lapse(photos: Sequence[bytes], format: str = "matroska", counterclockwise: int = 0) -> bytes:
+    """Return JPEG files as a video of one picture a second, rotated by its container."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=format) as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        with Image.open(io.BytesIO(photos[0])) as first:
+            stream.width, stream.height, stream.pix_fmt = *first.size, "yuvj420p"
+        if counterclockwise:
+            stream.set_display_rotation(counterclockwise)
+        container.start_encoding()
+        for number, photo in enumerate(photos):
+            packet = av.Packet(photo)
+            packet.stream, packet.time_base = stream, Fraction(1)
+            packet.pts = packet.dts = number
+            packet.duration, packet.is_keyframe = 1, True
+            container.mux(packet)
+    return file.getvalue()
