@@ -36,6 +36,7 @@ from serve.search.caches import SingleFlightCache
 from serve.search.engine import Engine
 from serve.search.library import Library
 from serve.search.ranking import Ranking
+from serve.search.target import intent_of
 from serve.values import Answer, Query, Thresholds
 
 CACHED_RANKING_COUNT = 256  # rankings in memory: some 200 KB each for a question with many answers
@@ -201,7 +202,13 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
     def _standing_query(
         self, query: Query, thresholds: Thresholds, principal: Principal, queue: WatchQueue
     ) -> tuple[Watcher, StandingQuery]:
-        """Make the standing query of a call, and return it with the watcher that is to follow it."""
+        """Make the standing query of a call, and return it with the watcher that is to follow it.
+
+        Raises:
+            RequestInvalid: If nothing can answer the query.
+        """
+        if intent_of(query).is_empty:
+            raise RequestInvalid([("query.text", 'has only words such as "the", which no moment answers')])
         library, watcher = self.library(), self.watcher()
         library.engine.refresh()
         collections = self.access.readable_collections(principal, query.filter.collections)

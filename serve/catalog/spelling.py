@@ -53,6 +53,8 @@ STOP_WORDS = frozenset(
     "would you your".split()
 )
 
+PHRASE_COUNT = 4  # least number of stop words that are a phrase to search for
+
 
 def normalise(text: str) -> str:
     """Return the words of a text as the search table has them: lower case, single spaces, no punctuation."""
@@ -81,12 +83,15 @@ def _speak_amount(amount: re.Match[str]) -> str:
 
 
 def content_terms(text: str) -> list[str]:
-    """Return the words of a text to search for, each once, in order, without stop words unless all are stop words.
+    """Return the words of a text to search for, each once, in order, without stop words.
 
+    Many stop words alone are a phrase ("to be or not to be"), a few are nothing to search for.
     Characters of a script without spaces come in overlapping pairs, since nothing marks where a word ends.
     """
     words = normalise(text).split()
-    wanted = [word for word in words if word not in STOP_WORDS] or words
+    wanted = [word for word in words if word not in STOP_WORDS]
+    if not wanted:
+        return [" ".join(words)] if len(words) >= PHRASE_COUNT else []
     terms = []
     for at, word in enumerate(wanted):
         if not UNSPACED.fullmatch(word):

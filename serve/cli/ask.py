@@ -118,8 +118,12 @@ def _make_cells(library: AnyLibrary, answer: Answer) -> "list[Cell]":
     ]
 
 
-def make_cell(library: AnyLibrary, moment: Moment) -> "Cell":
-    """Make the contact sheet's cell of a moment, with the picture of its best frame if it has one."""
+def make_cell(library: AnyLibrary, moment: Moment, question: str = "") -> "Cell":
+    """Make the contact sheet's cell of a moment, with the picture of its best frame if it has one.
+
+    Args:
+        question: Drawn on the picture, where the cells of a sheet answer several questions.
+    """
     from serve.cli.sheet import Cell
 
     picture = None
@@ -131,7 +135,7 @@ def make_cell(library: AnyLibrary, moment: Moment) -> "Cell":
         except ServerFailed as error:
             if error.reason != "FRAME_NOT_FOUND":
                 raise
-    return Cell(moment=moment, picture=picture)
+    return Cell(moment=moment, picture=picture, question=question)
 
 
 def check_sheet(path: Path) -> None:

@@ -200,7 +200,7 @@ def _verdict_text(verdict: Verdict, confidence: float) -> Text:
     return Text(f"{verdict:<8} {confidence:4.0%}", style=VERDICT_STYLES[verdict])
 
 
-def _score_text(score: float | None) -> str:
+def score_text(score: float | None) -> str:
     return DASH if score is None else f"{score:.2f}"
 
 
@@ -229,7 +229,7 @@ def show_search(console: Console, query: str, answer: Answer) -> None:
         key = (_verdict_text(video.verdict, video.confidence), Text(span, style="cyan"))
         heading = (
             Text(title(video.uri), style="bold"),
-            Text(f"score {_score_text(video.score)}", style="dim"),
+            Text(f"score {score_text(video.score)}", style="dim"),
             Text(printable(video.video_id)[:SHORT_ID_CHARS], style="dim"),
         )
         rows.append(_answer_row(video.verdict, key, heading, _snippet_of(best) if best else Text()))
@@ -245,8 +245,8 @@ def show_moments(console: Console, query: str, answer: Answer) -> None:
         key = (Text(span, style="cyan"), _verdict_text(moment.verdict, moment.confidence))
         heading = (
             Text(title(moment.uri), style="bold"),
-            Text(f"visual {_score_text(moment.visual_score)}", style="dim"),
-            Text(f"speech {_score_text(moment.speech_score)}", style="dim"),
+            Text(f"visual {score_text(moment.visual_score)}", style="dim"),
+            Text(f"speech {score_text(moment.speech_score)}", style="dim"),
         )
         rows.append(_answer_row(moment.verdict, key, heading, _snippet_of(moment)))
     _print_rows(console, ["time", "verdict", "video and words"], rows)

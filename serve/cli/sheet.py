@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from serve.cli.render import snippet, word_pattern
+from serve.cli.render import score_text, snippet, word_pattern
 from serve.text import DASH, printable, time_span, title
 from serve.values import Moment, Verdict
 
@@ -50,10 +50,15 @@ class Cell:
 
     moment: Moment
     picture: bytes | None  # thumbnail of the best frame, a JPEG; None: the video has only sound
+    question: str = ""  # that it answers, if the cells of a sheet answer several
 
 
-def draw_sheet(query: str, cells: Sequence[Cell]) -> Image.Image:
-    """Draw the cells in order, each with picture, time, verdict, file name and words. The image is RGB."""
+def draw_sheet(query: str, cells: Sequence[Cell], subtitle: str | None = None) -> Image.Image:
+    """Draw the cells in order, each with picture, time, verdict, file name and words. The image is RGB.
+
+    Args:
+        subtitle: The second line; None: how many answers there are.
+    """
     drawn = cells[:MAX_CELLS]
     # As many columns as rows, but at least 2 for the words of the header.
     columns = max(2, min(MAX_COLUMNS, math.ceil(math.sqrt(len(drawn)))))
@@ -62,7 +67,7 @@ def draw_sheet(query: str, cells: Sequence[Cell]) -> Image.Image:
     sheet = Image.new("RGB", (width, HEADER_HEIGHT + rows * (CELL_HEIGHT + MARGIN)), PAPER)
     draw = ImageDraw.Draw(sheet)
     _draw_line(draw, (MARGIN, 14), printable(query)[:200], TITLE_SIZE, INK, width - 2 * MARGIN)
-    _draw_line(draw, (MARGIN, 48), _subtitle(cells), TEXT_SIZE, DIM, width - 2 * MARGIN)
+    _draw_line(draw, (MARGIN, 48), subtitle or _count_answers(cells), TEXT_SIZE, DIM, width - 2 * MARGIN)
     for index, cell in enumerate(drawn):
         row, column = divmod(index, columns)
         corner = (MARGIN + column * (PICTURE_WIDTH + MARGIN), HEADER_HEIGHT + row * (CELL_HEIGHT + MARGIN))
@@ -70,7 +75,7 @@ def draw_sheet(query: str, cells: Sequence[Cell]) -> Image.Image:
     return sheet
 
 
-def _subtitle(cells: Sequence[Cell]) -> str:
+def _count_answers(cells: Sequence[Cell]) -> str:
     if not cells:
         return "nothing found"
     count = "1 answer" if len(cells) == 1 else f"{len(cells)} answers, best first"
@@ -87,7 +92,8 @@ def _draw_cell(
     moment, (left, top) = cell.moment, corner
     draw.rounded_rectangle((left, top, left + PICTURE_WIDTH - 1, top + CELL_HEIGHT - 1), 6, fill=CARD)
     _draw_picture(sheet, draw, corner, cell.picture)
-    _draw_line(draw, (left + 8, top + 6), f"{number}", TEXT_SIZE, INK, 60, backdrop=SHADE)
+    label = f"{number}  {printable(cell.question)}" if cell.question else f"{number}"
+    _draw_line(draw, (left + 8, top + 6), label, TEXT_SIZE, INK, PICTURE_WIDTH - 16, backdrop=SHADE)
 
     room = PICTURE_WIDTH - 2 * PADDING
     x, y = left + PADDING, top + PICTURE_HEIGHT + PADDING
@@ -95,8 +101,11 @@ def _draw_cell(
     badge_width = math.ceil(_width(badge, TEXT_SIZE))
     _draw_line(draw, (x + room - badge_width, y), badge, TEXT_SIZE, VERDICT_COLOURS[moment.verdict], room)
     span = time_span(moment.start_seconds, moment.end_seconds).replace(DASH, "-")  # Pillow's font lacks the dash
-    _draw_line(draw, (x, y), f"{span}   score {moment.score:.2f}", TEXT_SIZE, INK, room - badge_width - PADDING)
-    _draw_line(draw, (x, y + LINE_HEIGHT), title(moment.uri), TEXT_SIZE, DIM, room)
+    _draw_line(draw, (x, y), span, TEXT_SIZE, INK, room - badge_width - PADDING)
+    scores = f"visual {score_text(moment.visual_score)}  speech {score_text(moment.speech_score)}".replace(DASH, "-")
+    scores_width = math.ceil(_width(scores, TEXT_SIZE))
+    _draw_line(draw, (x + room - scores_width, y + LINE_HEIGHT), scores, TEXT_SIZE, DIM)
+    _draw_line(draw, (x, y + LINE_HEIGHT), title(moment.uri), TEXT_SIZE, DIM, room - scores_width - PADDING)
     # A generous excerpt around the first matched word, which _wrap_text then cuts to the width of the cell.
     words = [word.text for word in moment.matched_words]
     excerpt = snippet(moment.transcript, words, limit=150).plain

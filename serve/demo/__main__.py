@@ -19,7 +19,7 @@ from serve.errors import EncoderSpaceMismatch
 from serve.indexing.pipeline import index, reindex
 from serve.search.library import Library
 from serve.settings import load_settings
-from serve.values import Channel, Moment, Query
+from serve.values import Channel, Moment, Query, Verdict
 
 HERE = Path(__file__).resolve().parent
 ANSWER_COUNT = 2  # answers printed for each question: the best, and the next for comparison
@@ -53,9 +53,10 @@ def read_demo_questions() -> list[DemoQuestion]:
 
 
 def is_right(moment: Moment, question: DemoQuestion) -> bool:
-    """Whether a moment is of the right video and overlaps the right span."""
+    """Whether an answer is given as one: of the right video, overlapping the right span, and not NO_MATCH."""
     return (
-        Path(moment.uri).name == question.file
+        moment.verdict is not Verdict.NO_MATCH
+        and Path(moment.uri).name == question.file
         and moment.start_seconds < question.end_seconds
         and moment.end_seconds > question.start_seconds
     )
@@ -85,12 +86,11 @@ def main() -> int:
             show_moments(console, question.text, answer)
             best = answer.moments[0]
             right_count += is_right(best, question)
-            cells.append(make_cell(LocalLibrary(library), best))
+            cells.append(make_cell(LocalLibrary(library), best, question.text))
     sheet = directory / "demo.png"
-    draw_sheet("the demo's questions: the best answer to each", cells).save(sheet)
-    console.print(
-        f"\n{right_count} of {len(cells)} questions were answered with the right video and the right seconds."
-    )
+    outcome = f"{right_count} of {len(cells)} questions were answered with the right video and the right seconds."
+    draw_sheet("the demo's questions: the best answer to each", cells, outcome).save(sheet)
+    console.print(f"\n{outcome}")
     console.print(f"The best answers, with times and words: {sheet}")
     console.print(
         "\nNow with your own videos:\n"

@@ -314,13 +314,16 @@ class Engine:
     # ---- targets ----
 
     def target_of(self, query: Query, pixels: NDArray[np.uint8] | None) -> Target:
-        """Encode a query; standing queries (serve.moderation.standing) keep the result.
+        """Encode a query; standing queries (serve.moderation.standing) keep the result. Nothing answers an empty one.
 
         Raises:
             VideoNotFound: If the video of the query's example is not there.
             NoVisualEncoder: If the query has a picture, and the library no visual encoder.
         """
-        return self._query_encoder.encode(query, intent_of(query), pixels, self._find_example(query))
+        intent = intent_of(query)
+        if intent.is_empty:
+            return Target(visual=None, speech=None)
+        return self._query_encoder.encode(query, intent, pixels, self._find_example(query))
 
     def _find_example(self, query: Query) -> tuple[Video, TimeSpan] | None:
         """Return the video and the span of a "more like this" question; None for other questions."""

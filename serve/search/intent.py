@@ -8,6 +8,7 @@ model: they cost nothing and can be read.
 import re
 from dataclasses import dataclass
 
+from serve.catalog.spelling import content_terms
 from serve.values import Channel
 
 NAMED_WEIGHT = 0.8  # of the channel that a question names; the other channel has the rest
@@ -82,6 +83,7 @@ class Intent:
     phrases: tuple[str, ...]  # phrases in quotation marks, which are looked for literally
     visual_weight: float  # 0..1
     speech_weight: float  # 0..1; the two add up to 1
+    is_empty: bool = False  # a text that asks for nothing, such as "the": no answer matches it
 
 
 def read_intent(text: str, channel: Channel = "all") -> Intent:
@@ -123,6 +125,7 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         phrases=phrases,
         visual_weight=visual,
         speech_weight=speech,
+        is_empty=not content_terms(text) and not phrases,
     )
 
 

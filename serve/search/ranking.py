@@ -116,6 +116,8 @@ def fuse_ranks(ranks: dict[str, int], weights: dict[str, float]) -> float:
 
 def combine_confidences(visual_confidence: float, passage: Passage | None, intent: Intent) -> float:
     """Return the confidence 0..1 that the question is answered: the highest of the channels, each by its weight."""
+    if intent.is_empty:
+        return 0.0
     heaviest = max(intent.visual_weight, intent.speech_weight)
     visual = visual_confidence * intent.visual_weight / heaviest
     speech = (passage.confidence if passage else 0.0) * intent.speech_weight / heaviest

@@ -1,7 +1,7 @@
 """Target: what a query looks for, as vectors and words. QueryEncoder makes it; serve.search.engine uses both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,8 @@ class QueryEncoder:
 def intent_of(query: Query) -> Intent:
     """Return the intent of a query's text; without text, a picture asks for sight, an example for sight and speech."""
     if query.text.strip():
-        return read_intent(query.text, query.channel)
+        intent = read_intent(query.text, query.channel)
+        return replace(intent, is_empty=False) if query.image or query.like is not None else intent
     if query.like is None or query.channel == "visual":
         return Intent(text="", speech_text="", phrases=(), visual_weight=1.0, speech_weight=0.0)
     if query.channel == "speech":

@@ -211,6 +211,12 @@ REQUESTS: list[Bad] = [
         *INVALID,
         "query.like: cannot stand beside an image",
     ),
+    Bad(
+        "a standing query of a word that asks for nothing",
+        lambda w: next(w.search.WatchMoments(search_pb2.WatchMomentsRequest(query=words("the")), timeout=HANG_SECONDS)),
+        *INVALID,
+        'query.text: has only words such as "the", which no moment answers',
+    ),
     # ---- filters
     Bad(
         "an unknown collection",

@@ -52,6 +52,14 @@ def test_unusual_answers_are_drawn(picture: bytes | None, said: str, uri: str, v
     assert sheet.getcolors(1) is None
 
 
+def test_cells_of_several_questions_show_theirs() -> None:
+    plain, asked, other = (
+        draw_sheet("q", [Cell(moment=moment(), picture=jpeg(), question=question)], "2 of 3").tobytes()
+        for question in ("", "a red bus", "a blue bus" * 50)
+    )
+    assert len({plain, asked, other}) == 3
+
+
 def test_an_empty_answer_gives_a_sheet() -> None:
     assert draw_sheet("q", []).getcolors(1) is None
 

@@ -98,6 +98,15 @@ def test_the_verdict_on_a_subject_that_is_not_there_is_no_match(library: Library
     assert all(moment.confidence < 0.3 for moment in answer.moments)
 
 
+@pytest.mark.parametrize("text", ["the", "it", "and", "of", "?"])
+def test_nothing_matches_a_stop_word(library: Library, text: str) -> None:
+    for verdict in (
+        *(moment.verdict for moment in library.moments(Query(text=text)).moments),
+        *(video.verdict for video in library.search(Query(text=text)).videos),
+    ):
+        assert verdict is Verdict.NO_MATCH
+
+
 def test_searches_only_the_videos_of_the_filter(library: Library) -> None:
     paris = next(video for video in library.videos() if name(video.uri) == "paris.mp4")
     within = library.moments(Query(text="London", filter=Filter(video_ids=(paris.video_id,)))).moments

@@ -87,3 +87,20 @@ def test_other_questions_are_for_one_thing() -> None:
     for question in ("a red car and a dog", "when does she mention Paris?", "people dancing and someone singing"):
         intent = read_intent(question)
         assert intent.speech_text == intent.text
+
+
+@pytest.mark.parametrize(
+    ("question", "is_empty"),
+    [
+        ("the", True),
+        ("It", True),
+        ("when does she say it?", True),
+        ("...?!", True),
+        ("to be or not to be", False),
+        ('when does he say "it"?', False),
+        ("the cat", False),
+        ("猫", False),
+    ],
+)
+def test_a_few_stop_words_alone_ask_for_nothing(question: str, is_empty: bool) -> None:
+    assert read_intent(question).is_empty is is_empty
