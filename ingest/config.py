@@ -24,7 +24,8 @@ class DecodeConfig:
     resize: ResizePolicy = "crop"  # crop: centre; squash: whole picture, aspect lost; pad: whole picture, black bars
     thumbnail_px: int = 180  # shorter side of the JPEGs kept as evidence, in pixels
     decode_video: bool = True  # whether pictures are decoded; false: sound only
-    # where media time begins: media: at the first picture; source: at a whole second of the container's time before it
+    # where media time begins: media: at the first picture or sound; source: at a whole second of the container's time
+    # before the first picture
     clock: Clock = "media"
     max_pixels: int = 8192 * 4352  # largest picture, in pixels; common encoders produce up to 8K and a little
     max_duration_seconds: float = 24 * 3600.0  # longest video

@@ -1,8 +1,8 @@
 """Values of the stage: chunks of live streams, and the pictures and sound that decoding yields.
 
-Times of decoded items are media time: seconds from the first picture, or from the first sound if there is no picture.
-With DecodeConfig.clock = "source", zero is instead a whole second of the container's time before the first picture;
-DecodeSummary.zero_seconds is that second.
+Times of decoded items are media time: seconds from the first picture or the first sound, whichever is earlier, as a
+player shows them. With DecodeConfig.clock = "source", zero is instead a whole second of the container's time before the
+first picture; DecodeSummary.zero_seconds is that second.
 """
 
 import math
@@ -77,6 +77,7 @@ class DecodeSummary:
     zero_seconds: float = 0.0  # the container's time at media time zero; 0 if nothing had a time
     start_seconds: float = 0.0  # the container's time of the first picture, or of the first sound without pictures
     pictures_end_seconds: float = 0.0  # media time at which the last picture ends; 0 without pictures
+    mended_count: int = 0  # packets whose damaged timestamps were replaced
     # media times [start, end) of parts with pictures or sound that did not decode: in order, at least 2 s apart
     damaged: tuple[tuple[float, float], ...] = ()
 

@@ -99,6 +99,8 @@ class AudioTrack:
             self._setup = setup
             if begin is not None:
                 self._start = self._expected = begin
+        if epoch.first_sound is None:
+            epoch.first_sound = self._expected
         self._expected += Fraction(frame.samples, frame.sample_rate)
         frame.pts = None  # the run counts samples; the resampler must not stretch to a stray timestamp
         try:

@@ -182,6 +182,7 @@ def _to_summary(fields: Mapping[str, Any]) -> DecodeSummary:
         start_seconds=_to_source_seconds(fields["start_seconds"]),
         pictures_end_seconds=_to_seconds(fields["pictures_end_seconds"]),
         damaged=tuple((_to_seconds(start), _to_seconds(end)) for start, end in fields["damaged"]),
+        mended_count=_to_count(fields["mended_count"]),
     )
 
 

@@ -1,6 +1,7 @@
 """Opens untrusted bytes as media, and chooses the streams to decode."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, BinaryIO, NoReturn
 
 import av
@@ -114,6 +115,14 @@ def read_duration(container: InputContainer) -> float | None:
     """Return the duration that the header states; None if it states none or an impossible one."""
     seconds = container.duration / 1e6 if container.duration is not None else 0.0
     return seconds if 0 < seconds < UNKNOWN_DURATION_SECONDS else None
+
+
+def read_end(container: InputContainer) -> Fraction | None:
+    """Return the container's time at which it ends by its header, in seconds; None if the header does not say."""
+    seconds = read_duration(container)
+    if seconds is None or container.format.name not in WITH_DURATION:
+        return None
+    return Fraction(seconds) + Fraction(max(0, container.start_time or 0), 1_000_000)
 
 
 def is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:

@@ -28,16 +28,19 @@ from ingest.media.container import (
     is_truncated_riff,
     open_container,
     read_duration,
+    read_end,
 )
 from ingest.media.damage import Damage
+from ingest.media.jumps import DatedPacket, JumpFilter
 from ingest.media.orientation import Orientation
 from ingest.media.picture import PictureMaker, display_size
 from ingest.media.sampler import tick_of
-from ingest.media.timeline import Timeline
+from ingest.media.start import FileStart
+from ingest.media.timeline import Epoch, Timeline
 from ingest.media.video import Picture, VideoTrack, WrongKeyframe
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
-MAX_WAITING_SECONDS = 600  # of sound held until the first picture, 38 MB; then the sound sets media time
+MAX_WAITING_SECONDS = 600  # of sound of a chunk held until the first picture, 38 MB; then the sound sets media time
 MAX_READ_ERROR_COUNT = 100  # damaged places of one file that are skipped
 
 
@@ -127,7 +130,6 @@ class _DecodePass:
     ) -> None:
         self._file, self._uri, self._config, self._on_progress = file, uri, config, on_progress
         self._trusts_keyframes = trusts_keyframes
-        self._timeline = Timeline(config.clock)
         self._maker = PictureMaker(config)
         self._bases: dict[int, Fraction | None] = {}  # stream index -> time base; PyAV computes it at each access
         self._waiting: list[Sound] = []  # sound of epochs whose media time is not known yet
@@ -152,7 +154,11 @@ class _DecodePass:
                     stream.discard = Discard.all  # spares the demuxer reading it
             self._video = self._open_video()
             self._audio = AudioTrack(self._audio_stream, self._damage) if self._audio_stream is not None else None
-            for packet in self._packets(container):
+            self._timeline = Timeline(self._config.clock, declared_end=read_end(container))
+            self._jumps = JumpFilter(self._timeline)
+            self._start = FileStart(self._video_stream, self._audio_stream)
+            timed = self._timed_packets(container)
+            for packet in timed if self._config.clock == "source" else self._jumps.filter(timed):
                 yield from self._decode_packet(packet)
             yield from self._finish()
 
@@ -166,7 +172,12 @@ class _DecodePass:
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = 1
         return VideoTrack(
-            stream, self._config.sampling, self._damage, trusts_keyframes=self._trusts_keyframes, check=self._check
+            stream,
+            self._config.sampling,
+            self._damage,
+            trusts_keyframes=self._trusts_keyframes,
+            keeps_first=self._config.clock == "media",
+            check=self._check,
         )
 
     def _check(self, frame: VideoFrame) -> None:
@@ -202,16 +213,25 @@ class _DecodePass:
             except IndexError:  # raised by PyAV at the end of a file in which a stream appeared after opening
                 return
 
-    def _decode_packet(self, packet: Packet[Stream]) -> Iterator[Decoded]:
+    def _timed_packets(self, container: InputContainer) -> Iterator[DatedPacket]:
+        for packet in self._packets(container):
+            stream = packet.stream
+            if stream.index not in self._bases:
+                self._bases[stream.index] = stream.time_base
+            base = self._bases[stream.index]
+            if base is None:
+                continue
+            yield DatedPacket(
+                packet=packet,
+                base=base,
+                pts=packet.pts * base if packet.pts is not None else None,
+                dts=packet.dts * base if packet.dts is not None else None,
+                duration=packet.duration * base if packet.duration else None,
+            )
+
+    def _decode_packet(self, timed: DatedPacket) -> Iterator[Decoded]:
+        packet, pts, dts, duration = timed.packet, timed.pts, timed.dts, timed.duration
         stream = packet.stream
-        if stream.index not in self._bases:
-            self._bases[stream.index] = stream.time_base
-        base = self._bases[stream.index]
-        if base is None:
-            return
-        pts = packet.pts * base if packet.pts is not None else None
-        dts = packet.dts * base if packet.dts is not None else None
-        duration = packet.duration * base if packet.duration else None
         has_no_pts = self._video is not None and stream is self._video_stream and self._video.lacks_pts
         epoch = self._timeline.place(stream.index, dts=dts, pts=None if has_no_pts else pts, duration=duration)
         if epoch is None:
@@ -226,20 +246,32 @@ class _DecodePass:
             assert self._audio is not None
             for sound in self._audio.feed(cast("Packet[AudioStream]", packet), epoch):
                 yield from self._yield_sound(sound)
-        elif self._video is not None:
-            picture_packet = cast("Packet[VideoStream]", packet)
-            for picture in self._video.feed(picture_packet, epoch, pts=pts, dts=dts, duration=duration):
-                yield from self._yield_frame(picture)
-        elif epoch.origin is None and packet.is_keyframe and pts is not None:
-            epoch.set_origin(pts)  # with sound only, pictures still set media time
+        elif self._video is None:
+            if epoch.first_picture is None and packet.is_keyframe and pts is not None:
+                epoch.first_picture = pts  # with sound only, pictures still set media time
+                if epoch.clock == "source":
+                    epoch.set_origin(pts)
+        elif not self._start.hold(timed, epoch):
+            yield from self._feed_picture(timed, epoch)
+        self._start.settle(epoch)
+        for held in self._start.release():
+            yield from self._feed_picture(*held)
+
+    def _feed_picture(self, timed: DatedPacket, epoch: Epoch) -> Iterator[Decoded]:
+        assert self._video is not None
+        packet = cast("Packet[VideoStream]", timed.packet)
+        for picture in self._video.feed(packet, epoch, pts=timed.pts, dts=timed.dts, duration=timed.duration):
+            yield from self._yield_frame(picture)
 
     def _finish(self) -> Iterator[Decoded]:
-        if self._video is not None:
-            for picture in self._video.finish():
-                yield from self._yield_frame(picture)
         if self._audio is not None:
             for sound in self._audio.finish():
                 yield from self._yield_sound(sound)
+        for held in self._start.release(is_last=True):
+            yield from self._feed_picture(*held)
+        if self._video is not None:
+            for picture in self._video.finish():
+                yield from self._yield_frame(picture)
         if self._waiting:
             yield from self._yield_waiting_sound()
         if not self._has_decoded() and (self._config.decode_video or self._audio):
@@ -258,6 +290,7 @@ class _DecodePass:
             start_seconds=float(first.first or 0) if first is not None else 0.0,
             pictures_end_seconds=self._pictures_end_seconds(),
             damaged=self._damage.spans(),
+            mended_count=self._jumps.mended_count,
         )
 
     def _has_decoded(self) -> bool:
@@ -314,7 +347,7 @@ class _DecodePass:
         if sound.epoch.origin is None:
             self._waiting.append(sound)
             seconds = sum(len(waiting.samples) for waiting in self._waiting) / SAMPLE_RATE_HZ
-            if self._video_stream is not None and seconds < MAX_WAITING_SECONDS:
+            if self._video_stream is not None and (sound.epoch.clock == "media" or seconds < MAX_WAITING_SECONDS):
                 return
             yield from self._yield_waiting_sound()
             return

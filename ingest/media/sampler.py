@@ -147,10 +147,14 @@ class Selector:
     """Selects one decoded picture for each tick. Pictures come in order of time, over all epochs.
 
     A picture is returned once its tick is known to lie before the video's end.
+
+    Args:
+        keeps_first: Whether the first picture is one of them even if it is shown at no tick, as a whole video has one.
     """
 
-    def __init__(self, policy: SamplingPolicy) -> None:
+    def __init__(self, policy: SamplingPolicy, *, keeps_first: bool) -> None:
         self._policy = policy
+        self._lacks_first = keeps_first  # whether the first picture of the video is still to be selected
         self._tick = 0  # the next tick without a picture
         self._held: SelectedPicture | None = None
 
@@ -165,7 +169,8 @@ class Selector:
         """
         selected = self._release(pts)
         if self._policy == "exact":  # hold the picture that is shown until the next one comes
-            self._held = SelectedPicture(frame, pts, max(self._tick, ceil(pts)))
+            at = tick_of(pts) if self._lacks_first and self._held is None else ceil(pts)
+            self._held = SelectedPicture(frame, pts, max(self._tick, at))
             return selected
         tick = tick_of(pts)
         if tick < self._tick or (targets and pts < targets.get(tick, pts)):
@@ -179,8 +184,8 @@ class Selector:
     def finish(self, end: Fraction) -> SelectedPicture | None:
         """Return the picture still held when an epoch ends at a media time."""
         selected = self._release(end)
-        if selected is None and self._held is not None and self._held.tick == 0:
-            selected, self._tick = self._held, 1  # a single picture without a duration
+        if selected is None and self._held is not None and self._lacks_first:
+            selected, self._tick = self._held, self._held.tick + 1  # a single picture without a duration
         self._held = None
         return selected
 
@@ -189,7 +194,7 @@ class Selector:
         held = self._held
         if held is None or held.tick >= now:
             return None
-        self._held = None
+        self._held, self._lacks_first = None, False
         if self._policy == "exact":
             self._tick = ceil(now)
         return held

@@ -1,4 +1,9 @@
-"""Converts timestamps to media time, and finds the breaks at which a new epoch begins."""
+"""Converts timestamps to media time, and finds the breaks at which a new epoch begins.
+
+In a file (clock "media") the container's timeline is the truth: a gap of any length stays a gap. An epoch begins only
+where time steps back, or jumps further than the file can last. In a chunk of a stream (clock "source"), which is a
+piece of something that goes on, a gap of GAP_SECONDS opens an epoch too.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -7,7 +12,11 @@ from math import floor
 from ingest.config import Clock
 
 BACKWARD_SECONDS = 1  # a smaller step backward is jitter or reordering, not a new epoch
-GAP_SECONDS = 10  # a longer silence of every stream opens a new epoch
+GAP_SECONDS = 10  # a longer silence of every stream opens a new epoch of a live stream
+# Longest gap in a file that declares no duration: what follows is of another recording, or damaged. Players (ffplay)
+# take the same hour for the bound between a picture that stands and a break.
+MAX_GAP_SECONDS = 3600
+END_SLACK_SECONDS = 2  # a packet may begin this much behind the declared duration, for rounding
 MAX_PACKET_SECONDS = 60  # longest plausible packet: a slide lasts up to a minute; more is a broken table
 # With clock "source", media time begins this long before the first picture, so that earlier sound is kept; a chunk is
 # at most 10 s long.
@@ -20,17 +29,28 @@ class Epoch:
 
     index: int
     base: Fraction  # media time at which the epoch begins
-    origin: Fraction | None  # the source time at `base`; None until the first picture is known
+    origin: Fraction | None  # the source time at `base`; None until the first picture or sound is known
     clock: Clock
-    first: Fraction | None = None  # the source time of the first picture
+    first_picture: Fraction | None = None  # source time of the first picture that decodes
+    first_sound: Fraction | None = None  # source time of the first sound that decodes
     start: Fraction  # lowest source time seen
     end: Fraction  # highest source time at which anything seen ends
     limit: Fraction | None = None  # media time at which the next epoch begins; None while this is the last
 
+    @property
+    def first(self) -> Fraction | None:
+        """The source time of the first picture, or of the first sound if there is no picture."""
+        return self.first_picture if self.first_picture is not None else self.first_sound
+
     def set_origin(self, source: Fraction) -> None:
-        """Fix media time, given the source time of the first picture, or of the first sound."""
-        self.first = source
+        """Fix media time, given the source time at which the input begins."""
         self.origin = source if self.clock == "media" else Fraction(floor(source) - LEAD_SECONDS)
+
+    def settle(self) -> None:
+        """Fix the media time of a file by what is known so far of its first picture and its first sound."""
+        if self.origin is None:
+            known = [time for time in (self.first_picture, self.first_sound) if time is not None]
+            self.set_origin(min(known, default=self.start))
 
     def to_media(self, source: Fraction) -> Fraction:
         """Convert a source time to media time; below `base` for times before the first picture."""
@@ -46,10 +66,8 @@ class _Position:
     last: Fraction | None = None  # highest decoding time of this stream in this epoch
     duration: Fraction = Fraction(0)  # of its last packet with a plausible duration
 
-    def is_break(self, dts: Fraction | None, shown: Fraction) -> bool:
-        """Whether a packet belongs to another epoch."""
-        if shown > self.epoch.end + GAP_SECONDS:
-            return True
+    def is_behind(self, dts: Fraction | None, shown: Fraction) -> bool:
+        """Whether a packet lies before where it could."""
         if dts is not None and self.last is not None:
             return dts < self.last - BACKWARD_SECONDS
         # Reordered pictures arrive late, but none lies before the first.
@@ -60,15 +78,33 @@ class Timeline:
     """The epochs of one input. Each of its streams reaches a break by itself; the first one opens the epoch.
 
     Args:
-        clock: Zero of media time: "media": the first picture; "source": a whole second of source time, LEAD_SECONDS
-            before it. With "source", chunks decoded separately sample at the same times.
+        clock: Zero of media time: "media": the first picture or sound; "source": a whole second of source time,
+            LEAD_SECONDS before the first picture. With "source", chunks decoded separately sample at the same times.
+        declared_end: Source time at which a file ends, by its header; None: it does not say.
     """
 
-    def __init__(self, clock: Clock = "media") -> None:
+    def __init__(self, clock: Clock = "media", *, declared_end: Fraction | None = None) -> None:
         self._clock = clock
+        self._declared_end = declared_end
         self.current: Epoch | None = None
         self.first: Epoch | None = None  # the epoch of media time zero
         self._positions: dict[int, _Position] = {}
+
+    def is_jump(self, stream: int, *, dts: Fraction | None, pts: Fraction | None) -> bool:
+        """Whether a packet lies elsewhere than where its stream and the others have come: behind a gap, or before."""
+        position = self._positions.get(stream)
+        epoch = position.epoch if position is not None else self.current
+        shown = pts if pts is not None else dts
+        if epoch is None or shown is None:
+            return False
+        if max(shown, dts if dts is not None else shown) > epoch.end + GAP_SECONDS:
+            return True
+        return position.is_behind(dts, shown) if position is not None else shown < epoch.start - GAP_SECONDS
+
+    def last_of(self, stream: int) -> Fraction | None:
+        """Return the highest decoding time of a stream in its epoch; None if it has none."""
+        position = self._positions.get(stream)
+        return position.last if position is not None else None
 
     def place(
         self, stream: int, *, dts: Fraction | None, pts: Fraction | None, duration: Fraction | None
@@ -83,7 +119,7 @@ class Timeline:
             return position.epoch if position else self.current
         if position is None:
             epoch = self._join(shown)
-        elif position.is_break(dts, shown):
+        elif position.is_behind(dts, shown) or not self._is_ahead(shown, position.epoch):
             epoch = self._join(shown, leaving=position.epoch)
         else:
             epoch = position.epoch
@@ -91,11 +127,34 @@ class Timeline:
             position = self._positions[stream] = _Position(epoch)
         if dts is not None:
             position.last = dts if position.last is None else max(position.last, dts)
-        if duration is not None and 0 < duration <= MAX_PACKET_SECONDS:
+        if duration is not None and duration > 0 and self._is_plausible(shown, duration, epoch):
             position.duration = duration
         epoch.start = min(epoch.start, shown)
         epoch.end = max(epoch.end, shown + position.duration)
         return epoch
+
+    def _is_ahead(self, shown: Fraction, epoch: Epoch) -> bool:
+        """Whether a time can follow in an epoch, perhaps behind a gap."""
+        if shown <= epoch.end + GAP_SECONDS:
+            return True
+        if self._clock == "source":
+            return False
+        end = self._end_of(epoch)
+        if end is None or end < epoch.end:  # a header that the file has proved wrong already
+            return shown <= epoch.end + MAX_GAP_SECONDS
+        return shown <= end + END_SLACK_SECONDS
+
+    def _end_of(self, epoch: Epoch) -> Fraction | None:
+        """Return the source time at which the declared duration ends; None if none is declared."""
+        if self._declared_end is None or epoch.index == 0:
+            return self._declared_end
+        return self._declared_end - epoch.base + epoch.start
+
+    def _is_plausible(self, shown: Fraction, duration: Fraction, epoch: Epoch) -> bool:
+        if duration <= MAX_PACKET_SECONDS:
+            return True
+        end = self._end_of(epoch) if self._clock == "media" else None
+        return end is not None and shown + duration <= end + END_SLACK_SECONDS
 
     def _join(self, shown: Fraction, leaving: Epoch | None = None) -> Epoch:
         """Return the newest epoch if the time fits it, else open one."""
@@ -103,9 +162,12 @@ class Timeline:
         if (
             current is not None
             and current is not leaving
-            and current.start - GAP_SECONDS <= shown <= current.end + GAP_SECONDS
+            and current.start - self._max_lead <= shown
+            and self._is_ahead(shown, current)
         ):
             return current
+        if current is not None and self._clock == "media":
+            current.settle()
         if current is None or current.origin is None:  # without a picture yet, an epoch is replaced
             index, base, origin = 0, Fraction(0), None
         else:
@@ -115,3 +177,8 @@ class Timeline:
         if index == 0:
             self.first = self.current
         return self.current
+
+    @property
+    def _max_lead(self) -> int:
+        """Seconds by which one stream may begin before another that was read first."""
+        return GAP_SECONDS if self._clock == "source" else MAX_GAP_SECONDS

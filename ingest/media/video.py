@@ -69,12 +69,18 @@ class _LastShown:
         gap = self._last - self._before if self._before is not None else Fraction(1)
         return self._last + (max(gap, self._duration) if gap > HALF or not self._duration else self._duration)
 
+    @property
+    def least_end(self) -> Fraction | None:
+        """Source time until which the last picture is shown at least: for a second if packets have no durations."""
+        return self._last + (self._duration or 1) if self._last is not None else None
+
 
 class VideoTrack:
     """Decodes the packets that the sampling policy needs.
 
     Args:
         trusts_keyframes: Whether packets before a keyframe may be dropped.
+        keeps_first: As for Selector.
         check: Called with each decoded frame before anything else; may raise.
     """
 
@@ -85,6 +91,7 @@ class VideoTrack:
         damage: Damage,
         *,
         trusts_keyframes: bool,
+        keeps_first: bool,
         check: Callable[[VideoFrame], None],
     ) -> None:
         self._stream, self._policy, self._damage, self._check = stream, policy, damage, check
@@ -97,12 +104,13 @@ class VideoTrack:
             trusts_keyframes and not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
         )
         self._is_droppable = codec.canonical_name in DROPPABLE_CODECS
-        self._selector = Selector(policy)
+        self._selector = Selector(policy, keeps_first=keeps_first)
         self._planner: Planner | None = None
         self._epoch: Epoch | None = None
         self._last_shown = _LastShown()
         self._last_source: Fraction | None = None  # of the last decoded frame, for one without a timestamp
         self._last_media = Fraction(-1)
+        self._waiting: list[tuple[VideoFrame, Fraction]] = []  # decoded frames that wait for media time
         self._fed: deque[int] = deque()  # AVI: decoding times of packets whose pictures are not decoded yet
         self._awaited: Fraction | None = None  # source time of the keyframe that must decode next
         self._errors_at_restart = 0
@@ -121,7 +129,8 @@ class VideoTrack:
     ) -> Iterator[Picture]:
         """Take one packet of an epoch, in decoding order; yield the pictures that are certain now.
 
-        The caller computes the packet's source times once: exact arithmetic is slow.
+        The caller computes the packet's source times once: exact arithmetic is slow. In a file, it holds packets back
+        once the first picture of an epoch without an origin is known, until it has set the origin.
         """
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
@@ -131,7 +140,11 @@ class VideoTrack:
         if pts is not None:
             self._last_shown.note(pts, duration)
         is_key = packet.is_keyframe or self._is_intra_only
-        if epoch.origin is None or not self._is_planned:
+        if epoch.origin is None:
+            yield from self._decode(packet, epoch)
+            return
+        yield from self._take_waiting(epoch)
+        if not self._is_planned or not self.frame_count:  # the first picture is wanted in any case
             yield from self._decode(packet, epoch)
             return
         if pts is None:
@@ -156,11 +169,16 @@ class VideoTrack:
         epoch = self._epoch
         if epoch is None:
             return
+        if epoch.clock == "media" and self._last_shown.least_end is not None:
+            epoch.end = max(epoch.end, self._last_shown.least_end)
         if self._planner is not None:
             for planned in self._planner.finish(self._end(epoch)):
                 yield from self._decode_planned(planned, epoch)
         yield from self._drain(epoch)
+        if epoch.clock == "media":
+            epoch.settle()
         if epoch.origin is not None:
+            yield from self._take_waiting(epoch)
             selected = self._selector.finish(self._end(epoch))
             if selected is not None:
                 yield Picture(epoch=epoch, pts=selected.pts, frame=selected.frame)
@@ -242,8 +260,21 @@ class VideoTrack:
             self._damage.note(epoch, source)
             return
         self.frame_count += 1
-        if epoch.origin is None:
+        if epoch.first_picture is None:
+            epoch.first_picture = source
+        if epoch.origin is None and epoch.clock == "source":
             epoch.set_origin(source)
+        if epoch.origin is None:
+            self._waiting.append((frame, source))
+        else:
+            yield from self._offer(frame, source, epoch)
+
+    def _take_waiting(self, epoch: Epoch) -> Iterator[Picture]:
+        waiting, self._waiting = self._waiting, []
+        for frame, source in waiting:
+            yield from self._offer(frame, source, epoch)
+
+    def _offer(self, frame: VideoFrame, source: Fraction, epoch: Epoch) -> Iterator[Picture]:
         pts = max(epoch.base, epoch.to_media(source))
         if pts <= self._last_media:
             return

@@ -12,7 +12,7 @@ import pytest
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from ingest.config import DecodeConfig, SamplingPolicy
+from ingest.config import Clock, DecodeConfig, SamplingPolicy
 from ingest.media.decode import decode
 from ingest.media.sampler import PlannedPacket, Planner, Selector, tick_of
 from ingest.media.timeline import Timeline
@@ -148,7 +148,7 @@ def test_the_planner_holds_back_a_bounded_count_of_packets() -> None:
 
 
 def select(policy: SamplingPolicy, frames: list[tuple[float, bool]], end: float) -> list[float]:
-    selector = Selector(policy)
+    selector = Selector(policy, keeps_first=True)
     seconds: list[float] = []
     for pts, is_key in frames:
         frame = cast(VideoFrame, SimpleNamespace(key_frame=is_key))
@@ -191,8 +191,9 @@ def test_a_tick_s_window_is_half_open(pts: str, tick: int) -> None:
 class Placement:
     """A timeline that takes floats."""
 
-    def __init__(self) -> None:
-        self.timeline = Timeline()
+    def __init__(self, clock: Clock = "source", declared_end: int | None = None) -> None:
+        end = Fraction(declared_end) if declared_end is not None else None
+        self.timeline = Timeline(clock, declared_end=end)
 
     def put(self, stream: int, dts: float | None, pts: float | None = None, duration: float = 0.04) -> Any:
         def exact(value: float | None) -> Fraction | None:
@@ -212,8 +213,24 @@ def test_reordered_pictures_are_no_step_backward() -> None:
 
 
 @pytest.mark.parametrize(("to", "index"), [(9.1, 0), (8.9, 1), (19.9, 0), (20.2, 1), (36_000, 1), (-5, 1)])
-def test_an_epoch_opens_at_a_step_back_of_a_second_or_a_gap_of_ten(to: float, index: int) -> None:
+def test_an_epoch_of_a_stream_opens_at_a_step_back_of_a_second_or_a_gap_of_ten(to: float, index: int) -> None:
     placed = Placement()
+    for k in range(11):
+        placed.put(0, k, duration=0.1)
+    assert placed.put(0, to).index == index
+
+
+@pytest.mark.parametrize(
+    ("declared_end", "to", "index"),
+    [
+        (None, 8.9, 1), (None, 9.1, 0), (None, 3600, 0), (None, 3700, 1),
+        (100, 8.9, 1), (100, 101, 0), (100, 103, 1), (36_000, 36_000, 0), (5, 3600, 0),
+    ],
+)  # fmt: skip
+def test_an_epoch_of_a_file_opens_at_a_step_back_or_past_its_end(
+    declared_end: int | None, to: float, index: int
+) -> None:
+    placed = Placement("media", declared_end)
     for k in range(11):
         placed.put(0, k, duration=0.1)
     assert placed.put(0, to).index == index
@@ -256,6 +273,9 @@ def test_a_declared_duration_is_believed_up_to_a_minute() -> None:
     assert believed.put(0, 45).index == 0
     absurd.put(0, 0, duration=3600)
     assert absurd.put(0, 3600).index == 1
+    slides = Placement("media", 7200)
+    slides.put(0, 0, duration=3600)
+    assert slides.put(0, 3600, duration=3600).end == 7200
 
 
 def test_a_decoding_time_that_is_missing_is_no_break() -> None:
