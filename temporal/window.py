@@ -8,7 +8,7 @@ holds the picture still shown from before, so static scenes are covered.
 import math
 import sys
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import attrgetter
@@ -280,14 +280,17 @@ def cut_video(
     duration_seconds: float,
     config: WindowConfig,
     pooling: Pooling,
+    epoch_starts: Mapping[int, float] | None = None,
 ) -> Iterator[CutSegment]:
-    """Cut a whole video into segments. An epoch without a picture and an utterance has none.
+    """Cut a whole video into segments.
 
     Args:
         embeddings: All frames, in order; D may be 0.
         utterances: U utterances in order of start.
         sentences: float32 (U, E), unit: the vectors of the utterances.
         duration_seconds: Media time at which the last picture or sound ends.
+        epoch_starts: Media time at which each epoch begins, those without a picture and an utterance too; None: with
+            its first frame or utterance.
     Raises:
         ValueError: If the duration is not a number >= 0, or ends before the last frame begins.
     """
@@ -296,7 +299,7 @@ def cut_video(
     pts = embeddings.pts_seconds
     if len(pts) and pts[-1] > duration_seconds:
         raise ValueError(f"the last frame begins at {pts[-1]}, after the end at {duration_seconds}")
-    starts = _epoch_starts(embeddings, utterances)
+    starts = _starts_in_order(_epoch_starts(embeddings, utterances) if epoch_starts is None else epoch_starts)
     edges = [start for _, start in starts] + [duration_seconds]
     cutter = WindowCutter(video_id, config, pooling)
     for (epoch, start), end in zip(starts, edges[1:], strict=True):
@@ -358,8 +361,8 @@ def _frames_in(frames: Sequence[EncodedFrame], span: TimeSpan) -> Sequence[Encod
     return frames[max(0, shown - 1) : shown]
 
 
-def _epoch_starts(embeddings: FrameEmbeddings, utterances: Sequence[Utterance]) -> list[tuple[int, float]]:
-    """Return the epochs that hold a frame or an utterance, in order, with the media time at which each begins."""
+def _epoch_starts(embeddings: FrameEmbeddings, utterances: Sequence[Utterance]) -> dict[int, float]:
+    """Return the epochs that hold a frame or an utterance, with the media time at which each begins."""
     starts: dict[int, float] = {}
     first_frames = np.unique(embeddings.epochs, return_index=True)
     for epoch, first in zip(*first_frames, strict=True):
@@ -367,6 +370,9 @@ def _epoch_starts(embeddings: FrameEmbeddings, utterances: Sequence[Utterance]) 
     for utterance in utterances:
         known = starts.get(utterance.epoch, math.inf)
         starts[utterance.epoch] = min(known, utterance.start_seconds)
-    if 0 in starts:
-        starts[0] = 0.0  # media time begins with epoch 0, whatever is first seen or said in it
-    return sorted(starts.items())
+    return starts
+
+
+def _starts_in_order(starts: Mapping[int, float]) -> list[tuple[int, float]]:
+    # Media time begins with epoch 0, whatever is first seen or said in it.
+    return sorted((epoch, start if epoch else 0.0) for epoch, start in starts.items())

@@ -162,7 +162,7 @@ class Timeline:
         if (
             current is not None
             and current is not leaving
-            and current.start - self._max_lead <= shown
+            and self._earliest(current, leaving) <= shown
             and self._is_ahead(shown, current)
         ):
             return current
@@ -178,7 +178,12 @@ class Timeline:
             self.first = self.current
         return self.current
 
-    @property
-    def _max_lead(self) -> int:
-        """Seconds by which one stream may begin before another that was read first."""
-        return GAP_SECONDS if self._clock == "source" else MAX_GAP_SECONDS
+    def _earliest(self, epoch: Epoch, leaving: Epoch | None) -> Fraction:
+        """Return the earliest time at which a stream may join an epoch that another stream has opened.
+
+        In a file, a stream that comes from the epoch before is at most GAP_SECONDS behind; else it is in a later one.
+        A stream that begins may be stored anywhere.
+        """
+        if self._clock == "source":
+            return epoch.start - GAP_SECONDS
+        return epoch.start - MAX_GAP_SECONDS if leaving is None else epoch.end - GAP_SECONDS

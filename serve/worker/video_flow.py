@@ -24,6 +24,9 @@ from temporal.values import Pooling
 from temporal.window import ALL_HEARD, CutSegment, EncodedFrame, EncodedUtterance, WindowCutter
 
 MAX_GAPS = 64  # bounds the gaps that wait for a final segment; further gaps are counted into the last of them
+# A whole file may store pictures this much later than sound of the same time, or sound than pictures. What its open
+# windows hold meanwhile takes some 40 MB. A live stream has MAX_LAG_SECONDS.
+MAX_FILE_LAG_SECONDS = 3600.0
 SAME_SECONDS = 1e-6  # a checkpoint changes media times by less than this
 
 
@@ -120,6 +123,7 @@ class VideoFlow:
         self.gaps: list[NotedGap] = []
         self.anchors: list[tuple[int, float, float]] = []  # epoch, media time, wall clock
         self._transcriber, self._facts = transcriber, facts
+        self._lag_seconds = MAX_LAG_SECONDS if facts is None else MAX_FILE_LAG_SECONDS
         self._speech_stream: SpeechStream | None = None
         self._heard_from = heard_from
         self._epoch_starts: dict[int, float] = {}
@@ -128,12 +132,14 @@ class VideoFlow:
         self._origins: list[_Origin] = []
         self._place = (0, 0.0, 0.0)  # epoch, its start, media time at which everything placed ends
         self._sound_end_seconds = 0.0
+        self._has_ended = False  # the epoch
 
     # ---- input
 
     def place(self, placed: EpochPart, *, append_seconds: float, recorded_time: float | None) -> Submission:
         """Take the new part of one chunk, and return its pictures and windows of speech to be encoded."""
         self.media = self.media or placed.media
+        self._has_ended = False
         self._epoch_starts[placed.epoch] = placed.epoch_start_seconds
         self._place = (placed.epoch, placed.epoch_start_seconds, placed.end_seconds)
         self._origins.append(_Origin(placed.epoch, placed.start_seconds, placed.end_seconds, append_seconds))
@@ -146,6 +152,7 @@ class VideoFlow:
     def end(self, *, is_last: bool) -> Submission:
         """End the current epoch, and with it the video if `is_last`; return the last windows of speech."""
         speech = [] if self._speech_stream is None else self._track(self._speech_stream.finish())
+        self._has_ended = True
         step = Step(None, is_last=is_last)
         self._steps.append(step)
         return Submission(step=step, speech=speech)
@@ -243,7 +250,7 @@ class VideoFlow:
                 at = self._epoch_starts[sound.epoch] + begin / SAMPLE_RATE_HZ
                 sound = type(sound)(epoch=sound.epoch, start_seconds=at, samples=sound.samples[cut:])
             windows += stream.push(sound)
-        if placed.end_seconds - self._sound_end_seconds > MAX_LAG_SECONDS:
+        if placed.end_seconds - self._sound_end_seconds > self._lag_seconds:
             windows += stream.finish()
         return self._track(windows)
 
@@ -265,7 +272,11 @@ class VideoFlow:
             return ALL_HEARD
         since = stream.open_since_seconds
         epoch, _, end = self._place
-        return (epoch, end) if since is None else (stream.epoch, since)
+        if since is not None:
+            return stream.epoch, since
+        if self._facts is None or self._has_ended:
+            return epoch, end
+        return epoch, max(self._sound_end_seconds, end - self._lag_seconds)  # sound may still come
 
     def _settle(self, step: Step) -> None:
         placed = step.placed

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from ingest.errors import IngestError
 from ingest.kafka import Record
-from ingest.stream.stream_clock import MAX_LAG_SECONDS, EpochPart
+from ingest.stream.stream_clock import EpochPart
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.codec.records import Source
-from serve.worker.video_flow import Submission, VideoFlow
+from serve.worker.video_flow import MAX_FILE_LAG_SECONDS, Submission, VideoFlow
 
 PIECE_FRAMES = 16  # pictures of one piece: about as many seconds
+PIECE_SECONDS = 16.0  # of sound in one piece: 1 MB
 MAX_PIECES = 4  # decoded and not encoded yet: bounds memory, 10 MB a piece
+MAX_LATER_ITEMS = 64  # pictures and sound of the next epoch that wait for the rest of this one: 10 MB
 POLL_SECONDS = 0.2  # the longest that the decoding thread takes to notice a cancelled file
 
 
@@ -99,14 +101,19 @@ def recorded_time_of(source: Source, placed: EpochPart) -> float | None:
 
 
 class FileCutter:
-    """Cuts the items that a decoder yields of a file into pieces. Their times are media time already."""
+    """Cuts the items that a decoder yields of a file into pieces. Their times are media time already.
+
+    A container may store pictures long before or after the sound of the same time. So a piece says up to which time
+    all pictures have come, and an epoch ends once both pictures and sound have passed its end.
+    """
 
     def __init__(self) -> None:
         self._media: MediaInfo | None = None
         self._items: list[Frame | AudioBlock] = []  # of the next piece
-        self._frame_count = 0  # of these
+        self._later: list[Frame | AudioBlock] = []  # of epochs to come
         self._epoch = -1  # of the last piece; -1: there is none yet
         self._epoch_start = self._end = 0.0
+        self._pictures_seconds = 0.0  # media time of the last picture
 
     def push(self, item: Decoded) -> list[EpochPart]:
         """Take the next item; return the pieces that are complete now."""
@@ -114,28 +121,55 @@ class FileCutter:
             self._media = item
             return []
         if isinstance(item, DecodeSummary):
+            pieces = []
+            while self._later:
+                pieces += self._end_epoch()
             self._end = max(self._end, item.duration_seconds)
             # Also without further items: the last picture is shown until the end.
-            return [self._cut(is_last=True)] if self._items or self._epoch >= 0 else []
-        pieces = []
+            return pieces + ([self._cut(is_last=True)] if self._items or self._epoch >= 0 else [])
         current = self._items[-1].epoch if self._items else self._epoch
-        if current not in (-1, item.epoch):
-            self._end = max(self._end, start_of([item]))  # an epoch ends where the next begins
-            pieces.append(self._cut())
-        self._items.append(item)
-        self._frame_count += isinstance(item, Frame)
-        self._end = max(self._end, item.pts_seconds if isinstance(item, Frame) else item.end_seconds)
-        if self._frame_count >= PIECE_FRAMES:
-            pieces.append(self._cut())
+        if current in (-1, item.epoch):
+            return self._take(item)
+        if item.epoch > current:
+            self._later.append(item)
+            return self._end_epoch() if self._is_passed() else []
+        return []  # it came later than MAX_LATER_ITEMS: the rows of its epoch are complete
+
+    def _is_passed(self) -> bool:
+        """Whether all that the file holds has passed the end of the epoch."""
+        assert self._media is not None
+        has_pictures = any(isinstance(item, Frame) for item in self._later) or self._media.video_codec is None
+        has_sound = any(isinstance(item, AudioBlock) for item in self._later) or self._media.audio_codec is None
+        return (has_pictures and has_sound) or len(self._later) >= MAX_LATER_ITEMS
+
+    def _end_epoch(self) -> list[EpochPart]:
+        """End the epoch, and go on with the next one, as far as its items have come."""
+        epoch = min(item.epoch for item in self._later)
+        begun = [item for item in self._later if item.epoch == epoch]
+        self._later = [item for item in self._later if item.epoch != epoch]
+        self._end = max(self._end, start_of(begun))  # an epoch ends where the next begins
+        pieces = [self._cut(ends_epoch=True)]
+        for item in begun:
+            pieces += self._take(item)
         return pieces
 
-    def _cut(self, *, is_last: bool = False) -> EpochPart:
+    def _take(self, item: Frame | AudioBlock) -> list[EpochPart]:
+        self._items.append(item)
+        if isinstance(item, Frame):
+            self._pictures_seconds = item.pts_seconds
+        self._end = max(self._end, item.pts_seconds if isinstance(item, Frame) else item.end_seconds)
+        frame_count = sum(isinstance(one, Frame) for one in self._items)
+        sound_seconds = sum(one.end_seconds - one.start_seconds for one in self._items if isinstance(one, AudioBlock))
+        return [self._cut()] if frame_count >= PIECE_FRAMES or sound_seconds >= PIECE_SECONDS else []
+
+    def _cut(self, *, ends_epoch: bool = False, is_last: bool = False) -> EpochPart:
         assert self._media is not None
-        items, self._items, self._frame_count = self._items, [], 0
+        items, self._items = self._items, []
         opens = bool(items) and items[0].epoch != self._epoch
         start = start_of(items) if items else self._end
         if opens:
             self._epoch, self._epoch_start = items[0].epoch, start if items[0].epoch else 0.0
+        is_whole = is_last or ends_epoch or self._media.video_codec is None
         return EpochPart(
             media=self._media,
             frames=tuple(item for item in items if isinstance(item, Frame)),
@@ -144,20 +178,9 @@ class FileCutter:
             epoch_start_seconds=self._epoch_start,
             start_seconds=start,
             end_seconds=self._end,
-            whole_seconds=self._end if is_last else self._whole_seconds(items),
+            whole_seconds=self._end if is_whole else max(self._pictures_seconds, self._end - MAX_FILE_LAG_SECONDS),
             opens_epoch=opens,
         )
-
-    def _whole_seconds(self, items: Sequence[Frame | AudioBlock]) -> float:
-        """Return the media time before which no picture comes any more.
-
-        A picture that the file stores further behind its sound than MAX_LAG_SECONDS is lost to its segment.
-        """
-        assert self._media is not None
-        if self._media.video_codec is None:
-            return self._end
-        pictures = [item.pts_seconds for item in items if isinstance(item, Frame)]
-        return max([self._end - MAX_LAG_SECONDS, *pictures])
 
 
 def start_of(items: Sequence[Frame | AudioBlock]) -> float:
