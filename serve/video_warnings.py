@@ -77,7 +77,7 @@ NO_WORDS = WarningKind(
     text="no word was understood in {speech} of speech: {hint}",
     sample={
         "speech": "4:10",
-        "hint": "tiny.en knows only English; set speech.model to a multilingual model, such as small",
+        "hint": "speech.model is tiny.en, which knows only English; a larger one such as small knows more",
     },
     meaning="Voices were heard, and the speech model made no words of them. Singing counts as a voice: words of"
     " songs are often not understood, and nothing is wrong then.",
@@ -85,8 +85,8 @@ NO_WORDS = WarningKind(
     " run `kinodex reindex`. [models.md](models.md) has the models.",
 )
 FEW_WORDS = WarningKind(
-    text="{missed} of {speech} of speech were not understood: {hint}",
-    sample={"missed": "3:40", "speech": "4:10", "hint": "speech.model is tiny; a larger model understands more"},
+    text="words were understood in only {understood} of {speech} of speech: {hint}",
+    sample={"understood": "0:30", "speech": "4:10", "hint": "speech.model is tiny; a larger one understands more"},
     meaning="The same, for more than half of the speech of the file.",
     remedy="The same: a larger model, or a multilingual one.",
 )
@@ -209,7 +209,8 @@ class FileFacts:
         elif not self.understood_seconds:
             yield NO_WORDS.text.format(speech=length(self.speech_seconds), hint=hint_of(model))
         else:
-            yield FEW_WORDS.text.format(missed=length(missed), speech=length(self.speech_seconds), hint=hint_of(model))
+            understood, speech = length(self.understood_seconds), length(self.speech_seconds)
+            yield FEW_WORDS.text.format(understood=understood, speech=speech, hint=hint_of(model))
 
 
 def _is_cut_only(summary: DecodeSummary) -> bool:
@@ -221,10 +222,10 @@ def _is_cut_only(summary: DecodeSummary) -> bool:
 def hint_of(model: SpeechModel) -> str:
     """Return which setting may help a model that understands too little."""
     if not model.is_multilingual:
-        return f"{model.name} knows only English; set speech.model to a multilingual model, such as small"
+        return f"speech.model is {model.name}, which knows only English; a larger one such as small knows more"
     if model.language is not None:
         return f"speech.language is {model.language}; leave it out if that is not the language"
-    return f"speech.model is {model.name}; a larger model understands more"
+    return f"speech.model is {model.name}; a larger one understands more"
 
 
 def live_jump_warning(jump_count: int) -> str:

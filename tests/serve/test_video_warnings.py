@@ -86,8 +86,8 @@ def test_jumps_are_named_with_the_times_at_which_they_are_found() -> None:
 @pytest.mark.parametrize(
     ("model", "hint"),
     [
-        (ENGLISH, "tiny.en knows only English; set speech.model to a multilingual model, such as small"),
-        (Model("small", is_multilingual=True), "speech.model is small; a larger model understands more"),
+        (ENGLISH, "speech.model is tiny.en, which knows only English; a larger one such as small knows more"),
+        (Model("small", is_multilingual=True), "speech.model is small; a larger one understands more"),
         (
             Model("small", is_multilingual=True, language="de"),
             "speech.language is de; leave it out if that is not the language",
@@ -99,7 +99,7 @@ def test_speech_without_words_names_the_setting_that_helps(model: Model, hint: s
     hear(facts, 25.0, is_understood=False)
     assert facts.warnings(model) == (f"no word was understood in 25 s of speech: {hint}",)
     hear(facts, 10.0, is_understood=True)
-    assert facts.warnings(model) == (f"25 s of 35 s of speech were not understood: {hint}",)
+    assert facts.warnings(model) == (f"words were understood in only 10 s of 35 s of speech: {hint}",)
     hear(facts, 90.0, is_understood=True)
     assert facts.warnings(model) == ()
 
