@@ -23,6 +23,9 @@ SILENCE_PEAK = 0.001
 MIN_SPEECH_SECONDS = 5.0
 MAX_MISSED_SHARE = 0.5  # of a video's speech: a larger share without words is worth a warning
 SECONDS_PER_MINUTE = 60
+# FFmpeg's demuxers of bare pictures for which it assumes a rate, whatever was recorded. Other such formats (MPEG-2,
+# MPEG-4) state their rate.
+UNTIMED_CONTAINERS = frozenset({"h264", "hevc", "vvc", "mjpeg"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,21 @@ TIMES_JUMP = WarningKind(
     " each part the times that follow the part before. No moment crosses a jump. A player may show other times.",
     remedy="Nothing, unless another program must show the same times: then remux the file first, for instance with"
     " FFmpeg.",
+)
+TIMES_MENDED = WarningKind(
+    text="the timestamps of {packets} are damaged: their times were taken from the packets beside them",
+    sample={"packets": "3 packets"},
+    meaning="Single timestamps lie far from all others. Everything is indexed; the times of a few pictures or of some"
+    " sound may be wrong by a fraction of a second.",
+    remedy="Nothing.",
+)
+NO_TIMES = WarningKind(
+    text="it has no timestamps: its times assume {rate} pictures a second",
+    sample={"rate": "25"},
+    meaning="The file holds pictures and nothing else, as raw recordings of cameras do (`.264`, `.265`, `.mjpeg`). If"
+    " it was recorded at another rate, all times are too short or too long by the same factor.",
+    remedy="Put the pictures into a container at their rate, for instance with `ffmpeg -r 15 -i FILE -c copy OUT.mp4`,"
+    " and index that.",
 )
 NO_PICTURES = WarningKind(
     text="none of its pictures decodes ({codec}): only its sound is indexed",
@@ -109,8 +127,8 @@ MANY_GAPS = WarningKind(
     remedy="The metrics of the workers count all of them.",
 )
 KINDS = (
-    TRUNCATED, DAMAGED, TIMES_JUMP, NO_PICTURES, NO_SOUND, SILENT, NO_WORDS, FEW_WORDS, OUTDATED, MISSING_CHUNKS,
-    MANY_GAPS,
+    TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_PICTURES, NO_SOUND, SILENT, NO_WORDS, FEW_WORDS,
+    OUTDATED, MISSING_CHUNKS, MANY_GAPS,
 )  # fmt: skip
 
 
@@ -195,6 +213,10 @@ class FileFacts:
         jumps = [start for epoch, start in sorted(self.epoch_starts.items()) if epoch > 0]
         if jumps:
             yield TIMES_JUMP.text.format(places=f"at {list_places([(at, at) for at in jumps])}")
+        if summary.mended_count:
+            yield TIMES_MENDED.text.format(packets=plural(summary.mended_count, "packet"))
+        if media.container in UNTIMED_CONTAINERS and media.frame_rate_fps:
+            yield NO_TIMES.text.format(rate=f"{media.frame_rate_fps:g}")
         if media.video_codec is not None and self.expects_pictures and not summary.frame_count:
             yield NO_PICTURES.text.format(codec=media.video_codec)
 

@@ -64,6 +64,10 @@ def frame(epoch: int, seconds: float) -> Frame:
         (MEDIA, replace(SUMMARY, error_count=2, damaged=((220.1, 220.2),)),
          ["damaged at 3:40: 2 packets were skipped"]),
         (MEDIA, replace(SUMMARY, frame_count=0), ["none of its pictures decodes (h264): only its sound is indexed"]),
+        (
+            MEDIA, replace(SUMMARY, mended_count=1),
+            ["the timestamps of 1 packet are damaged: their times were taken from the packets beside them"],
+        ),
         (replace(MEDIA, video_codec=None), replace(SUMMARY, frame_count=0), []),
     ],
 )  # fmt: skip

@@ -83,6 +83,8 @@ def test_each_fault_is_said_once_and_stored(tmp_path: Path) -> None:
         "cut.mkv": whole[: len(whole) * 6 // 10],
         "damaged.ts": scramble(stream, 0.4, 0.6),
         "joined.ts": stream + stream,
+        "bare.h264": encode_media(format="h264", video=Track(times=times(100, 10))),
+        "stated.m2v": encode_media(format="mpeg2video", video=Track(codec="mpeg2video", times=times(240))),
         "no_pictures.mkv": replace_packets(whole, "video"),
         "no_sound.mkv": replace_packets(whole, "audio"),
     }
@@ -92,7 +94,8 @@ def test_each_fault_is_said_once_and_stored(tmp_path: Path) -> None:
     strange = [(TONE_WITHOUT_WORDS_HZ, float(second)) for second in range(7)]
     write_scenes(folder / "strange.mp4", [("red", 12)], tones=strange)
     write_scenes(folder / "half.mp4", [("red", 12)], tones=[*strange, (440, 8.0), (440, 10.0)])
-    outcomes = list(index([str(folder)], tmp_path / "data", SETTINGS, progress=SilentProgress()))
+    paths = sorted(map(str, folder.iterdir()))
+    outcomes = list(index(paths, tmp_path / "data", SETTINGS, progress=SilentProgress()))
     warnings = {Path(outcome.uri).name: outcome.warnings for outcome in outcomes}
     assert {outcome.error for outcome in outcomes} == {None}
     patterns = {
@@ -100,6 +103,8 @@ def test_each_fault_is_said_once_and_stored(tmp_path: Path) -> None:
         "cut.mkv": [r"it is cut off at 0:06 of 0:10"],
         "damaged.ts": [r"damaged at 0:0[3-6].*: \d+ packets were skipped"],
         "joined.ts": [r"its timestamps jump at 0:10: times run on without the jumps"],
+        "bare.h264": [r"it has no timestamps: its times assume 25 pictures a second"],
+        "stated.m2v": [],
         "no_pictures.mkv": [r"damaged .*", r"none of its pictures decodes \(h264\): only its sound is indexed"],
         "no_sound.mkv": [r"damaged .*", r"none of its sound decodes \(aac\): only its pictures are indexed"],
         "silent.mp4": [r"its sound is silent"],
@@ -112,5 +117,5 @@ def test_each_fault_is_said_once_and_stored(tmp_path: Path) -> None:
             assert re.fullmatch(pattern, warning), (name, warning)
     with Catalog.open_reader(tmp_path / "data") as catalog:
         assert {Path(video.uri).name: video.warnings for video in catalog.videos()} == warnings
-    again = index([str(folder)], tmp_path / "data", SETTINGS, progress=SilentProgress())
+    again = index(paths, tmp_path / "data", SETTINGS, progress=SilentProgress())
     assert {Path(outcome.uri).name: outcome.warnings for outcome in again} == warnings  # of unchanged files, too
