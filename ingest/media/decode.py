@@ -154,11 +154,12 @@ class _DecodePass:
                     stream.discard = Discard.all  # spares the demuxer reading it
             self._video = self._open_video()
             self._audio = AudioTrack(self._audio_stream, self._damage) if self._audio_stream is not None else None
-            self._timeline = Timeline(self._config.clock, declared_end=read_end(container))
+            clock = self._config.clock
+            self._timeline = Timeline(clock, keeps_gaps=clock == "media", declared_end=read_end(container))
             self._jumps = JumpFilter(self._timeline)
             self._start = FileStart(self._video_stream, self._audio_stream)
             timed = self._timed_packets(container)
-            for packet in timed if self._config.clock == "source" else self._jumps.filter(timed):
+            for packet in timed if clock == "source" else self._jumps.filter(timed):
                 yield from self._decode_packet(packet)
             yield from self._finish()
 

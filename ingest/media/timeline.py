@@ -1,8 +1,7 @@
 """Converts timestamps to media time, and finds the breaks at which a new epoch begins.
 
-In a file (clock "media") the container's timeline is the truth: a gap of any length stays a gap. An epoch begins only
-where time steps back, or jumps further than the file can last. In a chunk of a stream (clock "source"), which is a
-piece of something that goes on, a gap of GAP_SECONDS opens an epoch too.
+In a file the container's timeline is the truth: a gap of any length stays a gap. An epoch begins only where time steps
+back, or jumps further than the file can last. In a stream, a gap of GAP_SECONDS opens an epoch too.
 """
 
 from dataclasses import dataclass
@@ -80,11 +79,12 @@ class Timeline:
     Args:
         clock: Zero of media time: "media": the first picture or sound; "source": a whole second of source time,
             LEAD_SECONDS before the first picture. With "source", chunks decoded separately sample at the same times.
+        keeps_gaps: Whether the input is a whole file. False: a stream, or a piece of one.
         declared_end: Source time at which a file ends, by its header; None: it does not say.
     """
 
-    def __init__(self, clock: Clock = "media", *, declared_end: Fraction | None = None) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, *, keeps_gaps: bool, declared_end: Fraction | None = None) -> None:
+        self._clock, self._keeps_gaps = clock, keeps_gaps
         self._declared_end = declared_end
         self.current: Epoch | None = None
         self.first: Epoch | None = None  # the epoch of media time zero
@@ -137,7 +137,7 @@ class Timeline:
         """Whether a time can follow in an epoch, perhaps behind a gap."""
         if shown <= epoch.end + GAP_SECONDS:
             return True
-        if self._clock == "source":
+        if not self._keeps_gaps:
             return False
         end = self._end_of(epoch)
         if end is None or end < epoch.end:  # a header that the file has proved wrong already
@@ -153,7 +153,7 @@ class Timeline:
     def _is_plausible(self, shown: Fraction, duration: Fraction, epoch: Epoch) -> bool:
         if duration <= MAX_PACKET_SECONDS:
             return True
-        end = self._end_of(epoch) if self._clock == "media" else None
+        end = self._end_of(epoch) if self._keeps_gaps else None
         return end is not None and shown + duration <= end + END_SLACK_SECONDS
 
     def _join(self, shown: Fraction, leaving: Epoch | None = None) -> Epoch:
@@ -166,7 +166,7 @@ class Timeline:
             and self._is_ahead(shown, current)
         ):
             return current
-        if current is not None and self._clock == "media":
+        if current is not None and self._keeps_gaps:
             current.settle()
         if current is None or current.origin is None:  # without a picture yet, an epoch is replaced
             index, base, origin = 0, Fraction(0), None
@@ -184,6 +184,6 @@ class Timeline:
         In a file, a stream that comes from the epoch before is at most GAP_SECONDS behind; else it is in a later one.
         A stream that begins may be stored anywhere.
         """
-        if self._clock == "source":
+        if not self._keeps_gaps:
             return epoch.start - GAP_SECONDS
         return epoch.start - MAX_GAP_SECONDS if leaving is None else epoch.end - GAP_SECONDS

@@ -106,7 +106,7 @@ class ChunkCutter:
         self._video = video
         self._muxer = Muxer(video, audio, uri=uri, is_turned=is_turned)
         self._times = {s.index: PacketTimes(s, shift_seconds, uri) for s in (video, audio) if s is not None}
-        self._timeline = Timeline()
+        self._timeline = Timeline("media", keeps_gaps=False)
         self._epoch: Epoch | None = None
         self._open = _OpenChunk([])
         self._lost_count = 0  # pictures left out since the last kept one

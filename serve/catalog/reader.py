@@ -33,6 +33,7 @@ from temporal.values import Segment, TimeSpan
 Kind = Literal["segments", "utterances"]  # tables whose rows have vectors
 
 DEFAULT_COLLECTION = "default"
+NEAR_SECONDS = 0.5  # one picture a second is kept: half a second before it, it is as near as the one before
 SHORTEST_PREFIX = 4  # least characters of an abbreviated video id, as in git; fewer are taken for typing slips
 
 
@@ -192,14 +193,19 @@ class CatalogReader(OpenCatalog):
         return traits_of(rows[0], self.directory) if rows else None
 
     def thumbnail(self, row: int, at_seconds: float) -> tuple[float, bytes] | None:
-        """Return the frame nearest to a time: its pts_seconds and JPEG. None: the video has no pictures."""
+        """Return the frame of a time: its pts_seconds and JPEG. None: the video has no pictures.
+
+        That is the one shown then, or the one that begins within NEAR_SECONDS if it is nearer; before the first frame,
+        the first.
+        """
         near = "SELECT pts_seconds, jpeg FROM thumbnails WHERE video_row = ? AND pts_seconds"
         with self._snapshot_of(row):
             frames = self.select(f"{near} <= ? ORDER BY pts_seconds DESC LIMIT 1", row, at_seconds)
             frames += self.select(f"{near} > ? ORDER BY pts_seconds LIMIT 1", row, at_seconds)
         if not frames:
             return None
-        pts_seconds, jpeg = min(frames, key=lambda frame: abs(frame[0] - at_seconds))
+        near_frames = [frame for frame in frames if frame[0] <= at_seconds + NEAR_SECONDS] or frames
+        pts_seconds, jpeg = min(near_frames, key=lambda frame: abs(frame[0] - at_seconds))
         return float(pts_seconds), bytes(jpeg)
 
     def utterances(self, row: int, *, with_words: bool = True) -> list[Utterance]:

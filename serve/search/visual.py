@@ -281,7 +281,9 @@ def _make_whole_span(curve: FrameScores) -> list[ScoredSpan]:
     if frames.epochs[0] != frames.epochs[-1]:
         return []
     best = int(np.argmax(curve.values))
-    first = float(frames.pts_seconds[0]) if video.is_live else 0.0  # the old end of a live video may be pruned
+    first = float(frames.pts_seconds[0])
+    if first < 1.0 and not video.is_live:  # a second of sound alone is no part of its own; live videos lose old parts
+        first = 0.0
     span = TimeSpan(start_seconds=first, end_seconds=video.duration_seconds)
     peak_seconds, peak = float(frames.pts_seconds[best]), float(curve.values[best])
     return [ScoredSpan(span=span, score=0.0, peak_seconds=peak_seconds, peak=peak)]

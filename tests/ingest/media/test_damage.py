@@ -12,7 +12,7 @@ from ingest.values import MAX_DAMAGED_COUNT, DecodeSummary
 
 
 def new_epoch(origin: int | None = 100):  # type: ignore[no-untyped-def]
-    timeline = Timeline()
+    timeline = Timeline("media", keeps_gaps=True)
     epoch = timeline.place(0, dts=Fraction(100), pts=Fraction(100), duration=None)
     assert epoch is not None
     if origin is not None:

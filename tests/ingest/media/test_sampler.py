@@ -12,7 +12,7 @@ import pytest
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from ingest.config import Clock, DecodeConfig, SamplingPolicy
+from ingest.config import DecodeConfig, SamplingPolicy
 from ingest.media.decode import decode
 from ingest.media.sampler import PlannedPacket, Planner, Selector, tick_of
 from ingest.media.timeline import Timeline
@@ -191,9 +191,9 @@ def test_a_tick_s_window_is_half_open(pts: str, tick: int) -> None:
 class Placement:
     """A timeline that takes floats."""
 
-    def __init__(self, clock: Clock = "source", declared_end: int | None = None) -> None:
+    def __init__(self, *, keeps_gaps: bool = False, declared_end: int | None = None) -> None:
         end = Fraction(declared_end) if declared_end is not None else None
-        self.timeline = Timeline(clock, declared_end=end)
+        self.timeline = Timeline("media", keeps_gaps=keeps_gaps, declared_end=end)
 
     def put(self, stream: int, dts: float | None, pts: float | None = None, duration: float = 0.04) -> Any:
         def exact(value: float | None) -> Fraction | None:
@@ -230,7 +230,7 @@ def test_an_epoch_of_a_stream_opens_at_a_step_back_of_a_second_or_a_gap_of_ten(t
 def test_an_epoch_of_a_file_opens_at_a_step_back_or_past_its_end(
     declared_end: int | None, to: float, index: int
 ) -> None:
-    placed = Placement("media", declared_end)
+    placed = Placement(keeps_gaps=True, declared_end=declared_end)
     for k in range(11):
         placed.put(0, k, duration=0.1)
     assert placed.put(0, to).index == index
@@ -273,7 +273,7 @@ def test_a_declared_duration_is_believed_up_to_a_minute() -> None:
     assert believed.put(0, 45).index == 0
     absurd.put(0, 0, duration=3600)
     assert absurd.put(0, 3600).index == 1
-    slides = Placement("media", 7200)
+    slides = Placement(keeps_gaps=True, declared_end=7200)
     slides.put(0, 0, duration=3600)
     assert slides.put(0, 3600, duration=3600).end == 7200
 

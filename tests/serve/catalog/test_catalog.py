@@ -121,6 +121,14 @@ def test_gives_the_thumbnail_nearest_to_a_time(catalog: Catalog, asked: float, n
     assert catalog.thumbnail(row, asked) == (nearest, b"%d" % nearest)
 
 
+@pytest.mark.parametrize(("asked", "shown"), [(0.0, 20.0), (64.0, 20.0), (109.4, 20.0), (109.6, 110.0), (500.0, 110.0)])
+def test_gives_the_thumbnail_of_the_picture_that_stands_at_a_time(catalog: Catalog, asked: float, shown: float) -> None:
+    row = catalog.begin(new_video("slides"))
+    catalog.add_frames(row, replace(frames(2), pts_seconds=np.array([20.0, 110.0])), [b"20", b"110"])
+    catalog.finish(row, media=MEDIA, duration_seconds=500.0, warnings=())
+    assert catalog.thumbnail(row, asked) == (shown, b"%d" % shown)
+
+
 def test_keeps_file_names_that_are_not_utf8_and_numbers_that_are_none(catalog: Catalog) -> None:
     row = catalog.begin(new_video("odd", uri="file:///caf\udce9.mp4"))
     one = utterance("x")
