@@ -63,7 +63,7 @@ class Video:
     warnings: tuple[str, ...]  # e.g. "the file ends before its header says"
     indexed_time: float  # seconds since 1970, UTC
     metadata: Mapping[str, str] = field(default_factory=dict)  # from the caller
-    recorded_time: float | None = None  # when its first picture was recorded, seconds since 1970; None: not known
+    recorded_time: float | None = None  # when its start was recorded, seconds since 1970; None: not known
     is_live: bool = False  # fed by Kafka: its rows are added, changed and deleted
     is_ended: bool = True  # False: a live video that still grows
     watermark_seconds: float | None = None  # everything before it is final; None: everything is

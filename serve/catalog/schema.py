@@ -36,7 +36,7 @@ CREATE TABLE videos (
     state TEXT NOT NULL CHECK (state IN ('PROCESSING', 'READY')),
     media TEXT NOT NULL DEFAULT '{}',    -- JSON of MediaInfo
     metadata TEXT NOT NULL DEFAULT '{}', -- JSON object of strings, from the caller
-    recorded_time REAL,                  -- of its first picture; NULL: not known
+    recorded_time REAL,                  -- of its start; NULL: not known
     duration_seconds REAL NOT NULL DEFAULT 0,
     frame_count INTEGER NOT NULL DEFAULT 0,
     segment_count INTEGER NOT NULL DEFAULT 0,

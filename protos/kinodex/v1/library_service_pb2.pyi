@@ -701,7 +701,7 @@ class GetFrameRequest(_message.Message):
     """The video's collection; empty: the only collection that has such a video."""
     @_builtins.property
     def offset(self) -> _duration_pb2.Duration:
-        """The time, relative to the first picture of the video."""
+        """The time, relative to the start of the video."""
 
     def __init__(
         self,
@@ -730,7 +730,7 @@ class GetFrameResponse(_message.Message):
     """A JPEG. Its shorter side has 180 pixels, unless the server's settings say otherwise."""
     @_builtins.property
     def offset(self) -> _duration_pb2.Duration:
-        """The picture's own time, relative to the first picture of the video."""
+        """The picture's own time, relative to the start of the video."""
 
     def __init__(
         self,

@@ -125,7 +125,7 @@ class LibraryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetFrame(self, request, context):
-        """Returns the stored picture nearest to a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
+        """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
         FAILED_PRECONDITION if it is not READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

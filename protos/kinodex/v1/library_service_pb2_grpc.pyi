@@ -56,7 +56,7 @@ class LibraryServiceStub:
     FAILED_PRECONDITION if it is not READY.
     """
     GetFrame: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetFrameRequest, _library_service_pb2.GetFrameResponse]
-    """Returns the stored picture nearest to a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
+    """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
     FAILED_PRECONDITION if it is not READY.
     """
 
@@ -88,7 +88,7 @@ class LibraryServiceAsyncStub(LibraryServiceStub):
     FAILED_PRECONDITION if it is not READY.
     """
     GetFrame: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetFrameRequest, _library_service_pb2.GetFrameResponse]  # type: ignore[assignment]
-    """Returns the stored picture nearest to a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
+    """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
     FAILED_PRECONDITION if it is not READY.
     """
 
@@ -159,7 +159,7 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _library_service_pb2.GetFrameRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.GetFrameResponse, _abc.Awaitable[_library_service_pb2.GetFrameResponse]]:
-        """Returns the stored picture nearest to a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
+        """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
         FAILED_PRECONDITION if it is not READY.
         """
 

@@ -87,11 +87,11 @@ class TimeSpan(_message.Message):
     END_OFFSET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start_offset(self) -> _duration_pb2.Duration:
-        """The start, relative to the first picture of the video. Inclusive."""
+        """The start, relative to the start of the video. Inclusive."""
 
     @_builtins.property
     def end_offset(self) -> _duration_pb2.Duration:
-        """The end, relative to the first picture of the video. Exclusive."""
+        """The end, relative to the start of the video. Exclusive."""
 
     def __init__(
         self,

@@ -161,7 +161,7 @@ class FrameEmbedding(_message.Message):
     """A JPEG of the picture, only in the first segment that holds it."""
     @_builtins.property
     def offset(self) -> _duration_pb2.Duration:
-        """The picture's time, relative to the first picture of the video."""
+        """The picture's time, relative to the start of the video."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class Gap(_message.Message):
     """"MISSING", or the reason of the dead letter."""
     @_builtins.property
     def offset(self) -> _duration_pb2.Duration:
-        """The time where they are missing, relative to the first picture of the video."""
+        """The time where they are missing, relative to the start of the video."""
 
     def __init__(
         self,
