@@ -22,7 +22,7 @@ MAX_TIME_SECONDS = 1000 * 365.25 * 24 * 3600  # from 1970: times near it still f
 class MediaInfo:
     """What the container claims, before anything is decoded. Every field may be absent or wrong."""
 
-    container: str  # FFmpeg's demuxer name, e.g. "mov,mp4,m4a,3gp,3g2,mj2"
+    container: str  # FFmpeg's demuxer name, e.g. "mov,mp4,m4a,3gp,3g2,mj2", or "heif" for a still picture
     duration_seconds: float | None
     video_codec: str | None  # None: no moving pictures; cover art does not count
     audio_codec: str | None

@@ -24,8 +24,9 @@ DEMUXERS = (
 READ_BYTES = 128 << 10  # of one read of the file; containers that seek much would waste larger ones
 # FFmpeg's muxer wrote this for "unknown" in Matroska files without a duration: 2^32 - 1 ms.
 UNKNOWN_DURATION_SECONDS = 4_294_967.0
+MOV = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name of the demuxer for MP4 and HEIF
 # Demuxers that read the duration from a header; others guess it from sizes or timestamps.
-WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
+WITH_DURATION = (MOV, "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
 MISSING_SECONDS = 2.0  # data may end this much before the header's duration, for rounding
 MISSING_SHARE = 0.05  # or this share of the duration before it, if that is longer
 RIFF_SLACK_BYTES = 4096  # a file may be this much shorter than its header announces, for rounding
@@ -133,6 +134,16 @@ def is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:
     head, size = file.read(8), file.seek(0, 2)
     announced = int.from_bytes(head[4:8], "little")
     return head[:4] == b"RIFF" and 0 < announced < 0xFFFFFFFF and size < announced + 8 - RIFF_SLACK_BYTES
+
+
+def refuse_tiles(container: InputContainer, uri: str) -> None:
+    """Refuse a HEIF picture in tiles, each of which FFmpeg takes for a video. `heif.py` reads them where it can.
+
+    Raises:
+        DecodeError: If the container holds such a picture.
+    """
+    if container.format.name == MOV and any(s.disposition & Disposition.dependent for s in container.streams.video):
+        raise DecodeError(uri, "a HEIF picture in tiles, which is read from a whole file only", "index the file")
 
 
 def choose_video(container: InputContainer) -> VideoStream | None:

@@ -29,13 +29,16 @@ from ingest.media.container import (
     open_container,
     read_duration,
     read_end,
+    refuse_tiles,
 )
 from ingest.media.damage import Damage
+from ingest.media.heif import read_heif
 from ingest.media.jumps import DatedPacket, JumpFilter
 from ingest.media.orientation import Orientation
 from ingest.media.picture import PictureMaker, display_size
 from ingest.media.sampler import tick_of
 from ingest.media.start import FileStart
+from ingest.media.still import decode_still
 from ingest.media.timeline import Epoch, Timeline
 from ingest.media.video import Picture, VideoTrack, WrongKeyframe
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
@@ -60,7 +63,11 @@ def decode(
     """
     media = MediaFile(file, on_progress)
     try:
-        yield from _decode_passes(media, uri, config, on_progress)
+        still = read_heif(media, uri)
+        if still is not None:
+            yield from decode_still(still, media, uri=uri, config=config, on_progress=on_progress)
+        else:
+            yield from _decode_passes(media, uri, config, on_progress)
     except MemoryError as error:
         raise LimitExceeded(
             uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
@@ -145,6 +152,7 @@ class _DecodePass:
     def run(self) -> Iterator[Decoded]:
         with open_container(self._file, self._uri, self._config) as container:
             self._container = container
+            refuse_tiles(container, self._uri)
             self._video_stream = choose_video(container)
             self._audio_stream = choose_audio(container, self._file, self._uri, self._config)
             if self._video_stream is None and self._audio_stream is None:

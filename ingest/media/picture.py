@@ -35,12 +35,15 @@ class PictureMaker:
         self._scaler, self._thumbnail_scaler = VideoReformatter(), VideoReformatter()
         self._field: _FieldFilter | None = None
 
-    def make(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[NDArray[np.uint8], bytes]:
+    def make(
+        self, frame: VideoFrame, pixel_aspect: Fraction, turn: Orientation | None = None
+    ) -> tuple[NDArray[np.uint8], bytes]:
         """Return uint8 (H, W, 3) RGB at the input size, and the whole picture's JPEG.
 
-        `pixel_aspect` is the width of a stored pixel by its height, before rotation.
+        `pixel_aspect` is the width of a stored pixel by its height, before rotation. Without `turn`, the frame's own
+        display matrix says how it is turned.
         """
-        config, turn = self._config, Orientation.from_frame(frame)
+        config, turn = self._config, turn if turn is not None else Orientation.from_frame(frame)
         width, height = display_size(frame.width, frame.height, pixel_aspect)
         if turn.is_transposed:
             width, height = height, width

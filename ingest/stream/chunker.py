@@ -37,6 +37,7 @@ from ingest.media.container import (
     explain_unreadable,
     rank_audio,
     read_duration,
+    refuse_tiles,
 )
 from ingest.media.orientation import Orientation
 from ingest.source.source import display_uri, scheme_of
@@ -190,6 +191,7 @@ class _SourceRun:
 
     def _read(self, container: InputContainer) -> Iterator[ChunkMedia]:
         """Yield the chunks of one connection. If it ends in an error, yield the open chunk before raising it."""
+        refuse_tiles(container, self._name)
         video = choose_video(container)
         audio = next(iter(rank_audio(container)), None)
         streams: list[Stream] = [s for s in (video, audio) if s is not None]
