@@ -30,6 +30,7 @@ from serve.worker.partitions import ChunkPartition
 from serve.worker.stream import latest_checkpoints
 from serve.worker.worker import PARTS_IN_FLIGHT
 from support.fakes import TONES_HZ, ColourEncoder, SilentProgress, use_fakes, write_scenes
+from support.media import Track, encode_media, times
 from support.waiting import HANG_SECONDS, wait_until
 from support.worker_runs import Topic, comparable, comparable_finals, cut, worker_in_thread
 from temporal.config import FusionConfig, WindowConfig
@@ -330,6 +331,24 @@ def test_a_whole_file_is_what_index_makes_of_it(topic: Topic, film: Path, tmp_pa
     assert sorted(one.reason for one in topic.dead_letters()) == [
         "RECORD_INVALID", "RECORD_INVALID", "SOURCE_NOT_FOUND", "SOURCE_REFUSED"
     ]  # fmt: skip
+
+
+def test_a_whole_file_has_the_warnings_of_index_in_its_last_segment(topic: Topic, tmp_path: Path) -> None:
+    recording = encode_media(format="mpegts", video=Track(times=times(240), options={"bf": "0"}))
+    (tmp_path / "joined.ts").write_bytes(2 * recording)
+    silent = write_scenes(tmp_path / "silent.mp4", SCENES, tones=[(0, 0.0)])
+    paths = [silent, tmp_path / "joined.ts"]
+    outcomes = list(index([str(path) for path in paths], tmp_path / "data", Settings(), progress=SilentProgress()))
+    warnings = {Path(outcome.uri).stem: outcome.warnings for outcome in outcomes}
+    assert list(map(len, warnings.values())) == [1, 1]
+    for path in paths:
+        send_source(topic, Source(collection="films", video_id=path.stem, uri=path.as_uri()))
+    with worker_in_thread(topic, tmp_path) as worker:
+        worker.wait_until(lambda: topic.is_ended(*warnings) and topic.lag() == 0)
+    for name in warnings:
+        *others, last = topic.segments(name).values()
+        assert (last.is_last, last.warnings) == (True, warnings[name])
+        assert {one.warnings for one in others} == {()}
 
 
 def test_a_file_that_fails_half_way_leaves_nothing(topic: Topic, film: Path, tmp_path: Path) -> None:
