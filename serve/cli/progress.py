@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
@@ -16,6 +17,7 @@ from serve.cli.render import outcome_json
 from serve.text import clock, plural, printable, title, to_json
 from serve.values import IndexOutcome, IndexProgress
 
+SAME_WARNING_COUNT = 5  # files that are named with the same warning
 Start = Callable[[IndexProgress], Iterator[IndexOutcome]]  # starts an indexing run
 
 
@@ -33,6 +35,7 @@ class LineProgress(IndexProgress):
 
     def __init__(self) -> None:
         self.expected_count: int | None = None
+        self._warned: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -49,8 +52,15 @@ class LineProgress(IndexProgress):
         """Print the error of an input on standard error."""
         click.echo(line, err=True)
 
-    def warn(self, line: str) -> None:
-        """Print a warning of an input on standard error."""
+    def warn(self, uri: str, warning: str) -> None:
+        """Print a warning of an input on standard error. Of a thousand silent files, only the first few are named."""
+        self._warned[warning] += 1
+        count = self._warned[warning]
+        if count <= SAME_WARNING_COUNT:
+            end = " (further files with this warning are only counted)" if count == SAME_WARNING_COUNT else ""
+            self._print_warning(f"kinodex: warning: {printable(uri)}: {printable(warning)}{end}")
+
+    def _print_warning(self, line: str) -> None:
         click.echo(line, err=True)
 
     def count_outcome(self) -> None:
@@ -89,7 +99,7 @@ class LiveProgress(LineProgress):
     def complain(self, line: str) -> None:
         self._print(line, "red")
 
-    def warn(self, line: str) -> None:
+    def _print_warning(self, line: str) -> None:
         self._print(line, "yellow")
 
     def _print(self, line: str, style: str) -> None:
@@ -177,7 +187,7 @@ def _show_outcome(outcome: IndexOutcome, progress: LineProgress, *, as_json: boo
         progress.complain(f"kinodex: error: {reason}{suffix}")
     if outcome.status == "indexed":  # an unchanged video had its warnings when it was indexed; the summary counts them
         for warning in outcome.warnings:
-            progress.warn(f"kinodex: warning: {printable(outcome.uri)}: {printable(warning)}")
+            progress.warn(outcome.uri, warning)
 
 
 def _summary_line(outcomes: list[IndexOutcome], elapsed_seconds: float) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,18 @@ def test_index_prints_a_line_for_each_video_failures_on_stderr_and_a_summary(pip
         "kinodex: visual encoder: mini (built in)",
         "kinodex: warning: a.mp4: it ends early",
         "kinodex: error: no such file: b.mp4 (check the name)",
+    ]
+
+
+def test_the_same_warning_of_many_videos_is_printed_of_a_few_and_counted(pipeline: FakePipeline) -> None:
+    silent = [replace(INDEXED, uri=f"{n}.mp4", warnings=("its sound is silent",)) for n in range(9)]
+    pipeline.outcomes = (*silent, INDEXED)
+    result = kinodex("index", "films")
+    assert result.stdout.splitlines()[-1].startswith("10 indexed, 10 with warnings: ")
+    assert result.stderr.splitlines()[1:] == [
+        *(f"kinodex: warning: {n}.mp4: its sound is silent" for n in range(4)),
+        "kinodex: warning: 4.mp4: its sound is silent (further files with this warning are only counted)",
+        "kinodex: warning: a.mp4: it ends early",
     ]
 
 
