@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_SOUND_TRACKS = 8  # of one file that are heard to choose one: 12 MB each
 SAMPLE_RATE_HZ = 16_000  # the rate that Whisper and silero-vad were trained on
 MAX_DAMAGED_COUNT = 20  # of the damaged parts that a summary lists; people read no more
 MAX_NUMBER = (1 << 63) - 1  # exclusive bound of session and chunk numbers: an int64 must hold the next number too
@@ -63,6 +64,16 @@ class AudioBlock:
     @property
     def end_seconds(self) -> float:
         return self.start_seconds + len(self.samples) / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundTrack:
+    """One of several sound tracks that decode, and what is heard of it, for the choice of one."""
+
+    index: int  # number of the track in its file
+    language: str | None  # as the file names it, mostly in three letters of ISO 639-2; None or "und": it does not say
+    rank: int  # 2: the file's default; 0: commentary, for the impaired, or without voices; 1: any other
+    samples: NDArray[np.float32]  # (N,), 16 kHz mono, -1..1: of its first minutes, without the silent seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest.config import DecodeConfig
-from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
 
 LENGTHS = struct.Struct(">II")  # length of the header and of the payload, in bytes
 MAX_HEADER_BYTES = 64 << 10  # the longest header, of MediaInfo, is under 1 KiB
 MAX_REASON_CHARS = 4000  # of an error message
-MAX_THUMBNAIL_BYTES = 16 << 20  # a JPEG as large as a whole 4K picture
+MAX_THUMBNAIL_BYTES = 16 << 20  # a JPEG as large as a whole 4K picture; what is heard of a sound track fits too
+MAX_LANGUAGE_CHARS = 40  # of a track's language: "zh-Hant-TW", "English"
 MAX_BLOCK_SECONDS = 30  # of sound in one message; the decoder sends 5 s
 
 
@@ -30,7 +32,10 @@ class MalformedMessage(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message; `kind` is ready, beat, info, frame, audio, summary, error or request."""
+    """A message.
+
+    `kind` is request or chosen to a child; ready, beat, track, choose, info, frame, audio, summary or error from it.
+    """
 
     kind: str
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -95,13 +100,16 @@ def _receive_exactly(connection: socket.socket, count: int, deadline: float | No
     return bytes(parts)
 
 
-def to_message(item: Decoded) -> Message:
+def to_message(item: Decoded | SoundTrack) -> Message:
     if isinstance(item, Frame):
         fields = {"epoch": item.epoch, "pts_seconds": item.pts_seconds}
         return Message(kind="frame", fields=fields, payload=item.pixels.tobytes() + item.thumbnail)
     if isinstance(item, AudioBlock):
         fields = {"epoch": item.epoch, "start_seconds": item.start_seconds}
         return Message(kind="audio", fields=fields, payload=item.samples.astype("<f4").tobytes())
+    if isinstance(item, SoundTrack):
+        facts = {"index": item.index, "language": item.language, "rank": item.rank}
+        return Message(kind="track", fields=facts, payload=item.samples.astype("<f4").tobytes())
     return Message(kind="info" if isinstance(item, MediaInfo) else "summary", fields=asdict(item))
 
 
@@ -111,7 +119,7 @@ def max_payload_bytes(config: DecodeConfig) -> int:
     return max(pixels + MAX_THUMBNAIL_BYTES, MAX_BLOCK_SECONDS * SAMPLE_RATE_HZ * 4)
 
 
-def from_message(message: Message, config: DecodeConfig) -> Decoded:
+def from_message(message: Message, config: DecodeConfig) -> Decoded | SoundTrack:
     """Check a message and return its item.
 
     Raises:
@@ -122,6 +130,8 @@ def from_message(message: Message, config: DecodeConfig) -> Decoded:
             return _to_frame(message, config)
         if message.kind == "audio":
             return _to_audio(message)
+        if message.kind == "track":
+            return _to_track(message)
         if message.kind == "info":
             return _to_info(message.fields)
         if message.kind == "summary":
@@ -148,14 +158,31 @@ def _to_frame(message: Message, config: DecodeConfig) -> Frame:
 
 
 def _to_audio(message: Message) -> AudioBlock:
-    samples = np.frombuffer(message.payload, dtype="<f4").astype(np.float32)
-    if not len(samples) or not np.all(np.abs(samples) <= 1.0):
-        raise ValueError("samples outside -1..1")
+    samples = _to_samples(message.payload)
+    if not len(samples):
+        raise ValueError("no samples")
     return AudioBlock(
         epoch=_to_count(message.fields["epoch"]),
         start_seconds=_to_seconds(message.fields["start_seconds"]),
         samples=samples,
     )
+
+
+def _to_track(message: Message) -> SoundTrack:
+    language = _optional(str, message.fields["language"])
+    return SoundTrack(
+        index=_to_count(message.fields["index"]),
+        language=language[:MAX_LANGUAGE_CHARS] if language is not None else None,
+        rank=_to_count(message.fields["rank"]),
+        samples=_to_samples(message.payload),
+    )
+
+
+def _to_samples(payload: bytes) -> NDArray[np.float32]:
+    samples = np.frombuffer(payload, dtype="<f4").astype(np.float32)
+    if not np.all(np.abs(samples) <= 1.0):
+        raise ValueError("samples outside -1..1")
+    return samples
 
 
 def _to_info(fields: Mapping[str, Any]) -> MediaInfo:

@@ -1,14 +1,12 @@
-"""Opens untrusted bytes as media, and chooses the streams to decode."""
+"""Opens untrusted bytes as media."""
 
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, BinaryIO, NoReturn
 
 import av
-from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition, Stream
-from av.video.stream import VideoStream
+from av.stream import Disposition
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, LimitExceeded
@@ -30,7 +28,6 @@ WITH_DURATION = (MOV, "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
 MISSING_SECONDS = 2.0  # data may end this much before the header's duration, for rounding
 MISSING_SHARE = 0.05  # or this share of the duration before it, if that is longer
 RIFF_SLACK_BYTES = 4096  # a file may be this much shorter than its header announces, for rounding
-PROBE_PACKET_COUNT = 100  # packets of each audio track to try, to find one that decodes
 NOT_MEDIA = "not a media file"
 
 
@@ -144,64 +141,3 @@ def refuse_tiles(container: InputContainer, uri: str) -> None:
     """
     if container.format.name == MOV and any(s.disposition & Disposition.dependent for s in container.streams.video):
         raise DecodeError(uri, "a HEIF picture in tiles, which is read from a whole file only", "index the file")
-
-
-def choose_video(container: InputContainer) -> VideoStream | None:
-    """Return the best video stream: the default first, then the largest; never cover art or a still picture."""
-    still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-    streams = [s for s in container.streams.video if _has_decoder(s) and not s.disposition & still]
-    return max(streams, key=lambda s: (_rank(s), s.width * s.height, -s.index), default=None)
-
-
-def choose_audio(container: InputContainer, file: MediaFile, uri: str, config: DecodeConfig) -> AudioStream | None:
-    """Return the first audio track that decodes, by rank; the first of all if none does."""
-    streams = rank_audio(container)
-    if len(streams) < 2 or not file.seekable():
-        return streams[0] if streams else None
-    position = file.tell()
-    try:
-        decodable = _find_decodable(file, uri, config, {s.index for s in streams})
-    finally:
-        file.seek(position)
-    return next((s for s in streams if s.index in decodable), streams[0])
-
-
-def rank_audio(container: InputContainer) -> list[AudioStream]:
-    """Return the audio tracks: the default first, commentary last, else in the file's order."""
-    return sorted(filter(_has_decoder, container.streams.audio), key=lambda s: (-_rank(s), s.index))
-
-
-def _has_decoder(stream: Stream) -> bool:
-    return bool(stream.codec_context)
-
-
-def _rank(stream: Stream) -> int:
-    """Return 2 for the default track, 0 for commentary and tracks for the impaired, 1 for others."""
-    special = Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired
-    if stream.disposition & special:
-        return 0
-    return 2 if stream.disposition & Disposition.default else 1
-
-
-def _find_decodable(file: MediaFile, uri: str, config: DecodeConfig, indices: set[int]) -> set[int]:
-    """Return which of the streams yield a frame within PROBE_PACKET_COUNT packets."""
-    decodable: set[int] = set()
-    with open_container(file, uri, config) as container:
-        streams = [s for s in container.streams if s.index in indices]
-        counts = dict.fromkeys(indices, 0)
-        try:
-            for packet in container.demux(streams):
-                index = packet.stream.index
-                counts[index] += 1
-                if index in decodable or counts[index] > PROBE_PACKET_COUNT:
-                    if all(i in decodable or n > PROBE_PACKET_COUNT for i, n in counts.items()):
-                        break
-                    continue
-                try:
-                    if packet.decode():
-                        decodable.add(index)
-                except av.error.FFmpegError:
-                    continue
-        except av.error.FFmpegError:
-            return decodable
-    return decodable

@@ -23,8 +23,6 @@ from ingest.media.container import (
     MISSING_SHARE,
     WITH_DURATION,
     MediaFile,
-    choose_audio,
-    choose_video,
     is_truncated_riff,
     open_container,
     read_duration,
@@ -40,6 +38,7 @@ from ingest.media.sampler import tick_of
 from ingest.media.start import FileStart
 from ingest.media.still import decode_still
 from ingest.media.timeline import Epoch, Timeline
+from ingest.media.tracks import ChooseSound, TrackChooser
 from ingest.media.video import Picture, VideoTrack, WrongKeyframe
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
@@ -48,7 +47,12 @@ MAX_READ_ERROR_COUNT = 100  # damaged places of one file that are skipped
 
 
 def decode(
-    file: BinaryIO, *, uri: str, config: DecodeConfig, on_progress: Callable[[], None] = lambda: None
+    file: BinaryIO,
+    *,
+    uri: str,
+    config: DecodeConfig,
+    on_progress: Callable[[], None] = lambda: None,
+    choose_sound: ChooseSound | None = None,
 ) -> Iterator[Decoded]:
     """Decode one input from its first byte.
 
@@ -57,6 +61,7 @@ def decode(
     Args:
         file: Open for reading; a pipe works for formats that need no seeking.
         on_progress: Called at each read and each packet.
+        choose_sound: As for DecodePool.decode().
     Raises:
         DecodeError: If it is not media, or nothing of it decodes.
         LimitExceeded: If it exceeds a limit of the config.
@@ -67,7 +72,7 @@ def decode(
         if still is not None:
             yield from decode_still(still, media, uri=uri, config=config, on_progress=on_progress)
         else:
-            yield from _decode_passes(media, uri, config, on_progress)
+            yield from _decode_passes(media, uri, config, on_progress, TrackChooser(media, uri, config, choose_sound))
     except MemoryError as error:
         raise LimitExceeded(
             uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
@@ -77,15 +82,17 @@ def decode(
 
 
 def _decode_passes(
-    media: MediaFile, uri: str, config: DecodeConfig, on_progress: Callable[[], None]
+    media: MediaFile, uri: str, config: DecodeConfig, on_progress: Callable[[], None], chooser: TrackChooser
 ) -> Iterator[Decoded]:
     """Decode once; if keyframe marks prove wrong, decode again from end to end and continue where the first stopped."""
     progress = _Progress(config)
     can_repeat = media.seekable()  # a pipe is decoded from end to end at once: it allows no second pass
     try:
-        yield from progress.track(_DecodePass(media, uri, config, on_progress, trusts_keyframes=can_repeat).run())
+        yield from progress.track(
+            _DecodePass(media, uri, config, on_progress, chooser, trusts_keyframes=can_repeat).run()
+        )
     except WrongKeyframe:
-        second = _DecodePass(media, uri, config, on_progress, trusts_keyframes=False)
+        second = _DecodePass(media, uri, config, on_progress, chooser, trusts_keyframes=False)
         yield from progress.skip_known(second.run())
 
 
@@ -132,11 +139,12 @@ class _DecodePass:
         uri: str,
         config: DecodeConfig,
         on_progress: Callable[[], None],
+        chooser: TrackChooser,
         *,
         trusts_keyframes: bool,
     ) -> None:
         self._file, self._uri, self._config, self._on_progress = file, uri, config, on_progress
-        self._trusts_keyframes = trusts_keyframes
+        self._chooser, self._trusts_keyframes = chooser, trusts_keyframes
         self._maker = PictureMaker(config)
         self._bases: dict[int, Fraction | None] = {}  # stream index -> time base; PyAV computes it at each access
         self._waiting: list[Sound] = []  # sound of epochs whose media time is not known yet
@@ -153,8 +161,7 @@ class _DecodePass:
         with open_container(self._file, self._uri, self._config) as container:
             self._container = container
             refuse_tiles(container, self._uri)
-            self._video_stream = choose_video(container)
-            self._audio_stream = choose_audio(container, self._file, self._uri, self._config)
+            self._video_stream, self._audio_stream = self._chooser.choose(container)
             if self._video_stream is None and self._audio_stream is None:
                 raise DecodeError(self._uri, "no picture or sound inside")
             for stream in container.streams:

@@ -17,6 +17,7 @@ import stat
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import BinaryIO, cast
 
@@ -30,6 +31,7 @@ from ingest.errors import IngestError, LimitExceeded
 from ingest.media import child_protocol as protocol
 from ingest.media.decode import decode
 from ingest.media.picture import PictureMaker
+from ingest.values import SoundTrack
 
 SOCKET = 3  # descriptor of the socket, after 0, 1 and 2; the input gets 4
 DESCRIPTORS = 5  # limit on open descriptors: 0 to 4
@@ -114,9 +116,16 @@ def _serve(connection: socket.socket, request: protocol.Message, descriptor: int
             last = time.monotonic()
             connection.sendall(beat)
 
+    def choose_sound(tracks: Sequence[SoundTrack]) -> int:
+        for track in tracks:
+            connection.sendall(protocol.serialize(protocol.to_message(track)))
+        connection.sendall(protocol.serialize(protocol.Message(kind="choose")))
+        return int(protocol.receive(connection, max_payload_bytes=0).fields["place"])
+
     file = cast(BinaryIO, DescriptorFile(descriptor))
+    choose = choose_sound if request.fields["offers_sound"] else None
     try:
-        for item in decode(file, uri="", config=config, on_progress=on_progress):
+        for item in decode(file, uri="", config=config, on_progress=on_progress, choose_sound=choose):
             connection.sendall(protocol.serialize(protocol.to_message(item)))
     except IngestError as error:
         fields = {"type": type(error).__name__, "reason": error.reason, "remedy": error.remedy}

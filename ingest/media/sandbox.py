@@ -19,7 +19,8 @@ from typing import BinaryIO
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
 from ingest.media import child_protocol as protocol
-from ingest.values import Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.media.tracks import ChooseSound
+from ingest.values import MAX_SOUND_TRACKS, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,14 @@ class DecodePool:
         # Linux ends a child when the *thread* that started it ends, so one lasting thread starts them all.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode-starter")
 
-    def decode(self, file: BinaryIO | int, *, uri: str, config: DecodeConfig | None = None) -> Iterator[Decoded]:
+    def decode(
+        self,
+        file: BinaryIO | int,
+        *,
+        uri: str,
+        config: DecodeConfig | None = None,
+        choose_sound: ChooseSound | None = None,
+    ) -> Iterator[Decoded]:
         """Decode one input from its first byte, in a child. Work begins when the first item is requested.
 
         Closing the iterator early stops the work. A slow consumer makes the child wait.
@@ -56,6 +64,8 @@ class DecodePool:
             file: A file object or descriptor, open for reading. The caller closes it afterwards.
             uri: The input's name in errors.
             config: Replaces the pool's config.
+            choose_sound: Called, before the first item, where several sound tracks decode, with what is heard of them
+                in order of rank; returns the place of the one to hear. None: the first is heard.
         Returns:
             MediaInfo, then Frame and AudioBlock roughly in order of time, then DecodeSummary.
         Raises:
@@ -74,7 +84,7 @@ class DecodePool:
                 self._forget(child)
                 child = self._start(uri)
             with _open_descriptor(file) as descriptor:
-                for item in child.decode(descriptor, uri, config):
+                for item in child.decode(descriptor, uri, config, choose_sound):
                     is_reusable = isinstance(item, DecodeSummary)
                     yield item
         except (DecoderCrashed, DecoderTimeout) as error:
@@ -157,10 +167,13 @@ class _Child:
         assert self._process.stderr is not None
         self._process.stderr.close()
 
-    def decode(self, descriptor: int, uri: str, config: DecodeConfig) -> Iterator[Decoded]:
+    def decode(
+        self, descriptor: int, uri: str, config: DecodeConfig, choose_sound: ChooseSound | None
+    ) -> Iterator[Decoded]:
         """Send one input to the child; yield its items, checked."""
-        request = protocol.serialize(protocol.Message(kind="request", fields={"config": asdict(config)}))
-        checker = _OrderChecker()
+        fields = {"config": asdict(config), "offers_sound": choose_sound is not None}
+        request = protocol.serialize(protocol.Message(kind="request", fields=fields))
+        checker, tracks = _OrderChecker(), list[SoundTrack]()
         waited_seconds = 0.0
         max_payload = protocol.max_payload_bytes(config)
         try:
@@ -177,7 +190,14 @@ class _Child:
                     continue
                 if message.kind == "error":
                     raise _to_error(message, uri)
+                if message.kind == "choose":
+                    self._answer(tracks, choose_sound)
+                    continue
                 item = protocol.from_message(message, config)
+                if isinstance(item, SoundTrack):
+                    checker.check_track(len(tracks))
+                    tracks.append(item)
+                    continue
                 checker.check(item)
                 yield item
                 if isinstance(item, DecodeSummary):
@@ -192,6 +212,14 @@ class _Child:
             raise DecoderCrashed(uri, f"the decoder process died ({self._exit_status()})") from error
         except protocol.MalformedMessage as error:
             raise DecoderCrashed(uri, f"the decoder process sent {error}") from error
+
+    def _answer(self, tracks: list[SoundTrack], choose_sound: ChooseSound | None) -> None:
+        """Tell the child which sound track to decode."""
+        if choose_sound is None or not tracks:
+            raise protocol.MalformedMessage("a question that nobody answers")
+        chosen = protocol.Message(kind="chosen", fields={"place": choose_sound(tracks)})
+        tracks.clear()
+        self._connection.sendall(protocol.serialize(chosen))
 
     def _exit_status(self) -> str:
         try:
@@ -216,6 +244,11 @@ class _OrderChecker:
     def __init__(self) -> None:
         self._has_info = False
         self._pts_seconds = -1.0
+
+    def check_track(self, count: int) -> None:
+        """Check that a sound track may come after `count` others."""
+        if self._has_info or count >= MAX_SOUND_TRACKS:
+            raise protocol.MalformedMessage("sound tracks too late, or too many")
 
     def check(self, item: Decoded) -> None:
         if isinstance(item, MediaInfo) == self._has_info:

@@ -15,17 +15,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
-from ingest.config import PublishConfig
+from ingest.config import DecodeConfig, PublishConfig
 from ingest.errors import DecodeError, IngestError, SourceError, SourceNotFound, SourceUnavailable, SourceUnreadable
 from ingest.media.container import (
     MISSING_SECONDS,
@@ -33,13 +34,12 @@ from ingest.media.container import (
     NOT_MEDIA,
     WITH_DURATION,
     MediaFile,
-    choose_video,
     explain_unreadable,
-    rank_audio,
     read_duration,
     refuse_tiles,
 )
 from ingest.media.orientation import Orientation
+from ingest.media.tracks import TrackChooser, choose_audible, choose_video, rank_audio
 from ingest.source.source import display_uri, scheme_of
 from ingest.stream.remux import ChunkCutter, ChunkMedia
 from ingest.values import Chunk
@@ -192,8 +192,7 @@ class _SourceRun:
     def _read(self, container: InputContainer) -> Iterator[ChunkMedia]:
         """Yield the chunks of one connection. If it ends in an error, yield the open chunk before raising it."""
         refuse_tiles(container, self._name)
-        video = choose_video(container)
-        audio = next(iter(rank_audio(container)), None)
+        video, audio = self._choose_tracks(container)
         streams: list[Stream] = [s for s in (video, audio) if s is not None]
         if not streams:
             raise DecodeError(self._name, "no picture or sound inside")
@@ -230,6 +229,14 @@ class _SourceRun:
             yield piece
         if problem is not None:
             raise problem
+
+    def _choose_tracks(self, container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
+        """Choose once for the whole source. Only a file can be looked at first."""
+        if not self._is_network and self._source != STANDARD_INPUT and os.path.isfile(_path(self._source)):
+            with open(_path(self._source), "rb") as file, suppress(DecodeError):  # a playlist, which names other files
+                media = MediaFile(file, lambda: None)
+                return TrackChooser(media, self._name, DecodeConfig(), choose_audible).choose(container)
+        return choose_video(container), next(iter(rank_audio(container)), None)
 
     def _packets(self, container: InputContainer, streams: list[Stream]) -> Iterator[Packet[Stream]]:
         """Read the streams until they end or `stop` is set; skip damaged places."""

@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from encoders.speech.sound_choice import choose_sound
 from encoders.speech.whisper import Transcriber
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.media.sandbox import DecodePool
@@ -72,6 +74,7 @@ class IndexRun:
         self._catalog, self._encoders, self._transcriber = catalog, encoders, transcriber
         self._directory, self._settings, self._progress, self._report = directory, settings, progress, report
         self._captions, self._fingerprint = captions, encoders.space.fingerprint
+        self._choose_sound = partial(choose_sound, transcriber) if transcriber is not None else None
         self._batches = OpenBatches(catalog, encoders, transcriber, settings)
         self._claims: dict[tuple[str, str, int | None], VideoWork] = {}  # guarded by `_lock`, as the next
         self._open: set[VideoWork] = set()  # taken, and its result not yet dealt with by the caller
@@ -167,7 +170,7 @@ class IndexRun:
                 payload = self._claim(work)
                 self._put(DecodeEvent(work, payload))
                 if isinstance(payload, Opened):
-                    for decoded in pool.decode(source.file, uri=work.name):
+                    for decoded in pool.decode(source.file, uri=work.name, choose_sound=self._choose_sound):
                         check()
                         self._put(DecodeEvent(work, decoded))
         except IngestError as error:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.batching import Batcher, Value
+from encoders.speech.sound_choice import choose_sound
 from encoders.speech.whisper import Transcriber
 from encoders.values import Utterance
 from ingest.config import SourceConfig
@@ -62,6 +63,7 @@ class WorkerThreads(Effects):
     ) -> None:
         """Start the threads; downloads go to the folder `spool`."""
         self._settings, self._encoders, self._transcriber = settings, encoders, transcriber
+        self._choose_sound = partial(choose_sound, transcriber) if transcriber is not None else None
         self._metrics, self._producer, self._spool = metrics, producer, spool
         self._topics = Topics(settings.kafka.topic_prefix)
         self._callbacks: queue.SimpleQueue[Callback] = queue.SimpleQueue()
@@ -235,7 +237,7 @@ class WorkerThreads(Effects):
                 metadata=source.metadata,
                 facts=facts,
             )
-            for item in self._pool.decode(opened.file, uri=work.name):
+            for item in self._pool.decode(opened.file, uri=work.name, choose_sound=self._choose_sound):
                 facts.take(item)
                 for placed in cutter.push(item):
                     work.put(placed)

@@ -41,6 +41,7 @@ class Track:
     picture: Callable[[int], NDArray[np.uint8] | VideoFrame] | None = None
     pixel_aspect: Fraction | None = None
     rotation_degrees: int = 0
+    is_default: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Sound:
     channel: int | None = None  # the only channel that beeps; None: all
     rate_hz: int = RATE_HZ
     is_default: bool | None = None
+    loudness: float = 1.0  # 0: silence
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def times(count: int, fps: Fraction | int = 24, start: Fraction | int = 0) -> list[Fraction]:
@@ -112,6 +115,7 @@ def write_media(
     *,
     format: str,
     video: Track | None = None,
+    more_videos: Sequence[Track] = (),
     sounds: Sequence[Sound] = (),
     cover: NDArray[np.uint8] | None = None,
     options: dict[str, str] | None = None,
@@ -122,6 +126,8 @@ def write_media(
         packets: list[Any] = []
         if video is not None:
             packets += _video_packets(container, video)
+        for track in more_videos:
+            packets += _video_packets(container, track)
         for sound in sounds:
             packets += _sound_packets(container, sound)
         if cover is not None:
@@ -153,6 +159,8 @@ def _video_packets(container: Any, track: Track) -> list[Any]:
     context.time_base = base
     if track.pixel_aspect is not None:
         context.sample_aspect_ratio = track.pixel_aspect
+    if track.is_default is not None:
+        stream.disposition = av.stream.Disposition.default if track.is_default else av.stream.Disposition(0)
     if track.rotation_degrees:
         stream.set_display_rotation(track.rotation_degrees)
     make = track.picture or (lambda index: draw_number(index, track.width, track.height))
@@ -170,7 +178,8 @@ def _sound_packets(container: Any, sound: Sound) -> list[Any]:
     stream.codec_context.bit_rate = 128_000  # some encoders have no default
     if sound.is_default is not None:
         stream.disposition = av.stream.Disposition.default if sound.is_default else av.stream.Disposition(0)
-    mono = beeps(sound.seconds, sound.rate_hz)
+    stream.metadata.update(sound.tags)
+    mono = sound.loudness * beeps(sound.seconds, sound.rate_hz)
     channels = av.AudioLayout(sound.layout).nb_channels
     samples = np.zeros((channels, len(mono)), dtype=np.float32)
     samples[slice(None) if sound.channel is None else sound.channel] = mono

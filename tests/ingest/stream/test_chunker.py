@@ -299,3 +299,14 @@ def test_the_best_of_several_tracks_is_sent_and_subtitles_are_not(tmp_path: Path
     write_media(source, format="matroska", video=Track(times=times(96), gop=48), sounds=sounds)
     with av.open(io.BytesIO(publish(str(source))[0].media)) as container:
         assert [stream.codec_context.codec.canonical_name for stream in container.streams] == ["h264", "opus"]
+
+
+def test_of_a_file_the_moving_pictures_and_a_track_that_is_not_silent_are_sent(tmp_path: Path) -> None:
+    still = Track(times=times(1), width=320, height=192, is_default=True)
+    moving = Track(times=times(60, 10), width=80, height=48, gop=20)
+    sounds = [Sound(seconds=6, loudness=0), Sound(seconds=6)]
+    write_media(tmp_path / "film.mov", format="mov", video=still, more_videos=[moving], sounds=sounds)
+    chunks = media_of(publish(str(tmp_path / "film.mov")))
+    assert len(join_frames(chunks, "fast")) == 6
+    begin, samples = join_sound(chunks)
+    assert beep_times(samples, SAMPLE_RATE_HZ, begin) == pytest.approx([n + 0.5 for n in range(6)], abs=0.02)
