@@ -338,6 +338,9 @@ class IndexProgress:
     def expect(self, count: int) -> None:
         """Take the number of inputs."""
 
+    def leave_out(self, counts: Mapping[str, int]) -> None:
+        """Take how many files of folders are no inputs, by suffix."""
+
     def note(self, line: str) -> None:
         """Take a line for people, e.g. which visual encoder was chosen and why."""
 

@@ -1,5 +1,6 @@
 """Opens untrusted bytes as media."""
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, BinaryIO, NoReturn
@@ -29,6 +30,25 @@ MISSING_SECONDS = 2.0  # data may end this much before the header's duration, fo
 MISSING_SHARE = 0.05  # or this share of the duration before it, if that is longer
 RIFF_SLACK_BYTES = 4096  # a file may be this much shorter than its header announces, for rounding
 NOT_MEDIA = "not a media file"
+# Texts that people take for media: their first bytes without spaces in lower case, what they are, and what to do. For
+# manifests of DASH, FFmpeg needs libxml2, which PyAV's wheels lack.
+_TEXTS = (
+    (b"#extm3u", "a playlist (HLS)", "kinodex publish takes it as a stream; or name the files in it"),
+    (
+        b"<mpd",
+        "a manifest (DASH)",
+        "kinodex publish takes it if PyAV has FFmpeg's dash; or name the files in it",
+    ),
+    (b"<smoothstreamingmedia", "a manifest (Smooth Streaming)", "name the files in it"),
+    (b"<smil", "a playlist", "name the files in it"),
+    (b"<asx", "a playlist", "name the files in it"),
+    (b"[playlist]", "a playlist", "name the files in it"),
+    (b"[reference]", "a playlist", "name the files in it"),
+    (b"<!doctypehtml", "a web page", "name the address of the video itself"),
+    (b"<html", "a web page", "name the address of the video itself"),
+)
+_MARKUP = re.compile(rb"<\?.*?\?>|<!--.*?-->", re.DOTALL)  # XML's declarations and comments, which precede its content
+TEXT_BYTES = 4096  # of a text, to tell what it is; comments may come first
 
 
 class MediaFile:
@@ -72,7 +92,7 @@ def open_container(file: MediaFile, uri: str, config: DecodeConfig) -> InputCont
     except av.error.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
-        raise DecodeError(uri, explain_unreadable(file)) from error
+        raise DecodeError(uri, *explain_unreadable(file)) from error
     if len(container.streams) > config.max_streams:
         count = len(container.streams)
         container.close()
@@ -84,16 +104,24 @@ def _refuse_to_open(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
     raise PermissionError(f"media may open no other file, asked for {url!r}")
 
 
-def explain_unreadable(file: MediaFile) -> str:
-    """Say why FFmpeg could not open a file."""
+def explain_unreadable(file: MediaFile) -> tuple[str, str]:
+    """Say why FFmpeg could not open a file, and what to do, which may be empty."""
     if not file.seekable():
-        return NOT_MEDIA
+        return NOT_MEDIA, ""
     file.seek(0)
-    head = file.read(16)
+    head = file.read(TEXT_BYTES)
     if not head:
-        return "empty file"
-    if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-        return NOT_MEDIA
+        return "empty file", ""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return _explain_mp4(file), ""
+    text = b"".join(_MARKUP.sub(b"", head.removeprefix(b"\xef\xbb\xbf")).split()).lower()
+    for beginning, kind, remedy in _TEXTS:
+        if text.startswith(beginning):
+            return f"{NOT_MEDIA} but {kind}", remedy
+    return NOT_MEDIA, ""
+
+
+def _explain_mp4(file: MediaFile) -> str:
     position, size = 0, file.seek(0, 2)
     while position + 8 <= size:  # top-level boxes: 32-bit size, type, and a 64-bit size if the first is 1
         file.seek(position)

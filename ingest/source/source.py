@@ -1,4 +1,4 @@
-"""Opens files, folders and URLs, under the URI policy of SourceConfig.
+"""Opens files and URLs, under the URI policy of SourceConfig.
 
 A plain path is the caller's own file and is opened as given. A URI is untrusted: `file:` is allowed only below the
 configured roots, `http:` and `https:` only to allowed hosts and addresses, and no other scheme is allowed.
@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -29,19 +29,11 @@ from ingest.source.fetch import (
     strip_secrets,
 )
 
-# A folder is searched for files with these suffixes, of video and audio containers that FFmpeg reads. A file that is
-# named itself may have any suffix.
-_SUFFIXES = """
-    3g2 3gp amv asf avi divx dv f4v flv gif ivf m1v m2t m2ts m2v m4v mjpeg mjpg mk3d mkv mov mp4 mpe mpeg mpg mpv mts
-    mxf nut ogm ogv ogx qt rm rmvb ts vob webm wmv wtv y4m
-    aac ac3 aif aiff alac amr ape au caf dts eac3 flac m4a m4b mka mp2 mp3 mpc oga ogg opus spx tta wav weba wma wv
-"""
-MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 _HTTP_SCHEMES = ("http", "https")
 _SCHEMES = (*_HTTP_SCHEMES, "file")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE | re.ASCII)  # at least two letters: C: is a drive
 # O_NONBLOCK: opening a FIFO without a writer would wait for ever. O_NOCTTY: a terminal must not become ours.
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,72 +72,17 @@ def display_uri(uri: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
 
 
-def list_sources(inputs: Sequence[str]) -> Iterator[str | SourceError]:
-    """Yield the sources that the inputs name: files and URIs as they are, and the media files below each folder.
+def check_name(path: str) -> SourceError | None:
+    """Return an error if a path's spelling is not acceptable; opens nothing.
 
-    Files of a folder come in the order of their names, without hidden ones. Links are followed, but no folder is read
-    twice. An input that cannot be read is yielded as an error in its place, so that the others continue.
+    A name in another encoding than UTF-8 is acceptable: Python spells its bytes as surrogates (PEP 383).
     """
-    for item in inputs:
-        if scheme_of(item) is not None:
-            yield item
-            continue
-        problem = _check_name(item)
-        if problem is not None:
-            yield problem
-            continue
-        try:
-            is_folder = stat.S_ISDIR(os.stat(item).st_mode)
-        except OSError as e:
-            yield _to_source_error(e, display_uri(item))
-            continue
-        if not is_folder:
-            yield item
-            continue
-        walk = _walk(item)
-        yield next(walk, SourceNotFound(display_uri(item), "no video or audio file in this folder"))
-        yield from walk
-
-
-def _walk(top: str) -> Iterator[str | SourceError]:
-    seen: set[tuple[int, int]] = set()  # device and inode of folders: links may form a circle
-    pending = [(top, True)]  # not recursive: folders can nest deeper than Python calls
-    while pending:
-        path, is_folder = pending.pop()
-        if not is_folder:
-            if os.path.splitext(path)[1].lower() in MEDIA_SUFFIXES:
-                yield _check_name(path) or path
-            continue
-        try:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(path) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name, reverse=True)
-        except OSError as e:
-            reason = f"cannot list this folder, {e.strerror}"
-            yield SourceUnreadable(display_uri(path), reason, "check its permissions")
-            continue
-        pending += [(entry.path, _is_folder(entry)) for entry in listed if not entry.name.startswith(".")]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()
-    except OSError:  # a circle of links
-        return False
-
-
-def _check_name(path: str) -> SourceError | None:
-    """Return an error if a path's spelling is not acceptable; opens nothing."""
-    if not path or "\0" in path:
-        return SourceNotFound(display_uri(path), "not a path")
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # bytes of another encoding, which no database, JSON or protobuf can hold
-        return SourceUnreadable(display_uri(path), "the name is not UTF-8", "rename it")
-    return None
+        if path and b"\0" not in os.fsencode(path):
+            return None
+    except UnicodeEncodeError:  # other surrogates: no bytes of a name
+        pass
+    return SourceNotFound(display_uri(path), "not a path")
 
 
 @contextmanager
@@ -244,14 +181,14 @@ def _hash_file(file: FileIO, name: str, config: SourceConfig, progress: Progress
 
 
 def _open_path(path: str, name: str) -> int:
-    problem = _check_name(path)
+    problem = check_name(path)
     if problem is not None:
         raise problem
     try:
         _check_regular(os.stat(path), name)  # before opening: opening a device can have effects
-        return _require_regular(os.open(path, _OPEN_FLAGS), name)
+        return _require_regular(os.open(path, OPEN_FLAGS), name)
     except OSError as e:
-        raise _to_source_error(e, name) from e
+        raise to_source_error(e, name) from e
 
 
 def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
@@ -270,11 +207,11 @@ def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
                 os.close(folder)
                 folder = deeper
             _check_regular(os.stat(last, dir_fd=folder, follow_symlinks=False), name)
-            return _require_regular(os.open(last, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder), name)
+            return _require_regular(os.open(last, OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=folder), name)
         finally:
             os.close(folder)
     except OSError as e:
-        raise _to_source_error(e, name) from e
+        raise to_source_error(e, name) from e
 
 
 def _resolve_allowed(uri: str, name: str, config: SourceConfig) -> tuple[str, str]:
@@ -311,7 +248,7 @@ def _path_of_file_uri(uri: str, name: str) -> str:
         or "#" in uri
     ):
         raise problem
-    name_error = _check_name(path)
+    name_error = check_name(path)
     if name_error is not None:
         raise name_error
     return path
@@ -335,7 +272,8 @@ def _check_regular(status: os.stat_result, name: str) -> None:
         raise SourceRefused(name, "not a regular file", "copy its content into a file")
 
 
-def _to_source_error(error: OSError, name: str) -> SourceError:
+def to_source_error(error: OSError, name: str) -> SourceError:
+    """Return the error for a path that the system does not open."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return SourceNotFound(name, "no such file", "check the path")
     if isinstance(error, PermissionError):

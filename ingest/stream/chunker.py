@@ -301,7 +301,8 @@ class _SourceRun:
         if self._is_network or self._source == STANDARD_INPUT:
             return DecodeError(self._name, NOT_MEDIA)
         with open(_path(self._source), "rb") as file:
-            return DecodeError(self._name, explain_unreadable(MediaFile(file, lambda: None)))
+            reason, _ = explain_unreadable(MediaFile(file, lambda: None))
+            return DecodeError(self._name, reason)
 
 
 def _path(source: str) -> str:

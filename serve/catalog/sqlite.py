@@ -195,7 +195,7 @@ def _connect(directory: Path, mode: str) -> sqlite3.Connection:
         raise PermissionError(errno.EACCES, f"{CATALOG_NAME} may not be read")
     is_unlocked = mode == "ro" and unlocked_state(directory) is not None
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode={mode}" + ("&immutable=1" if is_unlocked else ""),
+        f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}" + ("&immutable=1" if is_unlocked else ""),
         uri=True,
         timeout=BUSY_TIMEOUT_SECONDS,
         isolation_level=None,  # our code begins and commits transactions itself

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Self
 
 import click
@@ -18,6 +18,8 @@ from serve.text import clock, plural, printable, title, to_json
 from serve.values import IndexOutcome, IndexProgress
 
 SAME_WARNING_COUNT = 5  # files that are named with the same warning
+LEFT_OUT_SUFFIX_COUNT = 5  # suffixes that the summary names: the line stays about as long as a terminal is wide
+LEFT_OUT_SUFFIX_CHARS = 12  # of one such suffix; behind the last dot of a sentence, there may be a long one
 Start = Callable[[IndexProgress], Iterator[IndexOutcome]]  # starts an indexing run
 
 
@@ -36,6 +38,7 @@ class LineProgress(IndexProgress):
     def __init__(self) -> None:
         self.expected_count: int | None = None
         self._warned: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()  # files of folders that are no inputs, by suffix
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +47,9 @@ class LineProgress(IndexProgress):
 
     def expect(self, count: int) -> None:
         self.expected_count = count
+
+    def leave_out(self, counts: Mapping[str, int]) -> None:
+        self.left_out.update(counts)
 
     def note(self, line: str) -> None:
         click.echo(f"kinodex: {printable(line)}", err=True)
@@ -157,8 +163,10 @@ def run_with_progress(start: Start, *, as_json: bool) -> int:
         of_all = f" of {progress.expected_count}" if progress.expected_count else ""
         click.echo(f"kinodex: stopped: {done}{of_all} indexed; run the same command again to continue", err=True)
         return INTERRUPTED
+    if progress.left_out:
+        click.echo(f"kinodex: {_left_out_line(progress.left_out)}", err=True)
     if not as_json:
-        click.echo(_summary_line(outcomes, time.monotonic() - since))
+        click.echo(_summary_line(outcomes, progress.left_out.total(), time.monotonic() - since))
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
@@ -190,16 +198,27 @@ def _show_outcome(outcome: IndexOutcome, progress: LineProgress, *, as_json: boo
             progress.warn(outcome.uri, warning)
 
 
-def _summary_line(outcomes: list[IndexOutcome], elapsed_seconds: float) -> str:
+def _summary_line(outcomes: list[IndexOutcome], left_out_count: int, elapsed_seconds: float) -> str:
     count = {
         status: sum(outcome.status == status for outcome in outcomes) for status in ("indexed", "unchanged", "failed")
     }
     parts = [f"{count[status]} {status}" for status in count if count[status] or status == "indexed"]
     if warned_count := sum(bool(outcome.warnings) for outcome in outcomes):
         parts.append(f"{warned_count} with warnings")
+    if left_out_count:
+        parts.append(f"{left_out_count} left out")
     media_seconds = sum(outcome.duration_seconds or 0 for outcome in outcomes if outcome.status == "indexed")
     line = ", ".join(parts)
     if media_seconds:
         speed = _speed(media_seconds, elapsed_seconds)
         line += f": {clock(media_seconds)} of video in {clock(elapsed_seconds)} ({speed})"
     return line
+
+
+def _left_out_line(left_out: Counter[str]) -> str:
+    """Count the files of folders that are neither video nor audio, the most frequent suffixes by name."""
+    named = left_out.most_common(LEFT_OUT_SUFFIX_COUNT)
+    parts = [f"{count} {printable(suffix)[:LEFT_OUT_SUFFIX_CHARS] or 'without a suffix'}" for suffix, count in named]
+    rest_count = left_out.total() - sum(count for _, count in named)
+    parts += [f"{rest_count} of other kinds"] if rest_count else []
+    return f"{plural(left_out.total(), 'other file')} left out: {', '.join(parts)}"

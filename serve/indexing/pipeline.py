@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingest.config import KafkaConfig
 from ingest.errors import IngestError
-from ingest.source.source import list_sources
+from ingest.source.folders import list_sources
 from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.outdated import COPY_NAME, rebuild_outdated, remove_copy
 from serve.catalog.swap import FRESH_NAME, replace_videos
@@ -38,10 +38,12 @@ def index(
         EncoderSpaceMismatch: If the library was made with other encoders.
         EncoderError: If an encoder's weights cannot be had.
     """
-    found = list(list_sources(inputs))
-    progress.expect(len(found))
-    uris = [entry for entry in found if isinstance(entry, str)]
-    for entry in found:
+    found = list_sources(inputs)
+    progress.expect(len(found.entries))
+    if found.left_out:
+        progress.leave_out(found.left_out)
+    uris = [entry for entry in found.entries if isinstance(entry, str)]
+    for entry in found.entries:
         if isinstance(entry, IngestError):
             yield IndexOutcome(video_id=None, uri=entry.uri, status="failed", error=str(entry))
     if not uris:

@@ -1,7 +1,7 @@
 """Exact encoders without weights: red finds red, a tone is a word. They live in the tests, never in the product."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -213,8 +213,12 @@ class SilentProgress:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.left_out: Mapping[str, int] = {}
 
     def expect(self, count: int) -> None: ...
+
+    def leave_out(self, counts: Mapping[str, int]) -> None:
+        self.left_out = counts
 
     def note(self, line: str) -> None:
         self.notes.append(line)

@@ -82,7 +82,29 @@ def test_a_cut_file_decodes_up_to_the_cut(format: str, tmp_path: Path) -> None:
 def test_playlists_open_nothing(text: str, tmp_path: Path) -> None:
     target = tmp_path / "other.ts"
     target.write_bytes(encode_media(format="mpegts", video=Track(times=times(48))))
-    assert reason_of(text.format(path=target).encode()) == "not a media file"
+    assert reason_of(text.format(path=target).encode()).startswith("not a media file")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "remedy"),
+    [
+        ("#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:2,\na.ts\n#EXT-X-ENDLIST\n", "a playlist (HLS)", "publish takes it"),
+        (
+            "\ufeff<?xml version='1.0'?><!-- by x -->\n<MPD type='static'/>",
+            "a manifest (DASH)",
+            "publish takes it",
+        ),
+        ("<?xml version='1.0'?><smil><body/></smil>", "a playlist", "the files"),
+        ("<ASX version='3.0'>\n<entry/></ASX>", "a playlist", "the files"),
+        ("[playlist]\nFile1=a.mp3\n", "a playlist", "the files"),
+        ("\n<!DOCTYPE html>\n<html lang=en>", "a web page", "the address of the video"),
+    ],
+)
+def test_names_texts_that_people_take_for_media(text: str, kind: str, remedy: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        run(text.encode())
+    assert caught.value.reason == f"not a media file but {kind}"
+    assert remedy in caught.value.remedy
 
 
 def test_a_file_s_name_decides_nothing(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """Files, folders and file: URIs. Downloads are in test_fetch.py."""
 
 import hashlib
-import inspect
 import os
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,10 +17,9 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
-from ingest.source.source import display_uri, list_sources, open_source, scheme_of, video_id_of
+from ingest.source.source import display_uri, open_source, scheme_of, video_id_of
 
 CONTENT = b"not really a video" * 1000
-not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 
 
 @pytest.fixture
@@ -351,86 +348,6 @@ def test_distinguishes_paths_from_uris() -> None:
 )
 def test_shows_sources_on_one_line_without_secrets(uri: str, shown: str) -> None:
     assert display_uri(uri) == shown
-
-
-def test_lists_the_media_files_of_a_folder_in_order(tmp_path: Path) -> None:
-    for name in ("b.MP4", "a.mkv", "sub/c.ts", "sub/notes.txt", ".hidden.mp4", ".git/d.mp4", "z.opus", "poster.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    expected = [str(tmp_path / name) for name in ("a.mkv", "b.MP4", "sub/c.ts", "z.opus")]
-    assert list(list_sources([str(tmp_path)])) == expected
-    assert list(list_sources([str(tmp_path / "poster.jpg"), "http://x/a"])) == [
-        str(tmp_path / "poster.jpg"),
-        "http://x/a",
-    ]
-
-
-def test_lists_past_link_loops_and_finds_linked_folders_once(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "v.mp4").touch()
-    (tmp_path / "a" / "up").symlink_to(tmp_path)
-    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
-    (tmp_path / "self").symlink_to(tmp_path / "self")
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    assert list(list_sources([str(tmp_path)])) == [str(tmp_path / "a" / "v.mp4")]
-
-
-def test_lists_folders_nested_deeper_than_the_call_stack(tmp_path: Path) -> None:
-    deepest = tmp_path.joinpath(*["d"] * 200)
-    deepest.mkdir(parents=True)
-    (deepest / "v.mp4").touch()
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(len(inspect.stack()) + 100)
-    try:
-        found = list(list_sources([str(tmp_path)]))
-    finally:
-        sys.setrecursionlimit(limit)
-    assert found == [str(deepest / "v.mp4")]
-
-
-def test_listing_continues_after_unreadable_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "closed").mkdir()
-    (tmp_path / "v.mp4").touch()
-    (tmp_path / "gone.mp4").symlink_to("nowhere")
-    genuine = os.scandir
-
-    def scandir(path: str) -> object:
-        if path.endswith("closed"):
-            raise PermissionError(13, "Permission denied")
-        return genuine(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    closed, gone, video, missing, url = list_sources([str(tmp_path), "no-such-file.mp4", "https://x/v.mp4"])
-    assert isinstance(closed, SourceUnreadable)
-    assert "Permission denied" in closed.reason
-    assert isinstance(missing, SourceNotFound)
-    assert (gone, video, url) == (str(tmp_path / "gone.mp4"), str(tmp_path / "v.mp4"), "https://x/v.mp4")
-
-
-@not_as_root
-def test_listing_reports_a_folder_without_permission(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir(mode=0)
-    assert [type(item) for item in list_sources([str(tmp_path), str(tmp_path / "closed" / "v.mp4")])] == [
-        SourceUnreadable,
-        SourceUnreadable,
-    ]
-
-
-def test_listing_reports_a_folder_without_media(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    (found,) = list_sources([str(tmp_path)])
-    assert isinstance(found, SourceNotFound)
-    assert "no video or audio file" in str(found)
-
-
-def test_listing_reports_names_that_are_not_utf8(tmp_path: Path) -> None:
-    try:
-        (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    (found,) = list_sources([str(tmp_path)])
-    assert isinstance(found, SourceUnreadable)
-    str(found).encode()
 
 
 @pytest.mark.parametrize("bad", [{"private_networks": ("10.0.0.1/8",)}, {"max_redirects": -1}, {"max_bytes": 0}])

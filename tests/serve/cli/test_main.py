@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class FakePipeline(types.ModuleType):
     """Plays serve.indexing.pipeline: yields what it is given."""
 
     outcomes: Sequence[Any] = (INDEXED,)
+    left_out: Mapping[str, int] = {}
     called: tuple[Any, ...] = ()
 
     def index(
@@ -61,6 +62,7 @@ class FakePipeline(types.ModuleType):
         self.called = (inputs, directory, collection)
         progress.note("visual encoder: mini (built in)")
         progress.expect(len(self.outcomes))
+        progress.leave_out(self.left_out)
         for outcome in self.outcomes:
             if isinstance(outcome, Interrupted):
                 raise KeyboardInterrupt
@@ -260,6 +262,20 @@ def test_the_same_warning_of_many_videos_is_printed_of_a_few_and_counted(pipelin
         "kinodex: warning: 4.mp4: its sound is silent (further files with this warning are only counted)",
         "kinodex: warning: a.mp4: it ends early",
     ]
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_index_counts_the_files_of_folders_that_are_no_media(pipeline: FakePipeline, as_json: list[str]) -> None:
+    pipeline.left_out = {".txt": 3, ".jpg": 4, "": 1, ".ts": 2, ".md": 1, ".b": 1, ".bidi\u202etxt": 1}
+    result = kinodex("index", "folder", *as_json)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-1] == (
+        "kinodex: 13 other files left out: 4 .jpg, 3 .txt, 2 .ts, 1 without a suffix, 1 .md, 2 of other kinds"
+    )
+    if as_json:
+        assert [json.loads(line)["status"] for line in result.stdout.splitlines()] == ["indexed"]
+    else:
+        assert result.stdout.splitlines()[-1].startswith("1 indexed, 1 with warnings, 13 left out: 2:03 of video in")
 
 
 def test_index_of_good_inputs_is_exit_0(pipeline: FakePipeline) -> None:

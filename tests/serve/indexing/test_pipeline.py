@@ -1,5 +1,6 @@
 """Indexing through real child processes, a real catalog and exact encoders."""
 
+import os
 import sqlite3
 import subprocess
 from collections.abc import Collection, Iterator
@@ -86,6 +87,30 @@ def test_indexes_what_decodes_and_names_what_does_not(films: Path, tmp_path: Pat
     assert "broken.mp4" in (outcomes["broken.mp4"].error or "")
     with Catalog.open_reader(tmp_path / "data") as catalog:
         assert [Path(video.uri).name for video in catalog.videos()] == ["a.mp4", "b.mp4"]
+
+
+def test_names_of_any_bytes_are_indexed_again_and_deleted(films: Path, tmp_path: Path) -> None:
+    names = [b"caf\xe9.mp4", b"two\nlines.mp4", b"100%41 #1?.mp4", b"-dash.MOD", b"x" * 251 + b".mp4"]
+    for n, name in enumerate(names):
+        path = films / os.fsdecode(name)
+        try:
+            path.write_bytes((films / "b.mp4").read_bytes() + bytes([0, 0, 0, 9, *b"free", n]))
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names only")
+    (films / "broken.mp4").unlink()
+    (films / "letter.ts").write_text("const a: string = 'TypeScript'")
+    data = tmp_path / os.fsdecode(b"d\xe9 #1?mode=memory&%41\n")
+    progress = SilentProgress()
+    indexed = list(index([str(films)], data, SETTINGS, progress=progress))
+    assert progress.left_out == {".ts": 1}
+    assert {outcome.status for outcome in indexed} == {"indexed"}
+    assert {os.fsencode(Path(outcome.uri).name) for outcome in indexed} == {b"a.mp4", b"b.mp4", *names}
+    assert {outcome.status for outcome in reindex(data, SETTINGS, progress=SilentProgress())} == {"indexed"}
+    with Catalog.open_reader(data) as catalog:
+        videos = catalog.videos()
+    assert len(videos) == len(names) + 2
+    assert all(Path(video.uri).exists() for video in videos)
+    assert delete(data, [video.video_id for video in videos])
 
 
 @pytest.mark.slow
