@@ -78,26 +78,42 @@ def open_container(file: MediaFile, uri: str, config: DecodeConfig) -> InputCont
         DecodeError: If it is not media, or its header is damaged.
         LimitExceeded: If it has more streams than max_streams.
     """
-    if file.seekable():
-        file.seek(0)
     try:
-        container = av.open(
-            file,
-            mode="r",
-            container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "none"},
-            io_open=_refuse_to_open,
-            buffer_size=READ_BYTES,
-            metadata_errors="replace",
-        )
+        container = _open(file)
     except av.error.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
-        raise DecodeError(uri, *explain_unreadable(file)) from error
+        # FFmpeg does not recognise a JPEG with something behind it, such as the film of a motion photo.
+        if not _is_jpeg(file):
+            raise DecodeError(uri, *explain_unreadable(file)) from error
+        container = _open(file, "jpeg_pipe")
     if len(container.streams) > config.max_streams:
         count = len(container.streams)
         container.close()
         raise LimitExceeded(uri, "max_streams", f"{count} streams, at most {config.max_streams} are read")
     return container
+
+
+def _open(file: MediaFile, format: str | None = None) -> InputContainer:
+    """Open media in a format; None: FFmpeg finds it out."""
+    if file.seekable():
+        file.seek(0)
+    return av.open(
+        file,
+        mode="r",
+        format=format,
+        container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "none"},
+        io_open=_refuse_to_open,
+        buffer_size=READ_BYTES,
+        metadata_errors="replace",
+    )
+
+
+def _is_jpeg(file: MediaFile) -> bool:
+    if not file.seekable():
+        return False
+    file.seek(0)
+    return file.read(3) == b"\xff\xd8\xff"
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
@@ -162,7 +178,7 @@ def is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:
 
 
 def refuse_tiles(container: InputContainer, uri: str) -> None:
-    """Refuse a HEIF picture in tiles, each of which FFmpeg takes for a video. `heif.py` reads them where it can.
+    """Refuse a HEIF picture in tiles, each of which FFmpeg takes for a video. `still.heif` reads them where it can.
 
     Raises:
         DecodeError: If the container holds such a picture.

@@ -30,13 +30,15 @@ from ingest.media.container import (
     refuse_tiles,
 )
 from ingest.media.damage import Damage
-from ingest.media.heif import read_heif
 from ingest.media.jumps import DatedPacket, JumpFilter
 from ingest.media.orientation import Orientation
 from ingest.media.picture import PictureMaker, display_size
 from ingest.media.sampler import tick_of
 from ingest.media.start import FileStart
-from ingest.media.still import decode_still
+from ingest.media.still.heif import read_heif
+from ingest.media.still.raw import refuse_raw
+from ingest.media.still.tiles import decode_still
+from ingest.media.still.webp import decode_webp, is_animated_webp
 from ingest.media.timeline import Epoch, Timeline
 from ingest.media.tracks import ChooseSound, TrackChooser
 from ingest.media.video import Picture, VideoTrack, WrongKeyframe
@@ -68,9 +70,12 @@ def decode(
     """
     media = MediaFile(file, on_progress)
     try:
+        refuse_raw(media, uri)
         still = read_heif(media, uri)
         if still is not None:
             yield from decode_still(still, media, uri=uri, config=config, on_progress=on_progress)
+        elif is_animated_webp(media):
+            yield from decode_webp(media, uri=uri, config=config, on_progress=on_progress)
         else:
             yield from _decode_passes(media, uri, config, on_progress, TrackChooser(media, uri, config, choose_sound))
     except MemoryError as error:

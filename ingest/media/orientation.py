@@ -52,6 +52,11 @@ class Orientation:
         return cls(True, c < 0, b < 0)
 
     @classmethod
+    def from_exif(cls, number: object) -> "Orientation":
+        """Return the orientation that EXIF counts from 1 to 8; for any other number, none."""
+        return cls(number in (5, 6, 7, 8), number in (2, 3, 6, 7), number in (3, 4, 7, 8))
+
+    @classmethod
     def counterclockwise(cls, quarters: int) -> "Orientation":
         """Return the turn by a number of quarters of a circle, 0 to 3."""
         return cls(quarters % 2 == 1, quarters in (2, 3), quarters in (1, 2))

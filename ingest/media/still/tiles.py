@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, LimitExceeded
 from ingest.media.container import MediaFile
-from ingest.media.heif import Crop, HeifPicture, Tile
 from ingest.media.picture import PictureMaker, display_size
+from ingest.media.still.heif import Crop, HeifPicture, Tile
 from ingest.values import Decoded, DecodeSummary, Frame, MediaInfo
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
