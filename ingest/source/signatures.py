@@ -41,6 +41,8 @@ _RIFF_KINDS = (b"AVI ", b"AVIX", b"AMV ", b"CDXA", b"WAVE", b"QLCM", b"XWMA")
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # of MP4 and QuickTime
 _SEQUENCE_BRANDS = (b"avis", b"msf1", b"hevc", b"hevx")  # moving pictures of HEIF
 _STILL_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf", b"avif", b"crx ", b"jpx "))
+_PICTURE_MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
+PICTURE_FORMATS = "JPEG, PNG, WebP, HEIC, AVIF, GIF or TIFF"  # those that is_picture knows
 _PACKET_BYTES = (188, 192, 204)  # of transport streams: plain, with a time code, with error correction
 _PACKET_COUNT = 5  # valid packets in a row; by chance, one file in millions has them
 _TEXT_BYTES = bytes([*b"\t\n\v\f\r\x1b", *range(0x20, 0x100)])
@@ -64,6 +66,13 @@ def is_media(head: bytes, size_bytes: int) -> bool:
         or _is_annex_b(head)
         or (not is_text(head) and _is_transport_stream(head))
     )
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins with `head` is one of PICTURE_FORMATS, still or animated."""
+    brands = {head[at : at + 4] for at in (8, *range(16, min(int.from_bytes(head[:4], "big"), len(head)), 4))}
+    is_heif = head[4:8] == b"ftyp" and bool(brands & {*_STILL_BRANDS, *_SEQUENCE_BRANDS} - {b"crx ", b"jpx "})
+    return is_heif or head.startswith(_PICTURE_MARKS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def is_text(head: bytes) -> bool:

@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from encoders.errors import NoVisualEncoder
-from ingest.errors import IngestError
+from ingest.errors import IngestError, LimitExceeded
+from ingest.source.signatures import HEAD_BYTES, PICTURE_FORMATS, is_picture
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1 import search_service_pb2_grpc
 from serve.api.access import Access
@@ -254,12 +255,6 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         return dataclasses.replace(query, like=dataclasses.replace(like, collection=collection))
 
 
-def is_picture(content: bytes) -> bool:
-    """Whether bytes begin like a JPEG, PNG or WebP file: FFmpeg would decode films and other formats too."""
-    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    return is_webp or content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
-
-
 def decode_picture(library: Library, query: Query) -> NDArray[np.uint8] | None:
     """Decode a question's picture: uint8 (H, W, 3) RGB; None without a picture.
 
@@ -267,11 +262,14 @@ def decode_picture(library: Library, query: Query) -> NDArray[np.uint8] | None:
         RequestInvalid: If it is not a picture, or cannot be decoded.
         NoVisualEncoder: If the library has no encoder for pictures.
     """
-    if query.image and not is_picture(query.image):
-        raise RequestInvalid([("query.image", "must be a JPEG, PNG or WebP picture")])
+    # FFmpeg would decode films and other formats too.
+    if query.image and not is_picture(query.image[:HEAD_BYTES]):
+        raise RequestInvalid([("query.image", f"must be a picture: {PICTURE_FORMATS}")])
     try:
         return library.pixels(query)
     except NoVisualEncoder:
         raise
+    except LimitExceeded as error:
+        raise RequestInvalid([("query.image", f"{error.reason} ({error.limit})")]) from error
     except IngestError as error:
         raise RequestInvalid([("query.image", error.reason)]) from error

@@ -141,7 +141,7 @@ class Library:
             for decoded in self._decode_pool.decode(file, uri=query.image_name):
                 if isinstance(decoded, Frame):
                     return decoded.pixels
-        raise DecodeError(query.image_name, "no picture inside", "give a JPEG, PNG or WebP file")
+        raise DecodeError(query.image_name, "no picture inside", "give a JPEG, PNG, WebP, HEIC or AVIF file")
 
     @cached_property
     def _decode_pool(self) -> DecodePool:

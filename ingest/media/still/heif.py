@@ -115,7 +115,8 @@ def read_heif(file: MediaFile, uri: str) -> HeifPicture | None:
         return None
     file.seek(0)
     head = file.read(64)
-    if head[4:8] != b"ftyp" or not any(brand in head[8 : max(8, int.from_bytes(head[:4], "big"))] for brand in BRANDS):
+    brands = head[8 : int.from_bytes(head[:4], "big")] if head[4:8] == b"ftyp" else b""
+    if not any(brands[at : at + 4] in BRANDS for at in (0, *range(8, len(brands), 4))):  # after the first: its version
         return None
     meta = _find_meta(file)
     if meta is None:

@@ -154,7 +154,9 @@ class Query(_message.Message):
     text: _builtins.str
     """A description or a question: "a red car", "when does the speaker mention Paris?". At most 2,000 characters."""
     image: _builtins.bytes
-    """A picture of the kind to find: JPEG, PNG or WebP, at most 8 MiB."""
+    """A picture of the kind to find: JPEG, PNG, WebP, HEIC, AVIF, GIF or TIFF, at most 8 MiB. Of an animation, the first
+    picture counts.
+    """
     exclude_text: _builtins.str
     """What answers must not show or say, as a caption: "people", not "without people"."""
     image_weight: _builtins.float

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ingest.source.signatures import HEAD_BYTES, is_media, is_text
+from ingest.source.signatures import HEAD_BYTES, is_media, is_picture, is_text
+from support.heif import encode_grid, encode_single
 from support.media import Sound, Track, encode_media, times
+from support.photos import draw_quarters
 
 
 def video(format: str, codec: str, options: dict[str, str] | None = None, **track: Any) -> bytes:
@@ -135,3 +137,28 @@ def test_tells_text_from_media() -> None:
             assert is_text(text.encode(encoding))
     for data in (video("mpegts", "mpeg2video"), b"YUV4MPEG2 W1 H1\nFRAME\n\0", bytes(10)):
         assert not is_text(data)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF"])
+def test_pictures_are_recognised(format: str) -> None:
+    assert is_picture(picture(format)[:HEAD_BYTES])
+    assert format == "JPEG" or is_picture(picture(format, 3)[:HEAD_BYTES])
+
+
+def test_heic_is_a_picture_in_tiles_or_not() -> None:
+    for data in (encode_grid(draw_quarters()), encode_single(draw_quarters())):
+        assert is_picture(data[:HEAD_BYTES])
+        assert not recognises(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xd8", b"RIFF\0\0\0\0WAVEfmt ", b"<svg/>", b"#EXTM3U\n", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom"],
+)
+def test_other_bytes_are_no_picture(data: bytes) -> None:
+    assert not is_picture(data)
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "libx264"), ("mov", "mpeg4"), ("webm", "libvpx")])
+def test_a_video_is_no_picture(format: str, codec: str) -> None:
+    assert not is_picture(video(format, codec)[:HEAD_BYTES])

@@ -19,6 +19,8 @@ from support.bad_requests import (
     outcome,
 )
 from support.bad_requests import world as world
+from support.heif import encode_grid, encode_single
+from support.photos import draw_quarters, encode_picture, exif_of
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +48,7 @@ def picture(content: bytes) -> Callable[[World], Any]:
 
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+NO_PICTURE = "query.image: must be a picture: JPEG, PNG, WebP, HEIC, AVIF, GIF or TIFF"
 PLAYLIST = b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 
 
@@ -60,13 +63,11 @@ HOSTILE: list[Bad] = [
         "a picture that is text",
         picture(b"not a picture, but words"),
         *INVALID,
-        "query.image: must be a JPEG, PNG or WebP picture",
+        NO_PICTURE,
     ),
-    Bad("a picture that is SVG", picture(SVG), *INVALID, "query.image: must be a JPEG, PNG or WebP picture"),
-    Bad(
-        "a picture that is a playlist", picture(PLAYLIST), *INVALID, "query.image: must be a JPEG, PNG or WebP picture"
-    ),
-    Bad("a picture that is a video", film_as_picture, *INVALID, "query.image: must be a JPEG, PNG or WebP picture"),
+    Bad("a picture that is SVG", picture(SVG), *INVALID, NO_PICTURE),
+    Bad("a picture that is a playlist", picture(PLAYLIST), *INVALID, NO_PICTURE),
+    Bad("a picture that is a video", film_as_picture, *INVALID, NO_PICTURE),
     Bad("a picture of no bytes", picture(b""), *INVALID, "query: needs text, an image or an example (like)"),
     Bad(
         "a picture that is damaged",
@@ -81,6 +82,18 @@ HOSTILE: list[Bad] = [
         "query.image: no picture or sound in it decodes",
     ),
     Bad("a picture above 8 MiB", picture(bytes((8 << 20) + 1)), *INVALID, "query.image: must be at most 8 MiB"),
+    Bad(
+        "a photo of a camera's raw data (DNG)",
+        picture(struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 0xC612, 1, 4, 0x0401, 0)),
+        *INVALID,
+        "query.image: a raw photo (DNG), which is not decoded",
+    ),
+    Bad(
+        "a photo of 48 megapixels in tiles (HEIC)",
+        picture(encode_grid(draw_quarters()).replace(struct.pack(">HH", 160, 96), struct.pack(">HH", 8064, 6048))),
+        *INVALID,
+        "query.image: a picture of 8064x6048 pixels, at most 35651584 are decoded (max_pixels)",
+    ),
     # ---- messages
     Bad(
         "a message above max_message_bytes",
@@ -115,6 +128,24 @@ def test_refuses_hostile_bytes_and_goes_on(row: Bad, world: World) -> None:
 def test_a_picture_that_still_decodes_is_one(content: bytes, world: World) -> None:
     assert outcome(world, Bad("", picture(content), "")).code == "OK"
     assert world.answers()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode_grid(draw_quarters()),
+        encode_grid(draw_quarters(), codec="libsvtav1"),
+        encode_single(draw_quarters()),
+        encode_picture(draw_quarters(), "JPEG", exif=exif_of(6)),
+        encode_picture(draw_quarters(), "JPEG") + b"a film of two seconds",
+        encode_picture(draw_quarters(), "WEBP", save_all=True, append_images=[draw_quarters()]),
+        encode_picture(draw_quarters(), "GIF"),
+        encode_picture(draw_quarters(), "TIFF"),
+    ],
+    ids=["HEIC in tiles", "AVIF in tiles", "HEIC", "JPEG with EXIF", "motion photo", "animated WebP", "GIF", "TIFF"],
+)
+def test_photos_of_phones_are_questions(content: bytes, world: World) -> None:
+    assert outcome(world, Bad("", picture(content), "")).code == "OK"
 
 
 @pytest.mark.parametrize(

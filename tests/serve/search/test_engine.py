@@ -20,6 +20,8 @@ from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Filter, MomentReference, Query, Verdict
 from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.heif import encode_grid
+from support.photos import draw_quarters, encode_picture
 from temporal.values import TimeSpan
 
 SETTINGS = Settings(workers=2)
@@ -127,6 +129,14 @@ def test_an_image_finds_similar_frames(library: Library, tmp_path: Path) -> None
     best = library.moments(Query(image=red, filter=Filter(collections=("default",)))).moments[0]
     assert name(best.uri) == "paris.mp4"
     assert 9 <= best.start_seconds <= 11
+
+
+def test_a_photo_in_tiles_asks_what_the_same_photo_in_one_piece_asks(library: Library) -> None:
+    photo = draw_quarters(192, 192)
+    png, grid = (library.pixels(Query(image=each)) for each in (encode_picture(photo, "PNG"), encode_grid(photo)))
+    assert png is not None
+    assert grid is not None
+    assert float(np.abs(png.astype(int) - grid).mean()) < 3
 
 
 def test_an_image_is_decoded_to_the_encoders_size(library: Library, tmp_path: Path) -> None:
