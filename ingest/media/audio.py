@@ -16,7 +16,7 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from ingest.media.channels import Downmix
-from ingest.media.damage import Damage
+from ingest.media.damage import Damage, decode_packet
 from ingest.media.timeline import Epoch
 from ingest.values import SAMPLE_RATE_HZ
 
@@ -70,7 +70,7 @@ class AudioTrack:
 
     def _decode(self, packet: Packet[AudioStream] | None, epoch: Epoch) -> list[AudioFrame]:
         try:
-            return self._context.decode(packet)
+            return decode_packet(self._context, packet)
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise

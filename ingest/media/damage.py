@@ -1,6 +1,12 @@
 """Counts the packets and pictures of an input that do not decode, and remembers the parts of it that they lie in."""
 
+from __future__ import annotations  # av's Packet is generic for type checkers only
+
 from fractions import Fraction
+from typing import Any
+
+import av
+from av.packet import Packet
 
 from ingest.media.timeline import Epoch
 from ingest.values import MAX_DAMAGED_COUNT
@@ -52,3 +58,17 @@ class Damage:
             at = min(range(1, len(spans)), key=lambda i: spans[i][0] - spans[i - 1][1])
             spans[at - 1 : at + 1] = [(spans[at - 1][0], spans[at][1])]
         self._spans = spans
+
+
+def decode_packet(context: Any, packet: Packet[Any] | None) -> list[Any]:
+    """Return the frames that a decoder yields for a packet; None: those it still holds.
+
+    A decoder may keep the rest of a damaged packet (VP9 packs several pictures into one), and would then refuse every
+    other packet. So it is emptied.
+    """
+    try:
+        frames: list[Any] = context.decode(packet)
+    except av.error.BlockingIOError:
+        context.flush_buffers()
+        frames = context.decode(packet)
+    return frames

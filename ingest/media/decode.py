@@ -33,7 +33,6 @@ from ingest.media.damage import Damage
 from ingest.media.jumps import DatedPacket, JumpFilter
 from ingest.media.orientation import Orientation
 from ingest.media.picture import PictureMaker, display_size
-from ingest.media.sampler import tick_of
 from ingest.media.start import FileStart
 from ingest.media.still.heif import read_heif
 from ingest.media.still.raw import refuse_raw
@@ -41,7 +40,7 @@ from ingest.media.still.tiles import decode_still
 from ingest.media.still.webp import decode_webp, is_animated_webp
 from ingest.media.timeline import Epoch, Timeline
 from ingest.media.tracks import ChooseSound, TrackChooser
-from ingest.media.video import Picture, VideoTrack, WrongKeyframe
+from ingest.media.video import Picture, VideoTrack
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
 MAX_WAITING_SECONDS = 600  # of sound of a chunk held until the first picture, 38 MB; then the sound sets media time
@@ -77,7 +76,8 @@ def decode(
         elif is_animated_webp(media):
             yield from decode_webp(media, uri=uri, config=config, on_progress=on_progress)
         else:
-            yield from _decode_passes(media, uri, config, on_progress, TrackChooser(media, uri, config, choose_sound))
+            chooser = TrackChooser(media, uri, config, choose_sound)
+            yield from _Decoding(media, uri, config, on_progress, chooser).run()
     except MemoryError as error:
         raise LimitExceeded(
             uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
@@ -86,56 +86,7 @@ def decode(
         raise DecodeError(uri, f"reading it failed ({error.strerror or error})") from error
 
 
-def _decode_passes(
-    media: MediaFile, uri: str, config: DecodeConfig, on_progress: Callable[[], None], chooser: TrackChooser
-) -> Iterator[Decoded]:
-    """Decode once; if keyframe marks prove wrong, decode again from end to end and continue where the first stopped."""
-    progress = _Progress(config)
-    can_repeat = media.seekable()  # a pipe is decoded from end to end at once: it allows no second pass
-    try:
-        yield from progress.track(
-            _DecodePass(media, uri, config, on_progress, chooser, trusts_keyframes=can_repeat).run()
-        )
-    except WrongKeyframe:
-        second = _DecodePass(media, uri, config, on_progress, chooser, trusts_keyframes=False)
-        yield from progress.skip_known(second.run())
-
-
-class _Progress:
-    """Remembers what the first pass yielded, so that a second pass continues after it."""
-
-    def __init__(self, config: DecodeConfig) -> None:
-        self._is_exact = config.sampling == "exact"
-        self._has_info = False
-        self._frame_seconds = self._audio_seconds = -1.0
-
-    def track(self, items: Iterator[Decoded]) -> Iterator[Decoded]:
-        for item in items:
-            if isinstance(item, MediaInfo):
-                self._has_info = True
-            elif isinstance(item, Frame):
-                self._frame_seconds = item.pts_seconds
-            elif isinstance(item, AudioBlock):
-                self._audio_seconds = item.start_seconds
-            yield item
-
-    def skip_known(self, items: Iterator[Decoded]) -> Iterator[Decoded]:
-        for item in items:
-            if isinstance(item, MediaInfo) and self._has_info:
-                continue
-            if isinstance(item, Frame) and self._has_picture_for(item.pts_seconds):
-                continue
-            if isinstance(item, AudioBlock) and item.start_seconds <= self._audio_seconds:
-                continue
-            yield item
-
-    def _has_picture_for(self, pts_seconds: float) -> bool:
-        if self._is_exact:
-            return pts_seconds <= self._frame_seconds
-        return tick_of(Fraction(pts_seconds)) <= tick_of(Fraction(self._frame_seconds))
-
-
-class _DecodePass:
+class _Decoding:
     """One pass over one input."""
 
     def __init__(
@@ -145,11 +96,9 @@ class _DecodePass:
         config: DecodeConfig,
         on_progress: Callable[[], None],
         chooser: TrackChooser,
-        *,
-        trusts_keyframes: bool,
     ) -> None:
         self._file, self._uri, self._config, self._on_progress = file, uri, config, on_progress
-        self._chooser, self._trusts_keyframes = chooser, trusts_keyframes
+        self._chooser = chooser
         self._maker = PictureMaker(config)
         self._bases: dict[int, Fraction | None] = {}  # stream index -> time base; PyAV computes it at each access
         self._waiting: list[Sound] = []  # sound of epochs whose media time is not known yet
@@ -196,7 +145,6 @@ class _DecodePass:
             stream,
             self._config.sampling,
             self._damage,
-            trusts_keyframes=self._trusts_keyframes,
             keeps_first=self._config.clock == "media",
             check=self._check,
         )

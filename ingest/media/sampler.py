@@ -35,6 +35,7 @@ class PlannedPacket:
     pts: Fraction  # media time
     restart: bool  # packets before it were dropped: empty the decoder first
     needed: bool  # its picture may be selected; False: it is only a reference of others
+    tick: int | None = None  # the tick that its picture is chosen for
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Planner:
         if not is_key or tick_of(pts) < self._tick or pts <= self._after:
             self._is_broken = True
             return []
-        planned = PlannedPacket(packet=packet, pts=pts, restart=self._is_broken, needed=True)
+        planned = PlannedPacket(packet=packet, pts=pts, restart=self._is_broken, needed=True, tick=tick_of(pts))
         self._tick, self._after, self._is_broken = tick_of(pts) + 1, pts, False
         self.targets = {tick_of(pts): pts}
         return [planned]
@@ -125,7 +126,15 @@ class Planner:
             entry = entries[i]
             # With `exact`, a picture shown after this tick may be the one of the next tick.
             needed = i == target or (self.policy == "exact" and entry.pts > wanted.pts)
-            planned.append(PlannedPacket(packet=entry.packet, pts=entry.pts, restart=self._is_broken, needed=needed))
+            planned.append(
+                PlannedPacket(
+                    packet=entry.packet,
+                    pts=entry.pts,
+                    restart=self._is_broken,
+                    needed=needed,
+                    tick=tick if i == target else None,
+                )
+            )
             self._is_broken = False
         self._pending = deque(entries[target + 1 :])
         self.targets = {t: pts for t, pts in self.targets.items() if t >= tick - 2} | {tick: wanted.pts}
@@ -165,15 +174,18 @@ class Selector:
     def offer(self, frame: VideoFrame, pts: Fraction, targets: dict[int, Fraction] | None) -> SelectedPicture | None:
         """Take a picture at a media time; return the picture that is certain to be selected now, if any.
 
-        `targets` is the planner's choice by tick; None without a planner.
+        `targets` is the planner's choice by tick. None without a planner: then `fast` takes the first picture of a
+        tick, but a keyframe rather than another.
         """
-        selected = self._release(pts)
+        selected = self._release(pts if targets is not None or self._policy == "exact" else Fraction(tick_of(pts)))
         if self._policy == "exact":  # hold the picture that is shown until the next one comes
             at = tick_of(pts) if self._lacks_first and self._held is None else ceil(pts)
             self._held = SelectedPicture(frame, pts, max(self._tick, at))
             return selected
         tick = tick_of(pts)
-        if tick < self._tick or (targets and pts < targets.get(tick, pts)):
+        held = self._held
+        is_better = not targets and held is not None and tick == held.tick and frame.key_frame > held.frame.key_frame
+        if (tick < self._tick and not is_better) or (targets and pts < targets.get(tick, pts)):
             return selected
         if self._policy == "keyframes" and not frame.key_frame and self._tick > 0:
             return selected  # the first picture need not be a keyframe: an edit list can begin anywhere

@@ -14,9 +14,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ingest.config import SamplingPolicy
-from ingest.media.damage import Damage
-from ingest.media.sampler import HALF, PlannedPacket, Planner, Selector
-from ingest.media.timeline import MAX_PACKET_SECONDS, Epoch
+from ingest.errors import LimitExceeded
+from ingest.media.damage import Damage, decode_packet
+from ingest.media.history import MAX_HISTORY_COUNT, PacketHistory
+from ingest.media.last_picture import LastPicture
+from ingest.media.sampler import PlannedPacket, Planner, Selector, tick_of
+from ingest.media.timeline import Epoch
 
 # Codecs whose decoders in FFmpeg restart at a keyframe reliably. All others are decoded from end to end.
 PLANNED_CODECS = frozenset(
@@ -28,8 +31,15 @@ PLANNED_CODECS = frozenset(
 DROPPABLE_CODECS = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4", "vp8"})
 
 
-class WrongKeyframe(Exception):
-    """A packet marked as a keyframe did not decode alone."""
+class _PictureMissing(Exception):
+    """A planned picture did not come out of the decoder.
+
+    Attributes:
+        pts: Its media time; None if the reason is not damage, but a packet that is wrongly marked as a keyframe.
+    """
+
+    def __init__(self, pts: Fraction | None) -> None:
+        self.pts = pts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,45 +51,13 @@ class Picture:
     frame: VideoFrame
 
 
-class _LastShown:
-    """Tracks the last two pictures of an epoch by time, and how long the last one is shown."""
-
-    def __init__(self) -> None:
-        self._before: Fraction | None = None
-        self._last: Fraction | None = None
-        self._duration = Fraction(0)
-
-    def note(self, pts: Fraction, duration: Fraction | None) -> None:
-        if duration is not None and duration <= MAX_PACKET_SECONDS:
-            self._duration = duration
-        if self._last is None or pts > self._last:
-            self._before, self._last = self._last, pts
-        elif self._before is None or self._before < pts < self._last:
-            self._before = pts
-
-    @property
-    def end(self) -> Fraction | None:
-        """Source time at which the last picture ends; None if packets have no times.
-
-        MPEG-TS gives a frame rate, but not how long a picture is shown. So a single picture counts as shown for a
-        second, and the last picture for the gap before it if that is long; else its tick would have no picture.
-        """
-        if self._last is None:
-            return None
-        gap = self._last - self._before if self._before is not None else Fraction(1)
-        return self._last + (max(gap, self._duration) if gap > HALF or not self._duration else self._duration)
-
-    @property
-    def least_end(self) -> Fraction | None:
-        """Source time until which the last picture is shown at least: for a second if packets have no durations."""
-        return self._last + (self._duration or 1) if self._last is not None else None
-
-
 class VideoTrack:
     """Decodes the packets that the sampling policy needs.
 
+    If a planned picture does not come, it decodes all packets since the last good keyframe, and all to come until a
+    keyframe decodes: a damaged video yields whatever is left of it, and one without damage costs nothing.
+
     Args:
-        trusts_keyframes: Whether packets before a keyframe may be dropped.
         keeps_first: As for Selector.
         check: Called with each decoded frame before anything else; may raise.
     """
@@ -90,7 +68,6 @@ class VideoTrack:
         policy: SamplingPolicy,
         damage: Damage,
         *,
-        trusts_keyframes: bool,
         keeps_first: bool,
         check: Callable[[VideoFrame], None],
     ) -> None:
@@ -100,23 +77,27 @@ class VideoTrack:
         self._is_intra_only = codec.intra_only
         # AVI stores only the decoding order; with reordered pictures, FFmpeg's presentation times are wrong.
         self.lacks_pts = stream.container.format.name == "avi" and self._context.reorder_depth > 0
-        self._is_planned = (
-            trusts_keyframes and not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
-        )
+        self._is_planned = not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
         self._is_droppable = codec.canonical_name in DROPPABLE_CODECS
         self._selector = Selector(policy, keeps_first=keeps_first)
         self._planner: Planner | None = None
+        self._history = PacketHistory()
+        self._targets: deque[tuple[int, Fraction]] = deque()  # ticks and media times of planned pictures still to come
+        self._last_fed: Packet[VideoStream] | None = None
+        self._is_recovering = False
+        self._missing_pts = Fraction(0)  # media time of the missing picture that began the recovery
         self._epoch: Epoch | None = None
-        self._last_shown = _LastShown()
+        self._last_picture = LastPicture()
         self._last_source: Fraction | None = None  # of the last decoded frame, for one without a timestamp
         self._last_media = Fraction(-1)
         self._waiting: list[tuple[VideoFrame, Fraction]] = []  # decoded frames that wait for media time
         self._fed: deque[int] = deque()  # AVI: decoding times of packets whose pictures are not decoded yet
         self._awaited: Fraction | None = None  # source time of the keyframe that must decode next
-        self._errors_at_restart = 0
+        self._has_error = False  # whether anything since the last restart was damaged
+        self._damaged: set[Fraction] = set()  # source times of damage that is counted, and may be decoded again
         self._has_keyframes = False
+        self._must_restart = False  # whether the epoch must begin at a keyframe
         self.frame_count = 0  # decoded frames
-        self._error_count = 0
 
     def feed(
         self,
@@ -134,47 +115,33 @@ class VideoTrack:
         """
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
-            self._planner, self._last_shown = None, _LastShown()
-            self._context.flush_buffers()
+            self._leave_epoch()
         self._epoch = epoch
         if pts is not None:
-            self._last_shown.note(pts, duration)
-        is_key = packet.is_keyframe or self._is_intra_only
-        if epoch.origin is None:
+            self._last_picture.note(pts, duration)
+        if epoch.origin is not None:
+            yield from self._take_waiting(epoch)
+        if not self._is_planned:
             yield from self._decode(packet, epoch)
-            return
-        yield from self._take_waiting(epoch)
-        if not self._is_planned or not self.frame_count:  # the first picture is wanted in any case
-            yield from self._decode(packet, epoch)
-            return
-        if pts is None:
+        elif pts is None:
             yield from self._stop_planning(packet, epoch)
-            return
-        if self._planner is None:
-            tick = self._selector.tick
-            self._planner = Planner(
-                self._policy,
-                tick=max(tick, ceil(self._last_media)) if self._policy == "exact" else tick,
-                after=self._last_media,
-                is_broken=self._has_keyframes and epoch.index > 0,
-            )
-        self._has_keyframes |= is_key
-        shown = epoch.to_media(pts)
-        horizon = epoch.to_media(dts) if dts is not None else shown - 1
-        for planned in self._planner.push(packet, pts=shown, horizon=horizon, is_key=is_key):
-            yield from self._decode_planned(planned, epoch)
+        else:
+            yield from self._plan(packet, epoch, pts=pts, dts=dts)
 
     def finish(self) -> Iterator[Picture]:
         """Yield the rest of the current epoch."""
         epoch = self._epoch
         if epoch is None:
             return
-        if epoch.clock == "media" and self._last_shown.least_end is not None:
-            epoch.end = max(epoch.end, self._last_shown.least_end)
+        if epoch.clock == "media" and self._last_picture.least_end is not None:
+            epoch.end = max(epoch.end, self._last_picture.least_end)
         if self._planner is not None:
-            for planned in self._planner.finish(self._end(epoch)):
-                yield from self._decode_planned(planned, epoch)
-        yield from self._drain(epoch)
+            yield from self._decode_planned(self._planner.finish(self._end(epoch)), epoch)
+        try:
+            yield from self._drain(epoch)
+        except _PictureMissing as missing:
+            yield from self._recover(missing.pts, epoch)
+            yield from self._drain(epoch)
         if epoch.clock == "media":
             epoch.settle()
         if epoch.origin is not None:
@@ -189,47 +156,130 @@ class VideoTrack:
         In a whole video, that is its end. In a chunk, it is the time of the next chunk's first picture; the sound may
         end a little later.
         """
-        end = self._last_shown.end if epoch.clock == "source" else None
+        end = self._last_picture.end if epoch.clock == "source" else None
         return epoch.to_media(end if end is not None else epoch.end)
+
+    def _leave_epoch(self) -> None:
+        self._planner, self._last_picture, self._history = None, LastPicture(), PacketHistory()
+        self._is_recovering, self._must_restart = False, self._has_keyframes
+        self._damaged.clear()
+        self._context.flush_buffers()
 
     def _stop_planning(self, packet: Packet[VideoStream], epoch: Epoch) -> Iterator[Picture]:
         """Decode all packets from now on, since timestamps are missing."""
         if self._planner is not None:
-            for planned in self._planner.finish(epoch.to_media(epoch.end)):
-                yield from self._decode_planned(planned, epoch)
-        self._planner, self._is_planned = None, False
+            yield from self._decode_planned(self._planner.finish(epoch.to_media(epoch.end)), epoch)
+        self._planner, self._is_planned, self._history = None, False, PacketHistory()
+        self._targets.clear()
         self._context.skip_frame = "DEFAULT"
         yield from self._decode(packet, epoch)
 
-    def _decode_planned(self, planned: PlannedPacket, epoch: Epoch) -> Iterator[Picture]:
-        if planned.restart and not self._is_intra_only:
-            yield from self._drain(epoch)
-            base = self._stream.time_base
-            assert planned.packet.pts is not None
-            assert base is not None
-            self._awaited, self._errors_at_restart = planned.packet.pts * base, self._error_count
-        if self._is_droppable:
-            # After an error, `exact` falls back to the picture before a damaged one.
-            is_needed = planned.needed or (self._policy == "exact" and self._error_count > 0)
-            self._context.skip_frame = "DEFAULT" if is_needed else "NONREF"
-        yield from self._decode(planned.packet, epoch)
+    def _plan(
+        self, packet: Packet[VideoStream], epoch: Epoch, *, pts: Fraction, dts: Fraction | None
+    ) -> Iterator[Picture]:
+        """Decode the packets that are certain to be needed now."""
+        is_key = packet.is_keyframe or self._is_intra_only
+        is_candidate = is_key or self._policy != "keyframes"
+        if is_key or (is_candidate and (len(self._history) or not self._must_restart)):
+            self._history.push(packet, is_key)
+        self._has_keyframes |= is_key
+        # The first picture is wanted in any case.
+        if epoch.origin is None or not self.frame_count or (self._is_recovering and is_candidate):
+            yield from self._decode(packet, epoch)
+            return
+        if self._is_recovering:
+            return
+        if self._planner is None:
+            tick = self._selector.tick
+            self._planner = Planner(
+                self._policy,
+                tick=max(tick, ceil(self._last_media)) if self._policy == "exact" else tick,
+                after=self._last_media,
+                is_broken=self._must_restart,
+            )
+            self._must_restart = False
+        shown = epoch.to_media(pts)
+        horizon = epoch.to_media(dts) if dts is not None else shown - 1
+        planned = self._planner.push(packet, pts=shown, horizon=horizon, is_key=is_key)
+        yield from self._decode_planned(planned, epoch)
+
+    def _decode_planned(self, planned: list[PlannedPacket], epoch: Epoch) -> Iterator[Picture]:
+        try:
+            for step in planned:
+                if step.restart and not self._is_intra_only:
+                    yield from self._drain(epoch)
+                    self._await(step.packet)
+                if self._is_droppable:
+                    self._context.skip_frame = "DEFAULT" if step.needed else "NONREF"
+                if step.tick is not None:
+                    self._targets.append((step.tick, max(epoch.base, step.pts)))
+                self._last_fed = step.packet
+                yield from self._decode(step.packet, epoch)
+        except _PictureMissing as missing:
+            yield from self._recover(missing.pts, epoch)
+
+    def _await(self, packet: Packet[VideoStream]) -> None:
+        """Expect the picture of a keyframe to be the next from the decoder, which is empty."""
+        self._awaited, self._has_error = self._time_of_packet(packet), False
 
     def _drain(self, epoch: Epoch) -> Iterator[Picture]:
         """Take all pictures out of the decoder, and prepare it for a keyframe."""
         yield from self._decode(None, epoch)
         self._context.flush_buffers()
-        if self._awaited is not None and self._error_count == self._errors_at_restart:
-            raise WrongKeyframe
+        is_mark_wrong = self._awaited is not None and not self._has_error
         self._awaited = None
+        if is_mark_wrong and self._is_planned and not self._is_recovering:
+            raise _PictureMissing(None)
+        self._check_targets(None)
+
+    def _recover(self, missing: Fraction | None, epoch: Epoch) -> Iterator[Picture]:
+        """Decode the recent packets once more, none left out, and those to come until a keyframe decodes.
+
+        Args:
+            missing: Media time of the missing picture; None if a keyframe mark is wrong, so that no other is trusted.
+        """
+        self._is_recovering, self._is_planned = True, missing is not None
+        self._missing_pts = missing if missing is not None else Fraction(0)
+        self._planner, self._awaited = None, None
+        self._targets.clear()
+        self._context.skip_frame = "DEFAULT"
+        if self._history.is_whole:
+            packets = self._history.packets()
+            self._context.flush_buffers()
+            if packets and self._history.begins_with_key and not self._is_intra_only:
+                self._await(packets[0])
+            if self._policy != "exact":
+                self._last_media = Fraction(-1)  # a picture that was passed over may be the best now
+        else:  # decoding goes on where it is
+            packets = self._history.packets(after=self._last_fed)
+        for packet in packets:
+            yield from self._decode(packet, epoch)
+        if not self._is_planned:
+            self._history = PacketHistory()
+
+    def _check_targets(self, pts: Fraction | None) -> None:
+        """Raise _PictureMissing if a planned picture has not come, but one of a later media time has.
+
+        Args:
+            pts: Media time of the newest picture; None if no picture is left in the decoder.
+        """
+        while self._targets and (pts is None or self._targets[0][1] < pts):
+            tick, target = self._targets.popleft()
+            if self._policy == "exact":
+                has_come = self._last_media >= target
+            else:
+                has_come = self._selector.tick > tick or (pts is not None and tick_of(pts) == tick)
+            if not has_come:
+                raise _PictureMissing(target)
 
     def _decode(self, packet: Packet[VideoStream] | None, epoch: Epoch) -> Iterator[Picture]:
         try:
-            frames = self._context.decode(packet)
+            frames = decode_packet(self._context, packet)
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
             if not isinstance(error, EOFError):
-                self._note_damage(epoch, packet)
+                self._note_damage(epoch, self._time_of_packet(packet))
             return
         if self.lacks_pts and packet is not None and packet.dts is not None:
             self._fed.append(packet.dts)
@@ -238,26 +288,36 @@ class VideoTrack:
         for frame in frames:
             yield from self._take(frame, epoch)
 
-    def _note_damage(self, epoch: Epoch, packet: Packet[VideoStream] | None) -> None:
-        self._error_count += 1
-        base = self._stream.time_base
-        if packet is None or packet.pts is None or base is None:
+    def _note_damage(self, epoch: Epoch, source: Fraction | None) -> None:
+        """Count a damaged packet or picture, but once only if it is decoded twice."""
+        self._has_error = True
+        if source is None:
             self._damage.note()
-        else:
-            self._damage.note(epoch, packet.pts * base, packet.duration * base if packet.duration else None)
+        elif source not in self._damaged:
+            if len(self._damaged) >= MAX_HISTORY_COUNT:
+                self._damaged.clear()
+            self._damaged.add(source)
+            self._damage.note(epoch, source, self._last_picture.duration)
 
     def _take(self, frame: VideoFrame, epoch: Epoch) -> Iterator[Picture]:
-        self._check(frame)
         source = self._time_of(frame, epoch)
+        try:
+            self._check(frame)
+        except LimitExceeded:
+            if not self.frame_count:
+                raise
+            self._note_damage(epoch, source)  # after good pictures, a damaged header is likelier than a huge picture
+            return
         if self._awaited is not None:
             if source < self._awaited:
                 return  # a leading picture, whose references were dropped
-            if source != self._awaited or not frame.key_frame:
-                raise WrongKeyframe
+            is_mark_wrong = source != self._awaited or not frame.key_frame
+            missing = epoch.to_media(self._awaited) if self._has_error else None
             self._awaited = None
+            if is_mark_wrong and self._is_planned and not self._is_recovering:
+                raise _PictureMissing(missing)
         if frame.is_corrupt:
-            self._error_count += 1
-            self._damage.note(epoch, source)
+            self._note_damage(epoch, source)
             return
         self.frame_count += 1
         if epoch.first_picture is None:
@@ -276,6 +336,9 @@ class VideoTrack:
 
     def _offer(self, frame: VideoFrame, source: Fraction, epoch: Epoch) -> Iterator[Picture]:
         pts = max(epoch.base, epoch.to_media(source))
+        self._check_targets(pts)
+        if frame.key_frame or self._is_intra_only:
+            self._note_good_key(frame, pts)
         if pts <= self._last_media:
             return
         self._last_media = pts
@@ -283,6 +346,14 @@ class VideoTrack:
         selected = self._selector.offer(frame, pts, targets)
         if selected is not None:
             yield Picture(epoch=epoch, pts=selected.pts, frame=selected.frame)
+
+    def _note_good_key(self, frame: VideoFrame, pts: Fraction) -> None:
+        if self._history.begin_at(frame.pts) and pts > self._missing_pts:
+            self._is_recovering = False
+
+    def _time_of_packet(self, packet: Packet[VideoStream] | None) -> Fraction | None:
+        base = self._stream.time_base
+        return packet.pts * base if packet is not None and packet.pts is not None and base is not None else None
 
     def _time_of(self, frame: VideoFrame, epoch: Epoch) -> Fraction:
         """Return the frame's source time; without a timestamp, one frame interval after the last frame."""

@@ -178,6 +178,11 @@ def test_selects_one_picture_for_each_tick(
     assert select(policy, [(time, False) for time in times], end) == pytest.approx(expected)
 
 
+def test_fast_without_a_plan_prefers_a_keyframe() -> None:
+    frames = [(0.0, True), (0.5, False), (1.2, True), (1.4, True), (1.6, False), (2.3, False)]
+    assert select("fast", frames, 3.0) == [0.0, 1.2, 1.6]
+
+
 def test_keyframes_keeps_only_marked_pictures_after_the_first() -> None:
     frames = [(0.0, False), (0.5, True), (1.0, False), (2.0, True), (2.2, True)]
     assert select("keyframes", frames, 3.0) == [0.0, 0.5, 2.0]
