@@ -1,9 +1,6 @@
 """Reads with ffprobe what a media file holds: its tracks, and the time of every picture and of all sound."""
 
-import signal
 import subprocess
-import tempfile
-import threading
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -110,21 +107,25 @@ def in_succession(tracks: list[Track]) -> list[Track]:
 
 
 def probe(path: Path) -> Truth:
-    """Decode all tracks of a file with ffprobe."""
-    command = ["ffprobe", "-hide_banner", "-v", "error", "-threads", "1", "-show_frames", "-show_format"]
-    command += ["-show_streams", "-show_entries", ENTRIES, "-of", "compact", str(path.resolve())]
-    with (
-        tempfile.TemporaryFile() as complaints,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, errors="replace") as process,
-    ):
-        assert process.stdout is not None
-        timer = threading.Timer(PROBE_SECONDS, process.kill)
-        timer.start()
-        truth = read_truth(process.stdout)
-        truth.is_timeout = process.wait() == -signal.SIGKILL
-        timer.cancel()
-        complaints.seek(0)
-        truth.complaints = complaints.read().decode(errors="replace").strip().splitlines()
+    """Decode all tracks of pictures and sound with ffprobe."""
+    command = ["ffprobe", "-hide_banner", "-v", "error", "-threads", "1", "-show_entries", ENTRIES, "-of", "compact"]
+    lines, complaints = [], []
+    for kind in ("v", "a"):  # on its own, since ffprobe 5 can loop over subtitles without an end
+        try:
+            done = subprocess.run(
+                [*command, "-select_streams", kind, str(path.resolve())],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=PROBE_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Truth(is_timeout=True)
+        lines += done.stdout.splitlines()
+        complaints += done.stderr.splitlines()
+    truth = read_truth(lines)
+    truth.complaints = complaints
     return truth
 
 
