@@ -77,9 +77,8 @@ def _compare(
         missing = missing_pictures(times, ours.pictures, is_exact=is_exact)
         if missing:
             count = len(ours.pictures)
-            is_excused = reason != DAMAGED or len(missing) <= 1 + DAMAGED_SHARE * count
             text = f"{count} taken, {len(missing)} missing: {_few(missing)}"
-            yield Difference("pictures", text, reason if is_excused else "")
+            yield Difference("pictures", text, reason if _may_miss(reason, missing, ours.pictures) else "")
     elif bool(video) != bool(ours.pictures):
         count = video.frame_count if video else 0
         yield Difference("pictures", f"{len(ours.pictures)} taken of {count}", reason)
@@ -87,6 +86,13 @@ def _compare(
     end = max((track.end for track in tracks), default=0.0) - zero
     if reason != UNTIMED and abs(ours.duration_seconds - end) > DURATION_SECONDS:
         yield Difference("duration", f"{ours.duration_seconds:.2f} s, ffprobe {end:.2f} s", reason)
+
+
+def _may_miss(reason: str, missing: Sequence[float], ours: Sequence[float]) -> bool:
+    """Whether the class of a file explains pictures that were not taken."""
+    if reason == DAMAGED:
+        return len(missing) <= 1 + DAMAGED_SHARE * len(ours)
+    return reason != TRUNCATED or not ours or missing[0] > ours[-1]  # a file that was cut lacks its end
 
 
 def _compare_sound(ours: Decoded, sound: Track | None, zero: float, reason: str) -> Iterator[Difference]:
