@@ -13,7 +13,7 @@ SOUND_SHARE = 0.005  # of the sound that may be missing: what the codec's delay 
 DAMAGED_SHARE = 0.2  # of the pictures that may be missing from a damaged file: a neighbour stands for the others
 HALF = 0.5
 JUMP, TRUNCATED, DAMAGED, UNTIMED = "times jump back", "truncated", "damaged", "without timestamps"
-UNREADABLE, LIMIT = "ffprobe cannot read it", "over a limit"
+UNREADABLE, LIMIT, ENCRYPTED = "ffprobe cannot read it", "over a limit", "encrypted"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +107,8 @@ def _compare_sound(ours: Decoded, sound: Track | None, zero: float, reason: str)
 
 def explain(truth: Truth, ours: Decoded, tracks: Sequence[Track]) -> str:
     """Return the class of a file whose figures may differ; empty if nothing about it is special."""
+    if truth.is_encrypted:
+        return ENCRYPTED
     if any(track.has_jump for track in tracks):
         return JUMP
     if ours.is_truncated:

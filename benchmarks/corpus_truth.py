@@ -10,10 +10,11 @@ from pathlib import Path
 PROBE_SECONDS = 300.0  # bound of one run of ffprobe, which decodes all tracks of a file
 BACKWARD_SECONDS = 1.0  # a larger step back in a track's times is a jump; a smaller one is reordering
 OVERLAP_SECONDS = 1.0  # of two tracks in succession: the sender changes the PID of each track at another time
+HEAD_BYTES = 1 << 20  # of an MP4, in which the boxes are looked for that say that it is encrypted
 ENTRIES = (
     "frame=media_type,stream_index,pts_time,best_effort_timestamp_time,duration_time,pkt_duration_time,nb_samples"
     ":format=format_name,duration"
-    ":stream=index,codec_type,codec_name,width,height,sample_rate,avg_frame_rate"
+    ":stream=index,codec_type,codec_name,sample_rate"
     ":stream_disposition=attached_pic,timed_thumbnails,still_image"
 )
 
@@ -87,6 +88,7 @@ class Truth:
     tracks: dict[int, Track] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)  # what ffprobe wrote about errors
     is_timeout: bool = False
+    is_encrypted: bool = False  # ffprobe decodes what it cannot read, to noise
 
     def videos(self) -> list[Track]:
         return in_succession([t for t in self.tracks.values() if t.is_video and t.frame_count and not t.is_still])
@@ -126,6 +128,9 @@ def probe(path: Path) -> Truth:
         complaints += done.stderr.splitlines()
     truth = read_truth(lines)
     truth.complaints = complaints
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    truth.is_encrypted = b"ftyp" in head[:12] and any(box in head for box in (b"encv", b"enca"))
     return truth
 
 
