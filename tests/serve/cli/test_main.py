@@ -8,7 +8,6 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +252,7 @@ def test_index_prints_a_line_for_each_video_failures_on_stderr_and_a_summary(pip
 
 
 def test_the_same_warning_of_many_videos_is_printed_of_a_few_and_counted(pipeline: FakePipeline) -> None:
-    silent = [replace(INDEXED, uri=f"{n}.mp4", warnings=("its sound is silent",)) for n in range(9)]
+    silent = [dataclasses.replace(INDEXED, uri=f"{n}.mp4", warnings=("its sound is silent",)) for n in range(9)]
     pipeline.outcomes = (*silent, INDEXED)
     result = kinodex("index", "films")
     assert result.stdout.splitlines()[-1].startswith("10 indexed, 10 with warnings: ")
