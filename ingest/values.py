@@ -89,6 +89,8 @@ class DecodeSummary:
     start_seconds: float = 0.0  # the container's time of the first picture, or of the first sound without pictures
     pictures_end_seconds: float = 0.0  # media time at which the last picture ends; 0 without pictures
     mended_count: int = 0  # packets whose damaged timestamps were replaced
+    # "video", "audio": the kinds of which there are tracks, and none that FFmpeg has a decoder for
+    undecodable_kinds: tuple[str, ...] = ()
     # media times [start, end) of parts with pictures or sound that did not decode: in order, at least 2 s apart
     damaged: tuple[tuple[float, float], ...] = ()
 

@@ -74,22 +74,29 @@ NO_TIMES = WarningKind(
     remedy="Put the pictures into a container at their rate, for instance with `ffmpeg -r 15 -i FILE -c copy OUT.mp4`,"
     " and index that.",
 )
+NO_DECODER = WarningKind(
+    text="there is no decoder for its {kind}: only its {rest} indexed",
+    sample={"kind": "pictures", "rest": "sound is"},
+    meaning="FFmpeg, as it comes with Kinodex, does not know the format of the video track or of the sound track.",
+    remedy="Transcode the file with the program of the camera or recorder, to H.264 and AAC.",
+)
 NO_PICTURES = WarningKind(
-    text="none of its pictures decodes ({codec}): only its sound is indexed",
+    text="its pictures ({codec}) are missing or damaged: only its sound is indexed",
     sample={"codec": "h264"},
-    meaning="There is a video track, and not one picture of it could be decoded.",
+    meaning="There is a video track, and it is empty, or not one picture of it could be decoded.",
     remedy="See whether a player shows it. If so, transcode it to H.264; otherwise copy the file again.",
 )
 NO_SOUND = WarningKind(
-    text="none of its sound decodes ({codec}): only its pictures are indexed",
+    text="its sound ({codec}) is missing or damaged: only its pictures are indexed",
     sample={"codec": "aac"},
-    meaning="There is a sound track, and nothing of it could be decoded.",
-    remedy="See whether a player plays it. If so, transcode the sound to AAC; otherwise copy the file again.",
+    meaning="There is a sound track, and it is empty, or nothing of it could be decoded. Cameras without a microphone"
+    " announce such tracks.",
+    remedy="Nothing, if there never was sound. If a player plays it, transcode the sound to AAC.",
 )
 SILENT = WarningKind(
     text="its sound is silent",
     meaning="There is a sound track, and nothing can be heard in it, so no word is indexed.",
-    remedy="Nothing, if it was recorded so. If a player plays sound, the file has a second sound track.",
+    remedy="Nothing, if it was recorded so.",
 )
 NO_WORDS = WarningKind(
     text="no word was understood in {speech} of speech: {hint}",
@@ -127,8 +134,8 @@ MANY_GAPS = WarningKind(
     remedy="The metrics of the workers count all of them.",
 )
 KINDS = (
-    TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_PICTURES, NO_SOUND, SILENT, NO_WORDS, FEW_WORDS,
-    OUTDATED, MISSING_CHUNKS, MANY_GAPS,
+    TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NO_PICTURES, NO_SOUND, SILENT, NO_WORDS,
+    FEW_WORDS, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
 )  # fmt: skip
 
 
@@ -198,6 +205,8 @@ class FileFacts:
         warnings = [*self._picture_warnings(self.media, self.summary)]
         if model is not None and self.media.audio_codec is not None:
             warnings += self._sound_warnings(self.media.audio_codec, model)
+        elif model is not None and "audio" in self.summary.undecodable_kinds:
+            warnings.append(NO_DECODER.text.format(kind="sound", rest="pictures are"))
         return tuple(warnings)
 
     def _picture_warnings(self, media: MediaInfo, summary: DecodeSummary) -> Iterator[str]:
@@ -217,6 +226,8 @@ class FileFacts:
             yield TIMES_MENDED.text.format(packets=plural(summary.mended_count, "packet"))
         if media.container in UNTIMED_CONTAINERS and media.frame_rate_fps:
             yield NO_TIMES.text.format(rate=f"{media.frame_rate_fps:g}")
+        if "video" in summary.undecodable_kinds and self.expects_pictures:
+            yield NO_DECODER.text.format(kind="pictures", rest="sound is")
         if media.video_codec is not None and self.expects_pictures and not summary.frame_count:
             yield NO_PICTURES.text.format(codec=media.video_codec)
 

@@ -210,6 +210,7 @@ def _to_summary(fields: Mapping[str, Any]) -> DecodeSummary:
         pictures_end_seconds=_to_seconds(fields["pictures_end_seconds"]),
         damaged=tuple((_to_seconds(start), _to_seconds(end)) for start, end in fields["damaged"]),
         mended_count=_to_count(fields["mended_count"]),
+        undecodable_kinds=tuple(kind for kind in ("video", "audio") if kind in tuple(fields["undecodable_kinds"])),
     )
 
 

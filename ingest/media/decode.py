@@ -39,7 +39,7 @@ from ingest.media.still.raw import refuse_raw
 from ingest.media.still.tiles import decode_still
 from ingest.media.still.webp import decode_webp, is_animated_webp
 from ingest.media.timeline import Epoch, Timeline
-from ingest.media.tracks import ChooseSound, TrackChooser
+from ingest.media.tracks import ChooseSound, TrackChooser, find_undecodable_kinds
 from ingest.media.video import Picture, VideoTrack
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
@@ -117,7 +117,9 @@ class _Decoding:
             refuse_tiles(container, self._uri)
             self._video_stream, self._audio_stream = self._chooser.choose(container)
             if self._video_stream is None and self._audio_stream is None:
-                raise DecodeError(self._uri, "no picture or sound inside")
+                has_tracks = bool(find_undecodable_kinds(container))
+                what = "there is no decoder for what is inside" if has_tracks else "no picture or sound inside"
+                raise DecodeError(self._uri, what)
             for stream in container.streams:
                 if stream not in (self._video_stream, self._audio_stream):
                     stream.discard = Discard.all  # spares the demuxer reading it
@@ -260,6 +262,7 @@ class _Decoding:
             pictures_end_seconds=self._pictures_end_seconds(),
             damaged=self._damage.spans(),
             mended_count=self._jumps.mended_count,
+            undecodable_kinds=find_undecodable_kinds(self._container),
         )
 
     def _has_decoded(self) -> bool:

@@ -247,6 +247,13 @@ def _has_decoder(stream: Stream) -> bool:
     return bool(stream.codec_context)
 
 
+def find_undecodable_kinds(container: InputContainer) -> tuple[str, ...]:
+    """Return "video" or "audio" if there are tracks of the kind, and none of them has a decoder."""
+    moving = [stream for stream in container.streams.video if not stream.disposition & STILL]
+    kinds: dict[str, Sequence[Stream]] = {"video": moving, "audio": container.streams.audio}
+    return tuple(kind for kind, streams in kinds.items() if streams and not any(map(_has_decoder, streams)))
+
+
 def _rank(stream: Stream) -> int:
     """Return 2 for the default track, 0 for commentary and tracks for the impaired, 1 for others."""
     if stream.disposition & SPECIAL or SPECIAL_TITLE.search(stream.metadata.get("title", "")):

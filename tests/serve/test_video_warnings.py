@@ -63,12 +63,17 @@ def frame(epoch: int, seconds: float) -> Frame:
         (MEDIA, replace(SUMMARY, error_count=1), ["damaged: 1 packet was skipped"]),
         (MEDIA, replace(SUMMARY, error_count=2, damaged=((220.1, 220.2),)),
          ["damaged at 3:40: 2 packets were skipped"]),
-        (MEDIA, replace(SUMMARY, frame_count=0), ["none of its pictures decodes (h264): only its sound is indexed"]),
+        (MEDIA, replace(SUMMARY, frame_count=0),
+         ["its pictures (h264) are missing or damaged: only its sound is indexed"]),
         (
             MEDIA, replace(SUMMARY, mended_count=1),
             ["the timestamps of 1 packet are damaged: their times were taken from the packets beside them"],
         ),
         (replace(MEDIA, video_codec=None), replace(SUMMARY, frame_count=0), []),
+        (replace(MEDIA, video_codec=None), replace(SUMMARY, frame_count=0, undecodable_kinds=("video",)),
+         ["there is no decoder for its pictures: only its sound is indexed"]),
+        (replace(MEDIA, audio_codec=None), replace(SUMMARY, undecodable_kinds=("audio",)),
+         ["there is no decoder for its sound: only its pictures are indexed"]),
     ],
 )  # fmt: skip
 def test_damage_is_named_with_its_place(media: MediaInfo, summary: DecodeSummary, warnings: list[str]) -> None:
@@ -124,7 +129,7 @@ def test_silent_sound_is_a_fact(peak: float) -> None:
 
 def test_a_track_without_a_sample_did_not_decode() -> None:
     assert facts_of(MEDIA, SUMMARY).warnings(ENGLISH) == (
-        "none of its sound decodes (aac): only its pictures are indexed",
+        "its sound (aac) is missing or damaged: only its pictures are indexed",
     )
     assert facts_of(replace(MEDIA, audio_codec=None), SUMMARY).warnings(ENGLISH) == ()
 

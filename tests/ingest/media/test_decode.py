@@ -416,6 +416,20 @@ def test_a_file_without_picture_and_sound_says_so() -> None:
         run(source.getvalue())
 
 
+def test_tracks_without_a_decoder_are_named_by_kind() -> None:
+    film = encode_media(format="matroska", video=Track(times=times(24)), sounds=[Sound(seconds=1)])
+    no_pictures, no_sound = film.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/XYZ/ABC"), film.replace(b"A_AAC", b"A_XYZ")
+    kinds = [summary_of(run(media)).undecodable_kinds for media in (film, no_pictures, no_sound)]
+    assert kinds == [(), ("video",), ("audio",)]
+    with pytest.raises(DecodeError, match="there is no decoder for what is inside"):
+        run(no_pictures.replace(b"A_AAC", b"A_XYZ"))
+
+
+def test_one_track_with_a_decoder_is_enough() -> None:  # phones store sound a second time, in a format of their own
+    film = encode_media(format="matroska", video=Track(times=times(24)), sounds=[Sound(seconds=1), Sound(seconds=1)])
+    assert summary_of(run(film.replace(b"A_AAC", b"A_XYZ", 1))).undecodable_kinds == ()
+
+
 def test_every_encoder_of_the_matrix_is_here() -> None:
     missing = {track.codec for _, track in MATRIX.values() if track.codec not in av.codecs_available}
     assert not missing

@@ -137,7 +137,7 @@ def start_file(effects: FakeEffects) -> tuple[SourcePartition, FileWork]:
     return partition, work
 
 
-FAULTS = ("none of its pictures decodes (h264): only its sound is indexed", "its sound is silent")
+FAULTS = ("its pictures (h264) are missing or damaged: only its sound is indexed", "its sound is silent")
 SILENCE = AudioBlock(epoch=0, start_seconds=0.0, samples=np.zeros(40 * SAMPLE_RATE_HZ, np.float32))
 
 
