@@ -14,6 +14,7 @@ from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryM
 
 CATALOG_NAME = "catalog.sqlite"
 LOCK_NAME = "lock"
+MAX_PATH_BYTES = 504  # the longest path of a catalog: SQLite opens 512 bytes, with "-journal" behind the name
 # Readers wait only while SQLite itself needs the whole file: to replay the log of a killed writer, and to close the
 # last connection. Both take seconds even for a large log on a slow disk. Editors wait for one transaction of the
 # writer; only the last one of a reindexing takes seconds.
@@ -67,13 +68,19 @@ def translate_failures(directory: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
             raise DataDirectoryBusy(str(directory), None) from error
-        raise DataDirectoryInvalid(str(directory), _reason(error)) from error
+        raise DataDirectoryInvalid(str(directory), _reason(error, directory)) from error
+    except FileExistsError as error:
+        raise DataDirectoryInvalid(str(directory), "it is not a folder, or a link that leads nowhere") from error
     except OSError as error:
         raise DataDirectoryInvalid(str(directory), error.strerror or str(error)) from error
 
 
-def _reason(error: sqlite3.DatabaseError) -> str:
+def _reason(error: sqlite3.DatabaseError, directory: Path) -> str:
     name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_CANTOPEN":
+        length = len(os.fsencode(os.path.realpath(directory / CATALOG_NAME)))
+        if length > MAX_PATH_BYTES:
+            return f"the path of its catalog has {length} bytes, and SQLite opens at most {MAX_PATH_BYTES}"
     if name == "SQLITE_FULL":
         return "the disk is full"
     if name == "SQLITE_NOTADB":

@@ -15,7 +15,7 @@ from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
 from serve.cli.render import moments_json, search_json, show_moments, show_search
 from serve.client.any_library import AnyLibrary, LocalLibrary
 from serve.errors import FrameNotFound, ServerFailed
-from serve.text import plural, to_json
+from serve.text import plural, printable, to_json
 from serve.values import Answer, Channel, Filter, Moment, Query
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def ask(kind: Literal["search", "moments"], question: QuestionOptions, library: 
 
         cells = _make_cells(library, answer)
         draw_sheet(question.name, cells).save(question.sheet, format="PNG")
-        click.echo(f"kinodex: drew {plural(len(cells), 'answer')} into {question.sheet}", err=True)
+        click.echo(f"kinodex: drew {plural(len(cells), 'answer')} into {printable(str(question.sheet))}", err=True)
 
 
 def read_image(path: Path) -> bytes:

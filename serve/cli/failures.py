@@ -20,6 +20,7 @@ from serve.text import printable
 from temporal.errors import TemporalError
 
 DEBUG = "kinodex.debug"  # key in the meta of click's context: whether --debug was given
+UNDECODABLE = frozenset(map(chr, range(0xDC80, 0xDD00)))  # how Python spells bytes of arguments that are not UTF-8
 INTERRUPTED = 130  # the exit status of shells for a command that Ctrl-C ended
 
 
@@ -30,6 +31,10 @@ class OneLineGroup(click.Group):
         return list(self.commands)  # in the order of their definition, from indexing to answers; click sorts by name
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            os.getcwd()  # libraries of torch end the process where there is none
+        except OSError as error:
+            raise click.ClickException(f"the current folder is gone ({error.strerror}): change to another") from error
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -71,6 +76,8 @@ def _explain(error: Exception, debug: bool) -> str:
     if isinstance(error, OSError):
         file = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{file}"
+    if isinstance(error, UnicodeEncodeError) and error.object[error.start] in UNDECODABLE:
+        return f"not UTF-8 text: {error.object}"
     advice = "" if debug else "; run again with --debug"
     return f"internal error: {type(error).__name__}: {error}{advice}"
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import click
 
 from serve.cli.eval import evaluate
-from serve.cli.failures import OneLineGroup, debug_option
+from serve.cli.failures import UNDECODABLE, OneLineGroup, debug_option
 from serve.cli.kafka import publish, topics, worker
 from serve.cli.moderation import events, policies, rescore
 from serve.cli.options import json_option, library_options, load_library_settings, question_options
@@ -139,6 +139,8 @@ def moments(data: Path | None, config: Path | None, **question: Any) -> None:
 def _ask_library(kind: Literal["search", "moments"], data: Path | None, config: Path | None, question: Any) -> None:
     if not (question["text"] or "").strip() and question["image"] is None:
         raise click.UsageError("give a question: QUERY, or --image FILE")
+    if UNDECODABLE.intersection(question["text"] or ""):
+        raise click.UsageError("QUERY is not UTF-8 text")
     server = question.pop("server")
     if server is not None and data is not None:
         raise click.UsageError("give --data or --server, not both")

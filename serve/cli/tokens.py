@@ -101,6 +101,7 @@ def add(
     if bool(collections) == all_collections:
         raise click.UsageError("say what the token allows: --collection C, repeatable, or --all-collections")
     from serve.api.tokens import create_token
+    from serve.text import printable
 
     path = _tokens_file(data, config)
     try:
@@ -115,9 +116,10 @@ def add(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     click.echo(text)
+    place = printable(str(path))
     scope = "every collection" if all_collections else ", ".join(sorted(set(collections)))
     click.echo(
-        f"kinodex: {name} may {access} {scope}, {_expiry_text(expire_time)}; its hash is in {path}\n"
+        f"kinodex: {name} may {access} {scope}, {_expiry_text(expire_time)}; its hash is in {place}\n"
         "kinodex: store the token, it is not shown again; callers set it as client.token or $KINODEX_CLIENT_TOKEN",
         err=True,
     )
@@ -141,7 +143,7 @@ def list_(as_json: bool, data: Path | None, config: Path | None) -> None:
     path = _tokens_file(data, config)
     tokens = list_tokens(path) if path.exists() else ()
     if not tokens:
-        click.echo(f"kinodex: no tokens in {path}; create one: kinodex token add NAME", err=True)
+        click.echo(f"kinodex: no tokens in {printable(str(path))}; create one: kinodex token add NAME", err=True)
     width = max((len(each.name) for each in tokens), default=0)
     for each in tokens:
         if as_json:

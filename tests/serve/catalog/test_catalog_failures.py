@@ -252,6 +252,17 @@ def test_a_folder_that_cannot_be_made_is_invalid(tmp_path: Path) -> None:
         Catalog.open_writer(tmp_path / "a_file" / "data")
 
 
+def test_names_what_is_wrong_with_the_folder_s_name(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataDirectoryInvalid, match="a link that leads nowhere"):
+        Catalog.open_writer(tmp_path / "link")
+    with pytest.raises(DataDirectoryInvalid, match="SQLite opens at most 504"):
+        Catalog.open_writer(tmp_path / ("d" * 200) / ("e" * 200) / ("f" * 200))
+    rest = 504 - len(os.fsencode(tmp_path / "d" / "catalog.sqlite"))
+    longest = tmp_path / ("d" * 200 + "/" + "e" * (rest - 200))
+    Catalog.open_writer(longest).close()
+
+
 def foreign(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE meta (key, value)")
