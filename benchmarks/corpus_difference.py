@@ -81,8 +81,11 @@ def _compare(
             yield Difference("pictures", text, reason if _may_miss(reason, missing, ours.pictures) else "")
     elif bool(video) != bool(ours.pictures):
         count = video.frame_count if video else 0
-        yield Difference("pictures", f"{len(ours.pictures)} taken of {count}", reason)
-    yield from _compare_sound(ours, sound, zero, reason)
+        lacking = UNREADABLE if truth.lacks(is_video=True) else reason
+        yield Difference("pictures", f"{len(ours.pictures)} taken of {count}", lacking)
+    if truth.lacks(is_video=True) or truth.lacks(is_video=False):
+        return  # neither the sound nor the duration can be told
+    yield from _compare_sound(ours, sound, zero, reason if reason != UNTIMED else "")
     end = max((track.end for track in tracks), default=0.0) - zero
     if reason != UNTIMED and abs(ours.duration_seconds - end) > DURATION_SECONDS:
         yield Difference("duration", f"{ours.duration_seconds:.2f} s, ffprobe {end:.2f} s", reason)

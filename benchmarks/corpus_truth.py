@@ -9,7 +9,6 @@ from pathlib import Path
 
 PROBE_SECONDS = 300.0  # bound of one run of ffprobe, which decodes all tracks of a file
 BACKWARD_SECONDS = 1.0  # a larger step back in a track's times is a jump; a smaller one is reordering
-OVERLAP_SECONDS = 1.0  # of two tracks in succession: the sender changes the PID of each track at another time
 HEAD_BYTES = 1 << 20  # of an MP4, in which the boxes are looked for that say that it is encrypted
 ENTRIES = (
     "frame=media_type,stream_index,pts_time,best_effort_timestamp_time,duration_time,pkt_duration_time,nb_samples"
@@ -38,6 +37,10 @@ class Track:
     @property
     def begin(self) -> float:
         return min(self.times, default=0.0)
+
+    @property
+    def middle(self) -> float:
+        return (self.begin + max(self.times, default=0.0)) / 2
 
     @property
     def frame_count(self) -> int:
@@ -93,6 +96,11 @@ class Truth:
     def videos(self) -> list[Track]:
         return in_succession([t for t in self.tracks.values() if t.is_video and t.frame_count and not t.is_still])
 
+    def lacks(self, *, is_video: bool) -> bool:
+        """Whether ffprobe has no decoder for the only tracks of pictures, or of sound."""
+        kind = [t for t in self.tracks.values() if t.is_video == is_video and not t.is_still]
+        return bool(kind) and not any(t.frame_count for t in kind)
+
     def sounds(self) -> list[Track]:
         return in_succession([t for t in self.tracks.values() if not t.is_video and t.frame_count])
 
@@ -100,7 +108,7 @@ class Truth:
 def in_succession(tracks: list[Track]) -> list[Track]:
     """Return the tracks; as a single one if each begins where the one before it ends."""
     tracks = sorted((track for track in tracks if track.times), key=lambda track: track.begin) or tracks
-    if len(tracks) < 2 or any(after.begin < max(before.times) - OVERLAP_SECONDS for before, after in pairwise(tracks)):
+    if len(tracks) < 2 or any(after.begin < before.middle for before, after in pairwise(tracks)):
         return tracks
     first, *others = deepcopy(tracks)
     for other in others:
