@@ -113,7 +113,7 @@ class Planner:
         """Choose the picture of one tick among the pending packets; move on to the next tick that can have one."""
         target = self._find_target(tick)
         if target is None:  # packets to come may be shown before the pending ones, but not before the horizon
-            nearest = min(horizon, *(entry.pts for entry in self._pending))
+            nearest = min([horizon, *(entry.pts for entry in self._pending if entry.pts > tick)])
             self._tick = max(tick + 1, ceil(nearest) if self.policy == "exact" else tick_of(nearest))
             return []
         entries = list(self._pending)

@@ -130,7 +130,7 @@ class Timeline:
         if duration is not None and duration > 0 and self._is_plausible(shown, duration, epoch):
             position.duration = duration
         epoch.start = min(epoch.start, shown)
-        epoch.end = max(epoch.end, shown + position.duration)
+        epoch.end = max(epoch.end, self._end_of_packet(shown, position.duration, epoch))
         return epoch
 
     def _is_ahead(self, shown: Fraction, epoch: Epoch) -> bool:
@@ -149,6 +149,15 @@ class Timeline:
         if self._declared_end is None or epoch.index == 0:
             return self._declared_end
         return self._declared_end - epoch.base + epoch.start
+
+    def _end_of_packet(self, shown: Fraction, duration: Fraction, epoch: Epoch) -> Fraction:
+        """Return the source time at which a packet ends.
+
+        Containers that store decoding times put a gap into the duration of a reordered picture that is shown after it:
+        so a long one lasts at most until the file ends.
+        """
+        end = self._end_of(epoch) if self._keeps_gaps and duration > 1 else None
+        return shown + duration if end is None else max(shown, min(shown + duration, end))
 
     def _is_plausible(self, shown: Fraction, duration: Fraction, epoch: Epoch) -> bool:
         if duration <= MAX_PACKET_SECONDS:
