@@ -81,6 +81,8 @@ class _Epoch:
     frames: list[EncodedFrame] = field(default_factory=list)
     spoken: list[EncodedUtterance] = field(default_factory=list)  # in order of start
     published: dict[int, int] = field(default_factory=dict)  # index -> revision, of windows that are not final
+    # index -> time of the only picture (-1: none), of windows without words, from the one before the next
+    standing: dict[int, float] = field(default_factory=dict)
 
 
 class WindowCutter:
@@ -91,10 +93,23 @@ class WindowCutter:
     """
 
     def __init__(
-        self, video_id: str, config: WindowConfig, pooling: Pooling, *, first: tuple[int, int] = (0, 0)
+        self,
+        video_id: str,
+        config: WindowConfig,
+        pooling: Pooling,
+        *,
+        first: tuple[int, int] = (0, 0),
+        is_file: bool = False,
     ) -> None:
-        """Begin with the segment of this epoch and index, the first that is not final; those before it are left out."""
+        """Begin with the segment of an epoch and index.
+
+        Args:
+            first: The first segment that is not final; those before it are left out.
+            is_file: Whether to leave out windows that hold just what the one before them holds: a picture that stands
+                through them, or nothing. A file may have a gap of hours.
+        """
         self._video_id, self._config, self._pooling, self._first = video_id, config, pooling, first
+        self._is_file = is_file
         self._epochs: list[_Epoch] = []
         self._early: list[EncodedUtterance] = []  # of epochs whose pictures have not arrived yet
         self._final_seconds = 0.0
@@ -190,7 +205,8 @@ class WindowCutter:
             for index in self._indices(epoch):
                 known = self._segment(epoch, index, heard, are_final)
                 are_final = known.is_final
-                if epoch.published.get(index, -1) < known.revision:
+                is_repeat = self._is_file and self._is_repeat(epoch, index, known)
+                if not is_repeat and epoch.published.get(index, -1) < known.revision:
                     epoch.published[index] = known.revision
                     yield known
                 if known.is_final:
@@ -201,6 +217,15 @@ class WindowCutter:
             for epoch in self._epochs
             if epoch is self._epochs[-1] or self._start_of(epoch, epoch.next_index) is not None
         ]
+
+    def _is_repeat(self, epoch: _Epoch, index: int, known: CutSegment) -> bool:
+        """Whether a window holds just what the one before it holds. Called for each in order."""
+        pts = known.frames.pts_seconds
+        if known.spoken or len(pts) > 1:
+            epoch.standing.pop(index, None)
+            return False
+        shown = epoch.standing[index] = float(pts[0]) if len(pts) else -1.0
+        return epoch.standing.get(index - 1) == shown and not known.ends_epoch
 
     def _start_of(self, epoch: _Epoch, index: int) -> float | None:
         """Return where a window begins; None: the epoch is over and has no such window."""
@@ -261,6 +286,7 @@ class WindowCutter:
     def _forget(self, epoch: _Epoch, index: int) -> None:
         """Take a window for final, and drop what no window after it needs."""
         epoch.published.pop(index, None)
+        epoch.standing.pop(index - 1, None)
         epoch.next_index = index + 1
         start = epoch.start_seconds + epoch.next_index * self._config.stride_seconds
         shown = bisect_right(epoch.frames, start, key=_pts)
@@ -301,7 +327,7 @@ def cut_video(
         raise ValueError(f"the last frame begins at {pts[-1]}, after the end at {duration_seconds}")
     starts = _starts_in_order(_epoch_starts(embeddings, utterances) if epoch_starts is None else epoch_starts)
     edges = [start for _, start in starts] + [duration_seconds]
-    cutter = WindowCutter(video_id, config, pooling)
+    cutter = WindowCutter(video_id, config, pooling, is_file=True)
     for (epoch, start), end in zip(starts, edges[1:], strict=True):
         rows = range(*np.searchsorted(embeddings.epochs, (epoch, epoch + 1)))  # they are in order of epoch
         frames = [

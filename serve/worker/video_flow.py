@@ -118,7 +118,7 @@ class VideoFlow:
         self.uri, self.metadata = uri, dict(metadata or {})
         self.fingerprint = fingerprint
         self.media = media
-        self.cutter = WindowCutter(video_id, window, pooling, first=first)
+        self.cutter = WindowCutter(video_id, window, pooling, first=first, is_file=facts is not None)
         self._language = language
         self.gaps: list[NotedGap] = []
         self.anchors: list[tuple[int, float, float]] = []  # epoch, media time, wall clock

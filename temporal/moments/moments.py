@@ -27,6 +27,7 @@ from temporal.values import ScoredSpan, TimeSpan
 
 __all__ = ["Curve", "Scores", "debias", "find_all_moments", "find_moments", "per_second", "suppress", "tiou"]
 
+STANDING_SECONDS = 2.0  # a picture stands if the next comes later than with one picture a second
 MIN_PEAK_SIGMAS = 4.0  # robust sigmas over the median; the highest of 3,600 seconds of noise stays below
 UNCLEAR_COUNT = 3  # moments of a curve without a clear peak: a few weak answers help, ten random ones do not
 
@@ -122,7 +123,7 @@ class _EpochCurve:
         """Turn ranges of the stretches of this epoch into media time."""
         begins = np.array([begin for begin, _ in self.regions])[ranges.ranges.stretch - first_stretch]
         a, b = begins + ranges.ranges.first, begins + ranges.ranges.last
-        starts, ends = self._in_seconds(a, b, ranges.is_shot, config.snap_seconds)
+        starts, ends = self._with_standing(*self._in_seconds(a, b, ranges.is_shot, config.snap_seconds))
         high_count = np.concatenate(([0], np.cumsum(self.is_high)))
         is_span = starts < ends
         is_clear = high_count[b] > high_count[a]
@@ -144,6 +145,25 @@ class _EpochCurve:
         tolerance = np.where(is_shot, 0.0, np.minimum(tolerance_seconds, np.tile(lengths, 2) / 2))
         at = np.where(is_inner, _snap(changes.cut_seconds, at, tolerance), at)
         return at[: len(a)], at[len(a) :]
+
+    def _with_standing(self, starts: Floats, ends: Floats) -> tuple[Floats, Floats]:
+        """Let spans last as long as a picture stands that fills half of them or more.
+
+        Where ranges are searched only around peaks, they end before a picture that stands for an hour does.
+        """
+        inside = slice(*np.searchsorted(self.pts_seconds, (self.edges[0], self.edges[-1])))
+        frames = self.pts_seconds[inside]
+        until = np.append(frames[1:], self.edges[-1])
+        if not len(frames) or (until - frames).max() <= STANDING_SECONDS:
+            return starts, ends
+        first = np.maximum(np.searchsorted(frames, starts, "right") - 1, 0)
+        last = np.maximum(np.searchsorted(frames, ends, "left") - 1, 0)
+        half = (ends - starts) / 2
+        fills_first = np.minimum(ends, until[first]) - starts >= half
+        fills_last = ends - np.maximum(starts, frames[last]) >= half
+        far_starts = np.where(fills_first & (starts - frames[first] > STANDING_SECONDS), frames[first], starts)
+        far_ends = np.where(fills_last & (until[last] - ends > STANDING_SECONDS), until[last], ends)
+        return far_starts, far_ends
 
 
 def _epochs_of(number: int, video: Scores, config: MomentConfig) -> Iterator[_EpochCurve]:

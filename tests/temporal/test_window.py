@@ -93,10 +93,24 @@ def test_begins_the_grid_anew_with_each_epoch() -> None:
 
 
 def test_holds_the_frame_still_shown_where_none_begins() -> None:
-    still = embeddings([0.0, 50.0])
-    cut = cut_of(still, [], 60.0)
+    cut = cut_of(embeddings([0.0, 50.0]), [utterance(30.0, 31.0)], 60.0)
     assert [times(one) for one in cut if one.segment.span.start_seconds == 24.0] == [[0.0]]
     assert all(one.segment.vector is not None for one in cut)
+
+
+def test_leaves_out_windows_of_a_picture_that_stands() -> None:
+    cut = cut_of(embeddings([0.0, 1.0, 50.0]), [utterance(90.0, 91.0)], 160.0)
+    assert [(one.segment.index, times(one), len(one.spoken)) for one in cut] == [
+        (0, [0.0, 1.0], 0), (1, [1.0], 0), (5, [50.0], 0), (10, [50.0], 1), (11, [50.0], 1), (12, [50.0], 0),
+        (18, [50.0], 0),
+    ]  # fmt: skip
+    assert edges(cut)[-1] == (144.0, 160.0)
+    assert [(one.ends_epoch, one.is_last) for one in cut] == [(False, False)] * 6 + [(True, True)]
+
+
+def test_a_gap_of_a_day_has_few_windows() -> None:
+    cut = cut_of(embeddings([0.0, 1.0, 86_000.0]), [], 86_001.0)
+    assert [one.segment.index for one in cut] == [0, 1, 10749]
 
 
 def test_never_holds_a_frame_of_the_epoch_before() -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -45,7 +46,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "slides beside sound": lambda: slides(0, 40, 100, seconds=110),
     "one picture beside sound": lambda: slides(0, seconds=100),
     "sound": lambda: encode_media(format="matroska", sounds=[Sound(seconds=50, **HEARD)]),
-    "silence": lambda: encode_media(format="mp4", sounds=[Sound(seconds=50, layout="stereo", channel=0)]),
+    "silence": lambda: encode_media(format="matroska", sounds=[Sound(seconds=200, **HEARD)]),
+    "one picture beside silence": lambda: slides(0, seconds=300),
+    "slides beside silence": lambda: slides(0, 100, 250, seconds=300),
     "parts joined": lambda: film(30, format="mpegts") + film(20, format="mpegts") * 2,
     "parts joined of which one has no sound": lambda: (
         film(20, format="mpegts")
@@ -128,6 +131,8 @@ def check_same(items: Sequence[Decoded]) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_has_the_same_segments_over_kafka(name: str) -> None:
     items = decoded(FILES[name]())
+    if "silence" in name:
+        items = [replace(one, samples=0 * one.samples) if isinstance(one, AudioBlock) else one for one in items]
     assert isinstance(items[-1], DecodeSummary)
     assert items[-1].epoch_count == (3 if "joined" in name else 1)
     check_same(items)

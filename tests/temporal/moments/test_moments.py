@@ -56,6 +56,25 @@ def test_finds_a_planted_moment_at_every_length(moment: int, video: int, least: 
     assert np.mean(overlaps) >= least
 
 
+@pytest.mark.parametrize("seconds", [40, 500, 3000, 80_000])
+@pytest.mark.parametrize("after", [0, 30])
+def test_a_moment_lasts_as_long_as_its_picture_stands(seconds: int, after: int) -> None:
+    """A slide in a lecture: pictures of one a second before it, and perhaps after it."""
+    pts = np.concatenate([np.arange(31), 30 + seconds + np.arange(after)]).astype(np.float64)
+    scores = planted(len(pts), 30, 31, noise=0.002)
+    found = find_moments(pts, scores, duration_seconds=30.0 + seconds + after, changes=NO_CHANGES, config=CONFIG)[0]
+    assert found.span.start_seconds == pytest.approx(30, abs=1.0)
+    assert found.span.end_seconds == pytest.approx(30 + seconds, abs=1.0)
+    assert found.peak_seconds == 30.0
+
+
+def test_slides_that_stand_are_told_apart() -> None:
+    pts = np.arange(0.0, 1200.0, 120.0)
+    scores = planted(len(pts), 4, 5, noise=0.002)
+    found = find_moments(pts, scores, duration_seconds=1200.0, changes=NO_CHANGES, config=CONFIG)[0]
+    assert (found.span.start_seconds, found.span.end_seconds) == pytest.approx((480, 600), abs=1.0)
+
+
 @pytest.mark.parametrize(("start", "end"), [(0, 8), (42, 50)])
 def test_finds_a_moment_at_either_end(start: int, end: int) -> None:
     assert tiou(moments(planted(50, start, end, noise=0.003))[0].span, span(start, end)) >= 0.7
