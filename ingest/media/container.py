@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, LimitExceeded
@@ -177,11 +177,17 @@ def is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:
     return head[:4] == b"RIFF" and 0 < announced < 0xFFFFFFFF and size < announced + 8 - RIFF_SLACK_BYTES
 
 
+def is_heif_item(stream: Stream) -> bool:
+    """Whether FFmpeg made a stream of a HEIF picture: it has one packet, and no duration as tracks have."""
+    return stream.container.format.name == MOV and stream.frames == 1 and stream.duration is None
+
+
 def refuse_tiles(container: InputContainer, uri: str) -> None:
     """Refuse a HEIF picture in tiles, each of which FFmpeg takes for a video. `still.heif` reads them where it can.
 
     Raises:
-        DecodeError: If the container holds such a picture.
+        DecodeError: If the container holds such a picture, and no track.
     """
-    if container.format.name == MOV and any(s.disposition & Disposition.dependent for s in container.streams.video):
+    streams = container.streams.video
+    if any(s.disposition & Disposition.dependent for s in streams) and all(map(is_heif_item, streams)):
         raise DecodeError(uri, "a HEIF picture in tiles, which is read from a whole file only", "index the file")

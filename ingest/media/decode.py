@@ -3,6 +3,7 @@
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import BinaryIO, cast
 
@@ -35,6 +36,7 @@ from ingest.media.orientation import Orientation
 from ingest.media.picture import PictureMaker, display_size
 from ingest.media.start import FileStart
 from ingest.media.still.heif import read_heif
+from ingest.media.still.png import repair_exif
 from ingest.media.still.raw import refuse_raw
 from ingest.media.still.tiles import decode_still
 from ingest.media.still.webp import decode_webp, is_animated_webp
@@ -76,14 +78,32 @@ def decode(
         elif is_animated_webp(media):
             yield from decode_webp(media, uri=uri, config=config, on_progress=on_progress)
         else:
-            chooser = TrackChooser(media, uri, config, choose_sound)
-            yield from _Decoding(media, uri, config, on_progress, chooser).run()
+            yield from _decode_tracks(media, uri, config, on_progress, choose_sound)
     except MemoryError as error:
         raise LimitExceeded(
             uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
         ) from error
     except OSError as error:
         raise DecodeError(uri, f"reading it failed ({error.strerror or error})") from error
+
+
+def _decode_tracks(
+    media: MediaFile,
+    uri: str,
+    config: DecodeConfig,
+    on_progress: Callable[[], None],
+    choose_sound: ChooseSound | None,
+) -> Iterator[Decoded]:
+    """Decode by FFmpeg; a PNG of which nothing decodes, once more with its EXIF data repaired."""
+    chooser = TrackChooser(media, uri, config, choose_sound)
+    try:
+        yield from _Decoding(media, uri, config, on_progress, chooser).run()
+    except DecodeError:
+        for repaired in repair_exif(media):
+            with suppress(DecodeError):
+                yield from _Decoding(repaired, uri, config, on_progress, chooser).run()
+                return
+        raise
 
 
 class _Decoding:

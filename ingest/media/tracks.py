@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ingest.config import DecodeConfig
 from ingest.media.audio import AudioTrack
-from ingest.media.container import MOV, MediaFile, open_container
+from ingest.media.container import MOV, MediaFile, is_heif_item, open_container
 from ingest.media.damage import Damage
 from ingest.media.timeline import Epoch
 from ingest.values import MAX_SOUND_TRACKS, SAMPLE_RATE_HZ, SoundTrack
@@ -234,7 +234,9 @@ def rank_audio(container: InputContainer) -> list[AudioStream]:
 
 
 def _video_streams(container: InputContainer) -> list[VideoStream]:
-    return [s for s in container.streams.video if _has_decoder(s) and not s.disposition & STILL]
+    streams = [s for s in container.streams.video if _has_decoder(s) and not s.disposition & STILL]
+    # FFmpeg makes a stream also of the cover of an animated AVIF or HEIF, which is no track.
+    return [s for s in streams if not is_heif_item(s)] or streams
 
 
 def _declared_counts(container: InputContainer) -> dict[int, int]:

@@ -1,6 +1,8 @@
 """Makes still pictures as phones and programs store them."""
 
 import io
+import struct
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -47,6 +49,25 @@ def encode_picture(picture: Image.Image, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()
+
+
+def tiff_of(orientation: int, order: str = "<") -> bytes:
+    """Return EXIF data of one tag, as it begins in PNG and WebP."""
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    return mark + struct.pack(f"{order}IHHHIHHI", 8, 1, ORIENTATION, 3, 1, orientation, 0, 0)
+
+
+def insert_segments(photo: bytes, *contents: bytes) -> bytes:
+    """Put segments of EXIF or XMP data (APP1) at the beginning of a JPEG."""
+    segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content for content in contents)
+    return photo[:2] + segments + photo[2:]
+
+
+def insert_chunk(picture: bytes, kind: bytes, content: bytes, *, is_last: bool = False) -> bytes:
+    """Put a chunk behind the header of a PNG, or at its end."""
+    place = len(picture) - 12 if is_last else 33
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return picture[:place] + chunk + picture[place:]
 
 
 def turn_by_exif(picture: Image.Image, orientation: int) -> Image.Image:

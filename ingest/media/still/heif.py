@@ -143,6 +143,8 @@ def _find_meta(file: MediaFile) -> bytes | None:
             length = end - position
         if head[4:8] == b"moov":
             return None
+        if head[4:8] == b"ftyp" and meta is not None:  # the film of a motion photo, behind it
+            break
         if head[4:8] == b"meta" and meta is None and start <= length <= MAX_META_BYTES:
             file.seek(position + start)
             meta = file.read(length - start)

@@ -23,6 +23,7 @@ from support.heif import (
     HeifFile,
     Item,
     add_grid,
+    box,
     clap,
     code_picture,
     encode_grid,
@@ -32,6 +33,7 @@ from support.heif import (
     ispe,
     nclx,
 )
+from support.media import Track, encode_media, times
 from support.photos import BLACK, BLUE, GREEN, RED, WHITE, corners, draw_quarters, exif_of
 
 QUARTERS = draw_quarters(160, 96)
@@ -163,6 +165,17 @@ def test_the_primary_picture_is_shown_and_no_other(is_first: bool) -> None:
     if not is_first:
         file.primary = add_grid(file, QUARTERS)
     assert corners(show(file.encode())[1].pixels) == [RED, GREEN, BLUE, WHITE]
+
+
+@pytest.mark.parametrize("wrap", [lambda film: film, lambda film: box(b"mpvd", film), lambda film: b"Photo" + film])
+@pytest.mark.parametrize("encode", [encode_grid, encode_single])
+def test_the_film_behind_a_motion_photo_is_passed_over(
+    encode: Callable[..., bytes], wrap: Callable[[bytes], bytes]
+) -> None:
+    film = encode_media(format="mp4", video=Track(times=times(10, 25)))
+    info, frame, _ = show(encode(QUARTERS) + wrap(film))
+    assert info.container == "heif"
+    assert corners(frame.pixels) == [RED, GREEN, BLUE, WHITE]
 
 
 def test_colours_are_those_that_the_file_names() -> None:

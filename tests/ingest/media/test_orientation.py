@@ -2,6 +2,7 @@
 
 import gc
 import io
+import struct
 from pathlib import Path
 
 import av
@@ -20,6 +21,9 @@ from support.photos import (
     encode_picture,
     encode_time_lapse,
     exif_of,
+    insert_chunk,
+    insert_segments,
+    tiff_of,
     turn_by_exif,
 )
 
@@ -52,6 +56,41 @@ def test_a_photo_is_turned_as_it_says(format: str, orientation: int) -> None:
 def test_exif_without_an_orientation_changes_nothing(format: str) -> None:
     plain = encode_picture(QUARTERS, format, **FORMATS[format])
     assert decoded(photo(0, format))[1][0].thumbnail == decoded(plain)[1][0].thumbnail
+
+
+EXIF = b"Exif\0\0"
+XMP = b"http://ns.adobe.com/xap/1.0/\0<x/>"
+LOOP = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x8769, 4, 1, 8, 8)  # directories that are one another
+FAR = b"II*\0\xff\xff\xff\x7f"  # a directory outside of the data
+MANY = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x9999, 7, 0xFFFFFFFF, 8, 0)  # 4 billion bytes of one tag
+JUNK = bytes(range(7, 90))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_data_has_either_byte_order(order: str) -> None:
+    exif, right = tiff_of(6, order), corners(turn_by_exif(QUARTERS, 6))
+    plain = encode_picture(QUARTERS, "JPEG"), encode_picture(QUARTERS, "PNG")
+    webp = [encode_picture(QUARTERS, "WEBP", lossless=True, exif=data) for data in (exif, EXIF + exif)]
+    for media in (
+        insert_segments(plain[0], EXIF + exif),
+        insert_segments(plain[0], XMP, EXIF + exif),
+        insert_chunk(plain[1], b"eXIf", exif),
+        insert_chunk(plain[1], b"eXIf", exif, is_last=True),
+        insert_chunk(plain[1], b"eXIf", EXIF + exif),  # as in JPEG, which some programs write
+        *webp,
+    ):
+        assert corners(decoded(media)[1][0].pixels) == right
+
+
+@pytest.mark.parametrize("exif", [*map(tiff_of, (0, 9, 65535)), b"", JUNK, LOOP, FAR, MANY, tiff_of(6)[:14]])
+def test_damaged_exif_data_leaves_the_picture(exif: bytes) -> None:
+    jpeg, png = encode_picture(QUARTERS, "JPEG"), encode_picture(QUARTERS, "PNG")
+    webp = encode_picture(QUARTERS, "WEBP", lossless=True, exif=exif or JUNK)
+    media = [insert_segments(jpeg, EXIF + exif), insert_segments(jpeg, XMP, exif), webp]
+    for damaged in (*media, insert_chunk(png, b"eXIf", exif), insert_chunk(png, b"eXIf", EXIF + exif)):
+        info, (frame,) = decoded(damaged)
+        assert corners(frame.pixels) == corners(QUARTERS)
+        assert (info.width, info.height) == QUARTERS.size
 
 
 @pytest.mark.parametrize("format", ["matroska", "mov", "avi"])

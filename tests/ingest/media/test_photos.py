@@ -107,6 +107,14 @@ def test_an_animation_begins_with_its_first_picture(format: str) -> None:
     assert corners(frames[0].pixels) == UPRIGHT
 
 
+def test_an_animated_avif_is_a_video() -> None:
+    colours = [RED, GREEN, BLUE]
+    pictures = [Image.new("RGB", (64, 48), colour) for colour in colours]
+    media = encode_picture(pictures[0], "AVIF", save_all=True, append_images=pictures[1:], duration=1000, quality=90)
+    shown = [corners(item.pixels)[0] for item in decoded(media) if isinstance(item, Frame)]
+    assert shown == colours
+
+
 @pytest.mark.parametrize("sampling", ["fast", "exact", "keyframes"])
 def test_an_animated_webp_is_a_video(sampling: SamplingPolicy) -> None:
     pictures = [Image.new("RGB", (64, 48), colour) for colour in (RED, GREEN, BLUE, WHITE)]
