@@ -224,7 +224,8 @@ def choose_video(container: InputContainer, counts: dict[int, int] | None = None
     counts = counts or _declared_counts(container)
     if counts:
         most = max(counts.values())
-        streams = [s for s in streams if counts[s.index] >= MOVING_SHARE * most]
+        least = max(MOVING_SHARE * most, min(most, 2))  # a single picture moves beside none: an animated AVIF's first
+        streams = [s for s in streams if counts[s.index] >= least]
     return max(streams, key=lambda s: (_rank(s), s.width * s.height, -s.index), default=None)
 
 

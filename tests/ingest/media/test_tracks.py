@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, features
 
 from ingest.config import DecodeConfig
 from ingest.media.decode import decode
@@ -155,3 +156,13 @@ def test_two_passes_decode_the_same_track() -> None:
     blocks = [item for item in items if isinstance(item, AudioBlock)]
     assert np.abs(np.concatenate([block.samples for block in blocks])).max() > 0.4
     assert isinstance(items[-1], DecodeSummary)
+
+
+def test_the_pictures_of_an_animated_avif_are_its_track_s() -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    first, *others = (Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue"))
+    file = io.BytesIO()  # its first picture is also an item of its own, which FFmpeg shows as a track
+    first.save(file, "AVIF", save_all=True, append_images=others, duration=1000)
+    items = run(file.getvalue())
+    assert [item.pts_seconds for item in items if isinstance(item, Frame)] == [0, 1, 2]
