@@ -30,7 +30,7 @@ MISSING_SECONDS = 2.0  # data may end this much before the header's duration, fo
 MISSING_SHARE = 0.05  # or this share of the duration before it, if that is longer
 RIFF_SLACK_BYTES = 4096  # a file may be this much shorter than its header announces, for rounding
 NOT_MEDIA = "not a media file"
-# Texts that people take for media: their first bytes without spaces in lower case, what they are, and what to do. For
+# Files that people take for media: their first bytes without spaces in lower case, what they are, and what to do. For
 # manifests of DASH, FFmpeg needs libxml2, which PyAV's wheels lack.
 _TEXTS = (
     (b"#extm3u", "a playlist (HLS)", "kinodex publish takes it as a stream; or name the files in it"),
@@ -46,6 +46,8 @@ _TEXTS = (
     (b"[reference]", "a playlist", "name the files in it"),
     (b"<!doctypehtml", "a web page", "name the address of the video itself"),
     (b"<html", "a web page", "name the address of the video itself"),
+    (b"\x1f\x8b", "compressed (gzip)", "unpack it first"),
+    (b"pk\3\4", "an archive (ZIP)", "unpack it first"),
 )
 _MARKUP = re.compile(rb"<\?.*?\?>|<!--.*?-->", re.DOTALL)  # XML's declarations and comments, which precede its content
 TEXT_BYTES = 4096  # of a text, to tell what it is; comments may come first

@@ -36,6 +36,12 @@ _MARKS = (  # at the first byte
     b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00",  # Wave64
     b"DTSHDHDR",
     b"\x7f\xfe\x80\x01",  # DTS
+    b"BBCD",  # Dirac
+    *(b"BIK" + version for version in (b"b", b"f", b"g", b"h", b"i", b"k")),  # videos of games: Bink, Smacker, RoQ
+    b"KB2",
+    b"SMK2",
+    b"SMK4",
+    b"\x84\x10\xff\xff\xff\xff",
 )
 _RIFF_KINDS = (b"AVI ", b"AVIX", b"AMV ", b"CDXA", b"WAVE", b"QLCM", b"XWMA")
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # of MP4 and QuickTime

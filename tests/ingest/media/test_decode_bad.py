@@ -98,9 +98,10 @@ def test_playlists_open_nothing(text: str, tmp_path: Path) -> None:
         ("<ASX version='3.0'>\n<entry/></ASX>", "a playlist", "the files"),
         ("[playlist]\nFile1=a.mp3\n", "a playlist", "the files"),
         ("\n<!DOCTYPE html>\n<html lang=en>", "a web page", "the address of the video"),
+        ("PK\3\4" + "\0" * 60, "an archive (ZIP)", "unpack"),
     ],
 )
-def test_names_texts_that_people_take_for_media(text: str, kind: str, remedy: str) -> None:
+def test_names_files_that_people_take_for_media(text: str, kind: str, remedy: str) -> None:
     with pytest.raises(DecodeError) as caught:
         run(text.encode())
     assert caught.value.reason == f"not a media file but {kind}"
