@@ -224,8 +224,8 @@ def choose_video(container: InputContainer, counts: dict[int, int] | None = None
     counts = counts or _declared_counts(container)
     if counts:
         most = max(counts.values())
-        least = max(MOVING_SHARE * most, min(most, 2))  # a single picture moves beside none: an animated AVIF's first
-        streams = [s for s in streams if counts[s.index] >= least]
+        least = min(most, 2)  # a single picture moves beside none: the first of an animated AVIF is a track too
+        streams = [s for s in streams if counts[s.index] >= least and counts[s.index] >= MOVING_SHARE * most]
     return max(streams, key=lambda s: (_rank(s), s.width * s.height, -s.index), default=None)
 
 
