@@ -22,6 +22,8 @@ from ingest.values import SAMPLE_RATE_HZ
 
 BLOCK_SECONDS = 5  # length of one AudioBlock: few messages, little delay
 JUMP_SECONDS = Fraction(1, 20)  # a timestamp off by more starts a new run; less is rounding
+# Raw AAC has no timestamps. FFmpeg counts frames, each as long as the first, but the sample rate may change.
+UNTIMED_FORMATS = frozenset({"aac", "loas"})
 # libswresample's weights for mixing to stereo. They sum to one, so that equal channels do not clip. The centre, which
 # carries the speech of films, gets half of 5.1's sum; FFmpeg's default gives it a third.
 MIX = {"rematrix_maxval": "1.0", "center_mix_level": "1.414", "surround_mix_level": "0.354"}
@@ -48,9 +50,17 @@ class AudioTrack:
         self._epoch: Epoch | None = None
         self._start = Fraction(0)  # source time of the first sample in _parts
         self._expected = Fraction(0)  # source time of the next decoded frame, by counting
+        self.is_untimed = stream.container.format.name in UNTIMED_FORMATS
+        self._frame_seconds = Fraction(0)  # length of the last decoded frame
+        self._lost_seconds = Fraction(0)  # length of frames that did not decode and are not in _expected; if untimed
         self._downmix = Downmix()
         self._parts: list[NDArray[np.float32]] = []  # (1, N) or (2, N)
         self._count = 0  # samples in _parts
+
+    @property
+    def next_time(self) -> Fraction:
+        """Source time of the next packet, counted in samples: the true one of a format without timestamps."""
+        return self._expected + self._lost_seconds
 
     def feed(self, packet: Packet[AudioStream], epoch: Epoch) -> Iterator[Sound]:
         if self._epoch is not None and epoch is not self._epoch:
@@ -76,11 +86,14 @@ class AudioTrack:
                 raise
             if not isinstance(error, EOFError):
                 self._note_damage(epoch, packet)
+                self._lost_seconds += self._frame_seconds if self.is_untimed else 0
             return []
 
     def _note_damage(self, epoch: Epoch, packet: Packet[AudioStream] | None) -> None:
         base = self._stream.time_base
-        if packet is None or packet.pts is None or base is None:
+        if self.is_untimed:
+            self._damage.note(epoch, self.next_time, self._frame_seconds)
+        elif packet is None or packet.pts is None or base is None:
             self._damage.note()
         else:
             self._damage.note(epoch, packet.pts * base, packet.duration * base if packet.duration else None)
@@ -91,6 +104,8 @@ class AudioTrack:
         setup = (frame.format.name, frame.layout.name, frame.sample_rate)
         base = self._stream.time_base
         begin = frame.pts * base if frame.pts is not None and base else None
+        if self.is_untimed:
+            begin = self.next_time
         has_jump = begin is not None and abs(begin - self._expected) > JUMP_SECONDS
         if self._resampler is None or setup != self._setup or has_jump:
             yield from self._end_run()
@@ -99,9 +114,11 @@ class AudioTrack:
             self._setup = setup
             if begin is not None:
                 self._start = self._expected = begin
+                self._lost_seconds = Fraction(0)
         if epoch.first_sound is None:
             epoch.first_sound = self._expected
-        self._expected += Fraction(frame.samples, frame.sample_rate)
+        self._frame_seconds = Fraction(frame.samples, frame.sample_rate)
+        self._expected += self._frame_seconds
         frame.pts = None  # the run counts samples; the resampler must not stretch to a stray timestamp
         try:
             self._store(self._resampler.resample(frame))

@@ -212,6 +212,10 @@ class _Decoding:
             base = self._bases[stream.index]
             if base is None:
                 continue
+            if self._audio is not None and self._audio.is_untimed and stream is self._audio_stream:
+                now = self._audio.next_time
+                yield DatedPacket(packet=packet, base=base, pts=now, dts=now, duration=None)
+                continue
             yield DatedPacket(
                 packet=packet,
                 base=base,

@@ -31,6 +31,9 @@ TS_FILTERS = {
 EARLY_SECONDS = Fraction(1, 2)  # a first packet without decoding time gets one this long before its picture
 TS_HZ = 90_000
 TS_NULL_PACKET = b"\x47\x1f\xff\x10".ljust(188, b"\xff")  # padding that demuxers skip
+# Sample rates of AAC by the index in its ADTS header, and the length of one of its blocks.
+ADTS_RATES_HZ = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000, 7350)
+AAC_BLOCK_SAMPLES = 1024
 MIN_TS_PACKETS = 20  # of a file: FFmpeg does not recognise MPEG-TS by ten
 
 
@@ -55,6 +58,8 @@ class PacketTimes:
         self._reorders = isinstance(stream, VideoStream) and stream.codec_context.reorder_depth > 0
         rate = (stream.average_rate or stream.guessed_rate) if isinstance(stream, VideoStream) else None
         self._duration = 1 / rate if rate else Fraction(1, 25)  # of a packet without one
+        # FFmpeg invents the times of raw AAC, and errs once the sample rate changes.
+        self._is_raw_aac = stream.container is not None and stream.container.format.name == "aac"
         self._next: Fraction | None = None  # decoding time after the last packet
         self._dts: Fraction | None = None
 
@@ -68,6 +73,9 @@ class PacketTimes:
         duration = packet.duration * base if packet.duration else self._duration
         pts = packet.pts * base + self._shift if packet.pts is not None else None
         dts = packet.dts * base + self._shift if packet.dts is not None else None
+        if self._is_raw_aac:
+            pts = dts = None
+            duration = _adts_seconds(packet) or duration
         if dts is None:
             dts = self._invent_dts(pts)
         if pts is None:
@@ -93,6 +101,15 @@ class PacketTimes:
                 self._uri, "its pictures have no times", "put it into a container that has, such as MP4 or MPEG-TS"
             )
         return self._next if self._next is not None else Fraction(self._shift)
+
+
+def _adts_seconds(packet: Packet[Stream]) -> Fraction | None:
+    """Return how long a frame of raw AAC lasts, by its own header."""
+    head = bytes(memoryview(packet)[:7])
+    index = head[2] >> 2 & 15 if len(head) == 7 else len(ADTS_RATES_HZ)
+    if index >= len(ADTS_RATES_HZ):
+        return None
+    return Fraction(AAC_BLOCK_SAMPLES * ((head[6] & 3) + 1), ADTS_RATES_HZ[index])
 
 
 def _accepts(format: str, streams: list[Stream]) -> bool:

@@ -16,7 +16,7 @@ from ingest.values import SAMPLE_RATE_HZ
 from support.chunked import EVEN, MEDIA, NINE, make_source, media_of, publish
 from support.joined import decode_chunk, join_frames, join_sound, source_frames, source_sound, summary_of
 from support.marks import first_quick
-from support.media import Sound, Track, beep_times, read_number, times, write_media
+from support.media import Sound, Track, beep_times, encode_media, read_number, times, write_media
 
 
 class FakeTime:
@@ -213,6 +213,15 @@ def test_sound_alone_is_cut_by_time(suffix: str, codec: str, tmp_path: Path) -> 
     assert len(sound) == pytest.approx(9 * SAMPLE_RATE_HZ, abs=0.06 * SAMPLE_RATE_HZ)
     beeps = beep_times(sound, SAMPLE_RATE_HZ, begin)
     assert np.diff(beeps) == pytest.approx(np.ones(8), abs=0.002)
+
+
+def test_raw_aac_whose_sample_rate_changes_keeps_its_times(tmp_path: Path) -> None:
+    source = tmp_path / "source.aac"
+    parts = [Sound(codec="aac", seconds=6.0), Sound(codec="aac", seconds=6.0, rate_hz=44_100, layout="stereo")]
+    source.write_bytes(b"".join(encode_media(format="adts", sounds=[part]) for part in parts))
+    begin, sound = join_sound(media_of(publish(str(source))))
+    assert len(sound) == pytest.approx(12 * SAMPLE_RATE_HZ, abs=0.1 * SAMPLE_RATE_HZ)
+    assert beep_times(sound, SAMPLE_RATE_HZ, begin) == pytest.approx([n + 0.5 for n in range(12)], abs=0.1)
 
 
 def with_jump(path: Path, *, forward: int = 0, second_start: int = 0, drop: int = 0) -> str:
