@@ -18,6 +18,7 @@ HALF = 0.5
 JUMP, TRUNCATED, DAMAGED, UNTIMED = "times jump back", "truncated", "damaged", "without timestamps"
 UNREADABLE, LIMIT, ENCRYPTED = "ffprobe cannot read it", "over a limit", "encrypted"
 REFUSED = "a format that is not allowed"
+DELAY = "codec delay"  # sound before time zero that primes the decoder: FFmpeg 5 shows it, FFmpeg 8 does not
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +83,8 @@ def _compare(
         times = sorted({time - zero for time in video.times})
         shift = find_shift(times, ours.pictures)
         if shift and not _off_grid([at + shift for at in times], ours.pictures):
-            yield Difference("zero", f"all times are {shift:+.3f} s off", reason)
+            is_delay = sound is not None and sound.begin < 0 and abs(shift) < SOUND_SECONDS
+            yield Difference("zero", f"all times are {shift:+.3f} s off", DELAY if is_delay else reason)
             times, zero = [at + shift for at in times], zero - shift
         if off := _off_grid(times, ours.pictures):
             yield Difference("times", f"{len(off)} of {len(ours.pictures)} times are no picture's: {_few(off)}", reason)
