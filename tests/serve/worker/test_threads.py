@@ -40,7 +40,7 @@ class FakePool:
 
     def __init__(self, config: object, *, workers: int) -> None: ...
 
-    def decode(self, file: BinaryIO, *, uri: str, config: object = None) -> Iterator[Decoded]:
+    def decode(self, file: BinaryIO, *, uri: str, **_: object) -> Iterator[Decoded]:
         result = self.content[file.read()]
         if isinstance(result, Exception):
             raise result
