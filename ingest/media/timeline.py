@@ -35,6 +35,7 @@ class Epoch:
     start: Fraction  # lowest source time seen
     end: Fraction  # highest source time at which anything seen ends
     limit: Fraction | None = None  # media time at which the next epoch begins; None while this is the last
+    before: "Epoch | None" = None  # the epoch that it follows
 
     @property
     def first(self) -> Fraction | None:
@@ -137,12 +138,21 @@ class Timeline:
         """Whether a time can follow in an epoch, perhaps behind a gap."""
         if shown <= epoch.end + GAP_SECONDS:
             return True
-        if not self._keeps_gaps:
+        if not self._keeps_gaps or epoch is not self.current or self._goes_back(shown, epoch):
             return False
         end = self._end_of(epoch)
         if end is None or end < epoch.end:  # a header that the file has proved wrong already
             return shown <= epoch.end + MAX_GAP_SECONDS
         return shown <= end + END_SLACK_SECONDS
+
+    def _goes_back(self, shown: Fraction, epoch: Epoch) -> bool:
+        """Whether a time goes on where the epoch before would be now: the times between were wrong."""
+        before = epoch.before
+        return (
+            before is not None
+            and before.origin is not None
+            and abs(before.to_media(shown) - epoch.to_media(epoch.end)) <= GAP_SECONDS
+        )
 
     def _end_of(self, epoch: Epoch) -> Fraction | None:
         """Return the source time at which the declared duration ends; None if none is declared."""
@@ -182,7 +192,17 @@ class Timeline:
         else:
             index, base, origin = current.index + 1, current.to_media(current.end), shown
             current.limit = base
-        self.current = Epoch(index=index, base=base, origin=origin, clock=self._clock, start=shown, end=shown)
+        self.current = Epoch(
+            index=index,
+            base=base,
+            origin=origin,
+            clock=self._clock,
+            start=shown,
+            end=shown,
+            before=current if index else None,
+        )
+        if current is not None and current.before is not None:
+            current.before.before = None  # else the last of many epochs would hold them all
         if index == 0:
             self.first = self.current
         return self.current

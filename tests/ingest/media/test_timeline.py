@@ -252,6 +252,21 @@ def test_a_wild_stretch_opens_epochs_and_makes_no_long_video(format: str) -> Non
     assert summary_of(items).duration_seconds == pytest.approx(10, abs=1.5)
 
 
+@pytest.mark.parametrize("format", RETIMED)
+@pytest.mark.parametrize("at", [15, 20, 30])
+def test_a_stretch_whose_times_are_too_early_moves_nothing_after_it(format: str, at: int) -> None:
+    retime, rate, codec = RETIMED[format]
+    track = Track(times=times(24 * 40), gop=24, options=IN_ORDER)
+    media = encode_media(format=format, video=track, sounds=[Sound(codec=codec, seconds=40)])
+    moved = retime(media, lambda kind, number, ticks: ticks - (at * rate if at <= ticks / rate < at + 2 else 0))
+    items = run(moved)
+    for frame in items:
+        if isinstance(frame, Frame) and not at - 1 < frame.pts_seconds < at + 3:
+            assert frame.pts_seconds == pytest.approx(read_number(frame.pixels) / 24, abs=0.5)
+    assert summary_of(items).epoch_count == 3
+    assert summary_of(items).duration_seconds == pytest.approx(40, abs=0.6)
+
+
 def test_times_of_a_transport_stream_that_wrap_go_on() -> None:
     track = Track(times=times(240), gop=24)
     media = encode_media(format="mpegts", video=track, sounds=[Sound(codec="mp2", seconds=10)])
