@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
-from math import ceil, floor
+from math import ceil, floor, inf
 
 from corpus_truth import Track, Truth
 
-from ingest.media.container import DEMUXERS
+from ingest.media.container import DEMUXERS, WITH_DURATION
+from ingest.media.timeline import MAX_GAP_SECONDS
 
 TIME_SECONDS = 0.002  # ffprobe prints microseconds; FLV and Matroska count milliseconds
 DURATION_SECONDS, SOUND_SECONDS = 0.25, 0.1  # a frame of a slow video; two frames of AAC
@@ -15,7 +16,7 @@ SOUND_SHARE = 0.005  # of the sound that may be missing: what the codec's delay 
 DAMAGED_SHARE = 0.2  # of the pictures that may be missing from a damaged file: a neighbour stands for the others
 FEW_FRAMES = 2  # that ffprobe finds in a file of which nothing else decodes
 HALF = 0.5
-JUMP, TRUNCATED, DAMAGED, UNTIMED = "times jump back", "truncated", "damaged", "without timestamps"
+JUMP, TRUNCATED, DAMAGED, UNTIMED = "times jump", "truncated", "damaged", "without timestamps"
 UNREADABLE, LIMIT, ENCRYPTED = "ffprobe cannot read it", "over a limit", "encrypted"
 REFUSED = "a format that is not allowed"
 DELAY = "codec delay"  # sound before time zero that primes the decoder: FFmpeg 5 shows it, FFmpeg 8 does not
@@ -128,7 +129,8 @@ def explain(truth: Truth, ours: Decoded, tracks: Sequence[Track]) -> str:
     """Return the class of a file whose figures may differ; empty if nothing about it is special."""
     if truth.is_encrypted:
         return ENCRYPTED
-    if any(track.has_jump for track in tracks):
+    forward = inf if truth.demuxer in WITH_DURATION else MAX_GAP_SECONDS
+    if any(track.has_jump(forward) for track in tracks):
         return JUMP
     if ours.is_truncated:
         return TRUNCATED

@@ -47,8 +47,13 @@ class Track:
         return len(self.times) + self.untimed_count
 
     @property
-    def has_jump(self) -> bool:
-        return any(after < before - BACKWARD_SECONDS for before, after in pairwise(self.times))
+    def is_decoded(self) -> bool:
+        return self.frame_count > 0 and (self.is_video or self.rate_hz > 0)
+
+    def has_jump(self, forward_seconds: float) -> bool:
+        """Whether times step back, or forward by more than the given seconds."""
+        steps = [after - before for before, after in pairwise(self.times)]
+        return any(not -BACKWARD_SECONDS <= step <= forward_seconds for step in steps)
 
     def add(self, frame: dict[str, str]) -> None:
         samples = int(_number(frame.get("nb_samples")))
@@ -94,15 +99,15 @@ class Truth:
     is_encrypted: bool = False  # ffprobe decodes what it cannot read, to noise
 
     def videos(self) -> list[Track]:
-        return in_succession([t for t in self.tracks.values() if t.is_video and t.frame_count and not t.is_still])
+        return in_succession([t for t in self.tracks.values() if t.is_video and t.is_decoded and not t.is_still])
 
     def lacks(self, *, is_video: bool) -> bool:
         """Whether ffprobe has no decoder for the only tracks of pictures, or of sound."""
         kind = [t for t in self.tracks.values() if t.is_video == is_video and not t.is_still]
-        return bool(kind) and not any(t.frame_count for t in kind)
+        return bool(kind) and not any(t.is_decoded for t in kind)
 
     def sounds(self) -> list[Track]:
-        return in_succession([t for t in self.tracks.values() if not t.is_video and t.frame_count])
+        return in_succession([t for t in self.tracks.values() if not t.is_video and t.is_decoded])
 
 
 def in_succession(tracks: list[Track]) -> list[Track]:
