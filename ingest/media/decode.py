@@ -246,7 +246,7 @@ class _Decoding:
                 epoch.first_picture = pts  # with sound only, pictures still set media time
                 if epoch.clock == "source":
                     epoch.set_origin(pts)
-        elif not self._start.hold(timed, epoch):
+        elif not self._start.hold(timed, epoch, has_pts=not has_no_pts):
             yield from self._feed_picture(timed, epoch)
         self._start.settle(epoch)
         for held in self._start.release():

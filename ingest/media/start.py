@@ -20,12 +20,15 @@ class FileStart:
         self._held: list[tuple[DatedPacket, Epoch]] = []
         self._held_bytes = 0
 
-    def hold(self, timed: DatedPacket, epoch: Epoch) -> bool:
-        """Keep a packet of pictures if it must wait; say whether it is kept."""
+    def hold(self, timed: DatedPacket, epoch: Epoch, *, has_pts: bool) -> bool:
+        """Keep a packet of pictures if it must wait; say whether it is kept. `has_pts`: whether its pts is right."""
+        packet = timed.packet
+        if epoch.first_keyframe is None and has_pts and packet.is_keyframe and not packet.is_discard:
+            epoch.first_keyframe = timed.pts
         if epoch.clock == "source" or epoch.origin is not None or not (self._held or epoch.first_picture is not None):
             return False
         self._held.append((timed, epoch))
-        self._held_bytes += timed.packet.size
+        self._held_bytes += packet.size
         return True
 
     def settle(self, epoch: Epoch) -> None:

@@ -30,6 +30,7 @@ class Epoch:
     base: Fraction  # media time at which the epoch begins
     origin: Fraction | None  # the source time at `base`; None until the first picture or sound is known
     clock: Clock
+    first_keyframe: Fraction | None = None  # source time of the first packet of a file that should decode alone
     first_picture: Fraction | None = None  # source time of the first picture that decodes
     first_sound: Fraction | None = None  # source time of the first sound that decodes
     start: Fraction  # lowest source time seen
@@ -47,10 +48,13 @@ class Epoch:
         self.origin = source if self.clock == "media" else Fraction(floor(source) - LEAD_SECONDS)
 
     def settle(self) -> None:
-        """Fix the media time of a file by what is known so far of its first picture and its first sound."""
+        """Fix the media time of a file by what is known so far of its first picture and its first sound.
+
+        A first keyframe that is damaged counts: a player begins there, and shows nothing.
+        """
         if self.origin is None:
-            known = [time for time in (self.first_picture, self.first_sound) if time is not None]
-            self.set_origin(min(known, default=self.start))
+            first = (self.first_keyframe, self.first_picture, self.first_sound)
+            self.set_origin(min((time for time in first if time is not None), default=self.start))
 
     def to_media(self, source: Fraction) -> Fraction:
         """Convert a source time to media time; below `base` for times before the first picture."""

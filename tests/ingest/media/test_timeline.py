@@ -172,6 +172,23 @@ def test_a_single_picture_that_comes_late_is_kept() -> None:
         assert seconds_of(run(media, sampling=policy)) == pytest.approx([20], abs=0.05)
 
 
+def test_damaged_pictures_at_the_start_move_no_time() -> None:
+    track = Track(times=times(20, 4), gop=1, options=IN_ORDER)
+    media = bytearray(encode_media(format="matroska", video=track))
+    with av.open(io.BytesIO(media)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0)]
+    for packet in packets[:7]:
+        at = media.index(packet)
+        media[at + 4 : at + len(packet)] = bytes(len(packet) - 4)
+    items = run(bytes(media))
+    for frame in items:
+        if isinstance(frame, Frame):
+            assert frame.pts_seconds == pytest.approx(read_number(frame.pixels) / 4, abs=0.002)
+    assert seconds_of(items)[0] == pytest.approx(1.75)
+    assert (summary_of(items).zero_seconds, summary_of(items).start_seconds) == (0.0, 1.75)
+    assert summary_of(items).duration_seconds == pytest.approx(5.0)
+
+
 # ---- jumps and damage
 
 
