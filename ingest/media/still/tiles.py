@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.codec.context import CodecContext
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
@@ -129,11 +130,7 @@ class _Joiner:
     def _decode(self, tile: Tile, data: bytes) -> VideoFrame | None:
         """Return a tile's picture; None if it does not decode."""
         if self._decoder is None or (self._decoder[0].codec, self._decoder[0].headers) != (tile.codec, tile.headers):
-            context = CodecContext.create(tile.codec, "r")
-            assert isinstance(context, VideoCodecContext)
-            context.extradata, context.thread_count = tile.headers or None, 1
-            context.options = {"max_pixels": str(self._config.max_pixels)}
-            self._decoder = (tile, context)
+            self._decoder = (tile, self._open_decoder(tile))
         context = self._decoder[1]
         try:
             frames = [*context.decode(Packet(data)), *context.decode(None)]
@@ -145,6 +142,16 @@ class _Joiner:
             self._decoder = None
             return None
         return frames[-1] if frames else None  # of a progressive picture, the finest
+
+    def _open_decoder(self, tile: Tile) -> VideoCodecContext:
+        try:
+            context = CodecContext.create(tile.codec, "r")
+        except UnknownCodecError as error:
+            raise DecodeError(self._uri, f"this FFmpeg has no decoder {tile.codec}", "install PyAV's wheel") from error
+        assert isinstance(context, VideoCodecContext)
+        context.extradata, context.thread_count = tile.headers or None, 1
+        context.options = {"max_pixels": str(self._config.max_pixels)}
+        return context
 
     def _check_grid(self, tile: VideoFrame) -> None:
         """Check that the tiles cover the picture, and little more than that."""

@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 from av.video.frame import VideoFrame
-from PIL import ExifTags, Image
-from PIL.WebPImagePlugin import WebPImageFile  # imported early: the child cannot open files later
+from PIL import ExifTags, Image, TiffImagePlugin  # noqa: F401  reads EXIF data: the child cannot open files later
+from PIL.WebPImagePlugin import WebPImageFile
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, LimitExceeded

@@ -15,7 +15,18 @@ from ingest.media.decode import decode
 from ingest.media.sandbox import DecodePool
 from ingest.values import DecodeSummary, Frame, MediaInfo
 from support.media import Track, encode_media, times
-from support.photos import BLUE, GREEN, RED, WHITE, corners, draw_quarters, encode_picture, exif_of, turn_by_exif
+from support.photos import (
+    BLUE,
+    GREEN,
+    RED,
+    WHITE,
+    corners,
+    draw_quarters,
+    encode_picture,
+    exif_of,
+    tiff_of,
+    turn_by_exif,
+)
 
 QUARTERS = draw_quarters(320, 192)
 UPRIGHT = [RED, GREEN, BLUE, WHITE]
@@ -174,10 +185,12 @@ def test_an_animated_webp_keeps_the_limits() -> None:
 
 
 def test_a_child_process_decodes_an_animated_webp() -> None:
-    media = encode_picture(QUARTERS, "WEBP", save_all=True, append_images=[Image.new("RGB", QUARTERS.size)])
+    media = encode_picture(
+        QUARTERS, "WEBP", save_all=True, append_images=[Image.new("RGB", QUARTERS.size)], exif=tiff_of(6)
+    )
     with DecodePool(DecodeConfig(resize="squash"), workers=1) as pool:
         frame = next(item for item in pool.decode(io.BytesIO(media), uri="test") if isinstance(item, Frame))
-    assert corners(frame.pixels) == UPRIGHT
+    assert corners(frame.pixels) == TURNED
 
 
 def dng(order: str) -> bytes:
