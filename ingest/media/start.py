@@ -23,8 +23,8 @@ class FileStart:
     def hold(self, timed: DatedPacket, epoch: Epoch, *, has_pts: bool) -> bool:
         """Keep a packet of pictures if it must wait; say whether it is kept. `has_pts`: whether its pts is right."""
         packet = timed.packet
-        if epoch.first_keyframe is None and has_pts and packet.is_keyframe and not packet.is_discard:
-            epoch.first_keyframe = timed.pts
+        if epoch.first_packet is None and has_pts and not packet.is_discard:
+            epoch.first_packet = timed.pts
         if epoch.clock == "source" or epoch.origin is not None or not (self._held or epoch.first_picture is not None):
             return False
         self._held.append((timed, epoch))

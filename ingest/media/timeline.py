@@ -30,7 +30,7 @@ class Epoch:
     base: Fraction  # media time at which the epoch begins
     origin: Fraction | None  # the source time at `base`; None until the first picture or sound is known
     clock: Clock
-    first_keyframe: Fraction | None = None  # source time of the first packet of a file that should decode alone
+    first_packet: Fraction | None = None  # source time of the first packet of pictures of a file
     first_picture: Fraction | None = None  # source time of the first picture that decodes
     first_sound: Fraction | None = None  # source time of the first sound that decodes
     start: Fraction  # lowest source time seen
@@ -50,10 +50,10 @@ class Epoch:
     def settle(self) -> None:
         """Fix the media time of a file by what is known so far of its first picture and its first sound.
 
-        A first keyframe that is damaged counts: a player begins there, and shows nothing.
+        A first picture that is damaged, or lacks its keyframe, counts: a player begins there, and shows nothing.
         """
         if self.origin is None:
-            first = (self.first_keyframe, self.first_picture, self.first_sound)
+            first = (self.first_packet, self.first_picture, self.first_sound)
             self.set_origin(min((time for time in first if time is not None), default=self.start))
 
     def to_media(self, source: Fraction) -> Fraction:
