@@ -69,6 +69,7 @@ class Video:
     watermark_seconds: float | None = None  # everything before it is final; None: everything is
     anchors: tuple[WallClockAnchor, ...] = ()  # of a live video, by media time, at most one in each epoch
     version: int = 0  # grows with each change of a live video's rows
+    is_searchable: bool = True  # False: its vectors are of other encoders than the library's; `warnings` says why
 
     @property
     def span(self) -> TimeSpan:
@@ -330,6 +331,7 @@ class IndexOutcome:
     utterances: int = 0
     error: str | None = None
     warnings: tuple[str, ...] = ()
+    is_new_version: bool = False  # its bytes replaced older bytes of the same video
 
 
 class IndexProgress:

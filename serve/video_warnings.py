@@ -115,6 +115,19 @@ FEW_WORDS = WarningKind(
     meaning="The same, for more than half of the speech of the file.",
     remedy="The same: a larger model, or a multilingual one.",
 )
+BEING_WRITTEN = WarningKind(
+    text="it was still being written: what was there was indexed",
+    meaning="A recorder or a copying program still wrote to the file while it was indexed. A file that rests within"
+    " 20 s has no such warning: it is waited for.",
+    remedy="Index it again when it is complete. Its video then gets the whole content, under the same id.",
+)
+NOT_ENCODED = WarningKind(
+    text="not encoded again, so {effect}: {reason}",
+    sample={"effect": "no question finds it", "reason": "no such file: /videos/a.mp4 (check the path)"},
+    meaning="`kinodex reindex` could not read the video again. Its old index answers if the encoders are the same as"
+    " before. Otherwise no question finds it; its transcript and its pictures can still be read.",
+    remedy="Put the file back and index it (`kinodex index PATH`), or delete the video.",
+)
 OUTDATED = WarningKind(
     text="indexed by an older version of kinodex, so no question finds it: run kinodex reindex",
     meaning="The library was made by a version whose vectors this version cannot use.",
@@ -135,8 +148,13 @@ MANY_GAPS = WarningKind(
 )
 KINDS = (
     TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NO_PICTURES, NO_SOUND, SILENT, NO_WORDS,
-    FEW_WORDS, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
+    FEW_WORDS, BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
 )  # fmt: skip
+
+
+def is_not_encoded(warning: str) -> bool:
+    """Whether a warning of a video says that a reindexing could not read it, or none has read it yet."""
+    return warning == OUTDATED.text or warning.startswith(NOT_ENCODED.text.partition("{")[0])
 
 
 class SpeechModel(Protocol):
@@ -158,6 +176,7 @@ class FileFacts:
     """What decoding and transcription found in one file."""
 
     expects_pictures: bool = True  # False: the settings leave pictures out
+    is_being_written: bool = False  # its bytes changed while they were read
     media: MediaInfo | None = None
     summary: DecodeSummary | None = None  # set when decoding is over
     epoch_starts: dict[int, float] = field(default_factory=dict)  # media time of the first item of each epoch
@@ -202,7 +221,8 @@ class FileFacts:
         """
         if self.media is None or self.summary is None:
             return ()
-        warnings = [*self._picture_warnings(self.media, self.summary)]
+        warnings = [BEING_WRITTEN.text] if self.is_being_written else []
+        warnings += self._picture_warnings(self.media, self.summary)
         if model is not None and self.media.audio_codec is not None:
             warnings += self._sound_warnings(self.media.audio_codec, model)
         elif model is not None and "audio" in self.summary.undecodable_kinds:

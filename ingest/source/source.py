@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ from ingest.source.fetch import (
 _HTTP_SCHEMES = ("http", "https")
 _SCHEMES = (*_HTTP_SCHEMES, "file")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE | re.ASCII)  # at least two letters: C: is a drive
+# Seconds without a write after which a file counts as complete. Recorders and copying programs write at least once a
+# second; a file that was just made costs at most this wait.
+REST_SECONDS = 2.0
+GROWING_SECONDS = 20.0  # bounds the wait for a file that is being recorded or copied: it occupies a decoding thread
+_POLL_SECONDS = 0.1  # between two looks at such a file: the longest that a stopped run waits for it
 # O_NONBLOCK: opening a FIFO without a writer would wait for ever. O_NOCTTY: a terminal must not become ours.
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -44,6 +50,7 @@ class SourceFile:
     file: BinaryIO  # seekable, unbuffered, at position 0
     size_bytes: int
     content_sha256: str  # 64 hex digits
+    is_being_written: bool = False  # also after a wait: the hash is that of its bytes so far
 
 
 def video_id_of(content_sha256: str) -> str:
@@ -87,7 +94,7 @@ def check_name(path: str) -> SourceError | None:
 
 @contextmanager
 def open_source(
-    uri: str, config: SourceConfig, *, spool: Path, progress: Progress | None = None
+    uri: str, config: SourceConfig, *, spool: Path, progress: Progress | None = None, may_grow: bool = False
 ) -> Iterator[SourceFile]:
     """Open a path or URI, and hash its content.
 
@@ -96,11 +103,12 @@ def open_source(
         config: The URI policy and its limits. max_bytes applies to files too.
         spool: Folder for downloads. They have no name in it, so that not even a killed process leaves one.
         progress: Called after each read.
+        may_grow: Wait, at most GROWING_SECONDS, for a file that is being written; then take what is there.
     Raises:
         SourceNotFound: If there is no such file or page.
         SourceUnreadable: If it is empty, or may not be read.
         SourceRefused: If the policy forbids it, or it is not a regular file.
-        SourceUnavailable: If the server fails, or the file changes while it is read.
+        SourceUnavailable: If the server fails, or the file changes while it is read and `may_grow` is False.
         LimitExceeded: If it exceeds max_bytes, max_redirects or max_fetch_seconds.
     """
     name, scheme = display_uri(uri), scheme_of(uri)
@@ -114,8 +122,9 @@ def open_source(
         raise SourceRefused(name, reason, f"use one of {', '.join(_SCHEMES)}, or a path")
     descriptor = _open_path(uri, name) if scheme is None else _open_file_uri(uri, name, config)
     with open(descriptor, "rb", buffering=0) as file:
-        content_sha256 = _hash_file(file, name, config, progress)
-        yield _to_source_file(name, _to_absolute(uri, file) if scheme is None else uri, file, content_sha256)
+        content_sha256, is_being_written = _hash_at_rest(file, name, config, progress, may_grow=may_grow)
+        absolute = _to_absolute(uri, file) if scheme is None else uri
+        yield _to_source_file(name, absolute, file, content_sha256, is_being_written=is_being_written)
 
 
 def check_policy(uri: str, config: SourceConfig) -> None:
@@ -142,12 +151,16 @@ def _make_download_file(spool: Path, name: str) -> FileIO:
         raise SourceUnavailable(name, f"cannot store downloads in {spool}, {e.strerror}") from e
 
 
-def _to_source_file(name: str, uri: str, file: FileIO, content_sha256: str) -> SourceFile:
+def _to_source_file(
+    name: str, uri: str, file: FileIO, content_sha256: str, *, is_being_written: bool = False
+) -> SourceFile:
     size_bytes = file.seek(0, os.SEEK_END)
     if size_bytes == 0:
         raise SourceUnreadable(name, "empty file")
     file.seek(0)
-    return SourceFile(uri=uri, file=file, size_bytes=size_bytes, content_sha256=content_sha256)
+    return SourceFile(
+        uri=uri, file=file, size_bytes=size_bytes, content_sha256=content_sha256, is_being_written=is_being_written
+    )
 
 
 def _to_absolute(path: str, file: FileIO) -> str:
@@ -161,23 +174,61 @@ def _to_absolute(path: str, file: FileIO) -> str:
     return os.path.realpath(path)
 
 
-def _hash_file(file: FileIO, name: str, config: SourceConfig, progress: Progress | None) -> str:
+def has_changed(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether a file was written between two looks at it."""
+    return (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
+
+
+def _hash_at_rest(
+    file: FileIO, name: str, config: SourceConfig, progress: Progress | None, *, may_grow: bool
+) -> tuple[str, bool]:
+    """Hash a file, and again as long as it changes meanwhile; return the hash and whether the file still grows.
+
+    Raises:
+        SourceUnavailable: If it changes and `may_grow` is False.
+    """
+    deadline = time.monotonic() + GROWING_SECONDS
+    while True:
+        is_resting = not may_grow or _wait_for_rest(file, deadline, progress)
+        content_sha256, has_grown = _hash_file(file, name, config, progress)
+        if has_grown and not may_grow:
+            raise SourceUnavailable(name, "the file changed while it was read", "wait until it is complete")
+        if is_resting and not has_grown:
+            return content_sha256, False
+        if time.monotonic() >= deadline:
+            return content_sha256, True
+
+
+def _wait_for_rest(file: FileIO, deadline: float, progress: Progress | None) -> bool:
+    """Wait until a file was not written for REST_SECONDS; return False at the deadline, as time.monotonic()."""
+    while True:
+        status = os.fstat(file.fileno())
+        rested_seconds = time.time() - status.st_mtime
+        if not 0 <= rested_seconds < REST_SECONDS:  # a time in the future is another machine's clock: no wait helps
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        if progress is not None:
+            progress(0, status.st_size)
+        time.sleep(min(_POLL_SECONDS, REST_SECONDS - rested_seconds))
+
+
+def _hash_file(file: FileIO, name: str, config: SourceConfig, progress: Progress | None) -> tuple[str, bool]:
+    """Hash the bytes of a file as long as it is now; return the hash and whether it was written meanwhile."""
     before = os.fstat(file.fileno())
     if before.st_size > config.max_bytes:
         raise LimitExceeded(name, "max_bytes", f"{before.st_size} bytes, over {config.max_bytes}")
     digest, done_bytes, buffer = hashlib.sha256(), 0, memoryview(bytearray(READ_BYTES))
+    file.seek(0)
     try:
-        while done_bytes <= before.st_size and (count := file.readinto(buffer)):
+        while done_bytes < before.st_size and (count := file.readinto(buffer[: before.st_size - done_bytes])):
             digest.update(buffer[:count])
             done_bytes += count
             if progress is not None:
                 progress(done_bytes, before.st_size)
     except OSError as e:
         raise SourceUnreadable(name, f"cannot be read, {e.strerror}") from e
-    after = os.fstat(file.fileno())
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or done_bytes != after.st_size:
-        raise SourceUnavailable(name, "the file changed while it was read", "wait until it is complete")
-    return digest.hexdigest()
+    return digest.hexdigest(), has_changed(before, os.fstat(file.fileno())) or done_bytes != before.st_size
 
 
 def _open_path(path: str, name: str) -> int:

@@ -3,7 +3,8 @@
 How a video is added, and why a kill at any point is harmless:
 1. begin() inserts a PROCESSING row. No reader sees it.
 2. add_*() append to it, each in its own transaction: neither memory nor the write-ahead log grows with the video.
-3. finish() makes it READY, deletes the older version and advances the generation, in one transaction.
+3. finish() makes it READY, deletes the older version, which answers until then, and advances the generation, in one
+   transaction.
 A writer that dies before 3 leaves a PROCESSING row, which the next writer deletes.
 
 Editors make small changes beside the writer: they delete videos and edit the job queue (serve.indexing.jobs). A video
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import MediaInfo
+from serve.catalog.places import Entry, is_ready, renew, replace_version, take_place
 from serve.catalog.reader import CatalogReader, Kind, WordMatch
 from serve.catalog.rows import (
     StoredTraits,
@@ -186,17 +188,34 @@ class Catalog(CatalogReader):
             )
 
     def finish(
-        self, row: int, *, media: MediaInfo, duration_seconds: float, warnings: Sequence[str], job_id: int | None = None
+        self,
+        row: int,
+        *,
+        media: MediaInfo,
+        duration_seconds: float,
+        warnings: Sequence[str],
+        job_id: int | None = None,
+        entry: Entry | None = None,
     ) -> bool:
-        """Make the video visible, delete an older video of its collection and id, and end its job, in one transaction.
+        """Make the video visible and end its job, in one transaction.
 
+        An older video of its collection and id is deleted; the new one takes its metadata and recorded time where it
+        has none. The place of its URI becomes its place.
+
+        Args:
+            entry: The id that it takes; None: that of begin().
         Returns:
-            Whether it is visible: False if the job is not RUNNING any more, and then the video is deleted.
+            Whether it is visible. False: the job is not RUNNING any more, or the video to be replaced was deleted
+            meanwhile; then the new one is deleted, too.
         """
         with self.writing() as write:
             self._require_begun(row)
             is_wanted = job_id is None or self._end_job(write, job_id)
+            if entry is not None and entry.replaces is not None:
+                is_wanted = is_wanted and is_ready(write, entry.replaces)
             if is_wanted:
+                if entry is not None:
+                    write.execute("UPDATE videos SET video_id = ? WHERE row = ?", (entry.video_id, row))
                 self._make_ready(write, row, media, duration_seconds, warnings)
             else:
                 write.execute("DELETE FROM videos WHERE row = ?", (row,))
@@ -214,6 +233,7 @@ class Catalog(CatalogReader):
             " WHERE new.row = ? AND old.state = 'READY'", (row,)
         ).fetchone()  # fmt: skip
         if older is not None:
+            replace_version(write, older[0], row)
             self.remove_row(write, older[0])
         write.execute(
             "UPDATE videos SET state = 'READY', media = ?, duration_seconds = ?, warnings = ?, indexed_time = ?,"
@@ -222,13 +242,16 @@ class Catalog(CatalogReader):
             " utterance_count = (SELECT count(*) FROM utterances WHERE video_row = row) WHERE row = ?",
             (json.dumps(asdict(media)), duration_seconds, json.dumps(list(warnings)), time.time(), row),
         )
+        take_place(write, row)
         self.make_searchable(write, row)
         self.advance_generation(write, [row])
 
     def finish_unchanged(
-        self, row: int, *, metadata: Mapping[str, str], recorded_time: float | None, job_id: int
+        self, row: int, *, uri: str, metadata: Mapping[str, str], recorded_time: float | None, job_id: int
     ) -> bool:
-        """End a job whose bytes a READY video has already; that video gets the job's metadata and recorded time.
+        """End a job whose bytes a READY video has already.
+
+        That video gets the job's metadata and recorded time, if the job has any, and the place of the job's URI.
 
         Returns:
             Whether the job was RUNNING; else nothing changes.
@@ -236,11 +259,7 @@ class Catalog(CatalogReader):
         with self.writing() as write:
             if not self._end_job(write, job_id):
                 return False
-            changed = write.execute(
-                "UPDATE videos SET metadata = ?1, recorded_time = ?2 WHERE row = ?3"
-                " AND (metadata != ?1 OR recorded_time IS NOT ?2)", (metadata_json(metadata), recorded_time, row)
-            )  # fmt: skip
-            if changed.rowcount:
+            if renew(write, row, uri, metadata, recorded_time):
                 self.advance_generation(write, [row])  # filters read metadata and recorded time
             return True
 
@@ -317,12 +336,6 @@ class Catalog(CatalogReader):
 
     def write_space(self, write: sqlite3.Connection, space: EncoderSpace) -> None:
         write.execute("INSERT OR REPLACE INTO meta VALUES ('space', ?)", (json.dumps(asdict(space)),))
-
-    def set_uri(self, row: int, uri: str) -> None:
-        """Store the place to which a video's file moved."""
-        with self.writing() as write:
-            write.execute("UPDATE videos SET uri = ? WHERE row = ?", (uri_bytes(uri), row))
-            self.advance_generation(write, [row])
 
     def advance_generation(self, write: sqlite3.Connection, rows: Iterable[int] = ()) -> int:
         """Add 1 to the generation as part of a transaction, store it on the changed videos, and return it."""

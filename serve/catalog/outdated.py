@@ -8,9 +8,9 @@ from pathlib import Path
 
 from serve.catalog import schema
 from serve.catalog.sqlite import WriterLock, connect_outdated, translate_failures
-from serve.catalog.swap import FRESH_NAME
 from serve.video_warnings import OUTDATED
 
+FRESH_NAME = "reindex"  # folder in a data directory, in which a reindexing makes the new catalog
 COPY_NAME = "catalog-outdated.sqlite"  # of the outdated catalog, until its videos are encoded again
 # Tables whose rows the new catalog takes over, as far as they have the same columns.
 CARRIED_TABLES = ("videos", "jobs", "requests", "deletions")
@@ -69,6 +69,7 @@ def _rebuild(connection: sqlite3.Connection) -> None:
         "UPDATE videos SET fingerprint = '', frame_count = 0, segment_count = 0, utterance_count = 0, warnings = ?",
         (json.dumps([OUTDATED.text]),),
     )
+    connection.execute(schema.FILL_PLACES)
 
 
 def _column_names(connection: sqlite3.Connection, table: str) -> list[str]:

@@ -103,6 +103,10 @@ class CatalogReader(OpenCatalog):
             None if uri is None else uri_bytes(uri), *names, limit,
         )  # fmt: skip
 
+    def video_in(self, row: int) -> Video | None:
+        """Return the READY video of a row; None: it was deleted, or its new version has another row."""
+        return next(iter(self._select_videos("row = ?", row)), None)
+
     def has_collection(self, collection: str) -> bool:
         """Whether a collection has a video or a job. The default collection always exists."""
         return collection == DEFAULT_COLLECTION or bool(
@@ -138,7 +142,13 @@ class CatalogReader(OpenCatalog):
         """Return the READY videos of a condition, which may be followed by ORDER BY; `index` forces an index."""
         source = f"videos INDEXED BY {index}" if index else "videos"
         rows = self.select(f"SELECT {VIDEO_FIELDS} FROM {source} WHERE state = 'READY' AND {condition}", *parameters)
-        return [video_of(fields) for fields in rows]
+        space = self.space() if rows else None
+        searched = None if space is None else space.fingerprint
+        return [video_of(fields, searched) for fields in rows]
+
+    def video_count(self) -> int:
+        """Return the number of READY videos."""
+        return int(self.select("SELECT count(*) FROM videos WHERE state = 'READY'")[0][0])
 
     def ready_count(self, fingerprint: str) -> int:
         """Return the number of READY videos of an encoder space."""

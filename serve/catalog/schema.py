@@ -15,6 +15,7 @@ each block of segments last changed, so that readers with rows in memory read on
 
 import sqlite3
 
+from serve.catalog.places import stored_place_of
 from serve.catalog.spelling import normalise
 
 APPLICATION_ID = 0x4B494E4F  # "KINO": tells our file from any other SQLite file
@@ -249,7 +250,13 @@ INSERT INTO meta VALUES ('identity', lower(hex(randomblob(16))));
 """  # `identity` tells this catalog from another one made in the same place, whose keys begin again at 1
 
 FIRST_VERSION = 6  # of TABLES; catalogs of versions 1 to 5 are rebuilt by `kinodex reindex`: serve.catalog.outdated
-# STEPS[n] leads from FIRST_VERSION + n to the next; never edited, only added. Their SQL may call normalise().
+# The newest of several videos of one place gets it. SQL finds place_of() once add_functions() was called.
+FILL_PLACES = (
+    "INSERT OR REPLACE INTO places SELECT collection, place_of(uri), row FROM videos"
+    " WHERE state = 'READY' AND NOT live AND place_of(uri) IS NOT NULL ORDER BY row"
+)
+# STEPS[n] leads from FIRST_VERSION + n to the next; never edited, only added. Their SQL may call normalise() and
+# place_of().
 STEPS: tuple[tuple[str, ...], ...] = (
     # normalise() spells numbers in another way
     (
@@ -257,6 +264,15 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "UPDATE utterances SET search_text = normalise(text)",
         "INSERT INTO utterance_search (rowid, search_text) SELECT id, search_text FROM utterances"
         " WHERE video_row IN (SELECT row FROM videos WHERE state = 'READY')",
+    ),
+    (
+        # Where the bytes of each file were last seen (serve.catalog.places).
+        "CREATE TABLE places (collection TEXT NOT NULL, place BLOB NOT NULL, video_row INTEGER NOT NULL"
+        " REFERENCES videos ON DELETE CASCADE, PRIMARY KEY (collection, place)) WITHOUT ROWID",
+        "CREATE INDEX places_video ON places (video_row)",
+        "CREATE INDEX videos_listed ON videos (collection, uri) WHERE state = 'READY'",
+        "CREATE INDEX videos_content ON videos (collection, content_sha256) WHERE state = 'READY'",
+        FILL_PLACES,
     ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
@@ -310,8 +326,14 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.commit()
 
 
-def _migrate_from(old: int, connection: sqlite3.Connection) -> None:
+def add_functions(connection: sqlite3.Connection) -> None:
+    """Let the SQL of one connection call functions of ours."""
     connection.create_function("normalise", 1, normalise, deterministic=True)
+    connection.create_function("place_of", 1, stored_place_of, deterministic=True)
+
+
+def _migrate_from(old: int, connection: sqlite3.Connection) -> None:
+    add_functions(connection)
     for step in STEPS[old - FIRST_VERSION :]:
         for statement in step:
             connection.execute(statement)

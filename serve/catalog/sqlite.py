@@ -1,5 +1,6 @@
 """The SQLite file of a data directory: opening it, locking out a second writer, and its failures as our errors."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -128,12 +129,14 @@ def _prepare_for_writing(connection: sqlite3.Connection) -> None:
 def connect_editor(directory: Path) -> sqlite3.Connection:
     """Open an existing catalog for small changes beside the holder of the WriterLock. SQLite serialises the commits.
 
+    A catalog of an older version is brought forward first, as by connect_reader().
+
     Raises:
         DataDirectoryMissing: If there is no catalog, or one in which nothing was ever committed.
         DataDirectoryInvalid: If the file is damaged, or of another schema version.
     """
-    with _connecting(directory, "rw") as connection:
-        _require_present_version(directory, connection)
+    connection = _connect_present(directory, "rw")
+    with translate_failures(directory):
         _prepare_for_writing(connection)
     return connection
 
@@ -152,13 +155,39 @@ def connect_outdated(directory: Path) -> sqlite3.Connection:
 def connect_reader(directory: Path) -> sqlite3.Connection:
     """Open an existing catalog for reading only, beside a writer or without one.
 
+    A catalog of an older version is brought forward first, if it may be written and nobody writes to it.
+
     Raises:
         DataDirectoryMissing: If there is no catalog, or one in which nothing was ever committed.
         DataDirectoryInvalid: If the file is damaged, or of another schema version.
     """
-    with _connecting(directory, "ro") as connection:
-        _require_present_version(directory, connection)
+    return _connect_present(directory, "ro")
+
+
+def _connect_present(directory: Path, mode: str) -> sqlite3.Connection:
+    """Open an existing catalog of the present version, or bring it there first."""
+    with _connecting(directory, mode) as connection:
+        version = _check_version(directory, connection)
+    if 0 < version < schema.VERSION:
+        connection.close()
+        _bring_forward(directory)
+        with _connecting(directory, mode) as connection:
+            version = _check_version(directory, connection)
+    try:
+        _require_present_version(directory, version)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _bring_forward(directory: Path) -> None:
+    with contextlib.suppress(DataDirectoryBusy, OSError):  # the caller says that it is too old
+        lock = WriterLock(directory)
+        try:
+            connect_writer(directory).close()
+        finally:
+            lock.release()
 
 
 @contextmanager
@@ -175,15 +204,14 @@ def _connecting(directory: Path, mode: str) -> Iterator[sqlite3.Connection]:
             raise
 
 
-def _require_present_version(directory: Path, connection: sqlite3.Connection) -> None:
-    version = _check_version(directory, connection)
+def _require_present_version(directory: Path, version: int) -> None:
     if version == 0:
         raise DataDirectoryMissing(str(directory))
     if version < schema.VERSION:
         raise DataDirectoryInvalid(
             str(directory),
             f"its catalog is of version {version} and this program reads {schema.VERSION}: "
-            f"write to it once (kinodex index) to bring it forward",
+            f"open it once where it may be written and nobody writes to it",
         )
 
 

@@ -185,6 +185,7 @@ def input_of_job(job: Job, jobs: JobQueue) -> Input:
         metadata=job.metadata,
         recorded_time=job.recorded_time,
         job_id=job.job_id,
+        may_grow=job.spool_name is None,
     )
 
 

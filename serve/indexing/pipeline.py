@@ -1,6 +1,7 @@
 """Indexes, reindexes and deletes videos of a data directory: builds encoders and catalog, and runs an IndexRun."""
 
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ from ingest.config import KafkaConfig
 from ingest.errors import IngestError
 from ingest.source.folders import list_sources
 from serve.catalog.catalog import Catalog, Kind
-from serve.catalog.outdated import COPY_NAME, rebuild_outdated, remove_copy
-from serve.catalog.swap import FRESH_NAME, replace_videos
+from serve.catalog.entries import Entries
+from serve.catalog.outdated import COPY_NAME, FRESH_NAME, rebuild_outdated, remove_copy
+from serve.catalog.places import is_there, is_upload, place_of, places_of
+from serve.catalog.swap import note_failures, replace_videos
 from serve.encoder_set import Encoders, load_for_indexing
 from serve.errors import DataDirectoryOutdated, EncoderSpaceMismatch, VideoIsLive
 from serve.index.faiss_index import VectorIndex
@@ -22,6 +25,7 @@ from serve.settings import Settings
 from serve.text import plural
 from serve.values import IndexOutcome, IndexProgress, Video
 
+LOST_UPLOAD = "the bytes of an upload are not kept (upload it again)"
 INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that have vectors
 
 
@@ -92,8 +96,10 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
     """Encode every video again, with the encoders that the settings name now.
 
     The new rows are written to a second catalog. The old one answers until the new one is complete and replaces it.
-    After a kill the next call goes on. If the media of a video cannot be read again, the old catalog stays.
-    Live videos are not encoded again: see serve.catalog.swap.
+    After a kill the next call goes on. A file with other bytes than before becomes the new version of its video.
+
+    A video that cannot be read again keeps its old rows, which answer if the encoders are the same. If none can be
+    read, the library keeps its encoders, too. Live videos are not encoded again: see serve.catalog.swap.
 
     Raises:
         DataDirectoryMissing: If nothing was indexed there.
@@ -112,6 +118,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
     with Catalog.open_writer(directory) as catalog:
         transcriber, encoders = load_for_indexing(settings, None)
         progress.note(encoders.visual_note)
+        Entries(catalog, encoders.space.fingerprint).remove_all_leftovers()
         videos = [video for video in catalog.videos() if not video.is_live]
         if live_count := len(catalog.videos()) - len(videos):
             progress.note(
@@ -119,41 +126,89 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
                 " else they come again from Kafka once its workers have the new ones"
             )
         progress.expect(len(videos))
-        failed = 0
+        failures: dict[tuple[str, str], str] = {}
         with Catalog.open_writer(fresh_directory) as fresh:
-            stored, alive = fresh.space(), {(video.collection, video.video_id) for video in videos}
-            for video in fresh.videos():  # of a killed run: perhaps of other encoders, or deleted since
-                others = stored is None or stored.fingerprint != encoders.space.fingerprint
-                if others or (video.collection, video.video_id) not in alive:
-                    fresh.delete(video.video_id, video.collection)
+            _forget_others(fresh, encoders.space.fingerprint, videos)
             fresh.set_space(encoders.space)
             captions = caption_bank_of(directory, encoders.visual)
             run = IndexRun(fresh, encoders, transcriber, fresh_directory, settings, progress, captions=captions)
-            for outcome in outcomes_of(run.index([input_of_video(video) for video in videos])):
-                failed += outcome.status == "failed"
-                yield outcome
-        if failed:
-            progress.note(
-                f"{failed} of {len(videos)} videos could not be read again, so the library stays as it was: "
-                "put their files back or delete them, and run kinodex reindex again"
-            )
-            return
-        replace_videos(catalog, fresh_directory)
+            inputs = []
+            for video in videos:
+                given = _input_of_video(catalog, video)
+                if is_upload(given.uri):
+                    failures[video.collection, video.video_id] = LOST_UPLOAD
+                    yield IndexOutcome(video_id=video.video_id, uri=video.uri, status="failed", error=LOST_UPLOAD)
+                else:
+                    inputs.append(given)
+            with contextlib.closing(run.index(inputs)) as results:
+                for result in results:
+                    assert result.outcome is not None  # inputs without a job are not cancelled
+                    if result.outcome.status == "failed":
+                        assert result.input.video_id is not None
+                        failures[result.input.collection, result.input.video_id] = result.outcome.error or ""
+                    yield result.outcome
+        has_moved = not videos or len(failures) < len(videos)
+        if has_moved:
+            replace_videos(catalog, fresh_directory, failures)
+        else:
+            note_failures(catalog, failures)
         shutil.rmtree(fresh_directory)
-        save_indexes(catalog, directory, encoders.space.fingerprint, settings)
-        remove_copy(directory)
+        if failures:
+            progress.note(_describe_failures(len(failures), len(videos)))
+        if has_moved:
+            save_indexes(catalog, directory, encoders.space.fingerprint, settings)
+        if not failures:
+            remove_copy(directory)
 
 
-def input_of_video(video: Video) -> Input:
-    """Return the input that indexes a video again, under its id and with its metadata."""
+def _forget_others(fresh: Catalog, fingerprint: str, videos: Sequence[Video]) -> None:
+    """Delete what a killed reindexing left that is of other encoders, or of videos that were deleted since."""
+    stored, alive = fresh.space(), {(video.collection, video.video_id) for video in videos}
+    for video in fresh.videos():
+        is_of_others = stored is None or stored.fingerprint != fingerprint
+        if is_of_others or (video.collection, video.video_id) not in alive:
+            fresh.delete(video.video_id, video.collection)
+
+
+def _describe_failures(count: int, of_all: int) -> str:
+    remedy = "put their files back and index them (kinodex index PATH), or delete them"
+    if count == of_all:
+        return f"no video could be read again, so the library stays as it was: {remedy}"
+    return (
+        f"{count} of {of_all} videos could not be read again: they stay listed, and no question finds them if the"
+        f" encoders are others than before. To mend that, {remedy}"
+    )
+
+
+def _input_of_video(catalog: Catalog, video: Video) -> Input:
+    """Return the input that indexes a video again, under its id and with its metadata.
+
+    It is read from where it is listed, or else from another place that was seen to have its bytes.
+    """
+    uri, listed = video.uri, place_of(video.uri)
+    with catalog.writing() as read:
+        others = [place for place in places_of(read, video.row) if place != listed and is_there(place)]
+    if others and (listed is None or not is_there(listed) or not _has_bytes(listed, video)):
+        uri = next((place for place in others if _has_bytes(place, video)), uri)
     return Input(
-        uri=video.uri,
+        uri=uri,
+        stored_uri=video.uri if listed is None else None,
         collection=video.collection,
         video_id=video.video_id,
         content_sha256=video.content_sha256,
+        may_change=listed is not None,
         metadata=video.metadata,
         recorded_time=video.recorded_time,
     )
+
+
+def _has_bytes(place: str, video: Video) -> bool:
+    """Whether the file at a place has the bytes that a video was indexed from. URLs are not asked: no."""
+    try:
+        with open(place, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == video.content_sha256
+    except OSError:
+        return False
 
 
 def delete(

@@ -6,6 +6,7 @@ as it was.
 """
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -18,11 +19,12 @@ from encoders.speech.sound_choice import choose_sound
 from encoders.speech.whisper import Transcriber
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.media.sandbox import DecodePool
-from ingest.source.source import display_uri, open_source, video_id_of
+from ingest.source.source import display_uri, has_changed, open_source, video_id_of
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog.catalog import Catalog, NewVideo
 from serve.encoder_set import Encoders, decode_config
 from serve.indexing.batches import OpenBatches
+from serve.indexing.library_writer import LibraryWriter
 from serve.indexing.work import (
     AlreadyIndexed,
     DecodeEvent,
@@ -33,13 +35,12 @@ from serve.indexing.work import (
     RunStopped,
     VideoWork,
     WorkCancelled,
-    join_embeddings,
+    Written,
 )
-from serve.search.traits import CaptionBank, compute_file_traits
+from serve.search.traits import CaptionBank
 from serve.settings import Settings
 from serve.values import IndexOutcome, IndexProgress
 from serve.video_warnings import FileFacts
-from temporal.window import cut_video
 
 QUEUE_COUNT = 64  # decoded items between all children and the encoding thread: about 10 MB of pictures
 POLL_SECONDS = 0.2  # the longest that a decoding thread takes to notice the end of the run
@@ -76,6 +77,7 @@ class IndexRun:
         self._captions, self._fingerprint = captions, encoders.space.fingerprint
         self._choose_sound = partial(choose_sound, transcriber) if transcriber is not None else None
         self._batches = OpenBatches(catalog, encoders, transcriber, settings)
+        self._writer = LibraryWriter(catalog, encoders, transcriber, settings, captions)  # guarded by `_lock`
         self._claims: dict[tuple[str, str, int | None], VideoWork] = {}  # guarded by `_lock`, as the next
         self._open: set[VideoWork] = set()  # taken, and its result not yet dealt with by the caller
         self._lock = threading.Lock()
@@ -114,6 +116,8 @@ class IndexRun:
                     yield Result(input=work.input, outcome=work.outcome, error=work.error)
                     with self._lock:
                         self._open.discard(work)
+                with self._lock:
+                    self._writer.settle()
             finally:
                 self.stopping.set()
                 pool.close()
@@ -161,17 +165,25 @@ class IndexRun:
 
         try:
             spool = self._directory / "spool"
-            with open_source(work.input.uri, self._settings.source, spool=spool, progress=check) as source:
-                if work.input.content_sha256 not in (None, source.content_sha256):
-                    raise SourceUnavailable(work.name, "its content has changed", "restore the content that was queued")
+            with open_source(
+                work.input.uri, self._settings.source, spool=spool, progress=check, may_grow=work.input.may_grow
+            ) as source:
+                opened_as = os.fstat(source.file.fileno())
+                if not work.input.may_change and work.input.content_sha256 != source.content_sha256:
+                    raise SourceUnavailable(work.name, "its content has changed", "upload it again")
                 work.uri = work.input.stored_uri or source.uri
                 work.content_sha256 = source.content_sha256
                 work.video_id = work.input.video_id or video_id_of(source.content_sha256)
+                work.facts.is_being_written = source.is_being_written
                 payload = self._claim(work)
                 self._put(DecodeEvent(work, payload))
                 if isinstance(payload, Opened):
                     for decoded in pool.decode(source.file, uri=work.name, choose_sound=self._choose_sound):
                         check()
+                        if isinstance(decoded, DecodeSummary) and has_changed(
+                            opened_as, os.fstat(source.file.fileno())
+                        ):
+                            self._put(DecodeEvent(work, Written()))
                         self._put(DecodeEvent(work, decoded))
         except IngestError as error:
             self._put(DecodeEvent(work, error))
@@ -184,9 +196,7 @@ class IndexRun:
             other = self._claims.get(work.claim)
             if other is not None:
                 return Duplicate(other)
-            row = self._catalog.find_indexed(
-                work.input.collection, work.video_id, work.content_sha256, self._fingerprint
-            )
+            row = self._writer.find(work)
             if row is not None:
                 return AlreadyIndexed(row)
             self._claims[work.claim] = work
@@ -245,7 +255,7 @@ class IndexRun:
                 self._handle_decoded(work, payload)
                 yield from self._finish_ready()
 
-    def _handle_decoded(self, work: VideoWork, payload: "Decoded | Opened") -> None:
+    def _handle_decoded(self, work: VideoWork, payload: "Decoded | Opened | Written") -> None:
         if not isinstance(payload, Opened):
             work.facts.take(payload)
         match payload:
@@ -268,6 +278,8 @@ class IndexRun:
                 if work.speech is not None:
                     self._batches.add_speech(work, work.speech.push(payload))
                 self._note_decoded(work, payload.end_seconds)
+            case Written():
+                work.facts.is_being_written = True
             case DecodeSummary():
                 if work.speech is not None:
                     self._batches.add_speech(work, work.speech.finish())
@@ -313,48 +325,28 @@ class IndexRun:
             claimed = list(self._claims.values())
         for work in claimed:
             if work.facts.summary is not None and not work.pending_count and not work.is_over:
-                work.outcome = self._finish(work, work.facts.summary)
+                work.outcome = self._finish(work)
                 self._close(work)
                 yield work
                 yield from self._finish_duplicates(work)
 
-    def _finish(self, work: VideoWork, summary: DecodeSummary) -> IndexOutcome | None:
+    def _finish(self, work: VideoWork) -> IndexOutcome | None:
         """Write the rest of a video's rows and make it visible; return None if its job was cancelled."""
-        media, warnings = work.facts.media, work.facts.warnings(self._transcriber)
-        assert media is not None
-        embeddings = join_embeddings(work.frames)
         utterances = sorted(work.utterances, key=lambda utterance: utterance.start_seconds)
         sentences = self._encoders.sentence.encode([utterance.text for utterance in utterances])
-        cut = cut_video(
-            work.video_id, embeddings, utterances, sentences,
-            duration_seconds=summary.duration_seconds, config=self._settings.window, pooling=self._encoders.pooling,
-            epoch_starts=work.facts.epoch_starts,
-        )  # fmt: skip
-        segments = [one.segment for one in cut]
-        self._catalog.add_utterances(work.row, utterances, sentences)
-        self._catalog.add_segments(work.row, segments)
-        self._catalog.add_traits(work.row, compute_file_traits(embeddings, self._captions))
-        duration = summary.duration_seconds
-        if not self._catalog.finish(
-            work.row, media=media, duration_seconds=duration, warnings=warnings, job_id=work.input.job_id
-        ):
-            return None
-        return IndexOutcome(
-            video_id=work.video_id,
-            uri=work.uri,
-            status="indexed",
-            duration_seconds=duration,
-            frames=len(embeddings.pts_seconds),
-            segments=len(segments),
-            utterances=len(utterances),
-            warnings=warnings,
-        )
+        with self._lock:
+            return self._writer.finish(work, utterances, sentences)
 
     def _fail(self, work: VideoWork, error: IngestError) -> Iterator[VideoWork]:
         work.error = error
         self._abandon(work)
         # The caller's name for the input: the bytes of an upload lie in a file that the caller does not know.
-        message = f"{error.reason}: {work.name}" + (f" ({error.remedy})" if error.remedy else "")
+        remedy = (
+            "it is still being written: index it again when it is complete"
+            if work.facts.is_being_written
+            else error.remedy
+        )
+        message = f"{error.reason}: {work.name}" + (f" ({remedy})" if remedy else "")
         uri = work.input.stored_uri or work.input.uri
         work.outcome = IndexOutcome(video_id=work.video_id or None, uri=uri, status="failed", error=message)
         yield work
@@ -362,11 +354,7 @@ class IndexRun:
 
     def _finish_unchanged(self, work: VideoWork, row: int) -> VideoWork:
         """End an input whose bytes are in the library already."""
-        given = work.input
-        if given.job_id is None or self._catalog.finish_unchanged(
-            row, metadata=given.metadata, recorded_time=given.recorded_time, job_id=given.job_id
-        ):
-            work.outcome = self._unchanged_outcome(work)
+        work.outcome = self._writer.finish_unchanged(work, row)
         self._close(work)
         return work
 
@@ -378,25 +366,7 @@ class IndexRun:
                 work.outcome = replace(other.outcome, uri=work.input.uri)
                 work.error = other.error
             else:
-                work.outcome = self._unchanged_outcome(work)
+                with self._lock:
+                    work.outcome = self._writer.finish_duplicate(work, other.row)
             self._close(work)
             yield work
-
-    def _unchanged_outcome(self, work: VideoWork) -> IndexOutcome:
-        """Describe an input that the library holds already, and note where its file is now."""
-        unchanged = IndexOutcome(video_id=work.video_id, uri=work.uri, status="unchanged")
-        videos = self._catalog.videos(collection=work.input.collection, video_ids=(work.video_id,))
-        if not videos:  # deleted since
-            return unchanged
-        (video,) = videos
-        is_file = work.input.stored_uri is None  # the bytes of an upload are deleted after it
-        if video.uri != work.uri and is_file and not Path(video.uri).exists():
-            self._catalog.set_uri(video.row, work.uri)
-        return replace(
-            unchanged,
-            duration_seconds=video.duration_seconds,
-            frames=video.frame_count,
-            segments=video.segment_count,
-            utterances=video.utterance_count,
-            warnings=video.warnings,
-        )

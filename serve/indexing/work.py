@@ -19,12 +19,14 @@ class Input:
 
     uri: str  # opened; a path or URI
     collection: str
-    video_id: str | None = None  # None: the start of its content's SHA-256
+    video_id: str | None = None  # None: that of its bytes or of its place in the library, see serve.catalog.entries
     stored_uri: str | None = None  # in messages and the catalog; None: `uri`, made absolute, without secrets
-    content_sha256: str | None = None  # its bytes must have this hash; None: any bytes will do
+    content_sha256: str | None = None  # of its bytes as the library knows them; None: not known
+    may_change: bool = True  # other bytes than these are its new version; False: they are an error
     metadata: Mapping[str, str] = field(default_factory=dict)
     recorded_time: float | None = None  # seconds since 1970; None: not known
     job_id: int | None = None  # the job that ends with it; None: it belongs to no job
+    may_grow: bool = True  # others may still write its file; False: an upload, which is complete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class VideoWork:
     content_sha256: str = ""
     row: int = -1  # in the catalog; -1: none was begun
     facts: FileFacts = field(default_factory=FileFacts)
+    has_entry: bool = False  # its place had a video when its bytes were read
     speech: SpeechStream | None = None
     decoded_share: float = 0.0  # 0..1
     reported_share: float = 0.0  # 0..1
@@ -66,7 +69,7 @@ class VideoWork:
 
         It holds the job: a job that replaces a cancelled one may begin while the old one is being dropped.
         """
-        return self.input.collection, self.video_id, self.input.job_id
+        return self.input.collection, self.input.video_id or self.content_sha256, self.input.job_id
 
     def update_reported_share(self) -> float:
         """Return how far it is, 0 to 1: the share decoded, less what waits to be encoded. It never shrinks."""
@@ -80,12 +83,17 @@ class DecodeEvent:
     """A message of a decoding thread to the encoding thread about one input."""
 
     work: VideoWork
-    payload: "Opened | Decoded | IngestError | AlreadyIndexed | Duplicate"
+    payload: "Opened | Decoded | Written | IngestError | AlreadyIndexed | Duplicate"
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """The input's bytes are here, and decoding begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The input's file was written while it was decoded. Comes before its DecodeSummary."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,7 @@ class Engine:
         # Another thread encodes the texts, which needs no catalog, while this thread looks for their words.
         encoding = self._text_thread.submit(self._query_encoder.encode_texts, query, intent)
         videos = self._select_videos(query)
-        everywhere = len(videos) == len(self.videos)
+        everywhere = len(videos) == len(self.videos) and self._videos.are_all
         rows = None if everywhere else [video.row for video in videos]
         words = self.speech.find_words(terms_of(intent), rows) if videos and intent.speech_weight > 0 else None
         encoding.result()

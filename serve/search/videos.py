@@ -15,6 +15,7 @@ class SearchableVideos:
         self.state: tuple[str, int] | None = None  # identity and generation of the catalog; None: not read yet
         self.by_row: dict[int, Video] = {}  # in the order of their URIs
         self.by_id: dict[str, list[Video]] = {}
+        self.are_all = True  # False: the catalog has videos of other encoders, too
 
     def refresh(self, catalog: Catalog) -> tuple[Collection[int], Collection[Video]]:
         """Read what changed since the last call; return the rows of deleted videos, and the new videos.
@@ -30,6 +31,8 @@ class SearchableVideos:
             for video in self.by_row.values():
                 by_id[video.video_id].append(video)
             self.by_id = dict(by_id)
+        if self.state != state:
+            self.are_all = catalog.video_count() == len(self.by_row)
         self.state = state
         return before.keys() - self.by_row.keys(), [self.by_row[row] for row in self.by_row.keys() - before.keys()]
 

@@ -231,7 +231,8 @@ class SilentProgress:
 
 
 def use_fakes(monkeypatch: pytest.MonkeyPatch, *, visual: bool = True) -> None:
-    """Make the library and the pipeline load these encoders instead of real ones."""
+    """Make the library and the pipeline load these encoders instead of real ones, and take new files for complete."""
+    monkeypatch.setattr("ingest.source.source.REST_SECONDS", 0.0)
     monkeypatch.setattr("serve.encoder_set.SentenceEncoder.load", lambda config: WordSumEncoder())
     monkeypatch.setattr(
         "serve.encoder_set.load_visual",

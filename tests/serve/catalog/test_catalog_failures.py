@@ -17,6 +17,7 @@ import pytest
 
 from serve.catalog import schema
 from serve.catalog.catalog import Catalog
+from serve.catalog.sqlite import WriterLock
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
 from support import SUPPORT
 from support.sample_catalog import check, frames, new_video, put_version
@@ -313,16 +314,21 @@ def test_a_newer_version_is_refused_with_both_versions(tmp_path: Path) -> None:
             open_(tmp_path)
 
 
-def test_an_older_version_is_brought_forward_by_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("open_", [Catalog.open_reader, Catalog.open_editor, Catalog.open_writer])
+def test_an_older_version_is_brought_forward_by_whoever_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_: Callable[[Path], Catalog]
+) -> None:
     with Catalog.open_writer(tmp_path) as catalog:
         put_version(catalog, "abc", 1)
         identity = catalog.identity()
     step = ("ALTER TABLE videos ADD COLUMN tint TEXT NOT NULL DEFAULT 'none'",)
     monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, step))
     monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
+    lock = WriterLock(tmp_path)
     with pytest.raises(DataDirectoryInvalid, match=f"version {schema.VERSION - 1}.*{schema.VERSION}"):
-        Catalog.open_reader(tmp_path)
-    Catalog.open_writer(tmp_path).close()
+        Catalog.open_reader(tmp_path)  # another process writes
+    lock.release()
+    open_(tmp_path).close()
     with Catalog.open_reader(tmp_path) as reader:
         assert check(reader) == {"abc": 1}
         assert reader.identity() == identity

@@ -12,8 +12,7 @@ import pytest
 
 from ingest.config import DecodeConfig
 from serve.catalog.catalog import Catalog
-from serve.catalog.outdated import COPY_NAME, rebuild_outdated
-from serve.catalog.swap import FRESH_NAME
+from serve.catalog.outdated import COPY_NAME, FRESH_NAME, rebuild_outdated
 from serve.errors import (
     DataDirectoryBusy,
     DataDirectoryInvalid,
