@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from ingest.config import SourceConfig
-from ingest.source.source import check_policy, display_uri, video_id_of
+from ingest.source.source import check_policy, display_uri
 from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import library_service_pb2_grpc
 from serve.api.access import Access
@@ -17,6 +17,7 @@ from serve.api.pages import PageSigner, binding
 from serve.api.tokens import Principal
 from serve.api.workers import Workers, run_to_end
 from serve.catalog.catalog import Catalog
+from serve.catalog.entries import free_id, video_at
 from serve.catalog.reader import require_single
 from serve.catalog.rows import uri_bytes
 from serve.codec.fields import duration_message
@@ -90,7 +91,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             check_policy(request.uri, self.sources)
             job = NewJob(
                 collection=placement.collection,
-                video_id=placement.video_id or make_video_id(placement.collection, request.uri),
+                video_id=placement.video_id or self._make_id(placement.collection, request.uri),
                 uri=request.uri,
                 display_uri=display_uri(request.uri),
                 metadata=placement.metadata,
@@ -140,7 +141,9 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
     def _queue_upload(self, upload: Upload, info: UploadInfo, key: RequestKey | None) -> VideoStatus:
         spooled = upload.finish(size_bytes=info.size_bytes or None, sha256=info.sha256 or None)
         placement = info.placement
-        video_id = placement.video_id or video_id_of(spooled.content_sha256)
+        video_id = placement.video_id or free_id(
+            self.catalog, placement.collection, upload_uri(info.filename), spooled.content_sha256
+        )
         ready = self.catalog.videos(collection=placement.collection, video_ids=(video_id,))
         is_indexed = bool(ready) and ready[0].content_sha256 == spooled.content_sha256
         if is_indexed and self.jobs.job(placement.collection, video_id) is None:
@@ -260,6 +263,11 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
     def _readable_collections(self, principal: Principal, collection: str | None) -> tuple[str, ...] | None:
         """Return the collections that a call may read, which names one or none; see Access.readable_collections()."""
         return self.access.readable_collections(principal, None if collection is None else (collection,))
+
+    def _make_id(self, collection: str, uri: str) -> str:
+        """Return the id of the video at a URI, of which the job makes a new version; else one derived from the URI."""
+        video = video_at(self.catalog, collection, display_uri(uri))
+        return make_video_id(collection, uri) if video is None else video.video_id
 
     def _submit(self, job: NewJob, key: RequestKey | None) -> VideoStatus:
         """Queue a job, or find the job of the earlier call that this one repeats; return the video's status."""

@@ -17,6 +17,7 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.places import (
     Entry,
     correct_uri,
+    has_other_file,
     has_other_home,
     is_ready,
     is_upload,
@@ -27,7 +28,9 @@ from serve.catalog.places import (
     set_place,
     uri_in,
 )
+from serve.catalog.reader import CatalogReader
 from serve.catalog.rows import uri_bytes, uri_of
+from serve.values import Video
 
 
 class Entries:
@@ -81,7 +84,7 @@ class Entries:
             elif (outdated := self._find_outdated(write, collection, content_sha256)) is not None:
                 replaces = outdated
             if replaces is None:
-                return Entry(video_id=free_id(write, collection, uri, content_sha256))
+                return Entry(video_id=free_id(self._catalog, collection, uri, content_sha256))
             (video_id,) = write.execute("SELECT video_id FROM videos WHERE row = ?", (replaces,)).fetchone()
             return Entry(video_id=video_id, replaces=replaces)
 
@@ -149,16 +152,29 @@ class Entries:
             self._catalog.advance_generation(write)
 
 
-def free_id(connection: sqlite3.Connection, collection: str, uri: str, content_sha256: str) -> str:
+def video_at(catalog: CatalogReader, collection: str, uri: str) -> Video | None:
+    """Return the video at the place that a URI names; None: there is none, or it stays when the place changes."""
+    place = place_of(uri)
+    if place is None:
+        return None
+    at = catalog.select("SELECT video_row FROM places WHERE (collection, place) = (?, ?)", collection, uri_bytes(place))
+    video = catalog.video_in(at[0][0]) if at else None
+    if video is None or is_upload(video.uri):
+        return None
+    others = catalog.select("SELECT place FROM places WHERE video_row = ?", video.row)
+    return None if has_other_file([uri_of(other) for (other,) in others], place) else video
+
+
+def free_id(catalog: CatalogReader, collection: str, uri: str, content_sha256: str) -> str:
     """Return the id of new bytes that the caller does not name: the start of their SHA-256.
 
     If the video that had these bytes got a new version and kept that id, return one derived from the URI, too.
     """
     default = video_id_of(content_sha256)
-    taken = connection.execute(
+    taken = catalog.select(
         "SELECT 1 FROM videos WHERE state = 'READY' AND NOT live AND collection = ? AND video_id = ?"
-        " AND content_sha256 != ?", (collection, default, content_sha256)
-    ).fetchone()  # fmt: skip
-    if taken is None:
-        return default
-    return video_id_of(hashlib.sha256(f"{content_sha256}\n".encode() + uri_bytes(uri)).hexdigest())
+        " AND content_sha256 != ?", collection, default, content_sha256
+    )  # fmt: skip
+    return (
+        video_id_of(hashlib.sha256(f"{content_sha256}\n".encode() + uri_bytes(uri)).hexdigest()) if taken else default
+    )

@@ -5,7 +5,7 @@ All functions take a connection inside a transaction of the catalog.
 
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -64,8 +64,12 @@ def has_other_home(connection: sqlite3.Connection, row: int, place: str) -> bool
 
     A place whose file is gone does not count, nor another path of the same file.
     """
-    others = (other for other in places_of(connection, row) if other != place and is_there(other))
-    return is_upload(uri_in(connection, row)) or any(not _is_same_file(other, place) for other in others)
+    return is_upload(uri_in(connection, row)) or has_other_file(places_of(connection, row), place)
+
+
+def has_other_file(places: Iterable[str], place: str) -> bool:
+    """Whether one of some places still holds a file that is not the file at another place."""
+    return any(other != place and is_there(other) and not _is_same_file(other, place) for other in places)
 
 
 def set_place(connection: sqlite3.Connection, collection: str, place: str, row: int) -> None:

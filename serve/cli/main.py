@@ -80,7 +80,8 @@ Examples:
   kinodex index talks/ --json | jq -r 'select(.status == "failed") | .uri'
 
 \b
-Indexing the same file again changes nothing. If a run was stopped, run the same command again.
+Indexing the same file again changes nothing. A file whose content has changed becomes the new version of its video,
+under the same ID. If a run was stopped, run the same command again.
 Exit status: 0 all inputs are indexed; 1 some inputs failed, the others are indexed; 130 stopped by Ctrl-C."""
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="PATH|DIR|URL...")
@@ -266,10 +267,11 @@ def delete(
 @library_options
 @click.pass_context
 def reindex(ctx: click.Context, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Index all videos again with other encoders.
+    """Index all videos again, for instance with other encoders.
 
-    The settings name the encoders. The library answers from the old index until the new one is complete. With --json,
-    one object for each video, on a line of its own.
+    The settings name the encoders. The library answers from the old index until the new one is complete. A video that
+    cannot be read again is named and stays listed, and answers only if the encoders are the same. With --json, one
+    object for each video, on a line of its own.
     """
     directory, settings = load_library_settings(data, config)
     from serve.cli.progress import run_with_progress

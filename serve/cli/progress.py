@@ -188,7 +188,10 @@ def _show_outcome(outcome: IndexOutcome, progress: LineProgress, *, as_json: boo
             )
         )
         identity = printable(outcome.video_id or "")
-        click.echo(f"{outcome.status:<9}  {identity}  {length:>7}  {title(outcome.uri)}  ({counts})")
+        new = "; new version" if outcome.is_new_version else ""
+        click.echo(f"{outcome.status:<9}  {identity}  {length:>7}  {title(outcome.uri)}  ({counts}{new})")
+    if outcome.is_new_version and (as_json or live):
+        progress.note(f"{title(outcome.uri)} has changed: its new version replaces the old one")
     if outcome.status == "failed":
         reason = printable(outcome.error or "indexing failed without a reason")
         suffix = "" if printable(outcome.uri) in reason else f": {printable(outcome.uri)}"
@@ -203,6 +206,8 @@ def _summary_line(outcomes: list[IndexOutcome], left_out_count: int, elapsed_sec
         status: sum(outcome.status == status for outcome in outcomes) for status in ("indexed", "unchanged", "failed")
     }
     parts = [f"{count[status]} {status}" for status in count if count[status] or status == "indexed"]
+    if new_count := sum(outcome.is_new_version for outcome in outcomes):
+        parts[0] += f" ({plural(new_count, 'new version')})"
     if warned_count := sum(bool(outcome.warnings) for outcome in outcomes):
         parts.append(f"{warned_count} with warnings")
     if left_out_count:

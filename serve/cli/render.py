@@ -105,6 +105,7 @@ def video_json(video: Video) -> dict[str, Any]:
         "segments": video.segment_count,
         "utterances": video.utterance_count,
         "indexed_time": _utc_time(video.indexed_time),
+        "state": "READY" if video.is_searchable else "OUTDATED",
         "warnings": list(video.warnings),
         "content_sha256": video.content_sha256,
         "container": media.container,
@@ -258,7 +259,7 @@ def show_videos(console: Console, videos: Sequence[Video]) -> None:
         _Row(
             key=(Text(printable(video.video_id), style="cyan"), Text(f"{clock(video.duration_seconds):>7}")),
             heading=(
-                Text(title(video.uri) + (" (live)" if video.is_growing else ""), style="bold"),
+                Text(title(video.uri) + _mark_of(video), style="bold"),
                 Text(plural(video.frame_count, "frame"), style="dim"),
                 Text(plural(video.utterance_count, "utterance"), style="dim"),
                 Text(printable(video.collection), style="dim"),
@@ -269,6 +270,12 @@ def show_videos(console: Console, videos: Sequence[Video]) -> None:
         for video in videos
     ]
     _print_rows(console, ["id", " length", "video"], rows)
+
+
+def _mark_of(video: Video) -> str:
+    if not video.is_searchable:
+        return " (outdated)"
+    return " (live)" if video.is_growing else ""
 
 
 def show_video(console: Console, video: Video) -> None:

@@ -256,7 +256,7 @@ class IndexRun:
                 yield from self._finish_ready()
 
     def _handle_decoded(self, work: VideoWork, payload: "Decoded | Opened | Written") -> None:
-        if not isinstance(payload, Opened):
+        if not isinstance(payload, Opened | Written):
             work.facts.take(payload)
         match payload:
             case Opened():

@@ -196,6 +196,80 @@ def test_says_that_a_file_is_still_being_written(video: Path, tmp_path: Path) ->
         pass
 
 
+class WrittenFile:
+    """A file that a recorder writes while time passes; takes the place of the module `time`."""
+
+    def __init__(self, path: Path, writing_seconds: float) -> None:
+        """Age the file by an hour, and write it every half second for `writing_seconds`."""
+        self.path, self.until, self.now, self.slept = path, 1e9 + writing_seconds, 1e9, 0.0
+        self.touch(self.now - (0 if writing_seconds else 3600))
+
+    def touch(self, at: float) -> None:
+        os.utime(self.path, (at, at))
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now, self.slept = self.now + seconds, self.slept + seconds
+        if self.now < self.until and int(2 * self.now) > int(2 * (self.now - seconds)):
+            with self.path.open("ab") as more:
+                more.write(b"more")
+            self.touch(self.now)
+
+
+def open_while_written(
+    video: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> tuple[source.SourceFile, WrittenFile]:
+    clock = WrittenFile(video, seconds)
+    monkeypatch.setattr(source, "time", clock)
+    with open_source(str(video), SourceConfig(), spool=video.parent, may_grow=True) as opened:
+        assert hashlib.sha256(opened.file.read()).hexdigest() == opened.content_sha256
+    return opened, clock
+
+
+def test_waits_until_a_file_rests(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, clock = open_while_written(video, monkeypatch, seconds=5)
+    assert not opened.is_being_written
+    assert opened.size_bytes == video.stat().st_size > len(CONTENT)
+    assert 5 < clock.slept < 5 + 1.5 * source.REST_SECONDS
+
+
+def test_takes_what_is_there_of_a_file_that_never_rests(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, clock = open_while_written(video, monkeypatch, seconds=1e6)
+    assert opened.is_being_written
+    assert clock.slept == pytest.approx(source.GROWING_SECONDS, abs=1)
+
+
+@pytest.mark.parametrize("age_seconds", [3.0, 1e8, -60.0, -1e8])
+def test_does_not_wait_for_a_file_that_rests(video: Path, monkeypatch: pytest.MonkeyPatch, age_seconds: float) -> None:
+    clock = WrittenFile(video, 0)
+    clock.touch(clock.now - age_seconds)  # in the future: the clock of the file's machine is wrong
+    monkeypatch.setattr(source, "time", clock)
+    with open_source(str(video), SourceConfig(), spool=video.parent, may_grow=True) as opened:
+        assert not opened.is_being_written
+    assert clock.slept == 0
+
+
+def test_a_file_that_is_written_while_it_is_hashed_is_hashed_again(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, pieces = WrittenFile(video, 0), [b"one", b"two"]
+    monkeypatch.setattr(source, "time", clock)
+
+    def write(*_: object) -> None:
+        if pieces and clock.now - 1e9 < 60:
+            with video.open("ab") as more:
+                more.write(pieces.pop())
+
+    with open_source(str(video), SourceConfig(), spool=video.parent, progress=write, may_grow=True) as opened:
+        assert opened.file.read() == CONTENT + b"twoone"
+        assert opened.content_sha256 == hashlib.sha256(CONTENT + b"twoone").hexdigest()
+        assert not opened.is_being_written
+
+
 def test_names_the_limit_a_large_file_passes(video: Path, tmp_path: Path) -> None:
     with pytest.raises(LimitExceeded, match="max_bytes") as caught:
         open_and_check(video, tmp_path, max_bytes=len(CONTENT) - 1)

@@ -1,10 +1,9 @@
 """Indexing through real child processes, a real catalog and exact encoders."""
 
 import os
-import sqlite3
 import subprocess
 from collections.abc import Collection, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +11,17 @@ import pytest
 
 from ingest.config import DecodeConfig
 from serve.catalog.catalog import Catalog
-from serve.catalog.outdated import COPY_NAME, FRESH_NAME, rebuild_outdated
 from serve.errors import (
     DataDirectoryBusy,
-    DataDirectoryInvalid,
     DataDirectoryMissing,
     EncoderSpaceMismatch,
     VideoNotFound,
 )
 from serve.indexing.pipeline import delete, index, reindex
-from serve.search.library import Library
 from serve.settings import Settings
-from serve.values import IndexOutcome, Query
+from serve.values import IndexOutcome
 from support import SUPPORT
 from support.fakes import SilentProgress, use_fakes, write_scenes
-from support.sample_catalog import write_outdated
 from support.waiting import wait_until
 
 SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"))
@@ -176,38 +171,6 @@ def test_other_encoders_are_refused_until_reindexed(
     assert not (tmp_path / "data" / "reindex").exists()
 
 
-@pytest.mark.slow
-def test_reindex_leaves_the_library_alone_when_media_are_gone(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run([films], tmp_path / "data")
-    before = content(tmp_path / "data")
-    (films / "a.mp4").rename(films / "elsewhere.mp4")
-    monkeypatch.setattr("support.fakes.WordSumEncoder.fingerprint", "another")
-    progress = SilentProgress()
-    statuses = [outcome.status for outcome in reindex(tmp_path / "data", SETTINGS, progress=progress)]
-    assert sorted(statuses) == ["failed", "indexed"]
-    assert "stays as it was" in progress.notes[-1]
-    assert content(tmp_path / "data") == before
-
-
-@pytest.mark.slow
-def test_a_resumed_reindex_does_not_bring_back_what_was_deleted(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outcomes = run([films], tmp_path / "data")
-    monkeypatch.setattr("support.fakes.WordSumEncoder.fingerprint", "another")
-    (films / "a.mp4").rename(films / "elsewhere.mp4")
-    list(reindex(tmp_path / "data", SETTINGS, progress=SilentProgress()))  # stops half-way: a.mp4 is gone
-    (films / "elsewhere.mp4").rename(films / "a.mp4")
-    b = outcomes["b.mp4"].video_id
-    assert b is not None
-    delete(tmp_path / "data", [b])
-    assert [o.status for o in reindex(tmp_path / "data", SETTINGS, progress=SilentProgress())] == ["indexed"]
-    with Catalog.open_reader(tmp_path / "data") as catalog:
-        assert [video.video_id for video in catalog.videos()] == [outcomes["a.mp4"].video_id]
-
-
 def test_deletes_all_or_nothing(films: Path, tmp_path: Path) -> None:
     outcomes = run([films], tmp_path / "data")
     a = outcomes["a.mp4"].video_id
@@ -231,83 +194,6 @@ def test_deletes_while_another_process_indexes(films: Path, tmp_path: Path) -> N
     with Catalog.open_reader(tmp_path / "data") as catalog:
         assert [Path(video.uri).name for video in catalog.videos()] == ["b.mp4"]
     assert run([films / "a.mp4"], tmp_path / "data")["a.mp4"].status == "indexed"  # what is gone is not known
-
-
-@pytest.mark.slow
-def test_reindex_keeps_what_was_said_and_does_not_bring_back_what_is_deleted_meanwhile(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = tmp_path / "data"
-    b = run([films], data)["b.mp4"].video_id
-    assert b is not None
-    with Catalog.open_writer(data) as catalog, catalog.editing() as edit:
-        edit.execute(
-            "UPDATE videos SET video_id = 'named', metadata = '{\"camera\": \"7\"}', recorded_time = 5.0"
-            " WHERE video_id != ?",
-            (b,),
-        )
-    monkeypatch.setattr("support.fakes.WordSumEncoder.fingerprint", "another")
-    outcomes = reindex(data, SETTINGS, progress=SilentProgress())
-    next(outcomes)
-    delete(data, [b])
-    list(outcomes)
-    with Catalog.open_reader(data) as catalog:
-        (video,) = catalog.videos()
-    assert (video.video_id, video.metadata, video.recorded_time) == ("named", {"camera": "7"}, 5.0)
-
-
-def test_reindex_makes_a_catalog_of_an_older_version_anew(films: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    write_outdated(data, 5, {"first": films / "a.mp4", "second": films / "b.mp4"})
-    write_outdated(data / FRESH_NAME, 5, {"half": films / "a.mp4"})  # the older program was killed in a reindexing
-    (films / "b.mp4").rename(films / "elsewhere.mp4")
-    progress = SilentProgress()
-    statuses = sorted(outcome.status for outcome in reindex(data, SETTINGS, progress=progress))
-    assert statuses == ["failed", "indexed"]
-    assert "version 5" in progress.notes[0]
-    assert (data / COPY_NAME).exists()
-    with Library.open(data, SETTINGS) as library, pytest.raises(DataDirectoryInvalid, match="run kinodex reindex"):
-        library.search(Query(text="red"))
-    delete(data, ["second"])
-    assert [outcome.status for outcome in reindex(data, SETTINGS, progress=progress)] == ["unchanged"]
-    assert sorted(path.name for path in data.iterdir() if path.is_dir()) == ["index"]
-    assert not (data / COPY_NAME).exists()
-    with Catalog.open_reader(data) as catalog:
-        (video,) = catalog.videos()
-        assert (video.video_id, video.collection, video.metadata, video.recorded_time, video.frame_count) == (
-            "first", "films", {"camera": "7"}, 5.0, 13
-        )  # fmt: skip
-        assert video.warnings == ()
-    with Library.open(data, SETTINGS) as library:
-        assert [video.video_id for video in library.search(Query(text="red")).videos] == ["first"]
-
-
-def test_a_video_of_an_older_version_can_be_indexed_before_reindex_has_ended(films: Path, tmp_path: Path) -> None:
-    run([films / "a.mp4"], tmp_path / "now")
-    with Catalog.open_reader(tmp_path / "now") as catalog:
-        (video,), space = catalog.videos(), catalog.space()
-    assert space is not None
-    write_outdated(tmp_path / "data", 5, {video.video_id: films / "a.mp4"})
-    with closing(sqlite3.connect(tmp_path / "data" / "catalog.sqlite")) as connection, connection:
-        connection.execute("UPDATE videos SET collection = 'default', fingerprint = ?", (space.fingerprint,))
-    rebuild_outdated(tmp_path / "data")  # and the process is killed
-
-    assert [outcome.status for outcome in run([films / "a.mp4"], tmp_path / "data").values()] == ["indexed"]
-    with Library.open(tmp_path / "data", SETTINGS) as library:
-        assert [video.video_id for video in library.search(Query(text="red")).videos] == [video.video_id]
-
-
-def test_reindex_refuses_other_bytes_in_place_of_a_video(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run([films / "a.mp4"], tmp_path / "data")
-    before = content(tmp_path / "data")
-    (films / "b.mp4").replace(films / "a.mp4")
-    monkeypatch.setattr("support.fakes.WordSumEncoder.fingerprint", "another")
-    (outcome,) = reindex(tmp_path / "data", SETTINGS, progress=SilentProgress())
-    assert outcome.status == "failed"
-    assert "its content has changed" in (outcome.error or "")
-    assert content(tmp_path / "data") == before
 
 
 def test_without_a_visual_encoder_speech_is_indexed(

@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,14 +13,24 @@ import pytest
 from ingest.config import DecodeConfig, SourceConfig
 from ingest.source.source import video_id_of
 from serve.catalog.catalog import Catalog
+from serve.catalog.entries import video_at
+from serve.indexing import job_worker
+from serve.indexing.job_worker import JobWorker
+from serve.indexing.jobs import JobQueue, NewJob
+from serve.indexing.library_writer import LibraryWriter
 from serve.indexing.pipeline import delete, index
 from serve.indexing.run import IndexRun
+from serve.indexing.work import VideoWork
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import IndexOutcome, Query, Video
+from serve.video_warnings import BEING_WRITTEN
+from support import SUPPORT
 from support.fakes import COLOURS, ColourEncoder, SilentProgress, use_fakes, write_scenes
+from support.waiting import wait_until
 
 ENCODER = ColourEncoder()
+PLACELESS_VERSION = 7  # the last schema version without the table of places
 SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"), source=SourceConfig(file_roots=("/",)))
 
 
@@ -312,7 +324,7 @@ def test_both_versions_that_an_older_program_left_become_one(data: Path, tmp_pat
         connection.execute("UPDATE videos SET uri = ?", (str(talk).encode(),))
         for statement in ("DROP TABLE places", "DROP INDEX videos_listed", "DROP INDEX videos_content"):
             connection.execute(statement)
-        connection.execute("UPDATE meta SET value = '6' WHERE key = 'schema_version'")
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(PLACELESS_VERSION),))
     with Catalog.open_reader(data) as catalog:
         assert len(catalog.videos()) == 2
     assert [outcome.status for outcome in run(data, talk)] == ["unchanged"]
@@ -329,6 +341,122 @@ def test_an_upload_is_not_changed_by_a_file_that_has_its_bytes(data: Path, tmp_p
     film(talk, "green")
     run(data, talk)
     assert colours(data) == {"upload:clip.mp4": "red", "talk.mp4": "green"}
+
+
+# ---- files that are being written
+
+
+def test_a_file_that_is_written_while_it_is_decoded_has_a_warning_until_it_is_indexed_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = film(tmp_path / "talk.mp4", "red")
+    find = LibraryWriter.find
+
+    def write_and_find(writer: LibraryWriter, work: VideoWork) -> int | None:
+        with talk.open("ab") as more:
+            more.write(b"more")
+        return find(writer, work)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LibraryWriter, "find", write_and_find)
+        (first,) = run(data, talk)
+    assert (first.status, first.warnings) == ("indexed", (BEING_WRITTEN.text,))
+    assert videos(data)["talk.mp4"].warnings == (BEING_WRITTEN.text,)
+    (second,) = run(data, talk)
+    assert (second.status, second.warnings, second.video_id) == ("indexed", (), first.video_id)
+
+
+def test_a_file_that_does_not_decode_while_it_is_written_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = tmp_path / "talk.mp4"
+    talk.write_bytes(b"this is no video " * 50)
+    monkeypatch.setattr("ingest.source.source.REST_SECONDS", 3600.0)
+    monkeypatch.setattr("ingest.source.source.GROWING_SECONDS", 0.0)
+    (outcome,) = run(data, talk)
+    assert outcome.status == "failed"
+    assert "still being written: index it again when it is complete" in (outcome.error or "")
+
+
+# ---- a server's jobs
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_worker, "IDLE_EXIT_SECONDS", 0.3)
+    monkeypatch.setattr(job_worker, "RELEASE_SECONDS", 0.1)
+    monkeypatch.setattr("serve.indexing.run.IDLE_SECONDS", 0.05)
+
+
+def submit(data: Path, path: Path, video_id: str, **said: object) -> None:
+    with Catalog.open_editor(data) as catalog:
+        new = NewJob(collection="default", video_id=video_id, uri=path.as_uri(), display_uri=path.as_uri(), **said)  # type: ignore[arg-type]
+        JobQueue(catalog).submit(new)
+    JobWorker(data, SETTINGS).work_until_idle()
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_a_job_makes_the_new_version_of_the_video_at_its_uri(data: Path, tmp_path: Path) -> None:
+    talk = film(tmp_path / "talk.mp4", "red")
+    (first,) = run(data, talk)
+    with Catalog.open_reader(data) as catalog:
+        found = video_at(catalog, "default", talk.as_uri())  # as the server chooses the id
+        assert found is not None
+        assert video_at(catalog, "other", talk.as_uri()) is None
+        assert video_at(catalog, "default", "https://example.org/talk.mp4") is None
+    assert found.video_id == first.video_id
+    submit(data, talk, found.video_id, metadata={"camera": "7"}, recorded_time=5.0)
+    submit(data, talk, found.video_id)  # says nothing of it
+    assert (videos(data)["talk.mp4"].metadata, videos(data)["talk.mp4"].recorded_time) == ({"camera": "7"}, 5.0)
+    film(talk, "green")
+    submit(data, talk, found.video_id)
+    (video,) = videos(data).values()
+    assert (video.metadata, video.recorded_time) == ({"camera": "7"}, 5.0)
+    assert colours(data) == {"talk.mp4": "green"}
+    film(talk, "blue")
+    assert [outcome.video_id for outcome in run(data, talk)] == [first.video_id]
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_videos_that_the_caller_names_are_apart_also_at_one_place(data: Path, tmp_path: Path) -> None:
+    Catalog.open_writer(data).close()
+    latest = tmp_path / "latest.mp4"
+    for day, colour in (("monday", "red"), ("tuesday", "green")):
+        submit(data, film(latest, colour), day)
+    with Catalog.open_reader(data) as catalog:
+        assert [video.video_id for video in catalog.videos()] == ["monday", "tuesday"]
+    film(latest, "blue")
+    (outcome,) = run(data, latest)  # the latest video of this place gets the new version
+    assert outcome.video_id == "tuesday"
+    with Catalog.open_reader(data) as catalog:
+        assert [video.video_id for video in catalog.videos()] == ["tuesday", "monday"]
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_a_named_video_moves_to_the_uri_that_it_is_sent_with(data: Path, tmp_path: Path) -> None:
+    Catalog.open_writer(data).close()
+    submit(data, film(tmp_path / "a.mp4", "red"), "named")
+    submit(data, film(tmp_path / "b.mp4", "red"), "named")
+    assert ids(data) == {"b.mp4": "named"}
+    submit(data, film(tmp_path / "c.mp4", "green"), "named")
+    assert colours(data) == {"c.mp4": "green"}
+
+
+# ---- a process that is killed
+
+
+def test_killed_while_a_new_version_is_indexed_the_old_one_answers(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (first,) = run(data, film(folder / "talk.mp4", "red"))
+    film(folder / "talk.mp4", "green", 300)
+    with subprocess.Popen([sys.executable, SUPPORT / "index_child.py", folder, data]) as process:
+        with Catalog.open_reader(data) as catalog:
+            wait_until(lambda: catalog.select("SELECT count(*) FROM videos") == [(2,)])
+        process.kill()
+    assert colours(data) == {"talk.mp4": "red"}
+    assert [(outcome.status, outcome.video_id) for outcome in run(data, folder)] == [("indexed", first.video_id)]
+    assert colours(data) == {"talk.mp4": "green"}
 
 
 def test_the_default_id_is_the_start_of_the_hash(data: Path, tmp_path: Path) -> None:
