@@ -106,7 +106,7 @@ class Video(_message.Message):
     utterance_count: _builtins.int
     """Output only. The number of transcribed utterances."""
     content_sha256: _builtins.str
-    """Output only. SHA-256 of the file, hexadecimal; empty for a live stream."""
+    """Output only. SHA-256 of the file, hexadecimal; empty for a live stream. It changes with each version of the video."""
     live: _builtins.bool
     """Output only. True for a live stream that goes on: all fields still change. Old parts may be deleted already."""
     @_builtins.property
@@ -228,14 +228,17 @@ class IngestVideoRequest(_message.Message):
     collection: _builtins.str
     """The collection to add it to; empty is "default". At most 64 letters, digits, ".", "_" and "-"."""
     video_id: _builtins.str
-    """The video's id: at most 128 letters, digits, ".", "_" and "-"; empty: derived from collection and URI. An existing
-    video of this id is replaced once the new one is READY, unless its bytes are the same.
+    """The video's id: at most 128 letters, digits, ".", "_" and "-"; empty: that of the collection's video from this
+    URI or file, or else derived from collection and URI. An existing video of this id is replaced once the new one is
+    READY, unless its bytes are the same. Videos whose ids callers choose are apart, also if they come from one URI.
     """
     request_id: _builtins.str
     """A UUID that makes a retry harmless: a second request with it, within a day, gets the answer to the first."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Keys and values for filters: at most 64 keys of 64 characters, with values of 1,024 characters."""
+        """Keys and values for filters: at most 64 keys of 64 characters, with values of 1,024 characters. Empty: those of the
+        video that is replaced, as with `start_time`.
+        """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -356,7 +359,9 @@ class UploadHeader(_message.Message):
     collection: _builtins.str
     """The collection to add it to; empty is "default". As in IngestVideo."""
     video_id: _builtins.str
-    """The video's id; empty: the first digits of the content's SHA-256. As in IngestVideo."""
+    """The video's id; empty: the first digits of the content's SHA-256, unless a newer version of another video has that
+    id. As in IngestVideo.
+    """
     request_id: _builtins.str
     """A UUID that makes a retry harmless: a second upload with it, within a day, gets the answer to the first."""
     @_builtins.property

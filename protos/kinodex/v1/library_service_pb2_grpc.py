@@ -78,7 +78,8 @@ class LibraryServiceServicer:
 
     def IngestVideo(self, request, context):
         """Begins to index the video at a URI and returns at once, with the video in state PROCESSING; GetVideo shows the
-        progress. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
+        progress. If the collection has the video and its bytes have changed, they become its new version; the old version
+        answers until the new one is READY. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
         URI, PERMISSION_DENIED if the server's policy refuses it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -35,7 +35,8 @@ class LibraryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LibraryServiceAsyncStub: ...
     IngestVideo: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.IngestVideoRequest, _library_service_pb2.IngestVideoResponse]
     """Begins to index the video at a URI and returns at once, with the video in state PROCESSING; GetVideo shows the
-    progress. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
+    progress. If the collection has the video and its bytes have changed, they become its new version; the old version
+    answers until the new one is READY. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
     URI, PERMISSION_DENIED if the server's policy refuses it.
     """
     UploadVideo: _grpc.StreamUnaryMultiCallable[_library_service_pb2.UploadVideoRequest, _library_service_pb2.UploadVideoResponse]
@@ -67,7 +68,8 @@ class LibraryServiceAsyncStub(LibraryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     IngestVideo: _aio.UnaryUnaryMultiCallable[_library_service_pb2.IngestVideoRequest, _library_service_pb2.IngestVideoResponse]  # type: ignore[assignment]
     """Begins to index the video at a URI and returns at once, with the video in state PROCESSING; GetVideo shows the
-    progress. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
+    progress. If the collection has the video and its bytes have changed, they become its new version; the old version
+    answers until the new one is READY. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
     URI, PERMISSION_DENIED if the server's policy refuses it.
     """
     UploadVideo: _aio.StreamUnaryMultiCallable[_library_service_pb2.UploadVideoRequest, _library_service_pb2.UploadVideoResponse]  # type: ignore[assignment]
@@ -102,7 +104,8 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_library_service_pb2.IngestVideoResponse, _abc.Awaitable[_library_service_pb2.IngestVideoResponse]]:
         """Begins to index the video at a URI and returns at once, with the video in state PROCESSING; GetVideo shows the
-        progress. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
+        progress. If the collection has the video and its bytes have changed, they become its new version; the old version
+        answers until the new one is READY. A video that cannot be fetched or decoded becomes FAILED. Fails with INVALID_ARGUMENT if `uri` is not a
         URI, PERMISSION_DENIED if the server's policy refuses it.
         """
 
