@@ -257,12 +257,13 @@ def test_bytes_that_are_there_take_what_is_said_of_them_now(
 
     def keep() -> bool:
         return writing.catalog.finish_unchanged(
-            row, metadata=job.metadata, recorded_time=job.recorded_time, job_id=job.job_id
+            row, uri=job.display_uri, metadata=job.metadata, recorded_time=job.recorded_time, job_id=job.job_id
         )
 
     assert keep()
     assert reader.video("abc").metadata == {"camera": "7"}
     assert reader.video("abc").recorded_time == 1.7e9
+    assert reader.video("abc").uri == job.display_uri
     assert reader.generation() == generation + 1  # what filters have remembered is old
     assert queue.jobs() == []
     assert not keep()
