@@ -128,9 +128,9 @@ def renew(
     """
     place = place_of(uri)
     changed = connection.execute(
-        "WITH sent AS (SELECT nullif(?, '{}') AS metadata, ? AS recorded_time, ? AS uri)"
-        " UPDATE videos SET metadata = coalesce(sent.metadata, videos.metadata), recorded_time ="
-        " coalesce(sent.recorded_time, videos.recorded_time), uri = coalesce(sent.uri, videos.uri) FROM sent"
+        "UPDATE videos SET metadata = coalesce(sent.metadata, videos.metadata), recorded_time ="
+        " coalesce(sent.recorded_time, videos.recorded_time), uri = coalesce(sent.uri, videos.uri)"
+        " FROM (SELECT nullif(?, '{}') AS metadata, ? AS recorded_time, ? AS uri) AS sent"
         " WHERE row = ? AND (sent.metadata != videos.metadata OR sent.uri != videos.uri"
         " OR coalesce(sent.recorded_time, videos.recorded_time) IS NOT videos.recorded_time)",
         (metadata_json(metadata), recorded_time, None if place is None else uri_bytes(uri), row),
