@@ -2,7 +2,8 @@
 
 The windows of an epoch lie on a fixed grid that begins with the epoch; none crosses into another epoch. The last window
 of an epoch is cut short at its end, and none lies wholly inside the one before it. A window in which no picture begins
-holds the picture still shown from before, so static scenes are covered.
+holds the picture still shown from before, so static scenes are covered. Of a file, a window that holds just what the
+one before it holds is left out, so that a gap of hours makes no thousands of segments.
 """
 
 import math
