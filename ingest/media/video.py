@@ -19,6 +19,7 @@ from ingest.media.damage import Damage, decode_packet
 from ingest.media.history import MAX_HISTORY_COUNT, PacketHistory
 from ingest.media.last_picture import LastPicture
 from ingest.media.sampler import PlannedPacket, Planner, Selector, tick_of
+from ingest.media.still.png import hide_profile
 from ingest.media.timeline import Epoch
 
 # Codecs whose decoders in FFmpeg restart at a keyframe reliably. All others are decoded from end to end.
@@ -274,6 +275,8 @@ class VideoTrack:
 
     def _decode(self, packet: Packet[VideoStream] | None, epoch: Epoch) -> Iterator[Picture]:
         try:
+            if packet is not None:
+                hide_profile(self._context, packet)
             frames = decode_packet(self._context, packet)
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):

@@ -12,8 +12,8 @@ from ingest.source.source import OPEN_FLAGS, check_name, display_uri, scheme_of,
 
 # Files with these suffixes are taken unseen: of video and audio containers that FFmpeg reads.
 _SUFFIXES = """
-    3g2 3gp amv asf avi divx dv f4v flv gif ivf m1v m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mov mp4 mpe mpeg mpg mpv mts
-    mxf nut ogm ogv ogx qt rm rmvb ts vob webm wmv wtv y4m 264 265 266 avc h261 h263 h264 h265 h266 hevc obu vvc
+    3g2 3gp amv asf avi divx dv f4v flv gif ivf m1v m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mov mp4 mpe mpeg mpg mpv
+    mts mxf nut ogm ogv ogx qt rm rmvb ts vob webm wmv wtv y4m 264 265 266 avc h261 h263 h264 h265 h266 hevc obu vvc
     aac ac3 aif aiff alac amr ape au caf dts eac3 flac m4a m4b mka mp2 mp3 mpc oga ogg opus spx tta wav weba wma wv
 """
 MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())

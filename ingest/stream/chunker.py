@@ -39,6 +39,7 @@ from ingest.media.container import (
     refuse_tiles,
 )
 from ingest.media.orientation import Orientation
+from ingest.media.still.png import hide_profile
 from ingest.media.tracks import TrackChooser, choose_audible, choose_video, rank_audio
 from ingest.source.source import display_uri, scheme_of
 from ingest.stream.remux import ChunkCutter, ChunkMedia
@@ -316,6 +317,7 @@ def _is_turned(packets: Iterator[Packet[Stream]], video: VideoStream, taken: lis
         taken.append(packet)
         if packet.stream is not video:
             continue
+        hide_profile(context, packet)
         try:
             frames = context.decode(packet) or context.decode(None)
         except av.error.FFmpegError:

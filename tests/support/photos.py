@@ -77,13 +77,15 @@ def turn_by_exif(picture: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(turned)
 
 
-def encode_time_lapse(photos: Sequence[bytes], format: str = "matroska", counterclockwise: int = 0) -> bytes:
-    """Return JPEG files as a video of one picture a second, rotated by its container."""
+def encode_time_lapse(
+    photos: Sequence[bytes], format: str = "matroska", counterclockwise: int = 0, codec: str = "mjpeg"
+) -> bytes:
+    """Return JPEG files, or those of another codec, as a video of one picture a second, rotated by its container."""
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
-        stream = container.add_stream("mjpeg", rate=1)
+        stream = container.add_stream(codec, rate=1)
         with Image.open(io.BytesIO(photos[0])) as first:
-            stream.width, stream.height, stream.pix_fmt = *first.size, "yuvj420p"
+            stream.width, stream.height, stream.pix_fmt = *first.size, "yuvj420p" if codec == "mjpeg" else "rgb24"
         if counterclockwise:
             stream.set_display_rotation(counterclockwise)
         container.start_encoding()

@@ -1,6 +1,12 @@
-"""Repairs PNG files whose EXIF data is damaged: FFmpeg decodes nothing of them."""
+"""Repairs PNG: files with damaged EXIF data, of which FFmpeg decodes nothing, and pictures with a colour profile."""
+
+from __future__ import annotations  # av's Packet is generic for type checkers only
 
 from collections.abc import Iterator
+from typing import Any
+
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 
 from ingest.media.container import MediaFile
 
@@ -9,6 +15,25 @@ MAX_CHUNK_COUNT = 10_000  # before the EXIF data; large pictures have a chunk of
 MAX_EXIF_BYTES = 1 << 20  # of EXIF data that is read; photos have some 30 KB
 EXIF_HEADER = b"Exif\0\0"  # belongs before EXIF data in JPEG only
 UNKNOWN_CHUNK = b"exIf"  # a name that decoders skip: lower case for ancillary and private
+PROFILE, UNKNOWN_PROFILE = b"iCCP", b"icCP"
+CODECS = frozenset({"png", "apng"})
+
+
+def hide_profile(context: VideoCodecContext, packet: Packet[Any]) -> None:
+    """Rename the colour profile of a PNG picture, so that its decoder skips it; others stay as they are.
+
+    The frame's side data would have a profile with a name, which PyAV 18.1 frees twice: the process dies. No other
+    decoder of FFmpeg gives side data a name.
+    """
+    if context.codec.canonical_name not in CODECS:
+        return
+    extradata = context.extradata or b""  # the chunks before the first picture of an APNG
+    if PROFILE in extradata:
+        context.extradata = extradata.replace(PROFILE, UNKNOWN_PROFILE)
+    data = bytes(packet)
+    at = data.find(PROFILE, 0, data.find(b"IDAT"))
+    if at >= 0:
+        packet.update(data[:at] + UNKNOWN_PROFILE + data[at + len(PROFILE) :])
 
 
 class _PatchedFile(MediaFile):

@@ -3,6 +3,7 @@
 import gc
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import av
@@ -141,3 +142,31 @@ def test_the_base_view_of_spatial_video_is_decoded(shared: Path) -> None:
     media = (shared / "cases/spatial-mvhevc/stereo_spatial.mp4").read_bytes()
     info, frames = decoded(media, sampling="exact")
     assert (info.width, info.height, len(frames)) == (160, 120, 1)
+
+
+def with_profile(picture: bytes, profile: bytes = b"sRGB") -> bytes:
+    """Return a PNG file with a colour profile, as screenshots have one."""
+    return insert_chunk(picture, b"iCCP", b"Display\0\0" + zlib.compress(profile * 100))
+
+
+@pytest.mark.parametrize("orientation", [0, 2, 4, 6])
+def test_a_png_with_a_colour_profile_is_decoded(orientation: int) -> None:
+    _, (frame,) = decoded(with_profile(photo(orientation, "PNG")))
+    gc.collect()
+    assert corners(frame.pixels) == corners(turn_by_exif(QUARTERS, orientation or 1))
+
+
+@pytest.mark.parametrize("format", ["mov", "avi"])
+def test_a_film_of_pngs_with_colour_profiles_is_decoded(format: str) -> None:
+    picture = with_profile(encode_picture(QUARTERS, "PNG"))
+    _, frames = decoded(encode_time_lapse([picture] * 3, format, codec="png"))
+    gc.collect()
+    assert [corners(frame.pixels) for frame in frames] == [corners(QUARTERS)] * 3
+
+
+def test_an_animated_png_with_a_colour_profile_is_decoded() -> None:
+    others = [QUARTERS.rotate(180), QUARTERS]
+    options = {"save_all": True, "append_images": others, "duration": 1000, "icc_profile": b"Display"}
+    _, frames = decoded(encode_picture(QUARTERS, "PNG", **options))
+    gc.collect()
+    assert [corners(frame.pixels) for frame in frames] == [corners(one) for one in (QUARTERS, *others)]
