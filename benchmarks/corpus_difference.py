@@ -15,10 +15,11 @@ DURATION_SECONDS, SOUND_SECONDS = 0.25, 0.1  # a frame of a slow video; two fram
 SOUND_SHARE = 0.005  # of the sound that may be missing: what the codec's delay takes at each end
 DAMAGED_SHARE = 0.2  # of the pictures that may be missing from a damaged file: a neighbour stands for the others
 FEW_FRAMES = 2  # that ffprobe finds in a file of which nothing else decodes
+STILL_SECONDS = 1.0  # for which a picture without a duration counts as shown
 HALF = 0.5
 JUMP, TRUNCATED, DAMAGED, UNTIMED = "times jump", "truncated", "damaged", "without timestamps"
 UNREADABLE, LIMIT, ENCRYPTED = "ffprobe cannot read it", "over a limit", "encrypted"
-REFUSED = "a format that is not allowed"
+REFUSED, STILL = "a format that is not allowed", "a single picture"
 DELAY = "codec delay"  # sound before time zero that primes the decoder: FFmpeg 5 shows it, FFmpeg 8 does not
 
 
@@ -103,7 +104,9 @@ def _compare(
     yield from _compare_sound(ours, sound, zero, reason if reason != UNTIMED else "")
     end = max((track.end for track in tracks), default=0.0) - zero
     if reason != UNTIMED and abs(ours.duration_seconds - end) > DURATION_SECONDS:
-        yield Difference("duration", f"{ours.duration_seconds:.2f} s, ffprobe {end:.2f} s", reason)
+        is_still = video is not None and video.frame_count == 1 and abs(ours.duration_seconds - end) <= STILL_SECONDS
+        text = f"{ours.duration_seconds:.2f} s, ffprobe {end:.2f} s"
+        yield Difference("duration", text, STILL if is_still else reason)
 
 
 def _may_miss(reason: str, missing: Sequence[float], ours: Sequence[float]) -> bool:

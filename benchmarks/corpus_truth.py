@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 PROBE_SECONDS = 300.0  # bound of one run of ffprobe, which decodes all tracks of a file
@@ -29,10 +30,10 @@ class Track:
     rate_hz: int = 0
     times: list[float] = field(default_factory=list)  # of the frames that have one, in the decoder's order
     untimed_count: int = 0
-    end: float = 0.0  # at which the last frame ends
+    end: float = -inf  # at which the last frame ends
     sound_seconds: float = 0.0  # samples divided by the rate
     _sample_count: int = 0
-    _last: tuple[float, int] = (0.0, 0)  # time and samples of the frame that begins last
+    _last: tuple[float, int] = (-inf, 0)  # time and samples of the frame that begins last
 
     @property
     def begin(self) -> float:

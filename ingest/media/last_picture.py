@@ -36,5 +36,11 @@ class LastPicture:
 
     @property
     def least_end(self) -> Fraction | None:
-        """Source time until which the last picture is shown at least: for a second if packets have no durations."""
-        return self._last + (self.duration or 1) if self._last is not None else None
+        """Source time until which the last picture is shown at least.
+
+        If packets have no durations: for as long as the picture before it, but at most for a second.
+        """
+        if self._last is None:
+            return None
+        gap = self._last - self._before if self._before is not None else Fraction(1)
+        return self._last + (self.duration or min(gap, Fraction(1)))
