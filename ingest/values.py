@@ -88,6 +88,7 @@ class DecodeSummary:
     zero_seconds: float = 0.0  # the container's time at media time zero; 0 if nothing had a time
     start_seconds: float = 0.0  # the container's time of the first picture, or of the first sound without pictures
     pictures_end_seconds: float = 0.0  # media time at which the last picture ends; 0 without pictures
+    unfollowed_count: int = 0  # streams that begin where a track ends in mid-file, and cannot be read
     mended_count: int = 0  # packets whose damaged timestamps were replaced
     # "video", "audio": the kinds of which there are tracks, and none that FFmpeg has a decoder for
     undecodable_kinds: tuple[str, ...] = ()

@@ -54,6 +54,7 @@ class AudioTrack:
         self._frame_seconds = Fraction(0)  # length of the last decoded frame
         self._lost_seconds = Fraction(0)  # length of frames that did not decode and are not in _expected; if untimed
         self._downmix = Downmix()
+        self.frame_count = 0  # decoded frames
         self._parts: list[NDArray[np.float32]] = []  # (1, N) or (2, N)
         self._count = 0  # samples in _parts
 
@@ -69,6 +70,12 @@ class AudioTrack:
         self._epoch = epoch
         for frame in self._decode(packet, epoch):
             yield from self._take(frame, epoch)
+
+    def follow(self, stream: AudioStream) -> Iterator[Sound]:
+        """Go on with another stream; yield the rest of the one before."""
+        yield from self.finish()
+        self._stream, self._context = stream, stream.codec_context
+        self._context.thread_count = 1
 
     def finish(self) -> Iterator[Sound]:
         """Yield the rest of the epoch."""
@@ -101,6 +108,7 @@ class AudioTrack:
     def _take(self, frame: AudioFrame, epoch: Epoch) -> Iterator[Sound]:
         if frame.samples <= 0 or frame.sample_rate <= 0:
             return
+        self.frame_count += 1
         setup = (frame.format.name, frame.layout.name, frame.sample_rate)
         base = self._stream.time_base
         begin = frame.pts * base if frame.pts is not None and base else None

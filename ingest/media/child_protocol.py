@@ -209,6 +209,7 @@ def _to_summary(fields: Mapping[str, Any]) -> DecodeSummary:
         start_seconds=_to_source_seconds(fields["start_seconds"]),
         pictures_end_seconds=_to_seconds(fields["pictures_end_seconds"]),
         damaged=tuple((_to_seconds(start), _to_seconds(end)) for start, end in fields["damaged"]),
+        unfollowed_count=_to_count(fields["unfollowed_count"]),
         mended_count=_to_count(fields["mended_count"]),
         undecodable_kinds=tuple(kind for kind in ("video", "audio") if kind in tuple(fields["undecodable_kinds"])),
     )

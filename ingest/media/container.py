@@ -54,27 +54,58 @@ TEXT_BYTES = 4096  # of a text, to tell what it is; comments may come first
 
 
 class MediaFile:
-    """A file as FFmpeg sees it: read and seek, but no name. Calls `on_read` at each read, for the watchdog."""
+    """A file as FFmpeg sees it: read and seek, but no name. Calls `on_read` at each read, for the watchdog.
 
-    def __init__(self, file: BinaryIO, on_read: Callable[[], None]) -> None:
-        self._file, self._on_read = file, on_read
+    Several of one file that allows seeking do not disturb each other: each has its own position.
+
+    Args:
+        begin: Where in the file it begins.
+        header: Bytes that it has before these.
+    """
+
+    def __init__(self, file: BinaryIO, on_read: Callable[[], None], *, begin: int = 0, header: bytes = b"") -> None:
+        self._file, self._on_read, self._header = file, on_read, header
+        self.offset = begin - len(header)  # of the file's positions before its own
+        self._position = 0
+
+    def view(self, begin: int = 0, header: bytes = b"") -> "MediaFile":
+        """Return another one of the same file, which must allow seeking."""
+        return MediaFile(self._file, self._on_read, begin=begin, header=header)
 
     def read(self, size: int) -> bytes:
         self._on_read()
-        return self._file.read(size)
+        if not self._file.seekable():
+            return self._file.read(size)
+        if self._position < len(self._header):
+            data = self._header[self._position :][:size]
+        else:
+            self._file.seek(self._position + self.offset)
+            data = self._file.read(size)
+        self._position += len(data)
+        return data
 
     def seekable(self) -> bool:
         return self._file.seekable()
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        if whence == 2:
+            offset += self._file.seek(0, 2) - self.offset
+        elif whence == 1:
+            offset += self._position
+        if offset < 0:
+            raise ValueError(f"seek to {offset}")
+        self._position = offset
+        return offset
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._position
 
 
-def open_container(file: MediaFile, uri: str, config: DecodeConfig) -> InputContainer:
+def open_container(file: MediaFile, uri: str, config: DecodeConfig, format: str | None = None) -> InputContainer:
     """Open media so that it can read nothing but its own bytes.
+
+    Args:
+        format: FFmpeg's name of its demuxer, where it is known.
 
     Raises:
         DecodeError: If it is not media, or its header is damaged.

@@ -3,16 +3,15 @@
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from typing import BinaryIO, cast
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Discard, Stream
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -33,7 +32,9 @@ from ingest.media.container import (
 from ingest.media.damage import Damage
 from ingest.media.jumps import DatedPacket, JumpFilter
 from ingest.media.orientation import Orientation
+from ingest.media.packets import PacketReader
 from ingest.media.picture import PictureMaker, display_size
+from ingest.media.scan import Kind
 from ingest.media.start import FileStart
 from ingest.media.still.heif import read_heif
 from ingest.media.still.png import repair_exif
@@ -120,7 +121,6 @@ class _Decoding:
         self._file, self._uri, self._config, self._on_progress = file, uri, config, on_progress
         self._chooser = chooser
         self._maker = PictureMaker(config)
-        self._bases: dict[int, Fraction | None] = {}  # stream index -> time base; PyAV computes it at each access
         self._waiting: list[Sound] = []  # sound of epochs whose media time is not known yet
         self._info_frame: VideoFrame | None = None
         self._has_info = False
@@ -129,27 +129,31 @@ class _Decoding:
         self._pictures_end = (0, Fraction(-1 << 62))  # index of an epoch, and source time of its last picture's end
         self._end = Fraction(0)  # media time at which the last picture or sound ends
         self._sound_end = Fraction(0)
+        self._left: set[Stream] = set()  # streams whose tracks went on with others
         self._ends_damaged = False  # whether the last packet read is corrupt or unreadable
 
     def run(self) -> Iterator[Decoded]:
-        with open_container(self._file, self._uri, self._config) as container:
+        with ExitStack() as stack:
+            container = stack.enter_context(open_container(self._file, self._uri, self._config))
             self._container = container
             refuse_tiles(container, self._uri)
             self._video_stream, self._audio_stream = self._chooser.choose(container)
+            clock = self._config.clock
+            self._timeline = Timeline(clock, keeps_gaps=clock == "media", declared_end=read_end(container))
+            self._jumps = JumpFilter(self._timeline)
+            packets = self._packets = stack.enter_context(
+                PacketReader(container, self._file, self._uri, self._config, on_error=self._note_unreadable)
+            )
+            self._video_stream = cast("VideoStream | None", packets.add("video", self._video_stream))
+            self._audio_stream = cast("AudioStream | None", packets.add("audio", self._audio_stream))
             if self._video_stream is None and self._audio_stream is None:
                 has_tracks = bool(find_undecodable_kinds(container))
                 what = "there is no decoder for what is inside" if has_tracks else "no picture or sound inside"
                 raise DecodeError(self._uri, what)
-            for stream in container.streams:
-                if stream not in (self._video_stream, self._audio_stream):
-                    stream.discard = Discard.all  # spares the demuxer reading it
             self._video = self._open_video()
             self._audio = AudioTrack(self._audio_stream, self._damage) if self._audio_stream is not None else None
-            clock = self._config.clock
-            self._timeline = Timeline(clock, keeps_gaps=clock == "media", declared_end=read_end(container))
-            self._jumps = JumpFilter(self._timeline)
             self._start = FileStart(self._video_stream, self._audio_stream)
-            timed = self._timed_packets(container)
+            timed = self._timed_packets(packets)
             for packet in timed if clock == "source" else self._jumps.filter(timed):
                 yield from self._decode_packet(packet)
             yield from self._finish()
@@ -158,11 +162,9 @@ class _Decoding:
         stream = self._video_stream
         if stream is None:
             return None
-        self._check_size(stream.width, stream.height)
+        self._prepare(stream)
         if not self._config.decode_video:
             return None
-        stream.codec_context.thread_type = "AUTO"
-        stream.codec_context.thread_count = 1
         return VideoTrack(
             stream,
             self._config.sampling,
@@ -170,6 +172,11 @@ class _Decoding:
             keeps_first=self._config.clock == "media",
             check=self._check,
         )
+
+    def _prepare(self, stream: VideoStream) -> None:
+        self._check_size(stream.width, stream.height)
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.thread_count = 1
 
     def _check(self, frame: VideoFrame) -> None:
         self._on_progress()
@@ -185,53 +192,68 @@ class _Decoding:
                 f"a picture of {width}x{height} pixels, at most {self._config.max_pixels} are decoded",
             )
 
-    def _packets(self, container: InputContainer) -> Iterator[Packet[Stream]]:
-        """Read packets of the chosen streams; skip damaged places."""
-        streams = [s for s in (self._video_stream, self._audio_stream) if s is not None]
-        for _ in range(MAX_READ_ERROR_COUNT):
-            try:
-                for packet in container.demux(streams):
-                    self._on_progress()
-                    if packet.size:  # an empty packet repeats a picture, or marks the end
-                        yield packet
-                return
-            except av.error.FFmpegError as error:
-                if isinstance(error, MemoryError):
-                    raise
-                current = self._timeline.current
-                self._damage.note(current, current.end if current is not None else None)
-                self._ends_damaged = True
-            except IndexError:  # raised by PyAV at the end of a file in which a stream appeared after opening
-                return
+    def _note_unreadable(self) -> None:
+        current = self._timeline.current
+        self._damage.note(current, current.end if current is not None else None)
+        self._ends_damaged = True
 
-    def _timed_packets(self, container: InputContainer) -> Iterator[DatedPacket]:
-        for packet in self._packets(container):
-            stream = packet.stream
-            if stream.index not in self._bases:
-                self._bases[stream.index] = stream.time_base
-            base = self._bases[stream.index]
+    def _timed_packets(self, packets: PacketReader) -> Iterator[DatedPacket]:
+        for track, packet in packets.read():
+            self._on_progress()
+            base = track.base
             if base is None:
                 continue
-            if self._audio is not None and self._audio.is_untimed and stream is self._audio_stream:
+            if self._audio is not None and self._audio.is_untimed and packet.stream is self._audio_stream:
                 now = self._audio.next_time
-                yield DatedPacket(packet=packet, base=base, pts=now, dts=now, duration=None)
+                yield DatedPacket(packet=packet, stream=track.number, base=base, pts=now, dts=now, duration=None)
                 continue
+            frame_count, error_count = self._decoded_count(track.kind), self._damage.count
             yield DatedPacket(
                 packet=packet,
+                stream=track.number,
+                before=track.before,
                 base=base,
                 pts=packet.pts * base if packet.pts is not None else None,
                 dts=packet.dts * base if packet.dts is not None else None,
                 duration=packet.duration * base if packet.duration else None,
             )
+            track.note(
+                has_decoded=self._decoded_count(track.kind) > frame_count, has_failed=self._damage.count > error_count
+            )
+
+    def _decoded_count(self, kind: Kind) -> int:
+        track = self._video if kind == "video" else self._audio
+        return track.frame_count if track is not None else 0
+
+    def _follow(self, stream: Stream) -> Iterator[Decoded]:
+        """Go on with another stream in the track of its kind."""
+        if isinstance(stream, AudioStream) and self._audio is not None and self._audio_stream is not None:
+            self._left.add(self._audio_stream)
+            for sound in self._audio.follow(stream):
+                yield from self._yield_sound(sound)
+            self._audio_stream = stream
+        elif isinstance(stream, VideoStream) and self._video_stream is not None:
+            self._left.add(self._video_stream)
+            self._prepare(stream)
+            if self._video is not None:
+                for picture in self._video.follow(stream):
+                    yield from self._yield_frame(picture)
+            self._video_stream = stream
 
     def _decode_packet(self, timed: DatedPacket) -> Iterator[Decoded]:
         packet, pts, dts, duration = timed.packet, timed.pts, timed.dts, timed.duration
         stream = packet.stream
+        if stream not in (self._video_stream, self._audio_stream):
+            if stream in self._left:
+                return  # it was held back for too long
+            yield from self._follow(stream)
+            if timed.before is not None:
+                self._timeline.go_on(timed.before, timed.stream)
         has_no_pts = self._video is not None and stream is self._video_stream and self._video.lacks_pts
-        epoch = self._timeline.place(stream.index, dts=dts, pts=None if has_no_pts else pts, duration=duration)
+        epoch = self._timeline.place(timed.stream, dts=dts, pts=None if has_no_pts else pts, duration=duration)
         if epoch is None:
             # No packet had a timestamp: raw streams begin at zero.
-            epoch = self._timeline.place(stream.index, dts=Fraction(0), pts=Fraction(0), duration=None)
+            epoch = self._timeline.place(timed.stream, dts=Fraction(0), pts=Fraction(0), duration=None)
             assert epoch is not None
         self._ends_damaged = packet.is_corrupt
         if stream is self._video_stream and pts is not None and pts <= epoch.end:
@@ -285,6 +307,7 @@ class _Decoding:
             start_seconds=float(first.first or 0) if first is not None else 0.0,
             pictures_end_seconds=self._pictures_end_seconds(),
             damaged=self._damage.spans(),
+            unfollowed_count=self._packets.unfollowed_count,
             mended_count=self._jumps.mended_count,
             undecodable_kinds=find_undecodable_kinds(self._container),
         )

@@ -17,6 +17,8 @@ class DatedPacket:
     """A packet and its source times in exact seconds, which are computed once: exact arithmetic is slow."""
 
     packet: Packet[Stream]
+    stream: int  # number of its stream
+    before: int | None = None  # number of the stream whose times that one goes on with
     base: Fraction  # seconds of one tick of its stream
     pts: Fraction | None
     dts: Fraction | None
@@ -36,13 +38,13 @@ class JumpFilter:
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
-        self._held: dict[int, DatedPacket] = {}  # stream index -> the packet that jumps
+        self._held: dict[int, DatedPacket] = {}  # number of a stream -> the packet that jumps
         self.mended_count = 0  # packets whose times were damaged
 
     def filter(self, packets: Iterable[DatedPacket]) -> Iterator[DatedPacket]:
         """Yield all packets. The caller places each one on the timeline before it takes the next."""
         for timed in packets:
-            index = timed.packet.stream.index
+            index = timed.stream
             held = self._held.pop(index, None)
             jumps = self._timeline.is_jump(index, dts=timed.dts, pts=timed.pts)
             if held is not None:
@@ -59,12 +61,14 @@ class JumpFilter:
         if after is None:
             return held
         self.mended_count += 1
-        before = self._timeline.last_of(packet.stream.index)
+        before = self._timeline.last_of(held.stream)
         if before is None:  # it is the first
             before = after - 2 * (following.duration or 0)
         between = (min(before, after) + after) / 2
         packet.dts = packet.pts = round(between / held.base)
-        return DatedPacket(packet=packet, base=held.base, pts=between, dts=between, duration=following.duration)
+        return DatedPacket(
+            packet=packet, stream=held.stream, base=held.base, pts=between, dts=between, duration=following.duration
+        )
 
 
 def _is_apart(held: DatedPacket, following: DatedPacket) -> bool:

@@ -111,6 +111,12 @@ class Timeline:
         position = self._positions.get(stream)
         return position.last if position is not None else None
 
+    def go_on(self, before: int, stream: int) -> None:
+        """Let a new stream go on where another ended, unless a new epoch has begun since."""
+        position = self._positions.get(before)
+        if position is not None and position.epoch is self.current:
+            self._positions[stream] = position
+
     def place(
         self, stream: int, *, dts: Fraction | None, pts: Fraction | None, duration: Fraction | None
     ) -> Epoch | None:

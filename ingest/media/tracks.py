@@ -4,7 +4,6 @@ from __future__ import annotations  # av's Packet is generic for type checkers o
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from typing import cast
 
@@ -44,7 +43,7 @@ SILENCE = 1e-3  # root of the mean square of a second of silence, at most: -60 d
 
 
 class TrackChooser:
-    """Chooses the tracks of one input; a second pass over it gets the same.
+    """Chooses the tracks of one input.
 
     Args:
         choose_sound: Called where several sound tracks decode; None: the first of these by rank is taken.
@@ -54,21 +53,10 @@ class TrackChooser:
         self, file: MediaFile, uri: str, config: DecodeConfig, choose_sound: ChooseSound | None = None
     ) -> None:
         self._file, self._uri, self._config, self._choose_sound = file, uri, config, choose_sound
-        self._chosen: tuple[int | None, int | None] | None = None
 
     def choose(self, container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
         """Return the tracks of a container of this input."""
-        if self._chosen is None:
-            with _keep_position(self._file):
-                video, audio = self._choose_video(container), self._choose_audio(container)
-            self._chosen = video.index if video is not None else None, audio.index if audio is not None else None
-            return video, audio
-        video_index, audio_index = self._chosen
-        streams = container.streams
-        return (
-            cast(VideoStream, streams[video_index]) if video_index is not None else None,
-            cast(AudioStream, streams[audio_index]) if audio_index is not None else None,
-        )
+        return self._choose_video(container), self._choose_audio(container)
 
     def _choose_video(self, container: InputContainer) -> VideoStream | None:
         indices = {s.index for s in _video_streams(container)}
@@ -137,7 +125,7 @@ class TrackChooser:
             SoundTrack(
                 index=stream.index,
                 language=stream.language,
-                rank=_rank(stream),
+                rank=rank_of(stream),
                 samples=hearings[stream.index].take_samples(),
             )
             for stream in streams
@@ -146,7 +134,7 @@ class TrackChooser:
 
     def _read(self, indices: set[int]) -> Iterator[Packet[Stream]]:
         """Read packets of some streams from the beginning, until the first damaged place."""
-        with open_container(self._file, self._uri, self._config) as container:
+        with open_container(self._file.view(), self._uri, self._config) as container:
             streams = [s for s in container.streams if s.index in indices]
             for stream in container.streams:
                 if stream.index not in indices:
@@ -196,18 +184,6 @@ class _Hearing:
                 self.heard_seconds += len(part) / SAMPLE_RATE_HZ
 
 
-@contextmanager
-def _keep_position(file: MediaFile) -> Iterator[None]:
-    if not file.seekable():
-        yield
-        return
-    position = file.tell()
-    try:
-        yield
-    finally:
-        file.seek(position)
-
-
 def choose_audible(tracks: Sequence[SoundTrack]) -> int:
     """Return the place of the first track that is not silent, commentary last."""
     places = range(len(tracks))
@@ -226,12 +202,12 @@ def choose_video(container: InputContainer, counts: dict[int, int] | None = None
         most = max(counts.values())
         least = min(most, 2)  # a single picture moves beside none: the first of an animated AVIF is a track too
         streams = [s for s in streams if counts[s.index] >= least and counts[s.index] >= MOVING_SHARE * most]
-    return max(streams, key=lambda s: (_rank(s), s.width * s.height, -s.index), default=None)
+    return max(streams, key=lambda s: (rank_of(s), s.width * s.height, -s.index), default=None)
 
 
 def rank_audio(container: InputContainer) -> list[AudioStream]:
     """Return the sound tracks: the default first, commentary last, else in the file's order."""
-    return sorted(filter(_has_decoder, container.streams.audio), key=lambda s: (-_rank(s), s.index))
+    return sorted(filter(_has_decoder, container.streams.audio), key=lambda s: (-rank_of(s), s.index))
 
 
 def _video_streams(container: InputContainer) -> list[VideoStream]:
@@ -257,7 +233,14 @@ def find_undecodable_kinds(container: InputContainer) -> tuple[str, ...]:
     return tuple(kind for kind, streams in kinds.items() if streams and not any(map(_has_decoder, streams)))
 
 
-def _rank(stream: Stream) -> int:
+def is_readable(stream: Stream) -> bool:
+    """Whether a stream can be decoded, and FFmpeg has found data of it."""
+    if isinstance(stream, AudioStream):
+        return _has_decoder(stream) and bool(stream.codec_context.sample_rate)
+    return isinstance(stream, VideoStream) and _has_decoder(stream) and bool(stream.width)
+
+
+def rank_of(stream: Stream) -> int:
     """Return 2 for the default track, 0 for commentary and tracks for the impaired, 1 for others."""
     if stream.disposition & SPECIAL or SPECIAL_TITLE.search(stream.metadata.get("title", "")):
         return 0

@@ -72,14 +72,8 @@ class VideoTrack:
         keeps_first: bool,
         check: Callable[[VideoFrame], None],
     ) -> None:
-        self._stream, self._policy, self._damage, self._check = stream, policy, damage, check
-        self._context = stream.codec_context
-        codec = self._context.codec
-        self._is_intra_only = codec.intra_only
-        # AVI stores only the decoding order; with reordered pictures, FFmpeg's presentation times are wrong.
-        self.lacks_pts = stream.container.format.name == "avi" and self._context.reorder_depth > 0
-        self._is_planned = not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
-        self._is_droppable = codec.canonical_name in DROPPABLE_CODECS
+        self._policy, self._damage, self._check = policy, damage, check
+        self._use(stream)
         self._selector = Selector(policy, keeps_first=keeps_first)
         self._planner: Planner | None = None
         self._history = PacketHistory()
@@ -99,6 +93,25 @@ class VideoTrack:
         self._has_keyframes = False
         self._must_restart = False  # whether the epoch must begin at a keyframe
         self.frame_count = 0  # decoded frames
+
+    def _use(self, stream: VideoStream) -> None:
+        self._stream, self._context = stream, stream.codec_context
+        codec = self._context.codec
+        self._is_intra_only = codec.intra_only
+        # AVI stores only the decoding order; with reordered pictures, FFmpeg's presentation times are wrong.
+        self.lacks_pts = stream.container.format.name == "avi" and self._context.reorder_depth > 0
+        self._is_planned = not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
+        self._is_droppable = codec.canonical_name in DROPPABLE_CODECS
+
+    def follow(self, stream: VideoStream) -> Iterator[Picture]:
+        """Go on with another stream; yield the pictures of the one before that are certain now."""
+        if self._epoch is not None:
+            end = self._last_picture.least_end
+            yield from self._empty(self._epoch, end if end is not None else self._epoch.end)
+        self._planner, self._history = None, PacketHistory()
+        self._is_recovering = self._must_restart = self._has_keyframes = False
+        self._damaged.clear()
+        self._use(stream)
 
     def feed(
         self,
@@ -136,29 +149,33 @@ class VideoTrack:
             return
         if epoch.clock == "media" and self._last_picture.least_end is not None:
             epoch.end = max(epoch.end, self._last_picture.least_end)
+        yield from self._empty(epoch, self._source_end(epoch))
+        if epoch.clock == "media":
+            epoch.settle()
+        if epoch.origin is not None:
+            yield from self._take_waiting(epoch)
+            selected = self._selector.finish(epoch.to_media(self._source_end(epoch)))
+            if selected is not None:
+                yield Picture(epoch=epoch, pts=selected.pts, frame=selected.frame)
+
+    def _empty(self, epoch: Epoch, end: Fraction) -> Iterator[Picture]:
+        """Decode what is planned up to a source time, and take all pictures out of the decoder."""
         if self._planner is not None:
-            yield from self._decode_planned(self._planner.finish(self._end(epoch)), epoch)
+            yield from self._decode_planned(self._planner.finish(epoch.to_media(end)), epoch)
         try:
             yield from self._drain(epoch)
         except _PictureMissing as missing:
             yield from self._recover(missing.pts, epoch)
             yield from self._drain(epoch)
-        if epoch.clock == "media":
-            epoch.settle()
-        if epoch.origin is not None:
-            yield from self._take_waiting(epoch)
-            selected = self._selector.finish(self._end(epoch))
-            if selected is not None:
-                yield Picture(epoch=epoch, pts=selected.pts, frame=selected.frame)
 
-    def _end(self, epoch: Epoch) -> Fraction:
-        """Return the media time until which the last picture is shown.
+    def _source_end(self, epoch: Epoch) -> Fraction:
+        """Return the source time until which the last picture is shown.
 
         In a whole video, that is its end. In a chunk, it is the time of the next chunk's first picture; the sound may
         end a little later.
         """
         end = self._last_picture.end if epoch.clock == "source" else None
-        return epoch.to_media(end if end is not None else epoch.end)
+        return end if end is not None else epoch.end
 
     def _leave_epoch(self) -> None:
         self._planner, self._last_picture, self._history = None, LastPicture(), PacketHistory()
