@@ -80,6 +80,13 @@ NO_DECODER = WarningKind(
     meaning="FFmpeg, as it comes with Kinodex, does not know the format of the video track or of the sound track.",
     remedy="Transcode the file with the program of the camera or recorder, to H.264 and AAC.",
 )
+NOT_FOLLOWED = WarningKind(
+    text="{streams} in mid-file cannot be read: pictures or sound are missing from there on",
+    sample={"streams": "1 stream that begins"},
+    meaning="The pictures or the sound go on in another format from some place on, as where recordings are joined, and"
+    " FFmpeg, as it comes with Kinodex, does not know it.",
+    remedy="Cut the file at that place, and transcode the rest to H.264 and AAC.",
+)
 NO_PICTURES = WarningKind(
     text="its pictures ({codec}) are missing or damaged: only its sound is indexed",
     sample={"codec": "h264"},
@@ -147,8 +154,8 @@ MANY_GAPS = WarningKind(
     remedy="The metrics of the workers count all of them.",
 )
 KINDS = (
-    TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NO_PICTURES, NO_SOUND, SILENT, NO_WORDS,
-    FEW_WORDS, BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
+    TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NOT_FOLLOWED, NO_PICTURES, NO_SOUND, SILENT,
+    NO_WORDS, FEW_WORDS, BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
 )  # fmt: skip
 
 
@@ -248,6 +255,10 @@ class FileFacts:
             yield NO_TIMES.text.format(rate=f"{media.frame_rate_fps:g}")
         if "video" in summary.undecodable_kinds and self.expects_pictures:
             yield NO_DECODER.text.format(kind="pictures", rest="sound is")
+        if summary.unfollowed_count:
+            count = summary.unfollowed_count
+            streams = plural(count, "stream") + (" that begins" if count == 1 else " that begin")
+            yield NOT_FOLLOWED.text.format(streams=streams)
         if media.video_codec is not None and self.expects_pictures and not summary.frame_count:
             yield NO_PICTURES.text.format(codec=media.video_codec)
 

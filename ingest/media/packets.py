@@ -47,6 +47,7 @@ class Track:
         self.first = self.position = -1  # of its stream's first and last packet in the file; -1: there was none
         self.seconds: float | None = None  # decoding time of the last
         self.looked = 0  # position up to which nothing was found that follows
+        self.unreadable: set[int] = set()  # keys of streams that would follow, and cannot be read
         self.longest_gap = QUIET_BYTES  # between two of its packets
         self.good_position = -1  # of the last packet with which anything decoded
         self._error_count = 0  # packets since then that did not
@@ -209,13 +210,14 @@ class PacketReader:
     def _follow(self, track: Track, end: int) -> bool:
         """Look for another stream of a track's kind behind its last packet; go on with it if there is one."""
         assert self._scanned is not None
-        passed = self._running_keys(track)
+        passed = self._running_keys(track) | track.unreadable
         for piece in self._scanned.scan(self._file, max(track.position, track.looked, 0), end):
             if piece.kind != track.kind or piece.position <= track.position or piece.key in passed:
                 continue
             if self._open(track, piece.position, passed, key=piece.key):
                 return True
             passed.add(piece.key)
+            track.unreadable.add(piece.key)
         track.looked = max(track.looked, end)
         return False
 

@@ -74,6 +74,8 @@ def frame(epoch: int, seconds: float) -> Frame:
          ["there is no decoder for its pictures: only its sound is indexed"]),
         (replace(MEDIA, audio_codec=None), replace(SUMMARY, undecodable_kinds=("audio",)),
          ["there is no decoder for its sound: only its pictures are indexed"]),
+        (MEDIA, replace(SUMMARY, unfollowed_count=1),
+         ["1 stream that begins in mid-file cannot be read: pictures or sound are missing from there on"]),
     ],
 )  # fmt: skip
 def test_damage_is_named_with_its_place(media: MediaInfo, summary: DecodeSummary, warnings: list[str]) -> None:
