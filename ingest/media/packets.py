@@ -210,9 +210,14 @@ class PacketReader:
     def _follow(self, track: Track, end: int) -> bool:
         """Look for another stream of a track's kind behind its last packet; go on with it if there is one."""
         assert self._scanned is not None
-        passed = self._running_keys(track) | track.unreadable
+        own = track.stream.id if track.stream is not None and self._scanned.has_neighbours else None
+        passed: set[int] | None = None
         for piece in self._scanned.scan(self._file, max(track.position, track.looked, 0), end):
-            if piece.kind != track.kind or piece.position <= track.position or piece.key in passed:
+            if piece.kind != track.kind or piece.position <= track.position or piece.key == own:
+                continue
+            if passed is None:
+                passed = self._running_keys(track) | track.unreadable
+            if piece.key in passed:
                 continue
             if self._open(track, piece.position, passed, key=piece.key):
                 return True

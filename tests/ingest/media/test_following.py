@@ -280,4 +280,4 @@ def test_a_clean_file_is_not_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packets, "SCANNED", replaced)
     media = transport(seconds=60)
     check(run(media), frames=60, beeps=every_second(0, 60))
-    assert not scanned
+    assert sum(scanned) < len(media) / 20
