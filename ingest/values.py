@@ -6,6 +6,7 @@ first picture; DecodeSummary.zero_seconds is that second.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -134,3 +135,4 @@ class Chunk:
 
 
 Decoded = MediaInfo | Frame | AudioBlock | DecodeSummary
+ChooseSound = Callable[[Sequence[SoundTrack]], int]  # tracks in order of rank -> the place of the one to hear

@@ -32,9 +32,7 @@ from ingest.media.container import (
 from ingest.media.damage import Damage
 from ingest.media.jumps import DatedPacket, JumpFilter
 from ingest.media.orientation import Orientation
-from ingest.media.packets import PacketReader
 from ingest.media.picture import PictureMaker, display_size
-from ingest.media.scan import Kind
 from ingest.media.start import FileStart
 from ingest.media.still.heif import read_heif
 from ingest.media.still.png import repair_exif
@@ -42,9 +40,11 @@ from ingest.media.still.raw import refuse_raw
 from ingest.media.still.tiles import decode_still
 from ingest.media.still.webp import decode_webp, is_animated_webp
 from ingest.media.timeline import Epoch, Timeline
-from ingest.media.tracks import ChooseSound, TrackChooser, find_undecodable_kinds
+from ingest.media.tracks.choice import TrackChooser, find_undecodable_kinds
+from ingest.media.tracks.packets import PacketReader
+from ingest.media.tracks.scan import Kind
 from ingest.media.video import Picture, VideoTrack
-from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, ChooseSound, Decoded, DecodeSummary, Frame, MediaInfo
 
 MAX_WAITING_SECONDS = 600  # of sound of a chunk held until the first picture, 38 MB; then the sound sets media time
 MAX_READ_ERROR_COUNT = 100  # damaged places of one file that are skipped

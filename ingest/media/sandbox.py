@@ -19,8 +19,7 @@ from typing import BinaryIO
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
 from ingest.media import child_protocol as protocol
-from ingest.media.tracks import ChooseSound
-from ingest.values import MAX_SOUND_TRACKS, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
+from ingest.values import MAX_SOUND_TRACKS, ChooseSound, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
 
 logger = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ from ingest.media.container import (
 )
 from ingest.media.orientation import Orientation
 from ingest.media.still.png import hide_profile
-from ingest.media.tracks import TrackChooser, choose_audible, choose_video, rank_audio
+from ingest.media.tracks.choice import TrackChooser, choose_audible, choose_video, rank_audio
 from ingest.source.source import display_uri, scheme_of
 from ingest.stream.remux import ChunkCutter, ChunkMedia
 from ingest.values import Chunk

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ingest.config import DecodeConfig
-from ingest.media import packets
 from ingest.media.decode import decode
+from ingest.media.tracks import packets
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from support.joined import decode_chunk
 from support.media import Sound, Track, beep_times, encode_media, read_number, times

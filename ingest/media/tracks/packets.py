@@ -20,8 +20,8 @@ from av.stream import Discard, Stream
 from ingest.config import DecodeConfig
 from ingest.errors import IngestError
 from ingest.media.container import MediaFile, open_container
-from ingest.media.scan import SCANNED, Kind
-from ingest.media.tracks import is_readable, rank_of
+from ingest.media.tracks.choice import is_readable, rank_of
+from ingest.media.tracks.scan import SCANNED, Kind
 
 MAX_READ_ERROR_COUNT = 100  # damaged places of one container that are skipped
 MAX_STREAM_COUNT = 100  # streams of one file that are read; an evening of television has some thirty breaks

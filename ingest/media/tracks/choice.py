@@ -3,7 +3,7 @@
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import cast
 
@@ -21,10 +21,7 @@ from ingest.media.audio import AudioTrack
 from ingest.media.container import MOV, MediaFile, is_heif_item, open_container
 from ingest.media.damage import Damage
 from ingest.media.timeline import Epoch
-from ingest.values import MAX_SOUND_TRACKS, SAMPLE_RATE_HZ, SoundTrack
-
-ChooseSound = Callable[[Sequence[SoundTrack]], int]  # tracks in order of rank -> the place of the one to hear
-
+from ingest.values import MAX_SOUND_TRACKS, SAMPLE_RATE_HZ, ChooseSound, SoundTrack
 
 STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 SPECIAL = Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.descriptions

@@ -1,0 +1,1 @@
+"""Chooses the tracks of an input, reads their packets, and follows them where they change."""
