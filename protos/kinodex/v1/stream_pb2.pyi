@@ -86,7 +86,9 @@ Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
 
 @_typing.final
 class Source(_message.Message):
-    """A whole file to index. Topic kinodex.sources, key "collection/video_id"."""
+    """A whole file to index. Topic kinodex.sources, key "collection/video_id".
+    To replace a file by other bytes, delete its video first: segments of the same ids and revisions change nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

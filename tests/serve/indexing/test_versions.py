@@ -1,11 +1,14 @@
 """One place has one video: files that were changed, moved, copied or exchanged, and indexed again."""
 
+import http.server
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,8 +33,9 @@ from support.fakes import COLOURS, ColourEncoder, SilentProgress, use_fakes, wri
 from support.waiting import wait_until
 
 ENCODER = ColourEncoder()
+SOURCE = SourceConfig(file_roots=("/",), private_networks=("127.0.0.0/8",))
 PLACELESS_VERSION = 7  # the last schema version without the table of places
-SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"), source=SourceConfig(file_roots=("/",)))
+SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"), source=SOURCE)
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +271,28 @@ def test_a_place_has_one_video_however_it_is_spelled(data: Path, tmp_path: Path)
     assert third.video_id == first.video_id
     with Catalog.open_reader(data) as catalog:
         assert [video.uri for video in catalog.videos()] == [talk.as_uri()]
+
+
+def test_a_url_is_a_place_unless_a_secret_in_it_may_lead_elsewhere(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/talk.mp4"
+        outcomes = []
+        for colour, query in (("red", ""), ("green", ""), ("blue", "?token=b"), ("yellow", "?token=y")):
+            film(folder / "talk.mp4", colour)
+            outcomes += run(data, url + query)
+        server.shutdown()
+    assert [outcome.status for outcome in outcomes] == ["indexed"] * 4
+    assert [outcome.is_new_version for outcome in outcomes] == [False, True, False, False]
+    assert outcomes[0].video_id == outcomes[1].video_id
+    with Catalog.open_reader(data) as catalog:
+        assert [video.uri for video in catalog.videos()] == [url, f"{url}?token=REDACTED", f"{url}?token=REDACTED"]
 
 
 def test_collections_are_apart(data: Path, tmp_path: Path) -> None:
