@@ -28,6 +28,7 @@ SPACE = EncoderSpace(
     visual="mini", visual_fingerprint="1", speech="tiny.en", speech_fingerprint="2", sentence="minilm",
     sentence_fingerprint="3", window="16s/8s mean",
 )  # fmt: skip
+PLACES_VERSION = 8  # the first schema version with the table of places
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -126,6 +127,15 @@ def write_outdated(directory: Path, version: int, videos: Mapping[str, Path]) ->
                 "INSERT INTO videos (video_id, collection, uri, content_sha256, fingerprint, state, live)"
                 " VALUES ('cam', 'films', x'', '', 'old', 'READY', 1)"
             )
+
+
+def turn_back(connection: sqlite3.Connection, version: int) -> None:
+    """Make the tables of a catalog those of an older schema version, from FIRST_VERSION on."""
+    if version < PLACES_VERSION:
+        connection.execute("DROP TABLE places")
+        connection.execute("DROP INDEX videos_listed")
+        connection.execute("DROP INDEX videos_content")
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),))
 
 
 def put_version(catalog: Catalog, video_id: str, version: int, job_id: int | None = None) -> None:

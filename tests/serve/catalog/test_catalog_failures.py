@@ -20,7 +20,7 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.sqlite import WriterLock
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
 from support import SUPPORT
-from support.sample_catalog import check, frames, new_video, put_version
+from support.sample_catalog import check, frames, new_video, put_version, turn_back
 from support.waiting import HANG_SECONDS
 
 CHILD = SUPPORT / "catalog_child.py"
@@ -345,9 +345,7 @@ def test_words_of_version_6_are_spelled_anew_but_only_words_of_ready_videos_are_
         connection.execute("UPDATE utterances SET text = 'Over 3.5 million people', search_text = ?", (old,))
         connection.execute("INSERT INTO utterance_search (utterance_search) VALUES ('rebuild')")
         connection.execute("UPDATE videos SET state = 'PROCESSING' WHERE video_id = 'unfinished'")
-        for later in ("TABLE places", "INDEX videos_listed", "INDEX videos_content"):
-            connection.execute(f"DROP {later}")
-        connection.execute("UPDATE meta SET value = '6' WHERE key = 'schema_version'")
+        turn_back(connection, 6)
     connection.close()
     Catalog.open_writer(tmp_path).close()
     with Catalog.open_reader(tmp_path) as reader:

@@ -30,11 +30,11 @@ from serve.values import IndexOutcome, Query, Video
 from serve.video_warnings import BEING_WRITTEN
 from support import SUPPORT
 from support.fakes import COLOURS, ColourEncoder, SilentProgress, use_fakes, write_scenes
+from support.sample_catalog import PLACES_VERSION, turn_back
 from support.waiting import wait_until
 
 ENCODER = ColourEncoder()
 SOURCE = SourceConfig(file_roots=("/",), private_networks=("127.0.0.0/8",))
-PLACELESS_VERSION = 7  # the last schema version without the table of places
 SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"), source=SOURCE)
 
 
@@ -348,9 +348,7 @@ def test_both_versions_that_an_older_program_left_become_one(data: Path, tmp_pat
     older.unlink()
     with closing(sqlite3.connect(data / "catalog.sqlite")) as connection, connection:
         connection.execute("UPDATE videos SET uri = ?", (str(talk).encode(),))
-        for statement in ("DROP TABLE places", "DROP INDEX videos_listed", "DROP INDEX videos_content"):
-            connection.execute(statement)
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(PLACELESS_VERSION),))
+        turn_back(connection, PLACES_VERSION - 1)
     with Catalog.open_reader(data) as catalog:
         assert len(catalog.videos()) == 2
     assert [outcome.status for outcome in run(data, talk)] == ["unchanged"]
