@@ -1,5 +1,7 @@
 """Opens untrusted bytes as media."""
 
+from __future__ import annotations  # av's Packet is generic for type checkers only
+
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -7,6 +9,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition, Stream
 
 from ingest.config import DecodeConfig
@@ -29,6 +32,7 @@ WITH_DURATION = (MOV, "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
 MISSING_SECONDS = 2.0  # data may end this much before the header's duration, for rounding
 MISSING_SHARE = 0.05  # or this share of the duration before it, if that is longer
 RIFF_SLACK_BYTES = 4096  # a file may be this much shorter than its header announces, for rounding
+FAIRPLAY_TAG = "drms"  # of sound that Apple's stores sold, which FFmpeg takes for AAC
 NOT_MEDIA = "not a media file"
 # Files that people take for media: their first bytes without spaces in lower case, what they are, and what to do. For
 # manifests of DASH, FFmpeg needs libxml2, which PyAV's wheels lack.
@@ -68,7 +72,7 @@ class MediaFile:
         self.offset = begin - len(header)  # of the file's positions before its own
         self._position = 0
 
-    def view(self, begin: int = 0, header: bytes = b"") -> "MediaFile":
+    def view(self, begin: int = 0, header: bytes = b"") -> MediaFile:
         """Return another one of the same file, which must allow seeking."""
         return MediaFile(self._file, self._on_read, begin=begin, header=header)
 
@@ -198,6 +202,11 @@ def read_end(container: InputContainer) -> Fraction | None:
     if seconds is None or container.format.name not in WITH_DURATION:
         return None
     return Fraction(seconds) + Fraction(max(0, container.start_time or 0), 1_000_000)
+
+
+def is_encrypted(packet: Packet[Stream]) -> bool:
+    """Whether a packet is of a track that only its seller's player can read; decoding it would give noise."""
+    return packet.has_sidedata("encryption_info") or packet.stream.codec_context.codec_tag == FAIRPLAY_TAG
 
 
 def is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:

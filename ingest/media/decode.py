@@ -23,6 +23,7 @@ from ingest.media.container import (
     MISSING_SHARE,
     WITH_DURATION,
     MediaFile,
+    is_encrypted,
     is_truncated_riff,
     open_container,
     read_duration,
@@ -198,8 +199,13 @@ class _Decoding:
         self._ends_damaged = True
 
     def _timed_packets(self, packets: PacketReader) -> Iterator[DatedPacket]:
+        checked: set[int] = set()  # numbers of streams
         for track, packet in packets.read():
             self._on_progress()
+            if track.number not in checked:
+                checked.add(track.number)
+                if is_encrypted(packet):
+                    raise DecodeError(self._uri, "it is encrypted")
             base = track.base
             if base is None:
                 continue

@@ -425,6 +425,18 @@ def test_tracks_without_a_decoder_are_named_by_kind() -> None:
         run(no_pictures.replace(b"A_AAC", b"A_XYZ"))
 
 
+def test_an_encrypted_file_is_named_as_such() -> None:
+    key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0" * 31 + "1", "encryption_kid": "0" * 32}
+    film, sounds = Track(times=times(24)), [Sound(seconds=1)]
+    bought = encode_media(format="mp4", video=film, sounds=sounds)
+    for media in (
+        encode_media(format="mp4", video=film, sounds=sounds, options=key),
+        bought.replace(b"mp4a\x00", b"drms\x00"),
+    ):
+        with pytest.raises(DecodeError, match="it is encrypted"):
+            run(media)
+
+
 def test_one_track_with_a_decoder_is_enough() -> None:  # phones store sound a second time, in a format of their own
     film = encode_media(format="matroska", video=Track(times=times(24)), sounds=[Sound(seconds=1), Sound(seconds=1)])
     assert summary_of(run(film.replace(b"A_AAC", b"A_XYZ", 1))).undecodable_kinds == ()
