@@ -206,7 +206,11 @@ def read_end(container: InputContainer) -> Fraction | None:
 
 def is_encrypted(packet: Packet[Stream]) -> bool:
     """Whether a packet is of a track that only its seller's player can read; decoding it would give noise."""
-    return packet.has_sidedata("encryption_info") or packet.stream.codec_context.codec_tag == FAIRPLAY_TAG
+    try:
+        tag = packet.stream.codec_context.codec_tag
+    except UnicodeDecodeError:  # PyAV takes it for ASCII, and it may be any four bytes
+        tag = ""
+    return tag == FAIRPLAY_TAG or packet.has_sidedata("encryption_info")
 
 
 def is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:
