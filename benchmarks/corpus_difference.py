@@ -19,6 +19,7 @@ STILL_SECONDS = 1.0  # for which a picture without a duration counts as shown
 HALF = 0.5
 JUMP, TRUNCATED, DAMAGED, UNTIMED = "times jump", "truncated", "damaged", "without timestamps"
 UNREADABLE, LIMIT, ENCRYPTED = "ffprobe cannot read it", "over a limit", "encrypted"
+DENSE = "timestamps advance less than the sound"
 REFUSED, STILL = "a format that is not allowed", "a single picture"
 DELAY = "codec delay"  # sound before time zero that primes the decoder: FFmpeg 5 shows it, FFmpeg 8 does not
 
@@ -125,7 +126,9 @@ def _compare_sound(ours: Decoded, sound: Track | None, zero: float, reason: str)
     elif sound is not None and sound.times and ours.sound:
         begin, end = ours.sound[0][0] - (sound.begin - zero), ours.sound[-1][1] - (sound.end - zero)
         if max(abs(begin), abs(end)) > SOUND_SECONDS:
-            yield Difference("sound", f"begins {begin:+.2f} s and ends {end:+.2f} s off", reason)
+            is_dense = sound.end - sound.begin < wanted / 2
+            text = f"begins {begin:+.2f} s and ends {end:+.2f} s off"
+            yield Difference("sound", text, DENSE if is_dense else reason)
 
 
 def explain(truth: Truth, ours: Decoded, tracks: Sequence[Track]) -> str:

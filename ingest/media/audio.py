@@ -22,6 +22,8 @@ from ingest.values import SAMPLE_RATE_HZ
 
 BLOCK_SECONDS = 5  # length of one AudioBlock: few messages, little delay
 JUMP_SECONDS = Fraction(1, 20)  # a timestamp off by more starts a new run; less is rounding
+# Timestamps that advance by a smaller share of the sound are wrong, as with a wrong scale in AVI; others may overlap.
+DENSE_SHARE = Fraction(1, 2)
 # Raw AAC has no timestamps. FFmpeg counts frames, each as long as the first, but the sample rate may change.
 UNTIMED_FORMATS = frozenset({"aac", "loas"})
 # libswresample's weights for mixing to stereo. They sum to one, so that equal channels do not clip. The centre, which
@@ -53,6 +55,8 @@ class AudioTrack:
         self.is_untimed = stream.container.format.name in UNTIMED_FORMATS
         self._frame_seconds = Fraction(0)  # length of the last decoded frame
         self._lost_seconds = Fraction(0)  # length of frames that did not decode and are not in _expected; if untimed
+        self._first_time: Fraction | None = None  # timestamp of the epoch's first frame
+        self._heard_seconds = Fraction(0)  # length of the epoch's decoded frames
         self._downmix = Downmix()
         self.frame_count = 0  # decoded frames
         self._parts: list[NDArray[np.float32]] = []  # (1, N) or (2, N)
@@ -67,7 +71,8 @@ class AudioTrack:
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
             self._context.flush_buffers()
-        self._epoch = epoch
+        if epoch is not self._epoch:
+            self._epoch, self._first_time, self._heard_seconds = epoch, None, Fraction(0)
         for frame in self._decode(packet, epoch):
             yield from self._take(frame, epoch)
 
@@ -114,6 +119,8 @@ class AudioTrack:
         begin = frame.pts * base if frame.pts is not None and base else None
         if self.is_untimed:
             begin = self.next_time
+        elif begin is not None and self._is_too_dense(begin):
+            begin = None
         has_jump = begin is not None and abs(begin - self._expected) > JUMP_SECONDS
         if self._resampler is None or setup != self._setup or has_jump:
             yield from self._end_run()
@@ -127,6 +134,7 @@ class AudioTrack:
             epoch.first_sound = self._expected
         self._frame_seconds = Fraction(frame.samples, frame.sample_rate)
         self._expected += self._frame_seconds
+        self._heard_seconds += self._frame_seconds
         frame.pts = None  # the run counts samples; the resampler must not stretch to a stray timestamp
         try:
             self._store(self._resampler.resample(frame))
@@ -134,6 +142,12 @@ class AudioTrack:
             self._damage.note(epoch, begin)
         while self._count >= BLOCK_SECONDS * SAMPLE_RATE_HZ:
             yield self._pop_sound(epoch)
+
+    def _is_too_dense(self, begin: Fraction) -> bool:
+        """Whether timestamps advance by less than half of the sound: samples count then, as their header is wrong."""
+        if self._first_time is None:
+            self._first_time = begin
+        return begin - self._first_time < self._heard_seconds * DENSE_SHARE
 
     def _store(self, frames: list[AudioFrame]) -> None:
         for frame in frames:

@@ -81,3 +81,20 @@ def test_damaged_frames_of_raw_aac_keep_their_time() -> None:
     assert beeps == pytest.approx([0.5, 1.5, 4.5, 5.5, 6.5, 7.5], abs=0.05)
     assert summary.error_count == 100
     assert summary.damaged == ((pytest.approx(100 * 1024 / 48_000), pytest.approx(200 * 1024 / 48_000)),)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.4])
+@pytest.mark.parametrize("codec", ["pcm_s16le", "libmp3lame"])
+def test_timestamps_that_advance_less_than_the_sound_lose_none_of_it(codec: str, share: float) -> None:
+    media = io.BytesIO(encode_media(format="matroska", sounds=[Sound(codec=codec, seconds=8.0)]))
+    target = io.BytesIO()
+    with av.open(media) as source, av.open(target, "w", format="matroska") as container:
+        stream = container.add_stream_from_template(source.streams.audio[0])
+        for packet in (packet for packet in source.demux(0) if packet.size):
+            assert packet.pts is not None
+            packet.pts = packet.dts = round(packet.pts * share)
+            packet.stream = stream
+            container.mux(packet)
+    beeps, summary = run(target.getvalue())
+    assert beeps == pytest.approx([n + 0.5 for n in range(8)], abs=0.15)
+    assert summary.duration_seconds == pytest.approx(8, abs=0.2)
