@@ -209,6 +209,8 @@ class _Decoding:
             base = track.base
             if base is None:
                 continue
+            if track.kind == "video" and self._video is not None and self._video.is_shown_in_order:
+                packet.pts = packet.dts
             if self._audio is not None and self._audio.is_untimed and packet.stream is self._audio_stream:
                 now = self._audio.next_time
                 yield DatedPacket(packet=packet, stream=track.number, base=base, pts=now, dts=now, duration=None)

@@ -98,8 +98,11 @@ class VideoTrack:
         self._stream, self._context = stream, stream.codec_context
         codec = self._context.codec
         self._is_intra_only = codec.intra_only
-        # AVI stores only the decoding order; with reordered pictures, FFmpeg's presentation times are wrong.
-        self.lacks_pts = stream.container.format.name == "avi" and self._context.reorder_depth > 0
+        # AVI stores only the decoding order; FFmpeg's presentation times are wrong. Without reordered pictures, the
+        # decoding times are right.
+        is_avi = stream.container.format.name == "avi"
+        self.lacks_pts = is_avi and self._context.reorder_depth > 0
+        self.is_shown_in_order = is_avi and not self.lacks_pts
         self._is_planned = not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
         self._is_droppable = codec.canonical_name in DROPPABLE_CODECS
 

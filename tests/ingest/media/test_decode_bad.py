@@ -61,10 +61,13 @@ def test_a_cut_file_decodes_up_to_the_cut(format: str, tmp_path: Path) -> None:
     items = run(media[: len(media) // 2], sampling="exact")
     frames = [item for item in items if isinstance(item, Frame)]
     assert 6 <= len(frames) <= 13
-    for frame in frames:
-        assert read_number(frame.pixels) == round(frame.pts_seconds * 24)
     summary = items[-1]
     assert isinstance(summary, DecodeSummary)
+    first = summary.start_seconds - summary.zero_seconds
+    assert first < 0.05  # sound may begin a little earlier, as encoders add some before it
+    for frame in frames:
+        late = round((frame.pts_seconds - first) * 24) - read_number(frame.pixels)
+        assert 0 <= late <= (format == "avi")  # the sound begins earlier, so FFmpeg writes its first picture twice
     assert summary.truncated or format == "mpegts"  # a transport stream announces no length
     assert summary.duration_seconds == pytest.approx(len(frames), abs=1.1)
 
