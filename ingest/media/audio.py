@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.packet import Packet
@@ -29,6 +30,17 @@ UNTIMED_FORMATS = frozenset({"aac", "loas"})
 # libswresample's weights for mixing to stereo. They sum to one, so that equal channels do not clip. The centre, which
 # carries the speech of films, gets half of 5.1's sum; FFmpeg's default gives it a third.
 MIX = {"rematrix_maxval": "1.0", "center_mix_level": "1.414", "surround_mix_level": "0.354"}
+
+
+# PyAV frees the list of channels of a layout that FFmpeg has no name for twice, with the frame and with its layout, and
+# the process ends. So these layouts are never freed: 10 MB an hour of such sound, which is rare.
+_KEPT_LAYOUTS: list[AudioLayout] = []
+
+
+def keep_layouts(frames: list[AudioFrame]) -> list[AudioFrame]:
+    """Make decoded frames safe to be freed."""
+    _KEPT_LAYOUTS.extend(frame.layout for frame in frames if "(" in frame.layout.name)
+    return frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +104,7 @@ class AudioTrack:
 
     def _decode(self, packet: Packet[AudioStream] | None, epoch: Epoch) -> list[AudioFrame]:
         try:
-            return decode_packet(self._context, packet)
+            return keep_layouts(decode_packet(self._context, packet))
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise

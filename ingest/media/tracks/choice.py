@@ -9,6 +9,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
@@ -17,7 +18,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ingest.config import DecodeConfig
-from ingest.media.audio import AudioTrack
+from ingest.media.audio import AudioTrack, keep_layouts
 from ingest.media.container import MOV, MediaFile, is_heif_item, open_container
 from ingest.media.damage import Damage
 from ingest.media.timeline import Epoch
@@ -95,7 +96,7 @@ class TrackChooser:
             counts[index] += 1
             if index not in decodable and counts[index] <= PROBE_PACKET_COUNT:
                 try:
-                    if packet.decode():
+                    if keep_layouts(cast("list[AudioFrame]", packet.decode())):
                         decodable.add(index)
                 except av.error.FFmpegError:
                     continue

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ingest.config import DecodeConfig
 from ingest.media.channels import Downmix
 from ingest.media.decode import decode
+from ingest.media.sandbox import DecodePool
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 
 Channels = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -113,3 +114,20 @@ def test_fronts_of_a_file_that_cancel_out_are_heard(layout: str) -> None:
     items = decode(media, uri="test", config=DecodeConfig())
     heard = np.concatenate([item.samples for item in items if isinstance(item, AudioBlock)])
     assert likeness(heard, voice()) > (0.9 if layout == "stereo" else 0.1)  # a front has 0.36 of the mix of 5.1
+
+
+def test_channels_in_an_order_of_their_own_end_no_process() -> None:
+    samples = np.zeros((8, 2 * SAMPLE_RATE_HZ), dtype=np.float32)
+    samples[2] = voice(seconds=2)  # the centre
+    frame = AudioFrame.from_ndarray((samples * 32767).astype(np.int16).T.reshape(1, -1), format="s16", layout="7.1")
+    frame.sample_rate = SAMPLE_RATE_HZ
+    file = io.BytesIO()
+    with av.open(file, "w", format="mov") as container:
+        stream = container.add_stream("pcm_s16le", rate=SAMPLE_RATE_HZ, layout="7.1")
+        container.mux(stream.encode(frame))
+    # The order of the channels becomes that of "MPEG 7.1 C", with the sides before the back.
+    media = file.getvalue().replace(bytes.fromhex("000100000000063f"), bytes.fromhex("0080000800000000"))
+    with DecodePool(DecodeConfig(), workers=1) as pool:
+        items = list(pool.decode(io.BytesIO(media), uri="test"))
+    heard = np.concatenate([item.samples for item in items if isinstance(item, AudioBlock)])
+    assert 0.1 < likeness(heard, voice(seconds=2)) < 0.5  # the centre has half of the mix
