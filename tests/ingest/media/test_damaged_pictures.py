@@ -72,6 +72,7 @@ def break_keyframes(kind: str, *numbers: int) -> bytes:
     return damage_packets(make(kind), KINDS[kind][0], change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_fast_yields_what_exact_yields_within_half_a_second(kind: str) -> None:
     missing = count = 0

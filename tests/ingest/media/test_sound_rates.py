@@ -54,6 +54,7 @@ def put_together(parts: list[bytes], format: str, samples: int, options: dict[st
     return target.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "codec"), [("adts", "aac"), ("latm", "aac"), ("mp3", "libmp3lame"), ("ac3", "ac3"), ("mp2", "mp2")]
 )

@@ -90,6 +90,7 @@ def test_slides_keep_their_times(format: str, policy: SamplingPolicy, step: int)
     assert summary_of(items).epoch_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["mp4", "matroska", "flv", "mpegts"])
 def test_slides_beside_sound_that_goes_on_keep_their_times(format: str) -> None:
     track = Track(times=[Fraction(20 * n) for n in range(4)], options=IN_ORDER)
@@ -99,6 +100,7 @@ def test_slides_beside_sound_that_goes_on_keep_their_times(format: str) -> None:
     assert summary_of(items).epoch_count == 1
 
 
+@pytest.mark.slow
 def test_one_picture_stands_through_ten_minutes_of_sound() -> None:
     for format in ("mp4", "matroska", "mpegts"):
         media = encode_media(format=format, video=Track(times=[Fraction(0)]), sounds=[LONG])
@@ -139,6 +141,7 @@ def test_a_gap_of_ten_hours_opens_an_epoch_where_no_duration_is_declared(format:
 # ---- tracks that begin late
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts", "flv", "nut"])
 @pytest.mark.parametrize("late", [3, 20])
 def test_sound_before_the_first_picture_is_kept(format: str, late: int) -> None:
@@ -149,6 +152,7 @@ def test_sound_before_the_first_picture_is_kept(format: str, late: int) -> None:
     assert heard_of(items) == [pytest.approx((0, late + 3), abs=0.1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts", "flv", "nut"])
 def test_sound_that_begins_late_keeps_its_time(format: str) -> None:
     track = Track(times=times(24 * 26), gop=24)
@@ -157,6 +161,7 @@ def test_sound_that_begins_late_keeps_its_time(format: str) -> None:
     assert heard_of(items) == [pytest.approx((20, 25), abs=0.1)]
 
 
+@pytest.mark.slow
 def test_pictures_that_come_after_many_minutes_hold_no_sound_in_memory() -> None:
     for format in ("mp4", "matroska", "mpegts"):
         media = encode_media(format=format, video=Track(times=times(24, start=590)), sounds=[LONG])
@@ -234,6 +239,7 @@ def retime_flv(media: bytes, change: Times) -> bytes:
 RETIMED = {"mpegts": (retime_ts, 90_000, "mp2"), "flv": (retime_flv, 1000, "libmp3lame")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["exact", "fast"])
 @pytest.mark.parametrize("format", RETIMED)
 @pytest.mark.parametrize("wild", ["video", "audio"])
@@ -255,6 +261,7 @@ def test_one_wild_timestamp_moves_no_other(format: str, wild: str, shift: int, p
     assert summary.duration_seconds == pytest.approx(10, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", RETIMED)
 def test_a_wild_stretch_opens_epochs_and_makes_no_long_video(format: str) -> None:
     retime, rate, codec = RETIMED[format]
@@ -269,6 +276,7 @@ def test_a_wild_stretch_opens_epochs_and_makes_no_long_video(format: str) -> Non
     assert summary_of(items).duration_seconds == pytest.approx(10, abs=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", RETIMED)
 @pytest.mark.parametrize("at", [15, 20, 30])
 def test_a_stretch_whose_times_are_too_early_moves_nothing_after_it(format: str, at: int) -> None:

@@ -39,6 +39,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -60,6 +61,7 @@ def test_names_are_the_same_in_every_locale(data: Path, tmp_path: Path, variable
     assert done.stderr.replace("\\xfc", "ü") == "kinodex: error: no video für: see `kinodex list`\n"
 
 
+@pytest.mark.slow
 def test_closed_streams_are_as_the_null_device(data: Path, tmp_path: Path) -> None:
     """The catalog must not get the descriptor of a closed stream: what is printed would be written into it."""
     script = (
@@ -78,6 +80,7 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_arguments_that_are_not_utf8_are_named(data: Path, tmp_path: Path) -> None:
     done = run(f"$K show $(printf 'c\\351') --data '{data}'; $K search $(printf 'c\\351')", tmp_path)
     assert done.stderr == (

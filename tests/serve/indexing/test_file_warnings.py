@@ -74,6 +74,7 @@ def encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encoders.speech.whisper.Transcriber.load", lambda config: HalfDeafTranscriber())
 
 
+@pytest.mark.slow
 def test_each_fault_is_said_once_and_stored(tmp_path: Path) -> None:
     folder = tmp_path / "films"
     folder.mkdir()

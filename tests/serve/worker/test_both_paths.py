@@ -128,6 +128,7 @@ def check_same(items: Sequence[Decoded]) -> None:
     assert held < 32  # seconds of sound in one piece
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_has_the_same_segments_over_kafka(name: str) -> None:
     items = decoded(FILES[name]())
@@ -138,6 +139,7 @@ def test_a_file_has_the_same_segments_over_kafka(name: str) -> None:
     check_same(items)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [Frame, AudioBlock])
 @pytest.mark.parametrize("seconds", [20, 60, 1000])
 @pytest.mark.parametrize("name", ["film", "late picture", "slides beside sound"])
