@@ -114,6 +114,7 @@ def every_second(begin: int, end: int) -> list[float]:
     return [second + 0.5 for second in range(begin, end)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pids", [(0x100, 0x200), (0x100, 0x200, 0x100), (0x100, 0x200, 0x300, 0x200)], ids=["AB", "ABA", "ABCB"]
 )
@@ -127,11 +128,13 @@ def test_a_transport_stream_whose_pids_change_is_read_to_its_end(pids: tuple[int
     assert -1 not in numbers
 
 
+@pytest.mark.slow
 def test_changes_far_from_the_beginning_and_the_end_are_found() -> None:
     media = b"".join(transport(40 * n, pid=pid, seconds=40) for n, pid in enumerate((0x100, 0x200, 0x300)))
     check(run(media), frames=120, beeps=every_second(0, 120))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "join",
     [
@@ -145,11 +148,13 @@ def test_joined_transport_streams_are_read_to_the_end(join: bytes) -> None:
     check(run(transport() + join), frames=12, beeps=every_second(0, 12))
 
 
+@pytest.mark.slow
 def test_packets_of_192_bytes_are_followed() -> None:
     media = transport(mpegts_m2ts_mode="1") + transport(6, pid=0x300, mpegts_m2ts_mode="1")
     check(run(media), frames=12, beeps=every_second(0, 12))
 
 
+@pytest.mark.slow
 def test_a_clock_that_begins_anew_opens_an_epoch() -> None:
     media = transport() + transport(pid=0x200) + transport(6)
     check(run(media), frames=18, beeps=every_second(0, 18), epochs=2)
@@ -160,6 +165,7 @@ def test_a_change_of_the_sound_s_codec_is_followed(audio: str) -> None:
     check(run(transport() + transport(6, audio=audio)), frames=12, beeps=every_second(0, 12), errors=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("video", ["mpeg2video", "libx265"])
 def test_a_change_of_the_pictures_codec_is_followed(video: str) -> None:
     items = run(transport() + transport(6, video=video))
@@ -168,6 +174,7 @@ def test_a_change_of_the_pictures_codec_is_followed(video: str) -> None:
     assert summary_of(items).epoch_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("media", "first"),
     [
@@ -188,6 +195,7 @@ def test_sound_that_begins_late_is_heard(media: bytes, first: int) -> None:
     assert max(b - a for a, b in pairwise(seconds)) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "media",
     [
@@ -205,6 +213,7 @@ def test_pictures_that_begin_late_are_seen(media: bytes) -> None:
     assert len(beeps_of(items)) == pytest.approx(round(summary_of(items).duration_seconds), abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("media", "seconds"),
     [
@@ -219,11 +228,13 @@ def test_sound_of_another_kind_goes_on(media: bytes, seconds: int) -> None:
     check(run(media), frames=seconds, beeps=every_second(0, seconds))
 
 
+@pytest.mark.slow
 def test_sound_of_another_kind_after_a_long_pause_and_a_jump_of_the_times_has_its_place() -> None:
     media = program() + program(audio=None, seconds=8, is_large=True) + program(8, audio="ac3")
     check(run(media), frames=20, beeps=[*every_second(0, 6), *every_second(14, 20)], epochs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sounds", "beeps"),
     [
@@ -269,6 +280,7 @@ def test_a_chunk_whose_pids_change_is_followed() -> None:
     assert len(beeps_of(items)) == 4
 
 
+@pytest.mark.slow
 def test_a_clean_file_is_not_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     scanned: list[int] = []
 

@@ -38,6 +38,7 @@ def test_the_moving_track_is_taken(format: str, is_moving_first: bool) -> None:
     assert sum(isinstance(item, Frame) for item in items) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["mp4", "matroska"])
 @pytest.mark.parametrize(
     "other",
@@ -114,6 +115,7 @@ def test_the_caller_chooses_by_what_is_heard_of_each_track() -> None:
     assert np.abs(tracks[1].samples).max() > 0.4
 
 
+@pytest.mark.slow
 def test_a_child_asks_its_parent() -> None:
     media = encode_media(format="matroska", video=MOVING, sounds=three_sounds())
     with DecodePool(CONFIG, workers=1) as pool:
@@ -138,6 +140,7 @@ def test_nothing_is_asked_where_one_track_decodes() -> None:
     assert items[0].audio_codec == "flac"
 
 
+@pytest.mark.slow
 def test_sound_is_heard_until_there_is_something_to_hear() -> None:
     late = [Sound(codec="flac", seconds=400, loudness=0, rate_hz=8000), Sound(codec="flac", seconds=400, rate_hz=8000)]
     chooser = Chooser()

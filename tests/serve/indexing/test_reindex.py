@@ -68,6 +68,7 @@ def answering(data: Path, text: str = "red") -> set[str]:
         return {Path(video.uri).name for video in library.search(Query(text=text)).videos}
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_keeps_its_video_listed_and_out_of_the_answers_of_other_encoders(
     films: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_file_that_is_gone_keeps_its_video_listed_and_out_of_the_answers_of_ot
     assert all(video.is_searchable for video in listed(data).values())
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_still_answers_if_the_encoders_are_the_same(films: Path, data: Path) -> None:
     before = listed(data)
     (films / "a.mp4").rename(films / "away")
@@ -111,6 +113,7 @@ def test_a_file_that_is_gone_still_answers_if_the_encoders_are_the_same(films: P
     assert listed(data)["a.mp4"].warnings == ()
 
 
+@pytest.mark.slow
 def test_videos_kept_out_answer_again_with_their_old_encoders(
     films: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +126,7 @@ def test_videos_kept_out_answer_again_with_their_old_encoders(
     assert answering(data) == {"a.mp4", "b.mp4"}
 
 
+@pytest.mark.slow
 def test_a_library_whose_files_are_all_gone_stays_as_it_was(
     films: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +156,7 @@ def test_a_changed_file_gets_its_new_version(films: Path, data: Path, monkeypatc
     assert run(films, data)["a.mp4"].status == "unchanged"
 
 
+@pytest.mark.slow
 def test_a_video_is_read_from_another_place_that_has_its_bytes(films: Path, data: Path) -> None:
     (films / "twin.mp4").write_bytes((films / "a.mp4").read_bytes())
     run(films, data)
@@ -163,6 +168,7 @@ def test_a_video_is_read_from_another_place_that_has_its_bytes(films: Path, data
     assert sorted(listed(data)) == ["a.mp4", "b.mp4"]
 
 
+@pytest.mark.slow
 def test_an_upload_is_named_and_stays_listed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Catalog.open_editor(data) as catalog, catalog.editing() as edit:
         edit.execute("UPDATE videos SET uri = ? WHERE CAST(uri AS TEXT) LIKE '%a.mp4'", (b"upload:a.mp4",))
@@ -177,6 +183,7 @@ def test_an_upload_is_named_and_stays_listed(data: Path, monkeypatch: pytest.Mon
     assert not listed(data)["upload:a.mp4"].is_searchable
 
 
+@pytest.mark.slow
 def test_a_stopped_reindex_goes_on_and_does_not_bring_back_what_was_deleted(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +197,7 @@ def test_a_stopped_reindex_goes_on_and_does_not_bring_back_what_was_deleted(
     assert [video.video_id != first for video in listed(data).values()] == [True]
 
 
+@pytest.mark.slow
 def test_a_catalog_of_an_older_version_is_made_anew(films: Path, tmp_path: Path) -> None:
     data = tmp_path / "outdated"
     write_outdated(data, 5, {"first": films / "a.mp4", "second": films / "b.mp4"})
@@ -241,6 +249,7 @@ def test_reindex_keeps_what_was_said_and_does_not_bring_back_what_is_deleted_mea
     assert (video.video_id, video.metadata, video.recorded_time) == ("named", {"camera": "7"}, 5.0)
 
 
+@pytest.mark.slow
 def test_a_video_of_an_older_version_can_be_indexed_before_reindex_has_ended(films: Path, tmp_path: Path) -> None:
     run(films / "a.mp4", tmp_path / "now")
     with Catalog.open_reader(tmp_path / "now") as catalog:

@@ -28,10 +28,12 @@ def encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_silent_first_track_is_passed_over(tmp_path: Path) -> None:
     assert index_sounds(tmp_path, Sound(seconds=8, loudness=0), Sound(seconds=8)).utterances == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_multilingual", "utterances"), [(True, 8), (False, 6)])
 def test_a_model_of_english_takes_the_english_track(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_multilingual: bool, utterances: int
@@ -41,6 +43,7 @@ def test_a_model_of_english_takes_the_english_track(
     assert index_sounds(tmp_path, german, english).utterances == utterances
 
 
+@pytest.mark.slow
 def test_without_a_model_of_speech_nothing_is_heard(tmp_path: Path) -> None:
     settings = replace(SETTINGS, speech=replace(SETTINGS.speech, model="none"))
     assert index_sounds(tmp_path, Sound(seconds=8, loudness=0), Sound(seconds=8), settings=settings).utterances == 0
