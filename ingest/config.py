@@ -12,6 +12,11 @@ SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
+# A still picture may have so many times max_pixels: 214 megapixels, as phones take up to 200. It is decoded alone,
+# while the decoder of a video keeps some ten pictures.
+STILL_FACTOR = 6
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeConfig:
     """Which pictures and sound decoding yields, and the limits of one input."""
@@ -27,7 +32,9 @@ class DecodeConfig:
     # where media time begins: media: at the first picture or sound; source: at a whole second of the container's time
     # before the first picture
     clock: Clock = "media"
-    max_pixels: int = 8192 * 4352  # largest picture, in pixels; common encoders produce up to 8K and a little
+    # largest picture of a video, in pixels; common encoders produce up to 8K and a little. A still picture may have six
+    # times as many
+    max_pixels: int = 8192 * 4352
     max_duration_seconds: float = 24 * 3600.0  # longest video
     max_streams: int = 64  # most tracks in a file
     max_memory_bytes: int = 3 << 30  # memory of one decoding process; a 10-bit 8K H.265 stream needs about 2 GiB
@@ -54,6 +61,11 @@ class DecodeConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+
+    @property
+    def max_still_pixels(self) -> int:
+        """The pixels of the largest still picture."""
+        return STILL_FACTOR * self.max_pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

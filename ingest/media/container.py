@@ -3,7 +3,7 @@
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO, NoReturn
 
@@ -31,6 +31,7 @@ MOV = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name of the demuxer for MP4 and HEIF
 WITH_DURATION = (MOV, "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
 MISSING_SECONDS = 2.0  # data may end this much before the header's duration, for rounding
 MISSING_SHARE = 0.05  # or this share of the duration before it, if that is longer
+MAX_BOX_COUNT = 10_000  # at the top level of an MP4; fragmented recordings of a day have more, with moov first
 RIFF_SLACK_BYTES = 4096  # a file may be this much shorter than its header announces, for rounding
 FAIRPLAY_TAG = "drms"  # of sound that Apple's stores sold, which FFmpeg takes for AAC
 NOT_MEDIA = "not a media file"
@@ -175,19 +176,26 @@ def explain_unreadable(file: MediaFile) -> tuple[str, str]:
 
 
 def _explain_mp4(file: MediaFile) -> str:
+    if b"moov" in read_boxes(file):
+        return "the mp4's moov box is damaged"
+    return "no moov box: the mp4 was never finished"
+
+
+def read_boxes(file: MediaFile) -> Iterator[bytes]:
+    """Yield the types of the boxes at the top level of an MP4 or HEIF file."""
     position, size = 0, file.seek(0, 2)
-    while position + 8 <= size:  # top-level boxes: 32-bit size, type, and a 64-bit size if the first is 1
+    for _ in range(MAX_BOX_COUNT):
+        if position + 8 > size:
+            return
         file.seek(position)
-        head = file.read(16)
+        head = file.read(16)  # 32-bit size, type, and a 64-bit size if the first is 1
+        yield head[4:8]
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
-        if head[4:8] == b"moov":
-            return "the mp4's moov box is damaged"
         if length < 8:
-            break
+            return
         position += length
-    return "no moov box: the mp4 was never finished"
 
 
 def read_duration(container: InputContainer) -> float | None:
@@ -229,7 +237,7 @@ def is_heif_item(stream: Stream) -> bool:
 
 
 def refuse_tiles(container: InputContainer, uri: str) -> None:
-    """Refuse a HEIF picture in tiles, each of which FFmpeg takes for a video. `still.heif` reads them where it can.
+    """Refuse a HEIF picture in tiles, each of which FFmpeg takes for a video. `still.heif` reads whole files.
 
     Raises:
         DecodeError: If the container holds such a picture, and no track.

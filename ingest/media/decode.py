@@ -34,11 +34,13 @@ from ingest.media.damage import Damage
 from ingest.media.jumps import DatedPacket, JumpFilter
 from ingest.media.orientation import Orientation
 from ingest.media.picture import PictureMaker, display_size
+from ingest.media.profile import ColourProfile
 from ingest.media.start import FileStart
-from ingest.media.still.heif import read_heif
+from ingest.media.still.header import read_header
+from ingest.media.still.heif import decode_heif, find_heif_codec
+from ingest.media.still.limits import check_pixels
 from ingest.media.still.png import repair_exif
 from ingest.media.still.raw import refuse_raw
-from ingest.media.still.tiles import decode_still
 from ingest.media.still.webp import decode_webp, is_animated_webp
 from ingest.media.timeline import Epoch, Timeline
 from ingest.media.tracks.choice import TrackChooser, find_undecodable_kinds
@@ -48,6 +50,7 @@ from ingest.media.video import Picture, VideoTrack
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, ChooseSound, Decoded, DecodeSummary, Frame, MediaInfo
 
 MAX_WAITING_SECONDS = 600  # of sound of a chunk held until the first picture, 38 MB; then the sound sets media time
+STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "tiff_pipe", "bmp_pipe", "webp_pipe"})  # FFmpeg's demuxers
 MAX_READ_ERROR_COUNT = 100  # damaged places of one file that are skipped
 
 
@@ -74,9 +77,9 @@ def decode(
     media = MediaFile(file, on_progress)
     try:
         refuse_raw(media, uri)
-        still = read_heif(media, uri)
-        if still is not None:
-            yield from decode_still(still, media, uri=uri, config=config, on_progress=on_progress)
+        codec = find_heif_codec(media)
+        if codec is not None:
+            yield from decode_heif(media, codec, uri=uri, config=config, on_progress=on_progress)
         elif is_animated_webp(media):
             yield from decode_webp(media, uri=uri, config=config, on_progress=on_progress)
         else:
@@ -98,12 +101,13 @@ def _decode_tracks(
 ) -> Iterator[Decoded]:
     """Decode by FFmpeg; a PNG of which nothing decodes, once more with its EXIF data repaired."""
     chooser = TrackChooser(media, uri, config, choose_sound)
+    profile = read_header(media, uri, config)
     try:
-        yield from _Decoding(media, uri, config, on_progress, chooser).run()
+        yield from _Decoding(media, uri, config, on_progress, chooser, profile).run()
     except DecodeError:
         for repaired in repair_exif(media):
             with suppress(DecodeError):
-                yield from _Decoding(repaired, uri, config, on_progress, chooser).run()
+                yield from _Decoding(repaired, uri, config, on_progress, chooser, profile).run()
                 return
         raise
 
@@ -118,10 +122,11 @@ class _Decoding:
         config: DecodeConfig,
         on_progress: Callable[[], None],
         chooser: TrackChooser,
+        profile: ColourProfile | None,
     ) -> None:
         self._file, self._uri, self._config, self._on_progress = file, uri, config, on_progress
         self._chooser = chooser
-        self._maker = PictureMaker(config)
+        self._maker = PictureMaker(config, profile)
         self._waiting: list[Sound] = []  # sound of epochs whose media time is not known yet
         self._info_frame: VideoFrame | None = None
         self._has_info = False
@@ -186,12 +191,9 @@ class _Decoding:
             self._info_frame = frame
 
     def _check_size(self, width: int, height: int) -> None:
-        if width * height > self._config.max_pixels:
-            raise LimitExceeded(
-                self._uri,
-                "max_pixels",
-                f"a picture of {width}x{height} pixels, at most {self._config.max_pixels} are decoded",
-            )
+        is_still = self._container.format.name in STILL_FORMATS
+        most = self._config.max_still_pixels if is_still else self._config.max_pixels
+        check_pixels(self._uri, (width, height), most)
 
     def _note_unreadable(self) -> None:
         current = self._timeline.current

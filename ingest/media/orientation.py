@@ -56,20 +56,6 @@ class Orientation:
         """Return the orientation that EXIF counts from 1 to 8; for any other number, none."""
         return cls(number in (5, 6, 7, 8), number in (2, 3, 6, 7), number in (3, 4, 7, 8))
 
-    @classmethod
-    def counterclockwise(cls, quarters: int) -> "Orientation":
-        """Return the turn by a number of quarters of a circle, 0 to 3."""
-        return cls(quarters % 2 == 1, quarters in (2, 3), quarters in (1, 2))
-
-    def then(self, other: "Orientation") -> "Orientation":
-        """Return the orientation that does this, then another."""
-        columns, rows = self.flips_columns, self.flips_rows
-        if other.is_transposed:
-            columns, rows = rows, columns
-        return Orientation(
-            self.is_transposed != other.is_transposed, columns != other.flips_columns, rows != other.flips_rows
-        )
-
     @property
     def degrees(self) -> int:
         """The clockwise rotation, applied after a flip."""

@@ -18,6 +18,7 @@ from PIL import Image, JpegImagePlugin  # noqa: F401  loads the plugin: the chil
 from ingest.config import DecodeConfig
 from ingest.media import tonemap
 from ingest.media.orientation import Orientation
+from ingest.media.profile import ColourProfile
 
 # Bicubic, as in open_clip's preprocessing. The other flags keep colours exact, also at edges.
 SCALING = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
@@ -30,8 +31,8 @@ UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 class PictureMaker:
     """Makes pixels and thumbnails by one config. It reuses its scalers, so only one thread may use it."""
 
-    def __init__(self, config: DecodeConfig) -> None:
-        self._config = config
+    def __init__(self, config: DecodeConfig, profile: ColourProfile | None = None) -> None:
+        self._config, self._profile = config, profile
         self._scaler, self._thumbnail_scaler = VideoReformatter(), VideoReformatter()
         self._field: _FieldFilter | None = None
 
@@ -51,11 +52,11 @@ class PictureMaker:
         frame = self._take_one_field(frame)
 
         size = _scale_size(width, height, config)
-        whole = _rgb(frame, size, turn, self._scaler)
+        whole = _rgb(frame, size, turn, self._scaler, self._profile)
         if config.resize != "squash" and min(size) >= min(thumbnail_size):
             small = Image.fromarray(whole).resize(thumbnail_size, Image.Resampling.BICUBIC)
         else:
-            small = Image.fromarray(_rgb(frame, thumbnail_size, turn, self._thumbnail_scaler))
+            small = Image.fromarray(_rgb(frame, thumbnail_size, turn, self._thumbnail_scaler, self._profile))
         jpeg = io.BytesIO()
         small.save(jpeg, "JPEG", quality=JPEG_QUALITY)
         return _fit(whole, config.input_width, config.input_height), jpeg.getvalue()
@@ -135,18 +136,26 @@ def _fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
     return canvas
 
 
-def _rgb(frame: VideoFrame, size: tuple[int, int], turn: Orientation, scaler: VideoReformatter) -> NDArray[np.uint8]:
+def _rgb(
+    frame: VideoFrame,
+    size: tuple[int, int],
+    turn: Orientation,
+    scaler: VideoReformatter,
+    profile: ColourProfile | None,
+) -> NDArray[np.uint8]:
     """Scale a picture to a displayed `size` (width, height): uint8 (H, W, 3), sRGB, alpha over black."""
     width, height = (size[1], size[0]) if turn.is_transposed else size
     if tonemap.needs_tonemap(frame):
         deep = _scale(scaler, frame, width, height, "rgb48le")
         return turn.apply(tonemap.to_sdr(deep, frame))
-    if not _has_alpha(frame):
+    if _has_alpha(frame):
+        rgba = _scale(scaler, frame, width, height, "rgba").astype(np.uint16)
+        pixels = (rgba[..., :3] * rgba[..., 3:] // 255).astype(np.uint8)
+    else:
         # libswscale writes planes twice as fast as packed RGB, and bit for bit the same; except from packed RGB of 16
         # bits, which it unpacks differently.
-        return turn.apply(_scale(scaler, frame, width, height, "rgb24" if frame.format.is_rgb else "gbrp"))
-    rgba = _scale(scaler, frame, width, height, "rgba").astype(np.uint16)
-    return turn.apply((rgba[..., :3] * rgba[..., 3:] // 255).astype(np.uint8))
+        pixels = _scale(scaler, frame, width, height, "rgb24" if frame.format.is_rgb else "gbrp")
+    return turn.apply(profile.to_srgb(pixels) if profile is not None else pixels)
 
 
 def _has_alpha(frame: VideoFrame) -> bool:

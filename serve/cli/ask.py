@@ -3,6 +3,7 @@
 Asking a server imports nothing heavy. The library, its encoders and Pillow are imported where they are needed.
 """
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 from rich.console import Console
 
+from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
+from ingest.values import Frame
 from serve.cli.render import moments_json, search_json, show_moments, show_search
 from serve.client.any_library import AnyLibrary, LocalLibrary
 from serve.errors import FrameNotFound, ServerFailed
@@ -21,7 +24,9 @@ from serve.values import Answer, Channel, Filter, Moment, Query
 if TYPE_CHECKING:
     from serve.cli.sheet import Cell
 
-MAX_IMAGE_BYTES = 64 << 20  # of the picture of a question, which is held in memory; above any camera's pictures
+MAX_IMAGE_BYTES = 128 << 20  # of a question's picture, held in memory; photos of 200 megapixels have up to 80 MB
+SENT_IMAGE_BYTES = 8 << 20  # of a picture that a server takes; a larger one is sent smaller
+SENT_IMAGE_PX = 1024  # shorter side of a picture that is sent smaller; encoders see at most some 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +53,18 @@ def ask(kind: Literal["search", "moments"], question: QuestionOptions, library: 
 
     Raises:
         VideoNotFound: If the library lacks a video of --video.
-        IngestError: If the picture cannot be read.
+        IngestError: If the picture cannot be read; or must be made smaller for a server, and does not decode.
         NoVisualEncoder: If the question is a picture, and the library has no visual encoder.
         ServerFailed: If a call to the server fails, for any of these reasons or another.
         OSError: If the sheet cannot be written.
     """
     collection = question.collection
+    image = read_image(question.image) if question.image else b""
+    if len(image) > SENT_IMAGE_BYTES and not isinstance(library, LocalLibrary):
+        image = shrink_image(image, str(question.image))
     query = Query(
         text=question.text or "",
-        image=read_image(question.image) if question.image else b"",
+        image=image,
         image_name=str(question.image or "image"),
         channel=question.channel,
         limit=question.limit,
@@ -97,6 +105,17 @@ def read_image(path: Path) -> bytes:
     if len(image) > MAX_IMAGE_BYTES:
         raise DecodeError(name, f"larger than {MAX_IMAGE_BYTES >> 20} MiB", "give a smaller picture")
     return image
+
+
+def shrink_image(image: bytes, name: str) -> bytes:
+    """Return a picture as an upright JPEG whose shorter side has SENT_IMAGE_PX; raise IngestError as indexing does."""
+    from ingest.media.sandbox import DecodePool
+
+    with DecodePool(DecodeConfig(thumbnail_px=SENT_IMAGE_PX), workers=1) as pool:
+        for item in pool.decode(io.BytesIO(image), uri=name):
+            if isinstance(item, Frame):
+                return item.thumbnail
+    raise DecodeError(name, "no picture inside", "give a JPEG, PNG, WebP, HEIC or AVIF file")
 
 
 def _print_answer(kind: Literal["search", "moments"], question: QuestionOptions, answer: Answer) -> None:

@@ -23,7 +23,6 @@ from serve.settings import Settings, load_settings
 from serve.values import Answer, Query, Video
 
 PICTURE_SECONDS = 30.0  # longest decoding of a question's picture, which takes milliseconds unless all is overloaded
-PICTURE_PIXELS = 100_000_000  # of a question's picture: more than any camera's, and less than a decompression bomb's
 PICTURE_WORKERS = 2  # processes that decode the pictures of questions
 
 
@@ -146,11 +145,7 @@ class Library:
     @cached_property
     def _decode_pool(self) -> DecodePool:
         """The child processes that decode the pictures of questions."""
-        config = replace(
-            decode_config(self.settings, self.encoders),
-            max_wall_seconds=PICTURE_SECONDS,
-            max_pixels=min(PICTURE_PIXELS, self.settings.decode.max_pixels),
-        )
+        config = replace(decode_config(self.settings, self.encoders), max_wall_seconds=PICTURE_SECONDS)
         return DecodePool(config, workers=PICTURE_WORKERS)
 
     def videos(self, collection: str | None = None) -> list[Video]:

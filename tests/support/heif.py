@@ -51,6 +51,11 @@ def nclx(primaries: int, transfer: int, matrix: int, *, is_full_range: bool) -> 
     return box(b"colr", b"nclx", struct.pack(">HHHB", primaries, transfer, matrix, is_full_range << 7))
 
 
+def prof(profile: bytes) -> bytes:
+    """An ICC profile."""
+    return box(b"colr", b"prof", profile)
+
+
 @dataclass(frozen=True)
 class Item:
     """An item of a HEIF file. `sources` are the indices of the items that it is made of."""
@@ -110,7 +115,7 @@ class HeifFile:
             full_box(b"iinf", 0, 0, struct.pack(">H", count), entries),
             full_box(b"iref", 0, 0, references),
             box(b"iprp", box(b"ipco", *properties), full_box(b"ipma", 0, 1, struct.pack(">I", count), owned)),
-            box(b"idat", inside),
+            box(b"idat", inside) if inside else b"",
         )
 
 

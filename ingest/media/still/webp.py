@@ -15,10 +15,10 @@ from ingest.media.container import MediaFile
 from ingest.media.orientation import Orientation
 from ingest.media.picture import PictureMaker
 from ingest.media.sampler import SelectedPicture, Selector
+from ingest.media.still.limits import check_pixels, read_whole
 from ingest.values import Decoded, DecodeSummary, Frame, MediaInfo
 
 ANIMATION = 0x02  # flag of the header
-MAX_BYTES = 256 << 20  # of a file, which Pillow holds in memory; animations have a few MB
 
 
 def is_animated_webp(file: MediaFile) -> bool:
@@ -97,14 +97,8 @@ def _open(file: MediaFile, uri: str, config: DecodeConfig) -> WebPImageFile:
     file.seek(0)
     head = file.read(30)
     width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
-    if width * height > config.max_pixels:  # before Pillow allocates memory for them
-        raise LimitExceeded(
-            uri, "max_pixels", f"a picture of {width}x{height} pixels, at most {config.max_pixels} are decoded"
-        )
-    data = head + file.read(MAX_BYTES)
-    if len(data) > MAX_BYTES:
-        raise DecodeError(uri, f"an animated WebP of more than {MAX_BYTES >> 20} MiB", "convert it to MP4")
+    check_pixels(uri, (width, height), config.max_pixels)  # before Pillow allocates memory for them
     try:
-        return WebPImageFile(io.BytesIO(data))
+        return WebPImageFile(io.BytesIO(read_whole(file, uri, "an animated WebP")))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DecodeError(uri, "the animated WebP is damaged") from error

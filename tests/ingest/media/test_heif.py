@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ingest.config import DecodeConfig
+from ingest.config import STILL_FACTOR, DecodeConfig
 from ingest.errors import DecodeError, IngestError, LimitExceeded
 from ingest.media.decode import decode
 from ingest.media.sandbox import DecodePool
@@ -28,16 +28,19 @@ from support.heif import (
     code_picture,
     encode_grid,
     encode_single,
+    full_box,
     imir,
     irot,
     ispe,
     nclx,
 )
 from support.media import Track, encode_media, times
-from support.photos import BLACK, BLUE, GREEN, RED, WHITE, corners, draw_quarters, exif_of
+from support.photos import BLUE, GREEN, RED, WHITE, corners, draw_quarters, encode_picture, exif_of
 
 QUARTERS = draw_quarters(160, 96)
 CODECS = ["libx265", "libsvtav1"]
+BRANDS = {"libx265": b"heic", "libsvtav1": b"avif"}
+AUXILIARY = full_box(b"auxC", 0, 0, b"urn:mpeg:mpegB:cicp:systems:auxiliary:depth\0")
 
 
 def show(media: bytes, **settings: object) -> tuple[MediaInfo, Frame, DecodeSummary]:
@@ -73,8 +76,14 @@ def is_like(pixels: np.ndarray, right: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("size", [(192, 128), (151, 93), (64, 64), (130, 65)])
+@pytest.mark.parametrize(
+    ("codec", "size"),
+    # AVIF forbids grids of odd sizes.
+    [
+        *(("libx265", size) for size in [(192, 128), (151, 93), (64, 64), (130, 65)]),
+        *(("libsvtav1", size) for size in [(192, 128), (150, 94), (64, 64)]),
+    ],
+)
 def test_the_tiles_of_a_grid_are_put_together(size: tuple[int, int], codec: str, pix_fmt: str) -> None:
     picture = photo(*size)
     info, frame, summary = show(encode_grid(picture, codec=codec, pix_fmt=pix_fmt))
@@ -122,7 +131,7 @@ def test_mirrors_and_turns_follow_their_order() -> None:
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("properties", [[], [irot(1)]])
 def test_the_orientation_in_exif_does_not_count(codec: str, properties: list[bytes]) -> None:
-    file = HeifFile(brand=b"heic")
+    file = HeifFile(brand=BRANDS[codec])
     file.primary = add_grid(file, QUARTERS, codec=codec, properties=properties)
     file.add(Item(b"Exif", struct.pack(">I", 6) + exif_of(6).tobytes(), (), [file.primary], b"cdsc"))
     right = np.rot90(np.asarray(QUARTERS), len(properties))
@@ -148,22 +157,23 @@ def test_an_odd_size_is_a_crop_of_an_even_one() -> None:
 def test_a_picture_may_be_another_one_turned() -> None:
     file = HeifFile()
     grid = add_grid(file, QUARTERS, properties=[irot(1)], is_hidden=True)
-    file.primary = file.add(Item(b"iden", properties=[irot(2)], sources=[grid]))
+    file.primary = file.add(Item(b"iden", properties=[ispe(96, 160), irot(2)], sources=[grid]))
     assert corners(show(file.encode())[1].pixels) == corners(np.rot90(np.asarray(QUARTERS), 3))
 
 
 @pytest.mark.parametrize("is_first", [False, True])
-def test_the_primary_picture_is_shown_and_no_other(is_first: bool) -> None:
-    file = HeifFile()
-    if is_first:
-        file.primary = add_grid(file, QUARTERS)
-    others = {b"thmb": Image.new("RGB", (64, 64), BLUE), b"auxl": Image.new("RGB", (512, 512), RED)}
-    for relation, other in others.items():  # a thumbnail; an alpha, depth or gain map, which may be in tiles too
-        coded = code_picture(other)
-        file.add(Item(coded.kind, coded.data, coded.properties, [0], relation))
-    add_grid(file, Image.new("RGB", (256, 256), GREEN))
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_primary_picture_is_shown_and_no_other(codec: str, is_first: bool) -> None:
+    file = HeifFile(brand=BRANDS[codec])
     if not is_first:
-        file.primary = add_grid(file, QUARTERS)
+        add_grid(file, Image.new("RGB", (256, 256), GREEN), codec=codec)
+    file.primary = add_grid(file, QUARTERS, codec=codec)
+    # A thumbnail; a depth map, which may be in tiles too.
+    for relation, size, properties in [(b"thmb", 64, ()), (b"auxl", 512, (AUXILIARY,))]:
+        coded = code_picture(Image.new("RGB", (size, size), BLUE), codec)
+        file.add(Item(coded.kind, coded.data, (*coded.properties, *properties), [file.primary], relation))
+    if is_first:
+        add_grid(file, Image.new("RGB", (256, 256), GREEN), codec=codec)
     assert corners(show(file.encode())[1].pixels) == [RED, GREEN, BLUE, WHITE]
 
 
@@ -186,27 +196,40 @@ def test_colours_are_those_that_the_file_names() -> None:
         assert is_like(show(media)[1].pixels, np.asarray(RED)) == is_right
 
 
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize(("transfer", "level"), [(16, 214), (18, 214)])
-def test_high_dynamic_range_is_mapped(transfer: int, level: int) -> None:
+def test_high_dynamic_range_is_mapped(transfer: int, level: int, codec: str) -> None:
     grey = {16: 0.5807, 18: 0.75}[transfer]  # a page's white: 203 nits of PQ, 75 % of HLG
     picture = Image.new("RGB", (128, 128), (round(grey * 255),) * 3)
-    media = encode_grid(picture, pix_fmt="yuv420p10le", properties=[nclx(9, transfer, 9, is_full_range=True)])
-    assert show(media)[1].pixels[100, 100].tolist() == pytest.approx([level] * 3, abs=6)
+    tags = nclx(9, transfer, 9, is_full_range=True)
+    media = encode_single(picture, tags, codec=codec, pix_fmt="yuv420p10le")
+    rounding = 6 if codec == "libx265" else 12  # Pillow decodes AVIF to 8 bits
+    assert show(media)[1].pixels[100, 100].tolist() == pytest.approx([level] * 3, abs=rounding)
 
 
-def test_large_pictures_are_refused_before_they_are_decoded() -> None:
-    grid, single = encode_grid(QUARTERS), encode_single(QUARTERS)
-    for media in (grid, single):
-        error = error_of(media, max_pixels=160 * 96 - 1)
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_parts_lie_on_black(mode: str) -> None:
+    picture = QUARTERS.convert(mode)
+    picture.putalpha(Image.new("L", picture.size, 128))
+    pixels = show(encode_picture(picture, "AVIF", quality=95))[1].pixels
+    assert is_like(pixels, np.asarray(QUARTERS.convert(mode[:-1]).convert("RGB").resize((224, 224))) * 0.5)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_large_pictures_are_refused_before_they_are_decoded(codec: str) -> None:
+    for media in (encode_grid(QUARTERS, codec=codec), encode_single(QUARTERS, codec=codec)):
+        error = error_of(media, max_pixels=160 * 96 // STILL_FACTOR - 1)
         assert isinstance(error, LimitExceeded)
         assert error.limit == "max_pixels"
         assert "160x96" in str(error)
-    assert error_of(grid, max_pixels=160 * 96).reason.startswith("a picture of 192x128 pixels")  # its tiles
-    liars = [encode_single(QUARTERS, codec=codec).replace(ispe(160, 96), ispe(16, 16)) for codec in CODECS]
-    error = error_of(liars[0], max_pixels=160 * 96 - 1)
-    assert isinstance(error, LimitExceeded)
-    assert error.limit == "max_pixels"
-    assert isinstance(error_of(liars[1], max_pixels=160 * 96 - 1), DecodeError)
+        show(media, max_pixels=160 * 96 // STILL_FACTOR)
+
+
+def test_no_picture_is_larger_than_it_claims() -> None:
+    for codec in CODECS:
+        with contextlib.suppress(DecodeError):  # some versions of libheif cut the picture, others refuse it
+            info, _, _ = show(encode_single(QUARTERS, codec=codec).replace(ispe(160, 96), ispe(16, 16)))
+            assert (info.width, info.height) == (16, 16)
 
 
 def test_grids_that_make_no_picture_are_refused() -> None:
@@ -218,37 +241,33 @@ def test_grids_that_make_no_picture_are_refused() -> None:
     file = HeifFile()
     tiles = [file.add(code_picture(Image.new("RGB", size))) for size in [(64, 64), (80, 64)]]
     file.primary = file.add(Item(b"grid", struct.pack(">BBBBHH", 0, 0, 0, 1, 128, 64), sources=tiles))
-    assert "differ" in error_of(file.encode()).reason
+    assert "different sizes" in error_of(file.encode()).reason
 
 
 @pytest.mark.parametrize("kind", [b"iovl", b"unci", b"tmap", b"grid"])
-def test_kinds_that_are_not_decoded_are_refused_by_name(kind: bytes) -> None:
+def test_kinds_that_are_not_decoded_are_refused(kind: bytes) -> None:
     file = HeifFile()
     tile = file.add(Item(kind, b"\0" * 8))
     file.primary = file.add(Item(b"grid", struct.pack(">BBBBHH", 0, 0, 0, 0, 64, 64), sources=[tile]))
     error = error_of(file.encode())
     assert isinstance(error, DecodeError)
-    assert repr(kind.decode()) in error.reason
+    assert "libheif" in error.reason
     assert "JPEG" in error.remedy
 
 
-def test_a_damaged_tile_stays_black() -> None:
+def test_a_damaged_tile_leaves_the_others() -> None:
     file = HeifFile()
     file.primary = add_grid(file, draw_quarters(128, 128))
     file.items[1] = Item(b"hvc1", bytes(40), file.items[1].properties, is_hidden=True)
-    _, frame, summary = show(file.encode())
-    assert corners(frame.pixels) == [RED, BLACK, BLUE, WHITE]
-    assert summary.error_count == 1
+    red, _, blue, white = corners(show(file.encode())[1].pixels)
+    assert (red, blue, white) == (RED, BLUE, WHITE)
 
 
-def test_a_file_that_is_cut_off_shows_what_is_there() -> None:
-    file = HeifFile()
-    file.items = []
-    grid = add_grid(file, draw_quarters(128, 128), is_inside=True)
-    file.primary = grid
-    _, frame, summary = show(file.encode()[:-4])
-    assert corners(frame.pixels)[:3] == [RED, GREEN, BLUE]
-    assert summary.truncated
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_file_that_is_cut_off_is_an_error(codec: str) -> None:
+    media = encode_grid(QUARTERS, codec=codec)
+    for end in range(40, len(media) - 4, len(media) // 20):
+        assert isinstance(error_of(media[:end]), DecodeError)
 
 
 def test_no_damage_of_the_structure_is_a_bug() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from ingest.config import DecodeConfig, SamplingPolicy
+from ingest.config import STILL_FACTOR, DecodeConfig, SamplingPolicy
 from ingest.errors import DecodeError, LimitExceeded
 from ingest.media.decode import decode
 from ingest.media.sandbox import DecodePool
@@ -228,9 +228,11 @@ def test_a_plain_tiff_is_no_raw_photo() -> None:
     assert corners(frame.pixels) == TURNED
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP"])
 def test_a_photo_above_the_limit_is_refused_with_its_size(format: str) -> None:
     media = encode_picture(QUARTERS, format)
+    most = 320 * 192 // STILL_FACTOR
+    assert isinstance(decoded(media, max_pixels=most)[1], Frame)
     with pytest.raises(LimitExceeded, match="320x192") as caught:
-        decoded(media, max_pixels=320 * 192 - 1)
+        decoded(media, max_pixels=most - 1)
     assert caught.value.limit == "max_pixels"

@@ -346,7 +346,7 @@ def test_a_picture_can_be_the_question(library: type[FakeLibrary], tmp_path: Pat
     [
         ("absent.jpg", ["no such file", "absent.jpg"]),
         ("empty.jpg", ["empty", "empty.jpg"]),
-        ("large.jpg", ["larger than 64 MiB", "large.jpg"]),
+        ("large.jpg", ["larger than 128 MiB", "large.jpg"]),
         ("folder", ["folder", "directory"]),
     ],
 )
@@ -356,7 +356,7 @@ def test_a_picture_that_cannot_be_read_is_one_line_and_exit_1(
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder").mkdir()
     with (tmp_path / "large.jpg").open("wb") as file:
-        file.truncate((64 << 20) + 1)
+        file.truncate((128 << 20) + 1)
     result = kinodex("search", "--image", name)
     assert result.exit_code == 1
     assert_one_error_line(result, *parts)
@@ -457,6 +457,21 @@ def test_a_server_gets_every_option_that_a_library_gets(
     assert moments_query(request) == dataclasses.replace(library.asked, image_name="image")
     [looked_up] = server.requests["GetVideo"]
     assert (looked_up.video_id, looked_up.collection) == ("3fa9", "talks")
+
+
+def test_a_server_gets_a_large_picture_smaller(library: type[FakeLibrary], server: FakeServer, tmp_path: Path) -> None:
+    photo = jpeg() + bytes(8 << 20)
+    (tmp_path / "photo.jpg").write_bytes(photo)
+    result = kinodex("moments", "--image", "photo.jpg", "--server", server.address)
+    assert (result.exit_code, result.stderr) == (0, "")
+    [request] = server.requests["SearchMoments"]
+    with Image.open(io.BytesIO(request.query.image)) as sent, Image.open(io.BytesIO(photo)) as original:
+        assert (sent.format, sent.size) == ("JPEG", original.size)  # it is small but for the bytes behind it
+    kinodex("moments", "--image", "photo.jpg")
+    assert library.asked is not None
+    assert library.asked.image == photo
+    (tmp_path / "photo.jpg").write_bytes(bytes(9 << 20))
+    assert_one_error_line(kinodex("search", "--image", "photo.jpg", "--server", server.address), "not a media file")
 
 
 @pytest.mark.parametrize("command", ["search", "moments"])
