@@ -51,7 +51,6 @@ from ingest.values import SAMPLE_RATE_HZ, AudioBlock, ChooseSound, Decoded, Deco
 
 MAX_WAITING_SECONDS = 600  # of sound of a chunk held until the first picture, 38 MB; then the sound sets media time
 STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "tiff_pipe", "bmp_pipe", "webp_pipe"})  # FFmpeg's demuxers
-MAX_READ_ERROR_COUNT = 100  # damaged places of one file that are skipped
 
 
 def decode(

@@ -310,3 +310,16 @@ def test_the_case_from_the_field_is_whole(shared: Path) -> None:
     case = shared / "cases/heic-grid"
     _, frame, _ = show((case / "grid.heic").read_bytes())
     assert is_like(frame.pixels, show((case / "same.png").read_bytes())[1].pixels.astype(int))
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise ImportError("libheif.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("pi_heif.open_heif", fail)
+    monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
+    for codec, name in [("libx265", "no libheif"), ("libsvtav1", "no AVIF")]:
+        error = error_of(encode_single(QUARTERS, codec=codec))
+        assert isinstance(error, DecodeError)
+        assert name in error.reason
+        assert "install" in error.remedy

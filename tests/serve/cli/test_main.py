@@ -1,6 +1,7 @@
 """The command as scripts use it: exit status, standard output, and errors in one line on standard error."""
 
 import dataclasses
+import io
 import json
 import math
 import os
