@@ -22,9 +22,7 @@ from ingest.media.timeline import Epoch
 from ingest.values import SAMPLE_RATE_HZ
 
 BLOCK_SECONDS = 5  # length of one AudioBlock: few messages, little delay
-JUMP_SECONDS = Fraction(1, 20)  # a timestamp off by more starts a new run; less is rounding
-# Timestamps that advance by a smaller share of the sound are wrong, as with a wrong scale in AVI; others may overlap.
-DENSE_SHARE = Fraction(1, 2)
+JUMP_SECONDS = 0.05  # a timestamp off by more starts a new run; less is rounding
 # Raw AAC has no timestamps. FFmpeg counts frames, each as long as the first, but the sample rate may change.
 UNTIMED_FORMATS = frozenset({"aac", "loas"})
 # libswresample's weights for mixing to stereo. They sum to one, so that equal channels do not clip. The centre, which
@@ -59,16 +57,19 @@ class AudioTrack:
         self._stream, self._damage = stream, damage
         self._context = stream.codec_context
         self._context.thread_count = 1  # audio decoders do not gain from more
+        self._base_seconds = float(stream.time_base or 0)  # PyAV computes the time base at each access
         self._resampler: AudioResampler | None = None
         self._setup: tuple[str, str, int] | None = None  # format, layout and rate of the resampler's input
         self._epoch: Epoch | None = None
         self._start = Fraction(0)  # source time of the first sample in _parts
-        self._expected = Fraction(0)  # source time of the next decoded frame, by counting
+        self._run_start = Fraction(0)  # source time of the run's first frame
+        self._run_start_seconds = 0.0
+        self._run_count, self._rate_hz = 0, SAMPLE_RATE_HZ  # decoded samples of the run, and their rate
         self.is_untimed = stream.container.format.name in UNTIMED_FORMATS
         self._frame_seconds = Fraction(0)  # length of the last decoded frame
-        self._lost_seconds = Fraction(0)  # length of frames that did not decode and are not in _expected; if untimed
+        self._lost_seconds = Fraction(0)  # length of frames that did not decode and are not in the run; if untimed
         self._first_time: Fraction | None = None  # timestamp of the epoch's first frame
-        self._heard_seconds = Fraction(0)  # length of the epoch's decoded frames
+        self._heard_seconds = Fraction(0)  # length of the epoch's runs that have ended
         self._downmix = Downmix()
         self.frame_count = 0  # decoded frames
         self._parts: list[NDArray[np.float32]] = []  # (1, N) or (2, N)
@@ -79,12 +80,19 @@ class AudioTrack:
         """Source time of the next packet, counted in samples: the true one of a format without timestamps."""
         return self._expected + self._lost_seconds
 
+    @property
+    def _expected(self) -> Fraction:
+        """Source time of the next decoded frame, by counting."""
+        return self._run_start + Fraction(self._run_count, self._rate_hz)
+
     def feed(self, packet: Packet[AudioStream], epoch: Epoch) -> Iterator[Sound]:
         if self._epoch is not None and epoch is not self._epoch:
             yield from self.finish()
             self._context.flush_buffers()
         if epoch is not self._epoch:
-            self._epoch, self._first_time, self._heard_seconds = epoch, None, Fraction(0)
+            self._epoch, self._first_time = epoch, None
+            self._start_run(self._expected, self._rate_hz)
+            self._heard_seconds = Fraction(0)
         for frame in self._decode(packet, epoch):
             yield from self._take(frame, epoch)
 
@@ -92,6 +100,7 @@ class AudioTrack:
         """Go on with another stream; yield the rest of the one before."""
         yield from self.finish()
         self._stream, self._context = stream, stream.codec_context
+        self._base_seconds = float(stream.time_base or 0)
         self._context.thread_count = 1
 
     def finish(self) -> Iterator[Sound]:
@@ -127,39 +136,59 @@ class AudioTrack:
             return
         self.frame_count += 1
         setup = (frame.format.name, frame.layout.name, frame.sample_rate)
-        base = self._stream.time_base
-        begin = frame.pts * base if frame.pts is not None and base else None
-        if self.is_untimed:
-            begin = self.next_time
-        elif begin is not None and self._is_too_dense(begin):
-            begin = None
-        has_jump = begin is not None and abs(begin - self._expected) > JUMP_SECONDS
-        if self._resampler is None or setup != self._setup or has_jump:
+        if self._resampler is None or setup != self._setup or self._has_jump(frame):
             yield from self._end_run()
             layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
             self._resampler = AudioResampler("fltp", layout, SAMPLE_RATE_HZ, options=MIX)
             self._setup = setup
+            begin = self._time_of(frame)
             if begin is not None:
-                self._start = self._expected = begin
-                self._lost_seconds = Fraction(0)
+                self._start, self._lost_seconds = begin, Fraction(0)
+            self._start_run(begin if begin is not None else self._expected, frame.sample_rate)
+            if self._first_time is None:
+                self._first_time = self._run_start
         if epoch.first_sound is None:
             epoch.first_sound = self._expected
-        self._frame_seconds = Fraction(frame.samples, frame.sample_rate)
-        self._expected += self._frame_seconds
-        self._heard_seconds += self._frame_seconds
+        if self.is_untimed:
+            self._frame_seconds = Fraction(frame.samples, frame.sample_rate)
+        self._run_count += frame.samples
         frame.pts = None  # the run counts samples; the resampler must not stretch to a stray timestamp
         try:
             self._store(self._resampler.resample(frame))
         except (av.error.FFmpegError, ValueError):
-            self._damage.note(epoch, begin)
+            self._damage.note(epoch, self._expected)
         while self._count >= BLOCK_SECONDS * SAMPLE_RATE_HZ:
             yield self._pop_sound(epoch)
 
-    def _is_too_dense(self, begin: Fraction) -> bool:
-        """Whether timestamps advance by less than half of the sound: samples count then, as their header is wrong."""
-        if self._first_time is None:
-            self._first_time = begin
-        return begin - self._first_time < self._heard_seconds * DENSE_SHARE
+    def _start_run(self, start: Fraction, rate_hz: int) -> None:
+        self._heard_seconds += Fraction(self._run_count, self._rate_hz)
+        self._run_start, self._run_start_seconds = start, float(start)
+        self._run_count, self._rate_hz = 0, rate_hz
+
+    def _has_jump(self, frame: AudioFrame) -> bool:
+        """Whether a frame begins elsewhere than where the sound before it ends. Floats, as exact arithmetic is slow."""
+        if self.is_untimed:
+            return self._lost_seconds > JUMP_SECONDS
+        if frame.pts is None or not self._base_seconds:
+            return False
+        expected = self._run_start_seconds + self._run_count / self._rate_hz
+        return abs(frame.pts * self._base_seconds - expected) > JUMP_SECONDS and self._time_of(frame) is not None
+
+    def _time_of(self, frame: AudioFrame) -> Fraction | None:
+        """Return the source time at which a frame begins; None if it has no timestamp, or a wrong one.
+
+        Timestamps that advance by less than half of the sound are wrong, as with a wrong scale in AVI: samples count
+        then. Others may overlap.
+        """
+        if self.is_untimed:
+            return self.next_time
+        base = self._stream.time_base
+        if frame.pts is None or not base:
+            return None
+        begin = frame.pts * base
+        heard = self._heard_seconds + Fraction(self._run_count, self._rate_hz)
+        is_dense = self._first_time is not None and begin - self._first_time < heard / 2
+        return None if is_dense else begin
 
     def _store(self, frames: list[AudioFrame]) -> None:
         for frame in frames:

@@ -73,9 +73,9 @@ class _Position:
     def is_behind(self, dts: Fraction | None, shown: Fraction) -> bool:
         """Whether a packet lies before where it could."""
         if dts is not None and self.last is not None:
-            return dts < self.last - BACKWARD_SECONDS
+            return dts < self.last and dts < self.last - BACKWARD_SECONDS  # a subtraction costs more than a comparison
         # Reordered pictures arrive late, but none lies before the first.
-        return shown < self.epoch.start - BACKWARD_SECONDS
+        return shown < self.epoch.start and shown < self.epoch.start - BACKWARD_SECONDS
 
 
 class Timeline:
@@ -102,7 +102,8 @@ class Timeline:
         shown = pts if pts is not None else dts
         if epoch is None or shown is None:
             return False
-        if max(shown, dts if dts is not None else shown) > epoch.end + GAP_SECONDS:
+        latest = max(shown, dts) if dts is not None else shown
+        if latest > epoch.end and latest > epoch.end + GAP_SECONDS:
             return True
         return position.is_behind(dts, shown) if position is not None else shown < epoch.start - GAP_SECONDS
 
@@ -146,7 +147,7 @@ class Timeline:
 
     def _is_ahead(self, shown: Fraction, epoch: Epoch) -> bool:
         """Whether a time can follow in an epoch, perhaps behind a gap."""
-        if shown <= epoch.end + GAP_SECONDS:
+        if shown <= epoch.end or shown <= epoch.end + GAP_SECONDS:
             return True
         if not self._keeps_gaps or epoch is not self.current or self._goes_back(shown, epoch):
             return False
