@@ -170,14 +170,16 @@ def ours(paths: list[str], folder: Path, account: Account) -> None:
     with account.stage("start-up"):
         from encoders.mini import MiniEncoder
         from encoders.sentence import SentenceEncoder
-        from encoders.speech.whisper import SpeechStream, Transcriber
+        from encoders.speech.speech_stream import SpeechStream
+        from encoders.speech.whisper import Transcriber
         from serve.catalog.catalog import Catalog
         from serve.cli.main import cli
-        from serve.indexing import pipeline, run
+        from serve.indexing import library_writer, pipeline
+        from serve.indexing.run import IndexRun
 
     pipeline.load_for_indexing = account.clocked("start-up", pipeline.load_for_indexing)
     pipeline.save_indexes = account.clocked("catalog and index", pipeline.save_indexes)
-    run.windows, run.segments = account.clocked("fuse", run.windows), account.clocked("fuse", run.segments)
+    library_writer.cut_video = account.clocked("fuse", library_writer.cut_video)
     for owner, name, stage in (
         (MiniEncoder, "encode_frames", "visual encode"),
         (SpeechStream, "push", "speech detection"),
@@ -188,14 +190,11 @@ def ours(paths: list[str], folder: Path, account: Account) -> None:
         (Catalog, "finish", "catalog and index"),
     ):
         setattr(owner, name, account.clocked(stage, getattr(owner, name)))
-    make = run.Run.__init__
+    make, finish = IndexRun.__init__, IndexRun._finish
 
     def make_clocked(self: Any, *arguments: Any, **options: Any) -> None:
         make(self, *arguments, **options)
-        self.events.get = account.clocked("decode", self.events.get)  # the time for which the indexing thread waits
-
-    run.Run.__init__ = make_clocked
-    finish = run.Run.finish
+        self._events.get = account.clocked("decode", self._events.get)  # the time for which the indexing thread waits
 
     def count(self: Any, work: Any) -> Any:
         account.counts["words"] += sum(len(utterance.words) for utterance in work.utterances)
@@ -204,7 +203,8 @@ def ours(paths: list[str], folder: Path, account: Account) -> None:
         account.counts["indexed"] += 1
         return outcome
 
-    run.Run.finish = count
+    setattr(IndexRun, "__init__", make_clocked)  # noqa: B010  type checkers refuse a method of another object
+    setattr(IndexRun, "_finish", count)  # noqa: B010
     try:
         cli.main(["index", *paths, "--data", str(folder / "data")], prog_name="kinodex")
     except SystemExit as end:
