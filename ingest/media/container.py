@@ -11,6 +11,7 @@ import av
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, LimitExceeded
@@ -245,3 +246,11 @@ def refuse_tiles(container: InputContainer, uri: str) -> None:
     streams = container.streams.video
     if any(s.disposition & Disposition.dependent for s in streams) and all(map(is_heif_item, streams)):
         raise DecodeError(uri, "a HEIF picture in tiles, which is read from a whole file only", "index the file")
+
+
+def is_shown_in_order(stream: VideoStream) -> bool:
+    """Whether the pictures of an AVI are shown in the order in which they are stored.
+
+    AVI stores no presentation times, and FFmpeg's guesses are wrong; then, the decoding times are right.
+    """
+    return stream.container.format.name == "avi" and stream.codec_context.reorder_depth == 0

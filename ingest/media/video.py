@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from ingest.config import SamplingPolicy
 from ingest.errors import LimitExceeded
+from ingest.media.container import is_shown_in_order
 from ingest.media.damage import Damage, decode_packet
 from ingest.media.history import MAX_HISTORY_COUNT, PacketHistory
 from ingest.media.last_picture import LastPicture
@@ -98,11 +99,8 @@ class VideoTrack:
         self._stream, self._context = stream, stream.codec_context
         codec = self._context.codec
         self._is_intra_only = codec.intra_only
-        # AVI stores only the decoding order; FFmpeg's presentation times are wrong. Without reordered pictures, the
-        # decoding times are right.
-        is_avi = stream.container.format.name == "avi"
-        self.lacks_pts = is_avi and self._context.reorder_depth > 0
-        self.is_shown_in_order = is_avi and not self.lacks_pts
+        self.is_shown_in_order = is_shown_in_order(stream)
+        self.lacks_pts = stream.container.format.name == "avi" and not self.is_shown_in_order
         self._is_planned = not self.lacks_pts and (codec.intra_only or codec.canonical_name in PLANNED_CODECS)
         self._is_droppable = codec.canonical_name in DROPPABLE_CODECS
 

@@ -35,6 +35,7 @@ from ingest.media.container import (
     WITH_DURATION,
     MediaFile,
     explain_unreadable,
+    is_shown_in_order,
     read_duration,
     refuse_tiles,
 )
@@ -216,10 +217,13 @@ class _SourceRun:
             now=self._hooks.now,
         )
         self._media_seconds, self._started = self._seconds, None
+        in_order = video if video is not None and is_shown_in_order(video) else None
         problem: SourceError | None = None
         try:
             for part in (first, packets):
                 for packet in part:
+                    if packet.stream is in_order:
+                        packet.pts = packet.dts
                     for piece in cutter.push(packet):
                         self._pace(piece)
                         yield piece
