@@ -156,6 +156,7 @@ def test_fast_takes_a_keyframe_where_one_is_near(name: str) -> None:
     assert {round(float(key), 2) for tick, key in near.items() if tick < 5} <= seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["h264-mp4", "h264-ts", "h264-avi", "hevc-mp4", "vp8-webm", "av1-webm", "gif", "mpeg4-mp4"]
 )

@@ -177,6 +177,7 @@ def test_the_primary_picture_is_shown_and_no_other(codec: str, is_first: bool) -
     assert corners(show(file.encode())[1].pixels) == [RED, GREEN, BLUE, WHITE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda film: film, lambda film: box(b"mpvd", film), lambda film: b"Photo" + film])
 @pytest.mark.parametrize("encode", [encode_grid, encode_single])
 def test_the_film_behind_a_motion_photo_is_passed_over(
@@ -270,6 +271,7 @@ def test_a_file_that_is_cut_off_is_an_error(codec: str) -> None:
         assert isinstance(error_of(media[:end]), DecodeError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS)
 def test_no_damage_of_the_structure_is_a_bug(codec: str) -> None:
     crop = clap(9, 9, Fraction(0), Fraction(1))
@@ -284,6 +286,7 @@ def test_no_damage_of_the_structure_is_a_bug(codec: str) -> None:
             list(decode(io.BytesIO(damaged), uri="test", config=DecodeConfig(max_pixels=1 << 20)))
 
 
+@pytest.mark.slow
 def test_a_child_process_decodes_them(tmp_path: Path) -> None:
     path = tmp_path / "photo.heic"
     with DecodePool(DecodeConfig(resize="squash"), workers=1) as pool:

@@ -83,6 +83,7 @@ def test_names_an_unknown_encoding() -> None:
         parse_encodings("gzip, gzip, br, gzip", "u")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", ["gzip", "deflate", "br", "zstd", "gzip,gzip"])
 def test_a_bomb_yields_small_blocks_and_is_refused(header: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content_encoding, "FREE_BYTES", 8 * BLOCK_BYTES)

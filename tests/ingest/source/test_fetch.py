@@ -505,6 +505,7 @@ def tls_server(certificate: Path) -> Iterator[Server]:
         yield running
 
 
+@pytest.mark.slow
 def test_verifies_certificates_by_the_name_of_the_host(
     tls_server: Server, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,7 @@ def with_jump(path: Path, *, forward: int = 0, second_start: int = 0, drop: int 
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(100, 0), (0, 60)], ids=["backward", "a gap"])
 def test_a_jump_of_the_times_ends_a_chunk(first: int, second: int, tmp_path: Path) -> None:
     notes: list[str] = []

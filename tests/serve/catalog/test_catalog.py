@@ -176,6 +176,7 @@ def test_an_id_in_two_collections_needs_the_collection(catalog: Catalog) -> None
     assert catalog.video("same").collection == "b"
 
 
+@pytest.mark.slow
 def test_reads_an_hour_of_frames_in_milliseconds(catalog: Catalog, reader: Catalog) -> None:
     row = catalog.begin(new_video("hour"))
     for first in range(0, 3600, 64):
@@ -356,6 +357,7 @@ def test_takes_the_place_of_another_catalog(tmp_path: Path) -> None:
 # ---- words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("terms", "expected"),
     [

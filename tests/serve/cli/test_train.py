@@ -137,6 +137,7 @@ def test_captions_are_encoded_once(library: Path, tmp_path: Path, monkeypatch: p
         gather([library], None, tmp_path / "out", settings(), lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -74,6 +74,7 @@ def test_events_are_counted_by_label(data: Path, tmp_path: Path, monkeypatch: py
         assert picture.width > 500
 
 
+@pytest.mark.slow
 def test_a_table_is_printed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     code, out, _ = run(data, tmp_path)

@@ -74,6 +74,7 @@ def spoil(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gone", "flipped", "flipped at the end", "torn", "empty", "longer", "zeros"])
 @pytest.mark.parametrize("which", first_quick([0, 1, 2]))
 def test_a_spoilt_file_is_never_trusted(catalog: Catalog, how: str, which: int) -> None:

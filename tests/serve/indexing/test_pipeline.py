@@ -83,6 +83,7 @@ def test_indexes_what_decodes_and_names_what_does_not(films: Path, tmp_path: Pat
         assert [Path(video.uri).name for video in catalog.videos()] == ["a.mp4", "b.mp4"]
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes_are_indexed_again_and_deleted(films: Path, tmp_path: Path) -> None:
     names = [b"caf\xe9.mp4", b"two\nlines.mp4", b"100%41 #1?.mp4", b"-dash.MOD", b"x" * 251 + b".mp4"]
     for n, name in enumerate(names):
@@ -126,6 +127,7 @@ def test_a_moved_file_is_found_at_its_new_place(films: Path, tmp_path: Path) -> 
         assert {Path(video.uri).name for video in catalog.videos()} == {"moved.mp4", "b.mp4"}
 
 
+@pytest.mark.slow
 def test_same_bytes_under_two_names_are_one_video(films: Path, tmp_path: Path) -> None:
     (films / "twin.mp4").write_bytes((films / "a.mp4").read_bytes())
     (films / "broken-twin.mp4").write_bytes((films / "broken.mp4").read_bytes())
@@ -148,6 +150,7 @@ def test_closing_the_run_early_keeps_what_was_finished(films: Path, tmp_path: Pa
     assert {o.status for o in run([films], tmp_path / "data").values()} == {"indexed", "unchanged", "failed"}
 
 
+@pytest.mark.slow
 def test_second_writer_is_refused_and_readers_are_not(films: Path, tmp_path: Path) -> None:
     outcomes = index([str(films)], tmp_path / "data", SETTINGS, progress=SilentProgress())
     next(outcomes)
@@ -171,6 +174,7 @@ def test_other_encoders_are_refused_until_reindexed(
     assert not (tmp_path / "data" / "reindex").exists()
 
 
+@pytest.mark.slow
 def test_deletes_all_or_nothing(films: Path, tmp_path: Path) -> None:
     outcomes = run([films], tmp_path / "data")
     a = outcomes["a.mp4"].video_id

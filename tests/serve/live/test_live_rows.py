@@ -435,6 +435,7 @@ def stream_of_changes(choice: random.Random) -> list[Change]:
     return changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", first_quick(range(12), 3))
 def test_any_order_of_any_copies_ends_in_the_same_rows(tmp_path: Path, seed: int) -> None:
     choice = random.Random(seed)

@@ -77,6 +77,7 @@ class Follower:
             ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("seed", first_quick(range(6)))
 def test_follows_live_videos_through_everything(catalog: Catalog, live: LiveRows, seed: int) -> None:

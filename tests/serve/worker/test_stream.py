@@ -158,6 +158,7 @@ LOGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOGS)
 @pytest.mark.parametrize("seed", first_quick(range(3)))
 def test_the_same_segments_however_often_the_worker_dies(kind: str, seed: int) -> None:

@@ -56,6 +56,7 @@ def test_only_the_gate_begins_at_zero() -> None:
     assert zero == {"output.weight"}
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_gate_at_once_and_the_rest_with_the_second_step() -> None:
     model, batch = untrained().train(), TokenBatch.of([tokens(8, 2), tokens(6, 1)], CONFIG)
     target = F.normalize(torch.randn(2, CONFIG.frame_size), dim=-1)
