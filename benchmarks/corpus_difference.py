@@ -14,7 +14,7 @@ TIME_SECONDS = 0.002  # ffprobe prints microseconds; FLV and Matroska count mill
 DURATION_SECONDS, SOUND_SECONDS = 0.25, 0.1  # a frame of a slow video; two frames of AAC
 SOUND_SHARE = 0.005  # of the sound that may be missing: what the codec's delay takes at each end
 DAMAGED_SHARE = 0.2  # of the pictures that may be missing from a damaged file: a neighbour stands for the others
-FEW_FRAMES = 2  # that ffprobe finds in a file of which nothing else decodes
+FEW_FRAMES = 2  # without a complaint of ffprobe about them, in a file of which nothing decodes
 STILL_SECONDS = 1.0  # for which a picture without a duration counts as shown
 HALF = 0.5
 JUMP, TRUNCATED, DAMAGED, UNTIMED = "times jump", "truncated", "damaged", "without timestamps"
@@ -63,12 +63,20 @@ def _refusals(truth: Truth, ours: Decoded) -> Iterator[Difference]:
     if truth.is_timeout:
         yield Difference("reading", "ffprobe takes too long", UNREADABLE)
     elif ours.error and is_readable:
-        frame_count = sum(track.frame_count for track in truth.tracks.values())
-        is_damaged = bool(truth.complaints) and frame_count <= FEW_FRAMES
-        reason = LIMIT if ours.limit else REFUSED if is_refused(truth.demuxer) else DAMAGED if is_damaged else ""
-        yield Difference("reading", ours.error, reason)
+        yield Difference("reading", ours.error, _why_refused(truth, ours))
     elif not ours.error and not is_readable:
         yield Difference("reading", f"ffprobe: {'; '.join(truth.complaints)[:200]}", UNREADABLE)
+
+
+def _why_refused(truth: Truth, ours: Decoded) -> str:
+    frame_count = sum(track.frame_count for track in truth.tracks.values())
+    if ours.limit:
+        return LIMIT
+    if truth.is_encrypted:
+        return ENCRYPTED
+    if is_refused(truth.demuxer):
+        return REFUSED
+    return DAMAGED if len(truth.complaints) >= frame_count - FEW_FRAMES and truth.complaints else ""
 
 
 def is_refused(demuxer: str) -> bool:

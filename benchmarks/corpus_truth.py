@@ -85,7 +85,7 @@ class Track:
         self.rate_hz = rate_hz
         if rate_hz:
             self.sound_seconds = self._sample_count / rate_hz
-            self.end = self._last[0] + self._last[1] / rate_hz
+            self.end = (self._last[0] if self.times else 0.0) + self._last[1] / rate_hz
 
 
 @dataclass(slots=True, kw_only=True)
