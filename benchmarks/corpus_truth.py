@@ -108,7 +108,8 @@ class Truth:
         return bool(kind) and not any(t.is_decoded for t in kind)
 
     def sounds(self) -> list[Track]:
-        return in_succession([t for t in self.tracks.values() if not t.is_video and t.is_decoded])
+        joined = in_succession([t for t in self.tracks.values() if not t.is_video and t.frame_count])
+        return [track for track in joined if track.is_decoded]
 
 
 def in_succession(tracks: list[Track]) -> list[Track]:
