@@ -7,6 +7,7 @@ from math import ceil, floor, inf
 
 from corpus_truth import Track, Truth
 
+from ingest.media.audio import UNTIMED_FORMATS
 from ingest.media.container import DEMUXERS, WITH_DURATION
 from ingest.media.timeline import MAX_GAP_SECONDS
 
@@ -21,6 +22,7 @@ JUMP, TRUNCATED, DAMAGED, UNTIMED = "times jump", "truncated", "damaged", "witho
 UNREADABLE, LIMIT, ENCRYPTED = "ffprobe cannot read it", "over a limit", "encrypted"
 DENSE = "timestamps advance less than the sound"
 REFUSED, STILL = "a format that is not allowed", "a single picture"
+RATES = "raw AAC, of which ffprobe counts one sample rate"
 DELAY = "codec delay"  # sound before time zero that primes the decoder: FFmpeg 5 shows it, FFmpeg 8 does not
 
 
@@ -127,9 +129,10 @@ def _may_miss(reason: str, missing: Sequence[float], ours: Sequence[float]) -> b
 
 def _compare_sound(ours: Decoded, sound: Track | None, zero: float, reason: str) -> Iterator[Difference]:
     seconds, wanted = sum(end - begin for begin, end in ours.sound), sound.sound_seconds if sound else 0.0
+    slack = SOUND_SECONDS + SOUND_SHARE * wanted
     if sound is not None and wanted < (sound.end - sound.begin) / 2 < seconds:  # FFmpeg 5 decodes a fifth of AMR in MP4
         yield Difference("sound", f"{seconds:.2f} s, ffprobe {wanted:.2f} s", UNREADABLE)
-    elif abs(seconds - wanted) > SOUND_SECONDS + SOUND_SHARE * wanted:
+    elif not wanted - _overlap(sound) - slack <= seconds <= wanted + slack:
         yield Difference("sound", f"{seconds:.2f} s, ffprobe {wanted:.2f} s", reason)
     elif sound is not None and sound.times and ours.sound:
         begin, end = ours.sound[0][0] - (sound.begin - zero), ours.sound[-1][1] - (sound.end - zero)
@@ -139,10 +142,17 @@ def _compare_sound(ours: Decoded, sound: Track | None, zero: float, reason: str)
             yield Difference("sound", text, DENSE if is_dense else reason)
 
 
+def _overlap(sound: Track | None) -> float:
+    """Return how long a track has two sounds at once, as where its PID changes: one of them counts. At most a second."""
+    return min(max(0.0, sound.sound_seconds - (sound.end - sound.begin)), 1.0) if sound is not None else 0.0
+
+
 def explain(truth: Truth, ours: Decoded, tracks: Sequence[Track]) -> str:
     """Return the class of a file whose figures may differ; empty if nothing about it is special."""
     if truth.is_encrypted:
         return ENCRYPTED
+    if truth.demuxer in UNTIMED_FORMATS:
+        return RATES
     forward = inf if truth.demuxer in WITH_DURATION else MAX_GAP_SECONDS
     if any(track.has_jump(forward) for track in tracks):
         return JUMP
