@@ -14,6 +14,7 @@ from ingest.media.timeline import MAX_GAP_SECONDS
 TIME_SECONDS = 0.002  # ffprobe prints microseconds; FLV and Matroska count milliseconds
 DURATION_SECONDS, SOUND_SECONDS = 0.25, 0.1  # a frame of a slow video; two frames of AAC
 SOUND_SHARE = 0.005  # of the sound that may be missing: what the codec's delay takes at each end
+MAX_OVERLAP_SECONDS = 1.0  # more is not the seam of two tracks but wrong timestamps
 DAMAGED_SHARE = 0.2  # of the pictures that may be missing from a damaged file: a neighbour stands for the others
 FEW_FRAMES = 2  # without a complaint of ffprobe about them, in a file of which nothing decodes
 STILL_SECONDS = 1.0  # for which a picture without a duration counts as shown
@@ -143,8 +144,10 @@ def _compare_sound(ours: Decoded, sound: Track | None, zero: float, reason: str)
 
 
 def _overlap(sound: Track | None) -> float:
-    """Return how long a track has two sounds at once, as where its PID changes: one of them counts. At most a second."""
-    return min(max(0.0, sound.sound_seconds - (sound.end - sound.begin)), 1.0) if sound is not None else 0.0
+    """Return how long a track has two sounds at once, as where its PID changes: one of them counts."""
+    if sound is None:
+        return 0.0
+    return min(max(0.0, sound.sound_seconds - (sound.end - sound.begin)), MAX_OVERLAP_SECONDS)
 
 
 def explain(truth: Truth, ours: Decoded, tracks: Sequence[Track]) -> str:
