@@ -64,6 +64,7 @@ class LibraryWriter:
         cut = cut_video(
             work.video_id, embeddings, utterances, sentences,
             duration_seconds=summary.duration_seconds, config=self._settings.window, pooling=self._encoders.pooling,
+            epoch_starts=work.facts.epoch_starts,
         )  # fmt: skip
         segments = [one.segment for one in cut]
         self._catalog.add_utterances(work.row, utterances, sentences)

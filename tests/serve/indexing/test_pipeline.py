@@ -22,6 +22,7 @@ from serve.settings import Settings
 from serve.values import IndexOutcome
 from support import SUPPORT
 from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.media import Sound, encode_media
 from support.waiting import wait_until
 
 SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"))
@@ -81,6 +82,16 @@ def test_indexes_what_decodes_and_names_what_does_not(films: Path, tmp_path: Pat
     assert "broken.mp4" in (outcomes["broken.mp4"].error or "")
     with Catalog.open_reader(tmp_path / "data") as catalog:
         assert [Path(video.uri).name for video in catalog.videos()] == ["a.mp4", "b.mp4"]
+
+
+def test_sound_without_a_word_has_segments_as_over_kafka(tmp_path: Path) -> None:
+    silence = tmp_path / "silence.mka"
+    silence.write_bytes(encode_media(format="matroska", sounds=[Sound(seconds=20, loudness=0)]))
+    outcome = run([silence], tmp_path / "data")["silence.mka"]
+    assert (outcome.utterances, outcome.segments) == (0, 2)
+    with Catalog.open_reader(tmp_path / "data") as catalog:
+        (video,) = catalog.videos()
+        assert [one.span.end_seconds for one in catalog.segments(video.row)] == pytest.approx([16, 20], abs=0.1)
 
 
 @pytest.mark.slow
