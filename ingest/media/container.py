@@ -118,7 +118,7 @@ def open_container(file: MediaFile, uri: str, config: DecodeConfig, format: str 
         LimitExceeded: If it has more streams than max_streams.
     """
     try:
-        container = _open(file)
+        container = _open(file, format)
     except av.error.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise
@@ -133,7 +133,7 @@ def open_container(file: MediaFile, uri: str, config: DecodeConfig, format: str 
     return container
 
 
-def _open(file: MediaFile, format: str | None = None) -> InputContainer:
+def _open(file: MediaFile, format: str | None) -> InputContainer:
     """Open media in a format; None: FFmpeg finds it out."""
     if file.seekable():
         file.seek(0)
