@@ -222,7 +222,23 @@ def is_encrypted(packet: Packet[Stream]) -> bool:
     return tag == FAIRPLAY_TAG or packet.has_sidedata("encryption_info")
 
 
-def is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:
+def is_truncated(container: InputContainer, file: MediaFile, end: Fraction | None) -> bool:
+    """Whether the bytes end before the end that the header announces.
+
+    Args:
+        end: The container's time at which they end; None: it is not known, or the times jump.
+    """
+    if _is_truncated_riff(container, file):
+        return True
+    declared = read_duration(container)
+    if declared is None or end is None or container.format.name not in WITH_DURATION:
+        return False
+    start = (container.start_time or 0) / 1e6
+    missing = declared - max(float(end) - start, float(end))  # Matroska counts from zero
+    return missing > max(MISSING_SECONDS, MISSING_SHARE * declared)
+
+
+def _is_truncated_riff(container: InputContainer, file: MediaFile) -> bool:
     """Whether a RIFF file (AVI, WAV) is shorter than its header says; FFmpeg corrects the duration silently."""
     if container.format.name not in ("avi", "wav") or not file.seekable():
         return False

@@ -19,12 +19,9 @@ from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, LimitExceeded
 from ingest.media.audio import AudioTrack, Sound
 from ingest.media.container import (
-    MISSING_SECONDS,
-    MISSING_SHARE,
-    WITH_DURATION,
     MediaFile,
     is_encrypted,
-    is_truncated_riff,
+    is_truncated,
     open_container,
     read_duration,
     read_end,
@@ -306,12 +303,13 @@ class _Decoding:
         first, current = self._timeline.first, self._timeline.current
         if current is not None and current.origin is not None:
             self._extend_to(current.to_media(current.end))  # packets that were not decoded count too
+        last = current.end if current is not None and current.index == 0 else None
         yield DecodeSummary(
             duration_seconds=float(self._end),
             epoch_count=current.index + 1 if current is not None else 1,
             frame_count=self._frame_count,
             error_count=self._damage.count,
-            truncated=self._is_truncated(),
+            truncated=self._ends_damaged or is_truncated(self._container, self._file, last),
             zero_seconds=float(first.origin or 0) if first is not None else 0.0,
             start_seconds=float(first.first or 0) if first is not None else 0.0,
             pictures_end_seconds=self._pictures_end_seconds(),
@@ -416,18 +414,6 @@ class _Decoding:
             raise LimitExceeded(
                 self._uri, "max_duration_seconds", f"longer than {self._config.max_duration_seconds:g} s"
             )
-
-    def _is_truncated(self) -> bool:
-        """Whether the bytes end before the end that the header announced."""
-        if self._ends_damaged or is_truncated_riff(self._container, self._file):
-            return True
-        declared = read_duration(self._container)
-        current = self._timeline.current
-        if declared is None or current is None or self._container.format.name not in WITH_DURATION:
-            return False
-        start = (self._container.start_time or 0) / 1e6
-        missing = declared - max(float(current.end) - start, float(current.end))  # Matroska counts from zero
-        return current.index == 0 and missing > max(MISSING_SECONDS, MISSING_SHARE * declared)
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
