@@ -76,8 +76,8 @@ def is_media(head: bytes, size_bytes: int) -> bool:
 
 def is_picture(head: bytes) -> bool:
     """Whether a file that begins with `head` is one of PICTURE_FORMATS, still or animated."""
-    brands = {head[at : at + 4] for at in (8, *range(16, min(int.from_bytes(head[:4], "big"), len(head)), 4))}
-    is_heif = head[4:8] == b"ftyp" and bool(brands & {*_STILL_BRANDS, *_SEQUENCE_BRANDS} - {b"crx ", b"jpx "})
+    heif_brands = {*_STILL_BRANDS, *_SEQUENCE_BRANDS} - {b"crx ", b"jpx "}
+    is_heif = head[4:8] == b"ftyp" and not heif_brands.isdisjoint(_read_brands(head))
     return is_heif or head.startswith(_PICTURE_MARKS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
@@ -100,9 +100,13 @@ def _is_mp4(head: bytes, size_bytes: int) -> bool:
     if length > max(size_bytes, 0x01000000) and head[4:8] != b"mdat":  # four letters of a text, or another format
         return False
     if head[4:8] == b"ftyp" and head[8:12] not in _SEQUENCE_BRANDS:
-        brands = {head[at : at + 4] for at in (8, *range(16, min(length, len(head)), 4))}
-        return not brands & _STILL_BRANDS
+        return _STILL_BRANDS.isdisjoint(_read_brands(head))
     return True
+
+
+def _read_brands(head: bytes) -> set[bytes]:
+    """Return the brands of a file that begins with an "ftyp" box: the major one, and behind its version the others."""
+    return {head[at : at + 4] for at in (8, *range(16, min(int.from_bytes(head[:4], "big"), len(head)), 4))}
 
 
 def _is_program_stream(head: bytes) -> bool:

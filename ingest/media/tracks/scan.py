@@ -16,11 +16,8 @@ from ingest.media.container import MediaFile
 
 Kind = Literal["video", "audio"]
 BLOCK_BYTES = 64 << 10  # scanned at a time; transport packets are aligned anew in each
-TS_SIZES = (
-    188,
-    192,
-    204,
-)  # bytes of a packet: plain, of Blu-ray and AVCHD (behind a time of 4 bytes), of DVB recorders
+# Bytes of a transport packet: plain, of Blu-ray and AVCHD (behind a time of 4 bytes), of DVB recorders.
+TS_SIZES = (188, 192, 204)
 SYNC = 0x47  # first byte of a transport packet
 MIN_ALIGNED_SHARE = 0.8  # of a block's packets must begin with SYNC; bytes at random: 0.4 %
 MAX_PACK_BYTES = 1 << 20  # from a packet of a program stream back to the pack header before it; packs have some KB

@@ -44,7 +44,7 @@ def energy(samples: NDArray[np.float32]) -> float:
 
 
 def likeness(heard: NDArray[np.float32], spoken: NDArray[np.float32]) -> float:
-    """Return the share of the energy of what was spoken that is heard, at its own loudness."""
+    """Return the share of the spoken sound's energy that the mono mix keeps; 1.0 is all of it."""
     return energy(heard) / energy(spoken)
 
 
