@@ -11,7 +11,6 @@ from serve.cli.options import json_option, library_options, load_library_setting
 
 if TYPE_CHECKING:
     from serve.evaluate.queries import Measurement
-    from serve.evaluate.questions import Half
     from serve.search.library import Library
 
 # For each kind of evaluation: the options that it needs -> the options that it also takes, besides --config and --json.
@@ -26,9 +25,9 @@ MODES: dict[tuple[str, ...], tuple[str, ...]] = {
 class EvalOptions:
     """The options of `kinodex eval`."""
 
-    queries: Path | None
+    queries: tuple[Path, ...]
     server: str | None
-    half: "Half | None"
+    half: str | None
     plots: Path | None
     policies: Path | None
     clips: Path | None
@@ -44,20 +43,24 @@ class EvalOptions:
     epilog="""\b
 Examples:
   kinodex eval --queries queries.json                      how well this library answers
-  kinodex eval --queries queries.jsonl --half report --plots plots
+  kinodex eval --queries queries.json --queries more.json --half report --plots plots
   kinodex eval --queries queries.json --server localhost:8970 --json
   kinodex eval --policies mine.yaml --clips clips.jsonl --plots plots
   kinodex eval --predictions mine.jsonl --truth highlight_val_release.jsonl
 
 \b
-QUERIES has one JSON object a line. "file" is the last part of a video's URI, or the video's ID:
-  {"kind": "video", "file": "hike.mp4", "query": "hiking in the mountains"}
-  {"kind": "moment", "file": "hike.mp4", "query": "a dog jumps over a stream", "start_seconds": 12, "end_seconds": 19}
-  {"kind": "moment", "file": "talk.mp4", "query": "when does she mention Paris?", "start_seconds": 61,
-   "end_seconds": 66, "channel": "speech"}
-  {"kind": "absent", "query": "a volcano erupts"}
-"channel" says which channel can find the answer: visual (the default), speech or mixed. Figures are printed for each
-channel. "half" may be train or report. The file may also be one JSON object of three lists, as in `kinodex calibrate`.
+QUERIES is one JSON object of three lists. "file" is the last part of a video's URI, or the video's ID:
+  {"videos":  [{"file": "hike.mp4", "query": "hiking in the mountains"}],
+   "moments": [{"file": "hike.mp4", "query": "a dog jumps over a stream", "start_seconds": 12, "end_seconds": 19},
+               {"file": "talk.mp4", "query": "when does she mention Paris?", "channel": "speech",
+                "spans": [{"start_seconds": 61, "end_seconds": 66}, {"start_seconds": 95, "end_seconds": 99}]}],
+   "absent":  [{"query": "a volcano erupts"}]}
+Of several "spans", each is right. A row may also have:
+  "channel"  the channel that can find the answer: visual (the default), speech or mixed
+  "half"     the name of a part of the questions: train (the default) for tuning, and any other name for measuring
+  "kind"     what the question is about: people, action, sport, animal, object, scene, text, animation or speech
+Or QUERIES has one row a line, with "kind": "video", "moment" or "absent" (what it is about is "thing" then):
+  {"kind": "moment", "file": "hike.mp4", "query": "a dog jumps", "start_seconds": 12, "end_seconds": 19}
 
 \b
 CLIPS has one JSON object a line, and says what a video of the library shows. Without seconds, the label holds for the
@@ -74,10 +77,14 @@ PREDICTIONS and TRUTH have one JSON object a line, in the format of QVHighlights
 """,
 )
 @click.option(
-    "--queries", metavar="QUERIES", type=click.Path(path_type=Path), help="Questions with known answers, to ask."
+    "--queries",
+    metavar="QUERIES",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Questions with known answers, to ask. May be given several times.",
 )
 @click.option("--server", metavar="ADDR", help="Ask the library of this server; as in `kinodex moments`.")
-@click.option("--half", type=click.Choice(["train", "report"]), help="Ask only this half.  [default: all]")
+@click.option("--half", metavar="NAME", help='Ask only the questions of this "half".  [default: all]')
 @click.option(
     "--plots",
     metavar="DIR",
@@ -118,7 +125,7 @@ def _mode(options: EvalOptions) -> str:
     """
 
     def is_given(name: str) -> bool:
-        return getattr(options, name) is not None
+        return getattr(options, name) not in (None, ())
 
     names = next((names for names in MODES if any(map(is_given, names))), None)
     if names is None:
@@ -138,11 +145,10 @@ def _evaluate_queries(options: EvalOptions) -> None:
     from serve.cli.progress import show_bar
     from serve.client.any_library import LocalLibrary, open_library
     from serve.evaluate.queries import measure, query_figures
-    from serve.evaluate.questions import read_questions
+    from serve.evaluate.questions import read_all_questions
     from serve.text import plural
 
-    assert options.queries is not None
-    questions = read_questions(options.queries).of(options.half)
+    questions = read_all_questions(options.queries).of(options.half)
     directory, settings = load_library_settings(options.data, options.config, is_local=options.server is None)
     if options.plots is not None:
         options.plots.mkdir(parents=True, exist_ok=True)

@@ -116,10 +116,11 @@ def draw_curve(
     path: Path,
 ) -> None:
     """Draw the similarity of each frame of a video to a question, with the true span and the answers."""
-    assert question.span is not None
     figure, (axes,) = _figure(1)
     axes.step(seconds, similarities, where="post", label="similarity of each frame")
-    axes.axvspan(question.span.start_seconds, question.span.end_seconds, color="C2", alpha=0.25, label="true span")
+    for n, span in enumerate(question.spans):
+        label = "true span" if n == 0 else "_"  # the legend lists them once
+        axes.axvspan(span.start_seconds, span.end_seconds, color="C2", alpha=0.25, label=label)
     bottom, top = float(similarities.min()), float(similarities.max())
     reach = max(top - bottom, 1e-6)
     for n, answer in enumerate(answers):

@@ -94,8 +94,8 @@ def measure(
         replies.append(ask_question(library, question, timeline))
     on_done(len(answerable), len(answerable))
     return Measurement(
-        videos=tuple(reply for reply in replies if reply.question.file is not None and reply.question.span is None),
-        moments=tuple(reply for reply in replies if reply.question.span is not None),
+        videos=tuple(reply for reply in replies if reply.question.file is not None and not reply.question.spans),
+        moments=tuple(reply for reply in replies if reply.question.spans),
         absent=tuple(reply for reply in replies if reply.question.file is None),
         missing=dict(missing),
         degraded_channels=warm_up.degraded_channels,
@@ -138,18 +138,17 @@ class LibraryTimeline:
         ]
         return np.array(rows, np.float64).reshape(-1, 2)
 
-    def true_span(self, question: Question) -> NDArray[np.float64]:
-        """Return start and end of a question's right moment on the timeline: (1, 2)."""
+    def true_spans(self, question: Question) -> NDArray[np.float64]:
+        """Return start and end of each right moment of a question on the timeline: (N, 2)."""
         assert question.file is not None
-        assert question.span is not None
         key = self.find(question.file)
         assert key is not None
-        return self._starts[key] + np.array([[question.span.start_seconds, question.span.end_seconds]])
+        return self._starts[key] + np.array([(span.start_seconds, span.end_seconds) for span in question.spans])
 
 
 def ask_question(library: AnyLibrary, question: Question, timeline: LibraryTimeline) -> Reply:
     """Ask one question as a client would, in all channels."""
-    if question.file is not None and question.span is None:
+    if question.file is not None and not question.spans:
         return _ask_video(library, question, timeline)
     began = time.perf_counter()
     answer = library.moments(Query(text=question.text, limit=BEST_COUNT))
@@ -160,7 +159,7 @@ def ask_question(library: AnyLibrary, question: Question, timeline: LibraryTimel
         assert key is not None
         right_video = Filter(collections=(key[0],), video_ids=(key[1],))
         answer_inside = library.moments(Query(text=question.text, limit=BEST_COUNT, filter=right_video))
-        truth = timeline.true_span(question)
+        truth = timeline.true_spans(question)
         everywhere = Localised(predicted=timeline.spans(answer.moments), truth=truth)
         inside = Localised(predicted=timeline.spans(answer_inside.moments), truth=truth)
     return Reply(
