@@ -29,8 +29,9 @@ import temporal.moments.ranges
 from encoders.calibration import Calibration
 from serve.cli.eval_tables import query_table
 from serve.client.any_library import LocalLibrary
+from serve.evaluate.figures import query_figures
 from serve.evaluate.plots import draw
-from serve.evaluate.queries import measure, query_figures
+from serve.evaluate.queries import measure
 from serve.evaluate.questions import Question, Questions, read_questions
 from serve.search.intent import EQUAL_WEIGHT, Intent, read_intent
 from serve.search.library import Library

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IOU_THRESHOLDS = tuple(float(each) / 100 for each in range(50, 100, 5))
+RECALL_THRESHOLDS = (0.3, *IOU_THRESHOLDS)  # of R1@tIoU; 0.3 is that of ActivityNet Captions and Charades-STA
 BEST_COUNT = 10  # predictions that count for a query; QVHighlights ignores the rest
 LENGTH_BUCKETS_SECONDS = {"short": (0.0, 10.0), "middle": (10.0, 30.0), "long": (30.0, 150.0)}  # (over, up to]
 
@@ -40,6 +41,7 @@ class Localisation:
 
     query_count: int
     recall: dict[float, float]  # R1@tIoU: tIoU threshold -> share of queries whose first answer reaches it
+    overlap: float  # share of queries whose first answer overlaps a true span at all
     average_precision: dict[float, float]  # tIoU threshold -> mAP
     mean_iou: float  # mIoU: of the first answer with the nearest true span
 
@@ -100,7 +102,8 @@ def measure_localisation(queries: Sequence[Localised]) -> Localisation:
     precisions = np.array([_average_precisions(query) for query in queries]).mean(axis=0)
     return Localisation(
         query_count=len(queries),
-        recall={each: float((best >= each).mean()) for each in IOU_THRESHOLDS},
+        recall={each: float((best >= each).mean()) for each in RECALL_THRESHOLDS},
+        overlap=float((best > 0).mean()),
         average_precision=dict(zip(IOU_THRESHOLDS, precisions.tolist(), strict=True)),
         mean_iou=float(best.mean()),
     )

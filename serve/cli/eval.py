@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # For each kind of evaluation: the options that it needs -> the options that it also takes, besides --config and --json.
 MODES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("policies", "clips"): ("plots", "data"),
-    ("queries",): ("server", "half", "plots", "data"),
+    ("queries",): ("server", "half", "plots", "sheet", "data"),
     ("predictions", "truth"): (),
 }
 
@@ -29,6 +29,7 @@ class EvalOptions:
     server: str | None
     half: str | None
     plots: Path | None
+    sheet: Path | None
     policies: Path | None
     clips: Path | None
     predictions: Path | None
@@ -44,6 +45,7 @@ class EvalOptions:
 Examples:
   kinodex eval --queries queries.json                      how well this library answers
   kinodex eval --queries queries.json --queries more.json --half report --plots plots
+  kinodex eval --queries queries.json --sheet wrong.png    which wrong answers is it sure of?
   kinodex eval --queries queries.json --server localhost:8970 --json
   kinodex eval --policies mine.yaml --clips clips.jsonl --plots plots
   kinodex eval --predictions mine.jsonl --truth highlight_val_release.jsonl
@@ -89,7 +91,14 @@ PREDICTIONS and TRUTH have one JSON object a line, in the format of QVHighlights
     "--plots",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Draw recall.png, scores.png, lengths.png and, for a local library, curve.png; for policies, policies.png.",
+    help="Draw recall.png, scores.png, lengths.png, reliability.png and, for a local library, curve.png; for policies,"
+    " policies.png.",
+)
+@click.option(
+    "--sheet",
+    metavar="FILE.png",
+    type=click.Path(path_type=Path),
+    help="Draw the surest wrong answers beside the right moments, to be looked at.",
 )
 @click.option("--policies", metavar="FILE", type=click.Path(path_type=Path), help="Moderation policies to measure.")
 @click.option("--clips", metavar="CLIPS", type=click.Path(path_type=Path), help="Labels of videos in the library.")
@@ -100,8 +109,10 @@ PREDICTIONS and TRUTH have one JSON object a line, in the format of QVHighlights
 def evaluate(**values: Any) -> None:
     """Measure how good answers are.
 
-    --queries asks a library questions with known answers. Moments: R1@tIoU, mAP and mIoU, by length. Whole videos:
-    recall@k, median rank and nDCG. Absent events: precision and recall of their rejection. All shares are in per cent.
+    --queries asks a library questions with known answers, and says for each half of them, each channel and each kind
+    of thing how often the first answer is right: the video, and the seconds (R1@tIoU, mAP, mIoU). Whole videos:
+    recall@k, median rank and nDCG. Verdicts: how often MATCH is right, and what absent events are answered with.
+    Confidence: the expected calibration error and the Brier score. It lists the wrong answers that are surest.
 
     --policies with --clips measures the events of moderation policies on labelled videos (precision, recall, F1), and
     suggests thresholds.
@@ -144,10 +155,15 @@ def _evaluate_queries(options: EvalOptions) -> None:
     from serve.cli.eval_tables import query_table
     from serve.cli.progress import show_bar
     from serve.client.any_library import LocalLibrary, open_library
-    from serve.evaluate.queries import measure, query_figures
+    from serve.evaluate.figures import WRONG_COUNT, query_figures, surest_wrong
+    from serve.evaluate.queries import measure
     from serve.evaluate.questions import read_all_questions
     from serve.text import plural
 
+    if options.sheet is not None:
+        from serve.cli.ask import check_sheet
+
+        check_sheet(options.sheet)
     questions = read_all_questions(options.queries).of(options.half)
     directory, settings = load_library_settings(options.data, options.config, is_local=options.server is None)
     if options.plots is not None:
@@ -168,6 +184,12 @@ def _evaluate_queries(options: EvalOptions) -> None:
             draw(measurement, figures, options.plots)
             if isinstance(library, LocalLibrary):
                 _draw_curve(library.library, measurement, options.plots)
+        if options.sheet is not None:
+            from serve.cli.eval_sheet import draw_wrong
+
+            wrong = surest_wrong(measurement, WRONG_COUNT)
+            draw_wrong(library, wrong).save(options.sheet, format="PNG")
+            click.echo(f"kinodex: drew {plural(len(wrong), 'wrong answer')} into {options.sheet}", err=True)
     click.echo(json.dumps(figures) if options.as_json else query_table(figures))
 
 

@@ -1,6 +1,6 @@
 """Draws the figures of `kinodex eval` as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.calibration import MATCH_CONFIDENCE, WEAK_CONFIDENCE
-from serve.evaluate.queries import Measurement, by_channel
+from serve.evaluate.figures import VIDEOS
+from serve.evaluate.queries import ALL, Measurement, by_channel
 from serve.evaluate.questions import Question
+from serve.evaluate.reliability import share_interval
 from serve.values import Moment
 from temporal.metrics import BEST_COUNT, LENGTH_BUCKETS_SECONDS, Localised, recall_at, temporal_iou
 
@@ -19,17 +21,19 @@ if TYPE_CHECKING:
 
     from serve.evaluate.policies import PolicyResult
 
-RECALL, SCORES, LENGTHS, CURVE, POLICIES = "recall.png", "scores.png", "lengths.png", "curve.png", "policies.png"
+RECALL, SCORES, LENGTHS, RELIABILITY = "recall.png", "scores.png", "lengths.png", "reliability.png"
+CURVE, POLICIES = "curve.png", "policies.png"
 COLOURS = tuple(f"C{n}" for n in range(10))  # matplotlib's cycle of colours
 VIDEO_RANKS = 20  # ranks of whole videos on the axis of recall.png
+RELIABILITY_TITLES = {"visual": "Seen", "speech": "Spoken", "mixed": "Both", VIDEOS: "Whole videos"}
 RIGHT_TIOU = 0.5  # least overlap (temporal IoU) of a right moment with the truth, as in R1@0.5
 
 
 def draw(measurement: Measurement, figures: dict[str, Any], folder: Path) -> None:
-    """Draw recall.png, scores.png and lengths.png.
+    """Draw recall.png, scores.png, lengths.png and reliability.png.
 
     Args:
-        figures: The figures of queries.query_figures.
+        figures: The figures of serve.evaluate.figures.query_figures.
     Raises:
         OSError: If a file cannot be written.
     """
@@ -37,6 +41,7 @@ def draw(measurement: Measurement, figures: dict[str, Any], folder: Path) -> Non
     draw_recall(measurement, folder / RECALL)
     draw_scores(measurement, folder / SCORES)
     draw_lengths(figures, folder / LENGTHS)
+    draw_reliability(figures["reliability"], folder / RELIABILITY)
 
 
 def draw_recall(measurement: Measurement, path: Path) -> None:
@@ -106,6 +111,51 @@ def draw_lengths(figures: dict[str, Any], path: Path) -> None:
         axes.set(ylabel=f"{name}, per cent", title=f"{name} in the right video; moments on top")
         axes.set_ylim(0, 105)
     _save(figure, (left, right), path)
+
+
+def draw_reliability(channels: Mapping[str, Any], path: Path) -> None:
+    """Draw a reliability diagram of each channel: the share of right answers over the confidence of the answers.
+
+    Args:
+        channels: The figures under "reliability".
+    """
+    from matplotlib.figure import Figure
+
+    parts = {name: part for name, part in channels.items() if part["first"] is not None and name != ALL}
+    if not parts:
+        return
+    figure = Figure(figsize=(1 + 4 * len(parts), 5.4), layout="constrained")
+    axes = figure.subplots(2, len(parts), squeeze=False, sharex=True, height_ratios=(3, 1))
+    for n, (name, part) in enumerate(parts.items()):
+        _draw_reliability(axes[0, n], axes[1, n], RELIABILITY_TITLES[name], part)
+    axes[0, 0].set(ylabel="share of right answers")
+    axes[1, 0].set(ylabel="answers")
+    _save(figure, axes.ravel().tolist(), path)
+
+
+def _draw_reliability(above: "Axes", below: "Axes", title: str, part: Mapping[str, Any]) -> None:
+    above.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="confidence is true")
+    for scope, colour, marker in (("all", "C7", "."), ("first", "C0", "o")):
+        bins = [each for each in part[scope]["bins"] if each["n"]]
+        confidences, shares = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
+        label = f"{scope} answers, ECE {part[scope]['ECE']:.2f}"
+        above.plot(confidences, shares, color=colour, marker=marker, linewidth=1, label=label)
+        if scope == "first":
+            intervals = [share_interval(round(each["n"] * each["accuracy"]), each["n"]) or (0, 1) for each in bins]
+            for confidence, (low, high) in zip(confidences, intervals, strict=True):
+                above.vlines(confidence, low, high, color=colour, alpha=0.4)
+        width = 0.8 * (bins[0]["to"] - bins[0]["from"]) / 2
+        shift = width / 2 if scope == "all" else -width / 2
+        middles = [(each["from"] + each["to"]) / 2 + shift for each in bins]
+        bars = below.bar(middles, [each["n"] for each in bins], width, color=colour)
+        below.bar_label(bars, fontsize="xx-small")
+    for confidence, name in ((WEAK_CONFIDENCE, "WEAK"), (MATCH_CONFIDENCE, "MATCH")):
+        above.axvline(confidence, color="black", linestyle=":", linewidth=1)
+        above.text(confidence + 0.01, 0.01, name, fontsize="x-small")
+    questions = part["first"]["n"]
+    above.set(title=f"{title}: {questions} questions", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    highest = max(each["n"] for each in part["all"]["bins"])
+    below.set(xlabel="confidence", yscale="log", ylim=(0.7, 4 * highest))  # with room for the counts on the bars
 
 
 def draw_curve(

@@ -2,33 +2,23 @@
 
 Each moment is searched for twice: in the whole library, and in the right video alone. The second search measures how
 well a moment is found in its video, apart from how well the video is found. A question counts as rejected, which is
-right for an absent event, if none of its answers in the whole library is at least WEAK.
+right for an absent event, if none of its answers in the whole library is at least WEAK. An answer is right if it
+overlaps a right span of the right video, or is the right video where the question is about a whole one.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.client.any_library import AnyLibrary
 from serve.errors import QuestionsInvalid
-from serve.evaluate.questions import CHANNELS, Question, Questions, names_of
-from serve.values import Filter, Moment, Query, Verdict, Video, VideoState, VideoStatus
-from temporal.metrics import (
-    BEST_COUNT,
-    Localisation,
-    Localised,
-    measure_by_length,
-    measure_localisation,
-    measure_rejection,
-    median_rank,
-    ndcg,
-    recall_at,
-)
+from serve.evaluate.questions import CHANNELS, THINGS, Question, Questions, names_of
+from serve.values import Filter, Moment, Query, Verdict, Video, VideoAnswer, VideoState, VideoStatus
+from temporal.metrics import BEST_COUNT, Localised
 
 VIDEO_COUNT = 100  # videos asked for in a search; a right video below this rank counts as not found
 TIMELINE_SECONDS = 1e7  # between the starts of two videos on the timeline; longer than any video (116 days)
@@ -38,16 +28,39 @@ VideoKey = tuple[str, str]  # collection, video id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedAnswer:
+    """One answer of a reply, compared with the known answer."""
+
+    answer: Moment | VideoAnswer
+    is_right_video: bool
+    is_right: bool  # of a moment: it overlaps a right span; of a whole video: it is the right one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """The reply to one question, as far as it is measured."""
 
     question: Question
     seconds: float  # from the question to the answer
-    confidence: float  # highest confidence of the answers, 0..1; 0 without answers
-    is_rejected: bool  # whether there is no answer, or no answer is at least WEAK
+    answers: tuple[JudgedAnswer, ...]  # from the whole library, best first
     rank: int | None = None  # of the right video, from 1; None: not found, or the question is not about a whole video
     everywhere: Localised | None = None  # moments only: answers from the whole library, as spans of the timeline
     inside: Localised | None = None  # moments only: answers from the right video, as spans of the timeline
+
+    @property
+    def first(self) -> JudgedAnswer | None:
+        """The best answer; None: there is no answer."""
+        return self.answers[0] if self.answers else None
+
+    @property
+    def confidence(self) -> float:
+        """The highest confidence of the answers, 0..1; 0 without answers."""
+        return max((each.answer.confidence for each in self.answers), default=0.0)
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether there is no answer, or no answer is at least WEAK."""
+        return all(each.answer.verdict is Verdict.NO_MATCH for each in self.answers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +76,19 @@ class Measurement:
     @property
     def replies(self) -> tuple[Reply, ...]:
         return self.videos + self.moments + self.absent
+
+    @property
+    def halves(self) -> tuple[str, ...]:
+        """The names of the halves whose questions were asked."""
+        return tuple(sorted({reply.question.half for reply in self.replies}))
+
+    def of(self, half: str) -> "Measurement":
+        """Return the replies to the questions of one half."""
+        videos, moments, absent = (
+            tuple(reply for reply in replies if reply.question.half == half)
+            for replies in (self.videos, self.moments, self.absent)
+        )
+        return replace(self, videos=videos, moments=moments, absent=absent)
 
 
 def measure(
@@ -153,23 +179,29 @@ def ask_question(library: AnyLibrary, question: Question, timeline: LibraryTimel
     began = time.perf_counter()
     answer = library.moments(Query(text=question.text, limit=BEST_COUNT))
     seconds = time.perf_counter() - began
-    everywhere = inside = None
-    if question.file is not None:
-        key = timeline.find(question.file)
-        assert key is not None
-        right_video = Filter(collections=(key[0],), video_ids=(key[1],))
-        answer_inside = library.moments(Query(text=question.text, limit=BEST_COUNT, filter=right_video))
-        truth = timeline.true_spans(question)
-        everywhere = Localised(predicted=timeline.spans(answer.moments), truth=truth)
-        inside = Localised(predicted=timeline.spans(answer_inside.moments), truth=truth)
+    if question.file is None:
+        wrong = tuple(JudgedAnswer(answer=moment, is_right_video=False, is_right=False) for moment in answer.moments)
+        return Reply(question=question, seconds=seconds, answers=wrong)
+    key = timeline.find(question.file)
+    assert key is not None
+    right_video = Filter(collections=(key[0],), video_ids=(key[1],))
+    answer_inside = library.moments(Query(text=question.text, limit=BEST_COUNT, filter=right_video))
+    truth = timeline.true_spans(question)
     return Reply(
         question=question,
         seconds=seconds,
-        confidence=max((moment.confidence for moment in answer.moments), default=0.0),
-        is_rejected=all(moment.verdict is Verdict.NO_MATCH for moment in answer.moments),
-        everywhere=everywhere,
-        inside=inside,
+        answers=tuple(_judge_moment(moment, key, question) for moment in answer.moments),
+        everywhere=Localised(predicted=timeline.spans(answer.moments), truth=truth),
+        inside=Localised(predicted=timeline.spans(answer_inside.moments), truth=truth),
     )
+
+
+def _judge_moment(moment: Moment, right: VideoKey, question: Question) -> JudgedAnswer:
+    is_right_video = (moment.collection, moment.video_id) == right
+    overlaps = any(
+        moment.start_seconds < span.end_seconds and span.start_seconds < moment.end_seconds for span in question.spans
+    )
+    return JudgedAnswer(answer=moment, is_right_video=is_right_video, is_right=is_right_video and overlaps)
 
 
 def _ask_video(library: AnyLibrary, question: Question, timeline: LibraryTimeline) -> Reply:
@@ -177,82 +209,32 @@ def _ask_video(library: AnyLibrary, question: Question, timeline: LibraryTimelin
     began = time.perf_counter()
     answer = library.search(Query(text=question.text, limit=VIDEO_COUNT))
     seconds = time.perf_counter() - began
-    keys = [(video.collection, video.video_id) for video in answer.videos]
     right = timeline.find(question.file)
+    is_right = [(video.collection, video.video_id) == right for video in answer.videos]
     return Reply(
         question=question,
         seconds=seconds,
-        confidence=max((video.confidence for video in answer.videos), default=0.0),
-        is_rejected=all(video.verdict is Verdict.NO_MATCH for video in answer.videos),
-        rank=keys.index(right) + 1 if right in keys else None,
+        answers=tuple(
+            JudgedAnswer(answer=video, is_right_video=right, is_right=right)
+            for video, right in zip(answer.videos, is_right, strict=True)
+        ),
+        rank=is_right.index(True) + 1 if True in is_right else None,
     )
-
-
-def query_figures(measurement: Measurement) -> dict[str, Any]:
-    """Return the figures that `--json` prints: shares in per cent with two decimals, times in seconds."""
-    seconds = [reply.seconds for reply in measurement.replies]
-    figures: dict[str, Any] = {"moments": {}, "rejection": {}}
-    for channel, replies in by_channel(measurement.moments).items():
-        figures["moments"][channel] = {
-            "library": _localisation_figures([reply.everywhere for reply in replies if reply.everywhere is not None]),
-            "video": _localisation_figures([reply.inside for reply in replies if reply.inside is not None]),
-        }
-    ranks = [reply.rank for reply in measurement.videos]
-    figures["videos"] = {
-        "n": len(ranks),
-        **{f"R@{k}": _percent(recall_at(ranks, k)) for k in (1, 5, 10)},
-        "median-rank": None if not ranks or np.isinf(median_rank(ranks)) else median_rank(ranks),
-        "nDCG@10": _percent(float(np.mean([_gain(rank) for rank in ranks])) if ranks else 0.0),
-    }
-    for channel, replies in by_channel(measurement.absent).items():
-        present = by_channel(measurement.moments).get(channel, [])
-        scores = measure_rejection(
-            [False] * len(present) + [True] * len(replies), [reply.is_rejected for reply in (*present, *replies)]
-        )
-        figures["rejection"][channel] = {
-            "n": scores.absent_count,
-            "present": len(present),
-            "precision": _percent(scores.precision),
-            "recall": _percent(scores.recall),
-            "F1": _percent(scores.f1),
-        }
-    figures["seconds"] = {
-        "median": round(float(np.median(seconds)), 4),
-        "p95": round(float(np.quantile(seconds, 0.95)), 4),
-    }
-    figures["missing"] = dict(measurement.missing)
-    return figures
 
 
 def by_channel(replies: Sequence[Reply]) -> dict[str, list[Reply]]:
     """Group replies by channel: ALL first, then each channel that has a reply. Empty without replies."""
     groups = {ALL: list(replies)} if replies else {}
-    for channel in CHANNELS:
-        group = [reply for reply in replies if reply.question.channel == channel]
-        if group:
-            groups[channel] = group
-    return groups
+    return groups | _groups_of(replies, CHANNELS, lambda question: question.channel)
 
 
-def _localisation_figures(queries: Sequence[Localised]) -> dict[str, Any]:
-    parts = {name: _part_figures(part) for name, part in measure_by_length(queries).items()}
-    return {**_part_figures(measure_localisation(queries)), "by-length": parts}
+def by_thing(replies: Sequence[Reply]) -> dict[str, list[Reply]]:
+    """Group replies by the kind of thing that their questions are about. Questions that do not say are left out."""
+    return _groups_of(replies, THINGS, lambda question: question.thing)
 
 
-def _part_figures(part: Localisation) -> dict[str, float]:
-    return {
-        "n": part.query_count,
-        "R1@0.5": _percent(part.recall[0.5]),
-        "R1@0.7": _percent(part.recall[0.7]),
-        "mAP": _percent(part.mean_average_precision),
-        "mIoU": _percent(part.mean_iou),
-    }
-
-
-def _gain(rank: int | None) -> float:
-    """Return the nDCG@10 of a search whose only right answer is at this rank."""
-    return 0.0 if rank is None else ndcg([0.0] * (rank - 1) + [1.0], [1.0], 10)
-
-
-def _percent(share: float) -> float:
-    return round(100 * share, 2)
+def _groups_of(
+    replies: Sequence[Reply], names: Sequence[str], name_of: Callable[[Question], str | None]
+) -> dict[str, list[Reply]]:
+    groups = {name: [reply for reply in replies if name_of(reply.question) == name] for name in names}
+    return {name: group for name, group in groups.items() if group}

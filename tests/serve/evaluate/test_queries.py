@@ -120,25 +120,31 @@ def test_a_server_answers_as_the_library_does(data: Path, queries: Path, tmp_pat
         )
     there = found(result)
     assert {**there, "seconds": None} == {**here, "seconds": None}
-    assert sorted(each.name for each in (tmp_path / "p").iterdir()) == ["lengths.png", "recall.png", "scores.png"]
+    drawn = sorted(each.name for each in (tmp_path / "p").iterdir())
+    assert drawn == ["lengths.png", "recall.png", "reliability.png", "scores.png"]
 
 
 @pytest.mark.slow
 def test_prints_a_table_and_draws(data: Path, queries: Path, tmp_path: Path) -> None:
-    result = evaluate("--queries", queries, "--data", data, "--plots", tmp_path / "deep" / "plots")
+    folder = tmp_path / "deep" / "plots"
+    result = evaluate("--queries", queries, "--data", data, "--plots", folder, "--sheet", tmp_path / "wrong.png")
     assert result.exit_code == 0, result.output
+    assert f"kinodex: drew 3 wrong answers into {tmp_path / 'wrong.png'}\n" in result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert [row[:4] for row in rows if row[:1] == ["visual"]] == [
-        ["visual", "2", "50.00", "50.00"], ["visual", "2", "100.00", "100.00"],
+    all_halves = [n for n, row in enumerate(rows) if row[:2] == ["all", "halves"]]
+    assert [rows[n + 1][:4] for n in all_halves[:2]] == [
+        ["visual", "2", "50.0", "50.0"], ["visual", "2", "100.0", "100.0"],
     ]  # fmt: skip
-    assert any(row[:5] == ["whole", "videos", "2", "50.00", "100.00"] for row in rows)
+    assert ["train", "2", "50.0", "100.0", "100.0"] in [row[:5] for row in rows]  # whole videos
     assert rows[-1][:3] == ["an", "answer", "took"]
-    drawn = sorted((tmp_path / "deep" / "plots").iterdir())
-    assert [each.name for each in drawn] == ["curve.png", "lengths.png", "recall.png", "scores.png"]
-    for each in drawn:
+    drawn = sorted(folder.iterdir())
+    assert [each.name for each in drawn] == [
+        "curve.png", "lengths.png", "recall.png", "reliability.png", "scores.png",
+    ]  # fmt: skip
+    for each in (*drawn, tmp_path / "wrong.png"):
         with Image.open(each) as picture:
             picture.load()
-            assert picture.width > 800
+            assert picture.width > 700
             assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 20  # something is on it
 
 
@@ -192,6 +198,8 @@ def test_a_name_that_two_videos_share_is_refused(data: Path, queries: Path, tmp_
         (["--predictions", "p"], "--predictions and --truth go together"),
         (["--queries", "q", "--truth", "t"], "--truth does not go with --queries"),
         (["--queries", "q", "--data", "d", "--server", "s:1"], "give --data or --server, not both"),
+        (["--predictions", "p", "--truth", "t", "--sheet", "s.png"], "--sheet does not go with --predictions"),
+        (["--queries", "q", "--sheet", "s.jpg"], "'s.jpg' does not end in .png"),
         (["--predictions", "p", "--truth", "t", "--plots", "d"], "--plots does not go with --predictions"),
         (["--predictions", "p", "--truth", "t", "--half", "train"], "--half does not go with --predictions"),
         (["--clips", "c", "--queries", "q"], "--policies and --clips go together"),
