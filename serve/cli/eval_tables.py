@@ -98,7 +98,8 @@ def _sections(figures: Mapping[str, Any]) -> tuple[Section, ...]:
 def _moment_table(halves: Mapping[str, Any], scope: str, columns: Sequence[str]) -> Table:
     rows: list[tuple[str, Sequence[Cell]]] = []
     for half, figures in halves.items():
-        parts = {name: part[scope] for name, part in (figures["moments"] | figures["kinds"]).items()}
+        kinds = {f"kind {name}": part for name, part in figures["kinds"].items()}
+        parts = {name: part[scope] for name, part in (figures["moments"] | kinds).items()}
         for name, part in parts.items():
             rows.append((_row_title(half, name), [part["n"], *(float(part[column]) for column in columns)]))
         for name, part in parts.get("all", {"by-length": {}})["by-length"].items():
@@ -120,7 +121,8 @@ def _video_table(halves: Mapping[str, Any]) -> Table:
 def _match_table(halves: Mapping[str, Any]) -> Table:
     rows: list[tuple[str, Sequence[Cell]]] = []
     for half, figures in halves.items():
-        for name, part in figures["verdicts"].items():
+        kinds = {f"kind {name}": part["verdicts"] for name, part in figures["kinds"].items()}
+        for name, part in (figures["verdicts"] | kinds).items():
             cells: list[Cell] = []
             for answers in (part["first"], part["all"]):
                 cells += [answers["n"], answers["match"], answers["right-video"], answers["right"]]

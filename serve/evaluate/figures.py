@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from serve.evaluate.queries import JudgedAnswer, Measurement, Reply, by_channel, by_thing
-from serve.evaluate.reliability import Interval, Judgement, Reliability, measure_reliability, share_interval
+from serve.evaluate.reliability import Forecast, Interval, Reliability, measure_reliability, share_interval
 from serve.values import Moment, Verdict
 from temporal.metrics import (
     Localisation,
@@ -47,18 +47,22 @@ def query_figures(measurement: Measurement) -> dict[str, Any]:
 def _figures_of(measurement: Measurement) -> dict[str, Any]:
     moments, absent = by_channel(measurement.moments), by_channel(measurement.absent)
     asked = by_channel((*measurement.moments, *measurement.absent))
+    asked_by_thing = by_thing((*measurement.moments, *measurement.absent))
     if measurement.videos:
         asked[VIDEOS] = list(measurement.videos)
     return {
         "moments": {name: _moment_figures(replies) for name, replies in moments.items()},
-        "kinds": {name: _moment_figures(replies) for name, replies in by_thing(measurement.moments).items()},
+        "kinds": {
+            name: {**_moment_figures(replies), "verdicts": _verdict_figures(asked_by_thing[name])}
+            for name, replies in by_thing(measurement.moments).items()
+        },
         "videos": _video_figures([reply.rank for reply in measurement.videos]),
         "rejection": {name: _rejection_figures(moments.get(name, []), replies) for name, replies in absent.items()},
         "verdicts": {name: _verdict_figures(replies) for name, replies in asked.items()},
         "reliability": {
             name: {
-                "first": _reliability_figures(measure_reliability([judgements(reply)[:1] for reply in replies])),
-                "all": _reliability_figures(measure_reliability([judgements(reply) for reply in replies])),
+                "first": _reliability_figures(measure_reliability([forecasts_of(reply)[:1] for reply in replies])),
+                "all": _reliability_figures(measure_reliability([forecasts_of(reply) for reply in replies])),
             }
             for name, replies in asked.items()
         },
@@ -158,9 +162,9 @@ def _best_verdict(reply: Reply) -> Verdict:
 
 
 # ------------------------------------------------------------------ confidence
-def judgements(reply: Reply) -> list[Judgement]:
+def forecasts_of(reply: Reply) -> list[Forecast]:
     """Return the confidence of each answer of a reply, and whether it is right."""
-    return [Judgement(confidence=each.answer.confidence, is_right=each.is_right) for each in reply.answers]
+    return [Forecast(confidence=each.answer.confidence, is_right=each.is_right) for each in reply.answers]
 
 
 def _reliability_figures(part: Reliability | None) -> dict[str, Any] | None:

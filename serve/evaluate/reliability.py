@@ -27,7 +27,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class Forecast:
     """The confidence of one answer, and whether it is right."""
 
     confidence: float  # 0..1
@@ -60,7 +60,7 @@ class Reliability:
     bins: tuple[ReliabilityBin, ...]
 
 
-def measure_reliability(questions: Sequence[Sequence[Judgement]]) -> Reliability | None:
+def measure_reliability(questions: Sequence[Sequence[Forecast]]) -> Reliability | None:
     """Measure the answers of Q questions. Questions without an answer are left out; None: none has an answer."""
     answered = [answers for answers in questions if answers]
     if not answered:

@@ -6,11 +6,11 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from serve.evaluate.reliability import BIN_COUNT, Judgement, measure_reliability, share_interval
+from serve.evaluate.reliability import BIN_COUNT, Forecast, measure_reliability, share_interval
 
 
-def one_each(confidences: list[float], is_right: list[bool]) -> list[list[Judgement]]:
-    return [[Judgement(confidence=c, is_right=r)] for c, r in zip(confidences, is_right, strict=True)]
+def one_each(confidences: list[float], is_right: list[bool]) -> list[list[Forecast]]:
+    return [[Forecast(confidence=c, is_right=r)] for c, r in zip(confidences, is_right, strict=True)]
 
 
 def test_agrees_with_scikit_learn() -> None:
