@@ -131,7 +131,7 @@ def _match_table(halves: Mapping[str, Any]) -> Table:
                 (_row_title(half, name), cells[:-1])
             )  # no interval: answers to one question are no chance draws
     columns = ("MATCH", "right video", "right", "right %")
-    return ("first answers", *columns, "95 %", "all answers", *columns), rows
+    return ("first answers", *columns, "95 %", "first ten", *columns), rows
 
 
 def _count_table(halves: Mapping[str, Any], key: str, noun: str) -> Table:
@@ -154,7 +154,7 @@ def _reliability_table(halves: Mapping[str, Any]) -> Table:
                 cells += [f"{first['ECE-by-chance']:.3f}", f"{first['Brier']:.3f}", every["n"], f"{every['ECE']:.3f}"]
                 cells += [_range(every["ECE-interval"], "{:.2f}"), f"{every['Brier']:.3f}"]
                 rows.append((_row_title(half, name), cells))
-    columns = ("first answers", "ECE", "95 %", "chance", "Brier", "all answers", "ECE", "95 %", "Brier")
+    columns = ("first answers", "ECE", "95 %", "chance", "Brier", "first ten", "ECE", "95 %", "Brier")
     return columns, rows
 
 

@@ -13,6 +13,7 @@ from serve.evaluate.queries import JudgedAnswer, Measurement, Reply, by_channel,
 from serve.evaluate.reliability import Forecast, Interval, Reliability, measure_reliability, share_interval
 from serve.values import Moment, Verdict
 from temporal.metrics import (
+    BEST_COUNT,
     Localisation,
     Localised,
     measure_by_length,
@@ -132,7 +133,7 @@ def _verdict_figures(replies: Sequence[Reply]) -> dict[str, Any]:
         "present": len(replies) - len(absent),
         "absent": len(absent),
         "first": _match_figures(firsts),
-        "all": _match_figures([answer for reply in replies for answer in reply.answers]),
+        "all": _match_figures([answer for reply in replies for answer in reply.answers[:BEST_COUNT]]),
         "right-first": _count_verdicts([first.answer.verdict for first in firsts if first.is_right]),
         "absent-best": _count_verdicts([_best_verdict(reply) for reply in absent]),
     }
@@ -163,8 +164,9 @@ def _best_verdict(reply: Reply) -> Verdict:
 
 # ------------------------------------------------------------------ confidence
 def forecasts_of(reply: Reply) -> list[Forecast]:
-    """Return the confidence of each answer of a reply, and whether it is right."""
-    return [Forecast(confidence=each.answer.confidence, is_right=each.is_right) for each in reply.answers]
+    """Return the confidence of each answer of a reply, as far as a person reads them, and whether it is right."""
+    best = reply.answers[:BEST_COUNT]
+    return [Forecast(confidence=each.answer.confidence, is_right=each.is_right) for each in best]
 
 
 def _reliability_figures(part: Reliability | None) -> dict[str, Any] | None:

@@ -135,10 +135,10 @@ def draw_reliability(channels: Mapping[str, Any], path: Path) -> None:
 
 def _draw_reliability(above: "Axes", below: "Axes", title: str, part: Mapping[str, Any]) -> None:
     above.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="confidence is true")
-    for scope, colour, marker in (("all", "C7", "."), ("first", "C0", "o")):
+    for scope, name, colour, marker in (("all", "first ten", "C7", "."), ("first", "first", "C0", "o")):
         bins = [each for each in part[scope]["bins"] if each["n"]]
         confidences, shares = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
-        label = f"{scope} answers, ECE {part[scope]['ECE']:.2f}"
+        label = f"{name} answers, ECE {part[scope]['ECE']:.2f}"
         above.plot(confidences, shares, color=colour, marker=marker, linewidth=1, label=label)
         if scope == "first":
             intervals = [share_interval(round(each["n"] * each["accuracy"]), each["n"]) or (0, 1) for each in bins]

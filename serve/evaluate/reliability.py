@@ -109,7 +109,7 @@ def _sum_by_bin(
     values: NDArray[np.float64], of_question: NDArray[np.int64], bins: NDArray[np.int64], question_count: int
 ) -> NDArray[np.float64]:
     sums = np.bincount(of_question * BIN_COUNT + bins, values, question_count * BIN_COUNT)
-    return sums.reshape(question_count, BIN_COUNT)
+    return np.asarray(sums, np.float64).reshape(question_count, BIN_COUNT)
 
 
 def _calibration_error(
