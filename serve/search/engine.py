@@ -261,7 +261,7 @@ class Engine:
         check()
         passages: list[Passage] = []
         if target.speech is not None and words is not None:
-            passages = self.speech.find_passages(target.speech, words, rows)
+            passages = self.speech.find_passages(target.speech, words, rows, is_caption=intent.is_caption)
         spoken = self._rank_passages(passages, {video.row: video for video in videos}, query, target)
         check()
         scored: list[ScoredVideo] = []

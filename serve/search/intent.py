@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from serve.catalog.spelling import content_terms
 from serve.values import Channel
 
-NAMED_WEIGHT = 0.8  # of the channel that a question names; the other channel has the rest
+# Of the channel that a question names; the other channel has the rest. Both speech channels at full trust stay below
+# the visual channel at its least (serve.search.ranking.MIN_VISUAL_TRUST).
+NAMED_WEIGHT = 0.85
 EQUAL_WEIGHT = 0.5  # of both channels if a question names none
 
 MOMENT_NOUN = (
@@ -69,7 +71,9 @@ PASSIVE_SIGHT = re.compile(
 # Remains of a question at either end of the target.
 AUXILIARY = re.compile(r"^(?:does|do|did)\s+|\s+in\s+it$", re.IGNORECASE)
 SIGHT_WORDS = re.compile(
-    r"\b(?:wearing|scene|shot|footage|picture|photo|image|slide|screen|close-up|drawing|cartoon)\b", re.IGNORECASE
+    r"\b(?:wearing|(?:scene|shot|picture|photo|image|slide|screen|close-up|drawing|cartoon|logo|silhouette|title\s+card)s?"
+    r"|footage|on-screen)\b",
+    re.IGNORECASE,
 )
 QUOTED = re.compile(r"[\"“”«»]([^\"“”«»]{2,})[\"“”«»]")
 
@@ -83,6 +87,7 @@ class Intent:
     phrases: tuple[str, ...]  # phrases in quotation marks, which are looked for literally
     visual_weight: float  # 0..1
     speech_weight: float  # 0..1; the two add up to 1
+    is_caption: bool = False  # a description, or words as they are said: no question's form, and no channel named
     is_empty: bool = False  # a text that asks for nothing, such as "the": no answer matches it
 
 
@@ -112,6 +117,7 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         visual, speech = 1 - NAMED_WEIGHT, NAMED_WEIGHT
     elif SIGHT_WORDS.search(target):
         visual, speech = NAMED_WEIGHT, 1 - NAMED_WEIGHT
+    is_caption = not is_question and visual == speech and speech_text is None and channel != "speech"
     if is_question:
         rest = AUXILIARY.sub("", rest)
     if channel == "visual":
@@ -125,6 +131,7 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         phrases=phrases,
         visual_weight=visual,
         speech_weight=speech,
+        is_caption=is_caption,
         is_empty=not content_terms(text) and not phrases,
     )
 

@@ -74,7 +74,8 @@ def rank_in_channel(candidates: Sequence[Candidate], channel: str, keys: Sequenc
 def merge_channels(visual: Sequence[Candidate], spoken: Sequence[Candidate], intent: Intent) -> list[Candidate]:
     """Merge each spoken candidate with the visual one that overlaps it most, if any does enough.
 
-    The merged candidate has the span of the channel with the higher weighted confidence.
+    The merged candidate has the span of the channel that weighs more: by the question's intent, and by the channel's
+    trust in its own answer.
     """
     unmerged = list(visual)
     merged = []
@@ -87,7 +88,7 @@ def merge_channels(visual: Sequence[Candidate], spoken: Sequence[Candidate], int
             continue
         partner = max(partners, key=lambda c: tiou(c.span, candidate.span))
         unmerged.remove(partner)
-        visual_weight = intent.visual_weight * partner.visual_confidence
+        visual_weight = channel_weights(partner.visual_confidence, candidate.passage, intent)["visual"]
         merged.append(
             replace(
                 candidate,

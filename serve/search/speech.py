@@ -6,7 +6,7 @@ serve.search.engine asks it; serve.search.ranking fuses the two rankings.
 import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ LEXICAL_SHARE = 0.2  # weight of the word coverage, against the cosine, in the o
 # 0.16..0.35 for the nearest passage if it is not. The logistic is one half between the two.
 COSINE_MIDDLE = 0.40
 COSINE_WIDTH = 0.04
+# A caption of something seen has a cosine up to 0.47 with talk about the same subject (the sun, say). Words that are
+# said as they are asked for have 0.68 or more.
+CAPTION_COSINE_MIDDLE = 0.48
 COVERED_ENOUGH = 0.5  # word coverage that still means nothing: lexical confidence is 0 up to here
 WORD_CONFIDENCE = 0.95  # lexical confidence of a passage with every word: Whisper mishears some
 
@@ -55,6 +58,7 @@ class Passage:
     coverage: float  # 0..1: share of the question's terms in the passage, weighted by rarity
     words: tuple[str, ...]  # words of each utterance, encoded as in UtteranceRow
     terms: tuple[str, ...]  # terms of the question that are in the passage
+    cosine_middle: float = COSINE_MIDDLE  # cosine at which the dense confidence is one half
 
     @property
     def matched_words(self) -> tuple[MatchedWord, ...]:
@@ -69,7 +73,7 @@ class Passage:
     @property
     def dense_confidence(self) -> float:
         """Confidence 0..1 that the passage answers the question, by meaning."""
-        return logistic((self.cosine - COSINE_MIDDLE) / COSINE_WIDTH)
+        return logistic((self.cosine - self.cosine_middle) / COSINE_WIDTH)
 
     @property
     def lexical_confidence(self) -> float:
@@ -152,7 +156,7 @@ class SpeechChannel:
         )
 
     def find_passages(
-        self, query: NDArray[np.float32], words: TermMatches, rows: Sequence[int] | None
+        self, query: NDArray[np.float32], words: TermMatches, rows: Sequence[int] | None, *, is_caption: bool = False
     ) -> list[Passage]:
         """Return the passages that may answer, best first; of passages that share an utterance only the best.
 
@@ -160,6 +164,7 @@ class SpeechChannel:
             query: float32 (D,), unit length, of a sentence.
             words: Result of find_words() for the same question.
             rows: Search these videos only; None: all.
+            is_caption: Intent.is_caption of the question: it may describe something seen.
         """
         places = self._nearest_places(query, rows) | words.places
         spoken = {(each.row, each.position): each for each in self._catalog.utterances_at(sorted(places))}
@@ -167,7 +172,8 @@ class SpeechChannel:
         singles.sort(key=lambda passage: -passage.score)
         best = [spoken[passage.row, passage.positions[0]] for passage in singles[:PAIR_COUNT]]
         pairs = self._make_pairs(best, query, words.rarities)
-        return drop_overlapping(sorted([*singles, *pairs], key=lambda passage: -passage.score))
+        found = drop_overlapping(sorted([*singles, *pairs], key=lambda passage: -passage.score))
+        return [replace(passage, cosine_middle=CAPTION_COSINE_MIDDLE) for passage in found] if is_caption else found
 
     def average_utterances(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return the mean vector of the utterances in a span, float32 (D,), unit length; None if there are none."""

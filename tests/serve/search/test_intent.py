@@ -4,7 +4,7 @@ import pytest
 
 from serve.search.intent import read_intent
 
-SPEECH, SIGHT, BOTH = (0.2, 0.8), (0.8, 0.2), (0.5, 0.5)
+SPEECH, SIGHT, BOTH = (0.15, 0.85), (0.85, 0.15), (0.5, 0.5)
 
 
 @pytest.mark.parametrize(
