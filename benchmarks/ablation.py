@@ -111,7 +111,7 @@ VARIANTS = (
         name="channels weighed alike",
         patches=[(serve.search.target, "read_intent", lambda text, channel="all": alike(read_intent(text, channel)))],
     ),
-    Variant(name="speech: no pairs of utterances", patches=[(SPOKEN, "PAIR_COUNT", 0)]),
+    Variant(name="speech: no pairs of utterances", patches=[(SPOKEN, "JOINED_COUNT", 0)]),
     Variant(name="speech: meaning alone", patches=[(serve.search.engine, "terms_of", lambda intent: [])]),
     Variant(name="speech: words twice as heavy", patches=[(SPOKEN, "LEXICAL_SHARE", 0.4)]),
     Variant(name="everyday questions", is_reworded=True),

@@ -7,14 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.speech.alignment import TimedText
+from encoders.speech.sentences import CLAUSE_ENDS, ends_sentence
 from encoders.values import Word
 
-# The first two lists are openai-whisper's, full-width marks included.
+# These lists are openai-whisper's, full-width marks included.
 OPENING = "\"'“¿([{-"  # joins the word after it
 CLOSING = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  joins the word before it
-SENTENCE_ENDS = tuple(".?!…。！？")  # noqa: RUF001
-CLAUSE_ENDS = tuple(",;:—、，：；")  # noqa: RUF001
-ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "vs.", "prof.", "no.", "e.g.", "i.e.", "u.s."})
 UTTERANCE_PAUSE_SECONDS = 1.0  # a longer pause ends an utterance; 0.8 cuts slow speakers inside a phrase
 MAX_UTTERANCE_SECONDS = 7.0  # length of a subtitle; moments follow utterances, and 15 s measurably blurs their edges
 MIN_PART_SECONDS = 2.0  # least part of a cut utterance; a shorter part says too little to be found
@@ -103,15 +101,10 @@ def cut_utterances(words: Sequence[Word]) -> list[tuple[Word, ...]]:
     begin = 0
     for i, (word, following) in enumerate(pairwise(words)):
         pause_seconds = following.start_seconds - word.end_seconds
-        if pause_seconds > UTTERANCE_PAUSE_SECONDS or _ends_sentence(word.text):
+        if pause_seconds > UTTERANCE_PAUSE_SECONDS or ends_sentence(word.text):
             utterances += _shorten(words[begin : i + 1])
             begin = i + 1
     return utterances + _shorten(words[begin:])
-
-
-def _ends_sentence(text: str) -> bool:
-    bare = text.rstrip("\"'”)]}")
-    return bare.endswith(SENTENCE_ENDS) and bare.lower() not in ABBREVIATIONS
 
 
 def _shorten(words: Sequence[Word]) -> list[tuple[Word, ...]]:

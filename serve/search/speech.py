@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from encoders.batching import TextVectors
 from encoders.calibration import logistic
-from encoders.values import Utterance, Word
+from encoders.values import Word
 from serve.catalog.catalog import Catalog
 from serve.catalog.reader import UtteranceRow
 from serve.catalog.rows import words_of
 from serve.catalog.spelling import PhraseFinder, content_terms, matches_term
 from serve.index.nearest import NearestIndex
 from serve.search.intent import Intent
+from serve.search.sentences import SentenceReader, is_same_sentence
 from serve.search.video_rows import Transcript
 from serve.values import MatchedWord
 from temporal.values import TimeSpan
@@ -30,10 +31,11 @@ CANDIDATE_COUNT = 64  # utterances that each channel finds: ten answers with roo
 # words are in that many utterances: an utterance with only common words is seldom among the first.
 WORDED_COUNT = 20_000
 COUNTED_TERM_COUNT = 50_000  # words and phrases whose frequencies are kept in memory: 5 MB
-PAIR_COUNT = 8  # best utterances that are also scored together with a neighbour
+JOINED_COUNT = 8  # best utterances that are also scored as sentences, alone and with a neighbour
 PAIR_GAP_SECONDS = 2.0  # longest pause within a pair: a longer one separates statements
 PAIR_MAX_SECONDS = 20.0  # longest pair
-PAIR_COST = 0.05  # a pair must score higher than its half by this much, or every answer would grow
+PAIR_COST = 0.05  # two sentences must score higher than one of them by this much, or every answer would grow
+PART_COST = 0.01  # the same for two parts of a long sentence: the second must have a word of the question
 LEXICAL_SHARE = 0.2  # weight of the word coverage, against the cosine, in the order of passages
 # MiniLM's cosine of a question and its answer, on the development videos: 0.35..1.0 if the answer is said there,
 # 0.16..0.35 for the nearest passage if it is not. The logistic is one half between the two.
@@ -48,7 +50,7 @@ WORD_CONFIDENCE = 0.95  # lexical confidence of a passage with every word: Whisp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """One or two neighbouring utterances of one video that may answer a question."""
+    """A sentence, or two neighbouring sentences or parts of a long one, of one video that may answer a question."""
 
     row: int  # of the video
     positions: tuple[int, ...]  # of the utterances in the video, ascending; see Catalog.locate()
@@ -58,6 +60,7 @@ class Passage:
     coverage: float  # 0..1: share of the question's terms in the passage, weighted by rarity
     words: tuple[str, ...]  # words of each utterance, encoded as in UtteranceRow
     terms: tuple[str, ...]  # terms of the question that are in the passage
+    cost: float = 0.0  # what it must score above its half
     cosine_middle: float = COSINE_MIDDLE  # cosine at which the dense confidence is one half
 
     @property
@@ -68,7 +71,7 @@ class Passage:
     @property
     def score(self) -> float:
         """For the order of passages."""
-        return self.cosine + LEXICAL_SHARE * self.coverage - PAIR_COST * (len(self.positions) - 1)
+        return self.cosine + LEXICAL_SHARE * self.coverage - self.cost
 
     @property
     def dense_confidence(self) -> float:
@@ -141,6 +144,7 @@ class SpeechChannel:
             transcript_of: Returns the transcript of the version of a video that is searched, by row.
         """
         self._catalog, self._texts, self._index, self._transcript_of = catalog, texts, index, transcript_of
+        self._sentences = SentenceReader(catalog)
         self._frequencies = Frequencies(catalog)
 
     def find_words(self, terms: Sequence[str], rows: Sequence[int] | None) -> TermMatches:
@@ -168,11 +172,13 @@ class SpeechChannel:
         """
         places = self._nearest_places(query, rows) | words.places
         spoken = {(each.row, each.position): each for each in self._catalog.utterances_at(sorted(places))}
-        singles = [make_passage([each], float(each.vector @ query), words.rarities) for each in spoken.values()]
+        singles = [make_passage([each], query, words.rarities) for each in spoken.values()]
         singles.sort(key=lambda passage: -passage.score)
-        best = [spoken[passage.row, passage.positions[0]] for passage in singles[:PAIR_COUNT]]
-        pairs = self._make_pairs(best, query, words.rarities)
-        found = drop_overlapping(sorted([*singles, *pairs], key=lambda passage: -passage.score))
+        best = [spoken[passage.row, passage.positions[0]] for passage in singles[:JOINED_COUNT]]
+        joined = self._join(best, query, words.rarities)
+        # Of equal scores the longer passage: a sentence comes before its parts.
+        ranked = sorted([*singles, *joined], key=lambda passage: (-passage.score, -passage.span.length_seconds))
+        found = drop_overlapping(ranked)
         return [replace(passage, cosine_middle=CAPTION_COSINE_MIDDLE) for passage in found] if is_caption else found
 
     def average_utterances(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
@@ -199,27 +205,44 @@ class SpeechChannel:
         ids, _ = self._index.search(query[None], CANDIDATE_COUNT, rows=rows)
         return set(self._catalog.locate("utterances", [int(n) for n in ids[0] if n >= 0]))
 
-    def _make_pairs(
+    def _join(
         self, best: Sequence[UtteranceRow], query: NDArray[np.float32], rarities: Mapping[str, float]
     ) -> list[Passage]:
-        """Join each of the best utterances with its neighbours, as an answer may be said across two utterances."""
-        pairs: dict[tuple[int, int], tuple[UtteranceRow, UtteranceRow]] = {}
+        """Return the sentences of the best utterances, and each with a neighbour, as an answer may take two."""
+        sentences: dict[tuple[int, int], list[UtteranceRow]] = {}  # by video row and first position
+        pairs: dict[tuple[int, int], tuple[list[UtteranceRow], list[UtteranceRow]]] = {}  # by the place of the second
         for utterance in best:
-            before, after = self._catalog.utterances_beside(utterance.row, utterance.position)
-            for a, b in ((before, utterance), (utterance, after)):
-                if a is not None and b is not None and are_neighbours(a.utterance, b.utterance):
-                    pairs[a.row, a.position] = (a, b)
-        passages = []
-        for pair in pairs.values():
-            # Encoding the joined text would take 8 ms a pair and give nearly the same: a vector is a mean over words.
-            both = pair[0].vector + pair[1].vector
-            cosine = float(both @ query) / max(float(np.linalg.norm(both)), 1e-6)  # utterances without vectors are 0
-            passages.append(make_passage(pair, cosine, rarities))
+            sentence = self._sentences.read(utterance)
+            sentences[utterance.row, sentence[0].position] = sentence
+            before, after = self._sentences.read_beside(sentence)
+            for first, second in ((before, sentence), (sentence, after)):
+                if first and second and are_neighbours(first, second):
+                    pairs[utterance.row, second[0].position] = (first, second)
+        passages = [make_passage(sentence, query, rarities) for sentence in sentences.values()]
+        for first, second in pairs.values():
+            goes_on = is_same_sentence(first[-1].utterance, second[0].utterance)
+            cost = PART_COST if goes_on else PAIR_COST
+            passages.append(make_passage([*first, *second], query, rarities, cost=cost, is_sentence=goes_on))
         return passages
 
 
-def make_passage(utterances: Sequence[UtteranceRow], cosine: float, rarities: Mapping[str, float]) -> Passage:
-    """Make a passage of neighbouring utterances; work out its coverage of the question's terms."""
+def make_passage(
+    utterances: Sequence[UtteranceRow],
+    query: NDArray[np.float32],
+    rarities: Mapping[str, float],
+    *,
+    cost: float = 0.0,
+    is_sentence: bool = True,
+) -> Passage:
+    """Make a passage of neighbouring utterances; work out its cosine and its coverage of the question's terms.
+
+    A sentence is as near to the question as its nearest utterance: the others may say more than was asked.
+    """
+    # Encoding the joined text would take 8 ms and give nearly the same: a vector is a mean over words.
+    total_vector = np.sum([each.vector for each in utterances], axis=0)
+    cosine = float(total_vector @ query) / max(float(np.linalg.norm(total_vector)), 1e-6)  # without vectors it is 0
+    if is_sentence:
+        cosine = max([cosine, *(float(each.vector @ query) for each in utterances)])
     text = " ".join(each.utterance.text for each in utterances)
     terms = [term for term in rarities if matches_term(text, term)]
     total = sum(rarities.values())
@@ -232,6 +255,7 @@ def make_passage(utterances: Sequence[UtteranceRow], cosine: float, rarities: Ma
         ),
         text=text,
         cosine=cosine,
+        cost=cost,
         coverage=sum(rarities[term] for term in terms) / total if total else 0.0,
         words=tuple(each.words for each in utterances),
         terms=tuple(terms),
@@ -273,12 +297,13 @@ def terms_of(intent: Intent) -> list[str]:
     return [*content_terms(intent.speech_text), *intent.phrases]
 
 
-def are_neighbours(a: Utterance, b: Utterance) -> bool:
-    """Whether two utterances are near enough in time to be one passage."""
+def are_neighbours(first: Sequence[UtteranceRow], second: Sequence[UtteranceRow]) -> bool:
+    """Whether two sentences are near enough in time to be one passage."""
+    a, b = first[-1].utterance, second[0].utterance
     return (
         a.epoch == b.epoch
         and b.start_seconds - a.end_seconds <= PAIR_GAP_SECONDS
-        and b.end_seconds - a.start_seconds <= PAIR_MAX_SECONDS
+        and second[-1].utterance.end_seconds - first[0].utterance.start_seconds <= PAIR_MAX_SECONDS
     )
 
 
