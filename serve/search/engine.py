@@ -30,6 +30,7 @@ from serve.index import open_index
 from serve.search.answers import AnswerReader
 from serve.search.caches import ReadWriteLock, RowCache
 from serve.search.intent import Intent
+from serve.search.occurrence import choose_occurrence
 from serve.search.ranking import (
     Candidate,
     RankedMoment,
@@ -201,7 +202,7 @@ class Engine:
         """
         with self.snapshot():
             candidates, _, intent = self._find_candidates(query, pixels, check)
-            ranked = rank_by_score(candidates, intent)
+            ranked = choose_occurrence(rank_by_score(candidates, intent), intent)
         ranked = [moment for moment in ranked if moment.confidence >= query.min_confidence]
         if query.max_moments_per_video is not None:
             ranked = limit_per_video(ranked, query.max_moments_per_video)
@@ -227,7 +228,7 @@ class Engine:
             check()
             score, confidence = score_video(by_video[row], visual_ranks.get(row), visual_trust, intent)
             if confidence >= query.min_confidence:
-                moments = tuple(rank_by_score(by_video[row], intent)[:count])
+                moments = tuple(choose_occurrence(rank_by_score(by_video[row], intent), intent)[:count])
                 ranked.append(RankedVideo(video=video, score=score, confidence=confidence, moments=moments))
         ranked.sort(key=lambda entry: (-entry.score, entry.video.uri, entry.video.row))
         return Ranking(entries=tuple(ranked), degraded_channels=self._missing_channels(query))
@@ -261,7 +262,7 @@ class Engine:
         check()
         passages: list[Passage] = []
         if target.speech is not None and words is not None:
-            passages = self.speech.find_passages(target.speech, words, rows, is_caption=intent.is_caption)
+            passages = self.speech.find_passages(target.speech, words, rows, intent)
         spoken = self._rank_passages(passages, {video.row: video for video in videos}, query, target)
         check()
         scored: list[ScoredVideo] = []

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from serve.catalog.spelling import content_terms
+from serve.search.ordinals import read_ordinal
 from serve.values import Channel
 
 # Of the channel that a question names; the other channel has the rest. Both speech channels at full trust stay below
@@ -88,6 +89,7 @@ class Intent:
     visual_weight: float  # 0..1
     speech_weight: float  # 0..1; the two add up to 1
     is_caption: bool = False  # a description, or words as they are said: no question's form, and no channel named
+    occurrence: int | None = None  # which of several moments: 1 is the first in its video, -1 the last; None: the best
     is_empty: bool = False  # a text that asks for nothing, such as "the": no answer matches it
 
 
@@ -99,7 +101,7 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
     """
     plain = " ".join(text.split())
     phrases = tuple(match.strip() for match in QUOTED.findall(plain))
-    target = plain.rstrip(" ?!.")
+    target, occurrence = read_ordinal(plain.rstrip(" ?!."))
     rest = OPENING.sub("", target, count=1).strip() or target
     is_question = rest != target
     visual, speech = EQUAL_WEIGHT, EQUAL_WEIGHT
@@ -132,6 +134,7 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         visual_weight=visual,
         speech_weight=speech,
         is_caption=is_caption,
+        occurrence=occurrence,
         is_empty=not content_terms(text) and not phrases,
     )
 

@@ -160,7 +160,7 @@ class SpeechChannel:
         )
 
     def find_passages(
-        self, query: NDArray[np.float32], words: TermMatches, rows: Sequence[int] | None, *, is_caption: bool = False
+        self, query: NDArray[np.float32], words: TermMatches, rows: Sequence[int] | None, intent: Intent
     ) -> list[Passage]:
         """Return the passages that may answer, best first; of passages that share an utterance only the best.
 
@@ -168,7 +168,8 @@ class SpeechChannel:
             query: float32 (D,), unit length, of a sentence.
             words: Result of find_words() for the same question.
             rows: Search these videos only; None: all.
-            is_caption: Intent.is_caption of the question: it may describe something seen.
+            intent: Of the question. A caption may describe something seen, so it needs nearer words; and where a
+                question counts the times that something is said, each sentence is one.
         """
         places = self._nearest_places(query, rows) | words.places
         spoken = {(each.row, each.position): each for each in self._catalog.utterances_at(sorted(places))}
@@ -176,10 +177,14 @@ class SpeechChannel:
         singles.sort(key=lambda passage: -passage.score)
         best = [spoken[passage.row, passage.positions[0]] for passage in singles[:JOINED_COUNT]]
         joined = self._join(best, query, words.rarities)
+        if intent.occurrence is not None:
+            joined = [passage for passage in joined if passage.cost < PAIR_COST]
         # Of equal scores the longer passage: a sentence comes before its parts.
         ranked = sorted([*singles, *joined], key=lambda passage: (-passage.score, -passage.span.length_seconds))
         found = drop_overlapping(ranked)
-        return [replace(passage, cosine_middle=CAPTION_COSINE_MIDDLE) for passage in found] if is_caption else found
+        return (
+            [replace(passage, cosine_middle=CAPTION_COSINE_MIDDLE) for passage in found] if intent.is_caption else found
+        )
 
     def average_utterances(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return the mean vector of the utterances in a span, float32 (D,), unit length; None if there are none."""

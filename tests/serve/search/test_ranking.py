@@ -4,6 +4,7 @@ import pytest
 
 from ingest.values import MediaInfo
 from serve.search.intent import read_intent
+from serve.search.occurrence import choose_occurrence
 from serve.search.ranking import Candidate, merge_channels, rank_by_score
 from serve.search.speech import Passage
 from serve.values import Video
@@ -59,3 +60,38 @@ def test_a_sight_that_a_question_names_comes_before_words_about_it() -> None:
     intent = read_intent("when do you see the sun?")
     candidates = merge_channels([seen(0.0)], [elsewhere], intent)
     assert [moment.candidate.span for moment in rank_by_score(candidates, intent)] == [SEEN, elsewhere.span]
+
+
+@pytest.mark.parametrize(
+    ("question", "starts"),
+    [
+        ("when does she mention the sun?", [30, 10, 50, 20]),
+        ("the first time she mentions the sun", [10, 30, 50, 20]),
+        ("the second time she mentions the sun", [30, 10, 50, 20]),
+        ("the last time she mentions the sun", [50, 30, 10, 20]),
+        ("the fourth time she mentions the sun", [30, 10, 50, 20]),  # she does so three times
+    ],
+)
+def test_an_occurrence_is_chosen_by_time_among_good_moments(question: str, starts: list[int]) -> None:
+    candidates = []
+    for rank, (start, cosine, coverage) in enumerate([(30, 0.8, 1), (10, 0.7, 1), (50, 0.6, 1), (20, 0.5, 0)], 1):
+        candidate = said(cosine, coverage)
+        candidate.span = TimeSpan(start_seconds=start, end_seconds=start + 4)
+        candidate.ranks = {"dense": rank}
+        candidates.append(candidate)
+    intent = read_intent(question)
+    ranked = choose_occurrence(rank_by_score(candidates, intent), intent)
+    assert [moment.candidate.span.start_seconds for moment in ranked] == starts
+    assert [moment.score for moment in ranked] == sorted((moment.score for moment in ranked), reverse=True)
+
+
+def test_a_sight_is_counted_where_it_stands_out_as_much() -> None:
+    candidates = []
+    for rank, (start, score) in enumerate([(30, 0.10), (10, 0.08), (50, 0.02)], 1):
+        span = TimeSpan(start_seconds=start, end_seconds=start + 4)
+        shown = ScoredSpan(span=span, score=score, peak_seconds=start, peak=0.3)
+        candidates.append(Candidate(video=VIDEO, span=span, visual=shown, ranks={"visual": rank}))
+    for question, first in (("the first time we see the sun", 10), ("the last time we see the sun", 30)):
+        intent = read_intent(question)
+        ranked = choose_occurrence(rank_by_score(candidates, intent), intent)
+        assert ranked[0].candidate.span.start_seconds == first

@@ -8,6 +8,7 @@ import pytest
 
 from encoders.values import Utterance
 from serve.catalog.reader import UtteranceRow
+from serve.search.intent import read_intent
 from serve.search.sentences import SentenceReader
 from serve.search.speech import SpeechChannel, TermMatches
 
@@ -65,7 +66,7 @@ def best_span(catalog: Any, terms: Sequence[str]) -> tuple[float, float]:
     catalog.locate = lambda _, ids: [(1, n) for n in ids]
     channel = SpeechChannel(catalog, None, Nearest(), lambda row: None)  # type: ignore[arg-type]
     words = TermMatches(rarities=dict.fromkeys(terms, 1.0), places=set())
-    best = channel.find_passages(np.array([1, 0], np.float32), words, None)[0]
+    best = channel.find_passages(np.array([1, 0], np.float32), words, None, read_intent("sun"))[0]
     return best.span.start_seconds, best.span.end_seconds
 
 
