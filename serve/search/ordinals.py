@@ -1,7 +1,7 @@
 """read_ordinal(): which of several moments a question asks for: "the first time", "the last goal", "next to last".
 
-Plain rules. A word such as "first" is an ordinal only before "time", "mention", "scene" or an event such as a goal, and
-before or after the verb of a question ("when does she first mention Paris?"). Elsewhere it belongs to what is asked for:
+Plain rules. A word such as "first" is an ordinal only before "time", "mention", "scene" or an event such as a goal,
+and before or after the verb of a question ("when does she first mention Paris?"). Elsewhere it belongs to the subject:
 "first aid", "the Last Supper", "for the first time in history" as words that are said.
 """
 
