@@ -15,8 +15,8 @@ TENS = {
     for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
 }
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}  # zeros
-# "second" stays a word: it is far more often a time than a rank.
-ORDINALS = {"first": "1st", "third": "3rd"} | {
+# "second" stays a word, and "2nd" becomes it: it is far more often a time than a rank.
+ORDINALS = {"first": "1st", "2nd": "second", "third": "3rd"} | {
     word: f"{number}th"
     for number, word in enumerate(
         "fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth "

@@ -88,7 +88,6 @@ class Intent:
     phrases: tuple[str, ...]  # phrases in quotation marks, which are looked for literally
     visual_weight: float  # 0..1
     speech_weight: float  # 0..1; the two add up to 1
-    is_caption: bool = False  # a description, or words as they are said: no question's form, and no channel named
     occurrence: int | None = None  # which of several moments: 1 is the first in its video, -1 the last; None: the best
     is_empty: bool = False  # a text that asks for nothing, such as "the": no answer matches it
 
@@ -119,7 +118,6 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         visual, speech = 1 - NAMED_WEIGHT, NAMED_WEIGHT
     elif SIGHT_WORDS.search(target):
         visual, speech = NAMED_WEIGHT, 1 - NAMED_WEIGHT
-    is_caption = not is_question and visual == speech and speech_text is None and channel != "speech"
     if is_question:
         rest = AUXILIARY.sub("", rest)
     if channel == "visual":
@@ -133,7 +131,6 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         phrases=phrases,
         visual_weight=visual,
         speech_weight=speech,
-        is_caption=is_caption,
         occurrence=occurrence,
         is_empty=not content_terms(text) and not phrases,
     )

@@ -6,7 +6,7 @@ serve.search.engine asks it; serve.search.ranking fuses the two rankings.
 import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +41,6 @@ LEXICAL_SHARE = 0.2  # weight of the word coverage, against the cosine, in the o
 # 0.16..0.35 for the nearest passage if it is not. The logistic is one half between the two.
 COSINE_MIDDLE = 0.40
 COSINE_WIDTH = 0.04
-# A caption of something seen has a cosine up to 0.47 with talk about the same subject (the sun, say). Words that are
-# said as they are asked for have 0.68 or more.
-CAPTION_COSINE_MIDDLE = 0.48
 COVERED_ENOUGH = 0.5  # word coverage that still means nothing: lexical confidence is 0 up to here
 WORD_CONFIDENCE = 0.95  # lexical confidence of a passage with every word: Whisper mishears some
 
@@ -61,7 +58,6 @@ class Passage:
     words: tuple[str, ...]  # words of each utterance, encoded as in UtteranceRow
     terms: tuple[str, ...]  # terms of the question that are in the passage
     cost: float = 0.0  # what it must score above its half
-    cosine_middle: float = COSINE_MIDDLE  # cosine at which the dense confidence is one half
 
     @property
     def matched_words(self) -> tuple[MatchedWord, ...]:
@@ -76,7 +72,7 @@ class Passage:
     @property
     def dense_confidence(self) -> float:
         """Confidence 0..1 that the passage answers the question, by meaning."""
-        return logistic((self.cosine - self.cosine_middle) / COSINE_WIDTH)
+        return logistic((self.cosine - COSINE_MIDDLE) / COSINE_WIDTH)
 
     @property
     def lexical_confidence(self) -> float:
@@ -168,8 +164,7 @@ class SpeechChannel:
             query: float32 (D,), unit length, of a sentence.
             words: Result of find_words() for the same question.
             rows: Search these videos only; None: all.
-            intent: Of the question. A caption may describe something seen, so it needs nearer words; and where a
-                question counts the times that something is said, each sentence is one.
+            intent: Of the question. Where it counts the times that something is said, each sentence is one.
         """
         places = self._nearest_places(query, rows) | words.places
         spoken = {(each.row, each.position): each for each in self._catalog.utterances_at(sorted(places))}
@@ -181,10 +176,7 @@ class SpeechChannel:
             joined = [passage for passage in joined if passage.cost < PAIR_COST]
         # Of equal scores the longer passage: a sentence comes before its parts.
         ranked = sorted([*singles, *joined], key=lambda passage: (-passage.score, -passage.span.length_seconds))
-        found = drop_overlapping(ranked)
-        return (
-            [replace(passage, cosine_middle=CAPTION_COSINE_MIDDLE) for passage in found] if intent.is_caption else found
-        )
+        return drop_overlapping(ranked)
 
     def average_utterances(self, row: int, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return the mean vector of the utterances in a span, float32 (D,), unit length; None if there are none."""

@@ -70,6 +70,7 @@ def test_words_have_one_spelling(written: str, normal: str) -> None:
         ("5000000 dollars", "$5 million", "five million dollars"),
         ("21st century", "twenty-first century", "twenty first century"),
         ("3rd", "third"),
+        ("the second law", "the 2nd law", "the Second Law"),
         ("20 second timer", "twenty second timer"),
         ("5 oclock", "five o'clock", "five o clock"),
         ("1 2 3", "one two three", "one, two, three"),
