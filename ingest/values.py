@@ -93,6 +93,8 @@ class DecodeSummary:
     mended_count: int = 0  # packets whose damaged timestamps were replaced
     # "video", "audio": the kinds of which there are tracks, and none that FFmpeg has a decoder for
     undecodable_kinds: tuple[str, ...] = ()
+    # "video", "audio": the kinds of which a track has no decoder, beside one that has
+    partly_decodable_kinds: tuple[str, ...] = ()
     # media times [start, end) of parts with pictures or sound that did not decode: in order, at least 2 s apart
     damaged: tuple[tuple[float, float], ...] = ()
 

@@ -80,6 +80,13 @@ NO_DECODER = WarningKind(
     meaning="FFmpeg, as it comes with Kinodex, does not know the format of the video track or of the sound track.",
     remedy="Transcode the file with the program of the camera or recorder, to H.264 and AAC.",
 )
+NO_DECODER_BESIDE = WarningKind(
+    text="there is no decoder for one of its {kind} tracks: another is indexed",
+    sample={"kind": "sound"},
+    meaning="The file has several tracks, and FFmpeg, as it comes with Kinodex, does not know the format of at least"
+    " one. The best of the others is indexed.",
+    remedy="Nothing, if the other track is the one you need. Else transcode the file to H.264 and AAC.",
+)
 NOT_FOLLOWED = WarningKind(
     text="{streams} in mid-file cannot be read: pictures or sound are missing from there on",
     sample={"streams": "1 stream that begins"},
@@ -154,8 +161,8 @@ MANY_GAPS = WarningKind(
     remedy="The metrics of the workers count all of them.",
 )
 KINDS = (
-    TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NOT_FOLLOWED, NO_PICTURES, NO_SOUND, SILENT,
-    NO_WORDS, FEW_WORDS, BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
+    TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NO_DECODER_BESIDE, NOT_FOLLOWED, NO_PICTURES,
+    NO_SOUND, SILENT, NO_WORDS, FEW_WORDS, BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
 )  # fmt: skip
 
 
@@ -232,6 +239,8 @@ class FileFacts:
         warnings += self._picture_warnings(self.media, self.summary)
         if model is not None and self.media.audio_codec is not None:
             warnings += self._sound_warnings(self.media.audio_codec, model)
+            if "audio" in self.summary.partly_decodable_kinds:
+                warnings.append(NO_DECODER_BESIDE.text.format(kind="sound"))
         elif model is not None and "audio" in self.summary.undecodable_kinds:
             warnings.append(NO_DECODER.text.format(kind="sound", rest="pictures are"))
         return tuple(warnings)
@@ -255,6 +264,8 @@ class FileFacts:
             yield NO_TIMES.text.format(rate=f"{media.frame_rate_fps:g}")
         if "video" in summary.undecodable_kinds and self.expects_pictures:
             yield NO_DECODER.text.format(kind="pictures", rest="sound is")
+        if "video" in summary.partly_decodable_kinds and self.expects_pictures:
+            yield NO_DECODER_BESIDE.text.format(kind="video")
         if summary.unfollowed_count:
             count = summary.unfollowed_count
             streams = plural(count, "stream") + (" that begins" if count == 1 else " that begin")

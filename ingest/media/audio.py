@@ -22,6 +22,7 @@ from ingest.media.timeline import Epoch
 from ingest.values import SAMPLE_RATE_HZ
 
 BLOCK_SECONDS = 5  # length of one AudioBlock: few messages, little delay
+RESAMPLED_SAMPLES = SAMPLE_RATE_HZ  # that the resampler gives at a time; small pieces cost more than resampling them
 JUMP_SECONDS = 0.05  # a timestamp off by more starts a new run; less is rounding
 # Raw AAC has no timestamps. FFmpeg counts frames, each as long as the first, but the sample rate may change.
 UNTIMED_FORMATS = frozenset({"aac", "loas"})
@@ -139,7 +140,7 @@ class AudioTrack:
         if self._resampler is None or setup != self._setup or self._has_jump(frame):
             yield from self._end_run()
             layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
-            self._resampler = AudioResampler("fltp", layout, SAMPLE_RATE_HZ, options=MIX)
+            self._resampler = AudioResampler("fltp", layout, SAMPLE_RATE_HZ, RESAMPLED_SAMPLES, options=MIX)
             self._setup = setup
             begin = self._time_of(frame)
             if begin is not None:
@@ -210,8 +211,10 @@ class AudioTrack:
         self._parts, self._count = [], 0
 
     def _pop_sound(self, epoch: Epoch) -> Sound:
-        # Float formats can hold any number; AudioBlock promises -1..1.
-        channels = np.clip(np.nan_to_num(np.concatenate(self._parts, axis=1)), -1.0, 1.0).astype(np.float32, copy=False)
+        channels = np.concatenate(self._parts, axis=1)
+        # Float formats can hold any number; AudioBlock promises -1..1. Comparisons with NaN are false.
+        if not (channels.min() >= -1.0 and channels.max() <= 1.0):
+            channels = np.clip(np.nan_to_num(channels), -1.0, 1.0)
         samples = channels[0] if len(channels) == 1 else self._downmix.mix(channels)
         sound = Sound(epoch=epoch, start=self._start, samples=samples)
         self._start += Fraction(len(samples), SAMPLE_RATE_HZ)

@@ -30,8 +30,8 @@ class Downmix:
         """Mix a block: float32 (2, N) -> float32 (N,), N > 0."""
         count = stereo.shape[1]
         mixed: NDArray[np.float32] = (stereo[0] + stereo[1]) * np.float32(0.5)
-        edges = np.linspace(0, count, max(1, round(count / HOP_SAMPLES)) + 1).astype(np.int64)
-        weights = self._choose(*(_energies(samples, edges) for samples in (mixed, *stereo)))
+        edges = np.append(np.arange(0, count, HOP_SAMPLES), count)
+        weights = self._choose(*(_energies(samples) for samples in (mixed, *stereo)))
         before = weights[:1] if self._weights is None else self._weights[None]
         weights, self._weights = np.concatenate([before, weights]), weights[-1]
         if not weights.any():
@@ -61,9 +61,14 @@ class Downmix:
         return weights
 
 
-def _energies(samples: NDArray[np.float32], edges: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the energy of each hop between two edges."""
-    return np.add.reduceat(np.square(samples, dtype=np.float64), edges[:-1])
+def _energies(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the energy of each hop; the last one may be shorter."""
+    whole = len(samples) // HOP_SAMPLES * HOP_SAMPLES
+    hops = samples[:whole].reshape(-1, HOP_SAMPLES)
+    energies = np.einsum("ij,ij->i", hops, hops)
+    if whole < len(samples):
+        energies = np.append(energies, np.dot(samples[whole:], samples[whole:]))
+    return energies.astype(np.float64)
 
 
 def _sum_around(energies: NDArray[np.float64]) -> NDArray[np.float64]:

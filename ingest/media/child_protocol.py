@@ -211,8 +211,13 @@ def _to_summary(fields: Mapping[str, Any]) -> DecodeSummary:
         damaged=tuple((_to_seconds(start), _to_seconds(end)) for start, end in fields["damaged"]),
         unfollowed_count=_to_count(fields["unfollowed_count"]),
         mended_count=_to_count(fields["mended_count"]),
-        undecodable_kinds=tuple(kind for kind in ("video", "audio") if kind in tuple(fields["undecodable_kinds"])),
+        undecodable_kinds=_to_kinds(fields["undecodable_kinds"]),
+        partly_decodable_kinds=_to_kinds(fields["partly_decodable_kinds"]),
     )
+
+
+def _to_kinds(names: Any) -> tuple[str, ...]:
+    return tuple(kind for kind in ("video", "audio") if kind in tuple(names))
 
 
 def _optional(convert: Any, value: Any) -> Any:

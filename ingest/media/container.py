@@ -33,6 +33,7 @@ WITH_DURATION = (MOV, "matroska,webm", "avi", "flv", "asf", "wav", "nut", "mxf")
 MISSING_SECONDS = 2.0  # data may end this much before the header's duration, for rounding
 MISSING_SHARE = 0.05  # or this share of the duration before it, if that is longer
 MAX_BOX_COUNT = 10_000  # at the top level of an MP4; fragmented recordings of a day have more, with moov first
+MAX_CHUNK_COUNT = 10_000  # of a PNG, before its animation or its EXIF data; large pictures have one for each 8 KB
 RIFF_SLACK_BYTES = 4096  # a file may be this much shorter than its header announces, for rounding
 FAIRPLAY_TAG = "drms"  # of sound that Apple's stores sold, which FFmpeg takes for AAC
 NOT_MEDIA = "not a media file"
@@ -126,6 +127,10 @@ def open_container(file: MediaFile, uri: str, config: DecodeConfig, format: str 
         if not _is_jpeg(file):
             raise DecodeError(uri, *explain_unreadable(file)) from error
         container = _open(file, "jpeg_pipe")
+    # FFmpeg looks for the mark of an animation in the first 2 KB only, and a colour profile before it may be longer.
+    if container.format.name == "png_pipe" and is_animated_png(file):
+        container.close()
+        container = _open(file, "apng")
     if len(container.streams) > config.max_streams:
         count = len(container.streams)
         container.close()
@@ -146,6 +151,22 @@ def _open(file: MediaFile, format: str | None) -> InputContainer:
         buffer_size=READ_BYTES,
         metadata_errors="replace",
     )
+
+
+def is_animated_png(file: MediaFile) -> bool:
+    """Whether a PNG file is an animation: its chunk "acTL" comes before those of the first picture."""
+    if not file.seekable():
+        return False
+    position = 8  # behind the signature
+    for _ in range(MAX_CHUNK_COUNT):
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
+            return False
+        if head[4:] == b"acTL":
+            return True
+        position += 12 + int.from_bytes(head[:4], "big")
+    return False
 
 
 def _is_jpeg(file: MediaFile) -> bool:

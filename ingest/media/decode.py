@@ -5,7 +5,7 @@ from __future__ import annotations  # av's Packet is generic for type checkers o
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from fractions import Fraction
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
 import numpy as np
@@ -23,28 +23,27 @@ from ingest.media.container import (
     is_encrypted,
     is_truncated,
     open_container,
-    read_duration,
     read_end,
     refuse_tiles,
 )
 from ingest.media.damage import Damage
+from ingest.media.info import read_info, read_pixel_aspect
 from ingest.media.jumps import DatedPacket, JumpFilter
-from ingest.media.orientation import Orientation
-from ingest.media.picture import PictureMaker, display_size
-from ingest.media.profile import ColourProfile
+from ingest.media.last_picture import PicturesEnd
+from ingest.media.picture import PictureMaker
 from ingest.media.start import FileStart
-from ingest.media.still.header import read_header
-from ingest.media.still.heif import decode_heif, find_heif_codec
+from ingest.media.still.kinds import HEAD_BYTES, may_be_still
 from ingest.media.still.limits import check_pixels
 from ingest.media.still.png import repair_exif
-from ingest.media.still.raw import refuse_raw
-from ingest.media.still.webp import decode_webp, is_animated_webp
 from ingest.media.timeline import Epoch, Timeline
-from ingest.media.tracks.choice import TrackChooser, find_undecodable_kinds
+from ingest.media.tracks.choice import TrackChooser, find_partly_decodable_kinds, find_undecodable_kinds
 from ingest.media.tracks.packets import PacketReader
 from ingest.media.tracks.scan import Kind
 from ingest.media.video import Picture, VideoTrack
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, ChooseSound, Decoded, DecodeSummary, Frame, MediaInfo
+
+if TYPE_CHECKING:
+    from ingest.media.profile import ColourProfile  # loads LittleCMS, which videos do not need
 
 MAX_WAITING_SECONDS = 600  # of sound of a chunk held until the first picture, 38 MB; then the sound sets media time
 STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "tiff_pipe", "bmp_pipe", "webp_pipe"})  # FFmpeg's demuxers
@@ -72,14 +71,16 @@ def decode(
     """
     media = MediaFile(file, on_progress)
     try:
-        refuse_raw(media, uri)
-        codec = find_heif_codec(media)
-        if codec is not None:
-            yield from decode_heif(media, codec, uri=uri, config=config, on_progress=on_progress)
-        elif is_animated_webp(media):
-            yield from decode_webp(media, uri=uri, config=config, on_progress=on_progress)
-        else:
-            yield from _decode_tracks(media, uri, config, on_progress, choose_sound)
+        profile = None
+        if may_be_still(_read_head(media)):
+            from ingest.media.still.photo import decode_photo, read_header  # loads libraries that videos do not need
+
+            items = decode_photo(media, uri=uri, config=config, on_progress=on_progress)
+            if items is not None:
+                yield from items
+                return
+            profile = read_header(media, uri, config)
+        yield from _decode_tracks(media, uri, config, on_progress, choose_sound, profile)
     except MemoryError as error:
         raise LimitExceeded(
             uri, "max_memory_bytes", f"decoding needs more than {config.max_memory_bytes} bytes of memory"
@@ -88,16 +89,23 @@ def decode(
         raise DecodeError(uri, f"reading it failed ({error.strerror or error})") from error
 
 
+def _read_head(media: MediaFile) -> bytes:
+    if not media.seekable():
+        return b""
+    media.seek(0)
+    return media.read(HEAD_BYTES)
+
+
 def _decode_tracks(
     media: MediaFile,
     uri: str,
     config: DecodeConfig,
     on_progress: Callable[[], None],
     choose_sound: ChooseSound | None,
+    profile: ColourProfile | None,
 ) -> Iterator[Decoded]:
     """Decode by FFmpeg; a PNG of which nothing decodes, once more with its EXIF data repaired."""
     chooser = TrackChooser(media, uri, config, choose_sound)
-    profile = read_header(media, uri, config)
     try:
         yield from _Decoding(media, uri, config, on_progress, chooser, profile).run()
     except DecodeError:
@@ -128,7 +136,7 @@ class _Decoding:
         self._has_info = False
         self._frame_count = 0
         self._damage = Damage()
-        self._pictures_end = (0, Fraction(-1 << 62))  # index of an epoch, and source time of its last picture's end
+        self._pictures_end = PicturesEnd()
         self._end = Fraction(0)  # media time at which the last picture or sound ends
         self._sound_end = Fraction(0)
         self._left: set[Stream] = set()  # streams whose tracks went on with others
@@ -214,15 +222,9 @@ class _Decoding:
                 yield DatedPacket(packet=packet, stream=track.number, base=base, pts=now, dts=now, duration=None)
                 continue
             frame_count, error_count = self._decoded_count(track.kind), self._damage.count
-            yield DatedPacket(
-                packet=packet,
-                stream=track.number,
-                before=track.before,
-                base=base,
-                pts=packet.pts * base if packet.pts is not None else None,
-                dts=packet.dts * base if packet.dts is not None else None,
-                duration=packet.duration * base if packet.duration else None,
-            )
+            pts = track.to_seconds(packet.pts)
+            dts = pts if packet.dts == packet.pts else track.to_seconds(packet.dts)
+            yield DatedPacket(packet, track.number, base, pts, dts, track.duration_of(packet), track.before)
             track.note(
                 has_decoded=self._decoded_count(track.kind) > frame_count, has_failed=self._damage.count > error_count
             )
@@ -262,9 +264,8 @@ class _Decoding:
             epoch = self._timeline.place(timed.stream, dts=Fraction(0), pts=Fraction(0), duration=None)
             assert epoch is not None
         self._ends_damaged = packet.is_corrupt
-        if stream is self._video_stream and pts is not None and pts <= epoch.end:
-            shown_until = min(pts + duration, epoch.end) if duration is not None else pts
-            self._pictures_end = max(self._pictures_end, (epoch.index, shown_until))
+        if stream is self._video_stream and pts is not None:
+            self._pictures_end.note(epoch, pts, duration)
         if stream is self._audio_stream:
             assert self._audio is not None
             for sound in self._audio.feed(cast("Packet[AudioStream]", packet), epoch):
@@ -312,11 +313,12 @@ class _Decoding:
             truncated=self._ends_damaged or is_truncated(self._container, self._file, last),
             zero_seconds=float(first.origin or 0) if first is not None else 0.0,
             start_seconds=float(first.first or 0) if first is not None else 0.0,
-            pictures_end_seconds=self._pictures_end_seconds(),
+            pictures_end_seconds=self._pictures_end.to_media(current) if self._frame_count else 0.0,
             damaged=self._damage.spans(),
             unfollowed_count=self._packets.unfollowed_count,
             mended_count=self._jumps.mended_count,
             undecodable_kinds=find_undecodable_kinds(self._container),
+            partly_decodable_kinds=find_partly_decodable_kinds(self._container),
         )
 
     def _has_decoded(self) -> bool:
@@ -324,42 +326,18 @@ class _Decoding:
             return True  # a chunk can lie between two ticks
         return self._frame_count > 0 or self._sound_end > 0
 
-    def _pictures_end_seconds(self) -> float:
-        current, (epoch, end) = self._timeline.current, self._pictures_end
-        if current is None or current.origin is None or self._frame_count == 0:
-            return 0.0
-        return max(0.0, float(current.to_media(end) if epoch == current.index else current.base))
-
     def _yield_info(self) -> Iterator[MediaInfo]:
         if self._has_info:
             return
         self._has_info = True
-        video, audio, frame = self._video_stream, self._audio_stream, self._info_frame
-        width = height = None
-        turn = Orientation.from_frame(frame) if frame is not None else Orientation()
-        if video is not None:
-            coded = (frame.width, frame.height) if frame is not None else (video.width, video.height)
-            width, height = display_size(*coded, _pixel_aspect(video))
-            if turn.is_transposed:
-                width, height = height, width
-        rate = video.average_rate if video is not None else None
-        yield MediaInfo(
-            container=self._container.format.name,
-            duration_seconds=read_duration(self._container),
-            video_codec=video.codec_context.codec.canonical_name if video is not None else None,
-            audio_codec=audio.codec_context.codec.canonical_name if audio is not None else None,
-            width=width,
-            height=height,
-            rotation_degrees=turn.degrees,
-            frame_rate_fps=float(rate) if rate else None,
-        )
+        yield read_info(self._container, self._video_stream, self._audio_stream, self._info_frame)
 
     def _yield_frame(self, picture: Picture) -> Iterator[Decoded]:
         yield from self._yield_info()
         yield from self._yield_waiting_sound()
         assert self._video_stream is not None
         try:
-            pixels, thumbnail = self._maker.make(picture.frame, _pixel_aspect(self._video_stream))
+            pixels, thumbnail = self._maker.make(picture.frame, read_pixel_aspect(self._video_stream))
         except av.error.FFmpegError as error:  # a pixel format that libswscale cannot read
             if isinstance(error, MemoryError):
                 raise
@@ -414,7 +392,3 @@ class _Decoding:
             raise LimitExceeded(
                 self._uri, "max_duration_seconds", f"longer than {self._config.max_duration_seconds:g} s"
             )
-
-
-def _pixel_aspect(stream: VideoStream) -> Fraction:
-    return stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)

@@ -1,4 +1,4 @@
-"""The decoding child process: `python -P -m ingest.media.decode_child SOCKET PARENT`, started by sandbox.py only.
+"""The decoding child process: `python -P -m ingest.media.decode_child SOCKET PARENT [stills]`, started by sandbox.py.
 
 It loads all its modules, lowers its limits, then decodes one input after another. Each input comes as an open file. The
 limit on descriptors leaves room for this file only, so the media cannot open another.
@@ -74,8 +74,8 @@ class DescriptorFile(io.RawIOBase):
         return self._position
 
 
-def main(descriptor: int, parent: int) -> None:
-    """Serve requests until the parent closes the connection."""
+def main(descriptor: int, parent: int, *, decodes_stills: bool) -> None:
+    """Serve requests until the parent closes the connection. `decodes_stills`: still pictures may be among them."""
     if sys.platform == "linux":  # the kernel kills this process when the parent's thread that started it ends
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call
@@ -87,7 +87,7 @@ def main(descriptor: int, parent: int) -> None:
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     av.logging.set_level(None)
-    _warm_up()
+    _warm_up(decodes_stills)
     with open(os.devnull, "wb") as nothing:  # messages of libraries may quote the input; they must not reach a terminal
         os.dup2(nothing.fileno(), sys.stderr.fileno())
     _limit(resource.RLIMIT_CORE, 0)
@@ -147,8 +147,10 @@ def _limit(kind: int, value: int, *, soft: bool = False) -> None:
         resource.setrlimit(kind, (value, hard if soft else value))
 
 
-def _warm_up() -> None:
+def _warm_up(decodes_stills: bool) -> None:
     """Use everything that loads modules or tables at first use: later, no file can be opened."""
+    if decodes_stills:
+        importlib.import_module("ingest.media.still.photo")
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name not in ("av.__main__", "av.datasets"):  # a command, and a downloader
             importlib.import_module(module.name)
@@ -175,4 +177,4 @@ def _tiny_video() -> bytes:
 if __name__ == "__main__":
     # The parent closes its end of the socket when it is done, and the kernel when it dies.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        main(int(sys.argv[1]), int(sys.argv[2]))
+        main(int(sys.argv[1]), int(sys.argv[2]), decodes_stills="stills" in sys.argv[3:])

@@ -3,8 +3,8 @@
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from av.packet import Packet
 from av.stream import Stream
@@ -12,17 +12,19 @@ from av.stream import Stream
 from ingest.media.timeline import BACKWARD_SECONDS, GAP_SECONDS, Timeline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatedPacket:
-    """A packet and its source times in exact seconds, which are computed once: exact arithmetic is slow."""
+class DatedPacket(NamedTuple):
+    """A packet and its source times in exact seconds, which are computed once: exact arithmetic is slow.
+
+    A tuple, as there is one for each packet of a file, and making a frozen dataclass takes five times as long.
+    """
 
     packet: Packet[Stream]
     stream: int  # number of its stream
-    before: int | None = None  # number of the stream whose times that one goes on with
     base: Fraction  # seconds of one tick of its stream
     pts: Fraction | None
     dts: Fraction | None
     duration: Fraction | None
+    before: int | None = None  # number of the stream whose times its stream goes on with
 
     @property
     def decoded(self) -> Fraction | None:

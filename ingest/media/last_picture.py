@@ -1,9 +1,9 @@
-"""Tells how long the last picture of an epoch is shown."""
+"""Tells how long the last picture of an epoch, and of an input, is shown."""
 
 from fractions import Fraction
 
 from ingest.media.sampler import HALF
-from ingest.media.timeline import MAX_PACKET_SECONDS
+from ingest.media.timeline import MAX_PACKET_SECONDS, Epoch
 
 
 class LastPicture:
@@ -15,7 +15,7 @@ class LastPicture:
         self.duration = Fraction(0)
 
     def note(self, pts: Fraction, duration: Fraction | None) -> None:
-        if duration is not None and duration <= MAX_PACKET_SECONDS:
+        if duration is not None and duration is not self.duration and duration <= MAX_PACKET_SECONDS:
             self.duration = duration
         if self._last is None or pts > self._last:
             self._before, self._last = self._last, pts
@@ -44,3 +44,24 @@ class LastPicture:
             return None
         gap = self._last - self._before if self._before is not None else Fraction(1)
         return self._last + (self.duration or min(gap, Fraction(1)))
+
+
+class PicturesEnd:
+    """Tracks the time at which the pictures of an input end."""
+
+    def __init__(self) -> None:
+        self._index, self._end = 0, Fraction(-1 << 62)  # number of an epoch, and source time of its last picture's end
+
+    def note(self, epoch: Epoch, pts: Fraction, duration: Fraction | None) -> None:
+        """Take a packet of pictures and its source times."""
+        shown_until = pts + duration if duration is not None else pts
+        is_newer = epoch.index > self._index
+        if (is_newer or (shown_until > self._end and epoch.index == self._index)) and pts <= epoch.end:
+            shown_until = min(shown_until, epoch.end)
+            self._index, self._end = epoch.index, shown_until if is_newer else max(self._end, shown_until)
+
+    def to_media(self, current: Epoch | None) -> float:
+        """Return the media time, in seconds, in the current epoch; zero if its media time is unknown."""
+        if current is None or current.origin is None:
+            return 0.0
+        return max(0.0, float(current.to_media(self._end) if self._index == current.index else current.base))

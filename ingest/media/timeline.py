@@ -37,6 +37,8 @@ class Epoch:
     end: Fraction  # highest source time at which anything seen ends
     limit: Fraction | None = None  # media time at which the next epoch begins; None while this is the last
     before: "Epoch | None" = None  # the epoch that it follows
+    _shift: Fraction = Fraction(0)  # from source time to media time, computed once: exact arithmetic is slow
+    _shift_origin: Fraction | None = None  # the origin that it was computed for
 
     @property
     def first(self) -> Fraction | None:
@@ -59,7 +61,9 @@ class Epoch:
     def to_media(self, source: Fraction) -> Fraction:
         """Convert a source time to media time; below `base` for times before the first picture."""
         assert self.origin is not None
-        return self.base + source - self.origin
+        if self._shift_origin is not self.origin:
+            self._shift, self._shift_origin = self.base - self.origin, self.origin
+        return source + self._shift if self._shift else source
 
 
 @dataclass(slots=True)
@@ -102,7 +106,7 @@ class Timeline:
         shown = pts if pts is not None else dts
         if epoch is None or shown is None:
             return False
-        latest = max(shown, dts) if dts is not None else shown
+        latest = shown if dts is None or dts is shown else max(shown, dts)
         if latest > epoch.end and latest > epoch.end + GAP_SECONDS:
             return True
         return position.is_behind(dts, shown) if position is not None else shown < epoch.start - GAP_SECONDS
@@ -139,7 +143,13 @@ class Timeline:
             position = self._positions[stream] = _Position(epoch)
         if dts is not None:
             position.last = dts if position.last is None else max(position.last, dts)
-        if duration is not None and duration > 0 and self._is_plausible(shown, duration, epoch):
+        # Most packets have the duration of the one before, as the same object, which spares comparisons.
+        if (
+            duration is not None
+            and duration is not position.duration
+            and duration > 0
+            and self._is_plausible(shown, duration, epoch)
+        ):
             position.duration = duration
         epoch.start = min(epoch.start, shown)
         epoch.end = max(epoch.end, self._end_of_packet(shown, position.duration, epoch))
@@ -177,7 +187,8 @@ class Timeline:
         Containers that store decoding times put a gap into the duration of a reordered picture that is shown after it:
         so a long one lasts at most until the file ends.
         """
-        end = self._end_of(epoch) if self._keeps_gaps and duration > 1 else None
+        is_long = duration.numerator > duration.denominator
+        end = self._end_of(epoch) if self._keeps_gaps and is_long else None
         return shown + duration if end is None else max(shown, min(shown + duration, end))
 
     def _is_plausible(self, shown: Fraction, duration: Fraction, epoch: Epoch) -> bool:

@@ -20,7 +20,7 @@ from ingest.media.damage import Damage, decode_packet
 from ingest.media.history import MAX_HISTORY_COUNT, PacketHistory
 from ingest.media.last_picture import LastPicture
 from ingest.media.sampler import PlannedPacket, Planner, Selector, tick_of
-from ingest.media.still.png import hide_profile
+from ingest.media.still.png import PROFILED_CODECS, hide_profile
 from ingest.media.timeline import Epoch
 
 # Codecs whose decoders in FFmpeg restart at a keyframe reliably. All others are decoded from end to end.
@@ -97,7 +97,9 @@ class VideoTrack:
 
     def _use(self, stream: VideoStream) -> None:
         self._stream, self._context = stream, stream.codec_context
+        self._base = stream.time_base  # PyAV computes it at each access
         codec = self._context.codec
+        self._may_have_profile = codec.canonical_name in PROFILED_CODECS
         self._is_intra_only = codec.intra_only
         self.is_shown_in_order = is_shown_in_order(stream)
         self.lacks_pts = stream.container.format.name == "avi" and not self.is_shown_in_order
@@ -293,7 +295,7 @@ class VideoTrack:
 
     def _decode(self, packet: Packet[VideoStream] | None, epoch: Epoch) -> Iterator[Picture]:
         try:
-            if packet is not None:
+            if packet is not None and self._may_have_profile:
                 hide_profile(self._context, packet)
             frames = decode_packet(self._context, packet)
         except av.error.FFmpegError as error:
@@ -373,17 +375,17 @@ class VideoTrack:
             self._is_recovering = False
 
     def _time_of_packet(self, packet: Packet[VideoStream] | None) -> Fraction | None:
-        base = self._stream.time_base
+        base = self._base
         return packet.pts * base if packet is not None and packet.pts is not None and base is not None else None
 
     def _time_of(self, frame: VideoFrame, epoch: Epoch) -> Fraction:
         """Return the frame's source time; without a timestamp, one frame interval after the last frame."""
-        base = self._stream.time_base
+        base = self._base
         ticks = frame.pts if frame.pts is not None else frame.dts
         if self.lacks_pts:  # pictures come in order of time, so they take the decoding times in order
             ticks = self._fed.popleft() if self._fed else None
         if ticks is not None and base is not None:
-            self._last_source = ticks * base
+            self._last_source = Fraction(ticks * base.numerator, base.denominator)  # faster than a product of the two
             return self._last_source
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)  # a common rate, if none is known
         self._last_source = self._last_source + 1 / rate if self._last_source is not None else Fraction(0)

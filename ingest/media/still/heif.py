@@ -20,10 +20,10 @@ from ingest.media.container import MediaFile, open_container, read_boxes
 from ingest.media.orientation import Orientation
 from ingest.media.picture import PictureMaker
 from ingest.media.profile import ColourProfile
+from ingest.media.still.kinds import BRANDS, HEAD_BYTES, read_brands
 from ingest.media.still.limits import check_pixels, read_whole
 from ingest.values import Decoded, DecodeSummary, Frame, MediaInfo
 
-BRANDS = (b"heic", b"heix", b"heim", b"heis", b"avif", b"mif1", b"mif2", b"miaf")
 SHOWN_SECONDS = 1.0  # FFmpeg's frame rate of HEIF pictures is one a second
 FORMATS = {(1, 3): "rgb24", (1, 4): "rgba", (2, 3): "rgb48le", (2, 4): "rgba64le"}  # bytes a sample, and channels
 REMEDY = "convert it to JPEG"
@@ -40,9 +40,8 @@ def find_heif_codec(file: MediaFile) -> HeifCodec | None:
     if not file.seekable():
         return None
     file.seek(0)
-    head = file.read(64)
-    brands = head[8 : int.from_bytes(head[:4], "big")] if head[4:8] == b"ftyp" else b""
-    found = {brands[at : at + 4] for at in (0, *range(8, len(brands), 4))}  # after the first: its version
+    head = file.read(HEAD_BYTES)
+    found = read_brands(head) if head[4:8] == b"ftyp" else set()
     # Behind a second "ftyp" lies the film of a motion photo.
     boxes = takewhile(lambda kind: kind != b"ftyp", islice(read_boxes(file), 1, None))
     if found.isdisjoint(BRANDS) or b"moov" in boxes:

@@ -8,15 +8,14 @@ from typing import Any
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-from ingest.media.container import MediaFile
+from ingest.media.container import MAX_CHUNK_COUNT, MediaFile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_CHUNK_COUNT = 10_000  # before the EXIF data; large pictures have a chunk of 8 KB after another
 MAX_EXIF_BYTES = 1 << 20  # of EXIF data that is read; photos have some 30 KB
 EXIF_HEADER = b"Exif\0\0"  # belongs before EXIF data in JPEG only
 UNKNOWN_CHUNK = b"exIf"  # a name that decoders skip: lower case for ancillary and private
 PROFILE, UNKNOWN_PROFILE = b"iCCP", b"icCP"
-CODECS = frozenset({"png", "apng"})
+PROFILED_CODECS = frozenset({"png", "apng"})  # whose decoders give side data a name
 
 
 def hide_profile(context: VideoCodecContext, packet: Packet[Any]) -> None:
@@ -25,7 +24,7 @@ def hide_profile(context: VideoCodecContext, packet: Packet[Any]) -> None:
     The frame's side data would have a profile with a name, which PyAV 18.1 frees twice: the process dies. No other
     decoder of FFmpeg gives side data a name.
     """
-    if context.codec.canonical_name not in CODECS:
+    if context.codec.canonical_name not in PROFILED_CODECS:
         return
     extradata = context.extradata or b""  # the chunks before the first picture of an APNG
     if PROFILE in extradata:

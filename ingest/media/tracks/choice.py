@@ -226,9 +226,27 @@ def _has_decoder(stream: Stream) -> bool:
 
 def find_undecodable_kinds(container: InputContainer) -> tuple[str, ...]:
     """Return "video" or "audio" if there are tracks of the kind, and none of them has a decoder."""
-    moving = [stream for stream in container.streams.video if not stream.disposition & STILL]
-    kinds: dict[str, Sequence[Stream]] = {"video": moving, "audio": container.streams.audio}
-    return tuple(kind for kind, streams in kinds.items() if streams and not any(map(_has_decoder, streams)))
+    return tuple(kind for kind, streams in _by_kind(container) if streams and not any(map(_has_decoder, streams)))
+
+
+def find_partly_decodable_kinds(container: InputContainer) -> tuple[str, ...]:
+    """Return "video" or "audio" if a track of the kind has no decoder, and others have.
+
+    Sound in the language of another track does not count: phones store their sound a second time, as spatial audio.
+    """
+    kinds = []
+    for kind, streams in _by_kind(container):
+        read = [stream for stream in streams if _has_decoder(stream)]
+        languages = {stream.language for stream in read if kind == "audio"}
+        if read and any(not _has_decoder(stream) and stream.language not in languages for stream in streams):
+            kinds.append(kind)
+    return tuple(kinds)
+
+
+def _by_kind(container: InputContainer) -> Iterator[tuple[str, Sequence[Stream]]]:
+    """Yield the tracks of each kind. Pictures that do not move are none."""
+    yield "video", [stream for stream in container.streams.video if not stream.disposition & STILL]
+    yield "audio", container.streams.audio
 
 
 def is_readable(stream: Stream) -> bool:

@@ -52,13 +52,27 @@ class Track:
         self.good_position = -1  # of the last packet with which anything decoded
         self._error_count = 0  # packets since then that did not
         self._listened = -LOOK_BYTES  # position at which another codec was looked for
+        self._duration: tuple[int, Fraction | None] = (0, None)  # of the last packet, in ticks and in seconds
 
     def begin(self, stream: Stream, reader: _Reader, number: int, position: int) -> None:
         """Go on with a stream whose packets after a position are read."""
         self.stream, self.base, self.reader, self.number = stream, stream.time_base, reader, number
         self.first = self.position = self.good_position = position
-        self.seconds = None
+        self.seconds, self._duration = None, (0, None)
         self.looked = self._error_count = 0
+
+    def to_seconds(self, ticks: int | None) -> Fraction | None:
+        """Convert a timestamp of the stream to exact seconds."""
+        if ticks is None or self.base is None:
+            return None
+        return Fraction(ticks * self.base.numerator, self.base.denominator)  # faster than a product of the two
+
+    def duration_of(self, packet: Packet[Stream]) -> Fraction | None:
+        """Return how long a packet lasts, if that is known: for equal packets, the same object."""
+        ticks = packet.duration or 0
+        if ticks != self._duration[0]:
+            self._duration = (ticks, self.to_seconds(ticks) if ticks else None)
+        return self._duration[1]
 
     def note(self, *, has_decoded: bool, has_failed: bool) -> None:
         """Say what became of the last packet."""
@@ -69,8 +83,10 @@ class Track:
 
     def becomes_deaf(self) -> bool:
         """Whether its packets do not decode any more. In a long damaged part, it says so ever less often."""
+        if self._error_count < DEAF_ERROR_COUNT:
+            return False
         bad_bytes = self.position - self.good_position
-        if self._error_count < DEAF_ERROR_COUNT or self.position - self._listened < max(LOOK_BYTES, bad_bytes // 4):
+        if self.position - self._listened < max(LOOK_BYTES, bad_bytes // 4):
             return False
         self._listened = self.position
         return True

@@ -440,7 +440,15 @@ def test_an_encrypted_file_is_named_as_such() -> None:
 
 def test_one_track_with_a_decoder_is_enough() -> None:  # phones store sound a second time, in a format of their own
     film = encode_media(format="matroska", video=Track(times=times(24)), sounds=[Sound(seconds=1), Sound(seconds=1)])
-    assert summary_of(run(film.replace(b"A_AAC", b"A_XYZ", 1))).undecodable_kinds == ()
+    summary = summary_of(run(film.replace(b"A_AAC", b"A_XYZ", 1)))
+    assert summary.undecodable_kinds == summary.partly_decodable_kinds == ()
+
+
+def test_a_track_without_a_decoder_in_a_language_of_its_own_is_named() -> None:
+    sounds = [Sound(seconds=1, tags={"language": language}) for language in ("ger", "eng")]
+    film = encode_media(format="matroska", video=Track(times=times(24)), sounds=sounds)
+    summary = summary_of(run(film.replace(b"A_AAC", b"A_XYZ", 1)))
+    assert (summary.undecodable_kinds, summary.partly_decodable_kinds) == ((), ("audio",))
 
 
 def test_every_encoder_of_the_matrix_is_here() -> None:

@@ -118,6 +118,16 @@ def test_an_animation_begins_with_its_first_picture(format: str) -> None:
     assert corners(frames[0].pixels) == UPRIGHT
 
 
+def test_an_animated_png_with_a_long_colour_profile_is_a_video() -> None:
+    profile = np.random.default_rng(0).bytes(20_000)  # FFmpeg alone looks for the animation in 2 KB
+    pictures = [Image.new("RGB", (64, 48), colour) for colour in (RED, GREEN, BLUE)]
+    media = encode_picture(
+        pictures[0], "PNG", save_all=True, append_images=pictures[1:], duration=1000, icc_profile=profile
+    )
+    shown = [corners(item.pixels)[0] for item in decoded(media) if isinstance(item, Frame)]
+    assert shown == [RED, GREEN, BLUE]
+
+
 def test_an_animated_avif_is_a_video() -> None:
     colours = [RED, GREEN, BLUE]
     pictures = [Image.new("RGB", (64, 48), colour) for colour in colours]

@@ -27,6 +27,7 @@ from ingest.media.decode import decode
 from ingest.media.sandbox import DecodePool
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from support.media import Sound, Track, encode_media, read_number, times
+from support.photos import draw_quarters, encode_picture
 from support.waiting import HANG_SECONDS, wait_until
 
 CONFIG = DecodeConfig(resize="squash", input_width=64, input_height=64)
@@ -165,6 +166,18 @@ def test_a_killed_child_fails_only_its_input(media: bytes, long_media: bytes) ->
         os.kill(pid, signal.SIGKILL)  # between two inputs
         wait_until(lambda: not is_running(pid))
         check_works(pool, media)
+
+
+def test_only_a_child_that_is_started_for_photos_decodes_them(media: bytes) -> None:
+    photo = encode_picture(draw_quarters(160, 96), "PNG")
+    with DecodePool(CONFIG, workers=1) as pool:
+        check_works(pool, media)
+        first = children_of(pool)
+        assert [type(item) for item in pool.decode(io.BytesIO(photo), uri="photo")] == [MediaInfo, Frame, DecodeSummary]
+        second = children_of(pool)
+        assert first.isdisjoint(second)  # the first has not loaded libheif, and can load nothing any more
+        check_works(pool, media)
+        assert children_of(pool) == second
 
 
 @pytest.mark.slow
