@@ -65,10 +65,10 @@ def _energies(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the energy of each hop; the last one may be shorter."""
     whole = len(samples) // HOP_SAMPLES * HOP_SAMPLES
     hops = samples[:whole].reshape(-1, HOP_SAMPLES)
-    energies = np.einsum("ij,ij->i", hops, hops)
+    energies: NDArray[np.float64] = np.einsum("ij,ij->i", hops, hops).astype(np.float64)
     if whole < len(samples):
         energies = np.append(energies, np.dot(samples[whole:], samples[whole:]))
-    return energies.astype(np.float64)
+    return energies
 
 
 def _sum_around(energies: NDArray[np.float64]) -> NDArray[np.float64]:
