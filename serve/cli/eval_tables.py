@@ -68,7 +68,8 @@ def _sections(figures: Mapping[str, Any]) -> tuple[Section, ...]:
         ),
         Section(
             "VERDICTS: how many of the answers called MATCH are right",
-            "95 %: the interval of the share that is right; answers to absent events count as wrong",
+            "95 %: the interval of the share that is right; answers to absent events count as wrong; videos: whole"
+            " videos, which the line of their half leaves out",
             _match_table(halves),
         ),
         Section(
