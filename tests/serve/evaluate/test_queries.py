@@ -115,13 +115,13 @@ def test_takes_several_files_and_a_half_of_any_name(data: Path, queries: Path, t
 def test_a_server_answers_as_the_library_does(data: Path, queries: Path, tmp_path: Path) -> None:
     here = found(evaluate("--queries", queries, "--data", data, "--json"))
     with running(data, SETTINGS) as server:
-        result = evaluate(
-            "--queries", queries, "--server", f"grpc://{server.address}", "--plots", tmp_path / "p", "--json"
-        )
+        pictures = ["--plots", tmp_path / "p", "--sheet", tmp_path / "wrong.png"]
+        result = evaluate("--queries", queries, "--server", f"grpc://{server.address}", *pictures, "--json")
     there = found(result)
     assert {**there, "seconds": None} == {**here, "seconds": None}
     drawn = sorted(each.name for each in (tmp_path / "p").iterdir())
     assert drawn == ["lengths.png", "recall.png", "reliability.png", "scores.png"]
+    assert (tmp_path / "wrong.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
