@@ -15,7 +15,9 @@ Debian's package wordnet-base has the same files in /usr/share/wordnet.
 """
 
 import argparse
+import gzip
 import io
+import json
 import platform
 import random
 import sys
@@ -31,6 +33,7 @@ from PIL import Image
 
 from encoders.config import VisualConfig
 from serve.cli.ask import make_cell
+from serve.cli.eval_sheet import lay_over
 from serve.cli.sheet import Cell, draw_sheet
 from serve.client.any_library import LocalLibrary
 from serve.indexing.pipeline import index
@@ -101,7 +104,11 @@ def read_nouns(folder: Path, *, has_rare: bool) -> list[str]:
 
 
 def read_photographs(folder: Path, count: int, seed: int) -> list[tuple[str, bytes]]:
-    """Draw pictures from a folder: its own, and those in its tar files. Names are sorted before the draw."""
+    """Draw pictures from a folder: its own, and those in its tar files. Names are sorted before the draw.
+
+    Returns:
+        For each its caption, where the tar file has one, else its name; and its file.
+    """
     places: list[tuple[Path, str]] = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -117,10 +124,22 @@ def read_photographs(folder: Path, count: int, seed: int) -> list[tuple[str, byt
             photographs.append((path.name, path.read_bytes()))
             continue
         with tarfile.open(path) as tar:
-            member = tar.extractfile(name)
-            assert member is not None
-            photographs.append((f"{path.name}/{name}", member.read()))
+            photographs.append((caption_of(tar, name), read_member(tar, name)))
     return photographs
+
+
+def caption_of(tar: tarfile.TarFile, name: str) -> str:
+    """Return the first caption of a picture in the index of its tar file; the picture's name if it has no index."""
+    if "index.jsonl.gz" not in tar.getnames():
+        return name
+    rows = map(json.loads, gzip.decompress(read_member(tar, "index.jsonl.gz")).splitlines())
+    return next((row["captions"][0] for row in rows if row["key"] == Path(name).stem), name)
+
+
+def read_member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()
 
 
 def grey_picture() -> bytes:
@@ -180,7 +199,11 @@ def details(asked: Sequence[Asked]) -> list[str]:
 def ask_film(
     film: Path, nouns: Sequence[str], photographs: Sequence[tuple[str, bytes]], settings: Settings
 ) -> tuple[list[Asked], list[Cell]]:
-    """Index a film alone, and ask for everything. The cells show the surest moment of each question."""
+    """Index a film alone, and ask for everything.
+
+    Returns:
+        The replies, and cells of a sheet: the surest moment of each question, with the photograph that asked for it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         [outcome] = index([str(film)], data, settings, progress=IndexProgress())
@@ -194,7 +217,13 @@ def ask_film(
             asked.append(ask(library, film.name, "flat grey", "a flat grey picture", grey))
             found = [each for each in asked if each.surest is not None]
             cells = [make_cell(LocalLibrary(library), each.surest, question=each.name) for each in found]
-    return asked, cells
+    pictures = dict(photographs)
+    return asked, [
+        replace(cell, picture=lay_over(cell.picture, pictures[cell.question]))
+        if cell.question in pictures and cell.picture is not None
+        else cell
+        for cell in cells
+    ]
 
 
 def main() -> None:

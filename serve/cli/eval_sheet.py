@@ -50,14 +50,19 @@ def _with_right_picture(library: AnyLibrary, cell: Cell, question: Question, vid
     inset = make_cell(library, right).picture
     if inset is None:
         return cell
+    return dataclasses.replace(cell, picture=lay_over(cell.picture, inset))
+
+
+def lay_over(picture: bytes, inset: bytes) -> bytes:
+    """Lay a smaller picture over the lower right corner of another, framed in green; return a PNG."""
     size = (PICTURE_WIDTH, PICTURE_HEIGHT)
-    with Image.open(io.BytesIO(cell.picture)) as below, Image.open(io.BytesIO(inset)) as above:
-        picture = Image.new("RGB", size, SHADE)
+    with Image.open(io.BytesIO(picture)) as below, Image.open(io.BytesIO(inset)) as above:
+        whole = Image.new("RGB", size, SHADE)
         fitted = ImageOps.contain(below.convert("RGB"), size)
-        picture.paste(fitted, ((size[0] - fitted.width) // 2, (size[1] - fitted.height) // 2))
+        whole.paste(fitted, ((size[0] - fitted.width) // 2, (size[1] - fitted.height) // 2))
         small = ImageOps.contain(above.convert("RGB"), (round(size[0] * INSET_SHARE), round(size[1] * INSET_SHARE)))
         framed = ImageOps.expand(small, border=2, fill=INSET_FRAME)
-        picture.paste(framed, (size[0] - framed.width, size[1] - framed.height))
+        whole.paste(framed, (size[0] - framed.width, size[1] - framed.height))
     file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return dataclasses.replace(cell, picture=file.getvalue())
+    whole.save(file, format="PNG")
+    return file.getvalue()
