@@ -1,9 +1,13 @@
-"""Calibration: turns the similarities of one visual encoder into confidences. Scales differ between encoders."""
+"""Calibration: turns the similarities of one visual encoder into confidences. Scales differ between encoders.
+
+A confidence is a frequency: of the answers with 0.9, nine in ten are right. `kinodex calibrate` fits it to questions
+with known answers (serve.evaluate.confidence).
+"""
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +22,82 @@ def logistic(x: float) -> float:
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, x))))
 
 
+def logit(confidence: float) -> float:
+    """Return the inverse of logistic(), for a confidence 0..1; at most ±20."""
+    confidence = min(max(confidence, 1e-9), 1 - 1e-9)
+    return math.log(confidence / (1 - confidence))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """Two thresholds of a z score: standard deviations above generic captions on the same frames."""
+    """Two thresholds of a similarity, for confidences that depend on nothing else."""
 
     no_match_below: float
     match_above: float
 
-    def confidence(self, z: float) -> float:
-        """Map a z score to 0..1: 0.3 at `no_match_below`, 0.7 at `match_above`, logistic between and beyond."""
+    def confidence(self, similarity: float) -> float:
+        """Map a similarity to 0..1: 0.3 at `no_match_below`, 0.7 at `match_above`, logistic between and beyond."""
         middle = (self.no_match_below + self.match_above) / 2
         width = (self.match_above - self.no_match_below) / (2 * LOGIT)
-        return logistic((z - middle) / width)
+        return logistic((similarity - middle) / width)
 
     def __post_init__(self) -> None:
         if not self.no_match_below < self.match_above:
             raise ValueError(f"no_match_below must be < match_above, got {self.no_match_below}, {self.match_above}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What speaks for one answer to a text, a moment or a whole video; serve.search.evidence measures it.
+
+    A z score says how many standard deviations a question is nearer to some frames than captions of anything are.
+    """
+
+    own: float  # z score of the moment's own frames; of a whole video: that of its best moment
+    video: float  # z score of the best frames of the video
+    margin: float  # by how much `video` is above that of the best other video; 0 without another video
+    # Mean cosine of the question and the captions of anything. A short plain text, such as one noun, is rather near to
+    # all pictures, so the same z score means less.
+    generality: float
+    log_frames: float  # logarithm of the frames of the video: the best of many frames is near to something by chance
+    log_videos: float  # logarithm of the videos that were searched
+    is_alone: float  # 1 where only one video was searched, which has no margin; else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regression:
+    """A logistic regression: how often an answer with this evidence is right.
+
+    Source: J. Platt, Probabilistic outputs for support vector machines, 1999; here with several inputs.
+    """
+
+    intercept: float
+    weights: Evidence
+
+    def confidence(self, evidence: Evidence) -> float:
+        """Return the confidence of an answer, 0..1."""
+        weights = self.weights
+        return logistic(
+            self.intercept
+            + weights.own * evidence.own
+            + weights.video * evidence.video
+            + weights.margin * evidence.margin
+            + weights.generality * evidence.generality
+            + weights.log_frames * evidence.log_frames
+            + weights.log_videos * evidence.log_videos
+            + weights.is_alone * evidence.is_alone
+        )
+
+    def __post_init__(self) -> None:
+        numbers = [self.intercept, *(getattr(self.weights, each.name) for each in fields(Evidence))]
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+            raise ValueError(f"intercept and weights must be finite numbers, got {numbers}")
+
+
+def weigh_own(*, half_at: float, slope: float) -> Regression:
+    """Return a regression on the z score of the own frames alone: 0.5 at `half_at`, rising by `slope` logits a unit."""
+    none = dict.fromkeys((each.name for each in fields(Evidence)), 0.0)
+    return Regression(intercept=-slope * half_at, weights=Evidence(**{**none, "own": slope}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +110,9 @@ class Calibration:
     # about a moment.
     video_temperature: float
     moment_temperature: float
-    video: Scale
-    moment: Scale
+    video: Regression  # of a whole video as the answer to a text
+    moment: Regression  # of a moment as the answer to a text
+    picture: Scale  # of the cosine of a picture, as the question, and the best frame of a moment
 
     def __post_init__(self) -> None:
         if not self.templates or any(template.count("{}") != 1 for template in self.templates):
@@ -60,13 +125,15 @@ class Calibration:
 
 # For an encoder without a calibration. These are guesses: no weights of such a model were available to measure. The
 # moment temperature is CLIP's own 0.01 (https://arxiv.org/abs/2103.00020); the video temperature is three times that.
+# The confidences are low on purpose: the z scores of wrong answers of `mini` seldom reach 4.
 GENERIC = Calibration(
     templates=("{}", "a photo of {}", "a video frame of {}"),
     bank_share=0.5,
     video_temperature=0.03,
     moment_temperature=0.01,
-    video=Scale(no_match_below=1.3, match_above=1.9),
-    moment=Scale(no_match_below=1.3, match_above=1.9),
+    video=weigh_own(half_at=3.5, slope=1.5),
+    moment=weigh_own(half_at=3.5, slope=1.5),
+    picture=Scale(no_match_below=0.85, match_above=0.93),
 )
 
 
@@ -77,8 +144,12 @@ def calibration_from(values: Mapping[str, Any]) -> Calibration:
         ValueError: If a value is missing, unknown, or out of range.
     """
     try:
-        scales = {name: Scale(**values[name]) for name in ("video", "moment")}
-        return Calibration(**{**values, **scales, "templates": tuple(values["templates"])})
+        regressions = {
+            name: Regression(intercept=values[name]["intercept"], weights=Evidence(**values[name]["weights"]))
+            for name in ("video", "moment")
+        }
+        scale = Scale(**values["picture"])
+        return Calibration(**{**values, **regressions, "picture": scale, "templates": tuple(values["templates"])})
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a calibration: {error}") from error
 

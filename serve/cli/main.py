@@ -286,15 +286,15 @@ def reindex(ctx: click.Context, as_json: bool, data: Path | None, config: Path |
     epilog="""\b
 Examples:
   kinodex calibrate questions.json
-  kinodex calibrate questions.json --data /srv/library --json
+  kinodex calibrate questions.json more.jsonl --data /srv/library --json
 
 \b
-QUESTIONS.json holds questions with known answers. Those with "half": "report" only measure the result:
+Each file of QUESTIONS holds questions with known answers. Those with "half": "report" only measure the result:
   {"videos":  [{"file": "a.mp4", "caption": "a dog in the snow", "half": "train"}],
    "moments": [{"file": "a.mp4", "query": "the dog jumps", "channel": "visual"}],
    "absent":  [{"query": "a volcano", "channel": "visual"}]}"""
 )
-@click.argument("questions", type=click.Path(path_type=Path), metavar="QUESTIONS.json")
+@click.argument("questions", type=click.Path(path_type=Path), metavar="QUESTIONS...", nargs=-1, required=True)
 @click.option(
     "--out",
     metavar="FILE",
@@ -303,22 +303,24 @@ QUESTIONS.json holds questions with known answers. Those with "half": "report" o
 )
 @json_option
 @library_options
-def calibrate(questions: Path, out: Path | None, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Choose thresholds for the visual encoder.
+def calibrate(
+    questions: tuple[Path, ...], out: Path | None, as_json: bool, data: Path | None, config: Path | None
+) -> None:
+    """Fit the confidences of the visual encoder.
 
-    The scores of encoders differ in scale. From questions with known answers, this chooses the scores at which an
-    answer is called a MATCH or NO_MATCH. It also chooses the sentences into which a question is put, and the share of
-    generic similarity to remove. A calibration is valid only for the encoder of this library. The built-in encoder
-    mini already has one.
+    The scores of encoders differ in scale. From questions with known answers, this learns how often an answer with such
+    scores is right: that is its confidence, by which it is called a MATCH or NO_MATCH. It also chooses the sentences
+    into which a question is put, and the share of generic similarity to remove. A calibration is valid only for the
+    encoder of this library. The built-in encoder mini already has one.
     """
     from encoders.calibration import FILE, write_calibration
     from serve.cli.render import show_calibration
     from serve.evaluate.calibrate import choose_calibration
-    from serve.evaluate.questions import read_questions
+    from serve.evaluate.questions import read_all_questions
     from serve.text import to_json
 
     with _open_library(data, config) as library:
-        report = choose_calibration(library, read_questions(questions))
+        report = choose_calibration(library, read_all_questions(questions))
         target = out or library.directory / FILE
     write_calibration(target, report.fingerprint, report.calibration)
     if as_json:

@@ -309,13 +309,19 @@ def show_calibration(console: Console, report: "CalibrationReport", path: Path) 
     for heading, outcomes in (("chosen on", report.chosen_on), ("held out", report.held_out)):
         if not outcomes:
             continue
-        table = Table(heading, "questions", "recall@1", "@5", "@10", "median rank", "MATCH", "NO_MATCH", box=None)
+        table = Table(heading, "questions", "recall@1", "@5", "@10", "median rank", box=None)
         for outcome in outcomes:
-            ranks = (outcome.recall_at_1, outcome.recall_at_5, outcome.recall_at_10)
-            shares = [DASH if share is None else f"{share:.2f}" for share in ranks]
-            median = DASH if outcome.median_rank is None else f"{outcome.median_rank:.0f}"
-            verdicts = (f"{outcome.match:.2f}", f"{outcome.no_match:.2f}")
-            table.add_row(outcome.name, str(outcome.count), *shares, median, *verdicts)
+            shares = [f"{share:.2f}" for share in (outcome.recall_at_1, outcome.recall_at_5, outcome.recall_at_10)]
+            table.add_row(outcome.name, str(outcome.count), *shares, f"{outcome.median_rank:.0f}")
+        console.print(table)
+    fits = (("cross-validated", report.chosen_reliability), ("held out", report.held_out_reliability))
+    for heading, measured in fits:
+        if not measured:
+            continue
+        table = Table(heading, "answers", "calibration error", "MATCH", "right of these", box=None)
+        for each in measured:
+            precision = DASH if each.match_precision is None else f"{each.match_precision:.0%}"
+            table.add_row(each.name, str(each.count), f"{each.calibration_error:.3f}", f"{each.match:.1%}", precision)
         console.print(table)
     chosen = report.calibration
     sentences = ", ".join(repr(template) for template in chosen.templates)

@@ -106,7 +106,7 @@ class Watcher(Background):
             slot = self.slots.index(None) if None in self.slots else self._grow()
             self.slots[slot] = standing
             target, thresholds = standing.target, standing.thresholds
-            self.visual_vectors[slot] = 0.0 if target.visual is None else target.visual
+            self.visual_vectors[slot] = 0.0 if target.visual is None else target.visual.vector
             if target.speech is not None:
                 if self.speech_vectors.shape[1] == 0:
                     self.speech_vectors = np.zeros((len(self.slots), len(target.speech)), np.float32)

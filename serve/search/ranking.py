@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from serve.search.evidence import ScoredVideo
 from serve.search.intent import Intent
 from serve.search.speech import Passage
-from serve.search.visual import ScoredVideo
 from serve.values import Video
 from temporal.moments.moments import tiou
 from temporal.values import ScoredSpan, TimeSpan

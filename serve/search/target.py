@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from encoders.batching import TextVectors
 from encoders.errors import NoVisualEncoder
 from serve.catalog.spelling import content_terms
+from serve.search.evidence import VisualQuery
 from serve.search.intent import Intent, read_intent
 from serve.search.ranking import Candidate
 from serve.search.speech import SpeechChannel, terms_of
@@ -21,7 +22,7 @@ from temporal.values import TimeSpan
 class Target:
     """The vectors and words of a query, and those of its exclusion. Vectors are float32 (D,), unit length."""
 
-    visual: NDArray[np.float32] | None  # None: the query does not ask for it, or the library has no visual encoder
+    visual: VisualQuery | None  # None: the query does not ask for it, or the library has no visual encoder
     speech: NDArray[np.float32] | None  # None: the query does not ask for it
     terms: Sequence[str] = ()  # words and phrases
     excluded_visual: NDArray[np.float32] | None = None
@@ -48,28 +49,29 @@ class QueryEncoder:
             NoVisualEncoder: If there is a picture, and no visual encoder.
         """
         has_text = bool(query.text.strip())
-        visual: list[tuple[float, NDArray[np.float32] | None]] = []  # weights and vectors
+        seen: NDArray[np.float32] | None = None
+        pictures: list[tuple[float, NDArray[np.float32] | None]] = []  # weights and vectors
         speech: list[tuple[float, NDArray[np.float32] | None]] = []
         if has_text:
             share = 1.0 if pixels is None and example is None else 1.0 - query.image_weight
             if intent.visual_weight > 0 and self._visual is not None:
-                visual.append((share, self._visual.encode_text(intent.text)))
+                seen = self._visual.encode_text(intent.text) if share > 0 else None
             if intent.speech_weight > 0:
                 speech.append((share if example is not None else 1.0, self._speech.encode_question(query.text, intent)))
         picture_share = query.image_weight if has_text else 1.0
         if pixels is not None:
             if self._visual is None:
                 raise NoVisualEncoder("an image cannot be searched for: the library has no visual encoder")
-            visual.append((picture_share, self._visual.encode_picture(pixels)))
+            pictures.append((picture_share, self._visual.encode_picture(pixels)))
         if example is not None:
             video, span = example
             if intent.visual_weight > 0 and self._visual is not None:
-                visual.append((picture_share, self._visual.average_frames(video, span)))
+                pictures.append((picture_share, self._visual.average_frames(video, span)))
             if intent.speech_weight > 0:
                 speech.append((picture_share, self._speech.average_utterances(video.row, span)))
         excluded = query.exclude_text.strip()
         return Target(
-            visual=_mix(visual),
+            visual=_make_visual(1.0 - picture_share, seen, _mix(pictures), picture_share),
             speech=_mix(speech),
             terms=terms_of(intent),
             excluded_visual=self._visual.encode_text(excluded) if excluded and self._visual is not None else None,
@@ -113,6 +115,17 @@ def is_example(candidate: Candidate, target: Target) -> bool:
     row, span = target.example
     own = candidate.span
     return candidate.video.row == row and own.start_seconds < span.end_seconds and own.end_seconds > span.start_seconds
+
+
+def _make_visual(
+    share: float, text: NDArray[np.float32] | None, picture: NDArray[np.float32] | None, picture_share: float
+) -> VisualQuery | None:
+    """Return what the visual channel looks for; None without a text and without a picture."""
+    vector = text if picture is None else _mix([(share, text), (picture_share, picture)])
+    if vector is None:
+        return None
+    picture_share = 0.0 if picture is None else picture_share
+    return VisualQuery(vector=vector, text=text, picture=picture, picture_share=picture_share)
 
 
 def _mix(parts: Sequence[tuple[float, NDArray[np.float32] | None]]) -> NDArray[np.float32] | None:

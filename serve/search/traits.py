@@ -50,13 +50,13 @@ class CaptionBank:
         return np.asarray(self._calibration.bank_share * self.direction, np.float32)
 
     @cached_property
-    def _unbiased(self) -> NDArray[np.float32]:
+    def unbiased(self) -> NDArray[np.float32]:
         """The captions without the bias, (D, K)."""
         return np.ascontiguousarray((self.vectors - self.bias).T)
 
     def pool(self, vectors: NDArray[np.float32]) -> dict[float, Pool]:
         """Pool the captions' scores on frames (F, D), F at least 1, at each temperature."""
-        scores = vectors @ self._unbiased
+        scores = vectors @ self.unbiased
         return {temperature: pool(scores, temperature) for temperature in self.temperatures}
 
     def statistics(self, pools: Sequence[Mapping[float, Pool]]) -> CaptionScores:

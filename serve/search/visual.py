@@ -18,6 +18,7 @@ from encoders.clip import VisualEncoder
 from serve.catalog.catalog import Catalog
 from serve.index.nearest import NearestIndex
 from serve.search.caches import RowCache
+from serve.search.evidence import ScoredVideo, VisualQuery, WeighedVideo, judge, z_score, z_scores
 from serve.search.pooling import Traits, softmax_mean
 from serve.search.traits import CaptionBank
 from serve.search.video_rows import VideoFrames, read_frames
@@ -30,23 +31,12 @@ from temporal.values import ScoredSpan, TimeSpan
 SEGMENT_COUNT = 512  # nearest segments; their videos are scored frame by frame
 VIDEO_COUNT = 200  # videos scored frame by frame for one question (field practice: exact re-score of the top 200)
 CACHED_TRAITS_COUNT = 200_000  # videos whose traits stay in memory: about 1 KB each
-CALIBRATED_COUNT = 20  # best videos, for which the no-match test is worth its cost
+JUDGED_COUNT = 20  # best videos, for which moments and confidences are worth their cost
+AVERAGED_COUNT = 256  # frames of a moment whose mean is taken: evenly spaced ones of a longer moment
 # Share of a frame's similarity to the exclusion, beyond that of captions of anything, that is taken from its score.
 # (Field practice; encoders know no "not", so exclusion is arithmetic.)
 EXCLUDED_SHARE = 1.0
 EXCLUDED_FRAMES = 0.5  # a moment is left out if this share of its frames shows more of the exclusion than the question
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredVideo:
-    """How well one video shows what a question asks for. The defaults are for a video too far down for the test."""
-
-    video: Video
-    score: float  # de-biased similarity of the whole video, about -0.2..0.5
-    confidence: float = 0.0  # 0..1 that the video shows it, by the no-match test against captions of anything
-    moment_score: float = 0.0  # as score, of the video's best frames
-    moment_confidence: float = 0.0  # as confidence, that the best frames show it
-    moments: tuple[ScoredSpan, ...] = ()  # best first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +109,7 @@ class VisualChannel:
 
     def score_videos(
         self,
-        query: NDArray[np.float32],
+        query: VisualQuery,
         videos: Sequence[Video],
         *,
         everywhere: bool = False,
@@ -129,29 +119,55 @@ class VisualChannel:
         """Return the videos that may show what the query asks for, best first, with their moments.
 
         Args:
-            query: float32 (D,), unit length.
+            query: What to look for.
             everywhere: Whether `videos` are all videos of the library.
             excluded: float32 (D,), unit length, of the exclusion. Videos and moments that show more of it than of the
                 query are left out.
             check: Called between videos; an exception that it raises ends the search.
         """
+        curves = self._score_curves(query, self._choose_videos(query.vector, videos, everywhere), excluded, check)
+        weighed = self._weigh(query, curves[:JUDGED_COUNT], check)
+        judged = judge(weighed, query, len(videos), self._captions, self.calibration)
+        return judged + [ScoredVideo(video=curve.video, score=score) for score, curve in curves[JUDGED_COUNT:]]
+
+    def weigh_videos(self, query: VisualQuery, videos: Sequence[Video]) -> list[WeighedVideo]:
+        """Return the evidence of each of some videos by itself, best first; for `kinodex calibrate`."""
+        return self._weigh(query, self._score_curves(query, videos, None, lambda: None), lambda: None)
+
+    def generality(self, text: NDArray[np.float32]) -> float:
+        """Return the generality (encoders.calibration.Evidence) of a text's vector (D,)."""
+        return float(self._captions.direction @ text)
+
+    def _score_curves(
+        self,
+        query: VisualQuery,
+        videos: Sequence[Video],
+        excluded: NDArray[np.float32] | None,
+        check: Callable[[], None],
+    ) -> list[tuple[float, FrameScores]]:
+        """Return the score and the curve of each video that has frames, best first."""
         curves = []
-        for video in self._choose_videos(query, videos, everywhere):
+        for video in videos:
             check()
-            if (curve := self.score_frames(query, video, excluded)) is not None:
+            if (curve := self.score_frames(query.vector, video, excluded)) is not None:
                 curves.append((float(softmax_mean(curve.values, self.calibration.video_temperature)), curve))
         curves.sort(key=lambda entry: -entry[0])
-        best, traits = curves[:CALIBRATED_COUNT], []
-        for _, curve in best:
+        return curves
+
+    def _weigh(
+        self, query: VisualQuery, curves: Sequence[tuple[float, FrameScores]], check: Callable[[], None]
+    ) -> list[WeighedVideo]:
+        """Find the moments on each curve, and measure the evidence."""
+        traits = []
+        for _, curve in curves:
             check()
             traits.append(self._find_traits(curve))
         check()
-        moments = self._find_moments([curve for _, curve in best])
-        calibrated = [
-            self._calibrate(score, curve, video_traits, video_moments)
-            for (score, curve), video_traits, video_moments in zip(best, traits, moments, strict=True)
+        moments = self._find_moments([curve for _, curve in curves])
+        return [
+            self._weigh_video(query, score, curve, video_traits, video_moments)
+            for (score, curve), video_traits, video_moments in zip(curves, traits, moments, strict=True)
         ]
-        return calibrated + [ScoredVideo(video=curve.video, score=score) for score, curve in curves[CALIBRATED_COUNT:]]
 
     def score_frames(
         self, query: NDArray[np.float32], video: Video, excluded: NDArray[np.float32] | None
@@ -239,21 +255,29 @@ class VisualChannel:
             _drop_excluded(curve, each or _make_whole_span(curve)) for curve, each in zip(curves, moments, strict=True)
         ]
 
-    def _calibrate(
-        self, score: float, curve: FrameScores, traits: Traits, moments: tuple[ScoredSpan, ...]
-    ) -> ScoredVideo:
-        """Compare the scores of a video and of its best frames with those of captions of anything on it."""
-        calibration = self.calibration
-        moment_score = float(softmax_mean(curve.values, calibration.moment_temperature))
-        for_video = z_score(score, *traits.caption_scores[calibration.video_temperature])
-        for_moment = z_score(moment_score, *traits.caption_scores[calibration.moment_temperature])
-        return ScoredVideo(
+    def _weigh_video(
+        self, query: VisualQuery, score: float, curve: FrameScores, traits: Traits, moments: tuple[ScoredSpan, ...]
+    ) -> WeighedVideo:
+        """Measure what one video and its moments say for themselves."""
+        temperature = self.calibration.moment_temperature
+        moment_score = float(softmax_mean(curve.values, temperature))
+        own = likeness = [0.0] * len(moments)
+        if query.text is not None and moments:
+            own = z_scores(_sum_frames(curve, moments), query.text, self._captions)
+        if query.picture is not None and moments:
+            best = np.searchsorted(curve.frames.pts_seconds, [moment.peak_seconds for moment in moments])
+            order = np.argsort(best, kind="stable")  # take() wants them in order of time
+            likeness = np.empty(len(moments))
+            likeness[order] = curve.frames.vectors.take(best[order]) @ query.picture
+        return WeighedVideo(
             video=curve.video,
             score=score,
-            confidence=calibration.video.confidence(for_video),
             moment_score=moment_score,
-            moment_confidence=calibration.moment.confidence(for_moment),
+            frame_count=len(curve.frames),
+            z=z_score(moment_score, *traits.caption_scores[temperature]),
             moments=moments,
+            own=tuple(own),
+            likeness=tuple(map(float, likeness)),
         )
 
 
@@ -270,9 +294,17 @@ def fill_templates(text: str, templates: Sequence[str]) -> list[str]:
     return [template.format(text) for template in templates]
 
 
-def z_score(score: float, mean: float, spread: float) -> float:
-    """Return how many standard deviations a score is above the scores of captions of anything on the same video."""
-    return (score - mean) / max(spread, 1e-6)
+def _sum_frames(curve: FrameScores, moments: Sequence[ScoredSpan]) -> NDArray[np.float32]:
+    """Return the sum of the frames of each of M moments, float32 (M, D): their mean picture, but for its length."""
+    sums = []
+    for moment in moments:
+        inside = _frames_within(moment.span, curve.frames.pts_seconds)
+        if inside.stop - inside.start <= AVERAGED_COUNT:
+            sums.append(curve.frames.vectors.sum(inside))
+        else:
+            positions = np.linspace(inside.start, inside.stop - 1, AVERAGED_COUNT).astype(np.int64)
+            sums.append(curve.frames.vectors.take(positions).sum(axis=0))
+    return np.stack(sums)
 
 
 def _make_whole_span(curve: FrameScores) -> list[ScoredSpan]:

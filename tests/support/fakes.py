@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.calibration import Calibration, Scale
+from encoders.calibration import Calibration, Scale, weigh_own
 from encoders.values import Utterance, Word
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 
@@ -23,8 +23,9 @@ CALIBRATION = Calibration(
     bank_share=0.5,
     video_temperature=0.1,
     moment_temperature=0.02,
-    video=Scale(no_match_below=1.26, match_above=1.94),
-    moment=Scale(no_match_below=1.26, match_above=1.94),
+    video=weigh_own(half_at=1.6, slope=2.5),
+    moment=weigh_own(half_at=1.6, slope=2.5),
+    picture=Scale(no_match_below=0.8, match_above=0.9),
 )
 
 

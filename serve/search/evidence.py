@@ -1,0 +1,146 @@
+"""Evidence: measures what speaks for each answer of the visual channel, and turns it into confidences.
+
+Each moment is judged by its own seconds. The question's similarity to the mean picture of these seconds is compared
+with that of captions of anything to the same picture. So a picture that is near to every text does not count, and the
+length of a video does not either. The best frames of the video, the best other video, and the question itself say how
+much that means. The encoder's calibration weighs them.
+
+A picture as the question has a scale of its own: pictures are nearer to pictures than texts are. Its confidence is read
+off its cosine with the best frame of the moment.
+
+Source: comparing a score with those of other questions on the same sample, and with those of the same question on other
+samples, is the score normalisation of speaker verification (Z-norm and T-norm, R. Auckenthaler et al., 2000).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.calibration import Calibration, Evidence
+from serve.search.traits import CaptionBank
+from serve.values import Video
+from temporal.values import ScoredSpan
+
+Floats = NDArray[np.float32]
+
+MAX_Z = 8.0  # larger z scores and margins say no more
+# Videos beyond this count are not counted: no larger library was calibrated. The margin falls with their number anyway.
+MAX_VIDEO_COUNT = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VisualQuery:
+    """What the visual channel looks for, as unit vectors float32 (D,), and its parts. At least one part is there."""
+
+    vector: Floats  # by which frames are ranked: the parts, mixed
+    text: Floats | None = None
+    picture: Floats | None = None
+    picture_share: float = 0.0  # 0..1, of the picture in the confidence
+
+    @classmethod
+    def of_text(cls, vector: Floats) -> "VisualQuery":
+        return cls(vector=vector, text=vector)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredVideo:
+    """How well one video shows what a question asks for. The defaults are for a video too far down to be judged."""
+
+    video: Video
+    score: float  # de-biased similarity of the whole video, about -0.2..0.5
+    confidence: float = 0.0  # 0..1 that the video shows it
+    moment_score: float = 0.0  # as score, of the video's best frames
+    moments: tuple[ScoredSpan, ...] = ()  # best first
+    confidences: tuple[float, ...] = ()  # of each moment, 0..1 that it shows it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeighedVideo:
+    """One video's part of the evidence. It does not depend on the other videos that are searched."""
+
+    video: Video
+    score: float  # as in ScoredVideo
+    moment_score: float  # as in ScoredVideo
+    frame_count: int
+    z: float  # z score of the best frames
+    moments: tuple[ScoredSpan, ...]
+    own: tuple[float, ...]  # z score of the frames of each moment
+    likeness: tuple[float, ...]  # cosine of the best frame of each moment and the question's picture; 0 without one
+
+
+def z_score(score: float, mean: float, spread: float) -> float:
+    """Return how many standard deviations a score is above the scores of captions of anything on the same frames."""
+    return (score - mean) / max(spread, 1e-6)
+
+
+def z_scores(vectors: Floats, query: Floats, captions: CaptionBank) -> list[float]:
+    """Return the z score of a question on each of M pictures, (M, D) of any length."""
+    generic = vectors @ captions.unbiased  # (M, K)
+    spread = np.maximum(generic.std(axis=1), 1e-6 * np.linalg.norm(vectors, axis=1))
+    scores: list[float] = ((vectors @ (query - captions.bias) - generic.mean(axis=1)) / spread).tolist()
+    return scores
+
+
+def evidence_of(
+    weighed: Sequence[WeighedVideo], generality: float, video_count: int
+) -> list[tuple[Evidence, list[Evidence]]]:
+    """Return the evidence for each video and for each of its moments.
+
+    Args:
+        weighed: The best videos.
+        generality: See encoders.calibration.Evidence.
+        video_count: All videos that were searched.
+    """
+    best = sorted((video.z for video in weighed), reverse=True)[:2]
+    found = []
+    for video in weighed:
+        rivals = best[1:] if video.z == best[0] else best[:1]  # of two equal videos each is the other's rival
+        margin = video.z - rivals[0] if rivals else 0.0
+
+        def evidence(own: float, video: WeighedVideo = video, margin: float = margin) -> Evidence:
+            return Evidence(
+                own=_clip(own),
+                video=_clip(video.z),
+                margin=_clip(margin),
+                generality=generality,
+                log_frames=math.log(video.frame_count),
+                log_videos=math.log(min(video_count, MAX_VIDEO_COUNT)),
+                is_alone=float(len(weighed) == 1),
+            )
+
+        found.append((evidence(max(video.own, default=video.z)), [evidence(own) for own in video.own]))
+    return found
+
+
+def judge(
+    weighed: Sequence[WeighedVideo], query: VisualQuery, video_count: int, captions: CaptionBank, by: Calibration
+) -> list[ScoredVideo]:
+    """Return the videos, and their moments, with their confidences.
+
+    For a text and a picture together, the two confidences are mixed as the question says.
+    """
+    share = query.picture_share if query.text is not None else 1.0
+    generality = float(captions.direction @ query.text) if query.text is not None else 0.0
+    scored = []
+    for video, (whole, parts) in zip(weighed, evidence_of(weighed, generality, video_count), strict=True):
+        alike = [by.picture.confidence(each) if share else 0.0 for each in video.likeness]
+        confidences = [share * alike[n] + (1 - share) * by.moment.confidence(part) for n, part in enumerate(parts)]
+        confidence = share * max(alike, default=0.0) + (1 - share) * by.video.confidence(whole)
+        scored.append(
+            ScoredVideo(
+                video=video.video,
+                score=video.score,
+                confidence=confidence,
+                moment_score=video.moment_score,
+                moments=video.moments,
+                confidences=tuple(confidences),
+            )
+        )
+    return scored
+
+
+def _clip(z: float) -> float:
+    return min(max(z, -MAX_Z), MAX_Z)
