@@ -156,7 +156,8 @@ def fit_confidences(
         calibration,
         moment=fit_samples(of_moments),
         video=fit_samples(of_videos),
-        picture=fit_pictures(pictures, [question for question in questions if question.file is not None]),
+        picture=fit_pictures(pictures, [question for question in questions if question.file is not None])
+        or calibration.picture,
     )
     return fitted, (
         *measure_sizes("moments", of_moments, cross_validate(of_moments)),

@@ -30,12 +30,13 @@ Kind = Literal["video", "moment"]
 LIBRARY_SIZES = (1, 2, 4, 8, 16)  # videos of the libraries that are asked, beside all videos
 TRIAL_COUNT = 6  # random libraries of each size for one question, with the right video and without it
 ANSWER_COUNT = 10  # first answers that count: those that a person sees
-# Strength of the Gaussian prior that pulls standardised weights to 0, where each question counts 1. With less, the
-# cross-validated share of right answers among those called MATCH falls below 0.8: the fit trusts 150 questions too much.
+# Strength of the Gaussian prior that pulls standardised weights to 0, where each question counts 1. With less, fewer
+# than 0.8 of the answers called MATCH are right in cross-validation: the fit trusts 150 questions too much.
 RIDGE = 2.0
 NEWTON_STEPS = 50  # far more than a convex problem of eight numbers takes
 FOLD_COUNT = 5  # of the cross-validation
 BIN_COUNT = 10  # of confidences, for the calibration error
+MIN_PICTURES = 4  # frames of a span from which a picture is taken: its quarter and its half are apart
 INPUTS = tuple(each.name for each in fields(Evidence))
 
 
@@ -212,7 +213,7 @@ def fit_pictures(frames: Sequence[tuple[str, Floats, NDArray[np.float32]]], ques
         times, vectors = by_name[question.file or ""]
         for start, end in {(span.start_seconds, span.end_seconds) for span in question.spans} or {(0.0, np.inf)}:
             inside = vectors[(times >= start) & (times < end)]
-            if len(inside) < 4:
+            if len(inside) < MIN_PICTURES or len(frames) == 1:
                 continue
             picture = inside[len(inside) // 4]
             wrong = sorted(
@@ -222,6 +223,8 @@ def fit_pictures(frames: Sequence[tuple[str, Floats, NDArray[np.float32]]], ques
             cosines += [float((inside[len(inside) // 2 :] @ picture).max()), *wrong]
             is_right += [True, *[False] * len(wrong)]
             weights += [1.0, *[1 / len(wrong)] * len(wrong)]
+    if not cosines:
+        return None
     intercept, weight = fit_logistic(np.array(cosines)[:, None], np.array(is_right), np.array(weights))
     return Scale(
         no_match_below=round((logit(WEAK_CONFIDENCE) - intercept) / weight, 3),

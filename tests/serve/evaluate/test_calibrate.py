@@ -69,23 +69,27 @@ def test_only_questions_that_are_not_held_out_choose(
     with Library.open(data, SETTINGS) as library:
         report = choose_calibration(library, read_questions(questions))
     assert report.fingerprint == "c0104"
-    assert [(found.name, found.count) for found in report.chosen_on] == [
-        ("whole videos", 2), ("moments", 1), ("absent", 1),
-    ]  # fmt: skip
-    assert [(found.name, found.count) for found in report.held_out] == [
-        ("whole videos", 1), ("moments", 1), ("absent", 1),
-    ]  # fmt: skip
-    videos, moments, absent = report.held_out
+    assert [(found.name, found.count) for found in report.chosen_on] == [("whole videos", 2), ("moments", 1)]
+    assert [(found.name, found.count) for found in report.held_out] == [("whole videos", 1), ("moments", 1)]
+    videos, moments = report.held_out
     assert videos.recall_at_1 == moments.recall_at_1 == 1
-    assert (videos.median_rank, absent.median_rank) == (1, None)
-    assert absent.match == 0
+    assert videos.median_rank == 1
+    names = ["one video", "libraries of all sizes", "3 videos"]
+    for reliability in (report.chosen_reliability, report.held_out_reliability):
+        assert [found.name for found in reliability] == [
+            f"{kind}, {name}" for kind in ("moments", "whole videos") for name in names
+        ]
+    assert all(found.match_precision in (None, 1) for found in report.held_out_reliability)
 
 
 def test_the_command_writes_what_the_library_then_reads(
-    data: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
-    found = CliRunner().invoke(cli, ["calibrate", str(questions), "--data", str(data), "--json"])
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"kind": "absent", "query": "a yellow car"}))
+    (data / "calibration.json").write_text("{")  # of an older version, for instance: it is replaced, not read
+    found = CliRunner().invoke(cli, ["calibrate", str(questions), str(more), "--data", str(data), "--json"])
     assert found.exit_code == 0, found.output
     chosen = json.loads(found.output)["calibration"]
     stored = read_calibrations(data / "calibration.json")["c0104"]
