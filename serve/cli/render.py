@@ -314,7 +314,7 @@ def show_calibration(console: Console, report: "CalibrationReport", path: Path) 
             shares = [f"{share:.2f}" for share in (outcome.recall_at_1, outcome.recall_at_5, outcome.recall_at_10)]
             table.add_row(outcome.name, str(outcome.count), *shares, f"{outcome.median_rank:.0f}")
         console.print(table)
-    fits = (("cross-validated", report.chosen_reliability), ("held out", report.held_out_reliability))
+    fits = (("cross-validated", report.chosen_confidences), ("held out", report.held_out_confidences))
     for heading, measured in fits:
         if not measured:
             continue

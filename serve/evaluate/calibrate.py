@@ -22,14 +22,14 @@ from encoders.errors import NoVisualEncoder
 from serve.errors import QuestionsInvalid
 from serve.evaluate.confidence import (
     AskedQuestion,
-    Reliability,
+    ConfidenceOutcome,
     Sample,
     ask_questions,
     cross_validate,
     draw_samples,
     fit_pictures,
     fit_samples,
-    measure_reliability,
+    measure_confidences,
 )
 from serve.evaluate.questions import Question, Questions
 from serve.index import open_index
@@ -73,8 +73,10 @@ class CalibrationReport:
     calibration: Calibration
     chosen_on: tuple[CalibrationOutcome, ...]
     held_out: tuple[CalibrationOutcome, ...]  # empty unless questions of both kinds are held out
-    chosen_reliability: tuple[Reliability, ...]  # by cross-validation: no answer is judged by a fit that knew its video
-    held_out_reliability: tuple[Reliability, ...]  # empty unless questions are held out
+    chosen_confidences: tuple[ConfidenceOutcome, ...]  # by cross-validation: the fit of an answer knew not its video
+        ConfidenceOutcome, ...
+    ]  # by cross-validation: no answer is judged by a fit that knew its video
+    held_out_confidences: tuple[ConfidenceOutcome, ...]  # empty unless questions are held out
 
 
 def choose_calibration(library: Library, questions: Questions) -> CalibrationReport:
@@ -118,8 +120,8 @@ def choose_calibration(library: Library, questions: Questions) -> CalibrationRep
         calibration=calibration,
         chosen_on=measure_outcomes(trial, calibration, *train[:2]),
         held_out=measure_outcomes(trial, calibration, *held_out[:2]) if all(held_out[:2]) else (),
-        chosen_reliability=reliability,
-        held_out_reliability=check_confidences(library, calibration, videos, list(itertools.chain(*held_out))),
+        chosen_confidences=reliability,
+        held_out_confidences=check_confidences(library, calibration, videos, list(itertools.chain(*held_out))),
     )
 
 
@@ -144,7 +146,7 @@ def choose_settings(trial: "CalibrationTrial", videos: Sequence[Question], momen
 
 def fit_confidences(
     library: Library, calibration: Calibration, videos: Mapping[str, Video], questions: Sequence[Question]
-) -> tuple[Calibration, tuple[Reliability, ...]]:
+) -> tuple[Calibration, tuple[ConfidenceOutcome, ...]]:
     """Fit the confidences to the answers to some questions; return them, and how well they fit by cross-validation."""
     asked = ask_library(library, calibration, videos, questions)
     of_moments, of_videos = draw_samples(asked, "moment"), draw_samples(asked, "video")
@@ -167,7 +169,7 @@ def fit_confidences(
 
 def check_confidences(
     library: Library, calibration: Calibration, videos: Mapping[str, Video], questions: Sequence[Question]
-) -> tuple[Reliability, ...]:
+) -> tuple[ConfidenceOutcome, ...]:
     """Measure the confidences of answers to questions to which they were not fitted."""
     if not questions:
         return ()
@@ -201,7 +203,7 @@ def ask_library(
         return ask_questions(channel, questions, list(videos.values()), rows)
 
 
-def measure_sizes(name: str, samples: Sequence[Sample], confidences: Sequence[float]) -> list[Reliability]:
+def measure_sizes(name: str, samples: Sequence[Sample], confidences: Sequence[float]) -> list[ConfidenceOutcome]:
     """Measure the confidences in libraries of one video, in all libraries, and in the largest."""
     largest = max(sample.size for sample in samples)
     wanted = {
@@ -213,7 +215,7 @@ def measure_sizes(name: str, samples: Sequence[Sample], confidences: Sequence[fl
     for title, sizes in wanted.items():
         chosen = [n for n, sample in enumerate(samples) if sample.size in sizes]
         if chosen:
-            measured.append(measure_reliability(title, [samples[n] for n in chosen], [confidences[n] for n in chosen]))
+            measured.append(measure_confidences(title, [samples[n] for n in chosen], [confidences[n] for n in chosen]))
     return measured
 
 

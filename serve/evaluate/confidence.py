@@ -61,7 +61,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reliability:
+class ConfidenceOutcome:
     """How well confidences are frequencies."""
 
     name: str
@@ -180,7 +180,7 @@ def cross_validate(samples: Sequence[Sample]) -> list[float]:
     return [fitted[sample.fold].confidence(sample.evidence) for sample in samples]
 
 
-def measure_reliability(name: str, samples: Sequence[Sample], confidences: Sequence[float]) -> Reliability:
+def measure_confidences(name: str, samples: Sequence[Sample], confidences: Sequence[float]) -> ConfidenceOutcome:
     """Measure confidences against what is right."""
     values, is_right = np.array(confidences), np.array([sample.is_right for sample in samples])
     bins = np.minimum((values * BIN_COUNT).astype(np.int64), BIN_COUNT - 1)
@@ -188,7 +188,7 @@ def measure_reliability(name: str, samples: Sequence[Sample], confidences: Seque
         (bins == each).mean() * abs(values[bins == each].mean() - is_right[bins == each].mean()) for each in set(bins)
     ]
     is_match = values >= MATCH_CONFIDENCE
-    return Reliability(
+    return ConfidenceOutcome(
         name=name,
         count=len(samples),
         calibration_error=float(sum(distances)),

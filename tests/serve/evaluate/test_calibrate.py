@@ -75,11 +75,11 @@ def test_only_questions_that_are_not_held_out_choose(
     assert videos.recall_at_1 == moments.recall_at_1 == 1
     assert videos.median_rank == 1
     names = ["one video", "libraries of all sizes", "3 videos"]
-    for reliability in (report.chosen_reliability, report.held_out_reliability):
-        assert [found.name for found in reliability] == [
+    for measured in (report.chosen_confidences, report.held_out_confidences):
+        assert [found.name for found in measured] == [
             f"{kind}, {name}" for kind in ("moments", "whole videos") for name in names
         ]
-    assert all(found.match_precision in (None, 1) for found in report.held_out_reliability)
+    assert all(found.match_precision in (None, 1) for found in report.held_out_confidences)
 
 
 def test_the_command_writes_what_the_library_then_reads(

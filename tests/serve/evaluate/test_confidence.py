@@ -16,7 +16,7 @@ from serve.evaluate.confidence import (
     fit_logistic,
     fit_pictures,
     fit_samples,
-    measure_reliability,
+    measure_confidences,
 )
 from serve.evaluate.questions import Question
 from serve.search.evidence import WeighedVideo
@@ -101,10 +101,10 @@ def test_cross_validation_judges_no_video_by_a_fit_that_knew_it() -> None:
 
 def test_reliability_is_the_distance_of_confidence_and_frequency() -> None:
     samples = [sample(0, is_right) for is_right in (True, True, True, False, False, False)]
-    measured = measure_reliability("some", samples, [0.95, 0.95, 0.95, 0.95, 0.05, 0.05])
+    measured = measure_confidences("some", samples, [0.95, 0.95, 0.95, 0.95, 0.05, 0.05])
     assert measured.calibration_error == pytest.approx(4 / 6 * 0.2 + 2 / 6 * 0.05)
     assert (measured.count, measured.match, measured.match_precision) == (6, pytest.approx(4 / 6), 0.75)
-    assert measure_reliability("none", samples, [0.1] * 6).match_precision is None
+    assert measure_confidences("none", samples, [0.1] * 6).match_precision is None
 
 
 def test_the_scale_of_pictures_lies_between_other_videos_and_the_same_one() -> None:
