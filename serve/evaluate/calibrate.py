@@ -74,8 +74,6 @@ class CalibrationReport:
     chosen_on: tuple[CalibrationOutcome, ...]
     held_out: tuple[CalibrationOutcome, ...]  # empty unless questions of both kinds are held out
     chosen_confidences: tuple[ConfidenceOutcome, ...]  # by cross-validation: the fit of an answer knew not its video
-        ConfidenceOutcome, ...
-    ]  # by cross-validation: no answer is judged by a fit that knew its video
     held_out_confidences: tuple[ConfidenceOutcome, ...]  # empty unless questions are held out
 
 
