@@ -112,7 +112,7 @@ def _draw_library(
 
 
 def _ask_library(asked: AskedQuestion, library: Sequence[WeighedVideo], kind: Kind, weight: float) -> Iterator[Sample]:
-    """Yield the first answers of a library, as the engine would order them. They share a weight."""
+    """Yield the first answers of a library, by their scores. They share a weight."""
     best = library[:JUDGED_COUNT]
     answers: list[tuple[float, Evidence, bool]] = []
     for video, (whole, parts) in zip(best, evidence_of(best, asked.generality, len(library)), strict=True):
@@ -225,7 +225,8 @@ def fit_pictures(frames: Sequence[tuple[str, Floats, NDArray[np.float32]]], ques
             weights += [1.0, *[1 / len(wrong)] * len(wrong)]
     if not cosines:
         return None
-    intercept, weight = fit_logistic(np.array(cosines)[:, None], np.array(is_right), np.array(weights))
+    fitted = fit_logistic(np.array(cosines)[:, None], np.array(is_right), np.array(weights))
+    intercept, weight = fitted.tolist()
     return Scale(
         no_match_below=round((logit(WEAK_CONFIDENCE) - intercept) / weight, 3),
         match_above=round((logit(MATCH_CONFIDENCE) - intercept) / weight, 3),

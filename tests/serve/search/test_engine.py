@@ -88,6 +88,14 @@ def test_finds_the_seconds_at_which_something_is_seen(library: Library) -> None:
     assert 10 <= best.best_frame_seconds < 18
 
 
+def test_moments_of_one_video_have_verdicts_of_their_own(library: Library) -> None:
+    within = library.moments(Query(text="red", channel="visual", filter=Filter(collections=("default",)))).moments
+    paris = [moment for moment in within if name(moment.uri) == "paris.mp4"]
+    verdicts = {moment.start_seconds < 18 and moment.end_seconds > 10: moment.verdict for moment in paris}
+    assert verdicts == {True: Verdict.MATCH} | ({False: Verdict.NO_MATCH} if len(paris) > 1 else {})
+    assert all(moment.verdict is Verdict.NO_MATCH for moment in within if name(moment.uri) == "london.mp4")
+
+
 def test_search_ranks_videos_and_lists_their_moments(library: Library) -> None:
     answer = library.search(Query(text="green", channel="visual"))
     assert [name(video.uri) for video in answer.videos[:2]] == ["london.mp4", "silent.mp4"]
