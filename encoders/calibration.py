@@ -173,8 +173,14 @@ def read_calibrations(path: Path) -> dict[str, Calibration]:
 
 
 def write_calibration(path: Path, fingerprint: str, calibration: Calibration) -> None:
-    """Store a calibration under its fingerprint, next to those of other encoders."""
-    stored = {name: asdict(calibration) for name, calibration in read_calibrations(path).items()}
+    """Store a calibration under its fingerprint, next to those of other encoders.
+
+    A file that cannot be used, for instance one of an older version, is replaced.
+    """
+    try:
+        stored = {name: asdict(calibration) for name, calibration in read_calibrations(path).items()}
+    except ValueError:
+        stored = {}
     stored[fingerprint] = asdict(calibration)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")

@@ -115,7 +115,7 @@ def evidence_of(
     return found
 
 
-def judge(
+def judge_videos(
     weighed: Sequence[WeighedVideo], query: VisualQuery, video_count: int, captions: CaptionBank, by: Calibration
 ) -> list[ScoredVideo]:
     """Return the videos, and their moments, with their confidences.

@@ -18,7 +18,7 @@ from encoders.clip import VisualEncoder
 from serve.catalog.catalog import Catalog
 from serve.index.nearest import NearestIndex
 from serve.search.caches import RowCache
-from serve.search.evidence import ScoredVideo, VisualQuery, WeighedVideo, judge, z_score, z_scores
+from serve.search.evidence import ScoredVideo, VisualQuery, WeighedVideo, judge_videos, z_score, z_scores
 from serve.search.pooling import Traits, softmax_mean
 from serve.search.traits import CaptionBank
 from serve.search.video_rows import VideoFrames, read_frames
@@ -127,7 +127,7 @@ class VisualChannel:
         """
         curves = self._score_curves(query, self._choose_videos(query.vector, videos, everywhere), excluded, check)
         weighed = self._weigh(query, curves[:JUDGED_COUNT], check)
-        judged = judge(weighed, query, len(videos), self._captions, self.calibration)
+        judged = judge_videos(weighed, query, len(videos), self._captions, self.calibration)
         return judged + [ScoredVideo(video=curve.video, score=score) for score, curve in curves[JUDGED_COUNT:]]
 
     def weigh_videos(self, query: VisualQuery, videos: Sequence[Video]) -> list[WeighedVideo]:

@@ -15,7 +15,7 @@ from serve.search.evidence import (
     VisualQuery,
     WeighedVideo,
     evidence_of,
-    judge,
+    judge_videos,
     z_scores,
 )
 from serve.search.traits import CaptionBank
@@ -91,7 +91,7 @@ def test_extreme_scores_and_large_libraries_say_no_more() -> None:
 
 
 def test_moments_of_one_video_are_judged_apart() -> None:
-    (scored,) = judge([weighed(3.0, own=[4.0, 0.0])], VisualQuery.of_text(TEXT), 1, CAPTIONS, CALIBRATION)
+    (scored,) = judge_videos([weighed(3.0, own=[4.0, 0.0])], VisualQuery.of_text(TEXT), 1, CAPTIONS, CALIBRATION)
     assert scored.confidences[0] > 0.9
     assert scored.confidences[1] < 0.1
     assert scored.confidence > 0.9
@@ -99,17 +99,17 @@ def test_moments_of_one_video_are_judged_apart() -> None:
 
 def test_a_picture_is_judged_by_its_cosine_alone() -> None:
     query = VisualQuery(vector=TEXT, picture=TEXT, picture_share=1.0)
-    (scored,) = judge([weighed(9.0, own=[0.0, 0.0], likeness=[0.9, 0.7])], query, 1, CAPTIONS, CALIBRATION)
+    (scored,) = judge_videos([weighed(9.0, own=[0.0, 0.0], likeness=[0.9, 0.7])], query, 1, CAPTIONS, CALIBRATION)
     assert scored.confidences == pytest.approx([0.7, 0.3])
     assert scored.confidence == pytest.approx(0.7)
 
 
 def test_the_confidences_of_a_text_and_a_picture_are_mixed() -> None:
     query = VisualQuery(vector=TEXT, text=TEXT, picture=TEXT, picture_share=0.25)
-    (scored,) = judge([weighed(0.0, own=[2.0], likeness=[0.9])], query, 1, CAPTIONS, CALIBRATION)
+    (scored,) = judge_videos([weighed(0.0, own=[2.0], likeness=[0.9])], query, 1, CAPTIONS, CALIBRATION)
     assert scored.confidences == pytest.approx([0.25 * 0.7 + 0.75 * 0.5])
 
 
 def test_a_video_without_moments_is_judged_by_its_best_frames() -> None:
-    (scored,) = judge([weighed(2.0)], VisualQuery.of_text(TEXT), 1, CAPTIONS, CALIBRATION)
+    (scored,) = judge_videos([weighed(2.0)], VisualQuery.of_text(TEXT), 1, CAPTIONS, CALIBRATION)
     assert (scored.confidence, scored.confidences) == (pytest.approx(0.5), ())
