@@ -92,7 +92,7 @@ def ask_questions(
 def draw_samples(asked: Sequence[AskedQuestion], kind: Kind, *, seed: int = 0) -> list[Sample]:
     """Ask each question of random libraries, with the right video and without it."""
     random = np.random.default_rng(seed)
-    samples = []
+    samples: list[Sample] = []
     for each in asked:
         sides = (True, False) if each.right is not None else (False,)
         settings = list(itertools.product((*LIBRARY_SIZES, len(each.videos)), sides, range(TRIAL_COUNT)))
@@ -197,8 +197,10 @@ def measure_confidences(name: str, samples: Sequence[Sample], confidences: Seque
     )
 
 
-def fit_pictures(frames: Sequence[tuple[str, Floats, NDArray[np.float32]]], questions: Sequence[Question]) -> Scale:
-    """Fit the scale of pictures as questions.
+def fit_pictures(
+    frames: Sequence[tuple[str, Floats, NDArray[np.float32]]], questions: Sequence[Question]
+) -> Scale | None:
+    """Fit the scale of pictures as questions; None if no right span is long enough, or there is no other video.
 
     A frame from the first quarter of a right span is the question. Right is the best frame of the second half of the
     span; wrong is the best frame of each other video, as far as it is among the first answers.

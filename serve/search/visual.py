@@ -266,9 +266,8 @@ class VisualChannel:
             own = z_scores(_sum_frames(curve, moments), query.text, self._captions)
         if query.picture is not None and moments:
             best = np.searchsorted(curve.frames.pts_seconds, [moment.peak_seconds for moment in moments])
-            order = np.argsort(best, kind="stable")  # take() wants them in order of time
-            likeness = np.empty(len(moments))
-            likeness[order] = curve.frames.vectors.take(best[order]) @ query.picture
+            ordered, places = np.unique(best, return_inverse=True)  # take() wants them in order of time
+            likeness = (curve.frames.vectors.take(ordered) @ query.picture)[places].tolist()
         return WeighedVideo(
             video=curve.video,
             score=score,
@@ -277,7 +276,7 @@ class VisualChannel:
             z=z_score(moment_score, *traits.caption_scores[temperature]),
             moments=moments,
             own=tuple(own),
-            likeness=tuple(map(float, likeness)),
+            likeness=tuple(likeness),
         )
 
 
