@@ -94,7 +94,8 @@ def read_features(path: Path, folder: Path, reader: TrunkReader, on_stage: OnSta
     kept = folder / f"{path.stem}-{reader.seed}.safetensors"
     if not kept.exists():
         sides = VIEWS_PX[:1] if is_held_out(path) else VIEWS_PX
-        labels, views = [], []
+        labels: list[Label] = []
+        views = []
         for number, (batch_labels, pixels) in enumerate(read_batches(path)):
             on_stage(f"Reading {path.name}", len(labels), None)
             labels += batch_labels
@@ -107,8 +108,8 @@ def read_features(path: Path, folder: Path, reader: TrunkReader, on_stage: OnSta
     try:
         with safe_open(kept, "np") as file:
             rows = json.loads(file.metadata()["labels"])
-            labels = [Label(**{**row, "captions": tuple(row["captions"])}) for row in rows]
-            return Features(views=file.get_tensor("views"), labels=tuple(labels))
+            found = [Label(**{**row, "captions": tuple(row["captions"])}) for row in rows]
+            return Features(views=file.get_tensor("views"), labels=tuple(found))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise WeightsInvalid(str(kept), f"{error}; remove it, and it is made again") from error
 

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,10 +161,11 @@ class HeadRun:
         self.captions = encode_captions(labels, sentence, device)
         self.head = CaptionHead(DROPOUT).to(device)
         self.scale = torch.nn.Parameter(torch.tensor(-math.log(PICTURE_TEMPERATURE), device=device))
-        self.optimizer = torch.optim.AdamW(
-            [{"params": [*self.head.parameters()]}, {"params": [self.scale], "weight_decay": 0.0}],
-            weight_decay=WEIGHT_DECAY,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": [*self.head.parameters()]},
+            {"params": [self.scale], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
         kinds = Counter(label.kind for label in labels)
         share = np.array([kinds[label.kind] ** (KIND_POWER - 1) for label in labels])
         self.share = share / share.sum()
@@ -211,7 +213,9 @@ class HeadRun:
         features = features + NOISE * features.std(dim=0) * torch.randn_like(features)
         features, partner, share = mix(features)
         self.head.train()
-        loss = loss_of_captions(self.head(features), own, partner, share, self.captions.vectors, self.scale.exp())
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            vectors = self.head(features)
+            loss = loss_of_captions(vectors, own, partner, share, self.captions.vectors, self.scale.exp())
         for group in self.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * schedule(self.step, self.steps)
         self.optimizer.zero_grad()
