@@ -28,7 +28,8 @@ LOAD = (
     "import time; t = time.perf_counter(); import numpy as np; from encoders.clip import load_visual; "
     "from encoders.config import VisualConfig; e, _ = load_visual(VisualConfig(model='mini')); "
     "a = time.perf_counter(); e.encode_texts(['a dog']); b = time.perf_counter(); "
-    "e.encode_frames(np.zeros((1, e.input_height, e.input_width, 3), np.uint8)); print(a - t, b - t, time.perf_counter() - t)"
+    "e.encode_frames(np.zeros((1, e.input_height, e.input_width, 3), np.uint8)); "
+    "print(a - t, b - t, time.perf_counter() - t)"
 )
 
 
