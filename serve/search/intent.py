@@ -72,10 +72,12 @@ PASSIVE_SIGHT = re.compile(
 # Remains of a question at either end of the target.
 AUXILIARY = re.compile(r"^(?:does|do|did)\s+|\s+in\s+it$", re.IGNORECASE)
 SIGHT_WORDS = re.compile(
-    r"\b(?:wearing|(?:scene|shot|picture|photo|image|slide|screen|close-up|drawing|cartoon|logo|silhouette|title\s+card)s?"
-    r"|footage|on-screen)\b",
+    r"\b(?:wearing|scene|shot|footage|picture|photo|image|slide|screen|close-up|drawing|cartoon|logo|title\s+card"
+    r"|silhouettes?)\b",
     re.IGNORECASE,
 )
+# Asks to be told something: people say the answer more often than it is shown.
+INFORMATION = re.compile(r"^(?:how|why|whose)\b", re.IGNORECASE)
 QUOTED = re.compile(r"[\"“”«»]([^\"“”«»]{2,})[\"“”«»]")
 
 
@@ -114,7 +116,7 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         rest, speech_text = both["shown"], both["said"]
     elif is_question and (seen := SIGHT_QUESTION.match(rest) or PASSIVE_SIGHT.match(rest)):
         rest, visual, speech = seen["what"], NAMED_WEIGHT, 1 - NAMED_WEIGHT
-    elif phrases:
+    elif phrases or (INFORMATION.match(target) and not SIGHT_WORDS.search(target)):
         visual, speech = 1 - NAMED_WEIGHT, NAMED_WEIGHT
     elif SIGHT_WORDS.search(target):
         visual, speech = NAMED_WEIGHT, 1 - NAMED_WEIGHT

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from encoders.calibration import WEAK_CONFIDENCE
 from serve.search.evidence import ScoredVideo
 from serve.search.intent import Intent
 from serve.search.speech import Passage
@@ -74,8 +75,8 @@ def rank_in_channel(candidates: Sequence[Candidate], channel: str, keys: Sequenc
 def merge_channels(visual: Sequence[Candidate], spoken: Sequence[Candidate], intent: Intent) -> list[Candidate]:
     """Merge each spoken candidate with the visual one that overlaps it most, if any does enough.
 
-    The merged candidate has the span of the channel that weighs more: by the question's intent, and by the channel's
-    trust in its own answer.
+    The merged candidate has the span of the channel that weighs more, by the question's intent and by its confidence.
+    Words that are not even a weak answer take no span from a sight.
     """
     unmerged = list(visual)
     merged = []
@@ -88,7 +89,7 @@ def merge_channels(visual: Sequence[Candidate], spoken: Sequence[Candidate], int
             continue
         partner = max(partners, key=lambda c: tiou(c.span, candidate.span))
         unmerged.remove(partner)
-        visual_weight = channel_weights(partner.visual_confidence, candidate.passage, intent)["visual"]
+        visual_weight = intent.visual_weight * max(partner.visual_confidence, WEAK_CONFIDENCE)
         merged.append(
             replace(
                 candidate,

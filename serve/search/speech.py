@@ -217,9 +217,10 @@ class SpeechChannel:
                     pairs[utterance.row, second[0].position] = (first, second)
         passages = [make_passage(sentence, query, rarities) for sentence in sentences.values()]
         for first, second in pairs.values():
-            goes_on = is_same_sentence(first[-1].utterance, second[0].utterance)
-            cost = PART_COST if goes_on else PAIR_COST
-            passages.append(make_passage([*first, *second], query, rarities, cost=cost, is_sentence=goes_on))
+            both = [*first, *second]
+            passages.append(make_passage(both, query, rarities, cost=PAIR_COST, is_sentence=False))
+            if is_same_sentence(first[-1].utterance, second[0].utterance):
+                passages.append(make_passage(both, query, rarities, cost=PART_COST))
         return passages
 
 
@@ -235,11 +236,12 @@ def make_passage(
 
     A sentence is as near to the question as its nearest utterance: the others may say more than was asked.
     """
-    # Encoding the joined text would take 8 ms and give nearly the same: a vector is a mean over words.
-    total_vector = np.sum([each.vector for each in utterances], axis=0)
-    cosine = float(total_vector @ query) / max(float(np.linalg.norm(total_vector)), 1e-6)  # without vectors it is 0
     if is_sentence:
-        cosine = max([cosine, *(float(each.vector @ query) for each in utterances)])
+        cosine = max(float(each.vector @ query) for each in utterances)
+    else:
+        # Encoding the joined text would take 8 ms and give nearly the same: a vector is a mean over words.
+        total_vector = np.sum([each.vector for each in utterances], axis=0)
+        cosine = float(total_vector @ query) / max(float(np.linalg.norm(total_vector)), 1e-6)  # without vectors it is 0
     text = " ".join(each.utterance.text for each in utterances)
     terms = [term for term in rarities if matches_term(text, term)]
     total = sum(rarities.values())
