@@ -30,12 +30,17 @@ class FusionConfig:
 
     frame_size: int  # D of the visual encoder
     utterance_size: int  # E of the sentence encoder
-    width: int = 512
-    layer_count: int = 2
-    head_count: int = 8
+    width: int = 128
+    layer_count: int = 1
+    head_count: int = 4
     dropout: float = 0.1  # in training
     max_frames: int = 32  # attention to more frames is worse than mean pooling on long video (field practice)
     max_utterances: int = 16  # in a window; 16 s of talk seldom have more than eight
+
+    @property
+    def has_one_space(self) -> bool:
+        """Whether vectors of frames and of sentences can be added, as those of mini and its sentence encoder."""
+        return self.frame_size == self.utterance_size
 
     def __post_init__(self) -> None:
         for name in ("frame_size", "utterance_size", "width", "layer_count", "head_count", "max_utterances"):
@@ -56,7 +61,8 @@ class TrainConfig:
     steps: int = 2000
     batch_count: int = 128  # captions in a step, over all processes
     seed: int = 1  # of every random choice, and of the split of the videos
-    learning_rate: float = 3e-4  # peak
+    learning_rate: float = 1e-3  # peak
+    weighing_factor: float = 10.0  # learning rate of the layer that weighs the tokens, over that of the rest
     weight_decay: float = 0.2
     gradient_norm: float = 1.0
     anchor_weight: float = 0.1  # weight of the squared distance from the mean of the frames

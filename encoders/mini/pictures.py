@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +39,14 @@ class Pictures:
 
 
 def read_pictures(
-    paths: list[Path], side_px: int, excluded: frozenset[str]
+    paths: list[Path],
+    side_px: int,
+    excluded: frozenset[str],
+    is_wanted: Callable[[Label], bool] = lambda label: True,
 ) -> Iterator[tuple[Label, NDArray[np.uint8]]]:
     """Yield each picture of the tars in order, squashed to uint8 (side_px, side_px, 3).
 
-    Pictures of `excluded` sources are left out.
+    Pictures of `excluded` sources are left out, and those that are not wanted, which are not decoded.
 
     Raises:
         PicturesInvalid: If a tar, its index or one of its pictures cannot be read.
@@ -61,6 +64,8 @@ def read_pictures(
                     )
                     if not label.captions:
                         raise PicturesInvalid(str(path), f"picture {row['key']} has no caption")
+                    if not is_wanted(label):
+                        continue
                     picture = Image.open(io.BytesIO(read_member(tar, f"{row['key']}.webp"))).convert("RGB")
                     yield label, np.asarray(picture.resize((side_px, side_px), Image.Resampling.BICUBIC))
         except (OSError, tarfile.TarError, KeyError, ValueError, TypeError, UnidentifiedImageError) as error:

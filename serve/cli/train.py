@@ -12,6 +12,8 @@ from serve.cli.failures import debug_option
 from serve.cli.options import config_option, json_option
 from serve.settings import data_directory, load_settings
 
+COMPOSED = "composed"  # folder of --out with the library that --pictures makes
+
 if TYPE_CHECKING:
     from temporal.fusion.train import Outcome
     from temporal.fusion.training_log import Report
@@ -23,6 +25,7 @@ Examples:
   kinodex train --data ~/library --out fusion --captions captions.jsonl
   kinodex train --data news --data sport --out fusion          captions from the metadata, or else the transcripts
   torchrun --nproc-per-node 4 --no-python kinodex train --data ~/library --out fusion
+  kinodex train --pictures pictures --out fusion               videos composed of labelled pictures
 
 \b
 CAPTIONS has one JSON object a line. "video" is the ID of a video, or the last part of its path:
@@ -41,6 +44,16 @@ To use a promoted checkpoint:
     multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of a library to train on. Repeatable.  [default: $KINODEX_DATA, then ./kinodex-data]",
+)
+@click.option(
+    "--pictures",
+    metavar="DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of labelled pictures, tars as for `python -m encoders.mini train`: train on videos composed of them,"
+    " which are stored in composed/ of the output folder.",
+)
+@click.option(
+    "--videos", metavar="N", default=3000, show_default=True, type=click.IntRange(min=20), help="Videos to compose."
 )
 @click.option(
     "--out",
@@ -65,6 +78,8 @@ To use a promoted checkpoint:
 @debug_option
 def train(
     directories: tuple[Path, ...],
+    pictures: Path | None,
+    videos: int,
     out: Path,
     captions: Path | None,
     steps: int,
@@ -86,9 +101,14 @@ def train(
     from temporal.config import TrainConfig
     from temporal.fusion.train import train_fusion
 
+    if pictures is not None and (directories or captions is not None):
+        raise click.UsageError("--pictures goes without --data and --captions")
     libraries = directories or (data_directory(None),)
     progress = _TrainingProgress(is_first=os.environ.get("RANK", "0") == "0")
     with progress.bars:
+        if pictures is not None:
+            libraries = (out / COMPOSED,)
+            captions = _compose(pictures, libraries[0], videos, seed, config, progress)
         gathered = gather(libraries, captions, out, load_settings(libraries[0], config), progress.show_stage)
         data = gathered.data
         missing = f"; {gathered.missing_count} left out: not of these videos" if gathered.missing_count else ""
@@ -102,6 +122,22 @@ def train(
             on_report=progress.print_report,
         )
     click.echo(json.dumps(_outcome_json(outcome, out)) if as_json else _outcome_text(outcome, out))
+
+
+def _compose(
+    pictures: Path, directory: Path, count: int, seed: int, config: Path | None, progress: "_TrainingProgress"
+) -> Path:
+    """Make the library of composed videos, unless a run that was stopped made it; return the file of its captions."""
+    import shutil
+
+    from serve.encoder_set import load_encoders
+    from serve.evaluate.composed_library import CAPTIONS, compose_library
+
+    if (directory / CAPTIONS).exists():  # it is written last
+        return directory / CAPTIONS
+    shutil.rmtree(directory, ignore_errors=True)
+    encoders = load_encoders(load_settings(directory, config), None, speech=("none", "none"))
+    return compose_library(pictures, directory, encoders, count=count, seed=seed, on_stage=progress.show_stage)
 
 
 def _process_device(device: str) -> str:

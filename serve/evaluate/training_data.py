@@ -19,7 +19,7 @@ from serve.catalog.catalog import Catalog
 from serve.encoder_set import Encoders, load_encoders
 from serve.errors import DataDirectoryMissing, EncoderSpaceMismatch
 from serve.evaluate.questions import names_of
-from serve.search.visual import encode_text
+from serve.search.visual import fill_templates
 from serve.settings import Settings
 from serve.values import Video
 from temporal.errors import TrainingSetInvalid
@@ -239,7 +239,9 @@ def encode_training_captions(texts: Sequence[str], encoder: VisualEncoder, out: 
             cached: NDArray[np.float32] = file["vectors"]
             return cached
     distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    encoded = np.stack([encode_text(encoder.encode_texts, templates, text) for text in distinct])
+    prompts = [prompt for text in distinct for prompt in fill_templates(text, templates)]
+    encoded = encoder.encode_texts(prompts).reshape(len(distinct), len(templates), -1).sum(axis=1)
+    encoded /= np.linalg.norm(encoded, axis=1, keepdims=True)
     vectors = encoded[[distinct[text] for text in texts]]
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / f"{os.getpid()}.{CACHE}"

@@ -1,9 +1,14 @@
 """FusionTransformer: turns the frames and utterances of one window into one segment vector.
 
-    y = normalise(mean(x) + W_out · mean(T(x, u)))
+    y = normalise(Σ a·x + Σ b·u)                        where frames and sentences share a space
+    y = normalise(Σ a·x + W_out · mean(T(x, u)))        elsewhere
 
-x are the vectors of the frames, u those of the utterances, T is a pre-norm transformer over both. Only W_out starts at
-zero. So an untrained model is exactly mean pooling. Gradients reach W_out in the first step and T in the second.
+x are the vectors of the frames, u those of the utterances, T is a pre-norm transformer over both. T weighs the frames
+(a, a softmax) and the utterances (b). In a shared space W_out only learns the training captions by heart: with it the
+held-out ones are found less often than by the mean, without it more often (benchmarks/fusion.py).
+
+W_out and the layer that makes the weights start at zero: then a is 1 / F and b is 0. So an untrained model is exactly
+mean pooling. Gradients reach them in the first step, and T in the second.
 
 Axes: B windows, F frames, U utterances, D and E the sizes of their vectors, W the width of T.
 
@@ -27,6 +32,7 @@ from temporal.values import WindowTokens
 TIME_FEATURES = 32  # sine and cosine of 16 periods
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 128.0  # periods: from two frames at one a second to beyond any window
 MODALITIES = 2  # frames, utterances
+LEAST_LOGIT = -1e4  # of padding in a softmax: a weight of zero, and no NaN where there is nothing but padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +101,21 @@ class FusionTransformer(nn.Module):
         self.layers = nn.TransformerEncoder(
             layer, config.layer_count, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
         )
-        self.output = nn.Linear(config.width, config.frame_size, bias=False)
-        nn.init.zeros_(self.output.weight)
+        self.weighing = nn.Linear(config.width, MODALITIES)
+        nn.init.zeros_(self.weighing.weight)
+        nn.init.zeros_(self.weighing.bias)
+        self.output: nn.Linear | None = None
+        if not config.has_one_space:
+            self.output = nn.Linear(config.width, config.frame_size, bias=False)
+            nn.init.zeros_(self.output.weight)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Return float32 (B, D), unit length; zero for a window without tokens."""
         return F.normalize(batch.mean.float() + self.correction(batch), dim=-1)
 
     def correction(self, batch: TokenBatch) -> Tensor:
-        """Return W_out · mean(T(x, u)), float32 (B, D), the addition to the mean of the frames."""
-        dtype = self.output.weight.dtype
+        """Return what y has more than the mean of the frames, before it is normalised: float32 (B, D)."""
+        dtype = self.weighing.weight.dtype
         frames = self.frame_projection(batch.frames.to(dtype)) + self.modality_embedding[0]
         utterances = self.utterance_projection(batch.utterances.to(dtype)) + self.modality_embedding[1]
         seconds = torch.cat([batch.frame_seconds, batch.utterance_seconds], dim=1)
@@ -112,10 +123,28 @@ class FusionTransformer(nn.Module):
         tokens = torch.cat([frames, utterances], dim=1) + self.time_projection(time_features(seconds).to(dtype))
         is_empty = ~is_valid.any(dim=1, keepdim=True)  # a softmax over nothing is NaN, so it attends to the padding
         hidden = self.layers(tokens, src_key_padding_mask=~(is_valid | is_empty))  # (B, F + U, W)
-        weights = is_valid.unsqueeze(-1).to(torch.float32)
-        mean = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        correction: Tensor = self.output(mean.to(dtype)).float()
+        correction = torch.zeros_like(batch.mean)
+        weighing = self.weighing(hidden).float()  # (B, F + U, MODALITIES)
+        frame_count = batch.frames.shape[1]
+        if frame_count:
+            logits = weighing[:, :frame_count, 0].masked_fill(~batch.frame_is_valid, LEAST_LOGIT)
+            valid = batch.frame_is_valid.float()
+            alike = valid / valid.sum(dim=1, keepdim=True).clamp(min=1)  # weights of the mean
+            weights = logits.softmax(dim=1) * valid - alike  # zero in a window without frames
+            correction = correction + (weights.unsqueeze(-1) * batch.frames).sum(dim=1)
+        if self.output is not None:
+            return correction + self.output(masked_mean(hidden.float(), is_valid).to(dtype)).float()
+        if batch.utterances.shape[1]:
+            heard = weighing[:, frame_count:, 1:] * batch.utterances
+            correction = correction + masked_mean(heard, batch.utterance_is_valid)
         return correction
+
+
+def masked_mean(vectors: Tensor, is_valid: Tensor) -> Tensor:
+    """Return the mean of the real vectors of (B, N, D): (B, D); zero where there are none."""
+    weights = is_valid.unsqueeze(-1).to(vectors.dtype)
+    mean: Tensor = (vectors * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    return mean
 
 
 def time_features(seconds: Tensor) -> Tensor:

@@ -161,12 +161,15 @@ class FusionRun:
         self.average = copy.deepcopy(self.model).eval()  # moving average of the weights: the result
         self.best, self.best_step = copy.deepcopy(self.average), 0
         self.scale = torch.nn.Parameter(torch.tensor(math.log(config.first_scale), device=device))
-        matrices = [weight for weight in self.model.parameters() if weight.dim() > 1]
-        vectors = [weight for weight in self.model.parameters() if weight.dim() <= 1]
+        weighing = list(self.model.weighing.parameters())
+        others = [weight for name, weight in self.model.named_parameters() if not name.startswith("weighing.")]
+        matrices, vectors = [w for w in others if w.dim() > 1], [w for w in others if w.dim() <= 1]
+        factor = config.weighing_factor
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": [*vectors, self.scale], "weight_decay": 0.0},
+                {"params": matrices, "weight_decay": config.weight_decay, "factor": 1.0},
+                {"params": vectors, "weight_decay": 0.0, "factor": 1.0},
+                {"params": [*weighing, self.scale], "weight_decay": 0.0, "factor": factor},
             ],
             lr=config.learning_rate,
             betas=(0.9, 0.98),
@@ -197,7 +200,7 @@ class FusionRun:
         anchor = (vectors - F.normalize(batch.mean, dim=-1)).square().sum(dim=-1).mean()
         loss = contrast(process.gather(vectors), self.training, chosen, self.scale.exp())
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(self.step, config.steps)
+            group["lr"] = config.learning_rate * group["factor"] * schedule(self.step, config.steps)
         self.optimizer.zero_grad()
         (loss + config.anchor_weight * anchor).backward()
         torch.nn.utils.clip_grad_norm_([*self.model.parameters(), self.scale], config.gradient_norm)

@@ -41,7 +41,7 @@ def pooling(request: pytest.FixtureRequest, tmp_path: Path) -> Pooling:
         return MeanPooling()
     torch.manual_seed(0)
     model = FusionTransformer(FusionConfig(frame_size=2, utterance_size=2, width=16, head_count=2))
-    torch.nn.init.normal_(model.output.weight)
+    torch.nn.init.normal_(model.weighing.weight)
     save_checkpoint(model, tmp_path / "checkpoint")
     fusion = Fusion(tmp_path / "checkpoint", "cpu")
     fusion.load(2, 2)

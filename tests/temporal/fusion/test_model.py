@@ -36,7 +36,9 @@ def untrained() -> FusionTransformer:
 def opened() -> FusionTransformer:
     """Return a model whose gate is open, as after training."""
     model = untrained()
+    assert model.output is not None
     torch.nn.init.normal_(model.output.weight, std=0.2)
+    torch.nn.init.normal_(model.weighing.weight, std=0.2)
     return model
 
 
@@ -53,7 +55,7 @@ def test_an_untrained_model_is_exactly_mean_pooling() -> None:
 
 def test_only_the_gate_begins_at_zero() -> None:
     zero = {name for name, weight in untrained().named_parameters() if weight.dim() > 1 and not weight.any()}
-    assert zero == {"output.weight"}
+    assert zero == {"output.weight", "weighing.weight"}
 
 
 @pytest.mark.slow
@@ -66,9 +68,22 @@ def test_gradients_reach_the_gate_at_once_and_the_rest_with_the_second_step() ->
         (-(model(batch) * target).sum()).backward()
         reached = {name for name, one in model.named_parameters() if one.grad is not None and one.grad.any()}
         if step == 0:
-            assert reached == {"output.weight"}
+            assert reached == {"output.weight", "weighing.weight"}
         optimizer.step()
     assert {"frame_projection.weight", "utterance_projection.weight", "time_projection.weight"} <= reached
+
+
+def test_what_is_said_counts_where_frames_and_sentences_share_a_space() -> None:
+    config = replace(CONFIG, utterance_size=CONFIG.frame_size)
+    window = tokens(4)
+    said = tokens(2)
+    window = replace(window, utterances=said.frames, utterance_seconds=said.frame_seconds)
+    model = FusionTransformer(config).eval()
+    with torch.inference_mode():
+        model.weighing.bias[1] = 0.5  # every sentence counts half as much as the frames
+        vector = model(TokenBatch.of([window], config))[0].numpy()
+    expected = window.frames.mean(axis=0) + 0.5 * window.utterances.mean(axis=0)
+    np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("model", [untrained(), opened()])
