@@ -242,7 +242,7 @@ def encode_training_captions(texts: Sequence[str], encoder: VisualEncoder, out: 
     prompts = [prompt for text in distinct for prompt in fill_templates(text, templates)]
     encoded = encoder.encode_texts(prompts).reshape(len(distinct), len(templates), -1).sum(axis=1)
     encoded /= np.linalg.norm(encoded, axis=1, keepdims=True)
-    vectors = encoded[[distinct[text] for text in texts]]
+    vectors: NDArray[np.float32] = encoded[[distinct[text] for text in texts]]
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / f"{os.getpid()}.{CACHE}"
     np.savez(unfinished, key=np.array(key), vectors=vectors)

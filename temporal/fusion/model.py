@@ -133,7 +133,8 @@ class FusionTransformer(nn.Module):
             weights = logits.softmax(dim=1) * valid - alike  # zero in a window without frames
             correction = correction + (weights.unsqueeze(-1) * batch.frames).sum(dim=1)
         if self.output is not None:
-            return correction + self.output(masked_mean(hidden.float(), is_valid).to(dtype)).float()
+            output: Tensor = self.output(masked_mean(hidden.float(), is_valid).to(dtype)).float()
+            return correction + output
         if batch.utterances.shape[1]:
             heard = weighing[:, frame_count:, 1:] * batch.utterances
             correction = correction + masked_mean(heard, batch.utterance_is_valid)
