@@ -137,9 +137,15 @@ class Library:
         with tempfile.TemporaryFile() as file:
             file.write(query.image)
             file.flush()
+            pixels = None
+            # A photo is decoded to its end, so that its child takes the next question; of an animation, the first
+            # picture is enough.
             for decoded in self._decode_pool.decode(file, uri=query.image_name):
-                if isinstance(decoded, Frame):
-                    return decoded.pixels
+                if isinstance(decoded, Frame) and pixels is not None:
+                    break
+                pixels = decoded.pixels if isinstance(decoded, Frame) else pixels
+        if pixels is not None:
+            return pixels
         raise DecodeError(query.image_name, "no picture inside", "give a JPEG, PNG, WebP, HEIC or AVIF file")
 
     @cached_property

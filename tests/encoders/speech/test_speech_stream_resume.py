@@ -14,7 +14,6 @@ from encoders.config import SpeechConfig
 from encoders.speech import speech_stream
 from encoders.speech.speech_stream import SpeechStream, SpeechWindow
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
-from support.marks import first_quick
 from support.speech import GOLDEN, read_sound
 
 Sound = NDArray[np.float32]
@@ -139,8 +138,9 @@ def spoken(path: Path) -> list[Sound]:
 
 @pytest.mark.usefixtures("moody")
 class TestRuns:
-    @pytest.mark.parametrize("max_window_seconds", first_quick([8.0, 30.0]))
-    @pytest.mark.parametrize("seed", first_quick(range(8)))
+    @pytest.mark.slow
+    @pytest.mark.parametrize("max_window_seconds", [8.0, 30.0])
+    @pytest.mark.parametrize("seed", range(8))
     def test_resumes_at_every_run_start(self, seed: int, max_window_seconds: float) -> None:
         rng = np.random.default_rng(seed)
         config = SpeechConfig(max_window_seconds=max_window_seconds)
@@ -166,6 +166,7 @@ class TestRuns:
             again, _ = run_through(SpeechStream(SpeechConfig()), [first, *blocks[index + 1 :]])
             assert_same(again, [window for window in windows if window.run_start_seconds >= start[1]])
 
+    @pytest.mark.slow
     def test_runs_begin_on_the_grid_of_the_samples(self) -> None:
         rng = np.random.default_rng(1)
         blocks = conversation(noises(rng), 60, rng)

@@ -13,6 +13,7 @@ from ingest.media.decode import decode
 from ingest.media.sandbox import DecodePool
 from ingest.values import Frame, MediaInfo
 from support.heif import HeifFile, Item, code_picture, encode_single, ispe
+from support.marks import first_quick
 from support.photos import BLUE, GREEN, RED, WHITE, corners, draw_quarters, encode_picture, exif_of
 
 UPRIGHT = [RED, GREEN, BLUE, WHITE]
@@ -26,7 +27,9 @@ def decoded(media: bytes, config: DecodeConfig = CONFIG) -> tuple[MediaInfo, Fra
     return info, frame
 
 
-@pytest.mark.parametrize(("format", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("TIFF", {})])
+@pytest.mark.parametrize(
+    ("format", "options"), first_quick([("JPEG", {}), ("JPEG", {"progressive": True}), ("TIFF", {})])
+)
 def test_a_photo_of_50_megapixels_is_decoded(format: str, options: dict[str, bool]) -> None:
     info, frame = decoded(encode_picture(draw_quarters(8192, 6144), format, **options))
     assert corners(frame.pixels) == UPRIGHT
@@ -39,6 +42,7 @@ def test_a_photo_of_50_megapixels_with_a_gain_map_is_turned() -> None:
     assert corners(decoded(photo + gain_map)[1].pixels) == UPRIGHT[::-1]
 
 
+@pytest.mark.slow
 def test_a_photo_of_48_megapixels_in_tiles_is_decoded() -> None:
     file, (width, height), (columns, rows) = HeifFile(), (8064, 6048), (8, 6)
     coded = [code_picture(Image.new("RGB", (1024, 1024), colour)) for colour in UPRIGHT]
@@ -100,6 +104,7 @@ def test_the_limit_is_named_for_heif() -> None:
         assert caught.value.limit == "max_pixels"
 
 
+@pytest.mark.slow
 def test_what_a_photo_needs_in_memory_is_bounded() -> None:
     media = encode_picture(draw_quarters(8192, 6144), "PNG", compress_level=1)
     config = DecodeConfig(max_memory_bytes=200 << 20)

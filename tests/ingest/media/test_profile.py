@@ -59,5 +59,5 @@ def test_a_profile_of_no_use_changes_nothing(format: str, profile: bytes) -> Non
 def test_a_child_process_converts_colours() -> None:
     with DecodePool(DecodeConfig(resize="squash"), workers=1) as pool:
         for encode in ENCODERS.values():
-            frame = next(item for item in pool.decode(io.BytesIO(encode(ODD)), uri="") if isinstance(item, Frame))
+            (frame,) = (item for item in pool.decode(io.BytesIO(encode(ODD)), uri="") if isinstance(item, Frame))
             assert corners(frame.pixels) == EXCHANGED

@@ -145,6 +145,7 @@ def test_a_library_whose_files_are_all_gone_stays_as_it_was(
     assert [outcome.status for outcome in run_again(data)[0].values()] == ["indexed", "indexed"]
 
 
+@pytest.mark.slow
 def test_a_changed_file_gets_its_new_version(films: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = listed(data)["a.mp4"]
     write_scenes(films / "a.mp4", [("yellow", 4)])

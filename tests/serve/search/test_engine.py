@@ -147,6 +147,14 @@ def test_a_photo_in_tiles_asks_what_the_same_photo_in_one_piece_asks(library: Li
     assert float(np.abs(png.astype(int) - grid).mean()) < 3
 
 
+def test_the_pictures_of_questions_share_a_child_process(library: Library) -> None:
+    photo, children = encode_picture(draw_quarters(64, 64), "PNG"), []
+    for _ in range(2):
+        library.pixels(Query(image=photo))
+        children.append({child._process.pid for child in library._decode_pool._children})
+    assert children[0] == children[1]
+
+
 def test_an_image_is_decoded_to_the_encoders_size(library: Library, tmp_path: Path) -> None:
     pixels = library.pixels(Query(image=picture(tmp_path / "red.png", (255, 0, 0))))
     assert pixels is not None

@@ -1,6 +1,7 @@
 """Questions to live videos: answers show the newest segments, the last revisions, and nothing that was deleted."""
 
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +27,21 @@ from temporal.values import TimeSpan
 SETTINGS = Settings(workers=1)
 
 
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with one film, which tests copy."""
+    folder = tmp_path_factory.mktemp("indexed")
+    film = write_scenes(folder / "film.mp4", [("green", 8)], tones=[(880, 2.0)])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_fakes(monkeypatch)
+        list(index([str(film)], folder / "data", SETTINGS, progress=SilentProgress()))
+    return folder / "data"
+
+
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     use_fakes(monkeypatch)
-    film = write_scenes(tmp_path / "film.mp4", [("green", 8)], tones=[(880, 2.0)])
-    list(index([str(film)], tmp_path / "data", SETTINGS, progress=SilentProgress()))
-    return tmp_path / "data"
+    return Path(shutil.copytree(indexed, tmp_path / "data"))
 
 
 @pytest.fixture
