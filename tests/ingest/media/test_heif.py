@@ -102,6 +102,7 @@ def test_grids_of_other_formats_are_put_together(pix_fmt: str) -> None:
     assert is_like(show(encode_grid(picture, pix_fmt=pix_fmt))[1].pixels, right)
 
 
+@pytest.mark.slow
 def test_a_photo_of_more_tiles_than_a_video_may_have_streams_is_one() -> None:
     picture = photo(64 * 9, 64 * 9)
     assert is_like(show(encode_grid(picture))[1].pixels, plain(picture))
