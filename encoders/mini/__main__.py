@@ -22,7 +22,7 @@ def main() -> None:
 @main.command("train")
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=FOLDER)
-@click.option("--epochs", default=10, show_default=True, type=click.IntRange(min=1), help="Passes over the pictures.")
+@click.option("--epochs", default=6, show_default=True, type=click.IntRange(min=1), help="Passes over the pictures.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Seed of every random choice.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 def train_command(data: Path, out: Path, epochs: int, seed: int, device: str) -> None:
