@@ -173,7 +173,10 @@ def compose_library(
         is_held_out=False,
     )
     on_stage("Composing videos", 0, None)
-    videos = Composer(views, topics_of(views), np.random.default_rng(seed)).compose(count)
+    topics = topics_of(views)
+    if len(views.pictures) < 2 or not topics:
+        raise PicturesInvalid(str(folder), "videos are composed of at least two labels, one of them a plain word")
+    videos = Composer(views, topics, np.random.default_rng(seed)).compose(count)
     vectors = encode_sentences(videos, encoders.sentence)
     with Catalog.open_writer(directory) as catalog:
         catalog.set_space(encoders.space)

@@ -117,8 +117,10 @@ class Composer:
             topics: What is talked about.
             sentences: Forms of what is said, with a place for a topic.
         Raises:
-            ValueError: If the pictures have fewer than two labels.
+            ValueError: If the pictures have fewer than two labels, or there is nothing to talk about.
         """
+        if not topics:
+            raise ValueError("there is no topic to talk about")
         self._views, self._topics, self._rng, self._sentences = views, topics, rng, sentences
         self._labels = list(views.pictures)
         if len(self._labels) < 2:

@@ -78,3 +78,5 @@ def test_pictures_of_one_label_are_refused() -> None:
     views = LabelledViews(vectors=THINGS[:1, None, :], labels=["cat"], captions=[["a cat"]])
     with pytest.raises(ValueError, match="at least two labels"):
         Composer(views, ["wine"], np.random.default_rng(0))
+    with pytest.raises(ValueError, match="no topic"):
+        Composer(views, [], np.random.default_rng(0))
