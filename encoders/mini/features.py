@@ -22,7 +22,7 @@ from encoders.mini.encoder import choose_convolution_dtype
 from encoders.mini.pictures import Label, read_pictures
 from encoders.mini.tower import Trunk, load_pretrained, scale_pixels
 
-INPUT_PX = 192  # 172 frames a second on two cores where 128 x 128 of the two trunks before gave 384
+INPUT_PX = 192  # 153 frames a second on two cores (benchmarks/mini.py); a larger side finds no more videos
 # Side of each view, in pixels. The first view is the whole picture, as frames are when the tower is used. Objects look
 # larger in crops than in whole pictures, so some are smaller: https://arxiv.org/abs/1906.06423.
 VIEWS_PX = (INPUT_PX, 160)
