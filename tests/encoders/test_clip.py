@@ -23,6 +23,7 @@ TINY = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
 PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "resize_mode": "squash", "interpolation": "bicubic"}
+MIN_CONTRAST = 10.0  # least standard deviation of the pixels of a picture that is compared
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +379,8 @@ def test_decoded_frames_look_to_an_encoder_as_open_clips_own_do(shared: Path, se
         config = DecodeConfig(input_width=size, input_height=size, resize="crop")
         with path.open("rb") as file:
             frames = [item for item in decode(file, uri=name, config=config) if isinstance(item, Frame)]
+        # Pictures in a fade from black are left out: their vectors move by a cosine of 0.02 with bfloat16 alone.
+        frames = [frame for frame in frames if frame.pixels.std() >= MIN_CONTRAST]
         ours = {round(frame.pts_seconds, 3): frame.pixels for frame in frames[:4]}
         expected = {}
         with av.open(str(path)) as container:
