@@ -19,7 +19,7 @@ from torch import Tensor
 from encoders.errors import PicturesInvalid, WeightsInvalid
 from encoders.mini.augment import augment
 from encoders.mini.encoder import choose_convolution_dtype
-from encoders.mini.pictures import Label, read_pictures
+from encoders.mini.pictures import EXCLUDED_SOURCES, Label, is_held_out, read_pictures
 from encoders.mini.tower import Trunk, load_pretrained, scale_pixels
 
 INPUT_PX = 192  # 153 frames a second on two cores (benchmarks/mini.py); a larger side finds no more videos
@@ -27,8 +27,6 @@ INPUT_PX = 192  # 153 frames a second on two cores (benchmarks/mini.py); a large
 # larger in crops than in whole pictures, so some are smaller: https://arxiv.org/abs/1906.06423.
 VIEWS_PX = (INPUT_PX, 160)
 BATCH_COUNT = 64
-# The licence of this source is not free, so it is never trained on.
-EXCLUDED_SOURCES = frozenset({"dalelane/pokemon-images-dataset"})
 
 OnStage = Callable[[str, int, int | None], None]
 
@@ -39,11 +37,6 @@ class Features:
 
     views: NDArray[np.float16]  # (V, N, FEATURE_CHANNELS); V is 1 for held-out pictures
     labels: tuple[Label, ...]  # of the N pictures
-
-
-def is_held_out(path: Path) -> bool:
-    """Whether the pictures of a tar are for evaluation only."""
-    return path.name.endswith("val.tar")
 
 
 class TrunkReader:

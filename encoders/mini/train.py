@@ -35,8 +35,8 @@ from encoders.config import SentenceConfig
 from encoders.errors import PicturesInvalid, WeightsInvalid
 from encoders.mini.encoder import MiniConfig
 from encoders.mini.evaluate import Evaluation, evaluate_vectors
-from encoders.mini.features import INPUT_PX, Features, TrunkReader, is_held_out, read_features
-from encoders.mini.pictures import Label
+from encoders.mini.features import INPUT_PX, Features, OnStage, TrunkReader, read_features
+from encoders.mini.pictures import Label, is_held_out
 from encoders.mini.tower import ARCHITECTURE, WIDTH, CaptionHead, Tower, class_names, load_pretrained, pack_weights
 from encoders.sentence import SentenceEncoder
 from encoders.weights import choose_device
@@ -54,9 +54,6 @@ PICTURE_TEMPERATURE = 0.05  # start value; it is learned
 CAPTION_TO_PICTURE_WEIGHT = 0.5
 COSINE_WEIGHT = 1.0
 KIND_POWER = 0.75  # a kind of n pictures is drawn in proportion to n ** 0.75: fewer objects, more scenes
-
-
-OnStage = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +108,9 @@ def train_mini(
     device = choose_device(device)
     reader = TrunkReader(device, seed)
     features = {path: read_features(path, out / "features", reader, on_stage) for path in paths}
+    held_out = {path.name: each for path, each in features.items() if is_held_out(path)}
     sentence = SentenceEncoder.load(SentenceConfig())
+    tower = make_tower(sentence)
     run = HeadRun(
         [each for path, each in features.items() if not is_held_out(path)],
         sentence, epochs=epochs, seed=seed, device=device, on_stage=on_stage,
@@ -126,8 +125,8 @@ def train_mini(
             if run.step % run.steps_in_epoch == 0:
                 break
         epoch = run.step // run.steps_in_epoch
-        tower = write_weights(run.head, sentence, out, f"{epoch} of {epochs} epochs, seed {seed}")
-        held_out = {path.name: each for path, each in features.items() if is_held_out(path)}
+        tower.captions.load_state_dict(run.head.state_dict())
+        write_weights(tower, sentence, out, f"{epoch} of {epochs} epochs, seed {seed}")
         report = EpochReport(
             epoch=epoch,
             loss=float(np.mean(losses)),
@@ -293,18 +292,22 @@ def evaluate(tower: Tower, features: Features, sentence: SentenceEncoder) -> Eva
     return evaluate_vectors(vectors.numpy(), features.labels, sentence)
 
 
-def write_weights(head: CaptionHead, sentence: SentenceEncoder, out: Path, trained: str) -> Tower:
-    """Write the weights in the files that `mini` loads, and return the tower."""
+def make_tower(sentence: SentenceEncoder) -> Tower:
+    """Make the tower on the CPU: ImageNet's weights, the vectors of its classes, and an untrained caption head."""
     tower = Tower().eval()
-    captions = {f"captions.{name}": value.cpu() for name, value in head.state_dict().items()}
-    tower.load_state_dict({**load_pretrained(), **captions, "class_vectors": encode_classes(sentence)})
+    head = {f"captions.{name}": value for name, value in tower.captions.state_dict().items()}
+    tower.load_state_dict({**load_pretrained(), **head, "class_vectors": encode_classes(sentence)})
+    return tower
+
+
+def write_weights(tower: Tower, sentence: SentenceEncoder, out: Path, trained: str) -> None:
+    """Write the weights in the files that `mini` loads."""
     config = MiniConfig(
         architecture=ARCHITECTURE, trained=trained, text=sentence.name, width=WIDTH, input_px=INPUT_PX,
         resize="squash", mean=127.5, std=127.5,
     )  # fmt: skip
     (out / "mini.safetensors").write_bytes(pack_weights(tower.state_dict()))
     (out / "mini.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-    return tower
 
 
 def read_epochs(path: Path, epochs: int) -> list[EpochReport]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from encoders.clip import VisualEncoder
 from encoders.errors import NoVisualEncoder, PicturesInvalid
-from encoders.mini.pictures import Label, read_pictures
+from encoders.mini.pictures import EXCLUDED_SOURCES, Label, is_held_out, read_pictures
 from encoders.sentence import SentenceEncoder
 from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import MediaInfo
@@ -25,8 +25,6 @@ from serve.encoder_set import Encoders
 from temporal.fusion.composition import ComposedVideo, Composer, LabelledViews
 
 CAPTIONS = "captions.jsonl"  # file beside the library
-# Their licence is not free.
-EXCLUDED_SOURCES = frozenset({"dalelane/pokemon-images-dataset"})
 FREE_CAPTION = "caption"  # label of pictures with captions of their own, instead of a thing that they show
 READ_PX = 192  # side of a picture as it is read; the views are cut from it
 PICTURES_PER_LABEL = 3  # more labels teach more than more pictures of one
@@ -48,7 +46,7 @@ def find_pictures(folder: Path) -> list[Path]:
     Raises:
         PicturesInvalid: If there are none.
     """
-    paths = sorted(path for path in folder.glob("*.tar") if not path.name.endswith("val.tar"))
+    paths = sorted(path for path in folder.glob("*.tar") if not is_held_out(path))
     if not paths:
         raise PicturesInvalid(str(folder), "there is no .tar to learn from")
     return paths
