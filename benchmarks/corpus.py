@@ -24,7 +24,7 @@ from corpus_truth import probe
 
 from ingest.config import DecodeConfig, SamplingPolicy
 from ingest.errors import IngestError, LimitExceeded
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import AudioBlock, DecodeSummary, Frame
 
 WORKER_COUNT = 2

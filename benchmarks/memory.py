@@ -23,7 +23,7 @@ from sampling import ROOT, command, descendants, machine
 from sampling_videos import synthetic
 
 from ingest.config import DecodeConfig
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import DecodeSummary, Frame
 
 REPORTED_MINUTES = (1, 5, 15, 30, 60)  # minutes of media time in the report

@@ -18,7 +18,7 @@ import av
 
 from ingest.config import DecodeConfig, SamplingPolicy
 from ingest.media.decode import decode
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import Decoded, Frame
 
 INPUT_PX = 224

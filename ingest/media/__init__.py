@@ -1,1 +1,1 @@
-"""Decodes bytes to pictures and sound in child processes: demuxing, sampling, scaling, tone mapping."""
+"""Decodes bytes to pictures and sound: demuxing, sampling, scaling, tone mapping."""

@@ -1,4 +1,4 @@
-"""Decodes bytes to sampled pictures and 16 kHz sound. decode_child.py runs it in a child process."""
+"""Decodes bytes to sampled pictures and 16 kHz sound. ingest.sandbox runs it in a child process."""
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
 

@@ -109,7 +109,7 @@ def read_image(path: Path) -> bytes:
 
 def shrink_image(image: bytes, name: str) -> bytes:
     """Return a picture as an upright JPEG whose shorter side has SENT_IMAGE_PX; raise IngestError as indexing does."""
-    from ingest.media.sandbox import DecodePool
+    from ingest.sandbox.pool import DecodePool
 
     with DecodePool(DecodeConfig(thumbnail_px=SENT_IMAGE_PX), workers=1) as pool:
         for item in pool.decode(io.BytesIO(image), uri=name):

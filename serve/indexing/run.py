@@ -18,7 +18,7 @@ from pathlib import Path
 from encoders.speech.sound_choice import choose_sound
 from encoders.speech.whisper import Transcriber
 from ingest.errors import IngestError, SourceUnavailable
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.source.source import display_uri, has_changed, open_source, video_id_of
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog.catalog import Catalog, NewVideo

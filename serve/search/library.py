@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from encoders.errors import NoVisualEncoder
 from encoders.values import Utterance
 from ingest.errors import DecodeError
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import Frame
 from serve.catalog.catalog import Catalog
 from serve.encoder_set import Encoders, decode_config, load_encoders

@@ -26,7 +26,7 @@ from encoders.values import Utterance
 from ingest.config import SourceConfig
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.kafka import Delivery, Producer, Topics
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.source.source import SourceFile, check_policy, open_source, video_id_of
 from ingest.values import Decoded, Frame
 from serve.codec.records import SegmentRecord, video_key

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ingest.config import DecodeConfig
 from ingest.media.channels import Downmix
 from ingest.media.decode import decode
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock
 
 Channels = tuple[NDArray[np.float32], NDArray[np.float32]]

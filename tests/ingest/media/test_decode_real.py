@@ -11,7 +11,7 @@ import pytest
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 
 pytestmark = pytest.mark.slow

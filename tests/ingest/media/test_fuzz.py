@@ -10,7 +10,7 @@ import pytest
 
 from ingest.config import DecodeConfig, SamplingPolicy
 from ingest.errors import DecodeError, LimitExceeded
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import DecodeSummary, Frame
 from support.media import Sound, Track, encode_media, times
 from support.waiting import HANG_SECONDS

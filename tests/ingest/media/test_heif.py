@@ -16,7 +16,7 @@ from PIL import Image
 from ingest.config import STILL_FACTOR, DecodeConfig
 from ingest.errors import DecodeError, IngestError, LimitExceeded
 from ingest.media.decode import decode
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.stream.chunker import cut_chunks
 from ingest.values import DecodeSummary, Frame, MediaInfo
 from support.heif import (

@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin
 from ingest.config import DecodeConfig
 from ingest.errors import LimitExceeded
 from ingest.media.decode import decode
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import Frame, MediaInfo
 from support.heif import HeifFile, Item, code_picture, encode_single, ispe
 from support.marks import first_quick

@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin
 from ingest.config import STILL_FACTOR, DecodeConfig, SamplingPolicy
 from ingest.errors import DecodeError, LimitExceeded
 from ingest.media.decode import decode
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import DecodeSummary, Frame, MediaInfo
 from support.media import Track, encode_media, times
 from support.photos import (

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from ingest.config import DecodeConfig
 from ingest.media.decode import decode
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import Frame
 from support.heif import encode_grid, encode_single, prof
 from support.photos import BLUE, GREEN, RED, WHITE, corners, draw_quarters, encode_picture

@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from ingest.config import DecodeConfig
 from ingest.media.decode import decode
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
 from support.media import Sound, Track, draw_number, encode_media, times
 

@@ -480,7 +480,7 @@ def slow_encoder(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> list[int
 def decoders_of(parent: int) -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    return [int(pid) for pid, ppid, command in rows if int(ppid) == parent and "ingest.media.decode_child" in command]
+    return [int(pid) for pid, ppid, command in rows if int(ppid) == parent and "ingest.sandbox.child" in command]
 
 
 def is_alive(pid: int) -> bool:

@@ -250,5 +250,5 @@ def decoders_of(pids: Collection[int]) -> Iterator[str]:
     """Yield the command lines of decoding processes that one of these processes started; the last word says which."""
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     for line in listed.splitlines():
-        if "ingest.media.decode_child" in line and int(line.split()[-1]) in pids:
+        if "ingest.sandbox.child" in line and int(line.split()[-1]) in pids:
             yield line

@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
-from ingest.media import child_protocol as protocol
 from ingest.media.still.kinds import HEAD_BYTES, may_be_still
+from ingest.sandbox import protocol
 from ingest.values import MAX_SOUND_TRACKS, ChooseSound, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class _Child:
         self.decodes_stills = decodes_stills
         self._connection, theirs = socket.socketpair()
         with theirs:
-            arguments = ["-P", "-m", "ingest.media.decode_child", str(theirs.fileno()), str(os.getpid())]
+            arguments = ["-P", "-m", "ingest.sandbox.child", str(theirs.fileno()), str(os.getpid())]
             arguments += ["stills"] if decodes_stills else []
             # One thread for NumPy: the memory of idle threads counts towards max_memory_bytes.
             threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -20,11 +20,11 @@ import pytest
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
-from ingest.media import child_protocol as protocol
-from ingest.media import sandbox
-from ingest.media.child_protocol import Message
 from ingest.media.decode import decode
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox import pool as sandbox
+from ingest.sandbox import protocol
+from ingest.sandbox.pool import DecodePool
+from ingest.sandbox.protocol import Message
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from support.media import Sound, Track, encode_media, read_number, times
 from support.photos import draw_quarters, encode_picture
@@ -275,7 +275,7 @@ def test_closing_ends_the_children_and_their_decodes(long_media: bytes) -> None:
 ORPHAN_SCRIPT = """
 import signal, sys, threading, time
 from ingest.config import DecodeConfig
-from ingest.media.sandbox import DecodePool
+from ingest.sandbox.pool import DecodePool
 pool = DecodePool(DecodeConfig(), workers=2)
 busy = pool.decode(open(sys.argv[1], "rb"), uri="busy")
 next(busy)

@@ -1,4 +1,4 @@
-"""The decoding child process: `python -P -m ingest.media.decode_child SOCKET PARENT [stills]`, started by sandbox.py.
+"""The decoding child process: `python -P -m ingest.sandbox.child SOCKET PARENT [stills]`, started by pool.py.
 
 It loads all its modules, lowers its limits, then decodes one input after another. Each input comes as an open file. The
 limit on descriptors leaves room for this file only, so the media cannot open another.
@@ -28,9 +28,9 @@ from av.video.frame import VideoFrame
 
 from ingest.config import DecodeConfig
 from ingest.errors import IngestError, LimitExceeded
-from ingest.media import child_protocol as protocol
 from ingest.media.decode import decode
 from ingest.media.picture import PictureMaker
+from ingest.sandbox import protocol
 from ingest.values import SoundTrack
 
 SOCKET = 3  # descriptor of the socket, after 0, 1 and 2; the input gets 4

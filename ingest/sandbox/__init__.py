@@ -1,0 +1,1 @@
+"""Decodes untrusted bytes in child processes that can reach nothing else."""
