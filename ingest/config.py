@@ -100,8 +100,9 @@ class SourceConfig:
     schemes: tuple[str, ...] = ("http", "https", "file")  # allowed URI schemes
     hosts: tuple[str, ...] = ("*",)  # allowed hosts: names, `*.example.org`, or `*` for any public host
     private_networks: tuple[str, ...] = ()  # allowed private networks, such as `10.1.0.0/16`; no other is reached
-    # folders below which `file:` URIs are allowed, after symlinks are resolved; plain paths of commands need none
-    file_roots: tuple[str, ...] = (".",)
+    # folders below which `file:` URIs are allowed, after symlinks are resolved; none: no `file:` URI is read, except
+    # below the working folder by `kinodex index` without a server; plain paths of commands need none
+    file_roots: tuple[str, ...] = ()
     max_bytes: int = 64 << 30  # largest input
     max_redirects: int = 5  # most redirects of one download, each checked like the first address
     timeout_seconds: float = 30.0  # time to connect, and time for each read

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ingest.config import KafkaConfig
@@ -42,6 +43,7 @@ def index(
         EncoderSpaceMismatch: If the library was made with other encoders.
         EncoderError: If an encoder's weights cannot be had.
     """
+    settings = _with_own_files(settings)
     found = list_sources(inputs)
     progress.expect(len(found.entries))
     if found.left_out:
@@ -60,6 +62,14 @@ def index(
         run = IndexRun(catalog, encoders, transcriber, directory, settings, progress, captions=captions)
         yield from outcomes_of(run.index([Input(uri=uri, collection=collection) for uri in uris]))
         save_indexes(catalog, directory, encoders.space.fingerprint, settings)
+
+
+def _with_own_files(settings: Settings) -> Settings:
+    """Allow `file:` URIs below the working folder unless the settings name roots: the caller of this process names the
+    inputs, and could give their paths as well. A server's callers cannot: see SourceConfig.file_roots."""
+    if settings.source.file_roots:
+        return settings
+    return replace(settings, source=replace(settings.source, file_roots=(".",)))
 
 
 def outcomes_of(results: Generator[Result]) -> Iterator[IndexOutcome]:
@@ -106,7 +116,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
         DataDirectoryBusy: If another process is indexing there.
         EncoderError: If an encoder's weights cannot be had.
     """
-    fresh_directory = directory / FRESH_NAME
+    settings, fresh_directory = _with_own_files(settings), directory / FRESH_NAME
     try:
         Catalog.open_reader(directory).close()
     except DataDirectoryOutdated as error:

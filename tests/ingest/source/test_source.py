@@ -17,7 +17,7 @@ from ingest.errors import (
     SourceUnavailable,
     SourceUnreadable,
 )
-from ingest.source.source import display_uri, open_source, scheme_of, video_id_of
+from ingest.source.source import check_policy, display_uri, open_source, scheme_of, video_id_of
 
 CONTENT = b"not really a video" * 1000
 
@@ -422,6 +422,18 @@ def test_distinguishes_paths_from_uris() -> None:
 )
 def test_shows_sources_on_one_line_without_secrets(uri: str, shown: str) -> None:
     assert display_uri(uri) == shown
+
+
+def test_no_file_uri_is_read_unless_the_settings_name_its_folder(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(video.parent)
+    for uri in (video.as_uri(), (video.parent / "missing.mp4").as_uri()):
+        with pytest.raises(SourceRefused, match="outside the allowed folders"):
+            check_policy(uri, SourceConfig())
+        with pytest.raises(SourceRefused, match="outside the allowed folders"):
+            open_and_check(uri, tmp_path)
+    check_policy(video.as_uri(), SourceConfig(file_roots=(".",)))
 
 
 @pytest.mark.parametrize("bad", [{"private_networks": ("10.0.0.1/8",)}, {"max_redirects": -1}, {"max_bytes": 0}])

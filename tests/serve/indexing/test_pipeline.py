@@ -67,6 +67,16 @@ def content(data: Path) -> list[object]:
         ]  # fmt: skip
 
 
+def test_the_caller_of_this_process_may_name_files_below_the_working_folder_by_uri(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(films)
+    uri, data = (films / "b.mp4").as_uri(), tmp_path / "data"
+    outcomes = [*index([uri], data, SETTINGS, progress=SilentProgress())]
+    outcomes += reindex(data, SETTINGS, progress=SilentProgress())
+    assert [(outcome.uri, outcome.status, outcome.error) for outcome in outcomes] == [(uri, "indexed", None)] * 2
+
+
 def test_indexes_what_decodes_and_names_what_does_not(films: Path, tmp_path: Path) -> None:
     outcomes = run([films, tmp_path / "missing.mp4"], tmp_path / "data")
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
