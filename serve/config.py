@@ -38,7 +38,8 @@ class ServerConfig:
     publish_events: bool = True
     webhook_url: str = ""  # `http:` or `https:` URL that gets every change of a moderation event as a signed POST
     webhook_secret: str = ""  # key of the webhook's signature: 16 bytes or more, or `whsec_` and base64
-    # how long live videos are kept, by collection: `cams=7d`, `default=30d,50GiB`, `*=1d`; none: for ever
+    # how long this server keeps its copy of live videos, by collection: `cams=7d`, `default=30d,50GiB`, `*=1d`; none:
+    # as long as all servers (`kinodex retention`)
     retention: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -157,7 +158,7 @@ AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
 class Limit:
     """How long and how much of the live videos of one collection is kept."""
 
-    age_seconds: float = math.inf  # since a segment was recorded, or appended to Kafka
+    age_seconds: float = math.inf  # from the append of a segment's oldest chunk to the newest append of all
     size_bytes: float = math.inf  # of all live videos of the collection together
 
     def __post_init__(self) -> None:

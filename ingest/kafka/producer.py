@@ -12,7 +12,7 @@ from ingest.config import KafkaConfig
 from ingest.errors import IngestError, RecordTooLarge
 from ingest.kafka import repairs
 from ingest.kafka.connection import CLOSE_SECONDS, broker_unavailable, connect, milliseconds, to_line, translate_errors
-from ingest.kafka.record import MAX_RECORD_BYTES
+from ingest.kafka.record import MAX_RECORD_BYTES, PartitionId
 from ingest.kafka.topics import Topics
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,13 @@ class Delivery:
         if self._future is None or not self._future.succeeded():
             return None
         return int(self._future.value.offset)
+
+    @property
+    def place(self) -> tuple[PartitionId, int] | None:
+        """In which partition and at which offset the broker appended it; None while it has not."""
+        if self._future is None or not self._future.succeeded():
+            return None
+        return (self._future.value.topic, int(self._future.value.partition)), int(self._future.value.offset)
 
     def wait(self, timeout_seconds: float) -> bool:
         """Wait until is_done, at most so long; return is_done."""

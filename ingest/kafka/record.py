@@ -6,6 +6,7 @@ from typing import Any
 
 PartitionId = tuple[str, int]  # topic, number of the partition
 
+LOG_APPEND_TIME = 1  # the number of this kind of timestamp in Kafka's records
 MAX_RECORD_BYTES = 9 << 20  # a chunk of at most 8 MiB, its key and its description
 
 # How many bytes a consumer holds ahead of its reader: one answer of FETCH_BYTES from each broker, of which each
@@ -24,12 +25,21 @@ class Record:
     append_seconds: float  # since 1970
     key: bytes
     value: bytes | None = field(repr=False)  # None: a tombstone
+    is_broker_time: bool = True  # whether append_seconds is the broker's clock (LogAppendTime), not the sender's
 
 
 def to_records(batches: "Mapping[Any, Sequence[Any]]") -> list[Record]:
     """Convert what a poll of kafka-python returned, in order within each partition."""
     return [
-        Record(record.topic, record.partition, record.offset, record.timestamp / 1000, record.key or b"", record.value)
+        Record(
+            record.topic,
+            record.partition,
+            record.offset,
+            record.timestamp / 1000,
+            record.key or b"",
+            record.value,
+            record.timestamp_type == LOG_APPEND_TIME,
+        )
         for batch in batches.values()
         for record in batch
     ]

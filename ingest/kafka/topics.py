@@ -34,6 +34,7 @@ class Topics:
         self.sources = f"{prefix}.sources"  # requests to ingest whole files
         self.segments = f"{prefix}.segments"  # segments with embeddings, made of chunks and sources
         self.deletions = f"{prefix}.deletions"  # requests to delete videos
+        self.settings = f"{prefix}.settings"  # settings that hold for all servers, such as how long videos are kept
         self.checkpoints = f"{prefix}.checkpoints"  # where another worker can continue each stream
         self.deadletter = f"{prefix}.deadletter"  # records that could not be processed
         self.events = f"{prefix}.events"  # moderation events
@@ -45,6 +46,7 @@ class Topics:
             self.sources: DELETE | LOG_APPEND_TIME,
             self.segments: COMPACT | LOG_APPEND_TIME | LARGE,
             self.deletions: COMPACT | LOG_APPEND_TIME,
+            self.settings: COMPACT | LOG_APPEND_TIME,
             self.checkpoints: COMPACT | LOG_APPEND_TIME | SMALL_SEGMENTS | LATE_COMPACTION,
             self.deadletter: DELETE | LOG_APPEND_TIME | LARGE,
             self.events: DELETE | LOG_APPEND_TIME,

@@ -1,4 +1,4 @@
-"""`kinodex publish`, `kinodex worker` and `kinodex topics`: the commands for live streams over Kafka."""
+"""`kinodex publish`, `worker`, `topics` and `retention`: the commands for live streams over Kafka."""
 
 import dataclasses
 import sys
@@ -139,3 +139,45 @@ def topics(ctx: click.Context, as_json: bool, servers: str | None, config: Path 
             continue
         click.echo(f"{outcome.name:<{width}}  {outcome.state}  {'; '.join(outcome.differences)}".rstrip())
     ctx.exit(1 if any(outcome.state == "differs" for outcome in outcomes) else 0)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  kinodex retention --kafka broker:9092
+  kinodex retention cams=7d default=30d,50GiB --kafka broker:9092
+  kinodex retention --forever --kafka broker:9092
+
+\b
+Ages have the unit s, m, h, d or w, and are counted by the brokers' clock. Sizes are KiB to TiB, for all live
+videos of a collection together. * stands for every collection that is not named. A server can remove its own
+copy earlier: server.retention."""
+)
+@click.argument("limits", metavar="[COLLECTION=LIMIT]...", nargs=-1)
+@click.option("--forever", is_flag=True, help="Keep everything.")
+@json_option
+@kafka_options
+def retention(limits: tuple[str, ...], forever: bool, as_json: bool, servers: str | None, config: Path | None) -> None:
+    """Show or set how long all servers and Kafka keep live videos.
+
+    New limits replace all earlier ones. Every server removes what is over them, here and in Kafka, for good.
+    """
+    if limits and forever:
+        raise click.UsageError("give limits or --forever, not both")
+    settings = load_kafka_settings(servers, config)
+    from serve.config import parse_retention
+    from serve.live.cluster_retention import load_limits, store_limits
+    from serve.text import to_json
+
+    try:
+        parse_retention(limits)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if limits or forever:
+        store_limits(settings.kafka, limits)
+    else:
+        limits = load_limits(settings.kafka)
+    if as_json:
+        click.echo(to_json({"limits": list(limits)}))
+    else:
+        click.echo("\n".join(limits) or "everything is kept")

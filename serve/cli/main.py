@@ -19,7 +19,7 @@ import click
 
 from serve.cli.eval import evaluate
 from serve.cli.failures import UNDECODABLE, OneLineGroup, debug_option
-from serve.cli.kafka import publish, topics, worker
+from serve.cli.kafka import publish, retention, topics, worker
 from serve.cli.moderation import events, policies, rescore
 from serve.cli.options import json_option, library_options, load_library_settings, question_options
 from serve.cli.serve import serve
@@ -336,6 +336,7 @@ cli.add_command(token)
 cli.add_command(publish)
 cli.add_command(worker)
 cli.add_command(topics)
+cli.add_command(retention)
 cli.add_command(evaluate)
 cli.add_command(train)
 cli.add_command(policies)

@@ -26,7 +26,8 @@ server.tls_key, and run `kinodex token add`.
 With --kafka the library also holds the live streams of the workers, within seconds. Any number of servers
 can read them, each with its own folder. A lost folder is built again from Kafka. The server answers once
 it has read all of Kafka's segments. Before the first start, run `kinodex topics`, and use the models of
-the workers. server.retention says how long live videos are stored.
+the workers. server.retention says how long this server stores live videos, `kinodex retention` how long
+all of them do.
 
 \b
 Exit status: 0 after SIGTERM or Ctrl-C; 1 it could not start, or its topics were deleted and created again."""

@@ -256,11 +256,13 @@ def delete(
 
 
 def _delete_everywhere(catalog: Catalog, kafka: KafkaConfig, videos: Sequence[Video]) -> None:
-    from serve.live.deletions import DeletionPublisher  # imports kafka
     from serve.live.live_rows import LiveRows
+    from serve.live.sender import RecordSender  # imports kafka
 
-    with contextlib.closing(DeletionPublisher(kafka)) as publisher:
+    with contextlib.closing(RecordSender(kafka)) as sender:
         for video in videos:
             space = catalog.space()
             rows = LiveRows(catalog, space.fingerprint if space is not None else "")
-            publisher.delete(rows, video.collection, video.video_id, kafka.bootstrap_timeout_seconds)
+            segments = sender.delete(rows, video.collection, video.video_id, kafka.bootstrap_timeout_seconds)
+            for segment in segments:
+                sender.send_segment(segment, None)  # at once: every earlier record of its key is of the deleted video

@@ -9,9 +9,12 @@ from pathlib import Path
 from ingest.kafka import PartitionId, PartitionReader, Record, Topics
 from serve.catalog.catalog import Catalog
 from serve.config import parse_retention
-from serve.live.deletions import DeletionPublisher, PendingTombstones
+from serve.live.broker_clock import BrokerClock
 from serve.live.live_rows import LiveRows
 from serve.live.materialiser import Materialiser
+from serve.live.pruner import Pruner
+from serve.live.sender import RecordSender
+from serve.live.tombstones import PendingTombstones
 from serve.observe.metrics import LiveMetrics
 from serve.settings import Settings
 
@@ -80,14 +83,23 @@ class Feed:
         self._topics = Topics(settings.kafka.topic_prefix)
         self.catalog = Catalog.open_editor(directory)
         self._rows = LiveRows(self.catalog, fingerprint)
-        self._deletions = DeletionPublisher(self._config)
+        self._sender = RecordSender(self._config)
+        self._tombstones = PendingTombstones(self._sender.send_segment)
+        clock = BrokerClock(self._sender.send_probe)
         self._materialiser = Materialiser(
             self._rows,
             self._open_reader,
-            PendingTombstones(self._deletions.send_tombstone, self._deletions.take_undelivered),
-            segments_topic=self._topics.segments,
-            deletions_topic=self._topics.deletions,
-            retention=parse_retention(settings.server.retention),
+            self._tombstones,
+            pruner=Pruner(
+                self._rows,
+                parse_retention(settings.server.retention),
+                clock=clock,
+                tombstones=self._tombstones,
+                metrics=metrics,
+                on_change=on_change,
+            ),
+            broker_clock=clock,
+            topics=self._topics,
             metrics=metrics,
             on_change=on_change,
             on_caught_up=on_caught_up,
@@ -97,18 +109,19 @@ class Feed:
     @contextmanager
     def _open_reader(self, positions: Mapping[PartitionId, int]) -> Iterator[TopicReader]:
         with PartitionReader(self._config) as reader:
-            yield TopicReader(reader, (self._topics.deletions, self._topics.segments), positions)
+            topics = (self._topics.deletions, self._topics.segments, self._topics.settings)
+            yield TopicReader(reader, topics, positions)
 
     def start(self) -> None:
         self._materialiser.start()
 
     def delete(self, collection: str, video_id: str, seconds: float) -> None:
-        """Delete a live video, here and on every other server; see DeletionPublisher.delete."""
-        self._deletions.delete(self._rows, collection, video_id, seconds)
+        """Delete a live video, here and on every other server; see RecordSender.delete."""
+        self._tombstones.add(self._sender.delete(self._rows, collection, video_id, seconds))
         self._metrics.deletions.inc()
 
     def stop(self) -> None:
         """End the thread and disconnect. May be called twice."""
         self._materialiser.stop()
-        self._deletions.close()
+        self._sender.close()
         self.catalog.close()

@@ -25,7 +25,7 @@ from serve.config import Limit, Retention
 from serve.live.edited_video import STREAM_SCHEME
 from serve.live.live_edit import ChangeOutcome, LiveEdit
 
-__all__ = ["Applied", "ChangeOutcome", "DeletionRecord", "LiveRows", "SegmentKey", "Tombstone", "Watermark"]
+__all__ = ["Applied", "ChangeOutcome", "DeletionRecord", "Excess", "LiveRows", "SegmentKey", "Tombstone", "Watermark"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,15 @@ class SegmentKey(NamedTuple):
     collection: str
     video_id: str
     segment_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excess:
+    """A segment that retention removed, and why."""
+
+    segment: SegmentKey
+    size_bytes: int
+    reason: str  # "age over 3600 s", "size over 1024 bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +155,8 @@ class LiveRows:
             self.catalog.advance_generation(edit)
         return segment_ids
 
-    def prune(self, limits: Retention, now: float, max_segments: int) -> list[SegmentKey]:
-        """Remove the oldest segments of live streams over a retention limit; return them, for tombstones.
+    def prune(self, limits: Retention, now: float, max_segments: int) -> list[Excess]:
+        """Remove the oldest segments of live streams over a retention limit; return them.
 
         Whole files that came through Kafka stay: their segments do not age.
 
@@ -162,9 +171,9 @@ class LiveRows:
                 live = LiveEdit(self.catalog, edit, self.fingerprint, self._clock())
                 live.remove_rows([segment_row for segment_row, _ in oldest])
                 live.close()
-        return [key for _, key in oldest]
+        return [one for _, one in oldest]
 
-    def _find_excess(self, limits: Retention, now: float, count: int) -> list[tuple[int, SegmentKey]]:
+    def _find_excess(self, limits: Retention, now: float, count: int) -> list[tuple[int, Excess]]:
         streams: dict[str, list[tuple[int, str, int]]] = {}
         for row, collection, video_id, size in self.catalog.select(
             "SELECT row, collection, video_id, size_bytes FROM videos"
@@ -172,7 +181,7 @@ class LiveRows:
             self.fingerprint, f"{STREAM_SCHEME}%",
         ):  # fmt: skip
             streams.setdefault(collection, []).append((row, video_id, size))
-        excess: list[tuple[int, SegmentKey]] = []
+        excess: list[tuple[int, Excess]] = []
         for collection, members in sorted(streams.items()):
             limit = limits.of(collection)
             if limit is not None:
@@ -181,11 +190,11 @@ class LiveRows:
 
     def _find_excess_of(
         self, limit: Limit, collection: str, streams: Iterable[tuple[int, str, int]], now: float, count: int
-    ) -> list[tuple[int, SegmentKey]]:
-        """Return the oldest segments of a collection that are over its limit: rows and keys."""
+    ) -> list[tuple[int, Excess]]:
+        """Return the oldest segments of a collection that are over its limit, with their rows."""
         streams = list(streams)
         total = sum(size for _, _, size in streams)
-        excess: list[tuple[int, SegmentKey]] = []
+        excess: list[tuple[int, Excess]] = []
         if total <= limit.size_bytes and not any(
             now - appended > limit.age_seconds
             for row, video_id, _ in streams
@@ -194,9 +203,12 @@ class LiveRows:
             return excess
         oldest = heapq.merge(*(self._oldest_segments(row, video_id, count) for row, video_id, _ in streams))
         for appended, segment_row, segment_id, size, video_id in oldest:
-            if len(excess) == count or (now - appended <= limit.age_seconds and total <= limit.size_bytes):
+            is_old = now - appended > limit.age_seconds
+            if len(excess) == count or not (is_old or total > limit.size_bytes):
                 break
-            excess.append((segment_row, SegmentKey(collection, video_id, segment_id)))
+            reason = f"age over {limit.age_seconds:.0f} s" if is_old else f"size over {limit.size_bytes:.0f} bytes"
+            segment = SegmentKey(collection, video_id, segment_id)
+            excess.append((segment_row, Excess(segment=segment, size_bytes=size, reason=reason)))
             total -= size
         return excess
 

@@ -14,13 +14,16 @@ from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
 
 from ingest.errors import BrokerUnavailable, OffsetRegression
-from ingest.kafka import PartitionId, Record
+from ingest.kafka import PartitionId, Record, Topics
 from serve.background import Background, Backoff, Stopped
 from serve.codec.records import SegmentRecord, read_deletion, read_segment, segment_key
-from serve.config import Retention
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
-from serve.live.deletions import PendingTombstones, has_read_to
+from serve.live.batch_size import BatchSize
+from serve.live.broker_clock import BrokerClock
+from serve.live.cluster_retention import RETENTION_KEY, read_retention
 from serve.live.live_rows import Applied, Change, ChangeOutcome, DeletionRecord, LiveRows, SegmentKey, Tombstone
+from serve.live.pruner import Pruner
+from serve.live.tombstones import PendingTombstones, has_read_to
 from serve.observe.metrics import LiveMetrics
 
 logger = logging.getLogger(__name__)
@@ -28,21 +31,16 @@ logger = logging.getLogger(__name__)
 # How long a transaction should take: DeleteVideo, the job queue and the indexing process wait for it, and searches
 # share the processor with it.
 TRANSACTION_SECONDS = 0.2
-MAX_RECORD_COUNT = 512  # of a transaction, however fast it is
 MAX_BATCH_BYTES = 16 << 20  # of the records of a transaction
 POLL_SECONDS = 0.2  # how long a poll waits for records; stop() waits as long
 MEASURE_SECONDS = 1.0  # between two measurements
-PRUNE_SECONDS = 5.0  # between two checks for segments over a retention limit
-# Pruning is in no hurry: its transactions are shorter, and it rests this many times as long as it works.
-PRUNE_TRANSACTION_SECONDS = 0.1
-PRUNE_REST = 2.0
 FIRST_BACKOFF_SECONDS = 0.5  # before the second attempt to connect
 LAST_BACKOFF_SECONDS = 10.0  # the longest wait between two attempts
 MAX_LOGGED_REASONS = 100  # why records are skipped: each reason is logged once, up to this many
 
 
 class Reader(Protocol):
-    """Reads all partitions of the two topics, new partitions included, from given offsets."""
+    """Reads the topics of segments, deletions and settings, new partitions included, from given offsets."""
 
     def poll(self, timeout_seconds: float) -> Sequence[Record]:
         """Return the next records, in order within a partition; none if none came in time."""
@@ -54,19 +52,6 @@ class Reader(Protocol):
         """Return the offset of the next record of each partition."""
 
 
-class BatchSize:
-    """How many records or segments one transaction takes, so that it lasts about a given time."""
-
-    def __init__(self, seconds: float, max_count: int = MAX_RECORD_COUNT) -> None:
-        self._seconds, self._max_count, self.count = seconds, max_count, 8
-
-    def adapt(self, count: int, seconds: float) -> None:
-        """Learn from the duration of one transaction."""
-        if count:
-            fitting = int(self._seconds * count / max(seconds, 1e-6))
-            self.count = max(1, min(self._max_count, 2 * self.count, fitting))
-
-
 class Materialiser:
     """The thread: start() begins it, stop() ends it. `on_end` gets the error if anything else ends it."""
 
@@ -76,9 +61,9 @@ class Materialiser:
         open_reader: Callable[[Mapping[PartitionId, int]], AbstractContextManager[Reader]],
         tombstones: PendingTombstones,
         *,
-        segments_topic: str,
-        deletions_topic: str,
-        retention: Retention,
+        pruner: Pruner,
+        broker_clock: BrokerClock,
+        topics: Topics,
         metrics: LiveMetrics,
         on_change: Callable[[], None],
         on_caught_up: Callable[[], object],
@@ -94,16 +79,17 @@ class Materialiser:
             on_caught_up: Called once, when everything was read that Kafka held when the thread began.
         """
         self._rows, self._open_reader, self._tombstones = rows, open_reader, tombstones
-        self._segments_topic, self._deletions_topic = segments_topic, deletions_topic
-        self._retention, self._metrics, self._clock = retention, metrics, clock
+        self._pruner, self._broker_clock, self._topics = pruner, broker_clock, topics
+        self._metrics, self._clock = metrics, clock
         self._on_change, self._on_caught_up, self._on_end = on_change, on_caught_up, on_end
         self._is_caught_up = False
         self._newest_chunks: dict[tuple[str, str], float] = {}  # live video -> append time of its newest visible chunk
         self._goal: Mapping[PartitionId, int] | None = None  # the offsets to read up to before _is_caught_up
-        self._batch_size, self._prune_size = BatchSize(TRANSACTION_SECONDS), BatchSize(PRUNE_TRANSACTION_SECONDS)
+        self._batch_size = BatchSize(TRANSACTION_SECONDS)
+        # Offsets to read the settings from: none at the start of the process, which reads all of them.
+        self._settings_offsets: dict[PartitionId, int] = {}
         self._logged_reasons: set[str] = set()
         self._measured_at = 0.0  # monotonic seconds
-        self._prune_at = 0.0  # monotonic seconds: not before
         self._thread = Background(
             "live feed",
             self._connect_and_follow,
@@ -128,7 +114,6 @@ class Materialiser:
             Stopped: After any other error, which is logged and passed to on_end.
         """
         try:
-            self._prune()  # also while Kafka is away
             with self._open_reader(self._offsets()) as reader:
                 self._goal = self._goal or reader.ends()
                 self._metrics.is_broker_up.set(1)
@@ -157,7 +142,7 @@ class Materialiser:
     def _follow(self, reader: Reader) -> None:
         """Apply records as they come; prune and send tombstones between them."""
         while not self._thread.is_stopping:
-            records = reader.poll(POLL_SECONDS)
+            records = self._take_settings(reader.poll(POLL_SECONDS))
             for batch in self._batches(records):
                 if self._thread.is_stopping:
                     return
@@ -169,11 +154,24 @@ class Materialiser:
             self._tidy(reader)
 
     def _offsets(self) -> dict[PartitionId, int]:
-        return {
+        return self._settings_offsets | {
             (topic, partition): offset
-            for topic in (self._segments_topic, self._deletions_topic)
+            for topic in (self._topics.segments, self._topics.deletions)
             for partition, offset in self._rows.offsets(topic).items()
         }
+
+    def _take_settings(self, records: Sequence[Record]) -> list[Record]:
+        """Note the time of records, and put the cluster's settings among them into force; return the others."""
+        others = []
+        for record in records:
+            self._broker_clock.note(record)
+            if record.topic != self._topics.settings:
+                others.append(record)
+                continue
+            self._settings_offsets[record.topic, record.partition] = record.offset + 1
+            if record.key == RETENTION_KEY:
+                self._pruner.cluster = read_retention(record)
+        return others
 
     def _batches(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
         """Cut records into transactions, as large as the duration of the last transactions allows."""
@@ -194,7 +192,7 @@ class Materialiser:
         applied = self._rows.apply(changes, {(one.topic, one.partition): one.offset + 1 for one in batch})
         for (record, change), outcome in zip(read, applied.outcomes, strict=True):
             self._metrics.records.labels(record.topic, outcome.value).inc()
-            self._update_tombstones(change, outcome)
+            self._update_tombstones(record, change, outcome)
         seconds = time.perf_counter() - started
         self._batch_size.adapt(len(batch), seconds)
         self._metrics.batch_seconds.observe(seconds)
@@ -202,19 +200,19 @@ class Materialiser:
             self._on_change()
             self._observe_latency(changes, applied)
 
-    def _update_tombstones(self, change: Change, outcome: ChangeOutcome) -> None:
+    def _update_tombstones(self, record: Record, change: Change, outcome: ChangeOutcome) -> None:
         """Plan a tombstone for a dead segment; cancel the one of a key that has a newer record."""
         if isinstance(change, Tombstone):
-            self._tombstones.cancel([segment_key(change.collection, change.segment_id)])
+            self._tombstones.note_read(segment_key(change.collection, change.segment_id), record, is_live=False)
         elif isinstance(change, SegmentRecord):
-            self._tombstones.cancel([change.key])
+            self._tombstones.note_read(change.key, record, is_live=outcome is not ChangeOutcome.DEAD)
             if outcome is ChangeOutcome.DEAD:
                 self._tombstones.add([SegmentKey(change.collection, change.video_id, change.segment.segment_id)])
 
     def _read(self, record: Record) -> Change | None:
         """Return the change that a record holds; None for an unusable record, which is counted and logged."""
         try:
-            if record.topic == self._deletions_topic:
+            if record.topic == self._topics.deletions:
                 if record.value is None:  # never sent by us, and without meaning
                     raise RecordInvalid("a deletion without a value")
                 collection, video_id = read_deletion(record.value)
@@ -261,7 +259,8 @@ class Materialiser:
 
     def _tidy(self, reader: Reader) -> None:
         """Prune, measure, and send the tombstones that are due."""
-        self._prune()
+        if self._is_caught_up:
+            self._pruner.step()
         if time.monotonic() - self._measured_at < MEASURE_SECONDS:
             return
         self._measured_at = time.monotonic()
@@ -272,23 +271,6 @@ class Materialiser:
         if self._is_caught_up:
             self._metrics.tombstones.inc(self._tombstones.send_due(positions, ends))
         self._measure()
-
-    def _prune(self) -> None:
-        """Remove a few of the segments over a retention limit; later calls remove the next ones."""
-        started = time.monotonic()
-        if not (self._retention and self._is_caught_up) or started < self._prune_at:
-            return
-        pruned = self._rows.prune(self._retention, self._clock(), self._prune_size.count)
-        is_all = len(pruned) < self._prune_size.count
-        if pruned:
-            seconds = time.monotonic() - started
-            self._prune_size.adapt(len(pruned), seconds)
-            self._metrics.prune_seconds.observe(seconds)
-            self._metrics.pruned.inc(len(pruned))
-            self._tombstones.add(pruned)
-            self._on_change()
-        now = time.monotonic()
-        self._prune_at = now + (PRUNE_SECONDS if is_all else PRUNE_REST * (now - started))
 
     def _measure(self) -> None:
         """Update the metrics of the streams."""

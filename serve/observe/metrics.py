@@ -104,6 +104,6 @@ class LiveMetrics:
         self.deletions = counter(
             "kinodex_live_deletions", "Deletions of live videos that callers asked this server for."
         )
-        self.pruned = counter("kinodex_pruned_segments", "Segments of live videos deleted by server.retention.")
+        self.pruned = counter("kinodex_pruned_segments", "Segments of live videos deleted here by retention.")
         self.prune_seconds = histogram("kinodex_prune_seconds", "Time to delete some old segments.")
         self.tombstones = counter("kinodex_tombstones", "Tombstones of segments written to Kafka.")

@@ -531,6 +531,32 @@ class Deletion(_message.Message):
 Global___Deletion: _TypeAlias = Deletion  # noqa: Y015
 
 @_typing.final
+class Retention(_message.Message):
+    """How long and how much of the live videos all servers keep, and Kafka with them. Topic kinodex.settings, compacted, key
+    "retention"; a null value: everything is kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The limits, each like "cams=7d" or "cams=7d,50GiB"; "*" stands for every collection that is not named."""
+
+    def __init__(
+        self,
+        *,
+        limits: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retention: _TypeAlias = Retention  # noqa: Y015
+
+@_typing.final
 class DeadLetter(_message.Message):
     """A record that could not be used. Topic kinodex.deadletter, key "topic/partition/offset". A worker that was killed may
     send the same dead letter again.

@@ -22,7 +22,7 @@ def test_creates_missing_topics_and_reports_existing_ones(kafka: str, topic_pref
     assert {one.state for one in create_topics(config)} == {"created"}
     assert {one.state for one in create_topics(config)} == {"exists"}
     assert [one.name.removeprefix(topic_prefix) for one in describe_topics(config)] == [
-        ".chunks", ".sources", ".segments", ".deletions", ".checkpoints", ".deadletter", ".events"
+        ".chunks", ".sources", ".segments", ".deletions", ".settings", ".checkpoints", ".deadletter", ".events"
     ]  # fmt: skip
 
 

@@ -375,11 +375,14 @@ def test_prunes_the_oldest_by_age_and_by_size(live: LiveRows, catalog: Catalog) 
     by_age = Retention(limits={"default": Limit(age_seconds=100.0)})
     assert live.prune(by_age, STARTED + 100, 10) == []
     generation = catalog.generation()
-    assert live.prune(by_age, STARTED + 113, 2) == [
+    removed = live.prune(by_age, STARTED + 113, 2)
+    assert [one.segment for one in removed] == [
         SegmentKey("default", "a", "a/0/0"), SegmentKey("default", "b", "b/0/0"),
     ]  # fmt: skip
+    assert {one.reason for one in removed} == {"age over 100 s"}
+    assert min(one.size_bytes for one in removed) > 0
     assert catalog.generation() == generation + 1
-    assert live.prune(by_age, STARTED + 113, 2) == [
+    assert [one.segment for one in live.prune(by_age, STARTED + 113, 2)] == [
         SegmentKey("default", "a", "a/0/1"),
         SegmentKey("default", "b", "b/0/1"),
     ]

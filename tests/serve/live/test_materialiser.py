@@ -1,6 +1,7 @@
 """The thread that brings a catalog up to Kafka, over a Kafka in memory."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,17 +14,23 @@ from prometheus_client import CollectorRegistry
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
-from ingest.kafka import PartitionId, Record
+from ingest.kafka import Delivery, PartitionId, Record
+from ingest.kafka import Topics as TopicNames
 from serve.api.build import run_server
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
+from serve.codec.settings_records import retention_bytes
 from serve.config import ServerConfig, parse_retention
 from serve.errors import VideoIsLive
 from serve.indexing.pipeline import delete
+from serve.live import broker_clock, pruner
 from serve.live import materialiser as materialising
-from serve.live.deletions import PendingTombstones
+from serve.live.batch_size import BatchSize
+from serve.live.broker_clock import BrokerClock
 from serve.live.live_rows import LiveRows, SegmentKey
-from serve.live.materialiser import BatchSize, Materialiser
+from serve.live.materialiser import Materialiser
+from serve.live.pruner import Pruner
+from serve.live.tombstones import PendingTombstones
 from serve.observe.metrics import LiveMetrics
 from serve.settings import Settings
 from support.fakes import use_fakes
@@ -31,7 +38,8 @@ from support.hand_made import FINGERPRINT, SPACE, stream
 from support.sample_live import rows_of
 from support.waiting import HANG_SECONDS, wait_until
 
-SEGMENTS, DELETIONS = "t.segments", "t.deletions"
+NAMES = TopicNames("t")
+SEGMENTS, DELETIONS = NAMES.segments, NAMES.deletions
 NOW = 1_700_000_000.0
 
 
@@ -41,6 +49,7 @@ class Topics:
 
     logs: dict[PartitionId, list[Record]] = field(default_factory=dict)
     is_up: bool = True
+    broker_now: float = NOW  # append time of what servers send
     reads: int = 1000  # the most records of one poll
     poll_count: int = 0
     refusal_count: int = 0  # attempts to read while it was not up
@@ -49,6 +58,11 @@ class Topics:
     def append(self, topic: str, key: bytes, value: bytes | None, *, partition: int = 0, at: float = NOW) -> None:
         log = self.logs.setdefault((topic, partition), [])
         log.append(Record(topic, partition, len(log), at, key, value))
+
+    def delivery(self, topic: str, key: bytes, value: bytes | None) -> Delivery:
+        """Append a record as a producer does, at the broker's time of now."""
+        self.append(topic, key, value, at=self.broker_now)
+        return Appended(((topic, 0), len(self.logs[topic, 0]) - 1), self.broker_now)
 
     def put(self, *records: SegmentRecord, partition: int = 0) -> None:
         for record in records:
@@ -70,6 +84,22 @@ class Topics:
         if not self.is_up:
             self.refusal_count += 1
             raise BrokerUnavailable(("nobody:9092",), "no answer")
+
+
+class Appended(Delivery):
+    """A record that the broker has, or has lost if it has no place."""
+
+    def __init__(self, place: tuple[PartitionId, int] | None, at: float = NOW) -> None:
+        super().__init__((), "", None)
+        self._place, self._at = place, at
+
+    @property
+    def place(self) -> tuple[PartitionId, int] | None:
+        return self._place
+
+    @property
+    def append_seconds(self) -> float | None:
+        return None if self._place is None else self._at
 
 
 class MemoryReader:
@@ -110,19 +140,32 @@ class Bench:
         self.error: Exception | None = None
         self.change_count = 0
         self.rows = LiveRows(self.catalog, FINGERPRINT, clock=lambda: self.now)
+        tombstones = PendingTombstones(self.send)
+        clock = BrokerClock(lambda: topics.delivery(NAMES.settings, b"clock", None))
         self.materialiser = Materialiser(
             self.rows,
             topics.open,
-            PendingTombstones(self.sent.append),
-            segments_topic=SEGMENTS,
-            deletions_topic=DELETIONS,
-            retention=parse_retention(retention),
+            tombstones,
+            pruner=Pruner(
+                self.rows,
+                parse_retention(retention),
+                clock=clock,
+                tombstones=tombstones,
+                metrics=self.metrics,
+                on_change=self.changed,
+            ),
+            broker_clock=clock,
+            topics=NAMES,
             metrics=self.metrics,
             on_change=self.changed,
             on_caught_up=self.caught_up.set,
             on_end=self.end,
             clock=lambda: self.now,
         )
+
+    def send(self, segment: SegmentKey, value: bytes | None) -> Delivery:
+        self.sent.append(segment)
+        return self.topics.delivery(SEGMENTS, segment_key(segment.collection, segment.segment_id), value)
 
     def changed(self) -> None:
         self.change_count += 1
@@ -288,14 +331,97 @@ def test_the_same_key_dead_and_new_in_one_batch(benches: Callable[..., Bench]) -
     assert bench.segment_ids() == ["film/0/0"]
 
 
-def test_prunes_what_was_kept_long_enough_and_tombstones_it(benches: Callable[..., Bench]) -> None:
+DAY = 86400.0
+
+
+def latest_keys(topics: Topics) -> dict[bytes, bytes | None]:
+    """Return what compaction leaves of the segments."""
+    return {record.key: record.value for (topic, _), log in topics.logs.items() if topic == SEGMENTS for record in log}
+
+
+def test_a_servers_own_retention_prunes_its_copy_alone_and_logs_it(
+    benches: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     topics = Topics()
     topics.put(*stream("cam", ["red"] * 60, appended=NOW - 60))
     bench = benches(topics, retention=["cams=30s"])
     wait_until(lambda: bench.segment_ids() == ["cam/0/4", "cam/0/5", "cam/0/6"])
-    wait_until(lambda: len(bench.sent) == 4)
-    assert [segment_id for *_, segment_id in bench.sent] == [f"cam/0/{n}" for n in range(4)]
+    wait_until(lambda: "pruned collection=cams" in caplog.text)
+    seen_count = topics.poll_count
+    wait_until(lambda: topics.poll_count > seen_count + 3)
+    assert bench.sent == []
+    assert None not in latest_keys(topics).values()
     assert bench.value("kinodex_pruned_segments_total") == 4
+    [line] = [one for one in caplog.messages if one.startswith("pruned")]
+    assert " videos=1 segments=4 bytes=" in line
+    assert line.endswith("reason=age over 30 s set_by=server.retention also_in_kafka=no")
+
+
+@pytest.mark.parametrize("ahead_seconds", [8 * DAY, -8 * DAY])
+def test_a_servers_wrong_clock_prunes_nothing_and_keeps_nothing(
+    benches: Callable[..., Bench], ahead_seconds: float
+) -> None:
+    topics = Topics()
+    topics.put(*stream("cam", ["red"] * 60, appended=NOW - 7 * DAY - 40))
+    topics.append(NAMES.settings, b"retention", retention_bytes(["cams=7d"]))
+    bench = benches(topics, now=NOW + ahead_seconds)
+    wait_until(lambda: bench.segment_ids() == ["cam/0/5", "cam/0/6"])  # as with a right clock
+    wait_until(lambda: list(latest_keys(topics).values()).count(None) == 5)
+
+
+def test_the_retention_of_the_cluster_reaches_kafka_and_may_change(
+    benches: Callable[..., Bench], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruner, "PRUNE_SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
+    topics = Topics()
+    topics.put(*stream("cam", ["red"] * 60, appended=NOW - 60))
+    topics.append(NAMES.settings, b"retention", retention_bytes(["cams=1s"]))  # replaced before it counts
+    topics.append(NAMES.settings, b"retention", retention_bytes(["cams=1h"]))
+    bench = benches(topics)
+    assert bench.caught_up.wait(HANG_SECONDS)
+    seen_count = topics.poll_count
+    wait_until(lambda: topics.poll_count > seen_count + 3)
+    assert len(bench.segment_ids()) == 7
+    topics.append(NAMES.settings, b"retention", b"\xff")  # no limits: nothing is over them
+    topics.append(NAMES.settings, b"retention", retention_bytes(["cams=30s"]))
+    wait_until(lambda: bench.segment_ids() == ["cam/0/4", "cam/0/5", "cam/0/6"])
+    wait_until(lambda: list(latest_keys(topics).values()).count(None) == 4)
+    assert "set_by=kinodex retention also_in_kafka=yes" in caplog.text
+    assert "retention of the cluster ignored" in caplog.text
+    topics.append(NAMES.settings, b"retention", None)
+    topics.put(*stream("late", ["red"] * 60, appended=NOW - 600))
+    wait_until(lambda: len(bench.segment_ids()) == 10)
+    seen_count = topics.poll_count
+    wait_until(lambda: topics.poll_count > seen_count + 3)
+    assert len(bench.segment_ids()) == 10
+
+
+def test_videos_age_by_the_brokers_clock_when_no_stream_sends(
+    benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruner, "PRUNE_SECONDS", 0.0)
+    monkeypatch.setattr(broker_clock, "PROBE_SECONDS", 0.0)
+    topics = Topics()
+    topics.put(*stream("cam", ["red"] * 60, appended=NOW))
+    bench = benches(topics, retention=["cams=1d"])
+    assert bench.caught_up.wait(HANG_SECONDS)
+    assert len(bench.segment_ids()) == 7
+    topics.broker_now = NOW + DAY + 60
+    wait_until(lambda: bench.segment_ids() == [])
+
+
+def test_times_that_are_not_the_brokers_do_not_count(benches: Callable[..., Bench]) -> None:
+    topics = Topics()
+    topics.put(*stream("cam", ["red"] * 60, appended=NOW))
+    log = topics.logs[SEGMENTS, 0]
+    log.append(replace(log[-1], offset=len(log), append_seconds=NOW + 8 * DAY, is_broker_time=False))
+    bench = benches(topics, retention=["cams=1d"])
+    assert bench.caught_up.wait(HANG_SECONDS)
+    seen_count = topics.poll_count
+    wait_until(lambda: topics.poll_count > seen_count + 3)
+    assert len(bench.segment_ids()) == 7
 
 
 def test_tells_how_fresh_what_is_found_is(benches: Callable[..., Bench]) -> None:
@@ -387,36 +513,110 @@ def test_a_server_that_kafka_leaves_behind_ends_with_the_reason(
 
 # ---- tombstones
 
+PLACE: PartitionId = ("t", 0)
+KEYS = [SegmentKey("cams", "v", f"v/0/{n}") for n in range(3)]
+
+
+def read(tombstones: PendingTombstones, segment: SegmentKey, offset: int, value: bytes | None) -> None:
+    """Let the tombstones know that the reader has passed a live record, or a tombstone."""
+    key = segment_key(segment.collection, segment.segment_id)
+    tombstones.note_read(key, Record(*PLACE, offset, NOW, key, value), is_live=value is not None)
+
+
+class Outgoing:
+    """Notes what is sent, and appends it at the offsets of a test."""
+
+    def __init__(self, *offsets: int | None) -> None:
+        self.sent: list[tuple[SegmentKey, bytes | None]] = []
+        self._offsets = iter(offsets)
+
+    def __call__(self, segment: SegmentKey, value: bytes | None) -> Delivery:
+        self.sent.append((segment, value))
+        offset = next(self._offsets)
+        return Appended(None if offset is None else (PLACE, offset))
+
 
 def test_a_tombstone_waits_until_what_came_meanwhile_was_read() -> None:
-    sent: list[SegmentKey] = []
-    tombstones = PendingTombstones(sent.append)
-    a, b, c = (SegmentKey("cams", "v", f"v/0/{n}") for n in range(3))
-    place: PartitionId = ("t", 0)
+    send = Outgoing(9, 10)
+    tombstones = PendingTombstones(send)
+    a, b, c = KEYS
     tombstones.add([a, b])
-    assert tombstones.send_due({place: 5}, {place: 7}) == 0  # two records are not read yet
+    assert tombstones.send_due({PLACE: 5}, {PLACE: 7}) == 0  # two records are not read yet
     tombstones.add([c])
-    tombstones.cancel([segment_key(b.collection, b.segment_id)])  # one of the two
-    assert tombstones.send_due({place: 6}, {place: 9}) == 0
-    assert tombstones.send_due({place: 7}, {place: 9}) == 1
-    assert sent == [a]
-    assert tombstones.send_due({place: 9}, {place: 9}) == 1
-    assert sent == [a, c]
+    read(tombstones, b, 6, b"new")  # one of the two
+    assert tombstones.send_due({PLACE: 6}, {PLACE: 9}) == 0
+    assert tombstones.send_due({PLACE: 7}, {PLACE: 9}) == 1
+    assert send.sent == [(a, None)]
+    assert tombstones.send_due({PLACE: 9}, {PLACE: 10}) == 1
+    assert send.sent == [(a, None), (c, None)]
+    assert len(tombstones) == 2  # until they are read back
+    tombstones.send_due({PLACE: 11}, {PLACE: 11})
     assert len(tombstones) == 0
 
 
+def test_a_segment_that_a_late_tombstone_hides_is_sent_again() -> None:
+    send = Outgoing(8, 9, 11)
+    tombstones = PendingTombstones(send)
+    a, b, _ = KEYS
+    tombstones.add([a, b])
+    assert tombstones.send_due({PLACE: 7}, {PLACE: 7}) == 2
+    # Before the tombstones arrived, a worker had published the first segment anew.
+    read(tombstones, a, 7, b"new")
+    read(tombstones, a, 8, None)
+    read(tombstones, b, 9, None)
+    assert tombstones.send_due({PLACE: 10}, {PLACE: 10}) == 0
+    assert send.sent[2:] == [(a, b"new")]
+    read(tombstones, a, 11, b"new")
+    tombstones.send_due({PLACE: 12}, {PLACE: 12})
+    assert len(send.sent) == 3
+    assert len(tombstones) == 0
+
+
+@pytest.mark.parametrize(
+    ("seen", "again"),
+    [
+        ([(7, b"new"), (9, b"newer")], None),  # a later revision counts
+        ([(7, b"new"), (9, None)], b"new"),  # two servers were late: each looks before its own tombstone
+        ([(6, b"new"), (7, None)], None),  # the tombstone before ours hid it, and its sender sends it again
+        ([(6, b"new"), (7, b"newer")], b"newer"),
+        ([], None),
+    ],
+)
+def test_only_what_our_own_tombstone_hides_is_sent_again(
+    seen: list[tuple[int, bytes | None]], again: bytes | None
+) -> None:
+    send = Outgoing(8, 10)
+    tombstones = PendingTombstones(send)
+    tombstones.add(KEYS[:1])
+    tombstones.send_due({PLACE: 6}, {PLACE: 6})
+    for offset, value in sorted([*seen, (8, None)]):
+        read(tombstones, KEYS[0], offset, value)
+    tombstones.send_due({PLACE: 10}, {PLACE: 10})
+    assert [value for _, value in send.sent[1:]] == ([] if again is None else [again])
+
+
+def test_a_tombstone_that_is_lost_is_sent_again_unless_a_segment_came() -> None:
+    send = Outgoing(None, None, 8)
+    tombstones = PendingTombstones(send)
+    tombstones.add(KEYS[:2])
+    tombstones.send_due({PLACE: 6}, {PLACE: 6})
+    read(tombstones, KEYS[0], 7, b"new")
+    tombstones.send_due({PLACE: 8}, {PLACE: 8})
+    assert send.sent[2:] == [(KEYS[1], None)]
+
+
 def test_a_tombstone_that_cannot_be_sent_stays() -> None:
-    def fails(segment: SegmentKey) -> None:
+    def fails(segment: SegmentKey, value: bytes | None) -> Delivery:
         raise BrokerUnavailable(("nobody:9092",), "no answer")
 
     tombstones = PendingTombstones(fails)
-    tombstones.add([SegmentKey("cams", "v", "v/0/0")])
+    tombstones.add(KEYS[:1])
     with pytest.raises(BrokerUnavailable):
         tombstones.send_due({}, {})
     assert len(tombstones) == 1
 
 
 def test_too_many_tombstones_are_left_to_the_next_rebuild() -> None:
-    tombstones = PendingTombstones(lambda segment: None, max_count=3)
+    tombstones = PendingTombstones(Outgoing(), max_count=3)
     tombstones.add(SegmentKey("cams", "v", f"v/0/{n}") for n in range(10))
     assert len(tombstones) == 3

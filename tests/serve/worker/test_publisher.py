@@ -211,16 +211,18 @@ def test_makes_the_topics_and_says_what_is_there(kafka: str, topic_prefix: str) 
         "KINODEX_KAFKA_BOOTSTRAP_TIMEOUT_SECONDS": "60",
     }  # fmt: skip
 
-    def topics(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [*COMMAND, "topics", *arguments], env=os.environ | variables | more, capture_output=True, text=True,
+            [*COMMAND, *arguments], env=os.environ | variables | more, capture_output=True, text=True,
             timeout=HANG_SECONDS, check=False,
         )  # fmt: skip
 
+    topics = partial(run, "topics")
+    retention = partial(run, "retention", "--kafka", kafka)
     first = topics("--kafka", kafka, "--json")
     assert first.returncode == 0, first.stderr
     names = [f"{topic_prefix}.{name}" for name in
-             ("chunks", "sources", "segments", "deletions", "checkpoints", "deadletter", "events")]  # fmt: skip
+             ("chunks", "sources", "segments", "deletions", "settings", "checkpoints", "deadletter", "events")]  # fmt: skip
     assert [json.loads(line) for line in first.stdout.splitlines()] == [
         {"name": name, "state": "created", "differences": []} for name in names
     ]
@@ -229,7 +231,12 @@ def test_makes_the_topics_and_says_what_is_there(kafka: str, topic_prefix: str) 
     assert [line.split() for line in again.stdout.splitlines()] == [[name, "exists"] for name in names]
     other = topics("--kafka", kafka, KINODEX_KAFKA_PARTITION_COUNT="4")
     assert other.returncode == 1
-    assert other.stdout.count("differs  it has 3 partitions, not 4") == 7
+    assert other.stdout.count("differs  it has 3 partitions, not 4") == 8
+    assert (retention().stdout, retention("cams=7d", "*=1d,5GiB").stdout) == (
+        "everything is kept\n", "cams=7d\n*=1d,5GiB\n",
+    )  # fmt: skip
+    assert json.loads(retention("--json").stdout) == {"limits": ["cams=7d", "*=1d,5GiB"]}
+    assert (retention("cams=7y").returncode, retention("--forever").stdout) == (2, "everything is kept\n")
     nowhere = topics()
     assert nowhere.returncode == 2
     assert "no Kafka broker" in nowhere.stderr
