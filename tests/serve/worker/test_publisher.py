@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -221,8 +222,8 @@ def test_makes_the_topics_and_says_what_is_there(kafka: str, topic_prefix: str) 
     retention = partial(run, "retention", "--kafka", kafka)
     first = topics("--kafka", kafka, "--json")
     assert first.returncode == 0, first.stderr
-    names = [f"{topic_prefix}.{name}" for name in
-             ("chunks", "sources", "segments", "deletions", "settings", "checkpoints", "deadletter", "events")]  # fmt: skip
+    kinds = ("chunks", "sources", "segments", "deletions", "settings", "checkpoints", "deadletter", "events")
+    names = [f"{topic_prefix}.{kind}" for kind in kinds]
     assert [json.loads(line) for line in first.stdout.splitlines()] == [
         {"name": name, "state": "created", "differences": []} for name in names
     ]
