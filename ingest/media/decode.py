@@ -34,7 +34,7 @@ from ingest.media.picture import PictureMaker
 from ingest.media.start import FileStart
 from ingest.media.still.kinds import HEAD_BYTES, may_be_still
 from ingest.media.still.limits import check_pixels
-from ingest.media.still.png import repair_exif
+from ingest.media.still.png import defuse, repair_exif
 from ingest.media.timeline import Epoch, Timeline
 from ingest.media.tracks.choice import TrackChooser, find_partly_decodable_kinds, find_undecodable_kinds
 from ingest.media.tracks.packets import PacketReader
@@ -80,6 +80,7 @@ def decode(
                 yield from items
                 return
             profile = read_header(media, uri, config)
+            media = defuse(media, uri)
         yield from _decode_tracks(media, uri, config, on_progress, choose_sound, profile)
     except MemoryError as error:
         raise LimitExceeded(

@@ -6,8 +6,10 @@ limit on descriptors leaves room for this file only, so the media cannot open an
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import io
+import math
 import os
 import pkgutil
 import resource
@@ -37,7 +39,6 @@ SOCKET = 3  # descriptor of the socket, after 0, 1 and 2; the input gets 4
 DESCRIPTORS = 5  # limit on open descriptors: 0 to 4
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 NICENESS = 5  # decoding yields to the server's answers
-CPU_GRACE_SECONDS = 60  # of CPU time beyond max_wall_seconds, so that the parent's watchdog acts first
 BEATS_PER_STALL = 4  # beat messages within max_stall_seconds
 
 
@@ -99,14 +100,15 @@ def main(descriptor: int, parent: int, *, decodes_stills: bool) -> None:
             _serve(connection, request, file)
         finally:
             os.close(file)
+        gc.collect()  # a large picture in a cycle of objects would stay in memory
 
 
 def _serve(connection: socket.socket, request: protocol.Message, descriptor: int) -> None:
     config = DecodeConfig(**request.fields["config"])
     _limit(resource.RLIMIT_DATA, config.max_memory_bytes, soft=True)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime + config.max_wall_seconds) + CPU_GRACE_SECONDS
-    _limit(resource.RLIMIT_CPU, seconds, soft=True)
+    seconds = used.ru_utime + used.ru_stime + request.fields["max_cpu_seconds"]
+    _limit(resource.RLIMIT_CPU, math.ceil(seconds), soft=True)  # SIGXCPU ends this process
     period, last = config.max_stall_seconds / BEATS_PER_STALL, time.monotonic()
     beat = protocol.serialize(protocol.Message(kind="beat"))
 

@@ -5,13 +5,14 @@ import io
 import logging
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import BinaryIO
@@ -25,6 +26,7 @@ from ingest.values import MAX_SOUND_TRACKS, ChooseSound, Decoded, DecodeSummary,
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0  # bound of a child's start; loading its libraries takes a second on an idle machine
+CPU_GRACE_SECONDS = 60.0  # of processor time beyond max_wall_seconds, so that the watchdog acts first
 EXIT_SECONDS = 10.0  # bound of waiting until the kernel has ended a killed child
 
 
@@ -55,6 +57,8 @@ class DecodePool:
         uri: str,
         config: DecodeConfig | None = None,
         choose_sound: ChooseSound | None = None,
+        max_cpu_seconds: float | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> Iterator[Decoded]:
         """Decode one input from its first byte, in a child. Work begins when the first item is requested.
 
@@ -66,16 +70,22 @@ class DecodePool:
             config: Replaces the pool's config.
             choose_sound: Called, before the first item, where several sound tracks decode, with what is heard of them
                 in order of rank; returns the place of the one to hear. None: the first is heard.
+            max_cpu_seconds: Bound of the processor time, in whole seconds, which a loaded machine does not use up
+                sooner. None: somewhat more than max_wall_seconds.
+            check: Called some times a second while the caller waits; what it raises stops the work.
         Returns:
             MediaInfo, then Frame and AudioBlock roughly in order of time, then DecodeSummary.
         Raises:
             DecodeError: If the bytes are not media that decodes.
             DecoderCrashed: If the child died.
-            DecoderTimeout: If the child made no progress for max_stall_seconds, or was busy for max_wall_seconds.
+            DecoderTimeout: If the child made no progress for max_stall_seconds, or was busy for max_wall_seconds or for
+                max_cpu_seconds.
             LimitExceeded: If the input exceeds a limit of the config.
         """
         config = config or self._config
-        child = self._idle.get()
+        if max_cpu_seconds is None:
+            max_cpu_seconds = config.max_wall_seconds + CPU_GRACE_SECONDS
+        child = self._take_slot(check)
         is_reusable = False
         try:
             if self._is_closed:
@@ -85,7 +95,7 @@ class DecodePool:
                 if child is None or not child.is_alive() or (is_still and not child.decodes_stills):
                     self._forget(child)
                     child = self._start(uri, is_still)
-                for item in child.decode(descriptor, uri, config, choose_sound):
+                for item in child.decode(descriptor, uri, config, choose_sound, max_cpu_seconds, check):
                     is_reusable = isinstance(item, DecodeSummary)
                     yield item
         except (DecoderCrashed, DecoderTimeout) as error:
@@ -117,6 +127,14 @@ class DecodePool:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _take_slot(self, check: Callable[[], None]) -> "_Child | None":
+        """Wait for a child that is idle, or for a slot whose child is not started."""
+        while True:
+            try:
+                return self._idle.get(timeout=protocol.CHECK_SECONDS)
+            except queue.Empty:
+                check()
 
     def _start(self, uri: str, decodes_stills: bool) -> "_Child":
         child: _Child = self._starter.submit(_Child, decodes_stills).result()
@@ -175,10 +193,17 @@ class _Child:
         self._process.stderr.close()
 
     def decode(
-        self, descriptor: int, uri: str, config: DecodeConfig, choose_sound: ChooseSound | None
+        self,
+        descriptor: int,
+        uri: str,
+        config: DecodeConfig,
+        choose_sound: ChooseSound | None,
+        max_cpu_seconds: float,
+        check: Callable[[], None],
     ) -> Iterator[Decoded]:
         """Send one input to the child; yield its items, checked."""
-        fields = {"config": asdict(config), "offers_sound": choose_sound is not None}
+        offers_sound = choose_sound is not None
+        fields = {"config": asdict(config), "offers_sound": offers_sound, "max_cpu_seconds": max_cpu_seconds}
         request = protocol.serialize(protocol.Message(kind="request", fields=fields))
         checker, tracks = _OrderChecker(), list[SoundTrack]()
         waited_seconds = 0.0
@@ -191,7 +216,9 @@ class _Child:
                 begin = time.monotonic()
                 left = config.max_wall_seconds - waited_seconds
                 deadline = begin + min(config.max_stall_seconds, left)
-                message = protocol.receive(self._connection, max_payload_bytes=max_payload, deadline=deadline)
+                message = protocol.receive(
+                    self._connection, max_payload_bytes=max_payload, deadline=deadline, check=check
+                )
                 waited_seconds += time.monotonic() - begin
                 if message.kind == "beat":
                     continue
@@ -216,7 +243,11 @@ class _Child:
                 reason = f"no progress for max_stall_seconds = {config.max_stall_seconds:g}"
             raise DecoderTimeout(uri, reason) from error
         except (EOFError, OSError) as error:
-            raise DecoderCrashed(uri, f"the decoder process died ({self._exit_status()})") from error
+            status = self._exit_status()
+            if status == f"signal {signal.SIGXCPU}":
+                reason = f"not decoded within {max_cpu_seconds:g} seconds of processor time"
+                raise DecoderTimeout(uri, reason) from error
+            raise DecoderCrashed(uri, f"the decoder process died ({status})") from error
         except protocol.MalformedMessage as error:
             raise DecoderCrashed(uri, f"the decoder process sent {error}") from error
 

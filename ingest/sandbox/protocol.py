@@ -8,7 +8,7 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from ingest.config import DecodeConfig
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
 
 LENGTHS = struct.Struct(">II")  # length of the header and of the payload, in bytes
+CHECK_SECONDS = 0.1  # between two calls of `check` while a message is awaited
 MAX_HEADER_BYTES = 64 << 10  # the longest header, of MediaInfo, is under 1 KiB
 MAX_REASON_CHARS = 4000  # of an error message
 MAX_THUMBNAIL_BYTES = 16 << 20  # a JPEG as large as a whole 4K picture; what is heard of a sound track fits too
@@ -47,18 +48,25 @@ def serialize(message: Message) -> bytes:
     return LENGTHS.pack(len(header), len(message.payload)) + header + message.payload
 
 
-def receive(connection: socket.socket, *, max_payload_bytes: int, deadline: float | None = None) -> Message:
+def receive(
+    connection: socket.socket,
+    *,
+    max_payload_bytes: int,
+    deadline: float | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Message:
     """Read one message.
 
     Args:
-        deadline: time.monotonic() by which it must be complete; None: wait for ever.
+        deadline: time.monotonic() by which it must be complete; None: wait for ever, without calls of `check`.
+        check: Called every CHECK_SECONDS of waiting; what it raises ends the waiting.
     Raises:
         EOFError: If the other process has closed the connection.
         TimeoutError: If the deadline passed.
         MalformedMessage: If the bytes are no message.
     """
-    head = _receive_exactly(connection, LENGTHS.size, deadline)
-    return _receive_body(connection, head, max_payload_bytes, deadline)
+    head = _receive_exactly(connection, LENGTHS.size, deadline, check)
+    return _receive_body(connection, head, max_payload_bytes, deadline, check)
 
 
 def receive_request(connection: socket.socket) -> tuple[Message, int]:
@@ -68,23 +76,25 @@ def receive_request(connection: socket.socket) -> tuple[Message, int]:
         raise EOFError
     if len(descriptors) != 1:
         raise MalformedMessage("a request without a file")
-    head += _receive_exactly(connection, LENGTHS.size - len(head), None)
-    return _receive_body(connection, head, 0, None), descriptors[0]
+    head += _receive_exactly(connection, LENGTHS.size - len(head), None, lambda: None)
+    return _receive_body(connection, head, 0, None, lambda: None), descriptors[0]
 
 
-def _receive_body(connection: socket.socket, head: bytes, max_payload_bytes: int, deadline: float | None) -> Message:
+def _receive_body(
+    connection: socket.socket, head: bytes, max_payload_bytes: int, deadline: float | None, check: Callable[[], None]
+) -> Message:
     header_length, payload_length = LENGTHS.unpack(head)
     if header_length > MAX_HEADER_BYTES or payload_length > max_payload_bytes:
         raise MalformedMessage(f"a message of {header_length} + {payload_length} bytes")
     try:
-        fields = json.loads(_receive_exactly(connection, header_length, deadline))
+        fields = json.loads(_receive_exactly(connection, header_length, deadline, check))
         kind = fields.pop("kind")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedMessage("a header that is no JSON object with a kind") from error
-    return Message(kind=str(kind), fields=fields, payload=_receive_exactly(connection, payload_length, deadline))
+    return Message(kind=str(kind), fields=fields, payload=_receive_exactly(connection, payload_length, deadline, check))
 
 
-def _receive_exactly(connection: socket.socket, count: int, deadline: float | None) -> bytes:
+def _receive_exactly(connection: socket.socket, count: int, deadline: float | None, check: Callable[[], None]) -> bytes:
     parts = bytearray(count)
     view, filled = memoryview(parts), 0
     while filled < count:
@@ -92,8 +102,12 @@ def _receive_exactly(connection: socket.socket, count: int, deadline: float | No
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            connection.settimeout(left)
-        received = connection.recv_into(view[filled:])
+            connection.settimeout(min(left, CHECK_SECONDS))
+        try:
+            received = connection.recv_into(view[filled:])
+        except TimeoutError:
+            check()
+            continue
         if received == 0:
             raise EOFError
         filled += received

@@ -37,9 +37,11 @@ from serve.indexing.uploads import FOLDER_NAME, Spool
 from serve.moderation.followers import Followers
 from serve.observe.metrics import ServerMetrics
 from serve.observe.tracing import no_spans, open_spans
+from serve.search.library import PICTURE_WORKERS
 from serve.settings import Settings
 
 CALL_WORKER_COUNT = 4  # threads for calls that read or change the catalog, which take milliseconds
+MAX_WAITING_PICTURES = 32  # of questions, 8 MiB each at most; the next question with a picture is refused
 MIN_PING_MILLISECONDS = 5_000  # of clients, also between calls; gRPC hangs up below 5 minutes by default
 
 
@@ -109,6 +111,7 @@ def _make_services(
     config = settings.server
     query_thread_count = config.query_workers or os.cpu_count() or 1  # questions are bounded by the CPU
     query_workers = Workers("questions", query_thread_count, config.max_waiting_queries, metrics.queries_waiting.set)
+    picture_workers = Workers("pictures", PICTURE_WORKERS, MAX_WAITING_PICTURES, lambda count: None)
     # The interceptor bounds the calls already, so none is refused for want of a thread.
     max_waiting_count = config.max_concurrent_calls + config.max_watches
     call_workers = Workers("calls", CALL_WORKER_COUNT, max_waiting_count, lambda count: None)
@@ -116,7 +119,9 @@ def _make_services(
         directory / FOLDER_NAME, max_upload_bytes=config.max_upload_bytes, max_spool_bytes=config.max_spool_bytes
     )
     access, signer = Access(reader), PageSigner(page_key(directory))
-    search_service = SearchService(loaded.require, followers.ready_watcher, access, query_workers, signer)
+    search_service = SearchService(
+        loaded.require, followers.ready_watcher, access, query_workers, picture_workers, signer
+    )
     library_service = LibraryService(
         reader,
         JobQueue(editor),

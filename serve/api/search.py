@@ -66,10 +66,17 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         watcher: Callable[[], Watcher],
         access: Access,
         workers: Workers,
+        picture_workers: Workers,
         signer: PageSigner,
     ) -> None:
-        """Take the parts; `library` and `watcher` raise ServerNotReady while the server loads."""
-        self.library, self.watcher, self.access, self.workers, self.signer = library, watcher, access, workers, signer
+        """Take the parts; `library` and `watcher` raise ServerNotReady while the server loads.
+
+        Args:
+            workers: Threads that answer questions.
+            picture_workers: Threads that wait until the pictures of questions are decoded. Text never waits for them.
+        """
+        self.library, self.watcher, self.access, self.signer = library, watcher, access, signer
+        self.workers, self.picture_workers = workers, picture_workers
         self._watches_ended = asyncio.Event()  # replaced when it is set: later watches wait for the next one
         self._paged: ExpiringCache[EngineRanking] = ExpiringCache()  # rankings that page tokens name
         # Rankings by question and state of the library.
@@ -102,13 +109,14 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
     async def WatchMoments(
         self, request: search.WatchMomentsRequest, context: Any
     ) -> AsyncIterator[search.WatchMomentsResponse]:
-        (query, thresholds), principal = standing_query(request), current_principal()
+        (query, thresholds), principal, library = standing_query(request), current_principal(), self.library()
         ended, queue = self._watches_ended, WatchQueue(context)
+        pixels = await self._decode_picture(library, query, principal)
         # At most one. A list, as a call that is cancelled while the thread adds its query gets no return value.
         added: list[tuple[Watcher, StandingQuery]] = []
 
         def add(check: Check) -> None:
-            watcher, standing = self._standing_query(query, thresholds, principal, queue)
+            watcher, standing = self._standing_query(library, query, pixels, thresholds, principal, queue)
             check()
             added.append((watcher, standing))
             watcher.add(standing)
@@ -152,19 +160,27 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         render: Callable[[EngineRanking, int, NextToken], Response],
     ) -> Response:
         """Answer a request with one page of a ranking, which `render` writes from a place on."""
-        principal = current_principal()
+        principal, library = current_principal(), self.library()
+        token: str = request.page_token  # type: ignore[attr-defined]  # every request with pages has this field
+        pixels = None if token else await self._decode_picture(library, query, principal)
 
         def work(check: Check) -> Response:
-            library, bound_to = self.library(), binding(principal.scope, method, request)
-            token: str = request.page_token  # type: ignore[attr-defined]  # every request with pages has this field
+            bound_to = binding(principal.scope, method, request)
             if token:
                 ranked, start = self._load_ranking(token, bound_to)
             else:
-                ranked = self._rank(method, library, self._narrow(library, query, principal), rank, check)
+                ranked = self._rank(method, library, self._narrow(library, query, principal), pixels, rank, check)
                 start = 0
             return render(ranked, start, lambda end: self._next_token(ranked, end, bound_to))
 
         return await self.workers.run(work)
+
+    async def _decode_picture(self, library: Library, query: Query, principal: Principal) -> NDArray[np.uint8] | None:
+        """Decode a question's picture, if it has one and the caller may read the collections that it names."""
+        if not query.image:
+            return None
+        await self.workers.run(lambda check: self.access.readable_collections(principal, query.filter.collections))
+        return await self.picture_workers.run(lambda check: decode_picture(library, query, check))
 
     def _load_ranking(self, token: str, bound_to: bytes) -> tuple[EngineRanking, int]:
         """Return the ranking that a page token names, and where the page starts in it.
@@ -186,11 +202,19 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             ranked.page_id = self._paged.add(ranked)
         return self.signer.sign({"ranking": ranked.page_id, "start": end}, binding=bound_to)
 
-    def _rank(self, method: str, library: Library, query: Query, rank: Rank, check: Check) -> EngineRanking:
+    def _rank(
+        self,
+        method: str,
+        library: Library,
+        query: Query,
+        pixels: NDArray[np.uint8] | None,
+        rank: Rank,
+        check: Check,
+    ) -> EngineRanking:
         """Rank, or return the cached ranking of the same question if the library has not changed since."""
 
         def work() -> EngineRanking:
-            return EngineRanking(library.engine, rank(library.engine, query, decode_picture(library, query), check))
+            return EngineRanking(library.engine, rank(library.engine, query, pixels, check))
 
         if query.image:  # large, and seldom asked twice
             return work()
@@ -201,7 +225,13 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
     # ---- what the caller may ask
 
     def _standing_query(
-        self, query: Query, thresholds: Thresholds, principal: Principal, queue: WatchQueue
+        self,
+        library: Library,
+        query: Query,
+        pixels: NDArray[np.uint8] | None,
+        thresholds: Thresholds,
+        principal: Principal,
+        queue: WatchQueue,
     ) -> tuple[Watcher, StandingQuery]:
         """Make the standing query of a call, and return it with the watcher that is to follow it.
 
@@ -210,12 +240,12 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         """
         if intent_of(query).is_empty:
             raise RequestInvalid([("query.text", 'has only words such as "the", which no moment answers')])
-        library, watcher = self.library(), self.watcher()
+        watcher = self.watcher()
         library.engine.refresh()
         collections = self.access.readable_collections(principal, query.filter.collections)
         query = dataclasses.replace(query, filter=dataclasses.replace(query.filter, collections=collections))
         example = self._resolve_example(library, query, principal)
-        target = library.engine.target_of(example, decode_picture(library, query))
+        target = library.engine.target_of(example, pixels)
         return watcher, StandingQuery(query=query, target=target, thresholds=thresholds, deliver=queue.put)
 
     def _narrow(self, library: Library, query: Query, principal: Principal) -> Query:
@@ -255,10 +285,11 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         return dataclasses.replace(query, like=dataclasses.replace(like, collection=collection))
 
 
-def decode_picture(library: Library, query: Query) -> NDArray[np.uint8] | None:
+def decode_picture(library: Library, query: Query, check: Check) -> NDArray[np.uint8] | None:
     """Decode a question's picture: uint8 (H, W, 3) RGB; None without a picture.
 
     Raises:
+        CallAbandoned: As soon as `check` does; the child process that decodes it is ended.
         RequestInvalid: If it is not a picture, or cannot be decoded.
         NoVisualEncoder: If the library has no encoder for pictures.
     """
@@ -266,7 +297,7 @@ def decode_picture(library: Library, query: Query) -> NDArray[np.uint8] | None:
     if query.image and not is_picture(query.image[:HEAD_BYTES]):
         raise RequestInvalid([("query.image", f"must be a picture: {PICTURE_FORMATS}")])
     try:
-        return library.pixels(query)
+        return library.pixels(query, check)
     except NoVisualEncoder:
         raise
     except LimitExceeded as error:

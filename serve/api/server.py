@@ -222,8 +222,9 @@ class Server:
         if self.loaded.feed is not None:
             await asyncio.to_thread(self.loaded.feed.stop)
         await asyncio.to_thread(self.followers.stop)
-        for service in (self.search_service, self.library_service):
-            await asyncio.to_thread(service.workers.close)
+        search = self.search_service
+        for workers in (search.workers, search.picture_workers, self.library_service.workers):
+            await asyncio.to_thread(workers.close)
         if self.loaded.library is not None:
             self.loaded.library.close()
         self.reader.close()

@@ -1,6 +1,7 @@
 """Library: a data directory opened for reading, which answers questions in this process; public as kinodex.Library."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,9 @@ from serve.search.intent import read_intent
 from serve.settings import Settings, load_settings
 from serve.values import Answer, Query, Video
 
-PICTURE_SECONDS = 30.0  # longest decoding of a question's picture, which takes milliseconds unless all is overloaded
+# Processor time to decode a question's picture. Most take milliseconds; 200 megapixels of HEIC, some 10 s.
+PICTURE_CPU_SECONDS = 20.0
+PICTURE_SECONDS = 120.0  # longest decoding of a question's picture; a loaded machine may leave it a sixth of a core
 PICTURE_WORKERS = 2  # processes that decode the pictures of questions
 
 
@@ -123,10 +126,11 @@ class Library:
             if not self.catalog.has_collection(collection):
                 raise CollectionNotFound(collection)
 
-    def pixels(self, query: Query) -> NDArray[np.uint8] | None:
+    def pixels(self, query: Query, check: Callable[[], None] = lambda: None) -> NDArray[np.uint8] | None:
         """Decode a query's picture in a child process to uint8 (H, W, 3) RGB at the visual encoder's input size.
 
-        Returns None for a query without a picture; raises as search().
+        `check` is called some times a second; what it raises stops the work. Returns None for a query without a
+        picture; raises as search().
         """
         if not query.image:
             return None
@@ -140,7 +144,9 @@ class Library:
             pixels = None
             # A photo is decoded to its end, so that its child takes the next question; of an animation, the first
             # picture is enough.
-            for decoded in self._decode_pool.decode(file, uri=query.image_name):
+            for decoded in self._decode_pool.decode(
+                file, uri=query.image_name, max_cpu_seconds=PICTURE_CPU_SECONDS, check=check
+            ):
                 if isinstance(decoded, Frame) and pixels is not None:
                     break
                 pixels = decoded.pixels if isinstance(decoded, Frame) else pixels

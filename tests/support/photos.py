@@ -70,6 +70,18 @@ def insert_chunk(picture: bytes, kind: bytes, content: bytes, *, is_last: bool =
     return picture[:place] + chunk + picture[place:]
 
 
+def encode_scans(width: int, height: int, count: int) -> bytes:
+    """Return a grey JPEG with `count` scans of some 80 bytes, each of which costs a decoder a pass over the picture."""
+    photo = encode_picture(Image.new("L", (width, height), 99), "JPEG", progressive=True)
+    return photo[:-2] + photo[photo.rindex(b"\xff\xda") : -2] * count + photo[-2:]
+
+
+def pack_zeros(mebibytes: int) -> bytes:
+    """Return so many MiB of zeros, deflated to a thousandth."""
+    deflater, block = zlib.compressobj(9), bytes(1 << 20)
+    return b"".join([*(deflater.compress(block) for _ in range(mebibytes)), deflater.flush()])
+
+
 def turn_by_exif(picture: Image.Image, orientation: int) -> Image.Image:
     """Return the picture as shown with an orientation."""
     turned = picture.copy()
