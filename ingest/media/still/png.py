@@ -67,7 +67,7 @@ class _PatchedFile(MediaFile):
         """Take the file, and the position and the content of each patch; they do not overlap."""
         super().__init__(file._file, file._on_read)
         earlier = file._patches if isinstance(file, _PatchedFile) else []
-        self._patches = sorted([*earlier, *patches])
+        self._patches: list[tuple[int, bytes]] = sorted([*earlier, *patches])
         self._longest = max((len(patch) for _, patch in self._patches), default=0)
 
     def read(self, size: int) -> bytes:
