@@ -10,11 +10,13 @@ from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
+from ingest.kafka.batches import repair_batches
 from ingest.kafka.repairs import NetClient, repair_connections
 
 Client = TypeVar("Client")
 
 repair_connections()
+repair_batches()
 
 # Longest pause between two attempts to connect; kafka-python's default of 30 s would prolong each outage.
 MAX_RECONNECT_SECONDS = 2.0

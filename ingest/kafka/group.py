@@ -77,6 +77,7 @@ class GroupConsumer:
             KafkaConsumer,
             group_id=group,
             enable_auto_commit=False,
+            isolation_level="read_committed",  # records of an aborted transaction do not exist
             auto_offset_reset="earliest",
             # Cooperative: a rebalance does not touch a partition that stays, and decoding for it goes on.
             partition_assignment_strategy=[EachTopicEvenly],

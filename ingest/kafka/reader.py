@@ -34,6 +34,7 @@ class PartitionReader:
             KafkaConsumer,
             group_id=None,
             enable_auto_commit=False,
+            isolation_level="read_committed",  # records of an aborted transaction do not exist
             auto_offset_reset="none",  # _recover_positions() decides what a missing offset means
             fetch_max_bytes=FETCH_BYTES,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ingest.kafka.batches import UnreadableBatch
+
 PartitionId = tuple[str, int]  # topic, number of the partition
 
 LOG_APPEND_TIME = 1  # the number of this kind of timestamp in Kafka's records
@@ -26,6 +28,10 @@ class Record:
     key: bytes
     value: bytes | None = field(repr=False)  # None: a tombstone
     is_broker_time: bool = True  # whether append_seconds is the broker's clock (LogAppendTime), not the sender's
+    # Why a batch of records cannot be read. Then this record stands for all of them: `value` is the batch as Kafka has
+    # it, `offset` its last, `first_offset` its first one.
+    unreadable: str = ""
+    first_offset: int = -1
 
 
 def to_records(batches: "Mapping[Any, Sequence[Any]]") -> list[Record]:
@@ -39,6 +45,7 @@ def to_records(batches: "Mapping[Any, Sequence[Any]]") -> list[Record]:
             record.key or b"",
             record.value,
             record.timestamp_type == LOG_APPEND_TIME,
+            *((record.value.reason, record.value.first_offset) if isinstance(record.value, UnreadableBatch) else ()),
         )
         for batch in batches.values()
         for record in batch

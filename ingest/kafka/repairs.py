@@ -1,4 +1,4 @@
-"""Works around faults of kafka-python 3.0.12; no other file uses its private attributes.
+"""Works around faults of kafka-python 3.0.12; only batches.py uses its private attributes besides this file.
 
 Each repair names the fault and the upstream issue. At an upgrade of kafka-python, drop the repairs that it makes
 needless: tests/ingest/kafka covers each of them.

@@ -89,20 +89,6 @@ class SegmentRecord:
         return segment_key(self.collection, self.segment.segment_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """A record that could not be used, and why: a record of kinodex.deadletter."""
-
-    topic: str
-    partition: int
-    offset: int
-    append_time: float  # seconds since 1970
-    key: bytes
-    value: bytes
-    reason: str  # UPPER_SNAKE
-    message: str
-
-
 def segment_key(collection: str, segment_id: str) -> bytes:
     """Return the key of a segment's record. It names the collection: two may have a video of the same id."""
     return f"{collection}/{segment_id}".encode()
@@ -357,7 +343,7 @@ def media_value(message: stream_pb2.Media) -> MediaInfo:
     )
 
 
-# ------------------------------------------------------------------ deletions and dead letters
+# ------------------------------------------------------------------ deletions
 def deletion_bytes(collection: str, video_id: str) -> bytes:
     return stream_pb2.Deletion(collection=collection, video_id=video_id).SerializeToString()
 
@@ -371,16 +357,3 @@ def read_deletion(data: bytes) -> tuple[str, str]:
     with _reading("a deletion"):
         message = stream_pb2.Deletion.FromString(data)
     return message.collection, message.video_id
-
-
-def dead_letter_bytes(letter: DeadLetter) -> bytes:
-    return stream_pb2.DeadLetter(
-        topic=letter.topic,
-        partition=letter.partition,
-        record_offset=letter.offset,
-        append_time=timestamp_message(letter.append_time),
-        key=letter.key,
-        value=letter.value,
-        reason=letter.reason,
-        message=escape_surrogates(letter.message),
-    ).SerializeToString()

@@ -90,6 +90,7 @@ class Feed:
             self._rows,
             self._open_reader,
             self._tombstones,
+            send_dead_letter=self._sender.send_dead_letter,
             pruner=Pruner(
                 self._rows,
                 parse_retention(settings.server.retention),

@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol
 from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import PartitionId, Record, Topics
 from serve.background import Background, Backoff, Stopped
+from serve.codec.dead_letters import BATCH_UNREADABLE, dead_letter
 from serve.codec.records import SegmentRecord, read_deletion, read_segment, segment_key
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
 from serve.live.batch_size import BatchSize
@@ -36,6 +37,7 @@ POLL_SECONDS = 0.2  # how long a poll waits for records; stop() waits as long
 MEASURE_SECONDS = 1.0  # between two measurements
 FIRST_BACKOFF_SECONDS = 0.5  # before the second attempt to connect
 LAST_BACKOFF_SECONDS = 10.0  # the longest wait between two attempts
+STEADY_SECONDS = 5.0  # a reader that lives this long without a record counts as one that works
 MAX_LOGGED_REASONS = 100  # why records are skipped: each reason is logged once, up to this many
 
 
@@ -61,6 +63,7 @@ class Materialiser:
         open_reader: Callable[[Mapping[PartitionId, int]], AbstractContextManager[Reader]],
         tombstones: PendingTombstones,
         *,
+        send_dead_letter: Callable[[bytes, bytes], None],
         pruner: Pruner,
         broker_clock: BrokerClock,
         topics: Topics,
@@ -75,10 +78,12 @@ class Materialiser:
         Args:
             rows: The live videos of the catalog.
             open_reader: Connects to Kafka and reads from these offsets; partitions without one from their beginning.
+            send_dead_letter: Begins to send a dead letter: key and value.
             on_change: Makes what was committed visible to searches.
             on_caught_up: Called once, when everything was read that Kafka held when the thread began.
         """
         self._rows, self._open_reader, self._tombstones = rows, open_reader, tombstones
+        self._send_dead_letter = send_dead_letter
         self._pruner, self._broker_clock, self._topics = pruner, broker_clock, topics
         self._metrics, self._clock = metrics, clock
         self._on_change, self._on_caught_up, self._on_end = on_change, on_caught_up, on_end
@@ -117,8 +122,6 @@ class Materialiser:
             with self._open_reader(self._offsets()) as reader:
                 self._goal = self._goal or reader.ends()
                 self._metrics.is_broker_up.set(1)
-                if self._thread.note_success():
-                    logger.info("live feed continues")
                 self._follow(reader)
         except (BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid):
             raise
@@ -141,12 +144,16 @@ class Materialiser:
 
     def _follow(self, reader: Reader) -> None:
         """Apply records as they come; prune and send tombstones between them."""
+        connected_at = time.monotonic()
         while not self._thread.is_stopping:
             records = self._take_settings(reader.poll(POLL_SECONDS))
             for batch in self._batches(records):
                 if self._thread.is_stopping:
                     return
                 self._apply(batch)
+            # Being connected is no success yet: a reader that fails at its first record must back off.
+            if (records or time.monotonic() - connected_at >= STEADY_SECONDS) and self._thread.note_success():
+                logger.info("live feed continues")
             if not self._is_caught_up and self._goal is not None and has_read_to(self._goal, reader.positions()):
                 self._is_caught_up = True
                 logger.info("live feed is up to date")
@@ -169,6 +176,8 @@ class Materialiser:
                 others.append(record)
                 continue
             self._settings_offsets[record.topic, record.partition] = record.offset + 1
+            if record.unreadable:
+                self._refuse_batch(record)
             if record.key == RETENTION_KEY:
                 self._pruner.cluster = read_retention(record)
         return others
@@ -211,6 +220,9 @@ class Materialiser:
 
     def _read(self, record: Record) -> Change | None:
         """Return the change that a record holds; None for an unusable record, which is counted and logged."""
+        if record.unreadable:
+            self._refuse_batch(record)
+            return None
         try:
             if record.topic == self._topics.deletions:
                 if record.value is None:  # never sent by us, and without meaning
@@ -232,6 +244,13 @@ class Materialiser:
                 record,
             )
         return segment
+
+    def _refuse_batch(self, record: Record) -> None:
+        """Log and count a batch of records that cannot be unpacked, and send it to the dead letters."""
+        self._metrics.records.labels(record.topic, "unreadable").inc()
+        message = f"offsets {record.first_offset} to {record.offset}: {record.unreadable}"
+        logger.warning("batch skipped topic=%s partition=%d %s", record.topic, record.partition, message)
+        self._send_dead_letter(*dead_letter(record, BATCH_UNREADABLE, message))
 
     def _log_once(self, reason: str, record: Record) -> None:
         if reason not in self._logged_reasons and len(self._logged_reasons) < MAX_LOGGED_REASONS:

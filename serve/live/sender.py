@@ -15,7 +15,7 @@ FLUSH_SECONDS = 5.0  # for records on their way when the server stops
 
 
 class RecordSender:
-    """Sends deletions, tombstones and probes of the clock. Any thread may use it; connects at the first use."""
+    """Sends deletions, tombstones, dead letters and probes of the clock, from any thread. Connects at the first use."""
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config, self._topics = config, Topics(config.topic_prefix)
@@ -64,6 +64,15 @@ class RecordSender:
         topic = self._topics.segments
         partition = producer.partition_of(topic, video_key(segment.collection, segment.video_id))
         return producer.send(topic, segment_key(segment.collection, segment.segment_id), value, partition=partition)
+
+    def send_dead_letter(self, key: bytes, value: bytes) -> None:
+        """Begin to send a dead letter. Nothing waits for it: a server that reads the topic anew sends it again.
+
+        Raises:
+            BrokerUnavailable: If there is no broker.
+        """
+        producer = self._connected_producer(self._config.bootstrap_timeout_seconds)
+        producer.send(self._topics.deadletter, key, value)
 
     def send_probe(self) -> Delivery:
         """Begin to send a record without meaning, whose append time is the broker's time of now.

@@ -53,11 +53,13 @@ class EventTopic:
             records = reader.poll(POLL_SECONDS)
             for record in records:
                 try:
+                    if record.unreadable:
+                        raise DecodeError(record.unreadable)
                     event = stream_pb2.Event.FromString(record.value or b"")
-                except DecodeError:  # of another producer; an error would come again at every try
+                except DecodeError as error:  # of another producer; an error would come again at every try
                     logger.warning(
-                        "record skipped topic=%s partition=%d offset=%d reason=no event",
-                        record.topic, record.partition, record.offset,
+                        "record skipped topic=%s partition=%d offset=%d reason=no event: %s",
+                        record.topic, record.partition, record.offset, error,
                     )  # fmt: skip
                     continue
                 self._present.add((event.event_id, event.revision))

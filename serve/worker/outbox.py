@@ -4,14 +4,13 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ingest.kafka import MAX_RECORD_BYTES, Delivery, Record
-from serve.codec.records import DeadLetter, SegmentRecord, dead_letter_bytes, segment_bytes
+from ingest.kafka import Delivery, Record
+from serve.codec.dead_letters import BATCH_UNREADABLE, MAX_VALUE_BYTES, dead_letter
+from serve.codec.records import SegmentRecord, segment_bytes
 from serve.worker.effects import Effects
 from serve.worker.video_flow import VideoFlow
 
 logger = logging.getLogger(__name__)
-
-MAX_VALUE_BYTES = MAX_RECORD_BYTES - (64 << 10)  # of a record's value: leaves room for its key and Kafka's own fields
 
 
 class Outbox:
@@ -40,25 +39,18 @@ class Outbox:
 
     def refuse(self, record: Record, reason: str, message: str) -> None:
         """Send a record that cannot be used to the dead letters, and count it by its reason."""
-        letter = DeadLetter(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            append_time=record.append_seconds,
-            key=record.key,
-            value=record.value or b"",
-            reason=reason,
-            message=message,
-        )
         logger.warning(
             "dead letter topic=%s partition=%d offset=%d reason=%s message=%s",
             record.topic, record.partition, record.offset, reason, message,
         )  # fmt: skip
-        key, data = f"{record.topic}/{record.partition}/{record.offset}".encode(), dead_letter_bytes(letter)
-        if len(data) > self._max_value_bytes:
-            data = dead_letter_bytes(replace(letter, value=b"", message=f"{message}; too large to be kept here"))
+        key, data = dead_letter(record, reason, message, max_value_bytes=self._max_value_bytes)
         self._deliveries.append(self._effects.send_dead_letter(key, data))
         self._effects.count(reason)
+
+    def refuse_batch(self, record: Record) -> None:
+        """Send a batch of records that cannot be unpacked to the dead letters."""
+        message = f"offsets {record.first_offset} to {record.offset}: {record.unreadable}"
+        self.refuse(record, BATCH_UNREADABLE, message)
 
     def unacknowledged(self) -> list[Delivery]:
         """Return the deliveries that the broker has not acknowledged yet.

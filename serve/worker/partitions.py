@@ -54,9 +54,17 @@ class Partition(ABC):
         self._effects, self._outbox = effects, Outbox(effects)
         self._commit: _Commit | None = None
 
-    @abstractmethod
     def take(self, record: Record) -> None:
         """Take the next record of the partition."""
+        self.next_offset = max(self.next_offset, record.offset + 1)
+        if record.unreadable:
+            self._outbox.refuse_batch(record)
+        else:
+            self._take(record)
+
+    @abstractmethod
+    def _take(self, record: Record) -> None:
+        """Take a record that could be read."""
 
     @abstractmethod
     def _safe_position(self) -> tuple[int, list[tuple[bytes, bytes]]]:
@@ -155,8 +163,7 @@ class ChunkPartition(Partition):
         """Yield the streams that have something that is not final."""
         return (stream for stream in self._streams.values() if not stream.is_over)
 
-    def take(self, record: Record) -> None:
-        self.next_offset = max(self.next_offset, record.offset + 1)
+    def _take(self, record: Record) -> None:
         try:
             chunk = read_chunk(record.value or b"")
             if record.key != (key := video_key(chunk.collection, chunk.stream_id)):
@@ -232,8 +239,7 @@ class SourcePartition(Partition):
         super().__init__(effects, topic, number, next_offset)
         self._works: dict[int, FileWork] = {}  # by offset: files that are not done
 
-    def take(self, record: Record) -> None:
-        self.next_offset = max(self.next_offset, record.offset + 1)
+    def _take(self, record: Record) -> None:
         try:
             source = read_source(record.value or b"")
         except RecordInvalid as error:

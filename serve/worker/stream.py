@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from google.protobuf.message import DecodeError
+
 from encoders.speech.whisper import Transcriber
 from ingest.config import SamplingPolicy
 from ingest.errors import IngestError
@@ -343,7 +345,16 @@ def latest_checkpoints(records: Iterable[Record], topic: str) -> tuple[dict[byte
             furthest.pop(record.key, None)
             continue
         message = stream_pb2.Checkpoint()
-        message.ParseFromString(record.value)
+        try:
+            if record.unreadable:
+                raise DecodeError(record.unreadable)
+            message.ParseFromString(record.value)
+        except DecodeError as error:  # the stream continues from the checkpoint before, or from the committed offset
+            logger.warning(
+                "checkpoint skipped topic=%s partition=%d offset=%d reason=%s",
+                record.topic, record.partition, record.offset, error,
+            )  # fmt: skip
+            continue
         if message.topic != topic:
             continue
         append_seconds = max(append_seconds, record.append_seconds)

@@ -572,6 +572,7 @@ class DeadLetter(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    LAST_RECORD_OFFSET_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """Required. The topic of the record."""
     partition: _builtins.int
@@ -586,6 +587,10 @@ class DeadLetter(_message.Message):
     """Required. The reason for programs: UPPER_SNAKE."""
     message: _builtins.str
     """The reason for people."""
+    last_record_offset: _builtins.int
+    """The offset of the last record, where a whole batch of records could not be unpacked; its first one is
+    `record_offset`, `value` is the batch as Kafka has it, and `reason` is BATCH_UNREADABLE.
+    """
     @_builtins.property
     def append_time(self) -> _timestamp_pb2.Timestamp:
         """When the record was appended."""
@@ -601,10 +606,11 @@ class DeadLetter(_message.Message):
         value: _builtins.bytes = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        last_record_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["append_time", b"append_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time", b"append_time", "key", b"key", "message", b"message", "partition", b"partition", "reason", b"reason", "record_offset", b"record_offset", "topic", b"topic", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_time", b"append_time", "key", b"key", "last_record_offset", b"last_record_offset", "message", b"message", "partition", b"partition", "reason", b"reason", "record_offset", b"record_offset", "topic", b"topic", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,7 +16,9 @@ from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable, OffsetRegression
 from ingest.kafka import Delivery, PartitionId, Record
 from ingest.kafka import Topics as TopicNames
+from kinodex.v1 import stream_pb2
 from serve.api.build import run_server
+from serve.background import Backoff
 from serve.catalog.catalog import Catalog
 from serve.codec.records import SegmentRecord, deletion_bytes, segment_bytes, segment_key, video_key
 from serve.codec.settings_records import retention_bytes
@@ -146,6 +148,7 @@ class Bench:
             self.rows,
             topics.open,
             tombstones,
+            send_dead_letter=lambda key, value: topics.append("t.deadletter", key, value),
             pruner=Pruner(
                 self.rows,
                 parse_retention(retention),
@@ -290,6 +293,47 @@ def test_invalid_records_are_skipped(benches: Callable[..., Bench], caplog: pyte
     assert bench.rows.offsets(DELETIONS) == {0: 3}
     assert bench.value("kinodex_kafka_records_total", topic=SEGMENTS, outcome="invalid") == 6
     assert len([one for one in caplog.messages if one.startswith("record skipped")]) == 3
+
+
+def test_an_unreadable_batch_is_a_dead_letter_and_the_partition_continues(
+    benches: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    topics = Topics()
+    topics.put(*PARIS[:1])
+    batch = Record(SEGMENTS, 0, 5, NOW, b"", b"a batch", unreadable="its checksum is wrong", first_offset=1)
+    topics.logs[SEGMENTS, 0].append(batch)
+    topics.put(*PARIS[1:])
+    bench = benches(topics)
+    assert bench.caught_up.wait(HANG_SECONDS)
+    assert bench.segment_ids() == ["cam/0/0", "cam/0/1"]
+    [letter] = topics.logs["t.deadletter", 0]
+    found = stream_pb2.DeadLetter.FromString(letter.value or b"")
+    assert letter.key == b"t.segments/0/1"
+    assert (found.record_offset, found.last_record_offset, found.value) == (1, 5, b"a batch")
+    assert (found.reason, found.message) == ("BATCH_UNREADABLE", "offsets 1 to 5: its checksum is wrong")
+    assert bench.value("kinodex_kafka_records_total", topic=SEGMENTS, outcome="unreadable") == 1
+    assert "batch skipped topic=t.segments partition=0 offsets 1 to 5" in caplog.text
+
+
+def test_a_reader_that_fails_at_its_first_record_backs_off_and_is_logged_once(
+    benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[float] = []
+    next_seconds = Backoff.next_seconds
+
+    def note(self: Backoff) -> float:
+        waits.append(next_seconds(self))
+        return 0.0
+
+    def fail(self: MemoryReader, timeout: float) -> list[Record]:
+        raise BrokerUnavailable(("nobody:9092",), "a record that cannot be fetched")
+
+    monkeypatch.setattr(Backoff, "next_seconds", note)
+    monkeypatch.setattr(MemoryReader, "poll", fail)
+    benches(Topics())
+    wait_until(lambda: len(waits) >= 5)
+    assert waits[:5] == [0.01, 0.02, 0.04, 0.08, 0.16]
+    assert len([one for one in caplog.messages if one.startswith("live feed waits")]) == 1
 
 
 def test_segments_of_other_encoders_are_passed_over(

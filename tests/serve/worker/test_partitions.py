@@ -241,6 +241,31 @@ def test_a_record_that_is_no_chunk_is_a_dead_letter_and_is_committed(key: bytes,
     assert partition.step_commit(may_begin=True) == 8
 
 
+@pytest.mark.parametrize("is_chunks", [True, False])
+def test_an_unreadable_batch_is_one_dead_letter_and_is_committed(is_chunks: bool) -> None:
+    effects = FakeEffects(CONTENT)
+    partition: Partition = chunk_partition(effects) if is_chunks else SourcePartition(effects, "sources", 3, 0)
+    partition.take(Record(partition.topic, 3, 8, 1000.0, b"", b"a batch", unreadable="no codec", first_offset=2))
+    assert commit(partition, effects) == 9
+    [letter] = letters(effects)
+    assert (letter.topic, letter.record_offset, letter.last_record_offset) == (partition.topic, 2, 8)
+    assert (letter.value, letter.reason, letter.message) == (
+        b"a batch", "BATCH_UNREADABLE", "offsets 2 to 8: no codec",
+    )  # fmt: skip
+    assert effects.deliveries_to("deadletter")[0].key == f"{partition.topic}/3/2".encode()
+
+
+def test_checkpoints_that_cannot_be_read_are_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    good = stream_pb2.Checkpoint(topic="chunks", stream_id="cam", session=4)
+    records = [
+        Record("checkpoints", 3, 0, 1000.0, b"k", good.SerializeToString()),
+        Record("checkpoints", 3, 1, 1001.0, b"k", b"\xff\xff"),
+        Record("checkpoints", 3, 9, 1002.0, b"", b"a batch", unreadable="no codec", first_offset=2),
+    ]
+    assert latest_checkpoints(records, "chunks") == ({b"k": good}, 1000.0)
+    assert caplog.text.count("checkpoint skipped topic=checkpoints partition=3") == 2
+
+
 def test_a_chunk_that_does_not_decode_is_a_dead_letter_and_a_gap() -> None:
     effects = FakeEffects(CONTENT | {(1, 4): DecodeError("chunk", "noise")})
     partition = chunk_partition(effects)
