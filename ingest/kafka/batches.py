@@ -10,7 +10,7 @@ from kafka.consumer import fetcher
 from kafka.record import MemoryRecords, default_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 
-from ingest.kafka.compression import UnpackError, unpack_gzip, unpack_lz4, unpack_snappy, unpack_zstd
+from ingest.kafka.compression import unpack_gzip, unpack_lz4, unpack_snappy, unpack_zstd
 
 LEGACY_MAGIC = 1  # the newest format of batches before Kafka 0.11
 MAX_OFFSETS = 1 << 20  # of a batch; a damaged header that names more is not believed
@@ -70,13 +70,13 @@ class _Batch:
     def __iter__(self) -> Any:
         try:
             if not self._is_intact:
-                raise UnpackError("its checksum is wrong")
+                raise ValueError("its checksum is wrong")
             return iter(list(self._batch))
         except Exception as error:  # each codec has its own errors
             batch = self._batch
             if not 0 <= batch.last_offset_delta < MAX_OFFSETS:
                 raise
-            text = str(error) if isinstance(error, UnpackError) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             reason = " ".join(text.split())[:MAX_REASON_CHARS]
             value = UnreadableBatch.of(bytes(self._data), batch.base_offset, reason)
             times = batch.max_timestamp, batch.timestamp_type

@@ -1,6 +1,7 @@
 """Unpacks batches of records in every codec of Kafka, up to a bound.
 
-kafka-python unpacks without a bound: a batch of some kilobytes can hold gigabytes of zeros.
+kafka-python unpacks without a bound: a batch of some kilobytes can hold gigabytes of zeros. Each function here raises a
+ValueError for more than MAX_UNPACKED_BYTES, and its codec's own error for bytes that are no such batch.
 """
 
 import gzip
@@ -16,10 +17,6 @@ import zstandard
 MAX_UNPACKED_BYTES = 128 << 20
 PIECE_BYTES = 1 << 20  # of one read
 XERIAL_MARK, XERIAL_HEADER_BYTES = b"\x82SNAPPY\x00", 16  # how Java's snappy streams begin; blocks follow the header
-
-
-class UnpackError(Exception):
-    """A batch is larger than MAX_UNPACKED_BYTES, or torn."""
 
 
 class _Stream(Protocol):
@@ -66,7 +63,7 @@ def _read_all(stream: _Stream) -> bytes:
 
 def _check_size(byte_count: int) -> None:
     if byte_count > MAX_UNPACKED_BYTES:
-        raise UnpackError(f"it unpacks to over {MAX_UNPACKED_BYTES >> 20} MiB")
+        raise ValueError(f"it unpacks to over {MAX_UNPACKED_BYTES >> 20} MiB")
 
 
 def _snappy_size(block: bytes) -> int:
@@ -76,4 +73,4 @@ def _snappy_size(block: bytes) -> int:
         size |= (byte & 0x7F) << (7 * place)
         if byte < 0x80:
             return size
-    raise UnpackError("a block of snappy is torn")
+    raise ValueError("a block of snappy is torn")
