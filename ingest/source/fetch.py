@@ -22,6 +22,7 @@ from ingest.config import SourceConfig
 from ingest.errors import LimitExceeded, SourceNotFound, SourceRefused, SourceUnavailable, SourceUnreadable
 from ingest.source.addresses import is_allowed, resolve
 from ingest.source.content_encoding import decode_blocks, parse_encodings
+from ingest.source.redaction import redact_uri
 
 Progress = Callable[[int, int | None], None]  # called with the bytes so far, and with all bytes if that is known
 
@@ -31,7 +32,6 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
 _SAFE_IN_TARGET = "/%:@!$&'()*+,;=~?-._[]|"  # characters that stay as they are; all others are percent-encoded
 _HOST = re.compile(r"[a-z0-9._-]+", re.ASCII)
-_SECRET_PARAMETER = re.compile(r"sig$|signature|token|passw|secret|credential|api.?key|access.?key", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +61,6 @@ def has_control_characters(uri: str) -> bool:
     return any(ord(character) < 0x20 or ord(character) == 0x7F for character in uri)
 
 
-def strip_secrets(url: str) -> str:
-    """Return a URL that may be shown and stored: without user:password, signatures, tokens and fragment."""
-    scheme, _, rest = url.partition("://")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises if an unescaped "/" in a password makes the port no number
-    except ValueError:
-        return f"{scheme}://…" if "@" in rest else url
-    pairs = []
-    for pair in parts.query.split("&"):
-        name, equals, _ = pair.partition("=")
-        pairs.append(f"{name}=REDACTED" if equals and _SECRET_PARAMETER.search(unquote(name)) else pair)
-    query = "&".join(pairs)
-    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + (f"?{query}" if query else "")
-
-
 def download(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progress | None = None) -> str:
     """Append the bytes of a URL to a file, without any content encoding; return their SHA-256 in hex.
 
@@ -92,7 +76,7 @@ def download(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progre
             content encoding that is unknown or damaged.
         LimitExceeded: If it exceeds max_bytes, max_redirects or max_fetch_seconds.
     """
-    name = strip_secrets(url)
+    name = redact_uri(url)
     try:
         return _follow_redirects(url, name, config, into, progress)
     except TimeoutError as e:

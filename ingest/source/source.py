@@ -27,8 +27,8 @@ from ingest.source.fetch import (
     download,
     has_control_characters,
     parse_url,
-    strip_secrets,
 )
+from ingest.source.redaction import redact_uri
 
 _HTTP_SCHEMES = ("http", "https")
 _SCHEMES = (*_HTTP_SCHEMES, "file")
@@ -46,7 +46,7 @@ OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 class SourceFile:
     """An open file with the bytes of one source."""
 
-    uri: str  # as stored: an absolute path, or a URI without credentials and tokens
+    uri: str  # as stored: an absolute path, or a URI without secrets (redact_uri)
     file: BinaryIO  # seekable, unbuffered, at position 0
     size_bytes: int
     content_sha256: str  # 64 hex digits
@@ -74,8 +74,8 @@ def scheme_of(uri: str) -> str | None:
 
 
 def display_uri(uri: str) -> str:
-    """Return a source for messages: one line, without credentials and tokens."""
-    shown = strip_secrets(uri) if "://" in uri and scheme_of(uri) is not None else uri
+    """Return a source for messages: one line, without secrets."""
+    shown = redact_uri(uri)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
 
 
@@ -115,7 +115,7 @@ def open_source(
     if scheme in _HTTP_SCHEMES:
         with _make_download_file(spool, name) as file:
             content_sha256 = download(uri, config, into=file, progress=progress)
-            yield _to_source_file(name, strip_secrets(uri), file, content_sha256)
+            yield _to_source_file(name, redact_uri(uri), file, content_sha256)
         return
     if scheme not in (None, "file"):
         reason = f"no such file, and the scheme {scheme}: is not supported"

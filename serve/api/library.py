@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -97,7 +98,10 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 metadata=placement.metadata,
                 recorded_time=placement.recorded_time,
             )
-            return self._submit(job, request_key(principal, "IngestVideo", placement, request))
+            key = request_key(principal, "IngestVideo", placement, request)
+            if key is not None and job.uri != job.display_uri:
+                key = replace(key, digest=self.signer.digest(key.digest))
+            return self._submit(job, key)
 
         return library_pb2.IngestVideoResponse(video=video_message(await self.workers.run(work)))
 
@@ -267,7 +271,10 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
     def _make_id(self, collection: str, uri: str) -> str:
         """Return the id of the video at a URI, of which the job makes a new version; else one derived from the URI."""
         video = video_at(self.catalog, collection, display_uri(uri))
-        return make_video_id(collection, uri) if video is None else video.video_id
+        if video is not None:
+            return video.video_id
+        video_id = make_video_id(collection, uri)
+        return video_id if uri == display_uri(uri) else self.signer.digest(video_id)[: len(video_id)]
 
     def _submit(self, job: NewJob, key: RequestKey | None) -> VideoStatus:
         """Queue a job, or find the job of the earlier call that this one repeats; return the video's status."""

@@ -67,6 +67,10 @@ class PageSigner:
         payload: dict[str, Any] = json.loads(base64_decode(content))
         return payload
 
+    def digest(self, text: str) -> str:
+        """Return 64 hex digits from which nobody can find the text by trying texts, without the key."""
+        return hmac.new(self._key, b"kinodex digest" + text.encode(), hashlib.sha256).hexdigest()
+
     def _sign(self, content: str, binding: bytes) -> str:
         signer = Signer(self._key, salt=b"kinodex page" + binding, key_derivation="hmac", digest_method=hashlib.sha256)
         return signer.sign(content).decode()

@@ -104,6 +104,7 @@ class Server:
             OffsetRegression: If a Kafka topic is not the one that was read before.
         """
         await asyncio.to_thread(self.library_service.spool.clean, self.library_service.jobs.spool_names)
+        await asyncio.to_thread(self.library_service.changes.remove_secrets)
         await self._load()
         self.supervisor.start()
         self.followers.start()

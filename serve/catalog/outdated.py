@@ -56,6 +56,10 @@ def _rebuild(connection: sqlite3.Connection) -> None:
     carried = [table for table in CARRIED_TABLES if table in tables]
     for table in carried:
         connection.execute(f"CREATE TEMP TABLE old_{table} AS SELECT * FROM main.{table}")
+    if "jobs" in carried:
+        schema.add_functions(connection)
+        connection.execute("ALTER TABLE temp.old_jobs ADD COLUMN uri_name TEXT")
+        connection.execute(schema.STORE_SECRETS.format(table="temp.old_jobs"))
     for table in tables:
         connection.execute(f"DROP TABLE IF EXISTS main.{table}")
     schema.create(connection)
@@ -63,6 +67,8 @@ def _rebuild(connection: sqlite3.Connection) -> None:
         new = _column_names(connection, table)
         shared = ", ".join(name for name in _column_names(connection, f"old_{table}") if name in new)
         connection.execute(f"INSERT INTO main.{table} ({shared}) SELECT {shared} FROM temp.old_{table}")
+    for statement in schema.REDACT:
+        connection.execute(statement)
     connection.execute("DELETE FROM videos WHERE live OR state != 'READY'")
     # No encoder space has this fingerprint, so `kinodex index` does not take a video without rows for an indexed one.
     connection.execute(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from ingest.source.redaction import is_redacted
 from serve.catalog.rows import metadata_json, uri_bytes, uri_of
 
 UPLOAD_PREFIX = "upload:"  # of the URI of a video whose bytes were sent: it belongs to no place
@@ -26,8 +27,8 @@ class Entry:
 def place_of(uri: str) -> str | None:
     """Return the place that a stored URI names: the path of a file, however it is spelled, or a URL.
 
-    None: it names no place. An upload has none. A URL with a secret in its query has none, because its stored form is
-    the same for other secrets, which may lead to other videos.
+    None: it names no place. An upload has none. A URL with secrets has none, because its stored form is the same for
+    other secrets, which may lead to other videos.
     """
     if uri.startswith("/"):
         return uri
@@ -37,7 +38,7 @@ def place_of(uri: str) -> str | None:
             return os.fsdecode(unquote_to_bytes(urlsplit(uri).path)) or None
         except ValueError:
             return None
-    return uri if scheme in ("http", "https") and "=REDACTED" not in uri else None
+    return uri if scheme in ("http", "https") and not is_redacted(uri) else None
 
 
 def is_there(place: str) -> bool:

@@ -14,8 +14,13 @@ each block of segments last changed, so that readers with rows in memory read on
 """
 
 import sqlite3
+from pathlib import Path
 
+from ingest.source.redaction import redact_uri, redact_uris
+from ingest.source.source import display_uri
+from serve.catalog.fetch_uris import store_uri
 from serve.catalog.places import stored_place_of
+from serve.catalog.rows import uri_bytes, uri_of
 from serve.catalog.spelling import normalise
 
 APPLICATION_ID = 0x4B494E4F  # "KINO": tells our file from any other SQLite file
@@ -168,7 +173,7 @@ CREATE TABLE jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of work; never used twice, see Catalog.finish
     collection TEXT NOT NULL,
     video_id TEXT NOT NULL,
-    uri BLOB NOT NULL,                   -- what is fetched; may hold credentials
+    uri BLOB NOT NULL,                   -- what is fetched; a later step moves it out of the catalog
     spool_name TEXT,                     -- file of an upload's bytes, read instead of the URI; NULL: none
     display_uri BLOB NOT NULL,           -- what is shown, and becomes videos.uri
     metadata TEXT NOT NULL,
@@ -255,8 +260,16 @@ FILL_PLACES = (
     "INSERT OR REPLACE INTO places SELECT collection, place_of(uri), row FROM videos"
     " WHERE state = 'READY' AND NOT live AND place_of(uri) IS NOT NULL ORDER BY row"
 )
-# STEPS[n] leads from FIRST_VERSION + n to the next; never edited, only added. Their SQL may call normalise() and
-# place_of().
+# Jobs that will be fetched get a file for their URI if it has secrets.
+STORE_SECRETS = "UPDATE {table} SET uri_name = store_secrets(uri) WHERE state != 'FAILED' AND spool_name IS NULL"
+REDACT = (
+    "UPDATE videos SET uri = redact(uri), warnings = redact_text(warnings)"
+    " WHERE redact(uri) != uri OR redact_text(warnings) != warnings",
+    "UPDATE jobs SET display_uri = redact(display_uri), failure_message = redact_text(failure_message)",
+    "DELETE FROM places WHERE redact(place) != place",
+)
+# STEPS[n] leads from FIRST_VERSION + n to the next; never edited, only added. Their SQL may call the functions of
+# add_functions().
 STEPS: tuple[tuple[str, ...], ...] = (
     # normalise() spells numbers in another way
     (
@@ -273,6 +286,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX videos_listed ON videos (collection, uri) WHERE state = 'READY'",
         "CREATE INDEX videos_content ON videos (collection, content_sha256) WHERE state = 'READY'",
         FILL_PLACES,
+    ),
+    # URIs are stored without secrets. What a job fetches moves out of the catalog (serve.catalog.fetch_uris).
+    (
+        "ALTER TABLE jobs ADD COLUMN uri_name TEXT",
+        STORE_SECRETS.format(table="jobs"),
+        "ALTER TABLE jobs DROP COLUMN uri",
+        *REDACT,
     ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
@@ -311,8 +331,9 @@ def create(connection: sqlite3.Connection) -> None:
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring an empty file, or a catalog from FIRST_VERSION on, to VERSION.
 
-    It is one transaction: a killed migration leaves the older catalog whole.
+    It is one transaction: a killed migration leaves the older catalog whole. Bytes that it removes are overwritten.
     """
+    connection.execute("PRAGMA secure_delete = ON")
     connection.execute("BEGIN IMMEDIATE")
     try:
         old = version(connection)
@@ -324,12 +345,22 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.rollback()
         raise
     connection.commit()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # the log held the removed bytes, too
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
     """Let the SQL of one connection call functions of ours."""
     connection.create_function("normalise", 1, normalise, deterministic=True)
     connection.create_function("place_of", 1, stored_place_of, deterministic=True)
+    connection.create_function("redact", 1, lambda uri: uri_bytes(redact_uri(uri_of(uri))), deterministic=True)
+    connection.create_function("redact_text", 1, redact_uris, deterministic=True)
+    directory = Path(connection.execute("PRAGMA database_list").fetchone()[2]).parent
+
+    def store_secrets(stored: bytes) -> str | None:
+        uri = uri_of(stored)
+        return None if display_uri(uri) == uri else store_uri(directory, uri)
+
+    connection.create_function("store_secrets", 1, store_secrets)
 
 
 def _migrate_from(old: int, connection: sqlite3.Connection) -> None:

@@ -108,9 +108,9 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise DataDirectoryInvalid(str(directory), "its file system has no shared memory for SQLite's WAL")
-        _prepare_for_writing(connection)
         if schema.version(connection) < schema.VERSION:
             schema.migrate(connection)
+        _prepare_for_writing(connection)
     return connection
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from ingest.source.redaction import redact_uri
 from serve.config import IndexConfig
 from serve.errors import IndexUnavailable, SettingsError
 
@@ -56,11 +57,11 @@ class MilvusConnection:
             if getattr(error, "code", None) in LOST_CODES:
                 self._on_lost()
             elif self._is_answering:
-                logger.warning("milvus does not answer uri=%s reason=%s", config.milvus_uri, error)
+                logger.warning("milvus does not answer uri=%s reason=%s", redact_uri(config.milvus_uri), error)
                 self._is_answering = False
             raise IndexUnavailable() from error
         if not self._is_answering:
-            logger.info("milvus answers again uri=%s", config.milvus_uri)
+            logger.info("milvus answers again uri=%s", redact_uri(config.milvus_uri))
         self._is_answering = True
 
     def close(self) -> None:

@@ -97,6 +97,7 @@ class JobWorker:
             jobs = JobQueue(catalog)
             jobs.requeue_running()
             self.spool.clean(jobs.spool_names)
+            jobs.remove_secrets()
             try:
                 encoders = self.load_encoders(catalog)
             except (EncoderError, EncoderSpaceMismatch) as error:
@@ -140,6 +141,7 @@ class JobWorker:
                 warnings = "; ".join(result.outcome.warnings)
                 logger.warning("file has faults uri=%s warnings=%s", result.input.stored_uri, warnings)
             self.has_indexed |= result.outcome.status == "indexed"
+        jobs.remove_secrets()
         if Path(result.input.uri).parent == jobs.spool_folder:
             uploads.remove(jobs.spool_folder, Path(result.input.uri).name)
 
@@ -178,7 +180,7 @@ def claim_jobs(jobs: JobQueue, run: IndexRun) -> Iterator[Input]:
 def input_of_job(job: Job, jobs: JobQueue) -> Input:
     """Return the input of a job. Its URI is opened under the URI policy: NewJob refuses plain paths."""
     return Input(
-        uri=job.uri if job.spool_name is None else str(uploads.path_of(jobs.spool_folder, job.spool_name)),
+        uri=_uri_of(job, jobs),
         stored_uri=job.display_uri,
         collection=job.collection,
         video_id=job.video_id,
@@ -187,6 +189,13 @@ def input_of_job(job: Job, jobs: JobQueue) -> Input:
         job_id=job.job_id,
         may_grow=job.spool_name is None,
     )
+
+
+def _uri_of(job: Job, jobs: JobQueue) -> str:
+    if job.spool_name is not None:
+        return str(uploads.path_of(jobs.spool_folder, job.spool_name))
+    # Without its secrets, the URI is most likely refused by its server; the job fails then with that reason.
+    return jobs.fetched_uri(job) or job.display_uri
 
 
 def exit_on_request(release: Callable[[], None]) -> None:

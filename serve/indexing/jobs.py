@@ -19,6 +19,7 @@ from typing import Any
 
 from ingest.source.source import scheme_of
 from serve.catalog.catalog import Catalog
+from serve.catalog.fetch_uris import load_uri, remove_unnamed, store_uri
 from serve.catalog.rows import metadata_json, uri_bytes, uri_of
 from serve.errors import RequestIdReused, WorkerCrashed
 from serve.indexing import uploads
@@ -29,8 +30,8 @@ REQUEST_SECONDS = 24 * 3600.0  # how long a repeated request gets the first answ
 FAILED_SECONDS = 7 * 24 * 3600.0  # how long a FAILED job stays readable
 OWN_SCHEMES = ("http:", "https:", "file:")
 _FIELDS = (
-    "id, collection, video_id, uri, spool_name, display_uri, metadata, recorded_time, state, progress, failure_reason,"
-    " failure_message, attempt_count, created_time, changed_time"
+    "id, collection, video_id, uri_name, spool_name, display_uri, metadata, recorded_time, state, progress,"
+    " failure_reason, failure_message, attempt_count, created_time, changed_time"
 )
 
 
@@ -48,7 +49,7 @@ class NewJob:
 
     collection: str
     video_id: str
-    uri: str  # fetched; may hold credentials, and is never shown
+    uri: str = field(repr=False)  # fetched; may hold credentials, and is never shown
     display_uri: str  # shown, and stored with the video
     spool_name: str | None = None  # file of an upload, read instead of the URI
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class NewJob:
         # scheme is among OWN_SCHEMES.
         is_uri = "://" in self.uri or self.uri.lower().startswith(OWN_SCHEMES)
         if self.spool_name is None and (scheme_of(self.uri) is None or not is_uri):
-            raise ValueError(f"a job needs a URI that cannot be taken for a path, got {self.uri!r}")
+            raise ValueError(f"a job needs a URI that cannot be taken for a path, got {self.display_uri!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class Job:
     job_id: int  # never reused
     collection: str
     video_id: str
-    uri: str  # fetched; may hold credentials, and is never shown
+    uri_name: str | None  # file of serve.catalog.fetch_uris with the URI that is fetched; None: display_uri is fetched
     spool_name: str | None
     display_uri: str
     metadata: Mapping[str, str]
@@ -131,9 +132,10 @@ class JobQueue:
             if answer is None:
                 answer = (new.collection, new.video_id)
                 old = self.job(*answer)
-                if old is None or not _is_underway(old, new):
+                if old is None or not self._is_underway(old, new):
                     edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", answer)
                     self._insert(edit, new)
+                    remove_unnamed(self.catalog.directory, edit)
                 self._remember(edit, request, answer)
             now = self.job(*answer)
             self._forget_old(edit)
@@ -158,6 +160,7 @@ class JobQueue:
                 (video_id, collection),
             ).fetchall()
             owner = self.catalog.remove(edit, video_id, collection)
+            remove_unnamed(self.catalog.directory, edit)
             self._remember(edit, request, (owner, video_id))
         for (name,) in spooled:  # remove() takes no more than one job
             uploads.remove(self.spool_folder, name)
@@ -167,6 +170,7 @@ class JobQueue:
         with self.catalog.editing() as edit:
             old = self.job(collection, video_id)
             edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", (collection, video_id))
+            remove_unnamed(self.catalog.directory, edit)
             if self._answer(edit, request) is None:
                 self._remember(edit, request, (collection, video_id))
         if old is not None:
@@ -223,6 +227,10 @@ class JobQueue:
                 video_id, None if uri is None else uri_bytes(uri), *names, limit,
             )
         ]  # fmt: skip
+
+    def fetched_uri(self, job: Job) -> str | None:
+        """Return the URI that a job fetches, with its secrets; None: it is gone, as the job has ended."""
+        return job.display_uri if job.uri_name is None else load_uri(self.catalog.directory, job.uri_name)
 
     def counts(self) -> dict[JobState, int]:
         counts = dict.fromkeys(JobState, 0)
@@ -311,6 +319,11 @@ class JobQueue:
             )
         self._remove_spooled(ended)
 
+    def remove_secrets(self) -> None:
+        """Remove the URIs with secrets of jobs that have ended: Catalog.finish() removes only their rows."""
+        with self.catalog.editing() as edit:
+            remove_unnamed(self.catalog.directory, edit)
+
     def release_running(self) -> None:
         """Make RUNNING jobs QUEUED again without counting the attempt, as their process stops on request."""
         with self.catalog.editing() as edit:
@@ -322,25 +335,36 @@ class JobQueue:
 
     # ---- parts of a transaction
 
+    def _is_underway(self, old: Job, new: NewJob) -> bool:
+        """Whether a QUEUED or RUNNING job already indexes the bytes of a new job."""
+        if old.state is JobState.FAILED:
+            return False
+        if old.spool_name is not None and new.spool_name is not None:
+            return uploads.has_same_content(old.spool_name, new.spool_name)
+        return old.spool_name is None and new.spool_name is None and self.fetched_uri(old) == new.uri
+
     def _insert(self, edit: sqlite3.Connection, new: NewJob) -> None:
         now = self._clock()
+        has_secrets = new.uri != new.display_uri
         edit.execute(
-            "INSERT INTO jobs (collection, video_id, uri, spool_name, display_uri, metadata, recorded_time, state,"
+            "INSERT INTO jobs (collection, video_id, uri_name, spool_name, display_uri, metadata, recorded_time, state,"
             " created_time, changed_time) VALUES (?, ?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?)",
-            (new.collection, new.video_id, uri_bytes(new.uri), new.spool_name, uri_bytes(new.display_uri),
-             metadata_json(new.metadata), new.recorded_time, now, now),
+            (new.collection, new.video_id, store_uri(self.catalog.directory, new.uri) if has_secrets else None,
+             new.spool_name, uri_bytes(new.display_uri), metadata_json(new.metadata), new.recorded_time, now, now),
         )  # fmt: skip
 
     def _fail(
         self, edit: sqlite3.Connection, where: str, which: tuple[object, ...], reason: str, message: str
     ) -> list[str | None]:
-        """Make jobs FAILED and return their spool names. That also removes secrets: `uri` becomes `display_uri`."""
+        """Make jobs FAILED and return their spool names. The URIs with secrets that they fetched are removed."""
         changed = edit.execute(
-            "UPDATE jobs SET state = 'FAILED', uri = display_uri, failure_reason = ?, failure_message = ?,"
+            "UPDATE jobs SET state = 'FAILED', uri_name = NULL, failure_reason = ?, failure_message = ?,"
             f" changed_time = ? WHERE {where} RETURNING spool_name",
             (reason, message, self._clock(), *which),
         )
-        return [name for (name,) in changed.fetchall()]
+        spool_names = [name for (name,) in changed.fetchall()]
+        remove_unnamed(self.catalog.directory, edit)
+        return spool_names
 
     def _remove_spooled(self, names: Sequence[str | None]) -> None:
         for name in names:
@@ -372,20 +396,11 @@ class JobQueue:
         edit.execute("DELETE FROM jobs WHERE state = 'FAILED' AND changed_time <= ?", (self._clock() - FAILED_SECONDS,))
 
 
-def _is_underway(old: Job, new: NewJob) -> bool:
-    """Whether a QUEUED or RUNNING job already indexes the bytes of a new job."""
-    if old.state is JobState.FAILED:
-        return False
-    if old.spool_name is not None and new.spool_name is not None:
-        return uploads.has_same_content(old.spool_name, new.spool_name)
-    return old.spool_name is None and new.spool_name is None and old.uri == new.uri
-
-
 def _job_of(row: tuple[Any, ...]) -> Job:
-    (job_id, collection, video_id, uri, spool_name, display_uri, metadata, recorded_time, state, progress, reason,
+    (job_id, collection, video_id, uri_name, spool_name, display_uri, metadata, recorded_time, state, progress, reason,
      message, attempt_count, created_time, changed_time) = row  # fmt: skip
     return Job(
-        job_id=job_id, collection=collection, video_id=video_id, uri=uri_of(uri), spool_name=spool_name,
+        job_id=job_id, collection=collection, video_id=video_id, uri_name=uri_name, spool_name=spool_name,
         display_uri=uri_of(display_uri), metadata=json.loads(metadata), recorded_time=recorded_time,
         state=JobState(state), progress=progress, failure_reason=reason, failure_message=message,
         attempt_count=attempt_count, created_time=created_time, changed_time=changed_time,

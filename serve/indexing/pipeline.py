@@ -10,6 +10,7 @@ from pathlib import Path
 from ingest.config import KafkaConfig
 from ingest.errors import IngestError
 from ingest.source.folders import list_sources
+from ingest.source.redaction import is_redacted
 from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.entries import Entries
 from serve.catalog.outdated import COPY_NAME, FRESH_NAME, rebuild_outdated, remove_copy
@@ -27,6 +28,7 @@ from serve.text import plural
 from serve.values import IndexOutcome, IndexProgress, Video
 
 LOST_UPLOAD = "the bytes of an upload are not kept (upload it again)"
+LOST_SECRETS = "the secrets of its URL are not kept (index the whole URL again)"
 INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that have vectors
 
 
@@ -145,9 +147,10 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
             inputs = []
             for video in videos:
                 given = _input_of_video(catalog, video)
-                if is_upload(given.uri):
-                    failures[video.collection, video.video_id] = LOST_UPLOAD
-                    yield IndexOutcome(video_id=video.video_id, uri=video.uri, status="failed", error=LOST_UPLOAD)
+                if is_upload(given.uri) or (place_of(given.uri) is None and is_redacted(given.uri)):
+                    reason = LOST_UPLOAD if is_upload(given.uri) else LOST_SECRETS
+                    failures[video.collection, video.video_id] = reason
+                    yield IndexOutcome(video_id=video.video_id, uri=video.uri, status="failed", error=reason)
                 else:
                     inputs.append(given)
             with contextlib.closing(run.index(inputs)) as results:

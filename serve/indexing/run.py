@@ -19,6 +19,7 @@ from encoders.speech.sound_choice import choose_sound
 from encoders.speech.whisper import Transcriber
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.sandbox.pool import DecodePool
+from ingest.source.redaction import redact_uri
 from ingest.source.source import display_uri, has_changed, open_source, video_id_of
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog.catalog import Catalog, NewVideo
@@ -149,7 +150,7 @@ class IndexRun:
             taken = next(remaining, None)
             if taken is None:
                 return None
-            uri = taken.stored_uri or taken.uri
+            uri = redact_uri(taken.stored_uri or taken.uri)
             facts = FileFacts(expects_pictures=self._settings.decode.decode_video)
             work = VideoWork(input=taken, uri=uri, name=display_uri(uri), facts=facts)
             with self._lock:
@@ -347,7 +348,7 @@ class IndexRun:
             else error.remedy
         )
         message = f"{error.reason}: {work.name}" + (f" ({remedy})" if remedy else "")
-        uri = work.input.stored_uri or work.input.uri
+        uri = redact_uri(work.input.stored_uri or work.input.uri)
         work.outcome = IndexOutcome(video_id=work.video_id or None, uri=uri, status="failed", error=message)
         yield work
         yield from self._finish_duplicates(work)
@@ -363,7 +364,7 @@ class IndexRun:
         duplicates, other.duplicates = other.duplicates, []
         for work in duplicates:
             if other.outcome is not None and other.outcome.status == "failed":
-                work.outcome = replace(other.outcome, uri=work.input.uri)
+                work.outcome = replace(other.outcome, uri=redact_uri(work.input.uri))
                 work.error = other.error
             else:
                 with self._lock:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from ingest.source.redaction import redact_uri
 from serve.catalog.live_blocks import epoch_range
 from serve.catalog.rows import metadata_json, uri_bytes
 from serve.codec.records import SegmentRecord
@@ -112,4 +113,4 @@ def _warnings(edit: sqlite3.Connection, row: int, jump_count: int) -> list[str]:
 
 def listed_uri(record: SegmentRecord) -> str:
     """Return the URI under which a segment's video is listed: that of its file, or the name of its stream."""
-    return record.uri or f"{STREAM_SCHEME}{record.collection}/{record.video_id}"
+    return redact_uri(record.uri) or f"{STREAM_SCHEME}{record.collection}/{record.video_id}"

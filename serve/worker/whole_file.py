@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ingest.errors import IngestError
 from ingest.kafka import Record
+from ingest.source.source import display_uri
 from ingest.stream.stream_clock import EpochPart
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.codec.records import Source
@@ -27,7 +28,7 @@ class FileWork:
 
     def __init__(self, source: Source, record: Record) -> None:
         self.source, self.record = source, record
-        self.name = source.uri  # in logs; without secrets once the file is open
+        self.name = display_uri(source.uri)  # in logs
         self.flow: VideoFlow | None = None  # set when the file is open
         self.failure: IngestError | None = None
         self.is_cancelled = False

@@ -29,6 +29,7 @@ SPACE = EncoderSpace(
     sentence_fingerprint="3", window="16s/8s mean",
 )  # fmt: skip
 PLACES_VERSION = 8  # the first schema version with the table of places
+SECRETS_VERSION = 9  # of the schema, from which on the catalog holds no secrets of URIs
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -135,6 +136,10 @@ def turn_back(connection: sqlite3.Connection, version: int) -> None:
         connection.execute("DROP TABLE places")
         connection.execute("DROP INDEX videos_listed")
         connection.execute("DROP INDEX videos_content")
+    if version < SECRETS_VERSION:
+        connection.execute("ALTER TABLE jobs ADD COLUMN uri BLOB NOT NULL DEFAULT x''")
+        connection.execute("UPDATE jobs SET uri = display_uri")
+        connection.execute("ALTER TABLE jobs DROP COLUMN uri_name")
     connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),))
 
 

@@ -1,5 +1,6 @@
 """The catalog beside other processes, killed ones among them, on full disks, and on files that are no catalog."""
 
+import json
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ from serve.catalog import schema
 from serve.catalog.catalog import Catalog
 from serve.catalog.sqlite import WriterLock
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
+from serve.indexing.jobs import JobQueue, NewJob
 from support import SUPPORT
 from support.sample_catalog import check, frames, new_video, put_version, turn_back
 from support.waiting import HANG_SECONDS
@@ -351,6 +353,55 @@ def test_words_of_version_6_are_spelled_anew_but_only_words_of_ready_videos_are_
     with Catalog.open_reader(tmp_path) as reader:
         video = reader.video("abc")
         assert {match.row for match in reader.match_words(["three and a half million"], limit=5)} == {video.row}
+
+
+def test_secrets_leave_the_catalog_of_an_older_program(tmp_path: Path) -> None:
+    secret = "https://ann:hunter2@example.org/{}.mp4?pin=hunter2"
+    shown = "https://example.org/{}.mp4?pin=hunter2"  # as older programs showed it
+    with Catalog.open_writer(tmp_path) as catalog:
+        put_version(catalog, "abc", 1)
+        put_version(catalog, "other", 2)
+        for name in ("queued", "running", "failed", "plain"):
+            uri = "https://example.org/plain.mp4" if name == "plain" else shown.format(name)
+            JobQueue(catalog).submit(NewJob(collection="default", video_id=name, uri=uri, display_uri=uri))
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
+        turn_back(connection, 8)
+        warning = json.dumps([f'not encoded again: no such page: {shown.format("abc")} (check the "URL")'])
+        connection.execute(
+            "UPDATE videos SET uri = ?, warnings = ? WHERE video_id = 'abc'", (shown.format("abc").encode(), warning)
+        )
+        connection.execute("UPDATE places SET place = ? WHERE video_row = 1", (shown.format("abc").encode(),))
+        for name in ("queued", "running", "failed"):
+            connection.execute(
+                "UPDATE jobs SET uri = ?, state = ? WHERE video_id = ?",
+                (secret.format(name).encode(), name.upper(), name),
+            )
+        connection.execute(
+            "UPDATE jobs SET uri = display_uri, failure_message = ? WHERE video_id = 'failed'",
+            (f"x answers 404: {shown.format('failed')} (check the URL)",),
+        )
+        places = connection.execute("SELECT count(*) FROM places").fetchone()[0]
+    connection.close()
+    Catalog.open_writer(tmp_path).close()
+    for path in tmp_path.glob("catalog.sqlite*"):
+        assert b"hunter2" not in path.read_bytes()
+    with Catalog.open_reader(tmp_path) as reader:
+        assert reader.video("abc").uri == "https://example.org/abc.mp4?pin=REDACTED"
+        assert reader.video("abc").warnings == (
+            'not encoded again: no such page: https://example.org/abc.mp4?pin=REDACTED (check the "URL")',
+        )
+        assert reader.select("SELECT count(*) FROM places") == [(places - 1,)]
+        jobs = {job.video_id: job for job in JobQueue(reader).jobs()}
+        assert {name: JobQueue(reader).fetched_uri(job) for name, job in jobs.items()} == {
+            "queued": secret.format("queued"),
+            "running": secret.format("running"),
+            "failed": "https://example.org/failed.mp4?pin=REDACTED",
+            "plain": "https://example.org/plain.mp4",
+        }
+        assert jobs["queued"].display_uri == "https://example.org/queued.mp4?pin=REDACTED"
+        assert jobs["failed"].failure_message == (
+            "x answers 404: https://example.org/failed.mp4?pin=REDACTED (check the URL)"
+        )
 
 
 def test_a_migration_that_fails_leaves_the_older_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

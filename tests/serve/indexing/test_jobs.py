@@ -88,12 +88,59 @@ def index(queue: JobQueue, job: Job, *said: str) -> bool:
 def test_a_job_tells_of_its_video(queue: JobQueue, clock: Clock) -> None:
     assert queue.submit(new_job("abc")) == ("default", "abc")
     job = the_job(queue, "abc")
-    assert (job.uri, job.display_uri) == ("https://user:secret@example.org/abc.mp4", "https://example.org/abc.mp4")
+    assert queue.fetched_uri(job) == "https://user:secret@example.org/abc.mp4"
+    assert job.display_uri == "https://example.org/abc.mp4"
     assert (job.state, job.attempt_count, job.created_time) == (JobState.QUEUED, 0, clock.now)
     status = job.status()
     assert (status.state, status.uri) == (VideoState.PROCESSING, "https://example.org/abc.mp4")
     assert (status.metadata, status.recorded_time) == ({"camera": "7"}, 1.7e9)
     assert queue.counts() == {JobState.QUEUED: 1, JobState.RUNNING: 0, JobState.FAILED: 0}
+
+
+def secret_files(queue: JobQueue) -> list[Path]:
+    return sorted(queue.catalog.directory.glob("fetch-uris/*"))
+
+
+def test_a_secret_is_beside_the_catalog_until_its_job_ends(queue: JobQueue, writing: JobQueue) -> None:
+    directory = queue.catalog.directory
+    for name in ("done", "failed", "cancelled", "deleted", "replaced"):
+        queue.submit(new_job(name))
+    queue.submit(new_job("plain", uri="https://example.org/plain.mp4"))
+    assert len(secret_files(queue)) == 5
+    assert {path.stat().st_mode & 0o777 for path in secret_files(queue)} == {0o600}
+    assert (directory / "fetch-uris").stat().st_mode & 0o777 == 0o700
+    for path in directory.glob("catalog.sqlite*"):
+        assert b"secret" not in path.read_bytes()
+    with Catalog.open_editor(directory) as editor:  # as after a restart
+        done, failed = JobQueue(editor).claim(), JobQueue(editor).claim()
+        assert done is not None
+        assert failed is not None
+        assert JobQueue(editor).fetched_uri(done) == "https://user:secret@example.org/done.mp4"
+        assert "secret" not in repr(done)
+    assert index(writing, done)
+    writing.remove_secrets()
+    assert len(secret_files(queue)) == 4
+    writing.fail(failed.job_id, "DECODE_ERROR", "no media")
+    queue.cancel("default", "cancelled")
+    queue.delete("deleted")
+    queue.submit(new_job("replaced", uri="https://example.org/other.mp4"))
+    assert secret_files(queue) == []
+    plain = the_job(queue, "plain")
+    assert queue.fetched_uri(plain) == "https://example.org/plain.mp4"
+    assert "secret" not in repr(new_job("abc"))
+
+
+def test_a_secret_whose_job_was_not_committed_is_removed(
+    queue: JobQueue, writing: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.submit(new_job("abc"))
+    with monkeypatch.context() as patched:
+        patched.setattr(queue, "_remember", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            queue.submit(new_job("other"))
+    assert len(secret_files(queue)) == 2
+    writing.remove_secrets()
+    assert [path.read_text() for path in secret_files(queue)] == ["https://user:secret@example.org/abc.mp4"]
 
 
 def test_a_plain_path_is_no_job() -> None:
@@ -130,7 +177,7 @@ def test_a_failed_job_is_tried_again(queue: JobQueue, writing: JobQueue) -> None
     failed = the_job(queue, "abc")
     assert (failed.state, failed.failure_reason, failed.failure_message) == ("FAILED", "DECODE_ERROR", "no media")
     assert failed.status().state is VideoState.FAILED
-    assert failed.uri == failed.display_uri  # its credentials are needed no more
+    assert queue.fetched_uri(failed) == failed.display_uri  # its credentials are needed no more
     assert not writing.fail(job.job_id, "AGAIN", "")
     queue.submit(new_job("abc"))
     assert the_job(queue, "abc").state is JobState.QUEUED

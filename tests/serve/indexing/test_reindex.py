@@ -185,6 +185,19 @@ def test_an_upload_is_named_and_stays_listed(data: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+def test_a_url_whose_secrets_are_gone_is_not_asked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "https://example.org/a.mp4?pin=REDACTED"
+    with Catalog.open_editor(data) as catalog, catalog.editing() as edit:
+        edit.execute("UPDATE videos SET uri = ? WHERE CAST(uri AS TEXT) LIKE '%a.mp4'", (uri.encode(),))
+        edit.execute("DELETE FROM places")
+    use_other_encoders(monkeypatch)
+    outcomes, _ = run_again(data)
+    name = Path(uri).name
+    assert {each: outcome.status for each, outcome in outcomes.items()} == {name: "failed", "b.mp4": "indexed"}
+    assert "secrets" in (outcomes[name].error or "")
+
+
+@pytest.mark.slow
 def test_a_stopped_reindex_goes_on_and_does_not_bring_back_what_was_deleted(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
