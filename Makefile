@@ -15,7 +15,7 @@ $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 endef
 
 .PHONY: help setup demo demo-server test test-quick test-slow test-kafka test-clients kafka chaos bench check protos docs \
-	check-protos constraints clean
+	check-protos constraints lock sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,17 @@ $(BUF):
 
 constraints: setup  ## write the installed versions of all dependencies to constraints.txt
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^-e ' > constraints.txt
+
+lock: setup  ## write requirements.lock: the packages of the container, each with its version and hashes
+	@printf 'setuptools>=77\n' | $(BIN)/uv pip compile --quiet pyproject.toml - --constraint constraints.txt \
+		--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --output-file requirements.lock
+
+ENVIRONMENT := $(VENV)
+sbom: setup  ## write build/sbom.json (CycloneDX) of the packages in .venv; of another one: make sbom ENVIRONMENT=DIR
+	@mkdir -p build
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json \
+		$(ENVIRONMENT)/bin/python
+	@echo "build/sbom.json"
 
 clean:  ## remove .venv and what building, testing and checking left behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,59 @@
+"""requirements.lock, from which the container is installed, agrees with pyproject.toml and constraints.txt."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+CALL = "run make lock"
+
+
+def locked() -> dict[str, list[Requirement]]:
+    """Return the requirements of the lock by name; several of one name differ in their markers."""
+    found: dict[str, list[Requirement]] = {}
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for entry in re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)):
+        requirement = Requirement(HASH.sub("", entry.replace("\\\n", " ")).strip())
+        assert HASH.search(entry), f"{requirement.name} has no hash: {CALL}"
+        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+@pytest.mark.parametrize("text", PROJECT["project"]["dependencies"] + PROJECT["build-system"]["requires"])
+def test_every_dependency_is_locked_to_a_version_that_the_project_allows(text: str) -> None:
+    wanted = Requirement(text)
+    entries = locked().get(canonicalize_name(wanted.name), [])
+    assert entries, f"{wanted.name} is not in requirements.lock: {CALL}"
+    for entry in entries:
+        [version] = entry.specifier
+        assert version.operator == "=="
+        assert wanted.specifier.contains(version.version, prereleases=True), f"{entry}: {CALL}"
+
+
+def test_the_lock_has_the_tested_versions() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    tested = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    entries = {name: requirements for name, requirements in locked().items() if name in tested}
+    assert len(entries) > 50
+    differing = [
+        str(entry)
+        for name, requirements in entries.items()
+        for entry in requirements
+        if not entry.specifier.contains(tested[name])
+    ]
+    assert differing == [], CALL
+
+
+def test_the_container_installs_only_what_is_locked() -> None:
+    compose = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    installs = re.findall(r"RUN pip install (.*)", compose)
+    assert installs == [
+        "--no-cache-dir --require-hashes --requirement requirements.lock",
+        "--no-cache-dir --no-deps --no-build-isolation .",  # Kinodex itself
+    ]
