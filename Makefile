@@ -92,9 +92,11 @@ $(BUF):
 constraints: setup  ## write the installed versions of all dependencies to constraints.txt
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^-e ' > constraints.txt
 
-lock: setup  ## write requirements.lock: the packages of the container, each with its version and hashes
-	@printf 'setuptools>=77\n' | $(BIN)/uv pip compile --quiet pyproject.toml - --constraint constraints.txt \
-		--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --output-file requirements.lock
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraint constraints.txt --generate-hashes \
+	--custom-compile-command 'make lock'
+lock: setup  ## write the container's packages, each with its version and hashes: requirements.lock, requirements-build.lock
+	@$(LOCK) --output-file requirements.lock pyproject.toml
+	@echo 'setuptools>=77' | $(LOCK) --output-file requirements-build.lock -
 
 ENVIRONMENT := $(VENV)
 sbom: setup  ## write build/sbom.json (CycloneDX) of the packages in .venv; of another one: make sbom ENVIRONMENT=DIR

@@ -1,4 +1,4 @@
-"""requirements.lock, from which the container is installed, agrees with pyproject.toml and constraints.txt."""
+"""The locks, from which the container is installed, agree with pyproject.toml and constraints.txt."""
 
 import re
 import tomllib
@@ -15,9 +15,9 @@ CALL = "run make lock"
 
 
 def locked() -> dict[str, list[Requirement]]:
-    """Return the requirements of the lock by name; several of one name differ in their markers."""
+    """Return the requirements of the locks by name. Several of one name differ in their markers, or are the same."""
     found: dict[str, list[Requirement]] = {}
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("requirements.lock", "requirements-build.lock"))
     for entry in re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)):
         requirement = Requirement(HASH.sub("", entry.replace("\\\n", " ")).strip())
         assert HASH.search(entry), f"{requirement.name} has no hash: {CALL}"
@@ -29,7 +29,7 @@ def locked() -> dict[str, list[Requirement]]:
 def test_every_dependency_is_locked_to_a_version_that_the_project_allows(text: str) -> None:
     wanted = Requirement(text)
     entries = locked().get(canonicalize_name(wanted.name), [])
-    assert entries, f"{wanted.name} is not in requirements.lock: {CALL}"
+    assert entries, f"{wanted.name} is not locked: {CALL}"
     for entry in entries:
         [version] = entry.specifier
         assert version.operator == "=="
@@ -54,6 +54,7 @@ def test_the_container_installs_only_what_is_locked() -> None:
     compose = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     installs = re.findall(r"RUN pip install (.*)", compose)
     assert installs == [
-        "--no-cache-dir --require-hashes --requirement requirements.lock",
+        "--no-cache-dir --require-hashes --requirement requirements-build.lock",
+        "--no-cache-dir --require-hashes --no-build-isolation --requirement requirements.lock",
         "--no-cache-dir --no-deps --no-build-isolation .",  # Kinodex itself
     ]
