@@ -21,6 +21,7 @@
 ├── FrameNotFound          the video has no pictures
 ├── RequestIdReused        a request id came with another request
 ├── Unauthenticated        no valid token
+│   └── TokenExpired       a right token whose time is over
 ├── PermissionDenied       a valid token that does not allow this
 ├── Overloaded             too many requests at once; try again later
 ├── ServerNotReady         it is still loading, or stopping
@@ -37,6 +38,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 
 class ServeError(Exception):
@@ -237,6 +239,15 @@ class Unauthenticated(ServeError):
 
     def __init__(self) -> None:
         super().__init__("a valid token is needed: send it as the metadata authorization: Bearer TOKEN")
+
+
+class TokenExpired(Unauthenticated):
+    """The token is right, and its time is over."""
+
+    def __init__(self, name: str, expire_time: datetime) -> None:
+        ServeError.__init__(
+            self, f"the token {name} expired on {expire_time:%Y-%m-%d %H:%M} UTC: ask the operator for a new one"
+        )
 
 
 class PermissionDenied(ServeError):

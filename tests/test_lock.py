@@ -17,7 +17,7 @@ CALL = "run make lock"
 def locked() -> dict[str, list[Requirement]]:
     """Return the requirements of the locks by name. Several of one name differ in their markers, or are the same."""
     found: dict[str, list[Requirement]] = {}
-    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("requirements.lock", "requirements-build.lock"))
+    text = "".join((ROOT / f"{name}.lock").read_text("utf-8") for name in ("requirements", "requirements-build"))
     for entry in re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)):
         requirement = Requirement(HASH.sub("", entry.replace("\\\n", " ")).strip())
         assert HASH.search(entry), f"{requirement.name} has no hash: {CALL}"

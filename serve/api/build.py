@@ -35,6 +35,7 @@ from serve.indexing.jobs import JobQueue
 from serve.indexing.supervisor import Supervisor
 from serve.indexing.uploads import FOLDER_NAME, Spool
 from serve.moderation.followers import Followers
+from serve.observe.audit import AuditLog
 from serve.observe.metrics import ServerMetrics
 from serve.observe.tracing import no_spans, open_spans
 from serve.search.library import PICTURE_WORKERS
@@ -74,7 +75,8 @@ def build_server(
         directory, settings, metrics, loaded, followers, supervisor, new_events, reader, editor
     )
     metrics.registry.register(CacheCounts(loaded.text_vectors, search_service.rankings))
-    interceptor = CallInterceptor(config, tokens, metrics, lambda: loaded.library is not None, spans)
+    audit = open_audit_log(config, metrics)
+    interceptor = CallInterceptor(config, tokens, metrics, lambda: loaded.library is not None, spans, audit)
     grpc_server, health_service = _make_grpc_server(
         config, interceptor, search_service, library_service, moderation_service
     )
@@ -93,7 +95,19 @@ def build_server(
         health=health_service,
         grpc=grpc_server,
         port=_listen(grpc_server, config.listen, credentials),
+        audit=audit,
         end_spans=end_spans,
+    )
+
+
+def open_audit_log(config: ServerConfig, metrics: ServerMetrics) -> AuditLog | None:
+    """Open the audit log of the settings; None: there is none."""
+    if not config.audit_log:
+        return None
+    return AuditLog(
+        Path(config.audit_log),
+        with_questions=config.audit_questions,
+        count=lambda outcome, count: metrics.audit_acts.labels(outcome).inc(count),
     )
 
 

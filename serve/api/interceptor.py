@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from serve.api.status import code_of, reason_of, status_of
 from serve.api.tokens import ANYBODY, Principal, TokenStore
 from serve.config import ServerConfig
 from serve.errors import CallTooLong, DataDirectoryBusy, Overloaded, RequestInvalid, ServerNotReady, Unauthenticated
+from serve.observe.audit import Act, AuditLog, Subject
 from serve.observe.logs import REQUEST_ID
 from serve.observe.metrics import ServerMetrics
 from serve.observe.tracing import Spans, no_spans
@@ -41,6 +42,7 @@ class Call:
     method: str  # kinodex.v1.SearchService/SearchMoments
     request_id: str
     principal: Principal
+    subject: Subject = field(default_factory=Subject)  # for the audit log
 
 
 CURRENT: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)
@@ -52,6 +54,12 @@ def current_principal() -> Principal:
     if call is None:
         raise Unauthenticated
     return call.principal
+
+
+def current_subject() -> Subject:
+    """Return what the current call is about, for the audit log; one that nobody reads outside of calls."""
+    call = CURRENT.get()
+    return Subject() if call is None else call.subject
 
 
 Method = Callable[[Any, Any], Awaitable[Any]]  # (request, context) -> response
@@ -69,7 +77,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metrics: ServerMetrics,
         is_ready: Callable[[], bool],
         spans: Spans = no_spans,
+        audit: AuditLog | None = None,
     ) -> None:
+        self.audit = audit
         self.config, self.tokens, self.metrics, self.is_ready, self.spans = config, tokens, metrics, is_ready, spans
         # Greatest and present number of running calls, by kind. Watches have their own limit: they last for hours and
         # cost next to nothing.
@@ -114,6 +124,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def run(request: Any, context: Any) -> Any:
             async with self._account(method, metadata, context) as request_id:
                 response = await self._run_with_deadline(behaviour, method, request, context)
+                current_subject().note_response(response)
                 # Sent late on purpose: a client repeats a call only if no part of a response arrived. An error carries
                 # the id in its details (RequestInfo).
                 await context.send_initial_metadata((("x-request-id", request_id),))
@@ -129,6 +140,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     async for response in responses:
                         if not is_begun:
                             await context.send_initial_metadata((("x-request-id", request_id),))
+                            self._record(context.peer(), "BEGUN")
                         is_begun = True
                         yield response
 
@@ -175,11 +187,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             seconds = time.perf_counter() - started
             self.metrics.call_seconds.labels(method).observe(seconds)
             call = CURRENT.get()
+            self._record(peer, code, reason_of(error) if error else "")
             logger.info(
                 "call done method=%s code=%s reason=%s milliseconds=%.1f caller=%s peer=%s",
                 method, code, reason_of(error) if error else "-", seconds * 1000,
                 (call.principal.name if call else "") or "-", peer,
             )  # fmt: skip
+
+    def _record(self, peer: str, outcome: str, reason: str = "") -> None:
+        """Write the current call to the audit log."""
+        call = CURRENT.get()
+        if self.audit is not None and call is not None:
+            self.audit.record(
+                Act(
+                    method=call.method,
+                    caller=call.principal.name,
+                    peer=peer,
+                    request_id=call.request_id,
+                    outcome=outcome,
+                    reason=reason,
+                    subject=call.subject,
+                )
+            )
 
     def _count(self, kind: str, change: int) -> None:
         self.counts[kind] += change
@@ -208,9 +237,11 @@ def _parse(content: bytes, read: Deserialize) -> Any:
         RequestInvalid: If the bytes are not a message of this method.
     """
     try:
-        return read(content)
+        message = read(content)
     except DecodeError as error:
         raise RequestInvalid([("request", "is not a message of this method")]) from error
+    current_subject().note_request(message)
+    return message
 
 
 def _parse_request(behaviour: Any, read: Deserialize) -> Any:

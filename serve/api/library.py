@@ -13,7 +13,7 @@ from ingest.source.source import check_policy, display_uri
 from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import library_service_pb2_grpc
 from serve.api.access import Access
-from serve.api.interceptor import current_principal
+from serve.api.interceptor import current_principal, current_subject
 from serve.api.pages import PageSigner, binding
 from serve.api.tokens import Principal
 from serve.api.workers import Workers, run_to_end
@@ -252,6 +252,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             collection = self._collection_of(reference.video_id, readable)
             if collection is None:
                 raise VideoNotFound(reference.video_id)
+            current_subject().add(collection=collection)
             self.access.require_writable(principal, collection)
             ready = self.catalog.videos(collection=collection, video_ids=(reference.video_id,))
             if any(video.is_live for video in ready):

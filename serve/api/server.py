@@ -31,6 +31,7 @@ from serve.catalog.catalog import Catalog
 from serve.errors import DataDirectoryBusy, ServeError
 from serve.indexing.supervisor import Supervisor
 from serve.moderation.followers import Followers
+from serve.observe.audit import AuditLog
 from serve.observe.metrics import ServerMetrics
 from serve.search.library import Library
 from serve.settings import Settings
@@ -71,6 +72,7 @@ class Server:
     health: health.aio.HealthServicer
     grpc: grpc.aio.Server
     port: int
+    audit: AuditLog | None
     end_spans: Callable[[], None]
 
     def __post_init__(self) -> None:
@@ -216,6 +218,8 @@ class Server:
         self.search_service.end_watches()
         logger.info("stopping drain_seconds=%g", self.config.drain_seconds)
         await self.grpc.stop(self.config.drain_seconds)
+        if self.audit is not None:
+            await asyncio.to_thread(self.audit.close)
         if self._refresher is not None:
             self._refresher.cancel()
             await asyncio.gather(self._refresher, return_exceptions=True)

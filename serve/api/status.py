@@ -38,6 +38,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.FrameNotFound: code_pb2.NOT_FOUND,
     errors.RequestIdReused: code_pb2.INVALID_ARGUMENT,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.TokenExpired: code_pb2.UNAUTHENTICATED,
     errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.ServerNotReady: code_pb2.UNAVAILABLE,

@@ -17,13 +17,13 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from serve.config import ServerConfig
-from serve.errors import SettingsError, Unauthenticated
+from serve.errors import SettingsError, TokenExpired, Unauthenticated
 
 FILE = "tokens.json"
 VERSION = 1
@@ -65,7 +65,7 @@ ANYBODY = Principal(name="", collections=None, can_write=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A token as the file holds it."""
+    """A token as the file holds it. Several of one name, with the same rights, are one caller's: see rotate_token()."""
 
     token_id: str
     name: str
@@ -148,14 +148,16 @@ class TokenStore:
 
         Raises:
             Unauthenticated: If the token is not valid. Every reason for this takes the same time.
+            TokenExpired: If it was valid once. Only a caller with the right secret learns that.
         """
         match = BEARER.fullmatch(authorization or "")
         token_id, secret = match.groups() if match else ("", NO_SECRET)
         token = self._current().get(token_id)
         is_secret_right = hmac.compare_digest(_hash(secret), token.secret_sha256 if token else NO_HASH)
-        now = self._clock()
-        if not is_secret_right or token is None or (token.expire_time is not None and now >= token.expire_time):
+        if not is_secret_right or token is None:
             raise Unauthenticated
+        if token.expire_time is not None and self._clock() >= token.expire_time:
+            raise TokenExpired(token.name, token.expire_time)
         return Principal(name=token.name, collections=token.collections, can_write=token.can_write)
 
     def _current(self) -> dict[str, Token]:
@@ -213,10 +215,8 @@ def create_token(
     with _lock_file(path) as real:
         tokens = _read_tokens(path) if real.exists() else ()
         if any(token.name == name for token in tokens):
-            raise SettingsError(f"there is a token {name} already: revoke it first, or choose another name")
-        taken = {token.token_id for token in tokens}
-        token_id = next(new_id for new_id in iter(lambda: secrets.token_hex(4), "") if new_id not in taken)
-        secret = secrets.token_urlsafe(SECRET_BYTES)
+            raise SettingsError(f"there is a token {name} already: rotate or revoke it, or choose another name")
+        token_id, secret = _make_secret(tokens)
         token = Token(
             token_id=token_id,
             name=name,
@@ -239,21 +239,64 @@ def list_tokens(path: Path) -> tuple[Token, ...]:
     return _read_tokens(path)
 
 
-def revoke_token(path: Path, name_or_id: str) -> Token:
-    """Remove a token from the file and return it. A running server refuses it from the next call on.
+def rotate_token(path: Path, name_or_id: str, *, overlap: timedelta, now: datetime) -> tuple[str, Token]:
+    """Give a caller a new token of the same name and rights; the old one stays valid for `overlap` at most.
+
+    The new token lasts as long as the old one was made for. Return its text, which only the caller has then, and the
+    token as the file holds it.
 
     Raises:
         SettingsError: If there is no such token, or the file cannot be used.
     """
-    if not path.exists():
-        raise SettingsError(f"no tokens file {path}: there is nothing to revoke")
+    now = now.replace(microsecond=0)
     with _lock_file(path) as real:
         tokens = _read_tokens(path)
+        name = _find(path, tokens, name_or_id)[0].name
+        old = max((token for token in tokens if token.name == name), key=lambda token: token.created_time)
+        token_id, secret = _make_secret(tokens)
+        new = replace(
+            old,
+            token_id=token_id,
+            secret_sha256=_hash(secret),
+            created_time=now,
+            expire_time=None if old.expire_time is None else now + (old.expire_time - old.created_time),
+        )
+        kept = []
         for token in tokens:
-            if name_or_id in (token.name, token.token_id):
-                _write(real, [other for other in tokens if other is not token])
-                return token
-    raise SettingsError(f"no token {name_or_id} in {path}: see `kinodex token list`")
+            if token.name == name:
+                end = now + overlap if token.expire_time is None else min(token.expire_time, now + overlap)
+                kept += [replace(token, expire_time=end)] if end > now else []
+            else:
+                kept.append(token)
+        _write(real, [*kept, new])
+    return f"kdx_{token_id}_{secret}", new
+
+
+def revoke_token(path: Path, name_or_id: str) -> tuple[Token, ...]:
+    """Remove the token of an id, or all tokens of a name, and return them. A running server refuses the next call.
+
+    Raises:
+        SettingsError: If there is no such token, or the file cannot be used.
+    """
+    with _lock_file(path) as real:
+        tokens = _read_tokens(path)
+        revoked = _find(path, tokens, name_or_id)
+        _write(real, [token for token in tokens if token not in revoked])
+    return revoked
+
+
+def _find(path: Path, tokens: Sequence[Token], name_or_id: str) -> tuple[Token, ...]:
+    found = tuple(token for token in tokens if name_or_id in (token.name, token.token_id))
+    if not found:
+        raise SettingsError(f"no token {name_or_id} in {path}: see `kinodex token list`")
+    return found
+
+
+def _make_secret(tokens: Sequence[Token]) -> tuple[str, str]:
+    """Return the id, which no token has, and the secret of a new token."""
+    taken = {token.token_id for token in tokens}
+    token_id = next(new_id for new_id in iter(lambda: secrets.token_hex(4), "") if new_id not in taken)
+    return token_id, secrets.token_urlsafe(SECRET_BYTES)
 
 
 # ------------------------------------------------------------------ the file
@@ -264,7 +307,8 @@ def _lock_file(path: Path) -> Iterator[Path]:
     The lock is on the folder: the file itself is replaced, so two commands could lock two different files.
     """
     real = path.resolve()
-    folder = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with _explain_os_errors(path):
+        folder = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield real
@@ -294,9 +338,10 @@ def _read_tokens(path: Path) -> tuple[Token, ...]:
         if document.keys() != {"version", "tokens"} or document["version"] != VERSION:
             raise ValueError(f"it is not of version {VERSION}")
         tokens = tuple(_read_token(value) for value in document["tokens"])
-        for name in ("token_id", "name"):
-            if len({getattr(token, name) for token in tokens}) < len(tokens):
-                raise ValueError(f"two tokens have the same {name}")
+        if len({token.token_id for token in tokens}) < len(tokens):
+            raise ValueError("two tokens have the same id")
+        if len({(token.name, token.collections, token.can_write) for token in tokens}) > len({t.name for t in tokens}):
+            raise ValueError("two tokens have the same name and other rights")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SettingsError(
             f"cannot use tokens file {path}: {error}: restore a copy, or delete it and add the tokens again"

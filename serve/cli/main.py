@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
+from serve.cli.audit import audited
 from serve.cli.eval import evaluate
 from serve.cli.failures import UNDECODABLE, OneLineGroup, debug_option
 from serve.cli.kafka import publish, retention, topics, worker
@@ -258,8 +259,14 @@ def delete(
     from serve.settings import with_kafka_servers
 
     kafka = with_kafka_servers(settings, servers).kafka
-    for video_id in pipeline.delete(directory, video_ids, collection=collection, kafka=kafka, is_local=is_local):
-        click.echo(f"deleted {video_id}")
+    with audited(settings.server, "kinodex delete") as subject:
+        for video_id in video_ids:
+            subject.add(collection=collection or "", name=video_id)
+        deleted = pipeline.delete(directory, video_ids, collection=collection, kafka=kafka, is_local=is_local)
+        for video in deleted:  # the names may be beginnings of ids
+            subject.add(collection=video.collection, name=video.video_id)
+    for video in deleted:
+        click.echo(f"deleted {video.video_id}")
 
 
 @cli.command()

@@ -1,22 +1,29 @@
-"""`kinodex token`: creates, lists and revokes the tokens with which callers reach a server."""
+"""`kinodex token`: creates, lists, rotates and revokes the tokens with which callers reach a server."""
 
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from serve.cli.audit import audited
 from serve.cli.options import json_option, library_options, load_library_settings
 
+if TYPE_CHECKING:
+    from serve.config import ServerConfig
+
 DURATION = re.compile(r"([0-9]{1,6})([dh])")  # days or hours; six digits end before the year 9999, Python's last
+STORE_IT = "kinodex: store the token, it is not shown again; callers set it as client.token or $KINODEX_CLIENT_TOKEN"
 
 
-def _tokens_file(data: Path | None, config: Path | None) -> Path:
+def _tokens_file(data: Path | None, config: Path | None) -> "tuple[Path, ServerConfig]":
+    """Return the path of the tokens, and the settings of the server that reads them."""
     from serve.api.tokens import tokens_file
 
     directory, settings = load_library_settings(data, config)
-    return tokens_file(directory, settings.server)
+    return tokens_file(directory, settings.server), settings.server
 
 
 def _now() -> datetime:
@@ -48,6 +55,7 @@ Examples:
   kinodex token add laptop --collection talks         may search and read the collection talks
   kinodex token add ingest --all-collections --access write --expires 30d
   kinodex token list
+  kinodex token rotate laptop                         a new token; the old one stays valid for a day
   kinodex token revoke laptop
 
 \b
@@ -55,7 +63,7 @@ As soon as a tokens file exists, the server accepts only calls with a valid toke
 next call on. After the last token is revoked the file is empty, and the server accepts no call."""
 )
 def token() -> None:
-    """Create, list and revoke access tokens."""
+    """Create, list, rotate and revoke access tokens."""
 
 
 @token.command(
@@ -103,24 +111,28 @@ def add(
     from serve.api.tokens import create_token
     from serve.text import printable
 
-    path = _tokens_file(data, config)
+    path, server = _tokens_file(data, config)
     try:
-        text = create_token(
-            path,
-            name,
-            collections=None if all_collections else collections,
-            can_write=access == "write",
-            expire_time=expire_time,
-            now=_now(),
-        )
+        with audited(server, "kinodex token add") as subject:
+            subject.add(name=name)
+            for collection in ("*",) if all_collections else collections:
+                subject.add(collection=collection)
+            text = create_token(
+                path,
+                name,
+                collections=None if all_collections else collections,
+                can_write=access == "write",
+                expire_time=expire_time,
+                now=_now(),
+            )
+            subject.add(name=text.split("_")[1])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     click.echo(text)
     place = printable(str(path))
     scope = "every collection" if all_collections else ", ".join(sorted(set(collections)))
     click.echo(
-        f"kinodex: {name} may {access} {scope}, {_expiry_text(expire_time)}; its hash is in {place}\n"
-        "kinodex: store the token, it is not shown again; callers set it as client.token or $KINODEX_CLIENT_TOKEN",
+        f"kinodex: {name} may {access} {scope}, {_expiry_text(expire_time)}; its hash is in {place}\n{STORE_IT}",
         err=True,
     )
 
@@ -140,7 +152,7 @@ def list_(as_json: bool, data: Path | None, config: Path | None) -> None:
     from serve.api.tokens import list_tokens, token_json
     from serve.text import printable
 
-    path = _tokens_file(data, config)
+    path, _ = _tokens_file(data, config)
     tokens = list_tokens(path) if path.exists() else ()
     if not tokens:
         click.echo(f"kinodex: no tokens in {printable(str(path))}; create one: kinodex token add NAME", err=True)
@@ -158,12 +170,64 @@ def list_(as_json: bool, data: Path | None, config: Path | None) -> None:
         )
 
 
+def _parse_overlap(_ctx: click.Context, _option: click.Parameter, text: str) -> timedelta:
+    duration = DURATION.fullmatch(text)
+    if not duration:
+        raise click.BadParameter(f"must be like 24h, 7d or 0h, got {text!r}")
+    return timedelta(hours=int(duration[1]) * {"d": 24, "h": 1}[duration[2]])
+
+
+@token.command(
+    epilog="""\b
+Examples:
+  kinodex token rotate laptop
+  kinodex token rotate laptop --overlap 0h            the old token is refused from the next call on
+
+\b
+Standard output is the new token and nothing else. It has the name and the rights of the old one, and lasts as
+long as the old one was made for."""
+)
+@click.argument("name_or_id", metavar="NAME|ID")
+@click.option(
+    "--overlap",
+    metavar="TIME",
+    default="24h",
+    show_default=True,
+    callback=_parse_overlap,
+    help="How long the old token stays valid: 24h, 7d, 0h.",
+)
+@library_options
+def rotate(name_or_id: str, overlap: timedelta, data: Path | None, config: Path | None) -> None:
+    """Replace a token by a new one, and print that."""
+    from serve.api.tokens import rotate_token
+
+    path, server = _tokens_file(data, config)
+    with audited(server, "kinodex token rotate") as subject:
+        subject.add(name=name_or_id)
+        text, new = rotate_token(path, name_or_id, overlap=overlap, now=_now())
+        for name in (new.name, new.token_id):
+            subject.add(name=name)
+    click.echo(text)
+    ends = "is refused now" if not overlap else f"stays valid until {_now() + overlap:%Y-%m-%d %H:%M} UTC at most"
+    click.echo(
+        f"kinodex: {new.name} has a new token, {_expiry_text(new.expire_time)}; the old one {ends}\n{STORE_IT}",
+        err=True,
+    )
+
+
 @token.command()
 @click.argument("name_or_id", metavar="NAME|ID")
 @library_options
 def revoke(name_or_id: str, data: Path | None, config: Path | None) -> None:
-    """Revoke a token, from the next call on."""
+    """Revoke a token, from the next call on. A NAME revokes the tokens before its rotations too."""
     from serve.api.tokens import revoke_token
 
-    revoked = revoke_token(_tokens_file(data, config), name_or_id)
-    click.echo(f"revoked {revoked.name} ({revoked.token_id})")
+    path, server = _tokens_file(data, config)
+    with audited(server, "kinodex token revoke") as subject:
+        subject.add(name=name_or_id)
+        revoked = revoke_token(path, name_or_id)
+        for each in revoked:
+            subject.add(name=each.name)
+            subject.add(name=each.token_id)
+    for each in revoked:
+        click.echo(f"revoked {each.name} ({each.token_id})")

@@ -231,8 +231,8 @@ def delete(
     collection: str | None = None,
     kafka: KafkaConfig | None = None,
     is_local: bool = False,
-) -> list[str]:
-    """Delete videos, also while another process indexes; return their whole ids.
+) -> list[Video]:
+    """Delete videos, also while another process indexes; return what they were.
 
     Args:
         kafka: Where the deletion of a live video is published, for all servers.
@@ -255,7 +255,7 @@ def delete(
                 jobs.cancel(video.collection, video.video_id)
             else:
                 jobs.delete(video.video_id, video.collection)
-    return [video.video_id for video in found]
+    return found
 
 
 def _delete_everywhere(catalog: Catalog, kafka: KafkaConfig, videos: Sequence[Video]) -> None:

@@ -49,6 +49,9 @@ class ServerMetrics:
             "kinodex_webhook_dead_letter_bytes",
             "Size of DIR/webhook-deadletters.jsonl: events that the webhook never accepted.",
         )
+        self.audit_acts = counter(
+            "kinodex_audit_acts", "Acts for server.audit_log, by outcome: written, or lost.", ["outcome"]
+        )
         self.is_ready = gauge("kinodex_ready", "1 while the server answers questions.")
         self.live = LiveMetrics(self.registry)
 

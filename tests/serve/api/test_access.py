@@ -214,7 +214,7 @@ def test_whoever_has_no_valid_token_learns_the_same_everywhere(house: House) -> 
         "Bearer " + "x" * 4000,
         f"Bearer {kind}_{'0' * 8}_{secret}",
         f"Bearer {kind}_{token_id}_{secret[::-1]}",
-        f"Bearer {expired}",
+        f"Bearer {expired[:-1]}{'A' if expired[-1] != 'A' else 'B'}",
         f"Bearer {revoked}",
     ]
     answers = []
@@ -227,6 +227,12 @@ def test_whoever_has_no_valid_token_learns_the_same_everywhere(house: House) -> 
     assert len({answer.SerializeToString(deterministic=True) for answer in answers}) == 1
     assert house.bearing(f"bearer {good}").listed().videos
     assert "kinodex.v1.SearchService" in reflect(house, f"Bearer {good}")
+
+
+def test_a_caller_learns_that_their_token_has_expired(house: House) -> None:
+    status = refused(house.bearing(f"Bearer {house.token('over', expire_time=NOW - HOUR)}").listed)
+    assert grpc_code(status) == "UNAUTHENTICATED"
+    assert status.message.startswith("the token over expired on ")
 
 
 def test_what_cannot_be_read_is_no_way_past_the_door(house: House) -> None:

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 from google.protobuf.message import Message
@@ -40,6 +41,7 @@ SPOKEN: list[Exception] = [
     errors.FrameNotFound("c0ffee"),
     errors.RequestIdReused("retry-1"),
     errors.Unauthenticated(),
+    errors.TokenExpired("laptop", datetime(2026, 5, 1, 12, tzinfo=UTC)),
     errors.PermissionDenied("read collection talks"),
     errors.Overloaded("calls", 2.5),
     errors.ServerNotReady("loading", 3.0),

@@ -23,10 +23,11 @@ from serve.api.tokens import (
     list_tokens,
     open_tokens,
     revoke_token,
+    rotate_token,
     tokens_file,
 )
 from serve.config import ServerConfig
-from serve.errors import SettingsError, Unauthenticated
+from serve.errors import SettingsError, TokenExpired, Unauthenticated
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -97,7 +98,7 @@ REFUSED = [
     "a surrogate",
     "unknown id",
     "wrong secret",
-    "expired",
+    "wrong secret of an expired token",
 ]
 
 
@@ -110,7 +111,7 @@ def refused(path: Path) -> Iterator[str | None]:
     yield f"Bearer {token[:-1]}\ud800"
     yield f"Bearer kdx_00000000_{secret}"
     yield f"Bearer {token[:-1]}{'A' if token[-1] != 'A' else 'B'}"
-    yield f"Bearer {expired}"
+    yield f"Bearer {expired[:-1]}{'A' if expired[-1] != 'A' else 'B'}"
 
 
 def test_every_refusal_reads_the_same_and_costs_the_same_work(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,8 +142,70 @@ def test_every_refusal_reads_the_same_and_costs_the_same_work(path: Path, monkey
 def test_a_token_is_valid_up_to_its_end(path: Path) -> None:
     header = f"Bearer {add(path, expire_time=NOW)}"
     assert open_store(path, NOW - timedelta(seconds=1)).authenticate(header).name == "laptop"
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(TokenExpired, match=r"token laptop expired on 2026-05-01 12:00 UTC: ask the operator"):
         open_store(path, NOW).authenticate(header)
+
+
+# ------------------------------------------------------------------ rotation
+def test_a_rotated_token_has_a_new_secret_and_the_old_one_ends_after_the_overlap(path: Path) -> None:
+    old = add(path, collections=["talks", "films"], can_write=True)
+    new, token = rotate_token(path, "laptop", overlap=timedelta(hours=24), now=NOW)
+    assert new != old
+    assert token.token_id == new.split("_")[1]
+    before, after = open_store(path, NOW + timedelta(hours=23)), open_store(path, NOW + timedelta(hours=24))
+    rights = Principal(name="laptop", collections=frozenset({"talks", "films"}), can_write=True)
+    assert before.authenticate(f"Bearer {old}") == before.authenticate(f"Bearer {new}") == rights
+    assert after.authenticate(f"Bearer {new}") == rights
+    with pytest.raises(TokenExpired):
+        after.authenticate(f"Bearer {old}")
+
+
+def test_without_an_overlap_the_old_token_is_gone(path: Path) -> None:
+    old = add(path)
+    store = open_store(path)
+    new, _ = rotate_token(path, old.split("_")[1], overlap=timedelta(), now=NOW)
+    assert store.authenticate(f"Bearer {new}").name == "laptop"
+    with pytest.raises(Unauthenticated):
+        store.authenticate(f"Bearer {old}")
+    assert len(list_tokens(path)) == 1
+
+
+def test_a_new_token_lasts_as_long_as_the_old_one_was_made_for(path: Path) -> None:
+    add(path, expire_time=NOW + timedelta(days=30))
+    later = NOW + timedelta(days=29, hours=12)
+    rotate_token(path, "laptop", overlap=timedelta(hours=24), now=later)
+    old, new = list_tokens(path)
+    assert old.expire_time == NOW + timedelta(days=30)  # no later than before
+    assert (new.created_time, new.expire_time) == (later, later + timedelta(days=30))
+
+
+def test_a_second_rotation_drops_what_has_expired_and_touches_no_other_caller(path: Path) -> None:
+    first, other = add(path), add(path, "phone")
+    for day in range(3):
+        rotate_token(path, "laptop", overlap=timedelta(hours=36), now=NOW + timedelta(days=day))
+    names = [token.name for token in list_tokens(path)]
+    assert sorted(names) == ["laptop"] * 3 + ["phone"]
+    assert first.split("_")[1] not in {token.token_id for token in list_tokens(path)}
+    assert open_store(path).authenticate(f"Bearer {other}").name == "phone"
+
+
+def test_revoking_a_name_revokes_the_tokens_before_its_rotations_too(path: Path) -> None:
+    old = add(path)
+    new, _ = rotate_token(path, "laptop", overlap=timedelta(hours=24), now=NOW)
+    assert len(revoke_token(path, "laptop")) == 2
+    for text in (old, new):
+        with pytest.raises(Unauthenticated):
+            open_store(path).authenticate(f"Bearer {text}")
+
+
+def test_tokens_of_one_name_have_the_same_rights(path: Path) -> None:
+    add(path)
+    rotate_token(path, "laptop", overlap=timedelta(hours=24), now=NOW)
+    document = json.loads(path.read_text("utf-8"))
+    document["tokens"][1]["access"] = "write"
+    path.write_text(json.dumps(document), "utf-8")
+    with pytest.raises(SettingsError, match="same name and other rights"):
+        list_tokens(path)
 
 
 # ------------------------------------------------------------------ the file under a running server
@@ -285,8 +348,11 @@ def test_a_taken_name_and_an_unknown_token_change_nothing(path: Path) -> None:
     with pytest.raises(SettingsError, match="no token phone"):
         revoke_token(path, "phone")
     assert path.read_bytes() == before
-    with pytest.raises(SettingsError, match="nothing to revoke"):
-        revoke_token(path.with_name("other.json"), "phone")
+    for missing in (path.with_name("other.json"), path.parent / "nowhere" / "tokens.json"):
+        with pytest.raises(SettingsError, match="no tokens file"):
+            revoke_token(missing, "phone")
+        with pytest.raises(SettingsError, match="no tokens file"):
+            rotate_token(missing, "phone", overlap=timedelta(), now=NOW)
 
 
 def test_commands_at_once_lose_nothing(path: Path) -> None:

@@ -105,6 +105,50 @@ def test_revoke_takes_a_name_or_an_id() -> None:
     assert_one_error_line(result, "no token laptop", "kinodex token list")
 
 
+def test_rotate_prints_a_new_token_and_says_how_long_the_old_one_lasts() -> None:
+    old = token("add", "laptop", "--collection", "talks", "--expires", "30d").stdout.strip()
+    result = token("rotate", "laptop", "--overlap", "2d")
+    new = result.stdout.strip()
+    assert result.stdout.count("\n") == 1
+    assert "laptop has a new token, until 2026-05-31 12:30 UTC" in result.stderr
+    assert "the old one stays valid until 2026-05-03 12:30 UTC at most" in result.stderr
+    assert new not in result.stderr
+    store = TokenStore(FILE, lambda: NOW)
+    assert store.authenticate(f"Bearer {old}") == store.authenticate(f"Bearer {new}")
+    assert "is refused now" in token("rotate", new[4:12], "--overlap", "0h").stderr
+    with pytest.raises(Unauthenticated):
+        store.authenticate(f"Bearer {old}")
+
+
+def test_changes_of_tokens_are_in_the_audit_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINODEX_SERVER_AUDIT_LOG", "audit.jsonl")
+    texts = [token("add", "laptop", "--collection", "talks").stdout, token("rotate", "laptop").stdout]
+    token("revoke", "laptop")
+    assert token("revoke", "phone").exit_code == 1
+    content = Path("audit.jsonl").read_text("ascii")
+    lines = [json.loads(line) for line in content.splitlines()]
+    assert [(line["method"], line["outcome"], line.get("reason")) for line in lines] == [
+        ("kinodex token add", "OK", None),
+        ("kinodex token rotate", "OK", None),
+        ("kinodex token revoke", "OK", None),
+        ("kinodex token revoke", "FAILED", "SETTINGS_ERROR"),
+    ]
+    old, new = (text[4:12] for text in texts)
+    assert lines[0]["collections"] == ["talks"]
+    assert [line["ids"] for line in lines] == [["laptop", old], ["laptop", new], ["laptop", old, new], ["phone"]]
+    assert all(line["caller"].startswith("local:") for line in lines)
+    assert all(text.strip()[13:] not in content for text in texts)
+    assert Path("audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_audit_log_that_cannot_be_written_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINODEX_SERVER_AUDIT_LOG", "nowhere/audit.jsonl")
+    result = token("add", "laptop", "--collection", "talks")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("kdx_")
+    assert "kinodex: warning: cannot write nowhere/audit.jsonl: No such file or directory" in result.stderr
+
+
 def test_the_tokens_file_is_named_by_the_settings_or_in_the_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     token("add", "a", "--all-collections", "--data", "library")
     assert Path("library/tokens.json").exists()
@@ -132,6 +176,8 @@ def test_the_tokens_file_is_named_by_the_settings_or_in_the_data_directory(monke
         (["add", "laptop", "--all-collections", "--expires", "0d"], ["not in the future"]),
         (["add", "laptop", "--all-collections", "--expires", "2026-05-01"], ["not in the future"]),
         (["add", "laptop", "--all-collections", "--expires", "-5d"], ["--expires"]),
+        (["rotate"], ["NAME|ID"]),
+        (["rotate", "laptop", "--overlap", "soon"], ["--overlap", "24h, 7d or 0h"]),
         (["revoke"], ["NAME|ID"]),
         (["remove", "laptop"], ["'remove'"]),
     ],
@@ -149,13 +195,13 @@ def test_failures_are_one_line_and_exit_1() -> None:
     assert result.exit_code == 1
     assert_one_error_line(result, "there is a token laptop already")
     FILE.chmod(0o644)
-    for arguments in (["list"], ["revoke", "laptop"], ["add", "phone", "--all-collections"]):
+    for arguments in (["list"], ["revoke", "laptop"], ["rotate", "laptop"], ["add", "phone", "--all-collections"]):
         result = token(*arguments)
         assert result.exit_code == 1
         assert_one_error_line(result, "chmod 600 kinodex-data/tokens.json")
 
 
-@pytest.mark.parametrize("command", [[], ["add"], ["list"], ["revoke"]])
+@pytest.mark.parametrize("command", [[], ["add"], ["list"], ["rotate"], ["revoke"]])
 def test_every_help_answers(command: list[str]) -> None:
     result = token(*command, "--help")
     assert result.exit_code == 0

@@ -203,7 +203,7 @@ def test_deletes_all_or_nothing(films: Path, tmp_path: Path) -> None:
     with pytest.raises(VideoNotFound):
         delete(tmp_path / "data", [a, "0123456789abcdef"])
     assert len(content(tmp_path / "data")) == 2
-    assert delete(tmp_path / "data", [a]) == [a]
+    assert [video.video_id for video in delete(tmp_path / "data", [a])] == [a]
     assert len(content(tmp_path / "data")) == 1
 
 
@@ -214,7 +214,7 @@ def test_deletes_while_another_process_indexes(films: Path, tmp_path: Path) -> N
     others = [str(films / name) for name in ("broken.mp4", "b.mp4")]
     outcomes = index(others, tmp_path / "data", SETTINGS, progress=SilentProgress())
     next(outcomes)
-    assert delete(tmp_path / "data", [a]) == [a]
+    assert [video.video_id for video in delete(tmp_path / "data", [a])] == [a]
     list(outcomes)
     with Catalog.open_reader(tmp_path / "data") as catalog:
         assert [Path(video.uri).name for video in catalog.videos()] == ["b.mp4"]

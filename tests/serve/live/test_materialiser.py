@@ -527,7 +527,7 @@ def test_a_live_video_is_deleted_by_way_of_kafka_or_knowingly_here_alone(
     with pytest.raises(VideoIsLive, match="--kafka SERVERS"):
         delete(tmp_path / "data", ["cam"], kafka=KafkaConfig())
     assert len(bench.segment_ids()) == 2
-    assert delete(tmp_path / "data", ["cam"], is_local=True) == ["cam"]
+    assert [video.video_id for video in delete(tmp_path / "data", ["cam"], is_local=True)] == ["cam"]
     topics.put(*PARIS)
     wait_until(lambda: bench.value("kinodex_kafka_records_total", topic=SEGMENTS, outcome="dead") == 2)
     assert bench.segment_ids() == []
