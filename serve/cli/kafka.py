@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from serve.cli.audit import audited
 from serve.cli.failures import debug_option
 from serve.cli.options import Function, config_option, json_option
 
@@ -174,7 +175,10 @@ def retention(limits: tuple[str, ...], forever: bool, as_json: bool, servers: st
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if limits or forever:
-        store_limits(settings.kafka, limits)
+        with audited(settings.server, "kinodex retention") as subject:
+            for limit in limits or ("--forever",):
+                subject.add(name=limit)
+            store_limits(settings.kafka, limits)
     else:
         limits = load_limits(settings.kafka)
     if as_json:

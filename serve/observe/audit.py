@@ -95,7 +95,7 @@ def _fields_of(descriptor: "Descriptor") -> tuple[tuple[str, Kind, bool], ...]:
     found: list[tuple[str, Kind, bool]] = []
     for each in descriptor.fields:
         kind: Kind | None = None
-        if each.type == FieldDescriptor.TYPE_MESSAGE:
+        if each.message_type is not None:
             is_map = each.message_type.GetOptions().map_entry
             kind = None if is_map or each.message_type.full_name.startswith("google.") else "message"
         elif each.type == FieldDescriptor.TYPE_STRING and each.name not in OWN_IDS:
@@ -161,7 +161,7 @@ class AuditFile:
         rest = memoryview(b"\n" + lines if self._is_torn else lines)
         while rest:
             written = os.write(descriptor, rest)
-            self._is_torn = rest[written - 1 : written] != b"\n"
+            self._is_torn = rest[written - 1] != ord("\n")
             rest = rest[written:]
 
     def open(self) -> int:
