@@ -19,8 +19,8 @@ class ServerConfig:
     tls_key: str = ""  # PEM file of the certificate's key
     tls_client_ca: str = ""  # PEM file of the authorities whose certificates clients must show (mTLS)
     tokens: str = ""  # file that `kinodex token` writes; none: DIR/tokens.json, if it is there
-    # file that gets a line of JSON for each call, and each change of tokens, videos or retention by the command; none: no
-    # audit log
+    # file that gets a line of JSON for each call, and each change of tokens, videos or retention by the command; none:
+    # no audit log
     audit_log: str = ""
     audit_questions: bool = False  # whether lines of the audit log have the texts of questions
     allow_unprotected_network: bool = False  # whether to listen beyond this machine without TLS and authentication

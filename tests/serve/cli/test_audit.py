@@ -38,3 +38,13 @@ def test_a_deletion_that_cannot_be_recorded_is_a_warning(file: Path) -> None:
     result = delete("c0ffee")
     assert (result.exit_code, result.stdout) == (0, "deleted c0ffee0123\n")
     assert result.stderr == f"kinodex: warning: cannot write {file}: Is a directory: this act is not in the audit log\n"
+
+
+def test_new_limits_of_retention_are_recorded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINODEX_SERVER_AUDIT_LOG", str(file))
+    monkeypatch.setattr("serve.live.cluster_retention.store_limits", lambda kafka, limits: None)
+    for limits in (["cams=7d", "*=1d"], ["--forever"]):
+        assert CliRunner().invoke(cli, ["retention", *limits, "--kafka", "127.0.0.1:1"]).exit_code == 0
+    lines = [json.loads(line) for line in file.read_text("ascii").splitlines()]
+    assert [line["ids"] for line in lines] == [["cams=7d", "*=1d"], ["--forever"]]
+    assert {line["method"] for line in lines} == {"kinodex retention"}
