@@ -1,4 +1,4 @@
-"""Files and folders for their owner alone, and files of settings that are read whole."""
+"""Files and folders for their owner only, and files of settings that are read whole."""
 
 import contextlib
 import os
@@ -10,15 +10,40 @@ PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700  # permissions: only the owner reads
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
+# What Kinodex itself puts into a data directory. Files that people write keep their permissions.
+LIBRARY_NAMES = (
+    "calibration.json", "catalog-outdated.sqlite", "catalog.sqlite", "catalog.sqlite-shm", "catalog.sqlite-wal",
+    "fetch-uris", "index", "lock", "policies.in-force.yaml", "reindex", "serve.lock", "server.key", "spool",
+    "tokens.json", "uploads", "webhook-deadletters.jsonl",
+)  # fmt: skip
+PEOPLES_NAMES = ("kinodex.toml", "policies.yaml")
+
+
+def make_library_private(directory: Path) -> None:
+    """Take the rights of others from all that Kinodex puts into a data directory.
+
+    The folder itself loses them, too, if it holds nothing else: `--data .` must not shut others out of a project.
+    """
+    present = {path.name for path in directory.iterdir()}
+    for name in LIBRARY_NAMES:
+        make_private(directory / name)
+    if present <= {*LIBRARY_NAMES, *PEOPLES_NAMES}:
+        make_private(directory)
+
+
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, with its parents, that only its owner may enter. One that is there loses the rights of others.
+    """Make a folder that only its owner may enter, with its parents. One that is there stays as it is.
 
     Raises:
         OSError: If it cannot be made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-    make_private(folder)
+
+
+def private_opener(path: str, flags: int) -> int:
+    """Open a file for open(); one that is made is for its owner only."""
+    return os.open(path, flags, PRIVATE_FILE)
 
 
 def make_private(path: Path) -> None:

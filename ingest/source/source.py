@@ -145,7 +145,7 @@ def check_policy(uri: str, config: SourceConfig) -> None:
 def _make_download_file(spool: Path, name: str) -> FileIO:
     """Make a file without a name; it vanishes with its last descriptor."""
     try:
-        spool.mkdir(parents=True, exist_ok=True)
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=spool, buffering=0)
     except OSError as e:
         raise SourceUnavailable(name, f"cannot store downloads in {spool}, {e.strerror}") from e

@@ -24,6 +24,7 @@ from typing import Any
 
 from serve.config import ServerConfig
 from serve.errors import SettingsError, TokenExpired, Unauthenticated
+from serve.files import make_private_folder
 
 FILE = "tokens.json"
 VERSION = 1
@@ -211,7 +212,7 @@ def create_token(
         SettingsError: If the name is taken, or the file cannot be used.
         ValueError: If the name or a collection is not allowed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     with _lock_file(path) as real:
         tokens = _read_tokens(path) if real.exists() else ()
         if any(token.name == name for token in tokens):

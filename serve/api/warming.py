@@ -5,6 +5,7 @@ from pathlib import Path
 from serve import encoder_set
 from serve.catalog.catalog import Catalog
 from serve.errors import ServeError
+from serve.files import make_library_private
 from serve.search.library import Library
 from serve.settings import Settings
 
@@ -17,6 +18,7 @@ def prepare_catalog(directory: Path) -> None:
     """
     try:
         Catalog.open_editor(directory).close()
+        make_library_private(directory)
     except ServeError:
         Catalog.open_writer(directory).close()
 

@@ -40,6 +40,7 @@ from serve.catalog.rows import (
 )
 from serve.catalog.sqlite import WriterLock, connect_editor, connect_writer, translate_failures
 from serve.errors import VideoAmbiguous, VideoNotFound
+from serve.files import make_library_private, make_private_folder
 from serve.values import EncoderSpace
 from temporal.values import Segment
 
@@ -79,8 +80,9 @@ class Catalog(CatalogReader):
             DataDirectoryOutdated: If the catalog is too old to be migrated.
         """
         with translate_failures(directory):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_private_folder(directory)
             lock = WriterLock(directory)
+            make_library_private(directory)
         try:
             catalog = cls(directory, connect_writer(directory))
             catalog._writer_lock, catalog._is_editable = lock, True

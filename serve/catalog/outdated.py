@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
 
 from serve.catalog import schema
 from serve.catalog.sqlite import WriterLock, connect_outdated, translate_failures
+from serve.files import PRIVATE_FILE
 from serve.video_warnings import OUTDATED
 
 FRESH_NAME = "reindex"  # folder in a data directory, in which a reindexing makes the new catalog
@@ -34,6 +36,7 @@ def rebuild_outdated(directory: Path) -> None:
             with contextlib.closing(connect_outdated(directory)) as connection:
                 copy = directory / COPY_NAME
                 copy.unlink(missing_ok=True)  # a killed process may leave half a copy
+                os.close(os.open(copy, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
                 connection.execute("VACUUM INTO ?", (str(copy),))
                 connection.execute("BEGIN IMMEDIATE")
                 _rebuild(connection)

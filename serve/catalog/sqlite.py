@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from serve.catalog import schema
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing, DataDirectoryOutdated
+from serve.files import PRIVATE_FILE
 
 CATALOG_NAME = "catalog.sqlite"
 LOCK_NAME = "lock"
@@ -41,7 +42,7 @@ class WriterLock:
             DataDirectoryBusy: If another writer has the lock.
             OSError: If the file cannot be made or locked.
         """
-        self._file = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._file, 0)
@@ -102,6 +103,8 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
         DataDirectoryInvalid: If the file is damaged, newer, or may not be written.
         DataDirectoryOutdated: If it is too old to be migrated.
     """
+    with translate_failures(directory):  # SQLite gives its log and its shared memory the same permissions
+        os.close(os.open(directory / CATALOG_NAME, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
     with _connecting(directory, "rwc") as connection:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")  # has an effect on new files only
         _check_version(directory, connection)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.catalog.catalog import Catalog, Kind
+from serve.files import make_private_folder, private_opener
 from serve.index.changes import NO_IDS, READ_ROW_COUNT, HeldRows, VectorRows, read_rows
 from serve.index.nearest import Nearest, NearestWithVideos, check_query, distinct_videos, merge_nearest
 from serve.index.sealing import ShardSealer
@@ -207,7 +208,7 @@ class VectorIndex:
             if self._held.state is None:
                 raise ValueError("refresh() the index before saving it")
             try:
-                self._folder.mkdir(exist_ok=True)
+                make_private_folder(self._folder)
                 shards = [shard for shard in self._shards() if shard.live_count]
                 for shard in shards:
                     if shard.name is None or not (self._folder / shard.name).exists():
@@ -221,7 +222,8 @@ class VectorIndex:
             {"format": FORMAT, "catalog": identity, "fingerprint": self.fingerprint, "shards": names}, indent=1
         )
         temporary = self._folder / f"writing-{self.kind}-{os.getpid()}"
-        temporary.write_text(text)
+        with open(temporary, "w", opener=private_opener) as file:
+            file.write(text)
         os.replace(temporary, self._folder / f"{self.kind}.json")
         for path in [*self._folder.glob(f"{self.kind}-*.shard"), *self._folder.glob("writing-*")]:
             if path.name not in names:  # replaced, or left behind by a writer that died

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from ingest.errors import LimitExceeded, SourceUnreadable
 from serve.errors import SpoolFull, UploadCorrupt
+from serve.files import make_private_folder
 
 FOLDER_NAME = "uploads"  # in the data directory
 RETRY_AFTER_SECONDS = 30.0  # about the time until a short video is indexed and its file removed
@@ -59,7 +60,7 @@ class Spool:
         """
         self._admit(filename, size_bytes or 0, new_bytes=size_bytes or 0)
         with translate_disk_failures():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.folder)
             upload = Upload(self, filename)
         try:
             yield upload

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from serve.errors import PolicyInvalid
+from serve.files import make_private
 from serve.moderation.policies import Policies, read_policies
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class ActivePolicies:
         part = self._copy.with_suffix(f".{os.getpid()}.part")
         try:
             shutil.copyfile(self.path, part)
+            make_private(part)
             if read_policies(part) == self.policies:  # else it changed meanwhile, and the next refresh() reads it
                 os.replace(part, self._copy)
         except (OSError, PolicyInvalid) as error:

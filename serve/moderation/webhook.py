@@ -21,6 +21,7 @@ from serve.background import Backoff, Stopped
 from serve.codec.events import event_message
 from serve.errors import SettingsError
 from serve.event import Event
+from serve.files import private_opener
 from serve.moderation.delivery import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Webhook:
             if wait(backoff.next_seconds()):
                 raise Stopped
         logger.error("event is a dead letter event_id=%s file=%s", event.event_id, self._dead_letters)
-        with self._dead_letters.open("a", encoding="utf-8") as file:
+        with open(self._dead_letters, "a", encoding="utf-8", opener=private_opener) as file:
             file.write(json.dumps({"time": time.time(), "reason": reason, "event": json.loads(body)}) + "\n")
 
     def _post(self, message_id: str, body: bytes, wait: Callable[[float], bool]) -> tuple[str, bool]:
