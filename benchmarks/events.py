@@ -138,6 +138,8 @@ def main() -> None:
     if not VIDEOS.is_dir():
         sys.exit(f"events.py sends real videos, and there are none in {VIDEOS}")
     load_before, found = os.getloadavg()[0], list[Told]()
+    # The next part of the file is that of benchmarks/policies.py.
+    after = "".join(args.out.read_text(encoding="utf-8").partition("\n# ")[1:]) if args.out.exists() else ""
     with tempfile.TemporaryDirectory(prefix="kinodex-events-") as name:
         broker = Broker(Path(name) / "kafka")
         broker.start()
@@ -150,7 +152,7 @@ def main() -> None:
                 )
                 found.append(measured(media, count, args.seconds, config, Path(name) / f"{count}"))
                 text = report(found, args.seconds, load_before)
-                args.out.write_text(text, encoding="utf-8")
+                args.out.write_text(text + after, encoding="utf-8")
                 print(text, flush=True)
         finally:
             broker.kill()

@@ -28,6 +28,7 @@ from serve.codec.records import SegmentRecord
 from serve.live.live_rows import LiveRows
 from serve.moderation.standing import StandingQuery, Watcher
 from serve.search.engine import Engine
+from serve.search.evidence import VisualQuery
 from serve.search.library import Library
 from serve.search.target import Target
 from serve.settings import load_settings
@@ -38,6 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "standing.md"
 STREAMS = ("a", "b", "c", "d")
 COUNTS = (0, 1, 100, 1_000, 10_000)
 STRIDE, LENGTH = 8, 16  # seconds from segment to segment; length of a segment
+THRESHOLDS = Thresholds(enter=0.1, leave=0.07)  # low, so that as many moments open as queries are there
 NOISE = 0.6  # length of the noise in a query's vector, beside the caption's vector of length 1
 MEDIA = MediaInfo(
     container="mpegts", duration_seconds=None, video_codec="h264", audio_codec=None, width=640, height=360,
@@ -85,10 +87,9 @@ def queries(engine: Engine, count: int, changes: list[MomentChange]) -> list[Sta
     for n in range(count):
         noise = rng.standard_normal(bank.shape[1])
         vector = bank[n % len(bank)] + NOISE * noise / np.linalg.norm(noise)
-        target = Target(visual=(vector / np.linalg.norm(vector)).astype(np.float32), speech=None)
-        made.append(
-            StandingQuery(query=Query(text="x"), target=target, thresholds=Thresholds(), deliver=changes.append)
-        )
+        seen = VisualQuery.of_text((vector / np.linalg.norm(vector)).astype(np.float32))
+        target = Target(visual=seen, speech=None)
+        made.append(StandingQuery(query=Query(text="x"), target=target, thresholds=THRESHOLDS, deliver=changes.append))
     return made
 
 
@@ -117,7 +118,7 @@ def measured(folder: Path, source: Library, count: int, seconds: int) -> Row:
             started = time.perf_counter()
             watcher.follow()
             took.append(time.perf_counter() - started)
-        prompts = watcher.visual_vectors
+        prompts = watcher.texts
     started = time.perf_counter()
     for second in range(seconds):
         for n in range(len(STREAMS)):
@@ -160,8 +161,8 @@ def table(rows: Sequence[Row], seconds: int) -> str:
             "",
             *lines,
             "",
-            "Added is all that standing queries do with a frame: reading it, the product, the margins over captions of",
-            "anything, thresholds, telling. Its decoding and encoding are the worker's.",
+            "Added is all that standing queries do with a frame: reading it, the product, the confidences,",
+            "thresholds, telling. Its decoding and encoding are the worker's.",
             "",
         ]
     )

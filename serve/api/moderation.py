@@ -22,6 +22,7 @@ from serve.errors import PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, Se
 from serve.event import Event, EventFilter
 from serve.moderation.active_policies import ActivePolicies
 from serve.moderation.policies import Policy
+from serve.moderation.visual_rules import VisualRule, visual_rule
 
 DEFAULT_EVENT_COUNT, MAX_EVENT_COUNT = 100, 1000  # events on a page
 READ_COUNT = 500  # changes that a watch reads from the catalog at once
@@ -89,7 +90,10 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         response = moderation.ListPoliciesResponse(refused=describe_mistake(active.mistake, is_whole=readable is None))
         if active.policies is not None:
             response.version = active.policies.version
-            response.policies.extend(map(policy_message, readable_policies(active.policies.policies, readable)))
+            space = self.log.catalog.space()
+            for policy in readable_policies(active.policies.policies, readable):
+                rule = None if space is None else visual_rule(policy, space.visual, space.visual_fingerprint)
+                response.policies.append(policy_message(policy, rule))
         return response
 
     async def ListEvents(self, request: moderation.ListEventsRequest, context: Any) -> moderation.ListEventsResponse:
@@ -199,7 +203,11 @@ def describe_mistake(mistake: PolicyInvalid | None, *, is_whole: bool) -> str:
     return ": ".join(part for part in parts if part)
 
 
-def policy_message(policy: Policy) -> moderation.Policy:
+def policy_message(policy: Policy, rule: VisualRule | None) -> moderation.Policy:
+    """Make the message of a policy; `rule` is the state of its pictures, None if it has none or it is unknown."""
+    state = moderation.Policy.VISUAL_STATE_UNSPECIFIED
+    if rule is not None:
+        state = moderation.Policy.VISUAL_STATE_ON if rule.is_on else moderation.Policy.VISUAL_STATE_OFF
     return moderation.Policy(
         policy_id=policy.policy_id,
         label=policy.label,
@@ -214,4 +222,6 @@ def policy_message(policy: Policy) -> moderation.Policy:
         cooldown=duration_message(policy.cooldown_seconds),
         action_hint=policy.action,
         collections=policy.collections,
+        visual_state=state,
+        visual_note="" if rule is None else rule.note,
     )

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from serve.cli.failures import debug_option
 from serve.cli.options import json_option, library_options, load_library_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serve.event import Event, EventFilter
+    from serve.moderation.active_policies import ActivePolicies
+    from serve.search.library import Library
     from serve.values import Video, VideoStatus
 
 EVENT_PAGE_SIZE = 1000  # events read at once from the catalog: few reads, and little memory
@@ -35,18 +36,22 @@ Examples:
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @click.option("--print", "is_printed", is_flag=True, help="Print the file itself, if it has no mistakes.")
 @json_option
-@debug_option
-def policies(file: Path | None, is_printed: bool, as_json: bool) -> None:
+@library_options
+def policies(file: Path | None, is_printed: bool, as_json: bool, data: Path | None, config: Path | None) -> None:
     """Check and list moderation policies.
 
     Without FILE, list the starter set. The starter set selects what a person should look at: it does not replace that
     person.
+
+    Pictures that the visual encoder cannot tell are off, and the list says why. The encoder is that of the library;
+    without a library it is the built-in one.
     """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from serve.moderation.policies import STARTER, read_policies
+    from serve.moderation.visual_rules import visual_rule
     from serve.text import printable
 
     path = file or STARTER
@@ -54,19 +59,68 @@ def policies(file: Path | None, is_printed: bool, as_json: bool) -> None:
     if is_printed:
         click.echo(path.read_bytes(), nl=False)  # the bytes of the file: YAML may be UTF-16
         return
+    encoder, fingerprint = _find_visual_encoder(data, config)
+    rules = [visual_rule(policy, encoder, fingerprint) for policy in policy_set.policies]
+    states = [None if rule is None else "on" if rule.is_on else "off" for rule in rules]
     if as_json:
-        click.echo(json.dumps(asdict(policy_set)))
+        listed = [
+            {**asdict(policy), "visual_state": state, "visual_note": None if rule is None else rule.note}
+            for policy, rule, state in zip(policy_set.policies, rules, states, strict=True)
+        ]
+        click.echo(json.dumps({**asdict(policy_set), "policies": listed}))
         return
-    table = Table("id", "label", "prompts", "terms", "enter", "leave", "action", box=None)
-    for policy in policy_set.policies:
+    table = Table("id", "label", "prompts", "pictures", "terms", "enter", "leave", "action", box=None)
+    for policy, state in zip(policy_set.policies, states, strict=True):
         label = escape(printable(" > ".join((*policy.parents, policy.label))))
         terms = len(policy.says) + len(policy.patterns)
         table.add_row(
-            policy.policy_id, label, f"{len(policy.shows)} - {len(policy.unlike)}", str(terms), f"{policy.enter:g}",
-            f"{policy.leave:g}", escape(printable(policy.action)),
+            policy.policy_id, label, f"{len(policy.shows)} - {len(policy.unlike)}", state or "", str(terms),
+            f"{policy.enter:g}", f"{policy.leave:g}", escape(printable(policy.action)),
         )  # fmt: skip
     Console().print(table)
+    click.echo()
+    for policy, rule, state in zip(policy_set.policies, rules, states, strict=True):
+        if rule is not None:
+            click.echo(printable(f"{policy.policy_id}: pictures {state}: {rule.note}"))
+    if "off" in states:
+        click.echo(
+            "Where pictures are off, only words open events. To turn them on, write `visual: on` in the policy, or\n"
+            "index with a stronger visual encoder (visual.model)."
+        )
     click.echo(f"version {policy_set.version}: {len(policy_set.policies)} policies, no mistakes")
+
+
+def _count_off(policies: "ActivePolicies", library: "Library") -> int:
+    """Count the policies whose pictures are off for the visual encoder of a library."""
+    from serve.moderation.visual_rules import visual_rule
+
+    space = library.catalog.space()
+    if policies.policies is None or space is None:
+        return 0
+    rules = [visual_rule(policy, space.visual, space.visual_fingerprint) for policy in policies.policies.policies]
+    return sum(rule is not None and not rule.is_on for rule in rules)
+
+
+def _find_visual_encoder(data: Path | None, config: Path | None) -> tuple[str, str | None]:
+    """Return name and fingerprint of the visual encoder of the library.
+
+    Without a library it is the encoder that the settings name, else the built-in one, and the fingerprint is None.
+    """
+    from encoders.mini import NAME as MINI
+    from serve.catalog.catalog import Catalog
+    from serve.errors import DataDirectoryMissing
+
+    directory, settings = load_library_settings(data, config)
+    space = None
+    try:
+        with Catalog.open_reader(directory) as catalog:
+            space = catalog.space()
+    except DataDirectoryMissing:
+        if data is not None:
+            raise
+    if space is not None:
+        return space.visual, space.visual_fingerprint
+    return MINI if settings.visual.model == "auto" else settings.visual.model, None
 
 
 @click.command(
@@ -115,6 +169,7 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
             raise policies.mistake
         with show_bar("Scoring") as on_done:
             result = rescore_library(library.engine, directory, policies, on_done)
+        off_count = _count_off(policies, library)
     if as_json:
         click.echo(json.dumps(asdict(result)))
     else:
@@ -123,6 +178,8 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
         scored, total = plural(result.video_count, "video"), plural(result.event_count, "event")
         changes = plural(result.change_count, "change")
         click.echo(f"{scored} scored by version {result.version}: {changes}, {total} in all")
+        if off_count:
+            click.echo(f"policies whose pictures are off: {off_count}; kinodex policies {policies.path} says why")
     if result.failed:
         videos = ", ".join(f"{video_id} ({reason})" for video_id, reason in result.failed.items())
         raise click.ClickException(f"not scored: {videos}; all other videos are scored")

@@ -163,11 +163,11 @@ class PolicyEvaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _VideoEvents:
+class VideoEvents:
     """The events of all P policies in one video of F frames."""
 
     video: Video
-    confidences: Floats | None  # (F, P), of the frames; None: the library has no visual encoder
+    confidences: Floats | None  # (F, P), of the frames; None: there is no frame, or no visual encoder
     pts_seconds: Floats  # (F,)
     visual: list[list[TimeSpan]]  # by policy
     speech: list[list[TimeSpan]]  # by policy
@@ -185,13 +185,17 @@ def evaluate_policies(
 ) -> PolicyEvaluation:
     """Score the clips by every policy, including policies that are meant for other collections.
 
+    Pictures are scored even where they are off (serve.moderation.visual_rules): whether they may be on is the question.
+
     Args:
         source: Path of the file of clips, for errors.
         on_done: Called with the count of videos scored so far, and the count of all.
     Raises:
         ClipsInvalid: If a clip is not in the library, or its label belongs to no policy.
     """
-    everywhere = tuple(replace(policy, collections=()) for policy in policies.policies)
+    everywhere = tuple(
+        replace(policy, collections=(), visual="on" if policy.shows else "auto") for policy in policies.policies
+    )
     labels = {label for policy in everywhere for label in {*own_labels(policy), *policy.parents}}
     for clip in clips:
         if clip.label and clip.label not in labels:
@@ -209,7 +213,7 @@ def evaluate_policies(
         on_done(done, len(files))
         if file not in videos:
             raise ClipsInvalid(source, f"{file} is not in the library")
-        events = _score_video(library, book, videos[file])
+        events = score_video(library, book, videos[file])
         file_clips = [clip for clip in clips if clip.file == file]
         for n, policy in enumerate(everywhere):
             spans = _spans_of(file_clips, own_labels(policy))
@@ -244,7 +248,7 @@ def _spans_of(clips: Sequence[LabelledSpan], labels: set[str]) -> list[TimeSpan]
 
 
 def _count_parent_matches(
-    parent: str, policies: Sequence[Policy], clips: Sequence[LabelledSpan], events: _VideoEvents
+    parent: str, policies: Sequence[Policy], clips: Sequence[LabelledSpan], events: VideoEvents
 ) -> Counts:
     """Compare the events of all policies below a parent label with the spans of it and of every label below it."""
     labels: set[str] = set()
@@ -276,7 +280,7 @@ def _overlaps_any(span: TimeSpan, others: Sequence[TimeSpan]) -> bool:
     return any(span.start_seconds < other.end_seconds and other.start_seconds < span.end_seconds for other in others)
 
 
-def _score_video(library: Library, book: Rulebook, video: Video) -> _VideoEvents:
+def score_video(library: Library, book: Rulebook, video: Video) -> VideoEvents:
     """Score a video by all policies, as a server does."""
     engine, scorer = library.engine, VideoScorer(book)
     confidences, pts_seconds, findings = None, np.empty(0), []
@@ -284,8 +288,9 @@ def _score_video(library: Library, book: Rulebook, video: Video) -> _VideoEvents
         utterances = FinalUtterances(engine.catalog).after(video, -1)
         if engine.visual is not None and book.frame_scorer is not None:
             frames = engine.visual.frames.get(video.row, video.version)
-            pts_seconds = frames.pts_seconds
-            confidences = book.frame_scorer.confidences(frames.vectors.take(np.arange(len(frames))))
+            pts_seconds, rows = frames.pts_seconds, np.arange(len(frames))
+            if len(rows):  # a video of sound alone has no frame
+                confidences = book.frame_scorer.confidences(frames.vectors.take(rows))
             findings += list(scorer.add_frames(frames))
     findings += [*scorer.add_utterances(utterances, video.duration_seconds), *scorer.finish(video.duration_seconds)]
     spans: dict[str, list[list[TimeSpan]]] = {name: [[] for _ in book.policies] for name in ("visual", "speech")}
@@ -293,10 +298,10 @@ def _score_video(library: Library, book: Rulebook, video: Video) -> _VideoEvents
         if finding.kind is ChangeKind.CLOSED:
             span = TimeSpan(start_seconds=finding.start_seconds, end_seconds=finding.end_seconds)
             spans[finding.channel][finding.policy].append(span)
-    return _VideoEvents(video=video, confidences=confidences, pts_seconds=pts_seconds, **spans)
+    return VideoEvents(video=video, confidences=confidences, pts_seconds=pts_seconds, **spans)
 
 
-def _try_thresholds(policy: Policy, n: int, events: _VideoEvents) -> dict[tuple[float, float], list[TimeSpan]]:
+def _try_thresholds(policy: Policy, n: int, events: VideoEvents) -> dict[tuple[float, float], list[TimeSpan]]:
     """Return the visual events that policy n would have with each other pair of thresholds; empty without frames."""
     if events.confidences is None or not policy.shows:
         return {}

@@ -27,6 +27,7 @@ MAX_DEPTH = 8  # of nested lists and mappings; a term stands at depth four
 MAX_PATTERN_BYTES = 1 << 20  # of a compiled regular expression
 MAX_PARENT_COUNT = 2  # with the label: a hierarchy of three levels
 ID = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+VISUAL_SETTINGS = ("auto", "on")
 # The greatest value of each number; the least is 0.
 LIMITS = {"enter": 1.0, "leave": 1.0, "min_seconds": 86_400.0, "cooldown_seconds": 86_400.0}
 
@@ -40,6 +41,7 @@ class Policy:
     parents: tuple[str, ...] = ()  # broader labels, the broadest first
     shows: tuple[str, ...] = ()  # prompts: a picture that is near to any of them shows it
     unlike: tuple[str, ...] = ()  # prompts of what only looks like it
+    visual: str = "auto"  # auto: pictures are off for an encoder that cannot tell them (visual_rules); on: never off
     says: tuple[str, ...] = ()  # words and phrases, found in any form and spelling
     patterns: tuple[str, ...] = ()  # RE2 regular expressions
     enter: float = 0.7  # confidence, 0..1, from which an event begins
@@ -118,8 +120,8 @@ class _PolicyReader:
 
     def _policy(self, node: yaml.Node, where: str) -> Policy:
         known = {
-            "id", "label", "parents", "shows", "unlike", "says", "enter", "leave", "min_seconds", "cooldown_seconds",
-            "action", "collections",
+            "id", "label", "parents", "shows", "unlike", "visual", "says", "enter", "leave", "min_seconds",
+            "cooldown_seconds", "action", "collections",
         }  # fmt: skip
         fields = self._fields(node, where, known, required=("id", "label"))
         values: dict[str, Any] = {
@@ -135,6 +137,11 @@ class _PolicyReader:
             raise self._error(fields["parents"], f"{where}.parents", f"must hold at most {MAX_PARENT_COUNT}")
         if "says" in fields:
             values["says"], values["patterns"] = self._terms(fields["says"], f"{where}.says")
+        if "visual" in fields:
+            values["visual"] = self._text(fields["visual"], f"{where}.visual")
+            if values["visual"] not in VISUAL_SETTINGS:
+                reason = f"must be {' or '.join(VISUAL_SETTINGS)}, got {values['visual']}"
+                raise self._error(fields["visual"], f"{where}.visual", reason)
         if "action" in fields:
             values["action"] = self._text(fields["action"], f"{where}.action")
         for name, greatest in LIMITS.items():
@@ -142,8 +149,9 @@ class _PolicyReader:
                 values[name] = self._number(fields[name], f"{where}.{name}", greatest)
         if "shows" not in fields and "says" not in fields:
             raise self._error(node, where, "needs shows or says")
-        if "unlike" in fields and "shows" not in fields:
-            raise self._error(fields["unlike"], f"{where}.unlike", "needs shows beside it")
+        for name in ("unlike", "visual"):
+            if name in fields and "shows" not in fields:
+                raise self._error(fields[name], f"{where}.{name}", "needs shows beside it")
         policy = Policy(**values)
         if policy.leave > policy.enter:
             place = fields.get("leave", fields.get("enter", node))

@@ -21,8 +21,9 @@ from serve.catalog.final_utterances import FinalUtterances
 from serve.catalog.spelling import matches_term
 from serve.errors import IndexUnavailable
 from serve.event import event_id
-from serve.moderation.scoring import compare, confidences_of
+from serve.moderation.scoring import UNREACHABLE_CONFIDENCE, generality_of, picture_confidences, text_confidences
 from serve.search.engine import Engine
+from serve.search.evidence import VisualQuery
 from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE, match_words
 from serve.search.target import Target
 from serve.search.verdict import verdict_of
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0  # between two looks at the videos, unless wake() says that they changed
 FIRST_CAPACITY = 16  # slots for queries; doubled when all are taken
-UNREACHABLE_CONFIDENCE = 2.0  # above 1: threshold of an empty slot, and of a query without a visual part
+UNREACHED_CONFIDENCE = -1.0  # below 0, and so below every threshold: of videos that a query does not ask about
 NEAR_COSINE = 0.2  # between utterance and query; the query's words are not looked for in utterances below it
 
 
@@ -86,7 +87,10 @@ class Watcher(Background):
         self.lock = threading.Lock()  # of all attributes below
         # Slot n of the N slots is row n of each array.
         self.slots: list[StandingQuery | None] = []
-        self.visual_vectors = np.zeros((0, self.width), np.float32)
+        self.texts = np.zeros((0, self.width), np.float32)  # what a query asks to see
+        self.generality = np.zeros(0, np.float32)  # of the texts
+        self.pictures = np.zeros((0, self.width), np.float32)
+        self.picture_shares = np.zeros(0)  # 0..1, of the picture in the confidence
         self.speech_vectors = np.zeros((0, 0), np.float32)  # (N, 0) until a query has one
         self.enter, self.leave, self.min_seconds, self.cooldown_seconds = (np.zeros(0) for _ in range(4))
         self.videos: dict[int, _FollowedVideo] = {}  # by row of the catalog
@@ -106,7 +110,7 @@ class Watcher(Background):
             slot = self.slots.index(None) if None in self.slots else self._grow()
             self.slots[slot] = standing
             target, thresholds = standing.target, standing.thresholds
-            self.visual_vectors[slot] = 0.0 if target.visual is None else target.visual.vector
+            self._set_visual(slot, target.visual)
             if target.speech is not None:
                 if self.speech_vectors.shape[1] == 0:
                     self.speech_vectors = np.zeros((len(self.slots), len(target.speech)), np.float32)
@@ -117,6 +121,16 @@ class Watcher(Background):
             for row, followed in self.videos.items():
                 followed.tracks.reset(slot)
                 followed.is_admitted[slot] = _admits(standing, self.engine.videos.get(row))
+
+    def _set_visual(self, slot: int, visual: VisualQuery | None) -> None:
+        """Set what the query in a slot asks to see; None: nothing."""
+        text, picture = (None, None) if visual is None else (visual.text, visual.picture)
+        self.texts[slot] = 0.0 if text is None else text
+        if self.visual is not None:
+            self.generality[slot] = generality_of(self.texts[slot], self.visual.bank)
+        self.pictures[slot] = 0.0 if picture is None else picture
+        share = 0.0 if visual is None or picture is None else visual.picture_share
+        self.picture_shares[slot] = 1.0 if text is None and picture is not None else share
 
     def remove(self, standing: StandingQuery) -> None:
         """Remove a query, if it is there."""
@@ -137,7 +151,10 @@ class Watcher(Background):
         count = len(self.slots)
         more = max(FIRST_CAPACITY, count)
         self.slots += [None] * more
-        self.visual_vectors = np.concatenate([self.visual_vectors, np.zeros((more, self.width), np.float32)])
+        unseen = np.zeros((more, self.width), np.float32)
+        self.texts, self.pictures = np.concatenate([self.texts, unseen]), np.concatenate([self.pictures, unseen])
+        self.generality = np.concatenate([self.generality, np.zeros(more, np.float32)])
+        self.picture_shares = np.concatenate([self.picture_shares, np.zeros(more)])
         empty = np.zeros((more, self.speech_vectors.shape[1]), np.float32)
         self.speech_vectors = np.concatenate([self.speech_vectors, empty])
         self.enter = np.concatenate([self.enter, np.full(more, UNREACHABLE_CONFIDENCE)])
@@ -240,8 +257,8 @@ class Watcher(Background):
         new = np.arange(int(np.searchsorted(frames.pts_seconds, followed.frames_after, "right")), len(frames))
         if not len(new):
             return
-        scores, generic = compare(frames.vectors.take(new), self.visual_vectors, self.visual.bank)
-        confidences = confidences_of(scores - generic[:, None]) * followed.is_admitted
+        confidences = self._score_frames(frames.vectors.take(new))
+        confidences[:, ~followed.is_admitted] = UNREACHED_CONFIDENCE
         for n, frame_confidences in zip(new, confidences, strict=True):
             seconds, epoch = float(frames.pts_seconds[n]), int(frames.epochs[n])
             followed.frames_after = seconds  # before the step: a frame that fails is left out, none is stepped twice
@@ -249,6 +266,18 @@ class Watcher(Background):
                 self._deliver(video, followed.epoch, followed.tracks.finish(seconds))
                 followed.epoch = epoch
             self._deliver(video, epoch, followed.tracks.step(seconds, frame_confidences))
+
+    def _score_frames(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the confidence of each frame (F, D) for the query in each slot, (F, N)."""
+        assert self.visual is not None
+        calibration = self.visual.calibration
+        confidences = text_confidences(vectors, self.texts, self.generality, self.visual.bank, calibration.moment)
+        with_picture = np.flatnonzero(self.picture_shares)
+        if len(with_picture):
+            shares = self.picture_shares[with_picture]
+            alike = picture_confidences(vectors @ self.pictures[with_picture].T, calibration.picture)
+            confidences[:, with_picture] = shares * alike + (1 - shares) * confidences[:, with_picture]
+        return confidences
 
     def _deliver(self, video: Video, epoch: int, changes: Sequence[Change]) -> None:
         """Deliver changes of visual moments to their queries."""

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from encoders.values import Utterance, Word
 from serve.event import Event, EventState, event_id
 from serve.moderation.policies import Policies, Policy
-from serve.moderation.scoring import FrameScorer, Prompts
+from serve.moderation.scoring import UNREACHABLE_CONFIDENCE, FrameScorer, Prompts
+from serve.moderation.visual_rules import visual_rule
 from serve.moderation.words import TermFinder, TermMatch, earliest_start_seconds, next_context
 from serve.search.video_rows import VideoFrames
 from serve.search.visual import VisualChannel
@@ -28,7 +29,7 @@ from temporal.values import ChangeKind
 
 FRAME_COUNT = 4096  # frames scored at once, which bounds memory: 36 hours at 1 fps would be 100 MB
 MAX_WORD_COUNT = 50  # matched words of one event
-LAYOUT = 1  # version of VideoScorer.state() and of the rules of scoring: another version scores all videos anew
+LAYOUT = 2  # version of VideoScorer.state() and of the rules of scoring: another version scores all videos anew
 
 
 class Rulebook:
@@ -40,27 +41,41 @@ class Rulebook:
             policy for policy in policies.policies if not policy.collections or collection in policy.collections
         ]
         self.term_finder = TermFinder(self.policies)
+        self.is_visual = [  # whether pictures are compared with the prompts
+            _is_visual(policy, visual) for policy in self.policies
+        ]
         self.rules = Rules(
-            enter=np.array([policy.enter for policy in self.policies]),
+            enter=np.where(self.is_visual, [policy.enter for policy in self.policies], UNREACHABLE_CONFIDENCE),
             leave=np.array([policy.leave for policy in self.policies]),
             min_seconds=np.array([policy.min_seconds for policy in self.policies]),
             cooldown_seconds=np.array([policy.cooldown_seconds for policy in self.policies]),
         )
         self.frame_scorer: FrameScorer | None = None  # None: the library has no visual encoder
-        templates: Sequence[str] = ()
+        calibration: list[Any] = []
         if visual is not None:
-            self.frame_scorer = FrameScorer([prompts_of(policy, visual) for policy in self.policies], visual.bank)
-            templates = visual.calibration.templates
-        content = [LAYOUT, policies.version, fingerprint, templates, [asdict(policy) for policy in self.policies]]
+            states = zip(self.policies, self.is_visual, strict=True)
+            prompts = [prompts_of(policy, visual, is_visual=is_visual) for policy, is_visual in states]
+            self.frame_scorer = FrameScorer(prompts, visual.bank, visual.calibration.moment)
+            calibration = [visual.calibration.templates, asdict(visual.calibration.moment)]
+        rules = [[asdict(policy) for policy in self.policies], self.is_visual]
+        content = [LAYOUT, policies.version, fingerprint, calibration, rules]
         self.digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def prompts_of(policy: Policy, visual: VisualChannel) -> Prompts:
-    """Encode a policy's prompts."""
+def _is_visual(policy: Policy, visual: VisualChannel | None) -> bool:
+    """Return whether the pictures of a policy are compared with its prompts."""
+    encoder = ("none", None) if visual is None else (visual.encoder.name, visual.encoder.fingerprint)
+    rule = visual_rule(policy, *encoder)
+    return rule is not None and rule.is_on
+
+
+def prompts_of(policy: Policy, visual: VisualChannel, *, is_visual: bool) -> Prompts:
+    """Encode a policy's prompts; none if its pictures are off."""
+    shows, unlike = (policy.shows, policy.unlike) if is_visual else ((), ())
     none = [np.empty((0, visual.bank.shape[1]), np.float32)]
     return Prompts(
-        shown=np.concatenate([*none, *(visual.encode_text(text)[None] for text in policy.shows)]),
-        unlike=np.concatenate([*none, *(visual.encode_text(text)[None] for text in policy.unlike)]),
+        shown=np.concatenate([*none, *(visual.encode_text(text)[None] for text in shows)]),
+        unlike=np.concatenate([*none, *(visual.encode_text(text)[None] for text in unlike)]),
     )
 
 

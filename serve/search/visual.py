@@ -71,7 +71,7 @@ class VisualChannel:
             cache_bytes: Frame vectors that stay in memory.
         """
         self.texts, self.calibration = texts, calibration
-        self._catalog, self._encoder, self._index, self._config = catalog, encoder, index, config
+        self._catalog, self.encoder, self._index, self._config = catalog, encoder, index, config
         self.frames: RowCache[VideoFrames] = RowCache(
             partial(read_frames, catalog), lambda frames: frames.nbytes, cache_bytes
         )
@@ -94,7 +94,7 @@ class VisualChannel:
 
     def encode_picture(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (D,), unit length, of a picture, uint8 (H, W, 3) at the encoder's input size."""
-        return np.asarray(self._encoder.encode_frames(pixels[None])[0])
+        return np.asarray(self.encoder.encode_frames(pixels[None])[0])
 
     def average_frames(self, video: Video, span: TimeSpan) -> NDArray[np.float32] | None:
         """Return the mean vector of the frames in a span, or the nearest frame, float32 (D,), unit length.

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kinodex.v1 import stream_pb2 as _stream_pb2
 import builtins as _builtins
 import sys
@@ -26,6 +27,29 @@ class Policy(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _VisualState:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VisualStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Policy._VisualState.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VISUAL_STATE_UNSPECIFIED: Policy._VisualState.ValueType  # 0
+        """The policy has no `shows`."""
+        VISUAL_STATE_ON: Policy._VisualState.ValueType  # 1
+        """They are."""
+        VISUAL_STATE_OFF: Policy._VisualState.ValueType  # 2
+        """They are not, as `visual_note` explains: no event opens from pictures. Words still open events."""
+
+    class VisualState(_VisualState, metaclass=_VisualStateEnumTypeWrapper):
+        """Whether pictures are compared with `shows`."""
+
+    VISUAL_STATE_UNSPECIFIED: Policy.VisualState.ValueType  # 0
+    """The policy has no `shows`."""
+    VISUAL_STATE_ON: Policy.VisualState.ValueType  # 1
+    """They are."""
+    VISUAL_STATE_OFF: Policy.VisualState.ValueType  # 2
+    """They are not, as `visual_note` explains: no event opens from pictures. Words still open events."""
+
     POLICY_ID_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     PARENT_LABELS_FIELD_NUMBER: _builtins.int
@@ -39,6 +63,8 @@ class Policy(_message.Message):
     COOLDOWN_FIELD_NUMBER: _builtins.int
     ACTION_HINT_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
+    VISUAL_STATE_FIELD_NUMBER: _builtins.int
+    VISUAL_NOTE_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     """The policy's id."""
     label: _builtins.str
@@ -49,6 +75,10 @@ class Policy(_message.Message):
     """An event ends below this confidence: 0 to 1."""
     action_hint: _builtins.str
     """Advice for the receiver of the event, such as "review"."""
+    visual_state: Global___Policy.VisualState.ValueType
+    """Output only. Whether pictures are compared with `shows`. Unset while the data directory is new."""
+    visual_note: _builtins.str
+    """Output only. Why pictures are off, or how far the visual encoder is known to tell what `shows` says."""
     @_builtins.property
     def parent_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The broader labels that include the label, the broadest first."""
@@ -97,10 +127,12 @@ class Policy(_message.Message):
         cooldown: _duration_pb2.Duration | None = ...,
         action_hint: _builtins.str = ...,
         collections: _abc.Iterable[_builtins.str] | None = ...,
+        visual_state: Global___Policy.VisualState.ValueType = ...,
+        visual_note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cooldown", b"cooldown", "min_duration", b"min_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_hint", b"action_hint", "collections", b"collections", "cooldown", b"cooldown", "enter_confidence", b"enter_confidence", "label", b"label", "leave_confidence", b"leave_confidence", "min_duration", b"min_duration", "parent_labels", b"parent_labels", "patterns", b"patterns", "policy_id", b"policy_id", "says", b"says", "shows", b"shows", "unlike", b"unlike"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_hint", b"action_hint", "collections", b"collections", "cooldown", b"cooldown", "enter_confidence", b"enter_confidence", "label", b"label", "leave_confidence", b"leave_confidence", "min_duration", b"min_duration", "parent_labels", b"parent_labels", "patterns", b"patterns", "policy_id", b"policy_id", "says", b"says", "shows", b"shows", "unlike", b"unlike", "visual_note", b"visual_note", "visual_state", b"visual_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -116,6 +116,8 @@ def test_lists_the_policies_in_force(stub: ModerationServiceStub, data: Path) ->
     assert (list(blue.shows), list(blue.unlike), list(blue.patterns)) == (["blue"], ["green"], ["pari."])
     assert (blue.enter_confidence, blue.leave_confidence, blue.min_duration.seconds) == (0.7, 0.2, 2)
     assert (found.version, found.refused) == ("1", "")
+    assert blue.visual_state == moderation.Policy.VISUAL_STATE_ON
+    assert blue.visual_note == "colour was never measured on these prompts"
 
     write(data / "policies.yaml", {**RED, "enter": 0.4}, version="2")  # below its leave
     wait_until(lambda: stub.ListPolicies(moderation.ListPoliciesRequest()).refused)

@@ -1,6 +1,7 @@
 """Moderation policies measured on labelled clips."""
 
 import json
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ CLIPS = [
     {"file": "two.mp4", "label": "Warm", "start_seconds": 7, "end_seconds": 9},  # and it is not there
     {"file": "two.mp4", "label": "paris", "start_seconds": 1, "end_seconds": 3},
     {"file": "three.mp4"},
+    {"file": "sound.wav"},  # no pictures
 ]
 
 
@@ -39,7 +41,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_scenes(folder / "one.mp4", [("blue", 2), ("red", 3), ("green", 4)]),
         write_scenes(folder / "two.mp4", [("blue", 9)], tones=[(440, 1.0)]),
         write_scenes(folder / "three.mp4", [("red", 4), ("blue", 4)]),
+        folder / "sound.wav",
     ]
+    with wave.open(str(films[-1]), "wb") as sound:
+        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+        sound.writeframes(bytes(2 * 16_000 * 3))
     with pytest.MonkeyPatch.context() as patch:
         use_fakes(patch)
         list(index([str(film) for film in films], folder / "data", SETTINGS, progress=SilentProgress()))

@@ -75,6 +75,8 @@ ONE = "version: 1\npolicies:\n  - id: fire\n    label: Fire\n    shows: [fire]\n
         (ONE.replace("[fire]", "fire"), 5, "policies[0].shows", "must be a list"),
         (ONE.replace("shows: [fire]", "action: x"), 3, "policies[0]", "needs shows or says"),
         (ONE.replace("shows: [fire]", "says: [x]\n    unlike: [y]"), 6, "policies[0].unlike", "needs shows beside it"),
+        (ONE.replace("shows: [fire]", "says: [x]\n    visual: on"), 6, "policies[0].visual", "needs shows beside it"),
+        (ONE + "    visual: yes\n", 6, "policies[0].visual", "must be auto or on, got yes"),
         (ONE.replace("id: fire", "id: Fire!"), 3, "policies[0].id", "must be of a-z and 0-9"),
         (ONE.replace("label: Fire", "label:"), 4, "policies[0].label", "must be text that is not empty"),
         (ONE + "    parents: [a, b, c]\n", 6, "policies[0].parents", "at most 2"),

@@ -1,6 +1,7 @@
 """Standing queries: moments that come after they were added open, are updated and close, for each query alone."""
 
 import itertools
+import math
 import random
 import threading
 import time
@@ -10,7 +11,9 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from encoders.calibration import Evidence
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.api import watch_queue as unread
@@ -20,10 +23,12 @@ from serve.errors import IndexUnavailable, ServerFailed
 from serve.indexing.pipeline import index
 from serve.live.live_rows import LiveRows
 from serve.moderation.standing import StandingQuery, Watcher, moment_of
+from serve.search.evidence import MAX_VIDEO_COUNT, z_scores
 from serve.search.library import Library
+from serve.search.traits import CaptionBank
 from serve.settings import Settings
 from serve.values import Filter, MomentChange, Query, Thresholds, Verdict, Video
-from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.fakes import CALIBRATION, ColourEncoder, SilentProgress, use_fakes, write_scenes
 from support.running import read_refusal, running
 from support.sample_live import STARTED, camera
 from support.waiting import HANG_SECONDS, wait_until
@@ -60,13 +65,22 @@ def live(data: Path, library: Library) -> Iterator[LiveRows]:
 class Standing:
     """A standing query, and the changes that were delivered to it."""
 
-    def __init__(self, watcher: Watcher, text: str, *, asked: Filter | None = None, **thresholds: float) -> None:
-        query = Query(text=text, filter=asked or Filter(), channel="all")
+    def __init__(
+        self,
+        watcher: Watcher,
+        text: str,
+        *,
+        asked: Filter | None = None,
+        pixels: NDArray[np.uint8] | None = None,
+        **thresholds: float,
+    ) -> None:
+        image = b"" if pixels is None else b"decoded already"
+        query = Query(text=text, image=image, filter=asked or Filter(), channel="all")
         self.changes: list[MomentChange] = []
         self.watcher = watcher
         self.standing = StandingQuery(
             query=query,
-            target=watcher.engine.target_of(query, None),
+            target=watcher.engine.target_of(query, pixels),
             thresholds=Thresholds(**thresholds),
             deliver=self.changes.append,
         )
@@ -171,7 +185,45 @@ def test_adding_and_removing_queries_does_not_change_the_others(library: Library
     for one in others:
         one.remove()
     assert len(watcher) == 1
-    assert np.isfinite(watcher.visual_vectors).all()
+    assert np.isfinite(watcher.texts).all()
+
+
+def test_a_threshold_of_zero_lets_no_other_video_in(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    elsewhere = Standing(watcher, "red", asked=Filter(video_ids=("other",)), enter=0.0, leave=0.0)
+    extend(library, live, watcher, 0, 7)
+    assert elsewhere.spans() == []
+
+
+def test_a_live_picture_is_judged_as_search_judges_a_moment(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    red = Standing(watcher, "red")
+    extend(library, live, watcher, 0, 2)
+
+    engine = library.engine
+    assert engine.visual is not None
+    by, query = engine.visual.calibration.moment, engine.visual.encode_text("red")
+    frame = ColourEncoder().encode_frames(np.full((1, 2, 2, 3), (255, 0, 0), np.uint8))
+    (z,) = z_scores(frame, query, CaptionBank(ColourEncoder(), engine.visual.calibration))
+    evidence = Evidence(
+        own=z, video=z, margin=0.0, generality=engine.visual.generality(query), log_frames=0.0,
+        log_videos=math.log(MAX_VIDEO_COUNT), is_alone=0.0,
+    )  # fmt: skip
+    assert red.changes[0].moment.confidence == pytest.approx(by.confidence(evidence), abs=1e-3)
+
+
+def test_a_picture_is_judged_by_its_likeness(library: Library, live: LiveRows) -> None:
+    """Grey pictures of a colour encoder are as near to each colour: 0.6, far below its 0.8 for no match."""
+    watcher = Watcher(library.engine)
+    red, grey = (np.full((32, 32, 3), rgb, np.uint8) for rgb in ((255, 0, 0), (128, 128, 128)))
+    seen = [Standing(watcher, "", pixels=pixels) for pixels in (red, grey)]
+    both = Standing(watcher, "green", pixels=red)  # half a match each: the text never, the picture in 5..9
+    extend(library, live, watcher, 0, 7)
+
+    assert seen[0].spans() == RED
+    assert seen[0].changes[0].moment.confidence == pytest.approx(CALIBRATION.picture.confidence(1.0), abs=1e-3)
+    assert seen[1].spans() == []
+    assert both.spans() == []
 
 
 def test_a_bug_in_one_round_does_not_end_the_next(
