@@ -12,7 +12,9 @@ composed  a library of videos composed of pictures whose labels were held out of
 library   with --library: DATA is a data directory with the videos of QUERIES.json, asked for whole videos.
 
 Segments alone: the score of a video is that of its nearest segment. "search" is the whole search over segments that are
-means: it scores frames, sentences and words, and needs segments only to choose among more than 200 videos.
+means: it scores frames, sentences and words, and needs segments only to choose among more than 200 videos. "search +
+fusion" is what a channel of fused segments would give: the sum of both reciprocal ranks, with a smaller weight for the
+segments.
 """
 
 import argparse
@@ -60,6 +62,9 @@ from temporal.values import Pooling, WindowTokens
 TEST_COUNT = 160  # composed videos in the library that is asked; under 200, so that the search scores all of them
 # How a question of each kind is asked.
 FORMS = {"held": "{0}", "event": "{0}", "order": "first {0}, then {1}", "both": "{0}, and somebody says {1}"}
+FUSED = "trained fusion"
+FUSED_WEIGHTS = 0.15, 0.3, 0.5  # of the segments' reciprocal ranks beside the search's
+RANK_CONSTANT = 10  # added to a rank, from 0, before the reciprocal
 SENTENCE_SHARE = 0.5  # of the mean sentence, beside the mean frame, in the plain sum of both
 
 
@@ -128,6 +133,23 @@ def recalls(scores: Sequence[NDArray[np.float32]], right: Sequence[int]) -> str:
     return f"{np.mean(ranks <= 1):.2f} / {np.mean(ranks <= 5):.2f}"
 
 
+def reciprocal_ranks(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    ranks = (-scores).argsort(kind="stable").argsort(kind="stable")
+    return (1 / (RANK_CONSTANT + ranks)).astype(np.float32)
+
+
+def with_fused(
+    searched: Sequence[NDArray[np.float32]], fused: Sequence[NDArray[np.float32]]
+) -> dict[str, list[NDArray[np.float32]]]:
+    """Return the scores of the search, alone and with the segments as one more channel."""
+    rows = {"search, by frames and words": list(searched)}
+    for weight in FUSED_WEIGHTS:
+        rows[f"search + {weight} fusion"] = [
+            reciprocal_ranks(one) + weight * reciprocal_ranks(other) for one, other in zip(searched, fused, strict=True)
+        ]
+    return rows
+
+
 def composed_row(scores: Sequence[NDArray[np.float32]], videos: Sequence[ComposedVideo]) -> str:
     """Return the cells of each kind; of "order" also the share of videos before their twin."""
     cells = []
@@ -161,20 +183,16 @@ def composed_lines(
         " order also the share of videos ranked before their twin (chance 0.5).", "",
         f"| segments | {' | '.join(KINDS)} |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    for name, pooling in ways.items():
-        scores = ranks_by_segments(known, pooling, asked, encoders.visual)
-        lines.append(f"| {name} | {composed_row(scores, videos)} |")
-        print(lines[-1], flush=True)
+    found = {name: ranks_by_segments(known, pooling, asked, encoders.visual) for name, pooling in ways.items()}
     with tempfile.TemporaryDirectory() as folder:
         with Catalog.open_writer(Path(folder)) as catalog:
             catalog.set_space(encoders.space)
             for name, video in zip(names, videos, strict=True):
                 store_video(catalog, name, video, sentences, encoders.space.fingerprint)
         with Library.open(folder, settings) as library:
-            scores = ranks_by_search(library, names, asked)
-    lines.append(f"| search, by frames and words | {composed_row(scores, videos)} |")
-    print(lines[-1], flush=True)
-    return [*lines, ""]
+            searched = ranks_by_search(library, names, asked)
+    found |= with_fused(searched, found[FUSED])
+    return [*lines, *(f"| {name} | {composed_row(scores, videos)} |" for name, scores in found.items()), ""]
 
 
 def library_lines(data: Path, queries: Path, half: Any, ways: dict[str, Pooling], settings: Settings) -> list[str]:
@@ -190,11 +208,10 @@ def library_lines(data: Path, queries: Path, half: Any, ways: dict[str, Pooling]
             f"Development questions, {half} half: {len(asked)} captions of whole videos among {len(stored)}.", "",
             "| segments | recall@1 / @5 |", "| --- | --- |",
         ]  # fmt: skip
-        for name, pooling in ways.items():
-            lines.append(f"| {name} | {recalls(ranks_by_segments(known, pooling, asked, visual), right)} |")
-        names = [video.video_id for video in stored]
-        lines.append(f"| search, by frames and words | {recalls(ranks_by_search(library, names, asked), right)} |")
-    return lines
+        found = {name: ranks_by_segments(known, pooling, asked, visual) for name, pooling in ways.items()}
+        searched = ranks_by_search(library, [video.video_id for video in stored], asked)
+        found |= with_fused(searched, found[FUSED])
+    return [*lines, *(f"| {name} | {recalls(scores, right)} |" for name, scores in found.items())]
 
 
 def main() -> None:
@@ -217,7 +234,7 @@ def main() -> None:
     fusion = Fusion(checkpoint, "cpu")
     fusion.load(encoders.visual.width, encoders.sentence.width)
     ways: dict[str, Pooling] = {
-        "mean of the frames": MeanPooling(), "sum of both means": SumPooling(), "trained fusion": fusion,
+        "mean of the frames": MeanPooling(), "sum of both means": SumPooling(), FUSED: fusion,
     }  # fmt: skip
     lines = [
         "# What a trained fusion is worth", "",
