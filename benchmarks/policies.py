@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.mini.pictures import EXCLUDED_SOURCES, is_held_out, read_pictures
-from serve.evaluate.policies import score_video
+from serve.evaluate.policies import find_policy_events
 from serve.evaluate.questions import Question, names_of, read_all_questions
 from serve.moderation.policies import STARTER, read_policies
 from serve.moderation.scoring import generality_of, text_confidences
 from serve.moderation.video_scorer import Rulebook
-from serve.moderation.visual_rules import MEASURED, Measurement, write_measurements
+from serve.moderation.visual_rules import MEASURED, RuleMeasurement, write_measurements
 from serve.search.intent import read_intent
 from serve.search.library import Library
 from serve.search.visual import VisualChannel
@@ -79,7 +79,7 @@ def held_out_pictures(folder: Path, channel: VisualChannel) -> tuple[list[str], 
 def visual_events(library: Library, book: Rulebook, videos: Sequence[Video]) -> Iterator[Opened]:
     """Yield the visual events of a rulebook in some videos."""
     for video in videos:
-        events = score_video(library, book, video)
+        events = find_policy_events(library, book, video)
         for n, policy in enumerate(book.policies):
             for span in events.visual[n]:
                 assert events.confidences is not None
@@ -93,14 +93,14 @@ def visual_events(library: Library, book: Rulebook, videos: Sequence[Video]) -> 
 def speech_events(library: Library, book: Rulebook, videos: Sequence[Video]) -> Iterator[str]:
     """Yield the policy and the video of each event of words."""
     for video in videos:
-        events = score_video(library, book, video)
+        events = find_policy_events(library, book, video)
         for policy, spans in zip(book.policies, events.speech, strict=True):
             yield from (f"{policy.policy_id} in {Path(video.uri).name}" for _ in spans)
 
 
 def measure_starter(
     library: Library, videos: Sequence[Video], labels: Sequence[str], pictures: NDArray[np.float32]
-) -> tuple[list[Measurement], list[str]]:
+) -> tuple[list[RuleMeasurement], list[str]]:
     """Return the measurements of the starter set, and the lines of their table."""
     channel = library.engine.visual
     assert channel is not None
@@ -120,7 +120,7 @@ def measure_starter(
     for n, policy in enumerate(policies.policies):
         is_shown = np.array([label in SHOWN.get(policy.policy_id, ()) for label in labels])
         own, others = of_pictures[is_shown, n], of_pictures[~is_shown, n]
-        rule = Measurement(
+        rule = RuleMeasurement(
             label=policy.label, shows=policy.shows, unlike=policy.unlike, enter=policy.enter,
             picture_count=len(own), found_count=int((own >= policy.enter).sum()),
             wrong_event_count=sum(event.policy_id == policy.policy_id for event in opened), hours=round(hours, 2),

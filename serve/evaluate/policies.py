@@ -213,7 +213,7 @@ def evaluate_policies(
         on_done(done, len(files))
         if file not in videos:
             raise ClipsInvalid(source, f"{file} is not in the library")
-        events = score_video(library, book, videos[file])
+        events = find_policy_events(library, book, videos[file])
         file_clips = [clip for clip in clips if clip.file == file]
         for n, policy in enumerate(everywhere):
             spans = _spans_of(file_clips, own_labels(policy))
@@ -280,7 +280,7 @@ def _overlaps_any(span: TimeSpan, others: Sequence[TimeSpan]) -> bool:
     return any(span.start_seconds < other.end_seconds and other.start_seconds < span.end_seconds for other in others)
 
 
-def score_video(library: Library, book: Rulebook, video: Video) -> VideoEvents:
+def find_policy_events(library: Library, book: Rulebook, video: Video) -> VideoEvents:
     """Score a video by all policies, as a server does."""
     engine, scorer = library.engine, VideoScorer(book)
     confidences, pts_seconds, findings = None, np.empty(0), []

@@ -24,7 +24,7 @@ MAX_WRONG_PER_HOUR = 1.0  # wrong events in ordinary videos
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class RuleMeasurement:
     """How well one encoder tells the pictures of one policy."""
 
     label: str
@@ -59,9 +59,9 @@ class Measurements:
     """The measurements of one encoder."""
 
     fingerprint: str  # of the encoder
-    rules: tuple[Measurement, ...]
+    rules: tuple[RuleMeasurement, ...]
 
-    def of(self, policy: Policy) -> Measurement | None:
+    def of(self, policy: Policy) -> RuleMeasurement | None:
         """Return the measurement of a policy's prompts; None if they were never measured."""
         return next((rule for rule in self.rules if (rule.shows, rule.unlike) == (policy.shows, policy.unlike)), None)
 
@@ -107,13 +107,13 @@ def read_measurements(path: Path) -> Measurements:
     """Read measurements as write_measurements() wrote them."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rules = (
-        Measurement(**{**rule, "shows": tuple(rule["shows"]), "unlike": tuple(rule["unlike"])})
+        RuleMeasurement(**{**rule, "shows": tuple(rule["shows"]), "unlike": tuple(rule["unlike"])})
         for rule in values["rules"]
     )
     return Measurements(fingerprint=values["fingerprint"], rules=tuple(rules))
 
 
-def write_measurements(path: Path, fingerprint: str, rules: Sequence[Measurement]) -> None:
+def write_measurements(path: Path, fingerprint: str, rules: Sequence[RuleMeasurement]) -> None:
     """Store the measurements of one encoder in place of those before."""
     values = asdict(Measurements(fingerprint=fingerprint, rules=tuple(rules)))
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

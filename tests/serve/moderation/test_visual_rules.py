@@ -17,7 +17,7 @@ from kinodex.v1 import moderation_service_pb2 as moderation
 from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from serve.catalog.catalog import Catalog
 from serve.cli.main import cli
-from serve.evaluate.policies import score_video
+from serve.evaluate.policies import find_policy_events
 from serve.indexing.pipeline import index
 from serve.moderation import visual_rules
 from serve.moderation.policies import STARTER, Policies, Policy, read_policies
@@ -25,7 +25,7 @@ from serve.moderation.scoring import generality_of, text_confidences
 from serve.moderation.video_scorer import Rulebook
 from serve.moderation.visual_rules import (
     MEASURED,
-    Measurement,
+    RuleMeasurement,
     Measurements,
     read_measurements,
     shipped,
@@ -41,7 +41,7 @@ from support.sample_catalog import SPACE
 from support.waiting import wait_until
 
 GUN = Policy(policy_id="gun", label="Gun", shows=("a gun",), unlike=("a drill",), says=("gun",))
-TOLD = Measurement(
+TOLD = RuleMeasurement(
     label="Gun", shows=("a gun",), unlike=("a drill",), enter=0.7, picture_count=20, found_count=10,
     wrong_event_count=0, hours=0.3,
 )  # fmt: skip
@@ -60,7 +60,7 @@ def run(*arguments: object) -> Result:
 
 
 def measure(
-    monkeypatch: pytest.MonkeyPatch, *rules: Measurement, encoder: str = "mini", fingerprint: str = "f"
+    monkeypatch: pytest.MonkeyPatch, *rules: RuleMeasurement, encoder: str = "mini", fingerprint: str = "f"
 ) -> None:
     """Make these the measurements of the built-in encoder, which has this name and fingerprint."""
     monkeypatch.setattr(visual_rules, "shipped", lambda: Measurements(fingerprint=fingerprint, rules=rules))
@@ -216,7 +216,7 @@ def test_the_command_that_scores_and_the_server_say_what_is_off(
 def _score(library: Library, policy: Policy, video: Video) -> tuple[int, int, str]:
     """Return the counts of events of pictures and of words, and the digest of the rulebook."""
     book = Rulebook(Policies(version="1", policies=(policy,)), "default", library.engine.visual, "f")
-    events = score_video(library, book, video)
+    events = find_policy_events(library, book, video)
     return len(events.visual[0]), len(events.speech[0]), book.digest
 
 
@@ -234,7 +234,7 @@ def test_the_starter_set_opens_no_wrong_event_where_it_did(shared: Path, tmp_pat
         for policies in (starter, all_on):
             book = Rulebook(policies, "default", library.engine.visual, library.engine.fingerprint)
             for video in library.videos():
-                events = score_video(library, book, video)
+                events = find_policy_events(library, book, video)
                 opened = [policy.policy_id for policy, spans in zip(book.policies, events.visual, strict=True) if spans]
                 assert opened == [], video.uri
 
