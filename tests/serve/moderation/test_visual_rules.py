@@ -25,8 +25,8 @@ from serve.moderation.scoring import generality_of, text_confidences
 from serve.moderation.video_scorer import Rulebook
 from serve.moderation.visual_rules import (
     MEASURED,
-    RuleMeasurement,
     Measurements,
+    RuleMeasurement,
     read_measurements,
     shipped,
     visual_rule,
