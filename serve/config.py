@@ -24,7 +24,9 @@ class ServerConfig:
     audit_log: str = ""
     audit_questions: bool = False  # whether lines of the audit log have the texts of questions
     allow_unprotected_network: bool = False  # whether to listen beyond this machine without TLS and authentication
-    metrics_listen: str = ""  # `HOST:PORT` of Prometheus metrics over plain HTTP, without authentication
+    metrics_listen: str = ""  # `HOST:PORT` of Prometheus metrics over HTTP, also beyond this machine
+    metrics_tls: bool = False  # whether metrics use HTTPS with tls_certificate, and tls_client_ca if it is set
+    metrics_token: str = ""  # bearer token that Prometheus must send, 16 characters or more; none: anybody may read
     traces: bool = False  # OpenTelemetry spans, set up by `OTEL_` variables; needs `pip install 'kinodex[tracing]'`
     query_workers: int = 0  # questions answered at the same time; 0: one for each processor
     max_waiting_queries: int = 256  # questions that may wait; the next one is refused, with a time to try again
@@ -67,6 +69,10 @@ class ServerConfig:
             raise ValueError("tls_certificate and tls_key must be set together")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.metrics_tls and not self.tls_certificate:
+            raise ValueError("metrics_tls needs tls_certificate and tls_key")
+        if self.metrics_token and (len(self.metrics_token) < 16 or not self.metrics_token.isascii()):
+            raise ValueError("metrics_token must be 16 ASCII characters or more")
         if bool(self.webhook_url) != bool(self.webhook_secret):
             raise ValueError("webhook_url and webhook_secret must be set together")
         parse_retention(self.retention)
@@ -103,7 +109,8 @@ class WorkerConfig:
     # time without a chunk after which a stream counts as ended; a later chunk begins a new epoch
     idle_seconds: float = 60.0
     shed_seconds: float = 0.0  # age in seconds beyond which chunks are left out, and counted; 0: no limit
-    metrics_listen: str = ""  # `HOST:PORT` of the worker's Prometheus metrics, as `server.metrics_listen`
+    # `HOST:PORT` of the worker's Prometheus metrics, with `server.metrics_tls` and `server.metrics_token`
+    metrics_listen: str = ""
 
     def __post_init__(self) -> None:
         if self.idle_seconds <= 0:

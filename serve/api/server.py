@@ -33,6 +33,7 @@ from serve.indexing.supervisor import Supervisor
 from serve.moderation.followers import Followers
 from serve.observe.audit import AuditLog
 from serve.observe.metrics import ServerMetrics
+from serve.observe.metrics_endpoint import serve_metrics
 from serve.search.library import Library
 from serve.settings import Settings
 from serve.values import Video
@@ -95,7 +96,9 @@ class Server:
         """Answer health checks with NOT_SERVING, and refuse all other calls with UNAVAILABLE."""
         await self._set_health(is_serving=False)
         if self.config.metrics_listen:
-            self.metrics_address, self._close_metrics = self.metrics.serve(self.config.metrics_listen)
+            self.metrics_address, self._close_metrics = serve_metrics(
+                self.metrics.registry, self.config.metrics_listen, self.config
+            )
         await self.grpc.start()
 
     async def warm_up(self) -> None:

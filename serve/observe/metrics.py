@@ -1,19 +1,11 @@
-"""ServerMetrics, the Prometheus metrics of `kinodex serve`, and the HTTP endpoint that shows metrics.
+"""ServerMetrics, the Prometheus metrics of `kinodex serve`.
 
 Labels have few values: never a video, a stream or a caller. Prometheus sees a counter's name with `_total`.
 """
 
-import logging
-import threading
-from collections.abc import Callable
 from functools import partial
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-
-from serve.config import host_and_port
-
-logger = logging.getLogger(__name__)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # Upper bounds of histogram buckets, in seconds: from a cached answer on a small library to a slow deadline.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -54,32 +46,6 @@ class ServerMetrics:
         )
         self.is_ready = gauge("kinodex_ready", "1 while the server answers questions.")
         self.live = LiveMetrics(self.registry)
-
-    def serve(self, listen: str) -> tuple[str, Callable[[], None]]:
-        """Show the metrics at HOST:PORT; see serve_metrics."""
-        return serve_metrics(self.registry, listen)
-
-
-def serve_metrics(registry: CollectorRegistry, listen: str) -> tuple[str, Callable[[], None]]:
-    """Show metrics over HTTP at HOST:PORT, in a thread; return their URL and a function that stops it.
-
-    Raises:
-        SettingsError: If `listen` is no such address.
-        OSError: If the address cannot be used.
-    """
-    host, port = host_and_port(listen)
-    http: WSGIServer
-    thread: threading.Thread
-    http, thread = start_http_server(port, addr=host, registry=registry)
-    address = f"http://{host}:{http.server_port}/metrics"
-    logger.info("metrics served address=%s", address)
-
-    def close() -> None:
-        http.shutdown()
-        http.server_close()
-        thread.join()
-
-    return address, close
 
 
 class LiveMetrics:

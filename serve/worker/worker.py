@@ -18,7 +18,7 @@ from encoders.speech.whisper import Transcriber
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionId, PartitionReader, Producer, Record, Topics
 from serve.encoder_set import Encoders, load_for_indexing
-from serve.observe.metrics import serve_metrics
+from serve.observe.metrics_endpoint import serve_metrics
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.worker.partitions import ChunkPartition, Partition, SourcePartition
@@ -302,7 +302,7 @@ def run_worker(settings: Settings, announce: Callable[[str], None]) -> None:
             signal.signal(number, stop)
         with contextlib.ExitStack() as stack:
             if settings.worker.metrics_listen:
-                _, close = serve_metrics(metrics.registry, settings.worker.metrics_listen)
+                _, close = serve_metrics(metrics.registry, settings.worker.metrics_listen, settings.server)
                 stack.callback(close)
             announce(f"working group={worker.group} fingerprint={encoders.space.fingerprint}")
             worker.run()
