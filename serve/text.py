@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 DASH = "\N{EN DASH}"  # between two times, and in empty cells
 # They can make a file name look like another.
-BIDI_CONTROLS = frozenset(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
+BIDI_CONTROLS = frozenset(map(chr, [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
 
 
 def printable(text: str) -> str:

@@ -56,6 +56,11 @@ def redact_uris(text: str) -> str:
     return _URI_IN_TEXT.sub(lambda uri: redact_uri(uri[0]), text)
 
 
+def escape_unprintable(text: str) -> str:
+    """Return a foreign text as one line that looks as it is: controls, line separators and bidi marks are escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 def is_redacted(uri: str) -> bool:
     """Whether a stored URI may stand for several: it cannot be fetched, and names no place."""
     return REDACTED in uri or uri.endswith("…")

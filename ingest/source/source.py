@@ -28,7 +28,7 @@ from ingest.source.fetch import (
     has_control_characters,
     parse_url,
 )
-from ingest.source.redaction import redact_uri
+from ingest.source.redaction import escape_unprintable, redact_uri
 
 _HTTP_SCHEMES = ("http", "https")
 _SCHEMES = (*_HTTP_SCHEMES, "file")
@@ -75,8 +75,7 @@ def scheme_of(uri: str) -> str | None:
 
 def display_uri(uri: str) -> str:
     """Return a source for messages: one line, without secrets."""
-    shown = redact_uri(uri)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+    return escape_unprintable(redact_uri(uri))
 
 
 def check_name(path: str) -> SourceError | None:
