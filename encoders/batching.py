@@ -1,5 +1,6 @@
 """Batching across threads: TextVectors for the texts of questions, Batcher for the frames and speech of streams."""
 
+import contextvars
 import queue
 import threading
 import time
@@ -20,6 +21,13 @@ MAX_BATCH_COUNT = 256  # texts in one batch: bounds its memory and the wait of i
 CACHED_COUNT = 20_000  # vectors in the cache: 30 MB at 384 numbers each
 
 
+# Who asks, in this thread or task. A text is found in memory only by who asked it before: else the time of an answer
+# would tell what others have asked. Empty: the process itself.
+ASKER: contextvars.ContextVar[str] = contextvars.ContextVar("asker", default="")
+
+_Key = tuple[str, str]  # who asks, and the text
+
+
 @dataclass(slots=True)
 class _Pending:
     """The vector of one text, once it is encoded."""
@@ -33,7 +41,7 @@ class _Pending:
 
 
 class TextVectors:
-    """Encodes texts for any number of threads, with a cache; each text is encoded once.
+    """Encodes texts for any number of threads, with a cache; each text is encoded once for each ASKER.
 
     No thread waits for a batch to fill. The first thread encodes at once, and texts that arrive meanwhile form the next
     batch. So a single question loses no time, and batches grow with the load.
@@ -46,9 +54,9 @@ class TextVectors:
         self._encode = encode
         self._cached_count = cached_count
         self._changed = threading.Condition()  # notified when a batch is done
-        self._cache: OrderedDict[str, NDArray[np.float32]] = OrderedDict()  # least recently used first
-        self._pending: dict[str, _Pending] = {}  # being encoded, or in the next batch
-        self._next_batch: list[str] = []
+        self._cache: OrderedDict[_Key, NDArray[np.float32]] = OrderedDict()  # least recently used first
+        self._pending: dict[_Key, _Pending] = {}  # being encoded, or in the next batch
+        self._next_batch: list[_Key] = []
         self._is_encoding = False
         self.found_count = 0  # texts that were in the cache, or already being encoded
         self.encoded_count = 0
@@ -59,7 +67,7 @@ class TextVectors:
         if not texts:
             return self._encode(texts)
         with self._changed:
-            results = [self._look_up(text) for text in texts]
+            results = [self._look_up((ASKER.get(), text)) for text in texts]
             while not all(result.is_done for result in results):
                 if self._is_encoding:
                     self._changed.wait()
@@ -70,17 +78,17 @@ class TextVectors:
                 raise result.error
         return np.stack([result.vector for result in results if result.vector is not None])
 
-    def _look_up(self, text: str) -> "_Pending":
-        if (vector := self._cache.get(text)) is not None:
-            self._cache.move_to_end(text)
+    def _look_up(self, key: _Key) -> "_Pending":
+        if (vector := self._cache.get(key)) is not None:
+            self._cache.move_to_end(key)
             self.found_count += 1
             return _Pending(vector=vector)
-        if (pending := self._pending.get(text)) is not None:
+        if (pending := self._pending.get(key)) is not None:
             self.found_count += 1
             return pending
-        self._pending[text] = _Pending()
-        self._next_batch.append(text)
-        return self._pending[text]
+        self._pending[key] = _Pending()
+        self._next_batch.append(key)
+        return self._pending[key]
 
     def _encode_next_batch(self) -> None:
         """Encode the next batch. The lock is released while the encoder runs."""
@@ -89,17 +97,17 @@ class TextVectors:
         self._changed.release()
         vectors, failure = None, None
         try:
-            vectors = self._encode(batch)
+            vectors = self._encode([text for _, text in batch])
         except BaseException as error:  # raised again in every waiting thread, including this one
             failure = error
         finally:
             self._changed.acquire()
             self._is_encoding = False
-            for n, text in enumerate(batch):
-                pending = self._pending.pop(text)
+            for n, key in enumerate(batch):
+                pending = self._pending.pop(key)
                 pending.error = failure
                 if vectors is not None:
-                    pending.vector = self._cache[text] = vectors[n].copy()  # a view would hold the whole batch
+                    pending.vector = self._cache[key] = vectors[n].copy()  # a view would hold the whole batch
             while len(self._cache) > self._cached_count:
                 self._cache.popitem(last=False)
             self.encoded_count += len(batch)

@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from encoders.batching import ASKER
 from serve.api.status import code_of, reason_of, status_of
 from serve.api.tokens import ANYBODY, Principal, TokenStore
 from serve.config import ServerConfig
@@ -160,6 +161,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
         try:
             CURRENT.set(Call(method=method, request_id=request_id, principal=self._authenticate(metadata)))
+            ASKER.set(current_principal().scope)
             if self.counts[kind] > self.limits[kind]:
                 raise Overloaded(kind, BUSY_RETRY_SECONDS)
             if not self.is_ready() and method.startswith(OUR_PACKAGE):

@@ -310,8 +310,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         Raises:
             VideoAmbiguous: If several collections have such a video.
         """
-        ready = self.catalog.videos(video_ids=(video_id,))
-        collections = {video.collection for video in ready if readable is None or video.collection in readable}
+        collections = {video.collection for video in self.catalog.videos_named(video_id, readable, is_whole=True)}
         collections |= {job.collection for job in self.jobs.jobs(collections=readable, video_id=video_id)}
         if len(collections) > 1:
             raise VideoAmbiguous(video_id, sorted(collections))

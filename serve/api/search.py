@@ -220,7 +220,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             return work()
         # The fingerprint too: after a reindex, two engines have the same catalog.
         state = (library.engine.fingerprint, library.engine.state)
-        return self.rankings.get((method, state, dataclasses.replace(query, limit=1)), work)
+        # And the caller: else the time of an answer would tell what others have asked.
+        key = (current_principal().scope, method, state, dataclasses.replace(query, limit=1))
+        return self.rankings.get(key, work)
 
     # ---- what the caller may ask
 

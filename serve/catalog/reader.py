@@ -126,14 +126,24 @@ class CatalogReader(OpenCatalog):
         """
         return require_single(self.videos_named(video_id, None if collection is None else (collection,)), video_id)
 
-    def videos_named(self, video_id: str, collections: Sequence[str] | None) -> list[Video]:
-        """Return the READY videos of an id, else those whose ids begin with it, in some collections; None: in all."""
-        for condition in ("video_id = ?1", f"substr(video_id, 1, length(?1)) = ?1 AND length(?1) >= {SHORTEST_PREFIX}"):
+    def videos_named(self, video_id: str, collections: Sequence[str] | None, *, is_whole: bool = False) -> list[Video]:
+        """Return the READY videos of an id, else those whose ids begin with it, in some collections; None: in all.
+
+        No row of another collection is looked at, so that the time does not tell what is there.
+
+        Args:
+            is_whole: Only videos of exactly this id.
+        """
+        within = "" if collections is None else " AND collection IN (SELECT value FROM json_each(?2))"
+        given = (video_id,) if collections is None else (video_id, json.dumps(list(collections)))
+        conditions = [
+            "video_id = ?1",
+            f"substr(video_id, 1, length(?1)) = ?1 AND length(?1) >= {SHORTEST_PREFIX}",
+        ]
+        for condition in conditions[: 1 if is_whole else 2]:
             videos = self._select_videos(
-                f"{condition} AND (?2 IS NULL OR collection IN (SELECT value FROM json_each(?2)))"
-                " ORDER BY uri, video_id, row",
-                video_id, None if collections is None else json.dumps(list(collections)),
-            )  # fmt: skip
+                f"{condition}{within} ORDER BY uri, video_id, row", *given, index="videos_ready"
+            )
             if videos:
                 break
         return videos

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 
@@ -255,7 +256,7 @@ class Engine:
         """Return the candidates of all channels, the visual channel's ranking of videos, and the query's intent."""
         intent = intent_of(query)
         # Another thread encodes the texts, which needs no catalog, while this thread looks for their words.
-        encoding = self._text_thread.submit(self._query_encoder.encode_texts, query, intent)
+        encoding = self._text_thread.submit(copy_context().run, self._query_encoder.encode_texts, query, intent)
         videos = self._select_videos(query)
         everywhere = len(videos) == len(self.videos) and self._videos.are_all
         rows = None if everywhere else [video.row for video in videos]

@@ -1,5 +1,6 @@
 """Texts that many threads ask for are encoded once, together, and remembered."""
 
+import contextvars
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from encoders.batching import Batcher, TextVectors
+from encoders.batching import ASKER, Batcher, TextVectors
 from support.waiting import HANG_SECONDS, wait_until
 
 
@@ -39,6 +40,20 @@ def test_texts_come_back_in_order_and_are_encoded_once() -> None:
     assert recorder.batches == [["aa", "b"], ["ccc"]]
     assert (vectors.found_count, vectors.encoded_count, vectors.batch_count) == (2, 3, 2)
     assert vectors.encode([]).shape == (0, 1)
+
+
+def test_nobody_finds_in_memory_what_others_asked() -> None:
+    recorder = Recorder()
+    vectors = TextVectors(recorder.encode)
+
+    def ask(asker: str, *texts: str) -> None:
+        ASKER.set(asker)
+        assert vectors.encode(texts).tolist() == [[len(text)] for text in texts]
+
+    for asker in ("ann", "bob", "ann"):
+        contextvars.copy_context().run(ask, asker, "purple", "red")
+    assert recorder.batches == [["purple", "red"], ["purple", "red"]]
+    assert (vectors.found_count, vectors.encoded_count) == (2, 4)
 
 
 def test_what_is_asked_while_a_batch_is_encoded_is_the_next_batch() -> None:

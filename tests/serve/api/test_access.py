@@ -337,6 +337,45 @@ def test_a_job_of_others_is_as_one_that_is_not_there(house: House) -> None:
     house.admin.get("DeleteVideo", queued.video_id)
 
 
+def test_no_answer_comes_sooner_because_others_asked_before(house: House) -> None:
+    def work_of(caller: Caller) -> tuple[int, int]:
+        server = house.running.server
+        counts = [vectors.encoded_count for vectors in server.loaded.text_vectors().values()]
+        before = (sum(counts), server.search_service.rankings.miss_count)
+        caller.moments("a purple zebra")
+        counts = [vectors.encoded_count for vectors in server.loaded.text_vectors().values()]
+        return sum(counts) - before[0], server.search_service.rankings.miss_count - before[1]
+
+    one, other = house.caller("one", ["alpha"]), house.caller("other", ["alpha"])
+    first, second = work_of(one), work_of(other)
+    assert first == second
+    assert min(first) > 0
+    assert work_of(one) == (0, 0)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_finding_no_video_takes_the_same_work_wherever_else_one_is(house: House, is_whole: bool) -> None:
+    """The work is counted in steps of SQLite's virtual machine."""
+    with Catalog.open_reader(house.directory) as catalog:
+        steps = 0
+
+        def work_of(video_id: str) -> int:
+            nonlocal steps
+            steps = 0
+            assert catalog.videos_named(video_id, ("alpha",), is_whole=is_whole) == []
+            assert JobQueue(catalog).jobs(collections=("alpha",), video_id=video_id) == []
+            return steps
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        catalog.videos()  # opens the connection
+        catalog._connection.set_progress_handler(count, 1)
+        work_of(NOWHERE)  # SQLite prepares the statements
+        assert work_of(NOWHERE) == work_of(house.beta_id) > 0
+
+
 def test_an_id_in_two_collections_is_each_ones_own(house: House) -> None:
     assert house.reader.get("GetVideo", house.twin_id).video.collection == "alpha"
     assert house.reader.get("GetFrame", house.twin_id).jpeg
