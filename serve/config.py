@@ -109,12 +109,17 @@ class WorkerConfig:
     # time without a chunk after which a stream counts as ended; a later chunk begins a new epoch
     idle_seconds: float = 60.0
     shed_seconds: float = 0.0  # age in seconds beyond which chunks are left out, and counted; 0: no limit
+    # how far a chunk's `session`, in milliseconds since 1970, may lie ahead of the brokers' clock; a chunk beyond it is
+    # a dead letter, as it would make all later sessions of its stream stale
+    max_session_lead_seconds: float = 300.0
     # `HOST:PORT` of the worker's Prometheus metrics, with `server.metrics_tls` and `server.metrics_token`
     metrics_listen: str = ""
 
     def __post_init__(self) -> None:
         if self.idle_seconds <= 0:
             raise ValueError(f"idle_seconds must be > 0, got {self.idle_seconds}")
+        if self.max_session_lead_seconds <= 0:
+            raise ValueError(f"max_session_lead_seconds must be > 0, got {self.max_session_lead_seconds}")
         if self.shed_seconds < 0:
             raise ValueError(f"shed_seconds must be >= 0, got {self.shed_seconds}")
 

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 
@@ -11,6 +11,17 @@ Item = TypeVar("Item")
 # the oldest. Both follow from the log alone, so a second reading of it gives up the same chunks.
 MAX_WAITING_COUNT = 16
 MAX_WAITING_SECONDS = 10.0
+
+
+class Session(NamedTuple):
+    """One run of a publisher. Sessions are ordered: chunks of an earlier one are stale."""
+
+    # Offset of the record after which numbers count anew; 0: none; -1: for chunks before that record.
+    reset_offset: int
+    number: int  # greater with each start of the publisher; -1: before the first
+
+
+NO_SESSION = Session(0, -1)
 
 
 class Arrival(StrEnum):
@@ -25,7 +36,7 @@ class Arrival(StrEnum):
 class MissingChunks:
     """Consecutive chunks that were given up."""
 
-    session: int
+    session: Session
     first_sequence: int
     chunk_count: int
 
@@ -39,8 +50,8 @@ class _Waiting(Generic[Item]):
 class ChunkOrder(Generic[Item]):
     """Orders items by session and sequence number. `next()` returns them."""
 
-    def __init__(self, *, session: int = -1, next_sequence: int = 0) -> None:
-        """Begin at a chunk of a session; -1: at the first session that comes."""
+    def __init__(self, *, session: Session = NO_SESSION, next_sequence: int = 0) -> None:
+        """Begin at a chunk of a session, by default at the first session that comes."""
         self.session, self.next_sequence = session, next_sequence
         self._waiting: dict[int, _Waiting[Item]] = {}
         self._ready: deque[Item | MissingChunks] = deque()
@@ -50,7 +61,7 @@ class ChunkOrder(Generic[Item]):
         """When the oldest waiting chunk was appended; None if none waits for a missing chunk."""
         return min((waiting.append_seconds for waiting in self._waiting.values()), default=None)
 
-    def push(self, item: Item, *, session: int, sequence: int, append_seconds: float) -> Arrival:
+    def push(self, item: Item, *, session: Session, sequence: int, append_seconds: float) -> Arrival:
         """Take an arriving chunk."""
         if session < self.session:
             return Arrival.STALE

@@ -1,5 +1,6 @@
 """RecordSender: what a server, or `kinodex delete`, sends to Kafka about live videos."""
 
+import logging
 import threading
 import time
 from dataclasses import replace
@@ -11,6 +12,9 @@ from serve.codec.records import deletion_bytes, segment_key, video_key
 from serve.live.broker_clock import PROBE_KEY
 from serve.live.live_rows import LiveRows, SegmentKey
 
+logger = logging.getLogger(__name__)
+
+RESET_SECONDS = 2.0  # for the record that lets sessions begin anew; the deletion stands without it
 FLUSH_SECONDS = 5.0  # for records on their way when the server stops
 
 
@@ -33,6 +37,7 @@ class RecordSender:
                 other servers.
         """
         at = self.publish_deletion(collection, video_id, seconds)
+        self._reset_sessions(collection, video_id)
         return [SegmentKey(collection, video_id, segment_id) for segment_id in rows.delete(collection, video_id, at)]
 
     def publish_deletion(self, collection: str, video_id: str, seconds: float) -> float:
@@ -53,6 +58,14 @@ class RecordSender:
                 self._config.servers, f"the deletion of {video_id} was not taken within {seconds:.1f} s"
             )
         return at
+
+    def _reset_sessions(self, collection: str, stream_id: str) -> None:
+        """Let a deleted stream's sessions begin anew: its publisher may have had a clock ahead."""
+        producer = self._connected_producer(self._config.bootstrap_timeout_seconds)
+        delivery = producer.send(self._topics.chunks, video_key(collection, stream_id), None)
+        if not delivery.wait(RESET_SECONDS) or delivery.error is not None:
+            reason = delivery.error or "no answer in time"
+            logger.warning("sessions not reset stream=%s/%s reason=%s", collection, stream_id, reason)
 
     def send_segment(self, segment: SegmentKey, value: bytes | None) -> Delivery:
         """Begin to send the record of a segment; None is a tombstone.

@@ -19,10 +19,16 @@ class WorkerMetrics:
         histogram = partial(Histogram, registry=self.registry)
         self.records = counter(
             "kinodex_worker_records",
-            "Records read: taken, duplicate, stale, shed, or the reason of their dead letter.",
+            "Records read: taken, duplicate, stale, shed, reset, or the reason of their dead letter.",
             ["outcome"],
         )
-        for outcome in ("taken", "duplicate", "stale", "shed"):  # the other outcomes are reasons of dead letters
+        for outcome in (
+            "taken",
+            "duplicate",
+            "stale",
+            "shed",
+            "reset",
+        ):  # the other outcomes are reasons of dead letters
             self.records.labels(outcome)
         self.lag = gauge(
             "kinodex_worker_lag", "Records of the worker's partitions not read yet.", ["topic", "partition"]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ingest.errors import IngestError
 from ingest.kafka import Delivery, Record
+from ingest.stream.chunk_order import Session
 from ingest.values import Chunk, Decoded
 from serve.codec.records import SegmentRecord
 from serve.worker.video_flow import Step, TrackedSpeech, VideoFlow
@@ -21,6 +22,7 @@ class ReceivedChunk:
 
     chunk: Chunk
     record: Record  # as received, for a dead letter
+    reset_offset: int = 0  # see Session; the stream sets it
     items: Sequence[Decoded] | None = None  # what decoding yielded; None: not decoded yet, or not at all
     failure: str = ""  # why the chunk is left out, UPPER_SNAKE
 
@@ -30,9 +32,14 @@ class ReceivedChunk:
         return self.items is not None or bool(self.failure) or not (self.chunk.media or self.chunk.uri)
 
     @property
-    def place(self) -> tuple[int, int]:
+    def session(self) -> Session:
+        """The run of the publisher that the chunk belongs to."""
+        return Session(self.reset_offset, self.chunk.session)
+
+    @property
+    def place(self) -> tuple[Session, int]:
         """Session and sequence: the chunk's place in its stream."""
-        return self.chunk.session, self.chunk.sequence
+        return self.session, self.chunk.sequence
 
 
 class Effects(Protocol):

@@ -27,6 +27,8 @@ from serve.worker.whole_file import FileWork
 
 logger = logging.getLogger(__name__)
 
+SESSION_AHEAD = "SESSION_AHEAD"  # reason of a dead letter: the chunk's session lies too far in the future
+MILLISECONDS = 1000  # in a second: sessions are numbered like times in milliseconds
 SHED = "SHED"  # reason of a gap: the chunks came too late to be worth the work
 # Checkpoints are sent every second, so a worker that died has taken no chunk appended this long after its last one.
 CHECKPOINT_AGE_SECONDS = 3.0
@@ -164,13 +166,24 @@ class ChunkPartition(Partition):
         return (stream for stream in self._streams.values() if not stream.is_over)
 
     def _take(self, record: Record) -> None:
+        if record.value is None:
+            self._reset_sessions(record)
+            return
         try:
-            chunk = read_chunk(record.value or b"")
+            chunk = read_chunk(record.value)
             if record.key != (key := video_key(chunk.collection, chunk.stream_id)):
                 # The key decides the partition: a stream must not be in two partitions, of two workers.
                 raise RecordInvalid(f"not a chunk: its key is not {key.decode()}")
         except RecordInvalid as error:
             self._outbox.refuse(record, name_of(error), str(error))
+            return
+        lead_seconds = chunk.session / MILLISECONDS - record.append_seconds
+        if lead_seconds > self._config.max_session_lead_seconds:
+            message = (
+                f"session {chunk.session} of {chunk.collection}/{chunk.stream_id} lies {lead_seconds:.0f} s ahead of"
+                " the brokers' clock: set the publisher's clock (worker.max_session_lead_seconds)"
+            )
+            self._outbox.refuse(record, SESSION_AHEAD, message)
             return
         key = checkpoint_key(self.topic, chunk.collection, chunk.stream_id)
         stream = self._streams.get(key) or self._open(key, chunk.collection, chunk.stream_id)
@@ -180,6 +193,16 @@ class ChunkPartition(Partition):
         arrival = stream.push(received)
         is_shed = arrival is Arrival.TAKEN and received.failure == SHED
         self._effects.count("shed" if is_shed else arrival.value)
+
+    def _reset_sessions(self, record: Record) -> None:
+        """Let the sessions of a known stream begin anew: its video was deleted, or its publisher starts."""
+        key = b"/".join((self.topic.encode(), record.key))
+        if key in self._ended:
+            checkpoint = stream_pb2.Checkpoint.FromString(self._ended[key])
+            self._open(key, checkpoint.collection, checkpoint.stream_id)
+        if key in self._streams:
+            self._streams[key].reset_sessions(record.offset)
+        self._effects.count("reset")
 
     def close_idle(self, read_since: float) -> None:
         """End streams that were silent for too long; see LiveStream.close_idle. Call it when all records are read."""

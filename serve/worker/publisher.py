@@ -28,6 +28,7 @@ WAIT_SECONDS = 0.5  # how long to wait for the broker before the next check for 
 STOP_SECONDS = 10.0  # after a stop: how long to wait for a broker that is away
 CLOSE_SECONDS = 1.0  # to close the connection: by then every record is delivered or given up
 MILLISECONDS = 1000  # in a second: a session's number is its start time in milliseconds
+CLOCK_SLACK_SECONDS = 5.0  # a clock that is this wrong is used as it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +50,14 @@ class Publisher:
         collection: str,
         stream_id: str,
         report: Callable[[SentRecord], None],
+        note: Callable[[str], None],
         stop: threading.Event,
     ) -> None:
         """Connect.
 
         Args:
             report: Called with each record that the broker has acknowledged.
+            note: Called with a line if this machine's clock is wrong.
             stop: Once it is set, the wait for a broker that is away ends after STOP_SECONDS.
         Raises:
             BrokerUnavailable: If no broker answers.
@@ -63,20 +66,46 @@ class Publisher:
         self._topic = Topics(settings.kafka.topic_prefix).chunks
         self._key = video_key(collection, stream_id)
         self._config = settings.kafka
-        self._report, self._stop = report, stop
+        self._report, self._note, self._stop = report, note, stop
         self._stopped_at: float | None = None
+        self._session: int | None = None  # None: before the first chunk
+        self._clock_lead_seconds = 0.0  # of this machine's clock ahead of the brokers'; 0: about right
         self._sent: deque[tuple[SentRecord, Delivery]] = deque()
 
     def send(self, chunk: Chunk) -> None:
-        """Send the next chunk; wait while too many are on their way.
+        """Send the next chunk as a part of this publisher's session; wait while too many are on their way.
 
         Raises:
             BrokerUnavailable: If a chunk could not be delivered.
         """
+        if self._session is None:
+            self._session = self._open_session()
+        start_time = None if chunk.start_time is None else chunk.start_time - self._clock_lead_seconds
+        chunk = replace(chunk, session=self._session, start_time=start_time)
         data = chunk_bytes(chunk)
         sent = SentRecord(sequence=chunk.sequence, byte_count=len(data), end_of_stream=chunk.end_of_stream)
         self._sent.append((sent, self._producer.send(self._topic, self._key, data)))
         self._await_acknowledged(MAX_UNACKNOWLEDGED)
+
+    def _open_session(self) -> int:
+        """Let the stream's sessions begin anew; return the number of this one: the brokers' time in milliseconds.
+
+        So neither this machine's clock nor that of an earlier publisher can make the workers refuse the chunks.
+        """
+        asked_at = time.time()
+        delivery = self._producer.send(self._topic, self._key, None)
+        while not delivery.wait(WAIT_SECONDS):
+            self._check_patience(1)
+        if delivery.append_seconds is None:
+            raise delivery.error or BrokerUnavailable(self._config.servers, "no time of the append")
+        lead_seconds = asked_at - delivery.append_seconds
+        if not -CLOCK_SLACK_SECONDS - (time.time() - asked_at) <= lead_seconds <= CLOCK_SLACK_SECONDS:
+            self._clock_lead_seconds = lead_seconds
+            self._note(
+                f"this machine's clock is {abs(lead_seconds):.0f} s {'ahead of' if lead_seconds > 0 else 'behind'} the"
+                " brokers': the stream is dated by theirs"
+            )
+        return round(delivery.append_seconds * MILLISECONDS)
 
     def finish(self) -> None:
         """Wait until the broker has acknowledged every chunk.
@@ -96,20 +125,20 @@ class Publisher:
             if not delivery.is_done and len(self._sent) <= max_count:
                 return
             if not delivery.wait(WAIT_SECONDS):
-                self._check_patience()
+                self._check_patience(len(self._sent))
                 continue
             if delivery.error is not None:
                 raise delivery.error
             self._sent.popleft()
             self._report(sent)
 
-    def _check_patience(self) -> None:
+    def _check_patience(self, waiting_count: int) -> None:
         if not self._stop.is_set():
             return
         now = time.monotonic()
         self._stopped_at = self._stopped_at or now
         if now - self._stopped_at > STOP_SECONDS:
-            lost = plural(len(self._sent), "record")
+            lost = plural(waiting_count, "record")
             raise BrokerUnavailable(self._config.servers, f"{lost} not delivered within {STOP_SECONDS:g} s of the stop")
 
 
@@ -136,14 +165,16 @@ def publish_stream(
     with contextlib.ExitStack() as stack:
         display = PublishDisplay(as_json=as_json, name=f"{collection}/{stream_id}")
         stack.callback(display.close)
-        publisher = Publisher(settings, collection=collection, stream_id=stream_id, report=display.show_sent, stop=stop)
+        publisher = Publisher(
+            settings, collection=collection, stream_id=stream_id, report=display.show_sent, note=display.note, stop=stop
+        )
         stack.callback(publisher.close)
         stack.enter_context(deliver_at_exit(publisher))
         for chunk in cut_chunks(
             source,
             collection=collection,
             stream_id=stream_id,
-            session=round(time.time() * MILLISECONDS),
+            session=0,  # the publisher numbers it
             config=replace(settings.publish, realtime=realtime),
             stop=stop,
             hooks=ChunkHooks(notes=display.note, progress=display.advance),

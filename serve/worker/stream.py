@@ -16,7 +16,7 @@ from encoders.speech.whisper import Transcriber
 from ingest.config import SamplingPolicy
 from ingest.errors import IngestError
 from ingest.kafka import Record
-from ingest.stream.chunk_order import MAX_WAITING_SECONDS, Arrival, ChunkOrder, MissingChunks
+from ingest.stream.chunk_order import MAX_WAITING_SECONDS, Arrival, ChunkOrder, MissingChunks, Session
 from ingest.stream.stream_clock import NO_TICK, ClockState, StreamClock
 from ingest.values import Decoded
 from kinodex.v1 import stream_pb2
@@ -32,6 +32,7 @@ from temporal.values import Pooling
 logger = logging.getLogger(__name__)
 
 MISSING = "MISSING"  # reason of a gap: the chunks never came
+SESSION_STALE = "SESSION_STALE"  # reason of a dead letter: the chunk is of an earlier session than the stream's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +46,14 @@ class StreamConfig:
     fingerprint: str  # of the encoders
     idle_seconds: float  # a stream without a decoded chunk for this long is ended
     shed_seconds: float  # chunks this old are left out; 0: none
+    max_session_lead_seconds: float  # by which a session may lie ahead of the append of its chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
     """The state of a stream before a chunk: a place where another worker can continue."""
 
-    session: int
+    session: Session
     sequence: int
     clock: ClockState
 
@@ -73,9 +75,9 @@ class LiveStream:
         self.collection, self.stream_id = collection, stream_id
         self._effects, self._outbox, self._idle_seconds = effects, outbox, config.idle_seconds
         checkpoint = checkpoint or stream_pb2.Checkpoint(session=-1, epoch=-1, last_tick=NO_TICK, last_pts_seconds=-1.0)
-        self._order: ChunkOrder[ReceivedChunk] = ChunkOrder(
-            session=checkpoint.session, next_sequence=checkpoint.next_sequence
-        )
+        session = Session(checkpoint.reset_offset, checkpoint.session)
+        self._reset_offset = session.reset_offset  # of the newest record that made sessions begin anew
+        self._order: ChunkOrder[ReceivedChunk] = ChunkOrder(session=session, next_sequence=checkpoint.next_sequence)
         self._clock = StreamClock(config.sampling, clock_of(checkpoint))
         self.flow = VideoFlow(
             collection,
@@ -94,36 +96,49 @@ class LiveStream:
                 (checkpoint.epoch, checkpoint.clock_seconds, timestamp_value(checkpoint.clock_time))
             )
         self.flow.gaps = [
-            NotedGap(epoch_after(self._clock.state), (checkpoint.session, gap.first_sequence), gap_value(gap))
+            NotedGap(epoch_after(self._clock.state), (session, gap.first_sequence), gap_value(gap))
             for gap in checkpoint.gaps
         ]
         # Whether something was placed since the last end: a session that brings nothing does not end the epoch before.
         self._is_open = not checkpoint.ended and checkpoint.epoch >= 0
-        self._session = checkpoint.session  # of the last chunk that was placed
+        self._session = session  # of the last chunk that was placed
         self._next_sequence = checkpoint.next_sequence  # of the next chunk to be placed
         self.next_offset = checkpoint.record_offset  # after the newest record taken
+        self._resume_offset = checkpoint.record_offset  # earlier records were taken before, by this worker or another
         self.held_count = 0  # decoded chunks that wait for an earlier chunk
         self._taken_at = self._decoded_at = effects.monotonic_seconds()  # of the last chunk taken, and decoded
         self._queue: deque[ReceivedChunk | MissingChunks] = deque()  # in order, not placed yet
-        self._offsets: dict[tuple[int, int], int] = {}  # (session, sequence) -> offset of chunks that are still needed
+        self._offsets: dict[
+            tuple[Session, int], int
+        ] = {}  # (session, sequence) -> offset of chunks that are still needed
         self._boundaries: list[Boundary] = []
 
     # ---- chunks
 
     def push(self, received: ReceivedChunk) -> Arrival:
         """Take a chunk as it arrives, and decode the chunks whose order is certain now."""
-        self.next_offset = max(self.next_offset, received.record.offset + 1)
+        record, chunk = received.record, received.chunk
+        self.next_offset = max(self.next_offset, record.offset + 1)
+        received.reset_offset = self._reset_offset if record.offset >= self._reset_offset else -1
         arrival = self._order.push(
-            received,
-            session=received.chunk.session,
-            sequence=received.chunk.sequence,
-            append_seconds=received.record.append_seconds,
+            received, session=received.session, sequence=chunk.sequence, append_seconds=record.append_seconds
         )
         if arrival is Arrival.TAKEN:
             self._taken_at = self._effects.monotonic_seconds()
-            self._offsets[received.place] = received.record.offset
+            self._offsets[received.place] = record.offset
+        elif arrival is Arrival.STALE and record.offset >= self._resume_offset:
+            message = (
+                f"chunk {chunk.sequence} of session {chunk.session}, after session {self._order.session.number} of"
+                f" {self.collection}/{self.stream_id}: another publisher sends this stream, or its clock went back"
+            )
+            self._outbox.refuse(record, SESSION_STALE, message)
         self._decode_ordered()
         return arrival
+
+    def reset_sessions(self, offset: int) -> None:
+        """Let the sessions of chunks after an offset begin anew, whatever their numbers. May be called again."""
+        self.next_offset = max(self.next_offset, offset + 1)
+        self._reset_offset = max(self._reset_offset, offset)
 
     def close_idle(self, read_since: float) -> None:
         """Stop waiting for missing chunks, or end the epoch, if the stream has been silent for too long.
@@ -198,8 +213,8 @@ class LiveStream:
 
     def _place(self, received: ReceivedChunk) -> list[Submission]:
         chunk = received.chunk
-        self._enter_session(chunk.session)
-        self._boundaries.append(Boundary(session=chunk.session, sequence=chunk.sequence, clock=self._clock.state))
+        self._enter_session(received.session)
+        self._boundaries.append(Boundary(session=received.session, sequence=chunk.sequence, clock=self._clock.state))
         self._next_sequence = chunk.sequence + 1
         submissions = []
         if received.failure:
@@ -219,7 +234,7 @@ class LiveStream:
         self._clock.close()
         return self.flow.end(is_last=True)
 
-    def _enter_session(self, session: int) -> None:
+    def _enter_session(self, session: Session) -> None:
         if session != self._session:
             self._session, self._next_sequence = session, 0
             self._clock.close()
@@ -250,7 +265,8 @@ class LiveStream:
             collection=self.collection,
             stream_id=self.stream_id,
             record_offset=self.next_offset if self.is_over else min(self._offsets.values(), default=self.next_offset),
-            session=boundary.session,
+            session=boundary.session.number,
+            reset_offset=boundary.session.reset_offset,
             next_sequence=boundary.sequence,
             ended=clock.is_closed,
             epoch=clock.epoch,
@@ -283,6 +299,8 @@ class LiveStream:
     def _resume_boundary(self) -> Boundary:
         """Return the latest boundary before which nothing is needed any more."""
         now = Boundary(session=self._session, sequence=self._next_sequence, clock=self._clock.state)
+        if self._reset_offset > self._session.reset_offset and self._is_idle:
+            now = replace(now, session=Session(self._reset_offset, -1), sequence=0)
         if self.is_over:
             return now
         needed_picture, needed_sound = self.flow.needed, self.flow.speech_start()
@@ -329,6 +347,11 @@ def clock_of(checkpoint: stream_pb2.Checkpoint) -> ClockState:
     )
 
 
+def place_of(checkpoint: stream_pb2.Checkpoint) -> tuple[Session, int]:
+    """Return the place of the chunk that a checkpoint stands before."""
+    return Session(checkpoint.reset_offset, checkpoint.session), checkpoint.next_sequence
+
+
 def checkpoint_key(topic: str, collection: str, stream_id: str) -> bytes:
     return b"/".join((topic.encode(), video_key(collection, stream_id)))
 
@@ -359,6 +382,6 @@ def latest_checkpoints(records: Iterable[Record], topic: str) -> tuple[dict[byte
             continue
         append_seconds = max(append_seconds, record.append_seconds)
         before = furthest.get(record.key)
-        if before is None or (before.session, before.next_sequence) <= (message.session, message.next_sequence):
+        if before is None or place_of(before) <= place_of(message):
             furthest[record.key] = message
     return furthest, append_seconds

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from encoders.speech.whisper import SpeechStream, SpeechWindow, Transcriber
 from encoders.values import Utterance
+from ingest.stream.chunk_order import Session
 from ingest.stream.stream_clock import MAX_LAG_SECONDS, EpochPart
 from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.codec.records import Gap, SegmentRecord
@@ -77,7 +78,7 @@ class NotedGap:
     """A gap that is not in a final segment yet."""
 
     epoch: int
-    place: tuple[int, int]  # session and sequence of the first chunk
+    place: tuple[Session, int]  # session and sequence of the first chunk
     gap: Gap
 
 
@@ -157,7 +158,7 @@ class VideoFlow:
         self._steps.append(step)
         return Submission(step=step, speech=speech)
 
-    def note_gap(self, gap: Gap, *, epoch: int, session: int) -> None:
+    def note_gap(self, gap: Gap, *, epoch: int, session: Session) -> None:
         """Take a gap, for the record of the segment in which it lies. Consecutive gaps of one reason become one."""
         last = self.gaps[-1] if self.gaps else None
         if last is not None and last.epoch == epoch and gap.at_seconds - last.gap.at_seconds < SAME_SECONDS:

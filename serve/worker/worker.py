@@ -67,6 +67,7 @@ class Worker:
             fingerprint=encoders.space.fingerprint,
             idle_seconds=settings.worker.idle_seconds,
             shed_seconds=settings.worker.shed_seconds,
+            max_session_lead_seconds=settings.worker.max_session_lead_seconds,
         )
         self._paused: set[PartitionId] = set()
         self._unopened: dict[PartitionId, float] = {}  # assigned partitions that cannot be opened yet -> when assigned

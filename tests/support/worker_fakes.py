@@ -81,7 +81,7 @@ def decode_chunk_alone(start: float, seconds: float) -> list[Decoded]:
 def stream_config(**changes: Any) -> StreamConfig:
     defaults: dict[str, Any] = {
         "transcriber": LoudnessTranscriber(), "window": WindowConfig(), "pooling": MeanPooling(), "sampling": "fast",
-        "fingerprint": "f", "idle_seconds": 60.0, "shed_seconds": 0.0,
+        "fingerprint": "f", "idle_seconds": 60.0, "shed_seconds": 0.0, "max_session_lead_seconds": 300.0,
     }  # fmt: skip
     return StreamConfig(**defaults | changes)
 
@@ -118,7 +118,7 @@ class FakeEffects(Effects):
         self.now = self.wall = 1000.0
 
     def decode(self, received: ReceivedChunk, on_done: Callable[[list[Decoded] | IngestError], None]) -> None:
-        self.decoding.append(partial(on_done, self.content.get(received.place, [])))
+        self.decoding.append(partial(on_done, self.content.get((received.chunk.session, received.chunk.sequence), [])))
 
     def decode_file(self, work: FileWork, on_change: Callable[[], None]) -> None:
         self.files.append((work, on_change))

@@ -25,7 +25,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class Chunk(_message.Message):
     """An independently decodable piece of a live stream, 1 to 10 seconds long: it begins with a keyframe and carries the
-    headers it needs. Topic kinodex.chunks, key "collection/stream_id".
+    headers it needs. Topic kinodex.chunks, key "collection/stream_id". A null value in its place lets the stream's sessions
+    begin anew: whatever the numbers before it were, any session may follow.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -55,7 +56,8 @@ class Chunk(_message.Message):
     """True: the last chunk of the session; it may have no media."""
     session: _builtins.int
     """A number that grows with each start of the publisher, when `sequence` begins at 0 again; for example milliseconds
-    since 1970 at the start. Workers drop chunks of an older session than the newest.
+    since 1970 at the start. It must not lie over `worker.max_session_lead_seconds` ahead of the time of the append, in
+    milliseconds since 1970. Chunks of an older session than the newest are dead letters.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -647,6 +649,7 @@ class Checkpoint(_message.Message):
     GAPS_FIELD_NUMBER: _builtins.int
     MEDIA_FIELD_NUMBER: _builtins.int
     LAST_PTS_SECONDS_FIELD_NUMBER: _builtins.int
+    RESET_OFFSET_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """The topic of the stream's chunks."""
     collection: _builtins.str
@@ -687,6 +690,8 @@ class Checkpoint(_message.Message):
     """A media time of the video whose wall-clock time is known, in seconds."""
     last_pts_seconds: _builtins.float
     """The media time of the last picture before the next chunk, in seconds."""
+    reset_offset: _builtins.int
+    """The offset of the last null value, after which sessions began anew; 0: none."""
     @_builtins.property
     def clock_time(self) -> _timestamp_pb2.Timestamp:
         """The wall-clock time then; absent: unknown."""
@@ -725,10 +730,11 @@ class Checkpoint(_message.Message):
         gaps: _abc.Iterable[Global___Gap] | None = ...,
         media: Global___Media | None = ...,
         last_pts_seconds: _builtins.float = ...,
+        reset_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time", "media", b"media"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_pts_seconds", b"last_pts_seconds", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "record_offset", b"record_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_pts_seconds", b"last_pts_seconds", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "record_offset", b"record_offset", "reset_offset", b"reset_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,14 @@ import random
 
 import pytest
 
-from ingest.stream.chunk_order import MAX_WAITING_COUNT, MAX_WAITING_SECONDS, Arrival, ChunkOrder, MissingChunks
+from ingest.stream.chunk_order import (
+    MAX_WAITING_COUNT,
+    MAX_WAITING_SECONDS,
+    Arrival,
+    ChunkOrder,
+    MissingChunks,
+    Session,
+)
 
 
 def drain(order: ChunkOrder[str]) -> list[str | MissingChunks]:
@@ -15,11 +22,11 @@ def drain(order: ChunkOrder[str]) -> list[str | MissingChunks]:
 
 
 def push(order: ChunkOrder[str], sequence: int, *, session: int = 1, at: float = 0.0) -> Arrival:
-    return order.push(f"{session}/{sequence}", session=session, sequence=sequence, append_seconds=at)
+    return order.push(f"{session}/{sequence}", session=Session(0, session), sequence=sequence, append_seconds=at)
 
 
 def missing(first: int, count: int, session: int = 1) -> MissingChunks:
-    return MissingChunks(session=session, first_sequence=first, chunk_count=count)
+    return MissingChunks(session=Session(0, session), first_sequence=first, chunk_count=count)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -71,8 +78,16 @@ def test_a_new_session_ends_the_earlier_one_and_begins_at_zero() -> None:
     assert drain(order) == ["1/0", missing(1, 1), "1/2", "2/0"]
 
 
+def test_sessions_may_begin_anew_with_lower_numbers() -> None:
+    order = ChunkOrder[str]()
+    push(order, 0, session=9000)
+    assert order.push("5/0", session=Session(17, 5), sequence=0, append_seconds=0.0) is Arrival.TAKEN
+    assert push(order, 1, session=9000) is Arrival.STALE
+    assert drain(order) == ["9000/0", "5/0"]
+
+
 def test_continues_in_the_middle_of_a_session() -> None:
-    order = ChunkOrder[str](session=1, next_sequence=7)
+    order = ChunkOrder[str](session=Session(0, 1), next_sequence=7)
     assert push(order, 6) is Arrival.DUPLICATE
     push(order, 7)
     assert drain(order) == ["1/7"]

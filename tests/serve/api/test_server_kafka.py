@@ -384,6 +384,8 @@ def test_a_live_video_is_not_deleted_behind_kafkas_back(worker: Worker, tmp_path
         assert client.video("cam").frame_count == 30
     assert [video.video_id for video in delete(tmp_path / "data", ["cam"], kafka=worker.config)] == ["cam"]
     assert len(worker.tombstones()) == 3
+    # Its sessions begin anew, also if a publisher with a clock ahead sent it.
+    assert [(one.key, one.value) for one in worker.read_topic(worker.topics.chunks)] == [(b"cams/cam", None)]
     with asked(tmp_path / "data", worker) as (_, client), asked(tmp_path / "other", worker) as (_, other):
         assert list(client.videos()) == list(other.videos()) == []
 

@@ -225,15 +225,15 @@ def test_results_for_a_partition_given_up_are_dropped() -> None:
 # ------------------------------------------------------------------ dead letters
 @pytest.mark.parametrize(
     ("key", "value"),
-    [(b"c/cam", b"\xff\xff no protobuf"), (b"c/cam", None), (b"c/cam", b""), (b"another", chunk_bytes(chunk(0)))],
+    [(b"c/cam", b"\xff\xff no protobuf"), (b"c/cam", b""), (b"another", chunk_bytes(chunk(0)))],
 )
-def test_a_record_that_is_no_chunk_is_a_dead_letter_and_is_committed(key: bytes, value: bytes | None) -> None:
+def test_a_record_that_is_no_chunk_is_a_dead_letter_and_is_committed(key: bytes, value: bytes) -> None:
     effects = FakeEffects()
     partition = chunk_partition(effects)
     partition.take(record(7, None, key=key, value=value))
     [letter] = letters(effects)
     assert (letter.topic, letter.partition, letter.record_offset) == ("chunks", 3, 7)
-    assert (letter.key, letter.value, letter.reason) == (key, value or b"", "RECORD_INVALID")
+    assert (letter.key, letter.value, letter.reason) == (key, value, "RECORD_INVALID")
     assert effects.counts == {"RECORD_INVALID": 1}
     partition.step_commit(may_begin=True)
     assert partition.step_commit(may_begin=True) is None  # the broker does not have the letter yet
@@ -302,10 +302,83 @@ def test_each_chunk_counts_once_in_any_order() -> None:
     order = [1, 0, 0, 3, 2, 1, 6, 5, 4, *range(7, 20), 4]
     take(partition, effects, 0, [chunk(n) for n in order])
     take(partition, effects, len(order), [replace(chunk(3), session=0)])
-    assert effects.counts == {"taken": 20, "duplicate": 3, "stale": 1}
+    assert effects.counts == {"taken": 20, "duplicate": 3, "stale": 1, "SESSION_STALE": 1}
     assert {one.segment.segment_id: one.frames.pts_seconds.tolist() for one in effects.segments} == {
         one.segment.segment_id: one.frames.pts_seconds.tolist() for one in calm.segments
     }
+
+
+# ------------------------------------------------------------------ sessions
+def test_a_session_in_the_future_is_a_dead_letter_and_later_ones_are_taken() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    append_ms = 1_000_000
+    at_the_bound = append_ms + 300_000 + 1000
+    take(partition, effects, 1, [replace(chunk(0), session=at_the_bound)])
+    take(partition, effects, 2, [replace(chunk(0), session=at_the_bound + 5001)])
+    take(partition, effects, 3, [replace(chunk(1), session=at_the_bound)])
+    assert effects.counts == {"taken": 2, "SESSION_AHEAD": 1}
+    [letter] = letters(effects)
+    assert (letter.reason, letter.record_offset) == ("SESSION_AHEAD", 2)
+    assert letter.message == (
+        "session 1306001 of c/cam lies 304 s ahead of the brokers' clock: set the publisher's clock"
+        " (worker.max_session_lead_seconds)"
+    )
+
+
+def reset(offset: int, stream_id: str = "cam") -> Record:
+    return Record("chunks", 3, offset, 1000.0 + offset, video_key("c", stream_id), None)
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_a_stale_session_is_a_dead_letter_until_sessions_begin_anew(is_ended: bool, is_restarted: bool) -> None:
+    content = CONTENT | {(9000, n): CONTENT[1, n] for n in range(3)}
+    effects = FakeEffects(content)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [replace(chunk(n), session=9000) for n in range(3)])
+    if is_ended:
+        take(partition, effects, 3, [replace(chunk(3), session=9000, media=b"", end_of_stream=True)])
+    commit(partition, effects)
+    take(partition, effects, 4, [chunk(0), chunk(1)])
+    assert [(one.reason, one.record_offset) for one in letters(effects)] == [
+        ("SESSION_STALE", 4), ("SESSION_STALE", 5),
+    ]  # fmt: skip
+    assert letters(effects)[0].message.startswith("chunk 0 of session 1, after session 9000 of c/cam: ")
+    partition.take(reset(6))
+    partition.take(reset(7, "unknown"))
+    commit(partition, effects)
+    if is_restarted:
+        again = FakeEffects(content)
+        start = partition.committed
+        partition, effects = chunk_partition(again, start=start, since=effects), again
+        assert start == (8 if is_ended else 0)
+        if not is_ended:  # all is read again
+            take(partition, effects, 0, [replace(chunk(n), session=9000) for n in range(3)])
+            take(partition, effects, 4, [chunk(0), chunk(1)])
+            partition.take(reset(6))
+    before = effects.counts["taken"]
+    take(partition, effects, 8, [chunk(0), chunk(1), replace(chunk(2), session=9000), chunk(2)])
+    assert effects.counts["taken"] - before == 3  # the other session is higher, and waits for its first chunks
+
+
+def test_records_that_were_taken_before_a_restart_are_not_stale() -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    end = {"media": b"", "end_of_stream": True}
+    take(partition, effects, 0, [chunk(0), replace(chunk(1), **end)])
+    partition.take(reset(2))
+    take(partition, effects, 3, [replace(chunk(0), session=0), replace(chunk(1), session=0, **end)])
+    commit(partition, effects)
+    assert len(effects.deliveries_to("checkpoints")) > 0
+    again = FakeEffects(CONTENT)
+    partition = chunk_partition(again, since=effects)
+    take(partition, again, 0, [chunk(0), replace(chunk(1), **end)])
+    partition.take(reset(2))
+    take(partition, again, 3, [replace(chunk(0), session=0), replace(chunk(1), session=0, **end)])
+    assert letters(again) == []
+    assert again.segments == []
+    assert again.counts == {"stale": 2, "reset": 1, "duplicate": 2}
 
 
 def test_chunks_behind_one_that_is_not_decoded_are_held() -> None:

@@ -3,19 +3,24 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from ingest.kafka import Record
+from ingest.values import Chunk
 from serve.cli.main import cli
 from serve.codec.records import read_chunk, read_source
+from serve.worker.publisher import Publisher
 from support.broker import Broker
 from support.fakes import write_scenes
 from support.waiting import HANG_SECONDS
@@ -80,7 +85,13 @@ def start(topic: Topic, *arguments: str, **variables: str) -> "subprocess.Popen[
 
 
 def chunk_records(topic: Topic) -> list[Record]:
-    return topic.records_of(topic.names.chunks)
+    """Return the chunks. Before each session stands a record without a value, which lets sessions begin anew."""
+    records = topic.records_of(topic.names.chunks)
+    for before, record in pairwise(records):
+        if record.value is not None and read_chunk(record.value).sequence == 0:
+            assert before.value is None
+            assert before.key == record.key
+    return [record for record in records if record.value is not None]
 
 
 def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> None:
@@ -161,6 +172,41 @@ def test_publishes_where_a_whole_file_is(topic: Topic, film: Path) -> None:
     [record] = topic.records_of(topic.names.sources)
     source = read_source(record.value or b"")
     assert (record.key, source.collection, source.video_id, source.uri) == (b"default/talk", "default", "talk", uri)
+
+
+@pytest.mark.parametrize(
+    ("ahead_seconds", "said"), [(8 * 86400, r"691\d{3} s ahead of"), (-3600, r"3[56]\d\d s behind"), (3, "")]
+)
+def test_a_wrong_clock_is_said_and_the_stream_is_dated_by_the_brokers(
+    topic: Topic, ahead_seconds: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    publisher = Publisher(
+        topic.settings(), collection="cams", stream_id="cam", report=lambda sent: None, note=notes.append,
+        stop=threading.Event(),
+    )  # fmt: skip
+    right = time.time
+
+    def wrong() -> float:
+        return right() + ahead_seconds
+
+    monkeypatch.setattr("serve.worker.publisher.time.time", wrong)
+    before = right()
+    for sequence in range(2):
+        publisher.send(
+            Chunk(collection="cams", stream_id="cam", session=0, sequence=sequence, media=b"x", start_time=wrong())
+        )
+    publisher.finish()
+    publisher.close()
+    monkeypatch.undo()
+    found = [read_chunk(record.value or b"") for record in chunk_records(topic)]
+    assert [chunk.sequence for chunk in found] == [0, 1]
+    assert before - 1 < found[0].session / 1000 == found[1].session / 1000 < right() + 1
+    slack = abs(ahead_seconds) + 1 if not said else 2
+    assert before - slack < (found[0].start_time or 0) < right() + slack
+    assert len(notes) == bool(said)
+    line = f"this machine's clock is {said} the brokers': the stream is dated by theirs"
+    assert all(re.fullmatch(line, one) for one in notes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -27,12 +27,15 @@ NOISE = DecodeError("chunk", "noise")
 class Log:
     """A partition: the records of one stream as they were appended, and what each chunk holds."""
 
-    chunks: Sequence[Chunk]
+    chunks: Sequence[Chunk | None]  # None: a record that lets sessions begin anew
     content: dict[tuple[int, int], list[Decoded] | IngestError]
 
-    def received(self, offset: int) -> ReceivedChunk:
+    def received(self, offset: int) -> ReceivedChunk | None:
+        chunk = self.chunks[offset]
+        if chunk is None:
+            return None
         record = Record(topic="t", partition=0, offset=offset, append_seconds=2.0 * offset, key=b"k", value=b"")
-        return ReceivedChunk(chunk=self.chunks[offset], record=record)
+        return ReceivedChunk(chunk=chunk, record=record)
 
 
 def make_log(
@@ -42,17 +45,21 @@ def make_log(
     lost: Sequence[int] = (),
     noise: Sequence[int] = (),
     sessions: Sequence[int] = (60,),
+    numbers: Sequence[int] = range(9),
 ) -> Log:
+    """Make a log of sessions with so many chunks, and these numbers. Where numbers fall, sessions begin anew."""
     rng, at = random.Random(seed), 100.3
     content: dict[tuple[int, int], list[Decoded] | IngestError] = {}
-    chunks: list[Chunk] = []
-    for session, count in enumerate(sessions):
+    chunks: list[Chunk | None] = []
+    for place, (session, count) in enumerate(zip(numbers, sessions, strict=False)):
         mine = []
+        if place and session < numbers[place - 1]:
+            chunks.append(None)
         for n in range(count):
             at = 5.7 if n == reset_at else at
             seconds = rng.choice([2.0, 2.0, 2.0, 1.0, 1.7, 3.3])
             content[session, n] = NOISE if n in noise else decode_chunk_alone(at, seconds)
-            is_end = n == count - 1 and session == len(sessions) - 1
+            is_end = n == count - 1 and place == len(sessions) - 1
             mine.append(
                 Chunk(collection="c", stream_id="v", session=session, sequence=n, media=b"x", start_time=1000 + at,
                       end_of_stream=is_end)
@@ -107,8 +114,12 @@ class Run:
                 self.checkpoint = stream_pb2.Checkpoint.FromString(data)
         return self.published
 
-    def read(self) -> Arrival:
-        arrival = self.stream.push(self.log.received(self.offset))
+    def read(self) -> Arrival | None:
+        received, arrival = self.log.received(self.offset), None
+        if received is None:
+            self.stream.reset_sessions(self.offset)
+        else:
+            arrival = self.stream.push(received)
         self.offset += 1
         if not self.decodes_late:
             self.effects.finish(self.effects.decoding)
@@ -152,6 +163,8 @@ LOGS = {
     "reset": {"reset_at": 30},
     "lost": {"lost": (20, 21, 40)},
     "sessions": {"sessions": (25, 30)},
+    "sessions anew": {"sessions": (25, 20, 10), "numbers": (9000, 5, 3)},
+    "sessions anew after gaps": {"sessions": (25, 30), "numbers": (9000, 5), "lost": (0, 1, 9)},
     "late": {"lost": (0, 1), "sessions": (25, 30)},
     "noise": {"noise": (0, 1, *range(20, 29), 40), "lost": (24, 25), "sessions": (30, 50)},
     "all": {"reset_at": 12, "lost": (9, 20), "sessions": (25, 30)},

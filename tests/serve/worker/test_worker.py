@@ -1,6 +1,7 @@
 """kinodex worker against a real broker: from chunks to segments, whatever happens on the way."""
 
 import logging
+import math
 import random
 import threading
 import time
@@ -178,6 +179,7 @@ def test_duplicates_late_chunks_and_old_sessions_change_nothing(topic: Topic, fi
         assert found == [one | {"id": str(one["id"]).replace("calm", "messy")} for one in expected]
         worker.wait_until(lambda: topic.lag() == 0)
         assert (worker.count("duplicate"), worker.count("stale")) == (3, 3)
+        assert [one.reason for one in topic.dead_letters()] == ["SESSION_STALE"] * 3
         assert worker.count("taken") == len(calm) + len(messy)
 
 
@@ -472,7 +474,7 @@ def test_hostile_chunks_harm_their_own_stream_only(topic: Topic, film: Path, tmp
         bad.append((video_key("cams", "good"), other.SerializeToString()))
     bad.append((b"x", random.Random(1).randbytes((9 << 20) - 1000)))
     topic.send_raw(bad)
-    with worker_in_thread(topic, tmp_path) as worker:
+    with worker_in_thread(topic, tmp_path, max_session_lead_seconds=math.inf) as worker:
         worker.wait_until(lambda: topic.is_ended("good", "lies", "long", "large", "jumps", "late"))
         worker.wait_until(lambda: topic.lag() == 0)
         assert worker.count("RECORD_INVALID") == len(bad) == len(topic.dead_letters())
