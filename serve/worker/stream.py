@@ -347,7 +347,7 @@ def clock_of(checkpoint: stream_pb2.Checkpoint) -> ClockState:
     )
 
 
-def place_of(checkpoint: stream_pb2.Checkpoint) -> tuple[Session, int]:
+def resume_place(checkpoint: stream_pb2.Checkpoint) -> tuple[Session, int]:
     """Return the place of the chunk that a checkpoint stands before."""
     return Session(checkpoint.reset_offset, checkpoint.session), checkpoint.next_sequence
 
@@ -382,6 +382,6 @@ def latest_checkpoints(records: Iterable[Record], topic: str) -> tuple[dict[byte
             continue
         append_seconds = max(append_seconds, record.append_seconds)
         before = furthest.get(record.key)
-        if before is None or place_of(before) <= place_of(message):
+        if before is None or resume_place(before) <= resume_place(message):
             furthest[record.key] = message
     return furthest, append_seconds
