@@ -32,6 +32,11 @@ class ServerConfig:
     max_waiting_queries: int = 256  # questions that may wait; the next one is refused, with a time to try again
     max_concurrent_calls: int = 1000  # calls at the same time, with waiting calls, without watches
     max_watches: int = 10_000  # calls of WatchMoments and WatchEvents at the same time
+    max_uploads: int = 64  # uploads at the same time
+    max_jobs: int = 10_000  # videos that wait to be indexed
+    # part of each of these limits, and of max_spool_bytes, that one caller may take: one token or client certificate
+    max_caller_share: float = 0.25
+    max_questions_per_second: float = 100.0  # questions of one caller a second, with bursts of five seconds' questions
     max_message_bytes: int = 16 << 20  # largest request; a picture may have 8 MiB
     max_call_seconds: float = 60.0  # time for a call without a deadline of its own; uploads are excepted
     max_upload_bytes: int = 8 << 30  # largest upload
@@ -55,6 +60,9 @@ class ServerConfig:
         for name in (
             "max_concurrent_calls",
             "max_watches",
+            "max_uploads",
+            "max_jobs",
+            "max_questions_per_second",
             "max_message_bytes",
             "max_call_seconds",
             "max_upload_bytes",
@@ -65,6 +73,8 @@ class ServerConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not 0 < self.max_caller_share <= 1:
+            raise ValueError(f"max_caller_share must be > 0 and at most 1, got {self.max_caller_share}")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError("tls_certificate and tls_key must be set together")
         if self.tls_client_ca and not self.tls_certificate:

@@ -259,11 +259,11 @@ class PermissionDenied(ServeError):
 
 
 class Overloaded(ServeError):
-    """Too many requests at once."""
+    """Too many requests at once, of this caller or of all callers. `limit` is the setting that bounds them."""
 
-    def __init__(self, what: str, retry_after_seconds: float) -> None:
-        super().__init__(f"too many {what} at once: come back in {retry_after_seconds:g} s")
-        self.what, self.retry_after_seconds = what, retry_after_seconds
+    def __init__(self, what: str, retry_after_seconds: float, limit: str) -> None:
+        super().__init__(f"too many {what} at once ({limit}): come back in {retry_after_seconds:.3g} s")
+        self.what, self.retry_after_seconds, self.limit = what, retry_after_seconds, limit
 
 
 class ServerNotReady(ServeError):

@@ -5,10 +5,10 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from kinodex.v1.library_service_pb2_grpc import add_LibraryServiceServicer_to_server
 from kinodex.v1.moderation_service_pb2_grpc import add_ModerationServiceServicer_to_server
@@ -20,9 +20,10 @@ from serve.api.library import LibraryService
 from serve.api.loaded_library import LoadedLibrary
 from serve.api.moderation import EventSignal, ModerationService
 from serve.api.pages import PageSigner, page_key
-from serve.api.reflection import descriptor_pool
+from serve.api.reflection import add_reflection
 from serve.api.search import SearchService
 from serve.api.server import SERVICES, Server, wait_for_first
+from serve.api.strangers import channel_options, reserve_files
 from serve.api.tls import check_exposure, server_credentials
 from serve.api.tokens import open_tokens
 from serve.api.warming import prepare_catalog
@@ -43,7 +44,6 @@ from serve.settings import Settings
 
 CALL_WORKER_COUNT = 4  # threads for calls that read or change the catalog, which take milliseconds
 MAX_WAITING_PICTURES = 32  # of questions, 8 MiB each at most; the next question with a picture is refused
-MIN_PING_MILLISECONDS = 5_000  # of clients, also between calls; gRPC hangs up below 5 minutes by default
 
 
 def build_server(
@@ -89,6 +89,7 @@ def build_server(
         loaded=loaded,
         supervisor=supervisor,
         followers=followers,
+        interceptor=interceptor,
         search_service=search_service,
         library_service=library_service,
         moderation_service=moderation_service,
@@ -124,11 +125,27 @@ def _make_services(
 ) -> tuple[SearchService, LibraryService, ModerationService]:
     config = settings.server
     query_thread_count = config.query_workers or os.cpu_count() or 1  # questions are bounded by the CPU
-    query_workers = Workers("questions", query_thread_count, config.max_waiting_queries, metrics.queries_waiting.set)
-    picture_workers = Workers("pictures", PICTURE_WORKERS, MAX_WAITING_PICTURES, lambda count: None)
+    query_workers = Workers(
+        "questions",
+        query_thread_count,
+        config.max_waiting_queries,
+        metrics.queries_waiting.set,
+        limit="max_waiting_queries",
+        share=config.max_caller_share,
+    )
+    picture_workers = Workers(
+        "pictures",
+        PICTURE_WORKERS,
+        MAX_WAITING_PICTURES,
+        lambda count: None,
+        limit=f"{MAX_WAITING_PICTURES} waiting",
+        share=config.max_caller_share,
+    )
     # The interceptor bounds the calls already, so none is refused for want of a thread.
     max_waiting_count = config.max_concurrent_calls + config.max_watches
-    call_workers = Workers("calls", CALL_WORKER_COUNT, max_waiting_count, lambda count: None)
+    call_workers = Workers(
+        "calls", CALL_WORKER_COUNT, max_waiting_count, lambda count: None, limit="max_concurrent_calls"
+    )
     spool = Spool(
         directory / FOLDER_NAME, max_upload_bytes=config.max_upload_bytes, max_spool_bytes=config.max_spool_bytes
     )
@@ -166,20 +183,14 @@ def _make_grpc_server(
     """Make the gRPC server with our services, health checks and reflection."""
     server = grpc.aio.server(
         interceptors=[interceptor],
-        options=[
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.so_reuseport", 0),  # a second server on the port fails, instead of taking every other call
-            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MILLISECONDS),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
+        options=channel_options(config, reserve_files()),
     )
     add_SearchServiceServicer_to_server(search_service, server)
     add_LibraryServiceServicer_to_server(library_service, server)
     add_ModerationServiceServicer_to_server(moderation_service, server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(names, server, pool=descriptor_pool())
+    add_reflection([*SERVICES, health.SERVICE_NAME], server)
     return server, health_service
 
 
@@ -217,11 +228,13 @@ async def run_server(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     server = build_server(directory, settings, config_file, ingest_command=ingest_command)
-    await server.start()
-    announce(server.address)
-    warming = asyncio.create_task(server.warm_up())
     ending = asyncio.create_task(stopping.wait())
+    tasks: list[asyncio.Task[Any]] = [ending]
     try:
+        await server.start()
+        announce(server.address)
+        warming = asyncio.create_task(server.warm_up())
+        tasks.append(warming)
         await wait_for_first(warming, ending)
         if warming.done():
             warming.result()
@@ -229,7 +242,7 @@ async def run_server(
         if server.failure.done():
             raise server.failure.result()
     finally:
-        for task in (warming, ending):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(warming, ending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop()

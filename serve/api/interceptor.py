@@ -1,5 +1,10 @@
 """The gRPC interceptor around every method of the server: authentication, limits, deadlines, logs, metrics, spans, and
-the translation of errors to gRPC statuses."""
+the translation of errors to gRPC statuses.
+
+Every method is handed to gRPC as one that reads a stream. gRPC reads the request of any other method before it calls
+us: then a caller without a token could make the server take in large requests. Here a call is authenticated and
+admitted by its headers alone, and its request is read afterwards.
+"""
 
 import asyncio
 import contextlib
@@ -17,7 +22,10 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from encoders.batching import ASKER
+from serve.api.revocation import RunningCalls
+from serve.api.shares import RateLimit, Shares
 from serve.api.status import code_of, reason_of, status_of
+from serve.api.strangers import OpenCalls
 from serve.api.tokens import ANYBODY, Principal, TokenStore
 from serve.config import ServerConfig
 from serve.errors import CallTooLong, DataDirectoryBusy, Overloaded, RequestInvalid, ServerNotReady, Unauthenticated
@@ -28,12 +36,14 @@ from serve.observe.tracing import Spans, no_spans
 
 logger = logging.getLogger(__name__)
 
-OPEN_SERVICES = ("grpc.health.v1.Health",)  # open to load balancers, which have no token; it says nothing of videos
+HEALTH = "grpc.health.v1.Health/"  # open to load balancers, which have no token; it says nothing of videos
 OUR_PACKAGE = "kinodex.v1."
 UPLOAD = "kinodex.v1.LibraryService/UploadVideo"  # lasts as long as its bytes take; it has a stall limit of its own
+QUESTIONS = ("kinodex.v1.SearchService/SearchVideos", "kinodex.v1.SearchService/SearchMoments")
 PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")  # request ids of callers that are safe in a log line
-BUSY_RETRY_SECONDS = 1.0  # when to come back to a server that loads, or has too many calls
+BUSY_RETRY_SECONDS = 1.0  # when to come back to a server that loads
 CHANGE_RETRY_SECONDS = 5.0  # when to come back after a lock timeout: large deletes hold the lock for seconds
+ABORT_SECONDS = 5.0  # time to send an error: a caller that reads nothing would hold the call for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +53,7 @@ class Call:
     method: str  # kinodex.v1.SearchService/SearchMoments
     request_id: str
     principal: Principal
+    caller: str = ""  # whose shares it counts in: a token's name, or a client certificate's; empty: nobody is known
     subject: Subject = field(default_factory=Subject)  # for the audit log
 
 
@@ -63,8 +74,12 @@ def current_subject() -> Subject:
     return Subject() if call is None else call.subject
 
 
-Method = Callable[[Any, Any], Awaitable[Any]]  # (request, context) -> response
-StreamMethod = Callable[[Any, Any], AsyncIterator[Any]]  # (request, context) -> responses
+def current_caller() -> str:
+    """Return whose shares the call that this code serves counts in; empty: nobody is known."""
+    call = CURRENT.get()
+    return "" if call is None else call.caller
+
+
 Deserialize = Callable[[bytes], Any]
 
 
@@ -82,49 +97,64 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         self.audit = audit
         self.config, self.tokens, self.metrics, self.is_ready, self.spans = config, tokens, metrics, is_ready, spans
-        # Greatest and present number of running calls, by kind. Watches have their own limit: they last for hours and
-        # cost next to nothing.
-        self.limits = {"calls": config.max_concurrent_calls, "watches": config.max_watches}
-        self.counts = dict.fromkeys(self.limits, 0)
+        share = config.max_caller_share
+
+        def shares(what: str, limit: str) -> Shares:
+            return Shares(what, limit, getattr(config, limit), share, on_change=self._measure)
+
+        # Watches have their own limit: they last for hours and cost next to nothing.
+        self.shares = {
+            "calls": shares("calls", "max_concurrent_calls"),
+            "watches": shares("watches", "max_watches"),
+            "uploads": shares("uploads", "max_uploads"),
+        }
+        self.questions = RateLimit("questions", "max_questions_per_second", config.max_questions_per_second)
+        self.running = None if tokens is None else RunningCalls(tokens)
+        self._open_calls = OpenCalls()
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """Return the method's handler, wrapped. For an unknown method there is none, and gRPC refuses the call."""
         handler = await continuation(details)
+        if handler is None:
+            return None
         method = details.method.lstrip("/")
-        if handler is None or method.startswith(OPEN_SERVICES):
-            return handler
         pairs = dict(details.invocation_metadata or ())
         metadata = {key: value for key, value in pairs.items() if isinstance(value, str)}
-        # Requests are parsed here and not by gRPC, which would parse them before the caller is authenticated, and
-        # report a damaged request in its own words.
-        read, codecs = handler.request_deserializer, (None, handler.response_serializer)
-        if handler.response_streaming and method.startswith(OUR_PACKAGE):  # a watch: one request, endless responses
-            watch = self._wrap_watch(_parse_request(handler.unary_stream, read), method, metadata)
-            return grpc.unary_stream_rpc_method_handler(watch, *codecs)
-        if handler.response_streaming:  # reflection, which gRPC's own code answers
-            reflect = self._authenticate_only(_parse_requests(handler.stream_stream, read), metadata)
-            return grpc.stream_stream_rpc_method_handler(reflect, *codecs)
-        if handler.request_streaming:
-            upload = self._wrap_unary(_parse_requests(handler.stream_unary, read), method, metadata)
-            return grpc.stream_unary_rpc_method_handler(upload, *codecs)
-        answer = self._wrap_unary(_parse_request(handler.unary_unary, read), method, metadata)
-        return grpc.unary_unary_rpc_method_handler(answer, *codecs)
+        # Requests are parsed here and not by gRPC, which would report a damaged request in its own words.
+        codecs = (None, handler.response_serializer)
+        if method.startswith(HEALTH) and self._is_stranger(metadata):
+            check = self._wrap_open(handler.unary_stream or handler.unary_unary, is_watch=handler.response_streaming)
+            if handler.response_streaming:
+                return grpc.stream_stream_rpc_method_handler(check, *codecs)
+            return grpc.stream_unary_rpc_method_handler(check, *codecs)
+        if handler.response_streaming:
+            behaviour = handler.stream_stream or handler.unary_stream
+            call = self._wrap_stream(behaviour, handler, method, metadata)
+            return grpc.stream_stream_rpc_method_handler(call, *codecs)
+        answer = self._wrap_unary(handler.stream_unary or handler.unary_unary, handler, method, metadata)
+        return grpc.stream_unary_rpc_method_handler(answer, *codecs)
 
-    def _authenticate_only(self, behaviour: StreamMethod, metadata: dict[str, str]) -> StreamMethod:
-        async def run(requests: Any, context: Any) -> AsyncIterator[Any]:
+    def _wrap_open(self, behaviour: Any, *, is_watch: bool) -> Any:
+        """Wrap a health check of a stranger. It is not logged: load balancers send several a second."""
+
+        async def run(_: Any, context: Any) -> Any:
             try:
-                self._authenticate(metadata)
-                async for response in behaviour(requests, context):
-                    yield response
-            except (Unauthenticated, RequestInvalid) as error:
-                await context.abort_with_status(rpc_status.to_status(status_of(error, "")))
+                with self._open_calls.admit(context.peer(), is_watch=is_watch):
+                    return await behaviour(await self._open_calls.read(context), context)
+            except (Overloaded, RequestInvalid) as error:
+                await _abort(context, error, "")
 
         return run
 
-    def _wrap_unary(self, behaviour: Method, method: str, metadata: dict[str, str]) -> Method:
-        async def run(request: Any, context: Any) -> Any:
-            async with self._account(method, metadata, context) as request_id:
-                response = await self._run_with_deadline(behaviour, method, request, context)
+    def _wrap_unary(self, behaviour: Any, handler: Any, method: str, metadata: dict[str, str]) -> Any:
+        kind = "uploads" if method == UPLOAD else "calls"
+
+        async def answer(context: Any) -> Any:
+            return await behaviour(await _read_requests(handler, context), context)
+
+        async def run(_: Any, context: Any) -> Any:
+            async with self._account(method, metadata, context, kind) as request_id:
+                response = await self._run_with_deadline(answer, method, context)
                 current_subject().note_response(response)
                 # Sent late on purpose: a client repeats a call only if no part of a response arrived. An error carries
                 # the id in its details (RequestInfo).
@@ -133,9 +163,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return run
 
-    def _wrap_watch(self, behaviour: Any, method: str, metadata: dict[str, str]) -> StreamMethod:
-        async def run(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._account(method, metadata, context, kind="watches") as request_id:
+    def _wrap_stream(self, behaviour: Any, handler: Any, method: str, metadata: dict[str, str]) -> Any:
+        """Wrap a watch, reflection, or a health watch of a caller with a token.
+
+        It writes the responses itself. With a generator, gRPC would write them, and a call that is ended while its
+        caller reads nothing could not report why.
+        """
+
+        async def run(_: Any, context: Any) -> None:
+            async with self._account(method, metadata, context, "watches") as request_id:
+                if method.startswith(HEALTH):  # writes its responses itself
+                    await behaviour(await self._open_calls.read(context), context)
+                    return
+                request = await self._run_with_deadline(lambda context: _read_requests(handler, context), "", context)
                 is_begun = False
                 async with contextlib.aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
@@ -143,37 +183,41 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                             await context.send_initial_metadata((("x-request-id", request_id),))
                             self._record(context.peer(), "BEGUN")
                         is_begun = True
-                        yield response
+                        await context.write(response)
 
         return run
 
     @contextlib.asynccontextmanager
-    async def _account(
-        self, method: str, metadata: dict[str, str], context: Any, *, kind: str = "calls"
-    ) -> AsyncIterator[str]:
+    async def _account(self, method: str, metadata: dict[str, str], context: Any, kind: str) -> AsyncIterator[str]:
         """Admit a call, and report its outcome to the caller, the metrics and the log. Yields its request id."""
         request_id = metadata.get("x-request-id", "")
         if not PLAIN_ID.fullmatch(request_id):
             request_id = uuid4().hex
         started, code, error, peer = time.perf_counter(), "OK", None, context.peer()
-        self._count(kind, 1)
         REQUEST_ID.set(request_id)  # each call runs in a context of its own
         CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
         try:
-            CURRENT.set(Call(method=method, request_id=request_id, principal=self._authenticate(metadata)))
-            ASKER.set(current_principal().scope)
-            if self.counts[kind] > self.limits[kind]:
-                raise Overloaded(kind, BUSY_RETRY_SECONDS)
-            if not self.is_ready() and method.startswith(OUR_PACKAGE):
-                raise ServerNotReady("loading or stopping", BUSY_RETRY_SECONDS)
-            with self.spans(method, metadata, request_id):
-                yield request_id
-        except GeneratorExit:  # the caller reads no more; gRPC has freed the call, and its context must not be used
-            code = "CANCELLED"
-            raise
+            principal = self._authenticate(metadata)
+            caller = principal.name or _certificate_name(context)
+            CURRENT.set(Call(method=method, request_id=request_id, principal=principal, caller=caller))
+            ASKER.set(principal.scope)
+            with self.shares[kind].hold(caller):
+                if method in QUESTIONS:
+                    self.questions.take(caller)
+                if not self.is_ready() and method.startswith(OUR_PACKAGE):
+                    raise ServerNotReady("loading or stopping", BUSY_RETRY_SECONDS)
+                async with self._until_revoked(metadata, principal):
+                    with self.spans(method, metadata, request_id):
+                        yield request_id
         except asyncio.CancelledError:
             remaining = context.time_remaining()
             code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+            raise
+        except grpc.aio.InternalError:  # a response could not be sent: the caller is gone
+            code = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:  # a health check of an unknown service
+            code = "NOT_FOUND"
             raise
         except Exception as caught:
             error = caught
@@ -182,9 +226,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = code_of(error)
             if code == "INTERNAL":
                 logger.exception("call failed method=%s", method)
-            await context.abort_with_status(rpc_status.to_status(status_of(error, request_id)))
+            await _abort(context, error, request_id)
         finally:
-            self._count(kind, -1)
             self.metrics.calls.labels(method, code).inc()
             seconds = time.perf_counter() - started
             self.metrics.call_seconds.labels(method).observe(seconds)
@@ -197,9 +240,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             )  # fmt: skip
 
     def _record(self, peer: str, outcome: str, reason: str = "") -> None:
-        """Write the current call to the audit log."""
+        """Write the current call to the audit log, unless it asks for the server's health."""
         call = CURRENT.get()
-        if self.audit is not None and call is not None:
+        if self.audit is not None and call is not None and not call.method.startswith(HEALTH):
             self.audit.record(
                 Act(
                     method=call.method,
@@ -212,17 +255,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 )
             )
 
-    def _count(self, kind: str, change: int) -> None:
-        self.counts[kind] += change
-        self.metrics.calls_in_flight.set(sum(self.counts.values()))
+    def _until_revoked(
+        self, metadata: dict[str, str], principal: Principal
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        if self.running is None:
+            return contextlib.nullcontext()
+        return self.running.until_revoked(metadata.get("authorization"), principal)
 
-    async def _run_with_deadline(self, behaviour: Method, method: str, request: Any, context: Any) -> Any:
+    def _measure(self) -> None:
+        self.metrics.calls_in_flight.set(sum(shares.count for shares in self.shares.values()))
+
+    async def _run_with_deadline(self, work: Callable[[Any], Awaitable[Any]], method: str, context: Any) -> Any:
         """Run the method, for at most max_call_seconds if the caller sets no deadline."""
         if method == UPLOAD or context.time_remaining() is not None:
-            return await behaviour(request, context)
+            return await work(context)
         try:
             async with asyncio.timeout(self.config.max_call_seconds):
-                return await behaviour(request, context)
+                return await work(context)
         except TimeoutError as error:
             raise CallTooLong(self.config.max_call_seconds) from error
 
@@ -230,6 +279,46 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if self.tokens is None:
             return ANYBODY
         return self.tokens.authenticate(metadata.get("authorization"))
+
+    def _is_stranger(self, metadata: dict[str, str]) -> bool:
+        """Whether a caller has no valid token."""
+        try:
+            return self._authenticate(metadata) is ANYBODY
+        except Unauthenticated:
+            return True
+
+
+async def _abort(context: Any, error: Exception, request_id: str) -> None:
+    """Report an error to the caller, and end the call.
+
+    Raises:
+        AbortError: Always, unless the caller reads nothing.
+        CancelledError: If the caller reads nothing: gRPC has the status then, and sends it if the caller reads on.
+    """
+    try:
+        async with asyncio.timeout(ABORT_SECONDS):
+            await context.abort_with_status(rpc_status.to_status(status_of(error, request_id)))
+    except TimeoutError:
+        raise asyncio.CancelledError from None
+
+
+def _certificate_name(context: Any) -> str:
+    """Return the name in the caller's certificate; empty without one."""
+    return next((name.decode("utf-8", "replace") for name in context.peer_identities() or ()), "")
+
+
+async def _read_requests(handler: Any, context: Any) -> Any:
+    """Return the request of a call, or the iterator of its requests.
+
+    Raises:
+        RequestInvalid: If there is none, or if the bytes are not a message of this method.
+    """
+    if handler.request_streaming:
+        return _RequestStream(context, handler.request_deserializer)
+    content = await context.read()
+    if content is grpc.aio.EOF:
+        raise RequestInvalid([("request", "is missing")])
+    return _parse(content, handler.request_deserializer)
 
 
 def _parse(content: bytes, read: Deserialize) -> Any:
@@ -246,24 +335,17 @@ def _parse(content: bytes, read: Deserialize) -> Any:
     return message
 
 
-def _parse_request(behaviour: Any, read: Deserialize) -> Any:
-    """Make a method take its request as bytes."""
-    return lambda content, context: behaviour(_parse(content, read), context)
-
-
 class _RequestStream:
     """The requests of a call that sends a stream, parsed as they come; raises as _parse() does."""
 
-    def __init__(self, contents: AsyncIterator[bytes], read: Deserialize) -> None:
-        self.contents, self.read = contents, read
+    def __init__(self, context: Any, read: Deserialize) -> None:
+        self.context, self.read = context, read
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        return _parse(await anext(self.contents), self.read)
-
-
-def _parse_requests(behaviour: Any, read: Deserialize) -> Any:
-    """Make a method that reads a stream of requests take them as bytes."""
-    return lambda contents, context: behaviour(_RequestStream(contents, read), context)
+        content = await self.context.read()
+        if content is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return _parse(content, self.read)

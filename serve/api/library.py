@@ -33,7 +33,15 @@ from serve.codec.requests import (
     video_reference,
 )
 from serve.codec.utterances import fill_utterance
-from serve.errors import FrameNotFound, RequestInvalid, UploadStalled, VideoAmbiguous, VideoNotFound, VideoNotReady
+from serve.errors import (
+    FrameNotFound,
+    PermissionDenied,
+    RequestInvalid,
+    UploadStalled,
+    VideoAmbiguous,
+    VideoNotFound,
+    VideoNotReady,
+)
 from serve.indexing.jobs import JobQueue, NewJob, RequestKey
 from serve.indexing.uploads import Spool, Upload, upload_uri
 from serve.observe.metrics import ServerMetrics
@@ -109,6 +117,8 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         self, request_iterator: AsyncIterator[library_pb2.UploadVideoRequest], context: Any
     ) -> library_pb2.UploadVideoResponse:
         principal = current_principal()
+        if not principal.can_write:  # before anything of the upload is read
+            raise PermissionDenied("upload videos")
         first = await self._next_message(request_iterator, "the upload")
         if first is None or first.WhichOneof("content") != "header":
             raise RequestInvalid([("header", "is required, and comes first")])

@@ -21,6 +21,7 @@ from grpc_health.v1 import health, health_pb2
 
 from encoders.errors import EncoderError
 from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2
+from serve.api.interceptor import CallInterceptor
 from serve.api.library import LibraryService
 from serve.api.loaded_library import LoadedLibrary
 from serve.api.moderation import ModerationService
@@ -67,6 +68,7 @@ class Server:
     loaded: LoadedLibrary
     supervisor: Supervisor
     followers: Followers
+    interceptor: CallInterceptor
     search_service: SearchService
     library_service: LibraryService
     moderation_service: ModerationService
@@ -84,6 +86,7 @@ class Server:
         self.metrics_address = ""
         self._close_metrics: Callable[[], None] = lambda: None
         self._refresher: asyncio.Task[None] | None = None
+        self._token_watcher: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -100,6 +103,9 @@ class Server:
                 self.metrics.registry, self.config.metrics_listen, self.config
             )
         await self.grpc.start()
+        if self.interceptor.running is not None:
+            watching = self.interceptor.running.watch_tokens()
+            self._token_watcher = asyncio.create_task(watching, name="token watcher")
 
     async def warm_up(self) -> None:
         """Load the encoders and the indexes, then answer all calls.
@@ -223,9 +229,10 @@ class Server:
         await self.grpc.stop(self.config.drain_seconds)
         if self.audit is not None:
             await asyncio.to_thread(self.audit.close)
-        if self._refresher is not None:
-            self._refresher.cancel()
-            await asyncio.gather(self._refresher, return_exceptions=True)
+        for task in (self._refresher, self._token_watcher):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await asyncio.to_thread(self.supervisor.stop)
         if self.loaded.feed is not None:
             await asyncio.to_thread(self.loaded.feed.stop)

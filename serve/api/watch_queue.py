@@ -82,4 +82,4 @@ class WatchQueue:
 
 
 def _overrun_error() -> Overloaded:
-    return Overloaded("moments that were not read", READ_RETRY_SECONDS)
+    return Overloaded("moments that were not read", READ_RETRY_SECONDS, f"{MAX_CHANGE_COUNT} a watch")

@@ -74,6 +74,7 @@ def call(curl: Curl) -> Callable[..., dict[str, Any]]:
 def test_lists_the_services_and_their_methods(curl: Curl, server: Reached) -> None:
     assert curl(server, "list").stdout.split() == [
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "kinodex.v1.LibraryService",
         "kinodex.v1.ModerationService",
@@ -90,6 +91,7 @@ def test_describes_services_and_messages(curl: Curl, server: Reached) -> None:
         assert f"service {service.name} {{" in described
         for method in service.methods:
             assert f"rpc {method.name} (" in described
+            assert f"{method.full_name} is a method" in curl(server, "describe", method.full_name).stdout
     described = curl(server, "describe", "kinodex.v1.Query").stdout
     for field in moment_pb2.Query.DESCRIPTOR.fields:
         assert f" {field.name} = {field.number};" in described

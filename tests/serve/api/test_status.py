@@ -43,7 +43,7 @@ SPOKEN: list[Exception] = [
     errors.Unauthenticated(),
     errors.TokenExpired("laptop", datetime(2026, 5, 1, 12, tzinfo=UTC)),
     errors.PermissionDenied("read collection talks"),
-    errors.Overloaded("calls", 2.5),
+    errors.Overloaded("calls", 2.5, "max_concurrent_calls"),
     errors.ServerNotReady("loading", 3.0),
     errors.IndexUnavailable(),
     errors.CallAbandoned("the call was cancelled"),
@@ -198,7 +198,10 @@ def test_names_the_fields_that_are_wrong(error: Exception) -> None:
     [
         (errors.VideoNotFound("c0ffee"), {"video_id": "c0ffee"}),
         (errors.PermissionDenied("read collection talks"), {"what": "read collection talks"}),
-        (errors.Overloaded("calls", 2.5), {"what": "calls", "retry_after_seconds": "2.5"}),
+        (
+            errors.Overloaded("calls", 2.5, "max_concurrent_calls"),
+            {"what": "calls", "retry_after_seconds": "2.5", "limit": "max_concurrent_calls"},
+        ),
         (
             ingest_errors.LimitExceeded(URI, "max_bytes", "too much"),
             {"uri": URI, "reason": "too much", "remedy": "the limit is the setting max_bytes", "limit": "max_bytes"},
