@@ -26,7 +26,7 @@ from serve.codec.requests import moments_query
 from serve.config import IndexConfig
 from serve.errors import VideoIsLive, VideoNotFound
 from serve.settings import Settings
-from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict
+from serve.values import Answer, Filter, IndexOutcome, IndexProgress, Verdict, Video
 from support.fake_server import FakeServer, make_refusal, serving
 from support.sample_answers import FakeLibrary, jpeg, moment, video, video_answer
 from support.waiting import HANG_SECONDS
@@ -78,12 +78,12 @@ class FakePipeline(types.ModuleType):
 
     def delete(
         self, directory: Path, video_ids: Sequence[str], *, collection: str | None, kafka: KafkaConfig, is_local: bool
-    ) -> list[str]:
+    ) -> list[Video]:
         if "77" in video_ids:
             raise VideoNotFound("77")
         if "cam" in video_ids and not kafka.servers and not is_local:
             raise VideoIsLive("cam")
-        return [f"{video_id}-whole" for video_id in video_ids]
+        return [video(video_id=f"{video_id}-whole") for video_id in video_ids]
 
 
 @pytest.fixture(autouse=True)
