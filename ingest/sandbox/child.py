@@ -1,11 +1,10 @@
-"""The decoding child process: `python -P -m ingest.sandbox.child SOCKET PARENT [stills]`, started by pool.py.
+"""The decoding child process: `python -P -m ingest.sandbox.child SOCKET MEMORY PARENT [stills]`, started by pool.py.
 
-It loads all its modules, lowers its limits, then decodes one input after another. Each input comes as an open file. The
-limit on descriptors leaves room for this file only, so the media cannot open another.
+It loads all its modules, lowers its limits, confines itself (ingest.sandbox.confinement), then decodes one input after
+another. Each input comes as an open file. The limit on descriptors leaves room for this file only.
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import io
@@ -13,9 +12,7 @@ import math
 import os
 import pkgutil
 import resource
-import signal
 import socket
-import stat
 import sys
 import time
 import traceback
@@ -33,11 +30,11 @@ from ingest.errors import IngestError, LimitExceeded
 from ingest.media.decode import decode
 from ingest.media.picture import PictureMaker
 from ingest.sandbox import protocol
+from ingest.sandbox.confinement import confine, end_with
+from ingest.sandbox.system_calls import SOCKET
 from ingest.values import SoundTrack
 
-SOCKET = 3  # descriptor of the socket, after 0, 1 and 2; the input gets 4
 DESCRIPTORS = 5  # limit on open descriptors: 0 to 4
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 NICENESS = 5  # decoding yields to the server's answers
 BEATS_PER_STALL = 4  # beat messages within max_stall_seconds
 
@@ -45,27 +42,26 @@ BEATS_PER_STALL = 4  # beat messages within max_stall_seconds
 class DescriptorFile(io.RawIOBase):
     """A file given by its descriptor. It has its own position and does not move the parent's."""
 
-    def __init__(self, descriptor: int) -> None:
-        status = os.fstat(descriptor)
-        self._descriptor, self._size = descriptor, status.st_size
-        self._is_regular = stat.S_ISREG(status.st_mode)
+    def __init__(self, descriptor: int, size_bytes: int | None) -> None:
+        """Take the descriptor and the size; None: it is a pipe, which allows no seeking."""
+        self._descriptor, self._size = descriptor, size_bytes
         self._position = 0
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
-        return self._is_regular
+        return self._size is not None
 
     def read(self, size: int = -1) -> bytes:
-        if not self._is_regular:
+        if self._size is None:
             return os.read(self._descriptor, size)
         data = os.pread(self._descriptor, size, self._position)
         self._position += len(data)
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        base = (0, self._position, self._size)[whence]
+        base = (0, self._position, self._size or 0)[whence]
         if base + offset < 0:
             raise ValueError(f"seek to {base + offset}")
         self._position = base + offset
@@ -75,12 +71,16 @@ class DescriptorFile(io.RawIOBase):
         return self._position
 
 
-def main(descriptor: int, parent: int, *, decodes_stills: bool) -> None:
-    """Serve requests until the parent closes the connection. `decodes_stills`: still pictures may be among them."""
-    if sys.platform == "linux":  # the kernel kills this process when the parent's thread that started it ends
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent ended before the call
-            os._exit(1)
+def main(descriptor: int, max_memory_bytes: int, parent: int, *, decodes_stills: bool) -> None:
+    """Serve requests until the parent closes the connection.
+
+    Args:
+        descriptor: Of the socket.
+        max_memory_bytes: Upper bound of what a request may set.
+        parent: Number of the parent process.
+        decodes_stills: Whether still pictures may be among the inputs.
+    """
+    end_with(parent)
     if descriptor != SOCKET:
         os.dup2(descriptor, SOCKET)
         os.close(descriptor)
@@ -93,7 +93,11 @@ def main(descriptor: int, parent: int, *, decodes_stills: bool) -> None:
         os.dup2(nothing.fileno(), sys.stderr.fileno())
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
-    connection.sendall(protocol.serialize(protocol.Message(kind="ready")))
+    _limit(resource.RLIMIT_DATA, max_memory_bytes)
+    os.chdir("/")
+    os.environ.clear()
+    missing = confine(parent)
+    connection.sendall(protocol.serialize(protocol.Message(kind="ready", fields={"missing": missing})))
     while True:
         request, file = protocol.receive_request(connection)
         try:
@@ -124,7 +128,7 @@ def _serve(connection: socket.socket, request: protocol.Message, descriptor: int
         connection.sendall(protocol.serialize(protocol.Message(kind="choose")))
         return int(protocol.receive(connection, max_payload_bytes=0).fields["place"])
 
-    file = cast(BinaryIO, DescriptorFile(descriptor))
+    file = cast(BinaryIO, DescriptorFile(descriptor, request.fields["size_bytes"]))
     choose = choose_sound if request.fields["offers_sound"] else None
     try:
         for item in decode(file, uri="", config=config, on_progress=on_progress, choose_sound=choose):
@@ -179,4 +183,4 @@ def _tiny_video() -> bytes:
 if __name__ == "__main__":
     # The parent closes its end of the socket when it is done, and the kernel when it dies.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        main(int(sys.argv[1]), int(sys.argv[2]), decodes_stills="stills" in sys.argv[3:])
+        main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), decodes_stills="stills" in sys.argv[4:])

@@ -6,7 +6,9 @@ import logging
 import os
 import queue
 import signal
+import site
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0  # bound of a child's start; loading its libraries takes a second on an idle machine
 CPU_GRACE_SECONDS = 60.0  # of processor time beyond max_wall_seconds, so that the watchdog acts first
+# Variables by which Python and the loader of libraries find what a child imports.
+LOADER_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 EXIT_SECONDS = 10.0  # bound of waiting until the kernel has ended a killed child
 
 
@@ -67,7 +71,7 @@ class DecodePool:
         Args:
             file: A file object or descriptor, open for reading. The caller closes it afterwards.
             uri: The input's name in errors.
-            config: Replaces the pool's config.
+            config: Replaces the pool's config; a max_memory_bytes above the pool's means the pool's.
             choose_sound: Called, before the first item, where several sound tracks decode, with what is heard of them
                 in order of rank; returns the place of the one to hear. None: the first is heard.
             max_cpu_seconds: Bound of the processor time, in whole seconds, which a loaded machine does not use up
@@ -113,6 +117,16 @@ class DecodePool:
                 child = None
             self._idle.put(child)
 
+    def missing_walls(self) -> dict[str, str]:
+        """Start a child; return which walls around it this machine lacks, and why (ingest.sandbox.confinement).
+
+        Raises:
+            DecoderCrashed: If the child does not start.
+        """
+        child = self._start("", False)
+        self._forget(child)
+        return child.missing_walls
+
     def close(self) -> None:
         """End all children. Running decodes fail with DecoderCrashed."""
         self._is_closed = True
@@ -137,7 +151,7 @@ class DecodePool:
                 check()
 
     def _start(self, uri: str, decodes_stills: bool) -> "_Child":
-        child: _Child = self._starter.submit(_Child, decodes_stills).result()
+        child: _Child = self._starter.submit(_Child, decodes_stills, self._config.max_memory_bytes).result()
         with self._lock:
             self._children.add(child)
         child.wait_ready(uri)
@@ -156,23 +170,24 @@ class _Child:
 
     Args:
         decodes_stills: Whether it loads the libraries for still pictures. Later, it can open no file.
+        max_memory_bytes: Upper bound of what an input may set.
     """
 
-    def __init__(self, decodes_stills: bool) -> None:
+    def __init__(self, decodes_stills: bool, max_memory_bytes: int) -> None:
         self.decodes_stills = decodes_stills
+        self.missing_walls: dict[str, str] = {}  # of ingest.sandbox.confinement, and why they are missing
         self._connection, theirs = socket.socketpair()
         with theirs:
-            arguments = ["-P", "-m", "ingest.sandbox.child", str(theirs.fileno()), str(os.getpid())]
+            arguments = ["-P", "-m", "ingest.sandbox.child", str(theirs.fileno())]
+            arguments += [str(max_memory_bytes), str(os.getpid())]
             arguments += ["stills"] if decodes_stills else []
-            # One thread for NumPy: the memory of idle threads counts towards max_memory_bytes.
-            threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,  # read if the start fails; a started child redirects it to /dev/null
-                env=os.environ | threads,
+                env=_make_environment(),
                 start_new_session=True,  # Ctrl-C goes to the parent only
             )
 
@@ -187,8 +202,10 @@ class _Child:
             assert self._process.stderr is not None
             logger.error("decoder not started trace=%s", self._process.stderr.read().decode(errors="replace"))
             raise DecoderCrashed(uri, f"the decoder process did not start ({self._exit_status()})") from error
-        if message.kind != "ready":
+        missing = message.fields.get("missing")
+        if message.kind != "ready" or not isinstance(missing, dict):
             raise DecoderCrashed(uri, "the decoder process did not start (it sent something else)")
+        self.missing_walls = missing
         assert self._process.stderr is not None
         self._process.stderr.close()
 
@@ -203,7 +220,12 @@ class _Child:
     ) -> Iterator[Decoded]:
         """Send one input to the child; yield its items, checked."""
         offers_sound = choose_sound is not None
-        fields = {"config": asdict(config), "offers_sound": offers_sound, "max_cpu_seconds": max_cpu_seconds}
+        fields = {
+            "config": asdict(config),
+            "offers_sound": offers_sound,
+            "max_cpu_seconds": max_cpu_seconds,
+            "size_bytes": _size_of(descriptor),
+        }
         request = protocol.serialize(protocol.Message(kind="request", fields=fields))
         checker, tracks = _OrderChecker(), list[SoundTrack]()
         waited_seconds = 0.0
@@ -306,6 +328,21 @@ def _to_error(message: protocol.Message, uri: str) -> DecodeError | LimitExceede
     if message.fields.get("type") == "LimitExceeded":
         return LimitExceeded(uri, str(limit), reason)
     return DecodeError(uri, reason, str(message.fields.get("remedy") or ""))
+
+
+def _make_environment() -> dict[str, str]:
+    """Return what a child needs to find its modules and libraries, and nothing else of this process's environment."""
+    kept = {name: os.environ[name] for name in LOADER_VARIABLES if name in os.environ}
+    if site.ENABLE_USER_SITE:
+        kept["PYTHONUSERBASE"] = site.getuserbase()
+    # One thread for NumPy: the memory of idle threads counts towards max_memory_bytes.
+    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _size_of(descriptor: int) -> int | None:
+    """Return the bytes of a file; None for a pipe."""
+    status = os.fstat(descriptor)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _read_head(descriptor: int) -> bytes:

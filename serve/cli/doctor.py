@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from encoders.errors import EncoderError
+from ingest.config import DecodeConfig
 from ingest.errors import IngestError
 from serve.errors import DataDirectoryMissing, ServeError
 from serve.settings import Settings, data_directory, load_settings
@@ -48,6 +49,7 @@ def examine(data: Path | None, config: Path | None) -> list[CheckResult]:
     checks: list[tuple[str, Callable[[], CheckResult]]] = [
         ("packages", _check_packages),
         ("decoding", _check_decoding),
+        ("sandbox", _check_sandbox),
         ("device", lambda: _check_device(settings)),
         ("visual encoder", lambda: _check_visual(settings)),
         ("speech encoder", lambda: _check_speech(settings)),
@@ -114,6 +116,21 @@ def _check_decoding() -> CheckResult:
         remedy = "install PyAV's own wheel: pip install --force-reinstall --only-binary :all: av"
         return CheckResult(state="note", detail=f"{detail}, without {', '.join(missing)}", remedy=remedy)
     return CheckResult(state="ok", detail=detail)
+
+
+def _check_sandbox() -> CheckResult:
+    """Start a process that decodes untrusted bytes, and ask what confines it."""
+    from ingest.sandbox.confinement import WALLS
+    from ingest.sandbox.pool import DecodePool
+
+    with DecodePool(DecodeConfig(), workers=1) as pool:
+        missing = pool.missing_walls()
+    walls = ", ".join(name for name in WALLS if name not in missing)
+    if missing:
+        without = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
+        remedy = "see docs/security.md: the kernel, or the container's own profile, decides"
+        return CheckResult(state="note", detail=f"decoding has {walls or 'limits only'}; not {without}", remedy=remedy)
+    return CheckResult(state="ok", detail=f"decoding has {walls}")
 
 
 def _check_device(settings: Settings) -> CheckResult:

@@ -318,7 +318,7 @@ connection.recv(1 << 16)
 {answer}
 time.sleep(0.2)
 """
-READY = """send(b'{"kind": "ready"}')"""
+READY = """send(b'{"kind": "ready", "missing": {}}')"""
 INFO = (
     """send(b'{"kind": "info", "container": "x", "duration_seconds": null, "video_codec": null, "audio_codec": null,"""
     """ "width": null, "height": null, "rotation_degrees": 0, "frame_rate_fps": null}')"""

@@ -18,6 +18,7 @@ from google.rpc import code_pb2
 from PIL import Image
 
 from ingest.config import KafkaConfig
+from ingest.sandbox.confinement import WALLS
 from kinodex.v1 import library_service_pb2
 from serve.cli import doctor
 from serve.cli.main import cli
@@ -606,6 +607,7 @@ def test_doctor_finds_what_this_machine_has() -> None:
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
     assert findings["decoding"]["state"] == "ok"
     assert "libavcodec" in findings["decoding"]["detail"]
+    assert findings["sandbox"]["state"] in ("ok", "note")
     assert findings["library"]["state"] == "note"
     assert result.exit_code == (1 if any(each["state"] == "missing" for each in findings.values()) else 0)
 
@@ -619,8 +621,25 @@ def test_doctor_names_the_vector_index(spec: object, state: str, remedy: str, mo
     assert "http://milvus.example:19530" in finding.detail
 
 
+@pytest.mark.parametrize(
+    ("missing", "state", "detail"),
+    [
+        ({}, "ok", "no capabilities, no new privileges, Landlock, seccomp"),
+        ({"Landlock": "Function not implemented"}, "note", "seccomp; not Landlock (Function not implemented)"),
+        (dict.fromkeys(WALLS, "no"), "note", "decoding has limits only; not another user than root (no)"),
+    ],
+)
+def test_doctor_names_the_walls_that_are_missing(
+    missing: dict[str, str], state: str, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.sandbox.pool.DecodePool.missing_walls", lambda pool: missing)
+    finding = doctor._check_sandbox()
+    assert finding.state == state
+    assert detail in finding.detail
+
+
 def test_doctor_reports_a_wrong_setting_and_checks_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    for check in ("packages", "decoding", "device", "visual", "speech", "sentence", "index", "library"):
+    for check in ("packages", "decoding", "sandbox", "device", "visual", "speech", "sentence", "index", "library"):
         monkeypatch.setattr(
             f"serve.cli.doctor._check_{check}", lambda *_: (_ for _ in ()).throw(ImportError("no module x"))
         )
@@ -628,4 +647,4 @@ def test_doctor_reports_a_wrong_setting_and_checks_the_rest(monkeypatch: pytest.
     result = kinodex("doctor")
     assert result.exit_code == 1
     assert "missing  settings" in result.stdout
-    assert result.stdout.count("-> pip install kinodex") == 8
+    assert result.stdout.count("-> pip install kinodex") == 9
