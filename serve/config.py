@@ -52,6 +52,8 @@ class ServerConfig:
     # how long this server keeps its copy of live videos, by collection: `cams=7d`, `default=30d,50GiB`, `*=1d`; none:
     # as long as all servers (`kinodex retention`)
     retention: tuple[str, ...] = ()
+    # how much callers may add to a collection: `talks=500h`, `default=2000videos,300h`, `*=100videos`; none: any amount
+    quotas: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("query_workers", "max_waiting_queries"):
@@ -86,6 +88,7 @@ class ServerConfig:
         if bool(self.webhook_url) != bool(self.webhook_secret):
             raise ValueError("webhook_url and webhook_secret must be set together")
         parse_retention(self.retention)
+        parse_quotas(self.quotas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,10 +214,66 @@ class Retention:
 def parse_retention(texts: Sequence[str]) -> Retention:
     """Parse server.retention: "cams=7d", "default=30d,50GiB", "*=1d".
 
-    Environment variables are split at their commas, so a text without a collection adds to the collection before it.
-
     Raises:
         ValueError: If a text has no limit, or repeats a collection or a kind of limit.
+    """
+    units = {"age_seconds": AGE_UNITS, "size_bytes": SIZE_UNITS}
+    form = f"an age (s, m, h, d, w), a size ({', '.join(SIZE_UNITS)}) or both, as in cams=7d,50GiB"
+    amounts = _parse_amounts("retention", texts, units, "cams=7d or cams=7d,50GiB", form)
+    return Retention(limits=MappingProxyType({name: Limit(**limits) for name, limits in amounts.items()}))
+
+
+# ---- quotas: how much a collection may hold
+
+COUNT_UNITS = {"videos": 1}
+LENGTH_UNITS = {"h": 3600}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """How much one collection may hold."""
+
+    video_count: float = math.inf
+    length_seconds: float = math.inf  # of all its videos together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """The quotas of all collections."""
+
+    quotas: Mapping[str, Quota] = field(default_factory=lambda: MappingProxyType({}))  # by collection, or EVERY_OTHER
+
+    def of(self, collection: str) -> Quota | None:
+        """Return a collection's quota; None: it may hold any amount."""
+        return self.quotas.get(collection) or self.quotas.get(EVERY_OTHER)
+
+
+NO_QUOTAS = Quotas()
+
+
+def parse_quotas(texts: Sequence[str]) -> Quotas:
+    """Parse server.quotas: "talks=500h", "default=2000videos,300h", "*=100videos".
+
+    Raises:
+        ValueError: If a text has no quota, or repeats a collection or a kind of quota.
+    """
+    units = {"video_count": COUNT_UNITS, "length_seconds": LENGTH_UNITS}
+    form = "a number of videos, of hours (h) or both, as in talks=2000videos,500h"
+    amounts = _parse_amounts("quotas", texts, units, "talks=500h or talks=2000videos,500h", form)
+    return Quotas(quotas=MappingProxyType({name: Quota(**kinds) for name, kinds in amounts.items()}))
+
+
+# ---- amounts by collection
+
+Units = Mapping[str, Mapping[str, int]]  # of each kind of amount: its units, each in the unit of the kind
+
+
+def _parse_amounts(
+    setting: str, texts: Sequence[str], units: Units, example: str, form: str
+) -> dict[str, dict[str, float]]:
+    """Return the amounts of each collection by their kinds.
+
+    Environment variables are split at their commas, so a text without a collection adds to the collection before it.
     """
     amounts: dict[str, dict[str, float]] = {}
     collection = ""
@@ -225,26 +284,24 @@ def parse_retention(texts: Sequence[str]) -> Retention:
         else:
             collection = name.strip()
             if collection in amounts:
-                raise ValueError(f"retention names the collection {collection!r} twice")
+                raise ValueError(f"{setting} names the collection {collection!r} twice")
             amounts[collection] = {}
         if not collection:
-            raise ValueError(f"retention must be like cams=7d or cams=7d,50GiB (* is every other), got {text!r}")
+            raise ValueError(f"{setting} must be like {example} (* is every other), got {text!r}")
         for part in listed.split(","):
-            kind, amount = _parse_amount(part, text)
+            kind, amount = _parse_amount(part, units)
+            if not amount:
+                raise ValueError(f"{setting} must give each collection {form}; got {part.strip()!r} in {text!r}")
             if kind in amounts[collection]:
-                raise ValueError(f"retention of {collection} has two limits of one kind: {text!r}")
+                raise ValueError(f"{setting} of {collection} has two limits of one kind: {text!r}")
             amounts[collection][kind] = amount
-    return Retention(limits=MappingProxyType({name: Limit(**limits) for name, limits in amounts.items()}))
+    return amounts
 
 
-def _parse_amount(part: str, text: str) -> tuple[str, float]:
+def _parse_amount(part: str, units: Units) -> tuple[str, float]:
+    """Return the kind and the amount of a text such as "7d"; an amount of 0: it is none."""
     match = AMOUNT.fullmatch(part.strip())
-    if match is not None:
-        amount, unit = float(match[1]), match[2]
-        for kind, units in (("age_seconds", AGE_UNITS), ("size_bytes", SIZE_UNITS)):
-            if unit in units and amount > 0:
-                return kind, amount * units[unit]
-    raise ValueError(
-        f"retention must give each collection an age (s, m, h, d, w), a size ({', '.join(SIZE_UNITS)}) or both, as in"
-        f" cams=7d,50GiB; got {part.strip()!r} in {text!r}"
-    )
+    for kind, factors in units.items():
+        if match is not None and match[2] in factors:
+            return kind, float(match[1]) * factors[match[2]]
+    return "", 0.0

@@ -31,6 +31,7 @@
 ├── UploadCorrupt          its bytes are not those that were announced
 ├── UploadStalled          its bytes stopped coming
 ├── SpoolFull              no room for uploads
+├── QuotaExceeded          the collection holds all that its quota allows
 ├── RecordInvalid          a Kafka record is not what its topic holds
 ├── WorkerCrashed          the indexing process died on a video more than once
 └── ServerFailed           (clients) a server refused or could not be reached
@@ -315,6 +316,16 @@ class SpoolFull(ServeError):
     def __init__(self, retry_after_seconds: float) -> None:
         super().__init__("there is no room for uploads now: come back when others are indexed")
         self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceeded(ServeError):
+    """The collection holds all that its quota allows."""
+
+    def __init__(self, collection: str, used: str) -> None:
+        super().__init__(
+            f"collection {collection} is full: it has {used} (server.quotas): delete some first, or ask the operator"
+        )
+        self.collection, self.used = collection, used
 
 
 class RecordInvalid(ServeError):

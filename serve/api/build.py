@@ -30,7 +30,7 @@ from serve.api.warming import prepare_catalog
 from serve.api.workers import Workers
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
-from serve.config import ServerConfig
+from serve.config import ServerConfig, parse_quotas
 from serve.errors import SettingsError
 from serve.indexing.jobs import JobQueue
 from serve.indexing.supervisor import Supervisor
@@ -155,7 +155,7 @@ def _make_services(
     )
     library_service = LibraryService(
         reader,
-        JobQueue(editor),
+        JobQueue(editor, parse_quotas(config.quotas)),
         access,
         spool,
         call_workers,

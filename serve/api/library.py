@@ -130,7 +130,10 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             """Return the answer to an earlier call with the same request id."""
             self.access.require_writable(principal, placement.collection)
             answer = None if key is None else self.jobs.answer(key)
-            return None if answer is None else self._status(*answer)
+            if answer is not None:
+                return self._status(*answer)
+            self.changes.room.require(placement.collection, placement.video_id or "")  # before the bytes come
+            return None
 
         status = await self.workers.run(find_answer)
         if status is None:

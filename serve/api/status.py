@@ -48,6 +48,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.UploadCorrupt: code_pb2.DATA_LOSS,
     errors.UploadStalled: code_pb2.DEADLINE_EXCEEDED,
     errors.SpoolFull: code_pb2.RESOURCE_EXHAUSTED,
+    errors.QuotaExceeded: code_pb2.RESOURCE_EXHAUSTED,
     ingest_errors.SourceNotFound: code_pb2.NOT_FOUND,
     ingest_errors.SourceUnreadable: code_pb2.INVALID_ARGUMENT,
     ingest_errors.SourceRefused: code_pb2.PERMISSION_DENIED,
@@ -108,7 +109,7 @@ def status_of(error: Exception, request_id: str) -> status_pb2.Status:
     if type(error) in STATUS and isinstance(error, errors.RequestInvalid):
         details.append(pack_detail(bad_request(error.violations)))
     if code in (code_pb2.UNAVAILABLE, code_pb2.RESOURCE_EXHAUSTED) and not isinstance(
-        error, ingest_errors.LimitExceeded
+        error, ingest_errors.LimitExceeded | errors.QuotaExceeded
     ):
         delay = Duration()
         delay.FromMilliseconds(round(1000 * getattr(error, "retry_after_seconds", RETRY_SECONDS)))

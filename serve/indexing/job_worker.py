@@ -21,6 +21,7 @@ from pathlib import Path
 from encoders.errors import EncoderError
 from encoders.speech.whisper import Transcriber
 from serve.catalog.catalog import Catalog
+from serve.config import parse_quotas
 from serve.encoder_set import Encoders, load_for_indexing
 from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, ServeError, name_of
 from serve.indexing import uploads
@@ -94,7 +95,7 @@ class JobWorker:
             DataDirectoryBusy: If another process writes there.
         """
         with Catalog.open_writer(self.directory) as catalog:
-            jobs = JobQueue(catalog)
+            jobs = JobQueue(catalog, parse_quotas(self.settings.server.quotas))
             jobs.requeue_running()
             self.spool.clean(jobs.spool_names)
             jobs.remove_secrets()

@@ -21,8 +21,10 @@ from ingest.source.source import scheme_of
 from serve.catalog.catalog import Catalog
 from serve.catalog.fetch_uris import load_uri, remove_unnamed, store_uri
 from serve.catalog.rows import metadata_json, uri_bytes, uri_of
-from serve.errors import RequestIdReused, WorkerCrashed
+from serve.config import NO_QUOTAS, Quotas
+from serve.errors import QuotaExceeded, RequestIdReused, WorkerCrashed, name_of
 from serve.indexing import uploads
+from serve.indexing.quotas import Room
 from serve.values import VideoState, VideoStatus
 
 MAX_ATTEMPTS = 3  # a job during which the worker died this often is taken for the reason, and fails
@@ -111,8 +113,8 @@ class RequestKey:
 class JobQueue:
     """The jobs of one catalog. Reading works with any Catalog, changes need an editor or a writer."""
 
-    def __init__(self, catalog: Catalog, *, clock: Callable[[], float] = time.time) -> None:
-        self.catalog, self._clock = catalog, clock
+    def __init__(self, catalog: Catalog, quotas: Quotas = NO_QUOTAS, *, clock: Callable[[], float] = time.time) -> None:
+        self.catalog, self.room, self._clock = catalog, Room(catalog, quotas), clock
         self.spool_folder = catalog.directory / uploads.FOLDER_NAME
 
     # ---- for the server
@@ -125,20 +127,26 @@ class JobQueue:
 
         Raises:
             RequestIdReused: If another request had the same id.
+            QuotaExceeded: If the collection has no room for it.
         """
-        with self.catalog.editing() as edit:
-            answer = self._answer(edit, request)
-            old = None
-            if answer is None:
-                answer = (new.collection, new.video_id)
-                old = self.job(*answer)
-                if old is None or not self._is_underway(old, new):
-                    edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", answer)
-                    self._insert(edit, new)
-                    remove_unnamed(self.catalog.directory, edit)
-                self._remember(edit, request, answer)
-            now = self.job(*answer)
-            self._forget_old(edit)
+        try:
+            with self.catalog.editing() as edit:
+                answer = self._answer(edit, request)
+                old = None
+                if answer is None:
+                    answer = (new.collection, new.video_id)
+                    old = self.job(*answer)
+                    if old is None or not self._is_underway(old, new):
+                        self.room.require(*answer)
+                        edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", answer)
+                        self._insert(edit, new)
+                        remove_unnamed(self.catalog.directory, edit)
+                    self._remember(edit, request, answer)
+                now = self.job(*answer)
+                self._forget_old(edit)
+        except (RequestIdReused, QuotaExceeded):
+            uploads.remove(self.spool_folder, new.spool_name)
+            raise
         for name in {job_spool for job_spool in (new.spool_name, old and old.spool_name) if job_spool}:
             if now is None or now.spool_name != name:
                 uploads.remove(self.spool_folder, name)
@@ -257,21 +265,31 @@ class JobQueue:
         """Make the oldest QUEUED job RUNNING, count the attempt, and return the job; None: no job is to begin now.
 
         A job that was tried before may have killed the process: it waits until no other job runs (`is_alone`), so that
-        it cannot harm another.
+        it cannot harm another. A job whose collection has no more hours by now fails.
         """
         oldest = f"SELECT {_FIELDS} FROM jobs WHERE state = 'QUEUED' ORDER BY id LIMIT 1"
         if not self.catalog.select(oldest):  # the usual case, which needs no write transaction
             return None
-        with self.catalog.editing() as edit:
-            rows = self.catalog.select(oldest)
-            if not rows or (_job_of(rows[0]).attempt_count and not is_alone):
+        ended: list[str | None] = []
+        try:
+            with self.catalog.editing() as edit:
+                while rows := self.catalog.select(oldest):
+                    job = _job_of(rows[0])
+                    if job.attempt_count and not is_alone:
+                        return None
+                    try:
+                        self.room.require_length(job.collection, job.video_id)
+                    except QuotaExceeded as error:
+                        ended += self._fail(edit, "id = ?", (job.job_id,), name_of(error), str(error))
+                        continue
+                    edit.execute(
+                        "UPDATE jobs SET state = 'RUNNING', progress = 0, attempt_count = attempt_count + 1,"
+                        " changed_time = ? WHERE id = ?", (self._clock(), job.job_id)
+                    )  # fmt: skip
+                    return _job_of(self.catalog.select(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job.job_id)[0])
                 return None
-            job_id = rows[0][0]
-            edit.execute(
-                "UPDATE jobs SET state = 'RUNNING', progress = 0, attempt_count = attempt_count + 1, changed_time = ?"
-                " WHERE id = ?", (self._clock(), job_id)
-            )  # fmt: skip
-            return _job_of(self.catalog.select(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job_id)[0])
+        finally:
+            self._remove_spooled(ended)
 
     def set_progress(self, shares: Mapping[int, float]) -> set[int]:
         """Store the progress of jobs, 0 to 1 by job id; return the ids of the jobs that are not RUNNING any more."""

@@ -51,6 +51,7 @@ SPOKEN: list[Exception] = [
     errors.UploadCorrupt("film.mp4", "its SHA-256 differs"),
     errors.UploadStalled("film.mp4", 60.0),
     errors.SpoolFull(30.0),
+    errors.QuotaExceeded("talks", "5 of 5 videos"),
     ingest_errors.SourceNotFound(URI, "no such file or page"),
     ingest_errors.SourceUnreadable(URI, "empty file"),
     ingest_errors.SourceRefused(URI, "the host is not allowed", "list it in hosts"),
@@ -176,7 +177,8 @@ def test_says_when_to_come_back_where_that_helps(error: Exception) -> None:
     status = status_of(error, REQUEST_ID)
     found = [each for each in details(status) if isinstance(each, error_details_pb2.RetryInfo)]
     passing = status.code in (code_pb2.UNAVAILABLE, code_pb2.RESOURCE_EXHAUSTED)
-    if not passing or isinstance(error, ingest_errors.LimitExceeded):  # a file too large stays too large
+    stays = ingest_errors.LimitExceeded | errors.QuotaExceeded  # a file too large, and a full collection
+    if not passing or isinstance(error, stays):
         assert found == []
     else:
         expected = getattr(error, "retry_after_seconds", RETRY_SECONDS)
