@@ -246,7 +246,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self.audit.record(
                 Act(
                     method=call.method,
-                    caller=call.principal.name,
+                    caller=call.principal.name or (f"certificate:{call.caller}" if call.caller else ""),
                     peer=peer,
                     request_id=call.request_id,
                     outcome=outcome,

@@ -1,8 +1,9 @@
 """The audit log: one line of JSON for each act, appended to a file (server.audit_log).
 
 An act is a call of the API, or a change by the command to a data directory. A line has:
-    time, caller (a token's name, or "local:USER"), peer, method, request_id, outcome ("OK", or a gRPC code),
-    reason (of a failure), collections, ids, uri, and question (only with server.audit_questions).
+    time, caller (a token's name, "certificate:NAME" or "local:USER"), peer, method, request_id,
+    outcome ("OK", or a gRPC code), reason (of a failure),
+    collections, ids, uri, and question (only with server.audit_questions).
 A field that an act does not have is left out. The operator's logrotate may rename the file, or copy and truncate it at
 any time: the file at the path is looked up before each write.
 """
@@ -117,7 +118,7 @@ class Act:
     """One act, when it ended. A watch has an act more, when it began."""
 
     method: str  # kinodex.v1.LibraryService/DeleteVideo, or "kinodex delete"
-    caller: str  # name of a token; "local:USER" for the command; empty: anybody
+    caller: str  # name of a token; "certificate:NAME"; "local:USER" for the command; empty: anybody
     peer: str = ""
     request_id: str = ""
     outcome: str

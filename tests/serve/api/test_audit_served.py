@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 
 from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import moderation_service_pb2 as moderation_pb2
@@ -126,3 +127,27 @@ def test_calls_go_on_while_the_audit_log_cannot_be_written(data: Path, caplog: p
         ask(server, "a ship", {})
         wait_until(lambda: metrics_of(server).get('kinodex_audit_acts_total{outcome="written"}') == 1)
     assert len(lines_of(file)) == 1
+
+
+def test_a_caller_without_a_token_is_known_by_the_certificate(data: Path, tmp_path: Path) -> None:
+    ca, file = trustme.CA(), tmp_path / "audit.jsonl"
+    own, client = ca.issue_cert("localhost"), ca.issue_cert("camera.example.org")
+    own.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
+    own.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    (tmp_path / "key.pem").chmod(0o600)
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    files = {
+        "tls_certificate": str(tmp_path / "chain.pem"),
+        "tls_key": str(tmp_path / "key.pem"),
+        "tls_client_ca": str(tmp_path / "ca.pem"),
+    }
+    credentials = grpc.ssl_channel_credentials(
+        ca.cert_pem.bytes(), client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes()
+    )
+    with (
+        running(data, audit_log=str(file), listen="localhost:0", **files) as server,
+        grpc.secure_channel(f"localhost:{server.server.port}", credentials) as channel,
+    ):
+        LibraryServiceStub(channel).ListVideos(library_pb2.ListVideosRequest(), timeout=HANG_SECONDS)
+    [line] = lines_of(file)
+    assert line["caller"] == "certificate:camera.example.org"
