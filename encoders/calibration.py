@@ -56,6 +56,9 @@ class Evidence:
     own: float  # z score of the moment's own frames; of a whole video: that of its best moment
     video: float  # z score of the best frames of the video
     margin: float  # by how much `video` is above that of the best other video; 0 without another video
+    # By how much the score by which answers are ranked is above that of the best other answer; 0 without another. Of a
+    # moment the other may be of the same video.
+    lead: float
     # Mean cosine of the question and the captions of anything. A short plain text, such as one noun, is rather near to
     # all pictures, so the same z score means less.
     generality: float
@@ -82,6 +85,7 @@ class Regression:
             + weights.own * evidence.own
             + weights.video * evidence.video
             + weights.margin * evidence.margin
+            + weights.lead * evidence.lead
             + weights.generality * evidence.generality
             + weights.log_frames * evidence.log_frames
             + weights.log_videos * evidence.log_videos

@@ -20,7 +20,7 @@ from serve.errors import DataDirectoryInvalid
 from serve.values import Video, WallClockAnchor
 from temporal.values import Segment
 
-CaptionScores = Mapping[float, tuple[float, float]]  # softmax temperature -> mean and spread of captions' scores
+CaptionScores = tuple[float, float]  # mean and spread of the captions' scores on a video
 VIDEO_FIELDS = (
     "row, video_id, collection, uri, content_sha256, media, duration_seconds, frame_count, segment_count,"
     " utterance_count, warnings, indexed_time, metadata, recorded_time, live, ended, watermark_seconds, anchors,"
@@ -170,7 +170,7 @@ class StoredTraits:
 
     change_strengths: NDArray[np.float32]  # (N,): temporal.moments.shots.change_strengths()
     captions: str  # serve.search.traits.CaptionBank.key; "": the file has no pictures
-    caption_scores: CaptionScores
+    caption_scores: CaptionScores | None  # None: the file has no pictures
 
 
 def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrames:
@@ -186,15 +186,15 @@ def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrame
     )
 
 
-def caption_scores_json(scores: CaptionScores) -> str:
-    return json.dumps([[temperature, mean, spread] for temperature, (mean, spread) in scores.items()])
+def caption_scores_json(scores: CaptionScores | None) -> str:
+    return json.dumps(scores or ())
 
 
 def traits_of(fields: tuple[Any, ...], directory: Path) -> StoredTraits:
     strengths, captions, scores = fields
     return StoredTraits(
         change_strengths=array_of(strengths, "<f4", len(strengths) // 4, directory), captions=captions,
-        caption_scores={temperature: (mean, spread) for temperature, mean, spread in json.loads(scores)},
+        caption_scores=tuple(json.loads(scores)) or None,
     )  # fmt: skip
 
 

@@ -120,9 +120,9 @@ def _ask_library(asked: AskedQuestion, library: Sequence[WeighedVideo], kind: Ki
         if kind == "video":
             answers.append((video.score, whole, is_right_video))
             continue
-        for moment, evidence in zip(video.moments, parts, strict=True):
+        for moment, score, evidence in zip(video.moments, video.moment_scores, parts, strict=True):
             is_right = is_right_video and _is_right(moment, asked.question)
-            answers.append((video.moment_score + moment.score, evidence, is_right))
+            answers.append((score, evidence, is_right))
     answers.sort(key=lambda answer: -answer[0])
     name = asked.question.file or asked.question.text
     for _, evidence, is_right in answers[:ANSWER_COUNT]:

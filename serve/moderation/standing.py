@@ -24,7 +24,7 @@ from serve.event import event_id
 from serve.moderation.scoring import UNREACHABLE_CONFIDENCE, generality_of, picture_confidences, text_confidences
 from serve.search.engine import Engine
 from serve.search.evidence import VisualQuery
-from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_CONFIDENCE, match_words
+from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_TRUST, match_words
 from serve.search.target import Target
 from serve.search.verdict import verdict_of
 from serve.search.video_rows import VideoFrames
@@ -302,7 +302,7 @@ class Watcher(Background):
             terms = standing.target.terms
             has_words = bool(terms) and all(matches_term(utterance.text, term) for term in terms)
             by_meaning = logistic((float(cosines[slot]) - COSINE_MIDDLE) / COSINE_WIDTH)
-            confidence = 1 - (1 - by_meaning) * (1 - WORD_CONFIDENCE * has_words)
+            confidence = 1 - (1 - by_meaning) * (1 - WORD_TRUST * has_words)
             if confidence < standing.thresholds.enter:
                 continue
             standing.ready_seconds[video.row] = utterance.end_seconds + standing.thresholds.cooldown_seconds

@@ -46,6 +46,7 @@ from serve.search.ranking import (
     score_video,
 )
 from serve.search.speech import COSINE_MIDDLE, Passage, SpeechChannel, terms_of
+from serve.search.spoken import judge_passages
 from serve.search.target import QueryEncoder, Target, intent_of, is_example
 from serve.search.traits import calibration_in
 from serve.search.video_rows import Transcript, read_transcript
@@ -269,7 +270,7 @@ class Engine:
         passages: list[Passage] = []
         if target.speech is not None and words is not None:
             passages = self.speech.find_passages(target.speech, words, rows, intent)
-        spoken = self._rank_passages(passages, {video.row: video for video in videos}, query, target)
+        spoken = self._rank_passages(passages, {video.row: video for video in videos}, query, target, intent)
         check()
         scored: list[ScoredVideo] = []
         if target.visual is not None and self.visual is not None:
@@ -290,14 +291,18 @@ class Engine:
         return [video for video in self.videos.values() if wanted.admits(video)]
 
     def _rank_passages(
-        self, passages: Sequence[Passage], by_row: Mapping[int, Video], query: Query, target: Target
+        self, passages: Sequence[Passage], by_row: Mapping[int, Video], query: Query, target: Target, intent: Intent
     ) -> list[Candidate]:
         """Return the candidates of the two speech channels, ranked by meaning and by words."""
         admits_span = query.filter.admits_span
-        candidates = [
-            Candidate(video=by_row[passage.row], span=passage.span, passage=passage)
+        admitted = [
+            passage
             for passage in passages
             if admits_span(by_row[passage.row], passage.span) and not self._is_excluded(passage, target)
+        ]
+        candidates = [
+            Candidate(video=by_row[passage.row], span=passage.span, passage=passage, spoken_confidence=confidence)
+            for passage, confidence in zip(admitted, judge_passages(admitted, intent), strict=True)
         ]
         rank_in_channel(candidates, "dense", [-c.passage.cosine for c in candidates if c.passage])
         worded = [c for c in candidates if c.passage and c.passage.coverage > 0]

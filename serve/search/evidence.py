@@ -70,6 +70,11 @@ class WeighedVideo:
     own: tuple[float, ...]  # z score of the frames of each moment
     likeness: tuple[float, ...]  # cosine of the best frame of each moment and the question's picture; 0 without one
 
+    @property
+    def moment_scores(self) -> tuple[float, ...]:
+        """The score of each moment, by which moments of all videos are ranked."""
+        return tuple(self.moment_score + moment.score for moment in self.moments)
+
 
 def z_score(score: float, mean: float, spread: float) -> float:
     """Return how many standard deviations a score is above the scores of captions of anything on the same frames."""
@@ -94,25 +99,35 @@ def evidence_of(
         generality: See encoders.calibration.Evidence.
         video_count: All videos that were searched.
     """
-    best = sorted((video.z for video in weighed), reverse=True)[:2]
+    z_margins = lead_over_others([video.z for video in weighed])
+    leads = lead_over_others([video.score for video in weighed])
+    moment_leads = iter(lead_over_others([each for video in weighed for each in video.moment_scores]))
     found = []
-    for video in weighed:
-        rivals = best[1:] if video.z == best[0] else best[:1]  # of two equal videos each is the other's rival
-        margin = video.z - rivals[0] if rivals else 0.0
+    for video, margin, lead in zip(weighed, z_margins, leads, strict=True):
 
-        def evidence(own: float, video: WeighedVideo = video, margin: float = margin) -> Evidence:
+        def evidence(own: float, lead: float, video: WeighedVideo = video, margin: float = margin) -> Evidence:
             return Evidence(
                 own=_clip(own),
                 video=_clip(video.z),
                 margin=_clip(margin),
+                lead=lead,
                 generality=generality,
                 log_frames=math.log(video.frame_count),
                 log_videos=math.log(min(video_count, MAX_VIDEO_COUNT)),
                 is_alone=float(len(weighed) == 1),
             )
 
-        found.append((evidence(max(video.own, default=video.z)), [evidence(own) for own in video.own]))
+        whole = evidence(max(video.own, default=video.z), lead)
+        found.append((whole, [evidence(own, next(moment_leads)) for own in video.own]))
     return found
+
+
+def lead_over_others(values: Sequence[float]) -> list[float]:
+    """Return by how much each value is above the best of the others: negative below it, 0 without others."""
+    best = sorted(values, reverse=True)[:2]
+    if len(best) < 2:
+        return [0.0] * len(values)
+    return [value - (best[1] if value == best[0] else best[0]) for value in values]
 
 
 def judge_videos(

@@ -78,6 +78,14 @@ SIGHT_WORDS = re.compile(
 )
 # Asks to be told something: people say the answer more often than it is shown.
 INFORMATION = re.compile(r"^(?:how|why|whose)\b", re.IGNORECASE)
+# Words of sentences and questions that captions of pictures seldom have: pronouns, question words and auxiliary verbs.
+SENTENCE_WORD = re.compile(
+    r"\b(?:i|you|he|she|it|we|they|me|him|us|them"
+    r"|how|why|what|who|whose|which|when|where|whether|if"
+    r"|am|is|are|was|were|be|been|do|does|did|has|have|had"
+    r"|can|could|will|would|shall|should|may|might|must)\b|n['\u2019]t\b",
+    re.IGNORECASE,
+)
 QUOTED = re.compile(r"[\"“”«»]([^\"“”«»]{2,})[\"“”«»]")
 
 
@@ -92,6 +100,11 @@ class Intent:
     speech_weight: float  # 0..1; the two add up to 1
     occurrence: int | None = None  # which of several moments: 1 is the first in its video, -1 the last; None: the best
     is_empty: bool = False  # a text that asks for nothing, such as "the": no answer matches it
+
+    @property
+    def sentence_word_count(self) -> int:
+        """Distinct words by which speech_text is a sentence, not a caption: it asks for words rather than a sight."""
+        return len({word.lower() for word in SENTENCE_WORD.findall(self.speech_text)})
 
 
 def read_intent(text: str, channel: Channel = "all") -> Intent:

@@ -46,10 +46,10 @@ def choose_occurrence(ranked: Sequence[RankedMoment], intent: Intent) -> list[Ra
 def is_as_good(moment: RankedMoment, best: RankedMoment, intent: Intent) -> bool:
     """Whether a moment shows or says what the best moment of its video does, nearly as surely."""
     own, other = moment.candidate, best.candidate
-    spoken = intent.speech_weight * other.passage.confidence if other.passage is not None else 0.0
+    spoken = intent.speech_weight * other.passage.trust if other.passage is not None else 0.0
     if other.visual is None or spoken > intent.visual_weight * other.visual_confidence:
         if own.passage is None or other.passage is None:
             return False
         has_words = own.passage.coverage >= ENOUGH * other.passage.coverage
-        return has_words and own.passage.confidence >= ENOUGH * other.passage.confidence
+        return has_words and own.passage.trust >= ENOUGH * other.passage.trust
     return own.visual is not None and own.visual.score >= ENOUGH * other.visual.score

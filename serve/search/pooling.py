@@ -1,7 +1,7 @@
 """Pools the similarities of a video's frames into one score, whole or block by block; Traits keeps what it computes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,8 @@ class Traits:
     """Figures of a video's frames, or of a block of frames. They depend on no question and take long to compute."""
 
     changes: Changes | None = None  # None: not computed yet
-    pools: dict[float, Pool] = field(default_factory=dict)  # of a block: scores of the captions, by temperature
-    caption_scores: CaptionScores = field(default_factory=dict)  # of a video; empty: not computed yet
+    pool: Pool | None = None  # of a block: scores of the captions; None: not computed yet
+    caption_scores: CaptionScores | None = None  # of a video; None: not computed yet
 
 
 def pool(similarities: Floats, temperature: float) -> Pool:

@@ -36,6 +36,7 @@ class Candidate:
     visual: ScoredSpan | None = None  # None: not proposed by the visual channel
     visual_confidence: float = 0.0
     passage: Passage | None = None  # None: not proposed by a speech channel
+    spoken_confidence: float = 0.0
     ranks: dict[str, int] = field(default_factory=dict)  # by channel, from 1
 
 
@@ -75,7 +76,7 @@ def rank_in_channel(candidates: Sequence[Candidate], channel: str, keys: Sequenc
 def merge_channels(visual: Sequence[Candidate], spoken: Sequence[Candidate], intent: Intent) -> list[Candidate]:
     """Merge each spoken candidate with the visual one that overlaps it most, if any does enough.
 
-    The merged candidate has the span of the channel that weighs more, by the question's intent and by its confidence.
+    The merged candidate has the span of the channel that weighs more, by the question's intent and by its trust.
     Words that are not even a weak answer take no span from a sight.
     """
     unmerged = list(visual)
@@ -93,7 +94,7 @@ def merge_channels(visual: Sequence[Candidate], spoken: Sequence[Candidate], int
         merged.append(
             replace(
                 candidate,
-                span=partner.span if visual_weight > intent.speech_weight * candidate.passage.confidence else span,
+                span=partner.span if visual_weight > intent.speech_weight * candidate.passage.trust else span,
                 visual=partner.visual,
                 visual_confidence=partner.visual_confidence,
                 ranks={**partner.ranks, **candidate.ranks},
@@ -106,8 +107,8 @@ def channel_weights(visual_confidence: float, passage: Passage | None, intent: I
     """Weigh each channel by the question's intent and by the channel's confidence in its own answer."""
     return {
         "visual": intent.visual_weight * (MIN_VISUAL_TRUST + (1 - MIN_VISUAL_TRUST) * visual_confidence),
-        "dense": intent.speech_weight * (passage.dense_confidence if passage else 0.0),
-        "lexical": intent.speech_weight * (passage.lexical_confidence if passage else 0.0),
+        "dense": intent.speech_weight * (passage.dense_trust if passage else 0.0),
+        "lexical": intent.speech_weight * (passage.lexical_trust if passage else 0.0),
     }
 
 
@@ -116,14 +117,13 @@ def fuse_ranks(ranks: dict[str, int], weights: dict[str, float]) -> float:
     return sum(weights[channel] * (RANK_CONSTANT + 1) / (RANK_CONSTANT + rank) for channel, rank in ranks.items())
 
 
-def combine_confidences(visual_confidence: float, passage: Passage | None, intent: Intent) -> float:
+def combine_confidences(visual_confidence: float, spoken_confidence: float, intent: Intent) -> float:
     """Return the confidence 0..1 that the question is answered: the highest of the channels, each by its weight."""
     if intent.is_empty:
         return 0.0
     heaviest = max(intent.visual_weight, intent.speech_weight)
     visual = visual_confidence * intent.visual_weight / heaviest
-    speech = (passage.confidence if passage else 0.0) * intent.speech_weight / heaviest
-    return max(visual, speech)
+    return max(visual, spoken_confidence * intent.speech_weight / heaviest)
 
 
 def rank_by_score(candidates: Iterable[Candidate], intent: Intent) -> list[RankedMoment]:
@@ -132,7 +132,7 @@ def rank_by_score(candidates: Iterable[Candidate], intent: Intent) -> list[Ranke
         RankedMoment(
             candidate=each,
             score=fuse_ranks(each.ranks, channel_weights(each.visual_confidence, each.passage, intent)),
-            confidence=combine_confidences(each.visual_confidence, each.passage, intent),
+            confidence=combine_confidences(each.visual_confidence, each.spoken_confidence, intent),
         )
         for each in candidates
     ]
@@ -166,10 +166,11 @@ def score_video(
         for channel in ("dense", "lexical"):
             if channel in candidate.ranks:
                 ranks[channel] = min(ranks.get(channel, candidate.ranks[channel]), candidate.ranks[channel])
-        if candidate.passage and (best_passage is None or candidate.passage.confidence > best_passage.confidence):
+        if candidate.passage and (best_passage is None or candidate.passage.trust > best_passage.trust):
             best_passage = candidate.passage
     visual_confidence = 0.0
     if visual is not None:
         ranks["visual"], visual_confidence = visual[0], visual[1].confidence
     score = fuse_ranks(ranks, channel_weights(visual_trust, best_passage, intent))
-    return score, combine_confidences(visual_confidence, best_passage, intent)
+    spoken_confidence = max((candidate.spoken_confidence for candidate in candidates), default=0.0)
+    return score, combine_confidences(visual_confidence, spoken_confidence, intent)

@@ -41,8 +41,8 @@ LEXICAL_SHARE = 0.2  # weight of the word coverage, against the cosine, in the o
 # 0.16..0.35 for the nearest passage if it is not. The logistic is one half between the two.
 COSINE_MIDDLE = 0.40
 COSINE_WIDTH = 0.04
-COVERED_ENOUGH = 0.5  # word coverage that still means nothing: lexical confidence is 0 up to here
-WORD_CONFIDENCE = 0.95  # lexical confidence of a passage with every word: Whisper mishears some
+COVERED_ENOUGH = 0.5  # word coverage that still means nothing: lexical trust is 0 up to here
+WORD_TRUST = 0.95  # lexical trust in a passage with every word: Whisper mishears some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +70,19 @@ class Passage:
         return self.cosine + LEXICAL_SHARE * self.coverage - self.cost
 
     @property
-    def dense_confidence(self) -> float:
-        """Confidence 0..1 that the passage answers the question, by meaning."""
+    def dense_trust(self) -> float:
+        """Weight 0..1 of the passage's rank by meaning."""
         return logistic((self.cosine - COSINE_MIDDLE) / COSINE_WIDTH)
 
     @property
-    def lexical_confidence(self) -> float:
-        """Confidence 0..1 that the passage answers the question, by words."""
-        return WORD_CONFIDENCE * max(0.0, (self.coverage - COVERED_ENOUGH) / (1 - COVERED_ENOUGH))
+    def lexical_trust(self) -> float:
+        """Weight 0..1 of the passage's rank by words."""
+        return WORD_TRUST * max(0.0, (self.coverage - COVERED_ENOUGH) / (1 - COVERED_ENOUGH))
 
     @property
-    def confidence(self) -> float:
-        """Confidence 0..1 that the passage answers the question, by meaning or by words."""
-        return 1.0 - (1.0 - self.dense_confidence) * (1.0 - self.lexical_confidence)
+    def trust(self) -> float:
+        """Weight 0..1 of the passage against a sight. Its confidence is another number: see serve.search.spoken."""
+        return 1.0 - (1.0 - self.dense_trust) * (1.0 - self.lexical_trust)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ question's score must be to mean something.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -30,8 +30,7 @@ class CaptionBank:
 
     def __init__(self, encoder: VisualEncoder, calibration: Calibration) -> None:
         self._encoder, self._calibration = encoder, calibration
-        self.temperatures = sorted({calibration.video_temperature, calibration.moment_temperature})
-        settings = json.dumps([BANK, calibration.bank_share, self.temperatures])
+        settings = json.dumps([BANK, calibration.bank_share, calibration.moment_temperature])
         self.key = hashlib.sha256(settings.encode()).hexdigest()[:16]  # of one encoder, scores of equal keys compare
 
     @cached_property
@@ -54,18 +53,14 @@ class CaptionBank:
         """The captions without the bias, (D, K)."""
         return np.ascontiguousarray((self.vectors - self.bias).T)
 
-    def pool(self, vectors: NDArray[np.float32]) -> dict[float, Pool]:
-        """Pool the captions' scores on frames (F, D), F at least 1, at each temperature."""
-        scores = vectors @ self.unbiased
-        return {temperature: pool(scores, temperature) for temperature in self.temperatures}
+    def pool(self, vectors: NDArray[np.float32]) -> Pool:
+        """Pool the captions' scores on frames (F, D), F at least 1, as those of a question about a moment."""
+        return pool(vectors @ self.unbiased, self._calibration.moment_temperature)
 
-    def statistics(self, pools: Sequence[Mapping[float, Pool]]) -> CaptionScores:
+    def statistics(self, pools: Sequence[Pool]) -> CaptionScores:
         """Return the mean and spread of the captions' scores on a video, from the pools of its parts."""
-        scores = {  # (K,) each
-            temperature: softmax_mean_of_pools([each[temperature] for each in pools], temperature)
-            for temperature in self.temperatures
-        }
-        return {temperature: (float(each.mean()), float(each.std())) for temperature, each in scores.items()}
+        scores = softmax_mean_of_pools(pools, self._calibration.moment_temperature)  # (K,)
+        return float(scores.mean()), float(scores.std())
 
 
 def compute_file_traits(embeddings: FrameEmbeddings, captions: CaptionBank | None) -> StoredTraits:
@@ -74,7 +69,7 @@ def compute_file_traits(embeddings: FrameEmbeddings, captions: CaptionBank | Non
     vectors = embeddings.vectors.astype(np.float16).astype(np.float32)
     stored = FrameEmbeddings(epochs=embeddings.epochs, pts_seconds=embeddings.pts_seconds, vectors=vectors)
     if captions is None or not len(vectors):
-        return StoredTraits(change_strengths=change_strengths(stored), captions="", caption_scores={})
+        return StoredTraits(change_strengths=change_strengths(stored), captions="", caption_scores=None)
     return StoredTraits(
         change_strengths=change_strengths(stored),
         captions=captions.key,

@@ -222,19 +222,19 @@ class VisualChannel:
         if whole.changes is not None and traits.caption_scores:
             return traits
         for block in blocks:
-            lacks_pools = not traits.caption_scores and not block.traits.pools and len(block.vectors) > 0
-            if block.traits.changes is not None and not lacks_pools:
+            lacks_pool = not traits.caption_scores and block.traits.pool is None and len(block.vectors) > 0
+            if block.traits.changes is not None and not lacks_pool:
                 continue
             embeddings = block.embeddings()
             if block.traits.changes is None:  # within blocks: no change is found where two blocks of a stream meet
                 block.traits.changes = picture_changes(embeddings)
-            if lacks_pools:
-                block.traits.pools = self._captions.pool(embeddings.vectors)
+            if lacks_pool:
+                block.traits.pool = self._captions.pool(embeddings.vectors)
         if whole.changes is None:
             whole.changes = join_changes([block.traits.changes for block in blocks if block.traits.changes is not None])
         if not traits.caption_scores:
             traits.caption_scores = self._captions.statistics(
-                [block.traits.pools for block in blocks if len(block.vectors)]
+                [block.traits.pool for block in blocks if block.traits.pool is not None]
             )
         return traits
 
@@ -259,8 +259,8 @@ class VisualChannel:
         self, query: VisualQuery, score: float, curve: FrameScores, traits: Traits, moments: tuple[ScoredSpan, ...]
     ) -> WeighedVideo:
         """Measure what one video and its moments say for themselves."""
-        temperature = self.calibration.moment_temperature
-        moment_score = float(softmax_mean(curve.values, temperature))
+        assert traits.caption_scores is not None  # the video has frames
+        moment_score = float(softmax_mean(curve.values, self.calibration.moment_temperature))
         own = likeness = [0.0] * len(moments)
         if query.text is not None and moments:
             own = z_scores(_sum_frames(curve, moments), query.text, self._captions)
@@ -273,7 +273,7 @@ class VisualChannel:
             score=score,
             moment_score=moment_score,
             frame_count=len(curve.frames),
-            z=z_score(moment_score, *traits.caption_scores[temperature]),
+            z=z_score(moment_score, *traits.caption_scores),
             moments=moments,
             own=tuple(own),
             likeness=tuple(likeness),

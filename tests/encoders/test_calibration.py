@@ -28,14 +28,16 @@ def test_confidence_meets_its_thresholds() -> None:
 
 
 def test_a_regression_weighs_each_input() -> None:
-    weights = Evidence(own=1, video=2, margin=4, generality=8, log_frames=16, log_videos=32, is_alone=64)
-    evidence = Evidence(own=0.1, video=0.1, margin=-0.1, generality=0.1, log_frames=0.1, log_videos=-0.1, is_alone=0.0)
-    expected = -1 + 0.1 + 0.2 - 0.4 + 0.8 + 1.6 - 3.2
+    weights = Evidence(own=1, video=2, margin=4, lead=128, generality=8, log_frames=16, log_videos=32, is_alone=64)
+    evidence = Evidence(
+        own=0.1, video=0.1, margin=-0.1, lead=0.01, generality=0.1, log_frames=0.1, log_videos=-0.1, is_alone=0.0
+    )
+    expected = -1 + 0.1 + 0.2 - 0.4 + 1.28 + 0.8 + 1.6 - 3.2
     assert Regression(intercept=-1, weights=weights).confidence(evidence) == pytest.approx(logistic(expected))
 
 
 def test_a_guess_weighs_only_the_own_frames() -> None:
-    evidence = Evidence(own=3, video=9, margin=9, generality=1, log_frames=9, log_videos=9, is_alone=1)
+    evidence = Evidence(own=3, video=9, margin=9, lead=9, generality=1, log_frames=9, log_videos=9, is_alone=1)
     assert weigh_own(half_at=3, slope=2).confidence(evidence) == pytest.approx(0.5)
 
 

@@ -23,7 +23,7 @@ from serve.search.evidence import WeighedVideo
 from support.sample_answers import video
 from temporal.values import ScoredSpan, TimeSpan
 
-NOTHING = Evidence(own=0, video=0, margin=0, generality=0, log_frames=0, log_videos=0, is_alone=0)
+NOTHING = Evidence(own=0, video=0, margin=0, lead=0, generality=0, log_frames=0, log_videos=0, is_alone=0)
 
 
 def question(file: str | None, *spans: tuple[float, float]) -> Question:

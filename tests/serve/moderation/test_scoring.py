@@ -85,7 +85,9 @@ def test_no_frames_and_no_prompts(bank: NDArray[np.float32], prompts: NDArray[np
 def test_the_confidence_of_a_text_is_that_of_the_calibration(
     bank: NDArray[np.float32], prompts: NDArray[np.float32]
 ) -> None:
-    weights = Evidence(own=0.5, video=0.25, margin=0.4, generality=-9.0, log_frames=-0.1, log_videos=-0.4, is_alone=0.9)
+    weights = Evidence(
+        own=0.5, video=0.25, margin=0.4, lead=4.0, generality=-9.0, log_frames=-0.1, log_videos=-0.4, is_alone=0.9
+    )
     by = Regression(intercept=-0.5, weights=weights)
     frames = unit(prompts + 0.4 * np.random.default_rng(4).standard_normal(prompts.shape))
 
@@ -95,7 +97,7 @@ def test_the_confidence_of_a_text_is_that_of_the_calibration(
     for n, m in np.ndindex(found.shape):
         z = (frames[n] @ prompts[m] - generic[n].mean()) / generic[n].std()
         evidence = Evidence(
-            own=z, video=z, margin=0.0, generality=float(bank.mean(axis=0) @ prompts[m]), log_frames=0.0,
+            own=z, video=z, margin=0.0, lead=0.0, generality=float(bank.mean(axis=0) @ prompts[m]), log_frames=0.0,
             log_videos=math.log(MAX_VIDEO_COUNT), is_alone=0.0,
         )  # fmt: skip
         assert found[n, m] == pytest.approx(by.confidence(evidence), abs=1e-4)

@@ -206,7 +206,7 @@ def test_a_live_picture_is_judged_as_search_judges_a_moment(library: Library, li
     frame = ColourEncoder().encode_frames(np.full((1, 2, 2, 3), (255, 0, 0), np.uint8))
     (z,) = z_scores(frame, query, CaptionBank(ColourEncoder(), engine.visual.calibration))
     evidence = Evidence(
-        own=z, video=z, margin=0.0, generality=engine.visual.generality(query), log_frames=0.0,
+        own=z, video=z, margin=0.0, lead=0.0, generality=engine.visual.generality(query), log_frames=0.0,
         log_videos=math.log(MAX_VIDEO_COUNT), is_alone=0.0,
     )  # fmt: skip
     assert red.changes[0].moment.confidence == pytest.approx(by.confidence(evidence), abs=1e-3)

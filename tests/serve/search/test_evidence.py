@@ -16,6 +16,7 @@ from serve.search.evidence import (
     WeighedVideo,
     evidence_of,
     judge_videos,
+    lead_over_others,
     z_scores,
 )
 from serve.search.traits import CaptionBank
@@ -70,7 +71,22 @@ def test_the_margin_is_to_the_best_other_video() -> None:
 
 
 def test_two_equal_videos_have_no_margin() -> None:
-    assert [whole.margin for whole, _ in evidence_of([weighed(2.0), weighed(2.0)], 0.1, 2)] == [0.0, 0.0]
+    found = [whole for whole, _ in evidence_of([weighed(2.0), weighed(2.0)], 0.1, 2)]
+    assert [(whole.margin, whole.lead) for whole in found] == [(0.0, 0.0), (0.0, 0.0)]
+
+
+def test_the_lead_is_to_the_best_other_answer_of_its_kind() -> None:
+    videos = [weighed(1.0, own=[0.0], score=0.5, moment_score=0.3), weighed(9.0, own=[0.0, 0.0], score=0.2)]
+    (first, [alone]), (second, twins) = evidence_of(videos, 0.1, 2)
+    assert [first.lead, second.lead] == pytest.approx([0.3, -0.3])
+    assert [alone.lead, *(each.lead for each in twins)] == pytest.approx([0.2, -0.2, -0.2])
+
+
+def test_the_lead_over_others() -> None:
+    assert lead_over_others([]) == []
+    assert lead_over_others([3.0]) == [0.0]
+    assert lead_over_others([1.0, 4.0, 2.0]) == [-3.0, 2.0, -2.0]
+    assert lead_over_others([4.0, 4.0, 2.0]) == [0.0, 0.0, -2.0]
 
 
 def test_a_video_alone_has_no_margin_and_says_so() -> None:

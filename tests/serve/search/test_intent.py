@@ -107,3 +107,17 @@ def test_other_questions_are_for_one_thing() -> None:
 )
 def test_a_few_stop_words_alone_ask_for_nothing(question: str, is_empty: bool) -> None:
     assert read_intent(question).is_empty is is_empty
+
+
+@pytest.mark.parametrize(
+    ("question", "count"),
+    [
+        ("a boy in a red jacket at a telescope", 0),
+        ("when do you see the sun?", 0),  # the form of the question is not counted
+        ("she is looking for somebody", 2),
+        ("is it, is it, is it the blood vessels?", 2),
+        ("It wasn\u2019t Alzheimer's", 2),
+    ],
+)
+def test_pronouns_question_words_and_auxiliaries_make_a_sentence(question: str, count: int) -> None:
+    assert read_intent(question).sentence_word_count == count

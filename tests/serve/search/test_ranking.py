@@ -1,11 +1,13 @@
 """The fusion of channels: which span a moment has that is both seen and said."""
 
+from dataclasses import replace
+
 import pytest
 
 from ingest.values import MediaInfo
 from serve.search.intent import read_intent
 from serve.search.occurrence import choose_occurrence
-from serve.search.ranking import Candidate, merge_channels, rank_by_score
+from serve.search.ranking import Candidate, merge_channels, rank_by_score, score_video
 from serve.search.speech import Passage
 from serve.values import Video
 from temporal.values import ScoredSpan, TimeSpan
@@ -95,3 +97,12 @@ def test_a_sight_is_counted_where_it_stands_out_as_much() -> None:
         intent = read_intent(question)
         ranked = choose_occurrence(rank_by_score(candidates, intent), intent)
         assert ranked[0].candidate.span.start_seconds == first
+
+
+def test_the_confidence_of_words_is_that_of_their_channel_by_the_weight_of_the_question() -> None:
+    near = replace(said(0.9, 1.0), spoken_confidence=0.8)
+    for question, expected in (("a big orange sun", 0.8), ("when do you see the sun?", 0.8 * 0.15 / 0.85)):
+        intent = read_intent(question)
+        [moment] = rank_by_score([near], intent)
+        assert moment.confidence == pytest.approx(expected)
+        assert score_video([near], None, 0.0, intent)[1] == pytest.approx(expected)
