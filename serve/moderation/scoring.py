@@ -18,8 +18,9 @@ from serve.search.evidence import MAX_VIDEO_COUNT, MAX_Z
 Floats = NDArray[np.float64]
 
 # A live picture counts as a video of this single picture in the largest library that was calibrated, without an
-# advantage over the best other video (no margin and no lead): a camera shows as many different things as a library does, and nobody knows what
-# it shows later. On the development videos (benchmarks/policies.py) such a confidence is a frequency.
+# advantage over the best other video (no margin and no lead): a camera shows as many different things as a library
+# does, and nobody knows what it shows later. On the development videos (benchmarks/policies.py) such a confidence is a
+# frequency.
 VIDEO_COUNT = MAX_VIDEO_COUNT
 UNREACHABLE_CONFIDENCE = 2.0  # above 1: threshold of a policy or query that looks at no picture
 MAX_LOGIT = 60.0  # beyond it a logistic does not change, and exp() would overflow
