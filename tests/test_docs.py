@@ -74,6 +74,14 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
             assert anchor in headings_of(target), f"{page.name} links to {path}#{anchor}"
 
 
+def test_the_threat_model_names_tests_that_are_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    folders, files = re.findall(r"`(tests/[\w/]+)`", text), re.findall(r"(test_\w+\.py)`", text)
+    assert len(folders) + len(files) > 10
+    assert [name for name in folders if not (ROOT / name).is_dir()] == []
+    assert [name for name in files if not list((ROOT / "tests").rglob(name))] == []
+
+
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_is_documented_and_explains_itself(command: str) -> None:
     assert f"`{command}`" in COMMAND_PAGE
