@@ -121,7 +121,7 @@ class WorkerConfig:
     group: str = ""  # Kafka consumer group whose workers share the partitions; none: PREFIX-workers
     # time without a chunk after which a stream counts as ended; a later chunk begins a new epoch
     idle_seconds: float = 60.0
-    shed_seconds: float = 0.0  # age in seconds beyond which chunks are left out, and counted; 0: no limit
+    shed_seconds: float = 0.0  # age by the brokers' clock beyond which chunks are left out; 0: no limit
     # how far a chunk's `session`, in milliseconds since 1970, may lie ahead of the brokers' clock; a chunk beyond it is
     # a dead letter, as it would make all later sessions of its stream stale
     max_session_lead_seconds: float = 300.0

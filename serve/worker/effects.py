@@ -78,8 +78,8 @@ class Effects(Protocol):
     def count(self, outcome: str) -> None:
         """Count a record in the metrics by its outcome."""
 
-    def wall_seconds(self) -> float:
-        """Return the wall clock, comparable with a broker's append times: seconds since 1970."""
+    def broker_seconds(self) -> float:
+        """Return the brokers' time, by which records have append times: seconds since 1970; -inf: not known yet."""
 
     def monotonic_seconds(self) -> float:
         """Return a clock that never goes back: seconds since an arbitrary moment."""

@@ -212,7 +212,7 @@ class ChunkPartition(Partition):
     def _is_late(self, record: Record) -> bool:
         """Return whether to shed a chunk. A chunk taken before is never shed: its segment is published, and a revision
         that holds less would not replace it."""
-        late_seconds = self._effects.wall_seconds() - record.append_seconds
+        late_seconds = self._effects.broker_seconds() - record.append_seconds
         is_new = record.append_seconds > self._checkpointed_seconds + CHECKPOINT_AGE_SECONDS
         return is_new and 0 < self._config.shed_seconds < late_seconds
 

@@ -24,7 +24,7 @@ from encoders.speech.sound_choice import choose_sound
 from encoders.speech.whisper import Transcriber
 from encoders.values import Utterance
 from ingest.config import SourceConfig
-from ingest.errors import IngestError, SourceUnavailable
+from ingest.errors import BrokerUnavailable, IngestError, SourceUnavailable
 from ingest.kafka import Delivery, Producer, Topics
 from ingest.sandbox.pool import DecodePool
 from ingest.source.source import SourceFile, check_policy, open_source, video_id_of
@@ -34,10 +34,12 @@ from serve.encoder_set import Encoders, decode_config
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.video_warnings import FileFacts
+from serve.worker.broker_time import BrokerTime
 from serve.worker.effects import Effects, ReceivedChunk
 from serve.worker.video_flow import Step, TrackedSpeech, VideoFlow
 from serve.worker.whole_file import FileCancelled, FileCutter, FileWork
 
+TIME_KEY = b"clock"  # of the record without meaning whose append time is the brokers' time
 FILE_THREADS = 1  # whole files decoded at a time, besides the chunks
 RETRY_SECONDS = (1.0, 2.0, 4.0)  # between attempts to open a URI whose server fails
 # Of one chunk, which is held in memory as a whole. A chunk is ten seconds long, but a publisher that must not transcode
@@ -66,6 +68,7 @@ class WorkerThreads(Effects):
         self._choose_sound = partial(choose_sound, transcriber) if transcriber is not None else None
         self._metrics, self._producer, self._spool = metrics, producer, spool
         self._topics = Topics(settings.kafka.topic_prefix)
+        self._broker_time = BrokerTime()
         self._callbacks: queue.SimpleQueue[Callback] = queue.SimpleQueue()
         # Work for streams only: whole files have bounds of their own.
         self.in_flight_count = 0  # chunks being decoded, and steps being encoded
@@ -164,7 +167,7 @@ class WorkerThreads(Effects):
     def send_segment(self, record: SegmentRecord, data: bytes) -> Delivery:
         self._metrics.segments.labels("final" if record.is_final else "provisional").inc()
         if not record.uri:  # a stream: a file's record may have waited in Kafka for long
-            self._metrics.publish_latency_seconds.observe(max(0.0, self.wall_seconds() - record.newest_append_time))
+            self._metrics.publish_latency_seconds.observe(max(0.0, self.broker_seconds() - record.newest_append_time))
         return self._send_to_segments(record.collection, record.video_id, record.key, data)
 
     def send_tombstone(self, flow: VideoFlow, key: bytes) -> Delivery:
@@ -173,14 +176,28 @@ class WorkerThreads(Effects):
     def send_dead_letter(self, key: bytes, data: bytes) -> Delivery:
         return self._producer.send(self._topics.deadletter, key, data)
 
-    def send_checkpoint(self, partition: int, key: bytes, data: bytes) -> Delivery:
-        return self._producer.send(self._topics.checkpoints, key, data, partition=partition)
+    def send_checkpoint(self, partition: int, key: bytes, data: bytes | None) -> Delivery:
+        delivery = self._producer.send(self._topics.checkpoints, key, data, partition=partition)
+        self._broker_time.measure(delivery)
+        return delivery
 
     def count(self, outcome: str) -> None:
         self._metrics.records.labels(outcome).inc()
 
-    def wall_seconds(self) -> float:
-        return time.time()
+    def ask_time(self, timeout_seconds: float) -> None:
+        """Measure the brokers' time by a record without meaning among the checkpoints.
+
+        Raises:
+            BrokerUnavailable: If the broker does not append it in time.
+        """
+        delivery = self.send_checkpoint(0, TIME_KEY, None)
+        if not delivery.wait(timeout_seconds) or delivery.error is not None:
+            servers = self._settings.kafka.servers
+            raise delivery.error or BrokerUnavailable(servers, f"no answer within {timeout_seconds:g} s")
+        self.broker_seconds()
+
+    def broker_seconds(self) -> float:
+        return self._broker_time.seconds()
 
     def monotonic_seconds(self) -> float:
         return time.monotonic()

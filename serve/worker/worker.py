@@ -84,6 +84,7 @@ class Worker:
             self._check_topics()
             self.threads = WorkerThreads(settings, encoders, transcriber, self.producer, metrics, spool)
             stack.callback(self.threads.close)
+            self.threads.ask_time(settings.kafka.bootstrap_timeout_seconds)
             stack.callback(lambda: self._give_up(list(self.partitions)))  # also after an error
             self.consumer = GroupConsumer(
                 settings.kafka,

@@ -156,7 +156,7 @@ class FakeEffects(Effects):
     def count(self, outcome: str) -> None:
         self.counts[outcome] += 1
 
-    def wall_seconds(self) -> float:
+    def broker_seconds(self) -> float:
         return self.wall
 
     def monotonic_seconds(self) -> float:

@@ -418,7 +418,7 @@ def shed_before_now(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
 
     def stop_clock() -> float:
         stopped_at = time.time() + HANG_SECONDS
-        monkeypatch.setattr(threads.WorkerThreads, "wall_seconds", lambda self: stopped_at)
+        monkeypatch.setattr(threads.WorkerThreads, "broker_seconds", lambda self: stopped_at)
         return HANG_SECONDS
 
     return stop_clock
