@@ -14,7 +14,7 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 LIBRARY_NAMES = (
     "calibration.json", "catalog-outdated.sqlite", "catalog.sqlite", "catalog.sqlite-shm", "catalog.sqlite-wal",
     "fetch-uris", "index", "lock", "policies.in-force.yaml", "reindex", "serve.lock", "server.key", "spool",
-    "tokens.json", "uploads", "webhook-deadletters.jsonl",
+    "token-uses", "tokens.json", "uploads", "webhook-deadletters.jsonl",
 )  # fmt: skip
 PEOPLES_NAMES = ("kinodex.toml", "policies.yaml")
 

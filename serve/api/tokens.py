@@ -25,6 +25,8 @@ from typing import Any
 from serve.config import ServerConfig
 from serve.errors import SettingsError, TokenExpired, Unauthenticated
 from serve.files import make_private_folder
+from serve.observe.token_uses import FOLDER_NAME as USES_FOLDER
+from serve.observe.token_uses import TokenUses
 
 FILE = "tokens.json"
 VERSION = 1
@@ -122,7 +124,7 @@ def open_tokens(directory: Path, config: ServerConfig, clock: Callable[[], datet
             return None
         except OSError as error:
             raise SettingsError(f"cannot read tokens file {path}: {error.strerror or error}") from error
-    return TokenStore(path, clock)
+    return TokenStore(path, clock, TokenUses(directory / USES_FOLDER))
 
 
 class TokenStore:
@@ -131,13 +133,13 @@ class TokenStore:
     While the file cannot be used, every call is refused. Thread-safe.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], datetime] = utc_now) -> None:
-        """Read the tokens.
+    def __init__(self, path: Path, clock: Callable[[], datetime] = utc_now, uses: TokenUses | None = None) -> None:
+        """Read the tokens. Their uses are noted in `uses`.
 
         Raises:
             SettingsError: If the file is missing or damaged, or if others than its owner may read or write it.
         """
-        self._path, self._clock = path, clock
+        self._path, self._clock, self._uses = path, clock, uses
         self._lock = threading.Lock()
         self._failure = ""  # why the file cannot be used now
         self._stamp: object = None  # of the file when it was read; None: read it again
@@ -157,8 +159,11 @@ class TokenStore:
         is_secret_right = hmac.compare_digest(_hash(secret), token.secret_sha256 if token else NO_HASH)
         if not is_secret_right or token is None:
             raise Unauthenticated
-        if token.expire_time is not None and self._clock() >= token.expire_time:
+        now = self._clock()
+        if token.expire_time is not None and now >= token.expire_time:
             raise TokenExpired(token.name, token.expire_time)
+        if self._uses is not None:
+            self._uses.note(token.token_id, now)
         return Principal(name=token.name, collections=token.collections, can_write=token.can_write)
 
     def _current(self) -> dict[str, Token]:

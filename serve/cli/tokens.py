@@ -18,12 +18,12 @@ DURATION = re.compile(r"([0-9]{1,6})([dh])")  # days or hours; six digits end be
 STORE_IT = "kinodex: store the token, it is not shown again; callers set it as client.token or $KINODEX_CLIENT_TOKEN"
 
 
-def _tokens_file(data: Path | None, config: Path | None) -> "tuple[Path, ServerConfig]":
-    """Return the path of the tokens, and the settings of the server that reads them."""
-    from serve.api.tokens import tokens_file
+def _tokens_file(data: Path | None, config: Path | None) -> "tuple[Path, ServerConfig, Path]":
+    """Return the path of the tokens, the settings of the server that reads them, and the folder of their uses."""
+    from serve.api.tokens import USES_FOLDER, tokens_file
 
     directory, settings = load_library_settings(data, config)
-    return tokens_file(directory, settings.server), settings.server
+    return tokens_file(directory, settings.server), settings.server, directory / USES_FOLDER
 
 
 def _now() -> datetime:
@@ -111,7 +111,7 @@ def add(
     from serve.api.tokens import create_token
     from serve.text import printable
 
-    path, server = _tokens_file(data, config)
+    path, server, _ = _tokens_file(data, config)
     try:
         with audited(server, "kinodex token add") as subject:
             subject.add(name=name)
@@ -145,28 +145,35 @@ def _expiry_text(time: datetime | None) -> str:
 @json_option
 @library_options
 def list_(as_json: bool, data: Path | None, config: Path | None) -> None:
-    """List the tokens, expired tokens too.
+    """List the tokens, expired tokens too, and when each was last used.
 
-    The file stores only the hashes of the tokens. With --json, one object for each token, on a line of its own.
+    The file stores only the hashes of the tokens. The last use is that at servers of this data directory, to the
+    minute. With --json, one object for each token, on a line of its own.
     """
     from serve.api.tokens import list_tokens, token_json
+    from serve.observe.token_uses import last_uses
     from serve.text import printable
 
-    path, _ = _tokens_file(data, config)
+    path, _, uses_folder = _tokens_file(data, config)
     tokens = list_tokens(path) if path.exists() else ()
     if not tokens:
         click.echo(f"kinodex: no tokens in {printable(str(path))}; create one: kinodex token add NAME", err=True)
+    uses = last_uses(uses_folder)
     width = max((len(each.name) for each in tokens), default=0)
     for each in tokens:
+        used = uses.get(each.token_id)
         if as_json:
-            click.echo(json.dumps(token_json(each)))
+            last_used = None if used is None else used.isoformat(timespec="seconds")
+            click.echo(json.dumps({**token_json(each), "last_used": last_used}))
             continue
         has_expired = each.expire_time is not None and each.expire_time <= _now()
         expiry = f"expired {each.expire_time:%Y-%m-%d %H:%M} UTC" if has_expired else _expiry_text(each.expire_time)
         scope = "every collection" if each.collections is None else printable(", ".join(sorted(each.collections)))
         access = "write" if each.can_write else "read"
+        use = "never used" if used is None else f"used {used:%Y-%m-%d %H:%M} UTC"
         click.echo(
-            f"{each.token_id}  {each.name:{width}}  {access:5}  {each.created_time:%Y-%m-%d}  {expiry:28}  {scope}"
+            f"{each.token_id}  {each.name:{width}}  {access:5}  {each.created_time:%Y-%m-%d}  {expiry:28}  {use:25}"
+            f"  {scope}"
         )
 
 
@@ -201,7 +208,7 @@ def rotate(name_or_id: str, overlap: timedelta, data: Path | None, config: Path 
     """Replace a token by a new one, and print that."""
     from serve.api.tokens import rotate_token
 
-    path, server = _tokens_file(data, config)
+    path, server, _ = _tokens_file(data, config)
     with audited(server, "kinodex token rotate") as subject:
         subject.add(name=name_or_id)
         text, new = rotate_token(path, name_or_id, overlap=overlap, now=_now())
@@ -221,11 +228,13 @@ def rotate(name_or_id: str, overlap: timedelta, data: Path | None, config: Path 
 def revoke(name_or_id: str, data: Path | None, config: Path | None) -> None:
     """Revoke a token, from the next call on. A NAME revokes the tokens before its rotations too."""
     from serve.api.tokens import revoke_token
+    from serve.observe.token_uses import forget_uses
 
-    path, server = _tokens_file(data, config)
+    path, server, uses_folder = _tokens_file(data, config)
     with audited(server, "kinodex token revoke") as subject:
         subject.add(name=name_or_id)
         revoked = revoke_token(path, name_or_id)
+        forget_uses(uses_folder, [each.token_id for each in revoked])
         for each in revoked:
             subject.add(name=each.name)
             subject.add(name=each.token_id)

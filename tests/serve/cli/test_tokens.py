@@ -10,9 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from serve.api.tokens import TokenStore
+from serve.api.tokens import TokenStore, open_tokens
 from serve.cli import tokens as cli_tokens
 from serve.cli.main import cli
+from serve.config import ServerConfig
 from serve.errors import Unauthenticated
 from support.waiting import HANG_SECONDS
 
@@ -70,12 +71,13 @@ def test_list_prints_the_rights_of_a_token_and_never_its_hash() -> None:
         "collections": ["talks"],
         "created": "2026-05-01T12:30:15+00:00",
         "expires": "2026-05-02T00:30:15+00:00",
+        "last_used": None,
     }
     assert (second["collections"], second["expires"], second["access"]) == ("*", None, "write")
     lines = token("list").stdout.splitlines()
     assert [" ".join(line.split()) for line in lines] == [
-        f"{added[4:12]} laptop read 2026-05-01 until 2026-05-02 00:30 UTC talks",
-        f"{second['id']} ingest write 2026-05-01 for ever every collection",
+        f"{added[4:12]} laptop read 2026-05-01 until 2026-05-02 00:30 UTC never used talks",
+        f"{second['id']} ingest write 2026-05-01 for ever never used every collection",
     ]
 
 
@@ -89,6 +91,23 @@ def test_an_empty_list_is_no_failure() -> None:
     result = token("list", "--json")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "no tokens in kinodex-data/tokens.json" in result.stderr
+
+
+def test_list_says_when_a_token_was_last_used() -> None:
+    text = token("add", "laptop", "--all-collections").stdout.strip()
+    store = open_tokens(FILE.parent, ServerConfig(), lambda: NOW)
+    assert store is not None
+    store.authenticate(f"Bearer {text}")
+    assert "used 2026-05-01 12:30 UTC" in token("list").stdout
+    assert json.loads(token("list", "--json").stdout)["last_used"] == "2026-05-01T12:30:15+00:00"
+    new = token("rotate", "laptop").stdout.strip()
+    assert [json.loads(line)["last_used"] is None for line in token("list", "--json").stdout.splitlines()] == [
+        False,
+        True,
+    ]
+    token("revoke", text[4:12])
+    assert new[4:12] in token("list").stdout
+    assert list(FILE.with_name("token-uses").iterdir()) == []
 
 
 def test_revoke_takes_a_name_or_an_id() -> None:
