@@ -25,7 +25,7 @@ from typing import Any
 from serve.config import ServerConfig
 from serve.errors import SettingsError, TokenExpired, Unauthenticated
 from serve.files import make_private_folder
-from serve.observe.token_uses import FOLDER_NAME as USES_FOLDER
+from serve.observe import token_uses
 from serve.observe.token_uses import TokenUses
 
 FILE = "tokens.json"
@@ -124,7 +124,7 @@ def open_tokens(directory: Path, config: ServerConfig, clock: Callable[[], datet
             return None
         except OSError as error:
             raise SettingsError(f"cannot read tokens file {path}: {error.strerror or error}") from error
-    return TokenStore(path, clock, TokenUses(directory / USES_FOLDER))
+    return TokenStore(path, clock, TokenUses(directory / token_uses.FOLDER_NAME))
 
 
 class TokenStore:

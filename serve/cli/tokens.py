@@ -20,10 +20,11 @@ STORE_IT = "kinodex: store the token, it is not shown again; callers set it as c
 
 def _tokens_file(data: Path | None, config: Path | None) -> "tuple[Path, ServerConfig, Path]":
     """Return the path of the tokens, the settings of the server that reads them, and the folder of their uses."""
-    from serve.api.tokens import USES_FOLDER, tokens_file
+    from serve.api.tokens import tokens_file
+    from serve.observe.token_uses import FOLDER_NAME
 
     directory, settings = load_library_settings(data, config)
-    return tokens_file(directory, settings.server), settings.server, directory / USES_FOLDER
+    return tokens_file(directory, settings.server), settings.server, directory / FOLDER_NAME
 
 
 def _now() -> datetime:
