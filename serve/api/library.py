@@ -94,6 +94,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         self, request: library_pb2.IngestVideoRequest, context: Any
     ) -> library_pb2.IngestVideoResponse:
         placement, principal = ingest_placement(request), current_principal()
+        current_subject().add(collection=placement.collection)
 
         def work(check: Callable[[], None]) -> VideoStatus:
             self.access.require_writable(principal, placement.collection)
@@ -124,6 +125,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             raise RequestInvalid([("header", "is required, and comes first")])
         info = upload_info(first.header)
         placement = info.placement
+        current_subject().add(collection=placement.collection)
         key = request_key(principal, "UploadVideo", placement, first.header)
 
         def find_answer(check: Callable[[], None]) -> VideoStatus | None:

@@ -75,6 +75,8 @@ def test_every_call_is_a_line_with_its_caller_its_videos_and_its_outcome(data: P
         ingested = library.IngestVideo(ingest, **metadata(token, "ingested")).video
         library.DeleteVideo(library_pb2.DeleteVideoRequest(video_id=ingested.video_id), **metadata(token, "deleted"))
         refused = library_pb2.DeleteVideoRequest(video_id="v1", collection="films")
+        with pytest.raises(grpc.RpcError):  # into the collection "default", which it does not name
+            library.IngestVideo(library_pb2.IngestVideoRequest(uri=uri), **metadata(token, "not-mine"))
         for options in (metadata(token, "denied"), metadata("kdx_00000000_" + "A" * 43, "stranger")):
             with pytest.raises(grpc.RpcError):
                 library.DeleteVideo(refused, **options)
@@ -84,7 +86,7 @@ def test_every_call_is_a_line_with_its_caller_its_videos_and_its_outcome(data: P
         next(watch)
         wait_until(lambda: [line for line in lines_of(file) if line["outcome"] == "BEGUN"])
         watch.cancel()
-        wait_until(lambda: len(lines_of(file)) == 8)
+        wait_until(lambda: len(lines_of(file)) == 9)
     lines = {(line["request_id"], line["outcome"]): line for line in lines_of(file)}
     assert all(line["caller"] == "laptop" for (name, _), line in lines.items() if name != "stranger")
     assert all(line["peer"].startswith("ipv4:127.0.0.1:") for line in lines.values())
@@ -94,6 +96,7 @@ def test_every_call_is_a_line_with_its_caller_its_videos_and_its_outcome(data: P
     assert about["uploaded"] == (["talks"], [uploaded.video_id], "upload:a.mp4")
     assert about["ingested"][:2] == (["talks"], [ingested.video_id])
     assert about["deleted"] == (["talks"], [ingested.video_id], None)
+    assert about["not-mine"] == (["default"], None, "https://example.org/b.mp4")
     assert about["denied"] == (["films"], ["v1"], None)
     assert lines["denied", "PERMISSION_DENIED"]["reason"] == "PERMISSION_DENIED"
     assert "caller" not in lines["stranger", "UNAUTHENTICATED"]
