@@ -3,6 +3,7 @@
 ├── DataDirectoryMissing   nothing has been indexed there
 ├── DataDirectoryBusy      another process is writing there
 ├── DataDirectoryInvalid   the catalog is damaged, or newer than this program
+│   ├── DiskFull               its disk is full
 │   └── DataDirectoryOutdated  it is too old for this program; kinodex reindex rebuilds it
 ├── EncoderSpaceMismatch   the rows were made by other encoders
 ├── VideoNotFound          no such video id
@@ -30,7 +31,7 @@
 ├── CallTooLong            it took longer than the server allows
 ├── UploadCorrupt          its bytes are not those that were announced
 ├── UploadStalled          its bytes stopped coming
-├── SpoolFull              no room for uploads
+├── SpoolFull              the server has no room
 ├── QuotaExceeded          the collection holds all that its quota allows
 ├── RecordInvalid          a Kafka record is not what its topic holds
 ├── WorkerCrashed          the indexing process died on a video more than once
@@ -73,6 +74,13 @@ class DataDirectoryInvalid(ServeError):
     def __init__(self, directory: str, reason: str) -> None:
         super().__init__(f"cannot use the library in {directory}: {reason}")
         self.directory, self.reason = directory, reason
+
+
+class DiskFull(DataDirectoryInvalid):
+    """The disk of the data directory is full. A server's callers get SPOOL_FULL, as the text names a folder."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory, "the disk is full")
 
 
 class DataDirectoryOutdated(DataDirectoryInvalid):
@@ -311,10 +319,10 @@ class UploadStalled(ServeError):
 
 
 class SpoolFull(ServeError):
-    """The server has no room for uploads now."""
+    """The server has no room for uploads now, or its disk is full and it can change nothing."""
 
     def __init__(self, retry_after_seconds: float) -> None:
-        super().__init__("there is no room for uploads now: come back when others are indexed")
+        super().__init__("the server has no room now: come back when other videos are indexed or deleted")
         self.retry_after_seconds = retry_after_seconds
 
 

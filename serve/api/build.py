@@ -146,6 +146,10 @@ def _make_services(
     call_workers = Workers(
         "calls", CALL_WORKER_COUNT, max_waiting_count, lambda count: None, limit="max_concurrent_calls"
     )
+    # Apart from the calls that only read: SQLite has one writer, which may be another process.
+    change_workers = Workers(
+        "changes", CALL_WORKER_COUNT, max_waiting_count, lambda count: None, limit="max_concurrent_calls"
+    )
     spool = Spool(
         directory / FOLDER_NAME, max_upload_bytes=config.max_upload_bytes, max_spool_bytes=config.max_spool_bytes
     )
@@ -159,6 +163,7 @@ def _make_services(
         access,
         spool,
         call_workers,
+        change_workers,
         signer,
         settings.source,
         max_stall_seconds=settings.server.max_upload_stall_seconds,

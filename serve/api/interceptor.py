@@ -28,7 +28,16 @@ from serve.api.status import code_of, reason_of, status_of
 from serve.api.strangers import OpenCalls
 from serve.api.tokens import ANYBODY, Principal, TokenStore
 from serve.config import ServerConfig
-from serve.errors import CallTooLong, DataDirectoryBusy, Overloaded, RequestInvalid, ServerNotReady, Unauthenticated
+from serve.errors import (
+    CallTooLong,
+    DataDirectoryBusy,
+    DiskFull,
+    Overloaded,
+    RequestInvalid,
+    ServerNotReady,
+    SpoolFull,
+    Unauthenticated,
+)
 from serve.observe.audit import Act, AuditLog, Subject
 from serve.observe.logs import REQUEST_ID
 from serve.observe.metrics import ServerMetrics
@@ -42,6 +51,7 @@ UPLOAD = "kinodex.v1.LibraryService/UploadVideo"  # lasts as long as its bytes t
 QUESTIONS = ("kinodex.v1.SearchService/SearchVideos", "kinodex.v1.SearchService/SearchMoments")
 PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")  # request ids of callers that are safe in a log line
 BUSY_RETRY_SECONDS = 1.0  # when to come back to a server that loads
+FULL_RETRY_SECONDS = 30.0  # when to come back to a full disk: about the time until a short video is indexed
 CHANGE_RETRY_SECONDS = 5.0  # when to come back after a lock timeout: large deletes hold the lock for seconds
 ABORT_SECONDS = 5.0  # time to send an error: a caller that reads nothing would hold the call for ever
 
@@ -223,6 +233,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             error = caught
             if isinstance(caught, DataDirectoryBusy):  # its message names a folder and a process
                 error = ServerNotReady("waiting for another process's change", CHANGE_RETRY_SECONDS)
+            elif isinstance(caught, DiskFull):
+                logger.error("a change failed: the disk is full method=%s", method)
+                error = SpoolFull(FULL_RETRY_SECONDS)
             code = code_of(error)
             if code == "INTERNAL":
                 logger.exception("call failed method=%s", method)

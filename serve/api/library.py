@@ -65,6 +65,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         access: Access,
         spool: Spool,
         workers: Workers,
+        change_workers: Workers,
         signer: PageSigner,
         sources: SourceConfig,
         *,
@@ -79,12 +80,15 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         Args:
             catalog: Open for reading.
             changes: The job queue of a catalog that is open for changes.
+            workers: Threads for calls that only read. They never wait for a change.
+            change_workers: Threads for calls that change the catalog. They may wait for other processes' changes.
             max_stall_seconds: How long an upload may pause between two messages.
             on_submit: Called when there is a new job.
             delete_live: Deletes a live video here and on every other server: (collection, id, timeout in seconds).
             on_delete: Called after a deletion; removes the video from the indexes.
         """
-        self.catalog, self.access, self.spool, self.workers = catalog, access, spool, workers
+        self.catalog, self.access, self.spool = catalog, access, spool
+        self.workers, self.change_workers = workers, change_workers
         self.signer, self.sources, self.max_stall_seconds = signer, sources, max_stall_seconds
         self.on_submit, self.delete_live, self.on_delete, self.metrics = on_submit, delete_live, on_delete, metrics
         self.jobs = JobQueue(catalog)
@@ -112,7 +116,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 key = replace(key, digest=self.signer.digest(key.digest))
             return self._submit(job, key)
 
-        return library_pb2.IngestVideoResponse(video=video_message(await self.workers.run(work)))
+        return library_pb2.IngestVideoResponse(video=video_message(await self.change_workers.run(work)))
 
     async def UploadVideo(
         self, request_iterator: AsyncIterator[library_pb2.UploadVideoRequest], context: Any
@@ -155,7 +159,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 await run_to_end(asyncio.to_thread(upload.write, message.data))
                 self.metrics.uploaded_bytes.inc(len(message.data))
             await asyncio.sleep(CANCEL_SECONDS)
-            return await run_to_end(asyncio.to_thread(self._queue_upload, upload, info, key))
+            return await run_to_end(self.change_workers.run(lambda check: self._queue_upload(upload, info, key)))
 
     def _queue_upload(self, upload: Upload, info: UploadInfo, key: RequestKey | None) -> VideoStatus:
         spooled = upload.finish(size_bytes=info.size_bytes or None, sha256=info.sha256 or None)
@@ -277,7 +281,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 self.changes.delete(reference.video_id, collection, key)
             self.on_delete()
 
-        await self.workers.run(work)
+        await self.change_workers.run(work)
         return library_pb2.DeleteVideoResponse()
 
     def _readable_collections(self, principal: Principal, collection: str | None) -> tuple[str, ...] | None:

@@ -237,8 +237,8 @@ class Server:
         if self.loaded.feed is not None:
             await asyncio.to_thread(self.loaded.feed.stop)
         await asyncio.to_thread(self.followers.stop)
-        search = self.search_service
-        for workers in (search.workers, search.picture_workers, self.library_service.workers):
+        search, library = self.search_service, self.library_service
+        for workers in (search.workers, search.picture_workers, library.workers, library.change_workers):
             await asyncio.to_thread(workers.close)
         if self.loaded.library is not None:
             self.loaded.library.close()

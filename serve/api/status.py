@@ -68,6 +68,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.DataDirectoryMissing,
         errors.DataDirectoryBusy,
         errors.DataDirectoryInvalid,
+        errors.DiskFull,
         errors.DataDirectoryOutdated,
         errors.EncoderSpaceMismatch,
         errors.QuestionsInvalid,

@@ -4,14 +4,22 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from serve.catalog import schema
-from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing, DataDirectoryOutdated
+from serve.errors import (
+    DataDirectoryBusy,
+    DataDirectoryInvalid,
+    DataDirectoryMissing,
+    DataDirectoryOutdated,
+    DiskFull,
+)
 from serve.files import PRIVATE_FILE
 
 CATALOG_NAME = "catalog.sqlite"
@@ -25,6 +33,8 @@ BUSY_TIMEOUT_SECONDS = 30.0
 # a page. 4 KiB, SQLite's default, has room for one or two vectors and wastes the rest.
 PAGE_SIZE_BYTES = 16384
 JOURNAL_LIMIT_BYTES = 64 << 20  # the write-ahead log shrinks back to this after a large transaction
+FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FREE_BYTES = 1 << 20  # a disk with less is full: a transaction writes some pages to the log and some to the catalog
 CACHE_KIBIBYTES = 16 << 10  # for the upper b-tree levels and FTS5; vectors are read once and need no cache
 
 
@@ -61,20 +71,41 @@ class WriterLock:
 
 @contextmanager
 def translate_failures(directory: Path) -> Iterator[None]:
-    """Raise errors of SQLite and the file system as DataDirectoryInvalid, or as DataDirectoryBusy if another process
-    holds a transaction open for longer than BUSY_TIMEOUT_SECONDS. Errors that only our bugs cause pass unchanged."""
+    """Raise errors of SQLite and the file system as DataDirectoryInvalid, as DiskFull if the disk is full, or as
+    DataDirectoryBusy if another process holds a transaction open for longer than BUSY_TIMEOUT_SECONDS. Errors that only
+    our bugs cause pass unchanged."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith("SQLITE_BUSY"):
             raise DataDirectoryBusy(str(directory), None) from error
+        # SQLite says "FULL" only if writing the catalog itself fails for want of room, not its log or shared memory.
+        if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _is_disk_full(directory)):
+            raise DiskFull(str(directory)) from error
         raise DataDirectoryInvalid(str(directory), _reason(error, directory)) from error
     except FileExistsError as error:
         raise DataDirectoryInvalid(str(directory), "it is not a folder, or a link that leads nowhere") from error
     except OSError as error:
+        if error.errno in FULL_ERRNOS:
+            raise DiskFull(str(directory)) from error
         raise DataDirectoryInvalid(str(directory), error.strerror or str(error)) from error
+
+
+def _is_disk_full(directory: Path) -> bool:
+    """Whether the disk, the user's quota or the largest file size of this process leaves the catalog no room."""
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        status = os.statvfs(directory)
+        sizes = [path.stat().st_size for path in directory.glob(f"{CATALOG_NAME}*")]
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+            file.write(bytes(PAGE_SIZE_BYTES))
+    except OSError as error:
+        return error.errno in FULL_ERRNOS
+    is_over_limit = limit_bytes != resource.RLIM_INFINITY and max(sizes, default=0) + FREE_BYTES > limit_bytes
+    return is_over_limit or status.f_bavail * status.f_frsize < FREE_BYTES
 
 
 def _reason(error: sqlite3.DatabaseError, directory: Path) -> str:
@@ -83,8 +114,6 @@ def _reason(error: sqlite3.DatabaseError, directory: Path) -> str:
         length = len(os.fsencode(os.path.realpath(directory / CATALOG_NAME)))
         if length > MAX_PATH_BYTES:
             return f"the path of its catalog has {length} bytes, and SQLite opens at most {MAX_PATH_BYTES}"
-    if name == "SQLITE_FULL":
-        return "the disk is full"
     if name == "SQLITE_NOTADB":
         return f"{CATALOG_NAME} is not an SQLite file"
     if name.startswith("SQLITE_CORRUPT"):
@@ -92,7 +121,7 @@ def _reason(error: sqlite3.DatabaseError, directory: Path) -> str:
     if name.startswith("SQLITE_READONLY"):
         return "it may not be written to"
     if name.startswith("SQLITE_IOERR"):
-        return f"the disk failed, or is full ({error}, {name})"
+        return f"the disk failed ({error}, {name})"
     return str(error)
 
 

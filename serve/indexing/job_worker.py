@@ -23,7 +23,7 @@ from encoders.speech.whisper import Transcriber
 from serve.catalog.catalog import Catalog
 from serve.config import parse_quotas
 from serve.encoder_set import Encoders, load_for_indexing
-from serve.errors import DataDirectoryBusy, EncoderSpaceMismatch, ServeError, name_of
+from serve.errors import DataDirectoryBusy, DiskFull, EncoderSpaceMismatch, ServeError, name_of
 from serve.indexing import uploads
 from serve.indexing.jobs import Job, JobQueue
 from serve.indexing.pipeline import claim_space, save_indexes
@@ -115,6 +115,10 @@ class JobWorker:
                 with contextlib.closing(run.index(claim_jobs(jobs, run))) as results:
                     for result in results:
                         self.record_result(jobs, result)
+            except DiskFull:  # not the jobs' fault: the attempts do not count
+                with contextlib.suppress(DiskFull):
+                    jobs.release_running()
+                raise
             finally:
                 self.run = None
 

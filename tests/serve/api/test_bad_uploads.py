@@ -316,7 +316,7 @@ UPLOADS: list[Bad] = [
         spool_full,
         "RESOURCE_EXHAUSTED",
         "SPOOL_FULL",
-        "there is no room for uploads now: come back when others are indexed",
+        "the server has no room now: come back when other videos are indexed or deleted",
     ),
     Bad(
         "an upload that stalls",

@@ -71,6 +71,7 @@ UNSPOKEN: list[Exception] = [
     errors.DataDirectoryMissing(SECRET),
     errors.DataDirectoryBusy(SECRET, 4711),
     errors.DataDirectoryInvalid(SECRET, "malformed"),
+    errors.DiskFull(SECRET),
     errors.DataDirectoryOutdated(SECRET, 5, 6),
     errors.EncoderSpaceMismatch(SECRET, "stored", "wanted"),
     errors.QuestionsInvalid(SECRET, "no questions"),

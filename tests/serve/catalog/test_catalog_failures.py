@@ -19,7 +19,7 @@ import pytest
 from serve.catalog import schema
 from serve.catalog.catalog import Catalog
 from serve.catalog.sqlite import WriterLock
-from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing
+from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing, DiskFull
 from serve.indexing.jobs import JobQueue, NewJob
 from support import SUPPORT
 from support.sample_catalog import check, frames, new_video, put_version, turn_back
@@ -192,7 +192,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_videos_before(catalog: Catalog) 
     ((pages,),) = catalog.select("PRAGMA page_count")
     catalog.select(f"PRAGMA max_page_count = {pages + 3}")
     row = catalog.begin(new_video("large"))
-    with pytest.raises(DataDirectoryInvalid, match="the disk is full"):
+    with pytest.raises(DiskFull, match="the disk is full"):
         catalog.add_frames(row, frames(64, width=512), [bytes(4000)] * 64)
     assert check(catalog) == {"abc": 1}
     catalog.abandon(row)
@@ -203,7 +203,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_videos_before(catalog: Catalog) 
 
 def test_a_file_that_may_not_grow_is_an_error_and_leaves_the_videos_before(tmp_path: Path) -> None:
     said = outcome("fill_disk", tmp_path).splitlines()
-    assert said[-1].startswith("invalid: the disk failed, or is full")
+    assert said[-1] == "invalid: the disk is full"
     finished = {name: int(version) for name, version in (line.split() for line in said[1:-1])}
     with Catalog.open_writer(tmp_path) as catalog:
         assert check(catalog) == finished

@@ -20,10 +20,10 @@ from encoders.errors import WeightsNotFound
 from ingest.config import DecodeConfig, SourceConfig
 from ingest.errors import DecodeError, DecoderCrashed, LimitExceeded, SourceNotFound
 from serve.catalog.catalog import Catalog
-from serve.errors import EncoderSpaceMismatch, VideoNotFound, name_of
+from serve.errors import DiskFull, EncoderSpaceMismatch, VideoNotFound, name_of
 from serve.indexing import job_worker
 from serve.indexing.job_worker import JobWorker
-from serve.indexing.jobs import Job, JobQueue, JobState, NewJob
+from serve.indexing.jobs import MAX_ATTEMPTS, Job, JobQueue, JobState, NewJob
 from serve.indexing.pipeline import index
 from serve.indexing.supervisor import Supervisor
 from serve.indexing.uploads import Spool
@@ -175,6 +175,25 @@ def test_an_upload_is_indexed_under_its_name_and_its_bytes_are_let_go(
     assert "upload:broken.mp4" in message
     assert str(data) not in message
     assert list(jobs.spool_folder.iterdir()) == []
+
+
+def test_a_full_disk_is_not_the_fault_of_jobs(
+    jobs: JobQueue, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(jobs, write_scenes(tmp_path / "a.mp4", [("red", 3)]))
+
+    def fail(*_: object) -> None:
+        raise DiskFull(str(data))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalog, "add_frames", fail)
+        for _ in range(MAX_ATTEMPTS + 1):
+            with pytest.raises(DiskFull):
+                JobWorker(data, SETTINGS).work_until_released()
+    (job,) = jobs.jobs()
+    assert (job.state, job.attempt_count) == (JobState.QUEUED, 0)
+    work(data)
+    assert jobs.jobs() == []
 
 
 def test_a_failure_tells_no_secrets(jobs: JobQueue, data: Path) -> None:
