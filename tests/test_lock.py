@@ -1,7 +1,11 @@
 """The locks, from which the container is installed, agree with pyproject.toml and constraints.txt."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -58,3 +62,23 @@ def test_the_container_installs_only_what_is_locked() -> None:
         "--no-cache-dir --require-hashes --no-build-isolation --requirement requirements.lock",
         "--no-cache-dir --no-deps --no-build-isolation .",  # Kinodex itself
     ]
+
+
+@pytest.mark.slow
+def test_make_sbom_lists_every_dependency_with_its_version(tmp_path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(
+        r"cyclonedx-py (environment .*) --output-file \S+ \\\n\s+\$\(ENVIRONMENT\)/bin/python\n", makefile
+    )
+    assert recipe is not None
+    command = [sys.executable, "-m", "cyclonedx_py", *recipe[1].split(), "--output-file", str(tmp_path / "sbom.json")]
+    # Unvalidated: checking it against the schema of CycloneDX, as make sbom does, takes most of a minute.
+    subprocess.run([*command, "--no-validate", sys.executable], check=True, cwd=ROOT)
+    document = json.loads((tmp_path / "sbom.json").read_text(encoding="utf-8"))
+    assert document["bomFormat"] == "CycloneDX"
+    assert document["metadata"]["component"]["name"] == "kinodex"
+    listed = {canonicalize_name(each["name"]): each["version"] for each in document["components"]}
+    for text in PROJECT["project"]["dependencies"]:
+        wanted = Requirement(text)
+        if wanted.marker is None or wanted.marker.evaluate():
+            assert listed[canonicalize_name(wanted.name)] == version(wanted.name)
