@@ -16,8 +16,10 @@ import grpc
 
 from serve.config import ServerConfig, host_and_port
 from serve.errors import SettingsError
+from serve.files import read_regular_file
 
 RETRY_SECONDS = 10.0  # between two tries to load an unusable renewal, each of which costs a handshake
+MAX_PEM_BYTES = 16 << 20  # of a file of certificates: those of all public authorities are 300 KB
 HANDSHAKE_TURN_COUNT = 4  # of each side; TLS 1.2 and 1.3 take two
 LOCAL_SCHEMES = ("unix:", "unix-abstract:")
 
@@ -154,7 +156,7 @@ def _load(config: ServerConfig) -> grpc.ServerCertificateConfiguration:
 
 def _read_pem(setting: str, path: str, label: str) -> bytes:
     try:
-        content = Path(path).read_bytes()
+        content, _ = read_regular_file(Path(path), MAX_PEM_BYTES)
     except OSError as error:
         raise SettingsError(f"cannot read server.{setting} {path}: {error.strerror or error}") from error
     if f"{label}-----".encode() not in content:

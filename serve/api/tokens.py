@@ -24,7 +24,7 @@ from typing import Any
 
 from serve.config import ServerConfig
 from serve.errors import SettingsError, TokenExpired, Unauthenticated
-from serve.files import make_private_folder
+from serve.files import make_private_folder, read_regular_file
 from serve.observe import token_uses
 from serve.observe.token_uses import TokenUses
 
@@ -32,6 +32,7 @@ FILE = "tokens.json"
 VERSION = 1
 ALL = "*"  # every collection, in the file
 SECRET_BYTES = 32
+MAX_BYTES = 16 << 20  # of the file: some 50,000 tokens
 BEARER = re.compile(r"(?i:bearer) +kdx_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 TOKEN_ID = re.compile(r"[0-9a-f]{8}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")  # safe in logs and on terminals
@@ -334,13 +335,13 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
 
 
 def _read_tokens(path: Path) -> tuple[Token, ...]:
-    with _explain_os_errors(path), path.open("rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        content = file.read()
+    with _explain_os_errors(path):
+        content, status = read_regular_file(path, MAX_BYTES)
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise SettingsError(f"others may read or write tokens file {path} (mode {mode:04o}): run `chmod 600 {path}`")
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=_unique_keys)
         if document.keys() != {"version", "tokens"} or document["version"] != VERSION:
             raise ValueError(f"it is not of version {VERSION}")
         tokens = tuple(_read_token(value) for value in document["tokens"])
@@ -353,6 +354,15 @@ def _read_tokens(path: Path) -> tuple[Token, ...]:
             f"cannot use tokens file {path}: {error}: restore a copy, or delete it and add the tokens again"
         ) from error
     return tokens
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that is given twice: the last would win, and widen what the first allows."""
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the key {key!r} is given twice")
+    return dict(pairs)
 
 
 def _read_token(value: dict[str, Any]) -> Token:

@@ -20,6 +20,7 @@ import yaml
 
 from serve.catalog.spelling import stems
 from serve.errors import PolicyInvalid
+from serve.files import read_regular_file
 
 STARTER = Path(__file__).with_name("policies.yaml")
 MAX_BYTES = 1 << 20  # of a file
@@ -67,12 +68,9 @@ def read_policies(path: Path) -> Policies:
         PolicyInvalid: For the first mistake, with line and field; or if the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw, _ = read_regular_file(path, MAX_BYTES)
     except OSError as error:
         raise PolicyInvalid(str(path), error.strerror or str(error)) from error
-    if len(raw) > MAX_BYTES:
-        raise PolicyInvalid(str(path), f"larger than {MAX_BYTES >> 20} MiB")
     return _PolicyReader(str(path)).read(raw)
 
 

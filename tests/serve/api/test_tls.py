@@ -97,6 +97,13 @@ def answers(config: ServerConfig, clients: Sequence[grpc.ChannelCredentials | No
     return asyncio.run(run())
 
 
+def test_a_fifo_is_no_certificate(tmp_path: Path) -> None:
+    path = tmp_path / "fifo.pem"
+    os.mkfifo(path)
+    with pytest.raises(SettingsError, match="not a regular file"):
+        server_credentials(ServerConfig(tls_certificate=str(path), tls_key=str(path)))
+
+
 def test_without_a_certificate_there_is_no_tls() -> None:
     assert server_credentials(ServerConfig()) is None
 

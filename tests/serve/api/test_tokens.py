@@ -331,6 +331,38 @@ def test_a_damaged_file_is_one_line_that_says_what_to_do(path: Path, content: st
     assert path.read_text(encoding="latin-1") == content
 
 
+def test_what_is_no_regular_file_is_refused_at_once(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path, 0o600)
+    for other in (path, Path("/dev/zero"), Path("/dev/tty")):
+        for use in (TokenStore, list_tokens):
+            with pytest.raises(SettingsError) as caught:
+                use(other)
+            assert str(caught.value) == f"cannot read tokens file {other}: not a regular file"
+
+
+def test_a_file_replaced_by_a_fifo_refuses_every_call(path: Path) -> None:
+    token = add(path)
+    store = TokenStore(path)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(Unauthenticated):
+        store.authenticate(f"Bearer {token}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("version", "1"), ("tokens", "[]"), ("access", '"write"'), ("collections", '"*"'), ("expires", "null")],
+)
+def test_a_key_that_is_given_twice_is_refused(path: Path, key: str, value: str) -> None:
+    """Other readers take the last value, and a reviewer may see only the first."""
+    add(path)
+    path.write_text(path.read_text().replace(f'"{key}":', f'"{key}": {value}, "{key}":', 1))
+    for use in (TokenStore, list_tokens):
+        with pytest.raises(SettingsError, match=f"the key '{key}' is given twice"):
+            use(path)
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644, 0o666])
 def test_a_file_for_others_is_refused_with_the_remedy(path: Path, mode: int) -> None:
     add(path)

@@ -1,6 +1,7 @@
 """Files of moderation policies: valid files are read, and each mistake has its line and field."""
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -130,6 +131,13 @@ def test_errors_of_files_that_are_not_yaml_are_one_line(tmp_path: Path, raw: byt
         read_policies(tmp_path / "p.yaml")
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.yaml")
+    for path in (tmp_path / "p.yaml", Path("/dev/zero"), tmp_path):
+        with pytest.raises(PolicyInvalid, match="not a regular file"):
+            read_policies(path)
 
 
 def test_a_catastrophic_expression_takes_linear_time() -> None:
