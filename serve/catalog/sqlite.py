@@ -132,8 +132,10 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
         DataDirectoryInvalid: If the file is damaged, newer, or may not be written.
         DataDirectoryOutdated: If it is too old to be migrated.
     """
-    with translate_failures(directory):  # SQLite gives its log and its shared memory the same permissions
-        os.close(os.open(directory / CATALOG_NAME, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
+    # A new file only. To close a file that this process has open in SQLite drops the locks of all its connections.
+    with translate_failures(directory), contextlib.suppress(FileExistsError):
+        # SQLite gives its log and its shared memory the same permissions.
+        os.close(os.open(directory / CATALOG_NAME, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
     with _connecting(directory, "rwc") as connection:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")  # has an effect on new files only
         _check_version(directory, connection)

@@ -18,7 +18,7 @@ import pytest
 
 from serve.catalog import schema
 from serve.catalog.catalog import Catalog
-from serve.catalog.sqlite import WriterLock
+from serve.catalog.sqlite import CATALOG_NAME, WriterLock
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing, DiskFull
 from serve.indexing.jobs import JobQueue, NewJob
 from support import SUPPORT
@@ -414,3 +414,14 @@ def test_a_migration_that_fails_leaves_the_older_catalog(tmp_path: Path, monkeyp
             Catalog.open_writer(tmp_path)
     with Catalog.open_writer(tmp_path) as catalog:
         assert check(catalog) == {"abc": 1}
+
+
+def test_a_second_writer_in_a_process_leaves_the_locks_of_its_readers(tmp_path: Path) -> None:
+    Catalog.open_writer(tmp_path).close()
+    close_elsewhere = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM videos').fetchall()"
+    with Catalog.open_reader(tmp_path) as reader:
+        Catalog.open_writer(tmp_path).close()
+        # Without the reader's lock, this process would take itself for the last one, and delete the log.
+        subprocess.run([sys.executable, "-c", close_elsewhere, str(tmp_path / CATALOG_NAME)], check=True)
+        assert (tmp_path / f"{CATALOG_NAME}-wal").exists()
+        assert reader.videos() == []
