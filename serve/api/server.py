@@ -227,8 +227,6 @@ class Server:
         self.search_service.end_watches()
         logger.info("stopping drain_seconds=%g", self.config.drain_seconds)
         await self.grpc.stop(self.config.drain_seconds)
-        if self.audit is not None:
-            await asyncio.to_thread(self.audit.close)
         for task in (self._refresher, self._token_watcher):
             if task is not None:
                 task.cancel()
@@ -244,6 +242,8 @@ class Server:
             self.loaded.library.close()
         self.reader.close()
         self.editor.close()
+        if self.audit is not None:  # late: cancelled calls are still recorded
+            await asyncio.to_thread(self.audit.close)
         self._close_metrics()
         self.end_spans()
         logger.info("stopped")

@@ -210,6 +210,7 @@ class AuditLog:
         self._file, self._with_questions, self._count = AuditFile(path), with_questions, count
         self._acts: queue.Queue[Act | None] = queue.Queue(MAX_WAITING_COUNT)
         self._failure = ""  # why acts are lost now
+        self._is_closed = False
         try:
             self._file.open()
         except OSError as error:
@@ -218,14 +219,16 @@ class AuditLog:
         self._thread.start()
 
     def record(self, act: Act) -> None:
-        """Write an act soon; from any thread, without waiting."""
-        try:
-            self._acts.put_nowait(act)
-        except queue.Full:
-            self._count("lost", 1)
+        """Write an act soon; from any thread, without waiting. One after close() is lost, and counted."""
+        with contextlib.suppress(queue.Full):
+            if not self._is_closed:
+                self._acts.put_nowait(act)
+                return
+        self._count("lost", 1)
 
     def close(self) -> None:
-        """Write the acts that wait, and end. No act may be recorded after that."""
+        """Write the acts that wait, and end."""
+        self._is_closed = True
         self._acts.put(None)
         self._thread.join()
         self._file.close()

@@ -44,6 +44,8 @@ class ServerMetrics:
         self.audit_acts = counter(
             "kinodex_audit_acts", "Acts for server.audit_log, by outcome: written, or lost.", ["outcome"]
         )
+        for outcome in ("written", "lost"):  # there from the start, so that an alert sees the first loss
+            self.audit_acts.labels(outcome)
         self.is_ready = gauge("kinodex_ready", "1 while the server answers questions.")
         self.live = LiveMetrics(self.registry)
 
