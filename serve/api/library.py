@@ -32,6 +32,7 @@ from serve.codec.requests import (
     video_listing,
     video_reference,
 )
+from serve.codec.rows import write_rows
 from serve.codec.utterances import fill_utterance
 from serve.errors import (
     FrameNotFound,
@@ -228,7 +229,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         if len(statuses) > len(page):
             last = page[-1]
             token = self.signer.sign({"after": (last.uri, last.collection, last.video_id)}, binding=bound_to)
-        return library_pb2.ListVideosResponse(videos=map(video_message, page), next_page_token=token)
+        return library_pb2.ListVideosResponse(videos=write_rows(video_message, page), next_page_token=token)
 
     async def GetTranscript(
         self, request: library_pb2.GetTranscriptRequest, context: Any

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kinodex.v1 import moderation_service_pb2 as moderation
-from kinodex.v1 import moderation_service_pb2_grpc
+from kinodex.v1 import moderation_service_pb2_grpc, stream_pb2
 from serve.api.access import Access
 from serve.api.interceptor import current_principal
 from serve.api.pages import PageSigner, binding
@@ -17,6 +17,7 @@ from serve.api.workers import Workers
 from serve.catalog.events import EventLog, EventPlace, event_place
 from serve.codec.events import event_filter, event_message
 from serve.codec.fields import duration_message
+from serve.codec.rows import write_rows
 from serve.codec.violations import Violations
 from serve.errors import PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, ServerNotReady
 from serve.event import Event, EventFilter
@@ -117,7 +118,7 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         page, token = events[:page_size], ""
         if len(events) > len(page):
             token = self.signer.sign({"after": event_place(page[-1])}, binding=bound_to)
-        return moderation.ListEventsResponse(events=map(event_message, page), next_page_token=token)
+        return moderation.ListEventsResponse(events=write_rows(event_message, page), next_page_token=token)
 
     async def WatchEvents(
         self, request: moderation.WatchEventsRequest, context: Any
@@ -128,13 +129,11 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         bound_to = binding(principal.scope, "WatchEvents", request)
         wanted, cursor = await self.workers.run(lambda check: self._begin_watch(request, principal, named, bound_to))
 
-        def response(event: Event | None) -> moderation.WatchEventsResponse:
+        def response(*events: stream_pb2.Event) -> moderation.WatchEventsResponse:
             token = self.signer.sign({"catalog": cursor.identity, "sequence": cursor.sequence}, binding=bound_to)
-            return moderation.WatchEventsResponse(
-                event=None if event is None else event_message(event), resume_token=token
-            )
+            return moderation.WatchEventsResponse(event=events[0] if events else None, resume_token=token)
 
-        yield response(None)
+        yield response()
         sent_at = time.monotonic()
         while True:
             new_event = self.new_events.next
@@ -143,11 +142,12 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
             changes = await self.workers.run(lambda check: self.log.changes(cursor.sequence, READ_COUNT))
             for change in changes:
                 cursor.sequence = change.sequence
-                if wanted.admits(change.event):
-                    yield response(change.event)
+                admitted = [change.event] if wanted.admits(change.event) else []
+                for message in write_rows(event_message, admitted):
+                    yield response(message)
                     sent_at = time.monotonic()
             if time.monotonic() - sent_at >= HEARTBEAT_SECONDS:
-                yield response(None)
+                yield response()
                 sent_at = time.monotonic()
             if len(changes) < READ_COUNT:
                 with contextlib.suppress(TimeoutError):

@@ -24,6 +24,7 @@ from serve.api.workers import Workers, run_to_end
 from serve.catalog.reader import require_single
 from serve.codec.messages import moment_change_message, moments_response, search_response
 from serve.codec.requests import moments_query, search_query, standing_query
+from serve.codec.rows import write_rows
 from serve.errors import (
     CallAbandoned,
     PageTokenExpired,
@@ -134,7 +135,8 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 try:
                     await asyncio.wait((change, end), return_when=asyncio.FIRST_COMPLETED)
                     if change.done():
-                        yield moment_change_message(change.result())
+                        for response in write_rows(moment_change_message, [change.result()]):
+                            yield response
                 finally:
                     change.cancel()
                     end.cancel()

@@ -9,10 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ingest.values import MAX_TIME_SECONDS
 from kinodex.v1 import moment_pb2
 from serve.values import Channel, MatchedWord, Verdict
 
 NANOSECONDS = 10**9  # in a second
+TIMESTAMP_SECONDS = range(-62_135_596_800, 253_402_300_800)  # what protobuf allows: the years 1 to 9999
+# Longest media time that is read: with it, and as much before, a time of recording stays within TIMESTAMP_SECONDS.
+MAX_MEDIA_SECONDS = 100 * 365.25 * 24 * 3600
 # The escapes that escape_surrogates() writes. Python reads each byte of a file name that is not UTF-8 as a surrogate.
 ESCAPED_SURROGATE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 
@@ -47,15 +51,33 @@ def duration_value(message: Duration) -> float:
     return (message.seconds * NANOSECONDS + message.nanos) / NANOSECONDS
 
 
+def media_seconds(message: Duration) -> float:
+    """Read a media time, or the length of a part of media.
+
+    Raises:
+        ValueError: If it is longer than MAX_MEDIA_SECONDS.
+    """
+    seconds = duration_value(message)
+    if abs(seconds) > MAX_MEDIA_SECONDS:
+        raise ValueError(f"media must be at most 100 years long, got {seconds:g} s")
+    return seconds
+
+
 def duration_field(message: Message, name: str) -> float | None:
     """Read the Duration field of this name in seconds; None: it is not set."""
     return duration_value(getattr(message, name)) if message.HasField(name) else None
 
 
 def timestamp_message(seconds: float | None) -> Timestamp | None:
-    """Write seconds since 1970 to the microsecond; None leaves the field unset."""
+    """Write seconds since 1970 to the microsecond; None leaves the field unset.
+
+    Raises:
+        ValueError: If it lies outside the years 1 to 9999, or is no number.
+    """
     if seconds is None:
         return None
+    if not TIMESTAMP_SECONDS.start <= seconds < TIMESTAMP_SECONDS.stop - 1e-6:  # NaN too; rounding may add the last
+        raise ValueError(f"a time must lie in the years 1 to 9999, got {seconds:g} s since 1970")
     message = Timestamp()
     message.FromMicroseconds(round(seconds * 1_000_000))  # a float of this century is no more precise
     return message
@@ -70,14 +92,28 @@ def timestamp_field(message: Message, name: str) -> float | None:
     return timestamp_value(getattr(message, name)) if message.HasField(name) else None
 
 
+def recorded_seconds(message: Message, name: str, margin_seconds: float = 0.0) -> float | None:
+    """Read the time of recording in the Timestamp field of this name, in seconds since 1970; None: it is not set.
+
+    Args:
+        margin_seconds: How far it may lie beyond MAX_TIME_SECONDS: the media time that was added to it.
+    Raises:
+        ValueError: If it lies so far from 1970 that, with media times added, it could leave what Timestamp can carry.
+    """
+    seconds = timestamp_field(message, name)
+    if seconds is not None and abs(seconds) > MAX_TIME_SECONDS + margin_seconds:
+        raise ValueError(f"{name} must lie within 1000 years of 1970, got {seconds:g} s since then")
+    return seconds
+
+
 # ------------------------------------------------------------------ spans and words
 def span_message(start_seconds: float, end_seconds: float) -> moment_pb2.TimeSpan:
     return moment_pb2.TimeSpan(start_offset=duration_message(start_seconds), end_offset=duration_message(end_seconds))
 
 
 def span_value(message: moment_pb2.TimeSpan) -> tuple[float, float]:
-    """Return the start and the end in seconds."""
-    return duration_value(message.start_offset), duration_value(message.end_offset)
+    """Return the start and the end in seconds; raises as media_seconds()."""
+    return media_seconds(message.start_offset), media_seconds(message.end_offset)
 
 
 def matched_word_messages(words: Iterable[MatchedWord]) -> list[moment_pb2.MatchedWord]:

@@ -26,6 +26,7 @@ from serve.codec.fields import (
     verdict_message,
     verdict_value,
 )
+from serve.codec.rows import write_rows
 from serve.errors import RequestInvalid
 from serve.values import (
     Answer,
@@ -212,7 +213,7 @@ def _match_message(video: VideoAnswer) -> search_service_pb2.VideoMatch:
         score=video.score,
         confidence=video.confidence,
         verdict=verdict_message(video.verdict),
-        moments=map(moment_message, video.moments),
+        moments=write_rows(moment_message, video.moments),
     )
 
 
@@ -230,7 +231,7 @@ def _match_value(message: search_service_pb2.VideoMatch) -> VideoAnswer:
 
 def search_response(answer: Answer, next_page_token: str = "") -> search_service_pb2.SearchVideosResponse:
     return search_service_pb2.SearchVideosResponse(
-        videos=map(_match_message, answer.videos),
+        videos=write_rows(_match_message, answer.videos),
         next_page_token=next_page_token,
         degraded_channels=map(channel_message, answer.degraded_channels),
     )
@@ -245,7 +246,7 @@ def search_answer(message: search_service_pb2.SearchVideosResponse) -> Answer:
 
 def moments_response(answer: Answer, next_page_token: str = "") -> search_service_pb2.SearchMomentsResponse:
     return search_service_pb2.SearchMomentsResponse(
-        moments=map(moment_message, answer.moments),
+        moments=write_rows(moment_message, answer.moments),
         next_page_token=next_page_token,
         degraded_channels=map(channel_message, answer.degraded_channels),
     )

@@ -15,10 +15,12 @@ from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import Chunk, MediaInfo
 from kinodex.v1 import stream_pb2
 from serve.codec.fields import (
+    MAX_MEDIA_SECONDS,
     duration_message,
-    duration_value,
     escape_surrogates,
+    media_seconds,
     metadata_message,
+    recorded_seconds,
     span_message,
     span_value,
     timestamp_field,
@@ -165,6 +167,7 @@ def read_source(data: bytes) -> Source:
     """
     with _reading("a source"):
         message = stream_pb2.Source.FromString(data)
+        recorded_time = recorded_seconds(message, "start_time")
         for name in ("collection", "uri"):
             if not getattr(message, name):
                 raise ValueError(f"{name} is required")
@@ -175,7 +178,7 @@ def read_source(data: bytes) -> Source:
         video_id=message.video_id,
         uri=message.uri,
         metadata=dict(message.metadata),
-        recorded_time=timestamp_field(message, "start_time"),
+        recorded_time=recorded_time,
     )
 
 
@@ -248,7 +251,7 @@ def _segment_record(message: stream_pb2.Segment) -> SegmentRecord:
         is_final=message.final,
         frames=FrameEmbeddings(
             epochs=np.full(len(message.frames), message.epoch, np.int32),
-            pts_seconds=np.array([duration_value(frame.offset) for frame in message.frames], np.float64),
+            pts_seconds=np.array([media_seconds(frame.offset) for frame in message.frames], np.float64),
             vectors=_read_vectors([frame.embedding for frame in message.frames]),
         ),
         thumbnails=tuple(frame.thumbnail for frame in message.frames if frame.thumbnail),
@@ -259,10 +262,10 @@ def _segment_record(message: stream_pb2.Segment) -> SegmentRecord:
         utterance_vectors=_read_vectors([text.embedding for text in message.texts]),
         continued_count=sum(text.continued for text in message.texts),
         fingerprint=message.fingerprint,
-        watermark_seconds=duration_value(message.watermark_offset),
+        watermark_seconds=media_seconds(message.watermark_offset),
         source_append_time=timestamp_value(message.source_append_time),
         newest_append_time=timestamp_value(message.newest_append_time),
-        recorded_time=timestamp_field(message, "start_time"),
+        recorded_time=recorded_seconds(message, "start_time", MAX_MEDIA_SECONDS),
         gaps=tuple(gap_value(gap) for gap in message.gaps),
         uri=message.uri,
         metadata=dict(message.metadata),
@@ -311,7 +314,7 @@ def gap_message(gap: Gap) -> stream_pb2.Gap:
 
 def gap_value(message: stream_pb2.Gap) -> Gap:
     return Gap(
-        at_seconds=duration_value(message.offset),
+        at_seconds=media_seconds(message.offset),
         first_sequence=message.first_sequence,
         chunk_count=message.chunk_count,
         reason=message.reason,

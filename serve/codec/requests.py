@@ -286,7 +286,7 @@ def _read_placement(
     _check_metadata(violations, f"{path}metadata", request.metadata)
     recorded = None
     if request.HasField("start_time"):
-        recorded = violations.read_timestamp(f"{path}start_time", request.start_time)
+        recorded = violations.read_recorded_time(f"{path}start_time", request.start_time)
     _check_request_id(violations, f"{path}request_id", request.request_id)
     return Placement(
         collection=request.collection or "default",

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ingest.values import MAX_TIME_SECONDS
 from kinodex.v1 import moment_pb2
-from serve.codec.fields import NANOSECONDS, channel_value, duration_value, timestamp_value
+from serve.codec.fields import NANOSECONDS, TIMESTAMP_SECONDS, channel_value, duration_value, timestamp_value
 from serve.errors import RequestInvalid
 from serve.values import Channel
 
 # Mistakes reported for one request. gRPC sends errors in a header, and many peers take headers of 8 KiB at most.
 MAX_VIOLATION_COUNT = 20
-# What protobuf allows: durations of 10,000 years, and the years 1 to 9999.
-MAX_DURATION_SECONDS = 315_576_000_000
-TIMESTAMP_SECONDS = range(-62_135_596_800, 253_402_300_800)
+MAX_DURATION_SECONDS = 315_576_000_000  # what protobuf allows: 10,000 years
 
 
 class Violations:
@@ -85,6 +84,14 @@ class Violations:
             self.add(path, f"is not a valid Timestamp: seconds {message.seconds}, nanos {message.nanos}")
             return math.nan
         return timestamp_value(message)
+
+    def read_recorded_time(self, path: str, message: Timestamp) -> float:
+        """Read the time at which media was recorded, in seconds since 1970; NaN after a mistake."""
+        seconds = self.read_timestamp(path, message)
+        if abs(seconds) > MAX_TIME_SECONDS:
+            self.add(path, f"must lie within 1000 years of 1970, got {seconds:g} s since then")
+            return math.nan
+        return seconds
 
     def check_order(self, path: str, start: float, end: float) -> None:
         if end < start:

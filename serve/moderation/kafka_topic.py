@@ -14,6 +14,7 @@ from kinodex.v1 import stream_pb2
 from serve.background import Stopped
 from serve.codec.events import event_message
 from serve.codec.records import video_key
+from serve.codec.rows import log_unwritable
 from serve.event import Event
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,11 @@ class EventTopic:
                 raise Stopped
             key = video_key(event.collection, event.video_id)
             partition = self._producer.partition_of(self._topic, key)
-            value = event_message(event).SerializeToString()
+            try:
+                value = event_message(event).SerializeToString()
+            except (ValueError, OverflowError) as error:  # no record can carry it: the next events pass
+                log_unwritable(event, error)
+                continue
             sent.append((partition, self._producer.send(self._topic, key, value, partition=partition)))
         for partition, delivery in sent:
             self._wait_for(delivery, wait)

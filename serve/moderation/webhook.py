@@ -19,6 +19,7 @@ from google.protobuf.json_format import MessageToJson
 
 from serve.background import Backoff, Stopped
 from serve.codec.events import event_message
+from serve.codec.rows import log_unwritable
 from serve.errors import SettingsError
 from serve.event import Event
 from serve.files import private_opener
@@ -69,7 +70,11 @@ class Webhook:
         """Do nothing: every post has a connection of its own."""
 
     def _deliver_event(self, event: Event, wait: Callable[[float], bool]) -> None:
-        body = MessageToJson(event_message(event), indent=None, always_print_fields_with_no_presence=True).encode()
+        try:
+            body = MessageToJson(event_message(event), indent=None, always_print_fields_with_no_presence=True).encode()
+        except (ValueError, OverflowError) as error:  # no message can carry it: the next events pass
+            log_unwritable(event, error)
+            return
         backoff = Backoff(FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS)
         for attempt in range(1, ATTEMPT_COUNT + 1):
             reason, is_final = self._post(f"{event.event_id}-{event.revision}", body, wait)

@@ -4,9 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from encoders.values import FrameEmbeddings, Utterance, Word
 from ingest.values import Chunk, MediaInfo
+from kinodex.v1 import stream_pb2
+from serve.codec.fields import duration_message, span_message
 from serve.codec.records import (
     Gap,
     SegmentRecord,
@@ -113,6 +116,38 @@ def test_sources_and_deletions_are_read_as_they_were_written() -> None:
     source = Source(collection="c", video_id="v", uri="https://a/b.mp4", metadata={"k": "v"}, recorded_time=3.25)
     assert read_source(source_bytes(source)) == source
     assert read_deletion(deletion_bytes("c", "v")) == ("c", "v")
+
+
+CENTURIES = 500 * 365.25 * 24 * 3600.0
+END_OF_TIME = Timestamp(seconds=253_402_300_799)  # the year 9999
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        stream_pb2.Segment(start_time=END_OF_TIME),
+        stream_pb2.Segment(start_time=Timestamp(seconds=-62_135_596_800)),
+        stream_pb2.Segment(span=span_message(0.0, CENTURIES)),
+        stream_pb2.Segment(watermark_offset=duration_message(CENTURIES)),
+        stream_pb2.Segment(frames=[stream_pb2.FrameEmbedding(offset=duration_message(CENTURIES))]),
+        stream_pb2.Segment(texts=[stream_pb2.SpokenText(span=span_message(0.0, CENTURIES))]),
+        stream_pb2.Segment(gaps=[stream_pb2.Gap(offset=duration_message(CENTURIES))]),
+    ],
+    ids=lambda poison: next(iter(poison.ListFields()))[0].name,
+)
+def test_a_segment_whose_times_add_up_to_no_timestamp_is_refused(poison: stream_pb2.Segment) -> None:
+    message = stream_pb2.Segment.FromString(segment_bytes(record()))
+    message.MergeFrom(poison)
+    with pytest.raises(RecordInvalid, match=r"100 years|1000 years"):
+        read_segment(message.SerializeToString())
+
+
+@pytest.mark.parametrize("seconds", [253_402_300_799, -62_135_596_800])
+def test_a_file_recorded_at_the_end_of_time_is_refused(seconds: int) -> None:
+    message = stream_pb2.Source(collection="c", video_id="v", uri="https://a/b.mp4")
+    message.start_time.seconds = seconds
+    with pytest.raises(RecordInvalid, match="within 1000 years of 1970"):
+        read_source(message.SerializeToString())
 
 
 @pytest.mark.parametrize("read", [read_chunk, read_source, read_segment])

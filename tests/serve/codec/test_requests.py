@@ -231,6 +231,8 @@ GOOD_URI = "https://example.org/a.mp4"
         ({"metadata": {"k" * 65: "v"}}, "metadata", "1 to 64 characters, got one of 65"),
         ({"metadata": {"k": "v" * 1025}}, "metadata[k]", "1,024"),
         ({"start_time": Timestamp(nanos=10**9)}, "start_time", "not a valid Timestamp"),
+        ({"start_time": Timestamp(seconds=253_402_300_799, nanos=999_999_999)}, "start_time", "1000 years of 1970"),
+        ({"start_time": Timestamp(seconds=-62_135_596_800)}, "start_time", "1000 years of 1970"),
         ({"request_id": "r" * 129}, "request_id", "128"),
         ({"request_id": "a\tb"}, "request_id", "printable"),
     ],
