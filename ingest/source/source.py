@@ -276,7 +276,7 @@ def _resolve_allowed(uri: str, name: str, config: SourceConfig) -> tuple[str, st
     for root in map(os.path.realpath, config.file_roots):
         if path != root and os.path.commonpath([path, root]) == root:
             return path, root
-    raise SourceRefused(name, "outside the allowed folders", "list its folder in file_roots")
+    raise SourceRefused(name, "outside the allowed folders", "list its folder in source.file_roots")
 
 
 def _path_of_file_uri(uri: str, name: str) -> str:

@@ -1,9 +1,13 @@
 """Cuts a source into the chunks of a stream: a file, HTTP, HLS, RTSP, UDP or standard input, opened by FFmpeg.
 
-A source is *live* if it comes over a network and announces no duration. When a live source fails or ends, it is
-connected again with backoff, in the same session, until `stop` is set; only a failure of the first connection is an
-error. Any other source ends at its end. If a file over HTTP breaks off, FFmpeg asks the server for the rest. If that
-fails too, the stream ends and the error is raised: reading again from the start would repeat everything.
+A source is *live* if it comes over a network and announces no duration (RTMP announces a duration of 0). When a live
+source fails or ends, it is connected again with backoff, in the same session, until `stop` is set; only a failure of
+the first connection is an error. An HLS playlist that has got an end since ends the stream, and what a playlist lists
+again is left out. Any other source ends at its end. If a file over HTTP breaks off, FFmpeg asks the server for the
+rest. If that fails too, the stream ends and the error is raised: reading again from the start would repeat everything.
+
+A server may send the sound of a broadcast at once, and its pictures from the next keyframe on. The sound is published
+alone until pictures come; then the source is connected again, with more time to look for both.
 
 The operator chooses the source, so no URI policy applies. Packets are copied without decoding, except for the first
 picture of an MP4 or Matroska file, which shows whether the container rotates it.
@@ -43,13 +47,18 @@ from ingest.media.orientation import Orientation
 from ingest.media.still.png import hide_profile
 from ingest.media.tracks.choice import TrackChooser, choose_audible, choose_video, rank_audio
 from ingest.source.source import display_uri, scheme_of
+from ingest.stream.listed import HLS, ListedAgain
+from ingest.stream.mux import EARLY_SECONDS
 from ingest.stream.remux import ChunkCutter, ChunkMedia
 from ingest.values import Chunk
 
 MAX_READ_ERROR_COUNT = 100  # damaged places of one source that are skipped
 MAX_SLEEP_SECONDS = 0.5  # between two looks at `stop`
+RTSP = "rtsp"  # FFmpeg's name of the format
 ROTATING_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that can rotate pictures
 STANDARD_INPUT = "-"
+# How long to wait for pictures where sound came before them, in seconds of media: keyframes are rarely further apart.
+LOOK_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +133,8 @@ class _SourceRun:
         self._is_network = scheme is not None and scheme not in ("file", "pipe")
         self._is_live = False
         self._is_connected = False
-        self._dropped_count = 0
+        self._has_late_pictures = False  # whether pictures have come after sound that was opened without them
+        self._listed = ListedAgain()
         self._media_seconds = 0.0  # of earlier connections
         self._seconds, self._byte_count = 0.0, 0
         self._started: float | None = None  # monotonic time of media time zero, when pacing a file
@@ -133,12 +143,14 @@ class _SourceRun:
         """Yield the chunks of all connections."""
         backoff, has_chunk = self._config.min_backoff_seconds, False
         while True:
+            is_over = False
             try:
                 with self._connect() as container:
                     for piece in self._read(container):
                         backoff, has_chunk = self._config.min_backoff_seconds, True
                         yield piece
                     self._check_length(container)
+                    is_over = not self._is_live or (container.format.name == HLS and bool(container.duration))
                 problem = "it ended"
             except IngestError as error:
                 if not (self._is_live and self._is_connected):
@@ -146,7 +158,7 @@ class _SourceRun:
                 problem = error.reason
             if self._stop.is_set():
                 return
-            if not self._is_live:
+            if is_over:
                 break
             self._hooks.notes(f"{problem}, connecting again in {backoff:g} s: {self._name}")
             self._wait_until(self._hooks.monotonic() + backoff)
@@ -177,7 +189,13 @@ class _SourceRun:
             options |= {"rtsp_transport": self._config.rtsp_transport} if self._source.startswith("rtsp") else {}
             # If a file over HTTP breaks off, FFmpeg asks for the rest.
             options |= {"reconnect": "1", "reconnect_delay_max": "10"} if self._source.startswith("http") else {}
-        timeout = (self._config.open_timeout_seconds, self._config.read_timeout_seconds) if self._is_network else None
+        open_seconds = self._config.open_timeout_seconds
+        if self._has_late_pictures:
+            options |= {
+                "analyzeduration": str(LOOK_SECONDS * 1_000_000)
+            }  # ends as soon as pictures and sound are there
+            open_seconds += LOOK_SECONDS
+        timeout = (open_seconds, self._config.read_timeout_seconds) if self._is_network else None
         if not self._is_network and self._source != STANDARD_INPUT and not os.path.exists(_path(self._source)):
             raise SourceNotFound(self._name, "no such file", "check the path")
         name = "pipe:0" if self._source == STANDARD_INPUT else self._source
@@ -187,7 +205,7 @@ class _SourceRun:
             raise self._convert_error(error) from error
         with container:
             if not self._is_connected:
-                self._is_live = self._is_network and container.duration is None
+                self._is_live = self._is_network and not container.duration
                 self._is_connected = True
             yield container
 
@@ -212,16 +230,19 @@ class _SourceRun:
             uri=self._name,
             config=self._config,
             is_turned=is_turned,
-            shift_seconds=ceil(max(0.0, -(container.start_time or 0) / 1e6)),
+            shift_seconds=_shift_seconds(container),
             notes=self._hooks.notes,
             now=self._hooks.now,
         )
         self._media_seconds, self._started = self._seconds, None
+        self._listed.begin(container)
         in_order = video if video is not None and is_shown_in_order(video) else None
         problem: SourceError | None = None
         try:
             for part in (first, packets):
                 for packet in part:
+                    if self._listed.is_repeated(packet):
+                        continue
                     if packet.stream is in_order:
                         packet.pts = packet.dts
                     for piece in cutter.push(packet):
@@ -245,6 +266,7 @@ class _SourceRun:
 
     def _packets(self, container: InputContainer, streams: list[Stream]) -> Iterator[Packet[Stream]]:
         """Read the streams until they end or `stop` is set; skip damaged places."""
+        is_sound = self._is_live and not any(isinstance(stream, VideoStream) for stream in streams)
         for error_count in range(MAX_READ_ERROR_COUNT):
             if error_count == 1:
                 self._hooks.notes("damaged places are left out")
@@ -252,6 +274,9 @@ class _SourceRun:
                 for packet in container.demux(streams):
                     if self._stop.is_set():
                         return
+                    if is_sound and _has_new_pictures(container):
+                        self._has_late_pictures = True
+                        raise SourceUnavailable(self._name, "pictures have come, and it was opened for sound alone")
                     if packet.size:  # an empty packet marks the end
                         yield packet
                 return
@@ -299,7 +324,9 @@ class _SourceRun:
         if isinstance(error, av.error.ExitError):
             return SourceUnavailable(self._name, "it does not answer")
         if isinstance(error, av.error.ProtocolNotFoundError):
-            return SourceUnavailable(self._name, "FFmpeg does not know its protocol")
+            scheme = scheme_of(self._source)
+            remedy = "use a build of PyAV that has it, or let a media server send the stream as RTSP or HLS"
+            return SourceUnavailable(self._name, f"this build of FFmpeg has no protocol {scheme}", remedy)
         if self._is_network and not isinstance(error, av.error.InvalidDataError):
             reason = getattr(error, "strerror", None) or str(error)
             return SourceUnavailable(self._name, f"it cannot be read ({reason})")
@@ -308,6 +335,21 @@ class _SourceRun:
         with open(_path(self._source), "rb") as file:
             reason, _ = explain_unreadable(MediaFile(file, lambda: None))
             return DecodeError(self._name, reason)
+
+
+def _shift_seconds(container: InputContainer) -> int:
+    """Return how many whole seconds to add to all times, so that none is below zero."""
+    early = EARLY_SECONDS if container.format.name == RTSP else 0  # its first pictures have no decoding times
+    return ceil(max(0.0, early - (container.start_time or 0) / 1e6))
+
+
+def _has_new_pictures(container: InputContainer) -> bool:
+    """Whether pictures have come that were not there when the container was opened."""
+    try:
+        container.streams.best("video")
+    except IndexError:  # FFmpeg's best stream is none of those that PyAV listed then
+        return True
+    return False
 
 
 def _path(source: str) -> str:

@@ -28,6 +28,7 @@ TS_FILTERS = {
     "mpeg2video": "dump_extra",
     "mpeg4": "mpeg4_unpack_bframes,dump_extra",
 }
+MAX_UNDATED_COUNT = 64  # packets at the beginning that wait for times: H.264 reorders at most 16 pictures
 EARLY_SECONDS = Fraction(1, 2)  # a first packet without decoding time gets one this long before its picture
 TS_HZ = 90_000
 TS_NULL_PACKET = b"\x47\x1f\xff\x10".ljust(188, b"\xff")  # padding that demuxers skip
@@ -51,7 +52,11 @@ class TimedPacket:
 
 
 class PacketTimes:
-    """Completes the times of one stream's packets: presentation time, decoding time and duration."""
+    """Completes the times of one stream's packets: presentation time, decoding time and duration.
+
+    RTSP servers give the first pictures no times where pictures are reordered. Such pictures wait for the first ones
+    with times, and are dated back from these.
+    """
 
     def __init__(self, stream: Stream, shift_seconds: int, uri: str) -> None:
         self._shift, self._uri = shift_seconds, uri
@@ -60,15 +65,51 @@ class PacketTimes:
         self._duration = 1 / rate if rate else Fraction(1, 25)  # of a packet without one
         # FFmpeg invents the times of raw AAC, and errs once the sample rate changes.
         self._is_raw_aac = stream.container is not None and stream.container.format.name == "aac"
+        self._depth = stream.codec_context.reorder_depth if isinstance(stream, VideoStream) else 0
         self._next: Fraction | None = None  # decoding time after the last packet
         self._dts: Fraction | None = None
+        self._waiting: list[tuple[Packet[Stream], float]] = []  # the first packets without times, and a few with times
 
-    def complete(self, packet: Packet[Stream], *, is_video: bool, arrived: float) -> TimedPacket:
-        """Return a packet with complete times.
+    def complete(self, packet: Packet[Stream], *, is_video: bool, arrived: float) -> list[TimedPacket]:
+        """Return the packets whose times are known now, in the order in which they came.
 
         Raises:
-            DecodeError: If it has no times, and its codec reorders pictures.
+            DecodeError: If the codec reorders pictures, and MAX_UNDATED_COUNT packets have no times.
         """
+        is_undated = packet.pts is None and packet.dts is None
+        if self._waiting or (is_undated and self._reorders and self._next is None):
+            self._waiting.append((packet, arrived))
+            if len(self._dated()) <= self._depth and len(self._waiting) < MAX_UNDATED_COUNT:
+                return []
+            return self.finish(is_video=is_video)
+        return [self._complete(packet, is_video=is_video, arrived=arrived)]
+
+    def finish(self, *, is_video: bool) -> list[TimedPacket]:
+        """Date the packets that wait, and return them.
+
+        Raises:
+            DecodeError: If none of them has a time.
+        """
+        waiting, dated = self._waiting, self._dated()
+        if not waiting:
+            return []
+        if not dated:
+            raise DecodeError(
+                self._uri, "its pictures have no times", "put it into a container that has, such as MP4 or MPEG-TS"
+            )
+        base = waiting[0][0].time_base
+        undated = [packet for packet, _ in waiting if packet.pts is None and packet.dts is None]
+        step = undated[0].duration or round(self._duration / base)
+        for place, packet in enumerate(reversed(undated), 1):  # the pictures that follow are shown later
+            packet.pts = max(min(dated) - place * step, -round(self._shift / base))
+        self._waiting = []
+        return [self._complete(packet, is_video=is_video, arrived=arrived) for packet, arrived in waiting]
+
+    def _dated(self) -> list[int]:
+        """Return the times of the waiting packets that have one."""
+        return [packet.pts for packet, _ in self._waiting if packet.pts is not None]
+
+    def _complete(self, packet: Packet[Stream], *, is_video: bool, arrived: float) -> TimedPacket:
         base = packet.time_base
         duration = packet.duration * base if packet.duration else self._duration
         pts = packet.pts * base + self._shift if packet.pts is not None else None
@@ -77,7 +118,9 @@ class PacketTimes:
             pts = dts = None
             duration = _adts_seconds(packet) or duration
         if dts is None:
+            reorder = self._depth * duration if pts is None else Fraction(0)
             dts = self._invent_dts(pts)
+            pts = dts + reorder if pts is None else pts
         if pts is None:
             pts = dts
         self._dts, self._next = dts, dts + duration
@@ -96,10 +139,6 @@ class PacketTimes:
             return pts
         if pts is not None:  # early enough for all pictures that are shown before
             return min(pts, self._dts + Fraction(1, TS_HZ)) if self._dts is not None else pts - EARLY_SECONDS
-        if self._reorders:
-            raise DecodeError(
-                self._uri, "its pictures have no times", "put it into a container that has, such as MP4 or MPEG-TS"
-            )
         return self._next if self._next is not None else Fraction(self._shift)
 
 

@@ -115,24 +115,35 @@ class ChunkCutter:
 
     def push(self, packet: Packet[Stream]) -> Iterator[ChunkMedia]:
         """Take the next packet of one of the streams; yield the chunks that are complete now."""
-        times = self._times[packet.stream.index]
+        times, is_video = self._times[packet.stream.index], packet.stream is self._video
         for part in self._muxer.filter(packet):
-            item = times.complete(part, is_video=packet.stream is self._video, arrived=self._now())
-            has_dts = packet.dts is not None
-            epoch = self._timeline.place(
-                packet.stream.index, dts=item.dts if has_dts else None, pts=item.pts, duration=item.duration
-            )
-            if epoch is not self._epoch:
-                if self._epoch is not None and epoch is not self._timeline.current:
-                    continue  # a late packet of an epoch that is over
-                yield from self.finish()
-                if self._epoch is not None:
-                    self._notes("the source's times jump: a new epoch begins with the next keyframe")
-                self._epoch, self._open = epoch, _OpenChunk([])
-            yield from self._push_video(item) if item.is_video else self._push_audio(item)
+            for item in times.complete(part, is_video=is_video, arrived=self._now()):
+                yield from self._push(item)
 
     def finish(self) -> Iterator[ChunkMedia]:
-        """Yield the open chunk, if it holds anything."""
+        """Take the packets that still wait for times; yield the open chunk, if it holds anything."""
+        if self._video is not None:
+            for item in self._times[self._video.index].finish(is_video=True):
+                yield from self._push(item)
+        yield from self._finish_open()
+
+    def _push(self, item: TimedPacket) -> Iterator[ChunkMedia]:
+        epoch = self._timeline.place(
+            item.packet.stream.index,
+            dts=item.dts if item.packet.dts is not None else None,
+            pts=item.pts,
+            duration=item.duration,
+        )
+        if epoch is not self._epoch:
+            if self._epoch is not None and epoch is not self._timeline.current:
+                return  # a late packet of an epoch that is over
+            yield from self._finish_open()
+            if self._epoch is not None:
+                self._notes("the source's times jump: a new epoch begins with the next keyframe")
+            self._epoch, self._open = epoch, _OpenChunk([])
+        yield from self._push_video(item) if item.is_video else self._push_audio(item)
+
+    def _finish_open(self) -> Iterator[ChunkMedia]:
         if not self._open.is_empty:
             yield from self._close(self._open.items)
         self._open = _OpenChunk([])

@@ -45,9 +45,11 @@ Examples:
   kinodex publish lecture.mp4 --stream lecture --realtime
   kinodex publish https://example.org/live.m3u8 --stream news --collection tv
   kinodex publish https://example.org/talk.mp4 --whole --stream talk
+  kinodex publish /srv/films/talk.mp4 --whole --stream talk
 
 \b
-The media is cut at keyframes and never transcoded. A network source that fails is opened again, without a limit.
+The media is cut at keyframes and never transcoded. A live source that fails is opened again, without a limit; an HLS
+playlist with an end is the end. With --whole, workers read a path below their source.file_roots.
 Exit status: 0 the source ended, or the command was stopped; 1 the source could not be published."""
 )
 @click.argument("source", metavar="SOURCE")
@@ -69,8 +71,8 @@ def publish(
 ) -> None:
     """Send a stream or a file to the workers.
 
-    SOURCE is anything that FFmpeg opens: a file, RTSP, HLS, UDP. With --json, one object for each chunk, on a line of
-    its own.
+    SOURCE is anything that FFmpeg opens: a file, RTSP, RTMP, HLS, UDP. With --json, one object for each chunk, on a
+    line of its own.
     """
     if whole and realtime:
         raise click.UsageError("give --whole or --realtime, not both")

@@ -1,6 +1,7 @@
 """`kinodex publish`: publish_stream sends the chunks of a source to Kafka in order, publish_file a whole file's URI."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -9,13 +10,14 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import click
 from rich.console import Console
 
-from ingest.errors import BrokerUnavailable, DecodeError, SourceError
+from ingest.errors import BrokerUnavailable, DecodeError, SourceError, SourceNotFound
 from ingest.kafka import Delivery, Producer, Topics
-from ingest.source.source import check_policy, display_uri
+from ingest.source.source import check_policy, display_uri, scheme_of
 from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import Chunk
 from serve.codec.records import Source, chunk_bytes, source_bytes, video_key
@@ -195,14 +197,20 @@ def deliver_at_exit(publisher: Publisher) -> Iterator[None]:
 
 
 def publish_file(settings: Settings, source: str, *, collection: str, video_id: str) -> None:
-    """Send the URI of a whole file.
+    """Send the URI of a whole file; of a path, its file: URI.
 
     Raises:
         SettingsError: If the collection or the video has an invalid name.
-        SourceRefused: If the source is not a URI.
+        SourceNotFound: If there is no file of that path.
+        SourceRefused: If the source is a URI that workers do not read.
         BrokerUnavailable: If the record is not delivered.
     """
     check_names(collection, video_id)
+    is_path = scheme_of(source) is None
+    if is_path:
+        if not os.path.isfile(source):
+            raise SourceNotFound(display_uri(source), "no such file", "check the path")
+        source = Path(os.path.abspath(source)).as_uri()
     check_policy(source, replace(settings.source, hosts=("*",), file_roots=("/",)))  # the worker's own policy decides
     producer = Producer(settings.kafka)
     try:
@@ -215,7 +223,10 @@ def publish_file(settings: Settings, source: str, *, collection: str, video_id: 
             raise delivery.error
     finally:
         producer.close()
-    Console(stderr=True).print(f"sent {display_uri(source)} as {collection}/{video_id}", highlight=False)
+    line = f"sent {display_uri(source)} as {collection}/{video_id}"
+    if is_path:
+        line += ": workers read it if they have the same path below their source.file_roots"
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
 
 
 def check_names(collection: str, stream_id: str) -> None:

@@ -1,11 +1,14 @@
 """Makes sources in all formats that cut_chunks() accepts, and cuts them into chunks."""
 
+import re
+import threading
 from pathlib import Path
 
 from ingest.config import PublishConfig
 from ingest.stream.chunker import ChunkHooks, cut_chunks
 from ingest.values import Chunk
 from support.media import Sound, Track, times, write_media
+from support.waiting import HANG_SECONDS
 
 NINE = times(216)  # nine seconds at 24 fps
 
@@ -73,3 +76,40 @@ def publish(source: str, *, config: PublishConfig | None = None, hooks: ChunkHoo
 
 def media_of(found: list[Chunk]) -> list[bytes]:
     return [chunk.media for chunk in found]
+
+
+class LiveRun:
+    """Cuts a source until a given count of waits; it never really waits."""
+
+    def __init__(
+        self, source: str, *, wait_count: int = 99, chunk_count: int = 99, read_timeout_seconds: float = HANG_SECONDS
+    ) -> None:
+        self.notes: list[str] = []
+        self.waited = 0.0
+        self.waits: list[float] = []
+        self.stop = threading.Event()
+        self._wait_count, self._chunk_count = wait_count, chunk_count
+        hooks = ChunkHooks(notes=self.note, progress=self.progress, monotonic=lambda: self.waited, sleep=self.sleep)
+        names = {"collection": "c", "stream_id": "s"}
+        config = PublishConfig(open_timeout_seconds=HANG_SECONDS, read_timeout_seconds=read_timeout_seconds)
+        self._chunks = cut_chunks(source, **names, session=3, config=config, stop=self.stop, hooks=hooks)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+        if (found := re.search(r"again in (\d+) s", line)) is not None:
+            self.waits.append(float(found[1]))
+            if len(self.waits) >= self._wait_count:
+                self.stop.set()
+
+    def progress(self, seconds: float, chunk_count: int, byte_count: int) -> None:
+        if chunk_count >= self._chunk_count:
+            self.stop.set()
+
+    def sleep(self, seconds: float) -> None:
+        self.waited += seconds
+
+    def run(self) -> list[Chunk]:
+        found = list(self._chunks)
+        assert [chunk.sequence for chunk in found] == list(range(len(found)))
+        assert found[-1].end_of_stream
+        return found[:-1]

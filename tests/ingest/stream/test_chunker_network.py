@@ -12,10 +12,10 @@ from typing import Any
 import av
 import pytest
 
-from ingest.config import PublishConfig
 from ingest.errors import DecodeError, SourceNotFound, SourceUnavailable, SourceUnreadable
-from ingest.stream.chunker import ChunkHooks, cut_chunks
+from ingest.stream.chunker import cut_chunks
 from ingest.values import Chunk
+from support.chunked import LiveRun
 from support.joined import decode_chunk, join_frames, summary_of
 from support.media import Sound, Track, encode_media, times, write_media
 from support.waiting import HANG_SECONDS
@@ -84,47 +84,10 @@ def ts(seconds: int = 6, start: int = 0) -> bytes:
     return encode_media(format="mpegts", video=track, sounds=[Sound(seconds=float(seconds), start_seconds=start)])
 
 
-class Run:
-    """Cuts a source until a given count of waits; it never really waits."""
-
-    def __init__(
-        self, source: str, *, wait_count: int = 99, chunk_count: int = 99, read_timeout_seconds: float = HANG_SECONDS
-    ) -> None:
-        self.notes: list[str] = []
-        self.waited = 0.0
-        self.waits: list[float] = []
-        self.stop = threading.Event()
-        self._wait_count, self._chunk_count = wait_count, chunk_count
-        hooks = ChunkHooks(notes=self.note, progress=self.progress, monotonic=lambda: self.waited, sleep=self.sleep)
-        names = {"collection": "c", "stream_id": "s"}
-        config = PublishConfig(open_timeout_seconds=HANG_SECONDS, read_timeout_seconds=read_timeout_seconds)
-        self._chunks = cut_chunks(source, **names, session=3, config=config, stop=self.stop, hooks=hooks)
-
-    def note(self, line: str) -> None:
-        self.notes.append(line)
-        if (found := re.search(r"again in (\d+) s", line)) is not None:
-            self.waits.append(float(found[1]))
-            if len(self.waits) >= self._wait_count:
-                self.stop.set()
-
-    def progress(self, seconds: float, chunk_count: int, byte_count: int) -> None:
-        if chunk_count >= self._chunk_count:
-            self.stop.set()
-
-    def sleep(self, seconds: float) -> None:
-        self.waited += seconds
-
-    def run(self) -> list[Chunk]:
-        found = list(self._chunks)
-        assert [chunk.sequence for chunk in found] == list(range(len(found)))
-        assert found[-1].end_of_stream
-        return found[:-1]
-
-
 def test_a_file_over_http_ends_at_its_end(serve: Callable[[Answer], str], tmp_path: Path) -> None:
     write_media(tmp_path / "a.mp4", format="mp4", video=Track(times=times(144), gop=48, options=EVEN))
     body = (tmp_path / "a.mp4").read_bytes()
-    run = Run(serve(lambda handler: whole(handler, body)) + "/a.mp4")
+    run = LiveRun(serve(lambda handler: whole(handler, body)) + "/a.mp4")
     assert len(join_frames([chunk.media for chunk in run.run()], "exact")) == 6
     assert run.notes == []
 
@@ -146,7 +109,7 @@ def test_requests_the_rest_of_a_file_that_breaks_off(serve: Callable[[Answer], s
         else:
             whole(handler, body, type="video/mp2t")
 
-    run = Run(serve(answer) + "/a.ts")
+    run = LiveRun(serve(answer) + "/a.ts")
     assert len(join_frames([chunk.media for chunk in run.run()], "exact")) == 12
     assert len(asked) > 1
     assert run.waits == []
@@ -189,7 +152,7 @@ def test_a_live_source_that_ends_is_connected_again_with_backoff(serve: Callable
         else:
             handler.send_error(503 if count % 2 else 404)
 
-    run = Run(serve(answer) + "/live", wait_count=6)
+    run = LiveRun(serve(answer) + "/live", wait_count=6)
     found = run.run()
     assert len(found) == 6
     assert run.waits == [1, 2, 4, 8, 1, 2]
@@ -208,7 +171,7 @@ def test_backoff_has_a_bound(serve: Callable[[Answer], str]) -> None:
         count += 1
         endless(handler, body) if count == 1 else handler.send_error(500)
 
-    run = Run(serve(answer) + "/live", wait_count=8)
+    run = LiveRun(serve(answer) + "/live", wait_count=8)
     run.run()
     assert run.waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
@@ -222,7 +185,7 @@ def test_a_live_source_that_falls_silent_is_connected_again(serve: Callable[[Ans
         handler.wfile.flush()
         is_done.wait(HANG_SECONDS)
 
-    run = Run(serve(answer) + "/live", wait_count=1, read_timeout_seconds=5.0)
+    run = LiveRun(serve(answer) + "/live", wait_count=1, read_timeout_seconds=5.0)
     found = run.run()
     is_done.set()
     assert len(found) == 3
@@ -254,7 +217,7 @@ def test_hls(is_over: bool, serve: Callable[[Answer], str], tmp_path: Path) -> N
     def answer(handler: BaseHTTPRequestHandler) -> None:
         whole(handler, (tmp_path / handler.path.strip("/")).read_bytes(), type="application/octet-stream")
 
-    run = Run(serve(answer) + "/live.m3u8", chunk_count=5 if is_over else 2)
+    run = LiveRun(serve(answer) + "/live.m3u8", chunk_count=5 if is_over else 2)
     found = run.run()
     media = [chunk.media for chunk in found]
     assert {chunk.media_type for chunk in found} == {"video/mp2t"}
@@ -263,6 +226,44 @@ def test_hls(is_over: bool, serve: Callable[[Answer], str], tmp_path: Path) -> N
     assert (found[0].start_time is None) == is_over
     for piece in media:
         assert summary_of(decode_chunk(piece)).error_count == 0
+
+
+def list_of(folder: Path, *, is_over: bool, segment_count: int) -> bytes:
+    """Return the playlist of hls() as it is when some of its segments are there."""
+    lines = (folder / "live.m3u8").read_text().splitlines()
+    ends = [place for place, line in enumerate(lines) if line.endswith(".ts")]
+    kept = [line for line in lines[: ends[segment_count - 1] + 1] if "PLAYLIST-TYPE" not in line]
+    return "\n".join([*kept, "#EXT-X-ENDLIST" if is_over else "", ""]).encode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("breaks", [False, True], ids=["ends", "breaks off, then ends"])
+def test_an_hls_playlist_that_gets_an_end_is_published_once(
+    breaks: bool, serve: Callable[[Answer], str], tmp_path: Path
+) -> None:
+    hls(tmp_path, is_over=True)
+    asked = 0
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal asked
+        if not handler.path.endswith(".m3u8"):
+            whole(handler, (tmp_path / handler.path.strip("/")).read_bytes(), type="application/octet-stream")
+            return
+        asked += 1
+        if breaks and asked == 2:
+            handler.send_error(503)
+            return
+        # The first connection joins at the first of three segments; all five are there when the list has ended.
+        is_over = asked > 1
+        body = list_of(tmp_path, is_over=is_over, segment_count=5 if is_over else 3)
+        whole(handler, body, type="application/vnd.apple.mpegurl")
+
+    run = LiveRun(serve(answer) + "/live.m3u8", wait_count=4)
+    media = [chunk.media for chunk in run.run()]
+    ticks = [tick for piece in media for tick in sorted(join_frames([piece], "exact"))]
+    assert len(ticks) == len(set(ticks)) == 10, "each second once"
+    assert len(run.waits) == 1
+    assert not run.stop.is_set(), "it ended by itself"
 
 
 def free_port() -> int:
@@ -287,7 +288,7 @@ def test_udp() -> None:
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
-    run = Run(f"udp://127.0.0.1:{port}", chunk_count=4)
+    run = LiveRun(f"udp://127.0.0.1:{port}", chunk_count=4)
     found = run.run()
     is_done.set()
     sender.join()
@@ -306,18 +307,19 @@ def test_a_failure_of_the_first_connection_is_an_error(
 ) -> None:
     url = serve(lambda handler: handler.send_error(status)).replace("http://", "http://user:secret@")
     with pytest.raises(error) as caught:
-        Run(url + "/a.mp4").run()
+        LiveRun(url + "/a.mp4").run()
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_server_and_bytes_that_are_not_media_are_errors(serve: Callable[[Answer], str]) -> None:
     with pytest.raises(SourceUnavailable):
-        Run(f"http://127.0.0.1:{free_port()}/a.mp4").run()
+        LiveRun(f"http://127.0.0.1:{free_port()}/a.mp4").run()
     with pytest.raises(SourceUnavailable):
-        Run(f"rtsp://127.0.0.1:{free_port()}/a").run()
-    with pytest.raises(SourceUnavailable, match="protocol"):
-        Run("nothing://a").run()
+        LiveRun(f"rtsp://127.0.0.1:{free_port()}/a").run()
+    for scheme in ("nothing", "srt"):  # the FFmpeg in PyAV's wheels has no SRT
+        with pytest.raises(SourceUnavailable, match=f"FFmpeg has no protocol {scheme}: {scheme}://"):
+            LiveRun(f"{scheme}://127.0.0.1:9/a").run()
     url = serve(lambda handler: whole(handler, b"<html>no media</html>" * 100, type="text/html"))
     with pytest.raises(DecodeError):
-        Run(url + "/a.mp4").run()
+        LiveRun(url + "/a.mp4").run()

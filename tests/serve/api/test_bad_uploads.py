@@ -151,13 +151,13 @@ UPLOADS: list[Bad] = [
         "ingest of a file outside file_roots",
         lambda w: w.ingest("file:///etc/passwd"),
         *REFUSED,
-        "outside the allowed folders: file:///etc/passwd (list its folder in file_roots)",
+        "outside the allowed folders: file:///etc/passwd (list its folder in source.file_roots)",
     ),
     Bad(
         "ingest of a file behind ..",
         lambda w: w.ingest(f"file://{w.settings.source.file_roots[0]}/../../../etc/passwd"),
         *REFUSED,
-        "outside the allowed folders: file:///films/../../../etc/passwd (list its folder in file_roots)",
+        "outside the allowed folders: file:///films/../../../etc/passwd (list its folder in source.file_roots)",
     ),
     Bad(
         "ingest over ftp:",

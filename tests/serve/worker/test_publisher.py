@@ -131,7 +131,7 @@ def test_publishes_a_file_and_says_what_was_sent(topic: Topic, film: Path) -> No
         (("{film}", "--stream", "cam", "--collection", "a\nb"), 1, "collection must not be empty"),
         (("{film}",), 2, "--stream"),
         (("{film}", "--stream", "cam", "--whole", "--realtime"), 2, "not both"),
-        (("{film}", "--stream", "cam", "--whole"), 1, "not a URI"),
+        (("{gone}", "--stream", "cam", "--whole"), 1, "no such file"),
         (("ftp://example.org/a.mp4", "--stream", "cam", "--whole"), 1, "not a URI of a supported scheme"),
         (("{film}", "--stream", "cam", "--kafka", "127.0.0.1:1"), 1, "Connection refused"),
         (("{film}", "--stream", "cam", "--kafka", "nonsense"), 1, "host:port"),
@@ -207,6 +207,14 @@ def test_a_wrong_clock_is_said_and_the_stream_is_dated_by_the_brokers(
     assert len(notes) == bool(said)
     line = f"this machine's clock is {said} the brokers': the stream is dated by theirs"
     assert all(re.fullmatch(line, one) for one in notes)
+
+
+def test_publishes_the_path_of_a_whole_file_as_its_uri(topic: Topic, film: Path) -> None:
+    done = run(topic, "publish", os.path.relpath(film), "--stream", "talk", "--whole")
+    assert done.returncode == 0, done.stderr
+    assert "source.file_roots" in done.stderr
+    [record] = topic.records_of(topic.names.sources)
+    assert read_source(record.value or b"").uri == film.as_uri()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
