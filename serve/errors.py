@@ -60,11 +60,12 @@ class DataDirectoryMissing(ServeError):
 
 
 class DataDirectoryBusy(ServeError):
-    """Another process is writing to this data directory."""
+    """Another process is writing to this data directory, or serves it."""
 
-    def __init__(self, directory: str, pid: int | None) -> None:
-        writer = f"process {pid}" if pid else "another process"
-        super().__init__(f"{writer} is writing to {directory}: wait for it, or choose another --data")
+    def __init__(self, directory: str, pid: int | None, *, is_served: bool = False) -> None:
+        holder = f"process {pid}" if pid else "another process"
+        what = f"serves {directory} already: stop" if is_served else f"is writing to {directory}: wait for"
+        super().__init__(f"{holder} {what} it, or choose another --data")
         self.directory, self.pid = directory, pid
 
 

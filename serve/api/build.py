@@ -26,10 +26,11 @@ from serve.api.server import SERVICES, Server, wait_for_first
 from serve.api.strangers import channel_options, reserve_files
 from serve.api.tls import check_exposure, server_credentials
 from serve.api.tokens import open_tokens
-from serve.api.warming import prepare_catalog
+from serve.api.warming import lock_for_serving, prepare_catalog
 from serve.api.workers import Workers
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
+from serve.catalog.sqlite import WriterLock
 from serve.config import ServerConfig, parse_quotas
 from serve.errors import SettingsError
 from serve.indexing.jobs import JobQueue
@@ -59,7 +60,23 @@ def build_server(
     Raises:
         SettingsError: If the server would listen unprotected, or a setting, a certificate or the tokens are unusable.
         DataDirectoryInvalid: If the catalog is damaged, or of another version.
+        DataDirectoryBusy: If another server has the data directory.
     """
+    lock = lock_for_serving(directory)
+    try:
+        return _build_locked(directory, settings, lock, config_file, ingest_command)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _build_locked(
+    directory: Path,
+    settings: Settings,
+    lock: WriterLock,
+    config_file: Path | None,
+    ingest_command: Sequence[str] | None,
+) -> Server:
     config, metrics = settings.server, ServerMetrics()
     tokens = open_tokens(directory, config)
     check_exposure(config, has_tokens=tokens is not None)
@@ -82,6 +99,7 @@ def build_server(
     )
     return Server(
         directory=directory,
+        lock=lock,
         settings=settings,
         metrics=metrics,
         reader=reader,

@@ -29,6 +29,7 @@ from serve.api.search import SearchService
 from serve.api.warming import warm_library
 from serve.api.workers import run_to_end
 from serve.catalog.catalog import Catalog
+from serve.catalog.sqlite import WriterLock
 from serve.errors import DataDirectoryBusy, ServeError
 from serve.indexing.supervisor import Supervisor
 from serve.moderation.followers import Followers
@@ -61,6 +62,7 @@ class Server:
     """
 
     directory: Path
+    lock: WriterLock  # of the one server of the data directory
     settings: Settings
     metrics: ServerMetrics
     reader: Catalog
@@ -244,6 +246,7 @@ class Server:
         self.editor.close()
         if self.audit is not None:  # late: cancelled calls are still recorded
             await asyncio.to_thread(self.audit.close)
+        self.lock.release()
         self._close_metrics()
         self.end_spans()
         logger.info("stopped")

@@ -4,10 +4,23 @@ from pathlib import Path
 
 from serve import encoder_set
 from serve.catalog.catalog import Catalog
+from serve.catalog.sqlite import SERVER_LOCK_NAME, WriterLock, translate_failures
 from serve.errors import ServeError
-from serve.files import make_library_private
+from serve.files import make_library_private, make_private_folder
 from serve.search.library import Library
 from serve.settings import Settings
+
+
+def lock_for_serving(directory: Path) -> WriterLock:
+    """Make the data directory if it is missing, and take the lock of its one server.
+
+    Raises:
+        DataDirectoryBusy: If another server has it; the error names its process.
+        DataDirectoryInvalid: If the folder cannot be made, or may not be written.
+    """
+    with translate_failures(directory):
+        make_private_folder(directory)
+        return WriterLock(directory, SERVER_LOCK_NAME)
 
 
 def prepare_catalog(directory: Path) -> None:

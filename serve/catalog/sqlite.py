@@ -24,6 +24,7 @@ from serve.files import PRIVATE_FILE
 
 CATALOG_NAME = "catalog.sqlite"
 LOCK_NAME = "lock"
+SERVER_LOCK_NAME = "serve.lock"
 MAX_PATH_BYTES = 504  # the longest path of a catalog: SQLite opens 512 bytes, with "-journal" behind the name
 # Readers wait only while SQLite itself needs the whole file: to replay the log of a killed writer, and to close the
 # last connection. Both take seconds even for a large log on a slow disk. Editors wait for one transaction of the
@@ -39,20 +40,22 @@ CACHE_KIBIBYTES = 16 << 10  # for the upper b-tree levels and FTS5; vectors are 
 
 
 class WriterLock:
-    """An exclusive flock on DIR/lock.
+    """An exclusive flock on DIR/lock, or on DIR/serve.lock for the one server of a data directory.
+
+    The two are apart: while a server runs, `kinodex index` may write, and then the server's own indexing waits.
 
     The kernel releases it when the process dies, so the file of a dead writer is no obstacle. The file itself is never
     deleted, else two writers could lock two different files.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = LOCK_NAME) -> None:
         """Take the lock.
 
         Raises:
-            DataDirectoryBusy: If another writer has the lock.
+            DataDirectoryBusy: If another process has the lock, or another holder in this process.
             OSError: If the file cannot be made or locked.
         """
-        self._file = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        self._file = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._file, 0)
@@ -60,7 +63,8 @@ class WriterLock:
         except BlockingIOError as error:
             pid = os.pread(self._file, 32, 0).strip()
             os.close(self._file)
-            raise DataDirectoryBusy(str(directory), int(pid) if pid.isdigit() else None) from error
+            is_served = name == SERVER_LOCK_NAME
+            raise DataDirectoryBusy(str(directory), int(pid) if pid.isdigit() else None, is_served=is_served) from error
         except OSError:
             os.close(self._file)
             raise

@@ -1,7 +1,10 @@
-"""A full disk, and other processes that hold SQLite's lock: callers learn why, and readers never wait."""
+"""The data directory of a server: a full disk, other processes that write, and a second server."""
 
 import contextlib
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
+from serve.api.warming import lock_for_serving
+from serve.catalog.catalog import Catalog
+from serve.errors import DataDirectoryBusy, SettingsError
 from serve.indexing.pipeline import index
 from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes
@@ -124,3 +130,44 @@ def check_full(error: Any, directory: Path) -> None:
     assert info.reason == "SPOOL_FULL"
     assert retry.retry_delay.seconds > 0
     assert str(directory) not in str(status)
+
+
+# ------------------------------------------------------------------ one server of a data directory
+def serve_again(directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kinodex", "serve", "--data", str(directory), "--listen", "127.0.0.1:0"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+
+
+def test_a_second_server_of_a_data_directory_is_refused(server: Running, channel: grpc.Channel) -> None:
+    directory = server.server.directory
+    done = serve_again(directory)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
+        f"kinodex: error: process {os.getpid()} serves {directory} already: stop it, or choose another --data"
+    )
+    assert film_of(channel).state == library_pb2.Video.STATE_READY  # the first one is undisturbed
+
+
+def test_others_index_and_read_while_a_server_runs(server: Running, channel: grpc.Channel, tmp_path: Path) -> None:
+    directory, other = server.server.directory, write_scenes(tmp_path / "other.mp4", [("blue", 3)])
+    outcomes = list(index([str(other)], directory, Settings(workers=1), progress=SilentProgress()))
+    assert [outcome.status for outcome in outcomes] == ["indexed"]
+    with Catalog.open_reader(directory) as catalog:
+        assert len(catalog.videos()) == 2
+    listed = LibraryServiceStub(channel).ListVideos(library_pb2.ListVideosRequest(), timeout=HANG_SECONDS)
+    assert len(listed.videos) == 2
+
+
+def test_the_next_server_starts_when_one_has_stopped_or_failed_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fakes(monkeypatch)
+    for listen in ("127.0.0.1:0", "0.0.0.0:0", "127.0.0.1:0"):
+        with (
+            contextlib.suppress(SettingsError),
+            running(tmp_path / "data", listen=listen, warm=False),
+            pytest.raises(DataDirectoryBusy, match=f"process {os.getpid()} serves"),
+        ):
+            lock_for_serving(tmp_path / "data")
+    lock_for_serving(tmp_path / "data").release()
