@@ -1,5 +1,6 @@
 """Pages of answers from a real server, while videos come and go and the server itself does."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -226,12 +227,13 @@ def test_when_nothing_is_left_the_last_page_is_empty(method: str, shelf: Shelf) 
 # ------------------------------------------------------------------ what is forgotten
 @pytest.mark.parametrize("method", METHODS)
 def test_an_answer_that_nobody_went_on_with_is_forgotten(
-    method: str, directory: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    method: str, directory: Path, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
     monkeypatch.setattr("serve.api.search.ExpiringCache", partial(ExpiringCache, max_count=2))
-    with running(directory, ingest_command=NO_WORKER) as started, grpc.insecure_channel(started.address) as channel:
-        other = Shelf(directory, started, channel)
+    own = shutil.copytree(directory, tmp_path / "own")  # a data directory has one server
+    with running(own, ingest_command=NO_WORKER) as started, grpc.insecure_channel(started.address) as channel:
+        other = Shelf(own, started, channel)
         one, two = (other.page(method, "still", 1, text=text).next_page_token for text in ("red", "green"))
         assert other.page(method, "still", 1).next_page_token == one  # the same answer is kept once
         assert places(other.page(method, "still", 1, one))  # it is young again
@@ -242,13 +244,14 @@ def test_an_answer_that_nobody_went_on_with_is_forgotten(
 
 
 def test_after_a_restart_lists_go_on_and_answers_begin_anew(
-    shelf: Shelf, directory: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
     asked = {method: shelf.page(method, "still", 2).next_page_token for method in METHODS}
     listed = shelf.listed("still", 2)
-    with running(directory, ingest_command=NO_WORKER) as started, grpc.insecure_channel(started.address) as channel:
-        restarted = Shelf(directory, started, channel)
+    own = shutil.copytree(directory, tmp_path / "own")  # a data directory has one server
+    with running(own, ingest_command=NO_WORKER) as started, grpc.insecure_channel(started.address) as channel:
+        restarted = Shelf(own, started, channel)
         for method, token in asked.items():
             assert reason(restarted.page, method, "still", 2, token) == EXPIRED
         rest = follow(restarted.listed("still", 2, listed.next_page_token), partial(restarted.listed, "still", 2))

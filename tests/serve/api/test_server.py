@@ -1,6 +1,7 @@
 """Questions to a real server, by our client and by bare stubs."""
 
 import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -290,9 +291,12 @@ def test_new_encoders_of_a_reindexed_library_are_loaded(tmp_path: Path, monkeypa
         assert server.server.loaded.require().encoders.space.visual_fingerprint == "another"
 
 
-def test_metrics_tell_of_calls_caches_and_the_index(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_tell_of_calls_caches_and_the_index(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_fakes(monkeypatch)
-    with running(data, metrics_listen="127.0.0.1:0") as server, Client(server.address) as client:
+    own = shutil.copytree(data, tmp_path / "own")  # a data directory has one server
+    with running(own, metrics_listen="127.0.0.1:0") as server, Client(server.address) as client:
         client.search(Query(text="red"))
         client.search(Query(text="red"))
         with pytest.raises(ServerFailed):
@@ -321,7 +325,9 @@ def test_a_request_id_comes_back_and_is_in_the_log(server: Running, caplog: pyte
 
 
 @pytest.mark.slow
-def test_calls_are_traced_where_the_operator_wants_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_traced_where_the_operator_wants_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_fakes(monkeypatch)
     received: list[bytes] = []
 
@@ -339,7 +345,10 @@ def test_calls_are_traced_where_the_operator_wants_it(data: Path, monkeypatch: p
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
         try:
-            with running(data, traces=True) as server, grpc.insecure_channel(server.address) as channel:
+            with (
+                running(shutil.copytree(data, tmp_path / "own"), traces=True) as server,
+                grpc.insecure_channel(server.address) as channel,
+            ):
                 SearchServiceStub(channel).SearchVideos(
                     search.SearchVideosRequest(query=moment_pb2.Query(text="red")),
                     metadata=[("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"), ("x-request-id", "trace-7")],
