@@ -23,7 +23,8 @@ from serve.search.intent import read_intent
 from serve.settings import Settings, load_settings
 from serve.values import Answer, Query, Video
 
-# Processor time to decode a question's picture. Most take milliseconds; 200 megapixels of HEIC, some 10 s.
+# Processor time to decode a question's picture. Most take milliseconds; 200 megapixels of HEIC take 5 s, or 17 s if
+# they are noise.
 PICTURE_CPU_SECONDS = 20.0
 PICTURE_SECONDS = 120.0  # longest decoding of a question's picture; a loaded machine may leave it a sixth of a core
 PICTURE_WORKERS = 2  # processes that decode the pictures of questions
