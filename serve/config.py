@@ -41,7 +41,8 @@ class ServerConfig:
     max_call_seconds: float = 60.0  # time for a call without a deadline of its own; uploads are excepted
     max_upload_bytes: int = 8 << 30  # largest upload
     max_spool_bytes: int = 64 << 30  # all uploads that wait to be indexed, together
-    max_upload_stall_seconds: float = 60.0  # time without a byte after which an upload fails
+    # time without a byte, or with fewer than 1 KiB a second, after which an upload fails
+    max_upload_stall_seconds: float = 60.0
     drain_seconds: float = 30.0  # time for calls under way when the server is stopped
     frame_cache_bytes: int = 512 << 20  # memory for frame vectors of videos that were searched lately
     policies: str = ""  # file of moderation policies; none: DIR/policies.yaml, if it is there

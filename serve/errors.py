@@ -312,19 +312,22 @@ class UploadCorrupt(ServeError):
 
 
 class UploadStalled(ServeError):
-    """The bytes of an upload stopped coming."""
+    """The bytes of an upload stopped coming, or came too slowly."""
 
-    def __init__(self, filename: str, seconds: float) -> None:
-        super().__init__(f"the upload of {filename} sent nothing for {seconds:g} s: send it again")
-        self.filename, self.seconds = filename, seconds
+    def __init__(self, filename: str, seconds: float, size_bytes: int = 0) -> None:
+        sent = f"only {size_bytes} bytes" if size_bytes else "nothing"
+        super().__init__(f"the upload of {filename} sent {sent} for {seconds:g} s: send it again")
+        self.filename, self.seconds, self.size_bytes = filename, seconds, size_bytes
 
 
 class SpoolFull(ServeError):
-    """The server has no room for uploads now, or its disk is full and it can change nothing."""
+    """The server has no room for uploads now, none for this caller's, or its disk is full and it can change nothing.
+    `limit` is the setting that bounds them."""
 
-    def __init__(self, retry_after_seconds: float) -> None:
-        super().__init__("the server has no room now: come back when other videos are indexed or deleted")
-        self.retry_after_seconds = retry_after_seconds
+    def __init__(self, retry_after_seconds: float, limit: str = "") -> None:
+        reason = f" ({limit})" if limit else ""
+        super().__init__(f"the server has no room now{reason}: come back when other videos are indexed or deleted")
+        self.retry_after_seconds, self.limit = retry_after_seconds, limit
 
 
 class QuotaExceeded(ServeError):

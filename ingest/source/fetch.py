@@ -11,6 +11,7 @@ import io
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ingest.config import SourceConfig
 from ingest.errors import LimitExceeded, SourceNotFound, SourceRefused, SourceUnavailable, SourceUnreadable
-from ingest.source.addresses import is_allowed, resolve
+from ingest.source.addresses import Endpoint, is_allowed, resolve
 from ingest.source.content_encoding import decode_blocks, parse_encodings
 from ingest.source.redaction import redact_uri
 
@@ -28,6 +29,7 @@ Progress = Callable[[int, int | None], None]  # called with the bytes so far, an
 
 READ_BYTES = 1 << 18  # of one read: few calls, but several progress reports a second on a slow line
 MIN_BYTES_PER_SECOND = 1024  # slower downloads fail, or a drip feed could hold a worker; telephone audio is faster
+_EAI_NODATA = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)  # the name exists, without an address
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
 _SAFE_IN_TARGET = "/%:@!$&'()*+,;=~?-._[]|"  # characters that stay as they are; all others are percent-encoded
@@ -77,9 +79,12 @@ def download(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progre
         LimitExceeded: If it exceeds max_bytes, max_redirects or max_fetch_seconds.
     """
     name = redact_uri(url)
+    deadline = time.monotonic() + config.max_fetch_seconds
     try:
-        return _follow_redirects(url, name, config, into, progress)
+        return _follow_redirects(url, name, config, deadline, into, progress)
     except TimeoutError as e:
+        if time.monotonic() >= deadline:
+            raise _too_long(name, config) from e
         reason = f"no answer, or too slow a one, within {config.timeout_seconds:g} s"
         raise SourceUnavailable(name, reason, "try later, or raise timeout_seconds") from e
     except ssl.SSLCertVerificationError as e:
@@ -91,8 +96,14 @@ def download(url: str, config: SourceConfig, *, into: BinaryIO, progress: Progre
         raise SourceUnavailable(name, f"the connection failed, {e.strerror or e}", "try later") from e
 
 
-def _follow_redirects(url: str, name: str, config: SourceConfig, into: BinaryIO, progress: Progress | None) -> str:
-    target, deadline = parse_url(url, name), time.monotonic() + config.max_fetch_seconds
+def _too_long(name: str, config: SourceConfig) -> LimitExceeded:
+    return LimitExceeded(name, "max_fetch_seconds", f"not fetched within {config.max_fetch_seconds:g} s")
+
+
+def _follow_redirects(
+    url: str, name: str, config: SourceConfig, deadline: float, into: BinaryIO, progress: Progress | None
+) -> str:
+    target = parse_url(url, name)
     for _ in range(config.max_redirects + 1):
         check_host(target, name, config)
         with _request(target, name, config, deadline) as response:
@@ -174,21 +185,54 @@ def check_host(url: Url, name: str, config: SourceConfig) -> None:
     raise SourceRefused(name, f"the host {host} is not allowed", "list it in hosts")
 
 
-def _connect_checked(url: Url, name: str, config: SourceConfig) -> socket.socket:
-    """Connect to an address that was checked, so that a second DNS answer cannot lead elsewhere."""
-    try:
-        endpoints = resolve(url.host, url.port)
-    except OSError as e:
-        raise SourceUnavailable(name, f"the host {url.host} does not resolve", "check the name, or try later") from e
-    for endpoint in endpoints:  # one forbidden address among several is an attack or a mistake
-        if not is_allowed(endpoint.address, config.private_networks):
-            reason = f"address {endpoint.address} of host {url.host} is not public"
-            raise SourceRefused(name, reason, "list its network in private_networks")
-    failure: OSError = OSError(f"{url.host} has no internet address")
-    for endpoint in endpoints:
+def _resolve_allowed(url: Url, name: str, config: SourceConfig, seconds: float) -> list[Endpoint]:
+    """Return the addresses of a URL's host, all of them allowed.
+
+    Raises:
+        SourceRefused: If one is not allowed, or there is no such host. The two read the same, so that nobody learns
+            which names an internal DNS has, and where they lead.
+        SourceUnavailable: If the name cannot be looked up now.
+        TimeoutError: If looking it up takes longer than `seconds`.
+    """
+    found: list[Endpoint] = []
+    failures: list[OSError] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(resolve(url.host, url.port))
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=look_up, name="resolve", daemon=True)  # the system's resolver has no time limit
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"looking up {url.host}")
+    if failures and getattr(failures[0], "errno", None) not in (socket.EAI_NONAME, _EAI_NODATA):
+        raise SourceUnavailable(name, f"the host {url.host} cannot be looked up now", "try later") from failures[0]
+    # One forbidden address among several is an attack or a mistake.
+    if not found or not all(is_allowed(endpoint.address, config.private_networks) for endpoint in found):
+        reason = f"the host {url.host} does not exist, or its address is not public"
+        raise SourceRefused(name, reason, "check its spelling, or list its network in private_networks")
+    return found
+
+
+def _connect_checked(url: Url, name: str, config: SourceConfig, deadline: float) -> socket.socket:
+    """Connect to an address that was checked, so that a second DNS answer cannot lead elsewhere.
+
+    Looking up the name, and trying all addresses, take timeout_seconds at most.
+    """
+    started = time.monotonic()
+    last = min(deadline, started + config.timeout_seconds)
+    endpoints = _resolve_allowed(url, name, config, last - started)
+    failure: OSError = TimeoutError(f"connecting to {url.host}")
+    for number, endpoint in enumerate(endpoints):
+        remaining_seconds = last - time.monotonic()
+        if remaining_seconds <= 0:
+            break
         connection = socket.socket(endpoint.family, socket.SOCK_STREAM)
         try:
-            connection.settimeout(config.timeout_seconds)
+            connection.settimeout(remaining_seconds / (len(endpoints) - number))
             connection.connect(endpoint.socket_address)
             if url.scheme == "https":
                 return ssl.create_default_context().wrap_socket(connection, server_hostname=url.host.rstrip("."))
@@ -201,7 +245,7 @@ def _connect_checked(url: Url, name: str, config: SourceConfig) -> socket.socket
 
 @contextmanager
 def _request(url: Url, name: str, config: SourceConfig, deadline: float) -> Iterator[http.client.HTTPResponse]:
-    with _connect_checked(url, name, config) as connection:
+    with _connect_checked(url, name, config, deadline) as connection:
         lines = [
             f"GET {url.target} HTTP/1.1",
             f"Host: {url.authority}",
@@ -242,9 +286,10 @@ class _SpeedCheckingReader(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         started = time.monotonic()
-        if started > self._deadline:
-            seconds = self._config.max_fetch_seconds
-            raise LimitExceeded(self._name, "max_fetch_seconds", f"not fetched within {seconds:g} s")
+        remaining_seconds = self._deadline - started
+        if remaining_seconds <= 0:
+            raise _too_long(self._name, self._config)
+        self._connection.settimeout(min(self._config.timeout_seconds, remaining_seconds))
         count = self._connection.recv_into(buffer)
         self._waited_seconds += time.monotonic() - started  # counts only waiting for the server: our disk may be slow
         self._received_bytes += count

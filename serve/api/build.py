@@ -23,6 +23,7 @@ from serve.api.pages import PageSigner, page_key
 from serve.api.reflection import add_reflection
 from serve.api.search import SearchService
 from serve.api.server import SERVICES, Server, wait_for_first
+from serve.api.shares import share_of
 from serve.api.strangers import channel_options, reserve_files
 from serve.api.tls import check_exposure, server_credentials
 from serve.api.tokens import open_tokens
@@ -33,6 +34,7 @@ from serve.catalog.events import EventLog
 from serve.catalog.sqlite import WriterLock
 from serve.config import ServerConfig, parse_quotas
 from serve.errors import SettingsError
+from serve.indexing.job import QueueLimits
 from serve.indexing.jobs import JobQueue
 from serve.indexing.supervisor import Supervisor
 from serve.indexing.uploads import FOLDER_NAME, Spool
@@ -168,8 +170,13 @@ def _make_services(
     change_workers = Workers(
         "changes", CALL_WORKER_COUNT, max_waiting_count, lambda count: None, limit="max_concurrent_calls"
     )
+    share = config.max_caller_share
     spool = Spool(
-        directory / FOLDER_NAME, max_upload_bytes=config.max_upload_bytes, max_spool_bytes=config.max_spool_bytes
+        directory / FOLDER_NAME,
+        max_upload_bytes=config.max_upload_bytes,
+        max_spool_bytes=config.max_spool_bytes,
+        max_caller_bytes=share_of(config.max_spool_bytes, share),
+        waiting_bytes=JobQueue(reader).waiting_bytes,
     )
     access, signer = Access(reader), PageSigner(page_key(directory))
     search_service = SearchService(
@@ -185,6 +192,7 @@ def _make_services(
         signer,
         settings.source,
         max_stall_seconds=settings.server.max_upload_stall_seconds,
+        limits=QueueLimits(total_count=config.max_jobs, caller_count=share_of(config.max_jobs, share)),
         on_submit=supervisor.wake,
         delete_live=loaded.delete_live,
         on_delete=loaded.refresh,

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from ingest.source.source import check_policy, display_uri
 from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import library_service_pb2_grpc
 from serve.api.access import Access
-from serve.api.interceptor import current_principal, current_subject
+from serve.api.interceptor import current_caller, current_principal, current_subject
 from serve.api.pages import PageSigner, binding
 from serve.api.tokens import Principal
 from serve.api.workers import Workers, run_to_end
@@ -43,8 +44,9 @@ from serve.errors import (
     VideoNotFound,
     VideoNotReady,
 )
-from serve.indexing.jobs import JobQueue, NewJob, RequestKey
-from serve.indexing.uploads import Spool, Upload, upload_uri
+from serve.indexing.job import NewJob, QueueLimits, RequestKey
+from serve.indexing.jobs import JobQueue
+from serve.indexing.uploads import Spool, Upload, UploadPace, upload_uri
 from serve.observe.metrics import ServerMetrics
 from serve.values import Video, VideoStatus
 
@@ -71,6 +73,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         sources: SourceConfig,
         *,
         max_stall_seconds: float,
+        limits: QueueLimits,
         on_submit: Callable[[], None],
         delete_live: Callable[[str, str, float], None],
         on_delete: Callable[[], None],
@@ -83,7 +86,8 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             changes: The job queue of a catalog that is open for changes.
             workers: Threads for calls that only read. They never wait for a change.
             change_workers: Threads for calls that change the catalog. They may wait for other processes' changes.
-            max_stall_seconds: How long an upload may pause between two messages.
+            max_stall_seconds: How long an upload may pause between two messages, or be slow.
+            limits: Of the queue.
             on_submit: Called when there is a new job.
             delete_live: Deletes a live video here and on every other server: (collection, id, timeout in seconds).
             on_delete: Called after a deletion; removes the video from the indexes.
@@ -91,6 +95,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         self.catalog, self.access, self.spool = catalog, access, spool
         self.workers, self.change_workers = workers, change_workers
         self.signer, self.sources, self.max_stall_seconds = signer, sources, max_stall_seconds
+        self.limits = limits
         self.on_submit, self.delete_live, self.on_delete, self.metrics = on_submit, delete_live, on_delete, metrics
         self.jobs = JobQueue(catalog)
         self.changes = changes
@@ -111,6 +116,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 display_uri=display_uri(request.uri),
                 metadata=placement.metadata,
                 recorded_time=placement.recorded_time,
+                caller=current_caller(),
             )
             key = request_key(principal, "IngestVideo", placement, request)
             if key is not None and job.uri != job.display_uri:
@@ -140,6 +146,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             if answer is not None:
                 return self._status(*answer)
             self.changes.room.require(placement.collection, placement.video_id or "")  # before the bytes come
+            self.jobs.check_room(current_caller(), self.limits)
             return None
 
         status = await self.workers.run(find_answer)
@@ -151,8 +158,9 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         self, request_iterator: AsyncIterator[library_pb2.UploadVideoRequest], info: UploadInfo, key: RequestKey | None
     ) -> VideoStatus:
         """Write an upload's bytes to the spool and queue it."""
-        with self.spool.receive(info.filename, size_bytes=info.size_bytes or None) as upload:
-            while (message := await self._next_message(request_iterator, info.filename)) is not None:
+        pace = UploadPace(info.filename, self.max_stall_seconds)
+        with self.spool.receive(info.filename, size_bytes=info.size_bytes or None, caller=current_caller()) as upload:
+            while (message := await self._next_message(request_iterator, info.filename, pace)) is not None:
                 if message.WhichOneof("content") != "data":
                     raise RequestInvalid([("data", "is required in every message after the first")])
                 if len(message.data) > MAX_BLOCK_BYTES:
@@ -182,22 +190,28 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             spool_name=spooled.name,
             metadata=placement.metadata,
             recorded_time=placement.recorded_time,
+            caller=current_caller(),
+            size_bytes=spooled.size_bytes,
         )
         return self._submit(job, key)
 
     async def _next_message(
-        self, messages: AsyncIterator[library_pb2.UploadVideoRequest], filename: str
+        self, messages: AsyncIterator[library_pb2.UploadVideoRequest], filename: str, pace: UploadPace | None = None
     ) -> library_pb2.UploadVideoRequest | None:
         """Return the next message of an upload; None at its end.
 
         Raises:
-            UploadStalled: If no message comes in max_stall_seconds.
+            UploadStalled: If no message comes in max_stall_seconds, or the messages come too slowly.
         """
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self.max_stall_seconds):
-                return await anext(messages, None)
+                message = await anext(messages, None)
         except TimeoutError as error:
             raise UploadStalled(filename, self.max_stall_seconds) from error
+        if pace is not None and message is not None:
+            pace.note(time.monotonic() - started, len(message.data))
+        return message
 
     async def GetVideo(self, request: library_pb2.GetVideoRequest, context: Any) -> library_pb2.GetVideoResponse:
         reference, principal = video_reference(request), current_principal()
@@ -299,7 +313,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
 
     def _submit(self, job: NewJob, key: RequestKey | None) -> VideoStatus:
         """Queue a job, or find the job of the earlier call that this one repeats; return the video's status."""
-        answer = self.changes.submit(job, key)
+        answer = self.changes.submit(job, key, self.limits)
         self.on_submit()
         return self._status(*answer)
 

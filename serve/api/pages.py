@@ -123,45 +123,51 @@ def page_key(directory: Path) -> bytes:
 
 # ------------------------------------------------------------------ rankings in memory
 class ExpiringCache(Generic[T]):
-    """Values under random ids. A value expires some time after its last use; when there are too many, the least
-    recently used goes first. Thread-safe."""
+    """Values of callers under random ids. A value expires some time after its last use; when a caller has too many, its
+    least recently used goes first, and no other caller's. Thread-safe."""
 
     def __init__(
-        self, max_count: int = 256, max_age_seconds: float = 900, clock: Callable[[], float] = time.monotonic
+        self, max_count: int = 128, max_age_seconds: float = 900, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Make an empty cache of at most `max_count` values, each held for `max_age_seconds` after its last use."""
+        """Make an empty cache of at most `max_count` values a caller, each held for `max_age_seconds` after its last
+        use."""
         if max_count < 1 or max_age_seconds <= 0:
             raise ValueError(f"max_count and max_age_seconds must be > 0, got {max_count}, {max_age_seconds}")
         self._max_count, self._max_age_seconds, self._clock = max_count, max_age_seconds, clock
         self._lock = threading.Lock()
-        self._values: OrderedDict[str, tuple[float, T]] = OrderedDict()  # (last use, value), the oldest use first
+        # By caller: (last use, value) by id, the oldest use first.
+        self._values: dict[str, OrderedDict[str, tuple[float, T]]] = {}
 
-    def add(self, value: T) -> str:
-        """Store a value and return its new id."""
+    def add(self, value: T, caller: str = "") -> str:
+        """Store a value of a caller and return its new id."""
         value_id = secrets.token_urlsafe(16)
         with self._lock:
-            self._values[value_id] = (self._clock(), value)
+            self._values.setdefault(caller, OrderedDict())[value_id] = (self._clock(), value)
             self._drop_expired()
         return value_id
 
-    def get(self, value_id: str) -> T:
-        """Return a value, and count this as its last use.
+    def get(self, value_id: str, caller: str = "") -> T:
+        """Return a value of a caller, and count this as its last use.
 
         Raises:
-            PageTokenExpired: If no value has this id, or no longer.
+            PageTokenExpired: If no value of this caller has this id, or no longer.
         """
         with self._lock:
             self._drop_expired()
-            if value_id not in self._values:
+            values = self._values.get(caller)
+            if values is None or value_id not in values:
                 raise PageTokenExpired
-            _, value = self._values.pop(value_id)
-            self._values[value_id] = (self._clock(), value)
+            _, value = values.pop(value_id)
+            values[value_id] = (self._clock(), value)
             return value
 
     def _drop_expired(self) -> None:
         oldest = self._clock() - self._max_age_seconds
-        while self._values:
-            used, _ = next(iter(self._values.values()))
-            if used > oldest and len(self._values) <= self._max_count:
-                return
-            self._values.popitem(last=False)
+        for caller, values in list(self._values.items()):
+            while values:
+                used, _ = next(iter(values.values()))
+                if used > oldest and len(values) <= self._max_count:
+                    break
+                values.popitem(last=False)
+            if not values:
+                del self._values[caller]

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from ingest.source.signatures import HEAD_BYTES, PICTURE_FORMATS, is_picture
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1 import search_service_pb2_grpc
 from serve.api.access import Access
-from serve.api.interceptor import current_principal
+from serve.api.interceptor import current_caller, current_principal
 from serve.api.pages import ExpiringCache, PageSigner, binding
 from serve.api.tokens import Principal
 from serve.api.watch_queue import READ_RETRY_SECONDS, WatchQueue
@@ -55,7 +55,7 @@ class EngineRanking:
 
     engine: Engine
     ranking: Ranking[Any]
-    page_id: str = ""  # in page tokens; empty: no token names this ranking yet
+    page_ids: dict[str, str] = field(default_factory=dict)  # in page tokens, by caller
 
 
 class SearchService(search_service_pb2_grpc.SearchServiceServicer):
@@ -193,16 +193,17 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         payload = self.signer.verify(token, binding=bound_to)
         if payload.keys() != {"ranking", "start"}:
             raise PageTokenInvalid
-        return self._paged.get(str(payload["ranking"])), int(payload["start"])
+        return self._paged.get(str(payload["ranking"]), current_caller()), int(payload["start"])
 
     def _next_token(self, ranked: EngineRanking, end: int, bound_to: bytes) -> str:
         if end >= len(ranked.ranking.entries):
             return ""
+        caller = current_caller()
         try:
-            self._paged.get(ranked.page_id)
+            self._paged.get(ranked.page_ids.get(caller, ""), caller)
         except PageTokenExpired:
-            ranked.page_id = self._paged.add(ranked)
-        return self.signer.sign({"ranking": ranked.page_id, "start": end}, binding=bound_to)
+            ranked.page_ids[caller] = self._paged.add(ranked, caller)
+        return self.signer.sign({"ranking": ranked.page_ids[caller], "start": end}, binding=bound_to)
 
     def _rank(
         self,

@@ -294,6 +294,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE jobs DROP COLUMN uri",
         *REDACT,
     ),
+    # Callers take turns in the queue, and each has a share of it.
+    (
+        "ALTER TABLE jobs ADD COLUMN caller TEXT NOT NULL DEFAULT ''",  # '': nobody is known
+        "ALTER TABLE jobs ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0",  # of an upload's file
+        "CREATE INDEX jobs_turns ON jobs (state, caller, id)",
+    ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
 

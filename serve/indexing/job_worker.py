@@ -25,7 +25,8 @@ from serve.config import parse_quotas
 from serve.encoder_set import Encoders, load_for_indexing
 from serve.errors import DataDirectoryBusy, DiskFull, EncoderSpaceMismatch, ServeError, name_of
 from serve.indexing import uploads
-from serve.indexing.jobs import Job, JobQueue
+from serve.indexing.job import Job
+from serve.indexing.jobs import JobQueue
 from serve.indexing.pipeline import claim_space, save_indexes
 from serve.indexing.run import IndexRun
 from serve.indexing.uploads import Spool
@@ -43,6 +44,9 @@ BUSY_SECONDS = 1.0  # between two attempts at the writer's lock while another pr
 # Without a job until the writer's lock is released for `kinodex index`: longer than between two submitted in a row.
 RELEASE_SECONDS = 2.0
 IDLE_EXIT_SECONDS = 60.0  # without a job until the process ends, which frees the memory of its encoders
+# Jobs at a time beyond the setting `workers`, for callers who have fewer than `workers` running: a caller whose slow
+# downloads and long films occupy every worker delays nobody else.
+RESERVED_COUNT = 2
 STOP_SECONDS = 3.0  # bounds giving the jobs back on SIGTERM; after that the next worker does it
 
 
@@ -112,7 +116,8 @@ class JobWorker:
             )  # fmt: skip
             self.run = run
             try:
-                with contextlib.closing(run.index(claim_jobs(jobs, run))) as results:
+                inputs = claim_jobs(jobs, run, max_caller_count=self.settings.workers)
+                with contextlib.closing(run.index(inputs, extra_count=RESERVED_COUNT)) as results:
                     for result in results:
                         self.record_result(jobs, result)
             except DiskFull:  # not the jobs' fault: the attempts do not count
@@ -164,12 +169,15 @@ class JobWorker:
                 save_indexes(catalog, self.directory, self.encoders.space.fingerprint, self.settings)
 
 
-def claim_jobs(jobs: JobQueue, run: IndexRun) -> Iterator[Input]:
-    """Claim and yield jobs as they come, until all are done and none came for RELEASE_SECONDS."""
+def claim_jobs(jobs: JobQueue, run: IndexRun, *, max_caller_count: int) -> Iterator[Input]:
+    """Claim and yield jobs as they come, until all are done and none came for RELEASE_SECONDS.
+
+    At most `max_caller_count` jobs of one caller run at the same time.
+    """
     idle_since = time.monotonic()
     while not run.stopping.is_set():
         was_idle = run.is_idle
-        job = jobs.claim(is_alone=was_idle)
+        job = jobs.claim(is_alone=was_idle, max_caller_count=max_caller_count)
         if job is not None:
             yield input_of_job(job, jobs)
             while job.attempt_count > 1 and not run.is_idle and not run.stopping.is_set():

@@ -13,101 +13,27 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-from ingest.source.source import scheme_of
 from serve.catalog.catalog import Catalog
 from serve.catalog.fetch_uris import load_uri, remove_unnamed, store_uri
 from serve.catalog.rows import metadata_json, uri_bytes, uri_of
 from serve.config import NO_QUOTAS, Quotas
-from serve.errors import QuotaExceeded, RequestIdReused, WorkerCrashed, name_of
+from serve.errors import Overloaded, QuotaExceeded, RequestIdReused, WorkerCrashed, name_of
 from serve.indexing import uploads
+from serve.indexing.job import Job, JobState, NewJob, QueueLimits, RequestKey
 from serve.indexing.quotas import Room
-from serve.values import VideoState, VideoStatus
+from serve.indexing.turns import Turns
 
 MAX_ATTEMPTS = 3  # a job during which the worker died this often is taken for the reason, and fails
 REQUEST_SECONDS = 24 * 3600.0  # how long a repeated request gets the first answer
 FAILED_SECONDS = 7 * 24 * 3600.0  # how long a FAILED job stays readable
-OWN_SCHEMES = ("http:", "https:", "file:")
+FULL_RETRY_SECONDS = 30.0  # when to come back to a full queue: about the time until a short video is indexed
+WAITING = "videos that wait to be indexed"
 _FIELDS = (
     "id, collection, video_id, uri_name, spool_name, display_uri, metadata, recorded_time, state, progress,"
-    " failure_reason, failure_message, attempt_count, created_time, changed_time"
+    " failure_reason, failure_message, attempt_count, created_time, changed_time, caller"
 )
-
-
-class JobState(StrEnum):
-    """State of a job. A job that succeeded has no row any more."""
-
-    QUEUED = "QUEUED"
-    RUNNING = "RUNNING"
-    FAILED = "FAILED"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A video to index."""
-
-    collection: str
-    video_id: str
-    uri: str = field(repr=False)  # fetched; may hold credentials, and is never shown
-    display_uri: str  # shown, and stored with the video
-    spool_name: str | None = None  # file of an upload, read instead of the URI
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    recorded_time: float | None = None  # seconds since 1970
-
-    def __post_init__(self) -> None:
-        # A plain path is opened without the URI policy. So is "name:rest" if a file of that name exists, unless the
-        # scheme is among OWN_SCHEMES.
-        is_uri = "://" in self.uri or self.uri.lower().startswith(OWN_SCHEMES)
-        if self.spool_name is None and (scheme_of(self.uri) is None or not is_uri):
-            raise ValueError(f"a job needs a URI that cannot be taken for a path, got {self.display_uri!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A video that waits or is being indexed, or the reason why its indexing failed."""
-
-    job_id: int  # never reused
-    collection: str
-    video_id: str
-    uri_name: str | None  # file of serve.catalog.fetch_uris with the URI that is fetched; None: display_uri is fetched
-    spool_name: str | None
-    display_uri: str
-    metadata: Mapping[str, str]
-    recorded_time: float | None
-    state: JobState
-    progress: float  # 0..1
-    failure_reason: str  # UPPER_SNAKE; empty unless FAILED
-    failure_message: str
-    attempt_count: int
-    created_time: float  # seconds since 1970, as the next
-    changed_time: float
-
-    def status(self) -> VideoStatus:
-        """Return the video as a server lists it."""
-        return VideoStatus(
-            video_id=self.video_id,
-            collection=self.collection,
-            uri=self.display_uri,
-            state=VideoState.FAILED if self.state is JobState.FAILED else VideoState.PROCESSING,
-            progress=self.progress,
-            failure_reason=self.failure_reason,
-            failure_message=self.failure_message,
-            metadata=self.metadata,
-            recorded_time=self.recorded_time,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestKey:
-    """Identity of a request: equal for a repeated request, different for any other."""
-
-    principal: str  # the caller: others may use the same ids
-    request_id: str
-    method: str
-    digest: str  # of the whole request
 
 
 class JobQueue:
@@ -116,10 +42,13 @@ class JobQueue:
     def __init__(self, catalog: Catalog, quotas: Quotas = NO_QUOTAS, *, clock: Callable[[], float] = time.time) -> None:
         self.catalog, self.room, self._clock = catalog, Room(catalog, quotas), clock
         self.spool_folder = catalog.directory / uploads.FOLDER_NAME
+        self._turns = Turns()
 
     # ---- for the server
 
-    def submit(self, new: NewJob, request: RequestKey | None = None) -> tuple[str, str]:
+    def submit(
+        self, new: NewJob, request: RequestKey | None = None, limits: QueueLimits | None = None
+    ) -> tuple[str, str]:
         """Queue a video; return its (collection, video_id), or for a repeated request the first answer.
 
         A QUEUED or RUNNING job for the same bytes stays as it is. Any other job for the video is replaced. The queue
@@ -128,6 +57,7 @@ class JobQueue:
         Raises:
             RequestIdReused: If another request had the same id.
             QuotaExceeded: If the collection has no room for it.
+            Overloaded: If the queue is full, by the limits.
         """
         try:
             with self.catalog.editing() as edit:
@@ -139,18 +69,42 @@ class JobQueue:
                     if old is None or not self._is_underway(old, new):
                         self.room.require(*answer)
                         edit.execute("DELETE FROM jobs WHERE collection = ? AND video_id = ?", answer)
+                        self.check_room(new.caller, limits)
                         self._insert(edit, new)
                         remove_unnamed(self.catalog.directory, edit)
                     self._remember(edit, request, answer)
                 now = self.job(*answer)
                 self._forget_old(edit)
-        except (RequestIdReused, QuotaExceeded):
+        except (RequestIdReused, QuotaExceeded, Overloaded):
             uploads.remove(self.spool_folder, new.spool_name)
             raise
         for name in {job_spool for job_spool in (new.spool_name, old and old.spool_name) if job_spool}:
             if now is None or now.spool_name != name:
                 uploads.remove(self.spool_folder, name)
         return answer
+
+    def check_room(self, caller: str, limits: QueueLimits | None) -> None:
+        """Refuse one more job if too many wait already.
+
+        Raises:
+            Overloaded: If the queue, or the caller's share of it, is full.
+        """
+        if limits is None:
+            return
+        [(total_count, caller_count)] = self.catalog.select(
+            "SELECT count(*), coalesce(sum(caller = ?), 0) FROM jobs WHERE state IN ('QUEUED', 'RUNNING')", caller
+        )
+        if caller and caller_count >= limits.caller_count:
+            raise Overloaded(WAITING, FULL_RETRY_SECONDS, "max_caller_share")
+        if total_count >= limits.total_count:
+            raise Overloaded(WAITING, FULL_RETRY_SECONDS, "max_jobs")
+
+    def waiting_bytes(self, caller: str) -> int:
+        """Return the size of a caller's uploads that wait to be indexed."""
+        [(size_bytes,)] = self.catalog.select(
+            "SELECT coalesce(sum(size_bytes), 0) FROM jobs WHERE state IN ('QUEUED', 'RUNNING') AND caller = ?", caller
+        )
+        return int(size_bytes)
 
     def delete(self, video_id: str, collection: str | None = None, request: RequestKey | None = None) -> None:
         """Remove a video and the job to index it, in one transaction. A repeated request is no error.
@@ -261,35 +215,42 @@ class JobQueue:
 
     # ---- for the holder of the writer's lock
 
-    def claim(self, *, is_alone: bool = True) -> Job | None:
-        """Make the oldest QUEUED job RUNNING, count the attempt, and return the job; None: no job is to begin now.
+    def claim(self, *, is_alone: bool = True, max_caller_count: int | None = None) -> Job | None:
+        """Make the next QUEUED job RUNNING, count the attempt, and return the job; None: no job is to begin now.
 
-        A job that was tried before may have killed the process: it waits until no other job runs (`is_alone`), so that
-        it cannot harm another. A job whose collection has no more hours by now fails.
+        Callers take turns, each with its oldest job: see Turns. A job that was tried before may have killed the
+        process: it waits until no other job runs (`is_alone`), so that it cannot harm another. A job whose collection has
+        no more hours by now fails.
+
+        Args:
+            max_caller_count: Most jobs of one caller that run at the same time; None: no limit.
         """
-        oldest = f"SELECT {_FIELDS} FROM jobs WHERE state = 'QUEUED' ORDER BY id LIMIT 1"
-        if not self.catalog.select(oldest):  # the usual case, which needs no write transaction
+        if self._turns.next(self.catalog, max_caller_count) is None:  # the usual case, which needs no write transaction
             return None
         ended: list[str | None] = []
         try:
             with self.catalog.editing() as edit:
-                while rows := self.catalog.select(oldest):
-                    job = _job_of(rows[0])
+                while (job_id := self._turns.next(self.catalog, max_caller_count)) is not None:
+                    job = self._job_by_id(job_id)
                     if job.attempt_count and not is_alone:
                         return None
                     try:
                         self.room.require_length(job.collection, job.video_id)
                     except QuotaExceeded as error:
-                        ended += self._fail(edit, "id = ?", (job.job_id,), name_of(error), str(error))
+                        ended += self._fail(edit, "id = ?", (job_id,), name_of(error), str(error))
                         continue
                     edit.execute(
                         "UPDATE jobs SET state = 'RUNNING', progress = 0, attempt_count = attempt_count + 1,"
-                        " changed_time = ? WHERE id = ?", (self._clock(), job.job_id)
+                        " changed_time = ? WHERE id = ?", (self._clock(), job_id)
                     )  # fmt: skip
-                    return _job_of(self.catalog.select(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job.job_id)[0])
+                    self._turns.take(job.caller)
+                    return self._job_by_id(job_id)
                 return None
         finally:
             self._remove_spooled(ended)
+
+    def _job_by_id(self, job_id: int) -> Job:
+        return _job_of(self.catalog.select(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job_id)[0])
 
     def set_progress(self, shares: Mapping[int, float]) -> set[int]:
         """Store the progress of jobs, 0 to 1 by job id; return the ids of the jobs that are not RUNNING any more."""
@@ -366,9 +327,10 @@ class JobQueue:
         has_secrets = new.uri != new.display_uri
         edit.execute(
             "INSERT INTO jobs (collection, video_id, uri_name, spool_name, display_uri, metadata, recorded_time, state,"
-            " created_time, changed_time) VALUES (?, ?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?)",
+            " created_time, changed_time, caller, size_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, 'QUEUED', ?, ?, ?, ?)",
             (new.collection, new.video_id, store_uri(self.catalog.directory, new.uri) if has_secrets else None,
-             new.spool_name, uri_bytes(new.display_uri), metadata_json(new.metadata), new.recorded_time, now, now),
+             new.spool_name, uri_bytes(new.display_uri), metadata_json(new.metadata), new.recorded_time, now, now,
+             new.caller, new.size_bytes),
         )  # fmt: skip
 
     def _fail(
@@ -416,10 +378,11 @@ class JobQueue:
 
 def _job_of(row: tuple[Any, ...]) -> Job:
     (job_id, collection, video_id, uri_name, spool_name, display_uri, metadata, recorded_time, state, progress, reason,
-     message, attempt_count, created_time, changed_time) = row  # fmt: skip
+     message, attempt_count, created_time, changed_time, caller) = row  # fmt: skip
     return Job(
         job_id=job_id, collection=collection, video_id=video_id, uri_name=uri_name, spool_name=spool_name,
         display_uri=uri_of(display_uri), metadata=json.loads(metadata), recorded_time=recorded_time,
         state=JobState(state), progress=progress, failure_reason=reason, failure_message=message,
         attempt_count=attempt_count, created_time=created_time, changed_time=changed_time,
+        caller=caller,
     )  # fmt: skip

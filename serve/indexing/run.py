@@ -47,6 +47,9 @@ QUEUE_COUNT = 64  # decoded items between all children and the encoding thread: 
 POLL_SECONDS = 0.2  # the longest that a decoding thread takes to notice the end of the run
 # How long an open batch waits for more, so that the last video of a quiet server does not wait for the next one.
 IDLE_SECONDS = 0.5
+# How long a decoded video waits at most for batches that others fill, while these others keep the queue busy: a film of
+# seconds must not wait for the end of one of hours.
+PATIENCE_SECONDS = 5.0
 REPORT_SECONDS = 0.5  # between two reports of the jobs' progress: each is a write to the disk
 
 Report = Callable[[Mapping[int, float]], Collection[int]]  # shares done by job id -> ids of jobs that were cancelled
@@ -85,6 +88,7 @@ class IndexRun:
         self._taking = threading.Lock()  # of the inputs: one thread at a time waits for the next
         self._events: queue.Queue[DecodeEvent | Exception | None] = queue.Queue(QUEUE_COUNT)  # None: a thread ended
         self._reported_at = 0.0
+        self._decoded_at: float | None = None  # since when a decoded video waits for a batch, on the monotonic clock
         self.stopping = threading.Event()  # set by anyone: no further input is taken, and the decoding threads end
 
     @property
@@ -93,13 +97,14 @@ class IndexRun:
         with self._lock:
             return not self._open
 
-    def index(self, inputs: Iterable[Input]) -> Generator[Result]:
-        """Index inputs, as many at a time as the settings say; yield one result each, as they finish.
+    def index(self, inputs: Iterable[Input], *, extra_count: int = 0) -> Generator[Result]:
+        """Index inputs, as many at a time as the settings say and `extra_count` more; yield one result each, as they
+        finish.
 
         The caller closes the generator: that abandons what is not finished. `inputs` may wait for its next input, and
         then ends when `stopping` is set.
         """
-        worker_count = self._settings.workers
+        worker_count = self._settings.workers + extra_count
         if isinstance(inputs, Sized):
             worker_count = min(worker_count, len(inputs))
         if not worker_count:
@@ -224,11 +229,9 @@ class IndexRun:
             try:
                 event = self._events.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                # A half-full batch costs nearly as much as a full one: only if it is all that a video waits for.
-                if any(work.facts.summary is not None for work in self._claims.values()):
-                    self._batches.encode()
-                    yield from self._finish_ready()
+                yield from self._encode_open_batches(min_wait_seconds=0)
             else:
+                yield from self._encode_open_batches(min_wait_seconds=PATIENCE_SECONDS)
                 if isinstance(event, Exception):
                     raise event
                 if event is None:
@@ -238,6 +241,24 @@ class IndexRun:
             yield from self._report_progress()
         self._batches.encode()
         yield from self._finish_ready()
+
+    def _encode_open_batches(self, *, min_wait_seconds: float) -> Iterator[VideoWork]:
+        """Encode batches that are not full, if a decoded video has waited for them for some time; finish it.
+
+        A half-full batch costs nearly as much as a full one: only if it is all that a video waits for.
+        """
+        with self._lock:
+            decoded = [work for work in self._claims.values() if work.facts.summary is not None and not work.is_over]
+        if not decoded:
+            self._decoded_at = None
+            return
+        now = time.monotonic()
+        if self._decoded_at is None:
+            self._decoded_at = now
+        if now - self._decoded_at >= min_wait_seconds:
+            self._decoded_at = None
+            self._batches.encode()
+            yield from self._finish_ready()
 
     def _handle(self, event: DecodeEvent) -> Iterator[VideoWork]:
         work, payload = event.work, event.payload

@@ -11,6 +11,7 @@ import hashlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from ingest.errors import LimitExceeded, SourceUnreadable
-from serve.errors import SpoolFull, UploadCorrupt
+from serve.errors import SpoolFull, UploadCorrupt, UploadStalled
 from serve.files import make_private_folder
 
 FOLDER_NAME = "uploads"  # in the data directory
 RETRY_AFTER_SECONDS = 30.0  # about the time until a short video is indexed and its file removed
 COUNT_SECONDS = 1.0  # how long a count of the folder's bytes is used: other processes only remove files
+MIN_BYTES_PER_SECOND = 1024  # slower uploads fail, or a drip feed could hold a place for ever; phones are faster
 _PART_SUFFIX = ".part"
 
 
@@ -39,14 +41,30 @@ class Spooled:
 class Spool:
     """A folder of uploads. Safe to share between threads."""
 
-    def __init__(self, folder: Path, *, max_upload_bytes: int, max_spool_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_upload_bytes: int,
+        max_spool_bytes: int,
+        max_caller_bytes: int | None = None,
+        waiting_bytes: Callable[[str], int] = lambda caller: 0,
+    ) -> None:
+        """Use a folder.
+
+        Args:
+            max_caller_bytes: Largest size of all files of one known caller; None: no such limit.
+            waiting_bytes: Returns the size of a caller's finished files that wait to be indexed.
+        """
         self.folder = folder
         self.max_upload_bytes, self.max_spool_bytes = max_upload_bytes, max_spool_bytes
+        self.max_caller_bytes, self._waiting_bytes = max_caller_bytes, waiting_bytes
         self._lock = threading.Lock()
+        self._receiving: Counter[str] = Counter()  # bytes of unfinished files, by caller
         self._used_bytes, self._counted_at = 0, -COUNT_SECONDS
 
     @contextmanager
-    def receive(self, filename: str, *, size_bytes: int | None = None) -> "Iterator[Upload]":
+    def receive(self, filename: str, *, size_bytes: int | None = None, caller: str = "") -> "Iterator[Upload]":
         """Receive an upload. Leaving the block before finish() removes the file.
 
         Leave the block only after the job that names the file is submitted: until then clean() does not touch it.
@@ -54,18 +72,22 @@ class Spool:
         Args:
             filename: The client's name for it, for errors.
             size_bytes: Its length if the client announced it: too large a file is refused before its bytes arrive.
+            caller: Whose share of the spool it takes; empty: nobody is known.
         Raises:
             LimitExceeded: If it is larger than max_upload_bytes.
-            SpoolFull: If the spool has no room for it.
+            SpoolFull: If the spool, or the caller's share of it, has no room.
         """
-        self._admit(filename, size_bytes or 0, new_bytes=size_bytes or 0)
+        self._admit(filename, caller, size_bytes or 0, new_bytes=size_bytes or 0)
         with translate_disk_failures():
             make_private_folder(self.folder)
-            upload = Upload(self, filename)
+            upload = Upload(self, filename, caller)
         try:
             yield upload
         finally:
             upload.close()
+            with self._lock:
+                self._receiving[caller] -= upload.size_bytes
+                self._receiving += Counter()  # drops the callers without any
 
     def path(self, name: str) -> Path:
         """Return the path of a finished file."""
@@ -92,28 +114,34 @@ class Spool:
                 if _try_lock(file.fileno()) and path.name not in referenced():
                     path.unlink()
 
-    def _admit(self, filename: str, size_bytes: int, *, new_bytes: int) -> None:
-        """Refuse a file that is too large, or bytes for which the spool has no room."""
+    def _admit(self, filename: str, caller: str, size_bytes: int, *, new_bytes: int) -> None:
+        """Refuse a file that is too large, or bytes for which the spool or the caller's share of it has no room."""
         if size_bytes > self.max_upload_bytes:
             raise LimitExceeded(upload_uri(filename), "max_upload_bytes", f"more than {self.max_upload_bytes} bytes")
         with self._lock:
             if time.monotonic() - self._counted_at >= COUNT_SECONDS:
                 self._used_bytes, self._counted_at = _size_of(self.folder), time.monotonic()
             if self._used_bytes + new_bytes > self.max_spool_bytes:
-                raise SpoolFull(RETRY_AFTER_SECONDS)
+                raise SpoolFull(RETRY_AFTER_SECONDS, "max_spool_bytes")
+            receiving = self._receiving[caller]
+        if not caller or self.max_caller_bytes is None:
+            return
+        if self._waiting_bytes(caller) + receiving + new_bytes > self.max_caller_bytes:
+            raise SpoolFull(RETRY_AFTER_SECONDS, "max_caller_share")
 
-    def _admit_more(self, filename: str, size_bytes: int, new_bytes: int) -> None:
-        self._admit(filename, size_bytes, new_bytes=new_bytes)
+    def _admit_more(self, upload: "Upload", new_bytes: int) -> None:
+        self._admit(upload.filename, upload.caller, upload.size_bytes + new_bytes, new_bytes=new_bytes)
         with self._lock:
             self._used_bytes += new_bytes
+            self._receiving[upload.caller] += new_bytes
 
 
 class Upload:
     """A file that is being received. Used by one thread at a time."""
 
-    def __init__(self, spool: Spool, filename: str) -> None:
+    def __init__(self, spool: Spool, filename: str, caller: str) -> None:
         """Create the file. Only Spool.receive() calls this."""
-        self.filename, self.size_bytes = filename, 0
+        self.filename, self.caller, self.size_bytes = filename, caller, 0
         self._spool, self._digest = spool, hashlib.sha256()
         self._is_finished = False
         while True:
@@ -131,7 +159,7 @@ class Upload:
             LimitExceeded: If it is larger than max_upload_bytes.
             SpoolFull: If there is no room for them.
         """
-        self._spool._admit_more(self.filename, self.size_bytes + len(data), len(data))
+        self._spool._admit_more(self, len(data))
         self._digest.update(data)
         self.size_bytes += len(data)
         rest = memoryview(data)
@@ -174,6 +202,27 @@ class Upload:
         if not self._is_finished:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
+
+
+class UploadPace:
+    """Ends an upload whose bytes come too slowly. Only the time that the server waits for the client counts."""
+
+    def __init__(self, filename: str, max_stall_seconds: float) -> None:
+        self.filename, self.max_stall_seconds = filename, max_stall_seconds
+        self._waited_seconds, self._size_bytes = 0.0, 0
+
+    def note(self, waited_seconds: float, size_bytes: int) -> None:
+        """Count a message, for which the server waited.
+
+        Raises:
+            UploadStalled: If too few bytes came in max_stall_seconds of waiting.
+        """
+        self._waited_seconds += waited_seconds
+        self._size_bytes += size_bytes
+        if self._waited_seconds >= self.max_stall_seconds:
+            if self._size_bytes < MIN_BYTES_PER_SECOND * self._waited_seconds:
+                raise UploadStalled(self.filename, self._waited_seconds, self._size_bytes)
+            self._waited_seconds, self._size_bytes = 0.0, 0
 
 
 def upload_uri(filename: str) -> str:

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from serve.catalog.catalog import Catalog
 from serve.catalog.swap import replace_videos
 from serve.errors import DataDirectoryInvalid, DataDirectoryMissing
-from serve.indexing.jobs import JobQueue, NewJob
+from serve.indexing.job import NewJob
+from serve.indexing.jobs import JobQueue
 from support.sample_catalog import check, frames, new_video, put_version
 
 

@@ -284,7 +284,7 @@ def test_removes_the_download_when_its_user_fails(server: Server, tmp_path: Path
 
 def test_refuses_private_addresses_unless_listed(server: Server, tmp_path: Path) -> None:
     error = fail_to_download(server.url("v.mp4"), tmp_path, SourceRefused, private_networks=())
-    assert "127.0.0.1" in error.reason
+    assert "is not public" in error.reason
     assert "private_networks" in error.remedy
     assert not server.requests
 
@@ -300,7 +300,7 @@ def test_refuses_a_host_with_one_private_address_among_public_ones(
 ) -> None:
     patch_dns(monkeypatch, mixed_test=["127.0.0.1 10.0.0.5"])
     error = fail_to_download(server.url("v.mp4", "mixed.test"), tmp_path, SourceRefused)
-    assert error.reason == "address 10.0.0.5 of host mixed.test is not public"
+    assert error.reason == "the host mixed.test does not exist, or its address is not public"
     assert not server.requests
 
 
@@ -428,11 +428,70 @@ def test_says_how_the_server_answered(path: str, expected: type[IngestError], se
 def test_reports_unreachable_hosts(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_to_download("http://127.0.0.1:1/v.mp4", tmp_path, SourceUnavailable)
 
+    def fail(*_: object, **__: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert "cannot be looked up" in fail_to_download("http://nowhere.test/", tmp_path, SourceUnavailable).reason
+
+
+def test_a_name_that_is_not_there_reads_like_one_that_leads_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_dns(monkeypatch, host_test=["10.0.0.5"])
+    inside = fail_to_download("http://host.test/", tmp_path, SourceRefused, private_networks=())
+
     def unknown(*_: object, **__: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert "does not resolve" in fail_to_download("http://nowhere.test/", tmp_path, SourceUnavailable).reason
+    nowhere = fail_to_download("http://host.test/", tmp_path, SourceRefused, private_networks=())
+    assert str(inside) == str(nowhere)
+
+
+def test_addresses_that_do_not_answer_share_the_time_to_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_dns(monkeypatch, dead_test=[" ".join(f"127.0.0.{n}" for n in range(2, 22))])
+    waits: list[float] = []
+
+    def connect(self: socket.socket, to: tuple[str, int]) -> None:
+        waits.append(self.gettimeout() or 0.0)
+        time.sleep(waits[-1])
+        raise TimeoutError
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    error = fail_to_download("http://dead.test/v.mp4", tmp_path, SourceUnavailable, timeout_seconds=PATIENCE_SECONDS)
+    assert "too slow" in error.reason
+    assert sum(waits) <= PATIENCE_SECONDS
+
+
+@pytest.mark.parametrize("slow", ["looking up", "connecting", "answering"])
+def test_the_longest_fetch_includes_looking_up_and_connecting(
+    slow: str, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: dict[str, Any] = {"max_fetch_seconds": PATIENCE_SECONDS, "timeout_seconds": HANG_SECONDS}
+    is_over = threading.Event()
+    genuine = socket.getaddrinfo
+
+    def look_up(*given: Any, **named: Any) -> Any:
+        if slow == "looking up":
+            is_over.wait(HANG_SECONDS)
+        return genuine(*given, **named)
+
+    def connect(self: socket.socket, to: tuple[str, int]) -> None:
+        is_over.wait(self.gettimeout())
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    if slow == "connecting":
+        monkeypatch.setattr(socket.socket, "connect", connect)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v.mp4"
+        error = fail_to_download(url, tmp_path, LimitExceeded, **limits)
+    is_over.set()
+    assert isinstance(error, LimitExceeded)
+    assert error.limit == "max_fetch_seconds"
 
 
 @pytest.mark.parametrize(

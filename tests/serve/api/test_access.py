@@ -27,7 +27,8 @@ from serve.api.tokens import create_token, revoke_token
 from serve.catalog.catalog import Catalog
 from serve.config import ServerConfig
 from serve.errors import SettingsError
-from serve.indexing.jobs import JobQueue, NewJob
+from serve.indexing.job import NewJob
+from serve.indexing.jobs import JobQueue
 from serve.indexing.pipeline import index
 from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes

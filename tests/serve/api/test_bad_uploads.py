@@ -206,8 +206,8 @@ UPLOADS: list[Bad] = [
         metadata_service,
         "FAILED",
         "SOURCE_REFUSED",
-        "address 169.254.169.254 of host 169.254.169.254 is not public: "
-        "http://169.254.169.254/latest/meta-data/ (list its network in private_networks)",
+        "the host 169.254.169.254 does not exist, or its address is not public: "
+        "http://169.254.169.254/latest/meta-data/ (check its spelling, or list its network in private_networks)",
     ),
     Bad(
         "a video_id with a slash",
@@ -316,7 +316,7 @@ UPLOADS: list[Bad] = [
         spool_full,
         "RESOURCE_EXHAUSTED",
         "SPOOL_FULL",
-        "the server has no room now: come back when other videos are indexed or deleted",
+        "the server has no room now (max_spool_bytes): come back when other videos are indexed or deleted",
     ),
     Bad(
         "an upload that stalls",

@@ -20,7 +20,8 @@ from serve.catalog import schema
 from serve.catalog.catalog import Catalog
 from serve.catalog.sqlite import CATALOG_NAME, WriterLock
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, DataDirectoryMissing, DiskFull
-from serve.indexing.jobs import JobQueue, NewJob
+from serve.indexing.job import NewJob
+from serve.indexing.jobs import JobQueue
 from support import SUPPORT
 from support.sample_catalog import check, frames, new_video, put_version, turn_back
 from support.waiting import HANG_SECONDS

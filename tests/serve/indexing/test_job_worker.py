@@ -22,8 +22,9 @@ from ingest.errors import DecodeError, DecoderCrashed, LimitExceeded, SourceNotF
 from serve.catalog.catalog import Catalog
 from serve.errors import DiskFull, EncoderSpaceMismatch, VideoNotFound, name_of
 from serve.indexing import job_worker
+from serve.indexing.job import Job, JobState, NewJob
 from serve.indexing.job_worker import JobWorker
-from serve.indexing.jobs import MAX_ATTEMPTS, Job, JobQueue, JobState, NewJob
+from serve.indexing.jobs import MAX_ATTEMPTS, JobQueue
 from serve.indexing.pipeline import index
 from serve.indexing.supervisor import Supervisor
 from serve.indexing.uploads import Spool

@@ -9,16 +9,8 @@ import pytest
 
 from serve.catalog.catalog import Catalog
 from serve.errors import RequestIdReused, VideoAmbiguous, VideoNotFound
-from serve.indexing.jobs import (
-    FAILED_SECONDS,
-    MAX_ATTEMPTS,
-    REQUEST_SECONDS,
-    Job,
-    JobQueue,
-    JobState,
-    NewJob,
-    RequestKey,
-)
+from serve.indexing.job import Job, JobState, NewJob, RequestKey
+from serve.indexing.jobs import FAILED_SECONDS, MAX_ATTEMPTS, REQUEST_SECONDS, JobQueue
 from serve.values import VideoState
 from support.sample_catalog import MEDIA, new_video, put, utterance
 

@@ -9,7 +9,8 @@ import pytest
 from serve.catalog.catalog import Catalog
 from serve.config import parse_quotas
 from serve.errors import QuotaExceeded, RequestIdReused
-from serve.indexing.jobs import JobQueue, JobState, NewJob, RequestKey
+from serve.indexing.job import JobState, NewJob, RequestKey
+from serve.indexing.jobs import JobQueue
 from support.sample_catalog import MEDIA, new_video
 
 HOUR = 3600.0

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from serve.catalog.catalog import Catalog
-from serve.indexing.jobs import JobQueue, NewJob
+from serve.indexing.job import NewJob
+from serve.indexing.jobs import JobQueue
 from serve.indexing.supervisor import HEALTHY_SECONDS, Supervisor
 from support.waiting import HANG_SECONDS
 

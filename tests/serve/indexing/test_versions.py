@@ -18,8 +18,9 @@ from ingest.source.source import video_id_of
 from serve.catalog.catalog import Catalog
 from serve.catalog.entries import video_at
 from serve.indexing import job_worker
+from serve.indexing.job import NewJob
 from serve.indexing.job_worker import JobWorker
-from serve.indexing.jobs import JobQueue, NewJob
+from serve.indexing.jobs import JobQueue
 from serve.indexing.library_writer import LibraryWriter
 from serve.indexing.pipeline import delete, index
 from serve.indexing.run import IndexRun
