@@ -72,3 +72,12 @@ def read_regular_file(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result
     if len(content) > max_bytes:
         raise OSError(0, f"larger than {max_bytes >> 20} MiB", str(path))
     return content, status
+
+
+def is_open_to_all(path: str | Path) -> bool:
+    """Whether every user of this machine may read or write a file. A group that may is common for keys.
+
+    Raises:
+        OSError: If it is not there.
+    """
+    return bool(os.stat(path).st_mode & 0o007)

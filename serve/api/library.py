@@ -15,7 +15,7 @@ from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import library_service_pb2_grpc
 from serve.api.access import Access
 from serve.api.interceptor import current_caller, current_principal, current_subject
-from serve.api.pages import PageSigner, binding
+from serve.api.pages import PageSigner, binding, fit_page
 from serve.api.tokens import Principal
 from serve.api.workers import Workers, run_to_end
 from serve.catalog.catalog import Catalog
@@ -239,11 +239,15 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             return sorted(statuses, key=sort_key)[:count]
 
         statuses = await self.workers.run(work)
-        page, token = statuses[: listing.page_size], ""
-        if len(statuses) > len(page):
-            last = page[-1]
-            token = self.signer.sign({"after": (last.uri, last.collection, last.video_id)}, binding=bound_to)
-        return library_pb2.ListVideosResponse(videos=write_rows(video_message, page), next_page_token=token)
+
+        def write(count: int) -> library_pb2.ListVideosResponse:
+            page, token = statuses[:count], ""
+            if len(statuses) > len(page):
+                last = page[-1]
+                token = self.signer.sign({"after": (last.uri, last.collection, last.video_id)}, binding=bound_to)
+            return library_pb2.ListVideosResponse(videos=write_rows(video_message, page), next_page_token=token)
+
+        return fit_page(write, listing.page_size)
 
     async def GetTranscript(
         self, request: library_pb2.GetTranscriptRequest, context: Any

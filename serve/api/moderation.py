@@ -11,7 +11,7 @@ from kinodex.v1 import moderation_service_pb2 as moderation
 from kinodex.v1 import moderation_service_pb2_grpc, stream_pb2
 from serve.api.access import Access
 from serve.api.interceptor import current_principal
-from serve.api.pages import PageSigner, binding
+from serve.api.pages import PageSigner, binding, fit_page
 from serve.api.tokens import Principal
 from serve.api.workers import Workers
 from serve.catalog.events import EventLog, EventPlace, event_place
@@ -115,10 +115,14 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
             return self.log.page(self._narrow(principal, wanted), after, page_size + 1, check)
 
         events = await self.workers.run(work)
-        page, token = events[:page_size], ""
-        if len(events) > len(page):
-            token = self.signer.sign({"after": event_place(page[-1])}, binding=bound_to)
-        return moderation.ListEventsResponse(events=write_rows(event_message, page), next_page_token=token)
+
+        def write(count: int) -> moderation.ListEventsResponse:
+            page, token = events[:count], ""
+            if len(events) > len(page):
+                token = self.signer.sign({"after": event_place(page[-1])}, binding=bound_to)
+            return moderation.ListEventsResponse(events=write_rows(event_message, page), next_page_token=token)
+
+        return fit_page(write, page_size)
 
     async def WatchEvents(
         self, request: moderation.WatchEventsRequest, context: Any

@@ -26,7 +26,20 @@ KEY_BYTES = 32
 # characters; a token of ListVideos holds a URI of at most 8,192, each of which may be escaped to six or more.
 MAX_TOKEN_CHARS = 1 << 17
 
+# Of one page's message: gRPC's clients accept 4 MiB by default, and a page with fewer answers loses nothing.
+MAX_PAGE_BYTES = 3 << 20
+
 T = TypeVar("T")
+Page = TypeVar("Page", bound=Message)
+
+
+def fit_page(write: Callable[[int], Page], count: int) -> Page:
+    """Return the page that `write(count)` writes with at most `count` answers, with fewer if it would be too large."""
+    page = write(count)
+    while page.ByteSize() > MAX_PAGE_BYTES and count > 1:
+        count = max(1, min(count - 1, count * MAX_PAGE_BYTES // page.ByteSize()))
+        page = write(count)
+    return page
 
 
 # ------------------------------------------------------------------ signed tokens

@@ -17,7 +17,7 @@ from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1 import search_service_pb2_grpc
 from serve.api.access import Access
 from serve.api.interceptor import current_caller, current_principal
-from serve.api.pages import ExpiringCache, PageSigner, binding
+from serve.api.pages import ExpiringCache, PageSigner, binding, fit_page
 from serve.api.tokens import Principal
 from serve.api.watch_queue import READ_RETRY_SECONDS, WatchQueue
 from serve.api.workers import Workers, run_to_end
@@ -87,9 +87,12 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         query = search_query(request)
 
         def render(ranked: EngineRanking, start: int, next_token: NextToken) -> search.SearchVideosResponse:
-            videos, end = ranked.engine.page_of_videos(ranked.ranking, start, query.limit)
-            answer = Answer(videos=videos, degraded_channels=ranked.ranking.degraded_channels)
-            return search_response(answer, next_token(end))
+            def write(count: int) -> search.SearchVideosResponse:
+                videos, end = ranked.engine.page_of_videos(ranked.ranking, start, count)
+                answer = Answer(videos=videos, degraded_channels=ranked.ranking.degraded_channels)
+                return search_response(answer, next_token(end))
+
+            return fit_page(write, query.limit)
 
         return await self._answer(
             "SearchVideos", request, query, lambda engine, *rest: engine.rank_videos(*rest), render
@@ -99,9 +102,12 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         query = moments_query(request)
 
         def render(ranked: EngineRanking, start: int, next_token: NextToken) -> search.SearchMomentsResponse:
-            moments, end = ranked.engine.page_of_moments(ranked.ranking, start, query.limit)
-            answer = Answer(moments=moments, degraded_channels=ranked.ranking.degraded_channels)
-            return moments_response(answer, next_token(end))
+            def write(count: int) -> search.SearchMomentsResponse:
+                moments, end = ranked.engine.page_of_moments(ranked.ranking, start, count)
+                answer = Answer(moments=moments, degraded_channels=ranked.ranking.degraded_channels)
+                return moments_response(answer, next_token(end))
+
+            return fit_page(write, query.limit)
 
         return await self._answer(
             "SearchMoments", request, query, lambda engine, *rest: engine.rank_moments(*rest), render

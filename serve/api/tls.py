@@ -16,7 +16,7 @@ import grpc
 
 from serve.config import ServerConfig, host_and_port
 from serve.errors import SettingsError
-from serve.files import read_regular_file
+from serve.files import is_open_to_all, read_regular_file
 
 RETRY_SECONDS = 10.0  # between two tries to load an unusable renewal, each of which costs a handshake
 MAX_PEM_BYTES = 16 << 20  # of a file of certificates: those of all public authorities are 300 KB
@@ -145,6 +145,8 @@ def _load(config: ServerConfig) -> grpc.ServerCertificateConfiguration:
     stamp = _file_stamps(config)
     chain = _read_pem("tls_certificate", config.tls_certificate, "CERTIFICATE")
     key = _read_pem("tls_key", config.tls_key, "PRIVATE KEY")
+    if is_open_to_all(config.tls_key):
+        raise SettingsError(f"everybody may use server.tls_key {config.tls_key}: run `chmod o= {config.tls_key}`")
     roots = _read_pem("tls_client_ca", config.tls_client_ca, "CERTIFICATE") if config.tls_client_ca else None
     _check_pair(config.tls_certificate, config.tls_key)
     if config.tls_client_ca:

@@ -25,6 +25,7 @@ DEFAULT_ANSWER_COUNT, MAX_ANSWER_COUNT = 10, 100  # videos or moments on a page
 DEFAULT_VIDEO_COUNT, MAX_VIDEO_COUNT = 100, 1_000  # videos on a page of ListVideos
 MAX_FILTER_NAME_COUNT = 1_000  # collections in a filter, and videos
 MAX_METADATA_COUNT, MAX_KEY_CHARS, MAX_VALUE_CHARS = 64, 64, 1_024
+MAX_METADATA_CHARS = 16_384  # of all keys and values of a video: lists and answers carry them with each video
 MAX_REFERENCE_CHARS = 512  # of a name to look up: other programs may have given longer names than ours
 MAX_URI_CHARS = 8_192  # signed URLs of object stores are shorter
 MAX_FILENAME_CHARS = 255  # the limit of most file systems
@@ -307,6 +308,9 @@ def _check_metadata(violations: Violations, path: str, metadata: Mapping[str, st
     if len(metadata) > MAX_METADATA_COUNT:
         violations.add(path, f"must have at most {MAX_METADATA_COUNT} keys, got {len(metadata)}")
         return
+    char_count = sum(len(key) + len(value) for key, value in metadata.items())
+    if char_count > MAX_METADATA_CHARS:
+        violations.add(path, f"must have at most {MAX_METADATA_CHARS:,} characters in all, got {char_count:,}")
     for key, value in sorted(metadata.items()):
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             violations.add(path, f"must have keys of 1 to {MAX_KEY_CHARS} characters, got one of {len(key)}")

@@ -219,8 +219,8 @@ class JobQueue:
         """Make the next QUEUED job RUNNING, count the attempt, and return the job; None: no job is to begin now.
 
         Callers take turns, each with its oldest job: see Turns. A job that was tried before may have killed the
-        process: it waits until no other job runs (`is_alone`), so that it cannot harm another. A job whose collection has
-        no more hours by now fails.
+        process: it waits until no other job runs (`is_alone`), so that it cannot harm another. A job whose
+        collection has no more hours by now fails.
 
         Args:
             max_caller_count: Most jobs of one caller that run at the same time; None: no limit.

@@ -1,6 +1,7 @@
 """The HTTP endpoint that Prometheus reads metrics from, with TLS and a token if the settings say so."""
 
 import contextlib
+import errno
 import hmac
 import logging
 import os
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from serve.config import ServerConfig, host_and_port
 from serve.errors import SettingsError
+from serve.files import is_open_to_all
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,8 @@ class _Certificate:
         return self._context
 
     def _load(self) -> ssl.SSLContext:
+        if is_open_to_all(self._config.tls_key):
+            raise PermissionError(errno.EPERM, f"everybody may use its key: run `chmod o= {self._config.tls_key}`")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # An empty password: OpenSSL would ask for one on the terminal.
         context.load_cert_chain(self._config.tls_certificate, self._config.tls_key, password="")

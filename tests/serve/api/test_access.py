@@ -527,6 +527,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, trustm
     leaf = authority.issue_cert("127.0.0.1")
     (folder / "chain.pem").write_bytes(b"".join(each.bytes() for each in leaf.cert_chain_pems))
     leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
+    (folder / "key.pem").chmod(0o600)
     authority.cert_pem.write_to_path(str(folder / "clients.pem"))
     return folder, authority
 

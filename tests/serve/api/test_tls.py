@@ -43,6 +43,7 @@ def leaf(ca: trustme.CA) -> trustme.LeafCert:
 def write(folder: Path, leaf: trustme.LeafCert) -> ServerConfig:
     (folder / "chain.pem").write_bytes(chain(leaf))
     leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
+    (folder / "key.pem").chmod(0o600)
     return ServerConfig(tls_certificate=str(folder / "chain.pem"), tls_key=str(folder / "key.pem"))
 
 
@@ -235,6 +236,15 @@ def test_another_certificate_s_key_is_refused(tmp_path: Path, ca: trustme.CA, le
     config = write(tmp_path, leaf)
     ca.issue_cert("localhost").private_key_pem.write_to_path(config.tls_key)
     assert_refused(config, "key.pem", "another certificate's")
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o644, 0o777], ids=oct)
+def test_a_key_that_everybody_may_use_is_refused(mode: int, tmp_path: Path, leaf: trustme.LeafCert) -> None:
+    config = write(tmp_path, leaf)
+    Path(config.tls_key).chmod(mode)
+    assert_refused(config, "everybody may use", "chmod o=")
+    Path(config.tls_key).chmod(0o640)  # of a group
+    assert server_credentials(config) is not None
 
 
 def test_swapped_files_are_refused(tmp_path: Path, leaf: trustme.LeafCert) -> None:

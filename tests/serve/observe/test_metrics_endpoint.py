@@ -38,6 +38,7 @@ def issue(ca: trustme.CA, folder: Path, name: str = "localhost") -> dict[str, st
     leaf = ca.issue_cert(name)
     leaf.cert_chain_pems[0].write_to_path(str(folder / "chain.pem"))
     leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
+    (folder / "key.pem").chmod(0o600)
     return {"tls_certificate": str(folder / "chain.pem"), "tls_key": str(folder / "key.pem")}
 
 
