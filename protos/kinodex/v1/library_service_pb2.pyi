@@ -236,13 +236,13 @@ class IngestVideoRequest(_message.Message):
     """A UUID that makes a retry harmless: a second request with it, within a day, gets the answer to the first."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Keys and values for filters: at most 64 keys of 64 characters, with values of 1,024 characters. Empty: those of the
-        video that is replaced, as with `start_time`.
+        """Keys and values for filters: at most 64 keys of 64 characters, with values of 1,024 characters, and 16,384 characters
+        in all. Empty: those of the video that is replaced, as with `start_time`.
         """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the recording began, if known."""
+        """When the recording began, if known. Within 1000 years of 1970."""
 
     def __init__(
         self,
@@ -370,7 +370,7 @@ class UploadHeader(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the recording began, if known."""
+        """When the recording began, if known. Within 1000 years of 1970."""
 
     def __init__(
         self,
