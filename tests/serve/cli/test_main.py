@@ -625,8 +625,8 @@ def test_doctor_names_the_vector_index(spec: object, state: str, remedy: str, mo
     ("missing", "state", "detail"),
     [
         ({}, "ok", "no capabilities, no new privileges, Landlock, seccomp"),
-        ({"Landlock": "Function not implemented"}, "note", "seccomp; not Landlock (Function not implemented)"),
-        (dict.fromkeys(WALLS, "no"), "note", "decoding has limits only; not another user than root (no)"),
+        ({"Landlock": "Function not implemented"}, "note", "seccomp; missing: Landlock (Function not implemented)"),
+        (dict.fromkeys(WALLS, "no"), "note", "decoding has limits only; missing: another user than root (no)"),
     ],
 )
 def test_doctor_names_the_walls_that_are_missing(
