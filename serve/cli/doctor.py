@@ -129,7 +129,8 @@ def _check_sandbox() -> CheckResult:
     if missing:
         without = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
         remedy = "see docs/security.md: the kernel, or the container's own profile, decides"
-        return CheckResult(state="note", detail=f"decoding has {walls or 'limits only'}; missing: {without}", remedy=remedy)
+        detail = f"decoding has {walls or 'limits only'}; missing: {without}"
+        return CheckResult(state="note", detail=detail, remedy=remedy)
     return CheckResult(state="ok", detail=f"decoding has {walls}")
 
 
