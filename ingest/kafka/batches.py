@@ -11,6 +11,7 @@ from kafka.record import MemoryRecords, default_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 
 from ingest.kafka.compression import unpack_gzip, unpack_lz4, unpack_snappy, unpack_zstd
+from ingest.kafka.repairs import batch_bytes
 
 LEGACY_MAGIC = 1  # the newest format of batches before Kafka 0.11
 MAX_OFFSETS = 1 << 20  # of a batch; a damaged header that names more is not believed
@@ -53,7 +54,7 @@ class _Batch:
     """A batch whose iteration never fails, with the attributes that kafka-python's fetcher asks for."""
 
     def __init__(self, batch: DefaultRecordBatch) -> None:
-        self._batch, self._data = batch, batch._buffer  # unpacking leaves these bytes as they are
+        self._batch, self._data = batch, batch_bytes(batch)
         self._is_intact = True
 
     def __getattr__(self, name: str) -> Any:
