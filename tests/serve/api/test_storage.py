@@ -92,10 +92,14 @@ def test_a_full_disk_is_said_and_nothing_is_lost(server: Running, channel: grpc.
     ((pages,),) = editor.select("PRAGMA page_count")
     editor.select(f"PRAGMA max_page_count = {pages}")
     large = {f"key{n}": "x" * 1000 for n in range(16)}
-    requests = [library_pb2.IngestVideoRequest(uri=f"{URI}/{n}", metadata=large) for n in range(20)]
-    with pytest.raises(grpc.RpcError) as caught:
-        for request in requests:  # the catalog has some free pages
+
+    def fill() -> None:
+        for n in range(20):  # the catalog has some free pages
+            request = library_pb2.IngestVideoRequest(uri=f"{URI}/{n}", metadata=large)
             library.IngestVideo(request, timeout=HANG_SECONDS)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        fill()
     check_full(caught.value, server.server.directory)
     assert film_of(channel).video_id == video_id
     editor.select("PRAGMA max_page_count = 1000000")
