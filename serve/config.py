@@ -44,7 +44,9 @@ class ServerConfig:
     # time without a byte, or with fewer than 1 KiB a second, after which an upload fails
     max_upload_stall_seconds: float = 60.0
     drain_seconds: float = 30.0  # time for calls under way when the server is stopped
-    frame_cache_bytes: int = 512 << 20  # memory for frame vectors of videos that were searched lately
+    frame_cache_bytes: int = (
+        512 << 20
+    )  # memory for frames of videos that were searched lately; `mini` needs 3 MiB an hour
     policies: str = ""  # file of moderation policies; none: DIR/policies.yaml, if it is there
     # whether to publish moderation events to Kafka; of several servers with the same streams, only one should
     publish_events: bool = True

@@ -90,3 +90,4 @@ class LoadedLibrary:
         metrics.index_rows.labels("utterances").set(len(engine.utterance_index))
         if engine.visual is not None:
             metrics.frame_cache_bytes.set(engine.visual.frames.size)
+            metrics.frames_read_again_bytes.set(engine.visual.frames.size_read_again)

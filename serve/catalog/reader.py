@@ -13,6 +13,7 @@ from encoders.values import FrameEmbeddings, Utterance
 from serve.catalog.connection import OpenCatalog
 from serve.catalog.rows import (
     FRAME_FIELDS,
+    TIME_FIELDS,
     UTTERANCE_FIELDS,
     VIDEO_FIELDS,
     StoredFrames,
@@ -205,6 +206,11 @@ class CatalogReader(OpenCatalog):
                 f"SELECT {FRAME_FIELDS} FROM frame_blocks WHERE video_row = ? ORDER BY id", row
             )  # fmt: skip
         return frames_of(blocks, self.directory)
+
+    def frame_times(self, row: int) -> list[tuple[Any, ...]]:
+        """Return TIME_FIELDS of all frames of a file, in order of time."""
+        with self._snapshot_of(row):
+            return self.select(f"SELECT {TIME_FIELDS} FROM frame_blocks WHERE video_row = ? ORDER BY id", row)
 
     def traits(self, row: int) -> StoredTraits | None:
         """Return the traits of a file; None: they were not worked out, or the video is live."""

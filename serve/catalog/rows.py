@@ -27,7 +27,8 @@ VIDEO_FIELDS = (
     " changed_generation, fingerprint"
 )
 
-FRAME_FIELDS = "frame_count, width, epochs, pts_seconds, vectors"  # of frame_blocks
+TIME_FIELDS = "frame_count, width, epochs, pts_seconds"  # of frame_blocks
+FRAME_FIELDS = f"{TIME_FIELDS}, vectors"
 UTTERANCE_FIELDS = "epoch, start_seconds, end_seconds, text, language, avg_logprob, no_speech_prob"
 
 
@@ -183,6 +184,18 @@ def frames_of(blocks: Sequence[tuple[Any, ...]], directory: Path) -> StoredFrame
             array_of(vectors, "<f2", count * width, directory).reshape(count, width)
             for count, width, _, _, vectors in blocks
         ],
+    )
+
+
+def frame_times_of(
+    blocks: Sequence[tuple[Any, ...]], directory: Path
+) -> tuple[int, NDArray[np.int32], NDArray[np.float64]]:
+    """Return the width of the vectors, the epochs and the times of rows of TIME_FIELDS, in order of time."""
+    size = sum(block[0] for block in blocks)
+    return (
+        max((block[1] for block in blocks), default=0),
+        array_of(b"".join(block[2] for block in blocks), "<i4", size, directory),
+        array_of(b"".join(block[3] for block in blocks), "<f8", size, directory),
     )
 
 

@@ -3,7 +3,7 @@
 Shards hold their vectors the same way; serve.search.video_rows holds the frames of videos in JoinedHalves.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -60,10 +60,35 @@ class Halves:
         return np.asarray(self._index.reconstruct_batch(positions))
 
 
+class HalvesOnDemand:
+    """Vectors (N, D) as Halves that are fetched for each use: from a cache, or from the catalog.
+
+    Args:
+        count: N.
+        width: D.
+        fetch: Returns the vectors, always the same.
+    """
+
+    def __init__(self, count: int, width: int, fetch: Callable[[], Halves]) -> None:
+        self._count, self.nbytes, self.fetch = count, 2 * count * width, fetch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def dot(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.fetch().dot(vector)
+
+    def to_float32(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+        return self.fetch().to_float32(first, last)
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.fetch().take(positions)
+
+
 class JoinedHalves:
     """Vectors (N, D) in order of time, joined from several Halves without copying them."""
 
-    def __init__(self, parts: Iterable[Halves]) -> None:
+    def __init__(self, parts: Iterable[Halves | HalvesOnDemand]) -> None:
         self._parts = tuple(part for part in parts if len(part))
         self._starts = list(accumulate(map(len, self._parts), initial=0))  # of the parts, then N
 
@@ -84,9 +109,9 @@ class JoinedHalves:
         """Return float32 (D,): the sum of consecutive rows, at least one."""
         sums = []
         for start, part in zip(self._starts, self._parts, strict=False):
-            vectors = part.to_float32(max(0, rows.start - start), max(0, rows.stop - start))
-            if len(vectors):
-                sums.append(vectors.sum(axis=0))
+            first, last = max(0, rows.start - start), min(rows.stop - start, len(part))
+            if first < last:
+                sums.append(part.to_float32(first, last).sum(axis=0))
         return np.asarray(sums[0] if len(sums) == 1 else np.sum(sums, axis=0))
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:

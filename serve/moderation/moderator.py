@@ -181,9 +181,9 @@ class Moderator(Background):
             frames = None
             if self.engine.visual is not None:
                 frames = self.engine.visual.frames.get(row, video.version)
+            if frames is not None:  # in the snapshot, which their vectors are read from
+                findings += list(scorer.add_frames(frames))
             utterances = FinalUtterances(self.engine.catalog).after(video, scorer.words_after)
-        if frames is not None:
-            findings += list(scorer.add_frames(frames))
         until_seconds = video.duration_seconds if video.watermark_seconds is None else video.watermark_seconds
         findings += list(scorer.add_utterances(utterances, until_seconds))
         if not video.is_growing:

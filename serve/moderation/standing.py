@@ -236,9 +236,11 @@ class Watcher(Background):
             frames = None
             if self.visual is not None:
                 frames = self.visual.frames.get(video.row, video.version)
+                new = np.arange(int(np.searchsorted(frames.pts_seconds, followed.frames_after, "right")), len(frames))
+                vectors = frames.vectors.take(new) if len(new) else None
             utterances = FinalUtterances(self.engine.catalog).after(video, followed.words_after)
-        if frames is not None:
-            self._follow_frames(video, followed, frames)
+        if frames is not None and vectors is not None:
+            self._follow_frames(video, followed, frames, new, vectors)
         for position, utterance in utterances:
             followed.words_after = position
             self._follow_utterance(video, followed, utterance)
@@ -251,13 +253,17 @@ class Watcher(Background):
             self.videos.pop(video.row, None)
         followed.version, followed.video = video.version, video
 
-    def _follow_frames(self, video: Video, followed: _FollowedVideo, frames: VideoFrames) -> None:
-        """Compare the new frames of a video with all queries, and step their tracks."""
+    def _follow_frames(
+        self,
+        video: Video,
+        followed: _FollowedVideo,
+        frames: VideoFrames,
+        new: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+    ) -> None:
+        """Compare the new frames of a video, and their vectors (F, D), with all queries, and step their tracks."""
         assert self.visual is not None
-        new = np.arange(int(np.searchsorted(frames.pts_seconds, followed.frames_after, "right")), len(frames))
-        if not len(new):
-            return
-        confidences = self._score_frames(frames.vectors.take(new))
+        confidences = self._score_frames(vectors)
         confidences[:, ~followed.is_admitted] = UNREACHED_CONFIDENCE
         for n, frame_confidences in zip(new, confidences, strict=True):
             seconds, epoch = float(frames.pts_seconds[n]), int(frames.epochs[n])

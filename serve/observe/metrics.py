@@ -28,6 +28,10 @@ class ServerMetrics:
         self.index_rows = gauge("kinodex_index_rows", "Vectors in the index, by kind of row.", ["kind"])
         self.videos = gauge("kinodex_videos", "Videos that questions search.")
         self.frame_cache_bytes = gauge("kinodex_frame_cache_bytes", "Bytes of frame vectors in memory.")
+        self.frames_read_again_bytes = gauge(
+            "kinodex_frames_read_again_bytes",
+            "Bytes of frame vectors read again because server.frame_cache_bytes had no room, since the start.",
+        )
         self.freshness_seconds = histogram(
             "kinodex_freshness_seconds", "Time from a video's last row in the catalog until questions find it."
         )

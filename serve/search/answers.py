@@ -16,7 +16,7 @@ from temporal.window import overlaps
 class AnswerReader:
     """Reads moments and videos in their present state: a page may be shown long after its ranking was made."""
 
-    def __init__(self, catalog: Catalog, transcripts: RowCache[Transcript]) -> None:
+    def __init__(self, catalog: Catalog, transcripts: RowCache[int, Transcript]) -> None:
         self._catalog, self._transcripts = catalog, transcripts
 
     def read_moments(self, entries: Sequence[RankedMoment], start: int, count: int) -> tuple[tuple[Moment, ...], int]:

@@ -2,12 +2,26 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+REMEMBERED_COUNT = 100_000  # values without room whose last use is known: some 10 MB
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Value]):
+    """A cached value."""
+
+    value: Value
+    version: int
+    size: int
+    asked: int  # when it was asked for last
 
 
 class ReadWriteLock:
@@ -60,14 +74,18 @@ class ReadWriteLock:
             self._changed.notify_all()
 
 
-class RowCache(Generic[Value]):
-    """Values read of videos, by row; the least recently used are dropped.
+class RowCache(Generic[Key, Value]):
+    """Values read of videos, by row, or by row and block.
 
     A row is never reused, and the content of one version of a row never changes, so a value stays right.
+
+    Where the values do not fit, questions read them in turn, and a cache of the most recently used would always have
+    dropped the next one. So a full cache takes a value in only if it was asked for twice while the one to be dropped
+    was not asked for at all: a part of the values stays, and is found by every question.
     """
 
     def __init__(
-        self, read: Callable[[int, int, Value | None], Value], size_of: Callable[[Value], int], max_size: int
+        self, read: Callable[[Key, int, Value | None], Value], size_of: Callable[[Value], int], max_size: int
     ) -> None:
         """Make an empty cache.
 
@@ -76,40 +94,78 @@ class RowCache(Generic[Value]):
                 not change that value.
             size_of: Returns the size of a value, in any unit.
         """
-        self._read, self._size_of, self._max_size = read, size_of, max_size
+        self._read, self._size_of, self.max_size = read, size_of, max_size
         self._lock = threading.Lock()
-        self._entries: OrderedDict[int, tuple[int, Value]] = OrderedDict()  # version and value; last used is last
+        self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()  # last used is last
+        self._asked: OrderedDict[Key, int] = OrderedDict()  # of values without an entry: when they were asked for last
+        self._now = 0  # counts calls of get()
         self.size = 0
+        self.size_read_again = 0  # of values that were read before, and had no room
 
-    def get(self, row: int, version: int = 0) -> Value:
+    def get(self, row: Key, version: int = 0) -> Value:
         """Return the value of a version of a row, from memory or read."""
         older: Value | None = None
         with self._lock:
-            if row in self._entries:
-                cached_version, value = self._entries[row]
-                if cached_version == version:
+            self._now += 1
+            asked = self._now
+            entry = self._entries.get(row)
+            if entry is not None:
+                if entry.version == version:
+                    entry.asked = asked
                     self._entries.move_to_end(row)
-                    return value
-                older = value if cached_version < version else None
+                    return entry.value
+                older = entry.value if entry.version < version else None
         value = self._read(row, version, older)  # without the lock: a value read twice costs less than waiting
+        size = self._size_of(value)
         with self._lock:
-            if row not in self._entries or self._entries[row][0] < version:
+            entry = self._entries.get(row)
+            if entry is None or entry.version < version:
+                asked_before = entry.asked if entry is not None else self._asked.get(row)
+                if entry is None and asked_before is not None:
+                    self.size_read_again += size
                 self._remove(row)
-                self._entries[row] = (version, value)
-                self.size += self._size_of(value)
-                while self.size > self._max_size and len(self._entries) > 1:
-                    self._remove(next(iter(self._entries)))
+                if self._make_room(size, asked_before):
+                    self._entries[row] = _Entry(value, version, size, asked)
+                    self._asked.pop(row, None)
+                    self.size += size
+                else:
+                    self._remember(row, asked)
         return value
 
-    def discard(self, rows: Iterable[int]) -> None:
+    def discard(self, is_gone: Callable[[Key], bool]) -> None:
         """Drop the values of deleted videos."""
         with self._lock:
-            for row in rows:
+            for row in [row for row in self._entries if is_gone(row)]:
                 self._remove(row)
 
-    def _remove(self, row: int) -> None:
+    def _make_room(self, size: int, asked_before: int | None) -> bool:
+        """Drop values for a new one; return False if it has to stay outside.
+
+        Args:
+            asked_before: When the new value was asked for the last time before.
+        """
+        freed, victims = self.max_size - self.size, list[Key]()
+        for row, entry in self._entries.items():
+            if freed >= size:
+                break
+            if asked_before is None or entry.asked > asked_before:
+                return False
+            freed += entry.size
+            victims.append(row)
+        for row in victims:  # a value larger than the cache is kept if it is the only one
+            self._remember(row, self._entries[row].asked)
+            self._remove(row)
+        return True
+
+    def _remember(self, row: Key, asked: int) -> None:
+        self._asked[row] = asked
+        self._asked.move_to_end(row)
+        if len(self._asked) > REMEMBERED_COUNT:
+            self._asked.popitem(last=False)
+
+    def _remove(self, row: Key) -> None:
         if row in self._entries:
-            self.size -= self._size_of(self._entries.pop(row)[1])
+            self.size -= self._entries.pop(row).size
 
 
 class SingleFlightCache(Generic[Value]):

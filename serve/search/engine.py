@@ -77,7 +77,7 @@ class Engine:
         self.fingerprint = encoders.space.fingerprint
         self.segment_index = open_index(directory, "segments", self.fingerprint, settings.index)
         self.utterance_index = open_index(directory, "utterances", self.fingerprint, settings.index)
-        self._transcripts: RowCache[Transcript] = RowCache(
+        self._transcripts: RowCache[int, Transcript] = RowCache(
             partial(read_transcript, catalog), len, CACHED_UTTERANCE_COUNT
         )
         self._answers = AnswerReader(catalog, self._transcripts)
@@ -152,7 +152,7 @@ class Engine:
         self.segment_index.refresh(self.catalog)
         self.utterance_index.refresh(self.catalog)
         gone, new = self._videos.refresh(self.catalog)
-        self._transcripts.discard(gone)
+        self._transcripts.discard(set(gone).__contains__)
         if self.visual is not None:
             self.visual.forget(gone)
         for video in new:

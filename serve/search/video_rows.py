@@ -1,12 +1,16 @@
 """Frames and transcripts of videos in memory: a file is read once, a live video only where it changed.
 
+The vectors of frames are held block by block, apart from their times and traits (FrameReader): they take most of the
+memory, so only a part of a large library's vectors stays there, and a question reads the others again.
+
 The rows of a live video are read in blocks of neighbouring segments, and the catalog says when each block last changed
 (serve.catalog.live_blocks). So the cost of a change does not grow with the length of the video. The values here never
 change: a newer version is another value, which shares the unchanged blocks, so threads that use the older one are not
 disturbed. The caches of serve.search.engine and serve.search.visual hold them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,11 +20,22 @@ from numpy.typing import NDArray
 from encoders.values import FrameEmbeddings, Utterance
 from serve.catalog.live_blocks import block_changes, block_range
 from serve.catalog.reader import CatalogReader
-from serve.catalog.rows import FRAME_FIELDS, UTTERANCE_FIELDS, StoredFrames, frames_of, utterance_of
-from serve.index.halves import Halves, JoinedHalves
+from serve.catalog.rows import FRAME_FIELDS, TIME_FIELDS, UTTERANCE_FIELDS, frame_times_of, frames_of, utterance_of
+from serve.index.halves import Halves, HalvesOnDemand, JoinedHalves
+from serve.search.caches import RowCache
 from serve.search.pooling import Traits
 
+logger = logging.getLogger(__name__)
+
 Part = TypeVar("Part")
+
+# Bytes of a frame without its vector: times, epochs, and the changes of the picture beside it, of the block and of the
+# whole video. They have this share of the memory: 1/8, for vectors of 384 and more numbers.
+FRAME_BYTES, TIMES_SHARE = 50, 8
+LIVE_FRAMES = (
+    "FROM segments JOIN frame_blocks ON segment_row = segments.id"
+    " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position"
+)
 
 
 def refresh_blocks(
@@ -50,15 +65,8 @@ class FrameBlock:
 
     epochs: NDArray[np.int32]  # (F,)
     pts_seconds: NDArray[np.float64]  # (F,)
-    vectors: Halves  # (F, D)
+    vectors: HalvesOnDemand  # (F, D); fetched under the snapshot of the catalog in which the video was read
     traits: Traits
-
-    @classmethod
-    def of(cls, stored: StoredFrames) -> "FrameBlock":
-        """Make a block of frames as the catalog returns them."""
-        return cls(
-            epochs=stored.epochs, pts_seconds=stored.pts_seconds, vectors=Halves(stored.vectors), traits=Traits()
-        )
 
     def embeddings(self) -> FrameEmbeddings:
         """Return the frames as float32, which takes twice the memory: do not keep them."""
@@ -84,26 +92,89 @@ class VideoFrames:
     def __len__(self) -> int:
         return len(self.vectors)
 
+
+class FrameReader:
+    """The frames of videos: times and traits in one cache, vectors in another."""
+
+    def __init__(self, catalog: CatalogReader, max_bytes: int) -> None:
+        """Make empty caches.
+
+        Args:
+            max_bytes: Size of both caches together.
+        """
+        self._catalog = catalog
+        times_bytes = max_bytes // TIMES_SHARE
+        self._videos: RowCache[int, VideoFrames] = RowCache(
+            self._read_video, lambda frames: FRAME_BYTES * len(frames), times_bytes
+        )
+        self.vectors: RowCache[tuple[int, int], Halves] = RowCache(
+            self._read_vectors, lambda halves: halves.nbytes, max_bytes - times_bytes
+        )
+        self._has_logged = False
+
     @property
-    def nbytes(self) -> int:
-        return self.vectors.nbytes + self.pts_seconds.nbytes + self.epochs.nbytes
+    def size(self) -> int:
+        """Bytes in memory."""
+        return self._videos.size + self.vectors.size
 
+    @property
+    def size_read_again(self) -> int:
+        """Bytes that were read again for want of room."""
+        return self._videos.size_read_again + self.vectors.size_read_again
 
-def read_frames(catalog: CatalogReader, row: int, version: int, before: VideoFrames | None) -> VideoFrames:
-    """Read the frames of a version of a video; for RowCache."""
-    if not version:
-        return VideoFrames(0, {0: FrameBlock.of(catalog.stored_frames(row))})
+    def get(self, row: int, version: int) -> VideoFrames:
+        """Return the frames of a version of a video. Their vectors are read under the snapshot of this call."""
+        return self._videos.get(row, version)
 
-    def read(block: int) -> FrameBlock | None:
-        rows = catalog.select(
-            f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
-            " WHERE segments.video_row = ? AND position BETWEEN ? AND ? ORDER BY position", row,
-            *block_range("segments", block),
-        )  # fmt: skip
-        return FrameBlock.of(frames_of(rows, catalog.directory)) if rows else None
+    def discard(self, rows: Iterable[int]) -> None:
+        """Drop deleted videos."""
+        gone = set(rows)
+        if gone:
+            self._videos.discard(gone.__contains__)
+            self.vectors.discard(lambda key: key[0] in gone)
 
-    known, since = ({}, -1) if before is None else (before.read_blocks, before.version)
-    return VideoFrames(version, refresh_blocks(catalog, row, known, since, read))
+    def _read_video(self, row: int, version: int, before: VideoFrames | None) -> VideoFrames:
+        if not version:
+            times = frame_times_of(self._catalog.frame_times(row), self._catalog.directory)
+            return VideoFrames(0, {0: self._block(row, 0, 0, *times)})
+
+        def read(block: int) -> FrameBlock | None:
+            rows = self._catalog.select(f"SELECT {TIME_FIELDS} {LIVE_FRAMES}", row, *block_range("segments", block))
+            if not rows:
+                return None
+            return self._block(row, block, version, *frame_times_of(rows, self._catalog.directory))
+
+        known, since = ({}, -1) if before is None else (before.read_blocks, before.version)
+        return VideoFrames(version, refresh_blocks(self._catalog, row, known, since, read))
+
+    def _block(
+        self, row: int, block: int, version: int, width: int, epochs: NDArray[np.int32], times: NDArray[np.float64]
+    ) -> FrameBlock:
+        def fetch() -> Halves:
+            halves = self.vectors.get((row, block), version)
+            assert len(halves) == len(times), "the snapshot of the catalog is another"
+            self._warn_once()
+            return halves
+
+        vectors = HalvesOnDemand(len(times), width, fetch)
+        return FrameBlock(epochs=epochs, pts_seconds=times, vectors=vectors, traits=Traits())
+
+    def _read_vectors(self, key: tuple[int, int], version: int, before: Halves | None) -> Halves:
+        row, block = key
+        if not version:
+            return Halves(self._catalog.stored_frames(row).vectors)
+        rows = self._catalog.select(f"SELECT {FRAME_FIELDS} {LIVE_FRAMES}", row, *block_range("segments", block))
+        return Halves(frames_of(rows, self._catalog.directory).vectors)
+
+    def _warn_once(self) -> None:
+        if not self._has_logged and self.size_read_again > self.vectors.max_size:
+            self._has_logged = True
+            logger.warning(
+                "frame cache too small, questions read frame vectors again and again frame_cache_bytes=%d"
+                " read_again_bytes=%d",
+                self._videos.max_size + self.vectors.max_size,
+                self.size_read_again,
+            )
 
 
 def drop_unordered_frames(blocks: Mapping[int, FrameBlock]) -> Mapping[int, FrameBlock]:
@@ -118,13 +189,21 @@ def drop_unordered_frames(blocks: Mapping[int, FrameBlock]) -> Mapping[int, Fram
         times = block.pts_seconds
         if len(times) and (times[0] <= last or (np.diff(times) <= 0).any()):
             is_later = times > np.maximum.accumulate(np.concatenate([[last], times[:-1]]))
-            vectors = block.vectors.take(np.flatnonzero(is_later)).astype(np.float16)
-            later = StoredFrames(epochs=block.epochs[is_later], pts_seconds=times[is_later], vectors=[vectors])
-            ordered[number], is_same = FrameBlock.of(later), False
+            ordered[number], is_same = _take_frames(block, np.flatnonzero(is_later)), False
         else:
             ordered[number] = block
         last = max(last, times.max(initial=-np.inf))
     return blocks if is_same else ordered
+
+
+def _take_frames(block: FrameBlock, places: NDArray[np.int64]) -> FrameBlock:
+    """Return some frames of a block."""
+    whole = block.vectors
+    width = whole.nbytes // (2 * len(whole))
+    vectors = HalvesOnDemand(len(places), width, lambda: Halves([whole.take(places).astype(np.float16)]))
+    return FrameBlock(
+        epochs=block.epochs[places], pts_seconds=block.pts_seconds[places], vectors=vectors, traits=Traits()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

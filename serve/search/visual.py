@@ -6,7 +6,6 @@ anything is subtracted (serve.search.traits): the score is de-biased. serve.sear
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from serve.search.caches import RowCache
 from serve.search.evidence import ScoredVideo, VisualQuery, WeighedVideo, judge_videos, z_score, z_scores
 from serve.search.pooling import Traits, softmax_mean
 from serve.search.traits import CaptionBank
-from serve.search.video_rows import VideoFrames, read_frames
+from serve.search.video_rows import FrameReader, VideoFrames
 from serve.values import Video
 from temporal.config import MomentConfig
 from temporal.moments.moments import Scores, find_all_moments
@@ -68,15 +67,13 @@ class VisualChannel:
         Args:
             texts: Encodes texts as the encoder does; shared with the speech channel if both have the same encoder.
             index: The index of segments.
-            cache_bytes: Frame vectors that stay in memory.
+            cache_bytes: Frames that stay in memory.
         """
         self.texts, self.calibration = texts, calibration
         self._catalog, self.encoder, self._index, self._config = catalog, encoder, index, config
-        self.frames: RowCache[VideoFrames] = RowCache(
-            partial(read_frames, catalog), lambda frames: frames.nbytes, cache_bytes
-        )
+        self.frames = FrameReader(catalog, cache_bytes)
         # Traits of files, which stay in memory longer than the frames. Those of a live video change with its frames.
-        self._traits: RowCache[Traits] = RowCache(lambda *_: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
+        self._traits: RowCache[int, Traits] = RowCache(lambda *_: Traits(), lambda traits: 1, CACHED_TRAITS_COUNT)
         self._captions = CaptionBank(encoder, calibration)
         self.bank = self._captions.vectors  # encoded now: that takes longer than a question
         # One BLAS thread: one video's product is small, so a second thread costs more in waiting than it brings, and
@@ -190,8 +187,9 @@ class VisualChannel:
 
     def forget(self, rows: Iterable[int]) -> None:
         """Drop deleted videos from memory."""
-        self.frames.discard(rows)
-        self._traits.discard(rows)
+        gone = set(rows)
+        self.frames.discard(gone)
+        self._traits.discard(gone.__contains__)
 
     def _choose_videos(self, query: NDArray[np.float32], videos: Sequence[Video], everywhere: bool) -> list[Video]:
         """Return the videos to score frame by frame: all of a small library, else those of the nearest segments."""

@@ -76,16 +76,33 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
 
 def test_rows_are_cached_up_to_a_size() -> None:
     read: list[int] = []
-    cache: RowCache[str] = RowCache(lambda row, version, older: read.append(row) or "x" * row, len, 10)
+    cache: RowCache[int, str] = RowCache(lambda row, version, older: read.append(row) or "x" * row, len, 10)
     assert [cache.get(4), cache.get(5), cache.get(4)] == ["xxxx", "xxxxx", "xxxx"]
     assert (read, cache.size) == ([4, 5], 9)
-    assert cache.get(3) == "xxx"  # drops 5, the least recently used
-    assert (cache.get(4), read, cache.size) == ("xxxx", [4, 5, 3], 7)
-    cache.discard([4, 99])
+    assert cache.get(3) == "xxx"  # no room: 5 and 4 were asked for before
+    assert (cache.get(4), read, cache.size) == ("xxxx", [4, 5, 3], 9)
+    assert cache.get(3) == "xxx"  # for the second time, and 5 not at all meanwhile: 5 is dropped
+    assert (cache.get(3), read, cache.size, cache.size_read_again) == ("xxx", [4, 5, 3, 3], 7, 3)
+    cache.discard({4, 99}.__contains__)
     assert cache.size == 3
     assert cache.get(4) == "xxxx"
     assert read[-1] == 4
     assert len(cache.get(50)) == 50  # larger than the cache: still returned
+
+
+def test_rows_that_are_read_in_turn_and_have_no_room_leave_a_part_in_memory() -> None:
+    read: list[int] = []
+    cache: RowCache[int, str] = RowCache(lambda row, version, older: read.append(row) or "x", len, 8)
+    for _ in range(5):
+        read.clear()
+        for row in range(10):
+            cache.get(row)
+    assert read == [8, 9]
+    for _ in range(3):  # other questions
+        read.clear()
+        for row in range(20, 28):
+            cache.get(row)
+    assert read == []
 
 
 def test_a_newer_version_of_a_row_is_read_from_the_older_and_replaces_it() -> None:
@@ -95,7 +112,7 @@ def test_a_newer_version_of_a_row_is_read_from_the_older_and_replaces_it() -> No
         read.append((row, version, older))
         return (older or "") + str(version)
 
-    cache: RowCache[str] = RowCache(grow, len, 100)
+    cache: RowCache[int, str] = RowCache(grow, len, 100)
     assert [cache.get(1, 2), cache.get(1, 2), cache.get(1, 5)] == ["2", "2", "25"]
     assert (read, cache.size) == ([(1, 2, None), (1, 5, "2")], 2)
     assert cache.get(1, 3) == "3"  # an older version than the cached one is not cached

@@ -16,7 +16,6 @@ from serve.errors import VideoNotFound
 from serve.indexing.pipeline import index, reindex
 from serve.search.library import Library
 from serve.search.traits import CaptionBank, caption_bank_of, compute_file_traits
-from serve.search.video_rows import FrameBlock
 from serve.settings import Settings
 from serve.values import Answer, Query
 from support.fakes import CALIBRATION, ColourEncoder, SilentProgress, use_fakes, write_scenes
@@ -39,9 +38,8 @@ def test_stored_traits_are_those_of_the_stored_frames(catalog: Catalog, epochs: 
     catalog.add_frames(row, embeddings, [b""] * 9)
     catalog.add_traits(row, compute_file_traits(embeddings, captions))
     catalog.finish(row, media=MEDIA, duration_seconds=9.0, warnings=())
-    traits, stored = catalog.traits(row), catalog.stored_frames(row)
+    traits, again = catalog.traits(row), catalog.frames(row)
     assert traits is not None
-    again = FrameBlock.of(stored).embeddings()
     assert traits.caption_scores == captions.statistics([captions.pool(again.vectors)])
     assert traits.captions == captions.key
     np.testing.assert_array_equal(traits.change_strengths, picture_changes(again).strengths)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from serve.catalog.catalog import Catalog, Kind
-from serve.catalog.rows import StoredFrames, words_of
+from serve.catalog.rows import words_of
 from serve.index.faiss_index import VectorIndex
-from serve.index.halves import Halves, JoinedHalves
+from serve.index.halves import Halves, HalvesOnDemand, JoinedHalves
 from serve.live.live_rows import LiveRows
 from serve.search.caches import RowCache
-from serve.search.pooling import pool, softmax_mean, softmax_mean_of_pools
-from serve.search.video_rows import FrameBlock, Transcript, VideoFrames, read_frames, read_transcript
+from serve.search.pooling import Traits, pool, softmax_mean, softmax_mean_of_pools
+from serve.search.video_rows import FrameBlock, FrameReader, Transcript, VideoFrames, read_transcript
 from serve.search.videos import SearchableVideos
 from support.marks import first_quick
 from support.random_streams import Streams, check_index
@@ -37,8 +37,8 @@ class Follower:
     def __init__(self, catalog: Catalog, *, seals_in_background: bool = False, **sizes: int) -> None:
         self.catalog = catalog
         self.known = SearchableVideos(FINGERPRINT)
-        self.frames: RowCache[VideoFrames] = RowCache(partial(read_frames, catalog), lambda each: each.nbytes, 1 << 30)
-        self.said: RowCache[Transcript] = RowCache(partial(read_transcript, catalog), len, 1 << 30)
+        self.frames = FrameReader(catalog, 1 << 30)
+        self.said: RowCache[int, Transcript] = RowCache(partial(read_transcript, catalog), len, 1 << 30)
         self.indexes = {
             kind: VectorIndex(catalog.directory, kind, FINGERPRINT, seals_in_background=seals_in_background, **sizes)
             for kind in KINDS
@@ -175,20 +175,50 @@ def test_files_of_an_index_are_not_trusted_about_live_rows(catalog: Catalog, liv
 
 def test_frames_out_of_order_are_left_out() -> None:
     def block(*seconds: float) -> FrameBlock:
-        return FrameBlock.of(
-            StoredFrames(
-                epochs=np.zeros(len(seconds), np.int32),
-                pts_seconds=np.array(seconds, np.float64),
-                vectors=[np.arange(len(seconds) * WIDTH, dtype=np.float16).reshape(-1, WIDTH)],
-            )
+        halves = Halves([np.arange(len(seconds) * WIDTH, dtype=np.float16).reshape(-1, WIDTH)])
+        return FrameBlock(
+            epochs=np.zeros(len(seconds), np.int32),
+            pts_seconds=np.array(seconds, np.float64),
+            vectors=HalvesOnDemand(len(seconds), WIDTH, lambda: halves),
+            traits=Traits(),
         )
 
     whole = VideoFrames(1, {0: block(0, 1, 2), 1: block(2, 3, 3, 4)})
     assert whole.pts_seconds.tolist() == [0, 1, 2, 3, 4]
     assert len(whole) == 5
+    assert whole.vectors.take(np.arange(5))[:, 0].tolist() == [0, WIDTH, 2 * WIDTH, WIDTH, 3 * WIDTH]
     right = {0: block(0, 1, 2), 1: block(3, 4)}
     assert VideoFrames(1, right).blocks is right
     assert len(VideoFrames(1, {})) == 0
+
+
+def test_a_cache_that_is_too_small_keeps_a_part_of_the_blocks(
+    live: LiveRows, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each question reads all blocks in turn: a cache of the most recently used would keep none for the next one."""
+    count = 64 * 8  # eight blocks
+    live.apply([live_segment(index, is_last=index == count - 1) for index in range(count)], {})
+    [video] = catalog.videos()
+    whole = catalog.frames(video.row)
+    size = whole.vectors.nbytes // 2  # as float16
+    reader = FrameReader(catalog, size)
+    expected = whole.vectors @ QUERIES[0][: whole.vectors.shape[1]]
+
+    def ask() -> int:
+        before = reader.size_read_again
+        frames = reader.get(video.row, video.version)
+        assert np.allclose(frames.vectors.dot(QUERIES[0]), expected, atol=1e-3)
+        return reader.size_read_again - before
+
+    assert ask() == 0
+    read = [ask() for _ in range(4)]
+    assert reader.vectors.size <= reader.vectors.max_size < size
+    assert all(0 < each <= size // 4 for each in read), "what has no room is read again, and nothing else"
+    for _ in range(4):
+        ask()
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["frame cache too small"]
+    reader.discard([video.row])
+    assert reader.size == 0
 
 
 def test_joined_halves_equal_one_array() -> None:
