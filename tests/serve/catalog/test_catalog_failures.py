@@ -210,12 +210,16 @@ def test_a_file_that_may_not_grow_is_an_error_and_leaves_the_videos_before(tmp_p
         assert check(catalog) == finished
 
 
-def test_a_user_who_may_not_write_reads_what_others_write_meanwhile() -> None:
+def test_a_user_who_may_not_write_reads_what_others_write_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs two users: the child gives up its rights to write, and this process keeps them")
     directory = Path(tempfile.mkdtemp())  # pytest's own folders are closed to the user that the child becomes
     try:
         directory.chmod(0o755)
+        # A library is its owner's only. As where a file system gives everybody the right to read, it is not here.
+        monkeypatch.setattr("serve.catalog.catalog.make_library_private", lambda _: None)
+        Catalog.open_writer(directory).close()
+        (directory / CATALOG_NAME).chmod(0o644)
         with Catalog.open_writer(directory) as catalog:
             put_version(catalog, "abc", 1)
         with child("unprivileged", directory, stdin=subprocess.PIPE) as process:
