@@ -30,6 +30,7 @@ SPACE = EncoderSpace(
 )  # fmt: skip
 PLACES_VERSION = 8  # the first schema version with the table of places
 SECRETS_VERSION = 9  # of the schema, from which on the catalog holds no secrets of URIs
+TURNS_VERSION = 10  # the first in which jobs know their callers
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -140,6 +141,10 @@ def turn_back(connection: sqlite3.Connection, version: int) -> None:
         connection.execute("ALTER TABLE jobs ADD COLUMN uri BLOB NOT NULL DEFAULT x''")
         connection.execute("UPDATE jobs SET uri = display_uri")
         connection.execute("ALTER TABLE jobs DROP COLUMN uri_name")
+    if version < TURNS_VERSION:
+        connection.execute("DROP INDEX jobs_turns")
+        connection.execute("ALTER TABLE jobs DROP COLUMN caller")
+        connection.execute("ALTER TABLE jobs DROP COLUMN size_bytes")
     connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),))
 
 
