@@ -26,7 +26,7 @@ from serve.api.server import SERVICES, Server, wait_for_first
 from serve.api.shares import share_of
 from serve.api.strangers import channel_options, reserve_files
 from serve.api.tls import check_exposure, server_credentials
-from serve.api.tokens import open_tokens
+from serve.api.tokens import TokenStore, open_tokens
 from serve.api.warming import lock_for_serving, prepare_catalog
 from serve.api.workers import Workers
 from serve.catalog.catalog import Catalog
@@ -64,9 +64,12 @@ def build_server(
         DataDirectoryInvalid: If the catalog is damaged, or of another version.
         DataDirectoryBusy: If another server has the data directory.
     """
+    tokens = open_tokens(directory, settings.server)
+    check_exposure(settings.server, has_tokens=tokens is not None)
+    credentials = server_credentials(settings.server)
     lock = lock_for_serving(directory)
     try:
-        return _build_locked(directory, settings, lock, config_file, ingest_command)
+        return _build_locked(directory, settings, lock, tokens, credentials, config_file, ingest_command)
     except BaseException:
         lock.release()
         raise
@@ -76,13 +79,12 @@ def _build_locked(
     directory: Path,
     settings: Settings,
     lock: WriterLock,
+    tokens: TokenStore | None,
+    credentials: grpc.ServerCredentials | None,
     config_file: Path | None,
     ingest_command: Sequence[str] | None,
 ) -> Server:
     config, metrics = settings.server, ServerMetrics()
-    tokens = open_tokens(directory, config)
-    check_exposure(config, has_tokens=tokens is not None)
-    credentials = server_credentials(config)
     prepare_catalog(directory)
     spans, end_spans = open_spans() if config.traces else (no_spans, lambda: None)
     reader, editor = Catalog.open_reader(directory), Catalog.open_editor(directory)
