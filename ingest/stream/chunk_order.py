@@ -16,8 +16,7 @@ MAX_WAITING_SECONDS = 10.0
 class Session(NamedTuple):
     """One run of a publisher. Sessions are ordered: chunks of an earlier one are stale."""
 
-    # Offset of the record after which numbers count anew; 0: none; -1: for chunks before that record.
-    reset_offset: int
+    reset_offset: int  # of the record after which numbers count anew; 0: none
     number: int  # greater with each start of the publisher; -1: before the first
 
 

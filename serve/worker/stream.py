@@ -75,8 +75,8 @@ class LiveStream:
         self.collection, self.stream_id = collection, stream_id
         self._effects, self._outbox, self._idle_seconds = effects, outbox, config.idle_seconds
         checkpoint = checkpoint or stream_pb2.Checkpoint(session=-1, epoch=-1, last_tick=NO_TICK, last_pts_seconds=-1.0)
-        session = Session(checkpoint.reset_offset, checkpoint.session)
-        self._reset_offset = session.reset_offset  # of the newest record that made sessions begin anew
+        session = Session(checkpoint.session_reset_offset, checkpoint.session)
+        self._reset_offset = checkpoint.reset_offset  # of the newest record that made sessions begin anew
         self._order: ChunkOrder[ReceivedChunk] = ChunkOrder(session=session, next_sequence=checkpoint.next_sequence)
         self._clock = StreamClock(config.sampling, clock_of(checkpoint))
         self.flow = VideoFlow(
@@ -118,15 +118,18 @@ class LiveStream:
     def push(self, received: ReceivedChunk) -> Arrival:
         """Take a chunk as it arrives, and decode the chunks whose order is certain now."""
         record, chunk = received.record, received.chunk
+        if record.offset < self._resume_offset:
+            return Arrival.DUPLICATE
         self.next_offset = max(self.next_offset, record.offset + 1)
-        received.reset_offset = self._reset_offset if record.offset >= self._reset_offset else -1
+        current = self._order.session  # goes on after a reset, until another session comes
+        received.reset_offset = current.reset_offset if chunk.session == current.number else self._reset_offset
         arrival = self._order.push(
             received, session=received.session, sequence=chunk.sequence, append_seconds=record.append_seconds
         )
         if arrival is Arrival.TAKEN:
             self._taken_at = self._effects.monotonic_seconds()
             self._offsets[received.place] = record.offset
-        elif arrival is Arrival.STALE and record.offset >= self._resume_offset:
+        elif arrival is Arrival.STALE:
             message = (
                 f"chunk {chunk.sequence} of session {chunk.session}, after session {self._order.session.number} of"
                 f" {self.collection}/{self.stream_id}: another publisher sends this stream, or its clock went back"
@@ -136,7 +139,7 @@ class LiveStream:
         return arrival
 
     def reset_sessions(self, offset: int) -> None:
-        """Let the sessions of chunks after an offset begin anew, whatever their numbers. May be called again."""
+        """Let any session follow on the present one from an offset on. May be called again with the same record."""
         self.next_offset = max(self.next_offset, offset + 1)
         self._reset_offset = max(self._reset_offset, offset)
 
@@ -260,13 +263,16 @@ class LiveStream:
         clock = boundary.clock
         epoch, index, _ = self.flow.cutter.open_segment
         speech_epoch, speech_start_sample = self.flow.speech_start()
+        offset = self.next_offset if self.is_over else min(self._offsets.values(), default=self.next_offset)
         message = stream_pb2.Checkpoint(
             topic=topic,
             collection=self.collection,
             stream_id=self.stream_id,
-            record_offset=self.next_offset if self.is_over else min(self._offsets.values(), default=self.next_offset),
+            record_offset=offset,
             session=boundary.session.number,
-            reset_offset=boundary.session.reset_offset,
+            session_reset_offset=boundary.session.reset_offset,
+            # A reset that lies behind the offset is read again.
+            reset_offset=self._reset_offset if self._reset_offset < offset else boundary.session.reset_offset,
             next_sequence=boundary.sequence,
             ended=clock.is_closed,
             epoch=clock.epoch,
@@ -299,8 +305,6 @@ class LiveStream:
     def _resume_boundary(self) -> Boundary:
         """Return the latest boundary before which nothing is needed any more."""
         now = Boundary(session=self._session, sequence=self._next_sequence, clock=self._clock.state)
-        if self._reset_offset > self._session.reset_offset and self._is_idle:
-            now = replace(now, session=Session(self._reset_offset, -1), sequence=0)
         if self.is_over:
             return now
         needed_picture, needed_sound = self.flow.needed, self.flow.speech_start()
@@ -349,7 +353,7 @@ def clock_of(checkpoint: stream_pb2.Checkpoint) -> ClockState:
 
 def resume_place(checkpoint: stream_pb2.Checkpoint) -> tuple[Session, int]:
     """Return the place of the chunk that a checkpoint stands before."""
-    return Session(checkpoint.reset_offset, checkpoint.session), checkpoint.next_sequence
+    return Session(checkpoint.session_reset_offset, checkpoint.session), checkpoint.next_sequence
 
 
 def checkpoint_key(topic: str, collection: str, stream_id: str) -> bytes:

@@ -26,7 +26,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Chunk(_message.Message):
     """An independently decodable piece of a live stream, 1 to 10 seconds long: it begins with a keyframe and carries the
     headers it needs. Topic kinodex.chunks, key "collection/stream_id". A null value in its place lets the stream's sessions
-    begin anew: whatever the numbers before it were, any session may follow.
+    begin anew: the current session may go on, and any other one may follow, whatever its number.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -131,7 +131,7 @@ class Source(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the recording began, if known."""
+        """When the recording began, if known. Within 1000 years of 1970."""
 
     def __init__(
         self,
@@ -650,6 +650,7 @@ class Checkpoint(_message.Message):
     MEDIA_FIELD_NUMBER: _builtins.int
     LAST_PTS_SECONDS_FIELD_NUMBER: _builtins.int
     RESET_OFFSET_FIELD_NUMBER: _builtins.int
+    SESSION_RESET_OFFSET_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """The topic of the stream's chunks."""
     collection: _builtins.str
@@ -691,7 +692,9 @@ class Checkpoint(_message.Message):
     last_pts_seconds: _builtins.float
     """The media time of the last picture before the next chunk, in seconds."""
     reset_offset: _builtins.int
-    """The offset of the last null value, after which sessions began anew; 0: none."""
+    """The offset of the last null value, after which sessions begin anew; 0: none."""
+    session_reset_offset: _builtins.int
+    """The offset of the last null value before the current session began; 0: none."""
     @_builtins.property
     def clock_time(self) -> _timestamp_pb2.Timestamp:
         """The wall-clock time then; absent: unknown."""
@@ -731,10 +734,11 @@ class Checkpoint(_message.Message):
         media: Global___Media | None = ...,
         last_pts_seconds: _builtins.float = ...,
         reset_offset: _builtins.int = ...,
+        session_reset_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time", "media", b"media"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_pts_seconds", b"last_pts_seconds", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "record_offset", b"record_offset", "reset_offset", b"reset_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_pts_seconds", b"last_pts_seconds", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "record_offset", b"record_offset", "reset_offset", b"reset_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "session_reset_offset", b"session_reset_offset", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -378,7 +378,30 @@ def test_records_that_were_taken_before_a_restart_are_not_stale() -> None:
     take(partition, again, 3, [replace(chunk(0), session=0), replace(chunk(1), session=0, **end)])
     assert letters(again) == []
     assert again.segments == []
-    assert again.counts == {"stale": 2, "reset": 1, "duplicate": 2}
+    assert again.counts == {"reset": 1, "duplicate": 4}
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_a_session_goes_on_when_its_video_is_deleted(is_restarted: bool) -> None:
+    effects = FakeEffects(CONTENT)
+    partition = chunk_partition(effects)
+    take(partition, effects, 0, [chunk(n) for n in range(20)])
+    partition.take(reset(20))
+    if is_restarted:
+        take(partition, effects, 21, [chunk(20)])
+        commit(partition, effects)
+        again = FakeEffects(CONTENT)
+        partition, effects, start = chunk_partition(again, start=partition.committed, since=effects), again, 0
+        start = partition.resume_offset or 0
+        assert 0 < start < 20
+        take(partition, effects, start, [chunk(n) for n in range(start, 20)])
+        partition.take(reset(20))
+    take(partition, effects, 21, [chunk(n) for n in range(20, 30)])
+    take(partition, effects, 31, [replace(chunk(0), session=0, media=b"", end_of_stream=True)])
+    assert [gap for one in effects.segments for gap in one.gaps] == []
+    assert letters(effects) == []
+    assert effects.counts["taken"] == 31 - (start if is_restarted else 0)
+    assert max(one.segment.epoch for one in effects.segments) == 0
 
 
 def test_chunks_behind_one_that_is_not_decoded_are_held() -> None:
