@@ -316,6 +316,7 @@ class Answer:
     moments: tuple[Moment, ...] = ()  # of moments()
     videos: tuple[VideoAnswer, ...] = ()  # of search()
     degraded_channels: tuple[str, ...] = field(default=())  # channels that were not available, e.g. ("visual",)
+    is_live_behind: bool = False  # the server does not reach Kafka: live videos may lack their newest part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

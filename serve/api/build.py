@@ -182,7 +182,7 @@ def _make_services(
     )
     access, signer = Access(reader), PageSigner(page_key(directory))
     search_service = SearchService(
-        loaded.require, followers.ready_watcher, access, query_workers, picture_workers, signer
+        loaded.require, followers.ready_watcher, access, query_workers, picture_workers, signer, loaded.is_behind
     )
     library_service = LibraryService(
         reader,

@@ -42,6 +42,10 @@ class LoadedLibrary:
             raise ServerNotReady("loading", RETRY_SECONDS)
         return self.library
 
+    def is_behind(self) -> bool:
+        """Whether live videos may be older than those on Kafka, because it is away or not read to its end yet."""
+        return self.feed is not None and self.feed.is_behind
+
     def has_other_encoders(self) -> bool:
         """Whether the catalog was reindexed with other encoders than those in memory."""
         space = self._reader.space()

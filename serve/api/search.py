@@ -69,15 +69,17 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         workers: Workers,
         picture_workers: Workers,
         signer: PageSigner,
+        is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take the parts; `library` and `watcher` raise ServerNotReady while the server loads.
 
         Args:
+            is_behind: Whether live videos may be older than those on Kafka.
             workers: Threads that answer questions.
             picture_workers: Threads that wait until the pictures of questions are decoded. Text never waits for them.
         """
         self.library, self.watcher, self.access, self.signer = library, watcher, access, signer
-        self.workers, self.picture_workers = workers, picture_workers
+        self.workers, self.picture_workers, self._is_behind = workers, picture_workers, is_behind
         self._watches_ended = asyncio.Event()  # replaced when it is set: later watches wait for the next one
         self._paged: ExpiringCache[EngineRanking] = ExpiringCache()  # rankings that page tokens name
         # Rankings by question and state of the library.
@@ -89,7 +91,11 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         def render(ranked: EngineRanking, start: int, next_token: NextToken) -> search.SearchVideosResponse:
             def write(count: int) -> search.SearchVideosResponse:
                 videos, end = ranked.engine.page_of_videos(ranked.ranking, start, count)
-                answer = Answer(videos=videos, degraded_channels=ranked.ranking.degraded_channels)
+                answer = Answer(
+                    videos=videos,
+                    degraded_channels=ranked.ranking.degraded_channels,
+                    is_live_behind=self._is_behind(),
+                )
                 return search_response(answer, next_token(end))
 
             return fit_page(write, query.limit)
@@ -104,7 +110,11 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         def render(ranked: EngineRanking, start: int, next_token: NextToken) -> search.SearchMomentsResponse:
             def write(count: int) -> search.SearchMomentsResponse:
                 moments, end = ranked.engine.page_of_moments(ranked.ranking, start, count)
-                answer = Answer(moments=moments, degraded_channels=ranked.ranking.degraded_channels)
+                answer = Answer(
+                    moments=moments,
+                    degraded_channels=ranked.ranking.degraded_channels,
+                    is_live_behind=self._is_behind(),
+                )
                 return moments_response(answer, next_token(end))
 
             return fit_page(write, query.limit)

@@ -149,7 +149,8 @@ class Server:
         """With Kafka: start the feed, and wait until the catalog has everything that the topics hold now.
 
         No question is answered before. Otherwise a caller could take half of a library for all of it, or find a video
-        that was deleted while this server was down.
+        that was deleted while this server was down. If Kafka is away, a library that was fed before answers from what
+        it has, and each answer says so (live_is_behind).
         """
         if not self.settings.kafka.servers:
             return
@@ -157,24 +158,27 @@ class Server:
 
         if self.loaded.feed is not None:
             await asyncio.to_thread(self.loaded.feed.stop)
-        loop, caught_up = asyncio.get_running_loop(), asyncio.Event()
-        self.loaded.feed = Feed(
+        loop, may_answer = asyncio.get_running_loop(), asyncio.Event()
+        feed = self.loaded.feed = Feed(
             self.directory,
             self.settings,
             library.encoders.space.fingerprint,
             self.metrics.live,
             on_change=self.loaded.refresh,
-            on_caught_up=lambda: loop.call_soon_threadsafe(caught_up.set),
+            on_caught_up=lambda: loop.call_soon_threadsafe(may_answer.set),
+            on_away=lambda: feed.has_read() and loop.call_soon_threadsafe(may_answer.set),
             on_end=lambda error: loop.call_soon_threadsafe(self._fail, error),
         )
-        self.loaded.feed.start()
-        waiting = asyncio.create_task(caught_up.wait())
+        feed.start()
+        waiting = asyncio.create_task(may_answer.wait())
         try:
             await wait_for_first(waiting, self.failure)
         finally:
             waiting.cancel()
         if self.failure.done():
             raise self.failure.result()
+        if feed.is_behind:
+            logger.warning("Kafka is away: answers are without what it holds beyond this library")
         await run_to_end(asyncio.to_thread(library.engine.refresh))
 
     def _fail(self, error: Exception) -> None:

@@ -77,6 +77,8 @@ def ask(kind: Literal["search", "moments"], question: QuestionOptions, library: 
     doctor = "kinodex doctor" if isinstance(library, LocalLibrary) else "kinodex doctor on the server"
     for channel in answer.degraded_channels:
         click.echo(f"kinodex: {channel} search is not available: the answer is without it (see {doctor})", err=True)
+    if answer.is_live_behind:
+        click.echo("kinodex: the server does not reach Kafka: live videos may lack their newest part", err=True)
     _print_answer(kind, question, answer)
     if question.sheet is not None:
         from serve.cli.sheet import draw_sheet

@@ -234,13 +234,16 @@ def search_response(answer: Answer, next_page_token: str = "") -> search_service
         videos=write_rows(_match_message, answer.videos),
         next_page_token=next_page_token,
         degraded_channels=map(channel_message, answer.degraded_channels),
+        live_is_behind=answer.is_live_behind,
     )
 
 
 def search_answer(message: search_service_pb2.SearchVideosResponse) -> Answer:
     """Read one page of a search. Raises ValueError as moment_value does."""
     return Answer(
-        videos=tuple(map(_match_value, message.videos)), degraded_channels=_channel_values(message.degraded_channels)
+        videos=tuple(map(_match_value, message.videos)),
+        degraded_channels=_channel_values(message.degraded_channels),
+        is_live_behind=message.live_is_behind,
     )
 
 
@@ -249,13 +252,16 @@ def moments_response(answer: Answer, next_page_token: str = "") -> search_servic
         moments=write_rows(moment_message, answer.moments),
         next_page_token=next_page_token,
         degraded_channels=map(channel_message, answer.degraded_channels),
+        live_is_behind=answer.is_live_behind,
     )
 
 
 def moments_answer(message: search_service_pb2.SearchMomentsResponse) -> Answer:
     """Read one page of moments. Raises ValueError as moment_value does."""
     return Answer(
-        moments=tuple(map(moment_value, message.moments)), degraded_channels=_channel_values(message.degraded_channels)
+        moments=tuple(map(moment_value, message.moments)),
+        degraded_channels=_channel_values(message.degraded_channels),
+        is_live_behind=message.live_is_behind,
     )
 
 

@@ -71,6 +71,7 @@ class Feed:
         *,
         on_change: Callable[[], None],
         on_caught_up: Callable[[], object],
+        on_away: Callable[[], object],
         on_end: Callable[[Exception], object],
     ) -> None:
         """Open the catalog; start() connects. The callbacks are those of Materialiser.
@@ -104,6 +105,7 @@ class Feed:
             metrics=metrics,
             on_change=on_change,
             on_caught_up=on_caught_up,
+            on_away=on_away,
             on_end=on_end,
         )
 
@@ -112,6 +114,15 @@ class Feed:
         with PartitionReader(self._config) as reader:
             topics = (self._topics.deletions, self._topics.segments, self._topics.settings)
             yield TopicReader(reader, topics, positions)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the catalog may lack what Kafka holds: it was not read to its end yet, or Kafka is away."""
+        return self._materialiser.is_behind
+
+    def has_read(self) -> bool:
+        """Whether the catalog has been fed from these topics before."""
+        return bool(self._rows.offsets(self._topics.segments))
 
     def start(self) -> None:
         self._materialiser.start()

@@ -70,6 +70,7 @@ class Materialiser:
         metrics: LiveMetrics,
         on_change: Callable[[], None],
         on_caught_up: Callable[[], object],
+        on_away: Callable[[], object],
         on_end: Callable[[Exception], object],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -81,6 +82,7 @@ class Materialiser:
             send_dead_letter: Begins to send a dead letter: key and value.
             on_change: Makes what was committed visible to searches.
             on_caught_up: Called once, when everything was read that Kafka held when the thread began.
+            on_away: Called after each attempt that ends because Kafka is away.
         """
         self._rows, self._open_reader, self._tombstones = rows, open_reader, tombstones
         self._send_dead_letter = send_dead_letter
@@ -88,6 +90,7 @@ class Materialiser:
         self._metrics, self._clock = metrics, clock
         self._on_change, self._on_caught_up, self._on_end = on_change, on_caught_up, on_end
         self._is_caught_up = False
+        self._is_connected = False
         self._newest_chunks: dict[tuple[str, str], float] = {}  # live video -> append time of its newest visible chunk
         self._goal: Mapping[PartitionId, int] | None = None  # the offsets to read up to before _is_caught_up
         self._batch_size = BatchSize(TRANSACTION_SECONDS)
@@ -100,8 +103,14 @@ class Materialiser:
             self._connect_and_follow,
             pause_seconds=0.0,
             expected=(BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid),
+            on_error=lambda error: on_away() if isinstance(error, BrokerUnavailable) else None,
             backoff=Backoff(FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS),
         )
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the catalog may lack what Kafka holds: it was not read to its end yet, or Kafka is away."""
+        return not (self._is_caught_up and self._is_connected)
 
     def start(self) -> None:
         self._thread.start()
@@ -121,7 +130,7 @@ class Materialiser:
         try:
             with self._open_reader(self._offsets()) as reader:
                 self._goal = self._goal or reader.ends()
-                self._metrics.is_broker_up.set(1)
+                self._note_connection(is_connected=True)
                 self._follow(reader)
         except (BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid):
             raise
@@ -136,7 +145,11 @@ class Materialiser:
             logger.exception("live feed ended")
             self._end(error)
         finally:
-            self._metrics.is_broker_up.set(0)
+            self._note_connection(is_connected=False)
+
+    def _note_connection(self, *, is_connected: bool) -> None:
+        self._is_connected = is_connected
+        self._metrics.is_broker_up.set(is_connected)
 
     def _end(self, error: Exception) -> NoReturn:
         self._on_end(error)

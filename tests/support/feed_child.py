@@ -51,6 +51,7 @@ if __name__ == "__main__":
         LiveMetrics(CollectorRegistry()),
         on_change=lambda: None,
         on_caught_up=ended.set,
+        on_away=lambda: None,
         on_end=end,
     )
     feed.catalog._connection.set_trace_callback(count)

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from kinodex.v1 import moment_pb2 as kinodex_dot_v1_dot_moment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkinodex/v1/search_service.proto\x12\nkinodex.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17kinodex/v1/moment.proto\"\xb9\x01\n\x13SearchVideosRequest\x12 \n\x05query\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Query\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.kinodex.v1.Filter\x12\x16\n\x0emin_confidence\x18\x03 \x01(\x01\x12\x1d\n\x15max_moments_per_video\x18\x04 \x01(\x05\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"\xad\x01\n\nVideoMatch\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12$\n\x07verdict\x18\x06 \x01(\x0e\x32\x13.kinodex.v1.Verdict\x12#\n\x07moments\x18\x07 \x03(\x0b\x32\x12.kinodex.v1.Moment\"\x87\x01\n\x14SearchVideosResponse\x12&\n\x06videos\x18\x01 \x03(\x0b\x32\x16.kinodex.v1.VideoMatch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x11\x64\x65graded_channels\x18\x03 \x03(\x0e\x32\x13.kinodex.v1.Channel\"\xba\x01\n\x14SearchMomentsRequest\x12 \n\x05query\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Query\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.kinodex.v1.Filter\x12\x16\n\x0emin_confidence\x18\x03 \x01(\x01\x12\x1d\n\x15max_moments_per_video\x18\x04 \x01(\x05\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"\x85\x01\n\x15SearchMomentsResponse\x12#\n\x07moments\x18\x01 \x03(\x0b\x32\x12.kinodex.v1.Moment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x11\x64\x65graded_channels\x18\x03 \x03(\x0e\x32\x13.kinodex.v1.Channel\"\xa1\x02\n\x13WatchMomentsRequest\x12 \n\x05query\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Query\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.kinodex.v1.Filter\x12\x1d\n\x10\x65nter_confidence\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10leave_confidence\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12/\n\x0cmin_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x63ooldown\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\n\x11_enter_confidenceB\x13\n\x11_leave_confidence\"\xdb\x01\n\x14WatchMomentsResponse\x12\x35\n\x05state\x18\x01 \x01(\x0e\x32&.kinodex.v1.WatchMomentsResponse.State\x12\"\n\x06moment\x18\x02 \x01(\x0b\x32\x12.kinodex.v1.Moment\x12\x11\n\tmoment_id\x18\x03 \x01(\t\"U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_OPENED\x10\x01\x12\x11\n\rSTATE_UPDATED\x10\x02\x12\x10\n\x0cSTATE_CLOSED\x10\x03\x32\x8d\x02\n\rSearchService\x12Q\n\x0cSearchVideos\x12\x1f.kinodex.v1.SearchVideosRequest\x1a .kinodex.v1.SearchVideosResponse\x12T\n\rSearchMoments\x12 .kinodex.v1.SearchMomentsRequest\x1a!.kinodex.v1.SearchMomentsResponse\x12S\n\x0cWatchMoments\x12\x1f.kinodex.v1.WatchMomentsRequest\x1a .kinodex.v1.WatchMomentsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkinodex/v1/search_service.proto\x12\nkinodex.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17kinodex/v1/moment.proto\"\xb9\x01\n\x13SearchVideosRequest\x12 \n\x05query\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Query\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.kinodex.v1.Filter\x12\x16\n\x0emin_confidence\x18\x03 \x01(\x01\x12\x1d\n\x15max_moments_per_video\x18\x04 \x01(\x05\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"\xad\x01\n\nVideoMatch\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12$\n\x07verdict\x18\x06 \x01(\x0e\x32\x13.kinodex.v1.Verdict\x12#\n\x07moments\x18\x07 \x03(\x0b\x32\x12.kinodex.v1.Moment\"\x9f\x01\n\x14SearchVideosResponse\x12&\n\x06videos\x18\x01 \x03(\x0b\x32\x16.kinodex.v1.VideoMatch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x11\x64\x65graded_channels\x18\x03 \x03(\x0e\x32\x13.kinodex.v1.Channel\x12\x16\n\x0elive_is_behind\x18\x04 \x01(\x08\"\xba\x01\n\x14SearchMomentsRequest\x12 \n\x05query\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Query\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.kinodex.v1.Filter\x12\x16\n\x0emin_confidence\x18\x03 \x01(\x01\x12\x1d\n\x15max_moments_per_video\x18\x04 \x01(\x05\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"\x9d\x01\n\x15SearchMomentsResponse\x12#\n\x07moments\x18\x01 \x03(\x0b\x32\x12.kinodex.v1.Moment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12.\n\x11\x64\x65graded_channels\x18\x03 \x03(\x0e\x32\x13.kinodex.v1.Channel\x12\x16\n\x0elive_is_behind\x18\x04 \x01(\x08\"\xa1\x02\n\x13WatchMomentsRequest\x12 \n\x05query\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Query\x12\"\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x12.kinodex.v1.Filter\x12\x1d\n\x10\x65nter_confidence\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10leave_confidence\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12/\n\x0cmin_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x63ooldown\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\n\x11_enter_confidenceB\x13\n\x11_leave_confidence\"\xdb\x01\n\x14WatchMomentsResponse\x12\x35\n\x05state\x18\x01 \x01(\x0e\x32&.kinodex.v1.WatchMomentsResponse.State\x12\"\n\x06moment\x18\x02 \x01(\x0b\x32\x12.kinodex.v1.Moment\x12\x11\n\tmoment_id\x18\x03 \x01(\t\"U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_OPENED\x10\x01\x12\x11\n\rSTATE_UPDATED\x10\x02\x12\x10\n\x0cSTATE_CLOSED\x10\x03\x32\x8d\x02\n\rSearchService\x12Q\n\x0cSearchVideos\x12\x1f.kinodex.v1.SearchVideosRequest\x1a .kinodex.v1.SearchVideosResponse\x12T\n\rSearchMoments\x12 .kinodex.v1.SearchMomentsRequest\x1a!.kinodex.v1.SearchMomentsResponse\x12S\n\x0cWatchMoments\x12\x1f.kinodex.v1.WatchMomentsRequest\x1a .kinodex.v1.WatchMomentsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,17 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VIDEOMATCH']._serialized_start=293
   _globals['_VIDEOMATCH']._serialized_end=466
   _globals['_SEARCHVIDEOSRESPONSE']._serialized_start=469
-  _globals['_SEARCHVIDEOSRESPONSE']._serialized_end=604
-  _globals['_SEARCHMOMENTSREQUEST']._serialized_start=607
-  _globals['_SEARCHMOMENTSREQUEST']._serialized_end=793
-  _globals['_SEARCHMOMENTSRESPONSE']._serialized_start=796
-  _globals['_SEARCHMOMENTSRESPONSE']._serialized_end=929
-  _globals['_WATCHMOMENTSREQUEST']._serialized_start=932
-  _globals['_WATCHMOMENTSREQUEST']._serialized_end=1221
-  _globals['_WATCHMOMENTSRESPONSE']._serialized_start=1224
-  _globals['_WATCHMOMENTSRESPONSE']._serialized_end=1443
-  _globals['_WATCHMOMENTSRESPONSE_STATE']._serialized_start=1358
-  _globals['_WATCHMOMENTSRESPONSE_STATE']._serialized_end=1443
-  _globals['_SEARCHSERVICE']._serialized_start=1446
-  _globals['_SEARCHSERVICE']._serialized_end=1715
+  _globals['_SEARCHVIDEOSRESPONSE']._serialized_end=628
+  _globals['_SEARCHMOMENTSREQUEST']._serialized_start=631
+  _globals['_SEARCHMOMENTSREQUEST']._serialized_end=817
+  _globals['_SEARCHMOMENTSRESPONSE']._serialized_start=820
+  _globals['_SEARCHMOMENTSRESPONSE']._serialized_end=977
+  _globals['_WATCHMOMENTSREQUEST']._serialized_start=980
+  _globals['_WATCHMOMENTSREQUEST']._serialized_end=1269
+  _globals['_WATCHMOMENTSRESPONSE']._serialized_start=1272
+  _globals['_WATCHMOMENTSRESPONSE']._serialized_end=1491
+  _globals['_WATCHMOMENTSRESPONSE_STATE']._serialized_start=1406
+  _globals['_WATCHMOMENTSRESPONSE_STATE']._serialized_end=1491
+  _globals['_SEARCHSERVICE']._serialized_start=1494
+  _globals['_SEARCHSERVICE']._serialized_end=1763
 # @@protoc_insertion_point(module_scope)

@@ -124,8 +124,11 @@ class SearchVideosResponse(_message.Message):
     VIDEOS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     DEGRADED_CHANNELS_FIELD_NUMBER: _builtins.int
+    LIVE_IS_BEHIND_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """The token of the next page; empty: this is the last page."""
+    live_is_behind: _builtins.bool
+    """True while the server does not reach Kafka: live videos may lack their newest part, and show deleted parts."""
     @_builtins.property
     def videos(self) -> _containers.RepeatedCompositeFieldContainer[Global___VideoMatch]:
         """The videos, best first."""
@@ -140,10 +143,11 @@ class SearchVideosResponse(_message.Message):
         videos: _abc.Iterable[Global___VideoMatch] | None = ...,
         next_page_token: _builtins.str = ...,
         degraded_channels: _abc.Iterable[_moment_pb2.Channel.ValueType] | None = ...,
+        live_is_behind: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_channels", b"degraded_channels", "next_page_token", b"next_page_token", "videos", b"videos"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_channels", b"degraded_channels", "live_is_behind", b"live_is_behind", "next_page_token", b"next_page_token", "videos", b"videos"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,8 +208,11 @@ class SearchMomentsResponse(_message.Message):
     MOMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     DEGRADED_CHANNELS_FIELD_NUMBER: _builtins.int
+    LIVE_IS_BEHIND_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """The token of the next page; empty: this is the last page."""
+    live_is_behind: _builtins.bool
+    """True while the server does not reach Kafka: live videos may lack their newest part, and show deleted parts."""
     @_builtins.property
     def moments(self) -> _containers.RepeatedCompositeFieldContainer[_moment_pb2.Moment]:
         """The moments, best first."""
@@ -220,10 +227,11 @@ class SearchMomentsResponse(_message.Message):
         moments: _abc.Iterable[_moment_pb2.Moment] | None = ...,
         next_page_token: _builtins.str = ...,
         degraded_channels: _abc.Iterable[_moment_pb2.Channel.ValueType] | None = ...,
+        live_is_behind: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_channels", b"degraded_channels", "moments", b"moments", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_channels", b"degraded_channels", "live_is_behind", b"live_is_behind", "moments", b"moments", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,10 @@ def test_a_provisional_moment_is_found_and_becomes_final(worker: Worker, tmp_pat
         assert values[f'kinodex_kafka_records_total{{outcome="applied",topic="{worker.topics.segments}"}}'] >= 3
 
 
+def is_behind(client: Client) -> bool:
+    return client.moments(Query(text="red")).is_live_behind
+
+
 def lags(server: Running) -> list[float]:
     return [value for name, value in metrics_of(server).items() if name.startswith("kinodex_kafka_lag")]
 
@@ -288,6 +292,7 @@ def test_answers_go_on_while_the_broker_is_away(
         own_broker.kill()
         wait_until(lambda: metrics_of(server)["kinodex_broker_up"] == 0)
         assert found(client, "red") == [("cam", False)]
+        assert is_behind(client)
         assert is_serving(server)
         request = library_service_pb2.DeleteVideoRequest(video_id="cam")
         with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
@@ -302,6 +307,7 @@ def test_answers_go_on_while_the_broker_is_away(
         wait_until(lambda: metrics_of(server)["kinodex_broker_up"] == 1)
         own.publish(stream("cam", ["red"] * 10 + ["blue"] * 10, appended=now() - 60))
         wait_until(lambda: found(client, "blue") != [])
+        assert not is_behind(client)
         client.delete("cam")
         assert list(client.videos()) == []
         assert len([one for one in caplog.messages if one.startswith("live feed waits")]) <= 3
@@ -323,6 +329,24 @@ def test_a_server_waits_for_the_broker_before_it_answers(
         wait_until(lambda: is_serving(server))
         assert found(client, "red") == [("cam", False)]
         del warming
+
+
+def test_a_server_that_starts_while_the_broker_is_away_answers_from_what_it_has(
+    own: Worker, own_broker: Broker, tmp_path: Path
+) -> None:
+    own.publish(stream("cam", ["red"] * 10, appended=now() - 60))
+    with asked(tmp_path / "data", own) as (_, client):
+        assert not is_behind(client)
+    own_broker.stop()
+    with asked(tmp_path / "data", own) as (server, client):
+        assert is_serving(server)
+        assert found(client, "red") == [("cam", False)]
+        assert is_behind(client)
+        assert client.search(Query(text="red")).is_live_behind
+        own_broker.start()
+        wait_until(lambda: not is_behind(client))
+        own.publish(stream("cam", ["red"] * 10 + ["blue"] * 10, appended=now() - 60))
+        wait_until(lambda: found(client, "blue") != [])
 
 
 def test_a_topic_that_was_made_anew_ends_the_server(

@@ -379,6 +379,13 @@ def test_a_missing_channel_is_named_on_stderr(library: type[FakeLibrary]) -> Non
     assert result.stderr.startswith("kinodex: visual search is not available")
 
 
+def test_a_server_without_kafka_is_named_on_stderr(library: type[FakeLibrary]) -> None:
+    library.answer = Answer(moments=(moment(),), is_live_behind=True)
+    result = kinodex("moments", "x", "--json")
+    assert len(json.loads(result.stdout)["moments"]) == 1
+    assert result.stderr.startswith("kinodex: the server does not reach Kafka")
+
+
 @pytest.mark.parametrize("command", ["search", "moments"])
 def test_a_sheet_is_drawn(library: type[FakeLibrary], command: str, tmp_path: Path) -> None:
     result = kinodex(command, "Paris", "--sheet", "answers.png", "--json")

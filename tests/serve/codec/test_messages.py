@@ -137,7 +137,7 @@ def test_pages_come_back() -> None:
     arrived = search_answer(search_service_pb2.SearchVideosResponse.FromString(message.SerializeToString()))
     assert arrived == answer
     assert to_json(search_json("q", arrived)) == to_json(search_json("q", answer))
-    answer = Answer(moments=(FULL, BARE))
+    answer = Answer(moments=(FULL, BARE), is_live_behind=True)
     arrived = moments_answer(moments_response(answer))
     assert arrived == answer
     assert to_json(moments_json("q", arrived)) == to_json(moments_json("q", answer))

@@ -162,6 +162,7 @@ class Bench:
             metrics=self.metrics,
             on_change=self.changed,
             on_caught_up=self.caught_up.set,
+            on_away=lambda: None,
             on_end=self.end,
             clock=lambda: self.now,
         )
