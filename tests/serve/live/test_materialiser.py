@@ -539,7 +539,7 @@ def test_a_server_that_kafka_leaves_behind_ends_with_the_reason(
 ) -> None:
     class LostFeed:
         def __init__(self, *_: object, **told: Callable[..., object]) -> None:
-            self.told = told
+            self.told, self.is_behind = told, False
 
         def start(self) -> None:
             self.told["on_caught_up"]()
