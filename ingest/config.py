@@ -9,7 +9,7 @@ SamplingPolicy = Literal["exact", "fast", "keyframes"]
 ResizePolicy = Literal["crop", "squash", "pad"]
 Clock = Literal["media", "source"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
 
 # A still picture may have so many times max_pixels: 214 megapixels, as phones take up to 200. It is decoded alone,
@@ -129,9 +129,12 @@ class KafkaConfig:
     topic_prefix: str = "kinodex"  # first part of the topics' names: `kinodex.chunks`, `kinodex.segments` and so on
     # how brokers are reached: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`
     security_protocol: SecurityProtocol = "PLAINTEXT"
-    sasl_mechanism: SaslMechanism = ""  # `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, with a SASL protocol
-    sasl_username: str = ""  # user name, with a SASL protocol
-    sasl_password: str = field(default="", repr=False)  # password, with a SASL protocol
+    # `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`, with a SASL protocol
+    sasl_mechanism: SaslMechanism = ""
+    sasl_username: str = ""  # user name, with PLAIN and SCRAM
+    sasl_password: str = field(default="", repr=False)  # password, with PLAIN and SCRAM
+    sasl_password_file: str = ""  # file with that password, in the place of sasl_password; read at the start
+    sasl_token_file: str = ""  # file with the token of OAUTHBEARER, read at each connection: something else renews it
     tls_ca: str = ""  # PEM file of the authorities that sign brokers' certificates; none: the system's
     tls_certificate: str = ""  # PEM file of the certificate shown to brokers that ask for one
     tls_key: str = ""  # PEM file of that certificate's key
@@ -153,9 +156,10 @@ class KafkaConfig:
             raise ValueError(
                 f"security_protocol must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, got {self.security_protocol!r}"
             )
-        if self.sasl_mechanism not in ("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+        if self.sasl_mechanism not in ("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"):
             raise ValueError(
-                f"sasl_mechanism must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, got {self.sasl_mechanism!r}"
+                "sasl_mechanism must be PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER,"
+                f" got {self.sasl_mechanism!r}"
             )
         self._check_credentials()
         for name in (
@@ -170,12 +174,20 @@ class KafkaConfig:
             raise ValueError(f"replication_factor must be >= 1, or -1, got {self.replication_factor}")
 
     def _check_credentials(self) -> None:
-        is_sasl = self.security_protocol.startswith("SASL_")
-        if is_sasl and not (self.sasl_mechanism and self.sasl_username and self.sasl_password):
+        is_sasl, password = self.security_protocol.startswith("SASL_"), self.sasl_password or self.sasl_password_file
+        if self.sasl_password and self.sasl_password_file:
+            raise ValueError("sasl_password or sasl_password_file must be given, not both")
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if not self.sasl_token_file or self.sasl_username or password:
+                raise ValueError("sasl_token_file, and no user name or password, must be given with OAUTHBEARER")
+        elif self.sasl_token_file:
+            raise ValueError("sasl_token_file must be given with OAUTHBEARER only")
+        elif is_sasl and not (self.sasl_mechanism and self.sasl_username and password):
             raise ValueError(
-                f"sasl_mechanism, sasl_username and sasl_password must be given with {self.security_protocol}"
+                "sasl_mechanism, sasl_username and sasl_password or sasl_password_file must be given with"
+                f" {self.security_protocol}"
             )
-        if not is_sasl and (self.sasl_mechanism or self.sasl_username or self.sasl_password):
+        if not is_sasl and (self.sasl_mechanism or self.sasl_username or password):
             raise ValueError(
                 f"sasl_* must be given with SASL_PLAINTEXT or SASL_SSL only, not with {self.security_protocol}"
             )

@@ -6,12 +6,13 @@ OffsetRegression or RecordTooLarge, and no call waits without a bound.
 
 from ingest.kafka.group import GroupConsumer
 from ingest.kafka.producer import Delivery, Producer
-from ingest.kafka.reader import PartitionReader
+from ingest.kafka.reader import PartitionReader, committed_offsets
 from ingest.kafka.record import MAX_RECORD_BYTES, PartitionId, Record
-from ingest.kafka.topics import TopicOutcome, Topics, create_topics, describe_topics
+from ingest.kafka.topics import ClusterState, TopicOutcome, Topics, create_topics, describe_cluster, describe_topics
 
 __all__ = [
     "MAX_RECORD_BYTES",
+    "ClusterState",
     "Delivery",
     "GroupConsumer",
     "PartitionId",
@@ -20,6 +21,8 @@ __all__ = [
     "Record",
     "TopicOutcome",
     "Topics",
+    "committed_offsets",
     "create_topics",
+    "describe_cluster",
     "describe_topics",
 ]

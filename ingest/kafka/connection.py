@@ -4,9 +4,11 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
-from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError
+from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, SaslAuthenticationFailedError
+from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from ingest.config import KafkaConfig
 from ingest.errors import BrokerUnavailable
@@ -22,12 +24,13 @@ repair_batches()
 MAX_RECONNECT_SECONDS = 2.0
 METADATA_SECONDS = 60.0  # how often metadata is read again; partitions that were added are seen after at most this
 CLOSE_SECONDS = 10.0  # default bound of closing a client
+SECRET_FILES = "see the settings kafka.sasl_password_file and kafka.sasl_token_file"
 MAX_REASON_CHARS = 300  # of kafka-python's error texts, some of which contain whole requests
 
 # A part of a failed connection's error, its meaning, and the settings to look at. One cause can have several errors:
 # the clue that says most comes first.
 CLUES = (
-    ("SaslAuthenticationFailed", "the broker refuses the user", "kafka.sasl_username and kafka.sasl_password"),
+    ("SaslAuthenticationFailed", "the broker refuses the user", "kafka.sasl_*"),
     ("UnsupportedSaslMechanism", "the broker does not know this way to log in", "kafka.sasl_mechanism"),
     ("IllegalSaslState", "the broker knows no users here", "kafka.servers and kafka.security_protocol"),
     ("CERTIFICATE_VERIFY_FAILED", "the broker's certificate is not trusted", "kafka.servers and kafka.tls_ca"),
@@ -79,11 +82,50 @@ def client_options(config: KafkaConfig) -> dict[str, Any]:
     }
     if config.is_tls:
         options["ssl_context"] = tls_context(config)
-    if config.sasl_mechanism:
+    if config.sasl_mechanism == "OAUTHBEARER":
+        read_secret_file(
+            config, config.sasl_token_file
+        )  # a missing file is an error now, and not at the first connection
+        options |= {"sasl_mechanism": config.sasl_mechanism, "sasl_oauth_token_provider": TokenFile(config)}
+    elif config.sasl_mechanism:
         options["sasl_mechanism"] = config.sasl_mechanism
         options["sasl_plain_username"] = config.sasl_username
-        options["sasl_plain_password"] = config.sasl_password
+        options["sasl_plain_password"] = config.sasl_password or read_secret_file(config, config.sasl_password_file)
     return options
+
+
+class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has no types
+    """Gives kafka-python the token of OAUTHBEARER, which another program renews in a file."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+
+    def token(self) -> str:
+        """Return the token for a new connection.
+
+        Raises:
+            SaslAuthenticationFailedError: If the file cannot be used; kafka-python then tries again.
+        """
+        try:
+            return read_secret_file(self._config, self._config.sasl_token_file)
+        except BrokerUnavailable as e:
+            raise SaslAuthenticationFailedError(str(e)) from e
+
+
+def read_secret_file(config: KafkaConfig, path: str) -> str:
+    """Return the text of a file with a password or a token, without white space around it.
+
+    Raises:
+        BrokerUnavailable: If the file cannot be read, or is empty.
+    """
+    try:
+        secret = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or "not UTF-8"
+        raise BrokerUnavailable(config.servers, f"{path} cannot be read: {reason}", SECRET_FILES) from e
+    if not secret:
+        raise BrokerUnavailable(config.servers, f"{path} is empty", SECRET_FILES)
+    return secret
 
 
 def tls_context(config: KafkaConfig) -> ssl.SSLContext:

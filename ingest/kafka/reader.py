@@ -185,3 +185,24 @@ def load_partitions(net_client: NetClient, config: KafkaConfig, topic: str) -> l
             if partitions := cluster.partitions_for_topic(topic):
                 return sorted(partitions)
     raise topic_missing(config, topic)
+
+
+def committed_offsets(
+    config: KafkaConfig, group: str, partitions: Iterable[PartitionId]
+) -> dict[PartitionId, int | None]:
+    """Ask for the offsets that a group has committed, without joining it; None where there is none.
+
+    Raises:
+        BrokerUnavailable: If the broker does not answer in time.
+    """
+    consumer, _ = connect(config, KafkaConsumer, group_id=group, enable_auto_commit=False)
+    timeout_ms = milliseconds(config.bootstrap_timeout_seconds)
+    try:
+        with translate_errors(config):
+            offsets = {
+                partition: consumer.committed(TopicPartition(*partition), timeout_ms=timeout_ms)
+                for partition in partitions
+            }
+    finally:
+        consumer.close(autocommit=False, timeout_ms=timeout_ms)
+    return {partition: None if offset is None or offset < 0 else int(offset) for partition, offset in offsets.items()}

@@ -96,6 +96,33 @@ def describe_topics(config: KafkaConfig) -> list[TopicOutcome]:
         return _check_topics(admin, config)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterState:
+    """What a cluster of brokers is, and the state of our topics on it."""
+
+    broker_count: int
+    version: tuple[int, ...]  # of Kafka, as its protocol shows it: at least this one
+    topics: list[TopicOutcome]
+
+
+def describe_cluster(config: KafkaConfig) -> ClusterState:
+    """Ask the brokers for their count and version, and check the topics.
+
+    Raises:
+        BrokerUnavailable: If no broker answers in time.
+    """
+    with translate_errors(config):
+        admin, net_client = connect(
+            config, KafkaAdminClient, request_timeout_ms=milliseconds(config.bootstrap_timeout_seconds)
+        )
+        with admin:
+            return ClusterState(
+                broker_count=len(admin.describe_cluster()["brokers"]),
+                version=tuple(net_client.get_broker_version()),
+                topics=_check_topics(admin, config),
+            )
+
+
 def _admin(config: KafkaConfig) -> KafkaAdminClient:
     admin, _ = connect(config, KafkaAdminClient, request_timeout_ms=milliseconds(config.bootstrap_timeout_seconds))
     return admin

@@ -1,4 +1,6 @@
-"""Checks the installation for `kinodex doctor`: what works, what is missing, and what to do. Uses no network."""
+"""Checks the installation for `kinodex doctor`: what works, what is missing, and what to do.
+
+It uses no network, but for the Kafka of the settings."""
 
 import importlib.metadata
 import importlib.util
@@ -18,7 +20,7 @@ from ingest.config import DecodeConfig
 from ingest.errors import IngestError
 from serve.errors import DataDirectoryMissing, ServeError
 from serve.settings import Settings, data_directory, load_settings
-from serve.text import printable, to_json
+from serve.text import plural, printable, to_json
 
 State = Literal["ok", "note", "missing"]  # note: works, but could be better; missing: something cannot work
 MARKS: dict[State, tuple[str, str]] = {
@@ -55,6 +57,7 @@ def examine(data: Path | None, config: Path | None) -> list[CheckResult]:
         ("speech encoder", lambda: _check_speech(settings)),
         ("sentence encoder", lambda: _check_sentence(settings)),
         ("vector index", lambda: _check_index(settings)),
+        ("Kafka", lambda: _check_kafka(settings)),
         ("library", lambda: _check_library(directory)),
     ]
     return [_check_python(), settings_result, *(_run_check(name, check) for name, check in checks)]
@@ -226,6 +229,27 @@ def _check_index(settings: Settings) -> CheckResult:
     gpu_count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     where = f"on {gpu_count} GPUs" if gpu_count else "on the CPU"
     return CheckResult(state="ok", detail=f"FAISS {faiss.__version__} {where}")
+
+
+def _check_kafka(settings: Settings) -> CheckResult:
+    """Reach the brokers, and check the topics."""
+    if not settings.kafka.servers:
+        return CheckResult(state="ok", detail="none, set in the settings: no live streams (kafka.servers)")
+    import kafka
+
+    from ingest.kafka import describe_cluster
+
+    cluster = describe_cluster(settings.kafka)
+    version = ".".join(map(str, cluster.version))
+    detail = f"{plural(cluster.broker_count, 'broker')} of version {version} or newer, kafka-python {kafka.__version__}"
+    missing = [topic.name for topic in cluster.topics if topic.state == "missing"]
+    if missing:
+        return CheckResult(state="missing", detail=f"{detail}; no {', '.join(missing)}", remedy="kinodex topics")
+    wrong = [f"{topic.name}: {'; '.join(topic.differences)}" for topic in cluster.topics if topic.differences]
+    if wrong:
+        remedy = "correct the topics' settings with Kafka's own tools, or kafka.partition_count"
+        return CheckResult(state="note", detail=f"{detail}; {', '.join(wrong)}", remedy=remedy)
+    return CheckResult(state="ok", detail=f"{detail}; {len(cluster.topics)} topics as they must be")
 
 
 def _check_library(directory: Path) -> CheckResult:

@@ -24,6 +24,7 @@ from serve.cli.kafka import publish, retention, topics, worker
 from serve.cli.moderation import events, policies, rescore
 from serve.cli.options import json_option, library_options, load_library_settings, question_options
 from serve.cli.serve import serve
+from serve.cli.streams import dead_letters, streams
 from serve.cli.tokens import token
 from serve.cli.train import train
 
@@ -344,6 +345,8 @@ cli.add_command(publish)
 cli.add_command(worker)
 cli.add_command(topics)
 cli.add_command(retention)
+cli.add_command(streams)
+cli.add_command(dead_letters)
 cli.add_command(evaluate)
 cli.add_command(train)
 cli.add_command(policies)

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ingest.kafka import Delivery, Record
+from ingest.source.redaction import escape_unprintable
+from ingest.source.source import display_uri
 from serve.codec.dead_letters import BATCH_UNREADABLE, MAX_VALUE_BYTES, dead_letter
 from serve.codec.records import SegmentRecord, segment_bytes
 from serve.worker.effects import Effects
@@ -37,10 +39,15 @@ class Outbox:
         """Send tombstones for published segments of a video."""
         self._deliveries += [self._effects.send_tombstone(flow, key) for key in sorted(keys)]
 
-    def refuse(self, record: Record, reason: str, message: str) -> None:
-        """Send a record that cannot be used to the dead letters, and count it by its reason."""
+    def refuse(self, record: Record, reason: str, message: str, *, uri: str = "") -> None:
+        """Send a record that cannot be used to the dead letters, and count it by its reason.
+
+        Args:
+            uri: Where its media are, for the log; empty: in the record.
+        """
         logger.warning(
-            "dead letter topic=%s partition=%d offset=%d reason=%s message=%s",
+            "dead letter stream=%s uri=%s topic=%s partition=%d offset=%d reason=%s message=%s",
+            escape_unprintable(record.key.decode("utf-8", "backslashreplace")), display_uri(uri) or "none",
             record.topic, record.partition, record.offset, reason, message,
         )  # fmt: skip
         key, data = dead_letter(record, reason, message, max_value_bytes=self._max_value_bytes)

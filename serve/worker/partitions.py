@@ -308,7 +308,7 @@ class SourcePartition(Partition):
         del self._works[work.record.offset]
         if work.flow is not None:
             self._outbox.withdraw(work.flow, work.published)
-        self._outbox.refuse(work.record, name_of(failure), failure.reason)
+        self._outbox.refuse(work.record, name_of(failure), failure.reason, uri=work.source.uri)
 
     def _resume_decoding(self) -> None:
         """Let the files decode more, unless the broker is behind."""

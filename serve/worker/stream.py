@@ -181,7 +181,7 @@ class LiveStream:
         if isinstance(result, IngestError):
             received.failure = name_of(result)
             message = f"{result.reason} (chunk {received.chunk.sequence})"
-            self._outbox.refuse(received.record, received.failure, message)
+            self._outbox.refuse(received.record, received.failure, message, uri=received.chunk.uri)
         else:
             received.items, self._decoded_at = result, self._effects.monotonic_seconds()
             self.held_count += 1

@@ -15,6 +15,7 @@ LISTENERS = {
     "MUTUAL": "SSL",  # asks clients for a certificate
     "MISNAMED": "SSL",  # shows a certificate of another host
     "BOTH": "SASL_SSL",
+    "TOKEN": "SASL_PLAINTEXT",  # takes tokens of OAUTHBEARER without a signature
 }
 USERS = {"alice": "open sesame", "bob": "let me in"}
 
@@ -50,6 +51,11 @@ def start_secured(folder: Path) -> Secured:
     known = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
     properties = {
         "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+        "listener.name.token.sasl.enabled.mechanisms": "OAUTHBEARER",
+        "listener.name.token.oauthbearer.sasl.jaas.config": (
+            "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
+            ' unsecuredLoginStringClaim_sub="broker";'
+        ),
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(folder / "broker.pem"),
         "ssl.truststore.type": "PEM",

@@ -1,10 +1,13 @@
 """Logging in to a broker, and the errors that explain a refusal."""
 
+import base64
+import json
 import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +34,14 @@ def user(name: str, mechanism: str = "PLAIN", password: str | None = None) -> di
     password = USERS[name] if password is None else password
     given = {"sasl_username": name, "sasl_password": password, "sasl_mechanism": mechanism}
     return {"security_protocol": "SASL_PLAINTEXT", **given}
+
+
+def write_token(path: Path, name: str) -> None:
+    """Write a token without a signature (RFC 7515), valid for an hour."""
+    now = int(time.time())
+    parts = ({"alg": "none"}, {"sub": name, "iat": now, "exp": now + 3600})
+    texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    path.write_text(".".join(texts) + ".\n")
 
 
 def over_tls(given: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +96,21 @@ def test_accepts_valid_credentials(secured: Secured, prefix: str, listener: str,
     consumer = GroupConsumer(config, [chunks], group=prefix, on_assigned=_ignore, on_revoked=_ignore, on_lost=_ignore)
     assert [record.value for record in wait_until(lambda: consumer.poll(0.1))] == [b"v"]
     consumer.close()
+
+
+def test_accepts_a_password_and_a_token_in_files(secured: Secured, prefix: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(f"{USERS['alice']}\n")
+    password = {**user("alice", password=""), "sasl_password_file": str(secret)}
+    token = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "OAUTHBEARER", "sasl_token_file": str(secret)}
+    assert describe_topics(config_at(secured, "PASSWORD", prefix, **password))
+    write_token(secret, "alice")
+    assert {outcome.state for outcome in describe_topics(config_at(secured, "TOKEN", prefix, **token))} == {"exists"}
+    for content, problem in (("", "is empty"), (None, "cannot be read: No such file")):
+        secret.unlink() if content is None else secret.write_text(content)
+        for given in (password, token):
+            with pytest.raises(BrokerUnavailable, match=problem):
+                describe_topics(config_at(secured, "PASSWORD", prefix, **given))
 
 
 @pytest.mark.parametrize(
