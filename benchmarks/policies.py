@@ -7,7 +7,8 @@ of which only the held-out ones are read. For each policy of the starter set: ho
 threshold, how surely the videos show it, and which events open with its pictures on. Each of them counts
 as wrong: look at it, and mend the count if it is right. FILE holds
 questions with known answers, as `kinodex eval` takes them. Each question about pictures becomes a standing query over
-all videos: which moments open, and how many of them are right.
+all videos: which moments open, and how many of them are right. So does each question about a moment, over all
+utterances.
 
 --write stores the measurements of the policies beside the calibration of `mini`: serve.moderation.visual_rules reads
 them there. The tables go into the last part of benchmarks/results/events.md.
@@ -26,16 +27,17 @@ from numpy.typing import NDArray
 
 from encoders.mini.pictures import EXCLUDED_SOURCES, is_held_out, read_pictures
 from serve.evaluate.policies import find_policy_events
-from serve.evaluate.questions import Question, names_of, read_all_questions
+from serve.evaluate.questions import Question, Questions, names_of, read_all_questions
 from serve.moderation.policies import STARTER, read_policies
 from serve.moderation.scoring import generality_of, text_confidences
+from serve.moderation.standing import NEAR_COSINE, judge_utterance
 from serve.moderation.video_scorer import Rulebook
 from serve.moderation.visual_rules import MEASURED, RuleMeasurement, write_measurements
 from serve.search.intent import read_intent
 from serve.search.library import Library
 from serve.search.visual import VisualChannel
 from serve.settings import load_settings
-from serve.values import Thresholds, Video
+from serve.values import Query, Thresholds, Video
 from temporal.hysteresis import Hysteresis, Rules
 from temporal.values import ChangeKind
 
@@ -48,6 +50,7 @@ SHOWN = {
     "alcohol.drinking": {"beer bottle", "wine bottle", "wine", "beer", "red wine"},
     "smoking": {"person smoking a cigarette"},
 }
+SPOKEN_ENTERS = (0.3, 0.5, 0.7)
 ENTERS = (0.1, 0.2, 0.3, 0.5, 0.7)  # thresholds of the standing queries
 LEAVE_SHARE = 0.7  # of enter
 BATCH = 64
@@ -176,6 +179,49 @@ def measure_standing(library: Library, videos: Sequence[Video], questions: Seque
     return lines
 
 
+def measure_spoken(library: Library, videos: Sequence[Video], questions: Sequence[Question]) -> Iterator[str]:
+    """Yield the lines of a table: which utterances open a moment if every question is a standing query."""
+    engine = library.engine
+    targets = [engine.target_of(Query(text=question.text), None) for question in questions]
+    vectors = np.stack([target.speech for target in targets if target.speech is not None])
+    if len(vectors) < len(questions):
+        sys.exit("a question asks for nothing that is said")
+    hours = sum(video.duration_seconds for video in videos) / 3600
+    answers: list[tuple[float, int, bool]] = []  # confidence, question, whether it is right
+    for video in videos:
+        for utterance in library.catalog.utterances(video.row):
+            if not utterance.text.strip():
+                continue
+            vector = engine.sentences.encode([utterance.text])[0]
+            cosines = vectors @ vector
+            for n in np.flatnonzero(cosines >= NEAR_COSINE).tolist():
+                is_right = questions[n].file in names_of(video) and any(
+                    utterance.start_seconds < span.end_seconds and span.start_seconds < utterance.end_seconds
+                    for span in questions[n].spans
+                )
+                answers.append((judge_utterance(utterance, vector, float(cosines[n]), targets[n]), n, is_right))
+    for channel in ("speech", "visual"):
+        asked = [question for question in questions if question.channel == channel]
+        for enter in SPOKEN_ENTERS:
+            opened = [each for each in answers if each[0] >= enter and questions[each[1]].channel == channel]
+            right = [each for each in opened if each[2]]
+            share = (
+                f"{len(right) / len(opened):.2f} | {np.mean([each[0] for each in opened]):.2f}" if opened else "- | -"
+            )
+            found = len({each[1] for each in right})
+            yield (
+                f"| {channel} | {enter:g} | {len(opened)} | {len(right)} | {share} |"
+                f" {found} of {sum(question.file is not None for question in asked)} |"
+                f" {(len(opened) - len(right)) / max(1, len(asked)) / hours:.2f} |"
+            )
+
+
+def moments_of(questions: Questions, videos: Sequence[Video]) -> list[Question]:
+    """Return the questions about moments of some videos, and about absent events."""
+    names = {name for video in videos for name in names_of(video)}
+    return [each for each in (*questions.moments, *questions.absent) if each.file is None or each.file in names]
+
+
 def moments(
     times: NDArray[np.float64], confidences: NDArray[np.float64], duration_seconds: float, enter: float
 ) -> Iterator[tuple[float, int, float, float]]:
@@ -226,6 +272,7 @@ def standing_parts(library: Library, videos: Sequence[Video], paths: Sequence[Pa
     """Measure standing queries on each half of some files of questions; yield the lines about them."""
     every = read_all_questions(paths)
     names = {name for video in videos for name in names_of(video)}
+    with_sound = [video for video in library.videos() if video.utterance_count]
     for half in sorted({question.half for question in (*every.videos, *every.moments, *every.absent)}):
         part = every.of(half)
         questions = [
@@ -242,6 +289,13 @@ def standing_parts(library: Library, videos: Sequence[Video], paths: Sequence[Pa
             "| enter | moments | right | share | mean confidence | questions found | wrong, a query and hour |",
             "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *measure_standing(library, videos, questions),
+            "",
+            "Questions about moments of videos with words, and about absent events, each a standing query over all",
+            "utterances.",
+            "",
+            "| asks for | enter | moments | right | share | mean confidence | found | wrong, a query and hour |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *measure_spoken(library, with_sound, moments_of(part, with_sound)),
         )
 
 

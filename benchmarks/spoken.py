@@ -10,7 +10,7 @@ on the other halves, how many first passages are a MATCH and right.
 import argparse
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,9 @@ from serve.search.engine import Engine
 from serve.search.intent import read_intent
 from serve.search.library import Library
 from serve.search.speech import Passage, terms_of
-from serve.search.spoken import SpokenEvidence, spoken_evidence_of
+from serve.search.spoken import INPUTS, spoken_evidence_of
 
 PASSAGE_COUNT = 10  # first passages of a question that count
-INPUTS = tuple(each.name for each in fields(SpokenEvidence))
 Floats = NDArray[np.float64]
 
 

@@ -55,16 +55,17 @@ class Evidence:
 
     own: float  # z score of the moment's own frames; of a whole video: that of its best moment
     video: float  # z score of the best frames of the video
-    margin: float  # by how much `video` is above that of the best other video; 0 without another video
+    # By how much `video` is above that of the best other video; 0 without another. A copy is no other video.
+    margin: float
     # By how much the score by which answers are ranked is above that of the best other answer; 0 without another. Of a
-    # moment the other may be of the same video.
+    # moment the other may be of the same video. An answer that looks alike is no other answer.
     lead: float
     # Mean cosine of the question and the captions of anything. A short plain text, such as one noun, is rather near to
     # all pictures, so the same z score means less.
     generality: float
     log_frames: float  # logarithm of the frames of the video: the best of many frames is near to something by chance
     log_videos: float  # logarithm of the videos that were searched
-    is_alone: float  # 1 where only one video was searched, which has no margin; else 0
+    is_alone: float  # 1 where no other video was searched, so that there is no margin; else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

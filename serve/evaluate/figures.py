@@ -50,7 +50,7 @@ def _figures_of(measurement: Measurement) -> dict[str, Any]:
     asked = by_channel((*measurement.moments, *measurement.absent))
     asked_by_thing = by_thing((*measurement.moments, *measurement.absent))
     if measurement.videos:
-        asked[VIDEOS] = list(measurement.videos)
+        asked[VIDEOS] = [*measurement.videos, *measurement.without]
     return {
         "moments": {name: _moment_figures(replies) for name, replies in moments.items()},
         "kinds": {

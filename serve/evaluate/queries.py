@@ -4,6 +4,10 @@ Each moment is searched for twice: in the whole library, and in the right video 
 well a moment is found in its video, apart from how well the video is found. A question counts as rejected, which is
 right for an absent event, if none of its answers in the whole library is at least WEAK. An answer is right if it
 overlaps a right span of the right video, or is the right video where the question is about a whole one.
+
+A question about a whole video is asked twice as well: of the whole library, and of the library without the right video,
+where no answer is right. So half of these questions have no answer, as in the questions to which `kinodex calibrate`
+fits confidences.
 """
 
 import time
@@ -15,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.client.any_library import AnyLibrary
+from serve.codec.requests import MAX_FILTER_NAME_COUNT
 from serve.errors import QuestionsInvalid
 from serve.evaluate.questions import CHANNELS, THINGS, Question, Questions, names_of
 from serve.values import Filter, Moment, Query, Verdict, Video, VideoAnswer, VideoState, VideoStatus
@@ -72,6 +77,9 @@ class Measurement:
     absent: tuple[Reply, ...]
     missing: Mapping[str, int]  # file that the library lacks -> count of questions about it, which were not asked
     degraded_channels: tuple[str, ...]
+    # To the questions about whole videos, asked without the right one, so absent. Empty for a library of more videos
+    # than a filter can name.
+    without: tuple[Reply, ...] = ()
 
     @property
     def replies(self) -> tuple[Reply, ...]:
@@ -84,11 +92,11 @@ class Measurement:
 
     def of(self, half: str) -> "Measurement":
         """Return the replies to the questions of one half."""
-        videos, moments, absent = (
+        videos, moments, absent, without = (
             tuple(reply for reply in replies if reply.question.half == half)
-            for replies in (self.videos, self.moments, self.absent)
+            for replies in (self.videos, self.moments, self.absent, self.without)
         )
-        return replace(self, videos=videos, moments=moments, absent=absent)
+        return replace(self, videos=videos, moments=moments, absent=absent, without=without)
 
 
 def measure(
@@ -114,10 +122,13 @@ def measure(
         raise QuestionsInvalid(questions.source, "no question is about a video of this library")
     # Loads the encoders, so that the first question is not slower than the others.
     warm_up = library.moments(Query(text="anything at all", limit=1))
-    replies = []
+    replies: list[Reply] = []
+    without: list[Reply] = []
     for done, question in enumerate(answerable):
         on_done(done, len(answerable))
         replies.append(ask_question(library, question, timeline))
+        if question.file is not None and not question.spans:
+            without += ask_without(library, question, timeline)
     on_done(len(answerable), len(answerable))
     return Measurement(
         videos=tuple(reply for reply in replies if reply.question.file is not None and not reply.question.spans),
@@ -125,6 +136,7 @@ def measure(
         absent=tuple(reply for reply in replies if reply.question.file is None),
         missing=dict(missing),
         degraded_channels=warm_up.degraded_channels,
+        without=tuple(without),
     )
 
 
@@ -153,6 +165,10 @@ class LibraryTimeline:
         if len(keys) > 1:
             raise QuestionsInvalid(self._source, f"{len(keys)} videos are named {file}: name them by their ids")
         return keys[0] if keys else None
+
+    def others(self, key: VideoKey) -> tuple[str, ...]:
+        """Return the ids of the videos whose id is another."""
+        return tuple(dict.fromkeys(video_id for _, video_id in self._starts if video_id != key[1]))
 
     def spans(self, moments: Sequence[Moment]) -> NDArray[np.float64]:
         """Return start and end of each moment on the timeline: (N, 2). Videos added since are left out."""
@@ -220,6 +236,21 @@ def _ask_video(library: AnyLibrary, question: Question, timeline: LibraryTimelin
         ),
         rank=is_right.index(True) + 1 if True in is_right else None,
     )
+
+
+def ask_without(library: AnyLibrary, question: Question, timeline: LibraryTimeline) -> list[Reply]:
+    """Ask for a whole video where it is not: of all other videos. Return no reply if a filter cannot name them."""
+    assert question.file is not None
+    key = timeline.find(question.file)
+    assert key is not None
+    others = timeline.others(key)
+    if not 0 < len(others) <= MAX_FILTER_NAME_COUNT:
+        return []
+    began = time.perf_counter()
+    answer = library.search(Query(text=question.text, limit=BEST_COUNT, filter=Filter(video_ids=others)))
+    seconds = time.perf_counter() - began
+    wrong = tuple(JudgedAnswer(answer=video, is_right_video=False, is_right=False) for video in answer.videos)
+    return [Reply(question=replace(question, file=None), seconds=seconds, answers=wrong)]
 
 
 def by_channel(replies: Sequence[Reply]) -> dict[str, list[Reply]]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.calibration import logistic
 from encoders.values import Utterance
 from serve.background import Background
 from serve.catalog.final_utterances import FinalUtterances
@@ -24,20 +23,22 @@ from serve.event import event_id
 from serve.moderation.scoring import UNREACHABLE_CONFIDENCE, generality_of, picture_confidences, text_confidences
 from serve.search.engine import Engine
 from serve.search.evidence import VisualQuery
-from serve.search.speech import COSINE_MIDDLE, COSINE_WIDTH, WORD_TRUST, match_words
+from serve.search.ranking import combine_confidences
+from serve.search.speech import Passage, match_words
+from serve.search.spoken import judge_passages
 from serve.search.target import Target
 from serve.search.verdict import verdict_of
 from serve.search.video_rows import VideoFrames
 from serve.values import MatchedWord, Moment, MomentChange, Query, Thresholds, Video
 from temporal.hysteresis import Change, Hysteresis, Rules
-from temporal.values import ChangeKind
+from temporal.values import ChangeKind, TimeSpan
 
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0  # between two looks at the videos, unless wake() says that they changed
 FIRST_CAPACITY = 16  # slots for queries; doubled when all are taken
 UNREACHED_CONFIDENCE = -1.0  # below 0, and so below every threshold: of videos that a query does not ask about
-NEAR_COSINE = 0.2  # between utterance and query; the query's words are not looked for in utterances below it
+NEAR_COSINE = 0.2  # between utterance and query; an utterance below it is no answer
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -300,19 +301,17 @@ class Watcher(Background):
         """Deliver an utterance to the queries that it answers, by meaning or by their words."""
         if not self.speech_vectors.shape[1] or not utterance.text.strip():
             return
-        cosines = self.speech_vectors @ self.engine.sentences.encode([utterance.text])[0]
+        vector = self.engine.sentences.encode([utterance.text])[0]
+        cosines = self.speech_vectors @ vector
         for slot in np.flatnonzero((cosines >= NEAR_COSINE) & followed.is_admitted).tolist():
             standing = self.slots[slot]
             if standing is None or utterance.start_seconds < standing.ready_seconds.get(video.row, 0.0):
                 continue
-            terms = standing.target.terms
-            has_words = bool(terms) and all(matches_term(utterance.text, term) for term in terms)
-            by_meaning = logistic((float(cosines[slot]) - COSINE_MIDDLE) / COSINE_WIDTH)
-            confidence = 1 - (1 - by_meaning) * (1 - WORD_TRUST * has_words)
+            confidence = judge_utterance(utterance, vector, float(cosines[slot]), standing.target)
             if confidence < standing.thresholds.enter:
                 continue
             standing.ready_seconds[video.row] = utterance.end_seconds + standing.thresholds.cooldown_seconds
-            words = match_words(utterance.words, terms)
+            words = match_words(utterance.words, standing.target.terms)
             moment = moment_of(
                 video, utterance.start_seconds, utterance.end_seconds, confidence, transcript=utterance.text,
                 words=words,
@@ -320,6 +319,29 @@ class Watcher(Background):
             name = moment_id(moment, utterance.epoch, "speech")
             for kind in (ChangeKind.OPENED, ChangeKind.CLOSED):
                 standing.deliver(MomentChange(moment_id=name, kind=kind, moment=moment))
+
+
+def judge_utterance(utterance: Utterance, vector: NDArray[np.float32], cosine: float, target: Target) -> float:
+    """Return how surely an utterance answers a query, 0..1, as a search judges the only passage that it finds.
+
+    An utterance has no lead, because nobody knows what is said later. Each term of the query counts the same, because
+    nobody knows how rare it is.
+
+    Args:
+        utterance: It has a text.
+        vector: Of the utterance, (D,), unit length.
+        cosine: Of the utterance and the query.
+        target: It asks for something that is said.
+    """
+    assert target.intent is not None
+    terms = tuple(term for term in target.terms if matches_term(utterance.text, term))
+    passage = Passage(
+        row=0, positions=(0,), text=utterance.text, cosine=cosine, words=(), terms=terms, vector=vector,
+        span=TimeSpan(start_seconds=utterance.start_seconds, end_seconds=utterance.end_seconds),
+        coverage=len(terms) / max(1, len(target.terms)),
+    )  # fmt: skip
+    [confidence] = judge_passages([passage], target.intent)
+    return combine_confidences(0.0, confidence, target.intent)
 
 
 def _admits(standing: StandingQuery, video: Video | None) -> bool:

@@ -2,7 +2,7 @@
 
 A question's intent decides which channels (visual, speech by meaning, speech by words) look for candidates. Each
 channel ranks its own candidates; the ranks are fused into one ranking of moments or videos, with a confidence and a
-verdict.
+verdict. Surer answers come first; the ranks decide among answers that are nearly as sure.
 
 Ranks are fused, not scores, because the channels' scores have different scales. A channel's ranks count only as far as
 the channel trusts its own answer. Even for a question about pictures some sentence is nearest, and the rank of that

@@ -6,7 +6,7 @@ serve.search.engine asks it; serve.search.ranking fuses the two rankings.
 import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,7 @@ class Passage:
     coverage: float  # 0..1: share of the question's terms in the passage, weighted by rarity
     words: tuple[str, ...]  # words of each utterance, encoded as in UtteranceRow
     terms: tuple[str, ...]  # terms of the question that are in the passage
+    vector: NDArray[np.float32] = field(compare=False, repr=False)  # (D,), unit length or 0: what it says as a whole
     cost: float = 0.0  # what it must score above its half
 
     @property
@@ -236,12 +237,10 @@ def make_passage(
 
     A sentence is as near to the question as its nearest utterance: the others may say more than was asked.
     """
-    if is_sentence:
-        cosine = max(float(each.vector @ query) for each in utterances)
-    else:
-        # Encoding the joined text would take 8 ms and give nearly the same: a vector is a mean over words.
-        total_vector = np.sum([each.vector for each in utterances], axis=0)
-        cosine = float(total_vector @ query) / max(float(np.linalg.norm(total_vector)), 1e-6)  # without vectors it is 0
+    # Encoding the joined text would take 8 ms and give nearly the same: a vector is a mean over words.
+    total_vector = np.sum([each.vector for each in utterances], axis=0)
+    vector = np.asarray(total_vector / max(float(np.linalg.norm(total_vector)), 1e-6), np.float32)
+    cosine = max(float(each.vector @ query) for each in utterances) if is_sentence else float(vector @ query)
     text = " ".join(each.utterance.text for each in utterances)
     terms = [term for term in rarities if matches_term(text, term)]
     total = sum(rarities.values())
@@ -258,6 +257,7 @@ def make_passage(
         coverage=sum(rarities[term] for term in terms) / total if total else 0.0,
         words=tuple(each.words for each in utterances),
         terms=tuple(terms),
+        vector=vector,
     )
 
 

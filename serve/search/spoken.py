@@ -9,11 +9,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
+
 from encoders.calibration import logistic
 from serve.search.evidence import lead_over_others
 from serve.search.intent import Intent
 from serve.search.speech import Passage
 
+# Passages whose vectors have at least this cosine say the same: a refrain, or a copy of the film. MiniLM's of "left
+# surround channel" and "right surround channel" is 0.95.
+ALIKE_COSINE = 0.97
 MAX_LEAD = 0.15  # a larger lead says no more
 MAX_SENTENCE_WORDS = 3  # more say no more
 
@@ -25,7 +30,7 @@ class SpokenEvidence:
     cosine: float  # -1..1, of the passage and the question
     words: float  # 0..0.95: trust in the words that both have, see Passage.lexical_trust
     log_length: float  # logarithm of the passage's count of words: the nearest of many short texts is near by chance
-    lead: float  # -0.15..0.15, by how much its score is above that of the best other passage
+    lead: float  # -0.15..0.15, by how much its score is above that of the best that says something else
     sentence_words: float  # 0..3, of the question: see Intent.sentence_word_count
 
 
@@ -34,18 +39,24 @@ class SpokenEvidence:
 INTERCEPT = -7.8757
 WEIGHTS = SpokenEvidence(cosine=6.8286, words=3.4710, log_length=1.2937, lead=12.5012, sentence_words=0.4572)
 
+INPUTS = tuple(each.name for each in fields(SpokenEvidence))
+
 
 def spoken_evidence_of(passages: Sequence[Passage], intent: Intent) -> list[SpokenEvidence]:
     """Return the evidence for each of the passages that a search finds."""
+    if not passages:
+        return []
+    vectors = np.stack([passage.vector for passage in passages])
+    leads = lead_over_others([passage.score for passage in passages], vectors, ALIKE_COSINE)
     return [
         SpokenEvidence(
             cosine=passage.cosine,
             words=passage.lexical_trust,
             log_length=math.log(max(1, len(passage.text.split()))),
-            lead=min(max(lead, -MAX_LEAD), MAX_LEAD),
+            lead=min(max(lead or 0.0, -MAX_LEAD), MAX_LEAD),
             sentence_words=float(min(intent.sentence_word_count, MAX_SENTENCE_WORDS)),
         )
-        for passage, lead in zip(passages, lead_over_others([passage.score for passage in passages]), strict=True)
+        for passage, lead in zip(passages, leads, strict=True)
     ]
 
 
@@ -56,8 +67,7 @@ def judge_passages(passages: Sequence[Passage], intent: Intent) -> list[float]:
     """
     if not intent.speech_text:
         return [passage.dense_trust for passage in passages]
-    names = [each.name for each in fields(SpokenEvidence)]
     return [
-        logistic(INTERCEPT + sum(getattr(WEIGHTS, name) * getattr(evidence, name) for name in names))
+        logistic(INTERCEPT + sum(getattr(WEIGHTS, name) * getattr(evidence, name) for name in INPUTS))
         for evidence in spoken_evidence_of(passages, intent)
     ]

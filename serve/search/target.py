@@ -25,6 +25,7 @@ class Target:
     visual: VisualQuery | None  # None: the query does not ask for it, or the library has no visual encoder
     speech: NDArray[np.float32] | None  # None: the query does not ask for it
     terms: Sequence[str] = ()  # words and phrases
+    intent: Intent | None = None  # None: it asks for nothing
     excluded_visual: NDArray[np.float32] | None = None
     excluded_speech: NDArray[np.float32] | None = None
     excluded_terms: Sequence[str] = ()
@@ -74,6 +75,7 @@ class QueryEncoder:
             visual=_make_visual(1.0 - picture_share, seen, _mix(pictures), picture_share),
             speech=_mix(speech),
             terms=terms_of(intent),
+            intent=intent,
             excluded_visual=self._visual.encode_text(excluded) if excluded and self._visual is not None else None,
             excluded_speech=self._sentences.encode([excluded])[0] if excluded else None,
             excluded_terms=content_terms(excluded),

@@ -260,8 +260,9 @@ class VisualChannel:
         assert traits.caption_scores is not None  # the video has frames
         moment_score = float(softmax_mean(curve.values, self.calibration.moment_temperature))
         own = likeness = [0.0] * len(moments)
+        sums = _sum_frames(curve, moments) if moments else np.zeros((0, len(query.vector)), np.float32)
         if query.text is not None and moments:
-            own = z_scores(_sum_frames(curve, moments), query.text, self._captions)
+            own = z_scores(sums, query.text, self._captions)
         if query.picture is not None and moments:
             best = np.searchsorted(curve.frames.pts_seconds, [moment.peak_seconds for moment in moments])
             ordered, places = np.unique(best, return_inverse=True)  # take() wants them in order of time
@@ -274,6 +275,7 @@ class VisualChannel:
             z=z_score(moment_score, *traits.caption_scores),
             moments=moments,
             own=tuple(own),
+            pictures=sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-6),
             likeness=tuple(likeness),
         )
 

@@ -41,7 +41,7 @@ def weighed(row: int, score: float) -> WeighedVideo:
     )
     return WeighedVideo(
         video=video(row=row), score=score, moment_score=score, frame_count=20, z=score, moments=moments,
-        own=(score, 0.0), likeness=(0.0, 0.0),
+        own=(score, 0.0), pictures=np.zeros((2, 4), np.float32), likeness=(0.0, 0.0),
     )  # fmt: skip
 
 

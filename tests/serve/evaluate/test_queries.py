@@ -86,6 +86,10 @@ def test_measures_moments_videos_and_absence(data: Path, queries: Path) -> None:
     assert videos["R@5"] == 100
     assert 1 < videos["median-rank"] <= 2
     assert 50 < videos["nDCG@10"] < 100
+    verdicts = figures["verdicts"]["videos"]
+    assert (verdicts["present"], verdicts["absent"]) == (2, 2)  # asked of all three videos, and of the two others
+    assert verdicts["first"]["n"] == figures["reliability"]["videos"]["first"]["n"] == 4
+    assert sum(verdicts["absent-best"].values()) == 2
     assert figures["rejection"]["speech"]["n"] == figures["rejection"]["all"]["n"] == 1
     assert figures["rejection"]["speech"]["recall"] == 100
     assert "visual" not in figures["rejection"]
@@ -96,6 +100,7 @@ def test_asks_one_half(data: Path, queries: Path) -> None:
     assert list(figures["moments"]) == ["all", "visual"]
     assert figures["videos"] == {"n": 0, "R@1": 0, "R@5": 0, "R@10": 0, "median-rank": None, "nDCG@10": 0}
     assert figures["rejection"] == {}
+    assert "videos" not in figures["verdicts"]
 
 
 def test_takes_several_files_and_a_half_of_any_name(data: Path, queries: Path, tmp_path: Path) -> None:

@@ -43,13 +43,23 @@ CAPTIONS = CaptionBank(RandomTexts(), CALIBRATION)
 TEXT = unit(np.arange(1.0, 9.0)[None])[0]
 
 
-def weighed(z: float, own: Sequence[float] = (), likeness: Sequence[float] | None = None, **other: Any) -> WeighedVideo:
+def weighed(
+    z: float,
+    own: Sequence[float] = (),
+    likeness: Sequence[float] | None = None,
+    pictures: NDArray[np.float32] | None = None,
+    **other: Any,
+) -> WeighedVideo:
+    """Moments look unlike all others unless `pictures`, (M, 8), says what they look like."""
     moments = tuple(
         ScoredSpan(span=TimeSpan(start_seconds=n, end_seconds=n + 1), score=0.1, peak_seconds=float(n), peak=0.1)
         for n in range(len(own))
     )
     values = {"video": video(), "score": 0.1, "moment_score": 0.1, "frame_count": 10, **other}
-    return WeighedVideo(z=z, moments=moments, own=tuple(own), likeness=tuple(likeness or [0.0] * len(own)), **values)
+    if pictures is None:
+        pictures = np.zeros((len(own), 8), np.float32)
+    alike = tuple(likeness or [0.0] * len(own))
+    return WeighedVideo(z=z, moments=moments, own=tuple(own), likeness=alike, pictures=pictures, **values)
 
 
 def test_a_z_score_does_not_depend_on_how_many_frames_were_added_up() -> None:
@@ -83,10 +93,42 @@ def test_the_lead_is_to_the_best_other_answer_of_its_kind() -> None:
 
 
 def test_the_lead_over_others() -> None:
-    assert lead_over_others([]) == []
-    assert lead_over_others([3.0]) == [0.0]
-    assert lead_over_others([1.0, 4.0, 2.0]) == [-3.0, 2.0, -2.0]
-    assert lead_over_others([4.0, 4.0, 2.0]) == [0.0, 0.0, -2.0]
+    def leads(values: list[float], *vectors: list[float]) -> list[float | None]:
+        return lead_over_others(values, np.array(vectors or [[0.0]] * len(values), np.float32), 0.95)
+
+    assert leads([]) == []
+    assert leads([3.0]) == [None]
+    assert leads([1.0, 4.0, 2.0]) == [-3.0, 2.0, -2.0]
+    assert leads([4.0, 4.0, 2.0]) == [0.0, 0.0, -2.0]
+    x, y, near_x = [1.0, 0.0], [0.0, 1.0], [0.96, 0.28]
+    assert leads([4.0, 3.5, 2.0], x, near_x, y) == [2.0, 1.5, -2.0]
+    assert leads([4.0, 3.5], x, x) == [None, None]
+
+
+def pictures_of(*moments: int) -> NDArray[np.float32]:
+    """Moments of equal numbers look alike."""
+    return np.eye(8, dtype=np.float32)[list(moments)]
+
+
+def test_a_copy_takes_no_confidence_from_an_answer() -> None:
+    first = weighed(3.0, own=[4.0, 1.0], score=0.5, moment_score=0.4, pictures=pictures_of(0, 1))
+    other = weighed(1.0, own=[0.0], score=0.2, pictures=pictures_of(2))
+    alone = evidence_of([first, other], 0.1, 2)
+    for copies in (2, 5):
+        assert evidence_of([*[first] * copies, other], 0.1, 2) == [*[alone[0]] * copies, alone[1]]
+
+
+def test_a_library_of_copies_is_a_film_alone() -> None:
+    film = weighed(3.0, own=[2.0], pictures=pictures_of(0))
+    assert evidence_of([film, film], 0.1, 1) == evidence_of([film], 0.1, 1) * 2
+
+
+def test_a_scene_that_returns_is_as_sure_as_a_scene_shown_once() -> None:
+    returning = weighed(3.0, own=[2.0, 1.9, 0.0], pictures=pictures_of(0, 0, 1))
+    once = weighed(3.0, own=[2.0, 0.0], pictures=pictures_of(0, 1))
+    ((_, both),), ((_, single),) = evidence_of([returning], 0.1, 1), evidence_of([once], 0.1, 1)
+    assert [both[0], both[2]] == single
+    assert both[1].lead == both[0].lead
 
 
 def test_a_video_alone_has_no_margin_and_says_so() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ingest.values import MediaInfo
@@ -28,12 +29,13 @@ def seen(confidence: float) -> Candidate:
     return Candidate(video=VIDEO, span=SEEN, visual=shown, visual_confidence=confidence, ranks={"visual": 1})
 
 
-def said(cosine: float, coverage: float) -> Candidate:
+def said(cosine: float, coverage: float, sure: float = 0.0) -> Candidate:
     passage = Passage(
-        row=1, positions=(0,), span=SAID, text="", cosine=cosine, coverage=coverage, words=("[]",), terms=()
-    )
+        row=1, positions=(0,), span=SAID, text="", cosine=cosine, coverage=coverage, words=("[]",), terms=(),
+        vector=np.zeros(4, np.float32),
+    )  # fmt: skip
     ranks = {"dense": 1, "lexical": 1} if coverage else {"dense": 1}
-    return Candidate(video=VIDEO, span=SAID, passage=passage, ranks=ranks)
+    return Candidate(video=VIDEO, span=SAID, passage=passage, spoken_confidence=sure, ranks=ranks)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,20 @@ def test_the_confidence_of_words_is_that_of_their_channel_by_the_weight_of_the_q
         [moment] = rank_by_score([near], intent)
         assert moment.confidence == pytest.approx(expected)
         assert score_video([near], None, 0.0, intent)[1] == pytest.approx(expected)
+
+
+def test_a_surer_answer_comes_first() -> None:
+    """A WEAK 49 % stood above a MATCH 98 %: its cosine was trusted more than its confidence said."""
+    intent = read_intent("a big orange sun")
+    near, sure = said(0.9, 1.0, sure=0.49), said(0.5, 0.0, sure=0.98)
+    near.ranks, sure.ranks = {"dense": 1, "lexical": 1}, {"dense": 2}
+    assert [moment.confidence for moment in rank_by_score([near, sure], intent)] == [0.98, 0.49]
+    videos = [score_video([each], None, 0.0, intent) for each in (near, sure)]
+    assert sorted(videos, reverse=True) == [videos[1], videos[0]]
+
+
+def test_the_ranks_decide_among_answers_that_are_as_sure() -> None:
+    intent = read_intent("a big orange sun")
+    first, second = said(0.9, 1.0, sure=0.49), said(0.8, 0.0, sure=0.5)
+    second.ranks = {"dense": 2}
+    assert [moment.candidate for moment in rank_by_score([second, first], intent)] == [first, second]

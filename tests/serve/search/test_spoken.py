@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from serve.search.intent import read_intent
@@ -15,10 +16,12 @@ SIGHT = read_intent("a boy in a red jacket at a telescope")
 WORDS = read_intent("what would space look like if it was empty?")
 
 
-def passage(cosine: float, *, coverage: float = 0.0, words: int = 12) -> Passage:
+def passage(cosine: float, *, coverage: float = 0.0, words: int = 12, says: int | None = None) -> Passage:
+    """Passages of one number `says` the same; without, a passage says something of its own."""
+    vector = np.zeros(4, np.float32) if says is None else np.eye(4, dtype=np.float32)[says]
     return Passage(
         row=1, positions=(0,), span=TimeSpan(start_seconds=1.0, end_seconds=4.0), text=" ".join(["word"] * words),
-        cosine=cosine, coverage=coverage, words=("[]",), terms=(),
+        cosine=cosine, coverage=coverage, words=("[]",), terms=(), vector=vector,
     )  # fmt: skip
 
 
@@ -43,6 +46,14 @@ def test_a_sentence_near_to_a_sight_is_no_match() -> None:
 def test_only_the_best_of_several_near_sentences_is_a_match() -> None:
     confidences = judge_passages([passage(0.75), passage(0.55), passage(0.52)], WORDS)
     assert [verdict_of(each) is Verdict.MATCH for each in confidences] == [True, False, False]
+
+
+@pytest.mark.parametrize("copies", [2, 5])
+def test_what_is_said_again_takes_no_confidence_from_an_answer(copies: int) -> None:
+    answer, other = passage(0.75, says=0), passage(0.55, says=1)
+    alone = judge_passages([answer, other], WORDS)
+    assert verdict_of(alone[0]) is Verdict.MATCH
+    assert judge_passages([*[answer] * copies, other], WORDS) == [*[alone[0]] * copies, alone[1]]
 
 
 def test_words_of_the_question_length_and_form_each_raise_the_confidence() -> None:
