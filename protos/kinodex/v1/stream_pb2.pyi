@@ -561,7 +561,7 @@ Global___Retention: _TypeAlias = Retention  # noqa: Y015
 @_typing.final
 class DeadLetter(_message.Message):
     """A record that could not be used. Topic kinodex.deadletter, key "topic/partition/offset". A worker that was killed may
-    send the same dead letter again.
+    send the same dead letter again. A null value: `kinodex dead-letters retry` has sent the record again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
