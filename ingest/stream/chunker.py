@@ -146,9 +146,13 @@ class _SourceRun:
             is_over = False
             try:
                 with self._connect() as container:
-                    for piece in self._read(container):
-                        backoff, has_chunk = self._config.min_backoff_seconds, True
-                        yield piece
+                    try:
+                        for piece in self._read(container):
+                            backoff, has_chunk = self._config.min_backoff_seconds, True
+                            yield piece
+                    except SourceUnavailable:  # RTMP servers hang up at the end of a recording
+                        if self._is_live or self._missing_seconds(container) != 0:
+                            raise
                     self._check_length(container)
                     is_over = not self._is_live or (container.format.name == HLS and bool(container.duration))
                 problem = "it ended"
@@ -290,15 +294,21 @@ class _SourceRun:
 
     def _check_length(self, container: InputContainer) -> None:
         """Report a source that ends before its announced end: some demuxers take a broken connection for the end."""
-        announced = read_duration(container)
-        if announced is None or self._is_live or self._stop.is_set():
+        missing = self._missing_seconds(container)
+        if not missing or self._is_live or self._stop.is_set():
             return
-        if announced - self._seconds <= max(MISSING_SECONDS, MISSING_SHARE * announced):
-            return
-        reason = f"it broke off after {self._seconds:.0f} of {announced:.0f} s"
+        reason = f"it broke off after {self._seconds:.0f} of {self._seconds + missing:.0f} s"
         if self._is_network and container.format.name in WITH_DURATION:
             raise SourceUnavailable(self._name, reason)
         self._hooks.notes(reason)
+
+    def _missing_seconds(self, container: InputContainer) -> float | None:
+        """Return how much is missing of the announced duration: 0 if nothing worth a word; None: none is announced."""
+        announced = read_duration(container)
+        if announced is None:
+            return None
+        missing = announced - self._seconds
+        return missing if missing > max(MISSING_SECONDS, MISSING_SHARE * announced) else 0.0
 
     def _pace(self, piece: ChunkMedia) -> None:
         """With `realtime`, wait until a chunk would have been played."""

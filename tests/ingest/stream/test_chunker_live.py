@@ -60,6 +60,21 @@ def test_rtmp_is_dated_and_connected_again_with_backoff(broadcast: Callable[[Pla
 
 
 @pytest.mark.slow
+def test_a_recording_over_rtmp_ends_at_its_end(broadcast: Callable[[Play], str]) -> None:
+    """Its metadata announce its duration, and the server hangs up where it ends."""
+    found = [part for _, part in messages(6, 48)]
+
+    def play(number: int, client: socket.socket) -> None:
+        client.sendall(message(METADATA, amf("onMetaData") + amf({"duration": 6.0})))
+        for part in found:
+            client.sendall(part)
+
+    run = LiveRun(broadcast(play), wait_count=1)
+    assert len(run.run()) == 3
+    assert run.notes == []
+
+
+@pytest.mark.slow
 def test_pictures_that_come_after_the_sound_are_published(broadcast: Callable[[Play], str]) -> None:
     """Servers that hold pictures back until the next keyframe send sound alone for many seconds."""
     found = messages(30, 24 * 20)
