@@ -150,9 +150,10 @@ OUTDATED = WarningKind(
 MISSING_CHUNKS = WarningKind(
     text="{chunks} missing at {at_seconds:.1f} s ({reason})",
     sample={"chunks": "2 chunks are", "at_seconds": 62.5, "reason": "MISSING"},
-    meaning="A part of a live stream never came (`MISSING`) or did not decode (the reason of its dead letter). Each gap"
-    " has such a warning.",
-    remedy="See whether the publisher ran and reached Kafka at that time, and read the dead letters.",
+    meaning="A part of a live stream never came (`MISSING`), left Kafka before a worker was done with it (`EXPIRED`),"
+    " or did not decode (the reason of its dead letter). Each gap has such a warning.",
+    remedy="See whether the publisher ran and reached Kafka at that time, and read the dead letters. Let Kafka keep"
+    " chunks for longer than workers are away.",
 )
 MANY_GAPS = WarningKind(
     text="only the last {gaps} are named here",

@@ -1,6 +1,7 @@
 """Writes records, each at most once and in order within its partition, also while brokers restart."""
 
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 
 from kafka import KafkaProducer
@@ -90,7 +91,7 @@ class Producer:
         """
         self._config = config
         request_seconds = min(REQUEST_SECONDS, config.delivery_timeout_seconds)
-        self._producer, net_client = connect(
+        self._producer, self._net_client = connect(
             config,
             KafkaProducer,
             acks="all",
@@ -103,16 +104,20 @@ class Producer:
         )
         repairs.fail_refused_records_alone(self._producer)
         topics = list(Topics(config.topic_prefix).configs())
-        repairs.load_topics(self._producer, net_client, topics, config.bootstrap_timeout_seconds)
+        repairs.load_topics(self._producer, self._net_client, topics, config.bootstrap_timeout_seconds)
 
     def send(self, topic: str, key: bytes, value: bytes | None, *, partition: int | None = None) -> Delivery:
-        """Begin to send a record. Blocks only for an unknown topic, for at most bootstrap_timeout_seconds.
+        """Begin to send a record. Blocks only for an unknown topic or partition, for bootstrap_timeout_seconds at most.
 
         Args:
             value: None for a tombstone.
             partition: None to let the key decide, as every client of Kafka does.
         """
         subject = f"{topic} {key.decode(errors='replace')}"
+        if partition is not None and partition not in self._known_partitions(topic):
+            repairs.refresh_metadata(self._net_client, self._config.bootstrap_timeout_seconds)
+            if partition not in self._known_partitions(topic):
+                return Delivery(self._config.servers, subject, None, KafkaError(f"there is no partition {partition}"))
         try:
             future = self._producer.send(topic, key=key, value=value, partition=partition)
         except KafkaError as e:
@@ -120,6 +125,9 @@ class Producer:
                 e = KafkaTimeoutError(f"there is no topic {topic}, or no broker (`kinodex topics` makes the topics)")
             return Delivery(self._config.servers, subject, None, e)
         return Delivery(self._config.servers, subject, future)
+
+    def _known_partitions(self, topic: str) -> Collection[int]:
+        return self._net_client.cluster.partitions_for_topic(topic) or ()
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until all deliveries so far are done, at most so long; return whether they are."""

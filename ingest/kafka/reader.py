@@ -111,15 +111,28 @@ class PartitionReader:
         """
         return load_partitions(self._net_client, self._config, topic)
 
-    def read_to_end(self, topic: str, partition: int) -> Iterator[Record]:
+    def topic_id(self, topic: str) -> str:
+        """Ask for the id that the brokers gave a topic when it was made; "" if they give no ids (before Kafka 2.8).
+
+        Raises:
+            BrokerUnavailable: If the broker does not answer in time, or has no such topic.
+        """
+        self.partitions_of(topic)
+        topic_id = self._net_client.cluster.topic_id(topic)
+        return "" if topic_id is None else str(topic_id)
+
+    def read_to_end(self, topic: str, partition: int, *, since_seconds: float | None = None) -> Iterator[Record]:
         """Yield the records that a partition holds now, oldest first. Replaces the assigned partitions.
 
+        Args:
+            since_seconds: Append time of the oldest record to yield, since 1970; None: all.
         Raises:
             BrokerUnavailable: If no record comes for bootstrap_timeout_seconds.
         """
         partition_id = (topic, partition)
         end = self.end_offsets([partition_id])[partition_id]
-        self.assign([(topic, partition, None)])
+        start = None if since_seconds is None else self._offset_at(partition_id, since_seconds, end)
+        self.assign([(topic, partition, start)])
         deadline = time.monotonic() + self._config.bootstrap_timeout_seconds
         while (position := self.positions()[partition_id]) < end:
             records = self.poll(POLL_SECONDS)
@@ -129,6 +142,13 @@ class PartitionReader:
             elif time.monotonic() > deadline:
                 reason = f"no records of {topic}/{partition} come from offset {position} on"
                 raise BrokerUnavailable(self._config.servers, reason)
+
+    def _offset_at(self, partition: PartitionId, seconds: float, end: int) -> int:
+        """Ask for the offset of the first record appended at a time or later; `end` if there is none."""
+        place = TopicPartition(*partition)
+        with translate_errors(self._config):
+            found = self._consumer.offsets_for_times({place: milliseconds(seconds)}, self._timeout_ms)[place]
+        return end if found is None else min(end, int(found.offset))
 
     def close(self) -> None:
         self._consumer.close(timeout_ms=self._timeout_ms)

@@ -137,6 +137,7 @@ class ChunkPartition(Partition):
         checkpointed_seconds: float = 0.0,
         *,
         config: StreamConfig,
+        topic_id: str = "",
     ) -> None:
         """Continue the streams from their checkpoints, the newest of which was appended at `checkpointed_seconds`.
 
@@ -144,6 +145,7 @@ class ChunkPartition(Partition):
         """
         super().__init__(effects, topic, number, next_offset)
         self._config, self._checkpointed_seconds = config, checkpointed_seconds
+        self._topic_id = topic_id  # of the topic that has these offsets
         # Serialised checkpoints of streams that ended: a stream that comes back must recognise its old chunks.
         self._ended = {key: checkpoint.SerializeToString() for key, checkpoint in checkpoints.items()}
         self._sent: dict[bytes, bytes] = {}  # the newest checkpoint of each open stream
@@ -231,7 +233,7 @@ class ChunkPartition(Partition):
     def _safe_position(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         position, checkpoints = self.next_offset, []
         for key, stream in self._streams.items():
-            checkpoint = stream.checkpoint(self.topic)
+            checkpoint = stream.checkpoint(self.topic, self._topic_id)
             if not stream.is_over:
                 position = min(position, checkpoint.record_offset)
             data = checkpoint.SerializeToString(deterministic=True)
@@ -249,7 +251,7 @@ class ChunkPartition(Partition):
         for key, stream in list(self._streams.items()):
             if not stream.is_over:
                 continue
-            data = stream.checkpoint(self.topic).SerializeToString(deterministic=True)
+            data = stream.checkpoint(self.topic, self._topic_id).SerializeToString(deterministic=True)
             if self._sent.get(key) == data:
                 self._ended[key] = self._sent.pop(key)
                 del self._streams[key]

@@ -256,7 +256,7 @@ class LiveStream:
         is_closed = state.is_closed or state.epoch < 0
         return is_closed and self._is_idle and self.flow.is_settled and self.flow.needed is None
 
-    def checkpoint(self, topic: str) -> stream_pb2.Checkpoint:
+    def checkpoint(self, topic: str, topic_id: str = "") -> stream_pb2.Checkpoint:
         """Return where another worker continues, once everything sent so far is acknowledged."""
         boundary = self._resume_boundary()
         self._forget_before(boundary)
@@ -266,6 +266,7 @@ class LiveStream:
         offset = self.next_offset if self.is_over else min(self._offsets.values(), default=self.next_offset)
         message = stream_pb2.Checkpoint(
             topic=topic,
+            topic_id=topic_id,
             collection=self.collection,
             stream_id=self.stream_id,
             record_offset=offset,
@@ -274,6 +275,7 @@ class LiveStream:
             # A reset that lies behind the offset is read again.
             reset_offset=self._reset_offset if self._reset_offset < offset else boundary.session.reset_offset,
             next_sequence=boundary.sequence,
+            placed_sequence=self._placed_sequence(boundary),
             ended=clock.is_closed,
             epoch=clock.epoch,
             epoch_start_seconds=clock.epoch_start_seconds,
@@ -301,6 +303,12 @@ class LiveStream:
                 message.clock_time.CopyFrom(timestamp_message(wall_seconds) or message.clock_time)
                 break
         return message
+
+    def _placed_sequence(self, boundary: Boundary) -> int:
+        """Return the sequence after the last chunk of the boundary's session that is known to be placed."""
+        if boundary.session == self._session:
+            return self._next_sequence
+        return boundary.sequence + (boundary.session < self._session)
 
     def _resume_boundary(self) -> Boundary:
         """Return the latest boundary before which nothing is needed any more."""
@@ -386,6 +394,7 @@ def latest_checkpoints(records: Iterable[Record], topic: str) -> tuple[dict[byte
             continue
         append_seconds = max(append_seconds, record.append_seconds)
         before = furthest.get(record.key)
-        if before is None or resume_place(before) <= resume_place(message):
+        is_of_other_topic = before is not None and before.topic_id != message.topic_id  # made anew: offsets began again
+        if before is None or is_of_other_topic or resume_place(before) <= resume_place(message):
             furthest[record.key] = message
     return furthest, append_seconds

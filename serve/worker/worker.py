@@ -6,6 +6,7 @@ One thread polls, owns the state of all streams and publishes. It never waits fo
 
 import contextlib
 import logging
+import math
 import signal
 import tempfile
 import threading
@@ -21,8 +22,10 @@ from serve.encoder_set import Encoders, load_for_indexing
 from serve.observe.metrics_endpoint import serve_metrics
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
+from serve.worker.lost_chunks import ChunkLog
 from serve.worker.partitions import ChunkPartition, Partition, SourcePartition
 from serve.worker.stream import StreamConfig, latest_checkpoints
+from serve.worker.takeover import Takeover
 from serve.worker.threads import WorkerThreads
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ LEAVE_SECONDS = 5.0  # for the last commit and all other calls to the broker whe
 FINAL_CALL_SECONDS = 1.0  # least time for each call to the broker while stopping, even past LEAVE_SECONDS
 PARTS_IN_FLIGHT = 8  # chunks taken and not encoded yet, for each decoding thread: with fewer, batches are small
 SPEECH_BATCHES = 4  # batches of speech windows that wait for transcription: 2 MB a window
+MISSED_LOG_SECONDS = 60.0  # between two log lines about missing partitions of the topic of checkpoints
 SILENT_SECONDS = 3.0  # fetches are answered twice a second: without an answer for this long, the broker is away
 
 
@@ -72,6 +76,7 @@ class Worker:
         self._paused: set[PartitionId] = set()
         self._unopened: dict[PartitionId, float] = {}  # assigned partitions that cannot be opened yet -> when assigned
         self._opened: dict[PartitionId, int] = {}  # partitions opened since the last poll -> the offset to read from
+        self._checkpoints_missed_at = -math.inf  # when it was last logged that the topic of checkpoints is too small
         self._unread_at = 0.0  # when chunks were last unreadable: the broker was away, or the worker was full
         self._stopping = threading.Event()
         self._leave_by: float | None = None  # while the worker stops: when its calls to the broker must be over
@@ -84,6 +89,7 @@ class Worker:
             self._check_topics()
             self.threads = WorkerThreads(settings, encoders, transcriber, self.producer, metrics, spool)
             stack.callback(self.threads.close)
+            self._takeover = Takeover(settings, self.reader, self.producer, self.threads)
             self.threads.ask_time(settings.kafka.bootstrap_timeout_seconds)
             stack.callback(lambda: self._give_up(list(self.partitions)))  # also after an error
             self.consumer = GroupConsumer(
@@ -99,11 +105,8 @@ class Worker:
 
     def _check_topics(self) -> None:
         """Fail at the start, and not in the middle of the work, if a topic is missing."""
-        for topic in (self.topics.segments, self.topics.deadletter):
+        for topic in (self.topics.segments, self.topics.deadletter, self.topics.checkpoints):
             self.reader.partitions_of(topic)
-        for topic in (self.topics.chunks, self.topics.sources):
-            number = self.reader.partitions_of(topic)[-1]
-            self.reader.end_offsets([(self.topics.checkpoints, number)])  # as many partitions
 
     # ---- the worker's thread
 
@@ -225,17 +228,31 @@ class Worker:
         """Continue a partition where it was left. If the broker does not say where, try again later."""
         topic, number = partition_id
         try:
-            start = self.consumer.committed_offset(topic, number)
-            if start is None:
-                start = self.reader.beginning_offsets([partition_id])[partition_id]
+            if topic == self.topics.chunks and number not in self.reader.partitions_of(self.topics.checkpoints):
+                self._await_checkpoints(partition_id)
+                return
+            log = ChunkLog(
+                topic_id=self.reader.topic_id(topic),
+                beginning=self.reader.beginning_offsets([partition_id])[partition_id],
+                end=self.reader.end_offsets([partition_id])[partition_id],
+            )
+            committed = self.consumer.committed_offset(topic, number)
+            # The records before it expired, or the offset is that of a topic that was deleted.
+            is_valid = committed is not None and log.beginning <= committed <= log.end
+            start = committed if committed is not None and is_valid else log.beginning
             partition: Partition
             if topic == self.topics.sources:
                 partition = SourcePartition(self.threads, topic, number, start)
             else:
                 latest = latest_checkpoints(self.reader.read_to_end(self.topics.checkpoints, number), topic)
-                partition = chunks = ChunkPartition(self.threads, topic, number, start, *latest, config=self._streams)
+                checkpoints = self._takeover.end_lost(number, *latest, log)
+                partition = chunks = ChunkPartition(
+                    self.threads, topic, number, start, checkpoints, latest[1], config=self._streams,
+                    topic_id=log.topic_id,
+                )  # fmt: skip
                 needed = chunks.resume_offset
                 start = start if needed is None else min(start, needed)
+            partition.committed = start if committed is None else committed
         except BrokerUnavailable as error:
             if time.monotonic() - self._unopened[partition_id] > self.settings.kafka.delivery_timeout_seconds:
                 raise
@@ -245,6 +262,18 @@ class Worker:
         self.partitions[partition_id] = partition
         self._opened[partition_id] = start
         del self._unopened[partition_id]
+
+    def _await_checkpoints(self, partition_id: PartitionId) -> None:
+        """Leave a partition in Kafka while the topic of checkpoints has no partition of its number."""
+        self._pause(self._paused | {partition_id})
+        now = time.monotonic()
+        if now - self._checkpoints_missed_at >= MISSED_LOG_SECONDS:
+            self._checkpoints_missed_at = now
+            topic, number = partition_id
+            logger.error(
+                "partition waits topic=%s partition=%d reason=%s has fewer partitions: run `kinodex topics --grow %d`",
+                topic, number, self.topics.checkpoints, len(self.reader.partitions_of(topic)),
+            )  # fmt: skip
 
     def _on_revoked(self, partition_ids: Sequence[PartitionId]) -> None:
         try:

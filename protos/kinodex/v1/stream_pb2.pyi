@@ -651,6 +651,8 @@ class Checkpoint(_message.Message):
     LAST_PTS_SECONDS_FIELD_NUMBER: _builtins.int
     RESET_OFFSET_FIELD_NUMBER: _builtins.int
     SESSION_RESET_OFFSET_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PLACED_SEQUENCE_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """The topic of the stream's chunks."""
     collection: _builtins.str
@@ -695,6 +697,12 @@ class Checkpoint(_message.Message):
     """The offset of the last null value, after which sessions begin anew; 0: none."""
     session_reset_offset: _builtins.int
     """The offset of the last null value before the current session began; 0: none."""
+    topic_id: _builtins.str
+    """The brokers' id of the topic of the stream's chunks: offsets count only in it. Empty: unknown."""
+    placed_sequence: _builtins.int
+    """`sequence` of the first chunk of the session that is not placed in the video yet. Over next_sequence: the chunks
+    between are needed again.
+    """
     @_builtins.property
     def clock_time(self) -> _timestamp_pb2.Timestamp:
         """The wall-clock time then; absent: unknown."""
@@ -735,10 +743,12 @@ class Checkpoint(_message.Message):
         last_pts_seconds: _builtins.float = ...,
         reset_offset: _builtins.int = ...,
         session_reset_offset: _builtins.int = ...,
+        topic_id: _builtins.str = ...,
+        placed_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time", "media", b"media"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_pts_seconds", b"last_pts_seconds", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "record_offset", b"record_offset", "reset_offset", b"reset_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "session_reset_offset", b"session_reset_offset", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_end_sample", b"audio_end_sample", "clock_seconds", b"clock_seconds", "clock_time", b"clock_time", "collection", b"collection", "end_seconds", b"end_seconds", "ended", b"ended", "epoch", b"epoch", "epoch_source_seconds", b"epoch_source_seconds", "epoch_start_seconds", b"epoch_start_seconds", "gaps", b"gaps", "language", b"language", "last_pts_seconds", b"last_pts_seconds", "last_tick", b"last_tick", "media", b"media", "next_sequence", b"next_sequence", "placed_sequence", b"placed_sequence", "record_offset", b"record_offset", "reset_offset", b"reset_offset", "segment_epoch", b"segment_epoch", "segment_index", b"segment_index", "session", b"session", "session_reset_offset", b"session_reset_offset", "speech_epoch", b"speech_epoch", "speech_start_sample", b"speech_start_sample", "stream_id", b"stream_id", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,109 @@
+"""kinodex worker against a real broker whose topics change: expired chunks, topics made anew, added partitions."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from ingest.kafka import create_topics
+from support.fakes import use_fakes, write_scenes
+from support.waiting import wait_until
+from support.worker_runs import Topic, comparable_finals, cut, worker_in_thread
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+SCENES = [("red", 7), ("green", 9), ("blue", 8)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    use_fakes(monkeypatch)
+    caplog.set_level(logging.CRITICAL, "kafka")
+
+
+@pytest.fixture
+def topic(kafka: str, topic_prefix: str) -> Iterator[Topic]:
+    made = Topic(kafka, topic_prefix)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def admin(topic: Topic) -> Iterator[KafkaAdminClient]:
+    with KafkaAdminClient(bootstrap_servers=list(topic.config.servers)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 s of three colours, with three sentences."""
+    folder = tmp_path_factory.mktemp("film")
+    return write_scenes(folder / "film.mp4", SCENES, tones=[(440, 3.0), (880, 12.0), (1320, 20.0)])
+
+
+def gaps_of(topic: Topic) -> list[tuple[int, int, str]]:
+    return [(gap.first_sequence, gap.chunk_count, gap.reason) for one in topic.segments().values() for gap in one.gaps]
+
+
+def test_a_stream_whose_open_chunks_expired_is_ended_with_its_gap_and_may_continue(
+    topic: Topic, film: Path, tmp_path: Path, admin: KafkaAdminClient
+) -> None:
+    mine = cut(film, "cam")
+    sent = topic.send(mine[:5])
+    with worker_in_thread(topic, tmp_path) as worker:
+        worker.wait_until(lambda: "cams/cam/0/0" in topic.segments() and worker.count("taken") == 5)
+        worker.wait_until(lambda: len(topic.segments()["cams/cam/0/0"].frames.pts_seconds) >= 9)
+    before = topic.segments()["cams/cam/0/0"]
+    assert not before.is_final
+    assert topic.lag() == 5  # the open window needs them
+    (name, number), _ = sent[0].place or (("", 0), 0)
+    admin.delete_records({TopicPartition(name, number): 5})
+    with worker_in_thread(topic, tmp_path) as worker:
+        worker.wait_until(lambda: topic.is_ended("cam"))
+        after = topic.segments()["cams/cam/0/0"]
+        assert after.is_final
+        assert after.revision > before.revision
+        assert len(after.frames.pts_seconds) >= len(before.frames.pts_seconds)
+        assert gaps_of(topic) == [(0, 5, "EXPIRED")]
+        topic.send(mine[6:])
+        worker.wait_until(lambda: "cams/cam/1/0" in topic.segments() and topic.lag() == 0)
+        worker.wait_until(lambda: topic.segments()["cams/cam/1/0"].is_final)
+    assert gaps_of(topic) == [(0, 5, "EXPIRED"), (5, 1, "MISSING")]
+    assert [one["id"] for one in comparable_finals(topic.segments())] == ["cam/0/0", "cam/1/0"]
+
+
+def test_a_running_stream_goes_on_when_its_topic_is_made_anew(
+    topic: Topic, film: Path, tmp_path: Path, admin: KafkaAdminClient
+) -> None:
+    key = b"cams/cam"
+    mine = cut(film, "cam")
+    topic.send_raw([(key, None)] * 3)
+    topic.send(mine[:2])
+    topic.send_raw([(key, None)])  # offset 5: sessions count anew from there on
+    topic.send(cut(film, "cam", session=2)[:4])
+    with worker_in_thread(topic, tmp_path) as worker:
+        worker.wait_until(lambda: worker.count("taken") == 6 and "cams/cam/1/0" in topic.segments())
+    admin.delete_topics([topic.names.chunks])
+    wait_until(lambda: any(one.state == "created" for one in create_topics(topic.config)))
+    with worker_in_thread(topic, tmp_path) as worker:
+        worker.wait_until(lambda: topic.is_ended("cam"))
+        topic.send(cut(film, "cam", session=3))
+        worker.wait_until(lambda: "cams/cam/2/2" in topic.segments() and topic.lag() == 0)
+    assert [reason for _, _, reason in gaps_of(topic)] == ["EXPIRED"]
+    assert len(comparable_finals(topic.segments())) == 5
+
+
+def test_partitions_without_checkpoints_wait_and_do_not_end_the_worker(
+    topic: Topic, film: Path, tmp_path: Path, admin: KafkaAdminClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.setLevel(logging.ERROR)
+    admin.create_partitions({topic.names.chunks: 4})
+    topic.send(cut(film, "cam"), partition=0)
+    topic.send(cut(film, "late"), partition=3)
+    with worker_in_thread(topic, tmp_path) as worker:
+        worker.wait_until(lambda: topic.is_ended("cam"))
+        worker.wait_until(lambda: "run `kinodex topics --grow 4`" in caplog.text)
+        assert topic.segments("late") == {}
+        admin.create_partitions({topic.names.checkpoints: 4})
+        worker.wait_until(lambda: topic.is_ended("late"))
