@@ -39,7 +39,7 @@ def rebuild_outdated(directory: Path) -> None:
                 os.close(os.open(copy, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
                 connection.execute("VACUUM INTO ?", (str(copy),))
                 connection.execute("BEGIN IMMEDIATE")
-                _rebuild(connection)
+                _rebuild(connection, directory)
                 connection.commit()
         finally:
             lock.release()
@@ -50,7 +50,7 @@ def remove_copy(directory: Path) -> None:
     (directory / COPY_NAME).unlink(missing_ok=True)
 
 
-def _rebuild(connection: sqlite3.Connection) -> None:
+def _rebuild(connection: sqlite3.Connection, directory: Path) -> None:
     tables = [name for (name,) in connection.execute(
         # Virtual tables first: their shadow tables go with them.
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -60,12 +60,12 @@ def _rebuild(connection: sqlite3.Connection) -> None:
     for table in carried:
         connection.execute(f"CREATE TEMP TABLE old_{table} AS SELECT * FROM main.{table}")
     if "jobs" in carried:
-        schema.add_functions(connection)
+        schema.add_functions(connection, directory)
         connection.execute("ALTER TABLE temp.old_jobs ADD COLUMN uri_name TEXT")
         connection.execute(schema.STORE_SECRETS.format(table="temp.old_jobs"))
     for table in tables:
         connection.execute(f"DROP TABLE IF EXISTS main.{table}")
-    schema.create(connection)
+    schema.create(connection, directory)
     for table in carried:
         new = _column_names(connection, table)
         shared = ", ".join(name for name in _column_names(connection, f"old_{table}") if name in new)

@@ -322,7 +322,7 @@ def version(connection: sqlite3.Connection) -> int:
     return int(stored[0])
 
 
-def create(connection: sqlite3.Connection) -> None:
+def create(connection: sqlite3.Connection, directory: Path) -> None:
     """Make all tables of VERSION, as part of the caller's transaction."""
     statement = ""
     for line in TABLES.splitlines(keepends=True):
@@ -331,10 +331,10 @@ def create(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
             statement = ""
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    _migrate_from(FIRST_VERSION, connection)
+    _migrate_from(FIRST_VERSION, connection, directory)
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection, directory: Path) -> None:
     """Bring an empty file, or a catalog from FIRST_VERSION on, to VERSION.
 
     It is one transaction: a killed migration leaves the older catalog whole. Bytes that it removes are overwritten.
@@ -344,9 +344,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     try:
         old = version(connection)
         if old == 0:
-            create(connection)
+            create(connection, directory)
         else:
-            _migrate_from(old, connection)
+            _migrate_from(old, connection, directory)
     except BaseException:
         connection.rollback()
         raise
@@ -354,13 +354,12 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # the log held the removed bytes, too
 
 
-def add_functions(connection: sqlite3.Connection) -> None:
-    """Let the SQL of one connection call functions of ours."""
+def add_functions(connection: sqlite3.Connection, directory: Path) -> None:
+    """Let the SQL of one connection to the catalog of a directory call functions of ours."""
     connection.create_function("normalise", 1, normalise, deterministic=True)
     connection.create_function("place_of", 1, stored_place_of, deterministic=True)
     connection.create_function("redact", 1, lambda uri: uri_bytes(redact_uri(uri_of(uri))), deterministic=True)
     connection.create_function("redact_text", 1, redact_uris, deterministic=True)
-    directory = Path(connection.execute("PRAGMA database_list").fetchone()[2]).parent
 
     def store_secrets(stored: bytes) -> str | None:
         uri = uri_of(stored)
@@ -369,8 +368,8 @@ def add_functions(connection: sqlite3.Connection) -> None:
     connection.create_function("store_secrets", 1, store_secrets)
 
 
-def _migrate_from(old: int, connection: sqlite3.Connection) -> None:
-    add_functions(connection)
+def _migrate_from(old: int, connection: sqlite3.Connection, directory: Path) -> None:
+    add_functions(connection, directory)
     for step in STEPS[old - FIRST_VERSION :]:
         for statement in step:
             connection.execute(statement)

@@ -147,7 +147,7 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
         if mode != "wal":
             raise DataDirectoryInvalid(str(directory), "its file system has no shared memory for SQLite's WAL")
         if schema.version(connection) < schema.VERSION:
-            schema.migrate(connection)
+            schema.migrate(connection, directory)
         _prepare_for_writing(connection)
     return connection
 
