@@ -1,5 +1,6 @@
 """Settings of the stage: windows, the fusion transformer and its training, and moments."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -121,3 +122,25 @@ class MomentConfig:
             raise ValueError(f"locality_seconds must be > 0, got {self.locality_seconds}")
         if self.max_moments < 1:
             raise ValueError(f"max_moments must be >= 1, got {self.max_moments}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChapterConfig:
+    """How a video is divided into chapters. benchmarks/chapters.py chose the numbers, with the built-in encoders."""
+
+    price_factor: float = 0.25  # of the price of a chapter: lower, and there are more chapters
+    speech_weight: float = 0.75  # of the scatter of the sentences beside that of the pictures
+    interruption_factor: float = 2.0  # on the price of a chapter that begins inside an utterance
+    min_seconds: float = 10.0  # shortest chapter: players show no shorter ones (YouTube)
+    max_count: int = 120  # chapters of a video: in two hours each has a minute or more
+
+    def least_seconds(self, duration_seconds: float) -> float:
+        """Return the shortest length of a chapter."""
+        return max(self.min_seconds, duration_seconds / self.max_count)
+
+    def price(self, duration_seconds: float) -> float:
+        """Return the scatter that a chapter must save, in squared distance times seconds.
+
+        It grows with the root of the length, so that a video four times as long has chapters twice as long.
+        """
+        return self.price_factor * math.sqrt(duration_seconds)

@@ -47,6 +47,15 @@ class ScoredSpan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chapter:
+    """A part of a video that is about one thing."""
+
+    span: TimeSpan
+    title: str  # words said in it, as they were said; empty if nothing is said
+    best_frame_seconds: float | None  # time of the frame that shows it best; None: it has no pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTokens:
     """The input of fusion for one window. Times are seconds from its start; negative times are before it."""
 

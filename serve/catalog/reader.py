@@ -182,13 +182,15 @@ class CatalogReader(OpenCatalog):
             for row, at, live, generation in rows
         }
 
-    def frames(self, row: int) -> FrameEmbeddings:
+    def frames(self, row: int, *, since_seconds: float = 0.0) -> FrameEmbeddings:
         """Return all frames of a video; vectors float32 (F, D), unit length within float16's precision.
 
+        Args:
+            since_seconds: Of a live video, only those of segments that end later.
         Raises:
             VideoNotFound: If the video is deleted, as in all methods that take a row.
         """
-        stored = self.stored_frames(row)
+        stored = self.stored_frames(row, since_seconds=since_seconds)
         width = stored.vectors[0].shape[1] if stored.vectors else 0
         return FrameEmbeddings(
             epochs=stored.epochs,
@@ -196,12 +198,12 @@ class CatalogReader(OpenCatalog):
             vectors=np.concatenate([np.empty((0, width), np.float16), *stored.vectors]).astype(np.float32),
         )
 
-    def stored_frames(self, row: int) -> StoredFrames:
-        """Return all frames of a video as the catalog stores them."""
+    def stored_frames(self, row: int, *, since_seconds: float = 0.0) -> StoredFrames:
+        """Return the frames of a video as the catalog stores them; `since_seconds` as in frames()."""
         with self._snapshot_of(row) as is_live:
             blocks = self.select(
                 f"SELECT {FRAME_FIELDS} FROM segments JOIN frame_blocks ON segment_row = segments.id"
-                " WHERE segments.video_row = ? ORDER BY position", row
+                " WHERE segments.video_row = ? AND segments.end_seconds > ? ORDER BY position", row, since_seconds
             ) if is_live else self.select(
                 f"SELECT {FRAME_FIELDS} FROM frame_blocks WHERE video_row = ? ORDER BY id", row
             )  # fmt: skip

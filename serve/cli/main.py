@@ -5,7 +5,6 @@ needs them, so that `--help` answers at once. An error is one line on standard e
 command line, and 1 if the work failed.
 """
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -18,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import click
 
 from serve.cli.audit import audited
+from serve.cli.chapters import chapters
 from serve.cli.eval import evaluate
 from serve.cli.failures import UNDECODABLE, OneLineGroup, debug_option
 from serve.cli.kafka import publish, retention, topics, worker
 from serve.cli.moderation import events, policies, rescore
-from serve.cli.options import json_option, library_options, load_library_settings, question_options
+from serve.cli.options import json_option, library_options, load_library_settings, local_library, question_options
 from serve.cli.serve import serve
 from serve.cli.streams import dead_letters, streams
 from serve.cli.tokens import token
@@ -30,7 +30,6 @@ from serve.cli.train import train
 
 if TYPE_CHECKING:
     from serve.cli.transcripts import TranscriptFormat
-    from serve.search.library import Library
     from serve.values import IndexOutcome, IndexProgress
 
 
@@ -44,15 +43,6 @@ def main() -> NoReturn:
         # A terminal may not be able to show every letter.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     cli.main(prog_name="kinodex")
-
-
-@contextlib.contextmanager
-def _open_library(data: Path | None, config: Path | None) -> "Iterator[Library]":
-    directory, settings = load_library_settings(data, config)
-    from serve.search.library import Library
-
-    with contextlib.closing(Library.open(directory, settings)) as library:
-        yield library
 
 
 # ------------------------------------------------------------------ the commands
@@ -171,7 +161,7 @@ def list_videos(collection: str | None, as_json: bool, data: Path | None, config
     from serve.cli.render import show_videos, video_json
     from serve.text import to_json
 
-    with _open_library(data, config) as library:
+    with local_library(data, config) as library:
         videos = library.videos(collection)
     if not videos:
         click.echo("kinodex: the library is empty; add videos: kinodex index PATH", err=True)
@@ -196,7 +186,7 @@ def show(video_id: str, as_json: bool, data: Path | None, config: Path | None) -
     from serve.cli.render import show_video, video_json
     from serve.text import to_json
 
-    with _open_library(data, config) as library:
+    with local_library(data, config) as library:
         video = library.video(video_id)
     if as_json:
         click.echo(to_json(video_json(video)))
@@ -228,7 +218,7 @@ def transcript(video_id: str, format_: "TranscriptFormat", data: Path | None, co
     from serve.cli.transcripts import write_transcript
     from serve.text import title
 
-    with _open_library(data, config) as library:
+    with local_library(data, config) as library:
         video = library.video(video_id)
         utterances = library.transcript(video)
     if not utterances:
@@ -327,7 +317,7 @@ def calibrate(
     from serve.evaluate.questions import read_all_questions
     from serve.text import to_json
 
-    with _open_library(data, config) as library:
+    with local_library(data, config) as library:
         report = choose_calibration(library, read_all_questions(questions))
         target = out or library.directory / FILE
     write_calibration(target, report.fingerprint, report.calibration)
@@ -339,6 +329,7 @@ def calibrate(
         show_calibration(Console(), report, target)
 
 
+cli.add_command(chapters)
 cli.add_command(serve)
 cli.add_command(token)
 cli.add_command(publish)

@@ -1,6 +1,7 @@
 """Options that several commands share, and the settings they lead to."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,6 +10,7 @@ import click
 from serve.cli.failures import debug_option
 
 if TYPE_CHECKING:
+    from serve.search.library import Library
     from serve.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -81,3 +83,12 @@ def load_library_settings(data: Path | None, config: Path | None, *, is_local: b
 
     directory = data_directory(data)
     return directory, load_settings(directory if is_local else None, config)
+
+
+@contextlib.contextmanager
+def local_library(data: Path | None, config: Path | None) -> "Iterator[Library]":
+    directory, settings = load_library_settings(data, config)
+    from serve.search.library import Library
+
+    with contextlib.closing(Library.open(directory, settings)) as library:
+        yield library

@@ -1,6 +1,7 @@
 """Sample answers, videos and utterances, and a fake library that returns them, for the tests of the command."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from encoders.values import Utterance, Word
 from ingest.values import MediaInfo
 from serve.errors import DataDirectoryMissing, VideoNotFound
 from serve.values import Answer, MatchedWord, Moment, Query, Verdict, Video, VideoAnswer
+from temporal.values import Chapter, TimeSpan
 
 
 def moment(**changes: Any) -> Moment:
@@ -95,6 +97,14 @@ def utterance(text: str, start_seconds: float, end_seconds: float, *, timed: boo
     )
 
 
+def chapter(start_seconds: float, end_seconds: float, title: str = "") -> Chapter:
+    return Chapter(
+        span=TimeSpan(start_seconds=start_seconds, end_seconds=end_seconds),
+        title=title,
+        best_frame_seconds=start_seconds + 1.23456,
+    )
+
+
 def jpeg(width: int = 320, height: int = 180) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (width, height), "#3366cc").save(stream, "JPEG")
@@ -105,6 +115,7 @@ class FakeLibrary:
     """Answers every question with `answer`, and keeps the last query in `asked`."""
 
     answer = Answer()
+    parts: Sequence[Chapter] = ()  # chapters of every video
     asked: Query | None = None
 
     @classmethod
@@ -144,6 +155,9 @@ class FakeLibrary:
 
     def transcript(self, video: Video) -> list[Utterance]:
         return [utterance("Hello & welcome to the show.", 1.0, 3.5), utterance("Bye.", 4.0, 4.1)]
+
+    def chapters(self, video: Video) -> list[Chapter]:
+        return self.parts
 
     def thumbnail(self, video: Video, at_seconds: float) -> tuple[float, bytes] | None:
         return at_seconds, jpeg()
