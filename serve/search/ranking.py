@@ -22,9 +22,9 @@ RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published
 # Weight of the visual ranks at confidence 0: an unsure look beats a wild guess at what is said
 # (benchmarks/ablation.py).
 MIN_VISUAL_TRUST = 0.4
-# Weight of an answer's confidence in the order of answers, against its fused ranks, which are 1 at best. With 1 and
-# more, no answer to a development question stands above one that is surer by 0.2. With 1.5, most right videos and
-# moments come first on the training half.
+# Weight of an answer's confidence in the order of answers, against its fused ranks, which are 1 at best. On the training
+# half of the development questions, with 1 and more none of the first ten stands above one that is surer by 0.2, and
+# with 1.5 most right videos and moments come first (benchmarks/results/answers.md).
 CONFIDENCE_WEIGHT = 1.5
 SAME_MOMENT_TIOU = 0.3  # a visual and a spoken span that overlap this much are one moment
 
