@@ -22,7 +22,7 @@ RANK_CONSTANT = 60  # k of reciprocal rank fusion, as published
 # Weight of the visual ranks at confidence 0: an unsure look beats a wild guess at what is said
 # (benchmarks/ablation.py).
 MIN_VISUAL_TRUST = 0.4
-# Weight of an answer's confidence in the order of answers, against its fused ranks, which are 1 at best. On the training
+# Weight of an answer's confidence in the order of answers, against its fused ranks, 1 at best. On the training
 # half of the development questions, with 1 and more none of the first ten stands above one that is surer by 0.2, and
 # with 1.5 most right videos and moments come first (benchmarks/results/answers.md).
 CONFIDENCE_WEIGHT = 1.5
