@@ -9,7 +9,8 @@
 │   └── DecoderTimeout     the watchdog ended the child process
 ├── LimitExceeded          the input exceeds a setting, which the error names
 ├── BrokerUnavailable      no Kafka broker answers, or none accepts us: retry later
-├── OffsetRegression       a partition ends before records that were read of it: stop
+├── OffsetRegression       a partition ends before records that were read of it: read the topic anew
+├── TopicReplaced          a topic was deleted and made anew: read it anew
 └── RecordTooLarge         a record is larger than its topic accepts
 """
 
@@ -91,10 +92,23 @@ class BrokerUnavailable(IngestError):
         self.servers = tuple(servers)
 
 
+class TopicReplaced(IngestError):
+    """A topic was deleted and made anew since it was read: its offsets count other records.
+
+    Attributes:
+        topic: The topic.
+    """
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic, "the topic was deleted and made anew")
+        self.topic = topic
+
+
 class OffsetRegression(IngestError):
     """A partition ends before records that were read of it: the topic was recreated, or has lost records.
 
     Attributes:
+        topic: The topic.
         wanted: The next offset to read.
         end: The offset after the last record.
     """

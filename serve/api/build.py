@@ -255,7 +255,6 @@ async def run_server(
         announce: Called with the address once the server listens.
     Raises:
         ServeError, EncoderError: If the library cannot be used.
-        OffsetRegression: If a Kafka topic was deleted and created again.
     """
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

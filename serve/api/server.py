@@ -114,7 +114,6 @@ class Server:
 
         Raises:
             ServeError, EncoderError: If the library cannot be used.
-            OffsetRegression: If a Kafka topic is not the one that was read before.
         """
         await asyncio.to_thread(self.library_service.spool.clean, self.library_service.jobs.spool_names)
         await asyncio.to_thread(self.library_service.changes.remove_secrets)

@@ -81,6 +81,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         ingest_errors.IngestError,
         ingest_errors.SourceError,
         ingest_errors.OffsetRegression,
+        ingest_errors.TopicReplaced,
         ingest_errors.RecordTooLarge,
         encoder_errors.EncoderError,
         encoder_errors.WeightsNotFound,

@@ -300,6 +300,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE jobs ADD COLUMN size_bytes INTEGER NOT NULL DEFAULT 0",  # of an upload's file
         "CREATE INDEX jobs_turns ON jobs (state, caller, id)",
     ),
+    # Which topics the offsets belong to: a topic that is deleted and made anew has another id.
+    (
+        "CREATE TABLE consumed_topics (topic TEXT NOT NULL, fingerprint TEXT NOT NULL, topic_id TEXT NOT NULL,"
+        " PRIMARY KEY (topic, fingerprint)) WITHOUT ROWID",
+    ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from ingest.errors import TopicReplaced
 from ingest.kafka import PartitionId, PartitionReader, Record, Topics
 from serve.catalog.catalog import Catalog
 from serve.config import parse_retention
@@ -25,20 +26,34 @@ MAX_ANSWER_SECONDS = 5.0  # bound of a broker's answer; a stopping server waits 
 class TopicReader:
     """Reads all partitions of some topics, and new partitions as they appear."""
 
-    def __init__(self, reader: PartitionReader, topics: Sequence[str], positions: Mapping[PartitionId, int]) -> None:
+    def __init__(
+        self,
+        reader: PartitionReader,
+        topics: Sequence[str],
+        positions: Mapping[PartitionId, int],
+        topic_ids: Mapping[str, str],
+    ) -> None:
         """Assign all partitions to the reader, which begins at `positions`, or else at the beginning of a partition.
 
+        Args:
+            topic_ids: Ids of the topics that the positions belong to, as far as they are known.
         Raises:
+            TopicReplaced: If a topic has another id.
             OffsetRegression: If a position lies beyond the partition's end.
             BrokerUnavailable: If no broker answers, or there are no such topics.
         """
         self._reader, self._topics = reader, topics
+        self.topic_ids = dict(topic_ids)
         self._partition_ids: list[PartitionId] = []
         self._assigned_at = 0.0
         self._assign(positions)
 
     def _assign(self, positions: Mapping[PartitionId, int]) -> None:
         self._assigned_at = time.monotonic()
+        for topic in self._topics:
+            topic_id = self._reader.topic_id(topic)
+            if topic_id and self.topic_ids.setdefault(topic, topic_id) != topic_id:
+                raise TopicReplaced(topic)
         found = [(topic, partition) for topic in self._topics for partition in self._reader.partitions_of(topic)]
         if set(found) - set(self._partition_ids):
             self._reader.assign((*place, positions.get(place)) for place in found)
@@ -113,7 +128,9 @@ class Feed:
     def _open_reader(self, positions: Mapping[PartitionId, int]) -> Iterator[TopicReader]:
         with PartitionReader(self._config) as reader:
             topics = (self._topics.deletions, self._topics.segments, self._topics.settings)
-            yield TopicReader(reader, topics, positions)
+            made = TopicReader(reader, topics, positions, self._rows.topic_ids())
+            self._rows.note_topics(made.topic_ids)
+            yield made
 
     @property
     def is_behind(self) -> bool:

@@ -103,6 +103,42 @@ class LiveRows:
             )
         )  # fmt: skip
 
+    def topic_ids(self) -> dict[str, str]:
+        """Return the brokers' ids of the topics that the offsets belong to, by topic."""
+        return dict(
+            self.catalog.select("SELECT topic, topic_id FROM consumed_topics WHERE fingerprint = ?", self.fingerprint)
+        )
+
+    def note_topics(self, topic_ids: Mapping[str, str]) -> None:
+        """Store the brokers' ids of topics, by topic."""
+        if topic_ids.items() <= self.topic_ids().items():
+            return
+        with self.catalog.editing() as edit:
+            edit.executemany(
+                "INSERT OR REPLACE INTO consumed_topics VALUES (?, ?, ?)",
+                ((topic, self.fingerprint, topic_id) for topic, topic_id in topic_ids.items()),
+            )
+
+    def forget_topic(self, topic: str, *, has_segments: bool) -> int:
+        """Forget the offsets and the id of a topic, so that it is read anew; return how many videos were removed.
+
+        Files that were indexed here stay, and so does what is known of deletions.
+
+        Args:
+            has_segments: Whether the topic is that of the segments: then the live videos made of it are removed.
+        """
+        videos = self.catalog.select(
+            "SELECT row FROM videos WHERE state = 'READY' AND live AND fingerprint = ?", self.fingerprint
+        ) if has_segments else []  # fmt: skip
+        for (row,) in videos:  # a transaction each: others need not wait for long. After a crash it begins again.
+            with self.catalog.editing() as edit:
+                self.catalog.remove_row(edit, row)
+                self.catalog.advance_generation(edit)
+        with self.catalog.editing() as edit:
+            for table in ("consumed_offsets", "consumed_topics"):
+                edit.execute(f"DELETE FROM {table} WHERE topic = ? AND fingerprint = ?", (topic, self.fingerprint))
+        return len(videos)
+
     def apply(self, changes: Sequence[Change], offsets: Mapping[tuple[str, int], int]) -> Applied:
         """Apply changes and store the offsets to read from next, by (topic, partition), in one transaction.
 

@@ -4,7 +4,8 @@ Why nothing is lost or applied twice, whenever the process is killed:
 1. The reader begins at the offsets that the catalog holds.
 2. Each batch of records becomes one transaction: rows, videos, and the offsets after them.
 3. Records that were read and not committed are read again.
-Every replica reads everything, so there is no consumer group. A new data directory reads from the beginning.
+Every replica reads everything, so there is no consumer group. A new data directory reads from the beginning. So does an
+old one whose topic was deleted and made anew: what came from Kafka is rebuilt, and indexed files stay.
 """
 
 import logging
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
 
-from ingest.errors import BrokerUnavailable, OffsetRegression
+from ingest.errors import BrokerUnavailable, OffsetRegression, TopicReplaced
 from ingest.kafka import PartitionId, Record, Topics
 from serve.background import Background, Backoff, Stopped
 from serve.codec.dead_letters import BATCH_UNREADABLE, dead_letter
 from serve.codec.records import SegmentRecord, read_deletion, read_segment, segment_key
+from serve.config import Retention
 from serve.errors import DataDirectoryBusy, DataDirectoryInvalid, RecordInvalid
 from serve.live.batch_size import BatchSize
 from serve.live.broker_clock import BrokerClock
@@ -81,7 +83,8 @@ class Materialiser:
             open_reader: Connects to Kafka and reads from these offsets; partitions without one from their beginning.
             send_dead_letter: Begins to send a dead letter: key and value.
             on_change: Makes what was committed visible to searches.
-            on_caught_up: Called once, when everything was read that Kafka held when the thread began.
+            on_caught_up: Called when everything was read that Kafka held when the thread began, or when a topic was
+                found to be made anew.
             on_away: Called after each attempt that ends because Kafka is away.
         """
         self._rows, self._open_reader, self._tombstones = rows, open_reader, tombstones
@@ -134,18 +137,27 @@ class Materialiser:
                 self._follow(reader)
         except (BrokerUnavailable, DataDirectoryBusy, DataDirectoryInvalid):
             raise
-        except OffsetRegression as error:
-            logger.error(
-                "live feed ended, because a topic is not the one that this data directory was fed from: name"
-                " that one (kafka.servers, kafka.topic_prefix), or begin with a new data directory reason=%s",
-                error,
-            )
-            self._end(error)
+        except (TopicReplaced, OffsetRegression) as error:
+            self._forget_topic(error.topic, str(error))
         except Exception as error:  # a bug: the server must not continue and fall behind
             logger.exception("live feed ended")
             self._end(error)
         finally:
             self._note_connection(is_connected=False)
+
+    def _forget_topic(self, topic: str, reason: str) -> None:
+        """Let go of what came from a topic that is not the one that was read before; the next reader reads it anew."""
+        count = self._rows.forget_topic(topic, has_segments=topic == self._topics.segments)
+        if topic == self._topics.segments:
+            self._tombstones.clear()
+        if topic == self._topics.settings:
+            self._settings_offsets, self._pruner.cluster = {}, Retention()
+        self._is_caught_up, self._goal = False, None
+        logger.warning(
+            "topic is read anew, and the videos that came from it are removed until then topic=%s videos=%d reason=%s",
+            topic, count, reason,
+        )  # fmt: skip
+        self._on_change()
 
     def _note_connection(self, *, is_connected: bool) -> None:
         self._is_connected = is_connected

@@ -66,6 +66,11 @@ class PendingTombstones:
     def __len__(self) -> int:
         return len(self._new) + len(self._waiting) + len(self._sent)
 
+    def clear(self) -> None:
+        """Forget all of them: the topic was made anew, and holds none of these segments."""
+        with self._lock:
+            self._new, self._waiting, self._goal, self._sent = {}, {}, {}, {}
+
     def add(self, segments: Iterable[SegmentKey]) -> None:
         """Note segments that were removed here."""
         with self._lock:

@@ -15,7 +15,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from ingest.errors import OffsetRegression
 from ingest.kafka import Producer, Record, create_topics
 from kinodex.v1 import library_service_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
@@ -349,24 +348,28 @@ def test_a_server_that_starts_while_the_broker_is_away_answers_from_what_it_has(
         wait_until(lambda: found(client, "blue") != [])
 
 
-def test_a_topic_that_was_made_anew_ends_the_server(
-    own: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_topic_that_was_made_anew_is_read_anew_and_files_stay(own: Worker, tmp_path: Path) -> None:
     from kafka.admin import KafkaAdminClient
 
-    own.publish(stream("cam", ["red"] * 60, appended=now() - 60))
-    with asked(tmp_path / "data", own):
-        pass
-    admin = KafkaAdminClient(bootstrap_servers=list(own.config.servers))
-    admin.delete_topics([own.topics.segments])
-    wait_until(lambda: any(one.state == "created" for one in create_topics(own.config)))
-    admin.close()
-    with (
-        running(tmp_path / "data", own.settings, warm=False) as server,
-        pytest.raises(OffsetRegression, match="recreated"),
-    ):
-        server.call(server.server.warm_up())
-    assert "name that one (kafka.servers, kafka.topic_prefix)" in caplog.text
+    def make_anew() -> None:
+        with KafkaAdminClient(bootstrap_servers=list(own.config.servers)) as admin:
+            admin.delete_topics([own.topics.segments])
+            wait_until(lambda: any(one.state == "created" for one in create_topics(own.config)))
+
+    film = write_scenes(tmp_path / "film.mp4", [("blue", 6)])
+    list(index([str(film)], tmp_path / "data", Settings(workers=2), progress=SilentProgress()))
+    own.publish(stream("old", ["red"] * 10, appended=now() - 60))
+    with asked(tmp_path / "data", own) as (_, client):
+        assert found(client, "red") == [("old", False)]
+    make_anew()  # while the server is away
+    own.publish(stream("new", ["red"] * 60, appended=now() - 60))  # more records than before
+    with asked(tmp_path / "data", own) as (_, client):
+        assert {name for name, _ in found(client, "red")} == {"new"}
+        assert len(found(client, "blue")) == 1
+        make_anew()  # while it runs
+        own.publish(stream("newest", ["red"] * 60, appended=now() - 60))
+        wait_until(lambda: {name for name, _ in found(client, "red")} == {"newest"})
+        assert len(found(client, "blue")) == 1
 
 
 def test_new_encoders_of_a_reindexed_library_take_the_segments_of_their_own(

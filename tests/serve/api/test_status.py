@@ -84,6 +84,7 @@ UNSPOKEN: list[Exception] = [
     ingest_errors.IngestError(SECRET, "bad"),
     ingest_errors.SourceError(SECRET, "bad"),
     ingest_errors.OffsetRegression(SECRET, 0, 7, 3),
+    ingest_errors.TopicReplaced(SECRET),
     ingest_errors.RecordTooLarge(SECRET, "too large"),
     encoder_errors.EncoderError(SECRET),
     encoder_errors.WeightsNotFound("clip", SECRET),

@@ -37,6 +37,7 @@ from serve.observe.metrics import LiveMetrics
 from serve.settings import Settings
 from support.fakes import use_fakes
 from support.hand_made import FINGERPRINT, SPACE, stream
+from support.sample_catalog import put
 from support.sample_live import rows_of
 from support.waiting import HANG_SECONDS, wait_until
 
@@ -267,17 +268,25 @@ def test_the_broker_goes_and_comes_back(benches: Callable[..., Bench], caplog: p
     assert len([one for one in caplog.messages if one.startswith("live feed waits")]) == 1
 
 
-def test_a_topic_that_was_made_anew_ends_it(benches: Callable[..., Bench]) -> None:
+def test_a_topic_that_lost_records_is_read_anew(benches: Callable[..., Bench]) -> None:
     topics = Topics()
-    topics.put(*PARIS)
+    topics.put(*PARIS, *stream("gone", ["red"] * 5, {}, appended=NOW - 20))
+    topics.delete("default", "other", NOW)
     bench = benches(topics)
     assert bench.caught_up.wait(HANG_SECONDS)
     bench.materialiser.stop()
+    with Catalog.open_writer(bench.catalog.directory) as catalog:
+        put(catalog, "file")
     del topics.logs[SEGMENTS, 0][1:]
     again = benches(topics)
-    assert again.ended.wait(HANG_SECONDS)
-    assert isinstance(again.error, OffsetRegression)
-    assert len(again.segment_ids()) == 2
+    assert again.caught_up.wait(HANG_SECONDS)
+    assert "cam/0/0" in again.segment_ids()
+    assert not {"cam/0/1", "gone/0/0"} & set(again.segment_ids())
+    assert again.error is None
+    assert {video.video_id for video in again.catalog.videos()} == {"cam", "file"}
+    assert [dict(one) for one in topics.opened[-2:]] == [
+        {(SEGMENTS, 0): 3, (DELETIONS, 0): 1}, {(DELETIONS, 0): 1}
+    ]  # fmt: skip
 
 
 def test_invalid_records_are_skipped(benches: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
