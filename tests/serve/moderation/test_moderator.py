@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,9 +305,9 @@ def test_a_file_that_is_away_for_a_moment_withdraws_nothing(moderated: Moderated
     assert len(moderated.events(moderated.library.videos()[0].video_id)) == 1
 
 
-@pytest.mark.parametrize("name", ["stat", "open"])
+@pytest.mark.parametrize(("module", "name"), [(Path, "stat"), (os, "open")])
 def test_a_file_that_cannot_be_read_changes_nothing_and_is_read_again(
-    moderated: Moderated, monkeypatch: pytest.MonkeyPatch, name: str
+    moderated: Moderated, monkeypatch: pytest.MonkeyPatch, module: object, name: str
 ) -> None:
     moderated.score_due_videos()
     write(moderated.path, RED, version="2")
@@ -316,9 +317,9 @@ def test_a_file_that_cannot_be_read_changes_nothing_and_is_read_again(
             raise OSError(errno.EIO, "Input/output error")
         return works(path, *arguments, **named)
 
-    works = getattr(Path, name)
+    works = getattr(module, name)
     with monkeypatch.context() as broken:
-        broken.setattr(Path, name, fails)
+        broken.setattr(module, name, fails)
         assert moderated.score_due_videos() == []
         moderated.now += ABSENCE_SECONDS
         assert moderated.score_due_videos() == []
