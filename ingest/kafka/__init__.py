@@ -8,7 +8,15 @@ from ingest.kafka.group import GroupConsumer
 from ingest.kafka.producer import Delivery, Producer
 from ingest.kafka.reader import PartitionReader, committed_offsets
 from ingest.kafka.record import MAX_RECORD_BYTES, PartitionId, Record
-from ingest.kafka.topics import ClusterState, TopicOutcome, Topics, create_topics, describe_cluster, describe_topics
+from ingest.kafka.topics import (
+    ClusterState,
+    TopicOutcome,
+    Topics,
+    create_topics,
+    describe_cluster,
+    describe_topics,
+    grow_topics,
+)
 
 __all__ = [
     "MAX_RECORD_BYTES",
@@ -25,4 +33,5 @@ __all__ = [
     "create_topics",
     "describe_cluster",
     "describe_topics",
+    "grow_topics",
 ]

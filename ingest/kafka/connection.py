@@ -22,7 +22,7 @@ repair_batches()
 
 # Longest pause between two attempts to connect; kafka-python's default of 30 s would prolong each outage.
 MAX_RECONNECT_SECONDS = 2.0
-METADATA_SECONDS = 60.0  # how often metadata is read again; partitions that were added are seen after at most this
+METADATA_SECONDS = 10.0  # how often metadata is read again; partitions that were added are seen after at most this
 CLOSE_SECONDS = 10.0  # default bound of closing a client
 SECRET_FILES = "see the settings kafka.sasl_password_file and kafka.sasl_token_file"
 MAX_REASON_CHARS = 300  # of kafka-python's error texts, some of which contain whole requests

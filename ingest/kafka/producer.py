@@ -147,6 +147,10 @@ class Producer:
             partitions = sorted(self._producer.partitions_for(topic))
         return int(partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)])
 
+    def partition_count(self, topic: str) -> int:
+        """Return how many partitions a topic has, as far as it is known: new ones are noticed after some seconds."""
+        return len(self._known_partitions(topic))
+
     def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
         """Send waiting records, at most so long, and end. Records that are left fail."""
         try:

@@ -12,7 +12,7 @@ from ingest.config import KafkaConfig
 from ingest.kafka.connection import broker_unavailable, connect, milliseconds, translate_errors
 from ingest.kafka.record import MAX_RECORD_BYTES
 
-State = Literal["created", "exists", "missing", "differs"]
+State = Literal["created", "exists", "missing", "differs", "grown"]
 
 # Latency and the order of deletions are computed from the broker's clock.
 LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
@@ -38,6 +38,10 @@ class Topics:
         self.checkpoints = f"{prefix}.checkpoints"  # where another worker can continue each stream
         self.deadletter = f"{prefix}.deadletter"  # records that could not be processed
         self.events = f"{prefix}.events"  # moderation events
+
+    def work(self) -> tuple[str, ...]:
+        """Return the topics whose partitions workers share, in the order in which they must grow."""
+        return self.checkpoints, self.sources, self.chunks
 
     def configs(self) -> dict[str, dict[str, str]]:
         """Return the settings of each topic, by Kafka's names."""
@@ -84,6 +88,31 @@ def create_topics(config: KafkaConfig) -> list[TopicOutcome]:
     return [
         TopicOutcome(name, "exists") if outcome.state == "missing" else outcome for name, outcome in outcomes.items()
     ]
+
+
+def grow_topics(config: KafkaConfig, partition_count: int) -> list[TopicOutcome]:
+    """Add partitions to the topics whose partitions workers share, up to a count. Checkpoints first: chunks need them.
+
+    Topics that hold the last record of each key stay as they are: their keys must not move.
+
+    Raises:
+        ValueError: If one of the topics is missing, or has more partitions already. Then nothing is changed.
+        BrokerUnavailable: If no broker answers in time, or none lets us change topics.
+    """
+    outcomes = []
+    with translate_errors(config), _admin(config) as admin:
+        names = Topics(config.topic_prefix).work()
+        counts = {one["name"]: len(one["partitions"]) for one in admin.describe_topics(list(names))}
+        for name in names:
+            if not counts.get(name):
+                raise ValueError(f"there is no topic {name}: `kinodex topics` makes the topics")
+            if counts[name] > partition_count:
+                raise ValueError(f"{name} has {counts[name]} partitions: Kafka can add partitions, and remove none")
+        for name in names:
+            if counts[name] < partition_count:
+                admin.create_partitions({name: partition_count})
+            outcomes.append(TopicOutcome(name, "grown" if counts[name] < partition_count else "exists"))
+    return outcomes
 
 
 def describe_topics(config: KafkaConfig) -> list[TopicOutcome]:
@@ -145,7 +174,7 @@ def _check_topics(admin: KafkaAdminClient, config: KafkaConfig) -> list[TopicOut
             outcomes.append(TopicOutcome(name, "missing"))
             continue
         differences = _compare_settings(settings, configs[name])
-        if partition_counts[name] != config.partition_count:
+        if name in Topics(config.topic_prefix).work() and partition_counts[name] != config.partition_count:
             differences = (*differences, f"it has {partition_counts[name]} partitions, not {config.partition_count}")
         outcomes.append(TopicOutcome(name, "differs" if differences else "exists", differences))
     return outcomes

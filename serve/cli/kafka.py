@@ -119,22 +119,41 @@ def worker(servers: str | None, config: Path | None) -> None:
     epilog="""\b
 Examples:
   kinodex topics --kafka broker:9092
-  KINODEX_KAFKA_PARTITION_COUNT=48 kinodex topics --kafka broker:9092"""
+  KINODEX_KAFKA_PARTITION_COUNT=48 kinodex topics --kafka broker:9092
+  kinodex topics --grow 48 --kafka broker:9092"""
+)
+@click.option(
+    "--grow", "partition_count", type=click.IntRange(min=1), metavar="N", help="Let the work have N partitions."
 )
 @json_option
 @kafka_options
 @click.pass_context
-def topics(ctx: click.Context, as_json: bool, servers: str | None, config: Path | None) -> None:
+def topics(
+    ctx: click.Context, partition_count: int | None, as_json: bool, servers: str | None, config: Path | None
+) -> None:
     """Create the Kafka topics, and check them.
 
-    Missing topics are created. Topics with other settings than expected are listed, and stay as they are.
+    Missing topics are created. Topics with other settings than expected are listed, and stay as they are. --grow adds
+    partitions to the topics of chunks, sources and checkpoints, so that more workers can share new streams. Do it while
+    workers run.
     Exit status: 0 all topics are right; 1 a topic differs.
     """
     settings = load_kafka_settings(servers, config)
-    from ingest.kafka import create_topics
+    from ingest.kafka import create_topics, grow_topics
     from serve.text import to_json
 
-    outcomes = create_topics(settings.kafka)
+    if partition_count is None:
+        outcomes = create_topics(settings.kafka)
+    else:
+        try:
+            outcomes = grow_topics(settings.kafka, partition_count)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        click.echo(
+            "Streams that run go on where they began: what arrives in another partition is passed on. New streams use"
+            f" all partitions within a minute. Set kafka.partition_count to {partition_count}.",
+            err=True,
+        )
     width = max(len(outcome.name) for outcome in outcomes)
     for outcome in outcomes:
         if as_json:

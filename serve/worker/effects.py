@@ -69,6 +69,9 @@ class Effects(Protocol):
     def send_tombstone(self, flow: VideoFlow, key: bytes) -> Delivery:
         """Publish the removal of a segment."""
 
+    def send_chunk(self, partition: int, key: bytes, data: bytes | None) -> Delivery:
+        """Append a record of a stream to the partition of chunks where the stream began."""
+
     def send_dead_letter(self, key: bytes, data: bytes) -> Delivery:
         """Publish a record that cannot be used."""
 

@@ -39,6 +39,10 @@ class Outbox:
         """Send tombstones for published segments of a video."""
         self._deliveries += [self._effects.send_tombstone(flow, key) for key in sorted(keys)]
 
+    def forward(self, record: Record, partition: int) -> None:
+        """Pass a record of a stream on to the partition where the stream began."""
+        self._deliveries.append(self._effects.send_chunk(partition, record.key, record.value))
+
     def refuse(self, record: Record, reason: str, message: str, *, uri: str = "") -> None:
         """Send a record that cannot be used to the dead letters, and count it by its reason.
 

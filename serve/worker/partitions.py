@@ -11,7 +11,7 @@ and revisions, so a replay makes the same segments again.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ingest.errors import IngestError
@@ -138,13 +138,18 @@ class ChunkPartition(Partition):
         *,
         config: StreamConfig,
         topic_id: str = "",
+        find_home: Callable[[bytes], int | None] = lambda key: None,
     ) -> None:
         """Continue the streams from their checkpoints, the newest of which was appended at `checkpointed_seconds`.
 
         Chunks appended earlier may have been taken already.
+
+        Args:
+            find_home: Returns the other partition in which the stream of a record's key began; None: in no other.
         """
         super().__init__(effects, topic, number, next_offset)
         self._config, self._checkpointed_seconds = config, checkpointed_seconds
+        self._find_home = find_home
         self._topic_id = topic_id  # of the topic that has these offsets
         # Serialised checkpoints of streams that ended: a stream that comes back must recognise its old chunks.
         self._ended = {key: checkpoint.SerializeToString() for key, checkpoint in checkpoints.items()}
@@ -168,6 +173,12 @@ class ChunkPartition(Partition):
         return (stream for stream in self._streams.values() if not stream.is_over)
 
     def _take(self, record: Record) -> None:
+        key = b"/".join((self.topic.encode(), record.key))
+        is_known = key in self._streams or key in self._ended
+        if not is_known and (home := self._find_home(record.key)) is not None:
+            self._outbox.forward(record, home)
+            self._effects.count("forwarded")
+            return
         if record.value is None:
             self._reset_sessions(record)
             return

@@ -173,6 +173,9 @@ class WorkerThreads(Effects):
     def send_tombstone(self, flow: VideoFlow, key: bytes) -> Delivery:
         return self._send_to_segments(flow.collection, flow.video_id, key, None)
 
+    def send_chunk(self, partition: int, key: bytes, data: bytes | None) -> Delivery:
+        return self._producer.send(self._topics.chunks, key, data, partition=partition)
+
     def send_dead_letter(self, key: bytes, data: bytes) -> Delivery:
         return self._producer.send(self._topics.deadletter, key, data)
 

@@ -13,6 +13,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from encoders.speech.whisper import Transcriber
@@ -248,7 +249,7 @@ class Worker:
                 checkpoints = self._takeover.end_lost(number, *latest, log)
                 partition = chunks = ChunkPartition(
                     self.threads, topic, number, start, checkpoints, latest[1], config=self._streams,
-                    topic_id=log.topic_id,
+                    topic_id=log.topic_id, find_home=partial(self._takeover.find_home, number),
                 )  # fmt: skip
                 needed = chunks.resume_offset
                 start = start if needed is None else min(start, needed)

@@ -150,6 +150,9 @@ class FakeEffects(Effects):
     def send_dead_letter(self, key: bytes, data: bytes) -> Delivery:
         return self._send("deadletter", key, data)
 
+    def send_chunk(self, partition: int, key: bytes, data: bytes | None) -> Delivery:
+        return self._send(f"chunks/{partition}", key, data)
+
     def send_checkpoint(self, partition: int, key: bytes, data: bytes) -> Delivery:
         return self._send("checkpoints", key, data)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from ingest.kafka import create_topics
+from ingest.kafka import create_topics, grow_topics, repairs
 from support.fakes import use_fakes, write_scenes
-from support.waiting import wait_until
+from support.waiting import HANG_SECONDS, wait_until
 from support.worker_runs import Topic, comparable_finals, cut, worker_in_thread
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -107,3 +107,25 @@ def test_partitions_without_checkpoints_wait_and_do_not_end_the_worker(
         assert topic.segments("late") == {}
         admin.create_partitions({topic.names.checkpoints: 4})
         worker.wait_until(lambda: topic.is_ended("late"))
+
+
+def test_streams_go_on_where_they_began_when_partitions_are_added(topic: Topic, film: Path, tmp_path: Path) -> None:
+    names = [f"cam{n}" for n in range(4)]
+    films = {name: cut(film, name) for name in (*names, "calm")}
+    for name in films:
+        topic.send(films[name][: None if name == "calm" else 6])
+    with worker_in_thread(topic, tmp_path) as worker:
+        worker.wait_until(lambda: topic.is_ended("calm") and worker.count("taken") == len(films["calm"]) + 24)
+        worker.wait_until(lambda: len(topic.records_of(topic.names.checkpoints)) > 5)
+        assert {one.state for one in grow_topics(topic.config, 5)} == {"grown"}
+        for name in names:
+            repairs.refresh_metadata(topic.producer._net_client, HANG_SECONDS)
+            topic.send(films[name][6:])
+        worker.wait_until(lambda: topic.is_ended(*names))
+        assert worker.count("forwarded") > 0
+    expected = comparable_finals(topic.segments("calm"))
+    for name in names:
+        found = comparable_finals(topic.segments(name))
+        assert found == [one | {"id": str(one["id"]).replace("calm", name)} for one in expected]
+    with pytest.raises(ValueError, match="has 5 partitions"):
+        grow_topics(topic.config, 4)
