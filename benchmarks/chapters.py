@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
 from serve.catalog.catalog import Catalog
+from serve.catalog.spelling import STOP_WORDS
 from temporal.chapters.boundaries import find_parts, timed_pictures, timed_sentences
+from temporal.chapters.chapters import find_chapters
+from temporal.chapters.highlights import find_highlights
 from temporal.config import ChapterConfig
 from temporal.moments.shots import picture_changes
-from temporal.values import TimeSpan
+from temporal.values import TimeSpan, VideoContent
 
 RESULTS = Path(__file__).parent / "results" / "chapters.md"
 TOLERANCE_SECONDS = 3.0
@@ -236,17 +239,30 @@ def main() -> None:
         "",
     ]
     clip = long_video(clips, 2)
-    started = time.perf_counter()
-    chapters(clip, CONFIG)
-    seconds = time.perf_counter() - started
-    tracemalloc.start()
-    chapters(clip, CONFIG)
-    peak = tracemalloc.get_traced_memory()[1] / 2**20
-    tracemalloc.stop()
-    lines.append(
-        f"Two hours (the clips again and again; {len(clip.frames.pts_seconds)} frames, {len(clip.utterances)}"
-        f" utterances): {seconds:.1f} s and {peak:.0f} MiB beside the vectors."
+    content = VideoContent(
+        frames=clip.frames,
+        utterances=clip.utterances,
+        sentences=clip.sentences,
+        span=TimeSpan(start_seconds=0.0, end_seconds=clip.duration_seconds),
     )
+    works: dict[str, Callable[[], object]] = {
+        "chapters with titles": lambda: find_chapters(content, STOP_WORDS, CONFIG),
+        "ten highlights": lambda: find_highlights(content, 10),
+    }
+    lines += [
+        f"Two hours: the clips again and again, {len(clip.frames.pts_seconds)} frames and {len(clip.utterances)}"
+        " utterances. Memory is beside the vectors.",
+        "",
+    ]
+    for name, work in works.items():
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+        lines.append(f"- {name}: {seconds:.1f} s, {peak:.0f} MiB")
     RESULTS.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

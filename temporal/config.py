@@ -132,6 +132,7 @@ class ChapterConfig:
     speech_weight: float = 0.75  # of the scatter of the sentences beside that of the pictures
     interruption_factor: float = 2.0  # on the price of a chapter that begins inside an utterance
     min_seconds: float = 10.0  # shortest chapter: players show no shorter ones (YouTube)
+    max_seconds: float = math.inf  # longest chapter, where pictures or pauses allow it
     max_count: int = 120  # chapters of a video: in two hours each has a minute or more
 
     def least_seconds(self, duration_seconds: float) -> float:

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.values import FrameEmbeddings, Utterance
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeSpan:
@@ -53,6 +55,37 @@ class Chapter:
     span: TimeSpan
     title: str  # words said in it, as they were said; empty if nothing is said
     best_frame_seconds: float | None  # time of the frame that shows it best; None: it has no pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Highlight:
+    """One of the moments that together tell most of a video."""
+
+    span: TimeSpan
+    best_frame_seconds: float | None  # as in Chapter
+    transcript: str  # words spoken in it; may be empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """The chapters and the highlights of a video, each in order of time."""
+
+    chapters: tuple[Chapter, ...]  # without gaps; at least one
+    highlights: tuple[Highlight, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VideoContent:
+    """What is seen and said in a video, as vectors and words."""
+
+    frames: FrameEmbeddings  # D is 0 without a visual encoder
+    utterances: Sequence[Utterance]  # in order of time
+    sentences: NDArray[np.float32]  # (U, E), unit length: their vectors; E is 0 without a sentence encoder
+    span: TimeSpan
+
+    def __post_init__(self) -> None:
+        if len(self.utterances) != len(self.sentences):
+            raise ValueError(f"{len(self.utterances)} utterances do not fit {len(self.sentences)} vectors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

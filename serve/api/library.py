@@ -19,11 +19,13 @@ from serve.api.pages import PageSigner, binding, fit_page
 from serve.api.tokens import Principal
 from serve.api.workers import Workers, run_to_end
 from serve.catalog.catalog import Catalog
+from serve.catalog.chapters import read_outline
 from serve.catalog.entries import free_id, video_at
 from serve.catalog.reader import require_single
 from serve.catalog.rows import uri_bytes
 from serve.codec.fields import duration_message
 from serve.codec.messages import ready_status, video_message
+from serve.codec.outlines import outline_message
 from serve.codec.requests import (
     Placement,
     UploadInfo,
@@ -259,6 +261,17 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             return library_pb2.GetTranscriptResponse(
                 utterances=[fill_utterance(library_pb2.Utterance(), utterance) for utterance in utterances]
             )
+
+        return await self.workers.run(work)
+
+    async def GetChapters(
+        self, request: library_pb2.GetChaptersRequest, context: Any
+    ) -> library_pb2.GetChaptersResponse:
+        reference, principal = video_reference(request), current_principal()
+
+        def work(check: Callable[[], None]) -> library_pb2.GetChaptersResponse:
+            video = self._ready_video(reference, principal)
+            return outline_message(read_outline(self.catalog, video, request.highlight_count))
 
         return await self.workers.run(work)
 

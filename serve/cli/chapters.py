@@ -1,4 +1,4 @@
-"""The command `kinodex chapters`: the chapters of a video as text, JSON, WebVTT, or lines for YouTube."""
+"""The command `kinodex chapters`: chapters as text, JSON, WebVTT or lines for YouTube, and highlights."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +10,11 @@ from serve.cli.options import library_options, local_library
 
 if TYPE_CHECKING:
     from serve.values import Video
-    from temporal.values import Chapter
+    from temporal.values import Chapter, Highlight, Outline
 
 ChapterFormat = Literal["text", "json", "vtt", "youtube"]
 
+MAX_HIGHLIGHTS = 100  # as the API
 YOUTUBE_LEAST = 3  # chapters: https://support.google.com/youtube/answer/9884579
 
 
@@ -21,7 +22,8 @@ YOUTUBE_LEAST = 3  # chapters: https://support.google.com/youtube/answer/9884579
     epilog="""\b
 Examples:
   kinodex chapters 3fa9
-  kinodex chapters 3fa9 --format vtt > talk.chapters.vtt"""
+  kinodex chapters 3fa9 --format vtt > talk.chapters.vtt
+  kinodex chapters 3fa9 --highlights 10"""
 )
 @click.argument("video_id", metavar="ID")
 @click.option(
@@ -32,8 +34,18 @@ Examples:
     show_default=True,
     help="text: a line for each chapter; vtt: a chapters track; youtube: lines for a description.",
 )
+@click.option(
+    "--highlights",
+    "highlight_count",
+    metavar="N",
+    type=click.IntRange(0, MAX_HIGHLIGHTS),
+    default=0,
+    help="Also print the N moments that together tell most of the video (text and json).",
+)
 @library_options
-def chapters(video_id: str, format_: ChapterFormat, data: Path | None, config: Path | None) -> None:
+def chapters(
+    video_id: str, format_: ChapterFormat, highlight_count: int, data: Path | None, config: Path | None
+) -> None:
     """Print the chapters of a video.
 
     A chapter begins where pictures, words and pauses change together. Its title is made of the words that it says more
@@ -41,18 +53,22 @@ def chapters(video_id: str, format_: ChapterFormat, data: Path | None, config: P
     """
     from serve.text import title
 
+    if highlight_count and format_ in ("vtt", "youtube"):
+        raise click.UsageError(f"--highlights cannot be written as {format_}; use --format text or json")
     with local_library(data, config) as library:
         video = library.video(video_id)
-        found = library.chapters(video)
-    if format_ == "youtube" and (problem := youtube_problem(found)):
+        outline = library.outline(video, highlight_count)
+    if format_ == "youtube" and (problem := youtube_problem(outline.chapters)):
         click.echo(f"kinodex: YouTube shows no chapters of {title(video.uri)}: {problem}", err=True)
-    click.echo(write_chapters(video, found, format_).encode("utf-8", "backslashreplace"), nl=False)
+    click.echo(write_outline(video, outline, format_).encode("utf-8", "backslashreplace"), nl=False)
 
 
-def write_chapters(video: "Video", chapters: Sequence["Chapter"], format_: ChapterFormat) -> str:
-    """Write chapters in a format. The times of YouTube's are rounded down to seconds."""
+def write_outline(video: "Video", outline: "Outline", format_: ChapterFormat) -> str:
+    """Write chapters in a format, with highlights as text or JSON. YouTube's times are rounded down to seconds."""
     from serve.cli.transcripts import Cue, to_vtt
-    from serve.text import clock, time_span, to_json
+    from serve.text import clock, printable, time_span, to_json
+
+    chapters = outline.chapters
 
     def vtt() -> str:
         return to_vtt(
@@ -67,13 +83,19 @@ def write_chapters(video: "Video", chapters: Sequence["Chapter"], format_: Chapt
         )
 
     def text() -> str:
-        spans = [time_span(each.span.start_seconds, each.span.end_seconds) for each in chapters]
-        lines = zip(spans, map(_said_title, chapters), strict=True)
-        return "".join(f"[{span}] {said}".rstrip() + "\n" for span, said in lines)
+        lines = [(each.span, printable(each.title)) for each in chapters]
+        highlights = [(each.span, printable(each.transcript)) for each in outline.highlights]
+        listed = [
+            "".join(
+                f"[{time_span(span.start_seconds, span.end_seconds)}] {said}".rstrip() + "\n" for span, said in some
+            )
+            for some in (lines, highlights)
+        ]
+        return "\nHighlights\n".join(listed) if highlights else listed[0]
 
     writers: dict[str, Callable[[], str]] = {
         "text": text,
-        "json": lambda: to_json(_chapters_json(video, chapters)).decode() + "\n",
+        "json": lambda: to_json(_outline_json(video, outline)).decode() + "\n",
         "vtt": vtt,
         "youtube": lambda: "".join(f"{clock(each.span.start_seconds)} {chapter_title(each)}\n" for each in chapters),
     }
@@ -82,9 +104,9 @@ def write_chapters(video: "Video", chapters: Sequence["Chapter"], format_: Chapt
 
 def chapter_title(chapter: "Chapter") -> str:
     """Return the title that players show: if nothing is said, the time."""
-    from serve.text import time_span
+    from serve.text import printable, time_span
 
-    return _said_title(chapter) or time_span(chapter.span.start_seconds, chapter.span.end_seconds)
+    return printable(chapter.title) or time_span(chapter.span.start_seconds, chapter.span.end_seconds)
 
 
 def youtube_problem(chapters: Sequence["Chapter"]) -> str | None:
@@ -98,27 +120,21 @@ def youtube_problem(chapters: Sequence["Chapter"]) -> str | None:
     return None
 
 
-def _said_title(chapter: "Chapter") -> str:
-    from serve.text import printable
-
-    return printable(chapter.title)
-
-
-def _chapters_json(video: "Video", chapters: Sequence["Chapter"]) -> dict[str, Any]:
-    from serve.cli.render import TIME_DIGITS
-
+def _outline_json(video: "Video", outline: "Outline") -> dict[str, Any]:
     return {
         "video_id": video.video_id,
         "uri": video.uri,
-        "chapters": [
-            {
-                "start_seconds": round(each.span.start_seconds, TIME_DIGITS),
-                "end_seconds": round(each.span.end_seconds, TIME_DIGITS),
-                "title": each.title,
-                "best_frame_seconds": None
-                if each.best_frame_seconds is None
-                else round(each.best_frame_seconds, TIME_DIGITS),
-            }
-            for each in chapters
-        ],
+        "chapters": [{**_place_json(each), "title": each.title} for each in outline.chapters],
+        "highlights": [{**_place_json(each), "transcript": each.transcript} for each in outline.highlights],
+    }
+
+
+def _place_json(part: "Chapter | Highlight") -> dict[str, Any]:
+    from serve.cli.render import TIME_DIGITS
+
+    best = part.best_frame_seconds
+    return {
+        "start_seconds": round(part.span.start_seconds, TIME_DIGITS),
+        "end_seconds": round(part.span.end_seconds, TIME_DIGITS),
+        "best_frame_seconds": None if best is None else round(best, TIME_DIGITS),
     }

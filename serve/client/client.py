@@ -48,12 +48,14 @@ from serve.codec.messages import (
     video_value,
     watch_request,
 )
+from serve.codec.outlines import outline_value
 from serve.codec.utterances import read_utterance
 from serve.config import ClientConfig
 from serve.errors import ServerFailed
 from serve.event import Event, EventFilter
 from serve.text import printable
 from serve.values import Answer, MomentChange, Query, Thresholds, VideoState, VideoStatus
+from temporal.values import Outline
 
 PAGE_SIZE = 100  # answers on a page; the API allows no more
 LIST_PAGE_SIZE = 1000  # videos or events on a page; the API allows no more
@@ -288,6 +290,15 @@ class Client:
         return self._call(
             self._library.GetTranscript, request, lambda transcript: list(map(read_utterance, transcript.utterances))
         )
+
+    def outline(self, video_id: str, collection: str = "", highlight_count: int = 0) -> Outline:
+        """Return the chapters of a video, and as many of its most telling moments."""
+        request = library.GetChaptersRequest(
+            video_id=escape_surrogates(video_id),
+            collection=escape_surrogates(collection),
+            highlight_count=highlight_count,
+        )
+        return self._call(self._library.GetChapters, request, outline_value)
 
     def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]:
         """Return the stored picture nearest to a time: the picture's time in seconds, and a JPEG.

@@ -21,6 +21,7 @@ MAX_TEXT_CHARS = 2_000  # of a question
 DEFAULT_ENTER, DEFAULT_LEAVE, DEFAULT_MIN_SECONDS = 0.7, 0.5, 2.0  # of watched moments
 DEFAULT_IMAGE_WEIGHT = 0.5
 MAX_VIDEO_MOMENT_COUNT = 20
+MAX_HIGHLIGHT_COUNT = 100
 DEFAULT_ANSWER_COUNT, MAX_ANSWER_COUNT = 10, 100  # videos or moments on a page
 DEFAULT_VIDEO_COUNT, MAX_VIDEO_COUNT = 100, 1_000  # videos on a page of ListVideos
 MAX_FILTER_NAME_COUNT = 1_000  # collections in a filter, and videos
@@ -148,11 +149,14 @@ def video_reference(
     request: library.GetVideoRequest
     | library.DeleteVideoRequest
     | library.GetTranscriptRequest
+    | library.GetChaptersRequest
     | library.GetFrameRequest,
 ) -> VideoReference:
     """Read which video a request is about, and check its other fields."""
     violations = Violations()
     reference = _read_reference(violations, request)
+    if isinstance(request, library.GetChaptersRequest) and not 0 <= request.highlight_count <= MAX_HIGHLIGHT_COUNT:
+        violations.add("highlight_count", f"must be 0 to {MAX_HIGHLIGHT_COUNT}, got {request.highlight_count}")
     if isinstance(request, library.GetFrameRequest):
         violations.read_duration("offset", request.offset)
     if isinstance(request, library.DeleteVideoRequest):
@@ -331,6 +335,7 @@ def _read_reference(
     request: library.GetVideoRequest
     | library.DeleteVideoRequest
     | library.GetTranscriptRequest
+    | library.GetChaptersRequest
     | library.GetFrameRequest
     | moment_pb2.MomentReference,
     path: str = "",

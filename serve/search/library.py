@@ -16,14 +16,14 @@ from ingest.errors import DecodeError
 from ingest.sandbox.pool import DecodePool
 from ingest.values import Frame
 from serve.catalog.catalog import Catalog
-from serve.catalog.chapters import read_chapters
+from serve.catalog.chapters import read_outline
 from serve.encoder_set import Encoders, decode_config, load_encoders
 from serve.errors import CollectionNotFound, DataDirectoryInvalid, DataDirectoryMissing, EncoderSpaceMismatch
 from serve.search.engine import Engine
 from serve.search.intent import read_intent
 from serve.settings import Settings, load_settings
 from serve.values import Answer, Query, Video
-from temporal.values import Chapter
+from temporal.values import Outline
 
 # Processor time to decode a question's picture. Most take milliseconds; 200 megapixels of HEIC take 5 s, or 17 s if
 # they are noise.
@@ -174,9 +174,9 @@ class Library:
     def transcript(self, video: Video) -> list[Utterance]:
         return self.catalog.utterances(video.row)
 
-    def chapters(self, video: Video) -> list[Chapter]:
-        """Return the chapters of a video, in order; at least one."""
-        return read_chapters(self.catalog, video)
+    def outline(self, video: Video, highlight_count: int = 0) -> Outline:
+        """Return the chapters of a video, and as many of its most telling moments."""
+        return read_outline(self.catalog, video, highlight_count)
 
     def thumbnail(self, video: Video, at_seconds: float) -> tuple[float, bytes] | None:
         """Return the time and the JPEG of the thumbnail nearest to a time; None for a video without frames."""

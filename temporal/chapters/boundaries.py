@@ -67,7 +67,7 @@ def find_parts(pictures: TimedVectors, speech: TimedVectors, span: TimeSpan, con
         costs += config.speech_weight * (_scatter(speech, seconds) + sentence_seconds * (covered > 0))
     price = config.price(span.length_seconds)
     prices = np.where(is_inside, price * config.interruption_factor, price)
-    return seconds[_cheapest_parts(costs, prices, seconds, least)]
+    return seconds[_cheapest_parts(costs, prices, seconds, least, config.max_seconds)]
 
 
 def _edges(earlier: Floats, later: Floats) -> Floats:
@@ -77,8 +77,9 @@ def _edges(earlier: Floats, later: Floats) -> Floats:
 def _candidates(pictures: TimedVectors, speech: TimedVectors, span: TimeSpan) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the times at which a part may begin, and the end, (C,), and which lie inside an utterance, (C,)."""
     changes = 1 - np.einsum("nd,nd->n", pictures.vectors[:-1], pictures.vectors[1:], dtype=np.float64)
-    pauses = speech.starts[1:] - speech.ends[:-1]
-    seconds = np.concatenate([pictures.starts[1:], _edges(speech.ends[:-1], speech.starts[1:])])
+    earlier_ends = np.concatenate([[span.start_seconds], speech.ends])[: len(speech.starts)]
+    pauses = speech.starts - earlier_ends
+    seconds = np.concatenate([pictures.starts[1:], _edges(earlier_ends, speech.starts)])
     strengths = np.concatenate([changes, np.minimum(pauses, 1.0)])
     within = (seconds > span.start_seconds) & (seconds < span.end_seconds)
     seconds, indexes = np.unique(seconds[within], return_index=True)
@@ -146,17 +147,27 @@ def integrals(track: TimedVectors, seconds: Floats) -> tuple[Floats, Floats]:
     return sums, covered
 
 
-def _cheapest_parts(costs: Floats, prices: Floats, seconds: Floats, least_seconds: float) -> NDArray[np.int64]:
-    """Return the indexes of the candidates, first and last included, that part a video at the least cost and price."""
+def _cheapest_parts(
+    costs: Floats, prices: Floats, seconds: Floats, least_seconds: float, most_seconds: float
+) -> NDArray[np.int64]:
+    """Return the indexes of the candidates, first and last included, that part a video at the least cost and price.
+
+    A part is longer than `most_seconds` only where it cannot be shorter.
+    """
     count = len(seconds)
     best, previous = np.full(count, math.inf), np.zeros(count, np.int64)
     best[0] = 0.0
     for end in range(1, count):
         allowed = int(np.searchsorted(seconds, seconds[end] - least_seconds + 1e-6, "right"))
         if allowed:
-            totals = best[:allowed] + costs[:allowed, end] + prices[:allowed]
-            previous[end] = int(np.argmin(totals))
-            best[end] = totals[previous[end]]
+            first = int(np.searchsorted(seconds, seconds[end] - most_seconds - 1e-6))
+            reached = np.flatnonzero(np.isfinite(best[:allowed]))
+            if not len(reached):
+                continue
+            first = min(first, int(reached[-1]))
+            totals = best[first:allowed] + costs[first:allowed, end] + prices[first:allowed]
+            previous[end] = first + int(np.argmin(totals))
+            best[end] = totals.min()
     chosen = [count - 1]
     while chosen[-1]:
         chosen.append(int(previous[chosen[-1]]))

@@ -1,7 +1,6 @@
 """Sample answers, videos and utterances, and a fake library that returns them, for the tests of the command."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from encoders.values import Utterance, Word
 from ingest.values import MediaInfo
 from serve.errors import DataDirectoryMissing, VideoNotFound
 from serve.values import Answer, MatchedWord, Moment, Query, Verdict, Video, VideoAnswer
-from temporal.values import Chapter, TimeSpan
+from temporal.values import Chapter, Outline, TimeSpan
 
 
 def moment(**changes: Any) -> Moment:
@@ -115,7 +114,7 @@ class FakeLibrary:
     """Answers every question with `answer`, and keeps the last query in `asked`."""
 
     answer = Answer()
-    parts: Sequence[Chapter] = ()  # chapters of every video
+    parts = Outline(chapters=())  # of every video
     asked: Query | None = None
 
     @classmethod
@@ -156,8 +155,8 @@ class FakeLibrary:
     def transcript(self, video: Video) -> list[Utterance]:
         return [utterance("Hello & welcome to the show.", 1.0, 3.5), utterance("Bye.", 4.0, 4.1)]
 
-    def chapters(self, video: Video) -> list[Chapter]:
-        return self.parts
+    def outline(self, video: Video, highlight_count: int = 0) -> Outline:
+        return replace(self.parts, highlights=self.parts.highlights[:highlight_count])
 
     def thumbnail(self, video: Video, at_seconds: float) -> tuple[float, bytes] | None:
         return at_seconds, jpeg()

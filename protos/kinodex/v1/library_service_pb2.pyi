@@ -692,6 +692,134 @@ class GetTranscriptResponse(_message.Message):
 Global___GetTranscriptResponse: _TypeAlias = GetTranscriptResponse  # noqa: Y015
 
 @_typing.final
+class GetChaptersRequest(_message.Message):
+    """A request for the chapters of a video."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIDEO_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    HIGHLIGHT_COUNT_FIELD_NUMBER: _builtins.int
+    video_id: _builtins.str
+    """Required. The video's id."""
+    collection: _builtins.str
+    """The video's collection; empty: the only collection that has such a video."""
+    highlight_count: _builtins.int
+    """The highlights to choose: at most 100; 0: none. A short video has fewer."""
+    def __init__(
+        self,
+        *,
+        video_id: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        highlight_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "highlight_count", b"highlight_count", "video_id", b"video_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChaptersRequest: _TypeAlias = GetChaptersRequest  # noqa: Y015
+
+@_typing.final
+class Chapter(_message.Message):
+    """A part of a video that is about one thing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPAN_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    BEST_FRAME_OFFSET_FIELD_NUMBER: _builtins.int
+    title: _builtins.str
+    """Words that the chapter says more than the others, as they were said; empty: nothing is said. Untrusted text."""
+    @_builtins.property
+    def span(self) -> _moment_pb2.TimeSpan:
+        """The part. Chapters follow each other without gaps."""
+
+    @_builtins.property
+    def best_frame_offset(self) -> _duration_pb2.Duration:
+        """The time of the picture that shows the chapter best, for GetFrame; absent: it has no pictures."""
+
+    def __init__(
+        self,
+        *,
+        span: _moment_pb2.TimeSpan | None = ...,
+        title: _builtins.str = ...,
+        best_frame_offset: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best_frame_offset", b"best_frame_offset", "span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_frame_offset", b"best_frame_offset", "span", b"span", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Chapter: _TypeAlias = Chapter  # noqa: Y015
+
+@_typing.final
+class Highlight(_message.Message):
+    """One of the moments that together tell most of a video."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPAN_FIELD_NUMBER: _builtins.int
+    BEST_FRAME_OFFSET_FIELD_NUMBER: _builtins.int
+    TRANSCRIPT_FIELD_NUMBER: _builtins.int
+    transcript: _builtins.str
+    """The words that are spoken in it; may be empty. Untrusted text."""
+    @_builtins.property
+    def span(self) -> _moment_pb2.TimeSpan:
+        """The moment."""
+
+    @_builtins.property
+    def best_frame_offset(self) -> _duration_pb2.Duration:
+        """The time of the picture that shows it best, for GetFrame; absent: it has no pictures."""
+
+    def __init__(
+        self,
+        *,
+        span: _moment_pb2.TimeSpan | None = ...,
+        best_frame_offset: _duration_pb2.Duration | None = ...,
+        transcript: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best_frame_offset", b"best_frame_offset", "span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_frame_offset", b"best_frame_offset", "span", b"span", "transcript", b"transcript"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Highlight: _TypeAlias = Highlight  # noqa: Y015
+
+@_typing.final
+class GetChaptersResponse(_message.Message):
+    """The response of GetChapters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAPTERS_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Chapter]:
+        """The chapters, in order; at least one. Those of a live stream that goes on still change."""
+
+    @_builtins.property
+    def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Highlight]:
+        """The highlights, in order of time."""
+
+    def __init__(
+        self,
+        *,
+        chapters: _abc.Iterable[Global___Chapter] | None = ...,
+        highlights: _abc.Iterable[Global___Highlight] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chapters", b"chapters", "highlights", b"highlights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChaptersResponse: _TypeAlias = GetChaptersResponse  # noqa: Y015
+
+@_typing.final
 class GetFrameRequest(_message.Message):
     """A request for a picture."""
 

@@ -65,6 +65,11 @@ class LibraryServiceStub:
                 request_serializer=kinodex_dot_v1_dot_library__service__pb2.GetTranscriptRequest.SerializeToString,
                 response_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetTranscriptResponse.FromString,
                 _registered_method=True)
+        self.GetChapters = channel.unary_unary(
+                '/kinodex.v1.LibraryService/GetChapters',
+                request_serializer=kinodex_dot_v1_dot_library__service__pb2.GetChaptersRequest.SerializeToString,
+                response_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetChaptersResponse.FromString,
+                _registered_method=True)
         self.GetFrame = channel.unary_unary(
                 '/kinodex.v1.LibraryService/GetFrame',
                 request_serializer=kinodex_dot_v1_dot_library__service__pb2.GetFrameRequest.SerializeToString,
@@ -125,6 +130,15 @@ class LibraryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetChapters(self, request, context):
+        """Returns the chapters of a video and its most telling moments, worked out from its pictures and words. Of a live
+        stream over 24 hours, those of the last 24. Fails with NOT_FOUND if there is no video of this id,
+        FAILED_PRECONDITION if it is not READY, INVALID_ARGUMENT if `highlight_count` is negative or above 100.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFrame(self, request, context):
         """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
         FAILED_PRECONDITION if it is not READY.
@@ -165,6 +179,11 @@ def add_LibraryServiceServicer_to_server(servicer, server):
                     servicer.GetTranscript,
                     request_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetTranscriptRequest.FromString,
                     response_serializer=kinodex_dot_v1_dot_library__service__pb2.GetTranscriptResponse.SerializeToString,
+            ),
+            'GetChapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetChapters,
+                    request_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetChaptersRequest.FromString,
+                    response_serializer=kinodex_dot_v1_dot_library__service__pb2.GetChaptersResponse.SerializeToString,
             ),
             'GetFrame': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFrame,
@@ -335,6 +354,33 @@ class LibraryService:
             '/kinodex.v1.LibraryService/GetTranscript',
             kinodex_dot_v1_dot_library__service__pb2.GetTranscriptRequest.SerializeToString,
             kinodex_dot_v1_dot_library__service__pb2.GetTranscriptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetChapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinodex.v1.LibraryService/GetChapters',
+            kinodex_dot_v1_dot_library__service__pb2.GetChaptersRequest.SerializeToString,
+            kinodex_dot_v1_dot_library__service__pb2.GetChaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,11 @@ class LibraryServiceStub:
     """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
     FAILED_PRECONDITION if it is not READY.
     """
+    GetChapters: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetChaptersRequest, _library_service_pb2.GetChaptersResponse]
+    """Returns the chapters of a video and its most telling moments, worked out from its pictures and words. Of a live
+    stream over 24 hours, those of the last 24. Fails with NOT_FOUND if there is no video of this id,
+    FAILED_PRECONDITION if it is not READY, INVALID_ARGUMENT if `highlight_count` is negative or above 100.
+    """
     GetFrame: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetFrameRequest, _library_service_pb2.GetFrameResponse]
     """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
     FAILED_PRECONDITION if it is not READY.
@@ -88,6 +93,11 @@ class LibraryServiceAsyncStub(LibraryServiceStub):
     GetTranscript: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetTranscriptRequest, _library_service_pb2.GetTranscriptResponse]  # type: ignore[assignment]
     """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
     FAILED_PRECONDITION if it is not READY.
+    """
+    GetChapters: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetChaptersRequest, _library_service_pb2.GetChaptersResponse]  # type: ignore[assignment]
+    """Returns the chapters of a video and its most telling moments, worked out from its pictures and words. Of a live
+    stream over 24 hours, those of the last 24. Fails with NOT_FOUND if there is no video of this id,
+    FAILED_PRECONDITION if it is not READY, INVALID_ARGUMENT if `highlight_count` is negative or above 100.
     """
     GetFrame: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetFrameRequest, _library_service_pb2.GetFrameResponse]  # type: ignore[assignment]
     """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
@@ -154,6 +164,17 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_library_service_pb2.GetTranscriptResponse, _abc.Awaitable[_library_service_pb2.GetTranscriptResponse]]:
         """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
         FAILED_PRECONDITION if it is not READY.
+        """
+
+    @_abc_1.abstractmethod
+    def GetChapters(
+        self,
+        request: _library_service_pb2.GetChaptersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_library_service_pb2.GetChaptersResponse, _abc.Awaitable[_library_service_pb2.GetChaptersResponse]]:
+        """Returns the chapters of a video and its most telling moments, worked out from its pictures and words. Of a live
+        stream over 24 hours, those of the last 24. Fails with NOT_FOUND if there is no video of this id,
+        FAILED_PRECONDITION if it is not READY, INVALID_ARGUMENT if `highlight_count` is negative or above 100.
         """
 
     @_abc_1.abstractmethod

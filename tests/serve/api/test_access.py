@@ -278,6 +278,7 @@ BY_COLLECTION: dict[str, Callable[[House, str], Any]] = {
     "like": lambda h, name: h.writer.like(h.beta_id, collection=name),
     "GetVideo": lambda h, name: h.writer.get("GetVideo", h.beta_id, collection=name),
     "GetTranscript": lambda h, name: h.writer.get("GetTranscript", h.beta_id, collection=name),
+    "GetChapters": lambda h, name: h.writer.get("GetChapters", h.beta_id, collection=name),
     "GetFrame": lambda h, name: h.writer.get("GetFrame", h.beta_id, collection=name),
     "DeleteVideo": lambda h, name: h.writer.get("DeleteVideo", h.beta_id, collection=name),
     "IngestVideo": lambda h, name: h.writer.ingest(collection=name),
@@ -302,6 +303,7 @@ BY_VIDEO: dict[str, Callable[[House, str], Any]] = {
     "GetVideo": lambda h, name: h.writer.get("GetVideo", name),
     "GetVideo in alpha": lambda h, name: h.writer.get("GetVideo", name, collection="alpha"),
     "GetTranscript": lambda h, name: h.writer.get("GetTranscript", name),
+    "GetChapters": lambda h, name: h.writer.get("GetChapters", name),
     "GetFrame": lambda h, name: h.writer.get("GetFrame", name),
     "DeleteVideo": lambda h, name: h.writer.get("DeleteVideo", name),
     "DeleteVideo in alpha": lambda h, name: h.writer.get("DeleteVideo", name, collection="alpha"),
@@ -383,7 +385,7 @@ def test_an_id_in_two_collections_is_each_ones_own(house: House) -> None:
     assert house.reader.like(house.twin_id).moments is not None
     for name in ("alpha", "beta"):
         assert house.admin.get("GetVideo", house.twin_id, collection=name).video.collection == name
-    for method in ("GetVideo", "GetTranscript", "GetFrame", "DeleteVideo"):
+    for method in ("GetVideo", "GetTranscript", "GetChapters", "GetFrame", "DeleteVideo"):
         assert code(house.admin.get, method, house.twin_id) == "INVALID_ARGUMENT"
     assert code(house.admin.like, house.twin_id) == "INVALID_ARGUMENT"
     assert house.admin.like(house.twin_id, collection="beta").moments is not None

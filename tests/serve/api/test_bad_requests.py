@@ -296,6 +296,13 @@ REQUESTS: list[Bad] = [
     Bad("a video without its id", lambda w: w.get("GetVideo", ""), *INVALID, "video_id: is required"),
     Bad("GetVideo of an unknown video", lambda w: w.get("GetVideo", "nowhere"), *NO_VIDEO),
     Bad("GetTranscript of an unknown video", lambda w: w.get("GetTranscript", "nowhere"), *NO_VIDEO),
+    Bad("GetChapters of an unknown video", lambda w: w.get("GetChapters", "nowhere"), *NO_VIDEO),
+    Bad(
+        "GetChapters with -1 highlights",
+        lambda w: w.get("GetChapters", w.film_id, highlight_count=-1),
+        *INVALID,
+        "highlight_count: must be 0 to 100, got -1",
+    ),
     Bad("GetFrame of an unknown video", lambda w: w.get("GetFrame", "nowhere"), *NO_VIDEO),
     Bad(
         "GetFrame before the beginning",

@@ -11,14 +11,19 @@ from click.testing import CliRunner, Result
 from serve.cli.main import cli
 from serve.text import DASH
 from support.sample_answers import FakeLibrary, chapter
-from temporal.values import Chapter
+from temporal.values import Chapter, Highlight, Outline, TimeSpan
 
 THREE = (chapter(0.0, 62.4, "the sea & <b>"), chapter(62.4, 80.0), chapter(80.0, 3723.9, "mountain"))
+
+TWO = (
+    Highlight(span=TimeSpan(start_seconds=3.0, end_seconds=9.5), best_frame_seconds=4.0, transcript="the\nsea"),
+    Highlight(span=TimeSpan(start_seconds=70.0, end_seconds=80.0), best_frame_seconds=None, transcript=""),
+)
 
 
 def kinodex(monkeypatch: pytest.MonkeyPatch, chapters: Sequence[Chapter], *arguments: str) -> Result:
     class Library(FakeLibrary):
-        parts = chapters
+        parts = Outline(chapters=tuple(chapters), highlights=TWO)
 
     module = types.ModuleType("serve.search.library")
     module.Library = Library  # type: ignore[attr-defined]
@@ -75,3 +80,21 @@ def test_an_unknown_video_is_one_error_line(monkeypatch: pytest.MonkeyPatch) -> 
     done = kinodex(monkeypatch, THREE, "99")
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("kinodex: error: ")
+
+
+def test_highlights_come_after_the_chapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = kinodex(monkeypatch, THREE[2:], "3fa9", "--highlights", "2")
+    assert done.stdout == (f"[1:20{DASH}1:02:04] mountain\n\nHighlights\n[0:03{DASH}0:10] the sea\n[1:10{DASH}1:20]\n")
+    [only] = json.loads(kinodex(monkeypatch, THREE, "3fa9", "--highlights", "1", "--format", "json").stdout)[
+        "highlights"
+    ]
+    assert only == {"start_seconds": 3.0, "end_seconds": 9.5, "best_frame_seconds": 4.0, "transcript": "the\nsea"}
+
+
+@pytest.mark.parametrize("arguments", [["--format", "vtt", "--highlights", "3"], ["--highlights", "101"]])
+def test_highlights_that_cannot_be_given_are_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    done = kinodex(monkeypatch, THREE, "3fa9", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--highlights" in done.stderr

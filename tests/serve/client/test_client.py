@@ -16,13 +16,15 @@ from kinodex.v1 import library_service_pb2 as library
 from serve.client.channel import read_address
 from serve.client.client import BLOCK_BYTES, Client
 from serve.codec.messages import moments_response, ready_status, search_response, video_message
+from serve.codec.outlines import outline_message
 from serve.codec.utterances import fill_utterance
 from serve.config import ClientConfig
 from serve.errors import RequestInvalid, ServerFailed, SettingsError
 from serve.values import Answer, Filter, Query, VideoState, VideoStatus
 from support.fake_server import FakeServer, make_refusal, serving
-from support.sample_answers import moment, utterance, video, video_answer
+from support.sample_answers import chapter, moment, utterance, video, video_answer
 from support.waiting import HANG_SECONDS
+from temporal.values import Outline
 
 ROOT = Path(__file__).resolve().parents[3]
 PARIS = Query(text="Paris")
@@ -264,13 +266,17 @@ def test_what_is_in_a_video_is_read(server: FakeServer, client: Client) -> None:
     server.answers["GetTranscript"] = [
         library.GetTranscriptResponse(utterances=[fill_utterance(library.Utterance(), said)])
     ]
+    outline = Outline(chapters=(chapter(0.0, 30.0, "hello"),))
+    server.answers["GetChapters"] = [outline_message(outline)]
     server.answers["GetFrame"] = [lambda asked: library.GetFrameResponse(jpeg=b"jpeg", offset=asked.offset)]
     server.answers["DeleteVideo"] = [library.DeleteVideoResponse()]
     [heard] = client.transcript("v", "c")
     assert (heard.text, heard.words) == (said.text, said.words)
+    assert client.outline("v", "c", highlight_count=3).chapters[0].title == "hello"
+    assert server.requests["GetChapters"][0].highlight_count == 3
     assert client.frame("v", 1.25, "c") == (1.25, b"jpeg")
     client.delete("v", "c")
-    for name in ("GetTranscript", "GetFrame", "DeleteVideo"):
+    for name in ("GetTranscript", "GetChapters", "GetFrame", "DeleteVideo"):
         assert [(r.video_id, r.collection) for r in server.requests[name]] == [("v", "c")]
     assert server.requests["DeleteVideo"][0].request_id
 

@@ -299,6 +299,7 @@ def test_a_new_video_is_read() -> None:
         (library.GetVideoRequest(), ["video_id"]),
         (library.GetVideoRequest(video_id="v" * 513, collection="c" * 513), ["video_id", "collection"]),
         (library.GetTranscriptRequest(), ["video_id"]),
+        (library.GetChaptersRequest(highlight_count=101), ["video_id", "highlight_count"]),
         (library.GetFrameRequest(offset=Duration(seconds=-1)), ["video_id", "offset"]),
         (library.DeleteVideoRequest(request_id="\n"), ["video_id", "request_id"]),
     ],

@@ -168,6 +168,17 @@ def test_the_parts_are_those_of_least_cost() -> None:
     assert parts_of(pictures) == times[list(min(allowed, key=cost))].tolist()
 
 
+def test_no_part_is_longer_than_the_most_where_there_are_changes_to_divide_at() -> None:
+    config = ChapterConfig(min_seconds=5.0, max_seconds=15.0, max_count=1000)
+    span = TimeSpan(start_seconds=0.0, end_seconds=100.0)
+    lengths = np.diff(find_parts(timed_pictures(frames(things(100)), span), NO_SPEECH, span, config))
+    assert 5 <= lengths.min() <= lengths.max() <= 15
+    still = timed_pictures(frames(things(40)), span)  # the last picture stands for a minute
+    lengths = np.diff(find_parts(still, NO_SPEECH, span, config))
+    assert lengths[:-1].max() <= 15
+    assert 60 < lengths[-1] < 70
+
+
 def test_many_candidates_are_thinned_to_the_strongest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boundaries, "MAX_CANDIDATES", 12)
     assert parts_of(things(50, 70)) == [0.0, 49.5, 120.0]
