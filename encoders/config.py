@@ -48,3 +48,15 @@ class SentenceConfig:
     model: Literal["auto"] | str = "auto"
     device: Device = "auto"  # where it runs, as `visual.device`
     batch_count: int = 64  # sentences encoded together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """The reader of text in pictures."""
+
+    # reader of text in pictures: `auto` (RapidOCR's), or `none`: no text is read, and none is searched for
+    model: Literal["auto", "none"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.model not in ("auto", "none"):
+            raise ValueError(f"model must be auto or none, got {self.model!r}")

@@ -47,3 +47,54 @@ class Utterance:
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds <= self.end_seconds:
             raise ValueError(f"bad time span [{self.start_seconds}, {self.end_seconds})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A rectangle in a picture, in shares of its width and height."""
+
+    left: float  # 0..1, as all
+    top: float
+    right: float
+    bottom: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.left <= self.right <= 1 and 0 <= self.top <= self.bottom <= 1):
+            raise ValueError(f"bad box {self.left}, {self.top}, {self.right}, {self.bottom}")
+
+    def iou(self, other: "Box") -> float:
+        """Return the area of the intersection over that of the union; 0 for boxes without area."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        if width <= 0 or height <= 0:
+            return 0.0
+        return width * height / (self._area + other._area - width * height)
+
+    @property
+    def _area(self) -> float:
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadLine:
+    """A line of text in one picture."""
+
+    text: str
+    box: Box
+    confidence: float  # 0..1, the recogniser's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextLine:
+    """A line of text while it stays in the picture. The text is untrusted: anybody can hold a sign into a camera."""
+
+    epoch: int
+    start_seconds: float  # of the first picture that was read with it
+    end_seconds: float  # of the first picture after it that looks different, or the end of the video
+    text: str
+    box: Box  # where it was last
+    confidence: float  # 0..1, the highest of its readings
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_seconds <= self.end_seconds:
+            raise ValueError(f"bad time span [{self.start_seconds}, {self.end_seconds})")

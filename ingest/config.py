@@ -28,6 +28,7 @@ class DecodeConfig:
     input_height: int = 224  # height of Frame.pixels, in pixels; the visual encoder sets it
     resize: ResizePolicy = "crop"  # crop: centre; squash: whole picture, aspect lost; pad: whole picture, black bars
     thumbnail_px: int = 180  # shorter side of the JPEGs kept as evidence, in pixels
+    reading_px: int = 0  # longer side of Frame.reading, in pixels; 0: none is made; the text reader sets it
     decode_video: bool = True  # whether pictures are decoded; false: sound only
     # where media time begins: media: at the first picture or sound; source: at a whole second of the container's time
     # before the first picture
@@ -61,6 +62,8 @@ class DecodeConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.reading_px < 0:
+            raise ValueError(f"reading_px must be >= 0, got {self.reading_px}")
 
     @property
     def max_still_pixels(self) -> int:

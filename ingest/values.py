@@ -42,6 +42,9 @@ class Frame:
     pts_seconds: float  # media time; strictly increasing
     pixels: NDArray[np.uint8]  # (H, W, 3) RGB at the encoder's input size
     thumbnail: bytes  # JPEG of the whole picture, shorter side DecodeConfig.thumbnail_px
+    # The whole picture to read text from, (H, W, 3) RGB, longer side at most DecodeConfig.reading_px. None: it is not
+    # asked for, or looks like the last one that was made.
+    reading: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:

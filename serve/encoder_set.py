@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from encoders.clip import VisualEncoder, load_visual
 from encoders.sentence import SentenceEncoder
 from encoders.weights import choose_device
+from encoders.writing.reader import READING_PX
 from ingest.config import DecodeConfig
 from ingest.values import Frame
 from serve.settings import Settings
@@ -81,6 +82,12 @@ def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
         input_height=encoders.visual.input_height,
         resize=encoders.visual.resize,
     )
+
+
+def reading_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
+    """Return decode_config() with pictures to read text from, if the settings name a reader."""
+    config = decode_config(settings, encoders)
+    return config if settings.text.model == "none" else replace(config, reading_px=READING_PX)
 
 
 def load_for_indexing(settings: Settings, stored: EncoderSpace | None) -> "tuple[Transcriber | None, Encoders]":

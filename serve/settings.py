@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from encoders.config import SentenceConfig, SpeechConfig, VisualConfig
+from encoders.config import SentenceConfig, SpeechConfig, TextConfig, VisualConfig
 from ingest.config import DecodeConfig, KafkaConfig, PublishConfig, SourceConfig
 from serve.config import ClientConfig, IndexConfig, ServerConfig, WorkerConfig
 from serve.errors import SettingsError
@@ -24,7 +24,14 @@ PREFIX = "KINODEX_"
 OTHER_VARIABLES = ("KINODEX_DATA", "KINODEX_CONFIG", "KINODEX_REQUIRE")
 # Fields that the visual encoder or the command decides; as settings they would have no effect.
 DERIVED_KEYS = frozenset(
-    {"decode.input_width", "decode.input_height", "decode.resize", "decode.clock", "publish.realtime"}
+    {
+        "decode.input_width",
+        "decode.input_height",
+        "decode.resize",
+        "decode.reading_px",
+        "decode.clock",
+        "publish.realtime",
+    }
 )
 
 
@@ -42,6 +49,7 @@ class Settings:
     visual: VisualConfig = field(default_factory=VisualConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     moments: MomentConfig = field(default_factory=MomentConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
@@ -173,7 +181,7 @@ def _check_known(name: str, known: Mapping[str, Any] | list[str], origin: str) -
     if name in known:
         return
     if name in DERIVED_KEYS:
-        raise SettingsError(f"{origin} cannot be set: the visual encoder decides it")
+        raise SettingsError(f"{origin} cannot be set: the encoders decide it")
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
     raise SettingsError(f"unknown setting {origin}: the nearest known one is {nearest[0]}")
 

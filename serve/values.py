@@ -69,6 +69,7 @@ class Video:
     watermark_seconds: float | None = None  # everything before it is final; None: everything is
     anchors: tuple[WallClockAnchor, ...] = ()  # of a live video, by media time, at most one in each epoch
     version: int = 0  # grows with each change of a live video's rows
+    text_line_count: int = 0  # lines of text read in its pictures
     is_searchable: bool = True  # False: its vectors are of other encoders than the library's; `warnings` says why
 
     @property

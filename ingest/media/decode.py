@@ -40,7 +40,7 @@ from ingest.media.tracks.choice import TrackChooser, find_partly_decodable_kinds
 from ingest.media.tracks.packets import PacketReader
 from ingest.media.tracks.scan import Kind
 from ingest.media.video import Picture, VideoTrack
-from ingest.values import SAMPLE_RATE_HZ, AudioBlock, ChooseSound, Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, ChooseSound, Decoded, DecodeSummary, MediaInfo
 
 if TYPE_CHECKING:
     from ingest.media.profile import ColourProfile  # loads LittleCMS, which videos do not need
@@ -338,7 +338,7 @@ class _Decoding:
         yield from self._yield_waiting_sound()
         assert self._video_stream is not None
         try:
-            pixels, thumbnail = self._maker.make(picture.frame, read_pixel_aspect(self._video_stream))
+            made = self._maker.make(picture.frame, read_pixel_aspect(self._video_stream))
         except av.error.FFmpegError as error:  # a pixel format that libswscale cannot read
             if isinstance(error, MemoryError):
                 raise
@@ -346,7 +346,7 @@ class _Decoding:
             return
         self._frame_count += 1
         self._extend_to(picture.pts)
-        yield Frame(epoch=picture.epoch.index, pts_seconds=float(picture.pts), pixels=pixels, thumbnail=thumbnail)
+        yield made.to_frame(picture.epoch.index, float(picture.pts))
 
     def _yield_sound(self, sound: Sound) -> Iterator[Decoded]:
         if sound.epoch.origin is None:

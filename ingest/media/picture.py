@@ -1,4 +1,4 @@
-"""Makes the stored forms of a decoded picture: RGB at the encoder's input size, and a small JPEG.
+"""Makes the stored forms of a decoded picture: RGB at the encoder's input size, a small JPEG, and RGB to read from.
 
 libswscale scales the coded picture in one pass. Rotation comes after scaling, when there are few pixels.
 """
@@ -6,6 +6,7 @@ libswscale scales the coded picture in one pass. Rotation comes after scaling, w
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ from PIL import Image, JpegImagePlugin  # noqa: F401  loads the plugin: the chil
 
 from ingest.config import DecodeConfig
 from ingest.media import tonemap
+from ingest.media.changes import ChangeDetector
 from ingest.media.orientation import Orientation
+from ingest.values import Frame
 
 if TYPE_CHECKING:
     from ingest.media.profile import ColourProfile  # loads LittleCMS, which videos do not need
@@ -32,18 +35,32 @@ MAX_ASPECT = 8  # largest ratio of the sides, beyond which a picture is squashed
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadePicture:
+    """The stored forms of one picture; the fields are those of ingest.values.Frame."""
+
+    pixels: NDArray[np.uint8]
+    thumbnail: bytes
+    reading: NDArray[np.uint8] | None
+
+    def to_frame(self, epoch: int, pts_seconds: float) -> Frame:
+        """Return the picture as a frame of a time."""
+        return Frame(
+            epoch=epoch, pts_seconds=pts_seconds, pixels=self.pixels, thumbnail=self.thumbnail, reading=self.reading
+        )
+
+
 class PictureMaker:
-    """Makes pixels and thumbnails by one config. It reuses its scalers, so only one thread may use it."""
+    """Makes the stored forms by one config. It reuses its scalers, so only one thread may use it."""
 
     def __init__(self, config: DecodeConfig, profile: ColourProfile | None = None) -> None:
         self._config, self._profile = config, profile
         self._scaler, self._thumbnail_scaler = VideoReformatter(), VideoReformatter()
+        self._reading_scaler, self._changes = VideoReformatter(), ChangeDetector()
         self._field: _FieldFilter | None = None
 
-    def make(
-        self, frame: VideoFrame, pixel_aspect: Fraction, turn: Orientation | None = None
-    ) -> tuple[NDArray[np.uint8], bytes]:
-        """Return uint8 (H, W, 3) RGB at the input size, and the whole picture's JPEG.
+    def make(self, frame: VideoFrame, pixel_aspect: Fraction, turn: Orientation | None = None) -> MadePicture:
+        """Make the stored forms of the next picture of a video.
 
         `pixel_aspect` is the width of a stored pixel by its height, before rotation. Without `turn`, the frame's own
         display matrix says how it is turned.
@@ -63,7 +80,12 @@ class PictureMaker:
             small = Image.fromarray(_rgb(frame, thumbnail_size, turn, self._thumbnail_scaler, self._profile))
         jpeg = io.BytesIO()
         small.save(jpeg, "JPEG", quality=JPEG_QUALITY)
-        return _fit(whole, config.input_width, config.input_height), jpeg.getvalue()
+        reading: NDArray[np.uint8] | None = None
+        if config.reading_px and self._changes.notice(small):
+            size = _reading_size(width, height, config.reading_px)
+            reading = np.ascontiguousarray(_rgb(frame, size, turn, self._reading_scaler, self._profile))
+        pixels = _fit(whole, config.input_width, config.input_height)
+        return MadePicture(pixels=pixels, thumbnail=jpeg.getvalue(), reading=reading)
 
     def _take_one_field(self, frame: VideoFrame) -> VideoFrame:
         """Return every second line of an interlaced picture: its two fields show different moments."""
@@ -125,6 +147,12 @@ def _thumbnail_size(width: int, height: int, shorter_px: int) -> tuple[int, int]
     ratio = min(1.0, shorter_px / min(width, height))
     limit = MAX_ASPECT * shorter_px
     return min(limit, max(1, round(width * ratio))), min(limit, max(1, round(height * ratio)))
+
+
+def _reading_size(width: int, height: int, longer_px: int) -> tuple[int, int]:
+    """Return the size of the picture to read from: never larger than the picture itself."""
+    ratio = min(1.0, longer_px / max(width, height))
+    return max(1, round(width * ratio)), max(1, round(height * ratio))
 
 
 def _fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

@@ -161,7 +161,7 @@ def _warm_up(decodes_stills: bool) -> None:
         if module.name not in ("av.__main__", "av.datasets"):  # a command, and a downloader
             importlib.import_module(module.name)
     for name in ("rgba", "yuv420p10le"):
-        PictureMaker(DecodeConfig()).make(VideoFrame(64, 64, name), Fraction(1))
+        PictureMaker(DecodeConfig(reading_px=64)).make(VideoFrame(64, 64, name), Fraction(1))
     for media in (b"", _tiny_video()):
         with contextlib.suppress(IngestError):
             list(decode(io.BytesIO(media), uri="", config=DecodeConfig()))

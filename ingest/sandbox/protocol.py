@@ -116,8 +116,11 @@ def _receive_exactly(connection: socket.socket, count: int, deadline: float | No
 
 def to_message(item: Decoded | SoundTrack) -> Message:
     if isinstance(item, Frame):
-        fields = {"epoch": item.epoch, "pts_seconds": item.pts_seconds}
-        return Message(kind="frame", fields=fields, payload=item.pixels.tobytes() + item.thumbnail)
+        reading = item.reading
+        size = [] if reading is None else list(reading.shape[:2])
+        fields = {"epoch": item.epoch, "pts_seconds": item.pts_seconds, "reading": size}
+        payload = item.pixels.tobytes() + (b"" if reading is None else reading.tobytes()) + item.thumbnail
+        return Message(kind="frame", fields=fields, payload=payload)
     if isinstance(item, AudioBlock):
         fields = {"epoch": item.epoch, "start_seconds": item.start_seconds}
         return Message(kind="audio", fields=fields, payload=item.samples.astype("<f4").tobytes())
@@ -130,6 +133,7 @@ def to_message(item: Decoded | SoundTrack) -> Message:
 def max_payload_bytes(config: DecodeConfig) -> int:
     """Return the largest payload that a child may send."""
     pixels = config.input_width * config.input_height * 3
+    pixels += config.reading_px**2 * 3
     return max(pixels + MAX_THUMBNAIL_BYTES, MAX_BLOCK_SECONDS * SAMPLE_RATE_HZ * 4)
 
 
@@ -158,7 +162,11 @@ def from_message(message: Message, config: DecodeConfig) -> Decoded | SoundTrack
 def _to_frame(message: Message, config: DecodeConfig) -> Frame:
     shape = (config.input_height, config.input_width, 3)
     size = math.prod(shape)
-    thumbnail = message.payload[size:]
+    sides = [_to_count(side) for side in message.fields["reading"]]
+    reading_size = math.prod(sides) * 3 if sides else 0
+    if sides and (len(sides) != 2 or not all(0 < side <= config.reading_px for side in sides)):
+        raise ValueError(f"a picture to read of size {sides}")
+    thumbnail = message.payload[size + reading_size :]
     if not thumbnail.startswith(b"\xff\xd8"):
         raise ValueError("a thumbnail that is no JPEG")
     pixels = np.frombuffer(message.payload[:size], dtype=np.uint8).reshape(shape).copy()  # writable, for torch
@@ -168,6 +176,9 @@ def _to_frame(message: Message, config: DecodeConfig) -> Frame:
         pts_seconds=_to_seconds(fields["pts_seconds"]),
         pixels=pixels,
         thumbnail=thumbnail,
+        reading=np.frombuffer(message.payload[size : size + reading_size], np.uint8).reshape(*sides, 3)
+        if sides
+        else None,
     )
 
 

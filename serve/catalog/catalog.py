@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from encoders.values import FrameEmbeddings, Utterance
 from ingest.values import MediaInfo
 from serve.catalog.places import Entry, is_ready, renew, replace_version, take_place
-from serve.catalog.reader import CatalogReader, Kind, WordMatch
+from serve.catalog.reader import WORDED, CatalogReader, Kind, WordMatch, search_table
 from serve.catalog.rows import (
     StoredTraits,
     caption_scores_json,
@@ -165,13 +165,13 @@ class Catalog(CatalogReader):
         if vectors.ndim != 2 or len(vectors) != len(utterances):
             raise ValueError(f"vectors must be ({len(utterances)}, D), got {vectors.shape}")
         with self.writing() as write:
-            first = self._next_position("utterances", row)
+            first = self.next_position("utterances", row)
             insert_utterances(write, row, zip(count(first), utterances, vectors, strict=False))
 
     def add_segments(self, row: int, segments: Sequence[Segment]) -> None:
         """Append segments, later than the segments before."""
         with self.writing() as write:
-            first = self._next_position("segments", row)
+            first = self.next_position("segments", row)
             for position, segment in enumerate(segments, start=first):
                 insert_segment(write, row, position, segment)
 
@@ -241,7 +241,8 @@ class Catalog(CatalogReader):
             "UPDATE videos SET state = 'READY', media = ?, duration_seconds = ?, warnings = ?, indexed_time = ?,"
             " frame_count = (SELECT coalesce(sum(frame_count), 0) FROM frame_blocks WHERE video_row = row),"
             " segment_count = (SELECT count(*) FROM segments WHERE video_row = row),"
-            " utterance_count = (SELECT count(*) FROM utterances WHERE video_row = row) WHERE row = ?",
+            " utterance_count = (SELECT count(*) FROM utterances WHERE video_row = row),"
+            " text_line_count = (SELECT count(*) FROM text_lines WHERE video_row = row) WHERE row = ?",
             (json.dumps(asdict(media)), duration_seconds, json.dumps(list(warnings)), time.time(), row),
         )
         take_place(write, row)
@@ -322,18 +323,21 @@ class Catalog(CatalogReader):
         )
 
     def make_searchable(self, write: sqlite3.Connection, row: int) -> None:
-        write.execute(
-            "INSERT INTO utterance_search (rowid, search_text)"
-            " SELECT id, search_text FROM utterances WHERE video_row = ?",
-            (row,),
-        )
+        for kind in WORDED:
+            write.execute(
+                f"INSERT INTO {search_table(kind)} (rowid, search_text)"
+                f" SELECT id, search_text FROM {kind} WHERE video_row = ?",
+                (row,),
+            )
 
     def remove_row(self, write: sqlite3.Connection, row: int) -> None:
         # FTS5 with external content needs the text of the rows that it deletes, so it goes first.
-        write.execute(
-            "INSERT INTO utterance_search (utterance_search, rowid, search_text)"
-            " SELECT 'delete', id, search_text FROM utterances WHERE video_row = ?", (row,)
-        )  # fmt: skip
+        for kind in WORDED:
+            table = search_table(kind)
+            write.execute(
+                f"INSERT INTO {table} ({table}, rowid, search_text)"
+                f" SELECT 'delete', id, search_text FROM {kind} WHERE video_row = ?", (row,)
+            )  # fmt: skip
         write.execute("DELETE FROM videos WHERE row = ?", (row,))
 
     def write_space(self, write: sqlite3.Connection, space: EncoderSpace) -> None:
@@ -346,7 +350,8 @@ class Catalog(CatalogReader):
         write.executemany("UPDATE videos SET changed_generation = ? WHERE row = ?", ((generation, row) for row in rows))
         return generation
 
-    def _next_position(self, kind: Kind, row: int) -> int:
+    def next_position(self, kind: Kind, row: int) -> int:
+        """Return the position after the last row of a kind of a video that was begun."""
         self._require_begun(row)
         return int(self.select(f"SELECT coalesce(max(position) + 1, 0) FROM {kind} WHERE video_row = ?", row)[0][0])
 

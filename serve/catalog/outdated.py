@@ -75,7 +75,8 @@ def _rebuild(connection: sqlite3.Connection, directory: Path) -> None:
     connection.execute("DELETE FROM videos WHERE live OR state != 'READY'")
     # No encoder space has this fingerprint, so `kinodex index` does not take a video without rows for an indexed one.
     connection.execute(
-        "UPDATE videos SET fingerprint = '', frame_count = 0, segment_count = 0, utterance_count = 0, warnings = ?",
+        "UPDATE videos SET fingerprint = '', frame_count = 0, segment_count = 0, utterance_count = 0,"
+        " text_line_count = 0, warnings = ?",
         (json.dumps([OUTDATED.text]),),
     )
     connection.execute(schema.FILL_PLACES)

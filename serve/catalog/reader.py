@@ -31,7 +31,9 @@ from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.values import Video
 from temporal.values import Segment, TimeSpan
 
-Kind = Literal["segments", "utterances"]  # tables whose rows have vectors
+Kind = Literal["segments", "utterances", "text_lines"]  # tables whose rows have vectors
+WordedKind = Literal["utterances", "text_lines"]
+WORDED: tuple[WordedKind, ...] = ("utterances", "text_lines")  # tables whose words are looked for
 
 DEFAULT_COLLECTION = "default"
 NEAR_SECONDS = 0.5  # one picture a second is kept: half a second before it, it is as near as the one before
@@ -51,7 +53,7 @@ class UtteranceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordMatch:
-    """An utterance that holds a searched term."""
+    """An utterance or a line of text that holds a searched term."""
 
     row: int  # of its video
     position: int  # as in locate()
@@ -327,23 +329,26 @@ class CatalogReader(OpenCatalog):
                 raise VideoNotFound(f"with {kind} id {key} any more")
         return [places[key] for key in ids]
 
-    def match_words(self, terms: Sequence[str], *, limit: int, rows: Sequence[int] | None = None) -> list[WordMatch]:
-        """Return the utterances that hold any of the terms, best first.
+    def match_words(
+        self, terms: Sequence[str], *, limit: int, rows: Sequence[int] | None = None, kind: WordedKind = "utterances"
+    ) -> list[WordMatch]:
+        """Return the utterances, or the lines of text, that hold any of the terms, best first.
 
         Args:
             terms: Words or phrases as people write them; no character is syntax.
-            limit: The most utterances to return.
+            limit: The most rows to return.
             rows: Only of these videos; None: of all.
         Source: BM25 as FTS5 computes it, over all READY videos whatever `rows` says.
         """
         query = " OR ".join(filter(None, map(_phrase, terms)))
         if not query:
             return []
+        table = search_table(kind)
         matches = self.select(
-            "SELECT video_row, position, score FROM (SELECT rowid AS id, bm25(utterance_search) AS score"
-            " FROM utterance_search WHERE utterance_search MATCH ?1 AND (?2 IS NULL OR rowid IN"
-            " (SELECT id FROM utterances WHERE video_row IN (SELECT value FROM json_each(?2))))"
-            " ORDER BY score, rowid LIMIT ?3) JOIN utterances USING (id) ORDER BY score, id",
+            f"SELECT video_row, position, score FROM (SELECT rowid AS id, bm25({table}) AS score"
+            f" FROM {table} WHERE {table} MATCH ?1 AND (?2 IS NULL OR rowid IN"
+            f" (SELECT id FROM {kind} WHERE video_row IN (SELECT value FROM json_each(?2))))"
+            f" ORDER BY score, rowid LIMIT ?3) JOIN {kind} USING (id) ORDER BY score, id",
             query,
             None if rows is None else json.dumps([int(row) for row in rows]),
             limit,
@@ -351,14 +356,15 @@ class CatalogReader(OpenCatalog):
         return [WordMatch(row=row, position=position, score=-rank) for row, position, rank in matches]
 
     def document_frequencies(
-        self, terms: Sequence[str], rows: Sequence[int] | None = None
+        self, terms: Sequence[str], rows: Sequence[int] | None = None, kind: WordedKind = "utterances"
     ) -> tuple[dict[str, int], int]:
-        """Return the count of utterances of some videos (None: all) with each word or phrase, and of all."""
+        """Return the count of utterances, or lines, of some videos (None: all) with each word or phrase, and of all."""
         among = None if rows is None else json.dumps([int(row) for row in rows])
-        count = "SELECT count(*) FROM utterance_search"
+        table = search_table(kind)
+        count = f"SELECT count(*) FROM {table}"
         with self.snapshot():
             ((total,),) = self.select(
-                "SELECT coalesce(sum(utterance_count), 0) FROM videos WHERE state = 'READY'"
+                f"SELECT coalesce(sum({kind.removesuffix('s')}_count), 0) FROM videos WHERE state = 'READY'"
                 " AND (?1 IS NULL OR row IN (SELECT value FROM json_each(?1)))",
                 among,
             )
@@ -368,11 +374,11 @@ class CatalogReader(OpenCatalog):
                 if not query:
                     counts = [(0,)]
                 elif among is None:
-                    counts = self.select(f"{count} WHERE utterance_search MATCH ?", query)
+                    counts = self.select(f"{count} WHERE {table} MATCH ?", query)
                 else:
                     counts = self.select(
-                        f"{count} JOIN utterances ON utterances.id = utterance_search.rowid"
-                        " WHERE utterance_search MATCH ? AND video_row IN (SELECT value FROM json_each(?))",
+                        f"{count} JOIN {kind} ON {kind}.id = {table}.rowid"
+                        f" WHERE {table} MATCH ? AND video_row IN (SELECT value FROM json_each(?))",
                         query,
                         among,
                     )
@@ -401,6 +407,11 @@ def require_single(videos: Sequence[Video], video_id: str) -> Video:
     if len(videos) > 1:
         raise VideoAmbiguous(video_id, sorted({video.collection for video in videos}))
     return videos[0]
+
+
+def search_table(kind: WordedKind) -> str:
+    """Return the table that finds the words of a kind of row."""
+    return f"{kind.removesuffix('s')}_search"
 
 
 def _phrase(term: str) -> str:

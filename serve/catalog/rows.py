@@ -24,7 +24,7 @@ CaptionScores = tuple[float, float]  # mean and spread of the captions' scores o
 VIDEO_FIELDS = (
     "row, video_id, collection, uri, content_sha256, media, duration_seconds, frame_count, segment_count,"
     " utterance_count, warnings, indexed_time, metadata, recorded_time, live, ended, watermark_seconds, anchors,"
-    " changed_generation, fingerprint"
+    " changed_generation, fingerprint, text_line_count"
 )
 
 TIME_FIELDS = "frame_count, width, epochs, pts_seconds"  # of frame_blocks
@@ -35,13 +35,14 @@ UTTERANCE_FIELDS = "epoch, start_seconds, end_seconds, text, language, avg_logpr
 def video_of(fields: tuple[Any, ...], searched: str | None) -> Video:
     """Return the video of a row of VIDEO_FIELDS; `searched` is the fingerprint of the library's encoder space."""
     (row, video_id, collection, uri, sha256, media, duration, frames, segments, utterances, warnings, at,
-     metadata, recorded, live, ended, watermark, anchors, generation, fingerprint) = fields  # fmt: skip
+     metadata, recorded, live, ended, watermark, anchors, generation, fingerprint, text_lines) = fields  # fmt: skip
     return Video(
         row=row, video_id=video_id, collection=collection, uri=uri_of(uri),
         content_sha256=sha256, media=MediaInfo(**json.loads(media)), duration_seconds=duration, frame_count=frames,
         segment_count=segments, utterance_count=utterances, warnings=tuple(json.loads(warnings)), indexed_time=at,
         metadata=json.loads(metadata), recorded_time=recorded, is_live=bool(live), is_ended=bool(ended),
         watermark_seconds=watermark, version=generation if live else 0,
+        text_line_count=text_lines,
         is_searchable=fingerprint == searched if searched else bool(fingerprint),
         anchors=tuple(WallClockAnchor(media_seconds=media_at, unix_time=at) for _, media_at, at in json.loads(anchors)),
     )  # fmt: skip

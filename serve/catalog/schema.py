@@ -305,6 +305,21 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE consumed_topics (topic TEXT NOT NULL, fingerprint TEXT NOT NULL, topic_id TEXT NOT NULL,"
         " PRIMARY KEY (topic, fingerprint)) WITHOUT ROWID",
     ),
+    # Text in pictures. The rows are as those of utterances: words of READY videos only in text_line_search.
+    (
+        "CREATE TABLE text_lines (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " video_row INTEGER NOT NULL REFERENCES videos ON DELETE CASCADE,"
+        " segment_row INTEGER REFERENCES segments ON DELETE CASCADE, position INTEGER NOT NULL,"
+        " epoch INTEGER NOT NULL, start_seconds REAL NOT NULL, end_seconds REAL NOT NULL, text TEXT NOT NULL,"
+        " search_text TEXT NOT NULL, box TEXT NOT NULL,"  # JSON [left, top, right, bottom], 0..1
+        " confidence REAL NOT NULL, vector BLOB, added_time REAL)",
+        "CREATE UNIQUE INDEX text_lines_position ON text_lines (video_row, position)",
+        "CREATE INDEX text_lines_segment ON text_lines (segment_row) WHERE segment_row IS NOT NULL",
+        "CREATE INDEX text_lines_added ON text_lines (video_row, position, added_time) WHERE added_time IS NOT NULL",
+        "CREATE VIRTUAL TABLE text_line_search USING fts5 (search_text, content = 'text_lines', content_rowid = 'id',"
+        " tokenize = 'porter unicode61 remove_diacritics 2')",
+        "ALTER TABLE videos ADD COLUMN text_line_count INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serve.catalog.catalog import Catalog
-from serve.catalog.reader import CatalogReader
+from serve.catalog.reader import WORDED, CatalogReader, search_table
 from serve.catalog.sqlite import CATALOG_NAME
 from serve.video_warnings import NOT_ENCODED, is_not_encoded
 
-FILE_TABLES = ("frame_blocks", "thumbnails", "utterances", "segments", "video_traits")
+FILE_TABLES = ("frame_blocks", "thumbnails", "utterances", "text_lines", "segments", "video_traits")
 Failures = Mapping[tuple[str, str], str]  # collection and id of a video -> why it was not encoded again
 
 
@@ -41,7 +41,8 @@ def replace_videos(catalog: Catalog, other: Path, failures: Failures | None = No
         kept = [
             row for name, reason in (failures or {}).items() if (row := _keep(write, name, reason, moved, fingerprint))
         ]
-        write.execute("INSERT INTO utterance_search (utterance_search) VALUES ('delete-all')")
+        for kind in WORDED:
+            write.execute(f"INSERT INTO {search_table(kind)} ({search_table(kind)}) VALUES ('delete-all')")
         write.execute(
             "DELETE FROM videos WHERE state = 'READY' AND NOT (live AND fingerprint = ?)"
             " AND row NOT IN (SELECT value FROM json_each(?))",

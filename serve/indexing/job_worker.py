@@ -20,6 +20,7 @@ from pathlib import Path
 
 from encoders.errors import EncoderError
 from encoders.speech.whisper import Transcriber
+from encoders.writing.reader import load_reader
 from serve.catalog.catalog import Catalog
 from serve.config import parse_quotas
 from serve.encoder_set import Encoders, load_for_indexing
@@ -131,6 +132,7 @@ class JobWorker:
         """Return the encoders of the library as it is now; load them unless they are loaded."""
         stored = catalog.space()
         if self.encoders is None or (stored is not None and stored != self.encoders.space):
+            load_reader(self.settings.text)  # here, so that it fails with the other encoders
             self.transcriber, self.encoders = load_for_indexing(self.settings, stored)
             logger.info("encoders loaded space=%s note=%s", self.encoders.space, self.encoders.visual_note)
         claim_space(catalog, self.directory, self.encoders)

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.speech.whisper import Transcriber
-from encoders.values import Utterance
+from encoders.values import TextLine, Utterance
 from serve.catalog.catalog import Catalog
 from serve.catalog.entries import Entries
+from serve.catalog.text_lines import add_text_lines
 from serve.encoder_set import Encoders
 from serve.indexing.work import VideoWork, join_embeddings
 from serve.search.traits import CaptionBank, compute_file_traits
@@ -42,13 +43,20 @@ class LibraryWriter:
         return self._entries.find(given.collection, work.uri, work.content_sha256)
 
     def finish(
-        self, work: VideoWork, utterances: Sequence[Utterance], sentences: NDArray[np.float32]
+        self,
+        work: VideoWork,
+        utterances: Sequence[Utterance],
+        sentences: NDArray[np.float32],
+        lines: Sequence[TextLine],
+        written: NDArray[np.float32],
     ) -> IndexOutcome | None:
         """Write the rest of a video's rows and make it visible; return None if its job was cancelled.
 
         Args:
             utterances: In order of time.
             sentences: Their vectors, float32 (U, D).
+            lines: Of text in the pictures, in order of time.
+            written: Their vectors, float32 (L, D).
         """
         media, summary = work.facts.media, work.facts.summary
         assert media is not None
@@ -68,6 +76,7 @@ class LibraryWriter:
         )  # fmt: skip
         segments = [one.segment for one in cut]
         self._catalog.add_utterances(work.row, utterances, sentences)
+        add_text_lines(self._catalog, work.row, lines, written)
         self._catalog.add_segments(work.row, segments)
         self._catalog.add_traits(work.row, compute_file_traits(embeddings, self._captions))
         duration, warnings = summary.duration_seconds, work.facts.warnings(self._transcriber)

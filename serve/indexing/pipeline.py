@@ -29,7 +29,7 @@ from serve.values import IndexOutcome, IndexProgress, Video
 
 LOST_UPLOAD = "the bytes of an upload are not kept (upload it again)"
 LOST_SECRETS = "the secrets of its URL are not kept (index the whole URL again)"
-INDEXED: tuple[Kind, ...] = ("segments", "utterances")  # the kinds of row that have vectors
+INDEXED: tuple[Kind, ...] = ("segments", "utterances", "text_lines")  # the kinds of row that have vectors
 
 
 def index(

@@ -17,13 +17,15 @@ from pathlib import Path
 
 from encoders.speech.sound_choice import choose_sound
 from encoders.speech.whisper import Transcriber
+from encoders.writing.reader import load_reader
+from encoders.writing.text_track import TextTrack
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.sandbox.pool import DecodePool
 from ingest.source.redaction import redact_uri
 from ingest.source.source import display_uri, has_changed, open_source, video_id_of
 from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.catalog.catalog import Catalog, NewVideo
-from serve.encoder_set import Encoders, decode_config
+from serve.encoder_set import Encoders, reading_config
 from serve.indexing.batches import OpenBatches
 from serve.indexing.library_writer import LibraryWriter
 from serve.indexing.work import (
@@ -75,11 +77,14 @@ class IndexRun:
         Args:
             captions: As the visual encoder sees them; None without one.
             report: Called every REPORT_SECONDS with the progress of the jobs; None where inputs belong to no jobs.
+        Raises:
+            EncoderError: If the reader of text cannot be had.
         """
         self._catalog, self._encoders, self._transcriber = catalog, encoders, transcriber
         self._directory, self._settings, self._progress, self._report = directory, settings, progress, report
         self._captions, self._fingerprint = captions, encoders.space.fingerprint
         self._choose_sound = partial(choose_sound, transcriber) if transcriber is not None else None
+        self._reader = load_reader(settings.text)
         self._batches = OpenBatches(catalog, encoders, transcriber, settings)
         self._writer = LibraryWriter(catalog, encoders, transcriber, settings, captions)  # guarded by `_lock`
         self._claims: dict[tuple[str, str, int | None], VideoWork] = {}  # guarded by `_lock`, as the next
@@ -110,7 +115,7 @@ class IndexRun:
         if not worker_count:
             return
         remaining = iter(inputs)
-        with DecodePool(decode_config(self._settings, self._encoders), workers=worker_count) as pool:
+        with DecodePool(reading_config(self._settings, self._encoders), workers=worker_count) as pool:
             threads = [
                 threading.Thread(target=self._decode_all, args=(remaining, pool), name=f"decode-{n}", daemon=True)
                 for n in range(worker_count)
@@ -295,6 +300,9 @@ class IndexRun:
                     work.speech = self._transcriber.open_stream()
             case Frame():
                 self._batches.add_frame(work, payload)
+                if self._reader is not None:
+                    work.text = work.text or TextTrack(self._reader.read)
+                    work.text.push(payload.epoch, payload.pts_seconds, payload.reading)
                 self._note_decoded(work, payload.pts_seconds)
             case AudioBlock():
                 if work.speech is not None:
@@ -334,7 +342,7 @@ class IndexRun:
 
     def _close(self, work: VideoWork) -> None:
         work.is_over = True
-        work.frames, work.utterances, work.speech = [], [], None
+        work.frames, work.utterances, work.speech, work.text = [], [], None, None
         self._progress.finish(work.uri)
         with self._lock:
             # A failed input keeps its claim: its duplicates fail as it did, without being decoded. Jobs have none.
@@ -356,8 +364,13 @@ class IndexRun:
         """Write the rest of a video's rows and make it visible; return None if its job was cancelled."""
         utterances = sorted(work.utterances, key=lambda utterance: utterance.start_seconds)
         sentences = self._encoders.sentence.encode([utterance.text for utterance in utterances])
+        summary = work.facts.summary
+        assert summary is not None
+        pictures_end = summary.pictures_end_seconds or summary.duration_seconds
+        lines = work.text.finish(pictures_end) if work.text is not None else []
+        written = self._encoders.sentence.encode([line.text for line in lines])
         with self._lock:
-            return self._writer.finish(work, utterances, sentences)
+            return self._writer.finish(work, utterances, sentences, lines, written)
 
     def _fail(self, work: VideoWork, error: IngestError) -> Iterator[VideoWork]:
         work.error = error

@@ -7,6 +7,7 @@ import numpy as np
 
 from encoders.speech.whisper import SpeechStream
 from encoders.values import FrameEmbeddings, Utterance
+from encoders.writing.text_track import TextTrack
 from ingest.errors import IngestError
 from ingest.values import Decoded
 from serve.values import IndexOutcome
@@ -52,6 +53,7 @@ class VideoWork:
     facts: FileFacts = field(default_factory=FileFacts)
     has_entry: bool = False  # its place had a video when its bytes were read
     speech: SpeechStream | None = None
+    text: TextTrack | None = None
     decoded_share: float = 0.0  # 0..1
     reported_share: float = 0.0  # 0..1
     item_count: int = 0  # frames and windows of speech

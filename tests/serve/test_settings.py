@@ -108,7 +108,7 @@ def test_a_named_file_wins_over_the_variable_and_that_over_the_data_directory(tm
         ("[decode]\nmax_pixels = -3", ["max_pixels must be > 0, got -3", "decode.max_pixels in"]),
         ("workers = 0", ["workers must be >= 1, got 0"]),
         ("visual = 3", ["[visual]", "must be a table"]),
-        ("[decode]\ninput_width = 3", ["decode.input_width", "the visual encoder decides it"]),
+        ("[decode]\ninput_width = 3", ["decode.input_width", "the encoders decide it"]),
         ("[visual]\nmodel = mini", ["is not TOML", "line 2"]),
     ],
 )

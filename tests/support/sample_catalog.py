@@ -31,6 +31,8 @@ SPACE = EncoderSpace(
 PLACES_VERSION = 8  # the first schema version with the table of places
 SECRETS_VERSION = 9  # of the schema, from which on the catalog holds no secrets of URIs
 TURNS_VERSION = 10  # the first in which jobs know their callers
+TOPICS_VERSION = 11  # the first in which offsets know their topics
+TEXT_VERSION = 12  # the first with lines of text
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -133,6 +135,12 @@ def write_outdated(directory: Path, version: int, videos: Mapping[str, Path]) ->
 
 def turn_back(connection: sqlite3.Connection, version: int) -> None:
     """Make the tables of a catalog those of an older schema version, from FIRST_VERSION on."""
+    if version < TEXT_VERSION:
+        connection.execute("DROP TABLE text_line_search")
+        connection.execute("DROP TABLE text_lines")
+        connection.execute("ALTER TABLE videos DROP COLUMN text_line_count")
+    if version < TOPICS_VERSION:
+        connection.execute("DROP TABLE consumed_topics")
     if version < PLACES_VERSION:
         connection.execute("DROP TABLE places")
         connection.execute("DROP INDEX videos_listed")

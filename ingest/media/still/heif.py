@@ -22,7 +22,7 @@ from ingest.media.picture import PictureMaker
 from ingest.media.profile import ColourProfile
 from ingest.media.still.kinds import BRANDS, HEAD_BYTES, read_brands
 from ingest.media.still.limits import check_pixels, read_whole
-from ingest.values import Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.values import Decoded, DecodeSummary, MediaInfo
 
 SHOWN_SECONDS = 1.0  # FFmpeg's frame rate of HEIF pictures is one a second
 FORMATS = {(1, 3): "rgb24", (1, 4): "rgba", (2, 3): "rgb48le", (2, 4): "rgba64le"}  # bytes a sample, and channels
@@ -86,8 +86,7 @@ def decode_heif(
         frame_rate_fps=None,
     )
     if config.decode_video:
-        pixels, thumbnail = PictureMaker(config, ColourProfile.read(profile)).make(frame, Fraction(1), turn)
-        yield Frame(epoch=0, pts_seconds=0.0, pixels=pixels, thumbnail=thumbnail)
+        yield PictureMaker(config, ColourProfile.read(profile)).make(frame, Fraction(1), turn).to_frame(0, 0.0)
     yield DecodeSummary(
         duration_seconds=SHOWN_SECONDS,
         epoch_count=1,

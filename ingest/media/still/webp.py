@@ -58,8 +58,7 @@ def decode_webp(
     frame_count, end, is_damaged = 0, Fraction(0), False
 
     def to_frame(selected: SelectedPicture) -> Frame:
-        pixels, thumbnail = maker.make(selected.frame, Fraction(1), turn)
-        return Frame(epoch=0, pts_seconds=float(selected.pts), pixels=pixels, thumbnail=thumbnail)
+        return maker.make(selected.frame, Fraction(1), turn).to_frame(0, float(selected.pts))
 
     for number in range(getattr(animation, "n_frames", 1) if config.decode_video else 0):
         on_progress()

@@ -246,6 +246,6 @@ def test_pixels_are_those_of_packed_rgb_to_the_last_bit(format: str, size: tuple
     frame.colorspace = Colorspace.ITU709
     for width, height in [(224, 224), size]:
         config = DecodeConfig(resize="squash", input_width=width, input_height=height)
-        pixels, _ = PictureMaker(config).make(frame, Fraction(1))
+        pixels = PictureMaker(config).make(frame, Fraction(1)).pixels
         packed = frame.reformat(width, height, "rgb24", interpolation=SCALING, dst_color_range=ColorRange.JPEG)
         assert np.array_equal(pixels, packed.to_ndarray())

@@ -1,0 +1,115 @@
+"""TextTrack: which pictures of one video are read, and the lines that stay from picture to picture.
+
+Reading a picture costs as much as decoding minutes of video, so only pictures that differ from the last one are offered
+(ingest.media.changes). A picture that then stays, such as a slide, is read soon. While every picture differs, as a
+camera's do, one is read now and then: the more seldom, the longer no text was found.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.values import ReadLine, TextLine
+
+Read = Callable[[NDArray[np.uint8]], Sequence[ReadLine]]
+
+MIN_PAUSE_SECONDS = 3.0  # between two pictures that are read: at most twenty a minute
+MAX_PAUSE_SECONDS = 48.0  # the longest pause, after a picture without text, while the pictures keep changing
+SAME_TEXT_RATIO = 0.8  # of the letters of two readings of one line; a small or moving line is read a little differently
+SAME_PLACE_IOU = 0.3  # of the boxes of two readings of one line: cameras shake
+
+
+@dataclass(slots=True)
+class _Picture:
+    epoch: int
+    pts_seconds: float
+    pixels: NDArray[np.uint8]
+
+
+class TextTrack:
+    """The text of one video. Pictures come in order of time."""
+
+    def __init__(self, read: Read) -> None:
+        """Take the function that reads one picture: uint8 (H, W, 3) RGB."""
+        self._read = read
+        self._waiting: _Picture | None = None  # the latest picture that differs and was not read
+        self._stays = False  # the last picture looked like the one before it
+        self._pause_seconds = MIN_PAUSE_SECONDS
+        self._read_at: float | None = None  # time of the last picture that was read
+        self._changed_at: float | None = None  # time of the first picture that differs from that one
+        self._open: list[TextLine] = []  # lines of the last picture that was read
+        self._lines: list[TextLine] = []  # lines that are over
+        self.read_count = 0  # pictures read
+
+    def push(self, epoch: int, pts_seconds: float, pixels: NDArray[np.uint8] | None) -> None:
+        """Take a sampled picture, None if it looks like the one before; read one if it is time to."""
+        self._stays = pixels is None
+        if self._waiting is not None and pixels is not None and self._waiting.epoch != epoch:
+            self._read_waiting()
+        if pixels is not None:
+            self._changed_at = pts_seconds if self._changed_at is None else self._changed_at
+            self._waiting = _Picture(epoch, pts_seconds, pixels)
+        if self._waiting is None:
+            return
+        pause = MIN_PAUSE_SECONDS if pixels is None else self._pause_seconds  # a picture that stays waits least
+        if self._read_at is None or pts_seconds - self._read_at >= pause:
+            self._read_waiting()
+
+    def finish(self, end_seconds: float) -> list[TextLine]:
+        """Return all lines in order of time; the video ends at `end_seconds`.
+
+        The last picture is read if it waits, unless pictures kept changing and the one before had no text.
+        """
+        if self._waiting is not None and (self._stays or self._pause_seconds == MIN_PAUSE_SECONDS):
+            self._read_waiting()
+        self._close(self._open, end_seconds)
+        self._open = []
+        return sorted(self._lines, key=lambda line: (line.start_seconds, line.box.top, line.box.left))
+
+    def _read_waiting(self) -> None:
+        picture, self._waiting = self._waiting, None
+        assert picture is not None
+        found = list(self._read(picture.pixels))
+        self.read_count += 1
+        self._pause_seconds = MIN_PAUSE_SECONDS if found else min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
+        at, gone = picture.pts_seconds, list(self._open)
+        lines = []
+        for line in found:
+            before = next((each for each in gone if is_same_line(each, line) and each.epoch == picture.epoch), None)
+            if before is not None:
+                gone.remove(before)
+                better = line if line.confidence > before.confidence else before
+                lines.append(replace(before, text=better.text, box=line.box, confidence=better.confidence))
+            else:
+                lines.append(
+                    TextLine(
+                        epoch=picture.epoch,
+                        start_seconds=at,
+                        end_seconds=at,
+                        text=line.text,
+                        box=line.box,
+                        confidence=line.confidence,
+                    )
+                )
+        self._close(gone, at if self._changed_at is None else self._changed_at)
+        self._open, self._read_at, self._changed_at = lines, at, None
+
+    def _close(self, lines: Sequence[TextLine], end_seconds: float) -> None:
+        """End lines where the picture first differed from the last one that showed them."""
+        end = end_seconds if self._changed_at is None else min(end_seconds, self._changed_at)
+        self._lines += [replace(line, end_seconds=max(line.start_seconds, end)) for line in lines]
+
+
+def is_same_line(line: TextLine, other: ReadLine) -> bool:
+    """Whether two readings show the same words in the same place."""
+    if line.box.iou(other.box) < SAME_PLACE_IOU:
+        return False
+    a, b = (" ".join(text.casefold().split()) for text in (line.text, other.text))
+    if a == b:
+        return True
+    if [c for c in a if c.isdigit()] != [c for c in b if c.isdigit()]:
+        return False  # a clock or a score that goes on
+    return SequenceMatcher(None, a, b, autojunk=False).ratio() >= SAME_TEXT_RATIO
