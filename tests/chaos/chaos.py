@@ -8,6 +8,7 @@ Real videos are cut into chunks once. The calm run sends them through one worker
 run, on other topics, duplicates and reorders chunks; two workers and a server are killed with -9 and started again. Its
 topics are compressed, each in another way. The clocks of its server and of one worker are days wrong, and its server
 keeps live videos for a week. A publisher with a clock ahead and an aborted transaction send chunks between the others.
+Partitions are added while chunks come, and the chunks that no worker needs any more expire, twice.
 Both runs get the same two chunks of noise, and one stream whose timestamps restart. The script compares the catalogs of
 the two servers: segments, pictures, words, vectors, gaps, moderation events. It also checks that the dead letters are
 the noise, that each change of an event is on its topic once and in order, and that no record waits.
@@ -37,7 +38,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType  # noqa: E402
 
 from ingest.config import KafkaConfig, PublishConfig  # noqa: E402
-from ingest.kafka import PartitionReader, Producer, Topics, create_topics  # noqa: E402
+from ingest.kafka import PartitionReader, Producer, Topics, create_topics, grow_topics  # noqa: E402
 from ingest.stream.chunker import cut_chunks  # noqa: E402
 from ingest.values import Chunk  # noqa: E402
 from kinodex.v1 import stream_pb2  # noqa: E402
@@ -57,7 +58,7 @@ STREAMS = {
     "reset": ("wcag__spacetime.flv", "Video-LLaVA__sample_demo_5.mp4"),
 }
 SHORT_STREAMS = ("minicpm", "reset", "medical")
-PARTITIONS = 6
+PARTITIONS, GROWN_PARTITIONS = 6, 13
 COMPRESSION = {"chunks": "zstd", "segments": "snappy", "checkpoints": "lz4", "deletions": "gzip"}  # of the wild run
 WRONG_CLOCK_SECONDS = 8 * 86400.0
 # Runs kinodex with a clock that is wrong by the first argument, in seconds.
@@ -284,12 +285,12 @@ class Run:
                 bootstrap_servers=[self.broker.servers], group_id=f"{self.prefix}-workers", enable_auto_commit=False
             )
             try:
-                partitions = [TopicPartition(self.topics.chunks, n) for n in range(PARTITIONS)]
+                partitions = self.partitions_of(consumer, self.topics.chunks)
                 for partition, end in consumer.end_offsets(partitions).items():
                     if (lag := end - (consumer.committed(partition) or 0)) > 0:
                         waiting.append(f"{self.topics.chunks}[{partition.partition}] lag {lag}")
                 read_offsets = self.read_offsets()
-                partitions = [TopicPartition(self.topics.segments, n) for n in range(PARTITIONS)]
+                partitions = self.partitions_of(consumer, self.topics.segments)
                 for partition, end in consumer.end_offsets(partitions).items():
                     if (lag := end - read_offsets.get((self.topics.segments, partition.partition), 0)) > 0:
                         waiting.append(f"{self.topics.segments}[{partition.partition}] lag {lag}")
@@ -299,6 +300,28 @@ class Run:
         except Exception as error:  # the broker may be down at this moment
             return f"{type(error).__name__}: {error}"
         return ", ".join(waiting)
+
+    def partitions_of(self, consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)]
+
+    def grow(self) -> None:
+        """Add partitions to the topics of the work."""
+        grow_topics(self.config, GROWN_PARTITIONS)
+
+    def expire(self) -> int:
+        """Delete the chunks before the committed offsets; return how many partitions lost some."""
+        consumer = KafkaConsumer(
+            bootstrap_servers=[self.broker.servers], group_id=f"{self.prefix}-workers", enable_auto_commit=False
+        )
+        try:
+            places = self.partitions_of(consumer, self.topics.chunks)
+            committed = {place: offset for place in places if (offset := consumer.committed(place))}
+        finally:
+            consumer.close()
+        with KafkaAdminClient(bootstrap_servers=[self.broker.servers]) as admin:
+            if committed:
+                admin.delete_records(committed)
+        return len(committed)
 
     def read_offsets(self) -> dict[tuple[str, int], int]:
         """Return how far the server has read each partition."""
@@ -349,9 +372,18 @@ def disturb(run: Run, plan: Plan, rng: random.Random, say: Callable[[str], None]
     moments = [(rng.uniform(8, plan.send_seconds + 10), "worker") for _ in range(plan.worker_kill_count)]
     moments += [(rng.uniform(15, plan.send_seconds), "broker") for _ in range(plan.broker_restart_count)]
     moments += [(rng.uniform(15, plan.send_seconds), "server") for _ in range(plan.server_kill_count)]
+    moments.append((0.3 * plan.send_seconds, "grow"))
+    moments += [(share * plan.send_seconds, "expire") for share in (0.6, 0.9)]
     begin = time.monotonic()
     for at, target in sorted(moments):
         time.sleep(max(0.0, begin + at - time.monotonic()))
+        if target == "grow":
+            say(f"partitions grow from {PARTITIONS} to {GROWN_PARTITIONS}")
+            run.grow()
+            continue
+        if target == "expire":
+            say(f"chunks expire in {run.expire()} partitions")
+            continue
         if target == "broker":
             say("broker restarts")
             run.broker.kill() if rng.random() < 0.5 else run.broker.stop()

@@ -286,7 +286,14 @@ def test_makes_the_topics_and_says_what_is_there(kafka: str, topic_prefix: str) 
     assert [line.split() for line in again.stdout.splitlines()] == [[name, "exists"] for name in names]
     other = topics("--kafka", kafka, KINODEX_KAFKA_PARTITION_COUNT="4")
     assert other.returncode == 1
-    assert other.stdout.count("differs  it has 3 partitions, not 4") == 8
+    assert other.stdout.count("differs  it has 3 partitions, not 4") == 3
+    grown = topics("--grow", "4", "--kafka", kafka)
+    assert grown.returncode == 0, grown.stderr
+    assert [line.split()[1] for line in grown.stdout.splitlines()] == ["grown"] * 3
+    assert "go on where they began" in grown.stderr
+    shrunk = topics("--grow", "3", "--kafka", kafka)
+    assert (shrunk.returncode, "has 4 partitions" in shrunk.stderr) == (2, True)
+    assert topics("--kafka", kafka, KINODEX_KAFKA_PARTITION_COUNT="4").returncode == 0
     assert (retention().stdout, retention("cams=7d", "*=1d,5GiB").stdout) == (
         "everything is kept\n", "cams=7d\n*=1d,5GiB\n",
     )  # fmt: skip
