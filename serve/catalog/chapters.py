@@ -1,7 +1,5 @@
 """Reads the chapters and highlights of a stored video, worked out for each request from what the catalog holds."""
 
-import numpy as np
-
 from serve.catalog.catalog import Catalog
 from serve.catalog.spelling import STOP_WORDS
 from serve.values import Video
@@ -30,9 +28,8 @@ def _read(catalog: Catalog, video: Video) -> VideoContent:
     since = max(0.0, video.duration_seconds - LATEST_SECONDS) if video.is_live else 0.0
     with catalog.snapshot():
         frames = catalog.frames(video.row, since_seconds=since)
-        utterances, sentences = catalog.utterances(video.row), catalog.utterance_vectors(video.row)
-    is_late = np.array([each.end_seconds > since for each in utterances], np.bool_)
-    utterances = [each for each, late in zip(utterances, is_late, strict=True) if late]
+        utterances = catalog.utterances(video.row, since_seconds=since)
+        sentences = catalog.utterance_vectors(video.row, since_seconds=since)
     start = video.span.start_seconds
     if video.is_live:  # its start may be deleted
         begins = [*frames.pts_seconds[:1].tolist(), *(each.start_seconds for each in utterances[:1])]
@@ -41,6 +38,6 @@ def _read(catalog: Catalog, video: Video) -> VideoContent:
     return VideoContent(
         frames=frames,
         utterances=utterances,
-        sentences=sentences[is_late],
+        sentences=sentences,
         span=TimeSpan(start_seconds=min(start, end), end_seconds=end),
     )

@@ -238,13 +238,14 @@ class CatalogReader(OpenCatalog):
         pts_seconds, jpeg = min(near_frames, key=lambda frame: abs(frame[0] - at_seconds))
         return float(pts_seconds), bytes(jpeg)
 
-    def utterances(self, row: int, *, with_words: bool = True) -> list[Utterance]:
-        """Return the utterances of a video, in order of time, with or without their words."""
+    def utterances(self, row: int, *, with_words: bool = True, since_seconds: float = 0.0) -> list[Utterance]:
+        """Return the utterances of a video that end at a time or later, in order, with or without their words."""
         words = "words" if with_words else "NULL"
         with self._snapshot_of(row):
             rows = self.select(
-                f"SELECT {words}, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? ORDER BY position", row
-            )
+                f"SELECT {words}, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ? AND end_seconds >= ?"
+                " ORDER BY position", row, since_seconds
+            )  # fmt: skip
         return [utterance_of(tuple(fields), words) for words, *fields in rows]
 
     def utterances_at(self, places: Sequence[tuple[int, int]]) -> list[UtteranceRow]:
@@ -270,10 +271,13 @@ class CatalogReader(OpenCatalog):
             for vector, (row, position, _, words, *fields) in zip(vectors, rows, strict=True)
         ]
 
-    def utterance_vectors(self, row: int) -> NDArray[np.float32]:
+    def utterance_vectors(self, row: int, *, since_seconds: float = 0.0) -> NDArray[np.float32]:
         """Return float32 (U, D), in the order of utterances(); D is 0 without a sentence encoder."""
         with self._snapshot_of(row):
-            rows = self.select("SELECT vector FROM utterances WHERE video_row = ? ORDER BY position", row)
+            rows = self.select(
+                "SELECT vector FROM utterances WHERE video_row = ? AND end_seconds >= ? ORDER BY position",
+                row, since_seconds,
+            )  # fmt: skip
         return vectors_of([vector for (vector,) in rows], self.directory)
 
     def segments(self, row: int) -> list[Segment]:

@@ -71,5 +71,7 @@ def test_of_a_long_live_video_only_the_latest_part_has_chapters(
     video = reader.video("cam")
     since = video.duration_seconds - 40
     found = read_outline(reader, video).chapters
+    said = reader.utterances(video.row, since_seconds=since)
+    assert 0 < len(said) == len(reader.utterance_vectors(video.row, since_seconds=since)) < video.utterance_count
     assert since - STRIDE * 2 <= found[0].span.start_seconds <= since
     assert found[-1].span.end_seconds == video.duration_seconds
