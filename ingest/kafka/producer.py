@@ -114,9 +114,9 @@ class Producer:
             partition: None to let the key decide, as every client of Kafka does.
         """
         subject = f"{topic} {key.decode(errors='replace')}"
-        if partition is not None and partition not in self._known_partitions(topic):
+        if partition is not None and self._is_missing(topic, partition):
             repairs.refresh_metadata(self._net_client, self._config.bootstrap_timeout_seconds)
-            if partition not in self._known_partitions(topic):
+            if self._is_missing(topic, partition):
                 return Delivery(self._config.servers, subject, None, KafkaError(f"there is no partition {partition}"))
         try:
             future = self._producer.send(topic, key=key, value=value, partition=partition)
@@ -125,6 +125,11 @@ class Producer:
                 e = KafkaTimeoutError(f"there is no topic {topic}, or no broker (`kinodex topics` makes the topics)")
             return Delivery(self._config.servers, subject, None, e)
         return Delivery(self._config.servers, subject, future)
+
+    def _is_missing(self, topic: str, partition: int) -> bool:
+        """Return whether a topic is known without this partition. Of an unknown topic, sending tells why."""
+        known = self._known_partitions(topic)
+        return bool(known) and partition not in known
 
     def _known_partitions(self, topic: str) -> Collection[int]:
         return self._net_client.cluster.partitions_for_topic(topic) or ()
