@@ -55,7 +55,7 @@ class TextConfig:
     """The reader of text in pictures."""
 
     # reader of text in pictures: `auto` (RapidOCR's), or `none`: no text is read, and none is searched for
-    model: Literal["auto", "none"] = "auto"
+    model: Literal["auto", "none"] = "none"
 
     def __post_init__(self) -> None:
         if self.model not in ("auto", "none"):

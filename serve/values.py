@@ -12,7 +12,7 @@ from typing import Literal
 from ingest.values import MediaInfo
 from temporal.values import ChangeKind, TimeSpan
 
-Channel = Literal["visual", "speech", "all"]
+Channel = Literal["visual", "speech", "text", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +239,8 @@ class Query:
             raise ValueError("a query takes an image or an example, not both")
         if self.limit < 1:
             raise ValueError(f"limit must be >= 1, got {self.limit}")
-        if self.channel not in ("visual", "speech", "all"):
-            raise ValueError(f"channel must be visual, speech or all, got {self.channel!r}")
+        if self.channel not in ("visual", "speech", "text", "all"):
+            raise ValueError(f"channel must be visual, speech, text or all, got {self.channel!r}")
         for name in ("image_weight", "min_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, got {getattr(self, name)}")
@@ -255,6 +255,17 @@ class MatchedWord:
     text: str
     start_seconds: float
     end_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedText:
+    """A line of text in the picture that the query matched. The text is untrusted: anybody can hold up a sign."""
+
+    text: str
+    box: tuple[float, float, float, float]  # left, top, right, bottom, in shares of the picture's size
+    start_seconds: float  # while it stands in the picture
+    end_seconds: float
+    confidence: float  # 0..1, that of the reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +287,8 @@ class Moment:
     final: bool = True  # False: a live stream may still revise it
     collection: str = "default"
     recorded_time: float | None = None  # time of day at its start, seconds since 1970; None: not known
+    text_score: float | None = None  # None: the text channel found nothing here
+    matched_text: tuple[MatchedText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Reading a picture costs as much as decoding minutes of video, so only pictures that differ from the last one are offered
 (ingest.media.changes). A picture that then stays, such as a slide, is read soon. While every picture differs, as a
-camera's do, one is read now and then: the more seldom, the longer no text was found.
+camera's do, one is read now and then: the more seldom, the longer no new text was found.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,8 @@ from encoders.values import ReadLine, TextLine
 
 Read = Callable[[NDArray[np.uint8]], Sequence[ReadLine]]
 
-MIN_PAUSE_SECONDS = 3.0  # between two pictures that are read: at most twenty a minute
+STILL_PAUSE_SECONDS = 3.0  # between two pictures that are read, if the second stays: at most twenty a minute
+MIN_PAUSE_SECONDS = 6.0  # the same while the pictures keep changing
 MAX_PAUSE_SECONDS = 48.0  # the longest pause, after a picture without text, while the pictures keep changing
 SAME_TEXT_RATIO = 0.8  # of the letters of two readings of one line; a small or moving line is read a little differently
 SAME_PLACE_IOU = 0.3  # of the boxes of two readings of one line: cameras shake
@@ -36,6 +37,7 @@ class TextTrack:
         """Take the function that reads one picture: uint8 (H, W, 3) RGB."""
         self._read = read
         self._waiting: _Picture | None = None  # the latest picture that differs and was not read
+        self._epoch = 0
         self._stays = False  # the last picture looked like the one before it
         self._pause_seconds = MIN_PAUSE_SECONDS
         self._read_at: float | None = None  # time of the last picture that was read
@@ -47,14 +49,16 @@ class TextTrack:
     def push(self, epoch: int, pts_seconds: float, pixels: NDArray[np.uint8] | None) -> None:
         """Take a sampled picture, None if it looks like the one before; read one if it is time to."""
         self._stays = pixels is None
-        if self._waiting is not None and pixels is not None and self._waiting.epoch != epoch:
-            self._read_waiting()
+        if epoch != self._epoch:
+            if self._waiting is not None:
+                self._read_waiting()
+            self._epoch, self._read_at = epoch, None  # the first picture of an epoch is read at once
         if pixels is not None:
             self._changed_at = pts_seconds if self._changed_at is None else self._changed_at
             self._waiting = _Picture(epoch, pts_seconds, pixels)
         if self._waiting is None:
             return
-        pause = MIN_PAUSE_SECONDS if pixels is None else self._pause_seconds  # a picture that stays waits least
+        pause = STILL_PAUSE_SECONDS if pixels is None else self._pause_seconds  # a picture that stays waits least
         if self._read_at is None or pts_seconds - self._read_at >= pause:
             self._read_waiting()
 
@@ -63,7 +67,7 @@ class TextTrack:
 
         The last picture is read if it waits, unless pictures kept changing and the one before had no text.
         """
-        if self._waiting is not None and (self._stays or self._pause_seconds == MIN_PAUSE_SECONDS):
+        if self._waiting is not None and (self._stays or self._open or self._pause_seconds == MIN_PAUSE_SECONDS):
             self._read_waiting()
         self._close(self._open, end_seconds)
         self._open = []
@@ -74,7 +78,6 @@ class TextTrack:
         assert picture is not None
         found = list(self._read(picture.pixels))
         self.read_count += 1
-        self._pause_seconds = MIN_PAUSE_SECONDS if found else min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
         at, gone = picture.pts_seconds, list(self._open)
         lines = []
         for line in found:
@@ -94,6 +97,8 @@ class TextTrack:
                         confidence=line.confidence,
                     )
                 )
+        has_news = any(line.start_seconds == at for line in lines)
+        self._pause_seconds = MIN_PAUSE_SECONDS if has_news else min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
         self._close(gone, at if self._changed_at is None else self._changed_at)
         self._open, self._read_at, self._changed_at = lines, at, None
 

@@ -59,10 +59,10 @@ def question_options(command: Function) -> Function:
         click.option("--collection", metavar="C", help="Search only this collection."),
         click.option(
             "--channel",
-            type=click.Choice(["visual", "speech", "all"]),
+            type=click.Choice(["visual", "speech", "text", "all"]),
             default="all",
             show_default=True,
-            help="Search the pictures, the speech, or both.",
+            help="Search the pictures, the speech, the text in pictures, or all.",
         ),
         click.option(
             "--limit", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Most answers."

@@ -51,6 +51,17 @@ def moment_json(moment: Moment) -> dict[str, Any]:
         "verdict": str(moment.verdict),
         "visual_score": _round_number(moment.visual_score, SCORE_DIGITS),
         "speech_score": _round_number(moment.speech_score, SCORE_DIGITS),
+        "text_score": _round_number(moment.text_score, SCORE_DIGITS),
+        "matched_text": [
+            {
+                "text": line.text,
+                "box": [_round_number(edge, SCORE_DIGITS) for edge in line.box],
+                "start_seconds": _round_seconds(line.start_seconds),
+                "end_seconds": _round_seconds(line.end_seconds),
+                "confidence": _round_number(line.confidence, SCORE_DIGITS),
+            }
+            for line in moment.matched_text
+        ],
         "transcript": moment.transcript,
         "best_frame_seconds": _round_seconds(moment.best_frame_seconds),
         "final": moment.final,
@@ -150,7 +161,18 @@ def snippet(transcript: str, matched_words: Sequence[str], limit: int = SNIPPET_
 
 
 def _snippet_of(moment: Moment) -> Text:
-    return snippet(moment.transcript, [word.text for word in moment.matched_words])
+    """Return why a moment matched: the words spoken in it, and the lines of text in its picture."""
+    said = snippet(moment.transcript, [word.text for word in moment.matched_words])
+    if not moment.matched_text:
+        return said
+    shown = Text("on screen: ", style="dim") + Text(written_excerpt(moment), style="bold")
+    return Text("\n").join([shown, said]) if said else shown
+
+
+def written_excerpt(moment: Moment, limit: int = SNIPPET_CHARS) -> str:
+    """Return the matched lines of text in the picture, cut to about `limit` characters."""
+    text = " / ".join(printable(line.text) for line in moment.matched_text)
+    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " …"
 
 
 # ------------------------------------------------------------------ tables and lines
@@ -248,6 +270,7 @@ def show_moments(console: Console, query: str, answer: Answer) -> None:
             Text(title(moment.uri), style="bold"),
             Text(f"visual {score_text(moment.visual_score)}", style="dim"),
             Text(f"speech {score_text(moment.speech_score)}", style="dim"),
+            *([] if moment.text_score is None else [Text(f"text {score_text(moment.text_score)}", style="dim")]),
         )
         rows.append(_answer_row(moment.verdict, key, heading, _snippet_of(moment)))
     _print_rows(console, ["time", "verdict", "video and words"], rows)

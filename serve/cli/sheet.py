@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from serve.cli.render import score_text, snippet, word_pattern
+from serve.cli.render import score_text, snippet, word_pattern, written_excerpt
 from serve.text import DASH, printable, time_span, title
 from serve.values import Moment, Verdict
 
@@ -103,12 +103,16 @@ def _draw_cell(
     span = time_span(moment.start_seconds, moment.end_seconds).replace(DASH, "-")  # Pillow's font lacks the dash
     _draw_line(draw, (x, y), span, TEXT_SIZE, INK, room - badge_width - PADDING)
     scores = f"visual {score_text(moment.visual_score)}  speech {score_text(moment.speech_score)}".replace(DASH, "-")
+    if moment.text_score is not None:
+        scores += f"  text {score_text(moment.text_score)}"
     scores_width = math.ceil(_width(scores, TEXT_SIZE))
     _draw_line(draw, (x + room - scores_width, y + LINE_HEIGHT), scores, TEXT_SIZE, DIM)
     _draw_line(draw, (x, y + LINE_HEIGHT), title(moment.uri), TEXT_SIZE, DIM, room - scores_width - PADDING)
     # A generous excerpt around the first matched word, which _wrap_text then cuts to the width of the cell.
     words = [word.text for word in moment.matched_words]
     excerpt = snippet(moment.transcript, words, limit=150).plain
+    if moment.matched_text:
+        excerpt = f"on screen: {written_excerpt(moment, 100)}  {excerpt}"
     pattern = word_pattern(words)
     for index, line in enumerate(_wrap_text(excerpt, room)):
         _draw_transcript_line(draw, (x, y + 6 + LINE_HEIGHT * (2 + index)), line, pattern)

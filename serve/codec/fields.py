@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ingest.values import MAX_TIME_SECONDS
 from kinodex.v1 import moment_pb2
-from serve.values import Channel, MatchedWord, Verdict
+from serve.values import Channel, MatchedText, MatchedWord, Verdict
 
 NANOSECONDS = 10**9  # in a second
 TIMESTAMP_SECONDS = range(-62_135_596_800, 253_402_300_800)  # what protobuf allows: the years 1 to 9999
@@ -131,6 +131,23 @@ def matched_word_values(messages: Iterable[moment_pb2.MatchedWord]) -> tuple[Mat
 
 
 # ------------------------------------------------------------------ enums: our names are the protos' without prefix
+def matched_text_message(line: MatchedText) -> moment_pb2.MatchedText:
+    left, top, right, bottom = line.box
+    return moment_pb2.MatchedText(
+        text=line.text, box=moment_pb2.Box(left=left, top=top, right=right, bottom=bottom),
+        span=span_message(line.start_seconds, line.end_seconds), confidence=line.confidence,
+    )  # fmt: skip
+
+
+def matched_text_value(message: moment_pb2.MatchedText) -> MatchedText:
+    start, end = span_value(message.span)
+    box = message.box
+    return MatchedText(
+        text=message.text, box=(box.left, box.top, box.right, box.bottom), start_seconds=start, end_seconds=end,
+        confidence=message.confidence,
+    )  # fmt: skip
+
+
 def channel_message(channel: str) -> moment_pb2.Channel.ValueType:
     return moment_pb2.Channel.Value(f"CHANNEL_{channel.upper()}")
 

@@ -15,6 +15,8 @@ from serve.codec.fields import (
     duration_field,
     duration_message,
     escape_surrogates,
+    matched_text_message,
+    matched_text_value,
     matched_word_messages,
     matched_word_values,
     metadata_message,
@@ -147,6 +149,8 @@ def moment_message(moment: Moment) -> moment_pb2.Moment:
         matched_words=matched_word_messages(moment.matched_words),
         best_frame_offset=None if best is None else duration_message(best),
         final=moment.final,
+        text_score=moment.text_score,
+        matched_text=map(matched_text_message, moment.matched_text),
     )
 
 
@@ -202,6 +206,8 @@ def moment_value(message: moment_pb2.Moment) -> Moment:
         matched_words=matched_word_values(message.matched_words),
         best_frame_seconds=duration_field(message, "best_frame_offset"),
         final=message.final,
+        text_score=message.text_score if message.HasField("text_score") else None,
+        matched_text=tuple(map(matched_text_value, message.matched_text)),
     )
 
 

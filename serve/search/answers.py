@@ -82,6 +82,8 @@ class AnswerReader:
             speech_score=passage.cosine if passage is not None else None,
             transcript=" ".join(utterance.text for utterance in transcript if overlaps(utterance, span)),
             matched_words=passage.matched_words if passage is not None else (),
+            text_score=candidate.screen.cosine if candidate.screen is not None else None,
+            matched_text=candidate.screen.matched if candidate.screen is not None else (),
             best_frame_seconds=best_frame_seconds,
             collection=video.collection,
             recorded_time=video.recorded_at(span.start_seconds),

@@ -41,6 +41,7 @@ from serve.search.ranking import (
     Ranking,
     limit_per_video,
     merge_channels,
+    merge_screens,
     rank_by_score,
     rank_in_channel,
     score_video,
@@ -52,6 +53,7 @@ from serve.search.traits import calibration_in
 from serve.search.video_rows import Transcript, read_transcript
 from serve.search.videos import SearchableVideos
 from serve.search.visual import VisualChannel
+from serve.search.written import Screen, WrittenChannel, judge_screens
 from serve.settings import Settings
 from serve.values import EVERYTHING, Answer, Moment, Query, Video, VideoAnswer
 from temporal.values import ScoredSpan, TimeSpan
@@ -77,12 +79,19 @@ class Engine:
         self.fingerprint = encoders.space.fingerprint
         self.segment_index = open_index(directory, "segments", self.fingerprint, settings.index)
         self.utterance_index = open_index(directory, "utterances", self.fingerprint, settings.index)
+        # None: the settings want no text to be searched for
+        self.line_index = (
+            open_index(directory, "text_lines", self.fingerprint, settings.index)
+            if settings.text.model != "none"
+            else None
+        )
         self._transcripts: RowCache[int, Transcript] = RowCache(
             partial(read_transcript, catalog), len, CACHED_UTTERANCE_COUNT
         )
         self._answers = AnswerReader(catalog, self._transcripts)
         self.sentences = TextVectors(encoders.sentence.encode)
         self.speech = SpeechChannel(catalog, self.sentences, self.utterance_index, self._transcript)
+        self.written = WrittenChannel(catalog, self.line_index) if self.line_index is not None else None
         self.visual: VisualChannel | None = None
         if (visual := encoders.visual) is not None:
             calibration = calibration_in(directory, visual)
@@ -117,6 +126,8 @@ class Engine:
         self._text_thread.shutdown()
         self.segment_index.close()
         self.utterance_index.close()
+        if self.line_index is not None:
+            self.line_index.close()
 
     # ---- one state of the catalog and of the indexes ----
 
@@ -151,6 +162,8 @@ class Engine:
             return
         self.segment_index.refresh(self.catalog)
         self.utterance_index.refresh(self.catalog)
+        if self.line_index is not None:
+            self.line_index.refresh(self.catalog)
         gone, new = self._videos.refresh(self.catalog)
         self._transcripts.discard(set(gone).__contains__)
         if self.visual is not None:
@@ -243,10 +256,12 @@ class Engine:
     def _missing_channels(self, query: Query) -> tuple[str, ...]:
         """Return the channels that a query asks for and the library does not have."""
         missing = []
-        if query.channel != "speech" and self.visual is None:
+        if query.channel in ("visual", "all") and self.visual is None:
             missing.append("visual")
-        if query.channel != "visual" and self.encoders.space.speech == "none":
+        if query.channel in ("speech", "all") and self.encoders.space.speech == "none":
             missing.append("speech")
+        if query.channel == "text" and self.written is None:  # in a question for all channels, that is as it was set
+            missing.append("text")
         return tuple(missing)
 
     # ---- candidates ----
@@ -278,6 +293,10 @@ class Engine:
                 target.visual, videos, everywhere=everywhere, excluded=target.excluded_visual, check=check
             )
         merged = merge_channels(self._rank_visual_moments(scored, query, target), spoken, intent)
+        if self.written is not None and intent.text_weight > 0 and query.text.strip():
+            check()
+            screens = self.written.find_screens(self.sentences.encode([intent.written_text])[0], intent, rows)
+            merged = merge_screens(self._rank_screens(screens, videos, query, target, intent), merged, intent)
         return [candidate for candidate in merged if not is_example(candidate, target)], scored, intent
 
     def _select_videos(self, query: Query) -> list[Video]:
@@ -308,6 +327,24 @@ class Engine:
         worded = [c for c in candidates if c.passage and c.passage.coverage > 0]
         rank_in_channel(worded, "lexical", [-c.passage.coverage for c in worded if c.passage])
         return candidates
+
+    def _rank_screens(
+        self, screens: Sequence[Screen], videos: Sequence[Video], query: Query, target: Target, intent: Intent
+    ) -> list[Candidate]:
+        """Return the candidates of the text channel."""
+        by_row = {video.row: video for video in videos}
+        candidates = [
+            Candidate(video=by_row[screen.row], span=screen.span, screen=screen, written_confidence=confidence)
+            for screen, confidence in zip(screens, judge_screens(screens, intent), strict=True)
+            if query.filter.admits_span(by_row[screen.row], screen.span) and not self._shows_excluded(screen, target)
+        ]
+        rank_in_channel(candidates, "written", [-c.screen.score for c in candidates if c.screen])
+        return candidates
+
+    def _shows_excluded(self, screen: Screen, target: Target) -> bool:
+        """Whether the words of the exclusion are written on a screen."""
+        text = " ".join(line.text for line in screen.matched)
+        return bool(target.excluded_terms) and all(matches_term(text, term) for term in target.excluded_terms)
 
     def _rank_visual_moments(self, scored: Sequence[ScoredVideo], query: Query, target: Target) -> list[Candidate]:
         admits_span = query.filter.admits_span

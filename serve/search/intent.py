@@ -15,7 +15,7 @@ from serve.values import Channel
 # Of the channel that a question names; the other channel has the rest. Both speech channels at full trust stay below
 # the visual channel at its least (serve.search.ranking.MIN_VISUAL_TRUST).
 NAMED_WEIGHT = 0.85
-EQUAL_WEIGHT = 0.5  # of both channels if a question names none
+EQUAL_WEIGHT = 0.5  # of all channels if a question names none
 
 MOMENT_NOUN = (
     r"(?!(?:time|second|minute|point|place)s?\s+of\b)(?:timestamp|time|second|minute|moment|point|part|bit|passage|place|section|segment|scene|shot|clip|video)s?"
@@ -76,6 +76,18 @@ SIGHT_WORDS = re.compile(
     r"|silhouettes?)\b",
     re.IGNORECASE,
 )
+# Names writing, in a question or a caption: "the slide that says agenda", "a sign reading exit".
+WRITING = (
+    r"(?:slides?|signs?|captions?|subtitles?|titles?|headlines?|banners?|posters?|labels?|stickers?|logos?|credits|screens?"
+    r"|pages?|lines?|boards?|letters|words|texts?|bullet\s+points?|numbers?|scoreboards?|timers?|clocks?|menus?|commands?)"
+)
+WRITTEN_QUESTION = re.compile(
+    rf"^(?:(?:does|do|is|are)\s+)?(?:(?:the|a|an|any|some|first|last|title)\s+)*{WRITING}(?:\s+(?:that|which))?\s+"
+    r"(?:says?|saying|reads?|reading|tells?|telling(?:\s+us)?|shows?|shown|showing|lists?|listing|mentions?|mentioning"
+    r"|with|about|of|on)\s+(?:the\s+words?\s+)?(?P<what>.+?)(?:\s+(?:come\s+up|appear|show\s+up))?$"
+    r"|^(?:does\s+it\s+|is\s+it\s+)?(?:says?|is\s+written|reads?)\s+(?P<written>.+)$",
+    re.IGNORECASE,
+)
 # Asks to be told something: people say the answer more often than it is shown.
 INFORMATION = re.compile(r"^(?:how|why|whose)\b", re.IGNORECASE)
 # Words of sentences and questions that captions of pictures seldom have: pronouns, question words and auxiliary verbs.
@@ -97,8 +109,11 @@ class Intent:
     speech_text: str  # target of the speech channels: equal to text, unless the question names one thing seen, one said
     phrases: tuple[str, ...]  # phrases in quotation marks, which are looked for literally
     visual_weight: float  # 0..1
-    speech_weight: float  # 0..1; the two add up to 1
+    speech_weight: float  # 0..1; the two add up to 1, or to 0 if only text is asked for
     occurrence: int | None = None  # which of several moments: 1 is the first in its video, -1 the last; None: the best
+    text_weight: float = 0.0  # 0..1, of what is written in pictures
+    written_text: str = ""  # target of the text channel: without the words that name writing
+    names_text: bool = False  # whether it asks for writing, or quotes it
     is_empty: bool = False  # a text that asks for nothing, such as "the": no answer matches it
 
     @property
@@ -120,6 +135,8 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
     is_question = rest != target
     visual, speech = EQUAL_WEIGHT, EQUAL_WEIGHT
     speech_text: str | None = None
+    written_weight = EQUAL_WEIGHT
+    written = WRITTEN_QUESTION.match(rest)
     spoken = SPEECH_QUESTION.match(rest)
     if spoken and not is_question and spoken["verb"].split()[0].lower().endswith("ing"):
         spoken = None  # "a person explaining a drawing" is a caption
@@ -133,20 +150,24 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         visual, speech = 1 - NAMED_WEIGHT, NAMED_WEIGHT
     elif SIGHT_WORDS.search(target):
         visual, speech = NAMED_WEIGHT, 1 - NAMED_WEIGHT
+    if written or phrases:
+        written_weight = NAMED_WEIGHT
     if is_question:
         rest = AUXILIARY.sub("", rest)
-    if channel == "visual":
-        visual, speech = 1.0, 0.0
-    elif channel == "speech":
-        visual, speech = 0.0, 1.0
+    if channel != "all":
+        visual, speech, written_weight = (float(channel == name) for name in ("visual", "speech", "text"))
     text = _strip_marks(rest) or plain
+    said = _strip_marks(speech_text or "") or text
     return Intent(
         text=text,
-        speech_text=_strip_marks(speech_text or "") or text,
+        speech_text=said,
         phrases=phrases,
         visual_weight=visual,
         speech_weight=speech,
         occurrence=occurrence,
+        text_weight=written_weight,
+        written_text=_strip_marks((written["what"] or written["written"]) if written else "") or said,
+        names_text=bool(written or phrases),
         is_empty=not content_terms(text) and not phrases,
     )
 

@@ -46,6 +46,8 @@ def choose_occurrence(ranked: Sequence[RankedMoment], intent: Intent) -> list[Ra
 def is_as_good(moment: RankedMoment, best: RankedMoment, intent: Intent) -> bool:
     """Whether a moment shows or says what the best moment of its video does, nearly as surely."""
     own, other = moment.candidate, best.candidate
+    if other.written_confidence > max(other.visual_confidence, other.spoken_confidence):
+        return own.written_confidence >= ENOUGH * other.written_confidence
     spoken = intent.speech_weight * other.passage.trust if other.passage is not None else 0.0
     if other.visual is None or spoken > intent.visual_weight * other.visual_confidence:
         if own.passage is None or other.passage is None:

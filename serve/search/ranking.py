@@ -14,6 +14,7 @@ from encoders.calibration import WEAK_CONFIDENCE
 from serve.search.evidence import ScoredVideo
 from serve.search.intent import Intent
 from serve.search.speech import Passage
+from serve.search.written import Screen
 from serve.values import Video
 from temporal.moments.moments import tiou
 from temporal.values import ScoredSpan, TimeSpan
@@ -41,6 +42,8 @@ class Candidate:
     visual_confidence: float = 0.0
     passage: Passage | None = None  # None: not proposed by a speech channel
     spoken_confidence: float = 0.0
+    screen: Screen | None = None  # None: not proposed by the text channel
+    written_confidence: float = 0.0
     ranks: dict[str, int] = field(default_factory=dict)  # by channel, from 1
 
 
@@ -107,12 +110,44 @@ def merge_channels(visual: Sequence[Candidate], spoken: Sequence[Candidate], int
     return merged + unmerged
 
 
-def channel_weights(visual_confidence: float, passage: Passage | None, intent: Intent) -> dict[str, float]:
+def merge_screens(written: Sequence[Candidate], others: Sequence[Candidate], intent: Intent) -> list[Candidate]:
+    """Merge each candidate of the text channel with the one that overlaps it most, if any does enough.
+
+    The merged candidate has the span of the text if that is surer than the other channels.
+    """
+    unmerged = list(others)
+    merged = []
+    for candidate in written:
+        span, row = candidate.span, candidate.video.row
+        partners = [c for c in unmerged if c.video.row == row and tiou(c.span, span) >= SAME_MOMENT_TIOU]
+        if not partners:
+            merged.append(candidate)
+            continue
+        partner = max(partners, key=lambda c: tiou(c.span, span))
+        unmerged.remove(partner)
+        other = combine_confidences(partner.visual_confidence, partner.spoken_confidence, intent)
+        own = combine_confidences(0.0, 0.0, intent, candidate.written_confidence)
+        merged.append(
+            replace(
+                partner,
+                span=span if own > max(other, WEAK_CONFIDENCE) else partner.span,
+                screen=candidate.screen,
+                written_confidence=candidate.written_confidence,
+                ranks={**partner.ranks, **candidate.ranks},
+            )
+        )
+    return merged + unmerged
+
+
+def channel_weights(
+    visual_confidence: float, passage: Passage | None, intent: Intent, written_confidence: float = 0.0
+) -> dict[str, float]:
     """Weigh each channel by the question's intent and by the channel's confidence in its own answer."""
     return {
         "visual": intent.visual_weight * (MIN_VISUAL_TRUST + (1 - MIN_VISUAL_TRUST) * visual_confidence),
         "dense": intent.speech_weight * (passage.dense_trust if passage else 0.0),
         "lexical": intent.speech_weight * (passage.lexical_trust if passage else 0.0),
+        "written": intent.text_weight * written_confidence,
     }
 
 
@@ -121,21 +156,26 @@ def fuse_ranks(ranks: dict[str, int], weights: dict[str, float]) -> float:
     return sum(weights[channel] * (RANK_CONSTANT + 1) / (RANK_CONSTANT + rank) for channel, rank in ranks.items())
 
 
-def combine_confidences(visual_confidence: float, spoken_confidence: float, intent: Intent) -> float:
+def combine_confidences(
+    visual_confidence: float, spoken_confidence: float, intent: Intent, written_confidence: float = 0.0
+) -> float:
     """Return the confidence 0..1 that the question is answered: the highest of the channels, each by its weight."""
     if intent.is_empty:
         return 0.0
-    heaviest = max(intent.visual_weight, intent.speech_weight)
+    # Text beside the others does not lower them: a question that names writing may be one for a sight.
+    heaviest = max(intent.visual_weight, intent.speech_weight) or 1.0
     visual = visual_confidence * intent.visual_weight / heaviest
-    return max(visual, spoken_confidence * intent.speech_weight / heaviest)
+    written = written_confidence if intent.text_weight > 0 else 0.0
+    return max(visual, spoken_confidence * intent.speech_weight / heaviest, written)
 
 
 def rank_by_score(candidates: Iterable[Candidate], intent: Intent) -> list[RankedMoment]:
     """Return the candidates by score, best first; equal scores by URI and time."""
     ranked = []
     for each in candidates:
-        confidence = combine_confidences(each.visual_confidence, each.spoken_confidence, intent)
-        fused = fuse_ranks(each.ranks, channel_weights(each.visual_confidence, each.passage, intent))
+        written = each.written_confidence
+        confidence = combine_confidences(each.visual_confidence, each.spoken_confidence, intent, written)
+        fused = fuse_ranks(each.ranks, channel_weights(each.visual_confidence, each.passage, intent, written))
         score = fused + CONFIDENCE_WEIGHT * confidence
         ranked.append(RankedMoment(candidate=each, score=score, confidence=confidence))
     ranked.sort(key=lambda each: (-each.score, each.candidate.video.uri, each.candidate.span.start_seconds))
@@ -166,7 +206,7 @@ def score_video(
     ranks: dict[str, int] = {}
     best_passage: Passage | None = None
     for candidate in candidates:
-        for channel in ("dense", "lexical"):
+        for channel in ("dense", "lexical", "written"):
             if channel in candidate.ranks:
                 ranks[channel] = min(ranks.get(channel, candidate.ranks[channel]), candidate.ranks[channel])
         if candidate.passage and (best_passage is None or candidate.passage.trust > best_passage.trust):
@@ -174,7 +214,8 @@ def score_video(
     visual_confidence = 0.0
     if visual is not None:
         ranks["visual"], visual_confidence = visual[0], visual[1].confidence
-    fused = fuse_ranks(ranks, channel_weights(visual_trust, best_passage, intent))
+    written = max((candidate.written_confidence for candidate in candidates), default=0.0)
+    fused = fuse_ranks(ranks, channel_weights(visual_trust, best_passage, intent, written))
     spoken_confidence = max((candidate.spoken_confidence for candidate in candidates), default=0.0)
-    confidence = combine_confidences(visual_confidence, spoken_confidence, intent)
+    confidence = combine_confidences(visual_confidence, spoken_confidence, intent, written)
     return fused + CONFIDENCE_WEIGHT * confidence, confidence

@@ -107,6 +107,8 @@ def intent_of(query: Query) -> Intent:
         return Intent(text="", speech_text="", phrases=(), visual_weight=1.0, speech_weight=0.0)
     if query.channel == "speech":
         return Intent(text="", speech_text="", phrases=(), visual_weight=0.0, speech_weight=1.0)
+    if query.channel == "text":  # nothing is written like an example
+        return Intent(text="", speech_text="", phrases=(), visual_weight=0.0, speech_weight=0.0, is_empty=True)
     return Intent(text="", speech_text="", phrases=(), visual_weight=0.5, speech_weight=0.5)
 
 

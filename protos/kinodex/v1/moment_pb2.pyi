@@ -30,11 +30,13 @@ class _ChannelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Channel.Value
     CHANNEL_UNSPECIFIED: _Channel.ValueType  # 0
     """The same as CHANNEL_ALL."""
     CHANNEL_ALL: _Channel.ValueType  # 1
-    """Pictures and speech."""
+    """Pictures, speech, and text in pictures."""
     CHANNEL_VISUAL: _Channel.ValueType  # 2
     """Pictures."""
     CHANNEL_SPEECH: _Channel.ValueType  # 3
     """Speech."""
+    CHANNEL_TEXT: _Channel.ValueType  # 4
+    """Text in pictures: slides, signs, captions."""
 
 class Channel(_Channel, metaclass=_ChannelEnumTypeWrapper):
     """The channels that a question searches."""
@@ -42,11 +44,13 @@ class Channel(_Channel, metaclass=_ChannelEnumTypeWrapper):
 CHANNEL_UNSPECIFIED: Channel.ValueType  # 0
 """The same as CHANNEL_ALL."""
 CHANNEL_ALL: Channel.ValueType  # 1
-"""Pictures and speech."""
+"""Pictures, speech, and text in pictures."""
 CHANNEL_VISUAL: Channel.ValueType  # 2
 """Pictures."""
 CHANNEL_SPEECH: Channel.ValueType  # 3
 """Speech."""
+CHANNEL_TEXT: Channel.ValueType  # 4
+"""Text in pictures: slides, signs, captions."""
 Global___Channel: _TypeAlias = Channel  # noqa: Y015
 
 class _Verdict:
@@ -367,6 +371,78 @@ class MatchedWord(_message.Message):
 Global___MatchedWord: _TypeAlias = MatchedWord  # noqa: Y015
 
 @_typing.final
+class Box(_message.Message):
+    """A rectangle in a picture, in shares of its width and height: 0 to 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    BOTTOM_FIELD_NUMBER: _builtins.int
+    left: _builtins.float
+    """The left edge."""
+    top: _builtins.float
+    """The top edge."""
+    right: _builtins.float
+    """The right edge."""
+    bottom: _builtins.float
+    """The bottom edge."""
+    def __init__(
+        self,
+        *,
+        left: _builtins.float = ...,
+        top: _builtins.float = ...,
+        right: _builtins.float = ...,
+        bottom: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bottom", b"bottom", "left", b"left", "right", b"right", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Box: _TypeAlias = Box  # noqa: Y015
+
+@_typing.final
+class MatchedText(_message.Message):
+    """A line of text in the picture that the question matched. The text is untrusted: anybody can hold up a sign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The line, as it was read."""
+    confidence: _builtins.float
+    """0 to 1: how sure the reader is of its letters."""
+    @_builtins.property
+    def box(self) -> Global___Box:
+        """Where it stands in the picture."""
+
+    @_builtins.property
+    def span(self) -> Global___TimeSpan:
+        """While it stands there."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        box: Global___Box | None = ...,
+        span: Global___TimeSpan | None = ...,
+        confidence: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "confidence", b"confidence", "span", b"span", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MatchedText: _TypeAlias = MatchedText  # noqa: Y015
+
+@_typing.final
 class Moment(_message.Message):
     """A span of one video that answers a question."""
 
@@ -386,6 +462,8 @@ class Moment(_message.Message):
     MATCHED_WORDS_FIELD_NUMBER: _builtins.int
     BEST_FRAME_OFFSET_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
+    TEXT_SCORE_FIELD_NUMBER: _builtins.int
+    MATCHED_TEXT_FIELD_NUMBER: _builtins.int
     video_id: _builtins.str
     """The video."""
     uri: _builtins.str
@@ -406,6 +484,8 @@ class Moment(_message.Message):
     """The speech in the span."""
     final: _builtins.bool
     """False: the video is live, and the moment may still change."""
+    text_score: _builtins.float
+    """The text channel's own score; unset if it did not find the moment."""
     @_builtins.property
     def span(self) -> Global___TimeSpan:
         """The part of the video."""
@@ -421,6 +501,10 @@ class Moment(_message.Message):
     @_builtins.property
     def best_frame_offset(self) -> _duration_pb2.Duration:
         """The time of the picture that answers best; unset for a video without pictures."""
+
+    @_builtins.property
+    def matched_text(self) -> _containers.RepeatedCompositeFieldContainer[Global___MatchedText]:
+        """The lines of text in the picture that the question matched."""
 
     def __init__(
         self,
@@ -439,17 +523,23 @@ class Moment(_message.Message):
         matched_words: _abc.Iterable[Global___MatchedWord] | None = ...,
         best_frame_offset: _duration_pb2.Duration | None = ...,
         final: _builtins.bool = ...,
+        text_score: _builtins.float | None = ...,
+        matched_text: _abc.Iterable[Global___MatchedText] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_speech_score", b"_speech_score", "_visual_score", b"_visual_score", "best_frame_offset", b"best_frame_offset", "span", b"span", "speech_score", b"speech_score", "start_time", b"start_time", "visual_score", b"visual_score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_speech_score", b"_speech_score", "_text_score", b"_text_score", "_visual_score", b"_visual_score", "best_frame_offset", b"best_frame_offset", "span", b"span", "speech_score", b"speech_score", "start_time", b"start_time", "text_score", b"text_score", "visual_score", b"visual_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_speech_score", b"_speech_score", "_visual_score", b"_visual_score", "best_frame_offset", b"best_frame_offset", "collection", b"collection", "confidence", b"confidence", "final", b"final", "matched_words", b"matched_words", "score", b"score", "span", b"span", "speech_score", b"speech_score", "start_time", b"start_time", "transcript", b"transcript", "uri", b"uri", "verdict", b"verdict", "video_id", b"video_id", "visual_score", b"visual_score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_speech_score", b"_speech_score", "_text_score", b"_text_score", "_visual_score", b"_visual_score", "best_frame_offset", b"best_frame_offset", "collection", b"collection", "confidence", b"confidence", "final", b"final", "matched_text", b"matched_text", "matched_words", b"matched_words", "score", b"score", "span", b"span", "speech_score", b"speech_score", "start_time", b"start_time", "text_score", b"text_score", "transcript", b"transcript", "uri", b"uri", "verdict", b"verdict", "video_id", b"video_id", "visual_score", b"visual_score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__speech_score: _TypeAlias = _typing.Literal["speech_score"]  # noqa: Y015
     _WhichOneofArgType__speech_score: _TypeAlias = _typing.Literal["_speech_score", b"_speech_score"]  # noqa: Y015
+    _WhichOneofReturnType__text_score: _TypeAlias = _typing.Literal["text_score"]  # noqa: Y015
+    _WhichOneofArgType__text_score: _TypeAlias = _typing.Literal["_text_score", b"_text_score"]  # noqa: Y015
     _WhichOneofReturnType__visual_score: _TypeAlias = _typing.Literal["visual_score"]  # noqa: Y015
     _WhichOneofArgType__visual_score: _TypeAlias = _typing.Literal["_visual_score", b"_visual_score"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__speech_score) -> _WhichOneofReturnType__speech_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_score) -> _WhichOneofReturnType__text_score | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__visual_score) -> _WhichOneofReturnType__visual_score | None: ...
 

@@ -22,7 +22,7 @@ def draw(lines: list[tuple[str, int, int]], size: tuple[int, int] = (640, 360)) 
 
 @pytest.mark.slow
 def test_reads_lines_with_their_places() -> None:
-    reader = load_reader(TextConfig())
+    reader = load_reader(TextConfig(model="auto"))
     assert reader is not None
     first, second = reader.read(draw([("Quarterly report", 40, 40), ("Revenue grew by 12 percent", 200, 28)]))
     assert (first.text, second.text) == ("Quarterly report", "Revenue grew by 12 percent")
@@ -35,21 +35,21 @@ def test_reads_lines_with_their_places() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (8, 300), (640, 1), (640, 20), (20, 640)])
 def test_reads_nothing_in_an_empty_picture_of_any_shape(size: tuple[int, int]) -> None:
-    reader = load_reader(TextConfig())
+    reader = load_reader(TextConfig(model="auto"))
     assert reader is not None
     assert reader.read(draw([], size)) == []
 
 
 @pytest.mark.slow
 def test_refuses_a_picture_that_is_too_large() -> None:
-    reader = load_reader(TextConfig())
+    reader = load_reader(TextConfig(model="auto"))
     assert reader is not None
     with pytest.raises(ValueError, match="at most 640 wide and high, got 641x16"):
         reader.read(draw([], (641, 16)))
 
 
-def test_none_loads_no_reader() -> None:
-    assert load_reader(TextConfig(model="none")) is None
+def test_the_default_loads_no_reader() -> None:
+    assert load_reader(TextConfig()) is None
 
 
 def test_missing_weights_are_an_error_and_not_a_download(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def test_a_moment_has_the_keys_of_the_contract_in_order() -> None:
         "verdict",
         "visual_score",
         "speech_score",
+        "text_score",
+        "matched_text",
         "transcript",
         "best_frame_seconds",
         "final",

@@ -22,7 +22,7 @@ from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.media import Track, times, write_media
 from support.sample_catalog import TEXT_VERSION, turn_back
 
-SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"))
+SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"), text=TextConfig(model="auto"))
 BOX = Box(left=0.1, top=0.2, right=0.5, bottom=0.3)
 
 

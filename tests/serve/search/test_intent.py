@@ -121,3 +121,31 @@ def test_a_few_stop_words_alone_ask_for_nothing(question: str, is_empty: bool) -
 )
 def test_pronouns_question_words_and_auxiliaries_make_a_sentence(question: str, count: int) -> None:
     assert read_intent(question).sentence_word_count == count
+
+
+@pytest.mark.parametrize(
+    ("question", "written"),
+    [
+        ("the slide that says thank you", "thank you"),
+        ("when does the slide about sleep come up?", "sleep"),
+        ("a sign reading no entry", "no entry"),
+        ("where does it say closing date", "closing date"),
+        ("the words about revenge", "revenge"),
+        ("the timer shows three seconds", "three seconds"),
+    ],
+)
+def test_a_question_for_writing_names_its_words(question: str, written: str) -> None:
+    intent = read_intent(question)
+    assert (intent.written_text, intent.names_text, intent.text_weight) == (written, True, 0.85)
+
+
+def test_a_quotation_may_be_written_and_a_sight_is_searched_for_in_text_too() -> None:
+    quoted, sight = read_intent('"happy birthday"'), read_intent("a red car")
+    assert (quoted.written_text, quoted.names_text) == ("happy birthday", True)
+    assert (sight.written_text, sight.names_text, sight.text_weight) == ("a red car", False, 0.5)
+
+
+def test_the_channel_text_asks_for_nothing_else() -> None:
+    only, seen = read_intent("a red car", "text"), read_intent("the slide that says thank you", "visual")
+    assert (only.visual_weight, only.speech_weight, only.text_weight) == (0.0, 0.0, 1.0)
+    assert seen.text_weight == 0.0
