@@ -49,6 +49,7 @@ def test_loads_a_folder_through_sentence_transformers(encoder: SentenceEncoder) 
     np.testing.assert_allclose(other.encode(TEXTS[:2]), encoder.encode(TEXTS[:2]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gives_unit_vectors_in_the_order_of_the_texts(encoder: SentenceEncoder) -> None:
     vectors = encoder.encode(TEXTS)
     assert vectors.shape == (len(TEXTS), encoder.width)
@@ -67,6 +68,7 @@ def test_near_meanings_are_nearer(encoder: SentenceEncoder) -> None:
     assert dog @ puppy > dog @ budget + 0.2
 
 
+@pytest.mark.slow
 def test_a_question_starts_without_torch() -> None:
     program = (
         "import sys\n"

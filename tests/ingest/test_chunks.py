@@ -15,6 +15,8 @@ from support.joined import decode_chunk, join_frames, join_sound, nearest_tick, 
 from support.marks import first_quick
 from support.media import Sound, Track, beep_times, encode_media, read_number, times
 
+pytestmark = pytest.mark.slow
+
 TWELVE = times(288)  # twelve seconds at 24 fps
 ALTREF = {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "realtime", "cpu-used": "8"}
 CLOSED_HEVC = {"x265-params": "log-level=none:open-gop=0"}

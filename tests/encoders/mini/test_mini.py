@@ -55,6 +55,7 @@ def test_folded_tower_equals_timm(size: int) -> None:
         torch.testing.assert_close(tower.class_logits(features), reference(x) / CLASS_TEMPERATURE, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_stored_weights_come_back_within_half_a_step() -> None:
     weights = {
         "hidden.weight": torch.randn(7, 5, generator=torch.Generator().manual_seed(0)),
@@ -108,6 +109,7 @@ def test_a_tower_that_is_sure_of_a_class_gives_its_name(sentence: SentenceEncode
     assert float(vector @ torch.from_numpy(sentence.encode(["a photo of a golden retriever"])[0])) > 0.999
 
 
+@pytest.mark.slow
 def test_gives_unit_vectors_that_do_not_depend_on_the_batch(encoder: MiniEncoder) -> None:
     pixels = pictures(6)
     together = encoder.encode_frames(pixels)

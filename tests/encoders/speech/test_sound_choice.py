@@ -85,6 +85,7 @@ class Detector(Listener):
         return SpeechStream(SpeechConfig())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["silence", "noise", "chords"])
 def test_spoken_sound_is_told_from_other_sound(noise: str) -> None:
     spoken = read_sound(Path(GOLDEN / "speech.ogg"))[: 20 * SAMPLE_RATE_HZ]

@@ -137,6 +137,7 @@ def test_keyframes_takes_the_next_keyframe_of_the_same_second() -> None:
     assert seconds_of(run(damaged, "keyframes")[0])[:5] == [0, 0.667, 1.667, 3.0, 3.667]
 
 
+@pytest.mark.slow
 def test_a_damaged_header_that_claims_a_huge_picture_costs_that_picture() -> None:
     def claim(number: int, content: bytes, _: bool) -> bytes:
         at = content.index(b"IHDR")

@@ -147,6 +147,7 @@ def test_fast_keeps_one_picture_within_half_a_second_of_each_tick(name: str) -> 
     assert [round(s + 1e-9) if s % 1 != 0.5 else ceil(s) for s in seconds][: len(expected)] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["h264-mp4", "h264-open-gop-mp4", "hevc-mp4", "vp9-webm", "mpeg2-ts", "av1-mp4"])
 def test_fast_takes_a_keyframe_where_one_is_near(name: str) -> None:
     seconds = {round(frame.pts_seconds, 2) for frame in frames_of(run(make_media(name), sampling="fast"))}
@@ -236,6 +237,7 @@ def test_cover_art_is_no_video() -> None:
     assert sound_of(items)[1] == pytest.approx([0.5, 1.5, 2.5], abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "codec"),
     [

@@ -184,6 +184,7 @@ def test_a_damaged_stretch_costs_its_packets_only() -> None:
         assert read_number(frame.pixels) == round(frame.pts_seconds * 24)
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_on_is_a_decode_error() -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:

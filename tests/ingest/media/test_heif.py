@@ -75,6 +75,7 @@ def is_like(pixels: np.ndarray, right: np.ndarray) -> bool:
     return float(np.abs(pixels.astype(int) - right).mean()) < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
 @pytest.mark.parametrize(
     ("codec", "size"),
@@ -162,6 +163,7 @@ def test_a_picture_may_be_another_one_turned() -> None:
     assert corners(show(file.encode())[1].pixels) == corners(np.rot90(np.asarray(QUARTERS), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_first", [False, True])
 @pytest.mark.parametrize("codec", CODECS)
 def test_the_primary_picture_is_shown_and_no_other(codec: str, is_first: bool) -> None:

@@ -52,6 +52,7 @@ def frames(media: bytes, config: DecodeConfig = CONFIG) -> Sequence[Frame]:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("place", ["first", "last", "behind the word IDAT"])
 def test_compressed_texts_are_not_unpacked(name: str, place: str) -> None:

@@ -84,6 +84,7 @@ def test_damaged_frames_of_raw_aac_keep_their_time() -> None:
     assert summary.damaged == ((pytest.approx(100 * 1024 / 48_000), pytest.approx(200 * 1024 / 48_000)),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0, 0.01, 0.4])
 @pytest.mark.parametrize("codec", ["pcm_s16le", "libmp3lame"])
 def test_timestamps_that_advance_less_than_the_sound_lose_none_of_it(codec: str, share: float) -> None:

@@ -67,6 +67,7 @@ def rewrite(media: bytes, edit: Edit, *, format: str, options: dict[str, str] | 
 # ---- gaps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["exact", "fast"])
 @pytest.mark.parametrize("format", ["mp4", "matroska", "flv", "mpegts", "nut"])
 def test_a_gap_of_pictures_stays_a_gap(format: str, policy: SamplingPolicy) -> None:
@@ -110,6 +111,7 @@ def test_one_picture_stands_through_ten_minutes_of_sound() -> None:
         assert (summary_of(items).epoch_count, summary_of(items).frame_count) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["mp4", "matroska", "mpegts"])
 def test_sound_after_a_pause_keeps_its_times(format: str) -> None:
     media = encode_media(format="matroska", video=Track(times=times(48)), sounds=[Sound(codec="mp2", seconds=40)])

@@ -30,6 +30,8 @@ from support.media import Sound, Track, encode_media, read_number, times
 from support.photos import draw_quarters, encode_picture
 from support.waiting import HANG_SECONDS, wait_until
 
+pytestmark = pytest.mark.slow
+
 CONFIG = DecodeConfig(resize="squash", input_width=64, input_height=64)
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG are Linux's")
 
@@ -123,7 +125,6 @@ def test_errors_carry_the_caller_s_name(pool: DecodePool, media: bytes) -> None:
     assert children_of(pool) & before or not before  # bad bytes alone do not replace a child
 
 
-@pytest.mark.slow
 def test_more_inputs_than_children_wait_for_a_free_child(pool: DecodePool, media: bytes) -> None:
     with ThreadPoolExecutor(6) as threads:
         for items in threads.map(lambda _: list(pool.decode(io.BytesIO(media), uri="x")), range(8)):
@@ -131,7 +132,6 @@ def test_more_inputs_than_children_wait_for_a_free_child(pool: DecodePool, media
     assert len(children_of(pool)) <= 2
 
 
-@pytest.mark.slow
 def test_a_consumer_may_stop_early(pool: DecodePool, media: bytes, long_media: bytes) -> None:
     for _ in range(3):
         items = pool.decode(io.BytesIO(long_media), uri="x")
@@ -140,7 +140,6 @@ def test_a_consumer_may_stop_early(pool: DecodePool, media: bytes, long_media: b
     check_works(pool, media)
 
 
-@pytest.mark.slow
 def test_a_slow_consumer_makes_the_child_wait_without_a_timeout(pool: DecodePool, long_media: bytes) -> None:
     config = replace(CONFIG, max_stall_seconds=5.0, input_width=224, input_height=224)
     items = pool.decode(io.BytesIO(long_media), uri="x", config=config)
@@ -180,7 +179,6 @@ def test_only_a_child_that_is_started_for_photos_decodes_them(media: bytes) -> N
         assert children_of(pool) == second
 
 
-@pytest.mark.slow
 def test_a_child_that_hangs_is_ended(media: bytes) -> None:
     reading, writing = os.pipe()  # no bytes ever come
     with DecodePool(CONFIG, workers=1) as pool:
@@ -194,7 +192,6 @@ def test_a_child_that_hangs_is_ended(media: bytes) -> None:
     os.close(writing)
 
 
-@pytest.mark.slow
 def test_a_child_that_never_ends_is_ended(media: bytes) -> None:
     reading, writing = os.pipe()
     is_done = threading.Event()
@@ -219,7 +216,6 @@ def test_a_child_that_never_ends_is_ended(media: bytes) -> None:
 
 
 @ON_LINUX
-@pytest.mark.slow
 def test_memory_is_limited(media: bytes) -> None:
     width, height = 8192, 4320
     grey = np.full((height, width, 3), 99, dtype=np.uint8)
@@ -289,7 +285,6 @@ signal.pause()
 
 
 @ON_LINUX
-@pytest.mark.slow
 def test_no_child_outlives_a_killed_parent(long_media: bytes, tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(long_media)
@@ -325,7 +320,6 @@ INFO = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "answer"),
     [

@@ -466,6 +466,7 @@ def test_addresses_that_do_not_answer_share_the_time_to_connect(
     assert sum(waits) <= PATIENCE_SECONDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", ["looking up", "connecting", "answering"])
 def test_the_longest_fetch_includes_looking_up_and_connecting(
     slow: str, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch

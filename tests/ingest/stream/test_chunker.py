@@ -18,6 +18,8 @@ from support.joined import decode_chunk, join_frames, join_sound, source_frames,
 from support.marks import first_quick
 from support.media import Sound, Track, beep_times, encode_media, read_number, times, write_media
 
+pytestmark = pytest.mark.slow
+
 
 class FakeTime:
     """A clock that only sleep() advances."""
@@ -137,7 +139,6 @@ def test_a_chunk_ends_at_the_first_keyframe_after_its_time(tmp_path: Path) -> No
     assert [summary_of(decode_chunk(chunk.media)).start_seconds for chunk in longer] == pytest.approx([0, 3, 6])
 
 
-@pytest.mark.slow
 def test_a_group_longer_than_ten_seconds_makes_a_chunk_as_long(tmp_path: Path) -> None:
     source, notes = tmp_path / "source.mp4", list[str]()
     track = Track(times=times(300, 10), gop=125, options={"x264-params": "scenecut=0"})
@@ -180,7 +181,6 @@ def test_chunks_of_many_bytes_end_at_an_earlier_keyframe(tmp_path: Path) -> None
     assert sum(len(source_frames(decode_chunk(piece, sampling="exact"))) for piece in media_of(found)) == 4
 
 
-@pytest.mark.slow
 def test_a_group_of_too_many_bytes_loses_its_pictures_and_keeps_its_sound(tmp_path: Path) -> None:
     source, notes = tmp_path / "source.mp4", list[str]()
     track = Track(
@@ -240,7 +240,6 @@ def with_jump(path: Path, *, forward: int = 0, second_start: int = 0, drop: int 
     return str(path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(100, 0), (0, 60)], ids=["backward", "a gap"])
 def test_a_jump_of_the_times_ends_a_chunk(first: int, second: int, tmp_path: Path) -> None:
     notes: list[str] = []

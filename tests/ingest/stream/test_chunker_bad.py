@@ -51,6 +51,7 @@ def damage(media: bytes) -> bytes:
     return media[:middle] + bytes(5000) + media[middle + 5000 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [truncate, damage])
 @pytest.mark.parametrize("name", first_quick(["h264-ts", "vp9-webm", "mpeg4-avi"]))
 def test_a_damaged_file_yields_its_undamaged_parts(name: str, harm: Callable[[bytes], bytes], tmp_path: Path) -> None:

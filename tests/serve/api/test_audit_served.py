@@ -115,6 +115,7 @@ def test_questions_are_recorded_only_if_the_operator_asks(data: Path, tmp_path: 
     assert "caller" not in line
 
 
+@pytest.mark.slow
 def test_calls_go_on_while_the_audit_log_cannot_be_written(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = data / "nowhere" / "audit.jsonl"
     with (

@@ -21,6 +21,7 @@ NO_WORKER = ["sh", "-c", "exec cat"]
 VIDEO_COUNT = 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "expected"), [(10, 50), (MAX_PAGE_BYTES // 10 + 1, 9), (2 * MAX_PAGE_BYTES, 1)])
 def test_a_page_has_fewer_answers_if_they_are_large(size: int, expected: int) -> None:
     counts: list[int] = []

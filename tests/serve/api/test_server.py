@@ -32,6 +32,8 @@ from support.running import Running, is_ready, metrics_of, running
 from support.waiting import HANG_SECONDS, wait_until
 from temporal.values import TimeSpan
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(workers=2)
 
 
@@ -86,7 +88,6 @@ def test_answers_are_those_of_the_embedded_library_byte_for_byte(
         assert to_json(search_json("q", client.search(query))) == to_json(search_json("q", library.search(query)))
 
 
-@pytest.mark.slow
 def test_a_video_that_another_process_indexes_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
@@ -138,7 +139,6 @@ def test_serves_nothing_until_it_is_warm(tmp_path: Path, monkeypatch: pytest.Mon
         assert SearchServiceStub(channel).SearchVideos(request).videos == []
 
 
-@pytest.mark.slow
 def test_the_client_comes_back_until_the_server_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     with running(tmp_path / "data", warm=False) as server, Client(server.address) as client:
@@ -258,7 +258,6 @@ def test_too_many_questions_are_refused_with_the_time_to_come_back(
         assert [one.result(HANG_SECONDS).videos for one in taken] == [[], []]
 
 
-@pytest.mark.slow
 def test_an_index_that_does_not_answer_makes_questions_wait_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +277,6 @@ def test_an_index_that_does_not_answer_makes_questions_wait_and_ends_nothing(
         assert client.search(Query(text="red")).videos == ()
 
 
-@pytest.mark.slow
 def test_new_encoders_of_a_reindexed_library_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
     film = write_scenes(tmp_path / "film.mp4", [("red", 6)], tones=[(440, 2.0)])
@@ -324,7 +322,6 @@ def test_a_request_id_comes_back_and_is_in_the_log(server: Running, caplog: pyte
         wait_until(lambda: len([one for one in caplog.messages if "SearchVideos code=OK" in one]) == 2)
 
 
-@pytest.mark.slow
 def test_calls_are_traced_where_the_operator_wants_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,7 +359,6 @@ def test_calls_are_traced_where_the_operator_wants_it(
     assert bytes.fromhex("ab" * 16) in told  # it is part of the caller's trace
 
 
-@pytest.mark.slow
 def test_the_same_question_is_ranked_once_until_the_library_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

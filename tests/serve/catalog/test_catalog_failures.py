@@ -100,6 +100,7 @@ def test_an_editor_waits_for_a_transaction_and_says_so_when_it_takes_too_long(
         editor.delete("abc")
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_catalog(catalog: Catalog) -> None:
     failures: list[BaseException] = []
 

@@ -468,6 +468,7 @@ def test_a_server_gets_every_option_that_a_library_gets(
     assert (looked_up.video_id, looked_up.collection) == ("3fa9", "talks")
 
 
+@pytest.mark.slow
 def test_a_server_gets_a_large_picture_smaller(library: type[FakeLibrary], server: FakeServer, tmp_path: Path) -> None:
     photo = jpeg() + bytes(8 << 20)
     (tmp_path / "photo.jpg").write_bytes(photo)

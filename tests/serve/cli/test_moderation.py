@@ -55,6 +55,7 @@ def test_videos_are_named_by_the_first_characters_of_their_ids_and_policies_by_t
     assert events(data, "--policy", "fire", "--policy", "flood").stdout.count("Fire") == 5
 
 
+@pytest.mark.slow
 def test_following_an_unreachable_server_says_that_it_waits(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         address = f"127.0.0.1:{bound.getsockname()[1]}"  # nobody listens there by the time it is asked

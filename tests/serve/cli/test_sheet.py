@@ -64,6 +64,7 @@ def test_an_empty_answer_gives_a_sheet() -> None:
     assert draw_sheet("q", []).getcolors(1) is None
 
 
+@pytest.mark.slow
 def test_a_long_answer_is_cut_to_a_size_that_can_be_drawn() -> None:
     cells = [Cell(moment=moment(), picture=None)]
     assert draw_sheet("q", cells * (MAX_CELLS + 50)).size == draw_sheet("q", cells * MAX_CELLS).size

@@ -98,6 +98,7 @@ def test_a_picture_too_large_for_a_request_is_refused_here(server: FakeServer, c
 
 
 # ------------------------------------------------------------------ what goes wrong
+@pytest.mark.slow
 def test_a_call_is_repeated_while_the_server_cannot_be_reached(server: FakeServer, client: Client) -> None:
     unavailable = grpc.StatusCode.UNAVAILABLE
     server.answers["SearchMoments"] = [unavailable, unavailable, moments_response(FOUND)]

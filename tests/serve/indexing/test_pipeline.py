@@ -25,6 +25,8 @@ from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.media import Sound, encode_media
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"))
 
 
@@ -104,7 +106,6 @@ def test_sound_without_a_word_has_segments_as_over_kafka(tmp_path: Path) -> None
         assert [one.span.end_seconds for one in catalog.segments(video.row)] == pytest.approx([16, 20], abs=0.1)
 
 
-@pytest.mark.slow
 def test_names_of_any_bytes_are_indexed_again_and_deleted(films: Path, tmp_path: Path) -> None:
     names = [b"caf\xe9.mp4", b"two\nlines.mp4", b"100%41 #1?.mp4", b"-dash.MOD", b"x" * 251 + b".mp4"]
     for n, name in enumerate(names):
@@ -129,7 +130,6 @@ def test_names_of_any_bytes_are_indexed_again_and_deleted(films: Path, tmp_path:
     assert delete(data, [video.video_id for video in videos])
 
 
-@pytest.mark.slow
 def test_says_unchanged_for_bytes_it_has(films: Path, tmp_path: Path) -> None:
     first = run([films], tmp_path / "data")
     before = content(tmp_path / "data")
@@ -139,7 +139,6 @@ def test_says_unchanged_for_bytes_it_has(films: Path, tmp_path: Path) -> None:
     assert content(tmp_path / "data") == before
 
 
-@pytest.mark.slow
 def test_a_moved_file_is_found_at_its_new_place(films: Path, tmp_path: Path) -> None:
     run([films], tmp_path / "data")
     (films / "a.mp4").rename(films / "moved.mp4")
@@ -148,7 +147,6 @@ def test_a_moved_file_is_found_at_its_new_place(films: Path, tmp_path: Path) -> 
         assert {Path(video.uri).name for video in catalog.videos()} == {"moved.mp4", "b.mp4"}
 
 
-@pytest.mark.slow
 def test_same_bytes_under_two_names_are_one_video(films: Path, tmp_path: Path) -> None:
     (films / "twin.mp4").write_bytes((films / "a.mp4").read_bytes())
     (films / "broken-twin.mp4").write_bytes((films / "broken.mp4").read_bytes())
@@ -158,7 +156,6 @@ def test_same_bytes_under_two_names_are_one_video(films: Path, tmp_path: Path) -
     assert outcomes["broken-twin.mp4"].status == outcomes["broken.mp4"].status == "failed"
 
 
-@pytest.mark.slow
 def test_closing_the_run_early_keeps_what_was_finished(films: Path, tmp_path: Path) -> None:
     for salt in range(4):
         write_scenes(films / f"more{salt}.mp4", [("yellow", 5)], salt=salt)
@@ -171,7 +168,6 @@ def test_closing_the_run_early_keeps_what_was_finished(films: Path, tmp_path: Pa
     assert {o.status for o in run([films], tmp_path / "data").values()} == {"indexed", "unchanged", "failed"}
 
 
-@pytest.mark.slow
 def test_second_writer_is_refused_and_readers_are_not(films: Path, tmp_path: Path) -> None:
     outcomes = index([str(films)], tmp_path / "data", SETTINGS, progress=SilentProgress())
     next(outcomes)
@@ -182,7 +178,6 @@ def test_second_writer_is_refused_and_readers_are_not(films: Path, tmp_path: Pat
     assert len(list(outcomes)) == 2
 
 
-@pytest.mark.slow
 def test_other_encoders_are_refused_until_reindexed(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +190,6 @@ def test_other_encoders_are_refused_until_reindexed(
     assert not (tmp_path / "data" / "reindex").exists()
 
 
-@pytest.mark.slow
 def test_deletes_all_or_nothing(films: Path, tmp_path: Path) -> None:
     outcomes = run([films], tmp_path / "data")
     a = outcomes["a.mp4"].video_id
@@ -207,7 +201,6 @@ def test_deletes_all_or_nothing(films: Path, tmp_path: Path) -> None:
     assert len(content(tmp_path / "data")) == 1
 
 
-@pytest.mark.slow
 def test_deletes_while_another_process_indexes(films: Path, tmp_path: Path) -> None:
     a = run([films / "a.mp4"], tmp_path / "data")["a.mp4"].video_id
     assert a is not None
@@ -232,7 +225,6 @@ def test_without_a_visual_encoder_speech_is_indexed(
         assert catalog.thumbnail(video.row, 3.0) is not None
 
 
-@pytest.mark.slow
 def test_killed_at_any_point_and_run_again_equals_an_undisturbed_run(films: Path, tmp_path: Path) -> None:
     for salt in range(3):
         write_scenes(films / f"more{salt}.mp4", [("yellow", 20), ("red", 10)], tones=[(880, 7.0)], salt=salt)

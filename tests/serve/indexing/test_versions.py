@@ -34,6 +34,8 @@ from support.fakes import COLOURS, ColourEncoder, SilentProgress, use_fakes, wri
 from support.sample_catalog import PLACES_VERSION, turn_back
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 ENCODER = ColourEncoder()
 SOURCE = SourceConfig(file_roots=("/",), private_networks=("127.0.0.0/8",))
 SETTINGS = Settings(workers=2, decode=DecodeConfig(sampling="exact"), source=SOURCE)
@@ -105,7 +107,6 @@ def test_a_changed_file_is_the_new_version_of_its_video(data: Path, tmp_path: Pa
     assert colours(data) == {"talk.mp4": "red"}
 
 
-@pytest.mark.slow
 def test_a_new_version_keeps_metadata_and_time_of_recording(data: Path, tmp_path: Path) -> None:
     talk = film(tmp_path / "talk.mp4", "red")
     run(data, talk)
@@ -117,7 +118,6 @@ def test_a_new_version_keeps_metadata_and_time_of_recording(data: Path, tmp_path
     assert (video.metadata, video.recorded_time) == ({"camera": "7"}, 5.0)
 
 
-@pytest.mark.slow
 def test_the_old_version_answers_until_the_new_one_is_complete(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +137,6 @@ def test_the_old_version_answers_until_the_new_one_is_complete(
     assert colours(data) == {"talk.mp4": "green"}
 
 
-@pytest.mark.slow
 def test_a_new_version_that_does_not_decode_leaves_the_old_one(data: Path, tmp_path: Path) -> None:
     talk = film(tmp_path / "talk.mp4", "red")
     run(data, talk)
@@ -159,7 +158,6 @@ def test_a_moved_file_keeps_its_id_and_is_listed_where_it_is(data: Path, tmp_pat
     assert ids(data)["new.mp4"] == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("order", [("talk.mp4", "talk-old.mp4"), ("talk-old.mp4", "talk.mp4")])
 def test_a_file_that_is_kept_under_another_name_and_replaced(
     data: Path, tmp_path: Path, order: tuple[str, str]
@@ -175,7 +173,6 @@ def test_a_file_that_is_kept_under_another_name_and_replaced(
     assert colours(data) == {"talk.mp4": "green", "talk-old.mp4": "red"}
 
 
-@pytest.mark.slow
 def test_same_bytes_at_two_places_stay_at_one_when_the_other_changes(data: Path, tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / name, "red")
@@ -189,7 +186,6 @@ def test_same_bytes_at_two_places_stay_at_one_when_the_other_changes(data: Path,
     assert colours(data) == {"a.mp4": "green", "b.mp4": "blue"}
 
 
-@pytest.mark.slow
 def test_a_copy_that_is_gone_does_not_keep_the_old_version(data: Path, tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / name, "red")
@@ -200,7 +196,6 @@ def test_a_copy_that_is_gone_does_not_keep_the_old_version(data: Path, tmp_path:
     assert colours(data) == {"a.mp4": "green"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
 def test_two_paths_of_one_file_change_together(data: Path, tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
     real = film(tmp_path / "real.mp4", "red")
@@ -217,7 +212,6 @@ def test_two_paths_of_one_file_change_together(data: Path, tmp_path: Path, link:
     assert list(colours(data).values()) == ["green"]
 
 
-@pytest.mark.slow
 def test_a_link_that_leads_elsewhere_leaves_its_old_target(data: Path, tmp_path: Path) -> None:
     film(tmp_path / "1.mp4", "red")
     latest = tmp_path / "latest.mp4"
@@ -230,7 +224,6 @@ def test_a_link_that_leads_elsewhere_leaves_its_old_target(data: Path, tmp_path:
     assert colours(data) == {"1.mp4": "red", "latest.mp4": "green"}
 
 
-@pytest.mark.slow
 def test_two_files_that_were_exchanged_keep_their_videos(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +238,6 @@ def test_two_files_that_were_exchanged_keep_their_videos(
     assert ids(data) == {"a.mp4": before["b.mp4"], "b.mp4": before["a.mp4"]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("names", [("a", "b", "c"), ("c", "b", "a"), ("b", "a", "c")])
 def test_files_that_rotate(data: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
     film(tmp_path / "a.mp4", "red"), film(tmp_path / "b.mp4", "green")
@@ -257,7 +249,6 @@ def test_files_that_rotate(data: Path, tmp_path: Path, names: tuple[str, ...]) -
     assert colours(data) == {"a.mp4": "blue", "b.mp4": "red", "c.mp4": "green"}
 
 
-@pytest.mark.slow
 def test_a_file_that_becomes_a_copy_of_another_is_that_video(data: Path, tmp_path: Path) -> None:
     a, b = film(tmp_path / "a.mp4", "red"), film(tmp_path / "b.mp4", "green")
     run(data, a, b)
@@ -270,7 +261,6 @@ def test_a_file_that_becomes_a_copy_of_another_is_that_video(data: Path, tmp_pat
     assert list(colours(data).values()) == ["blue"]
 
 
-@pytest.mark.slow
 def test_a_place_has_one_video_however_it_is_spelled(data: Path, tmp_path: Path) -> None:
     talk = film(tmp_path / "a talk.mp4", "red")
     (first,) = run(data, talk.as_uri())
@@ -286,7 +276,6 @@ def test_a_place_has_one_video_however_it_is_spelled(data: Path, tmp_path: Path)
         assert [video.uri for video in catalog.videos()] == [talk.as_uri()]
 
 
-@pytest.mark.slow
 def test_a_url_is_a_place_unless_a_secret_in_it_may_lead_elsewhere(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "site"
     folder.mkdir()
@@ -309,7 +298,6 @@ def test_a_url_is_a_place_unless_a_secret_in_it_may_lead_elsewhere(data: Path, t
         assert [video.uri for video in catalog.videos()] == [url, f"{url}?token=REDACTED", f"{url}?token=REDACTED"]
 
 
-@pytest.mark.slow
 def test_collections_are_apart(data: Path, tmp_path: Path) -> None:
     talk = film(tmp_path / "talk.mp4", "red")
     for collection in ("one", "two"):
@@ -321,7 +309,6 @@ def test_collections_are_apart(data: Path, tmp_path: Path) -> None:
     assert len(set(found.values())) == 2
 
 
-@pytest.mark.slow
 def test_bytes_that_a_changed_file_had_before_are_a_video_of_their_own(data: Path, tmp_path: Path) -> None:
     talk = film(tmp_path / "talk.mp4", "red")
     (first,) = run(data, talk)
@@ -333,7 +320,6 @@ def test_bytes_that_a_changed_file_had_before_are_a_video_of_their_own(data: Pat
     assert colours(data) == {"talk.mp4": "green", "backup.mp4": "red"}
 
 
-@pytest.mark.slow
 def test_a_video_that_is_deleted_while_its_new_version_is_indexed_stays_away(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +343,6 @@ def test_a_video_that_is_deleted_while_its_new_version_is_indexed_stays_away(
     assert [outcome.status for outcome in run(data, talk)] == ["indexed"]
 
 
-@pytest.mark.slow
 def test_both_versions_that_an_older_program_left_become_one(data: Path, tmp_path: Path) -> None:
     talk = film(tmp_path / "talk.mp4", "red")
     run(data, talk)
@@ -373,7 +358,6 @@ def test_both_versions_that_an_older_program_left_become_one(data: Path, tmp_pat
     assert colours(data) == {"talk.mp4": "red"}
 
 
-@pytest.mark.slow
 def test_an_upload_is_not_changed_by_a_file_that_has_its_bytes(data: Path, tmp_path: Path) -> None:
     talk = film(tmp_path / "talk.mp4", "red")
     run(data, talk)
@@ -389,7 +373,6 @@ def test_an_upload_is_not_changed_by_a_file_that_has_its_bytes(data: Path, tmp_p
 # ---- files that are being written
 
 
-@pytest.mark.slow
 def test_a_file_that_is_written_while_it_is_decoded_has_a_warning_until_it_is_indexed_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,7 +422,6 @@ def submit(data: Path, path: Path, video_id: str, **said: object) -> None:
     JobWorker(data, SETTINGS).work_until_idle()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("short_patience")
 def test_a_job_makes_the_new_version_of_the_video_at_its_uri(data: Path, tmp_path: Path) -> None:
     talk = film(tmp_path / "talk.mp4", "red")
@@ -462,7 +444,6 @@ def test_a_job_makes_the_new_version_of_the_video_at_its_uri(data: Path, tmp_pat
     assert [outcome.video_id for outcome in run(data, talk)] == [first.video_id]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("short_patience")
 def test_videos_that_the_caller_names_are_apart_also_at_one_place(data: Path, tmp_path: Path) -> None:
     Catalog.open_writer(data).close()
@@ -478,7 +459,6 @@ def test_videos_that_the_caller_names_are_apart_also_at_one_place(data: Path, tm
         assert [video.video_id for video in catalog.videos()] == ["tuesday", "monday"]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("short_patience")
 def test_a_named_video_moves_to_the_uri_that_it_is_sent_with(data: Path, tmp_path: Path) -> None:
     Catalog.open_writer(data).close()
@@ -492,7 +472,6 @@ def test_a_named_video_moves_to_the_uri_that_it_is_sent_with(data: Path, tmp_pat
 # ---- a process that is killed
 
 
-@pytest.mark.slow
 def test_killed_while_a_new_version_is_indexed_the_old_one_answers(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "films"
     folder.mkdir()

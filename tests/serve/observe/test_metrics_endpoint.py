@@ -158,6 +158,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_endpoint, "CONNECTION_SECONDS", 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("is_tls", [False, True])
 def test_a_silent_connection_is_ended_and_keeps_nobody_waiting(ca: trustme.CA, tmp_path: Path, is_tls: bool) -> None:
@@ -167,6 +168,7 @@ def test_a_silent_connection_is_ended_and_keeps_nobody_waiting(ca: trustme.CA, t
         assert is_ended(silent)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("is_tls", [False, True])
 def test_a_byte_now_and_then_does_not_keep_a_connection(ca: trustme.CA, tmp_path: Path, is_tls: bool) -> None:

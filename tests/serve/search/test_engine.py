@@ -61,6 +61,7 @@ def name(uri: str) -> str:
     return Path(uri).name
 
 
+@pytest.mark.slow
 def test_finds_the_second_at_which_something_is_said(library: Library) -> None:
     best = library.moments(Query(text="when does the speaker mention London?")).moments[0]
     assert name(best.uri) == "london.mp4"

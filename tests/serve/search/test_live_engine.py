@@ -160,6 +160,7 @@ def test_examples_exclusions_and_times_reach_live_videos(library: Library, live:
 # ---- the same as a new engine
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_a_new_engine(library: Library, live: LiveRows, data: Path) -> None:
     choice = random.Random(5)
     texts = ("Paris is lovely.", "London is foggy.", "Tokyo never sleeps.")

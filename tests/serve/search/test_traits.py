@@ -106,6 +106,7 @@ def calibrate(directory: Path) -> None:
     write_calibration(directory / FILE, ColourEncoder.fingerprint, replace(CALIBRATION, bank_share=0.25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [lambda directory: None, calibrate])
 def test_answers_are_the_same_without_stored_traits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]

@@ -192,6 +192,7 @@ def test_frames_out_of_order_are_left_out() -> None:
     assert len(VideoFrames(1, {})) == 0
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_too_small_keeps_a_part_of_the_blocks(
     live: LiveRows, catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -185,6 +185,7 @@ def test_the_same_segments_however_often_the_worker_dies(kind: str, seed: int) -
     assert_same(expected, Run(log, seed=seed + 6, decodes_late=True).go(kills))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_reads_only_the_open_windows_again() -> None:
     run = Run(make_log(4, sessions=(200,)), seed=1)
     run.go(kills=range(50, 500, 50))
@@ -249,6 +250,7 @@ def test_many_chunks_that_do_not_decode_are_one_gap() -> None:
     assert [(gap.first_sequence, gap.chunk_count) for gap in gaps] == [(5, 995)]
 
 
+@pytest.mark.slow
 def test_gaps_of_all_kinds_have_a_bound() -> None:
     run = Run(make_log(0, noise=range(5, 1000, 2), lost=range(6, 1000, 2), sessions=(1010,)), seed=1)
     gaps = [gap for record in run.go().values() for gap in record.gaps]

@@ -86,6 +86,7 @@ def test_what_is_said_counts_where_frames_and_sentences_share_a_space() -> None:
     np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [untrained(), opened()])
 def test_padding_never_changes_an_output(model: FusionTransformer) -> None:
     short, long = tokens(3, 1), tokens(32, 16)
