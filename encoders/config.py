@@ -54,7 +54,8 @@ class SentenceConfig:
 class TextConfig:
     """The reader of text in pictures."""
 
-    # reader of text in pictures: `auto` (RapidOCR's), or `none`: no text is read, and none is searched for
+    # reader of text in pictures: `auto` (RapidOCR's; needs `pip install 'kinodex[text]'`), or `none`: no text is read,
+    # and none is searched for
     model: Literal["auto", "none"] = "none"
 
     def __post_init__(self) -> None:

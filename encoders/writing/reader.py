@@ -111,5 +111,5 @@ def load_reader(config: TextConfig) -> TextReader | None:
         return None
     spec = importlib.util.find_spec("rapidocr")
     if spec is None or spec.origin is None:
-        raise WeightsNotFound("rapidocr", "pip install rapidocr, or set text.model = none")
+        raise WeightsNotFound("rapidocr", "pip install 'kinodex[text]', or set text.model = none")
     return TextReader(Path(spec.origin).parent / "models")
