@@ -68,6 +68,7 @@ def reached(library: Path, films: Path, folder: Path, ca: trustme.CA | None) -> 
         ca.cert_pem.write_to_path(str(folder / "ca.pem"))
         leaf = ca.issue_cert("localhost")
         leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
+        (folder / "key.pem").chmod(0o600)
         (folder / "chain.pem").write_bytes(b"".join(each.bytes() for each in leaf.cert_chain_pems))
         config = {"tls_certificate": str(folder / "chain.pem"), "tls_key": str(folder / "key.pem")}
     settings = Settings(workers=2, source=SourceConfig(file_roots=(str(films),)))

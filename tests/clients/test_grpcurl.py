@@ -152,6 +152,9 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
 
     (utterance,) = ask("LibraryService/GetTranscript", {"video_id": name})["utterances"]
     assert [word["text"] for word in utterance["words"]] == ["Paris", "is", "lovely."]
+    outline = ask("LibraryService/GetChapters", {"video_id": name, "highlight_count": 1})
+    assert float(outline["chapters"][-1]["span"]["end_offset"].removesuffix("s")) == pytest.approx(9, abs=1)
+    assert len(outline["highlights"]) == 1
     frame = ask("LibraryService/GetFrame", {"video_id": name, "offset": "5.25s"})
     assert base64.b64decode(frame["jpeg"]).startswith(b"\xff\xd8\xff")
 
