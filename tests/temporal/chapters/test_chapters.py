@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance
+from support.sample_answers import utterance
 from temporal.chapters.boundaries import timed_pictures
 from temporal.chapters.chapters import find_chapters, typical_frame
 from temporal.config import ChapterConfig
@@ -25,19 +26,6 @@ def frames(count: int = 60) -> FrameEmbeddings:
     )
 
 
-def utterance(text: str, start_seconds: float) -> Utterance:
-    return Utterance(
-        epoch=0,
-        start_seconds=start_seconds,
-        end_seconds=start_seconds + 4,
-        text=text,
-        words=(),
-        language="en",
-        avg_logprob=-0.3,
-        no_speech_prob=0.1,
-    )
-
-
 def content(
     pictures: FrameEmbeddings, said: list[Utterance], sentences: NDArray[np.float32], span: TimeSpan
 ) -> VideoContent:
@@ -45,7 +33,7 @@ def content(
 
 
 def test_each_chapter_has_its_words_and_its_picture() -> None:
-    said = [utterance("the sea", 10), utterance("the mountain", 40)]
+    said = [utterance("the sea", 10, 14, timed=False), utterance("the mountain", 40, 44, timed=False)]
     first, second = find_chapters(content(frames(), said, np.eye(2, dtype=np.float32), SPAN), {"the"}, ChapterConfig())
     assert (first.span.start_seconds, first.span.end_seconds, first.title) == (0.0, 29.5, "sea")
     assert (second.span.start_seconds, second.span.end_seconds, second.title) == (29.5, 60.0, "mountain")
@@ -70,7 +58,7 @@ def test_a_video_without_words_has_chapters_without_titles() -> None:
 
 
 def test_a_video_without_pictures_has_none_in_its_chapter() -> None:
-    said = [utterance("the sea", 10), utterance("the sea", 40)]
+    said = [utterance("the sea", 10, 14, timed=False), utterance("the sea", 40, 44, timed=False)]
     [only] = find_chapters(content(frames(0), said, np.ones((2, 1), np.float32), SPAN), {"the"}, ChapterConfig())
     assert (only.span, only.title, only.best_frame_seconds) == (SPAN, "sea", None)
 
@@ -83,7 +71,7 @@ def test_a_video_without_anything_is_one_chapter() -> None:
 def test_a_chapter_may_show_a_picture_that_began_before_it() -> None:
     """Speech divides a slide that is stored once; both chapters show it."""
     slide = frames(1)
-    said = [utterance("one", 6.0 * i) for i in range(40)]
+    said = [utterance("one", 6.0 * i, 6.0 * i + 4, timed=False) for i in range(40)]
     sentences = np.repeat(np.eye(2, dtype=np.float32), 20, axis=0)
     span = TimeSpan(start_seconds=0.0, end_seconds=240.0)
     found = find_chapters(content(slide, said, sentences, span), (), ChapterConfig())

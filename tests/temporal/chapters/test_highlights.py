@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from encoders.values import FrameEmbeddings, Utterance
+from encoders.values import FrameEmbeddings
+from support.sample_answers import utterance
 from temporal.chapters.highlights import MOMENTS, _choose, find_highlights
 from temporal.values import TimeSpan, VideoContent
 
@@ -21,19 +22,6 @@ def shown(*seconds: int, seed: int = 0) -> FrameEmbeddings:
     count = len(vectors)
     return FrameEmbeddings(
         epochs=np.zeros(count, np.int32), pts_seconds=np.arange(float(count)), vectors=vectors.astype(np.float32)
-    )
-
-
-def utterance(text: str, start_seconds: float) -> Utterance:
-    return Utterance(
-        epoch=0,
-        start_seconds=start_seconds,
-        end_seconds=start_seconds + 4,
-        text=text,
-        words=(),
-        language="en",
-        avg_logprob=-0.3,
-        no_speech_prob=0.1,
     )
 
 
@@ -63,7 +51,7 @@ def test_moments_are_in_order_apart_and_of_their_lengths() -> None:
 
 
 def test_a_moment_has_the_words_that_are_said_in_it() -> None:
-    said = [utterance("the sea", 2.0), utterance("the mountain", 32.0)]
+    said = [utterance("the sea", 2.0, 6.0, timed=False), utterance("the mountain", 32.0, 36.0, timed=False)]
     frames = shown(30, 30)
     sentences = np.eye(2, dtype=np.float32)
     span = TimeSpan(start_seconds=0.0, end_seconds=60.0)
@@ -72,7 +60,7 @@ def test_a_moment_has_the_words_that_are_said_in_it() -> None:
 
 
 def test_a_video_of_sound_has_moments_without_pictures() -> None:
-    said = [utterance("the sea", 5.0), utterance("the mountain", 35.0)]
+    said = [utterance("the sea", 5.0, 9.0, timed=False), utterance("the mountain", 35.0, 39.0, timed=False)]
     span = TimeSpan(start_seconds=0.0, end_seconds=60.0)
     content = VideoContent(frames=shown(0), utterances=said, sentences=np.eye(2, dtype=np.float32), span=span)
     found = find_highlights(content, 10)
