@@ -11,11 +11,12 @@ from av.packet import Packet
 from av.stream import Stream
 
 HLS = "hls"  # FFmpeg's name of the format
-# A live playlist is joined three segments before its end: this long before what was published, at most. Times that lie
-# further back are of a broadcast that has begun anew.
+# FFmpeg joins a live playlist three segments before its end, so the first packet of a connection lies at most this long
+# before the published ones. A packet with an earlier time belongs to a broadcast that has begun anew.
 JOIN_SECONDS = 60
 WRAP_SECONDS = Fraction(1 << 33, 90_000)  # MPEG-TS counts times modulo this
-SEEK_MARGIN_SECONDS = 20  # an ended playlist is read from this long before what was published: keyframes lie apart
+# How long before the last published packet the reading of an ended playlist begins: FFmpeg seeks to a keyframe.
+SEEK_MARGIN_SECONDS = 20
 
 
 class ListedAgain:

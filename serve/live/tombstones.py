@@ -115,7 +115,7 @@ class PendingTombstones:
         self._sent[key] = _Sent(segment, value, self._send(segment, value))
 
     def _settle_sent(self, positions: Mapping[PartitionId, int]) -> None:
-        """Forget the records that were read back. Send again what was lost, and the live records that they hide."""
+        """Forget sent records that reading has returned. Send lost ones again, and live ones that tombstones hide."""
         for key, sent in list(self._sent.items()):
             place = sent.delivery.place
             if not sent.delivery.is_done or (place is not None and positions.get(place[0], 0) <= place[1]):

@@ -140,7 +140,7 @@ class Act:
             "uri": self.subject.uri,
             "question": self.subject.question if with_question else "",
         }
-        # ASCII alone: whoever reads the file on a terminal meets no control character.
+        # json.dumps escapes all but ASCII, so the line holds no control character that a terminal would obey.
         return json.dumps({name: value for name, value in values.items() if value}).encode() + b"\n"
 
 

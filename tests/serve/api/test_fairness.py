@@ -167,7 +167,7 @@ def test_a_caller_fills_its_share_of_the_spool(tmp_path: Path) -> None:
         ann.upload(iter([bytes(6000)]), "a.mp4").result(HANG_SECONDS)
         assert refusal(ann.upload(iter([bytes(3000), bytes(3000)]), "b.mp4")) == ("SPOOL_FULL", "max_caller_share")
         bob.upload(iter([bytes(9000)]), "c.mp4").result(HANG_SECONDS)
-        ann.upload(iter([bytes(3000)]), "d.mp4").result(HANG_SECONDS)  # what was refused is given back
+        ann.upload(iter([bytes(3000)]), "d.mp4").result(HANG_SECONDS)  # the refused upload has returned its bytes
         assert server.server.library_service.spool.used_bytes() == 18_000
 
 

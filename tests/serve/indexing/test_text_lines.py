@@ -48,7 +48,7 @@ def run(film: Path, data: Path, settings: Settings = SETTINGS) -> None:
     assert [each.status for each in index([str(film)], data, settings, progress=SilentProgress())] == ["indexed"]
 
 
-def found(data: Path, term: str) -> list[tuple[int, int]]:
+def find_places(data: Path, term: str) -> list[tuple[int, int]]:
     with Catalog.open_reader(data) as catalog:
         return [(m.row, m.position) for m in catalog.match_words([term], limit=10, kind="text_lines")]
 
@@ -78,22 +78,22 @@ def test_lines_are_stored_with_times_and_are_found_by_their_words(tmp_path: Path
 def test_none_reads_nothing(tmp_path: Path) -> None:
     film = write_scenes(tmp_path / "a.mp4", [("red", 6)])
     run(film, tmp_path / "data", replace(SETTINGS, text=TextConfig(model="none")))
-    assert found(tmp_path / "data", "entry") == []
+    assert find_places(tmp_path / "data", "entry") == []
 
 
 @pytest.mark.usefixtures("read_signs")
 def test_lines_go_with_their_video_and_come_again_with_a_reindexing(tmp_path: Path) -> None:
     film, data = write_scenes(tmp_path / "a.mp4", [("red", 6)]), tmp_path / "data"
     run(film, data)
-    before = found(data, "entry")
+    before = find_places(data, "entry")
     assert [each.status for each in reindex(data, SETTINGS, progress=SilentProgress())] == ["indexed"]
-    after = found(data, "entry")
+    after = find_places(data, "entry")
     assert len(before) == len(after) == 1
     assert before != after
     with Catalog.open_reader(data) as catalog:
         [video] = catalog.videos()
     delete(data, [video.video_id])
-    assert found(data, "entry") == []
+    assert find_places(data, "entry") == []
     with sqlite3.connect(data / "catalog.sqlite") as connection:
         assert connection.execute("SELECT count(*) FROM text_lines").fetchone() == (0,)
         connection.execute("INSERT INTO text_line_search (text_line_search, rank) VALUES ('integrity-check', 1)")
@@ -109,7 +109,7 @@ def test_a_catalog_from_before_text_is_brought_forward(tmp_path: Path) -> None:
         [video] = catalog.videos()
         assert (video.text_line_count, text_lines(catalog, video.row)) == (0, [])
     list(reindex(data, SETTINGS, progress=SilentProgress()))
-    assert len(found(data, "entry")) == 1
+    assert len(find_places(data, "entry")) == 1
 
 
 @pytest.mark.slow

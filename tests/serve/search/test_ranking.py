@@ -29,7 +29,7 @@ def seen(confidence: float) -> Candidate:
     return Candidate(video=VIDEO, span=SEEN, visual=shown, visual_confidence=confidence, ranks={"visual": 1})
 
 
-def said(cosine: float, coverage: float, sure: float = 0.0) -> Candidate:
+def make_spoken(cosine: float, coverage: float, sure: float = 0.0) -> Candidate:
     passage = Passage(
         row=1, positions=(0,), span=SAID, text="", cosine=cosine, coverage=coverage, words=("[]",), terms=(),
         vector=np.zeros(4, np.float32),
@@ -52,14 +52,14 @@ def said(cosine: float, coverage: float, sure: float = 0.0) -> Candidate:
 def test_the_channel_that_weighs_more_gives_the_span(
     question: str, confidence: float, cosine: float, coverage: float, span: TimeSpan
 ) -> None:
-    [moment] = merge_channels([seen(confidence)], [said(cosine, coverage)], read_intent(question))
+    [moment] = merge_channels([seen(confidence)], [make_spoken(cosine, coverage)], read_intent(question))
     assert moment.span == span
     assert moment.visual is not None
     assert moment.passage is not None
 
 
 def test_a_sight_that_a_question_names_comes_before_words_about_it() -> None:
-    elsewhere = said(0.9, 1.0)
+    elsewhere = make_spoken(0.9, 1.0)
     elsewhere.span = TimeSpan(start_seconds=40.0, end_seconds=44.0)
     intent = read_intent("when do you see the sun?")
     candidates = merge_channels([seen(0.0)], [elsewhere], intent)
@@ -79,7 +79,7 @@ def test_a_sight_that_a_question_names_comes_before_words_about_it() -> None:
 def test_an_occurrence_is_chosen_by_time_among_good_moments(question: str, starts: list[int]) -> None:
     candidates = []
     for rank, (start, cosine, coverage) in enumerate([(30, 0.8, 1), (10, 0.7, 1), (50, 0.6, 1), (20, 0.5, 0)], 1):
-        candidate = said(cosine, coverage)
+        candidate = make_spoken(cosine, coverage)
         candidate.span = TimeSpan(start_seconds=start, end_seconds=start + 4)
         candidate.ranks = {"dense": rank}
         candidates.append(candidate)
@@ -102,7 +102,7 @@ def test_a_sight_is_counted_where_it_stands_out_as_much() -> None:
 
 
 def test_the_confidence_of_words_is_that_of_their_channel_by_the_weight_of_the_question() -> None:
-    near = replace(said(0.9, 1.0), spoken_confidence=0.8)
+    near = replace(make_spoken(0.9, 1.0), spoken_confidence=0.8)
     for question, expected in (("a big orange sun", 0.8), ("when do you see the sun?", 0.8 * 0.15 / 0.85)):
         intent = read_intent(question)
         [moment] = rank_by_score([near], intent)
@@ -113,7 +113,7 @@ def test_the_confidence_of_words_is_that_of_their_channel_by_the_weight_of_the_q
 def test_a_surer_answer_comes_first() -> None:
     """A WEAK 49 % stood above a MATCH 98 %: its cosine was trusted more than its confidence said."""
     intent = read_intent("a big orange sun")
-    near, sure = said(0.9, 1.0, sure=0.49), said(0.5, 0.0, sure=0.98)
+    near, sure = make_spoken(0.9, 1.0, sure=0.49), make_spoken(0.5, 0.0, sure=0.98)
     near.ranks, sure.ranks = {"dense": 1, "lexical": 1}, {"dense": 2}
     assert [moment.confidence for moment in rank_by_score([near, sure], intent)] == [0.98, 0.49]
     videos = [score_video([each], None, 0.0, intent) for each in (near, sure)]
@@ -122,6 +122,6 @@ def test_a_surer_answer_comes_first() -> None:
 
 def test_the_ranks_decide_among_answers_that_are_as_sure() -> None:
     intent = read_intent("a big orange sun")
-    first, second = said(0.9, 1.0, sure=0.49), said(0.8, 0.0, sure=0.5)
+    first, second = make_spoken(0.9, 1.0, sure=0.49), make_spoken(0.8, 0.0, sure=0.5)
     second.ranks = {"dense": 2}
     assert [moment.candidate for moment in rank_by_score([second, first], intent)] == [first, second]

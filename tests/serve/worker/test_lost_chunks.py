@@ -44,17 +44,17 @@ def test_offsets_of_an_earlier_topic_do_not_count() -> None:
     assert (moved.session, moved.next_sequence) == (1, 4)
 
 
-def held(index: int, revision: int, *, is_final: bool = False) -> SegmentRecord:
+def make_record(index: int, revision: int, *, is_final: bool = False) -> SegmentRecord:
     return replace(live_segment(index, is_final=is_final), revision=revision)
 
 
 def published() -> list[SegmentRecord]:
     return [
-        held(0, 17, is_final=True),
-        held(1, 3),
-        held(1, 9),
-        held(2, 2),
-        held(1, 5),
+        make_record(0, 17, is_final=True),
+        make_record(1, 3),
+        make_record(1, 9),
+        make_record(2, 2),
+        make_record(1, 5),
     ]
 
 

@@ -93,8 +93,8 @@ def test_the_choice_is_nearly_the_best_of_all() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     likeness, seconds = vectors @ vectors.T, random.uniform(5, 15, 12)
 
-    def told(chosen: tuple[int, ...]) -> float:
+    def coverage(chosen: tuple[int, ...]) -> float:
         return float(seconds @ likeness[:, list(chosen)].max(axis=1))
 
-    best = max(told(choice) for choice in itertools.combinations(range(12), 3))
-    assert 0.63 * best <= told(tuple(_choose(likeness, seconds, 3))) <= best
+    best = max(coverage(choice) for choice in itertools.combinations(range(12), 3))
+    assert 0.63 * best <= coverage(tuple(_choose(likeness, seconds, 3))) <= best

@@ -8,7 +8,7 @@ from temporal.chapters.titles import MAX_TITLE_CHARS, titles
 STOP_WORDS = {"the", "of", "a", "and", "is", "we", "it", "im"}
 
 
-def said(text: str, *, words: tuple[str, ...] = ()) -> Utterance:
+def make_utterance(text: str, *, words: tuple[str, ...] = ()) -> Utterance:
     return Utterance(
         epoch=0,
         start_seconds=0.0,
@@ -23,8 +23,8 @@ def said(text: str, *, words: tuple[str, ...] = ()) -> Utterance:
 
 def test_a_title_has_what_the_part_says_more_than_the_others() -> None:
     parts = [
-        [said("The garden is green, and the garden is large.")],
-        [said("The kitchen of the garden house: a kitchen is warm.")],
+        [make_utterance("The garden is green, and the garden is large.")],
+        [make_utterance("The kitchen of the garden house: a kitchen is warm.")],
     ]
     first, second = titles(parts, STOP_WORDS)
     assert first.split(", ")[0] == "garden"
@@ -32,41 +32,48 @@ def test_a_title_has_what_the_part_says_more_than_the_others() -> None:
 
 
 def test_a_phrase_that_is_said_again_stays_together() -> None:
-    [title] = titles([[said("A space shuttle rises."), said("We saw the space shuttle again.")]], STOP_WORDS)
+    [title] = titles(
+        [[make_utterance("A space shuttle rises."), make_utterance("We saw the space shuttle again.")]], STOP_WORDS
+    )
     assert title.split(", ")[0] == "space shuttle"
 
 
 def test_a_name_stays_together_though_it_is_said_once() -> None:
-    assert "Eileen Collins" in titles([[said("and Eileen Collins is there")]], STOP_WORDS)[0].split(", ")
+    assert "Eileen Collins" in titles([[make_utterance("and Eileen Collins is there")]], STOP_WORDS)[0].split(", ")
 
 
 def test_words_are_written_as_they_were_said() -> None:
-    assert titles([[said("It is NASA's rover.")]], STOP_WORDS) == ["NASA's, rover"]
+    assert titles([[make_utterance("It is NASA's rover.")]], STOP_WORDS) == ["NASA's, rover"]
 
 
 def test_no_term_goes_across_punctuation() -> None:
-    [title] = titles([[said("Berlin, Paris. Berlin, Paris.")]], STOP_WORDS)
+    [title] = titles([[make_utterance("Berlin, Paris. Berlin, Paris.")]], STOP_WORDS)
     assert title == "Berlin, Paris"
-    assert titles([[said("Berlin. Paris"), said("and Rome")]], STOP_WORDS) == ["Berlin, Paris, Rome"]
+    assert titles([[make_utterance("Berlin. Paris"), make_utterance("and Rome")]], STOP_WORDS) == [
+        "Berlin, Paris, Rome"
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "  ", "The of, a!", "... -- ?", "I'm it."])
 def test_without_words_of_a_subject_there_is_no_title(text: str) -> None:
-    assert titles([[said(text)], []], STOP_WORDS) == ["", ""]
+    assert titles([[make_utterance(text)], []], STOP_WORDS) == ["", ""]
 
 
 def test_every_word_of_a_title_was_said_in_its_part() -> None:
-    parts = [[said("One two Three four"), said("three four five")], [said("six Seven eight, three")]]
+    parts = [
+        [make_utterance("One two Three four"), make_utterance("three four five")],
+        [make_utterance("six Seven eight, three")],
+    ]
     for part, title in zip(parts, titles(parts, STOP_WORDS), strict=True):
         assert all(term in " ".join(each.text for each in part) for term in title.split(", "))
 
 
 def test_a_script_without_spaces_has_the_words_that_were_recognised() -> None:
-    [title] = titles([[said("宇宙船が宇宙船", words=("宇宙船", "が", "宇宙船"))]], STOP_WORDS)
+    [title] = titles([[make_utterance("宇宙船が宇宙船", words=("宇宙船", "が", "宇宙船"))]], STOP_WORDS)
     assert title.split(", ")[0] == "宇宙船"
 
 
 def test_a_title_is_short_enough_for_players() -> None:
     long = " ".join(f"{letter * 28}." for letter in "abcd")
-    [title] = titles([[said(long)]], STOP_WORDS)
+    [title] = titles([[make_utterance(long)]], STOP_WORDS)
     assert 28 <= len(title) <= MAX_TITLE_CHARS
