@@ -30,6 +30,7 @@ Floats = NDArray[np.float32]
 MAX_Z = 8.0  # larger z scores and margins say no more
 # Videos beyond this count are not counted: no larger library was calibrated. The margin falls with their number anyway.
 MAX_VIDEO_COUNT = 50
+COMPARED_COUNT = 8  # answers, best first, with which the others are compared in one step
 # Moments whose mean pictures have at least this cosine look alike. One in a thousand pairs of moments of different
 # development videos has 0.93.
 ALIKE_COSINE = 0.95
@@ -146,14 +147,19 @@ def lead_over_others(values: Sequence[float], vectors: Floats, alike_cosine: flo
         vectors: Of the answers, (N, D), unit length or 0.
         alike_cosine: Answers whose vectors have at least this cosine are one answer.
     """
-    if not len(values):
-        return []
-    others = np.where(vectors @ vectors.T < alike_cosine, np.asarray(values), -np.inf)  # (N, N)
-    np.fill_diagonal(others, -np.inf)
-    return [
-        value - best if best > -np.inf else None
-        for value, best in zip(values, others.max(axis=1).tolist(), strict=True)
-    ]
+    ranked = np.argsort(values)[::-1]
+    best: list[float | None] = [None] * len(values)
+    left = np.arange(len(values))  # answers whose best other is not found yet: after the first few of `ranked`, copies
+    for start in range(0, len(values), COMPARED_COUNT):
+        others = ranked[start : start + COMPARED_COUNT]
+        is_other = (vectors[left] @ vectors[others].T < alike_cosine) & (left[:, None] != others)
+        has_other = is_other.any(axis=1)
+        for answer, other in zip(left[has_other], others[is_other[has_other].argmax(axis=1)], strict=True):
+            best[answer] = values[other]
+        left = left[~has_other]
+        if not len(left):
+            break
+    return [None if other is None else value - other for value, other in zip(values, best, strict=True)]
 
 
 def judge_videos(
