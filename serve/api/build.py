@@ -16,13 +16,13 @@ from kinodex.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_serv
 from serve.api.access import Access
 from serve.api.cache_counts import CacheCounts
 from serve.api.interceptor import CallInterceptor
-from serve.api.library import LibraryService
 from serve.api.loaded_library import LoadedLibrary
-from serve.api.moderation import EventSignal, ModerationService
 from serve.api.pages import PageSigner, page_key
 from serve.api.reflection import add_reflection
-from serve.api.search import SearchService
 from serve.api.server import SERVICES, Server, wait_for_first
+from serve.api.services.library import LibraryService
+from serve.api.services.moderation import EventSignal, ModerationService
+from serve.api.services.search import SearchService
 from serve.api.shares import share_of
 from serve.api.strangers import channel_options, reserve_files
 from serve.api.tls import check_exposure, server_credentials

@@ -22,10 +22,10 @@ from grpc_health.v1 import health, health_pb2
 from encoders.errors import EncoderError
 from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2
 from serve.api.interceptor import CallInterceptor
-from serve.api.library import LibraryService
 from serve.api.loaded_library import LoadedLibrary
-from serve.api.moderation import ModerationService
-from serve.api.search import SearchService
+from serve.api.services.library import LibraryService
+from serve.api.services.moderation import ModerationService
+from serve.api.services.search import SearchService
 from serve.api.warming import warm_library
 from serve.api.workers import run_to_end
 from serve.catalog.catalog import Catalog

@@ -1,7 +1,7 @@
 """EventLog: the moderation events of a catalog, and every change of them in order.
 
 The transaction that writes a change also writes how far its video is scored, so no change is lost or written twice.
-Readers go on from the sequence number of the last change they read: serve.api.moderation for clients,
+Readers go on from the sequence number of the last change they read: serve.api.services.moderation for clients,
 serve.moderation.delivery for Kafka and the webhook.
 """
 

@@ -1,4 +1,4 @@
-"""A lock and two caches that the threads of serve.search.engine and serve.api.search share."""
+"""A lock and two caches that the threads of serve.search.engine and serve.api.services.search share."""
 
 import threading
 from collections import OrderedDict

@@ -172,7 +172,7 @@ def test_a_caller_fills_its_share_of_the_spool(tmp_path: Path) -> None:
 
 
 def test_page_tokens_of_one_caller_never_push_out_anothers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.api.search.ExpiringCache", partial(ExpiringCache, max_count=2))
+    monkeypatch.setattr("serve.api.services.search.ExpiringCache", partial(ExpiringCache, max_count=2))
     films = [write_scenes(tmp_path / f"{n}.mp4", [("red", 3 + n), ("blue", 2)]) for n in range(2)]
     list(index([str(film) for film in films], tmp_path / "data", Settings(workers=2), progress=SilentProgress()))
     with house(tmp_path / "data") as (_, ann, bob):

@@ -230,7 +230,7 @@ def test_an_answer_that_nobody_went_on_with_is_forgotten(
     method: str, directory: Path, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
-    monkeypatch.setattr("serve.api.search.ExpiringCache", partial(ExpiringCache, max_count=2))
+    monkeypatch.setattr("serve.api.services.search.ExpiringCache", partial(ExpiringCache, max_count=2))
     own = shutil.copytree(directory, tmp_path / "own")  # a data directory has one server
     with running(own, ingest_command=NO_WORKER) as started, grpc.insecure_channel(started.address) as channel:
         other = Shelf(own, started, channel)

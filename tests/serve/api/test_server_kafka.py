@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from ingest.kafka import Producer, Record, create_topics
 from kinodex.v1 import library_service_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
-from serve.api import library
+from serve.api.services import library
 from serve.catalog.catalog import Catalog
 from serve.client.client import Client
 from serve.codec.records import segment_bytes

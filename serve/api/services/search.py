@@ -18,8 +18,8 @@ from kinodex.v1 import search_service_pb2_grpc
 from serve.api.access import Access
 from serve.api.interceptor import current_caller, current_principal
 from serve.api.pages import ExpiringCache, PageSigner, binding, fit_page
+from serve.api.services.watch_queue import READ_RETRY_SECONDS, WatchQueue
 from serve.api.tokens import Principal
-from serve.api.watch_queue import READ_RETRY_SECONDS, WatchQueue
 from serve.api.workers import Workers, run_to_end
 from serve.catalog.reader import require_single
 from serve.codec.messages import moment_change_message, moments_response, search_response
