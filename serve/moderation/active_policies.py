@@ -85,10 +85,12 @@ class ActivePolicies:
         self._absent_since = now if self._absent_since is None else self._absent_since
         if self.is_removed or now - self._absent_since < ABSENCE_SECONDS:
             return False
+        was_there = self.policies is not None or self.mistake is not None or self._copy.exists()
         self.policies, self.mistake, self.is_removed = None, None, True
         with contextlib.suppress(OSError):
             self._copy.unlink(missing_ok=True)
-        logger.info("policies ended: their file was removed")
+        if was_there:
+            logger.info("policies ended: their file was removed")
         return True
 
     def _refuse(self, mistake: PolicyInvalid) -> bool:

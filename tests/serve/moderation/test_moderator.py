@@ -276,12 +276,31 @@ def test_without_policies_nothing_is_found_and_stored(moderated: Moderated) -> N
     assert not moderated.editor.select("SELECT 1 FROM screenings")
 
 
-def test_removing_the_policy_file_withdraws_its_events(moderated: Moderated) -> None:
+@pytest.mark.parametrize("content", [None, BAD])
+def test_only_policies_that_were_there_end(
+    moderated: Moderated, caplog: pytest.LogCaptureFixture, content: str | None
+) -> None:
+    caplog.set_level("INFO")
+    moderated.path.unlink()
+    if content is not None:
+        moderated.path.write_text(content)
+        moderated.score_due_videos()
+        moderated.path.unlink()
+    moderated.score_due_videos()
+    moderated.now += ABSENCE_SECONDS
+    moderated.score_due_videos()
+    ends = [message for message in caplog.messages if message == "policies ended: their file was removed"]
+    assert len(ends) == (content is not None)
+
+
+def test_removing_the_policy_file_withdraws_its_events(moderated: Moderated, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     moderated.score_due_videos()
     moderated.path.unlink()
     moderated.score_due_videos()
     moderated.now += ABSENCE_SECONDS
     moderated.score_due_videos()
+    assert caplog.messages[-1] == "policies ended: their file was removed"
     assert moderated.events(moderated.library.videos()[0].video_id) == []
     moderated.path.write_text(BAD)
     moderated.restart()
