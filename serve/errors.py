@@ -9,6 +9,7 @@
 ├── VideoNotFound          no such video id
 ├── VideoAmbiguous         an id names more than one video
 ├── VideoNotReady          it is not indexed yet, or its indexing failed
+├── VideoDamaged           its stored row has a value that no message can carry
 ├── VideoIsLive            it comes from Kafka, where its deletion must be published
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
 ├── PredictionsInvalid     a file of predictions or of their truth cannot be used
@@ -130,6 +131,14 @@ class VideoNotReady(ServeError):
     def __init__(self, video_id: str, state: str) -> None:
         super().__init__(f"video {video_id} is {state}: its content cannot be read")
         self.video_id, self.state = video_id, state
+
+
+class VideoDamaged(ServeError):
+    """The stored row of a video has a value that no message can carry, as earlier versions took them."""
+
+    def __init__(self, video_id: str, problem: str) -> None:
+        super().__init__(f"video {video_id} is damaged in the library, {problem}: delete it and index it again")
+        self.video_id, self.problem = video_id, problem
 
 
 class VideoIsLive(ServeError):

@@ -34,6 +34,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.VideoNotFound: code_pb2.NOT_FOUND,
     errors.VideoAmbiguous: code_pb2.INVALID_ARGUMENT,
     errors.VideoNotReady: code_pb2.FAILED_PRECONDITION,
+    errors.VideoDamaged: code_pb2.DATA_LOSS,
     errors.VideoIsLive: code_pb2.FAILED_PRECONDITION,
     errors.FrameNotFound: code_pb2.NOT_FOUND,
     errors.RequestIdReused: code_pb2.INVALID_ARGUMENT,

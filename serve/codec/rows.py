@@ -1,10 +1,13 @@
-"""Rows -> messages, for answers with many rows: a row that no message can carry does not cost its neighbours."""
+"""Rows -> messages: a row that no message can carry does not cost its neighbours, and alone it is a typed error."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from google.protobuf.message import Message
+
+from serve.errors import VideoDamaged
+from serve.values import VideoStatus
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,19 @@ def write_rows(write: Callable[[Row], Written], rows: Iterable[Row]) -> Iterator
             log_unwritable(row, error)
         else:
             yield message
+
+
+def write_single(write: Callable[[VideoStatus], Written], video: VideoStatus) -> Written:
+    """Return the message of one video, for the answers that have only this one.
+
+    Raises:
+        VideoDamaged: If `write` raises ValueError or OverflowError, as for write_rows().
+    """
+    try:
+        return write(video)
+    except (ValueError, OverflowError) as error:
+        log_unwritable(video, error)
+        raise VideoDamaged(video.video_id, str(error)) from error
 
 
 def log_unwritable(row: object, error: Exception) -> None:

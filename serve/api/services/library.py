@@ -35,7 +35,7 @@ from serve.codec.requests import (
     video_listing,
     video_reference,
 )
-from serve.codec.rows import write_rows
+from serve.codec.rows import write_rows, write_single
 from serve.codec.utterances import fill_utterance
 from serve.errors import (
     FrameNotFound,
@@ -125,7 +125,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
                 key = replace(key, digest=self.signer.digest(key.digest))
             return self._submit(job, key)
 
-        return library_pb2.IngestVideoResponse(video=video_message(await self.change_workers.run(work)))
+        return library_pb2.IngestVideoResponse(video=write_single(video_message, await self.change_workers.run(work)))
 
     async def UploadVideo(
         self, request_iterator: AsyncIterator[library_pb2.UploadVideoRequest], context: Any
@@ -154,7 +154,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         status = await self.workers.run(find_answer)
         if status is None:
             status = await self._receive(request_iterator, info, key)
-        return library_pb2.UploadVideoResponse(video=video_message(status))
+        return library_pb2.UploadVideoResponse(video=write_single(video_message, status))
 
     async def _receive(
         self, request_iterator: AsyncIterator[library_pb2.UploadVideoRequest], info: UploadInfo, key: RequestKey | None
@@ -221,7 +221,7 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         def work(check: Callable[[], None]) -> VideoStatus:
             return self._find(reference, principal)
 
-        return library_pb2.GetVideoResponse(video=video_message(await self.workers.run(work)))
+        return library_pb2.GetVideoResponse(video=write_single(video_message, await self.workers.run(work)))
 
     async def ListVideos(self, request: library_pb2.ListVideosRequest, context: Any) -> library_pb2.ListVideosResponse:
         listing, principal = video_listing(request), current_principal()

@@ -20,7 +20,7 @@ from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.indexing.pipeline import index
 from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes
-from support.running import Running, running
+from support.running import Running, read_refusal, running
 from support.waiting import HANG_SECONDS, wait_until
 from support.webhook_receiver import Receiver
 from support.webhook_receiver import receiver as receiver
@@ -70,3 +70,16 @@ def test_others_are_searched_listed_watched_and_delivered(server: Running, recei
         told = itertools.islice((one.event for one in watch if one.HasField("event")), 4)
         assert {event.video_id for event in told} == good
         watch.cancel()
+
+
+def test_it_has_an_error_of_its_own_and_can_be_deleted(server: Running) -> None:
+    (bad,) = (video.video_id for video in server.server.reader.videos() if video.recorded_time == END_OF_TIME)
+    with grpc.insecure_channel(server.address) as channel:
+        videos = LibraryServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            videos.GetVideo(library.GetVideoRequest(video_id=bad), timeout=HANG_SECONDS)
+        assert read_refusal(caught.value) == ("DATA_LOSS", "VIDEO_DAMAGED")
+        videos.DeleteVideo(library.DeleteVideoRequest(video_id=bad), timeout=HANG_SECONDS)
+        with pytest.raises(grpc.RpcError) as caught:
+            videos.GetVideo(library.GetVideoRequest(video_id=bad), timeout=HANG_SECONDS)
+        assert read_refusal(caught.value) == ("NOT_FOUND", "VIDEO_NOT_FOUND")

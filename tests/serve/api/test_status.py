@@ -37,6 +37,7 @@ SPOKEN: list[Exception] = [
     errors.VideoNotFound("c0ffee"),
     errors.VideoAmbiguous("3fa9", ["a", "b"]),
     errors.VideoNotReady("3fa9", "PROCESSING"),
+    errors.VideoDamaged("3fa9", "a time must lie in the years 1 to 9999"),
     errors.VideoIsLive("cam"),
     errors.FrameNotFound("c0ffee"),
     errors.RequestIdReused("retry-1"),
