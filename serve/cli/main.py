@@ -23,6 +23,7 @@ from serve.cli.failures import UNDECODABLE, OneLineGroup, debug_option
 from serve.cli.kafka import publish, retention, topics, worker
 from serve.cli.moderation import events, policies, rescore
 from serve.cli.options import json_option, library_options, load_library_settings, local_library, question_options
+from serve.cli.overview.collections import list_collections
 from serve.cli.serve import serve
 from serve.cli.streams import dead_letters, streams
 from serve.cli.tokens import token
@@ -149,18 +150,26 @@ def _ask_library(kind: Literal["search", "moments"], data: Path | None, config: 
 
 @cli.command("list")
 @click.option("--collection", metavar="C", help="List only this collection.")
+@click.option("--collections", "as_collections", is_flag=True, help="List the collections and what they hold.")
 @json_option
 @library_options
-def list_videos(collection: str | None, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """List the videos of the library.
+def list_videos(
+    collection: str | None, as_collections: bool, as_json: bool, data: Path | None, config: Path | None
+) -> None:
+    """List the videos of the library, or its collections.
 
-    With --json, one object for each video, on a line of its own.
+    With --json, one object for each video or collection, on a line of its own.
     """
     from rich.console import Console
 
     from serve.cli.render import show_videos, video_json
     from serve.text import to_json
 
+    if as_collections:
+        if collection is not None:
+            raise click.UsageError("give --collection or --collections, not both")
+        list_collections(data, config, as_json)
+        return
     with local_library(data, config) as library:
         videos = library.videos(collection)
     if not videos:

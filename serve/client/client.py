@@ -17,28 +17,30 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
 
 import grpc
 
 from encoders.values import Utterance
 from kinodex.v1 import library_service_pb2 as library
 from kinodex.v1 import moderation_service_pb2 as moderation
-from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
-from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
-from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from serve.background import Backoff
 from serve.client.channel import (
     ATTEMPT_COUNT,
     FIRST_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
     failure,
-    open_channel,
-    read_address,
 )
+from serve.client.connection import LIST_PAGE_SIZE, PageResponse, Request
+from serve.client.overview_calls import OverviewCalls
 from serve.client.watch import WatchCall, keep_watching
 from serve.codec.events import event_filter_message, event_value
-from serve.codec.fields import duration_message, duration_value, escape_surrogates, metadata_message, timestamp_message
+from serve.codec.fields import (
+    duration_message,
+    duration_value,
+    escape_surrogates,
+    metadata_message,
+    timestamp_message,
+)
 from serve.codec.messages import (
     moment_change_value,
     moments_answer,
@@ -50,7 +52,6 @@ from serve.codec.messages import (
 )
 from serve.codec.outlines import outline_value
 from serve.codec.utterances import read_utterance
-from serve.config import ClientConfig
 from serve.errors import ServerFailed
 from serve.event import Event, EventFilter
 from serve.text import printable
@@ -58,47 +59,16 @@ from serve.values import Answer, MomentChange, Query, Thresholds, VideoState, Vi
 from temporal.values import Outline
 
 PAGE_SIZE = 100  # answers on a page; the API allows no more
-LIST_PAGE_SIZE = 1000  # videos or events on a page; the API allows no more
 BLOCK_BYTES = 256 << 10  # of each message of an upload: fills a fast network, and is far below gRPC's 4 MiB
 POLL_SECONDS = 0.5  # between two looks at a video that is being indexed
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-Value = TypeVar("Value")
-PageResponse = TypeVar("PageResponse", bound=Any)  # a response with next_page_token
 
-
-class Client:
+class Client(OverviewCalls):
     """A connection to one server; threads may share it. Use it as a context manager, or close() it.
 
     A call is repeated for about three seconds while the server cannot be reached. Calls that change something carry a
     request id, so that the server makes each change once. An empty `collection` means any that has the video.
     """
-
-    def __init__(self, address: str, config: ClientConfig | None = None) -> None:
-        """Prepare to call a server; nothing is sent yet.
-
-        Args:
-            address: HOST:PORT (TLS as the config says), grpc://HOST:PORT (plain), grpcs://HOST:PORT (TLS) or unix:PATH.
-            config: TLS, token and timeout; None: defaults.
-        Raises:
-            SettingsError: If the address is wrong, a token would go to another machine in plain text, or a
-                certificate's file cannot be read.
-        """
-        self._config = config or ClientConfig()
-        self._address = read_address(address, self._config)
-        self._channel = open_channel(self._address, self._config)
-        self._search, self._library = SearchServiceStub(self._channel), LibraryServiceStub(self._channel)
-        self._moderation = ModerationServiceStub(self._channel)
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     # ---- questions ----
 
@@ -355,19 +325,6 @@ class Client:
 
     # ---- calls ----
 
-    def _call(
-        self,
-        method: "grpc.UnaryUnaryMultiCallable[Request, Response]",  # generic in its stubs only
-        request: Request,
-        read: Callable[[Response], Value],
-    ) -> Value:
-        timeout = self._config.timeout_seconds
-        try:
-            response = method(request, timeout=timeout, metadata=self._headers())
-        except grpc.RpcError as error:
-            raise failure(error, self._address, timeout) from error
-        return self._read(lambda: read(response))
-
     def _ask(
         self,
         method: "grpc.UnaryUnaryMultiCallable[Request, PageResponse]",
@@ -382,30 +339,3 @@ class Client:
         while max(len(answer.videos), len(answer.moments)) < query.limit and (page := next(pages, None)) is not None:
             answer = replace(answer, videos=answer.videos + page.videos, moments=answer.moments + page.moments)
         return replace(answer, videos=answer.videos[: query.limit], moments=answer.moments[: query.limit])
-
-    def _pages(
-        self,
-        method: "grpc.UnaryUnaryMultiCallable[Request, PageResponse]",
-        request: Callable[[str], Request],
-        read: Callable[[PageResponse], Value],
-    ) -> Iterator[Value]:
-        """Yield page after page; `request` makes the request for a page token."""
-        token, is_last = "", False
-        while not is_last:
-            page, token = self._call(method, request(token), lambda page: (read(page), page.next_page_token))
-            yield page
-            is_last = not token
-
-    def _read(self, read: Callable[[], Value]) -> Value:
-        try:
-            return read()
-        except ValueError as error:
-            raise ServerFailed(
-                f"the server at {self._address.text} answered in a way that needs a newer kinodex: {error}",
-                "INTERNAL",
-            ) from error
-
-    def _headers(self) -> tuple[tuple[str, str], ...]:
-        """Make the metadata of one call; gRPC's own retries send the same."""
-        headers = (("x-request-id", uuid.uuid4().hex),)  # finds the call in the server's log
-        return (*headers, ("authorization", f"Bearer {self._config.token}")) if self._config.token else headers

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from kinodex.v1 import library_service_pb2 as library
 from kinodex.v1 import moment_pb2
@@ -66,6 +67,16 @@ class VideoReference:
 
     video_id: str
     collection: str | None = None  # None: any collection that has the video
+
+
+class NamesVideo(Protocol):
+    """A message that names a video."""
+
+    @property
+    def video_id(self) -> str: ...
+
+    @property
+    def collection(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +165,7 @@ def video_reference(
 ) -> VideoReference:
     """Read which video a request is about, and check its other fields."""
     violations = Violations()
-    reference = _read_reference(violations, request)
+    reference = read_reference(violations, request)
     if isinstance(request, library.GetChaptersRequest) and not 0 <= request.highlight_count <= MAX_HIGHLIGHT_COUNT:
         violations.add("highlight_count", f"must be 0 to {MAX_HIGHLIGHT_COUNT}, got {request.highlight_count}")
     if isinstance(request, library.GetFrameRequest):
@@ -213,15 +224,19 @@ def _read_query(violations: Violations, request: search.SearchVideosRequest | se
 
 def _read_example(violations: Violations, like: moment_pb2.MomentReference) -> MomentReference:
     path = "query.like"
-    reference = _read_reference(violations, like, f"{path}.")
+    reference = read_reference(violations, like, f"{path}.")
     if not like.HasField("span"):
         violations.add(f"{path}.span", "is required")
-    start = violations.read_duration(f"{path}.span.start_offset", like.span.start_offset)
-    end = violations.read_duration(f"{path}.span.end_offset", like.span.end_offset)
-    violations.check_order(f"{path}.span.end_offset", start, end)
-    # TimeSpan refuses a wrong span; the request is refused anyway.
-    span = TimeSpan(start_seconds=start, end_seconds=end) if start <= end else TimeSpan(start_seconds=0, end_seconds=0)
+    span = read_span(violations, f"{path}.span", like.span)
     return MomentReference(video_id=reference.video_id, collection=reference.collection, span=span)
+
+
+def read_span(violations: Violations, path: str, message: moment_pb2.TimeSpan) -> TimeSpan:
+    """Read a part of a video; an empty one after a mistake."""
+    start = violations.read_duration(f"{path}.start_offset", message.start_offset)
+    end = violations.read_duration(f"{path}.end_offset", message.end_offset)
+    violations.check_order(f"{path}.end_offset", start, end)
+    return TimeSpan(start_seconds=start, end_seconds=end) if start <= end else TimeSpan(start_seconds=0, end_seconds=0)
 
 
 def _read_filter(violations: Violations, message: moment_pb2.Filter) -> Filter:
@@ -330,16 +345,8 @@ def _check_request_id(violations: Violations, path: str, request_id: str) -> Non
         violations.add(path, "must be printable")
 
 
-def _read_reference(
-    violations: Violations,
-    request: library.GetVideoRequest
-    | library.DeleteVideoRequest
-    | library.GetTranscriptRequest
-    | library.GetChaptersRequest
-    | library.GetFrameRequest
-    | moment_pb2.MomentReference,
-    path: str = "",
-) -> VideoReference:
+def read_reference(violations: Violations, request: NamesVideo, path: str = "") -> VideoReference:
+    """Read which video a request, or a message in it, names; add what is wrong with it to `violations`."""
     violations.require_text(f"{path}video_id", request.video_id, MAX_REFERENCE_CHARS)
     violations.check_length(f"{path}collection", request.collection, MAX_REFERENCE_CHARS)
     return VideoReference(video_id=request.video_id, collection=request.collection or None)

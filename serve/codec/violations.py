@@ -67,6 +67,12 @@ class Violations:
             self.add("page_size", f"must not be negative, got {page_size}")
         return min(page_size or default, max_count)
 
+    def read_count(self, path: str, count: int, default: int, max_count: int) -> int:
+        """Read how much to send: 0 means `default`."""
+        if not 0 <= count <= max_count:
+            self.add(path, f"must be 0 to {max_count:,}, got {count}")
+        return count or default
+
     def read_duration(self, path: str, message: Duration) -> float:
         """Read a duration of 0 s or more; NaN after a mistake."""
         seconds, nanos = message.seconds, message.nanos

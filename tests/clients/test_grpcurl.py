@@ -158,6 +158,12 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
     frame = ask("LibraryService/GetFrame", {"video_id": name, "offset": "5.25s"})
     assert base64.b64decode(frame["jpeg"]).startswith(b"\xff\xd8\xff")
 
+    board = ask("LibraryService/GetStoryboard", {"video_id": name, "picture_count": 3})
+    assert board["picture_offsets"] == ["0s", "3s", "6s"]
+    assert [float(cut.removesuffix("s")) for cut in board["shot_offsets"]] == [pytest.approx(4, abs=1)]
+    collections = ask("LibraryService/ListCollections", {})["collections"]
+    assert [each["collection"] for each in collections] == ["default"]
+
     assert ask("LibraryService/DeleteVideo", {"video_id": name}) == {}
 
     no_film = {"data": base64.b64encode(b"not a video at all").decode()}

@@ -878,3 +878,179 @@ class GetFrameResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetFrameResponse: _TypeAlias = GetFrameResponse  # noqa: Y015
+
+@_typing.final
+class GetStoryboardRequest(_message.Message):
+    """A request for the times of pictures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIDEO_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    PICTURE_COUNT_FIELD_NUMBER: _builtins.int
+    video_id: _builtins.str
+    """Required. The video's id."""
+    collection: _builtins.str
+    """The video's collection; empty: the only collection that has such a video."""
+    picture_count: _builtins.int
+    """The times to divide the part by: at most 1,000; 0 is 60."""
+    @_builtins.property
+    def span(self) -> _moment_pb2.TimeSpan:
+        """The part of the video. Unset: all of it."""
+
+    def __init__(
+        self,
+        *,
+        video_id: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        span: _moment_pb2.TimeSpan | None = ...,
+        picture_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "picture_count", b"picture_count", "span", b"span", "video_id", b"video_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStoryboardRequest: _TypeAlias = GetStoryboardRequest  # noqa: Y015
+
+@_typing.final
+class GetStoryboardResponse(_message.Message):
+    """The response of GetStoryboard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURE_OFFSETS_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    SHOT_OFFSETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def picture_offsets(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
+        """The times of the pictures that are shown at `picture_count` even steps from the start of the part, in order, each
+        once. The first may be earlier than the part. None: no pictures are stored.
+        """
+
+    @_builtins.property
+    def span(self) -> _moment_pb2.TimeSpan:
+        """The part, as far as the video reaches."""
+
+    @_builtins.property
+    def shot_offsets(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
+        """Where shots begin inside the part, in order: at most 1,000, the clearest. None for a live stream."""
+
+    def __init__(
+        self,
+        *,
+        picture_offsets: _abc.Iterable[_duration_pb2.Duration] | None = ...,
+        span: _moment_pb2.TimeSpan | None = ...,
+        shot_offsets: _abc.Iterable[_duration_pb2.Duration] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["picture_offsets", b"picture_offsets", "shot_offsets", b"shot_offsets", "span", b"span"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStoryboardResponse: _TypeAlias = GetStoryboardResponse  # noqa: Y015
+
+@_typing.final
+class Collection(_message.Message):
+    """A collection, and what it holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    VIDEO_COUNT_FIELD_NUMBER: _builtins.int
+    LIVE_COUNT_FIELD_NUMBER: _builtins.int
+    PROCESSING_COUNT_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    LIVE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The name."""
+    video_count: _builtins.int
+    """The number of READY videos, live ones included."""
+    live_count: _builtins.int
+    """The number of live streams that go on, among them."""
+    processing_count: _builtins.int
+    """The number of videos that wait or are being indexed, new versions included."""
+    failed_count: _builtins.int
+    """The number of videos whose indexing FAILED within the last seven days."""
+    live_size_bytes: _builtins.int
+    """The stored bytes of live streams, which retention limits: pictures, vectors and words, not media."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """The length of all READY videos together."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        video_count: _builtins.int = ...,
+        live_count: _builtins.int = ...,
+        processing_count: _builtins.int = ...,
+        failed_count: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        live_size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "duration", b"duration", "failed_count", b"failed_count", "live_count", b"live_count", "live_size_bytes", b"live_size_bytes", "processing_count", b"processing_count", "video_count", b"video_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class ListCollectionsRequest(_message.Message):
+    """A request for a page of collections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Collections on a page: at most 1,000; 0 is 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous page. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListCollectionsResponse(_message.Message):
+    """The response of ListCollections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty: this is the last page."""
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
+        """The collections, sorted by name. A collection that a token names is among them, even if it is empty."""
+
+    def __init__(
+        self,
+        *,
+        collections: _abc.Iterable[Global___Collection] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015

@@ -75,6 +75,16 @@ class LibraryServiceStub:
                 request_serializer=kinodex_dot_v1_dot_library__service__pb2.GetFrameRequest.SerializeToString,
                 response_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetFrameResponse.FromString,
                 _registered_method=True)
+        self.GetStoryboard = channel.unary_unary(
+                '/kinodex.v1.LibraryService/GetStoryboard',
+                request_serializer=kinodex_dot_v1_dot_library__service__pb2.GetStoryboardRequest.SerializeToString,
+                response_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetStoryboardResponse.FromString,
+                _registered_method=True)
+        self.ListCollections = channel.unary_unary(
+                '/kinodex.v1.LibraryService/ListCollections',
+                request_serializer=kinodex_dot_v1_dot_library__service__pb2.ListCollectionsRequest.SerializeToString,
+                response_deserializer=kinodex_dot_v1_dot_library__service__pb2.ListCollectionsResponse.FromString,
+                _registered_method=True)
 
 
 class LibraryServiceServicer:
@@ -147,6 +157,22 @@ class LibraryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStoryboard(self, request, context):
+        """Returns the times of stored pictures, evenly over a part of a video, for a strip of pictures or for scrubbing;
+        GetFrame returns each picture. Fails with NOT_FOUND if there is no video of this id, FAILED_PRECONDITION if it is
+        not READY, INVALID_ARGUMENT if `picture_count` is negative or above 1,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCollections(self, request, context):
+        """Returns the collections that the caller may read, sorted by name, with what they hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LibraryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -189,6 +215,16 @@ def add_LibraryServiceServicer_to_server(servicer, server):
                     servicer.GetFrame,
                     request_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetFrameRequest.FromString,
                     response_serializer=kinodex_dot_v1_dot_library__service__pb2.GetFrameResponse.SerializeToString,
+            ),
+            'GetStoryboard': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStoryboard,
+                    request_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetStoryboardRequest.FromString,
+                    response_serializer=kinodex_dot_v1_dot_library__service__pb2.GetStoryboardResponse.SerializeToString,
+            ),
+            'ListCollections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCollections,
+                    request_deserializer=kinodex_dot_v1_dot_library__service__pb2.ListCollectionsRequest.FromString,
+                    response_serializer=kinodex_dot_v1_dot_library__service__pb2.ListCollectionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -408,6 +444,60 @@ class LibraryService:
             '/kinodex.v1.LibraryService/GetFrame',
             kinodex_dot_v1_dot_library__service__pb2.GetFrameRequest.SerializeToString,
             kinodex_dot_v1_dot_library__service__pb2.GetFrameResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStoryboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinodex.v1.LibraryService/GetStoryboard',
+            kinodex_dot_v1_dot_library__service__pb2.GetStoryboardRequest.SerializeToString,
+            kinodex_dot_v1_dot_library__service__pb2.GetStoryboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCollections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinodex.v1.LibraryService/ListCollections',
+            kinodex_dot_v1_dot_library__service__pb2.ListCollectionsRequest.SerializeToString,
+            kinodex_dot_v1_dot_library__service__pb2.ListCollectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

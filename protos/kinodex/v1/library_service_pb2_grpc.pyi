@@ -65,6 +65,13 @@ class LibraryServiceStub:
     """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
     FAILED_PRECONDITION if it is not READY.
     """
+    GetStoryboard: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetStoryboardRequest, _library_service_pb2.GetStoryboardResponse]
+    """Returns the times of stored pictures, evenly over a part of a video, for a strip of pictures or for scrubbing;
+    GetFrame returns each picture. Fails with NOT_FOUND if there is no video of this id, FAILED_PRECONDITION if it is
+    not READY, INVALID_ARGUMENT if `picture_count` is negative or above 1,000.
+    """
+    ListCollections: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.ListCollectionsRequest, _library_service_pb2.ListCollectionsResponse]
+    """Returns the collections that the caller may read, sorted by name, with what they hold."""
 
 @_typing.type_check_only
 class LibraryServiceAsyncStub(LibraryServiceStub):
@@ -103,6 +110,13 @@ class LibraryServiceAsyncStub(LibraryServiceStub):
     """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
     FAILED_PRECONDITION if it is not READY.
     """
+    GetStoryboard: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetStoryboardRequest, _library_service_pb2.GetStoryboardResponse]  # type: ignore[assignment]
+    """Returns the times of stored pictures, evenly over a part of a video, for a strip of pictures or for scrubbing;
+    GetFrame returns each picture. Fails with NOT_FOUND if there is no video of this id, FAILED_PRECONDITION if it is
+    not READY, INVALID_ARGUMENT if `picture_count` is negative or above 1,000.
+    """
+    ListCollections: _aio.UnaryUnaryMultiCallable[_library_service_pb2.ListCollectionsRequest, _library_service_pb2.ListCollectionsResponse]  # type: ignore[assignment]
+    """Returns the collections that the caller may read, sorted by name, with what they hold."""
 
 class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Adds, shows and deletes videos."""
@@ -186,5 +200,24 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the stored picture of a time. Fails with NOT_FOUND if there is no such video or it has no pictures,
         FAILED_PRECONDITION if it is not READY.
         """
+
+    @_abc_1.abstractmethod
+    def GetStoryboard(
+        self,
+        request: _library_service_pb2.GetStoryboardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_library_service_pb2.GetStoryboardResponse, _abc.Awaitable[_library_service_pb2.GetStoryboardResponse]]:
+        """Returns the times of stored pictures, evenly over a part of a video, for a strip of pictures or for scrubbing;
+        GetFrame returns each picture. Fails with NOT_FOUND if there is no video of this id, FAILED_PRECONDITION if it is
+        not READY, INVALID_ARGUMENT if `picture_count` is negative or above 1,000.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCollections(
+        self,
+        request: _library_service_pb2.ListCollectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_library_service_pb2.ListCollectionsResponse, _abc.Awaitable[_library_service_pb2.ListCollectionsResponse]]:
+        """Returns the collections that the caller may read, sorted by name, with what they hold."""
 
 def add_LibraryServiceServicer_to_server(servicer: LibraryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,8 +1,6 @@
 """LibraryService: the gRPC methods that add, list, show and delete videos."""
 
-import asyncio
 import hashlib
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -16,16 +14,20 @@ from kinodex.v1 import library_service_pb2_grpc
 from serve.api.access import Access
 from serve.api.interceptor import current_caller, current_principal, current_subject
 from serve.api.pages import PageSigner, binding, fit_page
+from serve.api.services.upload_messages import UploadMessages
 from serve.api.tokens import Principal
 from serve.api.workers import Workers, run_to_end
 from serve.catalog.catalog import Catalog
 from serve.catalog.chapters import read_outline
+from serve.catalog.collection_counts import count_collections
 from serve.catalog.entries import free_id, video_at
 from serve.catalog.reader import require_single
 from serve.catalog.rows import uri_bytes
+from serve.catalog.storyboard import read_storyboard
 from serve.codec.fields import duration_message
 from serve.codec.messages import ready_status, video_message
 from serve.codec.outlines import outline_message
+from serve.codec.overviews import collection_listing, collection_message
 from serve.codec.requests import (
     Placement,
     UploadInfo,
@@ -36,26 +38,22 @@ from serve.codec.requests import (
     video_reference,
 )
 from serve.codec.rows import write_rows, write_single
+from serve.codec.timelines import storyboard_message, storyboard_request
 from serve.codec.utterances import fill_utterance
 from serve.errors import (
     FrameNotFound,
     PermissionDenied,
-    RequestInvalid,
-    UploadStalled,
     VideoAmbiguous,
     VideoNotFound,
     VideoNotReady,
 )
 from serve.indexing.job import NewJob, QueueLimits, RequestKey
 from serve.indexing.jobs import JobQueue
-from serve.indexing.uploads import Spool, Upload, UploadPace, upload_uri
+from serve.indexing.uploads import Spool, Upload, upload_uri
 from serve.observe.metrics import ServerMetrics
+from serve.overview import CollectionSummary
 from serve.values import Video, VideoStatus
 
-MAX_BLOCK_BYTES = 1 << 20  # in each message of an upload, as the proto says
-# gRPC ends the message stream of a cancelled or broken call like that of a complete call, and cancels the task a moment
-# later. Without this wait, half a file would count as all of it.
-CANCEL_SECONDS = 0.05
 DELETE_SECONDS = 10.0  # how long Kafka may take to acknowledge a deletion
 DELETE_SHARE = 0.8  # of the call's own deadline, at most, so that the answer still arrives in time
 
@@ -133,13 +131,12 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         principal = current_principal()
         if not principal.can_write:  # before anything of the upload is read
             raise PermissionDenied("upload videos")
-        first = await self._next_message(request_iterator, "the upload")
-        if first is None or first.WhichOneof("content") != "header":
-            raise RequestInvalid([("header", "is required, and comes first")])
-        info = upload_info(first.header)
+        messages = UploadMessages(request_iterator, self.max_stall_seconds, self.metrics)
+        header = await messages.read_header()
+        info = upload_info(header)
         placement = info.placement
         current_subject().add(collection=placement.collection)
-        key = request_key(principal, "UploadVideo", placement, first.header)
+        key = request_key(principal, "UploadVideo", placement, header)
 
         def find_answer(check: Callable[[], None]) -> VideoStatus | None:
             """Return the answer to an earlier call with the same request id."""
@@ -153,24 +150,11 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
 
         status = await self.workers.run(find_answer)
         if status is None:
-            status = await self._receive(request_iterator, info, key)
+            size_bytes = info.size_bytes or None
+            with self.spool.receive(info.filename, size_bytes=size_bytes, caller=current_caller()) as upload:
+                await messages.write_to(upload, info.filename)
+                status = await run_to_end(self.change_workers.run(lambda check: self._queue_upload(upload, info, key)))
         return library_pb2.UploadVideoResponse(video=write_single(video_message, status))
-
-    async def _receive(
-        self, request_iterator: AsyncIterator[library_pb2.UploadVideoRequest], info: UploadInfo, key: RequestKey | None
-    ) -> VideoStatus:
-        """Write an upload's bytes to the spool and queue it."""
-        pace = UploadPace(info.filename, self.max_stall_seconds)
-        with self.spool.receive(info.filename, size_bytes=info.size_bytes or None, caller=current_caller()) as upload:
-            while (message := await self._next_message(request_iterator, info.filename, pace)) is not None:
-                if message.WhichOneof("content") != "data":
-                    raise RequestInvalid([("data", "is required in every message after the first")])
-                if len(message.data) > MAX_BLOCK_BYTES:
-                    raise RequestInvalid([("data", f"must be at most {MAX_BLOCK_BYTES} bytes")])
-                await run_to_end(asyncio.to_thread(upload.write, message.data))
-                self.metrics.uploaded_bytes.inc(len(message.data))
-            await asyncio.sleep(CANCEL_SECONDS)
-            return await run_to_end(self.change_workers.run(lambda check: self._queue_upload(upload, info, key)))
 
     def _queue_upload(self, upload: Upload, info: UploadInfo, key: RequestKey | None) -> VideoStatus:
         spooled = upload.finish(size_bytes=info.size_bytes or None, sha256=info.sha256 or None)
@@ -196,24 +180,6 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             size_bytes=spooled.size_bytes,
         )
         return self._submit(job, key)
-
-    async def _next_message(
-        self, messages: AsyncIterator[library_pb2.UploadVideoRequest], filename: str, pace: UploadPace | None = None
-    ) -> library_pb2.UploadVideoRequest | None:
-        """Return the next message of an upload; None at its end.
-
-        Raises:
-            UploadStalled: If no message comes in max_stall_seconds, or the messages come too slowly.
-        """
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(self.max_stall_seconds):
-                message = await anext(messages, None)
-        except TimeoutError as error:
-            raise UploadStalled(filename, self.max_stall_seconds) from error
-        if pace is not None and message is not None:
-            pace.note(time.monotonic() - started, len(message.data))
-        return message
 
     async def GetVideo(self, request: library_pb2.GetVideoRequest, context: Any) -> library_pb2.GetVideoResponse:
         reference, principal = video_reference(request), current_principal()
@@ -287,6 +253,41 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             return library_pb2.GetFrameResponse(jpeg=frame[1], offset=duration_message(frame[0]))
 
         return await self.workers.run(work)
+
+    async def GetStoryboard(
+        self, request: library_pb2.GetStoryboardRequest, context: Any
+    ) -> library_pb2.GetStoryboardResponse:
+        (reference, span, count), principal = storyboard_request(request), current_principal()
+
+        def work(check: Callable[[], None]) -> library_pb2.GetStoryboardResponse:
+            return storyboard_message(
+                read_storyboard(self.catalog, self._ready_video(reference, principal), span, count)
+            )
+
+        return await self.workers.run(work)
+
+    async def ListCollections(
+        self, request: library_pb2.ListCollectionsRequest, context: Any
+    ) -> library_pb2.ListCollectionsResponse:
+        page_size, principal = collection_listing(request), current_principal()
+        bound_to = binding(principal.scope, "ListCollections", request)
+        after = str(self.signer.verify(request.page_token, binding=bound_to)["after"]) if request.page_token else ""
+
+        def work(check: Callable[[], None]) -> list[CollectionSummary]:
+            readable = self._readable_collections(principal, None)
+            return count_collections(self.catalog, readable, after=after, limit=page_size + 1)
+
+        summaries = await self.workers.run(work)
+
+        def write(count: int) -> library_pb2.ListCollectionsResponse:
+            page, token = summaries[:count], ""
+            if len(summaries) > len(page):
+                token = self.signer.sign({"after": page[-1].collection}, binding=bound_to)
+            return library_pb2.ListCollectionsResponse(
+                collections=write_rows(collection_message, page), next_page_token=token
+            )
+
+        return fit_page(write, page_size)
 
     async def DeleteVideo(
         self, request: library_pb2.DeleteVideoRequest, context: Any

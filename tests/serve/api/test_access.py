@@ -271,6 +271,21 @@ def test_a_caller_who_names_no_collection_sees_only_their_own(house: House) -> N
     assert {one.collection for one in house.admin.moments().moments} == {"alpha", "beta"}
 
 
+def test_a_caller_lists_the_collections_of_their_token(house: House) -> None:
+    def names(caller: Caller) -> list[str]:
+        answer = caller.library.ListCollections(library_pb2.ListCollectionsRequest(), **caller.options)
+        return [each.collection for each in answer.collections]
+
+    assert names(house.reader) == ["alpha"]
+    assert names(house.caller("new", ["gamma", "alpha"])) == ["alpha", "gamma"]
+    assert names(house.admin) == ["alpha", "beta", "default"]
+    first = house.admin.library.ListCollections(library_pb2.ListCollectionsRequest(page_size=1), **house.admin.options)
+    request = library_pb2.ListCollectionsRequest(page_token=first.next_page_token)
+    rest = house.admin.library.ListCollections(request, **house.admin.options)
+    assert [each.collection for each in rest.collections] == ["beta", "default"]
+    assert code(house.reader.library.ListCollections, request, **house.reader.options) == "INVALID_ARGUMENT"
+
+
 BY_COLLECTION: dict[str, Callable[[House, str], Any]] = {
     "SearchMoments": lambda h, name: h.writer.moments(filter=moment_pb2.Filter(collections=[name])),
     "SearchVideos": lambda h, name: h.writer.videos(filter=moment_pb2.Filter(collections=["alpha", name])),
@@ -280,6 +295,7 @@ BY_COLLECTION: dict[str, Callable[[House, str], Any]] = {
     "GetTranscript": lambda h, name: h.writer.get("GetTranscript", h.beta_id, collection=name),
     "GetChapters": lambda h, name: h.writer.get("GetChapters", h.beta_id, collection=name),
     "GetFrame": lambda h, name: h.writer.get("GetFrame", h.beta_id, collection=name),
+    "GetStoryboard": lambda h, name: h.writer.get("GetStoryboard", h.beta_id, collection=name),
     "DeleteVideo": lambda h, name: h.writer.get("DeleteVideo", h.beta_id, collection=name),
     "IngestVideo": lambda h, name: h.writer.ingest(collection=name),
     "UploadVideo": lambda h, name: h.writer.upload(upload_of(collection=name)),
@@ -305,6 +321,7 @@ BY_VIDEO: dict[str, Callable[[House, str], Any]] = {
     "GetTranscript": lambda h, name: h.writer.get("GetTranscript", name),
     "GetChapters": lambda h, name: h.writer.get("GetChapters", name),
     "GetFrame": lambda h, name: h.writer.get("GetFrame", name),
+    "GetStoryboard": lambda h, name: h.writer.get("GetStoryboard", name),
     "DeleteVideo": lambda h, name: h.writer.get("DeleteVideo", name),
     "DeleteVideo in alpha": lambda h, name: h.writer.get("DeleteVideo", name, collection="alpha"),
     "like": lambda h, name: h.writer.like(name),
@@ -385,7 +402,7 @@ def test_an_id_in_two_collections_is_each_ones_own(house: House) -> None:
     assert house.reader.like(house.twin_id).moments is not None
     for name in ("alpha", "beta"):
         assert house.admin.get("GetVideo", house.twin_id, collection=name).video.collection == name
-    for method in ("GetVideo", "GetTranscript", "GetChapters", "GetFrame", "DeleteVideo"):
+    for method in ("GetVideo", "GetTranscript", "GetChapters", "GetFrame", "GetStoryboard", "DeleteVideo"):
         assert code(house.admin.get, method, house.twin_id) == "INVALID_ARGUMENT"
     assert code(house.admin.like, house.twin_id) == "INVALID_ARGUMENT"
     assert house.admin.like(house.twin_id, collection="beta").moments is not None

@@ -317,6 +317,25 @@ REQUESTS: list[Bad] = [
         "FRAME_NOT_FOUND",
         "video SOUND has no pictures",
     ),
+    Bad("GetStoryboard of an unknown video", lambda w: w.get("GetStoryboard", "nowhere"), *NO_VIDEO),
+    Bad(
+        "GetStoryboard with 1,001 pictures",
+        lambda w: w.get("GetStoryboard", w.film_id, picture_count=1001),
+        *INVALID,
+        "picture_count: must be 0 to 1,000, got 1001",
+    ),
+    Bad(
+        "GetStoryboard of a part that ends before it begins",
+        lambda w: w.get("GetStoryboard", w.film_id, span=moment_pb2.TimeSpan(start_offset=Duration(seconds=2))),
+        *INVALID,
+        "span.end_offset: must not be below the start of its range",
+    ),
+    Bad(
+        "a page of -1 collections",
+        lambda w: w.library.ListCollections(library_pb2.ListCollectionsRequest(page_size=-1)),
+        *INVALID,
+        "page_size: must not be negative, got -1",
+    ),
     Bad("DeleteVideo of an unknown video", lambda w: w.get("DeleteVideo", "nowhere"), *NO_VIDEO),
     # ---- calls
     Bad("a question that is cancelled", cancelled, "CANCELLED"),

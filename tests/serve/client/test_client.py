@@ -17,14 +17,18 @@ from serve.client.channel import read_address
 from serve.client.client import BLOCK_BYTES, Client
 from serve.codec.messages import moments_response, ready_status, search_response, video_message
 from serve.codec.outlines import outline_message
+from serve.codec.overviews import collection_message
+from serve.codec.timelines import storyboard_message
 from serve.codec.utterances import fill_utterance
 from serve.config import ClientConfig
 from serve.errors import RequestInvalid, ServerFailed, SettingsError
+from serve.overview import CollectionSummary
+from serve.timeline import VideoStoryboard
 from serve.values import Answer, Filter, Query, VideoState, VideoStatus
 from support.fake_server import FakeServer, make_refusal, serving
 from support.sample_answers import chapter, moment, utterance, video, video_answer
 from support.waiting import HANG_SECONDS
-from temporal.values import Outline
+from temporal.values import Outline, TimeSpan
 
 ROOT = Path(__file__).resolve().parents[3]
 PARIS = Query(text="Paris")
@@ -280,6 +284,28 @@ def test_what_is_in_a_video_is_read(server: FakeServer, client: Client) -> None:
     for name in ("GetTranscript", "GetChapters", "GetFrame", "DeleteVideo"):
         assert [(r.video_id, r.collection) for r in server.requests[name]] == [("v", "c")]
     assert server.requests["DeleteVideo"][0].request_id
+
+
+def test_storyboards_and_collections_are_read(server: FakeServer, client: Client) -> None:
+    board = VideoStoryboard(
+        span=TimeSpan(start_seconds=1.5, end_seconds=60.0), picture_seconds=(1.0, 30.25), shot_seconds=(29.5,)
+    )
+    server.answers["GetStoryboard"] = [storyboard_message(board)]
+    assert client.storyboard("v", board.span, 2, "c") == board
+    [asked] = server.requests["GetStoryboard"]
+    assert (asked.video_id, asked.collection, asked.picture_count) == ("v", "c", 2)
+    assert asked.span == storyboard_message(board).span
+    one, other = (
+        CollectionSummary(collection=name, video_count=7, live_count=1, processing_count=2, failed_count=3,
+                          duration_seconds=60.5, live_size_bytes=9)
+        for name in ("a", "b")
+    )  # fmt: skip
+    server.answers["ListCollections"] = [
+        library.ListCollectionsResponse(collections=[collection_message(one)], next_page_token="more"),
+        library.ListCollectionsResponse(collections=[collection_message(other)]),
+    ]
+    assert list(client.collections()) == [one, other]
+    assert [each.page_token for each in server.requests["ListCollections"]] == ["", "more"]
 
 
 # ------------------------------------------------------------------ where the server is
