@@ -1,6 +1,7 @@
 """Embeddings and words: the results of the encoders. Times are media time, as in ingest.values."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +32,18 @@ class Word:
     probability: float  # 0..1, Whisper's own
 
 
+class WordSource(StrEnum):
+    """Where the words of an utterance come from."""
+
+    SPEECH = "SPEECH"  # the speech model heard them
+    TRACK = "TRACK"  # a subtitle track of the file
+    SIDECAR = "SIDECAR"  # a subtitle file beside the video
+    IMPORT = "IMPORT"  # a transcript that somebody imported
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """About one spoken sentence."""
+    """About one spoken sentence, or one subtitle."""
 
     epoch: int
     start_seconds: float
@@ -43,6 +53,7 @@ class Utterance:
     language: str  # ISO 639-1, as Whisper names it
     avg_logprob: float  # mean log probability of the window that Whisper decoded it in
     no_speech_prob: float  # 0..1, of the same window
+    source: WordSource = WordSource.SPEECH  # of others, `avg_logprob` and `no_speech_prob` are NaN
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds <= self.end_seconds:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings, Utterance, Word
+from encoders.values import FrameEmbeddings, Utterance, Word, WordSource
 from ingest.values import MediaInfo
 from serve.catalog.spelling import normalise
 from serve.errors import DataDirectoryInvalid
@@ -29,7 +29,7 @@ VIDEO_FIELDS = (
 
 TIME_FIELDS = "frame_count, width, epochs, pts_seconds"  # of frame_blocks
 FRAME_FIELDS = f"{TIME_FIELDS}, vectors"
-UTTERANCE_FIELDS = "epoch, start_seconds, end_seconds, text, language, avg_logprob, no_speech_prob"
+UTTERANCE_FIELDS = "epoch, start_seconds, end_seconds, text, language, avg_logprob, no_speech_prob, source"
 
 
 def video_of(fields: tuple[Any, ...], searched: str | None) -> Video:
@@ -135,12 +135,12 @@ def insert_utterances(
     """
     write.executemany(
         "INSERT INTO utterances (video_row, segment_row, position, epoch, start_seconds, end_seconds, text,"
-        " search_text, words, language, avg_logprob, no_speech_prob, vector, added_time)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " search_text, words, language, avg_logprob, no_speech_prob, source, vector, added_time)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (video_row, segment_row, position, utterance.epoch, utterance.start_seconds, utterance.end_seconds,
              utterance.text, normalise(utterance.text), words_json(utterance.words), utterance.language,
-             utterance.avg_logprob, utterance.no_speech_prob, vector_bytes(vector), added_time)
+             utterance.avg_logprob, utterance.no_speech_prob, utterance.source, vector_bytes(vector), added_time)
             for position, utterance, vector in utterances
         ),
     )  # fmt: skip
@@ -213,11 +213,11 @@ def traits_of(fields: tuple[Any, ...], directory: Path) -> StoredTraits:
 
 
 def utterance_of(fields: tuple[Any, ...], words: str | None = None) -> Utterance:
-    epoch, start, end, text, language, logprob, silence = fields
+    epoch, start, end, text, language, logprob, silence, source = fields
     return Utterance(
         epoch=epoch, start_seconds=start, end_seconds=end, text=text, words=() if words is None else words_of(words),
         language=language, avg_logprob=np.nan if logprob is None else logprob,
-        no_speech_prob=np.nan if silence is None else silence,
+        no_speech_prob=np.nan if silence is None else silence, source=WordSource(source),
     )  # fmt: skip
 
 

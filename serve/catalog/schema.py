@@ -320,6 +320,15 @@ STEPS: tuple[tuple[str, ...], ...] = (
         " tokenize = 'porter unicode61 remove_diacritics 2')",
         "ALTER TABLE videos ADD COLUMN text_line_count INTEGER NOT NULL DEFAULT 0",
     ),
+    # Subtitles: where words come from (encoders.values.WordSource), and which subtitle files a video was indexed with.
+    (
+        "ALTER TABLE utterances ADD COLUMN source TEXT NOT NULL DEFAULT 'SPEECH'",
+        "ALTER TABLE videos ADD COLUMN subtitles TEXT NOT NULL DEFAULT ''",  # serve.catalog.subtitles.Subtitles as JSON
+        # Transcripts that people imported: they stay when a video is indexed again.
+        "CREATE TABLE imported_transcripts (video_row INTEGER PRIMARY KEY REFERENCES videos ON DELETE CASCADE,"
+        " name TEXT NOT NULL,"  # of the file
+        " utterances TEXT NOT NULL)",  # JSON [[start_seconds, end_seconds, text], ...]
+    ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
 

@@ -58,6 +58,7 @@ def _transcript_json(video: Video, utterances: Sequence[Utterance]) -> dict[str,
                 "end_seconds": round(each.end_seconds, TIME_DIGITS),
                 "text": each.text,
                 "language": each.language,
+                "source": each.source.lower(),
                 "words": [
                     {
                         "text": word.text,

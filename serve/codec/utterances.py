@@ -3,8 +3,8 @@
 import math
 from typing import TypeVar
 
-from encoders.values import Utterance, Word
-from kinodex.v1 import library_service_pb2, stream_pb2
+from encoders.values import Utterance, Word, WordSource
+from kinodex.v1 import library_service_pb2, moment_pb2, stream_pb2
 from serve.codec.fields import escape_surrogates, span_message, span_value
 
 UtteranceMessage = TypeVar("UtteranceMessage", library_service_pb2.Utterance, stream_pb2.SpokenText)
@@ -15,6 +15,7 @@ def fill_utterance(message: UtteranceMessage, utterance: Utterance) -> Utterance
     message.text = escape_surrogates(utterance.text)
     message.span.CopyFrom(span_message(utterance.start_seconds, utterance.end_seconds))
     message.language = utterance.language
+    message.source = moment_pb2.WordSource.Value(f"WORD_SOURCE_{utterance.source}")
     for word in utterance.words:
         message.words.add(
             text=escape_surrogates(word.text),
@@ -46,4 +47,12 @@ def read_utterance(
         language=message.language,
         avg_logprob=avg_logprob,
         no_speech_prob=no_speech_prob,
+        source=_source_value(message.source),
     )
+
+
+def _source_value(source: moment_pb2.WordSource.ValueType) -> WordSource:
+    """Read a source; one that an older program left out, or that only a newer program knows, is SPEECH."""
+    names = {number: name.removeprefix("WORD_SOURCE_") for name, number in moment_pb2.WordSource.items()}
+    name = names.get(source, "")
+    return WordSource(name) if name in set(WordSource) else WordSource.SPEECH

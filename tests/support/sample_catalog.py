@@ -33,6 +33,7 @@ SECRETS_VERSION = 9  # of the schema, from which on the catalog holds no secrets
 TURNS_VERSION = 10  # the first in which jobs know their callers
 TOPICS_VERSION = 11  # the first in which offsets know their topics
 TEXT_VERSION = 12  # the first with lines of text
+SUBTITLES_VERSION = 13  # the first with sources of words
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -135,6 +136,10 @@ def write_outdated(directory: Path, version: int, videos: Mapping[str, Path]) ->
 
 def turn_back(connection: sqlite3.Connection, version: int) -> None:
     """Make the tables of a catalog those of an older schema version, from FIRST_VERSION on."""
+    if version < SUBTITLES_VERSION:
+        connection.execute("ALTER TABLE utterances DROP COLUMN source")
+        connection.execute("ALTER TABLE videos DROP COLUMN subtitles")
+        connection.execute("DROP TABLE imported_transcripts")
     if version < TEXT_VERSION:
         connection.execute("DROP TABLE text_line_search")
         connection.execute("DROP TABLE text_lines")

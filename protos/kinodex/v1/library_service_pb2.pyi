@@ -639,10 +639,13 @@ class Utterance(_message.Message):
     SPAN_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     WORDS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text."""
     language: _builtins.str
     """The language, ISO 639-1."""
+    source: _moment_pb2.WordSource.ValueType
+    """Where the words come from."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
         """When it was spoken."""
@@ -658,10 +661,11 @@ class Utterance(_message.Message):
         span: _moment_pb2.TimeSpan | None = ...,
         language: _builtins.str = ...,
         words: _abc.Iterable[Global___Word] | None = ...,
+        source: _moment_pb2.WordSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "source", b"source", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,6 +81,38 @@ VERDICT_MATCH: Verdict.ValueType  # 3
 """What the question means."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
+class _WordSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WordSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WordSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORD_SOURCE_UNSPECIFIED: _WordSource.ValueType  # 0
+    """An older program wrote it: the same as WORD_SOURCE_SPEECH."""
+    WORD_SOURCE_SPEECH: _WordSource.ValueType  # 1
+    """The speech model heard them."""
+    WORD_SOURCE_TRACK: _WordSource.ValueType  # 2
+    """A subtitle track of the file."""
+    WORD_SOURCE_SIDECAR: _WordSource.ValueType  # 3
+    """A subtitle file beside the video."""
+    WORD_SOURCE_IMPORT: _WordSource.ValueType  # 4
+    """A transcript that somebody imported."""
+
+class WordSource(_WordSource, metaclass=_WordSourceEnumTypeWrapper):
+    """Where the words of an utterance come from."""
+
+WORD_SOURCE_UNSPECIFIED: WordSource.ValueType  # 0
+"""An older program wrote it: the same as WORD_SOURCE_SPEECH."""
+WORD_SOURCE_SPEECH: WordSource.ValueType  # 1
+"""The speech model heard them."""
+WORD_SOURCE_TRACK: WordSource.ValueType  # 2
+"""A subtitle track of the file."""
+WORD_SOURCE_SIDECAR: WordSource.ValueType  # 3
+"""A subtitle file beside the video."""
+WORD_SOURCE_IMPORT: WordSource.ValueType  # 4
+"""A transcript that somebody imported."""
+Global___WordSource: _TypeAlias = WordSource  # noqa: Y015
+
 @_typing.final
 class TimeSpan(_message.Message):
     """A half-open interval of one video."""

@@ -196,6 +196,7 @@ class SpokenText(_message.Message):
     CONTINUED_FIELD_NUMBER: _builtins.int
     AVG_LOGPROB_FIELD_NUMBER: _builtins.int
     NO_SPEECH_PROB_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text."""
     language: _builtins.str
@@ -208,6 +209,8 @@ class SpokenText(_message.Message):
     """Whisper's mean log probability of the text's tokens."""
     no_speech_prob: _builtins.float
     """Whisper's probability that nobody spoke: 0 to 1."""
+    source: _moment_pb2.WordSource.ValueType
+    """Where the words come from."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
         """When it was spoken."""
@@ -227,10 +230,11 @@ class SpokenText(_message.Message):
         continued: _builtins.bool = ...,
         avg_logprob: _builtins.float = ...,
         no_speech_prob: _builtins.float = ...,
+        source: _moment_pb2.WordSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_logprob", b"avg_logprob", "continued", b"continued", "embedding", b"embedding", "language", b"language", "no_speech_prob", b"no_speech_prob", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_logprob", b"avg_logprob", "continued", b"continued", "embedding", b"embedding", "language", b"language", "no_speech_prob", b"no_speech_prob", "source", b"source", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

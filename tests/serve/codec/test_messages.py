@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from encoders.values import WordSource
 from kinodex.v1 import library_service_pb2, moment_pb2, search_service_pb2
 from serve.cli.render import moment_json, moments_json, search_json
 from serve.codec.fields import (
@@ -186,6 +187,19 @@ def test_an_utterance_comes_back_but_for_what_is_not_sent() -> None:
         for word in said.words
     )
     assert dataclasses.replace(arrived, **known) == dataclasses.replace(said, words=words)
+
+
+@pytest.mark.parametrize("source", WordSource)
+def test_an_utterance_says_where_its_words_come_from(source: WordSource) -> None:
+    said = dataclasses.replace(utterance("Hello there, Paris.", 1.0, 2.5), source=source)
+    assert read_utterance(fill_utterance(library_service_pb2.Utterance(), said)).source == source
+
+
+@pytest.mark.parametrize("number", [0, 99])
+def test_words_of_an_older_or_newer_program_count_as_heard(number: int) -> None:
+    message = fill_utterance(library_service_pb2.Utterance(), utterance("Hello there, Paris.", 1.0, 2.5))
+    message.source = number  # type: ignore[assignment]
+    assert read_utterance(message).source == WordSource.SPEECH
 
 
 # ------------------------------------------------------------------ questions

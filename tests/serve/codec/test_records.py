@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from encoders.values import FrameEmbeddings, Utterance, Word
+from encoders.values import FrameEmbeddings, Utterance, Word, WordSource
 from ingest.values import Chunk, MediaInfo
 from kinodex.v1 import stream_pb2
 from serve.codec.fields import duration_message, span_message
@@ -40,7 +40,7 @@ def record() -> SegmentRecord:
     words = (Word(text="Hello", start_seconds=9.0, end_seconds=9.4, probability=0.75),)
     said = Utterance(
         epoch=1, start_seconds=9.0, end_seconds=9.4, text="Hello", words=words, language="en", avg_logprob=-0.25,
-        no_speech_prob=0.125,
+        no_speech_prob=0.125, source=WordSource.TRACK,
     )  # fmt: skip
     return SegmentRecord(
         segment=Segment(
