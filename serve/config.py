@@ -15,6 +15,10 @@ class ServerConfig:
     """The server: addresses, access, limits, moderation and retention."""
 
     listen: str = "127.0.0.1:8970"  # `HOST:PORT` to listen on, port 0 for any free port, or `unix:PATH`
+    # `HOST:PORT` of HTTP: the API as JSON (Connect), pictures and the console; port 0 for any free port; none: no HTTP
+    http_listen: str = "127.0.0.1:8971"
+    # names by which browsers may reach HTTP, as in `search.example.com`, beside addresses and `localhost`
+    http_names: tuple[str, ...] = ()
     tls_certificate: str = ""  # PEM file of the certificate chain; renewed files need no restart; none: no TLS
     tls_key: str = ""  # PEM file of the certificate's key
     tls_client_ca: str = ""  # PEM file of the authorities whose certificates clients must show (mTLS)

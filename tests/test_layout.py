@@ -24,6 +24,7 @@ FLOORS = (
     {"search"},
     {"moderation", "indexing", "client"},
     {"api", "evaluate"},
+    {"console"},
     {"cli"},
     {"demo"},
 )

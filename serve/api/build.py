@@ -19,7 +19,7 @@ from serve.api.interceptor import CallInterceptor
 from serve.api.loaded_library import LoadedLibrary
 from serve.api.pages import PageSigner, page_key
 from serve.api.reflection import add_reflection
-from serve.api.server import SERVICES, Server, wait_for_first
+from serve.api.server import SERVICES, HttpWire, Server, wait_for_first
 from serve.api.services.library import LibraryService
 from serve.api.services.moderation import EventSignal, ModerationService
 from serve.api.services.search import SearchService
@@ -248,11 +248,13 @@ async def run_server(
     announce: Callable[[str], None],
     *,
     ingest_command: Sequence[str] | None = None,
+    open_http: Callable[[Server], HttpWire | None] = lambda server: None,
 ) -> None:
     """Run a server until SIGTERM or SIGINT, or until it fails. Arguments and errors are those of build_server().
 
     Args:
         announce: Called with the address once the server listens.
+        open_http: Makes the HTTP server beside it; None: there is none.
     Raises:
         ServeError, EncoderError: If the library cannot be used.
     """
@@ -263,6 +265,7 @@ async def run_server(
     ending = asyncio.create_task(stopping.wait())
     tasks: list[asyncio.Task[Any]] = [ending]
     try:
+        server.http = open_http(server)
         await server.start()
         announce(server.address)
         warming = asyncio.create_task(server.warm_up())

@@ -12,7 +12,7 @@ import contextvars
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import uuid4
@@ -157,7 +157,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return run
 
     def _wrap_unary(self, behaviour: Any, handler: Any, method: str, metadata: dict[str, str]) -> Any:
-        kind = "uploads" if method == UPLOAD else "calls"
+        kind = _kind_of(method)
 
         async def answer(context: Any) -> Any:
             return await behaviour(await _read_requests(handler, context), context)
@@ -207,8 +207,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         REQUEST_ID.set(request_id)  # each call runs in a context of its own
         CURRENT.set(Call(method=method, request_id=request_id, principal=ANYBODY))
         try:
-            principal = self._authenticate(metadata)
-            caller = principal.name or _certificate_name(context)
+            principal, caller = self._identify(metadata, context)
             CURRENT.set(Call(method=method, request_id=request_id, principal=principal, caller=caller))
             ASKER.set(principal.scope)
             with self.shares[kind].hold(caller):
@@ -252,6 +251,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 (call.principal.name if call else "") or "-", peer,
             )  # fmt: skip
 
+    @contextlib.contextmanager
+    def hold_place(self, method: str, metadata: Mapping[str, str], context: Any) -> Iterator[None]:
+        """Hold a place of a call whose request is still to arrive, for a wire that reads it before the call begins.
+
+        Raises:
+            Unauthenticated: If the caller has no valid token.
+            Overloaded: If there is no place for the caller.
+        """
+        _, caller = self._identify(metadata, context)
+        with self.shares[_kind_of(method)].hold(caller):
+            yield
+
+    def _identify(self, metadata: Mapping[str, str], context: Any) -> tuple[Principal, str]:
+        """Return who calls, and whose shares the call counts in."""
+        principal = self._authenticate(metadata)
+        return principal, principal.name or _certificate_name(context)
+
     def _record(self, peer: str, outcome: str, reason: str = "") -> None:
         """Write the current call to the audit log, unless it asks for the server's health."""
         call = CURRENT.get()
@@ -288,7 +304,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except TimeoutError as error:
             raise CallTooLong(self.config.max_call_seconds) from error
 
-    def _authenticate(self, metadata: dict[str, str]) -> Principal:
+    def _authenticate(self, metadata: Mapping[str, str]) -> Principal:
         if self.tokens is None:
             return ANYBODY
         return self.tokens.authenticate(metadata.get("authorization"))
@@ -299,6 +315,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return self._authenticate(metadata) is ANYBODY
         except Unauthenticated:
             return True
+
+
+def _kind_of(method: str) -> str:
+    """Return which shares a call that gives one response counts in."""
+    return "uploads" if method == UPLOAD else "calls"
 
 
 async def _abort(context: Any, error: Exception, request_id: str) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -54,6 +54,16 @@ SERVICES = tuple(
 )
 
 
+class HttpWire(Protocol):
+    """The HTTP server beside the gRPC server; serve.console has it."""
+
+    async def start(self) -> None:
+        """Answer."""
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Accept nothing new, give running calls `drain_seconds` to end, and end."""
+
+
 @dataclass(eq=False, kw_only=True)
 class Server:
     """One server. start() makes it answer health checks, warm_up() questions, stop() ends it.
@@ -79,6 +89,7 @@ class Server:
     port: int
     audit: AuditLog | None
     end_spans: Callable[[], None]
+    http: HttpWire | None = None  # set before start()
 
     def __post_init__(self) -> None:
         self.config = self.settings.server
@@ -105,6 +116,8 @@ class Server:
                 self.metrics.registry, self.config.metrics_listen, self.config
             )
         await self.grpc.start()
+        if self.http is not None:
+            await self.http.start()
         if self.interceptor.running is not None:
             watching = self.interceptor.running.watch_tokens()
             self._token_watcher = asyncio.create_task(watching, name="token watcher")
@@ -231,7 +244,10 @@ class Server:
         self.moderation_service.stop()
         self.search_service.end_watches()
         logger.info("stopping drain_seconds=%g", self.config.drain_seconds)
-        await self.grpc.stop(self.config.drain_seconds)
+        draining = [self.grpc.stop(self.config.drain_seconds)]
+        if self.http is not None:
+            draining.append(self.http.stop(self.config.drain_seconds))
+        await asyncio.gather(*draining)
         for task in (self._refresher, self._token_watcher):
             if task is not None:
                 task.cancel()

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import grpc
 
@@ -27,13 +27,16 @@ logger = logging.getLogger(__name__)
 
 
 # ------------------------------------------------------------------ the address
-def check_exposure(config: ServerConfig, has_tokens: bool) -> None:
+def check_exposure(
+    config: ServerConfig, has_tokens: bool, setting: Literal["listen", "http_listen"] = "listen"
+) -> None:
     """Refuse an address that other machines can reach, unless there is TLS and callers must authenticate.
 
     Raises:
-        SettingsError: If TLS or authentication is missing, or config.listen is not an address.
+        SettingsError: If TLS or authentication is missing, or the setting is not an address.
     """
-    if is_local(config.listen):
+    address = getattr(config, setting)
+    if is_local(address):
         return
     missing = []
     if not config.tls_certificate:
@@ -46,11 +49,11 @@ def check_exposure(config: ServerConfig, has_tokens: bool) -> None:
         return
     problem = " and ".join(problem for problem, _ in missing)
     if config.allow_unprotected_network:
-        logger.warning("listening unprotected address=%s reason=%s", config.listen, problem)
+        logger.warning("listening unprotected address=%s reason=%s", address, problem)
         return
     remedy = "; ".join(f"set server.{remedy}" for _, remedy in missing)
     raise SettingsError(
-        f"server.listen {config.listen} can be reached from other machines, and {problem}: {remedy}; "
+        f"server.{setting} {address} can be reached from other machines, and {problem}: {remedy}; "
         "or listen on 127.0.0.1; or, in a network you trust, set server.allow_unprotected_network"
     )
 

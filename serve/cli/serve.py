@@ -1,4 +1,4 @@
-"""`kinodex serve`: runs the gRPC server."""
+"""`kinodex serve`: runs the server."""
 
 import dataclasses
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from serve.cli.options import library_options, load_library_settings
+from serve.config import LARGEST_PORT, ServerConfig, host_and_port
 
 
 @click.command(
@@ -43,18 +44,41 @@ def serve(listen: str | None, servers: str | None, data: Path | None, config: Pa
     """
     directory, settings = load_library_settings(data, config)
     if listen is not None:
-        settings = dataclasses.replace(settings, server=dataclasses.replace(settings.server, listen=listen))
+        settings = dataclasses.replace(settings, server=listen_at(settings.server, listen))
     import asyncio
 
     from serve.api.build import run_server
+    from serve.api.server import Server
+    from serve.console.http_server import HttpServer, open_http
     from serve.observe.logs import log_to_stderr
     from serve.settings import with_kafka_servers
 
     settings = with_kafka_servers(settings, servers)
     log_to_stderr()
 
+    opened: list[HttpServer] = []
+
+    def open_console(server: Server) -> HttpServer | None:
+        http = open_http(server)
+        opened.extend([] if http is None else [http])
+        return http
+
     def announce(address: str) -> None:
         click.echo(f"listening on {address}")
+        for http in opened:
+            click.echo(f"console on {http.url}")
         sys.stdout.flush()  # a parent process may wait for this line in a pipe
 
-    asyncio.run(run_server(directory, settings, config, announce))
+    asyncio.run(run_server(directory, settings, config, announce, open_http=open_console))
+
+
+def listen_at(config: ServerConfig, listen: str) -> ServerConfig:
+    """Move a server to another address. HTTP moves to the port after it, unless the settings name an address for it.
+
+    So several servers on one machine need nothing but their --listen. Any free port stays any free port.
+    """
+    if config.http_listen == ServerConfig().http_listen and not listen.startswith("unix"):
+        _, port = host_and_port(listen)
+        if port < LARGEST_PORT:
+            config = dataclasses.replace(config, http_listen=f"127.0.0.1:{port + 1 if port else 0}")
+    return dataclasses.replace(config, listen=listen)

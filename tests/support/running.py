@@ -17,6 +17,7 @@ from serve.api.build import build_server
 from serve.api.server import Server
 from serve.client.client import Client
 from serve.config import ServerConfig
+from serve.console.http_server import HttpServer, open_http
 from serve.errors import ServerFailed
 from serve.settings import Settings
 from support.waiting import HANG_SECONDS
@@ -32,6 +33,12 @@ class Running:
     loop: asyncio.AbstractEventLoop
     address: str
 
+    @property
+    def url(self) -> str:
+        """The address of HTTP."""
+        assert isinstance(self.server.http, HttpServer)
+        return self.server.http.url
+
     def call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(HANG_SECONDS)
 
@@ -45,9 +52,9 @@ def running(
     ingest_command: Sequence[str] = INGEST_CHILD,
     **config: Any,
 ) -> Iterator[Running]:
-    """Run a server until the block ends; further keywords are settings of ServerConfig."""
+    """Run a server until the block ends; further keywords are settings of ServerConfig. HTTP is off without one."""
     settings = settings or Settings(workers=2)
-    config = {"listen": "127.0.0.1:0", "drain_seconds": 5.0, "query_workers": 4, **config}
+    config = {"listen": "127.0.0.1:0", "http_listen": "", "drain_seconds": 5.0, "query_workers": 4, **config}
     settings = replace(settings, server=ServerConfig(**config))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="server")
@@ -55,6 +62,7 @@ def running(
 
     async def start() -> Server:
         server = build_server(directory, settings, ingest_command=ingest_command)
+        server.http = open_http(server)
         await server.start()
         if warm:
             await server.warm_up()

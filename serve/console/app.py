@@ -1,0 +1,77 @@
+"""The HTTP application: the calls of the API, pictures, and the console's pages, behind the guard."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2
+from serve.api.server import Server
+from serve.console.calls import EXCHANGE, Calls, Exchange
+from serve.console.guard import Guard
+from serve.console.pictures import PictureRoutes
+
+STATIC = Path(__file__).with_name("static")
+
+
+def make_application(server: Server) -> Any:
+    """Return the ASGI application of a server."""
+    services: Mapping[Any, Any] = {
+        search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]: server.search_service,
+        library_service_pb2.DESCRIPTOR.services_by_name["LibraryService"]: server.library_service,
+        moderation_service_pb2.DESCRIPTOR.services_by_name["ModerationService"]: server.moderation_service,
+    }
+    calls = Calls(server.interceptor, services)
+    connect = _RefuseGrpc(calls.application(server.config.max_message_bytes))
+
+    async def health(request: Request) -> Response:
+        is_ready = server.loaded.library is not None and not server.is_stopping
+        return PlainTextResponse("ready\n" if is_ready else "not ready\n", status_code=200 if is_ready else 503)
+
+    routes = [
+        *(Mount(f"/{service.full_name}", app=connect) for service in services),
+        Route("/healthz", health, methods=["GET"]),
+        *PictureRoutes(calls).routes(),
+        Mount("/", app=StaticFiles(directory=STATIC, html=True)),
+    ]
+    return Guard(_Exchanges(Starlette(routes=routes)), server.config.http_names)
+
+
+class _Exchanges:
+    """Makes the Exchange of each request, and ends it."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        exchange = Exchange(metadata=dict(Headers(scope=scope)), peer=peer_of(scope["client"]))
+        EXCHANGE.set(exchange)
+        with exchange.place:
+            await self.app(scope, receive, send)
+
+
+class _RefuseGrpc:
+    """Refuses gRPC, which needs HTTP/2 and has an address of its own. gRPC-Web is no gRPC."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        content_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+        if content_type == "application/grpc" or content_type.startswith("application/grpc+"):
+            text = "gRPC has an address of its own (server.listen); here are Connect and gRPC-Web\n"
+            await PlainTextResponse(text, status_code=415)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def peer_of(client: tuple[str, int] | None) -> str:
+    """Return a peer as gRPC writes it: ipv4:ADDRESS:PORT, or ipv6:[ADDRESS]:PORT."""
+    host, port = client or ("", 0)
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

@@ -1,0 +1,105 @@
+"""HttpServer: uvicorn on server.http_listen, in the process and on the event loop of the gRPC server."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from serve.api.server import Server
+from serve.api.tls import check_exposure
+from serve.config import ServerConfig, host_and_port
+from serve.console.app import make_application
+from serve.errors import SettingsError
+
+BACKLOG = 512  # connections that the system holds until they are accepted
+IDLE_SECONDS = 60  # without a request, until a connection is closed
+START_SECONDS = 0.01  # between two looks whether uvicorn has started
+
+
+def open_http(server: Server) -> "HttpServer | None":
+    """Bind the HTTP address of a server; None: it has none.
+
+    Raises:
+        SettingsError: If it would listen unprotected, or cannot listen there.
+    """
+    config = server.config
+    if not config.http_listen:
+        return None
+    check_exposure(config, has_tokens=server.interceptor.tokens is not None, setting="http_listen")
+    return HttpServer(config, bind(config.http_listen), make_application(server))
+
+
+def bind(listen: str) -> socket.socket:
+    """Return a socket that is bound to HOST:PORT.
+
+    Raises:
+        SettingsError: If it cannot be bound.
+    """
+    host, port = host_and_port(listen)
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(BACKLOG)  # now: a second server would only notice the first one that listens
+        except BaseException:
+            bound.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(
+            f"cannot listen on {listen} for HTTP: {reason}: set server.http_listen to another address, or to nothing"
+        ) from error
+    bound.setblocking(False)
+    return bound
+
+
+class HttpServer:
+    """A bound HTTP server. start() makes it answer, stop() ends it."""
+
+    def __init__(self, config: ServerConfig, bound: socket.socket, app: Any) -> None:
+        self._socket = bound
+        host, _ = host_and_port(config.http_listen)
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"{'https' if config.tls_certificate else 'http'}://{name}:{bound.getsockname()[1]}"
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=IDLE_SECONDS,
+            )
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._running = asyncio.create_task(self._uvicorn.serve(sockets=[self._socket]), name="http")
+        while not self._uvicorn.started and not self._running.done():
+            await asyncio.sleep(START_SECONDS)
+        if self._running.done():
+            self._running.result()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Accept no more connections, give running calls `drain_seconds` to end, then end them."""
+        self._uvicorn.config.timeout_graceful_shutdown = max(1, round(drain_seconds))
+        self._uvicorn.should_exit = True
+        if self._running is None:
+            self._socket.close()
+        else:
+            await asyncio.wait((self._running,))
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the process: run_server() ends both servers."""
+        yield
