@@ -48,7 +48,9 @@ logger = logging.getLogger(__name__)
 HEALTH = "grpc.health.v1.Health/"  # open to load balancers, which have no token; it says nothing of videos
 OUR_PACKAGE = "kinodex.v1."
 UPLOAD = "kinodex.v1.LibraryService/UploadVideo"  # lasts as long as its bytes take; it has a stall limit of its own
-QUESTIONS = ("kinodex.v1.SearchService/SearchVideos", "kinodex.v1.SearchService/SearchMoments")
+QUESTIONS = tuple(
+    f"kinodex.v1.SearchService/{name}" for name in ("SearchVideos", "SearchMoments", "GetSimilarityCurve")
+)
 PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")  # request ids of callers that are safe in a log line
 BUSY_RETRY_SECONDS = 1.0  # when to come back to a server that loads
 FULL_RETRY_SECONDS = 30.0  # when to come back to a full disk: about the time until a short video is indexed

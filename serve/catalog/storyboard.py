@@ -27,7 +27,7 @@ def read_storyboard(catalog: Catalog, video: Video, span: TimeSpan | None, pictu
     step = part.length_seconds / picture_count
     with catalog.snapshot():
         pictures = _pictures_at(catalog, video.row, [part.start_seconds + n * step for n in range(picture_count)])
-        shots = () if video.is_live else _shots_of(catalog, video.row, part)
+        shots = () if video.is_live else shots_of(catalog, video.row, part)
     return VideoStoryboard(span=part, picture_seconds=pictures, shot_seconds=shots)
 
 
@@ -65,7 +65,7 @@ def _pictures_at(catalog: Catalog, row: int, times: list[float]) -> tuple[float,
     return tuple(sorted(pictures - {None}))
 
 
-def _shots_of(catalog: Catalog, row: int, span: TimeSpan) -> tuple[float, ...]:
+def shots_of(catalog: Catalog, row: int, span: TimeSpan) -> tuple[float, ...]:
     """Return where shots begin inside a part of a file; none if an older program indexed it."""
     traits = catalog.traits(row)
     if traits is None:

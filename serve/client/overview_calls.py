@@ -7,9 +7,10 @@ from kinodex.v1 import library_service_pb2 as library
 from serve.client.connection import LIST_PAGE_SIZE, Connection
 from serve.codec.fields import escape_surrogates, span_message
 from serve.codec.overviews import collection_value
-from serve.codec.timelines import storyboard_value
+from serve.codec.timelines import curve_value, storyboard_value, write_curve_request
 from serve.overview import CollectionSummary
-from serve.timeline import VideoStoryboard
+from serve.timeline import SimilarityCurve, VideoStoryboard
+from serve.values import Query
 from temporal.values import TimeSpan
 
 
@@ -32,6 +33,27 @@ class OverviewCalls(Connection):
             picture_count=picture_count,
         )
         return self._call(self._library.GetStoryboard, request, storyboard_value)
+
+    def similarity_curve(
+        self,
+        query: Query,
+        video_id: str,
+        collection: str = "",
+        *,
+        span: TimeSpan | None = None,
+        point_count: int = 500,
+    ) -> SimilarityCurve:
+        """Return how close a video is to a question along its time, with the moments found. The filter does not count.
+
+        Args:
+            video_id: The video's whole id.
+            span: The part; None: the whole video.
+            point_count: The most points of the visual curve: 1 to 2000.
+        Raises:
+            RequestInvalid: As Client.search().
+        """
+        request = write_curve_request(query, video_id, collection, span, point_count)
+        return self._call(self._search.GetSimilarityCurve, request, curve_value)
 
     def collections(self) -> Iterator[CollectionSummary]:
         """Yield the collections that the token may read, by name, with what they hold."""

@@ -69,14 +69,15 @@ def moments_request(query: Query, *, page_size: int, page_token: str = "") -> se
 
 
 def _fill_question(request: SearchRequest, query: Query) -> SearchRequest:
-    request.query.CopyFrom(_query_message(query))
+    request.query.CopyFrom(query_message(query))
     request.filter.CopyFrom(_filter_message(query.filter))
     request.min_confidence = query.min_confidence
     request.max_moments_per_video = query.max_moments_per_video or 0
     return request
 
 
-def _query_message(query: Query) -> moment_pb2.Query:
+def query_message(query: Query) -> moment_pb2.Query:
+    """Write a question without its filter; raises as search_request() does."""
     if len(query.image) > MAX_IMAGE_BYTES:
         raise RequestInvalid([("query.image", f"a server takes at most {MAX_IMAGE_BYTES >> 20} MiB")])
     return moment_pb2.Query(
@@ -174,7 +175,7 @@ def moment_change_value(message: search_service_pb2.WatchMomentsResponse) -> Mom
 def watch_request(query: Query, thresholds: Thresholds) -> search_service_pb2.WatchMomentsRequest:
     """Write a standing query; raises as search_request() does."""
     return search_service_pb2.WatchMomentsRequest(
-        query=_query_message(query),
+        query=query_message(query),
         filter=_filter_message(query.filter),
         enter_confidence=thresholds.enter,
         leave_confidence=thresholds.leave,

@@ -99,9 +99,9 @@ def search_query(request: search.SearchVideosRequest) -> Query:
     return _read_query(violations, request)
 
 
-def moments_query(request: search.SearchMomentsRequest) -> Query:
-    """Read a question for moments; `limit` is the size of the page."""
-    return _read_query(Violations(), request)
+def moments_query(request: search.SearchMomentsRequest, violations: Violations | None = None) -> Query:
+    """Read a question for moments; `limit` is the size of the page. `violations` are mistakes found before."""
+    return _read_query(violations or Violations(), request)
 
 
 def standing_query(request: search.WatchMomentsRequest) -> tuple[Query, Thresholds]:
@@ -122,7 +122,7 @@ def standing_query(request: search.WatchMomentsRequest) -> tuple[Query, Threshol
     question = search.SearchMomentsRequest(filter=request.filter)
     if request.HasField("query"):
         question.query.CopyFrom(request.query)
-    query = _read_query(violations, question)
+    query = moments_query(question, violations)
     return query, Thresholds(enter=enter, leave=leave, min_seconds=min_seconds, cooldown_seconds=cooldown_seconds)
 
 

@@ -317,7 +317,7 @@ class Engine:
         admitted = [
             passage
             for passage in passages
-            if admits_span(by_row[passage.row], passage.span) and not self._is_excluded(passage, target)
+            if admits_span(by_row[passage.row], passage.span) and not self.is_excluded(passage, target)
         ]
         candidates = [
             Candidate(video=by_row[passage.row], span=passage.span, passage=passage, spoken_confidence=confidence)
@@ -383,7 +383,7 @@ class Engine:
 
     # ---- exclusions ----
 
-    def _is_excluded(self, passage: Passage, target: Target) -> bool:
+    def is_excluded(self, passage: Passage, target: Target) -> bool:
         """Whether a passage has the words of the exclusion, or is nearer in meaning to it than to the question."""
         if target.excluded_speech is None:
             return False

@@ -24,7 +24,7 @@ from serve.search.video_rows import FrameReader, VideoFrames
 from serve.values import Video
 from temporal.config import MomentConfig
 from temporal.moments.moments import Scores, find_all_moments
-from temporal.moments.shots import NO_CHANGES, changes_of, join_changes, picture_changes
+from temporal.moments.shots import NO_CHANGES, Changes, changes_of, join_changes, picture_changes
 from temporal.values import ScoredSpan, TimeSpan
 
 SEGMENT_COUNT = 512  # nearest segments; their videos are scored frame by frame
@@ -184,6 +184,11 @@ class VisualChannel:
         return FrameScores(
             video=video, frames=frames, values=values - EXCLUDED_SHARE * unwanted, shows_excluded=shows_excluded
         )
+
+    def changes_along(self, curve: FrameScores) -> Changes:
+        """Return the changes of the picture in a video that was scored."""
+        self._find_traits(curve)
+        return curve.frames.traits.changes or NO_CHANGES
 
     def forget(self, rows: Iterable[int]) -> None:
         """Drop deleted videos from memory."""

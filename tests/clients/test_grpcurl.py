@@ -150,6 +150,10 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
     like = {"video_id": name, "span": moment["span"]}  # an answer's span is a question's, as it is
     assert ask("SearchService/SearchMoments", {"query": {"like": like}})["moments"]
 
+    curve = ask("SearchService/GetSimilarityCurve", {"query": question["query"], "video_id": name, "point_count": 3})
+    assert len(curve["visual_points"]) == 3
+    assert [each["video_id"] for each in curve["moments"]] == [name]
+
     (utterance,) = ask("LibraryService/GetTranscript", {"video_id": name})["utterances"]
     assert [word["text"] for word in utterance["words"]] == ["Paris", "is", "lovely."]
     outline = ask("LibraryService/GetChapters", {"video_id": name, "highlight_count": 1})

@@ -64,6 +64,10 @@ class World:
     def videos(self, query: moment_pb2.Query | None = None, **fields: Any) -> Any:
         return self.search.SearchVideos(search_pb2.SearchVideosRequest(query=query, **fields), timeout=HANG_SECONDS)
 
+    def curve(self, video_id: str, query: moment_pb2.Query | None = None, **fields: Any) -> Any:
+        request = search_pb2.GetSimilarityCurveRequest(query=query, video_id=video_id, **fields)
+        return self.search.GetSimilarityCurve(request, timeout=HANG_SECONDS)
+
     def ingest(self, uri: str, **fields: Any) -> Any:
         return self.library.IngestVideo(library_pb2.IngestVideoRequest(uri=uri, **fields), timeout=HANG_SECONDS).video
 

@@ -354,3 +354,169 @@ class WatchMomentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchMomentsResponse: _TypeAlias = WatchMomentsResponse  # noqa: Y015
+
+@_typing.final
+class GetSimilarityCurveRequest(_message.Message):
+    """A request for the curve of one video."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    VIDEO_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    POINT_COUNT_FIELD_NUMBER: _builtins.int
+    video_id: _builtins.str
+    """Required. The video's whole id."""
+    collection: _builtins.str
+    """The video's collection; empty: the only collection that has such a video."""
+    point_count: _builtins.int
+    """Points of the pictures' curve: at most 2,000; 0 is 500. A longer curve keeps the highest point of each even step."""
+    @_builtins.property
+    def query(self) -> _moment_pb2.Query:
+        """Required. The question, as in SearchMoments."""
+
+    @_builtins.property
+    def span(self) -> _moment_pb2.TimeSpan:
+        """The part of the video. Unset: all of it."""
+
+    def __init__(
+        self,
+        *,
+        query: _moment_pb2.Query | None = ...,
+        video_id: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        span: _moment_pb2.TimeSpan | None = ...,
+        point_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query", "span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "point_count", b"point_count", "query", b"query", "span", b"span", "video_id", b"video_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSimilarityCurveRequest: _TypeAlias = GetSimilarityCurveRequest  # noqa: Y015
+
+@_typing.final
+class CurvePoint(_message.Message):
+    """A picture and its score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """The score, in the unit of `Moment.visual_score`; higher is closer."""
+    @_builtins.property
+    def offset(self) -> _duration_pb2.Duration:
+        """The picture's time."""
+
+    def __init__(
+        self,
+        *,
+        offset: _duration_pb2.Duration | None = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurvePoint: _TypeAlias = CurvePoint  # noqa: Y015
+
+@_typing.final
+class CurvePart(_message.Message):
+    """A part of a video whose words were compared with the question."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPAN_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """The score, in the unit of `Moment.speech_score` or `Moment.text_score`: a cosine, -1 to 1."""
+    text: _builtins.str
+    """The words. Untrusted text."""
+    @_builtins.property
+    def span(self) -> _moment_pb2.TimeSpan:
+        """The part."""
+
+    def __init__(
+        self,
+        *,
+        span: _moment_pb2.TimeSpan | None = ...,
+        score: _builtins.float = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score", "span", b"span", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurvePart: _TypeAlias = CurvePart  # noqa: Y015
+
+@_typing.final
+class GetSimilarityCurveResponse(_message.Message):
+    """The response of GetSimilarityCurve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPAN_FIELD_NUMBER: _builtins.int
+    VISUAL_POINTS_FIELD_NUMBER: _builtins.int
+    SPEECH_PARTS_FIELD_NUMBER: _builtins.int
+    TEXT_PARTS_FIELD_NUMBER: _builtins.int
+    SHOT_OFFSETS_FIELD_NUMBER: _builtins.int
+    MOMENTS_FIELD_NUMBER: _builtins.int
+    DEGRADED_CHANNELS_FIELD_NUMBER: _builtins.int
+    LIVE_IS_BEHIND_FIELD_NUMBER: _builtins.int
+    live_is_behind: _builtins.bool
+    """True while the server does not reach Kafka: a live video may lack its newest part."""
+    @_builtins.property
+    def span(self) -> _moment_pb2.TimeSpan:
+        """The part, as far as the video reaches."""
+
+    @_builtins.property
+    def visual_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]:
+        """The pictures, in order of time. None: the question asks for no pictures, or there are none."""
+
+    @_builtins.property
+    def speech_parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePart]:
+        """The spoken passages nearest to the question in meaning or with its words, in order of time."""
+
+    @_builtins.property
+    def text_parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePart]:
+        """The lines of text in pictures nearest to the question or with its words, in order of time."""
+
+    @_builtins.property
+    def shot_offsets(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
+        """Where shots begin inside the part, in order: at most 1,000, the clearest."""
+
+    @_builtins.property
+    def moments(self) -> _containers.RepeatedCompositeFieldContainer[_moment_pb2.Moment]:
+        """The moments in the part, best first, at most 100: those of SearchMoments with a filter for this video."""
+
+    @_builtins.property
+    def degraded_channels(self) -> _containers.RepeatedScalarFieldContainer[_moment_pb2.Channel.ValueType]:
+        """Channels that the question names and the library does not have."""
+
+    def __init__(
+        self,
+        *,
+        span: _moment_pb2.TimeSpan | None = ...,
+        visual_points: _abc.Iterable[Global___CurvePoint] | None = ...,
+        speech_parts: _abc.Iterable[Global___CurvePart] | None = ...,
+        text_parts: _abc.Iterable[Global___CurvePart] | None = ...,
+        shot_offsets: _abc.Iterable[_duration_pb2.Duration] | None = ...,
+        moments: _abc.Iterable[_moment_pb2.Moment] | None = ...,
+        degraded_channels: _abc.Iterable[_moment_pb2.Channel.ValueType] | None = ...,
+        live_is_behind: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_channels", b"degraded_channels", "live_is_behind", b"live_is_behind", "moments", b"moments", "shot_offsets", b"shot_offsets", "span", b"span", "speech_parts", b"speech_parts", "text_parts", b"text_parts", "visual_points", b"visual_points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSimilarityCurveResponse: _TypeAlias = GetSimilarityCurveResponse  # noqa: Y015

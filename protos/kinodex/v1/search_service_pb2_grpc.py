@@ -50,6 +50,11 @@ class SearchServiceStub:
                 request_serializer=kinodex_dot_v1_dot_search__service__pb2.WatchMomentsRequest.SerializeToString,
                 response_deserializer=kinodex_dot_v1_dot_search__service__pb2.WatchMomentsResponse.FromString,
                 _registered_method=True)
+        self.GetSimilarityCurve = channel.unary_unary(
+                '/kinodex.v1.SearchService/GetSimilarityCurve',
+                request_serializer=kinodex_dot_v1_dot_search__service__pb2.GetSimilarityCurveRequest.SerializeToString,
+                response_deserializer=kinodex_dot_v1_dot_search__service__pb2.GetSimilarityCurveResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer:
@@ -81,6 +86,15 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSimilarityCurve(self, request, context):
+        """Returns how close one video is to a question along its time, with its shots and the moments found, for a timeline.
+        Fails as SearchMoments does, with NOT_FOUND if there is no READY video of this id, INVALID_ARGUMENT if
+        `point_count` is negative or above 2,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +112,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.WatchMoments,
                     request_deserializer=kinodex_dot_v1_dot_search__service__pb2.WatchMomentsRequest.FromString,
                     response_serializer=kinodex_dot_v1_dot_search__service__pb2.WatchMomentsResponse.SerializeToString,
+            ),
+            'GetSimilarityCurve': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSimilarityCurve,
+                    request_deserializer=kinodex_dot_v1_dot_search__service__pb2.GetSimilarityCurveRequest.FromString,
+                    response_serializer=kinodex_dot_v1_dot_search__service__pb2.GetSimilarityCurveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +201,33 @@ class SearchService:
             '/kinodex.v1.SearchService/WatchMoments',
             kinodex_dot_v1_dot_search__service__pb2.WatchMomentsRequest.SerializeToString,
             kinodex_dot_v1_dot_search__service__pb2.WatchMomentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSimilarityCurve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinodex.v1.SearchService/GetSimilarityCurve',
+            kinodex_dot_v1_dot_search__service__pb2.GetSimilarityCurveRequest.SerializeToString,
+            kinodex_dot_v1_dot_search__service__pb2.GetSimilarityCurveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,11 @@ class SearchServiceStub:
     updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a caller that reads too
     slowly, and with UNAVAILABLE when the server stops.
     """
+    GetSimilarityCurve: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.GetSimilarityCurveRequest, _search_service_pb2.GetSimilarityCurveResponse]
+    """Returns how close one video is to a question along its time, with its shots and the moments found, for a timeline.
+    Fails as SearchMoments does, with NOT_FOUND if there is no READY video of this id, INVALID_ARGUMENT if
+    `point_count` is negative or above 2,000.
+    """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
@@ -62,6 +67,11 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Finds moments in live videos as they happen, from now on, without end: a moment opens when its confidence rises, is
     updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a caller that reads too
     slowly, and with UNAVAILABLE when the server stops.
+    """
+    GetSimilarityCurve: _aio.UnaryUnaryMultiCallable[_search_service_pb2.GetSimilarityCurveRequest, _search_service_pb2.GetSimilarityCurveResponse]  # type: ignore[assignment]
+    """Returns how close one video is to a question along its time, with its shots and the moments found, for a timeline.
+    Fails as SearchMoments does, with NOT_FOUND if there is no READY video of this id, INVALID_ARGUMENT if
+    `point_count` is negative or above 2,000.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,6 +105,17 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Finds moments in live videos as they happen, from now on, without end: a moment opens when its confidence rises, is
         updated while it lasts, and closes. Fails as SearchVideos does, with RESOURCE_EXHAUSTED for a caller that reads too
         slowly, and with UNAVAILABLE when the server stops.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSimilarityCurve(
+        self,
+        request: _search_service_pb2.GetSimilarityCurveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_service_pb2.GetSimilarityCurveResponse, _abc.Awaitable[_search_service_pb2.GetSimilarityCurveResponse]]:
+        """Returns how close one video is to a question along its time, with its shots and the moments found, for a timeline.
+        Fails as SearchMoments does, with NOT_FOUND if there is no READY video of this id, INVALID_ARGUMENT if
+        `point_count` is negative or above 2,000.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,6 +25,7 @@ from serve.catalog.reader import require_single
 from serve.codec.messages import moment_change_message, moments_response, search_response
 from serve.codec.requests import moments_query, search_query, standing_query
 from serve.codec.rows import write_rows
+from serve.codec.timelines import curve_message, curve_request
 from serve.errors import (
     CallAbandoned,
     PageTokenExpired,
@@ -35,6 +36,7 @@ from serve.errors import (
 )
 from serve.moderation.standing import StandingQuery, Watcher
 from serve.search.caches import SingleFlightCache
+from serve.search.curves.similarity import trace_similarity
 from serve.search.engine import Engine
 from serve.search.library import Library
 from serve.search.ranking import Ranking
@@ -161,6 +163,23 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
             for watcher, standing in added:  # in a thread: removing waits for the watcher's step
                 await run_to_end(asyncio.to_thread(watcher.remove, standing))
         raise ServerNotReady("stopping", READ_RETRY_SECONDS)
+
+    async def GetSimilarityCurve(
+        self, request: search.GetSimilarityCurveRequest, context: Any
+    ) -> search.GetSimilarityCurveResponse:
+        (query, span, count), principal, library = curve_request(request), current_principal(), self.library()
+        pixels = await self._decode_picture(library, query, principal)
+
+        def work(check: Check) -> search.GetSimilarityCurveResponse:
+            narrowed, engine = self._narrow(library, query, principal), library.engine
+            collections = narrowed.filter.collections
+            [video_id] = narrowed.filter.video_ids
+            named = engine.by_id.get(video_id, ())
+            video = require_single([v for v in named if collections is None or v.collection in collections], video_id)
+            curve = trace_similarity(engine, narrowed, video, span, count, pixels, check)
+            return curve_message(dataclasses.replace(curve, is_live_behind=self._is_behind()))
+
+        return await self.workers.run(work)
 
     def end_watches(self) -> None:
         """End the running WatchMoments calls; new ones may begin. Call it on the event loop."""

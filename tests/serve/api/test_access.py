@@ -64,6 +64,10 @@ class Caller:
         query = fields.pop("query", moment_pb2.Query(text=text))
         return self.search.SearchVideos(search_pb2.SearchVideosRequest(query=query, **fields), **self.options)
 
+    def curve(self, video_id: str, **fields: Any) -> Any:
+        request = search_pb2.GetSimilarityCurveRequest(query=moment_pb2.Query(text="red"), video_id=video_id, **fields)
+        return self.search.GetSimilarityCurve(request, **self.options)
+
     def listed(self, **fields: Any) -> Any:
         return self.library.ListVideos(library_pb2.ListVideosRequest(**fields), **self.options)
 
@@ -289,6 +293,7 @@ def test_a_caller_lists_the_collections_of_their_token(house: House) -> None:
 BY_COLLECTION: dict[str, Callable[[House, str], Any]] = {
     "SearchMoments": lambda h, name: h.writer.moments(filter=moment_pb2.Filter(collections=[name])),
     "SearchVideos": lambda h, name: h.writer.videos(filter=moment_pb2.Filter(collections=["alpha", name])),
+    "GetSimilarityCurve": lambda h, name: h.writer.curve(h.beta_id, collection=name),
     "ListVideos": lambda h, name: h.writer.listed(collection=name),
     "like": lambda h, name: h.writer.like(h.beta_id, collection=name),
     "GetVideo": lambda h, name: h.writer.get("GetVideo", h.beta_id, collection=name),
@@ -324,6 +329,7 @@ BY_VIDEO: dict[str, Callable[[House, str], Any]] = {
     "GetStoryboard": lambda h, name: h.writer.get("GetStoryboard", name),
     "DeleteVideo": lambda h, name: h.writer.get("DeleteVideo", name),
     "DeleteVideo in alpha": lambda h, name: h.writer.get("DeleteVideo", name, collection="alpha"),
+    "GetSimilarityCurve": lambda h, name: h.writer.curve(name),
     "like": lambda h, name: h.writer.like(name),
     "like in alpha": lambda h, name: h.writer.like(name, collection="alpha"),
     "filter": lambda h, name: h.writer.moments(filter=moment_pb2.Filter(video_ids=[h.alpha_id, name])),
@@ -404,7 +410,8 @@ def test_an_id_in_two_collections_is_each_ones_own(house: House) -> None:
         assert house.admin.get("GetVideo", house.twin_id, collection=name).video.collection == name
     for method in ("GetVideo", "GetTranscript", "GetChapters", "GetFrame", "GetStoryboard", "DeleteVideo"):
         assert code(house.admin.get, method, house.twin_id) == "INVALID_ARGUMENT"
-    assert code(house.admin.like, house.twin_id) == "INVALID_ARGUMENT"
+    assert code(house.admin.like, house.twin_id) == code(house.admin.curve, house.twin_id) == "INVALID_ARGUMENT"
+    assert house.reader.curve(house.twin_id).visual_points
     assert house.admin.like(house.twin_id, collection="beta").moments is not None
 
 

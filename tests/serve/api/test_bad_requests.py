@@ -279,6 +279,14 @@ REQUESTS: list[Bad] = [
         "PAGE_TOKEN_EXPIRED",
         "the page token has expired: ask for the first page again",
     ),
+    Bad("GetSimilarityCurve of an unknown video", lambda w: w.curve("nowhere", words()), *NO_VIDEO),
+    Bad("GetSimilarityCurve without a question", lambda w: w.curve(w.film_id), *INVALID, "query: is required"),
+    Bad(
+        "GetSimilarityCurve with 2,001 points",
+        lambda w: w.curve(w.film_id, words(), point_count=2001),
+        *INVALID,
+        "point_count: must be 0 to 2,000, got 2001",
+    ),
     # ---- videos
     Bad(
         "a page of -1 videos",

@@ -1,0 +1,1 @@
+"""Scores along the time of one video, for pages that draw them."""
