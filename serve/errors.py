@@ -35,6 +35,7 @@
 ├── SpoolFull              the server has no room
 ├── QuotaExceeded          the collection holds all that its quota allows
 ├── RecordInvalid          a Kafka record is not what its topic holds
+├── StreamsNotBegun        no worker has begun some streams, so partitions cannot be added
 ├── WorkerCrashed          the indexing process died on a video more than once
 └── ServerFailed           (clients) a server refused or could not be reached
 """
@@ -351,6 +352,17 @@ class QuotaExceeded(ServeError):
 
 class RecordInvalid(ServeError):
     """A Kafka record is not what its topic holds."""
+
+
+class StreamsNotBegun(ServeError):
+    """Partitions cannot be added: workers would read chunks of some streams in the wrong order then."""
+
+    def __init__(self, streams: str) -> None:
+        super().__init__(
+            f"no worker has begun {streams}, so partitions cannot be added yet: "
+            f"run `kinodex worker` until `kinodex streams` shows no lag, then try again"
+        )
+        self.streams = streams
 
 
 class WorkerCrashed(ServeError):

@@ -65,6 +65,11 @@ class Settings:
         if self.workers < 1:
             raise ValueError(f"workers must be >= 1, got {self.workers}")
 
+    @property
+    def worker_group(self) -> str:
+        """The consumer group of all workers."""
+        return self.worker.group or f"{self.kafka.topic_prefix}-workers"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Override:

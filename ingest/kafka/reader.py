@@ -121,17 +121,20 @@ class PartitionReader:
         topic_id = self._net_client.cluster.topic_id(topic)
         return "" if topic_id is None else str(topic_id)
 
-    def read_to_end(self, topic: str, partition: int, *, since_seconds: float | None = None) -> Iterator[Record]:
+    def read_to_end(
+        self, topic: str, partition: int, *, since_seconds: float | None = None, since_offset: int | None = None
+    ) -> Iterator[Record]:
         """Yield the records that a partition holds now, oldest first. Replaces the assigned partitions.
 
         Args:
             since_seconds: Append time of the oldest record to yield, since 1970; None: all.
+            since_offset: The offset of the oldest record to yield, if since_seconds is None; None: all.
         Raises:
             BrokerUnavailable: If no record comes for bootstrap_timeout_seconds.
         """
         partition_id = (topic, partition)
         end = self.end_offsets([partition_id])[partition_id]
-        start = None if since_seconds is None else self._offset_at(partition_id, since_seconds, end)
+        start = since_offset if since_seconds is None else self._offset_at(partition_id, since_seconds, end)
         self.assign([(topic, partition, start)])
         deadline = time.monotonic() + self._config.bootstrap_timeout_seconds
         while (position := self.positions()[partition_id]) < end:

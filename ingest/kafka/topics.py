@@ -1,6 +1,6 @@
 """The topics: their names and settings; creates them and checks existing ones."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,11 +90,15 @@ def create_topics(config: KafkaConfig) -> list[TopicOutcome]:
     ]
 
 
-def grow_topics(config: KafkaConfig, partition_count: int) -> list[TopicOutcome]:
+def grow_topics(
+    config: KafkaConfig, partition_count: int, before_growth: Callable[[], None] = lambda: None
+) -> list[TopicOutcome]:
     """Add partitions to the topics whose partitions workers share, up to a count. Checkpoints first: chunks need them.
 
     Topics that hold the last record of each key stay as they are: their keys must not move.
 
+    Args:
+        before_growth: Called before anything changes, if chunks get partitions. What it raises prevents the growth.
     Raises:
         ValueError: If one of the topics is missing, or has more partitions already. Then nothing is changed.
         BrokerUnavailable: If no broker answers in time, or none lets us change topics.
@@ -108,6 +112,8 @@ def grow_topics(config: KafkaConfig, partition_count: int) -> list[TopicOutcome]
                 raise ValueError(f"there is no topic {name}: `kinodex topics` makes the topics")
             if counts[name] > partition_count:
                 raise ValueError(f"{name} has {counts[name]} partitions: Kafka can add partitions, and remove none")
+        if counts[Topics(config.topic_prefix).chunks] < partition_count:
+            before_growth()
         for name in names:
             if counts[name] < partition_count:
                 admin.create_partitions({name: partition_count})

@@ -77,6 +77,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.PolicyInvalid,
         errors.ClipsInvalid,
         errors.RecordInvalid,
+        errors.StreamsNotBegun,
         errors.WorkerCrashed,
         errors.ServerFailed,
         ingest_errors.IngestError,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,18 +136,19 @@ def topics(
 
     Missing topics are created. Topics with other settings than expected are listed, and stay as they are. --grow adds
     partitions to the topics of chunks, sources and checkpoints, so that more workers can share new streams. Do it while
-    workers run.
-    Exit status: 0 all topics are right; 1 a topic differs.
+    workers run: it waits until they have begun every stream, or changes nothing.
+    Exit status: 0 all topics are right; 1 a topic differs, or cannot grow now.
     """
     settings = load_kafka_settings(servers, config)
-    from ingest.kafka import create_topics, grow_topics
+    from ingest.kafka import create_topics
     from serve.text import to_json
+    from serve.worker.growth import grow
 
     if partition_count is None:
         outcomes = create_topics(settings.kafka)
     else:
         try:
-            outcomes = grow_topics(settings.kafka, partition_count)
+            outcomes = grow(settings, partition_count, partial(click.echo, err=True))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         click.echo(

@@ -76,7 +76,7 @@ def load_overview(settings: Settings) -> Overview:
                         last_error=f"{error.reason}: {error.message}" if error is not None else "",
                     )
                 )
-    committed = committed_offsets(config, settings.worker.group or f"{config.topic_prefix}-workers", read)
+    committed = committed_offsets(config, settings.worker_group, read)
     lags = [
         PartitionLag(topic=topic, partition=n, lag=ends[topic, n] - max(beginnings[topic, n], committed[topic, n] or 0))
         for topic, n in read

@@ -61,7 +61,7 @@ class Worker:
         """
         self.settings, self.metrics = settings, metrics
         self.topics = Topics(settings.kafka.topic_prefix)
-        self.group = settings.worker.group or f"{settings.kafka.topic_prefix}-workers"
+        self.group = settings.worker_group
         self.partitions: dict[PartitionId, Partition] = {}
         self.is_full = False  # no chunks are taken for now
         self._streams = StreamConfig(

@@ -38,13 +38,15 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType  # noqa: E402
 
 from ingest.config import KafkaConfig, PublishConfig  # noqa: E402
-from ingest.kafka import PartitionReader, Producer, Topics, create_topics, grow_topics  # noqa: E402
+from ingest.kafka import PartitionReader, Producer, Topics, create_topics  # noqa: E402
 from ingest.stream.chunker import cut_chunks  # noqa: E402
 from ingest.values import Chunk  # noqa: E402
 from kinodex.v1 import stream_pb2  # noqa: E402
 from serve.catalog.catalog import Catalog  # noqa: E402
 from serve.catalog.events import EventLog  # noqa: E402
 from serve.codec.records import chunk_bytes, video_key  # noqa: E402
+from serve.settings import Settings  # noqa: E402
+from serve.worker.growth import grow  # noqa: E402
 from support.broker import Broker  # noqa: E402
 
 VIDEOS = ROOT.parent / "shared" / "videos" / "files"
@@ -305,8 +307,8 @@ class Run:
         return [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)]
 
     def grow(self) -> None:
-        """Add partitions to the topics of the work."""
-        grow_topics(self.config, GROWN_PARTITIONS)
+        """Add partitions to the topics of the work, as `kinodex topics --grow` does."""
+        grow(Settings(kafka=self.config), GROWN_PARTITIONS, lambda line: print(line, file=sys.stderr))
 
     def expire(self) -> int:
         """Delete the chunks before the committed offsets; return how many partitions lost some."""

@@ -80,6 +80,7 @@ UNSPOKEN: list[Exception] = [
     errors.ClipsInvalid(SECRET, "there is no clip in it"),
     errors.PolicyInvalid(SECRET, "no policies", line=3, field="policies"),
     errors.RecordInvalid(SECRET),
+    errors.StreamsNotBegun(SECRET),
     errors.WorkerCrashed(SECRET, 3),
     errors.ServerFailed(SECRET, "UNAVAILABLE"),
     ingest_errors.IngestError(SECRET, "bad"),

@@ -1,13 +1,17 @@
 """kinodex worker against a real broker whose topics change: expired chunks, topics made anew, added partitions."""
 
 import logging
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from ingest.kafka import create_topics, grow_topics, repairs
+from serve.errors import StreamsNotBegun
+from serve.worker import growth
 from support.fakes import use_fakes, write_scenes
 from support.waiting import HANG_SECONDS, wait_until
 from support.worker_runs import Topic, comparable_finals, cut, worker_in_thread
@@ -129,3 +133,36 @@ def test_streams_go_on_where_they_began_when_partitions_are_added(topic: Topic, 
         assert found == [one | {"id": str(one["id"]).replace("calm", name)} for one in expected]
     with pytest.raises(ValueError, match="has 5 partitions"):
         grow_topics(topic.config, 4)
+
+
+def test_partitions_are_added_only_when_workers_have_begun_every_stream(
+    topic: Topic, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"cam{n}" for n in range(4)]
+    films = {name: cut(film, name) for name in (*names, "calm")}
+    for name in films:
+        topic.send(films[name][: None if name == "calm" else 6])
+    settings, lines = topic.settings(), list[str]()
+    with monkeypatch.context() as patched:
+        patched.setattr(growth, "SPARE_SECONDS", -settings.worker.idle_seconds)
+        with pytest.raises(StreamsNotBegun, match=r"begun the stream cams/\w+ in partition \d, and 4 more"):
+            growth.grow(settings, 5, lines.append)
+    assert topic.producer.partition_count(topic.names.chunks) == 2
+
+    waiting = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        grown = pool.submit(growth.grow, settings, 5, lambda line: waiting.set())
+        assert waiting.wait(HANG_SECONDS)  # no worker runs yet
+        with worker_in_thread(topic, tmp_path) as worker:
+            assert {one.state for one in grown.result(HANG_SECONDS)} == {"grown"}
+            for name in names:
+                repairs.refresh_metadata(topic.producer._net_client, HANG_SECONDS)
+                topic.send(films[name][6:])
+            worker.wait_until(lambda: topic.is_ended(*films))
+            assert worker.count("forwarded") > 0
+    expected = comparable_finals(topic.segments("calm"))
+    for name in names:
+        found = comparable_finals(topic.segments(name))
+        assert found == [one | {"id": str(one["id"]).replace("calm", name)} for one in expected]
+    growth.grow(settings, 6, lines.append)  # all is begun, with no worker running
+    assert len(lines) == 1
