@@ -54,9 +54,9 @@ class SentenceConfig:
 class TextConfig:
     """The reader of text in pictures."""
 
-    # reader of text in pictures: `auto` (RapidOCR's; needs `pip install 'kinodex[text]'`), or `none`: no text is read,
-    # and none is searched for
-    model: Literal["auto", "none"] = "none"
+    # reader of text in pictures: `auto` (RapidOCR's, if `pip install 'kinodex[text]'` was done), or `none`: no text is
+    # read, and none is searched for
+    model: Literal["auto", "none"] = "auto"
 
     def __post_init__(self) -> None:
         if self.model not in ("auto", "none"):

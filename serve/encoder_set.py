@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from encoders.clip import VisualEncoder, load_visual
 from encoders.sentence import SentenceEncoder
 from encoders.weights import choose_device
-from encoders.writing.reader import READING_PX
+from encoders.writing.reader import READING_PX, describe_reader, find_models
 from ingest.config import DecodeConfig
 from ingest.values import Frame
 from serve.settings import Settings
@@ -28,7 +28,7 @@ class Encoders:
     """All encoders of media and questions, apart from Whisper, which only media need."""
 
     visual: VisualEncoder | None  # None: pictures are not encoded
-    visual_note: str  # one line: which visual encoder was chosen, and why
+    note: str  # one line: which visual encoder was chosen and why, and whether text in pictures is read
     sentence: SentenceEncoder
     pooling: Pooling  # makes vectors of windows; its weights are loaded only to index media
     space: EncoderSpace
@@ -62,7 +62,8 @@ def load_encoders(settings: Settings, stored: EncoderSpace | None, *, speech: tu
         sentence_fingerprint=sentence.fingerprint,
         window=f"{settings.window.name} {pooling.name}",
     )
-    return Encoders(visual=visual, visual_note=note, sentence=sentence, pooling=pooling, space=space)
+    note = f"{note}; {describe_reader(settings.text)}"
+    return Encoders(visual=visual, note=note, sentence=sentence, pooling=pooling, space=space)
 
 
 def load_pooling(settings: Settings) -> Pooling:
@@ -85,9 +86,9 @@ def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
 
 
 def reading_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
-    """Return decode_config() with pictures to read text from, if the settings name a reader."""
+    """Return decode_config() with pictures to read text from, if there is a reader."""
     config = decode_config(settings, encoders)
-    return config if settings.text.model == "none" else replace(config, reading_px=READING_PX)
+    return config if find_models(settings.text) is None else replace(config, reading_px=READING_PX)
 
 
 def load_for_indexing(settings: Settings, stored: EncoderSpace | None) -> "tuple[Transcriber | None, Encoders]":

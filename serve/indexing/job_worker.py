@@ -134,7 +134,7 @@ class JobWorker:
         if self.encoders is None or (stored is not None and stored != self.encoders.space):
             load_reader(self.settings.text)  # here, so that it fails with the other encoders
             self.transcriber, self.encoders = load_for_indexing(self.settings, stored)
-            logger.info("encoders loaded space=%s note=%s", self.encoders.space, self.encoders.visual_note)
+            logger.info("encoders loaded space=%s note=%s", self.encoders.space, self.encoders.note)
         claim_space(catalog, self.directory, self.encoders)
         return self.encoders
 

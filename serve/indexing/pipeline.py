@@ -58,7 +58,7 @@ def index(
         return
     with Catalog.open_writer(directory) as catalog:
         transcriber, encoders = load_for_indexing(settings, catalog.space())
-        progress.note(encoders.visual_note)
+        progress.note(encoders.note)
         claim_space(catalog, directory, encoders)
         captions = caption_bank_of(directory, encoders.visual)
         run = IndexRun(catalog, encoders, transcriber, directory, settings, progress, captions=captions)
@@ -129,7 +129,7 @@ def reindex(directory: Path, settings: Settings, *, progress: IndexProgress) -> 
         )
     with Catalog.open_writer(directory) as catalog:
         transcriber, encoders = load_for_indexing(settings, None)
-        progress.note(encoders.visual_note)
+        progress.note(encoders.note)
         Entries(catalog, encoders.space.fingerprint).remove_all_leftovers()
         videos = [video for video in catalog.videos() if not video.is_live]
         if live_count := len(catalog.videos()) - len(videos):

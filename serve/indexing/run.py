@@ -301,7 +301,7 @@ class IndexRun:
             case Frame():
                 self._batches.add_frame(work, payload)
                 if self._reader is not None:
-                    work.text = work.text or TextTrack(self._reader.read)
+                    work.text = work.text or TextTrack(self._reader.open_video().read)
                     work.text.push(payload.epoch, payload.pts_seconds, payload.reading)
                 self._note_decoded(work, payload.pts_seconds)
             case AudioBlock():

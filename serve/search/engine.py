@@ -100,7 +100,7 @@ class Engine:
             self.visual = VisualChannel(
                 catalog, visual, texts, self.segment_index, settings.moments, calibration, cache_bytes=cache_bytes
             )
-        self._query_encoder = QueryEncoder(self.sentences, self.speech, self.visual)
+        self._query_encoder = QueryEncoder(self.sentences, self.speech, self.visual, reads=self.written is not None)
         self._text_thread = ThreadPoolExecutor(thread_name_prefix="texts")
         self._lock = ReadWriteLock()  # held by a writer that changes the indexes, the list of videos or the caches
         self._videos = SearchableVideos(self.fingerprint)
@@ -293,9 +293,9 @@ class Engine:
                 target.visual, videos, everywhere=everywhere, excluded=target.excluded_visual, check=check
             )
         merged = merge_channels(self._rank_visual_moments(scored, query, target), spoken, intent)
-        if self.written is not None and intent.text_weight > 0 and query.text.strip():
+        if self.written is not None and target.written is not None:
             check()
-            screens = self.written.find_screens(self.sentences.encode([intent.written_text])[0], intent, rows)
+            screens = self.written.find_screens(target.written, intent, rows)
             merged = merge_screens(self._rank_screens(screens, videos, query, target, intent), merged, intent)
         return [candidate for candidate in merged if not is_example(candidate, target)], scored, intent
 

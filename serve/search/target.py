@@ -25,6 +25,7 @@ class Target:
     visual: VisualQuery | None  # None: the query does not ask for it, or the library has no visual encoder
     speech: NDArray[np.float32] | None  # None: the query does not ask for it
     terms: Sequence[str] = ()  # words and phrases
+    written: NDArray[np.float32] | None = None  # None: the query does not ask for it, or the library has no text
     intent: Intent | None = None  # None: it asks for nothing
     excluded_visual: NDArray[np.float32] | None = None
     excluded_speech: NDArray[np.float32] | None = None
@@ -35,8 +36,16 @@ class Target:
 class QueryEncoder:
     """Encodes queries. Any number of threads may use it."""
 
-    def __init__(self, sentences: TextVectors, speech: SpeechChannel, visual: VisualChannel | None) -> None:
-        self._sentences, self._speech, self._visual = sentences, speech, visual
+    def __init__(
+        self,
+        sentences: TextVectors,
+        speech: SpeechChannel,
+        visual: VisualChannel | None,
+        *,
+        reads: bool,
+    ) -> None:
+        """Take the encoders; `reads`: the library has the channel of text in pictures."""
+        self._sentences, self._speech, self._visual, self._reads = sentences, speech, visual, reads
 
     def encode(
         self, query: Query, intent: Intent, pixels: NDArray[np.uint8] | None, example: tuple[Video, TimeSpan] | None
@@ -75,6 +84,7 @@ class QueryEncoder:
             visual=_make_visual(1.0 - picture_share, seen, _mix(pictures), picture_share),
             speech=_mix(speech),
             terms=terms_of(intent),
+            written=self._sentences.encode([intent.written_text])[0] if self._asks_for_text(query, intent) else None,
             intent=intent,
             excluded_visual=self._visual.encode_text(excluded) if excluded and self._visual is not None else None,
             excluded_speech=self._sentences.encode([excluded])[0] if excluded else None,
@@ -88,6 +98,8 @@ class QueryEncoder:
         sentences = [excluded] if excluded else []
         if intent.text and intent.speech_weight > 0:
             sentences += self._speech.prompts_of(query.text, intent)
+        if self._asks_for_text(query, intent):
+            sentences.append(intent.written_text)
         if self._visual is not None:
             wanted = intent.text if intent.visual_weight > 0 else ""
             captions = [prompt for text in (wanted, excluded) if text for prompt in self._visual.prompts_of(text)]
@@ -96,6 +108,10 @@ class QueryEncoder:
             else:
                 self._visual.texts.encode(captions)
         self._sentences.encode(sentences)
+
+    def _asks_for_text(self, query: Query, intent: Intent) -> bool:
+        """Whether a query asks for text in pictures, and the library has that channel."""
+        return self._reads and intent.text_weight > 0 and bool(query.text.strip())
 
 
 def intent_of(query: Query) -> Intent:

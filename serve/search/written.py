@@ -71,6 +71,8 @@ class WrittenChannel:
             intent: Of the question.
             rows: Search these videos only; None: all.
         """
+        if not len(self._index):
+            return []
         terms = list(dict.fromkeys([*content_terms(intent.written_text), *intent.phrases]))
         counts, total = self._catalog.document_frequencies(terms, rows, "text_lines")
         if not total:

@@ -323,7 +323,7 @@ def run_worker(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     metrics = WorkerMetrics()
     transcriber, encoders = load_for_indexing(settings, None)
-    logger.info("encoders loaded space=%s note=%s", encoders.space, encoders.visual_note)
+    logger.info("encoders loaded space=%s note=%s", encoders.space, encoders.note)
     with tempfile.TemporaryDirectory(prefix="kinodex-worker-") as spool:
         worker = Worker(settings, encoders, transcriber, metrics, Path(spool))
 
