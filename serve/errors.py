@@ -21,6 +21,7 @@
 ├── ResumeTokenExpired     the library it belongs to is gone
 ├── CollectionNotFound     no such collection
 ├── FrameNotFound          the video has no pictures
+├── JobNotFound            no job to index this video
 ├── RequestIdReused        a request id came with another request
 ├── Unauthenticated        no valid token
 │   └── TokenExpired       a right token whose time is over
@@ -243,6 +244,14 @@ class FrameNotFound(ServeError):
 
     def __init__(self, video_id: str) -> None:
         super().__init__(f"video {video_id} has no pictures")
+        self.video_id = video_id
+
+
+class JobNotFound(ServeError):
+    """No job to index this video: it was indexed, the job was cancelled, or there was none."""
+
+    def __init__(self, video_id: str) -> None:
+        super().__init__(f"no job for video {video_id}: it is indexed, cancelled, or was never asked for")
         self.video_id = video_id
 
 

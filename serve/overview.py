@@ -1,6 +1,9 @@
-"""Values that a server lists of itself: the collections it holds."""
+"""Values that a server lists of itself: collections, live streams and jobs. Times of day are seconds since 1970."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+JobStateName = Literal["QUEUED", "RUNNING", "FAILED"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,3 +17,39 @@ class CollectionSummary:
     failed_count: int = 0  # videos whose indexing failed lately
     duration_seconds: float = 0.0  # of all READY videos
     live_size_bytes: int = 0  # stored of live streams: pictures, vectors and words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """A live stream, as a server knows it. Field names are those of the JSON output."""
+
+    stream_id: str
+    collection: str
+    is_ended: bool
+    start_seconds: float  # media time where it begins; earlier parts are deleted
+    end_seconds: float  # media time where it ends, as far as is known
+    watermark_seconds: float | None  # media time before which all is final; None: all is
+    watermark_moved_time: float | None  # None: it did not
+    picture_seconds: float | None  # media time of the newest picture; None: there is none
+    picture_time: float | None  # when that was recorded; None: not known
+    updated_time: float | None  # when the server last read something of it
+    lag_seconds: float | None  # age of what was read last; None: it has ended
+    last_error: str  # the newest fault, for people; empty: none
+    last_error_seconds: float | None  # media time of the newest fault, at most one window before it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """A job to index a video, as its callers see it. Field names are those of the JSON output."""
+
+    video_id: str
+    collection: str
+    uri: str  # without secrets
+    state: JobStateName
+    progress: float  # 0..1
+    failure_reason: str  # UPPER_SNAKE; empty unless FAILED
+    failure_message: str
+    attempt_count: int  # how often it was begun
+    created_time: float
+    changed_time: float  # of its state
+    is_own: bool  # whether the caller who asks asked for it

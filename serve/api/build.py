@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from kinodex.v1.library_service_pb2_grpc import add_LibraryServiceServicer_to_server
 from kinodex.v1.moderation_service_pb2_grpc import add_ModerationServiceServicer_to_server
 from kinodex.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
+from kinodex.v1.server_service_pb2_grpc import add_ServerServiceServicer_to_server
 from serve.api.access import Access
 from serve.api.cache_counts import CacheCounts
 from serve.api.interceptor import CallInterceptor
@@ -23,6 +25,7 @@ from serve.api.server import SERVICES, HttpWire, Server, wait_for_first
 from serve.api.services.library import LibraryService
 from serve.api.services.moderation import EventSignal, ModerationService
 from serve.api.services.search import SearchService
+from serve.api.services.server import ServerService
 from serve.api.shares import share_of
 from serve.api.strangers import channel_options, reserve_files
 from serve.api.tls import check_exposure, server_credentials
@@ -47,6 +50,16 @@ from serve.settings import Settings
 
 CALL_WORKER_COUNT = 4  # threads for calls that read or change the catalog, which take milliseconds
 MAX_WAITING_PICTURES = 32  # of questions, 8 MiB each at most; the next question with a picture is refused
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The gRPC services of one server."""
+
+    search: SearchService
+    library: LibraryService
+    moderation: ModerationService
+    server: ServerService
 
 
 def build_server(
@@ -92,15 +105,11 @@ def _build_locked(
     followers = Followers(directory, settings, editor, metrics, new_events.notify)
     loaded = LoadedLibrary(reader, followers)
     supervisor = Supervisor(JobQueue(editor), config=config_file, command=ingest_command)
-    search_service, library_service, moderation_service = _make_services(
-        directory, settings, metrics, loaded, followers, supervisor, new_events, reader, editor
-    )
-    metrics.registry.register(CacheCounts(loaded.text_vectors, search_service.rankings))
+    services = _make_services(directory, settings, metrics, loaded, followers, supervisor, new_events, reader, editor)
+    metrics.registry.register(CacheCounts(loaded.text_vectors, services.search.rankings))
     audit = open_audit_log(config, metrics)
     interceptor = CallInterceptor(config, tokens, metrics, lambda: loaded.library is not None, spans, audit)
-    grpc_server, health_service = _make_grpc_server(
-        config, interceptor, search_service, library_service, moderation_service
-    )
+    grpc_server, health_service = _make_grpc_server(config, interceptor, services)
     return Server(
         directory=directory,
         lock=lock,
@@ -112,9 +121,10 @@ def _build_locked(
         supervisor=supervisor,
         followers=followers,
         interceptor=interceptor,
-        search_service=search_service,
-        library_service=library_service,
-        moderation_service=moderation_service,
+        search_service=services.search,
+        library_service=services.library,
+        moderation_service=services.moderation,
+        server_service=services.server,
         health=health_service,
         grpc=grpc_server,
         port=_listen(grpc_server, config.listen, credentials),
@@ -144,7 +154,7 @@ def _make_services(
     new_events: EventSignal,
     reader: Catalog,
     editor: Catalog,
-) -> tuple[SearchService, LibraryService, ModerationService]:
+) -> Services:
     config = settings.server
     query_thread_count = config.query_workers or os.cpu_count() or 1  # questions are bounded by the CPU
     query_workers = Workers(
@@ -184,9 +194,10 @@ def _make_services(
     search_service = SearchService(
         loaded.require, followers.ready_watcher, access, query_workers, picture_workers, signer, loaded.is_behind
     )
+    changes = JobQueue(editor, parse_quotas(config.quotas))
     library_service = LibraryService(
         reader,
-        JobQueue(editor, parse_quotas(config.quotas)),
+        changes,
         access,
         spool,
         call_workers,
@@ -203,24 +214,24 @@ def _make_services(
     moderation_service = ModerationService(
         EventLog(reader), lambda: followers.policies, new_events, access, call_workers, signer
     )
-    return search_service, library_service, moderation_service
+    server_service = ServerService(reader, changes, access, call_workers, change_workers, signer, loaded.is_behind)
+    return Services(search_service, library_service, moderation_service, server_service)
 
 
 def _make_grpc_server(
     config: ServerConfig,
     interceptor: CallInterceptor,
-    search_service: SearchService,
-    library_service: LibraryService,
-    moderation_service: ModerationService,
+    services: Services,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """Make the gRPC server with our services, health checks and reflection."""
     server = grpc.aio.server(
         interceptors=[interceptor],
         options=channel_options(config, reserve_files()),
     )
-    add_SearchServiceServicer_to_server(search_service, server)
-    add_LibraryServiceServicer_to_server(library_service, server)
-    add_ModerationServiceServicer_to_server(moderation_service, server)
+    add_SearchServiceServicer_to_server(services.search, server)
+    add_LibraryServiceServicer_to_server(services.library, server)
+    add_ModerationServiceServicer_to_server(services.moderation, server)
+    add_ServerServiceServicer_to_server(services.server, server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     add_reflection([*SERVICES, health.SERVICE_NAME], server)

@@ -20,12 +20,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 
 from encoders.errors import EncoderError
-from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2
+from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2, server_service_pb2
 from serve.api.interceptor import CallInterceptor
 from serve.api.loaded_library import LoadedLibrary
 from serve.api.services.library import LibraryService
 from serve.api.services.moderation import ModerationService
 from serve.api.services.search import SearchService
+from serve.api.services.server import ServerService
 from serve.api.warming import warm_library
 from serve.api.workers import run_to_end
 from serve.catalog.catalog import Catalog
@@ -50,6 +51,7 @@ SERVICES = tuple(
         (search_service_pb2, "SearchService"),
         (library_service_pb2, "LibraryService"),
         (moderation_service_pb2, "ModerationService"),
+        (server_service_pb2, "ServerService"),
     )
 )
 
@@ -84,6 +86,7 @@ class Server:
     search_service: SearchService
     library_service: LibraryService
     moderation_service: ModerationService
+    server_service: ServerService
     health: health.aio.HealthServicer
     grpc: grpc.aio.Server
     port: int

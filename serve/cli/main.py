@@ -24,6 +24,7 @@ from serve.cli.kafka import publish, retention, topics, worker
 from serve.cli.moderation import events, policies, rescore
 from serve.cli.options import json_option, library_options, load_library_settings, local_library, question_options
 from serve.cli.overview.collections import list_collections
+from serve.cli.overview.jobs import jobs
 from serve.cli.serve import serve
 from serve.cli.streams import dead_letters, streams
 from serve.cli.tokens import token
@@ -341,6 +342,7 @@ def calibrate(
 cli.add_command(chapters)
 cli.add_command(serve)
 cli.add_command(token)
+cli.add_command(jobs)
 cli.add_command(publish)
 cli.add_command(worker)
 cli.add_command(topics)

@@ -10,6 +10,7 @@ import click
 from serve.cli.audit import audited
 from serve.cli.kafka import kafka_options, load_kafka_settings
 from serve.cli.options import json_option
+from serve.cli.overview.jobs import print_server_streams
 
 if TYPE_CHECKING:
     from serve.codec.dead_letters import DeadLetter
@@ -20,19 +21,26 @@ if TYPE_CHECKING:
 Examples:
   kinodex streams --kafka broker:9092
   kinodex streams --json | jq -r 'select(.last_error? != "") | .stream'
+  kinodex streams --server localhost:8970     how old what the server answers from is
 
 \b
 Each stream has its state, its lag, how far it is final, when its worker last stored its state, and its newest dead
 letter. The lag counts records of the stream's partition, from the first one that it still needs. A stream that no
 worker has begun is not listed, and its records count as waiting in their partition."""
 )
+@click.option("--server", metavar="ADDR", help="List what this server has of them instead; as in `kinodex moments`.")
 @json_option
 @kafka_options
-def streams(as_json: bool, servers: str | None, config: Path | None) -> None:
+def streams(server: str | None, as_json: bool, servers: str | None, config: Path | None) -> None:
     """List the streams on Kafka: state, lag, watermark, last error.
 
     With --json, one object for each stream, and for each partition with a lag, on a line of its own.
     """
+    if server is not None:
+        if servers is not None:
+            raise click.UsageError("give --kafka or --server, not both")
+        print_server_streams(server, as_json, config)
+        return
     settings = load_kafka_settings(servers, config)
     from serve.text import clock, plural, printable, to_json
     from serve.worker.stream_states import load_overview

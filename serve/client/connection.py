@@ -9,6 +9,7 @@ import grpc
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
 from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
+from kinodex.v1.server_service_pb2_grpc import ServerServiceStub
 from serve.client.channel import failure, open_channel, read_address
 from serve.config import ClientConfig
 from serve.errors import ServerFailed
@@ -38,7 +39,7 @@ class Connection:
         self._address = read_address(address, self._config)
         self._channel = open_channel(self._address, self._config)
         self._search, self._library = SearchServiceStub(self._channel), LibraryServiceStub(self._channel)
-        self._moderation = ModerationServiceStub(self._channel)
+        self._moderation, self._server = ModerationServiceStub(self._channel), ServerServiceStub(self._channel)
 
     def close(self) -> None:
         self._channel.close()

@@ -1,14 +1,16 @@
 """OverviewCalls: the client's calls about what a server holds and does."""
 
 import itertools
+import uuid
 from collections.abc import Iterator
 
 from kinodex.v1 import library_service_pb2 as library
+from kinodex.v1 import server_service_pb2 as server
 from serve.client.connection import LIST_PAGE_SIZE, Connection
 from serve.codec.fields import escape_surrogates, span_message
-from serve.codec.overviews import collection_value
+from serve.codec.overviews import collection_value, job_value, stream_value
 from serve.codec.timelines import curve_value, storyboard_value, write_curve_request
-from serve.overview import CollectionSummary
+from serve.overview import CollectionSummary, JobStatus, StreamStatus
 from serve.timeline import SimilarityCurve, VideoStoryboard
 from serve.values import Query
 from temporal.values import TimeSpan
@@ -63,3 +65,49 @@ class OverviewCalls(Connection):
             lambda page: list(map(collection_value, page.collections)),
         )
         return itertools.chain.from_iterable(pages)
+
+    def streams(self, collection: str = "", *, include_ended: bool = False) -> Iterator[StreamStatus]:
+        """Yield the live streams of a collection, or of all that the token may read, by collection and id."""
+        pages = self._pages(
+            self._server.ListStreams,
+            lambda token: server.ListStreamsRequest(
+                collection=escape_surrogates(collection),
+                include_ended=include_ended,
+                page_size=LIST_PAGE_SIZE,
+                page_token=token,
+            ),
+            lambda page: list(map(stream_value, page.streams)),
+        )
+        return itertools.chain.from_iterable(pages)
+
+    def jobs(self, collection: str = "", *, own: bool = False) -> Iterator[JobStatus]:
+        """Yield the jobs to index videos, the oldest first: those that wait, run, or failed lately.
+
+        Args:
+            collection: Only of this collection; empty: of all that the token may read.
+            own: Whether to leave out what others asked for.
+        """
+        pages = self._pages(
+            self._server.ListJobs,
+            lambda token: server.ListJobsRequest(
+                collection=escape_surrogates(collection), own=own, page_size=LIST_PAGE_SIZE, page_token=token
+            ),
+            lambda page: list(map(job_value, page.jobs)),
+        )
+        return itertools.chain.from_iterable(pages)
+
+    def job(self, video_id: str, collection: str = "") -> JobStatus:
+        """Return the job of a video. Takes the whole id.
+
+        Raises:
+            ServerFailed: With reason JOB_NOT_FOUND if there is none.
+        """
+        request = server.GetJobRequest(video_id=escape_surrogates(video_id), collection=escape_surrogates(collection))
+        return self._call(self._server.GetJob, request, lambda response: job_value(response.job))
+
+    def cancel_job(self, video_id: str, collection: str = "") -> None:
+        """End the job of a video, or forget one that failed. A READY version of the video stays. Raises as job()."""
+        request = server.CancelJobRequest(
+            video_id=escape_surrogates(video_id), collection=escape_surrogates(collection), request_id=str(uuid.uuid4())
+        )
+        self._call(self._server.CancelJob, request, lambda _: None)

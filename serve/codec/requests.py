@@ -171,7 +171,7 @@ def video_reference(
     if isinstance(request, library.GetFrameRequest):
         violations.read_duration("offset", request.offset)
     if isinstance(request, library.DeleteVideoRequest):
-        _check_request_id(violations, "request_id", request.request_id)
+        check_request_id(violations, "request_id", request.request_id)
     violations.check()
     return reference
 
@@ -307,7 +307,7 @@ def _read_placement(
     recorded = None
     if request.HasField("start_time"):
         recorded = violations.read_recorded_time(f"{path}start_time", request.start_time)
-    _check_request_id(violations, f"{path}request_id", request.request_id)
+    check_request_id(violations, f"{path}request_id", request.request_id)
     return Placement(
         collection=request.collection or "default",
         video_id=request.video_id,
@@ -339,7 +339,7 @@ def _check_metadata(violations: Violations, path: str, metadata: Mapping[str, st
             )
 
 
-def _check_request_id(violations: Violations, path: str, request_id: str) -> None:
+def check_request_id(violations: Violations, path: str, request_id: str) -> None:
     violations.check_length(path, request_id, MAX_REQUEST_ID_CHARS)
     if not request_id.isprintable():
         violations.add(path, "must be printable")

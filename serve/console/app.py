@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2
+from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2, server_service_pb2
 from serve.api.server import Server
 from serve.console.calls import EXCHANGE, Calls, Exchange
 from serve.console.guard import Guard
@@ -26,6 +26,7 @@ def make_application(server: Server) -> Any:
         search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]: server.search_service,
         library_service_pb2.DESCRIPTOR.services_by_name["LibraryService"]: server.library_service,
         moderation_service_pb2.DESCRIPTOR.services_by_name["ModerationService"]: server.moderation_service,
+        server_service_pb2.DESCRIPTOR.services_by_name["ServerService"]: server.server_service,
     }
     calls = Calls(server.interceptor, services)
     connect = _RefuseGrpc(calls.application(server.config.max_message_bytes))

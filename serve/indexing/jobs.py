@@ -30,7 +30,7 @@ REQUEST_SECONDS = 24 * 3600.0  # how long a repeated request gets the first answ
 FAILED_SECONDS = 7 * 24 * 3600.0  # how long a FAILED job stays readable
 FULL_RETRY_SECONDS = 30.0  # when to come back to a full queue: about the time until a short video is indexed
 WAITING = "videos that wait to be indexed"
-_FIELDS = (
+JOB_FIELDS = (
     "id, collection, video_id, uri_name, spool_name, display_uri, metadata, recorded_time, state, progress,"
     " failure_reason, failure_message, attempt_count, created_time, changed_time, caller"
 )
@@ -157,9 +157,9 @@ class JobQueue:
     def job(self, collection: str, video_id: str) -> Job | None:
         """Return the job of a video; None: there is none."""
         rows = self.catalog.select(
-            f"SELECT {_FIELDS} FROM jobs WHERE collection = ? AND video_id = ?", collection, video_id
+            f"SELECT {JOB_FIELDS} FROM jobs WHERE collection = ? AND video_id = ?", collection, video_id
         )
-        return _job_of(rows[0]) if rows else None
+        return job_of(rows[0]) if rows else None
 
     def jobs(
         self,
@@ -179,9 +179,9 @@ class JobQueue:
         """
         uri, *names = after or (None, None, None)
         return [
-            _job_of(row)
+            job_of(row)
             for row in self.catalog.select(
-                f"SELECT {_FIELDS} FROM jobs WHERE (?1 IS NULL OR collection IN (SELECT value FROM json_each(?1)))"
+                f"SELECT {JOB_FIELDS} FROM jobs WHERE (?1 IS NULL OR collection IN (SELECT value FROM json_each(?1)))"
                 " AND (?2 IS NULL OR video_id = ?2)"
                 " AND (?3 IS NULL OR (display_uri, collection, video_id) > (?3, ?4, ?5))"
                 " ORDER BY display_uri, collection, video_id LIMIT ?6",
@@ -250,7 +250,7 @@ class JobQueue:
             self._remove_spooled(ended)
 
     def _job_by_id(self, job_id: int) -> Job:
-        return _job_of(self.catalog.select(f"SELECT {_FIELDS} FROM jobs WHERE id = ?", job_id)[0])
+        return job_of(self.catalog.select(f"SELECT {JOB_FIELDS} FROM jobs WHERE id = ?", job_id)[0])
 
     def set_progress(self, shares: Mapping[int, float]) -> set[int]:
         """Store the progress of jobs, 0 to 1 by job id; return the ids of the jobs that are not RUNNING any more."""
@@ -287,9 +287,9 @@ class JobQueue:
             self._forget_old(edit)
             ended: list[str | None] = []
             for row in self.catalog.select(
-                f"SELECT {_FIELDS} FROM jobs WHERE state = 'RUNNING' AND attempt_count >= ?", MAX_ATTEMPTS
+                f"SELECT {JOB_FIELDS} FROM jobs WHERE state = 'RUNNING' AND attempt_count >= ?", MAX_ATTEMPTS
             ):
-                job = _job_of(row)
+                job = job_of(row)
                 error = WorkerCrashed(job.display_uri, job.attempt_count)
                 ended += self._fail(edit, "id = ?", (job.job_id,), "WORKER_CRASHED", str(error))
             edit.execute(
@@ -376,7 +376,8 @@ class JobQueue:
         edit.execute("DELETE FROM jobs WHERE state = 'FAILED' AND changed_time <= ?", (self._clock() - FAILED_SECONDS,))
 
 
-def _job_of(row: tuple[Any, ...]) -> Job:
+def job_of(row: tuple[Any, ...]) -> Job:
+    """Return the job of a row of JOB_FIELDS."""
     (job_id, collection, video_id, uri_name, spool_name, display_uri, metadata, recorded_time, state, progress, reason,
      message, attempt_count, created_time, changed_time, caller) = row  # fmt: skip
     return Job(

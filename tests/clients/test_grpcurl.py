@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
-from kinodex.v1 import library_service_pb2, moderation_service_pb2, moment_pb2, search_service_pb2
+from kinodex.v1 import library_service_pb2, moderation_service_pb2, moment_pb2, search_service_pb2, server_service_pb2
 from support.fakes import write_scenes
 from support.toolchain import Reached
 from support.waiting import HANG_SECONDS, wait_until
@@ -25,6 +25,7 @@ SERVICES = (
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
     library_service_pb2.DESCRIPTOR.services_by_name["LibraryService"],
     moderation_service_pb2.DESCRIPTOR.services_by_name["ModerationService"],
+    server_service_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 
 Curl = Callable[..., subprocess.CompletedProcess[str]]
@@ -174,6 +175,14 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
     failed = indexed(ask("LibraryService/UploadVideo", {"header": {"filename": "no.mp4"}}, no_film)["video"])
     assert (failed["state"], failed["failure"]["reason"]) == ("STATE_FAILED", "DECODE_ERROR")
     ask("LibraryService/DeleteVideo", {"video_id": failed["video_id"]})
+
+    assert "streams" not in ask("ServerService/ListStreams", {"include_ended": True})  # no Kafka here
+    gone = {"uri": "https://example.invalid/no.mp4", "video_id": "gone"}
+    ask("LibraryService/IngestVideo", gone)
+    job = ask("ServerService/GetJob", {"video_id": "gone"})["job"]
+    assert (job["uri"], job["own"]) == (gone["uri"], True)
+    assert [each["video_id"] for each in ask("ServerService/ListJobs", {"own": True})["jobs"]] == ["gone"]
+    assert ask("ServerService/CancelJob", {"video_id": "gone"}) == {}
 
     film = write_scenes(server.films / "local.mp4", [("yellow", 3)], salt=8)
     try:

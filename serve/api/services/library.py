@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
-from google.protobuf.message import Message
-
 from ingest.config import SourceConfig
 from ingest.source.source import check_policy, display_uri
 from kinodex.v1 import library_service_pb2 as library_pb2
@@ -14,6 +12,7 @@ from kinodex.v1 import library_service_pb2_grpc
 from serve.api.access import Access
 from serve.api.interceptor import current_caller, current_principal, current_subject
 from serve.api.pages import PageSigner, binding, fit_page
+from serve.api.services.retries import request_key
 from serve.api.services.upload_messages import UploadMessages
 from serve.api.tokens import Principal
 from serve.api.workers import Workers, run_to_end
@@ -29,7 +28,6 @@ from serve.codec.messages import ready_status, video_message
 from serve.codec.outlines import outline_message
 from serve.codec.overviews import collection_listing, collection_message
 from serve.codec.requests import (
-    Placement,
     UploadInfo,
     VideoReference,
     ingest_placement,
@@ -391,13 +389,3 @@ def make_video_id(collection: str, uri: str) -> str:
 def sort_key(status: VideoStatus) -> tuple[bytes, str, str]:
     """Return the key that sorts a list as the catalog does: by a URI's bytes, which may not be UTF-8."""
     return uri_bytes(status.uri), status.collection, status.video_id
-
-
-def request_key(
-    principal: Principal, method: str, placement: "Placement | library_pb2.DeleteVideoRequest", request: Message
-) -> RequestKey | None:
-    """Return the key that identifies a repeated request; None if the caller gave no request id."""
-    if not placement.request_id:
-        return None
-    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
-    return RequestKey(principal=principal.name, request_id=placement.request_id, method=method, digest=digest)

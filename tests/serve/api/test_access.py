@@ -20,8 +20,10 @@ from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import moderation_service_pb2 as moderation_pb2
 from kinodex.v1 import moment_pb2
 from kinodex.v1 import search_service_pb2 as search_pb2
+from kinodex.v1 import server_service_pb2 as server_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
+from kinodex.v1.server_service_pb2_grpc import ServerServiceStub
 from serve.api.build import build_server
 from serve.api.tokens import create_token, revoke_token
 from serve.catalog.catalog import Catalog
@@ -51,6 +53,7 @@ class Caller:
 
     def __init__(self, channel: grpc.Channel, authorization: str | None) -> None:
         self.search, self.library = SearchServiceStub(channel), LibraryServiceStub(channel)
+        self.server = ServerServiceStub(channel)
         self.options: dict[str, Any] = {
             "metadata": [] if authorization is None else [("authorization", authorization)],
             "timeout": HANG_SECONDS,
@@ -67,6 +70,10 @@ class Caller:
     def curve(self, video_id: str, **fields: Any) -> Any:
         request = search_pb2.GetSimilarityCurveRequest(query=moment_pb2.Query(text="red"), video_id=video_id, **fields)
         return self.search.GetSimilarityCurve(request, **self.options)
+
+    def serves(self, method: str, **fields: Any) -> Any:
+        request = getattr(server_pb2, f"{method}Request")(**fields)
+        return getattr(self.server, method)(request, **self.options)
 
     def listed(self, **fields: Any) -> Any:
         return self.library.ListVideos(library_pb2.ListVideosRequest(**fields), **self.options)
@@ -176,7 +183,7 @@ def assert_same(one: Status, other: Status, words: tuple[str, str]) -> None:
 # ------------------------------------------------------------------ who gets in
 METHODS = [
     (service, method)
-    for module in (search_pb2, library_pb2, moderation_pb2)
+    for module in (search_pb2, library_pb2, moderation_pb2, server_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
@@ -296,6 +303,10 @@ BY_COLLECTION: dict[str, Callable[[House, str], Any]] = {
     "GetSimilarityCurve": lambda h, name: h.writer.curve(h.beta_id, collection=name),
     "ListVideos": lambda h, name: h.writer.listed(collection=name),
     "like": lambda h, name: h.writer.like(h.beta_id, collection=name),
+    "ListStreams": lambda h, name: h.writer.serves("ListStreams", collection=name),
+    "ListJobs": lambda h, name: h.writer.serves("ListJobs", collection=name),
+    "GetJob": lambda h, name: h.writer.serves("GetJob", video_id=h.beta_id, collection=name),
+    "CancelJob": lambda h, name: h.writer.serves("CancelJob", video_id=h.beta_id, collection=name),
     "GetVideo": lambda h, name: h.writer.get("GetVideo", h.beta_id, collection=name),
     "GetTranscript": lambda h, name: h.writer.get("GetTranscript", h.beta_id, collection=name),
     "GetChapters": lambda h, name: h.writer.get("GetChapters", h.beta_id, collection=name),
@@ -359,6 +370,17 @@ def test_a_job_of_others_is_as_one_that_is_not_there(house: House) -> None:
         not_there = refused(house.writer.get, method, NOWHERE)
         assert grpc_code(there) == "NOT_FOUND"
         assert_same(there, not_there, (queued.video_id, NOWHERE))
+    for method in ("GetJob", "CancelJob"):
+        there = refused(house.writer.serves, method, video_id=queued.video_id)
+        not_there = refused(house.writer.serves, method, video_id=NOWHERE)
+        assert grpc_code(there) == "NOT_FOUND"
+        assert_same(there, not_there, (queued.video_id, NOWHERE))
+    assert house.reader.serves("ListJobs").jobs == []
+    assert [job.own for job in house.admin.serves("ListJobs").jobs] == [True]
+    other = house.caller("colleague", ["beta"])
+    assert [(job.video_id, job.own) for job in other.serves("ListJobs").jobs] == [(queued.video_id, False)]
+    assert other.serves("ListJobs", own=True).jobs == []
+    assert code(other.serves, "CancelJob", video_id=queued.video_id) == "PERMISSION_DENIED"
     assert queued.video_id not in [one.video_id for one in house.reader.listed().videos]
     house.admin.get("DeleteVideo", queued.video_id)
 

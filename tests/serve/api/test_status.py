@@ -40,6 +40,7 @@ SPOKEN: list[Exception] = [
     errors.VideoDamaged("3fa9", "a time must lie in the years 1 to 9999"),
     errors.VideoIsLive("cam"),
     errors.FrameNotFound("c0ffee"),
+    errors.JobNotFound("c0ffee"),
     errors.RequestIdReused("retry-1"),
     errors.Unauthenticated(),
     errors.TokenExpired("laptop", datetime(2026, 5, 1, 12, tzinfo=UTC)),
