@@ -54,6 +54,8 @@ class Utterance:
     avg_logprob: float  # mean log probability of the window that Whisper decoded it in
     no_speech_prob: float  # 0..1, of the same window
     source: WordSource = WordSource.SPEECH  # of others, `avg_logprob` and `no_speech_prob` are NaN
+    speaker: int = 0  # who says it, of this video: from 1, in the order of first words; 0: not told apart
+    spoken_language: str = ""  # as `language`, which is that of the text: set where the text is a translation
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds <= self.end_seconds:

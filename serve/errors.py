@@ -22,6 +22,7 @@
 ├── CollectionNotFound     no such collection
 ├── FrameNotFound          the video has no pictures
 ├── JobNotFound            no job to index this video
+├── SpeakerNotFound        the video has no such speaker
 ├── RequestIdReused        a request id came with another request
 ├── Unauthenticated        no valid token
 │   └── TokenExpired       a right token whose time is over
@@ -253,6 +254,14 @@ class JobNotFound(ServeError):
     def __init__(self, video_id: str) -> None:
         super().__init__(f"no job for video {video_id}: it is indexed, cancelled, or was never asked for")
         self.video_id = video_id
+
+
+class SpeakerNotFound(ServeError):
+    """The video has no speaker of this number."""
+
+    def __init__(self, video_id: str, speaker: int) -> None:
+        super().__init__(f"video {video_id} has no speaker {speaker}")
+        self.video_id, self.speaker = video_id, speaker
 
 
 class RequestIdReused(ServeError):

@@ -108,6 +108,22 @@ class Video:
                 yield recorded, recorded + end - start
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speaker:
+    """Somebody who speaks in one video. Nobody is recognised in another video."""
+
+    number: int  # from 1, in the order of first words
+    name: str  # that a person gave; empty: none
+    utterance_count: int
+    speech_seconds: float  # of these utterances together
+    start_seconds: float  # of the first one
+
+    @property
+    def label(self) -> str:
+        """The name, or "speaker 1"."""
+        return self.name or f"speaker {self.number}"
+
+
 class VideoState(StrEnum):
     """Progress of a video through indexing."""
 
@@ -227,6 +243,7 @@ class Query:
     image_weight: float = 0.5  # 0..1: weight of the image or the example beside the text
     exclude_text: str = ""  # what answers should not show or say
     channel: Channel = "all"
+    speaker: str = ""  # only what they say: the number of a speaker in each video, or a name; empty: anybody
     filter: Filter = EVERYTHING
     min_confidence: float = 0.0  # 0..1: answers below it are left out
     max_moments_per_video: int | None = None  # None: three in a search, no limit for moments
@@ -241,6 +258,8 @@ class Query:
             raise ValueError(f"limit must be >= 1, got {self.limit}")
         if self.channel not in ("visual", "speech", "text", "all"):
             raise ValueError(f"channel must be visual, speech, text or all, got {self.channel!r}")
+        if self.speaker and (self.channel not in ("all", "speech") or not self.text.strip()):
+            raise ValueError("a speaker needs a text, and the channel all or speech")
         for name in ("image_weight", "min_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, got {getattr(self, name)}")

@@ -38,10 +38,11 @@ from serve.catalog.rows import (
     metadata_json,
     uri_bytes,
 )
+from serve.catalog.speech.speakers import hand_over_names, name_speaker
 from serve.catalog.sqlite import WriterLock, connect_editor, connect_writer, translate_failures
-from serve.errors import VideoAmbiguous, VideoNotFound
+from serve.errors import SpeakerNotFound, VideoAmbiguous, VideoNotFound
 from serve.files import make_library_private, make_private_folder
-from serve.values import EncoderSpace
+from serve.values import EncoderSpace, Video
 from temporal.values import Segment
 
 __all__ = ["Catalog", "Kind", "NewVideo", "WordMatch"]
@@ -236,6 +237,7 @@ class Catalog(CatalogReader):
         ).fetchone()  # fmt: skip
         if older is not None:
             replace_version(write, older[0], row)
+            hand_over_names(write, older[0], row)
             self.remove_row(write, older[0])
         write.execute(
             "UPDATE videos SET state = 'READY', media = ?, duration_seconds = ?, warnings = ?, indexed_time = ?,"
@@ -272,6 +274,17 @@ class Catalog(CatalogReader):
             self._require_begun(row)
             write.execute("DELETE FROM videos WHERE row = ?", (row,))
         self._begun.discard(row)
+
+    def name_speaker(self, video: Video, number: int, name: str) -> None:
+        """Give a speaker of a video a name; an empty one takes the name away.
+
+        Raises:
+            SpeakerNotFound: If the video has no such speaker.
+        """
+        with self.editing() as edit:
+            if not name_speaker(edit, video.row, number, name):
+                raise SpeakerNotFound(video.video_id, number)
+            self.advance_generation(edit)  # answers to questions for a name change
 
     def delete(self, video_id: str, collection: str | None = None) -> None:
         """Delete a video. Its id must be whole: an abbreviation could name another video than the caller means.

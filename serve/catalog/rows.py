@@ -29,7 +29,9 @@ VIDEO_FIELDS = (
 
 TIME_FIELDS = "frame_count, width, epochs, pts_seconds"  # of frame_blocks
 FRAME_FIELDS = f"{TIME_FIELDS}, vectors"
-UTTERANCE_FIELDS = "epoch, start_seconds, end_seconds, text, language, avg_logprob, no_speech_prob, source"
+UTTERANCE_FIELDS = (
+    "epoch, start_seconds, end_seconds, text, language, avg_logprob, no_speech_prob, source, speaker, spoken_language"
+)
 
 
 def video_of(fields: tuple[Any, ...], searched: str | None) -> Video:
@@ -135,12 +137,13 @@ def insert_utterances(
     """
     write.executemany(
         "INSERT INTO utterances (video_row, segment_row, position, epoch, start_seconds, end_seconds, text,"
-        " search_text, words, language, avg_logprob, no_speech_prob, source, vector, added_time)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " search_text, words, language, avg_logprob, no_speech_prob, source, speaker, spoken_language, vector,"
+        " added_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (video_row, segment_row, position, utterance.epoch, utterance.start_seconds, utterance.end_seconds,
              utterance.text, normalise(utterance.text), words_json(utterance.words), utterance.language,
-             utterance.avg_logprob, utterance.no_speech_prob, utterance.source, vector_bytes(vector), added_time)
+             utterance.avg_logprob, utterance.no_speech_prob, utterance.source, utterance.speaker,
+             utterance.spoken_language, vector_bytes(vector), added_time)
             for position, utterance, vector in utterances
         ),
     )  # fmt: skip
@@ -213,11 +216,12 @@ def traits_of(fields: tuple[Any, ...], directory: Path) -> StoredTraits:
 
 
 def utterance_of(fields: tuple[Any, ...], words: str | None = None) -> Utterance:
-    epoch, start, end, text, language, logprob, silence, source = fields
+    epoch, start, end, text, language, logprob, silence, source, speaker, spoken_language = fields
     return Utterance(
         epoch=epoch, start_seconds=start, end_seconds=end, text=text, words=() if words is None else words_of(words),
         language=language, avg_logprob=np.nan if logprob is None else logprob,
-        no_speech_prob=np.nan if silence is None else silence, source=WordSource(source),
+        no_speech_prob=np.nan if silence is None else silence, source=WordSource(source), speaker=speaker,
+        spoken_language=spoken_language,
     )  # fmt: skip
 
 

@@ -329,6 +329,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
         " name TEXT NOT NULL,"  # of the file
         " utterances TEXT NOT NULL)",  # JSON [[start_seconds, end_seconds, text], ...]
     ),
+    # Who speaks (serve.catalog.speech.speakers), and the language of the sound where the text is a translation.
+    (
+        "ALTER TABLE utterances ADD COLUMN speaker INTEGER NOT NULL DEFAULT 0",  # from 1; 0: not told apart
+        "ALTER TABLE utterances ADD COLUMN spoken_language TEXT NOT NULL DEFAULT ''",  # '': that of the text
+        "CREATE INDEX utterances_speaker ON utterances (video_row, speaker) WHERE speaker > 0",
+        "CREATE TABLE speaker_names (video_row INTEGER NOT NULL REFERENCES videos ON DELETE CASCADE,"
+        " speaker INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (video_row, speaker)) WITHOUT ROWID",
+    ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from serve.catalog.catalog import Catalog
 from serve.catalog.reader import WORDED, CatalogReader, search_table
+from serve.catalog.speech.speakers import hand_over_names
 from serve.catalog.sqlite import CATALOG_NAME
 from serve.video_warnings import NOT_ENCODED, is_not_encoded
 
@@ -38,6 +39,7 @@ def replace_videos(catalog: Catalog, other: Path, failures: Failures | None = No
             (json.dumps(moved),),
         )
         _hand_over_places(write, moved)
+        _hand_over_names(write, moved)
         kept = [
             row for name, reason in (failures or {}).items() if (row := _keep(write, name, reason, moved, fingerprint))
         ]
@@ -100,6 +102,18 @@ def _hand_over_places(write: sqlite3.Connection, moved: list[int]) -> None:
         " WHERE places.video_row = old.row AND old.state = 'READY' AND new.row IN (SELECT value FROM json_each(?))",
         (json.dumps(moved),),
     )
+
+
+def _hand_over_names(write: sqlite3.Connection, moved: list[int]) -> None:
+    """Name the speakers of the new rows as those of the old rows."""
+    pairs = write.execute(
+        "SELECT old.row, new.row FROM videos AS old JOIN videos AS new USING (collection, video_id)"
+        " WHERE old.state = 'READY' AND new.row IN (SELECT value FROM json_each(?))"
+        " AND old.row IN (SELECT video_row FROM speaker_names)",
+        (json.dumps(moved),),
+    ).fetchall()
+    for old, new in pairs:
+        hand_over_names(write, old, new)
 
 
 def _copy_attached(catalog: Catalog, old_row: int) -> int:

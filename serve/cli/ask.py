@@ -37,6 +37,7 @@ class QuestionOptions:
     image: Path | None
     limit: int
     channel: Channel
+    speaker: str
     collection: str | None
     sheet: Path | None
     as_json: bool
@@ -67,6 +68,7 @@ def ask(kind: Literal["search", "moments"], question: QuestionOptions, library: 
         image=image,
         image_name=str(question.image or "image"),
         channel=question.channel,
+        speaker=question.speaker.strip(),
         limit=question.limit,
         filter=Filter(
             collections=None if collection is None else (collection,),

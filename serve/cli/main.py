@@ -29,6 +29,7 @@ from serve.cli.serve import serve
 from serve.cli.streams import dead_letters, streams
 from serve.cli.tokens import token
 from serve.cli.train import train
+from serve.cli.voices.speakers import speakers
 
 if TYPE_CHECKING:
     from serve.cli.transcripts import TranscriptFormat
@@ -136,6 +137,10 @@ def _ask_library(kind: Literal["search", "moments"], data: Path | None, config: 
         raise click.UsageError("give a question: QUERY, or --image FILE")
     if UNDECODABLE.intersection(question["text"] or ""):
         raise click.UsageError("QUERY is not UTF-8 text")
+    if question["speaker"].strip() and (not question["text"] or question["channel"] in ("visual", "text")):
+        raise click.UsageError("--speaker needs a QUERY, and --channel all or speech")
+    if UNDECODABLE.intersection(question["speaker"]):
+        raise click.UsageError("--speaker is not UTF-8 text")
     server = question.pop("server")
     if server is not None and data is not None:
         raise click.UsageError("give --data or --server, not both")
@@ -230,10 +235,10 @@ def transcript(video_id: str, format_: "TranscriptFormat", data: Path | None, co
 
     with local_library(data, config) as library:
         video = library.video(video_id)
-        utterances = library.transcript(video)
+        utterances, speakers = library.transcript(video), library.speakers(video)
     if not utterances:
         click.echo(f"kinodex: {title(video.uri)} has no speech", err=True)
-    click.echo(write_transcript(video, utterances, format_).encode("utf-8", "backslashreplace"), nl=False)
+    click.echo(write_transcript(video, utterances, format_, speakers).encode("utf-8", "backslashreplace"), nl=False)
 
 
 @cli.command()
@@ -340,6 +345,7 @@ def calibrate(
 
 
 cli.add_command(chapters)
+cli.add_command(speakers)
 cli.add_command(serve)
 cli.add_command(token)
 cli.add_command(jobs)

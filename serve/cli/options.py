@@ -65,6 +65,12 @@ def question_options(command: Function) -> Function:
             help="Search the pictures, the speech, the text in pictures, or all.",
         ),
         click.option(
+            "--speaker",
+            metavar="N|NAME",
+            default="",
+            help="Search only what this speaker says: a number in each video, or a name (kinodex speakers).",
+        ),
+        click.option(
             "--limit", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="Most answers."
         ),
         click.option("--image", metavar="FILE", type=click.Path(path_type=Path), help="Search by a picture."),

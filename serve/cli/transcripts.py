@@ -2,14 +2,15 @@
 
 import html
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from encoders.values import Utterance
 from serve.cli.render import TIME_DIGITS
 from serve.text import clock, printable, to_json
-from serve.values import Video
+from serve.values import Speaker, Video
 
 TranscriptFormat = Literal["text", "srt", "vtt", "json"]
 
@@ -26,6 +27,7 @@ class Cue:
     start_seconds: float
     end_seconds: float
     lines: tuple[str, ...]  # at most CUE_LINES of at most LINE_CHARS
+    speaker: str = ""  # who says it; empty: not told apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +39,33 @@ class _Piece:
     end_seconds: float
 
 
-def write_transcript(video: Video, utterances: Sequence[Utterance], format_: TranscriptFormat) -> str:
-    """Write a transcript in a format. The text and srt of a video without speech are empty."""
+def write_transcript(
+    video: Video, utterances: Sequence[Utterance], format_: TranscriptFormat, speakers: Sequence[Speaker] = ()
+) -> str:
+    """Write a transcript in a format. The text and srt of a video without speech are empty.
+
+    Args:
+        speakers: Of the utterances; none: they are not told apart.
+    """
+    labels = {speaker.number: printable(speaker.label) for speaker in speakers}
     writers: dict[str, Callable[[], str]] = {
-        "text": lambda: "".join(f"[{clock(each.start_seconds)}] {printable(each.text)}\n" for each in utterances),
-        "srt": lambda: to_srt(make_cues(utterances)),
-        "vtt": lambda: to_vtt(make_cues(utterances)),
-        "json": lambda: to_json(_transcript_json(video, utterances)).decode() + "\n",
+        "text": lambda: "".join(
+            f"[{clock(each.start_seconds)}] {_spoken_by(each.speaker, labels)}{printable(each.text)}\n"
+            for each in utterances
+        ),
+        "srt": lambda: to_srt(make_cues(utterances, labels)),
+        "vtt": lambda: to_vtt(make_cues(utterances, labels)),
+        "json": lambda: to_json(_transcript_json(video, utterances, speakers)).decode() + "\n",
     }
     return writers[format_]()
 
 
-def _transcript_json(video: Video, utterances: Sequence[Utterance]) -> dict[str, Any]:
+def _spoken_by(speaker: int, labels: Mapping[int, str]) -> str:
+    return f"{labels[speaker]}: " if speaker in labels else ""
+
+
+def _transcript_json(video: Video, utterances: Sequence[Utterance], speakers: Sequence[Speaker]) -> dict[str, Any]:
+    names = {speaker.number: speaker.name for speaker in speakers}
     return {
         "video_id": video.video_id,
         "uri": video.uri,
@@ -59,6 +76,9 @@ def _transcript_json(video: Video, utterances: Sequence[Utterance]) -> dict[str,
                 "text": each.text,
                 "language": each.language,
                 "source": each.source.lower(),
+                "spoken_language": each.spoken_language or each.language,
+                "speaker": each.speaker or None,
+                "speaker_name": names.get(each.speaker) or None,
                 "words": [
                     {
                         "text": word.text,
@@ -75,11 +95,18 @@ def _transcript_json(video: Video, utterances: Sequence[Utterance]) -> dict[str,
 
 
 def to_srt(subtitles: Sequence[Cue]) -> str:
-    """Write SubRip. Parsers take "-->" for a line of times, and the format has no escapes, so "->" replaces it."""
+    """Write SubRip. Parsers take "-->" for a line of times, and the format has no escapes, so "->" replaces it.
+
+    Where another speaker begins, the cue begins with their name, and may be a line longer for it.
+    """
     blocks = []
+    speaker = ""
     for number, cue in enumerate(subtitles, start=1):
         times = f"{_timestamp(cue.start_seconds, ',')} --> {_timestamp(cue.end_seconds, ',')}"
-        text = "\n".join(cue.lines).replace("-->", "->")
+        named = [f"{cue.speaker}:", *cue.lines] if cue.speaker not in ("", speaker) else None
+        lines = _balance_lines(" ".join(named)) if named else cue.lines
+        speaker = cue.speaker
+        text = "\n".join(lines).replace("-->", "->")
         blocks.append(f"{number}\n{times}\n{text}\n")
     return "\n".join(blocks)
 
@@ -90,6 +117,8 @@ def to_vtt(subtitles: Sequence[Cue]) -> str:
     for cue in subtitles:
         times = f"{_timestamp(cue.start_seconds, '.')} --> {_timestamp(cue.end_seconds, '.')}"
         text = "\n".join(html.escape(line, quote=False) for line in cue.lines)
+        if cue.speaker:  # a voice span; the name may not hold its end
+            text = f"<v {html.escape(cue.speaker, quote=False)}>{text}"
         blocks.append(f"{times}\n{text}\n")
     return "\n".join(blocks)
 
@@ -101,18 +130,28 @@ def _timestamp(seconds: float, point: str) -> str:
     return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
 
 
-def make_cues(utterances: Sequence[Utterance]) -> list[Cue]:
-    """Cut utterances into subtitles, in order of time. No subtitle is empty or overlaps the next."""
-    timed = [group for utterance in utterances for group in _cut_into_cues(utterance)]
-    timed.sort(key=lambda group: group.start_seconds)
+def make_cues(utterances: Sequence[Utterance], labels: Mapping[int, str] = MappingProxyType({})) -> list[Cue]:
+    """Cut utterances into subtitles, in order of time. No subtitle is empty or overlaps the next.
+
+    Args:
+        labels: Names of the speakers, by number.
+    """
+    spoken = [(group, utterance.speaker) for utterance in utterances for group in _cut_into_cues(utterance)]
+    spoken.sort(key=lambda each: each[0].start_seconds)
+    timed = [group for group, _ in spoken]
     subtitles = []
-    for index, group in enumerate(timed):
+    for index, (group, speaker) in enumerate(spoken):
         end = max(group.end_seconds, group.start_seconds + MIN_CUE_SECONDS)
         if index + 1 < len(timed):
             end = min(end, timed[index + 1].start_seconds)
         end = max(end, group.start_seconds + STEP_SECONDS)
         subtitles.append(
-            Cue(start_seconds=group.start_seconds, end_seconds=end, lines=tuple(_balance_lines(group.text)))
+            Cue(
+                start_seconds=group.start_seconds,
+                end_seconds=end,
+                lines=tuple(_balance_lines(group.text)),
+                speaker=labels.get(speaker, ""),
+            )
         )
     return subtitles
 

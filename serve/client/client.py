@@ -51,11 +51,11 @@ from serve.codec.messages import (
     watch_request,
 )
 from serve.codec.outlines import outline_value
-from serve.codec.utterances import read_utterance
+from serve.codec.utterances import speaker_values, utterance_value
 from serve.errors import ServerFailed
 from serve.event import Event, EventFilter
 from serve.text import printable
-from serve.values import Answer, MomentChange, Query, Thresholds, VideoState, VideoStatus
+from serve.values import Answer, MomentChange, Query, Speaker, Thresholds, VideoState, VideoStatus
 from temporal.values import Outline
 
 PAGE_SIZE = 100  # answers on a page; the API allows no more
@@ -258,8 +258,25 @@ class Client(OverviewCalls):
             video_id=escape_surrogates(video_id), collection=escape_surrogates(collection)
         )
         return self._call(
-            self._library.GetTranscript, request, lambda transcript: list(map(read_utterance, transcript.utterances))
+            self._library.GetTranscript, request, lambda transcript: list(map(utterance_value, transcript.utterances))
         )
+
+    def speakers(self, video_id: str, collection: str = "") -> list[Speaker]:
+        """Return the speakers of a video, by number; none: they are not told apart."""
+        request = library.GetTranscriptRequest(
+            video_id=escape_surrogates(video_id), collection=escape_surrogates(collection)
+        )
+        return self._call(self._library.GetTranscript, request, speaker_values)
+
+    def name_speaker(self, video_id: str, number: int, name: str, collection: str = "") -> list[Speaker]:
+        """Give a speaker of a video a name, an empty one to take it away; return all speakers of the video."""
+        request = library.NameSpeakerRequest(
+            video_id=escape_surrogates(video_id),
+            collection=escape_surrogates(collection),
+            speaker=number,
+            name=escape_surrogates(name),
+        )
+        return self._call(self._library.NameSpeaker, request, speaker_values)
 
     def outline(self, video_id: str, collection: str = "", highlight_count: int = 0) -> Outline:
         """Return the chapters of a video, and as many of its most telling moments."""

@@ -87,6 +87,7 @@ def query_message(query: Query) -> moment_pb2.Query:
         exclude_text=escape_surrogates(query.exclude_text),
         image_weight=query.image_weight,
         channel=channel_message(query.channel),
+        speaker=escape_surrogates(query.speaker),
     )
 
 

@@ -28,6 +28,7 @@ DEFAULT_VIDEO_COUNT, MAX_VIDEO_COUNT = 100, 1_000  # videos on a page of ListVid
 MAX_FILTER_NAME_COUNT = 1_000  # collections in a filter, and videos
 MAX_METADATA_COUNT, MAX_KEY_CHARS, MAX_VALUE_CHARS = 64, 64, 1_024
 MAX_METADATA_CHARS = 16_384  # of all keys and values of a video: lists and answers carry them with each video
+MAX_NAME_CHARS = 100  # of a speaker
 MAX_REFERENCE_CHARS = 512  # of a name to look up: other programs may have given longer names than ours
 MAX_URI_CHARS = 8_192  # signed URLs of object stores are shorter
 MAX_FILENAME_CHARS = 255  # the limit of most file systems
@@ -119,6 +120,8 @@ def standing_query(request: search.WatchMomentsRequest) -> tuple[Query, Threshol
     cooldown_seconds = violations.read_duration("cooldown", request.cooldown)
     if request.query.exclude_text:
         violations.add("query.exclude_text", "is not supported for watched moments")
+    if request.query.speaker:
+        violations.add("query.speaker", "is not supported for watched moments")
     question = search.SearchMomentsRequest(filter=request.filter)
     if request.HasField("query"):
         question.query.CopyFrom(request.query)
@@ -161,7 +164,8 @@ def video_reference(
     | library.DeleteVideoRequest
     | library.GetTranscriptRequest
     | library.GetChaptersRequest
-    | library.GetFrameRequest,
+    | library.GetFrameRequest
+    | library.NameSpeakerRequest,
 ) -> VideoReference:
     """Read which video a request is about, and check its other fields."""
     violations = Violations()
@@ -170,6 +174,12 @@ def video_reference(
         violations.add("highlight_count", f"must be 0 to {MAX_HIGHLIGHT_COUNT}, got {request.highlight_count}")
     if isinstance(request, library.GetFrameRequest):
         violations.read_duration("offset", request.offset)
+    if isinstance(request, library.NameSpeakerRequest):
+        if request.speaker < 1:
+            violations.add("speaker", f"must be 1 or more, got {request.speaker}")
+        violations.check_length("name", request.name, MAX_NAME_CHARS)
+        if has_controls(request.name):
+            violations.add("name", "must not contain control characters")
     if isinstance(request, library.DeleteVideoRequest):
         check_request_id(violations, "request_id", request.request_id)
     violations.check()
@@ -204,6 +214,11 @@ def _read_query(violations: Violations, request: search.SearchVideosRequest | se
     if request.max_moments_per_video < 0:
         violations.add("max_moments_per_video", f"must not be negative, got {request.max_moments_per_video}")
     channel = violations.read_channel("query.channel", question.channel)
+    violations.check_length("query.speaker", question.speaker, MAX_NAME_CHARS)
+    if question.speaker and not question.text.strip():
+        violations.add("query.speaker", "needs a text")
+    elif question.speaker and channel not in ("all", "speech"):
+        violations.add("query.speaker", "cannot stand beside a channel other than CHANNEL_ALL and CHANNEL_SPEECH")
     like = _read_example(violations, question.like) if question.HasField("like") else None
     query_filter = _read_filter(violations, request.filter)
     limit = violations.read_page_size(request.page_size, DEFAULT_ANSWER_COUNT, MAX_ANSWER_COUNT)
@@ -215,6 +230,7 @@ def _read_query(violations: Violations, request: search.SearchVideosRequest | se
         image_weight=weight,
         exclude_text=question.exclude_text,
         channel=channel,
+        speaker=question.speaker.strip(),
         filter=query_filter,
         min_confidence=request.min_confidence,
         max_moments_per_video=request.max_moments_per_video or None,

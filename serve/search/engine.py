@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,13 +27,14 @@ from encoders.batching import TextVectors
 from encoders.calibration import logit
 from serve.catalog.catalog import Catalog
 from serve.catalog.reader import require_single
+from serve.catalog.speech.speakers import has_speakers
 from serve.catalog.spelling import matches_term
 from serve.encoder_set import Encoders
 from serve.index import open_index
 from serve.search.answers import AnswerReader
 from serve.search.caches import ReadWriteLock, RowCache
 from serve.search.evidence import ScoredVideo
-from serve.search.intent import Intent
+from serve.search.intent import Intent, read_speaker
 from serve.search.occurrence import choose_occurrence
 from serve.search.ranking import (
     Candidate,
@@ -46,7 +48,7 @@ from serve.search.ranking import (
     rank_in_channel,
     score_video,
 )
-from serve.search.speech import COSINE_MIDDLE, Passage, SpeechChannel, terms_of
+from serve.search.speech import COSINE_MIDDLE, Passage, SpeechChannel, TermMatches, terms_of
 from serve.search.spoken import judge_passages
 from serve.search.target import QueryEncoder, Target, intent_of, is_example
 from serve.search.traits import calibration_in
@@ -270,13 +272,16 @@ class Engine:
         self, query: Query, pixels: NDArray[np.uint8] | None, check: Callable[[], None]
     ) -> tuple[list[Candidate], list[ScoredVideo], Intent]:
         """Return the candidates of all channels, the visual channel's ranking of videos, and the query's intent."""
+        query = self._with_speaker(query)
         intent = intent_of(query)
         # Another thread encodes the texts, which needs no catalog, while this thread looks for their words.
         encoding = self._text_thread.submit(copy_context().run, self._query_encoder.encode_texts, query, intent)
         videos = self._select_videos(query)
         everywhere = len(videos) == len(self.videos) and self._videos.are_all
         rows = None if everywhere else [video.row for video in videos]
-        words = self.speech.find_words(terms_of(intent), rows) if videos and intent.speech_weight > 0 else None
+        words: TermMatches | None = None
+        if videos and intent.speech_weight > 0:
+            words = self.speech.find_words(terms_of(intent), rows, query.speaker)
         encoding.result()
         target = self._query_encoder.encode(query, intent, pixels, self._find_example(query))
         if not videos:
@@ -284,7 +289,7 @@ class Engine:
         check()
         passages: list[Passage] = []
         if target.speech is not None and words is not None:
-            passages = self.speech.find_passages(target.speech, words, rows, intent)
+            passages = self.speech.find_passages(target.speech, words, rows, intent, query.speaker)
         spoken = self._rank_passages(passages, {video.row: video for video in videos}, query, target, intent)
         check()
         scored: list[ScoredVideo] = []
@@ -298,6 +303,13 @@ class Engine:
             screens = self.written.find_screens(target.written, intent, rows)
             merged = merge_screens(self._rank_screens(screens, videos, query, target, intent), merged, intent)
         return [candidate for candidate in merged if not is_example(candidate, target)], scored, intent
+
+    def _with_speaker(self, query: Query) -> Query:
+        """Return a query with the speaker that its text names by number, if any video's speakers are told apart."""
+        if query.speaker or query.channel not in ("all", "speech"):
+            return query
+        text, speaker = read_speaker(query.text)
+        return replace(query, text=text, speaker=speaker) if speaker and has_speakers(self.catalog) else query
 
     def _select_videos(self, query: Query) -> list[Video]:
         """Return the videos that the query's filter admits."""

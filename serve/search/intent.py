@@ -98,6 +98,17 @@ SENTENCE_WORD = re.compile(
     r"|can|could|will|would|shall|should|may|might|must)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
+# Names a speaker by number: "the second speaker", "speaker 2".
+SPEAKER_NUMBER = re.compile(
+    r"\b(?:the\s+)?(?:(?P<ordinal>first|second|third|fourth|fifth|\d{1,3}(?:st|nd|rd|th))\s+speaker"
+    r"|speaker\s+(?:number\s+)?(?P<number>one|two|three|four|five|\d{1,3}))\b(?!['\u2019])",
+    re.IGNORECASE,
+)
+SPEAKER_NUMBERS = {
+    word: str(number)
+    for words in ("first second third fourth fifth", "one two three four five")
+    for number, word in enumerate(words.split(), start=1)
+}
 QUOTED = re.compile(r"[\"“”«»]([^\"“”«»]{2,})[\"“”«»]")
 
 
@@ -170,6 +181,22 @@ def read_intent(text: str, channel: Channel = "all") -> Intent:
         names_text=bool(written or phrases),
         is_empty=not content_terms(text) and not phrases,
     )
+
+
+def read_speaker(text: str) -> tuple[str, str]:
+    """Return a question without the number of the speaker that it asks for, and that number.
+
+    "what does the second speaker say about Paris?" becomes "what does the speaker say about Paris?" and "2". Any other
+    text is returned as it is, with an empty number.
+    """
+    named = SPEAKER_NUMBER.search(text)
+    if named is None:
+        return text, ""
+    rest = SPEAKER_NUMBER.sub("the speaker", text, count=1)
+    if not SPEECH_QUESTION.match(OPENING.sub("", rest.strip().rstrip(" ?!."), count=1).strip()):
+        return text, ""
+    word = (named["ordinal"] or named["number"]).lower()
+    return rest, SPEAKER_NUMBERS.get(word) or word.rstrip("stndrh")
 
 
 def _strip_marks(text: str) -> str:

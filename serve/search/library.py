@@ -17,12 +17,13 @@ from ingest.sandbox.pool import DecodePool
 from ingest.values import Frame
 from serve.catalog.catalog import Catalog
 from serve.catalog.chapters import read_outline
+from serve.catalog.speech.speakers import read_speakers
 from serve.encoder_set import Encoders, decode_config, load_encoders
 from serve.errors import CollectionNotFound, DataDirectoryInvalid, DataDirectoryMissing, EncoderSpaceMismatch
 from serve.search.engine import Engine
 from serve.search.intent import read_intent
 from serve.settings import Settings, load_settings
-from serve.values import Answer, Query, Video
+from serve.values import Answer, Query, Speaker, Video
 from temporal.values import Outline
 
 # Processor time to decode a question's picture. Most take milliseconds; 200 megapixels of HEIC take 5 s, or 17 s if
@@ -173,6 +174,10 @@ class Library:
 
     def transcript(self, video: Video) -> list[Utterance]:
         return self.catalog.utterances(video.row)
+
+    def speakers(self, video: Video) -> list[Speaker]:
+        """Return the speakers of a video, by number; none: they are not told apart."""
+        return read_speakers(self.catalog, video.row)
 
     def outline(self, video: Video, highlight_count: int = 0) -> Outline:
         """Return the chapters of a video, and as many of its most telling moments."""

@@ -49,7 +49,9 @@ class SentenceReader:
 def is_same_sentence(a: Utterance, b: Utterance) -> bool:
     """Whether a sentence goes on from one utterance to the next."""
     return (
-        a.epoch == b.epoch and b.start_seconds - a.end_seconds <= SENTENCE_PAUSE_SECONDS and not ends_sentence(a.text)
+        (a.epoch, a.speaker) == (b.epoch, b.speaker)
+        and b.start_seconds - a.end_seconds <= SENTENCE_PAUSE_SECONDS
+        and not ends_sentence(a.text)
     )
 
 

@@ -17,6 +17,7 @@ from encoders.values import Word
 from serve.catalog.catalog import Catalog
 from serve.catalog.reader import UtteranceRow
 from serve.catalog.rows import words_of
+from serve.catalog.speech.speakers import said_by
 from serve.catalog.spelling import PhraseFinder, content_terms, matches_term
 from serve.index.nearest import NearestIndex
 from serve.search.intent import Intent
@@ -27,6 +28,7 @@ from temporal.values import TimeSpan
 from temporal.window import overlaps
 
 CANDIDATE_COUNT = 64  # utterances that each channel finds: ten answers with room for overlap and filters
+MAX_CANDIDATE_COUNT = 16_384  # utterances among which those of one speaker are looked for: Milvus finds no more at once
 # Utterances scored by BM25, which takes 1 ms for some 500. Common words of a question are not looked for if its rarer
 # words are in that many utterances: an utterance with only common words is seldom among the first.
 WORDED_COUNT = 20_000
@@ -144,20 +146,33 @@ class SpeechChannel:
         self._sentences = SentenceReader(catalog)
         self._frequencies = Frequencies(catalog)
 
-    def find_words(self, terms: Sequence[str], rows: Sequence[int] | None) -> TermMatches:
+    def find_words(self, terms: Sequence[str], rows: Sequence[int] | None, speaker: str = "") -> TermMatches:
         """Find the utterances of some videos (None: of all) with the terms of a question, which may be none.
 
         Needs no vectors, so it can run while they are encoded.
+
+        Args:
+            speaker: As in Query: only what they say.
         """
         counts, total = self._frequencies.of(terms, rows)
-        matches = self._catalog.match_words(choose_rarest(counts), limit=CANDIDATE_COUNT, rows=rows)
+        rarest = choose_rarest(counts)
+
+        def find(limit: int) -> list[tuple[int, int]]:
+            matches = self._catalog.match_words(rarest, limit=limit, rows=rows)
+            return [(match.row, match.position) for match in matches]
+
         return TermMatches(
             rarities={term: rarity(count, total) for term, count in counts.items()},
-            places={(match.row, match.position) for match in matches},
+            places=self._find_said_by(speaker, find),
         )
 
     def find_passages(
-        self, query: NDArray[np.float32], words: TermMatches, rows: Sequence[int] | None, intent: Intent
+        self,
+        query: NDArray[np.float32],
+        words: TermMatches,
+        rows: Sequence[int] | None,
+        intent: Intent,
+        speaker: str = "",
     ) -> list[Passage]:
         """Return the passages that may answer, best first; of passages that share an utterance only the best.
 
@@ -166,13 +181,23 @@ class SpeechChannel:
             words: Result of find_words() for the same question.
             rows: Search these videos only; None: all.
             intent: Of the question. Where it counts the times that something is said, each sentence is one.
+            speaker: As in find_words().
         """
-        places = self._nearest_places(query, rows) | words.places
+
+        def find(limit: int) -> list[tuple[int, int]]:
+            ids, _ = self._index.search(query[None], limit, rows=rows)
+            return self._catalog.locate("utterances", [int(n) for n in ids[0] if n >= 0])
+
+        places = self._find_said_by(speaker, find) | words.places
         spoken = {(each.row, each.position): each for each in self._catalog.utterances_at(sorted(places))}
         singles = [make_passage([each], query, words.rarities) for each in spoken.values()]
         singles.sort(key=lambda passage: -passage.score)
         best = [spoken[passage.row, passage.positions[0]] for passage in singles[:JOINED_COUNT]]
         joined = self._join(best, query, words.rarities)
+        if speaker:
+            all_places = [(each.row, position) for each in joined for position in each.positions]
+            own = said_by(self._catalog, speaker, all_places)
+            joined = [each for each in joined if own.issuperset((each.row, position) for position in each.positions)]
         if intent.occurrence is not None:
             joined = [passage for passage in joined if passage.cost < PAIR_COST]
         # Of equal scores the longer passage: a sentence comes before its parts.
@@ -198,10 +223,20 @@ class SpeechChannel:
         whole = question if intent.speech_text == intent.text else intent.speech_text
         return [whole, intent.speech_text]
 
-    def _nearest_places(self, query: NDArray[np.float32], rows: Sequence[int] | None) -> set[tuple[int, int]]:
-        """Return (video row, position) of the utterances nearest in meaning."""
-        ids, _ = self._index.search(query[None], CANDIDATE_COUNT, rows=rows)
-        return set(self._catalog.locate("utterances", [int(n) for n in ids[0] if n >= 0]))
+    def _find_said_by(self, speaker: str, find: Callable[[int], Sequence[tuple[int, int]]]) -> set[tuple[int, int]]:
+        """Return at least CANDIDATE_COUNT places of utterances that a speaker says, as far as there are so many.
+
+        Args:
+            speaker: Empty: anybody.
+            find: Returns the best places, at most so many.
+        """
+        limit = CANDIDATE_COUNT
+        while True:
+            found = find(limit)
+            own = said_by(self._catalog, speaker, found) if speaker else set(found)
+            if not speaker or len(own) >= CANDIDATE_COUNT or len(found) < limit or limit >= MAX_CANDIDATE_COUNT:
+                return own
+            limit *= 4
 
     def _join(
         self, best: Sequence[UtteranceRow], query: NDArray[np.float32], rarities: Mapping[str, float]

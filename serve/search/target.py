@@ -117,7 +117,7 @@ class QueryEncoder:
 def intent_of(query: Query) -> Intent:
     """Return the intent of a query's text; without text, a picture asks for sight, an example for sight and speech."""
     if query.text.strip():
-        intent = read_intent(query.text, query.channel)
+        intent = read_intent(query.text, "speech" if query.speaker else query.channel)
         return replace(intent, is_empty=False) if query.image or query.like is not None else intent
     if query.like is None or query.channel == "visual":
         return Intent(text="", speech_text="", phrases=(), visual_weight=1.0, speech_weight=0.0)

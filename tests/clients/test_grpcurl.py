@@ -157,6 +157,10 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
 
     (utterance,) = ask("LibraryService/GetTranscript", {"video_id": name})["utterances"]
     assert [word["text"] for word in utterance["words"]] == ["Paris", "is", "lovely."]
+    naming = json.dumps({"video_id": name, "speaker": 1, "name": "Ana"})
+    unnamed = curl(server, "kinodex.v1.LibraryService/NameSpeaker", given=naming)  # speakers are off here
+    assert (unnamed.returncode, '"reason": "SPEAKER_NOT_FOUND"' in unnamed.stderr) == (STATUS_EXIT + 5, True)
+    called.add("LibraryService/NameSpeaker")
     outline = ask("LibraryService/GetChapters", {"video_id": name, "highlight_count": 1})
     assert float(outline["chapters"][-1]["span"]["end_offset"].removesuffix("s")) == pytest.approx(9, abs=1)
     assert len(outline["highlights"]) == 1

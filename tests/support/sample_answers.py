@@ -10,7 +10,7 @@ from PIL import Image
 from encoders.values import Utterance, Word
 from ingest.values import MediaInfo
 from serve.errors import DataDirectoryMissing, VideoNotFound
-from serve.values import Answer, MatchedWord, Moment, Query, Verdict, Video, VideoAnswer
+from serve.values import Answer, MatchedWord, Moment, Query, Speaker, Verdict, Video, VideoAnswer
 from temporal.values import Chapter, Outline, TimeSpan
 
 
@@ -154,6 +154,9 @@ class FakeLibrary:
 
     def transcript(self, video: Video) -> list[Utterance]:
         return [utterance("Hello & welcome to the show.", 1.0, 3.5), utterance("Bye.", 4.0, 4.1)]
+
+    def speakers(self, video: Video) -> list[Speaker]:
+        return []
 
     def outline(self, video: Video, highlight_count: int = 0) -> Outline:
         return replace(self.parts, highlights=self.parts.highlights[:highlight_count])

@@ -34,6 +34,7 @@ TURNS_VERSION = 10  # the first in which jobs know their callers
 TOPICS_VERSION = 11  # the first in which offsets know their topics
 TEXT_VERSION = 12  # the first with lines of text
 SUBTITLES_VERSION = 13  # the first with sources of words
+SPEAKERS_VERSION = 14  # the first that knows who speaks
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -140,6 +141,11 @@ def turn_back(connection: sqlite3.Connection, version: int) -> None:
         connection.execute("ALTER TABLE utterances DROP COLUMN source")
         connection.execute("ALTER TABLE videos DROP COLUMN subtitles")
         connection.execute("DROP TABLE imported_transcripts")
+    if version < SPEAKERS_VERSION:
+        connection.execute("DROP TABLE speaker_names")
+        connection.execute("DROP INDEX utterances_speaker")
+        connection.execute("ALTER TABLE utterances DROP COLUMN speaker")
+        connection.execute("ALTER TABLE utterances DROP COLUMN spoken_language")
     if version < TEXT_VERSION:
         connection.execute("DROP TABLE text_line_search")
         connection.execute("DROP TABLE text_lines")

@@ -640,12 +640,18 @@ class Utterance(_message.Message):
     LANGUAGE_FIELD_NUMBER: _builtins.int
     WORDS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    SPOKEN_LANGUAGE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text."""
     language: _builtins.str
     """The language, ISO 639-1."""
     source: _moment_pb2.WordSource.ValueType
     """Where the words come from."""
+    speaker: _builtins.int
+    """Who says it: the number of a speaker of this video, from 1 in the order of first words; 0: not told apart."""
+    spoken_language: _builtins.str
+    """The language that is spoken, ISO 639-1, where `text` is a translation; empty: the text is as it was spoken."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
         """When it was spoken."""
@@ -662,14 +668,58 @@ class Utterance(_message.Message):
         language: _builtins.str = ...,
         words: _abc.Iterable[Global___Word] | None = ...,
         source: _moment_pb2.WordSource.ValueType = ...,
+        speaker: _builtins.int = ...,
+        spoken_language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "source", b"source", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "source", b"source", "span", b"span", "speaker", b"speaker", "spoken_language", b"spoken_language", "text", b"text", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Utterance: _TypeAlias = Utterance  # noqa: Y015
+
+@_typing.final
+class Speaker(_message.Message):
+    """Somebody who speaks in a video. Numbers count within one video: nobody is recognised in another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    UTTERANCE_COUNT_FIELD_NUMBER: _builtins.int
+    SPEECH_DURATION_FIELD_NUMBER: _builtins.int
+    START_OFFSET_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The number, from 1."""
+    name: _builtins.str
+    """The name that a person gave; empty: none."""
+    utterance_count: _builtins.int
+    """The number of utterances."""
+    @_builtins.property
+    def speech_duration(self) -> _duration_pb2.Duration:
+        """The length of these utterances together."""
+
+    @_builtins.property
+    def start_offset(self) -> _duration_pb2.Duration:
+        """When the first utterance begins."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        name: _builtins.str = ...,
+        utterance_count: _builtins.int = ...,
+        speech_duration: _duration_pb2.Duration | None = ...,
+        start_offset: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["speech_duration", b"speech_duration", "start_offset", b"start_offset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "number", b"number", "speech_duration", b"speech_duration", "start_offset", b"start_offset", "utterance_count", b"utterance_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Speaker: _TypeAlias = Speaker  # noqa: Y015
 
 @_typing.final
 class GetTranscriptResponse(_message.Message):
@@ -678,22 +728,86 @@ class GetTranscriptResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UTTERANCES_FIELD_NUMBER: _builtins.int
+    SPEAKERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def utterances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Utterance]:
         """The utterances, in order."""
+
+    @_builtins.property
+    def speakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Speaker]:
+        """The speakers, by number; empty: they are not told apart."""
 
     def __init__(
         self,
         *,
         utterances: _abc.Iterable[Global___Utterance] | None = ...,
+        speakers: _abc.Iterable[Global___Speaker] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["utterances", b"utterances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["speakers", b"speakers", "utterances", b"utterances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTranscriptResponse: _TypeAlias = GetTranscriptResponse  # noqa: Y015
+
+@_typing.final
+class NameSpeakerRequest(_message.Message):
+    """A name for a speaker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIDEO_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    video_id: _builtins.str
+    """Required. The video's id."""
+    collection: _builtins.str
+    """The video's collection; empty: the only collection that has such a video."""
+    speaker: _builtins.int
+    """Required. The speaker's number."""
+    name: _builtins.str
+    """The name, at most 100 characters; empty: takes the name away."""
+    def __init__(
+        self,
+        *,
+        video_id: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        speaker: _builtins.int = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "name", b"name", "speaker", b"speaker", "video_id", b"video_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameSpeakerRequest: _TypeAlias = NameSpeakerRequest  # noqa: Y015
+
+@_typing.final
+class NameSpeakerResponse(_message.Message):
+    """The response of NameSpeaker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEAKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def speakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Speaker]:
+        """All speakers of the video, by number."""
+
+    def __init__(
+        self,
+        *,
+        speakers: _abc.Iterable[Global___Speaker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["speakers", b"speakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameSpeakerResponse: _TypeAlias = NameSpeakerResponse  # noqa: Y015
 
 @_typing.final
 class GetChaptersRequest(_message.Message):

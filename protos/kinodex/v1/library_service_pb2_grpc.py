@@ -65,6 +65,11 @@ class LibraryServiceStub:
                 request_serializer=kinodex_dot_v1_dot_library__service__pb2.GetTranscriptRequest.SerializeToString,
                 response_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetTranscriptResponse.FromString,
                 _registered_method=True)
+        self.NameSpeaker = channel.unary_unary(
+                '/kinodex.v1.LibraryService/NameSpeaker',
+                request_serializer=kinodex_dot_v1_dot_library__service__pb2.NameSpeakerRequest.SerializeToString,
+                response_deserializer=kinodex_dot_v1_dot_library__service__pb2.NameSpeakerResponse.FromString,
+                _registered_method=True)
         self.GetChapters = channel.unary_unary(
                 '/kinodex.v1.LibraryService/GetChapters',
                 request_serializer=kinodex_dot_v1_dot_library__service__pb2.GetChaptersRequest.SerializeToString,
@@ -140,6 +145,14 @@ class LibraryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NameSpeaker(self, request, context):
+        """Names a speaker of a video. Questions find the name, and a reindexing keeps it. Fails with NOT_FOUND if there is no
+        video of this id or it has no such speaker, FAILED_PRECONDITION if the video is not READY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetChapters(self, request, context):
         """Returns the chapters of a video and its most telling moments, worked out from its pictures and words. Of a live
         stream over 24 hours, those of the last 24. Fails with NOT_FOUND if there is no video of this id,
@@ -205,6 +218,11 @@ def add_LibraryServiceServicer_to_server(servicer, server):
                     servicer.GetTranscript,
                     request_deserializer=kinodex_dot_v1_dot_library__service__pb2.GetTranscriptRequest.FromString,
                     response_serializer=kinodex_dot_v1_dot_library__service__pb2.GetTranscriptResponse.SerializeToString,
+            ),
+            'NameSpeaker': grpc.unary_unary_rpc_method_handler(
+                    servicer.NameSpeaker,
+                    request_deserializer=kinodex_dot_v1_dot_library__service__pb2.NameSpeakerRequest.FromString,
+                    response_serializer=kinodex_dot_v1_dot_library__service__pb2.NameSpeakerResponse.SerializeToString,
             ),
             'GetChapters': grpc.unary_unary_rpc_method_handler(
                     servicer.GetChapters,
@@ -390,6 +408,33 @@ class LibraryService:
             '/kinodex.v1.LibraryService/GetTranscript',
             kinodex_dot_v1_dot_library__service__pb2.GetTranscriptRequest.SerializeToString,
             kinodex_dot_v1_dot_library__service__pb2.GetTranscriptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NameSpeaker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinodex.v1.LibraryService/NameSpeaker',
+            kinodex_dot_v1_dot_library__service__pb2.NameSpeakerRequest.SerializeToString,
+            kinodex_dot_v1_dot_library__service__pb2.NameSpeakerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,10 @@ class LibraryServiceStub:
     """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
     FAILED_PRECONDITION if it is not READY.
     """
+    NameSpeaker: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.NameSpeakerRequest, _library_service_pb2.NameSpeakerResponse]
+    """Names a speaker of a video. Questions find the name, and a reindexing keeps it. Fails with NOT_FOUND if there is no
+    video of this id or it has no such speaker, FAILED_PRECONDITION if the video is not READY.
+    """
     GetChapters: _grpc.UnaryUnaryMultiCallable[_library_service_pb2.GetChaptersRequest, _library_service_pb2.GetChaptersResponse]
     """Returns the chapters of a video and its most telling moments, worked out from its pictures and words. Of a live
     stream over 24 hours, those of the last 24. Fails with NOT_FOUND if there is no video of this id,
@@ -100,6 +104,10 @@ class LibraryServiceAsyncStub(LibraryServiceStub):
     GetTranscript: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetTranscriptRequest, _library_service_pb2.GetTranscriptResponse]  # type: ignore[assignment]
     """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
     FAILED_PRECONDITION if it is not READY.
+    """
+    NameSpeaker: _aio.UnaryUnaryMultiCallable[_library_service_pb2.NameSpeakerRequest, _library_service_pb2.NameSpeakerResponse]  # type: ignore[assignment]
+    """Names a speaker of a video. Questions find the name, and a reindexing keeps it. Fails with NOT_FOUND if there is no
+    video of this id or it has no such speaker, FAILED_PRECONDITION if the video is not READY.
     """
     GetChapters: _aio.UnaryUnaryMultiCallable[_library_service_pb2.GetChaptersRequest, _library_service_pb2.GetChaptersResponse]  # type: ignore[assignment]
     """Returns the chapters of a video and its most telling moments, worked out from its pictures and words. Of a live
@@ -178,6 +186,16 @@ class LibraryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_library_service_pb2.GetTranscriptResponse, _abc.Awaitable[_library_service_pb2.GetTranscriptResponse]]:
         """Returns the utterances of a video, in order. Fails with NOT_FOUND if there is no video of this id,
         FAILED_PRECONDITION if it is not READY.
+        """
+
+    @_abc_1.abstractmethod
+    def NameSpeaker(
+        self,
+        request: _library_service_pb2.NameSpeakerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_library_service_pb2.NameSpeakerResponse, _abc.Awaitable[_library_service_pb2.NameSpeakerResponse]]:
+        """Names a speaker of a video. Questions find the name, and a reindexing keeps it. Fails with NOT_FOUND if there is no
+        video of this id or it has no such speaker, FAILED_PRECONDITION if the video is not READY.
         """
 
     @_abc_1.abstractmethod

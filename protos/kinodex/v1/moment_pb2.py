@@ -26,39 +26,39 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kinodex/v1/moment.proto\x12\nkinodex.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"j\n\x08TimeSpan\x12/\n\x0cstart_offset\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nend_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"[\n\x0fMomentReference\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\"\n\x04span\x18\x02 \x01(\x0b\x32\x14.kinodex.v1.TimeSpan\x12\x12\n\ncollection\x18\x03 \x01(\t\"\xb7\x01\n\x05Query\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12)\n\x04like\x18\x03 \x01(\x0b\x32\x1b.kinodex.v1.MomentReference\x12\x14\n\x0c\x65xclude_text\x18\x04 \x01(\t\x12\x19\n\x0cimage_weight\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12$\n\x07\x63hannel\x18\x06 \x01(\x0e\x32\x13.kinodex.v1.ChannelB\x0f\n\r_image_weight\"f\n\x0eMetadataFilter\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x06\x65quals\x18\x02 \x01(\tH\x00\x12(\n\x05range\x18\x03 \x01(\x0b\x32\x17.kinodex.v1.NumberRangeH\x00\x42\x0b\n\tcondition\"A\n\x0bNumberRange\x12\x10\n\x03min\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_max\"i\n\tTimeRange\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x06\x46ilter\x12\x13\n\x0b\x63ollections\x18\x01 \x03(\t\x12\x11\n\tvideo_ids\x18\x02 \x03(\t\x12,\n\x08metadata\x18\x03 \x03(\x0b\x32\x1a.kinodex.v1.MetadataFilter\x12\'\n\x08recorded\x18\x04 \x01(\x0b\x32\x15.kinodex.v1.TimeRange\x12/\n\x0cmin_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x0bMatchedWord\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\"\n\x04span\x18\x02 \x01(\x0b\x32\x14.kinodex.v1.TimeSpan\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\x01\x12\x0b\n\x03top\x18\x02 \x01(\x01\x12\r\n\x05right\x18\x03 \x01(\x01\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x01\"q\n\x0bMatchedText\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1c\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0f.kinodex.v1.Box\x12\"\n\x04span\x18\x03 \x01(\x0b\x32\x14.kinodex.v1.TimeSpan\x12\x12\n\nconfidence\x18\x04 \x01(\x01\"\x90\x04\n\x06Moment\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\"\n\x04span\x18\x04 \x01(\x0b\x32\x14.kinodex.v1.TimeSpan\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05score\x18\x06 \x01(\x01\x12\x12\n\nconfidence\x18\x07 \x01(\x01\x12$\n\x07verdict\x18\x08 \x01(\x0e\x32\x13.kinodex.v1.Verdict\x12\x19\n\x0cvisual_score\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cspeech_score\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x12\n\ntranscript\x18\x0b \x01(\t\x12.\n\rmatched_words\x18\x0c \x03(\x0b\x32\x17.kinodex.v1.MatchedWord\x12\x34\n\x11\x62\x65st_frame_offset\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x66inal\x18\x0e \x01(\x08\x12\x17\n\ntext_score\x18\x0f \x01(\x01H\x02\x88\x01\x01\x12-\n\x0cmatched_text\x18\x10 \x03(\x0b\x32\x17.kinodex.v1.MatchedTextB\x0f\n\r_visual_scoreB\x0f\n\r_speech_scoreB\r\n\x0b_text_score*m\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43HANNEL_ALL\x10\x01\x12\x12\n\x0e\x43HANNEL_VISUAL\x10\x02\x12\x12\n\x0e\x43HANNEL_SPEECH\x10\x03\x12\x10\n\x0c\x43HANNEL_TEXT\x10\x04*]\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_NO_MATCH\x10\x01\x12\x10\n\x0cVERDICT_WEAK\x10\x02\x12\x11\n\rVERDICT_MATCH\x10\x03*\x89\x01\n\nWordSource\x12\x1b\n\x17WORD_SOURCE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORD_SOURCE_SPEECH\x10\x01\x12\x15\n\x11WORD_SOURCE_TRACK\x10\x02\x12\x17\n\x13WORD_SOURCE_SIDECAR\x10\x03\x12\x16\n\x12WORD_SOURCE_IMPORT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kinodex/v1/moment.proto\x12\nkinodex.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"j\n\x08TimeSpan\x12/\n\x0cstart_offset\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nend_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"[\n\x0fMomentReference\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\"\n\x04span\x18\x02 \x01(\x0b\x32\x14.kinodex.v1.TimeSpan\x12\x12\n\ncollection\x18\x03 \x01(\t\"\xc8\x01\n\x05Query\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12)\n\x04like\x18\x03 \x01(\x0b\x32\x1b.kinodex.v1.MomentReference\x12\x14\n\x0c\x65xclude_text\x18\x04 \x01(\t\x12\x19\n\x0cimage_weight\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12$\n\x07\x63hannel\x18\x06 \x01(\x0e\x32\x13.kinodex.v1.Channel\x12\x0f\n\x07speaker\x18\x07 \x01(\tB\x0f\n\r_image_weight\"f\n\x0eMetadataFilter\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x06\x65quals\x18\x02 \x01(\tH\x00\x12(\n\x05range\x18\x03 \x01(\x0b\x32\x17.kinodex.v1.NumberRangeH\x00\x42\x0b\n\tcondition\"A\n\x0bNumberRange\x12\x10\n\x03min\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_max\"i\n\tTimeRange\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x06\x46ilter\x12\x13\n\x0b\x63ollections\x18\x01 \x03(\t\x12\x11\n\tvideo_ids\x18\x02 \x03(\t\x12,\n\x08metadata\x18\x03 \x03(\x0b\x32\x1a.kinodex.v1.MetadataFilter\x12\'\n\x08recorded\x18\x04 \x01(\x0b\x32\x15.kinodex.v1.TimeRange\x12/\n\x0cmin_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x0bMatchedWord\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\"\n\x04span\x18\x02 \x01(\x0b\x32\x14.kinodex.v1.TimeSpan\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\x01\x12\x0b\n\x03top\x18\x02 \x01(\x01\x12\r\n\x05right\x18\x03 \x01(\x01\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x01\"q\n\x0bMatchedText\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1c\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0f.kinodex.v1.Box\x12\"\n\x04span\x18\x03 \x01(\x0b\x32\x14.kinodex.v1.TimeSpan\x12\x12\n\nconfidence\x18\x04 \x01(\x01\"\x90\x04\n\x06Moment\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\"\n\x04span\x18\x04 \x01(\x0b\x32\x14.kinodex.v1.TimeSpan\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05score\x18\x06 \x01(\x01\x12\x12\n\nconfidence\x18\x07 \x01(\x01\x12$\n\x07verdict\x18\x08 \x01(\x0e\x32\x13.kinodex.v1.Verdict\x12\x19\n\x0cvisual_score\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cspeech_score\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x12\n\ntranscript\x18\x0b \x01(\t\x12.\n\rmatched_words\x18\x0c \x03(\x0b\x32\x17.kinodex.v1.MatchedWord\x12\x34\n\x11\x62\x65st_frame_offset\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x66inal\x18\x0e \x01(\x08\x12\x17\n\ntext_score\x18\x0f \x01(\x01H\x02\x88\x01\x01\x12-\n\x0cmatched_text\x18\x10 \x03(\x0b\x32\x17.kinodex.v1.MatchedTextB\x0f\n\r_visual_scoreB\x0f\n\r_speech_scoreB\r\n\x0b_text_score*m\n\x07\x43hannel\x12\x17\n\x13\x43HANNEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43HANNEL_ALL\x10\x01\x12\x12\n\x0e\x43HANNEL_VISUAL\x10\x02\x12\x12\n\x0e\x43HANNEL_SPEECH\x10\x03\x12\x10\n\x0c\x43HANNEL_TEXT\x10\x04*]\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_NO_MATCH\x10\x01\x12\x10\n\x0cVERDICT_WEAK\x10\x02\x12\x11\n\rVERDICT_MATCH\x10\x03*\x89\x01\n\nWordSource\x12\x1b\n\x17WORD_SOURCE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORD_SOURCE_SPEECH\x10\x01\x12\x15\n\x11WORD_SOURCE_TRACK\x10\x02\x12\x17\n\x13WORD_SOURCE_SIDECAR\x10\x03\x12\x16\n\x12WORD_SOURCE_IMPORT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kinodex.v1.moment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANNEL']._serialized_start=1781
-  _globals['_CHANNEL']._serialized_end=1890
-  _globals['_VERDICT']._serialized_start=1892
-  _globals['_VERDICT']._serialized_end=1985
-  _globals['_WORDSOURCE']._serialized_start=1988
-  _globals['_WORDSOURCE']._serialized_end=2125
+  _globals['_CHANNEL']._serialized_start=1798
+  _globals['_CHANNEL']._serialized_end=1907
+  _globals['_VERDICT']._serialized_start=1909
+  _globals['_VERDICT']._serialized_end=2002
+  _globals['_WORDSOURCE']._serialized_start=2005
+  _globals['_WORDSOURCE']._serialized_end=2142
   _globals['_TIMESPAN']._serialized_start=104
   _globals['_TIMESPAN']._serialized_end=210
   _globals['_MOMENTREFERENCE']._serialized_start=212
   _globals['_MOMENTREFERENCE']._serialized_end=303
   _globals['_QUERY']._serialized_start=306
-  _globals['_QUERY']._serialized_end=489
-  _globals['_METADATAFILTER']._serialized_start=491
-  _globals['_METADATAFILTER']._serialized_end=593
-  _globals['_NUMBERRANGE']._serialized_start=595
-  _globals['_NUMBERRANGE']._serialized_end=660
-  _globals['_TIMERANGE']._serialized_start=662
-  _globals['_TIMERANGE']._serialized_end=767
-  _globals['_FILTER']._serialized_start=770
-  _globals['_FILTER']._serialized_end=1003
-  _globals['_MATCHEDWORD']._serialized_start=1005
-  _globals['_MATCHEDWORD']._serialized_end=1068
-  _globals['_BOX']._serialized_start=1070
-  _globals['_BOX']._serialized_end=1133
-  _globals['_MATCHEDTEXT']._serialized_start=1135
-  _globals['_MATCHEDTEXT']._serialized_end=1248
-  _globals['_MOMENT']._serialized_start=1251
-  _globals['_MOMENT']._serialized_end=1779
+  _globals['_QUERY']._serialized_end=506
+  _globals['_METADATAFILTER']._serialized_start=508
+  _globals['_METADATAFILTER']._serialized_end=610
+  _globals['_NUMBERRANGE']._serialized_start=612
+  _globals['_NUMBERRANGE']._serialized_end=677
+  _globals['_TIMERANGE']._serialized_start=679
+  _globals['_TIMERANGE']._serialized_end=784
+  _globals['_FILTER']._serialized_start=787
+  _globals['_FILTER']._serialized_end=1020
+  _globals['_MATCHEDWORD']._serialized_start=1022
+  _globals['_MATCHEDWORD']._serialized_end=1085
+  _globals['_BOX']._serialized_start=1087
+  _globals['_BOX']._serialized_end=1150
+  _globals['_MATCHEDTEXT']._serialized_start=1152
+  _globals['_MATCHEDTEXT']._serialized_end=1265
+  _globals['_MOMENT']._serialized_start=1268
+  _globals['_MOMENT']._serialized_end=1796
 # @@protoc_insertion_point(module_scope)

@@ -187,6 +187,7 @@ class Query(_message.Message):
     EXCLUDE_TEXT_FIELD_NUMBER: _builtins.int
     IMAGE_WEIGHT_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """A description or a question: "a red car", "when does the speaker mention Paris?". At most 2,000 characters."""
     image: _builtins.bytes
@@ -199,6 +200,10 @@ class Query(_message.Message):
     """The weight of the picture or the example beside a text: 0 to 1. Unset is 0.5. With 0 only the text counts."""
     channel: Global___Channel.ValueType
     """The channels to search."""
+    speaker: _builtins.str
+    """Only what this speaker says: a speaker's number in each video, or the name that a person gave. Only speech is
+    searched then. Empty: anybody.
+    """
     @_builtins.property
     def like(self) -> Global___MomentReference:
         """A moment of the kind to find."""
@@ -212,10 +217,11 @@ class Query(_message.Message):
         exclude_text: _builtins.str = ...,
         image_weight: _builtins.float | None = ...,
         channel: Global___Channel.ValueType = ...,
+        speaker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_image_weight", b"_image_weight", "image_weight", b"image_weight", "like", b"like"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_weight", b"_image_weight", "channel", b"channel", "exclude_text", b"exclude_text", "image", b"image", "image_weight", b"image_weight", "like", b"like", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_weight", b"_image_weight", "channel", b"channel", "exclude_text", b"exclude_text", "image", b"image", "image_weight", b"image_weight", "like", b"like", "speaker", b"speaker", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_weight: _TypeAlias = _typing.Literal["image_weight"]  # noqa: Y015
     _WhichOneofArgType__image_weight: _TypeAlias = _typing.Literal["_image_weight", b"_image_weight"]  # noqa: Y015

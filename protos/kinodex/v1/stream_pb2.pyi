@@ -197,6 +197,7 @@ class SpokenText(_message.Message):
     AVG_LOGPROB_FIELD_NUMBER: _builtins.int
     NO_SPEECH_PROB_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    SPOKEN_LANGUAGE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text."""
     language: _builtins.str
@@ -211,6 +212,8 @@ class SpokenText(_message.Message):
     """Whisper's probability that nobody spoke: 0 to 1."""
     source: _moment_pb2.WordSource.ValueType
     """Where the words come from."""
+    spoken_language: _builtins.str
+    """The language that is spoken, ISO 639-1, where `text` is a translation; empty: the text is as it was spoken."""
     @_builtins.property
     def span(self) -> _moment_pb2.TimeSpan:
         """When it was spoken."""
@@ -231,10 +234,11 @@ class SpokenText(_message.Message):
         avg_logprob: _builtins.float = ...,
         no_speech_prob: _builtins.float = ...,
         source: _moment_pb2.WordSource.ValueType = ...,
+        spoken_language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_logprob", b"avg_logprob", "continued", b"continued", "embedding", b"embedding", "language", b"language", "no_speech_prob", b"no_speech_prob", "source", b"source", "span", b"span", "text", b"text", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_logprob", b"avg_logprob", "continued", b"continued", "embedding", b"embedding", "language", b"language", "no_speech_prob", b"no_speech_prob", "source", b"source", "span", b"span", "spoken_language", b"spoken_language", "text", b"text", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

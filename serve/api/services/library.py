@@ -22,6 +22,7 @@ from serve.catalog.collection_counts import count_collections
 from serve.catalog.entries import free_id, video_at
 from serve.catalog.reader import require_single
 from serve.catalog.rows import uri_bytes
+from serve.catalog.speech.speakers import read_speakers
 from serve.catalog.storyboard import read_storyboard
 from serve.codec.fields import duration_message
 from serve.codec.messages import ready_status, video_message
@@ -37,7 +38,7 @@ from serve.codec.requests import (
 )
 from serve.codec.rows import write_rows, write_single
 from serve.codec.timelines import storyboard_message, storyboard_request
-from serve.codec.utterances import fill_utterance
+from serve.codec.utterances import speaker_message, utterance_message
 from serve.errors import (
     FrameNotFound,
     PermissionDenied,
@@ -221,12 +222,29 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
         reference, principal = video_reference(request), current_principal()
 
         def work(check: Callable[[], None]) -> library_pb2.GetTranscriptResponse:
-            utterances = self.catalog.utterances(self._ready_video(reference, principal).row)
+            with self.catalog.snapshot():
+                row = self._ready_video(reference, principal).row
+                utterances, speakers = self.catalog.utterances(row), read_speakers(self.catalog, row)
             return library_pb2.GetTranscriptResponse(
-                utterances=[fill_utterance(library_pb2.Utterance(), utterance) for utterance in utterances]
+                utterances=map(utterance_message, utterances), speakers=map(speaker_message, speakers)
             )
 
         return await self.workers.run(work)
+
+    async def NameSpeaker(
+        self, request: library_pb2.NameSpeakerRequest, context: Any
+    ) -> library_pb2.NameSpeakerResponse:
+        reference, principal = video_reference(request), current_principal()
+
+        def work(check: Callable[[], None]) -> library_pb2.NameSpeakerResponse:
+            video = self._ready_video(reference, principal)
+            current_subject().add(collection=video.collection, name=video.video_id)
+            self.access.require_writable(principal, video.collection)
+            self.changes.catalog.name_speaker(video, request.speaker, request.name.strip())
+            speakers = read_speakers(self.catalog, video.row)
+            return library_pb2.NameSpeakerResponse(speakers=map(speaker_message, speakers))
+
+        return await self.change_workers.run(work)
 
     async def GetChapters(
         self, request: library_pb2.GetChaptersRequest, context: Any

@@ -313,6 +313,7 @@ BY_COLLECTION: dict[str, Callable[[House, str], Any]] = {
     "GetFrame": lambda h, name: h.writer.get("GetFrame", h.beta_id, collection=name),
     "GetStoryboard": lambda h, name: h.writer.get("GetStoryboard", h.beta_id, collection=name),
     "DeleteVideo": lambda h, name: h.writer.get("DeleteVideo", h.beta_id, collection=name),
+    "NameSpeaker": lambda h, name: h.writer.get("NameSpeaker", h.beta_id, collection=name, speaker=1),
     "IngestVideo": lambda h, name: h.writer.ingest(collection=name),
     "UploadVideo": lambda h, name: h.writer.upload(upload_of(collection=name)),
 }
@@ -338,6 +339,7 @@ BY_VIDEO: dict[str, Callable[[House, str], Any]] = {
     "GetChapters": lambda h, name: h.writer.get("GetChapters", name),
     "GetFrame": lambda h, name: h.writer.get("GetFrame", name),
     "GetStoryboard": lambda h, name: h.writer.get("GetStoryboard", name),
+    "NameSpeaker": lambda h, name: h.writer.get("NameSpeaker", name, speaker=1),
     "DeleteVideo": lambda h, name: h.writer.get("DeleteVideo", name),
     "DeleteVideo in alpha": lambda h, name: h.writer.get("DeleteVideo", name, collection="alpha"),
     "GetSimilarityCurve": lambda h, name: h.writer.curve(name),
@@ -461,6 +463,7 @@ def test_a_token_for_reading_changes_nothing(house: House) -> None:
     for send in (
         lambda: house.reader.ingest(collection="alpha"),
         lambda: house.reader.upload(upload_of(collection="alpha")),
+        lambda: house.reader.get("NameSpeaker", house.alpha_id, speaker=1),
         lambda: house.reader.get("DeleteVideo", house.alpha_id),
         lambda: house.reader.get("DeleteVideo", house.alpha_id, collection="alpha"),
     ):

@@ -344,6 +344,20 @@ REQUESTS: list[Bad] = [
         *INVALID,
         "page_size: must not be negative, got -1",
     ),
+    Bad("NameSpeaker of an unknown video", lambda w: w.get("NameSpeaker", "nowhere", speaker=1), *NO_VIDEO),
+    Bad(
+        "NameSpeaker of speaker 0",
+        lambda w: w.get("NameSpeaker", w.film_id, speaker=0),
+        *INVALID,
+        "speaker: must be 1 or more, got 0",
+    ),
+    Bad(
+        "NameSpeaker of a speaker that the video does not have",
+        lambda w: w.get("NameSpeaker", w.sound_id, speaker=7, name="Ana"),
+        "NOT_FOUND",
+        "SPEAKER_NOT_FOUND",
+        "video SOUND has no speaker 7",
+    ),
     Bad("DeleteVideo of an unknown video", lambda w: w.get("DeleteVideo", "nowhere"), *NO_VIDEO),
     # ---- calls
     Bad("a question that is cancelled", cancelled, "CANCELLED"),

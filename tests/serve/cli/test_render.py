@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from rich.console import Console
@@ -26,7 +26,7 @@ from serve.cli.render import (
 )
 from serve.cli.transcripts import CUE_LINES, LINE_CHARS, make_cues, to_srt, to_vtt, write_transcript
 from serve.text import clock, printable, time_span, title, to_json
-from serve.values import Answer, IndexOutcome, Verdict
+from serve.values import Answer, IndexOutcome, Speaker, Verdict
 from support.sample_answers import moment, utterance, video, video_answer
 
 LONG = " ".join(f"word{number}," for number in range(60)) + " and that was all."
@@ -301,6 +301,48 @@ def test_the_json_transcript_has_every_word() -> None:
     [said] = document["utterances"]
     assert said["text"] == "Hello there."
     assert said["words"][1] == {"text": "there.", "start_seconds": 1.5, "end_seconds": 2.0, "probability": 0.9}
+
+
+SPEAKERS = (
+    Speaker(number=1, name="Ana <b>", utterance_count=2, speech_seconds=3.0, start_seconds=0.0),
+    Speaker(number=2, name="", utterance_count=1, speech_seconds=1.0, start_seconds=4.0),
+)
+DIALOGUE = [
+    replace(utterance("Who are you?", 0.0, 1.0), speaker=1),
+    replace(utterance("I ask.", 2.0, 3.0), speaker=1),
+    replace(utterance("Nobody at all, said the one who had come in from the rain.", 4.0, 8.0), speaker=2),
+    utterance("(music)", 9.0, 9.5),
+]
+
+
+def test_a_transcript_says_who_speaks() -> None:
+    text = write_transcript(video(), DIALOGUE, "text", SPEAKERS).splitlines()
+    assert text[:2] == ["[0:00] Ana <b>: Who are you?", "[0:02] Ana <b>: I ask."]
+    assert text[3] == "[0:09] (music)"
+    first, second, third, fourth = parsed(write_transcript(video(), DIALOGUE, "srt", SPEAKERS), ",")
+    assert (first.lines, second.lines, fourth.lines) == (["Ana <b>: Who are you?"], ["I ask."], ["(music)"])
+    assert " ".join(third.lines).startswith("speaker 2: Nobody")
+    assert all(len(line) <= LINE_CHARS for line in third.lines)
+    vtt = write_transcript(video(), DIALOGUE, "vtt", SPEAKERS)
+    assert vtt.count("<v Ana &lt;b&gt;>") == 2
+    assert "<v speaker 2>Nobody" in vtt
+    assert vtt.endswith("\n(music)\n")
+    said = json.loads(write_transcript(video(), DIALOGUE, "json", SPEAKERS))["utterances"]
+    assert [(each["speaker"], each["speaker_name"]) for each in said] == [
+        (1, "Ana <b>"),
+        (1, "Ana <b>"),
+        (2, None),
+        (None, None),
+    ]
+
+
+def test_a_transcript_tells_a_translation_from_what_was_said() -> None:
+    said = [replace(utterance("Good day.", 0.0, 1.0), spoken_language="de"), utterance("Yes.", 2.0, 3.0)]
+    document = json.loads(write_transcript(video(), said, "json"))
+    assert [(each["language"], each["spoken_language"]) for each in document["utterances"]] == [
+        ("en", "de"),
+        ("en", "en"),
+    ]
 
 
 def test_printable_keeps_letters_of_every_script() -> None:

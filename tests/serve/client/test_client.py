@@ -4,6 +4,7 @@ import hashlib
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from serve.codec.messages import moments_response, ready_status, search_response
 from serve.codec.outlines import outline_message
 from serve.codec.overviews import collection_message
 from serve.codec.timelines import storyboard_message
-from serve.codec.utterances import fill_utterance
+from serve.codec.utterances import speaker_message, utterance_message
 from serve.config import ClientConfig
 from serve.errors import RequestInvalid, ServerFailed, SettingsError
 from serve.overview import CollectionSummary
 from serve.timeline import VideoStoryboard
-from serve.values import Answer, Filter, Query, VideoState, VideoStatus
+from serve.values import Answer, Filter, Query, Speaker, VideoState, VideoStatus
 from support.fake_server import FakeServer, make_refusal, serving
 from support.sample_answers import chapter, moment, utterance, video, video_answer
 from support.waiting import HANG_SECONDS
@@ -267,22 +268,26 @@ def test_waiting_ends_when_its_time_is_up(server: FakeServer, client: Client) ->
 
 
 def test_what_is_in_a_video_is_read(server: FakeServer, client: Client) -> None:
-    said = utterance("Hello there.", 1.0, 2.0)
+    said = replace(utterance("Hello there.", 1.0, 2.0), speaker=2, spoken_language="de")
+    ana = Speaker(number=2, name="Ana", utterance_count=1, speech_seconds=1.0, start_seconds=1.0)
     server.answers["GetTranscript"] = [
-        library.GetTranscriptResponse(utterances=[fill_utterance(library.Utterance(), said)])
+        library.GetTranscriptResponse(utterances=[utterance_message(said)], speakers=[speaker_message(ana)])
     ]
+    server.answers["NameSpeaker"] = [library.NameSpeakerResponse(speakers=[speaker_message(ana)])]
     outline = Outline(chapters=(chapter(0.0, 30.0, "hello"),))
     server.answers["GetChapters"] = [outline_message(outline)]
     server.answers["GetFrame"] = [lambda asked: library.GetFrameResponse(jpeg=b"jpeg", offset=asked.offset)]
     server.answers["DeleteVideo"] = [library.DeleteVideoResponse()]
     [heard] = client.transcript("v", "c")
-    assert (heard.text, heard.words) == (said.text, said.words)
+    assert (heard.text, heard.words, heard.speaker, heard.spoken_language) == (said.text, said.words, 2, "de")
+    assert client.speakers("v", "c") == client.name_speaker("v", 2, "Ana", "c") == [ana]
+    assert (server.requests["NameSpeaker"][0].speaker, server.requests["NameSpeaker"][0].name) == (2, "Ana")
     assert client.outline("v", "c", highlight_count=3).chapters[0].title == "hello"
     assert server.requests["GetChapters"][0].highlight_count == 3
     assert client.frame("v", 1.25, "c") == (1.25, b"jpeg")
     client.delete("v", "c")
-    for name in ("GetTranscript", "GetChapters", "GetFrame", "DeleteVideo"):
-        assert [(r.video_id, r.collection) for r in server.requests[name]] == [("v", "c")]
+    for name in ("GetTranscript", "NameSpeaker", "GetChapters", "GetFrame", "DeleteVideo"):
+        assert {(r.video_id, r.collection) for r in server.requests[name]} == {("v", "c")}
     assert server.requests["DeleteVideo"][0].request_id
 
 

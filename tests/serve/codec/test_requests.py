@@ -302,6 +302,8 @@ def test_a_new_video_is_read() -> None:
         (library.GetChaptersRequest(highlight_count=101), ["video_id", "highlight_count"]),
         (library.GetFrameRequest(offset=Duration(seconds=-1)), ["video_id", "offset"]),
         (library.DeleteVideoRequest(request_id="\n"), ["video_id", "request_id"]),
+        (library.NameSpeakerRequest(speaker=-1, name="n" * 101), ["video_id", "speaker", "name"]),
+        (library.NameSpeakerRequest(video_id="v", speaker=1, name="a\nb"), ["name"]),
     ],
 )
 def test_a_reference_is_refused(request_: Any, fields: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Questions to a small library with exact encoders: red finds red, a tone is a sentence."""
 
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from PIL import Image
 
 from encoders.errors import NoVisualEncoder
 from ingest.errors import DecodeError
+from serve.catalog.catalog import Catalog
 from serve.errors import CallAbandoned, CollectionNotFound, DataDirectoryMissing, VideoNotFound
 from serve.indexing.pipeline import delete, index
 from serve.search.library import Library
@@ -414,3 +416,35 @@ def test_speech_in_other_collections_changes_no_answer(tmp_path: Path, monkeypat
     assert before
     list(index([str(theirs)], data, SETTINGS, collection="beta", progress=SilentProgress()))
     assert scores() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "speaker", "found"),
+    [
+        ("London", "", ["london.mp4"]),
+        ("London", "1", ["london.mp4"]),
+        ("London", "2", []),
+        ("what does the second speaker say about London?", "", []),
+        ("what does the first speaker say about London?", "", ["london.mp4"]),
+        ("London", "Ana", ["london.mp4"]),
+        ("London", "Bob", []),
+    ],
+)
+def test_a_question_for_one_speaker_finds_only_what_they_say(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, speaker: str, found: list[str]
+) -> None:
+    use_fakes(monkeypatch)
+    shutil.copytree(data, tmp_path / "data")
+    with Catalog.open_writer(tmp_path / "data") as catalog:
+        with catalog.writing() as write:
+            write.execute("UPDATE utterances SET speaker = 1 + position")
+            catalog.advance_generation(write)
+        london = next(video for video in catalog.videos() if name(video.uri) == "london.mp4")
+        catalog.name_speaker(london, 1, "Ana")
+    with Library.open(tmp_path / "data", SETTINGS) as library:
+        moments = library.moments(Query(text=text, speaker=speaker)).moments
+    assert [name(each.uri) for each in moments if each.verdict is not Verdict.NO_MATCH] == found
+    if speaker == "Bob":
+        assert moments == ()
+    if speaker or "speaker" in text:
+        assert all(each.visual_score is None for each in moments)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.search.intent import read_intent
+from serve.search.intent import read_intent, read_speaker
 
 SPEECH, SIGHT, BOTH = (0.15, 0.85), (0.85, 0.15), (0.5, 0.5)
 
@@ -149,3 +149,20 @@ def test_the_channel_text_asks_for_nothing_else() -> None:
     only, seen = read_intent("a red car", "text"), read_intent("the slide that says thank you", "visual")
     assert (only.visual_weight, only.speech_weight, only.text_weight) == (0.0, 0.0, 1.0)
     assert seen.text_weight == 0.0
+
+
+@pytest.mark.parametrize(
+    ("question", "rest", "speaker"),
+    [
+        ("what does the second speaker say about Paris?", "what does the speaker say about Paris?", "2"),
+        ("When does speaker 3 mention the budget?", "When does the speaker mention the budget?", "3"),
+        ("where does the 12th speaker talk about cats", "where does the speaker talk about cats", "12"),
+        ("what did speaker two explain about cats", "what did the speaker explain about cats", "2"),
+        ("the second speaker on a stage", "the second speaker on a stage", ""),  # a sight
+        ("when does the second speaker's phone ring?", "when does the second speaker's phone ring?", ""),
+        ("when does the speaker mention the second time?", "when does the speaker mention the second time?", ""),
+        ("", "", ""),
+    ],
+)
+def test_reads_the_speaker_that_a_question_names(question: str, rest: str, speaker: str) -> None:
+    assert read_speaker(question) == (rest, speaker)

@@ -1,0 +1,1 @@
+"""What is said: who says it, and in which language."""

@@ -1,0 +1,1 @@
+"""Commands about who speaks in a video."""
