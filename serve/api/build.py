@@ -27,7 +27,7 @@ from serve.api.services.moderation import EventSignal, ModerationService
 from serve.api.services.search import SearchService
 from serve.api.services.server import ServerService
 from serve.api.shares import share_of
-from serve.api.strangers import channel_options, reserve_files
+from serve.api.strangers import channel_options, split_connections
 from serve.api.tls import check_exposure, server_credentials
 from serve.api.tokens import TokenStore, open_tokens
 from serve.api.warming import lock_for_serving, prepare_catalog
@@ -226,7 +226,7 @@ def _make_grpc_server(
     """Make the gRPC server with our services, health checks and reflection."""
     server = grpc.aio.server(
         interceptors=[interceptor],
-        options=channel_options(config, reserve_files()),
+        options=channel_options(config, split_connections(config)[0]),
     )
     add_SearchServiceServicer_to_server(services.search, server)
     add_LibraryServiceServicer_to_server(services.library, server)

@@ -23,6 +23,7 @@ from serve.errors import RequestInvalid
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 10_000  # at the same time; each takes a file and some 50 KB
+HTTP_SHARE = 0.2  # of the connections, if the server has HTTP
 RESERVED_FILES = 512  # of the process's limit, kept for the catalog, uploads, decoding children, Kafka and metrics
 RESERVED_SHARE = 0.5  # of a low limit: connections may take the rest
 HANDSHAKE_SECONDS = 10  # for TLS and the first bytes of HTTP/2; gRPC's own default is 120
@@ -74,6 +75,13 @@ def reserve_files() -> int:
     count = max(soft - RESERVED_FILES, int(soft * RESERVED_SHARE))
     logger.warning("few open files are allowed files=%d connections=%d", soft, count)
     return count
+
+
+def split_connections(config: ServerConfig) -> tuple[int, int]:
+    """Return how many connections gRPC may have, and how many HTTP."""
+    count = reserve_files()
+    http_count = int(count * HTTP_SHARE) if config.http_listen else 0
+    return count - http_count, http_count
 
 
 class OpenCalls:

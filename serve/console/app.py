@@ -51,7 +51,11 @@ class _Exchanges:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        exchange = Exchange(metadata=dict(Headers(scope=scope)), peer=peer_of(scope["client"]))
+        exchange = Exchange(
+            metadata=dict(Headers(scope=scope)),
+            peer=peer_of(scope["client"]),
+            certificate_names=scope["state"]["certificate_names"],
+        )
         EXCHANGE.set(exchange)
         with exchange.place:
             await self.app(scope, receive, send)

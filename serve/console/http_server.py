@@ -3,19 +3,24 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 
 from serve.api.server import Server
+from serve.api.strangers import split_connections
 from serve.api.tls import check_exposure
 from serve.config import ServerConfig, host_and_port
 from serve.console.app import make_application
+from serve.console.connections import Connection
 from serve.errors import SettingsError
+from serve.observe.certificate import ServedCertificate
 
 BACKLOG = 512  # connections that the system holds until they are accepted
 IDLE_SECONDS = 60  # without a request, until a connection is closed
+HANDSHAKE_SECONDS = 10.0  # for TLS, as over gRPC
 START_SECONDS = 0.01  # between two looks whether uvicorn has started
 
 
@@ -29,7 +34,12 @@ def open_http(server: Server) -> "HttpServer | None":
     if not config.http_listen:
         return None
     check_exposure(config, has_tokens=server.interceptor.tokens is not None, setting="http_listen")
-    return HttpServer(config, bind(config.http_listen), make_application(server))
+    bound = bind(config.http_listen)
+    try:
+        return HttpServer(config, bound, make_application(server), split_connections(config)[1])
+    except BaseException:
+        bound.close()
+        raise
 
 
 def bind(listen: str) -> socket.socket:
@@ -41,7 +51,8 @@ def bind(listen: str) -> socket.socket:
     host, port = host_and_port(listen)
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
+        # With its protocol: asyncio turns off Nagle's algorithm, 40 ms an answer, only where it is known.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
@@ -61,23 +72,26 @@ def bind(listen: str) -> socket.socket:
 class HttpServer:
     """A bound HTTP server. start() makes it answer, stop() ends it."""
 
-    def __init__(self, config: ServerConfig, bound: socket.socket, app: Any) -> None:
+    def __init__(self, config: ServerConfig, bound: socket.socket, app: Any, connection_count: int) -> None:
         self._socket = bound
         host, _ = host_and_port(config.http_listen)
         name = f"[{host}]" if ":" in host else host
         self.url = f"{'https' if config.tls_certificate else 'http'}://{name}:{bound.getsockname()[1]}"
+        connection = type("Connection", (Connection,), {"max_connection_count": connection_count})
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,
                 lifespan="off",
                 ws="none",
+                http=connection,
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=IDLE_SECONDS,
-            )
+            ),
+            ServedCertificate(config, "HTTP") if config.tls_certificate else None,
         )
         self._running: asyncio.Task[None] | None = None
 
@@ -99,7 +113,43 @@ class HttpServer:
 
 
 class _Uvicorn(uvicorn.Server):
+    """uvicorn's server, which leaves the listening and the signals to us."""
+
+    def __init__(self, config: uvicorn.Config, certificate: ServedCertificate | None) -> None:
+        super().__init__(config)
+        self._certificate = certificate
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. uvicorn itself would allow a TLS handshake a minute, and keep a renewed certificate out."""
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def connect() -> asyncio.Protocol:
+            make: Any = config.http_protocol_class
+            protocol: asyncio.Protocol = make(config=config, server_state=self.server_state, app_state={})
+            return protocol
+
+        context = None if self._certificate is None else renewed_context(self._certificate)
+        handshake = None if context is None else HANDSHAKE_SECONDS
+        self.servers = [
+            await loop.create_server(
+                connect, sock=each, ssl=context, ssl_handshake_timeout=handshake, backlog=config.backlog
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the process: run_server() ends both servers."""
         yield
+
+
+def renewed_context(certificate: ServedCertificate) -> ssl.SSLContext:
+    """Return a TLS context whose connections get the certificate as it is then."""
+    context = certificate.context()
+
+    def renew(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        connection.context = certificate.context()
+
+    context.sni_callback = renew  # called for each handshake
+    return context

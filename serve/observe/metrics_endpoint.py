@@ -1,10 +1,8 @@
 """The HTTP endpoint that Prometheus reads metrics from, with TLS and a token if the settings say so."""
 
 import contextlib
-import errno
 import hmac
 import logging
-import os
 import socket
 import ssl
 import threading
@@ -17,8 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from serve.config import ServerConfig, host_and_port
-from serve.errors import SettingsError
-from serve.files import is_open_to_all
+from serve.observe.certificate import ServedCertificate
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +35,7 @@ def serve_metrics(registry: CollectorRegistry, listen: str, config: ServerConfig
         OSError: If the address cannot be used.
     """
     host, port = host_and_port(listen)
-    certificate = _Certificate(config) if config.metrics_tls else None
+    certificate = ServedCertificate(config, "metrics") if config.metrics_tls else None
     http = _Endpoint(host, port, _require_token(make_wsgi_app(registry), config.metrics_token), certificate)
     name = f"[{host}]" if ":" in host else host
     address = f"{'https' if certificate else 'http'}://{name}:{http.server_port}/metrics"
@@ -69,53 +66,6 @@ def _require_token(app: Any, token: str) -> Any:
     return answer
 
 
-class _Certificate:
-    """The TLS context of server.tls_certificate. Connections after a renewal get the new one."""
-
-    def __init__(self, config: ServerConfig) -> None:
-        self._config = config
-        self._stamp = self._file_stamp()
-        try:
-            self._context = self._load()
-        except OSError as error:  # ssl.SSLError is one
-            raise SettingsError(
-                f"cannot use server.tls_certificate {config.tls_certificate} for metrics: {_reason(error)}"
-            ) from error
-
-    def context(self) -> ssl.SSLContext:
-        stamp = self._file_stamp()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._context = self._load()
-            except OSError as error:
-                logger.error("certificate of metrics not renewed, the old one stays reason=%s", _reason(error))
-        return self._context
-
-    def _load(self) -> ssl.SSLContext:
-        if is_open_to_all(self._config.tls_key):
-            raise PermissionError(errno.EPERM, f"everybody may use its key: run `chmod o= {self._config.tls_key}`")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # An empty password: OpenSSL would ask for one on the terminal.
-        context.load_cert_chain(self._config.tls_certificate, self._config.tls_key, password="")
-        if self._config.tls_client_ca:
-            context.load_verify_locations(self._config.tls_client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-    def _file_stamp(self) -> list[tuple[int, int, int]]:
-        stamps = []
-        for path in (self._config.tls_certificate, self._config.tls_key, self._config.tls_client_ca):
-            with contextlib.suppress(OSError):
-                status = os.stat(path)
-                stamps.append((status.st_mtime_ns, status.st_size, status.st_ino))
-        return stamps
-
-
-def _reason(error: OSError) -> str:
-    return str(getattr(error, "reason", None) or error.strerror or error)
-
-
 class _SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: Prometheus asks every few seconds."""
@@ -127,7 +77,7 @@ class _Endpoint(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = MAX_CONNECTION_COUNT
 
-    def __init__(self, host: str, port: int, app: Any, certificate: _Certificate | None) -> None:
+    def __init__(self, host: str, port: int, app: Any, certificate: ServedCertificate | None) -> None:
         self.address_family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self._certificate = certificate
         self._lock = threading.Lock()

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
-from serve.api import build, strangers
+from serve.api import strangers
 from serve.api.build import SERVICES
 from serve.api.tokens import create_token
 from support.callers import NOW, bearer
@@ -127,7 +127,7 @@ def test_connections_that_say_nothing_are_closed_and_leave_room_for_callers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_fakes(monkeypatch)
-    monkeypatch.setattr(build, "reserve_files", lambda: 20)
+    monkeypatch.setattr(strangers, "reserve_files", lambda: 20)
     monkeypatch.setattr(strangers, "HANDSHAKE_SECONDS", 1)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running(tmp_path / "data", ingest_command=NO_WORKER))
