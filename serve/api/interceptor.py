@@ -26,7 +26,7 @@ from serve.api.revocation import RunningCalls
 from serve.api.shares import RateLimit, Shares
 from serve.api.status import code_of, reason_of, status_of
 from serve.api.strangers import OpenCalls
-from serve.api.tokens import ANYBODY, Principal, TokenStore
+from serve.api.tokens import ANYBODY, Credential, LinkedToken, Principal, TokenStore
 from serve.config import ServerConfig
 from serve.errors import (
     CallTooLong,
@@ -46,7 +46,7 @@ from serve.observe.tracing import Spans, no_spans
 logger = logging.getLogger(__name__)
 
 HEALTH = "grpc.health.v1.Health/"  # open to load balancers, which have no token; it says nothing of videos
-OUR_PACKAGE = "kinodex.v1."
+OUR_METHODS = "kinodex."  # and no health checks, no reflection
 UPLOAD = "kinodex.v1.LibraryService/UploadVideo"  # lasts as long as its bytes take; it has a stall limit of its own
 QUESTIONS = tuple(
     f"kinodex.v1.SearchService/{name}" for name in ("SearchVideos", "SearchMoments", "GetSimilarityCurve")
@@ -215,9 +215,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             with self.shares[kind].hold(caller):
                 if method in QUESTIONS:
                     self.questions.take(caller)
-                if not self.is_ready() and method.startswith(OUR_PACKAGE):
+                if not self.is_ready() and method.startswith(OUR_METHODS):
                     raise ServerNotReady("loading or stopping", BUSY_RETRY_SECONDS)
-                async with self._until_revoked(metadata, principal):
+                async with self._until_revoked(_credential_of(metadata, context), principal):
                     with self.spans(method, metadata, request_id):
                         yield request_id
         except asyncio.CancelledError:
@@ -267,7 +267,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _identify(self, metadata: Mapping[str, str], context: Any) -> tuple[Principal, str]:
         """Return who calls, and whose shares the call counts in."""
-        principal = self._authenticate(metadata)
+        principal = self._authenticate(_credential_of(metadata, context))
         return principal, principal.name or _certificate_name(context)
 
     def _record(self, peer: str, outcome: str, reason: str = "") -> None:
@@ -287,11 +287,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             )
 
     def _until_revoked(
-        self, metadata: dict[str, str], principal: Principal
+        self, credential: Credential, principal: Principal
     ) -> contextlib.AbstractAsyncContextManager[None]:
         if self.running is None:
             return contextlib.nullcontext()
-        return self.running.until_revoked(metadata.get("authorization"), principal)
+        return self.running.until_revoked(credential, principal)
 
     def _measure(self) -> None:
         self.metrics.calls_in_flight.set(sum(shares.count for shares in self.shares.values()))
@@ -306,15 +306,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except TimeoutError as error:
             raise CallTooLong(self.config.max_call_seconds) from error
 
-    def _authenticate(self, metadata: Mapping[str, str]) -> Principal:
-        if self.tokens is None:
-            return ANYBODY
-        return self.tokens.authenticate(metadata.get("authorization"))
+    def _authenticate(self, credential: Credential) -> Principal:
+        return ANYBODY if self.tokens is None else self.tokens.authenticate(credential)
 
     def _is_stranger(self, metadata: dict[str, str]) -> bool:
         """Whether a caller has no valid token."""
         try:
-            return self._authenticate(metadata) is ANYBODY
+            return self._authenticate(metadata.get("authorization")) is ANYBODY
         except Unauthenticated:
             return True
 
@@ -336,6 +334,12 @@ async def _abort(context: Any, error: Exception, request_id: str) -> None:
             await context.abort_with_status(rpc_status.to_status(status_of(error, request_id)))
     except TimeoutError:
         raise asyncio.CancelledError from None
+
+
+def _credential_of(metadata: Mapping[str, str], context: Any) -> Credential:
+    """Return what a call is authenticated by: the token of a signed link, which only HTTP has, or the metadata."""
+    linked: LinkedToken | None = getattr(context, "linked", None)
+    return linked or metadata.get("authorization")
 
 
 def _certificate_name(context: Any) -> str:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from serve.api.tokens import Principal, TokenStore
+from serve.api.tokens import Credential, Principal, TokenStore
 from serve.errors import PermissionDenied, Unauthenticated
 
 CHECK_SECONDS = 1.0  # between two looks at the tokens: a revoked call ends at most this much later
@@ -13,7 +13,7 @@ CHECK_SECONDS = 1.0  # between two looks at the tokens: a revoked call ends at m
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    authorization: str | None
+    credential: Credential
     principal: Principal
     expiry: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
     reason: Exception | None = None  # set when the call is to end
@@ -27,14 +27,14 @@ class RunningCalls:
         self._running: set[_Running] = set()
 
     @contextlib.asynccontextmanager
-    async def until_revoked(self, authorization: str | None, principal: Principal) -> AsyncIterator[None]:
+    async def until_revoked(self, credential: Credential, principal: Principal) -> AsyncIterator[None]:
         """Run a call's work; interrupt it when its token no longer gives the rights that it began with.
 
         Raises:
             Unauthenticated: If its token was revoked, or has expired.
             PermissionDenied: If its token has other rights now.
         """
-        running = _Running(authorization, principal)
+        running = _Running(credential, principal)
         self._running.add(running)
         try:
             async with running.expiry:
@@ -55,14 +55,14 @@ class RunningCalls:
     def end_revoked(self) -> None:
         """End the calls whose tokens do not give the same rights any more."""
         now = asyncio.get_running_loop().time()
-        reasons: dict[str | None, Principal | Exception] = {}
+        reasons: dict[Credential, Principal | Exception] = {}
         for running in self._running:
-            if running.authorization not in reasons:
+            if running.credential not in reasons:
                 try:
-                    reasons[running.authorization] = self.tokens.authenticate(running.authorization)
+                    reasons[running.credential] = self.tokens.authenticate(running.credential)
                 except Unauthenticated as error:
-                    reasons[running.authorization] = error
-            found = reasons[running.authorization]
+                    reasons[running.credential] = error
+            found = reasons[running.credential]
             if running.reason is None and found != running.principal:
                 running.reason = (
                     found if isinstance(found, Exception) else PermissionDenied("go on after its token was changed")

@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.5  # between two looks at the catalog; a refresh here spares the next question the wait
 BUSY_SECONDS = 1.0  # between two tries to open a new data directory that another process is filling
-SERVICES = tuple(
-    module.DESCRIPTOR.services_by_name[name].full_name
+DESCRIPTORS = tuple(
+    module.DESCRIPTOR.services_by_name[name]
     for module, name in (
         (search_service_pb2, "SearchService"),
         (library_service_pb2, "LibraryService"),
@@ -54,6 +54,7 @@ SERVICES = tuple(
         (server_service_pb2, "ServerService"),
     )
 )
+SERVICES = tuple(descriptor.full_name for descriptor in DESCRIPTORS)
 
 
 class HttpWire(Protocol):
@@ -110,6 +111,12 @@ class Server:
         if self.config.listen.startswith("unix"):
             return self.config.listen
         return f"{self.config.listen.rpartition(':')[0]}:{self.port}"
+
+    @property
+    def servicers(self) -> dict[Any, Any]:
+        """What answers the calls of each service, by the descriptors of SERVICES."""
+        answering = (self.search_service, self.library_service, self.moderation_service, self.server_service)
+        return dict(zip(DESCRIPTORS, answering, strict=True))
 
     async def start(self) -> None:
         """Answer health checks with NOT_SERVING, and refuse all other calls with UNAVAILABLE."""

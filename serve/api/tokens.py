@@ -99,7 +99,23 @@ class Token:
                 raise ValueError(f"the times of token {self.name} must have a time zone, got {time}")
 
 
+@dataclass(frozen=True, slots=True)
+class LinkedToken:
+    """A token by its id, in the place of the token itself: a caller with that token signed a link (serve.console)."""
+
+    token_id: str  # empty: of a link that is not valid
+
+
+Credential = str | LinkedToken | None  # what a call is authenticated by; text: "Bearer TOKEN"
+
+
 # ------------------------------------------------------------------ the server's side
+def token_id_of(authorization: str) -> str:
+    """Return the id in a call's metadata `authorization`; empty if it holds no token."""
+    match = BEARER.fullmatch(authorization)
+    return match[1] if match else ""
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -147,25 +163,35 @@ class TokenStore:
         self._tokens: dict[str, Token] = {}
         self._read()
 
-    def authenticate(self, authorization: str | None) -> Principal:
-        """Return the caller that a token belongs to, given the call's metadata of that name: "Bearer TOKEN".
+    def authenticate(self, credential: Credential) -> Principal:
+        """Return the caller that a token belongs to, given the call's metadata `authorization`, or a link's token.
 
         Raises:
             Unauthenticated: If the token is not valid. Every reason for this takes the same time.
             TokenExpired: If it was valid once. Only a caller with the right secret learns that.
         """
-        match = BEARER.fullmatch(authorization or "")
-        token_id, secret = match.groups() if match else ("", NO_SECRET)
-        token = self._current().get(token_id)
-        is_secret_right = hmac.compare_digest(_hash(secret), token.secret_sha256 if token else NO_HASH)
-        if not is_secret_right or token is None:
-            raise Unauthenticated
+        token = self._linked(credential) if isinstance(credential, LinkedToken) else self._borne(credential or "")
         now = self._clock()
         if token.expire_time is not None and now >= token.expire_time:
             raise TokenExpired(token.name, token.expire_time)
         if self._uses is not None:
             self._uses.note(token.token_id, now)
         return Principal(name=token.name, collections=token.collections, can_write=token.can_write)
+
+    def _borne(self, authorization: str) -> Token:
+        match = BEARER.fullmatch(authorization)
+        token_id, secret = match.groups() if match else ("", NO_SECRET)
+        token = self._current().get(token_id)
+        is_secret_right = hmac.compare_digest(_hash(secret), token.secret_sha256 if token else NO_HASH)
+        if not is_secret_right or token is None:
+            raise Unauthenticated
+        return token
+
+    def _linked(self, linked: LinkedToken) -> Token:
+        token = self._current().get(linked.token_id)
+        if token is None:
+            raise Unauthenticated
+        return token
 
     def _current(self) -> dict[str, Token]:
         with self._lock:

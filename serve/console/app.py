@@ -1,9 +1,11 @@
 """The HTTP application: the calls of the API, pictures, and the console's pages, behind the guard."""
 
-from collections.abc import Mapping
+import asyncio
 from pathlib import Path
 from typing import Any
 
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -11,10 +13,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2, server_service_pb2
 from serve.api.server import Server
 from serve.console.calls import EXCHANGE, Calls, Exchange
 from serve.console.guard import Guard
+from serve.console.links import LinkRoutes, Links
 from serve.console.pictures import PictureRoutes
 
 STATIC = Path(__file__).with_name("static")
@@ -22,13 +24,8 @@ STATIC = Path(__file__).with_name("static")
 
 def make_application(server: Server) -> Any:
     """Return the ASGI application of a server."""
-    services: Mapping[Any, Any] = {
-        search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]: server.search_service,
-        library_service_pb2.DESCRIPTOR.services_by_name["LibraryService"]: server.library_service,
-        moderation_service_pb2.DESCRIPTOR.services_by_name["ModerationService"]: server.moderation_service,
-        server_service_pb2.DESCRIPTOR.services_by_name["ServerService"]: server.server_service,
-    }
-    calls = Calls(server.interceptor, services)
+    links = Links(server.library_service.signer)
+    calls = Calls(server.interceptor, server.servicers)
     connect = _RefuseGrpc(calls.application(server.config.max_message_bytes))
 
     async def health(request: Request) -> Response:
@@ -36,19 +33,21 @@ def make_application(server: Server) -> Any:
         return PlainTextResponse("ready\n" if is_ready else "not ready\n", status_code=200 if is_ready else 503)
 
     routes = [
-        *(Mount(f"/{service.full_name}", app=connect) for service in services),
+        *(Mount(f"/{service.full_name}", app=connect) for service in server.servicers),
         Route("/healthz", health, methods=["GET"]),
-        *PictureRoutes(calls).routes(),
+        *LinkRoutes(calls, links).routes(),
+        *PictureRoutes(calls, server.library_service, links).routes(),
         Mount("/", app=StaticFiles(directory=STATIC, html=True)),
     ]
-    return Guard(_Exchanges(Starlette(routes=routes)), server.config.http_names)
+    return Guard(_Exchanges(Starlette(routes=routes), server.config.max_call_seconds), server.config.http_names)
 
 
 class _Exchanges:
     """Makes the Exchange of each request, and ends it."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, max_request_seconds: float) -> None:
+        """Wrap an application; a call's request has `max_request_seconds` to arrive."""
+        self.app, self.max_request_seconds = app, max_request_seconds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         exchange = Exchange(
@@ -57,8 +56,25 @@ class _Exchanges:
             certificate_names=scope["state"]["certificate_names"],
         )
         EXCHANGE.set(exchange)
+        deadline = asyncio.get_running_loop().time() + self.max_request_seconds
+
+        async def receive_in_time() -> Any:
+            """Receive a part of the request.
+
+            Raises:
+                ConnectError: If the request of an admitted call does not arrive in time. Later, the call itself has a
+                    deadline, and an upload a pace of its own.
+            """
+            if not exchange.is_arriving:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await receive()
+            except TimeoutError:
+                raise ConnectError(Code.DEADLINE_EXCEEDED, "the request did not arrive in time") from None
+
         with exchange.place:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive_in_time, send)
 
 
 class _RefuseGrpc:

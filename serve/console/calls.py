@@ -30,6 +30,7 @@ from protobuf.wkt import Any as AnyMessage
 
 from serve.api.interceptor import CallInterceptor
 from serve.api.status import shorten
+from serve.api.tokens import LinkedToken
 from serve.errors import RequestInvalid
 
 PROBLEM_BYTES = 256  # of the parser's words on a request that is no JSON; they may repeat the request
@@ -51,7 +52,19 @@ class Exchange:
     metadata: Mapping[str, str]  # its headers
     peer: str  # as gRPC writes it: ipv4:127.0.0.1:50000
     certificate_names: tuple[bytes, ...] = ()
+    linked: LinkedToken | None = None  # of a signed link, which stands for a token
     place: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # held while the request arrives
+    is_arriving: bool = False  # whether a place is held
+
+    def hold(self, place: contextlib.AbstractContextManager[None]) -> None:
+        """Hold a place until the request has arrived."""
+        self.place.enter_context(place)
+        self.is_arriving = True
+
+    def release(self) -> None:
+        """Give the place back, for the interceptor to take it at once."""
+        self.is_arriving = False
+        self.place.close()
 
 
 EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
@@ -75,6 +88,10 @@ class HttpContext:
 
     def peer(self) -> str:
         return self._exchange.peer
+
+    @property
+    def linked(self) -> LinkedToken | None:
+        return self._exchange.linked
 
     def peer_identities(self) -> tuple[bytes, ...]:
         return self._exchange.certificate_names
@@ -152,6 +169,27 @@ class Calls:
         handler = await self.handler(method, exchange)
         return await handler.stream_unary(None, HttpContext(exchange, _once(lambda: request)))
 
+    async def run(self, name: str, behaviour: Any, request: Message, exchange: Exchange) -> Any:
+        """Run a method that only HTTP has, as call() does one of the API. `name` is that of logs and metrics.
+
+        Raises:
+            CallFailed: If the interceptor or the method refuses.
+        """
+
+        results: list[Any] = []
+
+        async def answer(message: Any, context: Any) -> Message:
+            results.append(await behaviour(message, context))
+            return request  # the interceptor takes messages alone
+
+        async def find(details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer, request_deserializer=_parse)  # type: ignore[arg-type]
+
+        details = CallDetails(name, tuple(exchange.metadata.items()))
+        handler: Any = await self.interceptor.intercept_service(find, details)  # type: ignore[arg-type]
+        await handler.stream_unary(None, HttpContext(exchange, _once(lambda: request)))
+        return results[0]
+
     # ------------------------------------------------------------------ Connect and gRPC-Web
     def application(self, max_message_bytes: int) -> Any:
         """Return the ASGI application of all methods."""
@@ -189,7 +227,7 @@ class Calls:
     async def _answer(self, name: str, requests: AsyncIterator[Parse], ctx: RequestContext[Any, Any]) -> Any:
         exchange = EXCHANGE.get()
         handler = await self.handler(name, exchange)
-        exchange.place.close()  # the interceptor takes the place again at once
+        exchange.release()
         with _connect_errors():
             return await handler.stream_unary(None, _context(exchange, requests, ctx))
 
@@ -199,7 +237,7 @@ class Calls:
         handler = await self.handler(name, exchange)
         responses: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
         context = _context(exchange, _once(parse), ctx, responses.put)
-        exchange.place.close()
+        exchange.release()
         running = asyncio.create_task(handler.stream_stream(None, context))
         try:
             while True:
@@ -239,7 +277,7 @@ class _Admission:
         exchange, method = EXCHANGE.get(), f"{ctx.method.service_name}/{ctx.method.name}"
         context = _context(exchange, _none(), ctx)
         try:
-            exchange.place.enter_context(self.calls.interceptor.hold_place(method, exchange.metadata, context))
+            exchange.hold(self.calls.interceptor.hold_place(method, exchange.metadata, context))
         except Exception:  # the interceptor meets it again, and counts, logs and reports it
             handler = await self.calls.handler(method, exchange)
             with _connect_errors():

@@ -1,4 +1,4 @@
-"""Connection: uvicorn's HTTP/1.1 connection with bounds on slow clients, and the name in the client's certificate."""
+"""HttpConnection: uvicorn's HTTP/1.1 connection with bounds on slow clients, and the name in a client's certificate."""
 
 import asyncio
 import socket
@@ -7,13 +7,15 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 10.0  # for the line and the headers of a request, from its first byte or from the connection on
+# For the headers of a request, from its first byte or from the connection on; and for the rest of a request that was
+# answered before it had arrived, as those of callers without a token are.
+HEADER_SECONDS = 10.0
 # A client that reads nothing, or fewer than 1 KiB a second, is cut off: the system has buffered enough by then.
 STALL_SECONDS = 60.0
 KEEPALIVE_SECONDS = 60  # without a byte, until the system asks whether the other side is still there
 
 
-class Connection(H11Protocol):
+class HttpConnection(H11Protocol):
     """One connection."""
 
     max_connection_count = 0  # of all that are open; 0: any number
@@ -49,12 +51,19 @@ class Connection(H11Protocol):
             self._stall_timer.cancel()
             self._stall_timer = None
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_headers()
+
     def _watch_headers(self) -> None:
-        """Time the headers of the next request while they are incomplete. uvicorn times only the pause before them."""
-        is_incomplete = self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None
-        if is_incomplete and self._header_timer is None:
+        """Time a request that nobody waits for but this connection. uvicorn times only the pause between requests."""
+        theirs, is_answered = self.conn.their_state, self.conn.our_state is h11.DONE
+        is_late = (theirs is h11.IDLE and self.timeout_keep_alive_task is None) or (
+            theirs is h11.SEND_BODY and is_answered
+        )
+        if is_late and self._header_timer is None:
             self._header_timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
-        elif not is_incomplete and self._header_timer is not None:
+        elif not is_late and self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
 

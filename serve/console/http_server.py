@@ -14,7 +14,7 @@ from serve.api.strangers import split_connections
 from serve.api.tls import check_exposure
 from serve.config import ServerConfig, host_and_port
 from serve.console.app import make_application
-from serve.console.connections import Connection
+from serve.console.connections import HttpConnection
 from serve.errors import SettingsError
 from serve.observe.certificate import ServedCertificate
 
@@ -77,7 +77,7 @@ class HttpServer:
         host, _ = host_and_port(config.http_listen)
         name = f"[{host}]" if ":" in host else host
         self.url = f"{'https' if config.tls_certificate else 'http'}://{name}:{bound.getsockname()[1]}"
-        connection = type("Connection", (Connection,), {"max_connection_count": connection_count})
+        connection = type("HttpConnection", (HttpConnection,), {"max_connection_count": connection_count})
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,

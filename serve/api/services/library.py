@@ -384,6 +384,11 @@ class LibraryService(library_service_pb2_grpc.LibraryServiceServicer):
             raise VideoAmbiguous(video_id, sorted(collections))
         return next(iter(collections), None)
 
+    async def find_video(self, video_id: str, collection: str) -> Video:
+        """Return a READY video that the caller may read; errors are those of GetFrame. Empty: the only collection."""
+        reference, principal = VideoReference(video_id=video_id, collection=collection or None), current_principal()
+        return await self.workers.run(lambda check: self._ready_video(reference, principal))
+
     def _ready_video(self, reference: VideoReference, principal: Principal) -> Video:
         """Return a READY video by its id or an unambiguous beginning of it, among those that the caller may read.
 
