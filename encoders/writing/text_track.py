@@ -69,9 +69,18 @@ class TextTrack:
         """
         if self._waiting is not None and (self._stays or self._open or self._pause_seconds == MIN_PAUSE_SECONDS):
             self._read_waiting()
-        self._close(self._open, end_seconds)
-        self._open = []
-        return sorted(self._lines, key=lambda line: (line.start_seconds, line.box.top, line.box.left))
+        self._lines, self._open = self.lines(end_seconds), []
+        return list(self._lines)
+
+    def lines(self, end_seconds: float) -> list[TextLine]:
+        """Return all lines so far, in order of time; those of the last picture that was read end at `end_seconds`, or
+        where the picture first differed."""
+        lines = [*self._lines, *self._closed(self._open, end_seconds)]
+        return sorted(lines, key=lambda line: (line.epoch, line.start_seconds, line.box.top, line.box.left))
+
+    def forget(self, epoch: int, seconds: float) -> None:
+        """Drop the lines that ended before a media time of an epoch."""
+        self._lines = [line for line in self._lines if (line.epoch, line.end_seconds) >= (epoch, seconds)]
 
     def _read_waiting(self) -> None:
         picture, self._waiting = self._waiting, None
@@ -99,16 +108,16 @@ class TextTrack:
                 )
         has_news = any(line.start_seconds == at for line in lines)
         self._pause_seconds = MIN_PAUSE_SECONDS if has_news else min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
-        self._close(gone, at if self._changed_at is None else self._changed_at)
+        self._lines += self._closed(gone, at if self._changed_at is None else self._changed_at)
         self._open, self._read_at, self._changed_at = lines, at, None
 
-    def _close(self, lines: Sequence[TextLine], end_seconds: float) -> None:
-        """End lines where the picture first differed from the last one that showed them."""
+    def _closed(self, lines: Sequence[TextLine], end_seconds: float) -> list[TextLine]:
+        """Return lines that end where the picture first differed from the last one that showed them."""
         end = end_seconds if self._changed_at is None else min(end_seconds, self._changed_at)
-        self._lines += [replace(line, end_seconds=max(line.start_seconds, end)) for line in lines]
+        return [replace(line, end_seconds=max(line.start_seconds, end)) for line in lines]
 
 
-def is_same_line(line: TextLine, other: ReadLine) -> bool:
+def is_same_line(line: TextLine, other: ReadLine | TextLine) -> bool:
     """Whether two readings show the same words in the same place."""
     if line.box.iou(other.box) < SAME_PLACE_IOU:
         return False

@@ -1,7 +1,8 @@
 """Lines of text in pictures: the rows of `text_lines`. Catalog makes their words searchable, and deletes them."""
 
 import json
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -40,22 +41,33 @@ def add_text_lines(catalog: Catalog, row: int, lines: Sequence[TextLine], vector
         raise ValueError(f"vectors must be ({len(lines)}, D), got {vectors.shape}")
     with catalog.writing() as write:
         first = catalog.next_position("text_lines", row)
-        write.executemany(
-            "INSERT INTO text_lines (video_row, position, epoch, start_seconds, end_seconds, text, search_text, box,"
-            " confidence, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (row, position, line.epoch, line.start_seconds, line.end_seconds, line.text, normalise(line.text),
-                 json.dumps([line.box.left, line.box.top, line.box.right, line.box.bottom]), line.confidence,
-                 vector_bytes(vector))
-                for position, line, vector in zip(count(first), lines, vectors, strict=False)
-            ),
-        )  # fmt: skip
+        insert_text_lines(write, row, zip(count(first), lines, vectors, strict=False))
+
+
+def insert_text_lines(
+    write: sqlite3.Connection,
+    row: int,
+    lines: Iterable[tuple[int, TextLine, NDArray[np.float32]]],
+    segment_row: int | None = None,
+    added_time: float | None = None,
+) -> None:
+    """Insert lines of the video in a row; the arguments are those of serve.catalog.rows.insert_utterances()."""
+    write.executemany(
+        "INSERT INTO text_lines (video_row, segment_row, position, epoch, start_seconds, end_seconds, text,"
+        " search_text, box, confidence, vector, added_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (row, segment_row, position, line.epoch, line.start_seconds, line.end_seconds, line.text,
+             normalise(line.text), json.dumps([line.box.left, line.box.top, line.box.right, line.box.bottom]),
+             line.confidence, vector_bytes(vector), added_time)
+            for position, line, vector in lines
+        ),
+    )  # fmt: skip
 
 
 def text_lines(catalog: CatalogReader, row: int) -> list[TextLine]:
     """Return the lines of a READY video, in order of time; none: it has none, or is deleted."""
     rows = catalog.select(f"SELECT {FIELDS} FROM text_lines WHERE video_row = ? ORDER BY position", row)
-    return [_line_of(fields) for fields in rows]
+    return [line_of(fields) for fields in rows]
 
 
 def lines_with(catalog: CatalogReader, places: Sequence[tuple[int, int]]) -> list[TextLineRow]:
@@ -72,12 +84,13 @@ def lines_with(catalog: CatalogReader, places: Sequence[tuple[int, int]]) -> lis
     )
     vectors = vectors_of([fields[2] for fields in rows], catalog.directory)
     return [
-        TextLineRow(row=row, position=position, line=_line_of(fields), vector=vector)
+        TextLineRow(row=row, position=position, line=line_of(fields), vector=vector)
         for vector, (row, position, _, *fields) in zip(vectors, rows, strict=True)
     ]
 
 
-def _line_of(fields: Sequence[Any]) -> TextLine:
+def line_of(fields: Sequence[Any]) -> TextLine:
+    """Return a line of its columns FIELDS."""
     epoch, start, end, text, box, confidence = fields
     left, top, right, bottom = json.loads(box)
     return TextLine(

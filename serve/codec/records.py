@@ -11,7 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError as NotAMessage
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings, Utterance
+from encoders.values import FrameEmbeddings, TextLine, Utterance
 from ingest.values import Chunk, MediaInfo
 from kinodex.v1 import stream_pb2
 from serve.codec.fields import (
@@ -27,7 +27,7 @@ from serve.codec.fields import (
     timestamp_message,
     timestamp_value,
 )
-from serve.codec.utterances import fill_utterance, read_utterance
+from serve.codec.utterances import fill_utterance, fill_written, read_utterance, read_written
 from serve.errors import RecordInvalid
 from serve.text import plural
 from serve.video_warnings import MISSING_CHUNKS
@@ -74,6 +74,8 @@ class SegmentRecord:
     utterances: tuple[Utterance, ...]  # those that overlap the span
     utterance_vectors: NDArray[np.float32]  # (U, D); D is 0 without a sentence encoder
     continued_count: int  # how many of the first `utterances` earlier segments hold too
+    lines: tuple[TextLine, ...] = ()  # of text in the pictures, cut to the part of the span that no earlier segment has
+    line_vectors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (L, D), likewise
     fingerprint: str  # EncoderSpace.fingerprint
     watermark_seconds: float
     source_append_time: float  # of the oldest record that it was made of, seconds since 1970 by the broker's clock
@@ -219,6 +221,10 @@ def segment_bytes(record: SegmentRecord) -> bytes:
         media=media_message(record.media),
         last=record.is_last,
         warnings=map(escape_surrogates, record.warnings),
+        written=[
+            fill_written(stream_pb2.WrittenText(embedding=_half_bytes(vector)), line)
+            for line, vector in zip(record.lines, record.line_vectors, strict=True)
+        ],
     ).SerializeToString()
 
 
@@ -272,6 +278,8 @@ def _segment_record(message: stream_pb2.Segment) -> SegmentRecord:
         media=media_value(message.media),
         is_last=message.last,
         warnings=tuple(message.warnings),
+        lines=tuple(read_written(line, epoch=message.epoch) for line in message.written),
+        line_vectors=_read_vectors([line.embedding for line in message.written]),
     )
 
 

@@ -1,9 +1,10 @@
-"""Utterances <-> kinodex.v1: one mapping for transcripts (library.Utterance) and Kafka segments (stream.SpokenText)."""
+"""Words <-> kinodex.v1: one mapping of utterances for transcripts (library.Utterance) and Kafka segments
+(stream.SpokenText), and lines of text in pictures (stream.WrittenText)."""
 
 import math
 from typing import TypeVar
 
-from encoders.values import Utterance, Word, WordSource
+from encoders.values import Box, TextLine, Utterance, Word, WordSource
 from kinodex.v1 import library_service_pb2, moment_pb2, stream_pb2
 from serve.codec.fields import duration_message, duration_value, escape_surrogates, span_message, span_value
 from serve.values import Speaker
@@ -96,3 +97,29 @@ def speaker_values(
         )
         for message in response.speakers
     ]
+
+
+def fill_written(message: stream_pb2.WrittenText, line: TextLine) -> stream_pb2.WrittenText:
+    """Write a line of text in pictures, and return the message."""
+    message.text = escape_surrogates(line.text)
+    message.span.CopyFrom(span_message(line.start_seconds, line.end_seconds))
+    box = line.box
+    message.box.CopyFrom(moment_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom))
+    message.confidence = line.confidence
+    return message
+
+
+def read_written(message: stream_pb2.WrittenText, *, epoch: int) -> TextLine:
+    """Read a line of text in pictures.
+
+    Raises:
+        ValueError: If its box is none, or its confidence is not in [0, 1].
+    """
+    start, end = span_value(message.span)
+    box = message.box
+    if not 0 <= message.confidence <= 1:
+        raise ValueError(f"confidence must be in [0, 1], got {message.confidence}")
+    return TextLine(
+        epoch=epoch, start_seconds=start, end_seconds=end, text=message.text, confidence=message.confidence,
+        box=Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom),
+    )  # fmt: skip

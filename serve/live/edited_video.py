@@ -34,6 +34,7 @@ class EditedVideo:
     segment_count: int = 0
     frame_count: int = 0
     utterance_count: int = 0
+    text_line_count: int = 0
     size_bytes: int = 0
 
 
@@ -55,10 +56,11 @@ def write_video(edit: sqlite3.Connection, video: EditedVideo, now: float) -> Non
     jump_count = newest[0][2] if is_stream else 0  # the warnings of a whole file name its jumps
     edit.execute(
         "UPDATE videos SET frame_count = frame_count + ?, segment_count = segment_count + ?,"
-        " utterance_count = utterance_count + ?, size_bytes = size_bytes + ?, duration_seconds = ?, ended = ?,"
+        " utterance_count = utterance_count + ?, text_line_count = text_line_count + ?, size_bytes = size_bytes + ?,"
+        " duration_seconds = ?, ended = ?,"
         " watermark_seconds = ?, watermark_moved_time = iif(?, ?, watermark_moved_time), anchors = ?,"
         " recorded_time = ?, warnings = ? WHERE row = ?",
-        (video.frame_count, video.segment_count, video.utterance_count, video.size_bytes,
+        (video.frame_count, video.segment_count, video.utterance_count, video.text_line_count, video.size_bytes,
          max(end for end, _, _ in newest), newest[0][1], watermark, watermark != old_watermark, now,
          json.dumps(anchors), anchors[0][2] - anchors[0][1] if anchors else None,
          json.dumps(_warnings(edit, video.row, jump_count)), video.row),

@@ -12,7 +12,9 @@ from encoders.values import FrameEmbeddings
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import prune_events
 from serve.catalog.live_blocks import MOST_UTTERANCES, block_of, epoch_of, segment_position, utterance_position
+from serve.catalog.reader import WORDED, search_table
 from serve.catalog.rows import LiveColumns, insert_frames, insert_segment, insert_utterances, uri_bytes, words_json
+from serve.catalog.text_lines import insert_text_lines
 from serve.codec.records import SegmentRecord
 from serve.live.edited_video import EditedVideo, listed_uri, write_video
 
@@ -133,7 +135,8 @@ class LiveEdit:
         vector = record.segment.vector
         # As the rows store it: float32 vectors, frames as float64 times and float16 vectors, each text twice.
         size = (0 if vector is None else 4 * vector.size) + vectors.size * 4 + frames.vectors.size * 2 + 8 * new_count
-        size += sum(map(len, record.thumbnails))
+        size += sum(map(len, record.thumbnails)) + record.line_vectors.size * 4
+        size += sum(2 * len(line.text) for line in record.lines)
         size += sum(2 * len(utterance.text) + len(words_json(utterance.words)) for utterance in utterances)
         live = LiveColumns(
             revision=record.revision,
@@ -154,28 +157,52 @@ class LiveEdit:
             for place, (utterance, vector) in enumerate(zip(utterances, vectors, strict=True))
         ]
         insert_utterances(self._edit, video.row, rows, segment_row, self._now)
-        self._search_table("rowid, search_text", "id, search_text", segment_row)
-        self._count_change(video, position, segments=1, frames=new_count, utterances=len(utterances), size_bytes=size)
+        lines = [
+            (utterance_position(position, place), line, vector)
+            for place, (line, vector) in enumerate(zip(record.lines, record.line_vectors, strict=True))
+        ]
+        insert_text_lines(self._edit, video.row, lines, segment_row, self._now)
+        for kind in WORDED:
+            self._edit.execute(
+                f"INSERT INTO {search_table(kind)} (rowid, search_text)"
+                f" SELECT id, search_text FROM {kind} WHERE segment_row = ?",
+                (segment_row,),
+            )
+        self._count_change(
+            video, position, segments=1, frames=new_count, utterances=len(utterances), text_lines=len(lines),
+            size_bytes=size,
+        )  # fmt: skip
 
     def _remove(self, video: EditedVideo, segment_row: int, position: int) -> None:
-        frames, utterances, size = self._edit.execute(
+        frames, utterances, lines, size = self._edit.execute(
             "SELECT (SELECT coalesce(sum(frame_count), 0) FROM frame_blocks WHERE segment_row = segments.id),"
-            " (SELECT count(*) FROM utterances WHERE segment_row = segments.id), size_bytes FROM segments WHERE id = ?",
+            " (SELECT count(*) FROM utterances WHERE segment_row = segments.id),"
+            " (SELECT count(*) FROM text_lines WHERE segment_row = segments.id), size_bytes FROM segments WHERE id = ?",
             (segment_row,),
         ).fetchone()
         # FTS5 over another table's content must be told of a removal while that content is still there.
-        self._search_table("utterance_search, rowid, search_text", "'delete', id, search_text", segment_row)
+        for kind in WORDED:
+            table = search_table(kind)
+            self._edit.execute(
+                f"INSERT INTO {table} ({table}, rowid, search_text)"
+                f" SELECT 'delete', id, search_text FROM {kind} WHERE segment_row = ?",
+                (segment_row,),
+            )
         self._edit.execute("DELETE FROM segments WHERE id = ?", (segment_row,))
-        self._count_change(video, position, segments=-1, frames=-frames, utterances=-utterances, size_bytes=-size)
-
-    def _search_table(self, columns: str, values: str, segment_row: int) -> None:
-        self._edit.execute(
-            f"INSERT INTO utterance_search ({columns}) SELECT {values} FROM utterances WHERE segment_row = ?",
-            (segment_row,),
+        self._count_change(
+            video, position, segments=-1, frames=-frames, utterances=-utterances, text_lines=-lines, size_bytes=-size
         )
 
     def _count_change(
-        self, video: EditedVideo, position: int, *, segments: int, frames: int, utterances: int, size_bytes: int
+        self,
+        video: EditedVideo,
+        position: int,
+        *,
+        segments: int,
+        frames: int,
+        utterances: int,
+        text_lines: int,
+        size_bytes: int,
     ) -> None:
         """Note what a segment adds to its video; negative numbers for a segment that is removed."""
         video.is_touched = True
@@ -184,6 +211,7 @@ class LiveEdit:
         video.segment_count += segments
         video.frame_count += frames
         video.utterance_count += utterances
+        video.text_line_count += text_lines
         video.size_bytes += size_bytes
 
     def _deletion_time(self, collection: str, video_id: str) -> float:
@@ -246,6 +274,11 @@ class LiveEdit:
                 record.utterance_vectors,
                 "SELECT coalesce(length(vector), 0) / 4 FROM utterances WHERE video_row = ? LIMIT 1",
             ),
+            (
+                "lines",
+                record.line_vectors,
+                "SELECT coalesce(length(vector), 0) / 4 FROM text_lines WHERE video_row = ? LIMIT 1",
+            ),
         ):
             stored = self._edit.execute(sql, (row,)).fetchone()
             if len(vectors) and stored is not None and stored[0] != vectors.shape[1]:
@@ -290,4 +323,6 @@ def _checked_position(record: SegmentRecord) -> int:
         raise ValueError(f"{len(record.utterances)} texts need as many vectors, got {len(record.utterance_vectors)}")
     if not 0 <= len(record.utterances) - record.continued_count < MOST_UTTERANCES:
         raise ValueError(f"of {len(record.utterances)} texts {record.continued_count} cannot be continued")
+    if len(record.lines) != len(record.line_vectors) or len(record.lines) >= MOST_UTTERANCES:
+        raise ValueError(f"{len(record.lines)} lines need as many vectors, got {len(record.line_vectors)}")
     return segment_position(segment.epoch, segment.index)

@@ -42,7 +42,7 @@ class WorkerMetrics:
         self.is_paused = gauge("kinodex_worker_paused", "1 while the worker takes no records.")
         self.stage_seconds = histogram(
             "kinodex_worker_stage_seconds",
-            "Time to decode a chunk, and to encode or transcribe a batch.",
+            "Time to decode a chunk, to encode or transcribe a batch, and to read the text in the pictures of a chunk.",
             ["stage"],
             buckets=STAGE_BUCKETS,
         )

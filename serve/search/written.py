@@ -5,13 +5,14 @@ slide. serve.search.engine asks. What is written is untrusted: it is compared an
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.calibration import logistic
 from encoders.values import TextLine
+from encoders.writing.text_track import is_same_line
 from serve.catalog.catalog import Catalog
 from serve.catalog.spelling import content_terms, matches_term, stems
 from serve.catalog.text_lines import TextLineRow, lines_with
@@ -21,6 +22,7 @@ from serve.search.speech import CANDIDATE_COUNT, choose_rarest, rarity
 from serve.values import MatchedText
 from temporal.values import TimeSpan
 
+SAME_SECONDS = 1e-3  # between the end of a line and the start of the next, which goes on with it
 LEXICAL_SHARE = 0.5  # weight of the word coverage, against the cosine, in the order of screens
 
 
@@ -29,7 +31,8 @@ class Screen:
     """Lines that one picture of a video shows together, as an answer to a question."""
 
     row: int  # of the video
-    span: TimeSpan  # while its nearest line stands there
+    line: TextLine  # the nearest
+    span: TimeSpan  # while it stands there
     cosine: float  # -1..1, of the nearest line and the question
     coverage: float  # 0..1: share of the question's terms on the screen, weighted by rarity
     matched: tuple[MatchedText, ...]  # lines with a term of the question
@@ -84,7 +87,8 @@ class WrittenChannel:
         rarities = {term: rarity(count, total) for term, count in counts.items()}
         lines = lines_with(self._catalog, sorted(places))
         screens = [make_screen(line, lines, query, rarities) for line in lines if (line.row, line.position) in places]
-        return drop_simultaneous(sorted(screens, key=lambda each: (-each.score, each.row, each.span.start_seconds)))
+        joined = join_continued(screens)
+        return drop_simultaneous(sorted(joined, key=lambda each: (-each.score, each.row, each.span.start_seconds)))
 
 
 def make_screen(
@@ -103,6 +107,7 @@ def make_screen(
     parts = {stem for term in found for stem in stems(term)}
     return Screen(
         row=nearest.row,
+        line=own,
         span=TimeSpan(start_seconds=own.start_seconds, end_seconds=own.end_seconds),
         cosine=float(nearest.vector @ query),
         coverage=sum(rarities[term] for term in found) / total if total else 0.0,
@@ -118,6 +123,43 @@ def make_screen(
             if line is own or parts & set(stems(line.text))
         ),
     )
+
+
+def join_continued(screens: Sequence[Screen]) -> list[Screen]:
+    """Join the screens of a line that stands through several segments of a live video, where it is a line in each."""
+    joined: list[Screen] = []
+    for screen in sorted(screens, key=lambda each: (each.row, each.line.epoch, each.span.start_seconds)):
+        before = next((each for each in joined if _goes_on(each, screen)), None)
+        if before is None:
+            joined.append(screen)
+            continue
+        joined.remove(before)
+        best = max(before, screen, key=lambda each: each.score)
+        span = TimeSpan(start_seconds=before.span.start_seconds, end_seconds=screen.span.end_seconds)
+        joined.append(replace(best, line=screen.line, span=span, matched=_join_matched(before, screen)))
+    return joined
+
+
+def _goes_on(before: Screen, screen: Screen) -> bool:
+    """Whether the line of a screen goes on in another."""
+    return (
+        (before.row, before.line.epoch) == (screen.row, screen.line.epoch)
+        and abs(before.span.end_seconds - screen.span.start_seconds) < SAME_SECONDS
+        and is_same_line(before.line, screen.line)
+    )
+
+
+def _join_matched(before: Screen, screen: Screen) -> tuple[MatchedText, ...]:
+    """Return the matched lines of two screens, those that go on once."""
+    later = list(screen.matched)
+    lines = []
+    for line in before.matched:
+        same = next((each for each in later if each.text == line.text), None)
+        if same is not None:
+            later.remove(same)
+            line = replace(line, end_seconds=same.end_seconds)
+        lines.append(line)
+    return (*lines, *later)
 
 
 def drop_simultaneous(ranked: Sequence[Screen]) -> list[Screen]:

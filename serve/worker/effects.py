@@ -58,6 +58,9 @@ class Effects(Protocol):
     def encode(self, step: Step, on_done: Callable[[], None], *, is_live: bool) -> None:
         """Encode the pictures of a step into step.vectors."""
 
+    def read_text(self, flow: VideoFlow, step: Step, on_done: Callable[[], None], *, is_live: bool) -> None:
+        """Read the text in the pictures of a step into step.lines, after those of the flow's earlier steps."""
+
     def transcribe(
         self, flow: VideoFlow, speech: list[TrackedSpeech], on_done: Callable[[], None], *, is_live: bool
     ) -> None:

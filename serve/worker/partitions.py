@@ -311,6 +311,8 @@ class SourcePartition(Partition):
         for submission in work.take_submissions():
             if submission.step.frames:
                 self._effects.encode(submission.step, lambda: self._advance(work), is_live=False)
+            if submission.step.is_reading and work.flow is not None:
+                self._effects.read_text(work.flow, submission.step, lambda: self._advance(work), is_live=False)
             if submission.speech:
                 self._effects.transcribe(work.flow, submission.speech, lambda: self._advance(work), is_live=False)
         work.published.update(self._outbox.publish(work.flow.records()))

@@ -6,7 +6,7 @@ after which the chunks hold everything that is not final yet. Reading them again
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,6 +25,7 @@ from serve.codec.records import Gap, gap_message, gap_value, media_message, medi
 from serve.errors import name_of
 from serve.worker.effects import Effects, ReceivedChunk
 from serve.worker.outbox import Outbox
+from serve.worker.picture_text import PictureText
 from serve.worker.video_flow import NotedGap, Submission, VideoFlow
 from temporal.config import WindowConfig
 from temporal.values import Pooling
@@ -44,6 +45,7 @@ class StreamConfig:
     pooling: Pooling
     sampling: SamplingPolicy
     fingerprint: str  # of the encoders
+    open_text: Callable[[], PictureText] | None  # None: text in pictures is not read
     idle_seconds: float  # a stream without a decoded chunk for this long is ended
     shed_seconds: float  # chunks this old are left out; 0: none
     max_session_lead_seconds: float  # by which a session may lie ahead of the append of its chunk
@@ -86,6 +88,7 @@ class LiveStream:
             window=config.window,
             pooling=config.pooling,
             fingerprint=config.fingerprint,
+            text=None if config.open_text is None else config.open_text(),
             first=(checkpoint.segment_epoch, checkpoint.segment_index),
             heard_from=(checkpoint.speech_epoch, checkpoint.speech_start_sample),
             language=checkpoint.language or None,
@@ -207,6 +210,8 @@ class LiveStream:
     def _encode(self, submission: Submission) -> None:
         if submission.step.frames:
             self._effects.encode(submission.step, self._publish, is_live=True)
+        if submission.step.is_reading:
+            self._effects.read_text(self.flow, submission.step, self._publish, is_live=True)
         if submission.speech:
             self._effects.transcribe(self.flow, submission.speech, self._publish, is_live=True)
 

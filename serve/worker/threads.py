@@ -30,12 +30,13 @@ from ingest.sandbox.pool import DecodePool
 from ingest.source.source import SourceFile, check_policy, open_source, video_id_of
 from ingest.values import Decoded, Frame
 from serve.codec.records import SegmentRecord, video_key
-from serve.encoder_set import Encoders, decode_config
+from serve.encoder_set import Encoders, reading_config
 from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.video_warnings import FileFacts
 from serve.worker.broker_time import BrokerTime
 from serve.worker.effects import Effects, ReceivedChunk
+from serve.worker.picture_text import EncodedLine, PictureText
 from serve.worker.video_flow import Step, TrackedSpeech, VideoFlow
 from serve.worker.whole_file import FileCancelled, FileCutter, FileWork
 
@@ -62,8 +63,10 @@ class WorkerThreads(Effects):
         producer: Producer,
         metrics: WorkerMetrics,
         spool: Path,
+        open_text: Callable[[], PictureText] | None,
     ) -> None:
-        """Start the threads; downloads go to the folder `spool`."""
+        """Start the threads; downloads go to the folder `spool`. `open_text` is as of StreamConfig."""
+        self._open_text = open_text
         self._settings, self._encoders, self._transcriber = settings, encoders, transcriber
         self._choose_sound = partial(choose_sound, transcriber) if transcriber is not None else None
         self._metrics, self._producer, self._spool = metrics, producer, spool
@@ -74,7 +77,7 @@ class WorkerThreads(Effects):
         self.in_flight_count = 0  # chunks being decoded, and steps being encoded
         self.speech_count = 0  # windows of speech being transcribed
         self._closing = threading.Event()
-        file_config = decode_config(settings, encoders)
+        file_config = reading_config(settings, encoders)
         self._pool = DecodePool(file_config, workers=settings.workers + FILE_THREADS)
         seconds = min(MAX_CHUNK_SECONDS, file_config.max_duration_seconds)
         self._chunk_config = replace(file_config, clock="source", max_duration_seconds=seconds)
@@ -84,6 +87,7 @@ class WorkerThreads(Effects):
             max_fetch_seconds=min(MAX_CHUNK_FETCH_SECONDS, settings.source.max_fetch_seconds),
         )
         self._chunk_threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="chunk")
+        self._text_threads = ThreadPoolExecutor(1, thread_name_prefix="text")  # one: keeps the order of the pictures
         self._file_threads = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="file")
         self._frames: Batcher[Frame, NDArray[np.float32]] = Batcher(
             self._encode_frames,
@@ -103,7 +107,7 @@ class WorkerThreads(Effects):
         """End the threads; work under way is dropped."""
         self._closing.set()
         self._pool.close()
-        for threads in (self._chunk_threads, self._file_threads):
+        for threads in (self._chunk_threads, self._file_threads, self._text_threads):
             threads.shutdown(wait=True, cancel_futures=True)
         self._frames.close()
         self._speech.close()
@@ -150,6 +154,26 @@ class WorkerThreads(Effects):
             on_done()
 
         self._frames.submit(step.frames, lambda vectors: self._callbacks.put(partial(finish, vectors)))
+
+    def read_text(self, flow: VideoFlow, step: Step, on_done: Callback, *, is_live: bool) -> None:
+        self.in_flight_count += is_live
+
+        def finish(lines: tuple[EncodedLine, ...]) -> None:
+            self.in_flight_count -= is_live
+            step.lines, step.is_reading = lines, False
+            on_done()
+
+        def read() -> Callback:
+            assert flow.text is not None
+            begin = time.monotonic()
+            if step.placed is None:
+                lines = flow.text.finish(step.end_seconds, step.needed)
+            else:
+                lines = flow.text.push(step.frames, step.end_seconds, step.needed)
+            self._metrics.stage_seconds.labels("read").observe(time.monotonic() - begin)
+            return partial(finish, lines)
+
+        self._submit(self._text_threads, read, on_failure=raise_error)
 
     def transcribe(self, flow: VideoFlow, speech: list[TrackedSpeech], on_done: Callback, *, is_live: bool) -> None:
         self.speech_count += is_live * len(speech)
@@ -256,6 +280,7 @@ class WorkerThreads(Effects):
                 uri=opened.uri,
                 metadata=source.metadata,
                 facts=facts,
+                text=None if self._open_text is None else self._open_text(),
             )
             for item in self._pool.decode(opened.file, uri=work.name, choose_sound=self._choose_sound):
                 facts.take(item)

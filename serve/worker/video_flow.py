@@ -20,6 +20,7 @@ from ingest.stream.stream_clock import MAX_LAG_SECONDS, EpochPart
 from ingest.values import SAMPLE_RATE_HZ, Frame, MediaInfo
 from serve.codec.records import Gap, SegmentRecord
 from serve.video_warnings import FileFacts
+from serve.worker.picture_text import EncodedLine, PictureText, lines_in
 from temporal.config import WindowConfig
 from temporal.values import Pooling
 from temporal.window import ALL_HEARD, CutSegment, EncodedFrame, EncodedUtterance, WindowCutter
@@ -39,10 +40,14 @@ class Step:
     frames: tuple[Frame, ...] = ()
     vectors: NDArray[np.float32] | None = None
     is_last: bool = False  # with no `placed`: of the video
+    end_seconds: float = 0.0  # media time
+    needed: tuple[int, float] = (0, 0.0)  # epoch and media time before which no segment is open
+    is_reading: bool = False  # whether the text in the pictures is still to be read
+    lines: tuple[EncodedLine, ...] | None = None  # of the video so far, from `needed` on; None: it has no reader
 
     @property
     def is_done(self) -> bool:
-        return not self.frames or self.vectors is not None
+        return (not self.frames or self.vectors is not None) and not self.is_reading
 
 
 @dataclass(slots=True, eq=False)
@@ -109,11 +114,13 @@ class VideoFlow:
         language: str | None = None,
         media: MediaInfo | None = None,
         facts: FileFacts | None = None,
+        text: PictureText | None = None,
     ) -> None:
         """Begin with a video's first chunk, or go on with a later one.
 
         `first` is the epoch and index of the first segment that is not final, `heard_from` the epoch and sample of the
-        first sound that is still needed. `facts` are those of a whole file, for its warnings.
+        first sound that is still needed. `facts` are those of a whole file, for its warnings. `text`
+        reads the pictures; None: nobody does.
         """
         self.collection, self.video_id = collection, video_id
         self.uri, self.metadata = uri, dict(metadata or {})
@@ -123,7 +130,8 @@ class VideoFlow:
         self._language = language
         self.gaps: list[NotedGap] = []
         self.anchors: list[tuple[int, float, float]] = []  # epoch, media time, wall clock
-        self._transcriber, self._facts = transcriber, facts
+        self._transcriber, self._facts, self.text = transcriber, facts, text
+        self._lines: tuple[EncodedLine, ...] = ()  # as known after the last step
         self._lag_seconds = MAX_LAG_SECONDS if facts is None else MAX_FILE_LAG_SECONDS
         self._speech_stream: SpeechStream | None = None
         self._heard_from = heard_from
@@ -146,7 +154,7 @@ class VideoFlow:
         self._origins.append(_Origin(placed.epoch, placed.start_seconds, placed.end_seconds, append_seconds))
         if recorded_time is not None:
             self.anchors.append((placed.epoch, placed.start_seconds, recorded_time))
-        step = Step(placed, placed.frames)
+        step = self._open_step(placed, is_reading=bool(placed.frames))
         self._steps.append(step)
         return Submission(step=step, speech=self._cut_speech(placed))
 
@@ -154,7 +162,7 @@ class VideoFlow:
         """End the current epoch, and with it the video if `is_last`; return the last windows of speech."""
         speech = [] if self._speech_stream is None else self._track(self._speech_stream.finish())
         self._has_ended = True
-        step = Step(None, is_last=is_last)
+        step = self._open_step(None, is_reading=True, is_last=is_last)
         self._steps.append(step)
         return Submission(step=step, speech=speech)
 
@@ -229,6 +237,13 @@ class VideoFlow:
 
     # ---- internal
 
+    def _open_step(self, placed: EpochPart | None, *, is_reading: bool, is_last: bool = False) -> Step:
+        epoch, _, start = self.cutter.open_segment
+        return Step(
+            placed, () if placed is None else placed.frames, is_last=is_last, end_seconds=self._place[2],
+            needed=(epoch, start), is_reading=is_reading and self.text is not None,
+        )  # fmt: skip
+
     def _cut_speech(self, placed: EpochPart) -> list[TrackedSpeech]:
         if placed.opens_epoch or not self._sound_end_seconds:
             self._sound_end_seconds = placed.epoch_start_seconds
@@ -281,6 +296,8 @@ class VideoFlow:
 
     def _settle(self, step: Step) -> None:
         placed = step.placed
+        if step.lines is not None:
+            self._lines = step.lines
         if placed is None:
             self.cutter.finish(is_last=step.is_last)
             return
@@ -316,6 +333,9 @@ class VideoFlow:
         if cut.is_final:
             self.gaps = [noted for noted in self.gaps if noted not in gaps]
         vectors = [one.vector for one in cut.spoken]
+        written = lines_in(
+            self._lines, epoch, replace(cut.introduces, end_seconds=end) if cut.ends_epoch else cut.introduces
+        )
         return SegmentRecord(
             segment=cut.segment,
             collection=self.collection,
@@ -327,6 +347,8 @@ class VideoFlow:
             utterances=tuple(one.utterance for one in cut.spoken),
             utterance_vectors=np.stack(vectors) if vectors else np.zeros((0, 0), np.float32),
             continued_count=cut.continued_count,
+            lines=tuple(one.line for one in written),
+            line_vectors=np.stack([one.vector for one in written]) if written else np.zeros((0, 0), np.float32),
             fingerprint=self.fingerprint,
             watermark_seconds=max(self.cutter.watermark_seconds, span.end_seconds if cut.is_final else 0.0),
             source_append_time=min(appended, default=0.0),

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from encoders.speech.whisper import Transcriber
+from encoders.writing.reader import load_reader
 from ingest.errors import BrokerUnavailable
 from ingest.kafka import GroupConsumer, PartitionId, PartitionReader, Producer, Record, Topics
 from serve.encoder_set import Encoders, load_for_indexing
@@ -25,6 +26,7 @@ from serve.observe.worker_metrics import WorkerMetrics
 from serve.settings import Settings
 from serve.worker.lost_chunks import ChunkLog
 from serve.worker.partitions import ChunkPartition, Partition, SourcePartition
+from serve.worker.picture_text import PictureText
 from serve.worker.stream import StreamConfig, latest_checkpoints
 from serve.worker.takeover import Takeover
 from serve.worker.threads import WorkerThreads
@@ -58,14 +60,18 @@ class Worker:
 
         Raises:
             BrokerUnavailable: If no broker answers.
+            EncoderError: If the reader of text cannot be loaded.
         """
         self.settings, self.metrics = settings, metrics
         self.topics = Topics(settings.kafka.topic_prefix)
         self.group = settings.worker_group
         self.partitions: dict[PartitionId, Partition] = {}
         self.is_full = False  # no chunks are taken for now
+        reader = load_reader(settings.text)
+        open_text = None if reader is None else partial(PictureText, reader, encoders.sentence.encode)
         self._streams = StreamConfig(
             transcriber=transcriber,
+            open_text=open_text,
             window=settings.window,
             pooling=encoders.pooling,
             sampling=settings.decode.sampling,
@@ -88,7 +94,7 @@ class Worker:
             self.reader = PartitionReader(settings.kafka)
             stack.callback(self.reader.close)
             self._check_topics()
-            self.threads = WorkerThreads(settings, encoders, transcriber, self.producer, metrics, spool)
+            self.threads = WorkerThreads(settings, encoders, transcriber, self.producer, metrics, spool, open_text)
             stack.callback(self.threads.close)
             self._takeover = Takeover(settings, self.reader, self.producer, self.threads)
             self.threads.ask_time(settings.kafka.bootstrap_timeout_seconds)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import FrameEmbeddings, Utterance, Word
+from encoders.values import Box, FrameEmbeddings, TextLine, Utterance, Word
 from serve.catalog.catalog import Catalog
 from serve.codec.records import Gap, SegmentRecord
 from serve.search.library import Library
@@ -29,6 +29,13 @@ def make_utterance(text: str, start_seconds: float, epoch: int = 0) -> Utterance
         epoch=epoch, start_seconds=start_seconds, end_seconds=start_seconds + 1.5, text=text, words=words,
         language="en", avg_logprob=-0.25, no_speech_prob=0.125,
     )  # fmt: skip
+
+
+def write_line(text: str, start_seconds: float, end_seconds: float, epoch: int = 0) -> TextLine:
+    box = Box(left=0.125, top=0.25, right=0.5, bottom=0.375)
+    return TextLine(
+        epoch=epoch, start_seconds=start_seconds, end_seconds=end_seconds, text=text, box=box, confidence=0.875
+    )
 
 
 def vector_at(video_id: str, seconds: float, width: int = WIDTH) -> NDArray[np.float32]:
@@ -56,6 +63,7 @@ def live_segment(
     fingerprint: str = FINGERPRINT,
     width: int = WIDTH,
     uri: str = "",
+    written: str = "",
 ) -> SegmentRecord:
     """Make a segment of a stream with a picture a second and an utterance at second 1 of each stride.
 
@@ -63,6 +71,7 @@ def live_segment(
         known_seconds: Where the epoch ends as far as is known, from its start; None: beyond the segment.
         texts: Of the utterances, one in each stride; None: two utterances whose words name their second.
         recorded_from: The wall clock at media time 0.
+        written: A line of text that stands in the pictures from the segment's new part on; empty: none.
         appended: Append time of the oldest record; None: the time when it was recorded.
     """
     start = epoch_start + STRIDE * index
@@ -77,6 +86,7 @@ def live_segment(
     new_from = start if index == 0 else start + STRIDE
     new_count = int((seconds >= new_from).sum())
     continued = sum(one.start_seconds < new_from for one in utterances)
+    lines = [write_line(written, new_from, end, epoch)] if written and new_from < end else []
     sentences = [vector_at(video_id, 1e6 + one.start_seconds, width) for one in utterances]
     return SegmentRecord(
         segment=Segment(
@@ -97,6 +107,8 @@ def live_segment(
         utterances=tuple(utterances),
         utterance_vectors=np.array(sentences, np.float32).reshape(len(sentences), width),
         continued_count=continued,
+        lines=tuple(lines),
+        line_vectors=np.array([vector_at(one.text, 0, width) for one in lines], np.float32).reshape(len(lines), width),
         fingerprint=fingerprint,
         watermark_seconds=(end if is_final else start) if watermark_seconds is None else watermark_seconds,
         source_append_time=STARTED + start if appended is None else appended,
@@ -120,10 +132,16 @@ def camera(
     is_final: bool = True,
     known_seconds: float | None = None,
     is_last: bool = False,
+    written: Mapping[int, str] | None = None,
 ) -> SegmentRecord:
-    """Make a segment of a stream that shows one colour, but for some seconds, and in which sentences are said."""
+    """Make a segment of a stream that shows one colour, but for some seconds, in which sentences are said.
+
+    Args:
+        written: Lines of text by the index of the segment in whose new part they stand.
+    """
     plain = live_segment(
         index, video_id=video_id, is_final=is_final, is_last=is_last, known_seconds=known_seconds, texts=(), width=4,
+        written=(written or {}).get(index, ""),
         fingerprint=library.engine.fingerprint,
     )  # fmt: skip
     times = plain.frames.pts_seconds
@@ -140,6 +158,7 @@ def camera(
         utterances=tuple(spoken),
         utterance_vectors=WordSumEncoder().encode([one.text for one in spoken]),
         continued_count=sum(one.start_seconds < new_from for one in spoken),
+        line_vectors=WordSumEncoder().encode([one.text for one in plain.lines]),
         revision=len(times) + len(spoken) + is_final,
     )
 

@@ -4,22 +4,24 @@ A picture a second and speech in ten seconds of fifteen, both told apart by thei
 """
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from encoders.config import SpeechConfig
 from encoders.speech.speech_stream import SpeechStream
-from encoders.values import Utterance
+from encoders.values import Box, ReadLine, Utterance
 from ingest.errors import IngestError
 from ingest.kafka import Delivery
 from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
 from serve.codec.records import SegmentRecord
 from serve.worker.effects import Effects, ReceivedChunk
+from serve.worker.picture_text import PictureText
 from serve.worker.stream import StreamConfig
 from serve.worker.video_flow import Step, TrackedSpeech, VideoFlow
 from serve.worker.whole_file import FileWork
@@ -69,7 +71,11 @@ def decode_chunk_alone(start: float, seconds: float) -> list[Decoded]:
     samples = (0.5 * np.sin(count * 0.05) * ((count // SAMPLE_RATE_HZ // 5) % 3 != 0)).astype(np.float32)
     return [
         MEDIA,
-        *(Frame(epoch=0, pts_seconds=at - zero, pixels=PIXELS, thumbnail=f"{at}".encode()) for at in times if at < end),
+        *(
+            Frame(epoch=0, pts_seconds=at - zero, pixels=PIXELS, thumbnail=f"{at}".encode(), reading=slide_at(at))
+            for at in times
+            if at < end
+        ),
         AudioBlock(epoch=0, start_seconds=begin / SAMPLE_RATE_HZ - zero, samples=samples),
         DecodeSummary(
             duration_seconds=end - zero, epoch_count=1, frame_count=1, error_count=0, truncated=False,
@@ -78,10 +84,32 @@ def decode_chunk_alone(start: float, seconds: float) -> list[Decoded]:
     ]  # fmt: skip
 
 
+def slide_at(seconds: float) -> NDArray[np.uint8]:
+    """Return the picture to read text from: every twelve seconds another one, whose pixels tell its number."""
+    return np.full((1, 1, 3), 12 * int(seconds // 12), np.uint8)
+
+
+class SlideReader:
+    """Reads "slide 9" in the picture of number 9, and nothing in every third."""
+
+    def open_video(self) -> "SlideReader":
+        return self
+
+    def read(self, pixels: NDArray[np.uint8]) -> list[ReadLine]:
+        number = int(pixels[0, 0, 0]) // 12
+        box = Box(left=0.1, top=0.2, right=0.6, bottom=0.3)
+        return [ReadLine(text=f"slide {number}", box=box, confidence=0.9)] if number % 3 else []
+
+
+def open_slides() -> PictureText:
+    return PictureText(SlideReader(), lambda texts: np.ones((len(texts), 2), np.float32))  # type: ignore[arg-type]
+
+
 def stream_config(**changes: Any) -> StreamConfig:
     defaults: dict[str, Any] = {
         "transcriber": LoudnessTranscriber(), "window": WindowConfig(), "pooling": MeanPooling(), "sampling": "fast",
         "fingerprint": "f", "idle_seconds": 60.0, "shed_seconds": 0.0, "max_session_lead_seconds": 300.0,
+        "open_text": None,
     }  # fmt: skip
     return StreamConfig(**defaults | changes)
 
@@ -112,6 +140,7 @@ class FakeEffects(Effects):
         self.decoding: list[Callable[[], None]] = []
         self.encoding: list[Callable[[], None]] = []  # pictures and speech
         self.files: list[tuple[FileWork, Callable[[], None]]] = []
+        self._unread: deque[tuple[VideoFlow, Step, Callable[[], None]]] = deque()
         self.segments: list[SegmentRecord] = []
         self.deliveries: list[FakeDelivery] = []
         self.counts: Counter[str] = Counter()
@@ -129,6 +158,20 @@ class FakeEffects(Effects):
             on_done()
 
         self.encoding.append(finish)
+
+    def read_text(self, flow: VideoFlow, step: Step, on_done: Callable[[], None], *, is_live: bool) -> None:
+        self._unread.append((flow, step, on_done))
+        self.encoding.append(self._read_next)  # whichever of these is done first reads the oldest step
+
+    def _read_next(self) -> None:
+        flow, step, on_done = self._unread.popleft()
+        assert flow.text is not None
+        if step.placed is None:
+            step.lines = flow.text.finish(step.end_seconds, step.needed)
+        else:
+            step.lines = flow.text.push(step.frames, step.end_seconds, step.needed)
+        step.is_reading = False
+        on_done()
 
     def transcribe(
         self, flow: VideoFlow, speech: list[TrackedSpeech], on_done: Callable[[], None], *, is_live: bool

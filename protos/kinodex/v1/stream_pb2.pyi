@@ -277,6 +277,48 @@ class SpokenWord(_message.Message):
 Global___SpokenWord: _TypeAlias = SpokenWord  # noqa: Y015
 
 @_typing.final
+class WrittenText(_message.Message):
+    """A line of text in the pictures, with its vector. The text is untrusted: anybody can hold up a sign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The line, as it was read."""
+    confidence: _builtins.float
+    """How sure the reader is of its letters: 0 to 1."""
+    embedding: _builtins.bytes
+    """The sentence encoder's vector: half precision, little-endian, unit length."""
+    @_builtins.property
+    def span(self) -> _moment_pb2.TimeSpan:
+        """While it stands there, as far as no other segment says so: a line that stands longer is in the next segment, too."""
+
+    @_builtins.property
+    def box(self) -> _moment_pb2.Box:
+        """Where it stands in the picture."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        span: _moment_pb2.TimeSpan | None = ...,
+        box: _moment_pb2.Box | None = ...,
+        confidence: _builtins.float = ...,
+        embedding: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "confidence", b"confidence", "embedding", b"embedding", "span", b"span", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WrittenText: _TypeAlias = WrittenText  # noqa: Y015
+
+@_typing.final
 class Gap(_message.Message):
     """Successive chunks of a stream that are missing, or that did not decode."""
 
@@ -408,6 +450,7 @@ class Segment(_message.Message):
     LAST_FIELD_NUMBER: _builtins.int
     NEWEST_APPEND_TIME_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
     segment_id: _builtins.str
     """Required. "video_id/epoch/index"."""
     collection: _builtins.str
@@ -478,6 +521,10 @@ class Segment(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The faults of a whole file, for people; only in its last segment, once that is final."""
 
+    @_builtins.property
+    def written(self) -> _containers.RepeatedCompositeFieldContainer[Global___WrittenText]:
+        """The lines of text in the pictures of the part of the span that no earlier segment has, in order of time."""
+
     def __init__(
         self,
         *,
@@ -503,10 +550,11 @@ class Segment(_message.Message):
         last: _builtins.bool = ...,
         newest_append_time: _timestamp_pb2.Timestamp | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        written: _abc.Iterable[Global___WrittenText] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "newest_append_time", b"newest_append_time", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "watermark_offset", b"watermark_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "epoch", b"epoch", "final", b"final", "fingerprint", b"fingerprint", "frames", b"frames", "gaps", b"gaps", "index", b"index", "last", b"last", "media", b"media", "metadata", b"metadata", "newest_append_time", b"newest_append_time", "revision", b"revision", "segment_id", b"segment_id", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "texts", b"texts", "uri", b"uri", "video_id", b"video_id", "warnings", b"warnings", "watermark_offset", b"watermark_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "epoch", b"epoch", "final", b"final", "fingerprint", b"fingerprint", "frames", b"frames", "gaps", b"gaps", "index", b"index", "last", b"last", "media", b"media", "metadata", b"metadata", "newest_append_time", b"newest_append_time", "revision", b"revision", "segment_id", b"segment_id", "source_append_time", b"source_append_time", "span", b"span", "start_time", b"start_time", "texts", b"texts", "uri", b"uri", "video_id", b"video_id", "warnings", b"warnings", "watermark_offset", b"watermark_offset", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

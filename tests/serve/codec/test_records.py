@@ -24,6 +24,7 @@ from serve.codec.records import (
     source_bytes,
 )
 from serve.errors import RecordInvalid
+from support.sample_live import write_line
 from temporal.values import Segment, TimeSpan
 
 CHUNK = Chunk(
@@ -72,6 +73,8 @@ def record() -> SegmentRecord:
         ),
         is_last=True,
         warnings=("its sound is silent",),
+        lines=(write_line("Way out", 16.25, 24.0, epoch=1),),
+        line_vectors=unit(1, 2)[None],
     )  # fmt: skip
 
 
@@ -95,7 +98,8 @@ def test_a_segment_without_pictures_words_or_clock_is_read_as_it_was_written() -
     empty = FrameEmbeddings(epochs=np.zeros(0, np.int32), pts_seconds=np.zeros(0), vectors=np.zeros((0, 0), np.float32))
     written = dataclasses.replace(
         record(), frames=empty, thumbnails=(), utterances=(), utterance_vectors=np.zeros((0, 0), np.float32),
-        continued_count=0, recorded_time=None, segment=dataclasses.replace(record().segment, vector=None),
+        continued_count=0, lines=(), line_vectors=np.zeros((0, 0), np.float32), recorded_time=None,
+        segment=dataclasses.replace(record().segment, vector=None),
     )  # fmt: skip
     same(read_segment(segment_bytes(written)), written, 0.0)
 

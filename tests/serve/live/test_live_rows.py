@@ -13,6 +13,7 @@ import pytest
 from serve.catalog.catalog import Catalog
 from serve.catalog.rows import words_of
 from serve.catalog.swap import replace_videos
+from serve.catalog.text_lines import text_lines
 from serve.codec.records import Gap, read_segment, segment_bytes
 from serve.config import Limit, Retention
 from serve.errors import VideoNotFound
@@ -52,14 +53,19 @@ def tables(catalog: Catalog) -> dict[str, list[Any]]:
     )
     queries = {
         "videos": "SELECT collection, video_id, uri, fingerprint, state, live, ended, media, metadata,"
-        " duration_seconds, frame_count, segment_count, utterance_count, warnings, recorded_time, watermark_seconds,"
-        " anchors, size_bytes"
+        " duration_seconds, frame_count, segment_count, utterance_count, text_line_count, warnings,"
+        " recorded_time, watermark_seconds, anchors, size_bytes"
         " FROM videos",
         "segments": named.format(segment_fields, "segments", "segments"),
         "frames": named.format("epochs, pts_seconds, vectors", "frame_blocks", "frame_blocks"),
         "thumbnails": named.format("pts_seconds, jpeg", "thumbnails", "thumbnails"),
         "utterances": named.format(
             "position, epoch, start_seconds, end_seconds, text, search_text, words, vector", "utterances", "utterances"
+        ),
+        "lines": named.format(
+            "position, epoch, start_seconds, end_seconds, text, search_text, box, confidence, vector",
+            "text_lines",
+            "text_lines",
         ),
         "found": "SELECT video_id, text FROM utterance_search JOIN utterances ON utterances.id = utterance_search.rowid"
         " JOIN videos ON videos.row = video_row WHERE utterance_search MATCH 'second'",
@@ -71,8 +77,9 @@ def tables(catalog: Catalog) -> dict[str, list[Any]]:
 
 def check_whole(catalog: Catalog) -> None:
     """Check what must hold after every transaction."""
-    for row, frame_count, segment_count, utterance_count, size, watermark, duration in catalog.select(
-        "SELECT row, frame_count, segment_count, utterance_count, size_bytes, watermark_seconds, duration_seconds"
+    for row, frame_count, segment_count, utterance_count, line_count, size, watermark, duration in catalog.select(
+        "SELECT row, frame_count, segment_count, utterance_count, text_line_count, size_bytes, watermark_seconds,"
+        " duration_seconds"
         " FROM videos WHERE live"
     ):
         ((counted, sizes, last, end),) = catalog.select(
@@ -86,15 +93,17 @@ def check_whole(catalog: Catalog) -> None:
         assert (np.diff(stored.pts_seconds) > 0).all()
         assert (np.diff(stored.epochs) >= 0).all()
         assert len(heard) == utterance_count == len(catalog.utterance_vectors(row))
+        assert len(text_lines(catalog, row)) == line_count
         assert [one.start_seconds for one in heard] == sorted(one.start_seconds for one in heard)
         blocks = {block for (block,) in catalog.select("SELECT block FROM live_blocks WHERE video_row = ?", row)}
         assert blocks >= {at >> 6 for (at,) in catalog.select("SELECT position FROM segments WHERE video_row = ?", row)}
-    for table in ("frame_blocks", "thumbnails", "utterances"):
+    for table in ("frame_blocks", "thumbnails", "utterances", "text_lines"):
         assert catalog.select(f"SELECT count(*) FROM {table} WHERE segment_row NOT IN (SELECT id FROM segments)") == [
             (0,)
         ]
     with sqlite3.connect(catalog.directory / "catalog.sqlite") as connection:
         connection.execute("INSERT INTO utterance_search (utterance_search, rank) VALUES ('integrity-check', 1)")
+        connection.execute("INSERT INTO text_line_search (text_line_search, rank) VALUES ('integrity-check', 1)")
     connection.close()
 
 
@@ -197,6 +206,28 @@ def test_a_watermark_and_an_end_are_taken_from_what_is_otherwise_known(live: Liv
     assert catalog.generation() == generation + 1
 
 
+def test_text_in_pictures_is_found_revised_and_goes_with_its_segment(live: LiveRows, catalog: Catalog) -> None:
+    def found(word: str) -> list[int]:
+        return [match.position for match in catalog.match_words([word], limit=10, kind="text_lines")]
+
+    put_live(live, live_segment(0, written="departures"), live_segment(1, written="departures"))
+    first, second = text_lines(catalog, only_video(catalog).row)
+    assert (first.start_seconds, first.end_seconds, second.start_seconds, second.end_seconds) == (0.0, 16.0, 16.0, 24.0)
+    assert (len(found("departure")), only_video(catalog).text_line_count) == (2, 2)
+    check_whole(catalog)
+    revised = live_segment(1, written="arrivals")
+    put_live(live, replace(revised, revision=revised.revision + 1))
+    assert (len(found("departure")), len(found("arrivals"))) == (1, 1)
+    check_whole(catalog)
+    excess = live.prune(Retention(limits={"*": Limit(age_seconds=NOW - STARTED - 4)}), NOW, 10)
+    assert [one.segment.segment_id for one in excess] == ["cam/0/0"]
+    assert (found("departure"), len(found("arrivals")), only_video(catalog).text_line_count) == ([], 1, 1)
+    check_whole(catalog)
+    live.delete("default", "cam", NOW)
+    assert found("arrivals") == []
+    check_whole(catalog)
+
+
 def test_tells_of_gaps_and_jumps(live: LiveRows, catalog: Catalog) -> None:
     gap = Gap(at_seconds=3.0, first_sequence=1, chunk_count=2, reason="MISSING")
     put_live(live, live_segment(0, gaps=[gap]), live_segment(0, epoch=1, epoch_start=16.0))
@@ -281,6 +312,7 @@ def test_leaves_out_what_is_of_other_encoders(live: LiveRows, catalog: Catalog) 
         {"thumbnails": (b"",) * 17},
         {"continued_count": 3},
         {"utterance_vectors": np.zeros((0, 8), np.float32)},
+        {"line_vectors": np.zeros((3, 8), np.float32)},
     ],
 )
 def test_refuses_what_contradicts_itself_and_goes_on(

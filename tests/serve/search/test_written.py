@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from encoders.config import TextConfig
-from encoders.values import Box, ReadLine
+from encoders.values import Box, ReadLine, TextLine
 from serve.codec.messages import moment_message, moment_value
 from serve.indexing.pipeline import delete, index
 from serve.search.intent import read_intent
@@ -113,8 +113,9 @@ def test_a_deleted_video_is_not_found_by_its_text(tmp_path: Path, monkeypatch: p
 
 def screen(cosine: float, coverage: float) -> Screen:
     line = MatchedText(text="a line", box=(0, 0, 1, 1), start_seconds=1.0, end_seconds=4.0, confidence=0.9)
+    own = TextLine(epoch=0, start_seconds=1.0, end_seconds=4.0, text=line.text, box=BOX, confidence=0.9)
     return Screen(
-        row=1, span=TimeSpan(start_seconds=1.0, end_seconds=4.0), cosine=cosine, coverage=coverage,
+        row=1, line=own, span=TimeSpan(start_seconds=1.0, end_seconds=4.0), cosine=cosine, coverage=coverage,
         matched=(line,),
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from serve.worker.outbox import Outbox
 from serve.worker.stream import LiveStream
 from serve.worker.video_flow import MAX_GAPS
 from support.marks import first_quick
-from support.worker_fakes import FakeEffects, decode_chunk_alone, stream_config
+from support.worker_fakes import FakeEffects, decode_chunk_alone, open_slides, stream_config
 
 NOISE = DecodeError("chunk", "noise")
 
@@ -75,8 +75,9 @@ def make_log(
 class Run:
     """A worker of one stream that does things in any order, and may die."""
 
-    def __init__(self, log: Log, seed: int, *, decodes_late: bool = False) -> None:
+    def __init__(self, log: Log, seed: int, *, decodes_late: bool = False, has_text: bool = False) -> None:
         self.log, self.rng, self.decodes_late = log, random.Random(seed), decodes_late
+        self.config = stream_config(open_text=open_slides if has_text else None)
         self.checkpoint: stream_pb2.Checkpoint | None = None
         self.published: dict[str, SegmentRecord] = {}
         self.revisions: list[tuple[str, int]] = []
@@ -86,7 +87,7 @@ class Run:
     def begin(self) -> None:
         self.effects = FakeEffects(self.log.content)
         self.stream = LiveStream(
-            "c", "v", config=stream_config(), effects=self.effects, outbox=Outbox(self.effects),
+            "c", "v", config=self.config, effects=self.effects, outbox=Outbox(self.effects),
             checkpoint=self.checkpoint,
         )  # fmt: skip
         self.offset = self.checkpoint.record_offset if self.checkpoint is not None else 0
@@ -193,6 +194,36 @@ def test_a_checkpoint_reads_only_the_open_windows_again() -> None:
     ended = run.stream.checkpoint("t")
     assert ended.ended
     assert ended.record_offset == len(run.log.chunks)
+
+
+def test_lines_of_text_are_in_the_segments_in_whose_new_part_they_stand() -> None:
+    run = Run(make_log(1), seed=1, has_text=True)
+    published = run.go()
+    records = sorted(published.values(), key=lambda record: record.segment.index)
+    zero = 100.3 - records[0].frames.pts_seconds[0]  # the time of make_log() at media time 0
+    shown = {int(at + zero) // 12 for record in records for at in record.frames.pts_seconds}
+    read: dict[str, list[float]] = {}
+    for record in records:
+        span = record.segment.span
+        first = span.start_seconds + (8 if record.segment.index else 0)
+        assert len(record.lines) == len(record.line_vectors)
+        for line in record.lines:
+            assert first <= line.start_seconds < line.end_seconds <= span.end_seconds
+            read.setdefault(line.text, []).append(line.end_seconds - line.start_seconds)
+    assert set(read) == {f"slide {number}" for number in shown if number % 3}
+    whole = [sum(parts) for parts in list(read.values())[1:-1]]
+    assert min(whole) > 6
+    assert max(whole) < 13
+    assert 1 < max(map(len, read.values())) <= 3
+
+
+@pytest.mark.slow
+def test_text_changes_no_revision_and_a_killed_worker_reads_it_again() -> None:
+    log = make_log(2, reset_at=20)
+    expected = Run(log, seed=1).go()
+    run = Run(log, seed=4, has_text=True)
+    assert_same(expected, run.go(kills=(40, 90, 140)))
+    assert sum(len(record.lines) for record in run.published.values()) > 10
 
 
 def test_revisions_grow_until_the_final_one() -> None:

@@ -74,7 +74,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, producer: FakeProduc
     monkeypatch.setattr(FakePool, "content", {})
     settings = Settings(workers=2, source=SourceConfig(file_roots=(str(tmp_path),)))
     transcriber, encoders = load_for_indexing(settings, None)
-    made = WorkerThreads(settings, encoders, transcriber, producer, WorkerMetrics(), tmp_path)  # type: ignore[arg-type]
+    made = WorkerThreads(settings, encoders, transcriber, producer, WorkerMetrics(), tmp_path, None)  # type: ignore[arg-type]
     yield made
     made.close()
 
