@@ -29,6 +29,7 @@ class DecodeConfig:
     resize: ResizePolicy = "crop"  # crop: centre; squash: whole picture, aspect lost; pad: whole picture, black bars
     thumbnail_px: int = 180  # shorter side of the JPEGs kept as evidence, in pixels
     reading_px: int = 0  # longer side of Frame.reading, in pixels; 0: none is made; the text reader sets it
+    read_subtitles: bool = False  # whether subtitle tracks are read; subtitles.use sets it
     decode_video: bool = True  # whether pictures are decoded; false: sound only
     # where media time begins: media: at the first picture or sound; source: at a whole second of the container's time
     # before the first picture

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class MediaInfo:
     height: int | None
     rotation_degrees: int  # 0, 90, 180 or 270, clockwise, already applied to every frame
     frame_rate_fps: float | None  # average, according to the container
+    audio_language: str | None = None  # of the sound track that is decoded, as the file names it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,40 @@ class SoundTrack:
     language: str | None  # as the file names it, mostly in three letters of ISO 639-2; None or "und": it does not say
     rank: int  # 2: the file's default; 0: commentary, for the impaired, or without voices; 1: any other
     samples: NDArray[np.float32]  # (N,), 16 kHz mono, -1..1: of its first minutes, without the silent seconds
+
+
+# full: all that is said; impaired: with sounds and names of speakers; forced: foreign lines and signs only; commentary:
+# what somebody says about the film
+SubtitleKind = Literal["full", "impaired", "forced", "commentary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subtitle:
+    """One subtitle, as plain text. The text is untrusted."""
+
+    start_seconds: float  # media time
+    end_seconds: float
+    text: str  # one line, without markup, control characters and marks of text direction
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_seconds < self.end_seconds or not self.text:
+            raise ValueError(f"a subtitle from {self.start_seconds} to {self.end_seconds}: {self.text[:20]!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubtitleTrack:
+    """The subtitles of one track of a file, or of one subtitle file."""
+
+    name: str  # for people: "film.en.srt", "track 3"
+    codec: str  # FFmpeg's name, e.g. "mov_text", "hdmv_pgs_subtitle"; of a file: its suffix, e.g. "srt"
+    language: str | None  # as the file or its name says; None or "und": it does not say
+    kind: SubtitleKind
+    is_default: bool = False
+    is_text: bool = True  # False: they are pictures
+    subtitles: tuple[Subtitle, ...] = ()  # in order of their starts
+    refused_count: int = 0  # subtitles left out because their times are wrong
+    is_cut: bool = False  # it has more than the limits allow: the rest is left out
+    problem: str = ""  # why nothing of it could be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,5 +175,5 @@ class Chunk:
             raise ValueError(f"start_time must lie within 1000 years of 1970, got {self.start_time}")
 
 
-Decoded = MediaInfo | Frame | AudioBlock | DecodeSummary
+Decoded = MediaInfo | SubtitleTrack | Frame | AudioBlock | DecodeSummary
 ChooseSound = Callable[[Sequence[SoundTrack]], int]  # tracks in order of rank -> the place of the one to hear

@@ -98,6 +98,22 @@ class ServerConfig:
         parse_quotas(self.quotas)
 
 
+SubtitleUse = Literal["prefer", "add", "ignore"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubtitleConfig:
+    """Subtitles of files."""
+
+    # what becomes of subtitles in the library's language: `prefer` (their words, and the speech model's where they have
+    # none), `add` (both) or `ignore`
+    use: SubtitleUse = "prefer"
+
+    def __post_init__(self) -> None:
+        if self.use not in ("prefer", "add", "ignore"):
+            raise ValueError(f"use must be prefer, add or ignore, got {self.use!r}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
     """The index of vectors: FAISS by default, or Milvus."""

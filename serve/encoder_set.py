@@ -86,8 +86,8 @@ def decode_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
 
 
 def reading_config(settings: Settings, encoders: Encoders) -> DecodeConfig:
-    """Return decode_config() with pictures to read text from, if there is a reader."""
-    config = decode_config(settings, encoders)
+    """Return decode_config() with pictures to read text from and subtitles, where they are wanted."""
+    config = replace(decode_config(settings, encoders), read_subtitles=settings.subtitles.use != "ignore")
     return config if find_models(settings.text) is None else replace(config, reading_px=READING_PX)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from encoders.config import SentenceConfig, SpeechConfig, TextConfig, VisualConfig
 from ingest.config import DecodeConfig, KafkaConfig, PublishConfig, SourceConfig
-from serve.config import ClientConfig, IndexConfig, ServerConfig, WorkerConfig
+from serve.config import ClientConfig, IndexConfig, ServerConfig, SubtitleConfig, WorkerConfig
 from serve.errors import SettingsError
 from temporal.config import MomentConfig, WindowConfig
 
@@ -29,6 +29,7 @@ DERIVED_KEYS = frozenset(
         "decode.input_height",
         "decode.resize",
         "decode.reading_px",
+        "decode.read_subtitles",
         "decode.clock",
         "publish.realtime",
     }
@@ -50,6 +51,7 @@ class Settings:
     speech: SpeechConfig = field(default_factory=SpeechConfig)
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    subtitles: SubtitleConfig = field(default_factory=SubtitleConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     moments: MomentConfig = field(default_factory=MomentConfig)
     index: IndexConfig = field(default_factory=IndexConfig)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.values import Utterance
-from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo, SubtitleTrack
 from serve.text import clock, plural, time_span
 
 MAX_PLACES = 5  # of one warning: bounds its length
@@ -161,9 +161,29 @@ MANY_GAPS = WarningKind(
     meaning="A live stream has more gaps than its warnings name.",
     remedy="The metrics of the workers count all of them.",
 )
+SUBTITLES_NOT_READ = WarningKind(
+    text="the subtitles {name} were left out: {reason}",
+    sample={"name": "film.en.srt", "reason": "all its times are wrong"},
+    meaning="A subtitle file beside the video, or a subtitle track, could not be read, or is another video's.",
+    remedy="See whether a player shows them. Convert the file to SubRip in UTF-8, and index the video again.",
+)
+SUBTITLES_REFUSED = WarningKind(
+    text="{lines} of the subtitles {name} left out: {reason}",
+    sample={"lines": "3 lines", "name": "film.en.srt", "reason": "wrong times"},
+    meaning="Some subtitles end before they begin, last for more than five minutes, begin behind the end of the video,"
+    " or are more than 50,000 or than 8 MiB. The others are indexed.",
+    remedy="Correct the file, and index the video again.",
+)
+SUBTITLE_PICTURES = WarningKind(
+    text="its subtitles are pictures ({codec}), which have no text: they are not indexed",
+    sample={"codec": "hdmv_pgs_subtitle"},
+    meaning="DVDs, Blu-rays and broadcasts store subtitles as pictures. No other subtitles of the video are indexed.",
+    remedy="Put a subtitle file with text beside the video, such as `film.en.srt`, and index it again.",
+)
 KINDS = (
     TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NO_DECODER_BESIDE, NOT_FOLLOWED, NO_PICTURES,
-    NO_SOUND, SILENT, NO_WORDS, FEW_WORDS, BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
+    NO_SOUND, SILENT, NO_WORDS, FEW_WORDS, SUBTITLES_NOT_READ, SUBTITLES_REFUSED, SUBTITLE_PICTURES, BEING_WRITTEN,
+    NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
 )  # fmt: skip
 
 
@@ -199,6 +219,9 @@ class FileFacts:
     sound_seconds: float = 0.0
     speech_seconds: float = 0.0
     understood_seconds: float = 0.0  # of the speech: those in windows that gave words
+    tracks: list[SubtitleTrack] = field(default_factory=list)  # without their subtitles
+    subtitles: SubtitleTrack | None = None  # that became utterances
+    late_subtitle_count: int = 0  # of these, those behind the end
 
     def take(self, item: Decoded) -> None:
         """Take the next item of the decoder."""
@@ -228,6 +251,12 @@ class FileFacts:
         self.speech_seconds += seconds
         self.understood_seconds += seconds if utterances else 0.0
 
+    def take_subtitled(self, speech: NDArray[np.float64]) -> None:
+        """Take a window of speech whose words subtitles say; `speech` as in take_words()."""
+        seconds = float((speech[:, 1] - speech[:, 0]).sum())
+        self.speech_seconds += seconds
+        self.understood_seconds += seconds
+
     def warnings(self, model: SpeechModel | None) -> tuple[str, ...]:
         """Return the warnings of the file once all of it is decoded and transcribed.
 
@@ -244,7 +273,24 @@ class FileFacts:
                 warnings.append(NO_DECODER_BESIDE.text.format(kind="sound"))
         elif model is not None and "audio" in self.summary.undecodable_kinds:
             warnings.append(NO_DECODER.text.format(kind="sound", rest="pictures are"))
+        warnings += self._subtitle_warnings(self.summary)
         return tuple(warnings)
+
+    def _subtitle_warnings(self, summary: DecodeSummary) -> Iterator[str]:
+        unread = next((track for track in self.tracks if track.problem), None)
+        if unread is not None:
+            yield SUBTITLES_NOT_READ.text.format(name=unread.name, reason=unread.problem)
+        used = self.subtitles
+        if used is not None:
+            late = 0 if summary.truncated else self.late_subtitle_count
+            lines = plural(used.refused_count + late, "line")
+            if used.is_cut:
+                yield SUBTITLES_REFUSED.text.format(lines="the rest", name=f"{used.name} is", reason="it is too long")
+            elif used.refused_count or late:
+                be = "is" if used.refused_count + late == 1 else "are"
+                yield SUBTITLES_REFUSED.text.format(lines=lines, name=f"{used.name} {be}", reason="wrong times")
+        elif self.tracks and not any(track.is_text for track in self.tracks):
+            yield SUBTITLE_PICTURES.text.format(codec=self.tracks[0].codec)
 
     def _picture_warnings(self, media: MediaInfo, summary: DecodeSummary) -> Iterator[str]:
         """Yield the warnings of the container and its pictures."""

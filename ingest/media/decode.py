@@ -40,7 +40,8 @@ from ingest.media.tracks.choice import TrackChooser, find_partly_decodable_kinds
 from ingest.media.tracks.packets import PacketReader
 from ingest.media.tracks.scan import Kind
 from ingest.media.video import Picture, VideoTrack
-from ingest.values import SAMPLE_RATE_HZ, AudioBlock, ChooseSound, Decoded, DecodeSummary, MediaInfo
+from ingest.subtitles.tracks import SubtitleTracks
+from ingest.values import SAMPLE_RATE_HZ, AudioBlock, ChooseSound, Decoded, DecodeSummary, MediaInfo, SubtitleTrack
 
 if TYPE_CHECKING:
     from ingest.media.profile import ColourProfile  # loads LittleCMS, which videos do not need
@@ -164,6 +165,7 @@ class _Decoding:
             self._video = self._open_video()
             self._audio = AudioTrack(self._audio_stream, self._damage) if self._audio_stream is not None else None
             self._start = FileStart(self._video_stream, self._audio_stream)
+            self._subtitles = SubtitleTracks(container, self._file, self._uri, self._config)
             timed = self._timed_packets(packets)
             for packet in timed if clock == "source" else self._jumps.filter(timed):
                 yield from self._decode_packet(packet)
@@ -327,11 +329,13 @@ class _Decoding:
             return True  # a chunk can lie between two ticks
         return self._frame_count > 0 or self._sound_end > 0
 
-    def _yield_info(self) -> Iterator[MediaInfo]:
+    def _yield_info(self) -> Iterator[MediaInfo | SubtitleTrack]:
         if self._has_info:
             return
         self._has_info = True
         yield read_info(self._container, self._video_stream, self._audio_stream, self._info_frame)
+        first = self._timeline.first
+        yield from self._subtitles.decode(first.origin or Fraction(0) if first is not None else Fraction(0))
 
     def _yield_frame(self, picture: Picture) -> Iterator[Decoded]:
         yield from self._yield_info()

@@ -34,6 +34,7 @@ def read_info(
         height=height,
         rotation_degrees=turn.degrees,
         frame_rate_fps=float(rate) if rate else None,
+        audio_language=audio.language if audio is not None else None,
     )
 
 

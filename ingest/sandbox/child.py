@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import BinaryIO, cast
 
@@ -32,10 +32,15 @@ from ingest.media.picture import PictureMaker
 from ingest.sandbox import protocol
 from ingest.sandbox.confinement import confine, end_with
 from ingest.sandbox.system_calls import SOCKET
-from ingest.values import SoundTrack
+from ingest.subtitles.encoding import load_codecs
+from ingest.subtitles.text_file import SUFFIXES, read_subtitle_file
+from ingest.values import Decoded, SoundTrack
 
 DESCRIPTORS = 5  # limit on open descriptors: 0 to 4
 NICENESS = 5  # decoding yields to the server's answers
+TINY_SUBTITLES = (  # SubRip, LRC and ASS
+    b"1\n00:00:01,000 --> 00:00:02,000\none\n\n[00:03.00]two\n\nDialogue: 0,0:00:01.00,0:00:02.00,,,0,0,0,,three\n"
+)
 BEATS_PER_STALL = 4  # beat messages within max_stall_seconds
 
 
@@ -130,8 +135,14 @@ def _serve(connection: socket.socket, request: protocol.Message, descriptor: int
 
     file = cast(BinaryIO, DescriptorFile(descriptor, request.fields["size_bytes"]))
     choose = choose_sound if request.fields["offers_sound"] else None
+    named = request.fields["subtitle_file"]
     try:
-        for item in decode(file, uri="", config=config, on_progress=on_progress, choose_sound=choose):
+        items: Iterable[Decoded] = (
+            decode(file, uri="", config=config, on_progress=on_progress, choose_sound=choose)
+            if named is None
+            else [read_subtitle_file(file.read, **named)]
+        )
+        for item in items:
             connection.sendall(protocol.serialize(protocol.to_message(item)))
     except IngestError as error:
         fields = {"type": type(error).__name__, "reason": error.reason, "remedy": error.remedy}
@@ -164,7 +175,10 @@ def _warm_up(decodes_stills: bool) -> None:
         PictureMaker(DecodeConfig(reading_px=64)).make(VideoFrame(64, 64, name), Fraction(1))
     for media in (b"", _tiny_video()):
         with contextlib.suppress(IngestError):
-            list(decode(io.BytesIO(media), uri="", config=DecodeConfig()))
+            list(decode(io.BytesIO(media), uri="", config=DecodeConfig(read_subtitles=True)))
+    load_codecs()
+    for suffix in SUFFIXES:
+        read_subtitle_file(io.BytesIO(TINY_SUBTITLES).read, suffix=suffix, name="", language=None, kind="full")
 
 
 def _tiny_video() -> bytes:

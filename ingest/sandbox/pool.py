@@ -14,16 +14,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import BinaryIO
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
 from ingest.media.still.kinds import HEAD_BYTES, may_be_still
 from ingest.sandbox import protocol
-from ingest.values import MAX_SOUND_TRACKS, ChooseSound, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
+from ingest.values import (
+    MAX_SOUND_TRACKS,
+    ChooseSound,
+    Decoded,
+    DecodeSummary,
+    Frame,
+    MediaInfo,
+    SoundTrack,
+    SubtitleKind,
+    SubtitleTrack,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +41,8 @@ START_SECONDS = 60.0  # bound of a child's start; loading its libraries takes a 
 CPU_GRACE_SECONDS = 60.0  # of processor time beyond max_wall_seconds, so that the watchdog acts first
 # Variables by which Python and the loader of libraries find what a child imports.
 LOADER_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
+SUBTITLE_CPU_SECONDS = 20.0  # of processor time to read a subtitle file; one of 8 MiB takes some seconds
+MAX_SUBTITLE_TRACKS = 1000  # of one input: more than any max_streams that somebody sets
 EXIT_SECONDS = 10.0  # bound of waiting until the kernel has ended a killed child
 
 
@@ -62,6 +74,7 @@ class DecodePool:
         config: DecodeConfig | None = None,
         choose_sound: ChooseSound | None = None,
         max_cpu_seconds: float | None = None,
+        subtitle_file: Mapping[str, str | None] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> Iterator[Decoded]:
         """Decode one input from its first byte, in a child. Work begins when the first item is requested.
@@ -76,9 +89,11 @@ class DecodePool:
                 in order of rank; returns the place of the one to hear. None: the first is heard.
             max_cpu_seconds: Bound of the processor time, in whole seconds, which a loaded machine does not use up
                 sooner. None: somewhat more than max_wall_seconds.
+            subtitle_file: The input is a subtitle file; see read_subtitles().
             check: Called some times a second while the caller waits; what it raises stops the work.
         Returns:
-            MediaInfo, then Frame and AudioBlock roughly in order of time, then DecodeSummary.
+            MediaInfo, then SubtitleTracks if the config asks for them, then Frame and AudioBlock roughly in order of
+            time, then DecodeSummary. Of a subtitle file, one SubtitleTrack.
         Raises:
             DecodeError: If the bytes are not media that decodes.
             DecoderCrashed: If the child died.
@@ -99,8 +114,10 @@ class DecodePool:
                 if child is None or not child.is_alive() or (is_still and not child.decodes_stills):
                     self._forget(child)
                     child = self._start(uri, is_still)
-                for item in child.decode(descriptor, uri, config, choose_sound, max_cpu_seconds, check):
-                    is_reusable = isinstance(item, DecodeSummary)
+                for item in child.decode(
+                    descriptor, uri, config, choose_sound, max_cpu_seconds, check, subtitle_file=subtitle_file
+                ):
+                    is_reusable = isinstance(item, DecodeSummary) or subtitle_file is not None
                     yield item
         except (DecoderCrashed, DecoderTimeout) as error:
             logger.warning("decoder replaced uri=%s reason=%s", uri, error.reason)
@@ -116,6 +133,27 @@ class DecodePool:
                 self._forget(child)
                 child = None
             self._idle.put(child)
+
+    def read_subtitles(
+        self,
+        file: BinaryIO | int,
+        *,
+        suffix: str,
+        name: str,
+        language: str | None,
+        kind: SubtitleKind,
+        check: Callable[[], None] = lambda: None,
+    ) -> SubtitleTrack:
+        """Read a subtitle file in a child, as its text is untrusted too; see ingest.subtitles.text_file.
+
+        Raises:
+            DecoderCrashed: If the child died.
+            DecoderTimeout: If the child was busy for too long.
+        """
+        named = {"suffix": suffix, "name": "", "language": language, "kind": kind}
+        (track,) = self.decode(file, uri=name, max_cpu_seconds=SUBTITLE_CPU_SECONDS, subtitle_file=named, check=check)
+        assert isinstance(track, SubtitleTrack)  # the child's items are checked
+        return replace(track, name=name)
 
     def missing_walls(self) -> dict[str, str]:
         """Start a child; return which walls around it this machine lacks, and why (ingest.sandbox.confinement).
@@ -217,6 +255,8 @@ class _Child:
         choose_sound: ChooseSound | None,
         max_cpu_seconds: float,
         check: Callable[[], None],
+        *,
+        subtitle_file: Mapping[str, str | None] | None = None,
     ) -> Iterator[Decoded]:
         """Send one input to the child; yield its items, checked."""
         offers_sound = choose_sound is not None
@@ -225,9 +265,10 @@ class _Child:
             "offers_sound": offers_sound,
             "max_cpu_seconds": max_cpu_seconds,
             "size_bytes": _size_of(descriptor),
+            "subtitle_file": subtitle_file,
         }
         request = protocol.serialize(protocol.Message(kind="request", fields=fields))
-        checker, tracks = _OrderChecker(), list[SoundTrack]()
+        checker, tracks = _OrderChecker(is_subtitle_file=subtitle_file is not None), list[SoundTrack]()
         waited_seconds = 0.0
         max_payload = protocol.max_payload_bytes(config)
         try:
@@ -256,7 +297,7 @@ class _Child:
                     continue
                 checker.check(item)
                 yield item
-                if isinstance(item, DecodeSummary):
+                if isinstance(item, DecodeSummary) or subtitle_file is not None:
                     return
         except TimeoutError as error:
             if waited_seconds + config.max_stall_seconds > config.max_wall_seconds:
@@ -301,8 +342,10 @@ class _Child:
 class _OrderChecker:
     """Checks that items come in the order that DecodePool.decode() promises."""
 
-    def __init__(self) -> None:
-        self._has_info = False
+    def __init__(self, *, is_subtitle_file: bool) -> None:
+        self._is_subtitle_file = is_subtitle_file
+        self._has_info = self._has_media = False
+        self._subtitle_count = 0
         self._pts_seconds = -1.0
 
     def check_track(self, count: int) -> None:
@@ -311,9 +354,19 @@ class _OrderChecker:
             raise protocol.MalformedMessage("sound tracks too late, or too many")
 
     def check(self, item: Decoded) -> None:
+        if self._is_subtitle_file:
+            if not isinstance(item, SubtitleTrack):
+                raise protocol.MalformedMessage("something else than subtitles")
+            return
         if isinstance(item, MediaInfo) == self._has_info:
             raise protocol.MalformedMessage("media information twice, or not first")
         self._has_info = True
+        if isinstance(item, SubtitleTrack):
+            self._subtitle_count += 1
+            if self._has_media or self._subtitle_count > MAX_SUBTITLE_TRACKS:
+                raise protocol.MalformedMessage("subtitles too late, or too many")
+        else:
+            self._has_media |= not isinstance(item, MediaInfo)
         if isinstance(item, Frame):
             if item.pts_seconds <= self._pts_seconds:
                 raise protocol.MalformedMessage("frames out of order")

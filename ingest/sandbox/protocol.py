@@ -9,14 +9,27 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, astuple, dataclass, field, fields
+from itertools import pairwise
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.config import DecodeConfig
-from ingest.values import SAMPLE_RATE_HZ, AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo, SoundTrack
+from ingest.subtitles.limits import MAX_COUNT, MAX_TEXT_CHARS
+from ingest.values import (
+    SAMPLE_RATE_HZ,
+    AudioBlock,
+    Decoded,
+    DecodeSummary,
+    Frame,
+    MediaInfo,
+    SoundTrack,
+    Subtitle,
+    SubtitleKind,
+    SubtitleTrack,
+)
 
 LENGTHS = struct.Struct(">II")  # length of the header and of the payload, in bytes
 CHECK_SECONDS = 0.1  # between two calls of `check` while a message is awaited
@@ -24,7 +37,13 @@ MAX_HEADER_BYTES = 64 << 10  # the longest header, of MediaInfo, is under 1 KiB
 MAX_REASON_CHARS = 4000  # of an error message
 MAX_THUMBNAIL_BYTES = 16 << 20  # a JPEG as large as a whole 4K picture; what is heard of a sound track fits too
 MAX_LANGUAGE_CHARS = 40  # of a track's language: "zh-Hant-TW", "English"
+MAX_NAME_CHARS = 1000  # of a track's name or codec, and of the reason why it is not read
+# Of SubtitleTrack; its subtitles are the payload.
+SUBTITLE_FIELDS = tuple(each.name for each in fields(SubtitleTrack) if each.name != "subtitles")
 MAX_BLOCK_SECONDS = 30  # of sound in one message; the decoder sends 5 s
+
+
+JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))  # in words of Persian and of Indian scripts
 
 
 class MalformedMessage(Exception):
@@ -35,7 +54,8 @@ class MalformedMessage(Exception):
 class Message:
     """A message.
 
-    `kind` is request or chosen to a child; ready, beat, track, choose, info, frame, audio, summary or error from it.
+    `kind` is request or chosen to a child; ready, beat, track, choose, info, subtitles, frame, audio, summary or error
+    from it.
     """
 
     kind: str
@@ -127,6 +147,10 @@ def to_message(item: Decoded | SoundTrack) -> Message:
     if isinstance(item, SoundTrack):
         facts = {"index": item.index, "language": item.language, "rank": item.rank}
         return Message(kind="track", fields=facts, payload=item.samples.astype("<f4").tobytes())
+    if isinstance(item, SubtitleTrack):
+        facts = {name: getattr(item, name) for name in SUBTITLE_FIELDS}
+        listed = json.dumps([astuple(one) for one in item.subtitles])
+        return Message(kind="subtitles", fields={"facts": facts}, payload=listed.encode())
     return Message(kind="info" if isinstance(item, MediaInfo) else "summary", fields=asdict(item))
 
 
@@ -150,11 +174,13 @@ def from_message(message: Message, config: DecodeConfig) -> Decoded | SoundTrack
             return _to_audio(message)
         if message.kind == "track":
             return _to_track(message)
+        if message.kind == "subtitles":
+            return _to_subtitles(message)
         if message.kind == "info":
             return _to_info(message.fields)
         if message.kind == "summary":
             return _to_summary(message.fields)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, StopIteration, RecursionError) as error:
         raise MalformedMessage(f"a {message.kind} message with {error}") from error
     raise MalformedMessage("a message of unknown kind")
 
@@ -194,13 +220,43 @@ def _to_audio(message: Message) -> AudioBlock:
 
 
 def _to_track(message: Message) -> SoundTrack:
-    language = _optional(str, message.fields["language"])
     return SoundTrack(
         index=_to_count(message.fields["index"]),
-        language=language[:MAX_LANGUAGE_CHARS] if language is not None else None,
+        language=_to_language(message.fields["language"]),
         rank=_to_count(message.fields["rank"]),
         samples=_to_samples(message.payload),
     )
+
+
+def _to_subtitles(message: Message) -> SubtitleTrack:
+    listed = json.loads(message.payload)
+    if not isinstance(listed, list) or len(listed) > MAX_COUNT:
+        raise ValueError("a list of subtitles that is none, or too long")
+    subtitles = tuple(
+        Subtitle(_to_seconds(start), _to_seconds(end), _to_text(text, MAX_TEXT_CHARS)) for start, end, text in listed
+    )
+    if any(before.start_seconds > after.start_seconds for before, after in pairwise(subtitles)):
+        raise ValueError("subtitles out of order")
+    facts = message.fields["facts"]
+    kind: SubtitleKind = next(kind for kind in get_args(SubtitleKind) if kind == facts["kind"])
+    return SubtitleTrack(
+        name=_to_text(facts["name"], MAX_NAME_CHARS),
+        codec=_to_text(facts["codec"], MAX_NAME_CHARS),
+        language=_to_language(facts["language"]),
+        kind=kind,
+        is_default=facts["is_default"] is True,
+        is_text=facts["is_text"] is True,
+        subtitles=subtitles,
+        refused_count=_to_count(facts["refused_count"]),
+        is_cut=facts["is_cut"] is True,
+        problem=_to_text(facts["problem"], MAX_NAME_CHARS),
+    )
+
+
+def _to_text(value: Any, most: int) -> str:
+    if type(value) is not str or len(value) > most or not value.translate(JOINERS).isprintable():
+        raise ValueError("a text that is too long, or not printable")
+    return value
 
 
 def _to_samples(payload: bytes) -> NDArray[np.float32]:
@@ -220,6 +276,7 @@ def _to_info(fields: Mapping[str, Any]) -> MediaInfo:
         height=_optional(_to_count, fields["height"]),
         rotation_degrees=_to_count(fields["rotation_degrees"]) % 360,
         frame_rate_fps=_optional(_to_seconds, fields["frame_rate_fps"]),
+        audio_language=_to_language(fields["audio_language"]),
     )
 
 
@@ -243,6 +300,10 @@ def _to_summary(fields: Mapping[str, Any]) -> DecodeSummary:
 
 def _to_kinds(names: Any) -> tuple[str, ...]:
     return tuple(kind for kind in ("video", "audio") if kind in tuple(names))
+
+
+def _to_language(value: Any) -> str | None:
+    return None if value is None else str(value)[:MAX_LANGUAGE_CHARS]
 
 
 def _optional(convert: Any, value: Any) -> Any:

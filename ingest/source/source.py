@@ -119,7 +119,7 @@ def open_source(
     if scheme not in (None, "file"):
         reason = f"no such file, and the scheme {scheme}: is not supported"
         raise SourceRefused(name, reason, f"use one of {', '.join(_SCHEMES)}, or a path")
-    descriptor = _open_path(uri, name) if scheme is None else _open_file_uri(uri, name, config)
+    descriptor = open_path(uri, name) if scheme is None else open_file_uri(uri, name, config)
     with open(descriptor, "rb", buffering=0) as file:
         content_sha256, is_being_written = _hash_at_rest(file, name, config, progress, may_grow=may_grow)
         absolute = _to_absolute(uri, file) if scheme is None else uri
@@ -230,7 +230,8 @@ def _hash_file(file: FileIO, name: str, config: SourceConfig, progress: Progress
     return digest.hexdigest(), has_changed(before, os.fstat(file.fileno())) or done_bytes != before.st_size
 
 
-def _open_path(path: str, name: str) -> int:
+def open_path(path: str, name: str) -> int:
+    """Open a path of the caller's own, if it is a regular file; return its descriptor. `name` is for messages."""
     problem = check_name(path)
     if problem is not None:
         raise problem
@@ -241,7 +242,7 @@ def _open_path(path: str, name: str) -> int:
         raise to_source_error(e, name) from e
 
 
-def _open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
+def open_file_uri(uri: str, name: str, config: SourceConfig) -> int:
     """Open a file: URI below one of the roots.
 
     The path is resolved first, then opened from its root one component at a time, never through a link. If a
@@ -272,14 +273,14 @@ def _resolve_allowed(uri: str, name: str, config: SourceConfig) -> tuple[str, st
     """
     if "file" not in config.schemes:
         raise SourceRefused(name, "the scheme file: is not allowed", "list it in schemes")
-    path = os.path.realpath(_path_of_file_uri(uri, name))
+    path = os.path.realpath(path_of_file_uri(uri, name))
     for root in map(os.path.realpath, config.file_roots):
         if path != root and os.path.commonpath([path, root]) == root:
             return path, root
     raise SourceRefused(name, "outside the allowed folders", "list its folder in source.file_roots")
 
 
-def _path_of_file_uri(uri: str, name: str) -> str:
+def path_of_file_uri(uri: str, name: str) -> str:
     """Return the absolute path of a file: URI, which must be spelled as in RFC 8089."""
     problem = SourceRefused(
         name, "not a valid file: URI of this machine", "write file:///folder/name, ? and # and % percent-encoded"

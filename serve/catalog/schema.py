@@ -323,7 +323,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     # Subtitles: where words come from (encoders.values.WordSource), and which subtitle files a video was indexed with.
     (
         "ALTER TABLE utterances ADD COLUMN source TEXT NOT NULL DEFAULT 'SPEECH'",
-        "ALTER TABLE videos ADD COLUMN subtitles TEXT NOT NULL DEFAULT ''",  # serve.catalog.subtitles.Subtitles as JSON
+        "ALTER TABLE videos ADD COLUMN subtitles TEXT NOT NULL DEFAULT ''",  # JSON of UsedSubtitles
         # Transcripts that people imported: they stay when a video is indexed again.
         "CREATE TABLE imported_transcripts (video_row INTEGER PRIMARY KEY REFERENCES videos ON DELETE CASCADE,"
         " name TEXT NOT NULL,"  # of the file

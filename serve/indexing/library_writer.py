@@ -10,6 +10,8 @@ from encoders.speech.whisper import Transcriber
 from encoders.values import TextLine, Utterance
 from serve.catalog.catalog import Catalog
 from serve.catalog.entries import Entries
+from serve.catalog.places import Entry, place_of
+from serve.catalog.speech.subtitles import UsedSubtitles, set_subtitles, subtitles_of
 from serve.catalog.text_lines import add_text_lines
 from serve.encoder_set import Encoders
 from serve.indexing.work import VideoWork, join_embeddings
@@ -38,9 +40,24 @@ class LibraryWriter:
         """Return the row of the video that has an input's bytes already; None: they are new."""
         given, fingerprint = work.input, self._encoders.space.fingerprint
         if given.video_id is not None:
-            return self._catalog.find_indexed(given.collection, given.video_id, work.content_sha256, fingerprint)
-        work.has_entry = self._entries.has_entry(given.collection, work.uri)
-        return self._entries.find(given.collection, work.uri, work.content_sha256)
+            row = self._catalog.find_indexed(given.collection, given.video_id, work.content_sha256, fingerprint)
+        else:
+            work.has_entry = self._entries.has_entry(given.collection, work.uri)
+            row = self._entries.find(given.collection, work.uri, work.content_sha256)
+        if row is not None and self._has_other_subtitles(row, work):
+            work.renews = row
+            return None
+        return row
+
+    def _has_other_subtitles(self, row: int, work: VideoWork) -> bool:
+        """Whether the subtitle files beside a video are others than when it was indexed.
+
+        Those beside another place with the same bytes do not count: the video belongs to the place it is listed under.
+        """
+        video = self._catalog.video_in(row)
+        if video is None or place_of(video.uri) != place_of(work.uri):
+            return False
+        return subtitles_of(self._catalog, row).beside != work.beside
 
     def finish(
         self,
@@ -66,7 +83,7 @@ class LibraryWriter:
             if work.has_entry and not self._entries.has_entry(collection, work.uri):
                 self._catalog.abandon(work.row)
                 return _deleted_outcome(work)
-            entry = self._entries.choose(collection, work.uri, work.content_sha256)
+            entry = self._entry_of(work)
             work.video_id = entry.video_id
         embeddings = join_embeddings(work.frames)
         cut = cut_video(
@@ -78,6 +95,8 @@ class LibraryWriter:
         self._catalog.add_utterances(work.row, utterances, sentences)
         add_text_lines(self._catalog, work.row, lines, written)
         self._catalog.add_segments(work.row, segments)
+        name = work.subtitles.found.track.name if work.subtitles is not None else ""
+        set_subtitles(self._catalog, work.row, UsedSubtitles(beside=work.beside, name=name))
         self._catalog.add_traits(work.row, compute_file_traits(embeddings, self._captions))
         duration, warnings = summary.duration_seconds, work.facts.warnings(self._transcriber)
         if not self._catalog.finish(
@@ -94,8 +113,15 @@ class LibraryWriter:
             segments=len(segments),
             utterances=len(utterances),
             warnings=warnings,
-            is_new_version=replaced_other or (entry is not None and entry.replaces is not None),
+            is_new_version=replaced_other or (work.renews is None and entry is not None and entry.replaces is not None),
         )
+
+    def _entry_of(self, work: VideoWork) -> Entry:
+        """Return the entry of an input with new bytes, or with new subtitles."""
+        video = self._catalog.video_in(work.renews) if work.renews is not None else None
+        if video is not None:
+            return Entry(video_id=video.video_id, replaces=video.row)
+        return self._entries.choose(work.input.collection, work.uri, work.content_sha256)
 
     def finish_unchanged(self, work: VideoWork, row: int) -> IndexOutcome | None:
         """End an input whose bytes are in a row already; return None if its job was cancelled."""

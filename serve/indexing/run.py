@@ -17,19 +17,24 @@ from pathlib import Path
 
 from encoders.speech.sound_choice import choose_sound
 from encoders.speech.whisper import Transcriber
+from encoders.values import WordSource
 from encoders.writing.reader import load_reader
 from encoders.writing.text_track import TextTrack
 from ingest.errors import IngestError, SourceUnavailable
 from ingest.sandbox.pool import DecodePool
 from ingest.source.redaction import redact_uri
+from ingest.source.sidecars import digest_of
 from ingest.source.source import display_uri, has_changed, open_source, video_id_of
-from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo, SubtitleTrack
 from serve.catalog.catalog import Catalog, NewVideo
 from serve.encoder_set import Encoders, reading_config
 from serve.indexing.batches import OpenBatches
 from serve.indexing.library_writer import LibraryWriter
+from serve.indexing.spoken import choose_subtitles, sidecars_of, spoken_words, windows_to_hear
+from serve.indexing.subtitles import read_sidecar
 from serve.indexing.work import (
     AlreadyIndexed,
+    Beside,
     DecodeEvent,
     Duplicate,
     Input,
@@ -186,9 +191,14 @@ class IndexRun:
                 work.content_sha256 = source.content_sha256
                 work.video_id = work.input.video_id or video_id_of(source.content_sha256)
                 work.facts.is_being_written = source.is_being_written
+                sidecars = sidecars_of(work, self._settings)
+                work.beside = digest_of(sidecars, self._settings.source)
                 payload = self._claim(work)
                 self._put(DecodeEvent(work, payload))
                 if isinstance(payload, Opened):
+                    for sidecar in sidecars:
+                        track = read_sidecar(pool, sidecar, self._settings.source, check)
+                        self._put(DecodeEvent(work, Beside(track)))
                     for decoded in pool.decode(source.file, uri=work.name, choose_sound=self._choose_sound):
                         check()
                         if isinstance(decoded, DecodeSummary) and has_changed(
@@ -282,9 +292,11 @@ class IndexRun:
                 self._handle_decoded(work, payload)
                 yield from self._finish_ready()
 
-    def _handle_decoded(self, work: VideoWork, payload: "Decoded | Opened | Written") -> None:
-        if not isinstance(payload, Opened | Written):
+    def _handle_decoded(self, work: VideoWork, payload: "Decoded | Opened | Beside | Written") -> None:
+        if not isinstance(payload, Opened | Beside | Written):
             work.facts.take(payload)
+        if isinstance(payload, Frame | AudioBlock | DecodeSummary) and not work.has_chosen:
+            choose_subtitles(work, self._settings, self._transcriber)
         match payload:
             case Opened():
                 self._progress.start(work.uri)
@@ -298,6 +310,10 @@ class IndexRun:
             case MediaInfo():
                 if payload.audio_codec is not None and self._transcriber is not None:
                     work.speech = self._transcriber.open_stream()
+            case Beside():
+                work.tracks.append((payload.track, WordSource.SIDECAR))
+            case SubtitleTrack():
+                work.tracks.append((payload, WordSource.TRACK))
             case Frame():
                 self._batches.add_frame(work, payload)
                 if self._reader is not None:
@@ -306,13 +322,13 @@ class IndexRun:
                 self._note_decoded(work, payload.pts_seconds)
             case AudioBlock():
                 if work.speech is not None:
-                    self._batches.add_speech(work, work.speech.push(payload))
+                    self._batches.add_speech(work, windows_to_hear(work, work.speech.push(payload)))
                 self._note_decoded(work, payload.end_seconds)
             case Written():
                 work.facts.is_being_written = True
             case DecodeSummary():
                 if work.speech is not None:
-                    self._batches.add_speech(work, work.speech.finish())
+                    self._batches.add_speech(work, windows_to_hear(work, work.speech.finish()))
 
     def _note_decoded(self, work: VideoWork, seconds: float) -> None:
         duration = work.facts.media.duration_seconds if work.facts.media is not None else None
@@ -343,6 +359,7 @@ class IndexRun:
     def _close(self, work: VideoWork) -> None:
         work.is_over = True
         work.frames, work.utterances, work.speech, work.text = [], [], None, None
+        work.tracks, work.subtitles = [], None
         self._progress.finish(work.uri)
         with self._lock:
             # A failed input keeps its claim: its duplicates fail as it did, without being decoded. Jobs have none.
@@ -362,7 +379,7 @@ class IndexRun:
 
     def _finish(self, work: VideoWork) -> IndexOutcome | None:
         """Write the rest of a video's rows and make it visible; return None if its job was cancelled."""
-        utterances = sorted(work.utterances, key=lambda utterance: utterance.start_seconds)
+        utterances = spoken_words(work)
         sentences = self._encoders.sentence.encode([utterance.text for utterance in utterances])
         summary = work.facts.summary
         assert summary is not None

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from encoders.speech.whisper import SpeechStream
-from encoders.values import FrameEmbeddings, Utterance
+from encoders.values import FrameEmbeddings, Utterance, WordSource
 from encoders.writing.text_track import TextTrack
 from ingest.errors import IngestError
-from ingest.values import Decoded
+from ingest.values import Decoded, SubtitleTrack
+from serve.indexing.subtitles import SpokenSubtitles
 from serve.values import IndexOutcome
 from serve.video_warnings import FileFacts
 
@@ -54,6 +55,11 @@ class VideoWork:
     has_entry: bool = False  # its place had a video when its bytes were read
     speech: SpeechStream | None = None
     text: TextTrack | None = None
+    beside: str = ""  # digest of the subtitle files beside it
+    renews: int | None = None  # row of the video of the same bytes whose subtitle files have changed
+    tracks: list[tuple[SubtitleTrack, WordSource]] = field(default_factory=list)  # until one is chosen
+    subtitles: SpokenSubtitles | None = None  # that were chosen
+    has_chosen: bool = False  # of `tracks`
     decoded_share: float = 0.0  # 0..1
     reported_share: float = 0.0  # 0..1
     item_count: int = 0  # frames and windows of speech
@@ -85,12 +91,19 @@ class DecodeEvent:
     """A message of a decoding thread to the encoding thread about one input."""
 
     work: VideoWork
-    payload: "Opened | Decoded | Written | IngestError | AlreadyIndexed | Duplicate"
+    payload: "Opened | Beside | Decoded | Written | IngestError | AlreadyIndexed | Duplicate"
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """The input's bytes are here, and decoding begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A subtitle file beside the input. Comes before what is decoded."""
+
+    track: SubtitleTrack
 
 
 @dataclass(frozen=True, slots=True)

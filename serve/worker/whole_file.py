@@ -8,7 +8,7 @@ from ingest.errors import IngestError
 from ingest.kafka import Record
 from ingest.source.source import display_uri
 from ingest.stream.stream_clock import EpochPart
-from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo
+from ingest.values import AudioBlock, Decoded, DecodeSummary, Frame, MediaInfo, SubtitleTrack
 from serve.codec.records import Source
 from serve.worker.video_flow import MAX_FILE_LAG_SECONDS, Submission, VideoFlow
 
@@ -121,6 +121,8 @@ class FileCutter:
         if isinstance(item, MediaInfo):
             self._media = item
             return []
+        if isinstance(item, SubtitleTrack):
+            return []  # it is not cut
         if isinstance(item, DecodeSummary):
             pieces = []
             while self._later:

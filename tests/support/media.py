@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ BITS = 10  # of the number in a picture: two rows of five cells
 TIME_BASE = Fraction(1, 90_000)  # fine enough for every frame rate used here
 RATE_HZ = 48_000
 BEEP_HZ = 1000.0
+NO_DISPOSITION = av.stream.Disposition(0)
 BEEP_SECONDS = 0.1  # at each half second: 0.5, 1.5, 2.5, …
 
 
@@ -57,6 +59,21 @@ class Sound:
     is_default: bool | None = None
     loudness: float = 1.0  # 0: silence
     tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """A subtitle track to make.
+
+    Attributes:
+        lines: Start and end in seconds, and text, as the codec has it; bytes are stored as they are.
+    """
+
+    codec: str = "subrip"
+    lines: Sequence[tuple[float, float, str | bytes]]
+    language: str = "eng"
+    title: str = ""
+    disposition: av.stream.Disposition = NO_DISPOSITION
 
 
 def times(count: int, fps: Fraction | int = 24, start: Fraction | int = 0) -> list[Fraction]:
@@ -117,6 +134,7 @@ def write_media(
     video: Track | None = None,
     more_videos: Sequence[Track] = (),
     sounds: Sequence[Sound] = (),
+    captions: Sequence[Captions] = (),
     cover: NDArray[np.uint8] | None = None,
     options: dict[str, str] | None = None,
 ) -> None:
@@ -130,6 +148,8 @@ def write_media(
             packets += _video_packets(container, track)
         for sound in sounds:
             packets += _sound_packets(container, sound)
+        for subtitles in captions:
+            packets += _caption_packets(container, subtitles)
         if cover is not None:
             packets += _cover_packets(container, cover)
         if hasattr(os, "sched_setscheduler"):
@@ -198,6 +218,27 @@ def _sound_packets(container: Any, sound: Sound) -> list[Any]:
         position += part.samples
         packets += stream.encode(part)
     return packets + stream.encode(None)
+
+
+def _caption_packets(container: Any, captions: Captions) -> list[Any]:
+    stream = container.add_stream(captions.codec)
+    stream.time_base = Fraction(1, 1000)
+    stream.codec_context.subtitle_header = b"[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\n\n[Events]\n"
+    stream.metadata.update({"language": captions.language, "title": captions.title})
+    stream.disposition = captions.disposition
+    packets = []
+    for number, (start, end, text) in enumerate(captions.lines):
+        data = text.encode() if isinstance(text, str) else text
+        if captions.codec == "mov_text":
+            data = len(data).to_bytes(2, "big") + data
+        elif captions.codec == "ass":
+            data = f"{number},0,Default,,0,0,0,,".encode() + data
+        packet = Packet(data)
+        packet.stream, packet.time_base = stream, stream.time_base
+        packet.pts = packet.dts = round(start * 1000)
+        packet.duration = round((end - start) * 1000)
+        packets.append(packet)
+    return packets
 
 
 def _cover_packets(container: Any, cover: NDArray[np.uint8]) -> list[Any]:

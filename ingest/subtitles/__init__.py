@@ -1,0 +1,1 @@
+"""Reads subtitles: tracks of a container, and files beside a video. Runs in the decoding child process."""

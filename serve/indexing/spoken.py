@@ -1,0 +1,68 @@
+"""The words of one video of a run: which subtitles say them, and what the speech model must hear."""
+
+from collections.abc import Sequence
+
+from encoders.speech.sound_choice import language_code
+from encoders.speech.whisper import SpeechWindow, Transcriber
+from encoders.values import Utterance
+from ingest.source.sidecars import Sidecar, find_sidecars
+from serve.catalog.places import place_of
+from serve.indexing.subtitles import SpokenSubtitles, choose_track, describe_track
+from serve.indexing.work import VideoWork
+from serve.settings import Settings
+
+
+def sidecars_of(work: VideoWork, settings: Settings) -> list[Sidecar]:
+    """Return the subtitle files beside an input: a local file that is stored under its place."""
+    place = place_of(work.uri)
+    is_local = place is not None and place.startswith("/")
+    if settings.subtitles.use == "ignore" or not is_local:
+        return []
+    return find_sidecars(work.input.uri, language_code)
+
+
+def library_language(settings: Settings, transcriber: Transcriber | None) -> str | None:
+    """Return the language of a library's words, ISO 639-1; None: it has any."""
+    if transcriber is not None and not transcriber.is_multilingual:
+        return "en"
+    return settings.speech.language
+
+
+def choose_subtitles(work: VideoWork, settings: Settings, transcriber: Transcriber | None) -> None:
+    """Choose the subtitles of a video, of which all are known."""
+    media = work.facts.media
+    seconds = media.duration_seconds if media is not None else None
+    work.facts.tracks = [describe_track(track, seconds) for track, _ in work.tracks]
+    found = choose_track(
+        work.tracks,
+        wanted=library_language(settings, transcriber),
+        spoken=language_code(media.audio_language if media is not None else None),
+        seconds=seconds,
+    )
+    work.has_chosen, work.tracks = True, []
+    if found is not None:
+        work.subtitles = SpokenSubtitles(found, settings.subtitles.use)
+        work.facts.subtitles = found.track
+
+
+def windows_to_hear(work: VideoWork, windows: Sequence[SpeechWindow]) -> list[SpeechWindow]:
+    """Return the windows of speech whose words no subtitles say."""
+    heard = []
+    for window in windows:
+        if work.subtitles is not None and work.subtitles.is_enough(window):
+            work.facts.take_subtitled(window.speech)
+        else:
+            heard.append(window)
+    return heard
+
+
+def spoken_words(work: VideoWork) -> list[Utterance]:
+    """Return the utterances of a video whose words are all known, in order of time."""
+    summary = work.facts.summary
+    assert summary is not None
+    heard = sorted(work.utterances, key=lambda utterance: utterance.start_seconds)
+    if work.subtitles is None:
+        return heard
+    until = min([summary.duration_seconds, *(at for epoch, at in work.facts.epoch_starts.items() if epoch)])
+    work.facts.late_subtitle_count = work.subtitles.count_after(until)
+    return work.subtitles.join(heard, until_seconds=until)
