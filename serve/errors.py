@@ -23,6 +23,7 @@
 ├── FrameNotFound          the video has no pictures
 ├── JobNotFound            no job to index this video
 ├── SpeakerNotFound        the video has no such speaker
+├── EventNotFound          no such moderation event
 ├── RequestIdReused        a request id came with another request
 ├── Unauthenticated        no valid token
 │   └── TokenExpired       a right token whose time is over
@@ -262,6 +263,14 @@ class SpeakerNotFound(ServeError):
     def __init__(self, video_id: str, speaker: int) -> None:
         super().__init__(f"video {video_id} has no speaker {speaker}")
         self.video_id, self.speaker = video_id, speaker
+
+
+class EventNotFound(ServeError):
+    """No such moderation event: it was withdrawn, or the caller may not read it."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(f"no event {event_id}")
+        self.event_id = event_id
 
 
 class RequestIdReused(ServeError):

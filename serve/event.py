@@ -18,6 +18,24 @@ class EventState(StrEnum):
     WITHDRAWN = "WITHDRAWN"  # its video was deleted, or the present policies do not find it
 
 
+class ReviewState(StrEnum):
+    """What a person judges of an event."""
+
+    PENDING = "PENDING"  # nothing yet; never stored
+    APPROVED = "APPROVED"  # it is what its policy looks for
+    DISMISSED = "DISMISSED"  # it is not, or it needs nothing done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventReview:
+    """A person's judgement of an event."""
+
+    state: ReviewState
+    note: str = ""
+    reviewer: str = ""  # the name of a token or a certificate; empty: not known
+    review_time: float = 0.0  # seconds since 1970
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One revision of an event: a span of a video that a policy flags."""
@@ -41,10 +59,17 @@ class Event:
     best_frame_seconds: float | None = None  # the frame that shows it best; None: of the speech channel
     matched_words: tuple[MatchedWord, ...] = ()  # words that the policy matched, of the speech channel
     revision: int = 0
+    review: EventReview | None = None  # None: nobody has judged it
 
     def is_same(self, other: "Event") -> bool:
-        """Whether another revision says the same, apart from the recorded time, which live videos keep refining."""
-        return self == replace(other, revision=self.revision, recorded_time=self.recorded_time)
+        """Whether the policies say the same in another revision, apart from the recorded time, which live videos keep
+        refining."""
+        return self == replace(other, revision=self.revision, recorded_time=self.recorded_time, review=self.review)
+
+
+def review_state(event: Event) -> ReviewState:
+    """Return what was judged of an event."""
+    return ReviewState.PENDING if event.review is None else event.review.state
 
 
 def event_id(policy_id: str, collection: str, video_id: str, epoch: int, channel: str, start_seconds: float) -> str:
@@ -62,6 +87,7 @@ class EventFilter:
     policy_ids: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()  # an event's label or one of its parents
     min_confidence: float = 0.0
+    review_states: tuple[ReviewState, ...] = ()  # empty: any
 
     def admits(self, event: Event) -> bool:
         """Whether an event meets every condition."""
@@ -71,6 +97,7 @@ class EventFilter:
             and (not self.policy_ids or event.policy_id in self.policy_ids)
             and (not self.labels or not {event.label, *event.parents}.isdisjoint(self.labels))
             and event.confidence >= self.min_confidence
+            and (not self.review_states or review_state(event) in self.review_states)
         )
 
 

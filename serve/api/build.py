@@ -212,7 +212,15 @@ def _make_services(
         metrics=metrics,
     )
     moderation_service = ModerationService(
-        EventLog(reader), lambda: followers.policies, new_events, access, call_workers, signer
+        EventLog(reader),
+        lambda: followers.policies,
+        new_events,
+        access,
+        call_workers,
+        signer,
+        EventLog(editor),
+        change_workers,
+        followers.announce,
     )
     server_service = ServerService(reader, changes, access, call_workers, change_workers, signer, loaded.is_behind)
     return Services(search_service, library_service, moderation_service, server_service)

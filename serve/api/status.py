@@ -39,6 +39,7 @@ STATUS: dict[type[Exception], "code_pb2.Code.ValueType"] = {
     errors.FrameNotFound: code_pb2.NOT_FOUND,
     errors.JobNotFound: code_pb2.NOT_FOUND,
     errors.SpeakerNotFound: code_pb2.NOT_FOUND,
+    errors.EventNotFound: code_pb2.NOT_FOUND,
     errors.RequestIdReused: code_pb2.INVALID_ARGUMENT,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
     errors.TokenExpired: code_pb2.UNAUTHENTICATED,

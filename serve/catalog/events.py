@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Any
 
 from serve.catalog.catalog import Catalog
-from serve.event import Event, EventChange, EventFilter, EventState
+from serve.errors import EventNotFound
+from serve.event import Event, EventChange, EventFilter, EventReview, EventState, ReviewState
 from serve.values import MatchedWord
 
 EventPlace = tuple[str, str, float, str]  # in the order of events: collection, video, start in seconds, id
@@ -26,7 +27,8 @@ FIRST_PLACE: EventPlace = ("", "", -1.0, "")  # before the first event
 FILTER_CONDITION = """confidence >= ?1
     AND (?2 = '[]' OR policy_id IN (SELECT value FROM json_each(?2)))
     AND (?3 = '[]' OR label IN (SELECT value FROM json_each(?3)) OR EXISTS (
-        SELECT 1 FROM json_each(body, '$.parents') WHERE value IN (SELECT value FROM json_each(?3))))"""
+        SELECT 1 FROM json_each(body, '$.parents') WHERE value IN (SELECT value FROM json_each(?3))))
+    AND (?4 = '[]' OR coalesce(json_extract(body, '$.review.state'), 'PENDING') IN (SELECT value FROM json_each(?4)))"""
 
 
 class EventLog:
@@ -38,11 +40,12 @@ class EventLog:
     # ---- writing, as part of a transaction
 
     def record(self, edit: sqlite3.Connection, row: int, event: Event) -> Event:
-        """Write an event of a video as its next revision; return the event with that revision."""
+        """Write an event of a video as its next revision; return the event with that revision and its review."""
         (last,) = edit.execute(
             "SELECT max(revision) FROM event_changes WHERE event_id = ?", (event.event_id,)
         ).fetchone()
-        event = replace(event, revision=0 if last is None else last + 1)
+        revision = 0 if last is None else last + 1
+        event = replace(event, revision=revision, review=_review_of(edit, event.event_id))
         edit.execute(
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET label ="
             " excluded.label, state = excluded.state, confidence = excluded.confidence, revision = excluded.revision,"
@@ -59,6 +62,37 @@ class EventLog:
     def withdraw(self, edit: sqlite3.Connection, event_id: str) -> None:
         """Delete an event; a trigger of the schema writes the change."""
         edit.execute("DELETE FROM events WHERE event_id = ?", (event_id,))
+
+    # ---- reviews
+
+    def review(self, event_id: str, review: EventReview, may_change: Callable[[str], None]) -> tuple[Event, bool]:
+        """Store a person's judgement of an event; return the event, and whether that changed it.
+
+        It is a change of its own: an event that goes on is UPDATED, one that is over stays CLOSED.
+
+        Args:
+            review: The judgement; PENDING takes back the one before.
+            may_change: Called with the collection of the event; raises if the caller may not change it.
+        Raises:
+            EventNotFound: If there is no such event.
+        """
+        with self.catalog.editing() as edit:
+            found = edit.execute("SELECT video_row, body FROM events WHERE event_id = ?", (event_id,)).fetchone()
+            if found is None:
+                raise EventNotFound(event_id)
+            row, event = found[0], decode_event(found[1])
+            may_change(event.collection)
+            new = None if review.state is ReviewState.PENDING else review
+            if event.review == (new and replace(new, review_time=event.review.review_time if event.review else 0.0)):
+                return event, False
+            edit.execute("DELETE FROM event_reviews WHERE event_id = ?", (event_id,))
+            if new is not None:
+                edit.execute(
+                    "INSERT INTO event_reviews VALUES (?, ?, ?, ?, ?, ?)",
+                    (event_id, row, new.state, new.note, new.reviewer, new.review_time),
+                )
+            is_over = event.state is EventState.CLOSED
+            return self.record(edit, row, event if is_over else replace(event, state=EventState.UPDATED)), True
 
     # ---- current events
 
@@ -107,7 +141,10 @@ class EventLog:
             f"SELECT {columns}, iif({FILTER_CONDITION}, body, NULL) FROM events"
             f" WHERE {fixed}({columns}) > ({', '.join('?' * len(rest))}) ORDER BY {columns} LIMIT ?"
         )
-        conditions = (wanted.min_confidence, *(json.dumps(names) for names in (wanted.policy_ids, wanted.labels)))
+        conditions = (
+            wanted.min_confidence,
+            *(json.dumps(names) for names in (wanted.policy_ids, wanted.labels, wanted.review_states)),
+        )
         while True:
             check()
             rows = self.catalog.select(sql, *conditions, *prefix, *behind, self._read_count)
@@ -173,6 +210,7 @@ def prune_events(edit: sqlite3.Connection, row: int, before_seconds: float, *, w
         (row, before_seconds, math.inf),
     ).fetchall()
     edit.executemany("DELETE FROM events WHERE event_id = ?", event_ids)
+    edit.executemany("DELETE FROM event_reviews WHERE event_id = ?", event_ids)
     if not withdraws:
         edit.executemany("DELETE FROM event_changes WHERE event_id = ?", event_ids)  # the trigger's, too
 
@@ -192,4 +230,17 @@ def decode_event(body: str) -> Event:
     values = json.loads(body)
     words = tuple(MatchedWord(**word) for word in values.pop("matched_words"))
     state, parents = EventState(values.pop("state")), tuple(values.pop("parents"))
-    return Event(**values, state=state, parents=parents, matched_words=words)
+    review = values.pop("review", None)  # events of earlier versions have none
+    if review is not None:
+        review = EventReview(**{**review, "state": ReviewState(review["state"])})
+    return Event(**values, state=state, parents=parents, matched_words=words, review=review)
+
+
+def _review_of(edit: sqlite3.Connection, event_id: str) -> EventReview | None:
+    found = edit.execute(
+        "SELECT state, note, reviewer, review_time FROM event_reviews WHERE event_id = ?", (event_id,)
+    ).fetchone()
+    if found is None:
+        return None
+    state, note, reviewer, review_time = found
+    return EventReview(state=ReviewState(state), note=note, reviewer=reviewer, review_time=review_time)

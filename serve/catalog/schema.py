@@ -337,6 +337,24 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE speaker_names (video_row INTEGER NOT NULL REFERENCES videos ON DELETE CASCADE,"
         " speaker INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (video_row, speaker)) WITHOUT ROWID",
     ),
+    (
+        # What people judge of moderation events (serve.catalog.events). A review outlives that its event is found anew.
+        "CREATE TABLE event_reviews (event_id TEXT PRIMARY KEY,"
+        " video_row INTEGER NOT NULL REFERENCES videos ON DELETE CASCADE, state TEXT NOT NULL,"
+        " note TEXT NOT NULL, reviewer TEXT NOT NULL,"  # reviewer: the caller's name; empty: not known
+        " review_time REAL NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX event_reviews_video ON event_reviews (video_row)",
+        # As in TABLES, and a withdrawn event takes what people wrote of it along.
+        "DROP TRIGGER events_gone",
+        "CREATE TRIGGER events_gone AFTER DELETE ON events BEGIN"
+        " DELETE FROM event_changes WHERE event_id = OLD.event_id;"
+        " INSERT INTO event_changes (event_id, collection, revision, body) VALUES ("
+        " OLD.event_id, OLD.collection, OLD.revision + 1,"
+        " json_set(OLD.body, '$.state', 'WITHDRAWN', '$.revision', OLD.revision + 1, '$.matched_words', json('[]'),"
+        " '$.review', json('null'))); END",
+        # The live streams among many files (serve.live.stream_list).
+        "CREATE INDEX videos_live ON videos (collection, video_id) WHERE state = 'READY' AND live",
+    ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from serve.cli.audit import audited
 from serve.cli.options import json_option, library_options, load_library_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from serve.event import Event, EventFilter
+    from serve.event import Event, EventFilter, EventReview
     from serve.moderation.active_policies import ActivePolicies
     from serve.search.library import Library
     from serve.values import Video, VideoStatus
@@ -185,14 +187,17 @@ def rescore(file: Path | None, as_json: bool, data: Path | None, config: Path | 
         raise click.ClickException(f"not scored: {videos}; all other videos are scored")
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
     epilog="""\b
 Examples:
   kinodex events                                       the events of a local library
   kinodex events --server localhost:8970 --label Fire  the events of a server
   kinodex events --server localhost:8970 --follow      and every change to them, until Ctrl-C
+  kinodex events --review pending                      those that nobody has judged yet
   kinodex events --json | jq -r 'select(.confidence > 0.9) | .video_id'
-"""
+  kinodex events review 617e9c5b2cbebd63c09f4868 --dismiss --note "a sunset"
+""",
 )
 @click.option("--server", metavar="ADDR", help="Ask the library of this server; as in `kinodex moments`.")
 @click.option("--follow", is_flag=True, help="Then print each change when it happens; needs --server.")
@@ -211,9 +216,18 @@ Examples:
 @click.option(
     "--min-confidence", metavar="X", type=click.FloatRange(0, 1), default=0.0, help="Least confidence, 0 to 1."
 )
+@click.option(
+    "--review",
+    "reviews",
+    type=click.Choice(["pending", "approved", "dismissed"]),
+    multiple=True,
+    help="List only events that were judged so; pending: not judged. Repeatable.",
+)
 @json_option
 @library_options
+@click.pass_context
 def events(
+    ctx: click.Context,
     server: str | None,
     follow: bool,
     collection: str | None,
@@ -221,16 +235,21 @@ def events(
     policy_ids: tuple[str, ...],
     labels: tuple[str, ...],
     min_confidence: float,
+    reviews: tuple[str, ...],
     as_json: bool,
     data: Path | None,
     config: Path | None,
 ) -> None:
-    """List the moderation events of a library, by video and time."""
+    """List the moderation events of a library, by video and time; or review one."""
+    if ctx.invoked_subcommand is not None:
+        if any(value not in (None, False, (), 0.0) for name, value in ctx.params.items() if name != "debug"):
+            raise click.UsageError(f"give options behind the word {ctx.invoked_subcommand}")
+        return
     if follow and server is None:
         raise click.UsageError("--follow needs --server: only a server finds new events")
     if server is not None and data is not None:
         raise click.UsageError("give --data or --server, not both")
-    from serve.event import EventFilter
+    from serve.event import EventFilter, ReviewState
 
     event_filter = EventFilter(
         collections=None if collection is None else (collection,),
@@ -238,6 +257,7 @@ def events(
         policy_ids=policy_ids,
         labels=labels,
         min_confidence=min_confidence,
+        review_states=tuple(ReviewState(each.upper()) for each in reviews),
     )
     directory, settings = load_library_settings(data, config, is_local=server is None)
     if server is None:
@@ -254,6 +274,56 @@ def events(
             return
         for event, _ in client.watch_events(event_filter, on_wait=_report_wait):
             _print_event(event, as_json)
+
+
+@events.command()
+@click.argument("event_id", metavar="ID")
+@click.option("--server", metavar="ADDR", help="Review an event of this server; as in `kinodex moments`.")
+@click.option("--approve", "verdicts", flag_value="APPROVED", multiple=True, help="It is what its policy looks for.")
+@click.option("--dismiss", "verdicts", flag_value="DISMISSED", multiple=True, help="It is not, or needs nothing done.")
+@click.option("--undo", "verdicts", flag_value="PENDING", multiple=True, help="Take a judgement back.")
+@click.option("--note", metavar="TEXT", default="", help="A note for people, at most 1,000 characters.")
+@json_option
+@library_options
+def review(
+    event_id: str,
+    server: str | None,
+    verdicts: tuple[str, ...],
+    note: str,
+    as_json: bool,
+    data: Path | None,
+    config: Path | None,
+) -> None:
+    """Approve or dismiss an event.
+
+    ID is the whole id, which `kinodex events --json` prints. Watching clients, Kafka and the webhook get the judgement
+    as a change of the event. It stays when the library is scored again, as long as the event does.
+    """
+    if len(verdicts) != 1:
+        raise click.UsageError("give one of --approve, --dismiss and --undo")
+    if server is not None and data is not None:
+        raise click.UsageError("give --data or --server, not both")
+    from serve.event import ReviewState
+
+    state = ReviewState(verdicts[0])
+    directory, settings = load_library_settings(data, config, is_local=server is None)
+    if server is not None:
+        from serve.client.client import Client
+
+        with Client(server, settings.client) as client:
+            _print_event(client.review_event(event_id, state, note), as_json)
+        return
+    from serve.catalog.catalog import Catalog
+    from serve.catalog.events import EventLog
+    from serve.codec.events import review_request, write_review_request
+    from serve.event import EventReview
+
+    review_request(write_review_request(event_id, state, note))  # the same limits as a server's
+    given = EventReview(state=state, note=note, review_time=time.time())
+    with audited(settings.server, "kinodex events review") as subject, Catalog.open_editor(directory) as catalog:
+        subject.add(name=event_id)
+        event, _ = EventLog(catalog).review(event_id, given, lambda collection: subject.add(collection=collection))
+    _print_event(event, as_json)
 
 
 def _report_wait(error: Exception) -> None:
@@ -297,4 +367,12 @@ def _print_event(event: "Event", as_json: bool) -> None:
         f"{event.state.lower():9}  {event.confidence:4.2f}  {span:>15}  {printable(event.video_id):20}  {label}"
         + (f'  "{printable(words)}"' if words else "")
         + (f"  ({printable(event.action)})" if event.action else "")
+        + ("" if event.review is None else f"  {_describe_review(event.review)}")
     )
+
+
+def _describe_review(review: "EventReview") -> str:
+    from serve.text import printable
+
+    by = f" by {printable(review.reviewer)}" if review.reviewer else ""
+    return f"{review.state.lower()}{by}" + (f": {printable(review.note)}" if review.note else "")

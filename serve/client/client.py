@@ -33,7 +33,7 @@ from serve.client.channel import (
 from serve.client.connection import LIST_PAGE_SIZE, PageResponse, Request
 from serve.client.overview_calls import OverviewCalls
 from serve.client.watch import WatchCall, keep_watching
-from serve.codec.events import event_filter_message, event_value
+from serve.codec.events import event_filter_message, event_value, write_review_request
 from serve.codec.fields import (
     duration_message,
     duration_value,
@@ -53,7 +53,7 @@ from serve.codec.messages import (
 from serve.codec.outlines import outline_value
 from serve.codec.utterances import speaker_values, utterance_value
 from serve.errors import ServerFailed
-from serve.event import Event, EventFilter
+from serve.event import Event, EventFilter, ReviewState
 from serve.text import printable
 from serve.values import Answer, MomentChange, Query, Speaker, Thresholds, VideoState, VideoStatus
 from temporal.values import Outline
@@ -311,6 +311,16 @@ class Client(OverviewCalls):
             lambda response: list(map(event_value, response.events)),
         )
         return itertools.chain.from_iterable(pages)
+
+    def review_event(self, event_id: str, state: ReviewState, note: str = "") -> Event:
+        """Store what a person judges of an event, in place of an earlier judgement; return the event.
+
+        Args:
+            state: PENDING takes an earlier judgement back.
+            note: At most 1000 characters; none with PENDING.
+        """
+        request = write_review_request(event_id, state, note)
+        return self._call(self._moderation.ReviewEvent, request, lambda response: event_value(response.event))
 
     def watch_events(
         self,

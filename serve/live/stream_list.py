@@ -31,7 +31,8 @@ def list_streams(
     """
     with catalog.snapshot():
         rows = catalog.select(
-            f"SELECT watermark_moved_time, {VIDEO_FIELDS} FROM videos WHERE state = 'READY' AND live"
+            f"SELECT watermark_moved_time, {VIDEO_FIELDS} FROM videos INDEXED BY videos_live"
+            " WHERE state = 'READY' AND live"
             " AND (?1 OR NOT ended) AND substr(CAST(uri AS TEXT), 1, length(?2)) = ?2"
             " AND (?3 IS NULL OR collection IN (SELECT value FROM json_each(?3)))"
             " AND (collection, video_id) > (?4, ?5) ORDER BY collection, video_id LIMIT ?6",

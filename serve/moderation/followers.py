@@ -60,7 +60,7 @@ class Followers:
     def follow(self, engine: Engine) -> None:
         """Start to follow the videos of an engine, in place of the engine before."""
         self.unfollow()
-        self._moderator = Moderator(engine, self._editor, self.policies, on_events=self._announce)
+        self._moderator = Moderator(engine, self._editor, self.policies, on_events=self.announce)
         self._moderator.start()
         self._watcher = Watcher(engine)
         self._watcher.start()
@@ -84,8 +84,8 @@ class Followers:
             if follower is not None:
                 follower.wake()
 
-    def _announce(self, events: list[Event]) -> None:
-        """Count changes that the moderator wrote, and have them delivered."""
+    def announce(self, events: list[Event]) -> None:
+        """Count changes of events that were written, and have them delivered. From any thread."""
         for event in events:
             self._metrics.events.labels(event.state.lower()).inc()
         for deliverer in self._deliverers:

@@ -106,7 +106,7 @@ def _fields_of(descriptor: "Descriptor") -> tuple[tuple[str, Kind, bool], ...]:
                 kind = "id"
             elif each.name == "uri":
                 kind = "uri"
-            elif each.name in ("text", "exclude_text"):
+            elif each.name in ("text", "exclude_text", "note"):
                 kind = "text"
         if kind is not None:
             found.append((each.name, kind, each.is_repeated))

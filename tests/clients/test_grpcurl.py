@@ -198,6 +198,15 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
         film.unlink()
 
     assert "policies" not in ask("ModerationService/ListPolicies", {})  # none hold here
+    unknown = curl(
+        server,
+        "kinodex.v1.ModerationService/ReviewEvent",
+        given='{"event_id": "none", "state": "STATE_APPROVED"}',
+        options=("-plaintext",),
+    )
+    assert unknown.returncode == STATUS_EXIT + 5
+    assert "EVENT_NOT_FOUND" in unknown.stderr
+    called.add("ModerationService/ReviewEvent")
     assert "events" not in ask("ModerationService/ListEvents", {"filter": {"labels": ["Fire"]}})
     for method, given, answer in (
         ("ModerationService/WatchEvents", "", ["resumeToken"]),

@@ -35,6 +35,7 @@ TOPICS_VERSION = 11  # the first in which offsets know their topics
 TEXT_VERSION = 12  # the first with lines of text
 SUBTITLES_VERSION = 13  # the first with sources of words
 SPEAKERS_VERSION = 14  # the first that knows who speaks
+REVIEWS_VERSION = 15  # the first with reviews of events
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -137,6 +138,9 @@ def write_outdated(directory: Path, version: int, videos: Mapping[str, Path]) ->
 
 def turn_back(connection: sqlite3.Connection, version: int) -> None:
     """Make the tables of a catalog those of an older schema version, from FIRST_VERSION on."""
+    if version < REVIEWS_VERSION:
+        connection.execute("DROP TABLE event_reviews")
+        connection.execute("DROP INDEX videos_live")
     if version < SUBTITLES_VERSION:
         connection.execute("ALTER TABLE utterances DROP COLUMN source")
         connection.execute("ALTER TABLE videos DROP COLUMN subtitles")

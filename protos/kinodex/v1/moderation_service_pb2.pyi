@@ -200,6 +200,7 @@ class EventFilter(_message.Message):
     POLICY_IDS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    REVIEW_STATES_FIELD_NUMBER: _builtins.int
     min_confidence: _builtins.float
     """Only of at least this confidence: 0 to 1."""
     @_builtins.property
@@ -218,6 +219,10 @@ class EventFilter(_message.Message):
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only with these labels or parent labels; none: with any label."""
 
+    @_builtins.property
+    def review_states(self) -> _containers.RepeatedScalarFieldContainer[_stream_pb2.EventReview.State.ValueType]:
+        """Only with these judgements, where STATE_PENDING means none; an empty list: with any."""
+
     def __init__(
         self,
         *,
@@ -226,10 +231,11 @@ class EventFilter(_message.Message):
         policy_ids: _abc.Iterable[_builtins.str] | None = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
         min_confidence: _builtins.float = ...,
+        review_states: _abc.Iterable[_stream_pb2.EventReview.State.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "labels", b"labels", "min_confidence", b"min_confidence", "policy_ids", b"policy_ids", "video_ids", b"video_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "labels", b"labels", "min_confidence", b"min_confidence", "policy_ids", b"policy_ids", "review_states", b"review_states", "video_ids", b"video_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,3 +362,57 @@ class WatchEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class ReviewEventRequest(_message.Message):
+    """A request to judge an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Required. The event's id."""
+    state: _stream_pb2.EventReview.State.ValueType
+    """Required. The judgement; STATE_PENDING takes one back."""
+    note: _builtins.str
+    """A note for people: at most 1,000 characters. None with STATE_PENDING."""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        state: _stream_pb2.EventReview.State.ValueType = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "note", b"note", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewEventRequest: _TypeAlias = ReviewEventRequest  # noqa: Y015
+
+@_typing.final
+class ReviewEventResponse(_message.Message):
+    """The response of ReviewEvent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> _stream_pb2.Event:
+        """The event with the judgement."""
+
+    def __init__(
+        self,
+        *,
+        event: _stream_pb2.Event | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewEventResponse: _TypeAlias = ReviewEventResponse  # noqa: Y015

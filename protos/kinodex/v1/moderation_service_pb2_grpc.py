@@ -50,6 +50,11 @@ class ModerationServiceStub:
                 request_serializer=kinodex_dot_v1_dot_moderation__service__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=kinodex_dot_v1_dot_moderation__service__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.ReviewEvent = channel.unary_unary(
+                '/kinodex.v1.ModerationService/ReviewEvent',
+                request_serializer=kinodex_dot_v1_dot_moderation__service__pb2.ReviewEventRequest.SerializeToString,
+                response_deserializer=kinodex_dot_v1_dot_moderation__service__pb2.ReviewEventResponse.FromString,
+                _registered_method=True)
 
 
 class ModerationServiceServicer:
@@ -80,6 +85,15 @@ class ModerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReviewEvent(self, request, context):
+        """Stores what a person judges of an event, in place of an earlier judgement, and returns the event. Watches, Kafka and
+        the webhook get it as a change of the event. The same judgement again changes nothing. Fails with NOT_FOUND if the
+        caller may read no event of this id, PERMISSION_DENIED for a token that only reads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +111,11 @@ def add_ModerationServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=kinodex_dot_v1_dot_moderation__service__pb2.WatchEventsRequest.FromString,
                     response_serializer=kinodex_dot_v1_dot_moderation__service__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'ReviewEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviewEvent,
+                    request_deserializer=kinodex_dot_v1_dot_moderation__service__pb2.ReviewEventRequest.FromString,
+                    response_serializer=kinodex_dot_v1_dot_moderation__service__pb2.ReviewEventResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +200,33 @@ class ModerationService:
             '/kinodex.v1.ModerationService/WatchEvents',
             kinodex_dot_v1_dot_moderation__service__pb2.WatchEventsRequest.SerializeToString,
             kinodex_dot_v1_dot_moderation__service__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReviewEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinodex.v1.ModerationService/ReviewEvent',
+            kinodex_dot_v1_dot_moderation__service__pb2.ReviewEventRequest.SerializeToString,
+            kinodex_dot_v1_dot_moderation__service__pb2.ReviewEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,11 @@ class ModerationServiceStub:
     in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that is gone, and with
     UNAVAILABLE when the server stops: call again with the last token then.
     """
+    ReviewEvent: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.ReviewEventRequest, _moderation_service_pb2.ReviewEventResponse]
+    """Stores what a person judges of an event, in place of an earlier judgement, and returns the event. Watches, Kafka and
+    the webhook get it as a change of the event. The same judgement again changes nothing. Fails with NOT_FOUND if the
+    caller may read no event of this id, PERMISSION_DENIED for a token that only reads.
+    """
 
 @_typing.type_check_only
 class ModerationServiceAsyncStub(ModerationServiceStub):
@@ -60,6 +65,11 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
     """Sends every change of events from now on, or from the place of a resume token, without end. Each change comes once,
     in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that is gone, and with
     UNAVAILABLE when the server stops: call again with the last token then.
+    """
+    ReviewEvent: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.ReviewEventRequest, _moderation_service_pb2.ReviewEventResponse]  # type: ignore[assignment]
+    """Stores what a person judges of an event, in place of an earlier judgement, and returns the event. Watches, Kafka and
+    the webhook get it as a change of the event. The same judgement again changes nothing. Fails with NOT_FOUND if the
+    caller may read no event of this id, PERMISSION_DENIED for a token that only reads.
     """
 
 class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -92,6 +102,17 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends every change of events from now on, or from the place of a resume token, without end. Each change comes once,
         in order. Fails as ListEvents does, with FAILED_PRECONDITION for a resume token of a library that is gone, and with
         UNAVAILABLE when the server stops: call again with the last token then.
+        """
+
+    @_abc_1.abstractmethod
+    def ReviewEvent(
+        self,
+        request: _moderation_service_pb2.ReviewEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_moderation_service_pb2.ReviewEventResponse, _abc.Awaitable[_moderation_service_pb2.ReviewEventResponse]]:
+        """Stores what a person judges of an event, in place of an earlier judgement, and returns the event. Watches, Kafka and
+        the webhook get it as a change of the event. The same judgement again changes nothing. Fails with NOT_FOUND if the
+        caller may read no event of this id, PERMISSION_DENIED for a token that only reads.
         """
 
 def add_ModerationServiceServicer_to_server(servicer: ModerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

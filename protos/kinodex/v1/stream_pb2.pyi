@@ -867,6 +867,7 @@ class Event(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ACTION_HINT_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Required. Derived from policy, video, epoch, channel and start: a replay gives the same id."""
     state: Global___Event.State.ValueType
@@ -913,6 +914,10 @@ class Event(_message.Message):
     def matched_words(self) -> _containers.RepeatedCompositeFieldContainer[_moment_pb2.MatchedWord]:
         """The spoken words that match."""
 
+    @_builtins.property
+    def review(self) -> Global___EventReview:
+        """What a person judged of it. Absent: nobody has judged it, or the judgement was taken back."""
+
     def __init__(
         self,
         *,
@@ -934,11 +939,75 @@ class Event(_message.Message):
         revision: _builtins.int = ...,
         action_hint: _builtins.str = ...,
         channel: _moment_pb2.Channel.ValueType = ...,
+        review: Global___EventReview | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["best_frame_offset", b"best_frame_offset", "span", b"span", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best_frame_offset", b"best_frame_offset", "review", b"review", "span", b"span", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_hint", b"action_hint", "best_frame_offset", b"best_frame_offset", "channel", b"channel", "collection", b"collection", "confidence", b"confidence", "epoch", b"epoch", "event_id", b"event_id", "fingerprint", b"fingerprint", "label", b"label", "matched_words", b"matched_words", "parent_labels", b"parent_labels", "policy_id", b"policy_id", "policy_version", b"policy_version", "revision", b"revision", "span", b"span", "start_time", b"start_time", "state", b"state", "video_id", b"video_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_hint", b"action_hint", "best_frame_offset", b"best_frame_offset", "channel", b"channel", "collection", b"collection", "confidence", b"confidence", "epoch", b"epoch", "event_id", b"event_id", "fingerprint", b"fingerprint", "label", b"label", "matched_words", b"matched_words", "parent_labels", b"parent_labels", "policy_id", b"policy_id", "policy_version", b"policy_version", "review", b"review", "revision", b"revision", "span", b"span", "start_time", b"start_time", "state", b"state", "video_id", b"video_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class EventReview(_message.Message):
+    """A person's judgement of an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[EventReview._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: EventReview._State.ValueType  # 0
+        """Never sent."""
+        STATE_PENDING: EventReview._State.ValueType  # 1
+        """There is none. Only in requests."""
+        STATE_APPROVED: EventReview._State.ValueType  # 2
+        """The event is what its policy looks for."""
+        STATE_DISMISSED: EventReview._State.ValueType  # 3
+        """It is not, or it needs nothing done."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """The judgement."""
+
+    STATE_UNSPECIFIED: EventReview.State.ValueType  # 0
+    """Never sent."""
+    STATE_PENDING: EventReview.State.ValueType  # 1
+    """There is none. Only in requests."""
+    STATE_APPROVED: EventReview.State.ValueType  # 2
+    """The event is what its policy looks for."""
+    STATE_DISMISSED: EventReview.State.ValueType  # 3
+    """It is not, or it needs nothing done."""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REVIEWER_FIELD_NUMBER: _builtins.int
+    REVIEW_TIME_FIELD_NUMBER: _builtins.int
+    state: Global___EventReview.State.ValueType
+    """The judgement."""
+    note: _builtins.str
+    """The person's note; may be empty."""
+    reviewer: _builtins.str
+    """The name of the token or the certificate that judged; empty: the server knows no names."""
+    @_builtins.property
+    def review_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was judged."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___EventReview.State.ValueType = ...,
+        note: _builtins.str = ...,
+        reviewer: _builtins.str = ...,
+        review_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["review_time", b"review_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "review_time", b"review_time", "reviewer", b"reviewer", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventReview: _TypeAlias = EventReview  # noqa: Y015

@@ -1,4 +1,4 @@
-"""ModerationService: the gRPC methods that list the policies in force, and list and watch moderation events."""
+"""ModerationService: the gRPC methods that list the policies in force, and list, watch and review moderation events."""
 
 import asyncio
 import contextlib
@@ -10,17 +10,17 @@ from typing import Any
 from kinodex.v1 import moderation_service_pb2 as moderation
 from kinodex.v1 import moderation_service_pb2_grpc, stream_pb2
 from serve.api.access import Access
-from serve.api.interceptor import current_principal
+from serve.api.interceptor import current_caller, current_principal, current_subject
 from serve.api.pages import PageSigner, binding, fit_page
 from serve.api.tokens import Principal
 from serve.api.workers import Workers
 from serve.catalog.events import EventLog, EventPlace, event_place
-from serve.codec.events import event_filter, event_message
+from serve.codec.events import event_filter, event_message, review_request
 from serve.codec.fields import duration_message
 from serve.codec.rows import write_rows
 from serve.codec.violations import Violations
-from serve.errors import PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, ServerNotReady
-from serve.event import Event, EventFilter
+from serve.errors import EventNotFound, PageTokenInvalid, PolicyInvalid, ResumeTokenExpired, ServerNotReady
+from serve.event import Event, EventFilter, EventReview
 from serve.moderation.active_policies import ActivePolicies
 from serve.moderation.policies import Policy
 from serve.moderation.visual_rules import VisualRule, visual_rule
@@ -73,10 +73,22 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
         access: Access,
         workers: Workers,
         signer: PageSigner,
+        changes: EventLog,
+        change_workers: Workers,
+        on_review: Callable[[list[Event]], object],
     ) -> None:
-        """Take the parts: the events of a catalog that is open for reading, and what is notified of new events."""
+        """Take the parts.
+
+        Args:
+            log: The events of a catalog that is open for reading.
+            new_events: Notified of new events.
+            changes: The events of a catalog that is open for changes.
+            change_workers: Threads for calls that change the catalog.
+            on_review: Called with the changes that a review made.
+        """
         self.log, self.policies, self.new_events = log, policies, new_events
         self.access, self.workers, self.signer = access, workers, signer
+        self.changes, self.change_workers, self._on_review = changes, change_workers, on_review
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -157,6 +169,24 @@ class ModerationService(moderation_service_pb2_grpc.ModerationServiceServicer):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SECONDS):
                         await new_event.wait()
+
+    async def ReviewEvent(self, request: moderation.ReviewEventRequest, context: Any) -> moderation.ReviewEventResponse:
+        (event_id, state, note), principal = review_request(request), current_principal()
+        review = EventReview(state=state, note=note, reviewer=current_caller(), review_time=time.time())
+
+        def require_change(collection: str) -> None:
+            if not principal.may_read(collection):
+                raise EventNotFound(event_id)
+            current_subject().add(collection=collection)
+            self.access.require_writable(principal, collection)
+
+        def work(check: Callable[[], None]) -> Event:
+            event, is_changed = self.changes.review(event_id, review, require_change)
+            if is_changed:
+                self._on_review([event])
+            return event
+
+        return moderation.ReviewEventResponse(event=event_message(await self.change_workers.run(work)))
 
     def _begin_watch(
         self, request: moderation.WatchEventsRequest, principal: Principal, named: EventFilter, bound_to: bytes

@@ -3,6 +3,7 @@
 import datetime
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from grpc_status import rpc_status
 
 from kinodex.v1 import library_service_pb2 as library_pb2
 from kinodex.v1 import moderation_service_pb2 as moderation_pb2
-from kinodex.v1 import moment_pb2
+from kinodex.v1 import moment_pb2, stream_pb2
 from kinodex.v1 import search_service_pb2 as search_pb2
 from kinodex.v1 import server_service_pb2 as server_pb2
 from kinodex.v1.library_service_pb2_grpc import LibraryServiceStub
+from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
 from kinodex.v1.server_service_pb2_grpc import ServerServiceStub
 from serve.api.build import build_server
@@ -36,6 +38,7 @@ from serve.settings import Settings
 from support.fakes import SilentProgress, use_fakes, write_scenes
 from support.running import Running, running
 from support.sample_catalog import put
+from support.sample_events import FIRE, put_events
 from support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -53,7 +56,7 @@ class Caller:
 
     def __init__(self, channel: grpc.Channel, authorization: str | None) -> None:
         self.search, self.library = SearchServiceStub(channel), LibraryServiceStub(channel)
-        self.server = ServerServiceStub(channel)
+        self.server, self.moderation = ServerServiceStub(channel), ModerationServiceStub(channel)
         self.options: dict[str, Any] = {
             "metadata": [] if authorization is None else [("authorization", authorization)],
             "timeout": HANG_SECONDS,
@@ -459,6 +462,23 @@ def test_deleting_takes_nothing_from_others(house: House) -> None:
 
 
 # ------------------------------------------------------------------ what they may change
+def test_events_are_reviewed_by_who_may_write_and_found_by_who_may_read(house: House) -> None:
+    with Catalog.open_writer(house.directory) as catalog:
+        row = catalog.video(house.beta_id, "beta").row
+        (event,) = put_events(catalog, row, 1, replace(FIRE, collection="beta", video_id=house.beta_id))
+
+    def review(caller: Caller, event_id: str = event.event_id) -> Any:
+        request = moderation_pb2.ReviewEventRequest(event_id=event_id, state=stream_pb2.EventReview.STATE_APPROVED)
+        return caller.moderation.ReviewEvent(request, **caller.options)
+
+    there, not_there = refused(review, house.writer), refused(review, house.writer, event.event_id[:-1] + "_")
+    assert grpc_code(there) == "NOT_FOUND"
+    assert_same(there, not_there, (event.event_id, event.event_id[:-1] + "_"))
+    assert code(review, house.caller("watcher", ["beta"])) == "PERMISSION_DENIED"
+    answer = review(house.caller("judge", ["beta"], can_write=True)).event.review
+    assert (answer.reviewer, answer.state) == ("judge", stream_pb2.EventReview.STATE_APPROVED)
+
+
 def test_a_token_for_reading_changes_nothing(house: House) -> None:
     for send in (
         lambda: house.reader.ingest(collection="alpha"),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,9 +21,10 @@ from kinodex.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from serve.api.build import build_server
 from serve.cli.main import cli
 from serve.client.client import Client
+from serve.codec.events import event_value
 from serve.config import ServerConfig
-from serve.errors import SettingsError
-from serve.event import Event, EventFilter, EventState
+from serve.errors import ServerFailed, SettingsError
+from serve.event import Event, EventFilter, EventState, ReviewState
 from serve.indexing.pipeline import delete, index
 from serve.moderation.moderator import Moderator
 from serve.settings import Settings
@@ -101,6 +103,54 @@ def told(responses: list[moderation.WatchEventsResponse]) -> list[tuple[str, str
 
 ALL = [("red", "OPENED", 0), ("red", "CLOSED", 1), ("blue", "OPENED", 0), ("blue", "CLOSED", 1)]
 OTHER = [("red", "OPENED", 0), ("red", "CLOSED", 1)]
+
+
+# ---- reviews
+
+
+def test_a_review_comes_to_lists_watches_and_the_webhook(data: Path, receiver: Receiver) -> None:
+    def posted() -> list[dict[str, Any]]:
+        bodies = [json.loads(body) for _, body in receiver.requests]
+        return [body for body in bodies if body.get("review")]
+
+    webhook = {"webhook_url": receiver.url, "webhook_secret": "a secret of some bytes"}
+    with running(data, SETTINGS, **webhook) as server, Client(server.address) as client:
+        wait_until(lambda: len(list(client.events())) == 3)
+        red, *others = client.events()
+        with grpc.insecure_channel(server.address) as channel:
+            watch = Watch(ModerationServiceStub(channel))
+            reviewed = client.review_event(red.event_id, ReviewState.DISMISSED, "a fire engine")
+            assert client.review_event(red.event_id, ReviewState.DISMISSED, "a fire engine") == reviewed
+            [seen] = watch.take(1)
+            watch.call.cancel()
+        review = reviewed.review
+        assert review is not None
+        assert (review.state, review.note, review.reviewer) == (ReviewState.DISMISSED, "a fire engine", "")
+        assert abs(review.review_time - time.time()) < HANG_SECONDS
+        assert (reviewed.state, reviewed.revision) == (EventState.CLOSED, red.revision + 1)
+        assert event_value(seen.event) == reviewed
+        assert list(client.events(EventFilter(review_states=(ReviewState.DISMISSED,)))) == [reviewed]
+        assert list(client.events(EventFilter(review_states=(ReviewState.PENDING,)))) == others
+        wait_until(posted)
+        [body] = posted()
+        assert (body["eventId"], body["review"]["state"]) == (red.event_id, "STATE_DISMISSED")
+        with pytest.raises(ServerFailed) as caught:
+            client.review_event("nothing", ReviewState.APPROVED)
+        assert (caught.value.code, caught.value.reason) == ("NOT_FOUND", "EVENT_NOT_FOUND")
+        done = CliRunner().invoke(cli, ["events", "review", red.event_id, "--undo", "--server", server.address])
+        assert done.exit_code == 0
+        assert [event.review for event in client.events()] == [None] * 3
+
+
+def test_all_mistakes_of_a_review_come_at_once(stub: ModerationServiceStub) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ReviewEvent(moderation.ReviewEventRequest(state=9, note="x" * 1001))  # type: ignore[arg-type]
+    said = caught.value.details() or ""
+    for mistake in ("event_id: is required", "state: must be", "note: must be at most 1,000 characters, got 1,001"):
+        assert mistake in said
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ListEvents(moderation.ListEventsRequest(filter=moderation.EventFilter(review_states=[7])))  # type: ignore[list-item]
+    assert "filter.review_states[0]" in (caught.value.details() or "")
 
 
 # ---- lists

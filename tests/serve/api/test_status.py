@@ -41,6 +41,7 @@ SPOKEN: list[Exception] = [
     errors.VideoIsLive("cam"),
     errors.FrameNotFound("c0ffee"),
     errors.JobNotFound("c0ffee"),
+    errors.EventNotFound("e1"),
     errors.RequestIdReused("retry-1"),
     errors.Unauthenticated(),
     errors.TokenExpired("laptop", datetime(2026, 5, 1, 12, tzinfo=UTC)),

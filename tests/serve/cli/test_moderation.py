@@ -1,5 +1,6 @@
 """`kinodex events` on the events of a catalog, without an encoder."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -65,3 +66,25 @@ def test_following_an_unreachable_server_says_that_it_waits(tmp_path: Path) -> N
         line = child.stderr.readline()
         child.kill()
     assert line == f"kinodex: cannot reach the server at {address}: nothing listens there; waiting for the server\n"
+
+
+def test_an_event_is_reviewed_and_listed_by_its_review(data: Path) -> None:
+    given = ["--data", str(data)]
+    name = json.loads(events(data, "--json").stdout.splitlines()[0])["event_id"]
+
+    def review(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, ["events", "review", name, *given, *arguments])
+
+    assert review("--dismiss", "--note", "a sun\x1b[2Jset").stdout.endswith("(alert)  dismissed: a sun\ufffd[2Jset\n")
+    [shown] = [json.loads(line) for line in events(data, "--review", "dismissed", "--json").stdout.splitlines()]
+    assert (shown["event_id"], shown["review"]["state"], shown["review"]["reviewer"]) == (name, "DISMISSED", "")
+    assert len(events(data, "--review", "pending", "--review", "dismissed").stdout.splitlines()) == 2
+    assert review("--undo").stdout.endswith("(alert)\n")
+    assert events(data, "--review", "dismissed").stdout == ""
+    for arguments in ([], ["--approve", "--dismiss"]):
+        assert review(*arguments).exit_code == 2
+    assert "note: must be at most 1,000 characters" in review("--approve", "--note", "x" * 1001).stderr
+    lost = CliRunner().invoke(cli, ["events", "review", "none", *given, "--approve"])
+    assert (lost.exit_code, lost.stderr) == (1, "kinodex: error: no event none\n")
+    misplaced = CliRunner().invoke(cli, ["events", *given, "review", name, "--approve"])
+    assert misplaced.exit_code == 2

@@ -11,7 +11,7 @@ import pytest
 
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
-from serve.event import Event, EventFilter, EventState
+from serve.event import Event, EventFilter, EventReview, EventState, ReviewState
 from serve.indexing.pipeline import index
 from serve.live.live_rows import LiveRows
 from serve.moderation.active_policies import ABSENCE_SECONDS, COPY_NAME, ActivePolicies
@@ -111,6 +111,18 @@ def test_events_of_a_file_are_recorded_once(moderated: Moderated) -> None:
     assert event.best_frame_seconds is not None
     assert 3 <= event.best_frame_seconds < 7
     assert event.fingerprint == moderated.library.engine.fingerprint
+
+
+def test_a_review_stays_when_newer_policies_find_the_event_too(moderated: Moderated) -> None:
+    moderated.score_due_videos()
+    log, (event,) = EventLog(moderated.editor), moderated.events(moderated.library.videos()[0].video_id)
+    review = EventReview(state=ReviewState.DISMISSED, note="paint", reviewer="anna", review_time=5.0)
+    log.review(event.event_id, review, lambda collection: None)
+    write(moderated.path, {**RED, "label": "Crimson"}, version="2")
+    assert moderated.score_due_videos() == [("red", "CLOSED", 3.0, 7.0, 3)]
+    assert [(each.label, each.review) for each in moderated.written] == [("Crimson", review)]
+    write(moderated.path, {**RED, "label": "Crimson"}, FIRE, version="2")
+    assert moderated.score_due_videos() == []  # a review alone makes no event another one
 
 
 def test_the_end_of_a_video_closes_its_events(library: Library, live: LiveRows, moderated: Moderated) -> None:

@@ -17,7 +17,7 @@ from encoders.calibration import Evidence
 from encoders.values import Utterance
 from kinodex.v1 import search_service_pb2 as search
 from kinodex.v1.search_service_pb2_grpc import SearchServiceStub
-from serve.api import watch_queue as unread
+from serve.api.services import watch_queue as unread
 from serve.catalog.catalog import Catalog
 from serve.client.client import Client
 from serve.errors import IndexUnavailable, ServerFailed
