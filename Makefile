@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --max-worker-restart 0
 BUF := $(VENV)/buf/node_modules/.bin/buf
 BUF_VERSION := 1.75.0
+TSC := $(VENV)/console/node_modules/.bin/tsc
+CONSOLE_PACKAGES := typescript@7.0.2 @bufbuild/protoc-gen-es@2.13.0 @bufbuild/protobuf@2.13.0 axe-core@4.14.1
 # $(call GENERATE,FOLDER) writes the API's Python stubs and their types (mypy-protobuf) into FOLDER.
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos
 define GENERATE
@@ -14,8 +16,8 @@ $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/kinodex/v1/*.proto
 @$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/kinodex/v1/*_service.proto
 endef
 
-.PHONY: help setup demo demo-server test test-quick test-slow test-kafka test-clients kafka chaos bench check protos docs \
-	check-protos constraints lock sbom clean
+.PHONY: help setup demo demo-server test test-quick test-slow test-browser test-kafka test-clients kafka chaos bench check protos docs \
+	check-protos check-console constraints lock sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,20 +40,23 @@ demo-server: demo  ## serve the demo's library, ask the server, upload a video, 
 
 test: setup  ## run every test suite, the quick one first; fail at the end if any suite failed
 	@failed=; \
-	for suite in quick slow kafka clients; do \
+	for suite in quick slow browser kafka clients; do \
 		echo "make test-$$suite"; \
 		$(MAKE) --no-print-directory test-$$suite || failed="$$failed test-$$suite"; \
 	done; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 test-quick: setup  ## run the quick tests: under a minute
-	@$(PYTEST) --dist worksteal -m "not slow and not clients and not kafka"
+	@$(PYTEST) --dist worksteal -m "not slow and not clients and not kafka and not browser"
 
 test-slow: setup  ## run the tests that take seconds each: real videos, real models, killed processes
-	@$(PYTEST) --dist loadfile -m "slow and not kafka"  # a file stays in one process: its fixtures take seconds
+	@$(PYTEST) --dist loadfile -m "slow and not kafka and not browser"  # a file stays in one process: its fixtures take seconds
 
 test-kafka: setup  ## run the tests with Apache Kafka: $KAFKA_BOOTSTRAP_SERVERS, or a broker of their own (Java 17, Maven)
-	@$(PYTEST) --dist loadfile -m kafka
+	@$(PYTEST) --dist loadfile -m "kafka and not browser"
+
+test-browser: setup $(TSC)  ## run the console in Chromium (apt-get install chromium) against real servers
+	@$(PYTEST) --dist loadfile -m browser
 
 test-clients: setup  ## run clients in grpcurl, Node and Go against a server; the first run fetches and builds them
 	@$(BIN)/python -m pytest -q -m clients tests/clients
@@ -66,7 +71,7 @@ bench: setup  ## measure every figure beside its reference; write benchmarks/res
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	@$(BIN)/python benchmarks/bench.py $(BENCH)
 
-check: setup check-protos  ## run ruff, mypy and buf, and check that the generated stubs match the protos
+check: setup check-protos check-console  ## run ruff, mypy, buf and tsc, and check that the generated stubs match the protos
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy ingest encoders temporal serve
@@ -85,9 +90,19 @@ check-protos: setup $(BUF)  ## run buf, and check that the generated stubs match
 		cmp --silent $$file protos/kinodex/v1/$${file##*/} || \
 		{ echo "protos/kinodex/v1/$${file##*/} is stale: run make protos" >&2; exit 1; }; done
 
+check-console: setup $(TSC)  ## check the types of the console's JavaScript; those of the API's JSON come from the protos
+	@rm -rf $(VENV)/console/types && mkdir -p $(VENV)/console/types
+	@PATH="$(CURDIR)/$(VENV)/console/node_modules/.bin:$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos \
+		--es_out=$(VENV)/console/types --es_opt=json_types=true,target=ts protos/kinodex/v1/*.proto
+	@$(TSC) --project serve/console/jsconfig.json
+
 $(BUF):
 	@command -v npm >/dev/null || { echo "make check needs npm, which installs buf" >&2; exit 1; }
 	@npm install --silent --no-fund --no-audit --prefix $(VENV)/buf @bufbuild/buf@$(BUF_VERSION)
+
+$(TSC):
+	@command -v npm >/dev/null || { echo "make check needs npm, which installs TypeScript" >&2; exit 1; }
+	@npm install --silent --no-fund --no-audit --prefix $(VENV)/console $(CONSOLE_PACKAGES)
 
 constraints: setup  ## write the installed versions of all dependencies to constraints.txt
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^-e ' > constraints.txt

@@ -9,7 +9,7 @@ from connectrpc.errors import ConnectError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -19,6 +19,7 @@ from serve.console.guard import Guard
 from serve.console.links import LinkRoutes, Links
 from serve.console.pictures import PictureRoutes
 
+PAGES = ("/", "/video/{video_id}", "/library", "/live", "/events", "/about")  # as in static/app.js
 STATIC = Path(__file__).with_name("static")
 
 
@@ -27,6 +28,9 @@ def make_application(server: Server) -> Any:
     links = Links(server.library_service.signer)
     calls = Calls(server.interceptor, server.servicers)
     connect = _RefuseGrpc(calls.application(server.config.max_message_bytes))
+
+    async def page(request: Request) -> Response:
+        return FileResponse(STATIC / "index.html")
 
     async def health(request: Request) -> Response:
         is_ready = server.loaded.library is not None and not server.is_stopping
@@ -37,7 +41,8 @@ def make_application(server: Server) -> Any:
         Route("/healthz", health, methods=["GET"]),
         *LinkRoutes(calls, links).routes(),
         *PictureRoutes(calls, server.library_service, links).routes(),
-        Mount("/", app=StaticFiles(directory=STATIC, html=True)),
+        Mount("/console", app=StaticFiles(directory=STATIC)),
+        *(Route(path, page, methods=["GET"]) for path in PAGES),
     ]
     return Guard(_Exchanges(Starlette(routes=routes), server.config.max_call_seconds), server.config.http_names)
 

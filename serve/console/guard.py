@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 OWN_NAMES = frozenset({"localhost"})  # addresses need no name: nobody can make them point elsewhere
 SAFE_METHODS = ("GET", "HEAD")
 HEADERS = {
+    "cache-control": "no-cache",  # pages and scripts are asked for again, and are those of the present server
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
