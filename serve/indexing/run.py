@@ -83,7 +83,7 @@ class IndexRun:
             captions: As the visual encoder sees them; None without one.
             report: Called every REPORT_SECONDS with the progress of the jobs; None where inputs belong to no jobs.
         Raises:
-            EncoderError: If the reader of text cannot be had.
+            EncoderError: If the reader of text or the voice encoder cannot be had.
         """
         self._catalog, self._encoders, self._transcriber = catalog, encoders, transcriber
         self._directory, self._settings, self._progress, self._report = directory, settings, progress, report
@@ -358,7 +358,7 @@ class IndexRun:
 
     def _close(self, work: VideoWork) -> None:
         work.is_over = True
-        work.frames, work.utterances, work.speech, work.text = [], [], None, None
+        work.frames, work.utterances, work.voices, work.speech, work.text = [], [], [], None, None
         work.tracks, work.subtitles = [], None
         self._progress.finish(work.uri)
         with self._lock:

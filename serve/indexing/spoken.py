@@ -60,7 +60,7 @@ def spoken_words(work: VideoWork) -> list[Utterance]:
     """Return the utterances of a video whose words are all known, in order of time."""
     summary = work.facts.summary
     assert summary is not None
-    heard = sorted(work.utterances, key=lambda utterance: utterance.start_seconds)
+    heard = work.heard()
     if work.subtitles is None:
         return heard
     until = min([summary.duration_seconds, *(at for epoch, at in work.facts.epoch_starts.items() if epoch)])

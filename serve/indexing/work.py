@@ -1,10 +1,12 @@
 """Values of an indexing run: its inputs and results, and what its decoding threads send to its encoding thread."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from encoders.speech.speakers import tell_apart
 from encoders.speech.whisper import SpeechStream
 from encoders.values import FrameEmbeddings, Utterance, WordSource
 from encoders.writing.text_track import TextTrack
@@ -66,6 +68,7 @@ class VideoWork:
     pending_count: int = 0  # of `item_count`: those that wait for their batch
     frames: list[FrameEmbeddings] = field(default_factory=list)  # without pictures: about 2 KB a frame
     utterances: list[Utterance] = field(default_factory=list)
+    voices: list[NDArray[np.float32]] = field(default_factory=list)  # of `utterances`, in parts; empty: not wanted
     duplicates: list["VideoWork"] = field(default_factory=list)  # other inputs with the same bytes
     is_over: bool = False  # finished, failed or cancelled: whatever else is decoded of it is dropped
     outcome: IndexOutcome | None = None
@@ -78,6 +81,16 @@ class VideoWork:
         It holds the job: a job that replaces a cancelled one may begin while the old one is being dropped.
         """
         return self.input.collection, self.input.video_id or self.content_sha256, self.input.job_id
+
+    def heard(self) -> list[Utterance]:
+        """Return the utterances of the speech model in order of time, with their speakers if these are wanted."""
+        order = sorted(range(len(self.utterances)), key=lambda n: self.utterances[n].start_seconds)
+        utterances = [self.utterances[n] for n in order]
+        if not self.voices:
+            return utterances
+        lengths = [each.end_seconds - each.start_seconds for each in utterances]
+        numbers = tell_apart(np.concatenate(self.voices)[order], lengths)
+        return [replace(each, speaker=number) for each, number in zip(utterances, numbers, strict=True)]
 
     def update_reported_share(self) -> float:
         """Return how far it is, 0 to 1: the share decoded, less what waits to be encoded. It never shrinks."""
