@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from encoders.languages import CODES
+
 Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"
 
 
@@ -27,7 +29,10 @@ class SpeechConfig:
     # speech model: `auto`, `none`, a Whisper name such as `small`, a `.pt` file or a CTranslate2 folder
     model: str = "auto"
     device: Device = "auto"  # where it runs, as `visual.device`
-    language: str | None = None  # spoken language, in two letters (ISO 639-1) such as `de`; none: detected
+    # languages that are spoken, in two letters (ISO 639-1): `de`, or `de,fr`; each 30 s of speech are heard as the
+    # most probable of them; none: any
+    languages: tuple[str, ...] = ()
+    translate: bool = False  # whether words of other languages are stored in English; not by Whisper's `turbo` models
     # whether the speakers of a file are told apart: its utterances get numbers of anonymous speakers; needs
     # `pip install 'kinodex[speakers]'`. Not for live streams, nor for files over Kafka
     speakers: bool = False
@@ -41,6 +46,16 @@ class SpeechConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.max_window_seconds <= 30:
             raise ValueError(f"max_window_seconds must be in [2, 30], got {self.max_window_seconds}")
+        for language in self.languages:
+            if language not in CODES:
+                raise ValueError(f"languages must be codes that Whisper knows, such as de or ja, got {language!r}")
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"languages must differ, got {', '.join(self.languages)}")
+
+    @property
+    def language(self) -> str | None:
+        """The only language that is spoken; None: there may be several."""
+        return self.languages[0] if len(self.languages) == 1 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +66,11 @@ class SentenceConfig:
     model: Literal["auto"] | str = "auto"
     device: Device = "auto"  # where it runs, as `visual.device`
     batch_count: int = 64  # sentences encoded together
+
+    @property
+    def knows_only_english(self) -> bool:
+        """Whether it is the default model. What other models know is theirs to say."""
+        return self.model in ("auto", "all-MiniLM-L6-v2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 docs/warnings.md is written from the kinds. A video has at most one warning of each kind, apart from MISSING_CHUNKS.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +22,8 @@ CUT_SECONDS = 2.0  # before the end of a file that is cut off: damage there is t
 SILENCE_PEAK = 0.001
 # Speech of a video below which nothing is said about words: the detector takes some seconds of noise for speech.
 MIN_SPEECH_SECONDS = 5.0
+MIN_LANGUAGE_SHARE = 0.2  # of the utterances of a video: Whisper takes some mumbling for another language
+ENGLISH_SENTENCE_MODEL = "all-MiniLM-L6-v2"
 MAX_MISSED_SHARE = 0.5  # of a video's speech: a larger share without words is worth a warning
 SECONDS_PER_MINUTE = 60
 # FFmpeg's demuxers of bare pictures for which it assumes a rate, whatever was recorded. Other such formats (MPEG-2,
@@ -129,6 +132,19 @@ FEW_WORDS = WarningKind(
     meaning="The same, for more than half of the speech of the file.",
     remedy="The same: a larger model, or a multilingual one.",
 )
+OTHER_LANGUAGE = WarningKind(
+    text="it speaks {languages}: {hint}",
+    sample={
+        "languages": "de",
+        "hint": "speech.model is tiny.en and sentence.model is all-MiniLM-L6-v2, which know only English",
+    },
+    meaning="The file names another language than English for its sound, or a multilingual speech model heard one. A"
+    " speech model that knows only English makes wrong words of it. A sentence model that knows only English does not"
+    " see what they mean: questions find them only as they are spelled.",
+    remedy="Set `speech.model` to a multilingual model such as `small`, and `sentence.model` to a multilingual one such"
+    " as `paraphrase-multilingual-MiniLM-L12-v2`, and run `kinodex reindex`."
+    " [models.md](models.md#other-languages) has more.",
+)
 BEING_WRITTEN = WarningKind(
     text="it was still being written: what was there was indexed",
     meaning="A recorder or a copying program still wrote to the file while it was indexed. A file that rests within"
@@ -182,8 +198,8 @@ SUBTITLE_PICTURES = WarningKind(
 )
 KINDS = (
     TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NO_DECODER_BESIDE, NOT_FOLLOWED, NO_PICTURES,
-    NO_SOUND, SILENT, NO_WORDS, FEW_WORDS, SUBTITLES_NOT_READ, SUBTITLES_REFUSED, SUBTITLE_PICTURES, BEING_WRITTEN,
-    NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
+    NO_SOUND, SILENT, NO_WORDS, FEW_WORDS, OTHER_LANGUAGE, SUBTITLES_NOT_READ, SUBTITLES_REFUSED, SUBTITLE_PICTURES,
+    BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
 )  # fmt: skip
 
 
@@ -205,12 +221,19 @@ class SpeechModel(Protocol):
     def language(self) -> str | None:
         """The language that the settings name; None: detected."""
 
+    @property
+    def translates(self) -> bool:
+        """Whether its words are English whatever is spoken."""
+
 
 @dataclass(slots=True, kw_only=True)
 class FileFacts:
     """What decoding and transcription found in one file."""
 
     expects_pictures: bool = True  # False: the settings leave pictures out
+    finds_only_english: bool = False  # by meaning: the sentence model knows no other language
+    language: str | None = None  # of the sound, as the file says: ISO 639-1
+    heard: Counter[str] = field(default_factory=Counter)  # utterances by the language that is spoken
     is_being_written: bool = False  # its bytes changed while they were read
     media: MediaInfo | None = None
     summary: DecodeSummary | None = None  # set when decoding is over
@@ -250,6 +273,7 @@ class FileFacts:
         seconds = float((speech[:, 1] - speech[:, 0]).sum())
         self.speech_seconds += seconds
         self.understood_seconds += seconds if utterances else 0.0
+        self.heard.update(each.spoken_language or each.language for each in utterances)
 
     def take_subtitled(self, speech: NDArray[np.float64]) -> None:
         """Take a window of speech whose words subtitles say; `speech` as in take_words()."""
@@ -269,6 +293,7 @@ class FileFacts:
         warnings += self._picture_warnings(self.media, self.summary)
         if model is not None and self.media.audio_codec is not None:
             warnings += self._sound_warnings(self.media.audio_codec, model)
+            warnings += self._language_warnings(model)
             if "audio" in self.summary.partly_decodable_kinds:
                 warnings.append(NO_DECODER_BESIDE.text.format(kind="sound"))
         elif model is not None and "audio" in self.summary.undecodable_kinds:
@@ -334,6 +359,22 @@ class FileFacts:
             understood, speech = length(self.understood_seconds), length(self.speech_seconds)
             yield FEW_WORDS.text.format(understood=understood, speech=speech, hint=hint_of(model))
 
+    def _language_warnings(self, model: SpeechModel) -> Iterator[str]:
+        """Yield the warning of speech that a model of English cannot use; a few words in another language are none."""
+        if self.speech_seconds < MIN_SPEECH_SECONDS:
+            return
+        english = [f"sentence.model is {ENGLISH_SENTENCE_MODEL}"] if self.finds_only_english else []
+        if not model.is_multilingual:
+            english.insert(0, f"speech.model is {model.name}")
+            spoken = [self.language] if self.language is not None and self.language != "en" else []
+        else:
+            least = MIN_LANGUAGE_SHARE * self.heard.total()
+            spoken = sorted(name for name, count in self.heard.items() if name != "en" and count >= least)
+        if spoken and english and not (model.is_multilingual and model.translates):
+            verb = "knows" if len(english) == 1 else "know"
+            hint = f"{' and '.join(english)}, which {verb} only English"
+            yield OTHER_LANGUAGE.text.format(languages=", ".join(spoken), hint=hint)
+
 
 def _is_cut_only(summary: DecodeSummary) -> bool:
     """Whether all damage lies where the file is cut off: half a packet, which TRUNCATED explains."""
@@ -346,7 +387,7 @@ def hint_of(model: SpeechModel) -> str:
     if not model.is_multilingual:
         return f"speech.model is {model.name}, which knows only English; a larger one such as small knows more"
     if model.language is not None:
-        return f"speech.language is {model.language}; leave it out if that is not the language"
+        return f"speech.languages is {model.language}; leave it out if that is not the language"
     return f"speech.model is {model.name}; a larger one understands more"
 
 

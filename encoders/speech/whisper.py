@@ -12,6 +12,7 @@ from whisper.decoding import DecodingOptions, DecodingResult
 from whisper.tokenizer import get_tokenizer
 
 from encoders.config import SpeechConfig
+from encoders.errors import WeightsInvalid
 from encoders.speech.alignment import align
 from encoders.speech.audio_encoder import CpuAudioEncoder
 from encoders.speech.shrinking_batch import ShrinkingTask
@@ -29,7 +30,10 @@ __all__ = ["SpeechStream", "SpeechWindow", "Transcriber"]
 DECODING_VERSION = 3  # part of the fingerprint; raise it when a change here changes words
 RETRY_TEMPERATURES = (0.4, 0.8)  # openai-whisper rises by 0.2, but every step costs a decode and few windows need it
 MAX_COMPRESSION_RATIO = 2.4  # by zlib; a higher ratio means repeating text (openai-whisper's default)
-SURE_LANGUAGE_PROBABILITY = 0.5  # above it, the language of a stream is fixed
+# Share of the probability of the expected languages above which a window is heard in its own language, and not in that
+# of the windows before it: more than all others together.
+SURE_LANGUAGE_SHARE = 0.5
+TRANSLATED = "en"  # Whisper translates into no other language
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # openai-whisper's tokenizer has the same list
 SEED = 0  # of the retries: the same sound always gives the same words
 
@@ -38,6 +42,9 @@ class Transcriber:
     """A loaded Whisper model. Calls run one at a time."""
 
     def __init__(self, loaded: LoadedWhisper, config: SpeechConfig) -> None:
+        if not loaded.model.is_multilingual and (config.translate or set(config.languages) - {"en"}):
+            setting = f"speech.languages = {','.join(config.languages)}" if config.languages else "speech.translate"
+            raise WeightsInvalid(loaded.name, f"it knows only English, and {setting} needs a multilingual model")
         device = config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,7 +68,10 @@ class Transcriber:
             get_tokenizer(model.is_multilingual, num_languages=model.num_languages)  # fills the cache
         self.name, self.is_multilingual = loaded.name, bool(model.is_multilingual)
         self.language = config.language  # None: detected
-        settings = (config.language, config.max_window_seconds, config.vad_threshold)
+        self.translates = config.translate
+        # As in earlier versions where nothing is set, so that libraries stay valid.
+        languages = (config.languages, config.translate) if model.is_multilingual else config.language
+        settings = (languages, config.max_window_seconds, config.vad_threshold)
         guards = (config.max_no_speech_prob, config.min_avg_logprob)
         self.fingerprint = f"whisper:{loaded.name}:{loaded.sha256[:16]}:{DECODING_VERSION}:{settings + guards}"
 
@@ -118,21 +128,26 @@ class Transcriber:
         return features
 
     def _choose_languages(self, windows: Sequence[SpeechWindow], features: Tensor) -> list[str]:
-        """Return the language of each window: the setting, else that of its stream, else the detected language."""
+        """Return the language of each window: the most probable of those that the settings name.
+
+        A window that is not sure of its language has that of the last window of its stream that was.
+        """
         if not self._model.is_multilingual:
             return ["en"] * len(windows)
-        if self._config.language is not None:
-            return [self._config.language] * len(windows)
+        if self.language is not None:
+            return [self.language] * len(windows)
         languages = []
-        for window, feature in zip(windows, features, strict=True):
-            language = window.stream.language
-            if language is None:
-                _, [probabilities] = self._model.detect_language(feature[None])
-                language = max(probabilities, key=probabilities.__getitem__)
-                if probabilities[language] > SURE_LANGUAGE_PROBABILITY:
-                    window.stream.language = language
-            languages.append(language)
+        for window, feature in zip(windows, features, strict=True):  # each alone, so that it depends on no other
+            _, [found] = self._model.detect_language(feature[None])
+            expected = {language: found[language] for language in self._config.languages or found}
+            language = max(expected, key=expected.__getitem__)
+            if expected[language] > SURE_LANGUAGE_SHARE * sum(expected.values()):
+                window.stream.language = language
+            languages.append(window.stream.language or language)
         return languages
+
+    def _task_of(self, language: str) -> str:
+        return "translate" if self._config.translate and language != TRANSLATED else "transcribe"
 
     def _decode(self, features: Tensor, sound: Sound, language: str) -> list[DecodingResult]:
         """Decode greedily, then sample again where the text repeats itself.
@@ -153,7 +168,13 @@ class Transcriber:
         return results
 
     def _run(self, features: Tensor, sound: Sound, language: str, temperature: float) -> list[DecodingResult]:
-        options = DecodingOptions(language=language, temperature=temperature, without_timestamps=True, fp16=self._half)
+        options = DecodingOptions(
+            task=self._task_of(language),
+            language=language,
+            temperature=temperature,
+            without_timestamps=True,
+            fp16=self._half,
+        )
         results: list[DecodingResult] = ShrinkingTask(self._model, options, self._vocabulary, sound).run(features)
         return results
 
@@ -173,12 +194,14 @@ class Transcriber:
             return []
         model = self._model
         tokenizer = get_tokenizer(
-            model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
+            model.is_multilingual, num_languages=model.num_languages, language=language, task=self._task_of(language)
         )
+        is_translated = self._task_of(language) == "translate"
+        written = TRANSLATED if is_translated else language
         texts = [[token for token in result.tokens if token < tokenizer.eot] for result in results]
         durations = [window.end_seconds - window.start_seconds for window in windows]
         timed = align(model, tokenizer, self._heads, self._vocabulary, sound, texts, durations)
-        spaced = language not in UNSPACED_LANGUAGES
+        spaced = written not in UNSPACED_LANGUAGES
         rows = []
         for window, result, pieces in zip(windows, results, timed, strict=True):
             joined = join_pieces(pieces, spaced)
@@ -191,7 +214,8 @@ class Transcriber:
                         end_seconds=spoken[-1].end_seconds,
                         text=(" " if spaced else "").join(word.text for word in spoken),
                         words=spoken,
-                        language=language,
+                        language=written,
+                        spoken_language=language if is_translated else "",
                         avg_logprob=float(result.avg_logprob),
                         no_speech_prob=float(result.no_speech_prob),
                     )

@@ -166,7 +166,10 @@ class IndexRun:
             if taken is None:
                 return None
             uri = redact_uri(taken.stored_uri or taken.uri)
-            facts = FileFacts(expects_pictures=self._settings.decode.decode_video)
+            facts = FileFacts(
+                expects_pictures=self._settings.decode.decode_video,
+                finds_only_english=self._settings.sentence.knows_only_english,
+            )
             work = VideoWork(input=taken, uri=uri, name=display_uri(uri), facts=facts)
             with self._lock:
                 self._open.add(work)

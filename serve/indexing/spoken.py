@@ -32,11 +32,12 @@ def choose_subtitles(work: VideoWork, settings: Settings, transcriber: Transcrib
     """Choose the subtitles of a video, of which all are known."""
     media = work.facts.media
     seconds = media.duration_seconds if media is not None else None
+    work.facts.language = language_code(media.audio_language if media is not None else None)
     work.facts.tracks = [describe_track(track, seconds) for track, _ in work.tracks]
     found = choose_track(
         work.tracks,
         wanted=library_language(settings, transcriber),
-        spoken=language_code(media.audio_language if media is not None else None),
+        spoken=work.facts.language,
         seconds=seconds,
     )
     work.has_chosen, work.tracks = True, []

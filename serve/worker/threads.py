@@ -267,7 +267,10 @@ class WorkerThreads(Effects):
 
     def _decode_file(self, work: FileWork, on_change: Callback) -> None:
         source, cutter = work.source, FileCutter()
-        facts = FileFacts(expects_pictures=self._settings.decode.decode_video)
+        facts = FileFacts(
+            expects_pictures=self._settings.decode.decode_video,
+            finds_only_english=self._settings.sentence.knows_only_english,
+        )
         with self._open_uri(source.uri, self._settings.source, work) as opened:
             work.name = opened.uri
             work.flow = VideoFlow(

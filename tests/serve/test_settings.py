@@ -41,7 +41,7 @@ def test_defaults_hold_where_nothing_is_set(tmp_path: Path) -> None:
         ('[decode]\nsampling = "exact"', "decode.sampling", "exact"),
         ('[source]\nhosts = ["example.org", "*.example.net"]', "source.hosts", ("example.org", "*.example.net")),
         ("[moments]\nsmoothing_seconds = [1, 2.5]", "moments.smoothing_seconds", (1.0, 2.5)),
-        ('[speech]\nlanguage = "de"', "speech.language", "de"),
+        ('[speech]\nlanguages = ["de", "ja"]', "speech.languages", ("de", "ja")),
         ('[sentence]\nmodel = "some/model"', "sentence.model", "some/model"),
         ("workers = 3", "workers", 3),
     ],
@@ -62,7 +62,7 @@ def test_reads_a_file(tmp_path: Path, toml: str, key: str, value: Any) -> None:
         ("KINODEX_SOURCE_HOSTS", "example.org, *.example.net", "source.hosts", ("example.org", "*.example.net")),
         ("KINODEX_SOURCE_PRIVATE_NETWORKS", "", "source.private_networks", ()),
         ("KINODEX_MOMENTS_SMOOTHING_SECONDS", "1,2.5", "moments.smoothing_seconds", (1.0, 2.5)),
-        ("KINODEX_SPEECH_LANGUAGE", "", "speech.language", None),
+        ("KINODEX_SPEECH_LANGUAGES", "de,yue", "speech.languages", ("de", "yue")),
         ("KINODEX_WORKERS", "3", "workers", 3),
     ],
 )

@@ -28,6 +28,7 @@ class Model:
 
     def __init__(self, name: str = "tiny.en", *, is_multilingual: bool = False, language: str | None = None) -> None:
         self.name, self.is_multilingual, self.language = name, is_multilingual, language
+        self.translates = False
 
 
 ENGLISH = Model()
@@ -104,7 +105,7 @@ def test_jumps_are_named_with_the_times_at_which_they_are_found() -> None:
         (Model("small", is_multilingual=True), "speech.model is small; a larger one understands more"),
         (
             Model("small", is_multilingual=True, language="de"),
-            "speech.language is de; leave it out if that is not the language",
+            "speech.languages is de; leave it out if that is not the language",
         ),
     ],
 )
@@ -166,3 +167,41 @@ def test_every_kind_is_explained_with_an_example(kind) -> None:  # type: ignore[
     assert "{" not in kind.text.format(**kind.sample)
     assert kind.meaning.endswith(".")
     assert re.search(r"\.$", kind.remedy)
+
+
+KNOWS_ENGLISH = "which know only English"
+
+
+@pytest.mark.parametrize(
+    ("model", "tag", "heard", "warning"),
+    [
+        (ENGLISH, "de", {"en": 9}, f"speech.model is tiny.en and sentence.model is all-MiniLM-L6-v2, {KNOWS_ENGLISH}"),
+        (ENGLISH, None, {"en": 9}, None),
+        (ENGLISH, "en", {"en": 9}, None),
+        (Model("small", is_multilingual=True), "en", {"de": 9}, "sentence.model is all-MiniLM-L6-v2, which knows only"),
+        (Model("small", is_multilingual=True), "de", {"en": 9, "de": 1}, None),  # a word or two
+        (Model("small", is_multilingual=True), None, {}, None),
+    ],
+)
+def test_another_language_names_the_settings_that_help(
+    model: Model, tag: str | None, heard: dict[str, int], warning: str | None
+) -> None:
+    facts = facts_of(MEDIA, LOUD, SUMMARY)
+    facts.language, facts.finds_only_english = tag, True
+    for language, count in heard.items():
+        facts.take_words(np.array([[0.0, 25.0]]), [replace(SAID, language=language)] * count)
+    found = facts.warnings(model)
+    assert len(found) == (warning is not None)
+    assert all(text.startswith(f"it speaks de: {warning}") for text in found)
+    facts.finds_only_english = False
+    assert len(facts.warnings(model)) == (model is ENGLISH and tag == "de")
+
+
+def test_a_translation_is_found_by_a_model_of_english() -> None:
+    facts = facts_of(MEDIA, LOUD, SUMMARY)
+    facts.finds_only_english = True
+    facts.take_words(np.array([[0.0, 25.0]]), [replace(SAID, spoken_language="de")])
+    model = Model("small", is_multilingual=True)
+    assert len(facts.warnings(model)) == 1
+    model.translates = True
+    assert facts.warnings(model) == ()

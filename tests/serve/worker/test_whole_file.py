@@ -27,7 +27,7 @@ SONG = replace(MEDIA, video_codec=None)
 
 
 class NamedTranscriber(LoudnessTranscriber):
-    name, is_multilingual, language = "loud", True, None
+    name, is_multilingual, language, translates = "loud", True, None, False
 
 
 def frame(at: float, epoch: int = 0) -> Frame:
