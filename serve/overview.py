@@ -1,8 +1,10 @@
-"""Values that a server lists of itself: collections, live streams and jobs. Times of day are seconds since 1970."""
+"""Values that a server tells of itself: what it holds and does, and its state. Times of day are seconds since 1970."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+CheckState = Literal["ok", "note", "missing"]  # note: works, but could be better; missing: something cannot work
 JobStateName = Literal["QUEUED", "RUNNING", "FAILED"]
 
 
@@ -53,3 +55,43 @@ class JobStatus:
     created_time: float
     changed_time: float  # of its state
     is_own: bool  # whether the caller who asks asked for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """The result of one check of the installation."""
+
+    name: str = ""  # whoever runs the checks names their results
+    state: CheckState
+    detail: str
+    remedy: str = ""  # what to do; empty if there is nothing to do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderInfo:
+    """An encoder that a server answers with."""
+
+    kind: str  # visual, speech or sentence
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """The state of a server. Field names are those of the JSON output."""
+
+    version: str
+    started_time: float
+    encoders: tuple[EncoderInfo, ...]
+    fingerprint: str  # of all encoders together
+    video_count: int  # videos that questions search
+    index_rows: Mapping[str, int]  # vectors by kind of row: segments, utterances, text_lines
+    waiting_question_count: int  # questions that wait for a thread
+    call_count: int  # calls in progress, this one included
+    queued_job_count: int
+    running_job_count: int
+    failed_job_count: int
+    spool_bytes: int  # uploads that wait to be indexed
+    pending_events: Mapping[str, int]  # changes of events not delivered yet, at most, by sink
+    is_live_behind: bool
+    checks: tuple[CheckResult, ...]

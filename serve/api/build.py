@@ -22,6 +22,7 @@ from serve.api.loaded_library import LoadedLibrary
 from serve.api.pages import PageSigner, page_key
 from serve.api.reflection import add_reflection
 from serve.api.server import SERVICES, HttpWire, Server, wait_for_first
+from serve.api.server_info import ServerReport
 from serve.api.services.library import LibraryService
 from serve.api.services.moderation import EventSignal, ModerationService
 from serve.api.services.search import SearchService
@@ -109,6 +110,17 @@ def _build_locked(
     metrics.registry.register(CacheCounts(loaded.text_vectors, services.search.rankings))
     audit = open_audit_log(config, metrics)
     interceptor = CallInterceptor(config, tokens, metrics, lambda: loaded.library is not None, spans, audit)
+    services.server.info = ServerReport(
+        directory=directory,
+        settings=settings,
+        loaded=loaded,
+        followers=followers,
+        jobs=services.library.jobs,
+        log=services.moderation.log,
+        spool=services.library.spool,
+        waiting_count=lambda: services.search.workers.waiting_count,
+        call_count=lambda: interceptor.call_count,
+    ).make
     grpc_server, health_service = _make_grpc_server(config, interceptor, services)
     return Server(
         directory=directory,

@@ -293,8 +293,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return contextlib.nullcontext()
         return self.running.until_revoked(credential, principal)
 
+    @property
+    def call_count(self) -> int:
+        """Calls in progress."""
+        return sum(shares.count for shares in self.shares.values())
+
     def _measure(self) -> None:
-        self.metrics.calls_in_flight.set(sum(shares.count for shares in self.shares.values()))
+        self.metrics.calls_in_flight.set(self.call_count)
 
     async def _run_with_deadline(self, work: Callable[[Any], Awaitable[Any]], method: str, context: Any) -> Any:
         """Run the method, for at most max_call_seconds if the caller sets no deadline."""

@@ -363,18 +363,26 @@ cli.add_command(events)
 
 
 @cli.command()
+@click.option("--server", metavar="ADDR", help="Ask this server about itself; as in `kinodex moments`.")
 @json_option
 @library_options
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, data: Path | None, config: Path | None) -> None:
+def doctor(ctx: click.Context, server: str | None, as_json: bool, data: Path | None, config: Path | None) -> None:
     """Check the installation and say what to do.
 
-    Nothing is downloaded.
+    Nothing is downloaded. With --server: how the server is, its encoders, its index and its queues.
     """
+    if server is not None and data is not None:
+        raise click.UsageError("give --data or --server, not both")
     from serve.cli.doctor import examine, show_results
 
-    results = examine(data, config)
-    show_results(results, as_json=as_json)
+    if server is None:
+        results = examine(data, config)
+        show_results(results, as_json=as_json)
+    else:
+        from serve.cli.overview.server import show_server
+
+        results = show_server(server, as_json, config)
     ctx.exit(1 if any(result.state == "missing" for result in results) else 0)
 
 

@@ -8,9 +8,9 @@ from kinodex.v1 import library_service_pb2 as library
 from kinodex.v1 import server_service_pb2 as server
 from serve.client.connection import LIST_PAGE_SIZE, Connection
 from serve.codec.fields import escape_surrogates, span_message
-from serve.codec.overviews import collection_value, job_value, stream_value
+from serve.codec.overviews import collection_value, job_value, server_info_value, stream_value
 from serve.codec.timelines import curve_value, storyboard_value, write_curve_request
-from serve.overview import CollectionSummary, JobStatus, StreamStatus
+from serve.overview import CollectionSummary, JobStatus, ServerInfo, StreamStatus
 from serve.timeline import SimilarityCurve, VideoStoryboard
 from serve.values import Query
 from temporal.values import TimeSpan
@@ -111,3 +111,7 @@ class OverviewCalls(Connection):
             video_id=escape_surrogates(video_id), collection=escape_surrogates(collection), request_id=str(uuid.uuid4())
         )
         self._call(self._server.CancelJob, request, lambda _: None)
+
+    def server_info(self) -> ServerInfo:
+        """Return the state of the server. With tokens, it takes one for all collections that may write."""
+        return self._call(self._server.GetServerInfo, server.GetServerInfoRequest(), server_info_value)

@@ -1,4 +1,4 @@
-"""What a server lists of itself <-> kinodex.v1: collections, live streams and jobs."""
+"""What a server lists of itself <-> kinodex.v1: collections, live streams, jobs and its state."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -19,7 +19,16 @@ from serve.codec.fields import (
 )
 from serve.codec.requests import MAX_REFERENCE_CHARS, VideoReference, check_request_id, read_reference
 from serve.codec.violations import Violations
-from serve.overview import CollectionSummary, JobStateName, JobStatus, StreamStatus
+from serve.overview import (
+    CheckResult,
+    CheckState,
+    CollectionSummary,
+    EncoderInfo,
+    JobStateName,
+    JobStatus,
+    ServerInfo,
+    StreamStatus,
+)
 
 DEFAULT_ROW_COUNT, MAX_ROW_COUNT = 100, 1_000  # collections, streams or jobs on a page
 
@@ -163,3 +172,69 @@ def job_value(message: server.Job) -> JobStatus:
         changed_time=timestamp_value(message.change_time),
         is_own=message.own,
     )
+
+
+def server_info_message(info: ServerInfo) -> server.GetServerInfoResponse:
+    return server.GetServerInfoResponse(
+        version=info.version,
+        start_time=timestamp_message(info.started_time),
+        encoders=(
+            server.Encoder(kind=each.kind, name=escape_surrogates(each.name), fingerprint=each.fingerprint)
+            for each in info.encoders
+        ),
+        fingerprint=info.fingerprint,
+        video_count=info.video_count,
+        index_rows=info.index_rows,
+        waiting_question_count=info.waiting_question_count,
+        call_count=info.call_count,
+        queued_job_count=info.queued_job_count,
+        running_job_count=info.running_job_count,
+        failed_job_count=info.failed_job_count,
+        spool_bytes=info.spool_bytes,
+        pending_events=info.pending_events,
+        live_is_behind=info.is_live_behind,
+        checks=(
+            server.Check(
+                name=each.name,
+                state=server.Check.State.Value(f"STATE_{each.state.upper()}"),
+                detail=escape_surrogates(each.detail),
+                remedy=escape_surrogates(each.remedy),
+            )
+            for each in info.checks
+        ),
+    )
+
+
+def server_info_value(message: server.GetServerInfoResponse) -> ServerInfo:
+    """Read the state of a server.
+
+    Raises:
+        ValueError: For an outcome of a check that only a newer program knows.
+    """
+    return ServerInfo(
+        version=message.version,
+        started_time=timestamp_value(message.start_time),
+        encoders=tuple(
+            EncoderInfo(kind=each.kind, name=each.name, fingerprint=each.fingerprint) for each in message.encoders
+        ),
+        fingerprint=message.fingerprint,
+        video_count=message.video_count,
+        index_rows=dict(message.index_rows),
+        waiting_question_count=message.waiting_question_count,
+        call_count=message.call_count,
+        queued_job_count=message.queued_job_count,
+        running_job_count=message.running_job_count,
+        failed_job_count=message.failed_job_count,
+        spool_bytes=message.spool_bytes,
+        pending_events=dict(message.pending_events),
+        is_live_behind=message.live_is_behind,
+        checks=tuple(map(_check_value, message.checks)),
+    )
+
+
+def _check_value(message: server.Check) -> CheckResult:
+    name = server.Check.State.Name(message.state).removeprefix("STATE_").lower()
+    state = next((each for each in get_args(CheckState) if each == name), None)
+    if state is None:
+        raise ValueError(f"a check has the unknown outcome {name}")
+    return CheckResult(name=message.name, state=state, detail=message.detail, remedy=message.remedy)

@@ -97,10 +97,14 @@ class Followers:
 
         `log` is that of a catalog open for reading only: reads never wait for a writer.
         """
-        for deliverer in self._deliverers:
-            self._metrics.events_untold.labels(deliverer.sink.name).set(log.pending_count(deliverer.sink.name))
+        for name, count in self.pending_counts(log).items():
+            self._metrics.events_untold.labels(name).set(count)
         size = self._dead_letters.stat().st_size if self._dead_letters.exists() else 0
         self._metrics.dead_letter_bytes.set(size)
+
+    def pending_counts(self, log: EventLog) -> dict[str, int]:
+        """Return the number of changes not delivered to each sink yet, at most, by the sink's name; `log` as above."""
+        return {each.sink.name: log.pending_count(each.sink.name) for each in self._deliverers}
 
     def ready_watcher(self) -> Watcher:
         """Return the watcher of standing queries.

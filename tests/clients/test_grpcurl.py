@@ -188,6 +188,10 @@ def test_calls_every_method(call: Callable[..., dict[str, Any]], curl: Curl, ser
     assert [each["video_id"] for each in ask("ServerService/ListJobs", {"own": True})["jobs"]] == ["gone"]
     assert ask("ServerService/CancelJob", {"video_id": "gone"}) == {}
 
+    info = ask("ServerService/GetServerInfo", {})
+    assert {each["kind"] for each in info["encoders"]} == {"visual", "speech", "sentence"}
+    assert "decoding" in [each["name"] for each in info["checks"]]
+
     film = write_scenes(server.films / "local.mp4", [("yellow", 3)], salt=8)
     try:
         ingested = ask("LibraryService/IngestVideo", {"uri": film.as_uri(), "video_id": "local"})["video"]

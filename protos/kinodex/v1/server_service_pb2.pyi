@@ -448,3 +448,239 @@ class CancelJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
+
+@_typing.final
+class GetServerInfoRequest(_message.Message):
+    """A request for the state of the server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
+
+@_typing.final
+class Encoder(_message.Message):
+    """An encoder that the server answers with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """What it encodes: "visual", "speech" or "sentence"."""
+    name: _builtins.str
+    """The model's name, or "none"."""
+    fingerprint: _builtins.str
+    """Changes when the model, its weights or its preprocessing do."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Encoder: _TypeAlias = Encoder  # noqa: Y015
+
+@_typing.final
+class Check(_message.Message):
+    """A check of the installation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Check._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Check._State.ValueType  # 0
+        """Never sent."""
+        STATE_OK: Check._State.ValueType  # 1
+        """It works."""
+        STATE_NOTE: Check._State.ValueType  # 2
+        """It works, and could be better."""
+        STATE_MISSING: Check._State.ValueType  # 3
+        """Something cannot work."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """The outcome of a check."""
+
+    STATE_UNSPECIFIED: Check.State.ValueType  # 0
+    """Never sent."""
+    STATE_OK: Check.State.ValueType  # 1
+    """It works."""
+    STATE_NOTE: Check.State.ValueType  # 2
+    """It works, and could be better."""
+    STATE_MISSING: Check.State.ValueType  # 3
+    """Something cannot work."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What is checked, such as "decoding"."""
+    state: Global___Check.State.ValueType
+    """The outcome."""
+    detail: _builtins.str
+    """What was found, for people, without secrets."""
+    remedy: _builtins.str
+    """What to do; may be empty."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___Check.State.ValueType = ...,
+        detail: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "name", b"name", "remedy", b"remedy", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Check: _TypeAlias = Check  # noqa: Y015
+
+@_typing.final
+class GetServerInfoResponse(_message.Message):
+    """The response of GetServerInfo."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IndexRowsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class PendingEventsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ENCODERS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    VIDEO_COUNT_FIELD_NUMBER: _builtins.int
+    INDEX_ROWS_FIELD_NUMBER: _builtins.int
+    WAITING_QUESTION_COUNT_FIELD_NUMBER: _builtins.int
+    CALL_COUNT_FIELD_NUMBER: _builtins.int
+    QUEUED_JOB_COUNT_FIELD_NUMBER: _builtins.int
+    RUNNING_JOB_COUNT_FIELD_NUMBER: _builtins.int
+    FAILED_JOB_COUNT_FIELD_NUMBER: _builtins.int
+    SPOOL_BYTES_FIELD_NUMBER: _builtins.int
+    PENDING_EVENTS_FIELD_NUMBER: _builtins.int
+    LIVE_IS_BEHIND_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version of kinodex."""
+    fingerprint: _builtins.str
+    """The fingerprint of all encoders together; the rows of an index have it."""
+    video_count: _builtins.int
+    """The number of videos that questions search."""
+    waiting_question_count: _builtins.int
+    """Questions that wait for a thread."""
+    call_count: _builtins.int
+    """Calls in progress, this one included."""
+    queued_job_count: _builtins.int
+    """Jobs that wait."""
+    running_job_count: _builtins.int
+    """Jobs that run."""
+    failed_job_count: _builtins.int
+    """Jobs that failed within the last seven days."""
+    spool_bytes: _builtins.int
+    """Bytes of uploads that wait to be indexed."""
+    live_is_behind: _builtins.bool
+    """True while the server does not reach Kafka, or has not read it to its end."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the server started."""
+
+    @_builtins.property
+    def encoders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Encoder]:
+        """The encoders."""
+
+    @_builtins.property
+    def index_rows(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Vectors in the index, by kind of row: "segments", "utterances", "text_lines"."""
+
+    @_builtins.property
+    def pending_events(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Changes of moderation events that are not delivered yet, at most, by sink: "kafka", "webhook"."""
+
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]:
+        """The checks. They run at the first call, and then once an hour."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        encoders: _abc.Iterable[Global___Encoder] | None = ...,
+        fingerprint: _builtins.str = ...,
+        video_count: _builtins.int = ...,
+        index_rows: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        waiting_question_count: _builtins.int = ...,
+        call_count: _builtins.int = ...,
+        queued_job_count: _builtins.int = ...,
+        running_job_count: _builtins.int = ...,
+        failed_job_count: _builtins.int = ...,
+        spool_bytes: _builtins.int = ...,
+        pending_events: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        live_is_behind: _builtins.bool = ...,
+        checks: _abc.Iterable[Global___Check] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "checks", b"checks", "encoders", b"encoders", "failed_job_count", b"failed_job_count", "fingerprint", b"fingerprint", "index_rows", b"index_rows", "live_is_behind", b"live_is_behind", "pending_events", b"pending_events", "queued_job_count", b"queued_job_count", "running_job_count", b"running_job_count", "spool_bytes", b"spool_bytes", "start_time", b"start_time", "version", b"version", "video_count", b"video_count", "waiting_question_count", b"waiting_question_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ServerServiceStub:
-    """Shows what a server is doing: its live streams and its jobs.
+    """Shows what a server is doing: its live streams, its jobs and itself.
     """
 
     def __init__(self, channel):
@@ -55,10 +55,15 @@ class ServerServiceStub:
                 request_serializer=kinodex_dot_v1_dot_server__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=kinodex_dot_v1_dot_server__service__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.GetServerInfo = channel.unary_unary(
+                '/kinodex.v1.ServerService/GetServerInfo',
+                request_serializer=kinodex_dot_v1_dot_server__service__pb2.GetServerInfoRequest.SerializeToString,
+                response_deserializer=kinodex_dot_v1_dot_server__service__pb2.GetServerInfoResponse.FromString,
+                _registered_method=True)
 
 
 class ServerServiceServicer:
-    """Shows what a server is doing: its live streams and its jobs.
+    """Shows what a server is doing: its live streams, its jobs and itself.
     """
 
     def ListStreams(self, request, context):
@@ -91,6 +96,14 @@ class ServerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetServerInfo(self, request, context):
+        """Returns the state of the server: version, encoders, index, queues and the checks of `kinodex doctor`. Fails with
+        PERMISSION_DENIED for a token that does not read and write all collections.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +127,11 @@ def add_ServerServiceServicer_to_server(servicer, server):
                     request_deserializer=kinodex_dot_v1_dot_server__service__pb2.CancelJobRequest.FromString,
                     response_serializer=kinodex_dot_v1_dot_server__service__pb2.CancelJobResponse.SerializeToString,
             ),
+            'GetServerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerInfo,
+                    request_deserializer=kinodex_dot_v1_dot_server__service__pb2.GetServerInfoRequest.FromString,
+                    response_serializer=kinodex_dot_v1_dot_server__service__pb2.GetServerInfoResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'kinodex.v1.ServerService', rpc_method_handlers)
@@ -123,7 +141,7 @@ def add_ServerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ServerService:
-    """Shows what a server is doing: its live streams and its jobs.
+    """Shows what a server is doing: its live streams, its jobs and itself.
     """
 
     @staticmethod
@@ -224,6 +242,33 @@ class ServerService:
             '/kinodex.v1.ServerService/CancelJob',
             kinodex_dot_v1_dot_server__service__pb2.CancelJobRequest.SerializeToString,
             kinodex_dot_v1_dot_server__service__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinodex.v1.ServerService/GetServerInfo',
+            kinodex_dot_v1_dot_server__service__pb2.GetServerInfoRequest.SerializeToString,
+            kinodex_dot_v1_dot_server__service__pb2.GetServerInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ServerServiceStub:
-    """Shows what a server is doing: its live streams and its jobs."""
+    """Shows what a server is doing: its live streams, its jobs and itself."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -45,10 +45,14 @@ class ServerServiceStub:
     """Ends a job, or forgets one that failed. A READY version of its video stays. Fails as GetJob does, and with
     PERMISSION_DENIED for a token that only reads.
     """
+    GetServerInfo: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.GetServerInfoRequest, _server_service_pb2.GetServerInfoResponse]
+    """Returns the state of the server: version, encoders, index, queues and the checks of `kinodex doctor`. Fails with
+    PERMISSION_DENIED for a token that does not read and write all collections.
+    """
 
 @_typing.type_check_only
 class ServerServiceAsyncStub(ServerServiceStub):
-    """Shows what a server is doing: its live streams and its jobs."""
+    """Shows what a server is doing: its live streams, its jobs and itself."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListStreams: _aio.UnaryUnaryMultiCallable[_server_service_pb2.ListStreamsRequest, _server_service_pb2.ListStreamsResponse]  # type: ignore[assignment]
@@ -63,9 +67,13 @@ class ServerServiceAsyncStub(ServerServiceStub):
     """Ends a job, or forgets one that failed. A READY version of its video stays. Fails as GetJob does, and with
     PERMISSION_DENIED for a token that only reads.
     """
+    GetServerInfo: _aio.UnaryUnaryMultiCallable[_server_service_pb2.GetServerInfoRequest, _server_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
+    """Returns the state of the server: version, encoders, index, queues and the checks of `kinodex doctor`. Fails with
+    PERMISSION_DENIED for a token that does not read and write all collections.
+    """
 
 class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows what a server is doing: its live streams and its jobs."""
+    """Shows what a server is doing: its live streams, its jobs and itself."""
 
     @_abc_1.abstractmethod
     def ListStreams(
@@ -101,6 +109,16 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_server_service_pb2.CancelJobResponse, _abc.Awaitable[_server_service_pb2.CancelJobResponse]]:
         """Ends a job, or forgets one that failed. A READY version of its video stays. Fails as GetJob does, and with
         PERMISSION_DENIED for a token that only reads.
+        """
+
+    @_abc_1.abstractmethod
+    def GetServerInfo(
+        self,
+        request: _server_service_pb2.GetServerInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_server_service_pb2.GetServerInfoResponse, _abc.Awaitable[_server_service_pb2.GetServerInfoResponse]]:
+        """Returns the state of the server: version, encoders, index, queues and the checks of `kinodex doctor`. Fails with
+        PERMISSION_DENIED for a token that does not read and write all collections.
         """
 
 def add_ServerServiceServicer_to_server(servicer: ServerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""ServerService: the gRPC methods that show what the server is doing: live streams and jobs."""
+"""ServerService: the gRPC methods that show what the server is doing: live streams, jobs and its state."""
 
 import time
 from collections.abc import Callable
@@ -13,15 +13,21 @@ from serve.api.services.retries import request_key
 from serve.api.tokens import Principal
 from serve.api.workers import Workers
 from serve.catalog.catalog import Catalog
-from serve.codec.overviews import job_message, job_reference, page_request, stream_message
+from serve.codec.overviews import (
+    job_message,
+    job_reference,
+    page_request,
+    server_info_message,
+    stream_message,
+)
 from serve.codec.requests import VideoReference
 from serve.codec.rows import write_rows
-from serve.errors import JobNotFound, VideoAmbiguous
+from serve.errors import JobNotFound, PermissionDenied, VideoAmbiguous
 from serve.indexing.job import Job
 from serve.indexing.job_list import job_status, list_jobs
 from serve.indexing.jobs import JobQueue
 from serve.live.stream_list import list_streams
-from serve.overview import JobStatus, StreamStatus
+from serve.overview import JobStatus, ServerInfo, StreamStatus
 
 
 class ServerService(server_service_pb2_grpc.ServerServiceServicer):
@@ -37,7 +43,11 @@ class ServerService(server_service_pb2_grpc.ServerServiceServicer):
         signer: PageSigner,
         is_behind: Callable[[], bool],
     ) -> None:
-        """Take the parts: those of LibraryService, and whether live videos may be older than those on Kafka."""
+        """Take the parts: those of LibraryService, and whether live videos may be older than those on Kafka.
+
+        `info` is set when the whole server is made: what GetServerInfo returns.
+        """
+        self.info: Callable[[], ServerInfo]
         self.catalog, self.changes, self.access, self.signer = catalog, changes, access, signer
         self.workers, self.change_workers, self._is_behind = workers, change_workers, is_behind
         self.jobs = JobQueue(catalog)
@@ -115,6 +125,14 @@ class ServerService(server_service_pb2_grpc.ServerServiceServicer):
 
         await self.change_workers.run(work)
         return server_pb2.CancelJobResponse()
+
+    async def GetServerInfo(
+        self, request: server_pb2.GetServerInfoRequest, context: Any
+    ) -> server_pb2.GetServerInfoResponse:
+        principal = current_principal()
+        if principal.collections is not None or not principal.can_write:
+            raise PermissionDenied("see the state of the server: that takes a token for all collections that may write")
+        return server_info_message(await self.change_workers.run(lambda check: self.info()))
 
     def _find(self, reference: VideoReference, principal: Principal) -> Job:
         """Return the job of a video, among those that the caller may read.

@@ -20,7 +20,7 @@ from PIL import Image
 from ingest.config import KafkaConfig
 from ingest.sandbox.confinement import WALLS
 from kinodex.v1 import library_service_pb2
-from serve.cli import doctor
+from serve.api import installation
 from serve.cli.main import cli
 from serve.codec.messages import moments_response, ready_status, search_response, video_message
 from serve.codec.requests import moments_query
@@ -622,8 +622,8 @@ def test_doctor_finds_what_this_machine_has() -> None:
 
 @pytest.mark.parametrize(("spec", "state", "remedy"), [(object(), "ok", ""), (None, "missing", "kinodex[milvus]")])
 def test_doctor_names_the_vector_index(spec: object, state: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.cli.doctor.importlib.util.find_spec", lambda name: spec)
-    finding = doctor._check_index(Settings(index=IndexConfig(milvus_uri="http://milvus.example:19530")))
+    monkeypatch.setattr("serve.api.installation.importlib.util.find_spec", lambda name: spec)
+    finding = installation.check_index(Settings(index=IndexConfig(milvus_uri="http://milvus.example:19530")))
     assert finding.state == state
     assert remedy in finding.remedy
     assert "http://milvus.example:19530" in finding.detail
@@ -641,16 +641,15 @@ def test_doctor_names_the_walls_that_are_missing(
     missing: dict[str, str], state: str, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ingest.sandbox.pool.DecodePool.missing_walls", lambda pool: missing)
-    finding = doctor._check_sandbox()
+    finding = installation.check_sandbox()
     assert finding.state == state
     assert detail in finding.detail
 
 
 def test_doctor_reports_a_wrong_setting_and_checks_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    for check in ("packages", "decoding", "sandbox", "device", "visual", "speech", "sentence", "index", "library"):
-        monkeypatch.setattr(
-            f"serve.cli.doctor._check_{check}", lambda *_: (_ for _ in ()).throw(ImportError("no module x"))
-        )
+    moved = [f"check_{check}" for check in ("packages", "decoding", "sandbox", "device", "index")]
+    for check in (*moved, "_check_visual", "_check_speech", "_check_sentence", "_check_library"):
+        monkeypatch.setattr(f"serve.cli.doctor.{check}", lambda *_: (_ for _ in ()).throw(ImportError("no module x")))
     monkeypatch.setenv("KINODEX_WORKERS", "none")
     result = kinodex("doctor")
     assert result.exit_code == 1

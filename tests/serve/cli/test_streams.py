@@ -99,5 +99,5 @@ def test_doctor_looks_at_kafka(topic: Topic) -> None:
     found = doctor._check_kafka(replace(settings, kafka=replace(topic.config, topic_prefix="nothing")))
     assert (found.state, found.remedy, "nothing.chunks" in found.detail) == ("missing", "kinodex topics", True)
     away = replace(settings, kafka=replace(topic.config, servers=("127.0.0.1:1",), bootstrap_timeout_seconds=0.5))
-    found = doctor._run_check("Kafka", lambda: doctor._check_kafka(away))
+    found = doctor.run_check("Kafka", lambda: doctor._check_kafka(away))
     assert (found.state, "Connection refused" in found.detail) == ("missing", True)
