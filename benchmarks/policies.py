@@ -30,7 +30,8 @@ from serve.evaluate.policies import find_policy_events
 from serve.evaluate.questions import Question, Questions, names_of, read_all_questions
 from serve.moderation.policies import STARTER, read_policies
 from serve.moderation.scoring import generality_of, text_confidences
-from serve.moderation.standing import NEAR_COSINE, judge_utterance
+from serve.moderation.standing import NEAR_COSINE
+from serve.moderation.standing_moments import judge_utterance
 from serve.moderation.video_scorer import Rulebook
 from serve.moderation.visual_rules import MEASURED, RuleMeasurement, write_measurements
 from serve.search.intent import read_intent

@@ -42,7 +42,7 @@ class Event:
 
     event_id: str
     state: EventState
-    channel: Literal["visual", "speech"]  # what showed it: pictures or words
+    channel: Literal["visual", "speech", "text"]  # what showed it: pictures, words that are said, or text in pictures
     label: str
     parents: tuple[str, ...]  # broader labels, the broadest first
     confidence: float  # 0..1, the highest so far
@@ -56,8 +56,8 @@ class Event:
     fingerprint: str  # of the encoders
     action: str
     recorded_time: float | None = None  # time of day at its start, seconds since 1970; None: not known
-    best_frame_seconds: float | None = None  # the frame that shows it best; None: of the speech channel
-    matched_words: tuple[MatchedWord, ...] = ()  # words that the policy matched, of the speech channel
+    best_frame_seconds: float | None = None  # the frame that shows it best; None: of the other channels
+    matched_words: tuple[MatchedWord, ...] = ()  # words that the policy matched, said or written
     revision: int = 0
     review: EventReview | None = None  # None: nobody has judged it
 

@@ -58,7 +58,7 @@ QUERIES is one JSON object of three lists. "file" is the last part of a video's 
                 "spans": [{"start_seconds": 61, "end_seconds": 66}, {"start_seconds": 95, "end_seconds": 99}]}],
    "absent":  [{"query": "a volcano erupts"}]}
 Of several "spans", each is right. A row may also have:
-  "channel"  the channel that can find the answer: visual (the default), speech or mixed
+  "channel"  the channel that can find the answer: visual (the default), speech, text or mixed
   "half"     the name of a part of the questions: train (the default) for tuning, and any other name for measuring
   "kind"     what the question is about: people, action, sport, animal, object, scene, text, animation or speech
 Or QUERIES has one row a line, with "kind": "video", "moment" or "absent" (what it is about is "thing" then):

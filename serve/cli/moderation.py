@@ -71,13 +71,13 @@ def policies(file: Path | None, is_printed: bool, as_json: bool, data: Path | No
         ]
         click.echo(json.dumps({**asdict(policy_set), "policies": listed}))
         return
-    table = Table("id", "label", "prompts", "pictures", "terms", "enter", "leave", "action", box=None)
+    table = Table("id", "label", "prompts", "pictures", "says", "reads", "enter", "leave", "action", box=None)
     for policy, state in zip(policy_set.policies, states, strict=True):
         label = escape(printable(" > ".join((*policy.parents, policy.label))))
-        terms = len(policy.says) + len(policy.patterns)
+        said, written = len(policy.says) + len(policy.patterns), len(policy.reads) + len(policy.read_patterns)
         table.add_row(
-            policy.policy_id, label, f"{len(policy.shows)} - {len(policy.unlike)}", state or "", str(terms),
-            f"{policy.enter:g}", f"{policy.leave:g}", escape(printable(policy.action)),
+            policy.policy_id, label, f"{len(policy.shows)} - {len(policy.unlike)}", state or "", str(said),
+            str(written), f"{policy.enter:g}", f"{policy.leave:g}", escape(printable(policy.action)),
         )  # fmt: skip
     Console().print(table)
     click.echo()
@@ -365,7 +365,7 @@ def _print_event(event: "Event", as_json: bool) -> None:
     span = time_span(event.start_seconds, event.end_seconds)
     click.echo(
         f"{event.state.lower():9}  {event.confidence:4.2f}  {span:>15}  {printable(event.video_id):20}  {label}"
-        + (f'  "{printable(words)}"' if words else "")
+        + (f'  {"written " if event.channel == "text" else ""}"{printable(words)}"' if words else "")
         + (f"  ({printable(event.action)})" if event.action else "")
         + ("" if event.review is None else f"  {_describe_review(event.review)}")
     )

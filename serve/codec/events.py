@@ -1,6 +1,8 @@
 """Moderation events and their filters <-> kinodex.v1, for the ModerationService, the client and the event sinks."""
 
-from kinodex.v1 import moderation_service_pb2, stream_pb2
+from typing import Literal
+
+from kinodex.v1 import moderation_service_pb2, moment_pb2, stream_pb2
 from serve.codec.fields import (
     channel_message,
     channel_value,
@@ -70,7 +72,7 @@ def event_value(message: stream_pb2.Event) -> Event:
     return Event(
         event_id=message.event_id,
         state=EventState(stream_pb2.Event.State.Name(message.state).removeprefix("STATE_")),
-        channel="speech" if channel_value(message.channel) == "speech" else "visual",
+        channel=_channel_value(message.channel),
         label=message.label,
         parents=tuple(message.parent_labels),
         confidence=message.confidence,
@@ -162,3 +164,8 @@ def event_filter_message(wanted: EventFilter) -> moderation_service_pb2.EventFil
         min_confidence=wanted.min_confidence,
         review_states=map(review_state_message, wanted.review_states),
     )
+
+
+def _channel_value(message: moment_pb2.Channel.ValueType) -> Literal["visual", "speech", "text"]:
+    channel = channel_value(message)
+    return "visual" if channel == "all" else channel  # of a sender that knows no channels

@@ -25,7 +25,7 @@ RECALL, SCORES, LENGTHS, RELIABILITY = "recall.png", "scores.png", "lengths.png"
 CURVE, POLICIES = "curve.png", "policies.png"
 COLOURS = tuple(f"C{n}" for n in range(10))  # matplotlib's cycle of colours
 VIDEO_RANKS = 20  # ranks of whole videos on the axis of recall.png
-RELIABILITY_TITLES = {"visual": "Seen", "speech": "Spoken", "mixed": "Both", VIDEOS: "Whole videos"}
+RELIABILITY_TITLES = {"visual": "Seen", "speech": "Spoken", "text": "Written", "mixed": "Both", VIDEOS: "Whole videos"}
 RIGHT_TIOU = 0.5  # least overlap (temporal IoU) of a right moment with the truth, as in R1@0.5
 
 

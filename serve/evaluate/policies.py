@@ -28,6 +28,7 @@ from temporal.values import ChangeKind, TimeSpan
 
 ENTERS = tuple(round(0.05 * n, 2) for n in range(2, 20))  # thresholds tried for `enter`: 0.1 to 0.95
 LEAVE_SHARES = (0.5, 0.75, 1.0)  # thresholds tried for `leave`, as shares of `enter`
+CHANNELS = ("visual", "speech", "text")  # of events
 KEYS = {"file", "label", "start_seconds", "end_seconds"}
 Floats = NDArray[np.float64]
 
@@ -171,9 +172,10 @@ class VideoEvents:
     pts_seconds: Floats  # (F,)
     visual: list[list[TimeSpan]]  # by policy
     speech: list[list[TimeSpan]]  # by policy
+    text: list[list[TimeSpan]]  # by policy
 
     def of(self, policy: int) -> list[TimeSpan]:
-        return [*self.speech[policy], *self.visual[policy]]
+        return [*self.speech[policy], *self.text[policy], *self.visual[policy]]
 
 
 def evaluate_policies(
@@ -220,7 +222,7 @@ def evaluate_policies(
             ignored = _spans_of(file_clips, set(policy.parents) - own_labels(policy))
             counts[n] += count_matches(spans, events.of(n), ignored)
             for thresholds, visual in _try_thresholds(policy, n, events).items():
-                trial = count_matches(spans, [*events.speech[n], *visual], ignored)
+                trial = count_matches(spans, [*events.speech[n], *events.text[n], *visual], ignored)
                 trials[n][thresholds] = trials[n].get(thresholds, NO_COUNTS) + trial
         for label in parent_counts:
             parent_counts[label] += _count_parent_matches(label, everywhere, file_clips, events)
@@ -285,15 +287,18 @@ def find_policy_events(library: Library, book: Rulebook, video: Video) -> VideoE
     engine, scorer = library.engine, VideoScorer(book)
     confidences, pts_seconds, findings = None, np.empty(0), []
     with engine.snapshot():
-        utterances = FinalUtterances(engine.catalog).after(video, -1)
+        final = FinalUtterances(engine.catalog)
+        utterances, lines = final.after(video, -1), final.lines_after(video, -1)
         if engine.visual is not None and book.frame_scorer is not None:
             frames = engine.visual.frames.get(video.row, video.version)
             pts_seconds, rows = frames.pts_seconds, np.arange(len(frames))
             if len(rows):  # a video of sound alone has no frame
                 confidences = book.frame_scorer.confidences(frames.vectors.take(rows))
             findings += list(scorer.add_frames(frames))
-    findings += [*scorer.add_utterances(utterances, video.duration_seconds), *scorer.finish(video.duration_seconds)]
-    spans: dict[str, list[list[TimeSpan]]] = {name: [[] for _ in book.policies] for name in ("visual", "speech")}
+    findings += scorer.add_words(scorer.speech, utterances, video.duration_seconds)
+    findings += scorer.add_words(scorer.text, lines, video.duration_seconds)
+    findings += scorer.finish(video.duration_seconds)
+    spans: dict[str, list[list[TimeSpan]]] = {name: [[] for _ in book.policies] for name in CHANNELS}
     for finding in findings:
         if finding.kind is ChangeKind.CLOSED:
             span = TimeSpan(start_seconds=finding.start_seconds, end_seconds=finding.end_seconds)

@@ -5,9 +5,9 @@ them. Of a whole video, a row may have several texts: "caption", "alt" and "quer
 "end_seconds", or several right spans as "spans".
 
 "file" names a video by its id, or by the last part of its URI. "channel" says which channel can find the answer: visual
-(the default), speech, or mixed, which needs both. "half" names the part of the questions that a row belongs to: "train"
-(the default) is for tuning, and questions of any other name only measure. "kind" says what sort of thing a question is
-about; in JSON lines, where "kind" names the list, it is "thing".
+(the default), speech, text, or mixed, which needs several. "half" names the part of the questions that a row belongs
+to: "train" (the default) is for tuning, and questions of any other name only measure. "kind" says what sort of thing a
+question is about; in JSON lines, where "kind" names the list, it is "thing".
 """
 
 import json
@@ -21,7 +21,7 @@ from serve.errors import QuestionsInvalid
 from serve.values import Video, VideoStatus
 from temporal.values import TimeSpan
 
-CHANNELS = ("visual", "speech", "mixed")
+CHANNELS = ("visual", "speech", "text", "mixed")
 TRAINING_HALF = "train"  # the questions by which settings may be chosen
 LISTS = {"video": "videos", "moment": "moments", "absent": "absent"}  # the kind of a JSON line -> its list
 THINGS = ("people", "action", "sport", "animal", "object", "scene", "text", "animation", "speech")

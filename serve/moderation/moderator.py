@@ -183,9 +183,12 @@ class Moderator(Background):
                 frames = self.engine.visual.frames.get(row, video.version)
             if frames is not None:  # in the snapshot, which their vectors are read from
                 findings += list(scorer.add_frames(frames))
-            utterances = FinalUtterances(self.engine.catalog).after(video, scorer.words_after)
+            final = FinalUtterances(self.engine.catalog)
+            utterances = final.after(video, scorer.speech.after)
+            lines = final.lines_after(video, scorer.text.after) if book.written_finder else []
         until_seconds = video.duration_seconds if video.watermark_seconds is None else video.watermark_seconds
-        findings += list(scorer.add_utterances(utterances, until_seconds))
+        findings += list(scorer.add_words(scorer.speech, utterances, until_seconds))
+        findings += list(scorer.add_words(scorer.text, lines, until_seconds))
         if not video.is_growing:
             findings += list(scorer.finish(video.duration_seconds))
         events = scorer.events(video, findings)

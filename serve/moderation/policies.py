@@ -35,7 +35,7 @@ LIMITS = {"enter": 1.0, "leave": 1.0, "min_seconds": 86_400.0, "cooldown_seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A label, and the prompts and terms that find it in pictures and in speech."""
+    """A label, and the prompts and terms that find it in pictures, in speech and in the text of pictures."""
 
     policy_id: str
     label: str
@@ -44,7 +44,9 @@ class Policy:
     unlike: tuple[str, ...] = ()  # prompts of what only looks like it
     visual: str = "auto"  # auto: pictures are off for an encoder that cannot tell them (visual_rules); on: never off
     says: tuple[str, ...] = ()  # words and phrases, found in any form and spelling
-    patterns: tuple[str, ...] = ()  # RE2 regular expressions
+    patterns: tuple[str, ...] = ()  # RE2 regular expressions, beside `says`
+    reads: tuple[str, ...] = ()  # words and phrases in the text of pictures, found as those of `says`
+    read_patterns: tuple[str, ...] = ()  # RE2 regular expressions, beside `reads`
     enter: float = 0.7  # confidence, 0..1, from which an event begins
     leave: float = 0.5  # confidence below which it ends; at most `enter`
     min_seconds: float = 2.0  # shorter visual events are dropped
@@ -118,7 +120,7 @@ class _PolicyReader:
 
     def _policy(self, node: yaml.Node, where: str) -> Policy:
         known = {
-            "id", "label", "parents", "shows", "unlike", "visual", "says", "enter", "leave", "min_seconds",
+            "id", "label", "parents", "shows", "unlike", "visual", "says", "reads", "enter", "leave", "min_seconds",
             "cooldown_seconds", "action", "collections",
         }  # fmt: skip
         fields = self._fields(node, where, known, required=("id", "label"))
@@ -135,6 +137,8 @@ class _PolicyReader:
             raise self._error(fields["parents"], f"{where}.parents", f"must hold at most {MAX_PARENT_COUNT}")
         if "says" in fields:
             values["says"], values["patterns"] = self._terms(fields["says"], f"{where}.says")
+        if "reads" in fields:
+            values["reads"], values["read_patterns"] = self._terms(fields["reads"], f"{where}.reads")
         if "visual" in fields:
             values["visual"] = self._text(fields["visual"], f"{where}.visual")
             if values["visual"] not in VISUAL_SETTINGS:
@@ -145,8 +149,8 @@ class _PolicyReader:
         for name, greatest in LIMITS.items():
             if name in fields:
                 values[name] = self._number(fields[name], f"{where}.{name}", greatest)
-        if "shows" not in fields and "says" not in fields:
-            raise self._error(node, where, "needs shows or says")
+        if not {"shows", "says", "reads"} & set(fields):
+            raise self._error(node, where, "needs shows, says or reads")
         for name in ("unlike", "visual"):
             if name in fields and "shows" not in fields:
                 raise self._error(fields[name], f"{where}.{name}", "needs shows beside it")
@@ -208,7 +212,7 @@ class _PolicyReader:
                 reason = "a regular expression is written /like this/, not empty and without flags; case never matters"
                 raise self._error(item, f"{where}[{number}]", reason)
             elif not stems(text):
-                raise self._error(item, f"{where}[{number}]", "has no word that could be spoken")
+                raise self._error(item, f"{where}[{number}]", "has no word that could be spoken or written")
             else:
                 phrases.append(text)
         return tuple(phrases), tuple(patterns)

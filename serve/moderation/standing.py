@@ -2,11 +2,12 @@
 
 A batch of new frames is compared with all queries in one matrix product, and all queries are stepped side by side. So
 thousands of queries cost little more than one. A visual moment opens, is updated and closes (temporal.hysteresis). A
-spoken moment is an utterance, delivered once its words are final. A query sees the frames and words that come after it
-was added, until it is removed.
+spoken moment is an utterance, and a written one a line of text in the pictures, delivered once they are final. A query
+sees the frames and words that come after it was added, until it is removed.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,24 +15,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import Utterance
+from encoders.values import TextLine, Utterance
 from serve.background import Background
 from serve.catalog.final_utterances import FinalUtterances
-from serve.catalog.spelling import matches_term
+from serve.catalog.text_lines import TextLineRow
 from serve.errors import IndexUnavailable
-from serve.event import event_id
 from serve.moderation.scoring import UNREACHABLE_CONFIDENCE, generality_of, picture_confidences, text_confidences
+from serve.moderation.standing_moments import judge_line, judge_utterance, moment_id, moment_of
 from serve.search.engine import Engine
 from serve.search.evidence import VisualQuery
-from serve.search.ranking import combine_confidences
-from serve.search.speech import Passage, match_words
-from serve.search.spoken import judge_passages
+from serve.search.speech import match_words
 from serve.search.target import Target
-from serve.search.verdict import verdict_of
 from serve.search.video_rows import VideoFrames
-from serve.values import MatchedWord, Moment, MomentChange, Query, Thresholds, Video
+from serve.search.written import SAME_SECONDS
+from serve.values import MomentChange, Query, Thresholds, Video
 from temporal.hysteresis import Change, Hysteresis, Rules
-from temporal.values import ChangeKind, TimeSpan
+from temporal.values import ChangeKind
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +50,7 @@ class StandingQuery:
     deliver: Callable[[MomentChange], object]  # called in the watcher's thread: must not wait
     # By video row: when the next spoken moment may begin, after the cooldown. Written by the watcher.
     ready_seconds: dict[int, float] = field(default_factory=dict)
+    ready_text_seconds: dict[int, float] = field(default_factory=dict)  # the same for text in pictures
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,9 +61,11 @@ class _FollowedVideo:
     epoch: int
     frames_after: float  # seconds; later frames are new
     words_after: int  # position of the last utterance; later ones are new
+    lines_after: int  # position of the last line of text; later ones are new
     tracks: Hysteresis
     is_admitted: NDArray[np.bool_]  # (N,), whether the query in each slot asks about this video
     video: Video | None = None  # as it was compared last; None: not yet
+    standing: dict[str, float] = field(default_factory=dict)  # lines of text that stood last, and when they ended
     failed_version: int = -1  # the last that could not be compared; its failure is logged
 
 
@@ -75,6 +77,7 @@ class _EndedVideo:
     epoch: int
     frames_after: float
     words_after: int
+    lines_after: int
 
 
 class Watcher(Background):
@@ -93,6 +96,7 @@ class Watcher(Background):
         self.pictures = np.zeros((0, self.width), np.float32)
         self.picture_shares = np.zeros(0)  # 0..1, of the picture in the confidence
         self.speech_vectors = np.zeros((0, 0), np.float32)  # (N, 0) until a query has one
+        self.text_vectors = np.zeros((0, 0), np.float32)  # likewise
         self.enter, self.leave, self.min_seconds, self.cooldown_seconds = (np.zeros(0) for _ in range(4))
         self.videos: dict[int, _FollowedVideo] = {}  # by row of the catalog
         self.ended: dict[int, _EndedVideo] = {}  # by row of the catalog
@@ -112,16 +116,24 @@ class Watcher(Background):
             self.slots[slot] = standing
             target, thresholds = standing.target, standing.thresholds
             self._set_visual(slot, target.visual)
-            if target.speech is not None:
-                if self.speech_vectors.shape[1] == 0:
-                    self.speech_vectors = np.zeros((len(self.slots), len(target.speech)), np.float32)
-                self.speech_vectors[slot] = target.speech
+            self.speech_vectors = self._set_words(self.speech_vectors, slot, target.speech)
+            self.text_vectors = self._set_words(self.text_vectors, slot, target.written)
             self.enter[slot] = UNREACHABLE_CONFIDENCE if target.visual is None else thresholds.enter
             self.leave[slot], self.min_seconds[slot] = thresholds.leave, thresholds.min_seconds
             self.cooldown_seconds[slot] = thresholds.cooldown_seconds
             for row, followed in self.videos.items():
                 followed.tracks.reset(slot)
                 followed.is_admitted[slot] = _admits(standing, self.engine.videos.get(row))
+
+    def _set_words(
+        self, vectors: NDArray[np.float32], slot: int, vector: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Return the vectors of all slots with that of one slot set; None: its query asks for no such words."""
+        if vector is not None and vectors.shape[1] == 0:
+            vectors = np.zeros((len(self.slots), len(vector)), np.float32)
+        if vectors.shape[1]:
+            vectors[slot] = 0.0 if vector is None else vector
+        return vectors
 
     def _set_visual(self, slot: int, visual: VisualQuery | None) -> None:
         """Set what the query in a slot asks to see; None: nothing."""
@@ -140,8 +152,8 @@ class Watcher(Background):
                 return
             slot = self.slots.index(standing)
             self.slots[slot], self.enter[slot] = None, UNREACHABLE_CONFIDENCE
-            if self.speech_vectors.shape[1]:
-                self.speech_vectors[slot] = 0.0
+            for vectors in (self.speech_vectors, self.text_vectors):
+                vectors[slot] = 0.0
 
     def __len__(self) -> int:
         """Return the number of queries."""
@@ -156,8 +168,10 @@ class Watcher(Background):
         self.texts, self.pictures = np.concatenate([self.texts, unseen]), np.concatenate([self.pictures, unseen])
         self.generality = np.concatenate([self.generality, np.zeros(more, np.float32)])
         self.picture_shares = np.concatenate([self.picture_shares, np.zeros(more)])
-        empty = np.zeros((more, self.speech_vectors.shape[1]), np.float32)
-        self.speech_vectors = np.concatenate([self.speech_vectors, empty])
+        self.speech_vectors, self.text_vectors = (
+            np.concatenate([each, np.zeros((more, each.shape[1]), np.float32)])
+            for each in (self.speech_vectors, self.text_vectors)
+        )
         self.enter = np.concatenate([self.enter, np.full(more, UNREACHABLE_CONFIDENCE)])
         self.leave, self.min_seconds, self.cooldown_seconds = (
             np.concatenate([each, np.zeros(more)]) for each in (self.leave, self.min_seconds, self.cooldown_seconds)
@@ -183,16 +197,21 @@ class Watcher(Background):
             times = np.empty(0)
             if self.visual is not None:
                 times = self.visual.frames.get(video.row, video.version).pts_seconds
-            words_after = FinalUtterances(self.engine.catalog).last_position(video)
+            final = FinalUtterances(self.engine.catalog)
+            words_after, lines_after = final.last_position(video), final.last_position(video, "text_lines")
         return _FollowedVideo(
             version=video.version, epoch=0, frames_after=float(times[-1]) if len(times) else -1.0,
-            words_after=words_after, tracks=Hysteresis(self._rules()), is_admitted=self._admissions(video),
+            words_after=words_after, lines_after=lines_after, tracks=Hysteresis(self._rules()),
+            is_admitted=self._admissions(video),
         )  # fmt: skip
 
     def _end_of(self, video: Video) -> _EndedVideo:
         """Return the end of a video that ended before there was a query."""
-        words_after = FinalUtterances(self.engine.catalog).last_position(video)
-        return _EndedVideo(version=video.version, epoch=0, frames_after=video.duration_seconds, words_after=words_after)
+        final = FinalUtterances(self.engine.catalog)
+        return _EndedVideo(
+            version=video.version, epoch=0, frames_after=video.duration_seconds,
+            words_after=final.last_position(video), lines_after=final.last_position(video, "text_lines"),
+        )  # fmt: skip
 
     def follow(self) -> None:
         """Compare the new frames and words of all live videos with the queries."""
@@ -224,10 +243,11 @@ class Watcher(Background):
 
     def _resume(self, video: Video) -> _FollowedVideo:
         """Follow a video from where it ended before, or from its start if it began after the queries were added."""
-        ended = self.ended.pop(video.row, _EndedVideo(version=-1, epoch=0, frames_after=-1.0, words_after=-1))
+        none = _EndedVideo(version=-1, epoch=0, frames_after=-1.0, words_after=-1, lines_after=-1)
+        ended = self.ended.pop(video.row, none)
         return _FollowedVideo(
             version=-1, epoch=ended.epoch, frames_after=ended.frames_after, words_after=ended.words_after,
-            tracks=Hysteresis(self._rules()), is_admitted=self._admissions(video),
+            lines_after=ended.lines_after, tracks=Hysteresis(self._rules()), is_admitted=self._admissions(video),
         )  # fmt: skip
 
     def _follow_video(self, video: Video, followed: _FollowedVideo) -> None:
@@ -239,17 +259,20 @@ class Watcher(Background):
                 frames = self.visual.frames.get(video.row, video.version)
                 new = np.arange(int(np.searchsorted(frames.pts_seconds, followed.frames_after, "right")), len(frames))
                 vectors = frames.vectors.take(new) if len(new) else None
-            utterances = FinalUtterances(self.engine.catalog).after(video, followed.words_after)
+            final = FinalUtterances(self.engine.catalog)
+            utterances = final.after(video, followed.words_after)
+            lines = final.lines_after(video, followed.lines_after) if self.text_vectors.shape[1] else []
         if frames is not None and vectors is not None:
             self._follow_frames(video, followed, frames, new, vectors)
         for position, utterance in utterances:
             followed.words_after = position
             self._follow_utterance(video, followed, utterance)
+        self._follow_lines(video, followed, lines)
         if not video.is_growing:
             self._deliver(video, followed.epoch, followed.tracks.finish(video.duration_seconds))
             self.ended[video.row] = _EndedVideo(
                 version=video.version, epoch=followed.epoch, frames_after=followed.frames_after,
-                words_after=followed.words_after,
+                words_after=followed.words_after, lines_after=followed.lines_after,
             )  # fmt: skip
             self.videos.pop(video.row, None)
         followed.version, followed.video = video.version, video
@@ -320,65 +343,47 @@ class Watcher(Background):
             for kind in (ChangeKind.OPENED, ChangeKind.CLOSED):
                 standing.deliver(MomentChange(moment_id=name, kind=kind, moment=moment))
 
+    def _follow_lines(self, video: Video, followed: _FollowedVideo, lines: Sequence[tuple[int, TextLine]]) -> None:
+        """Deliver the screens to the queries that they answer, when the line that answers best begins to stand.
 
-def judge_utterance(utterance: Utterance, vector: NDArray[np.float32], cosine: float, target: Target) -> float:
-    """Return how surely an utterance answers a query, 0..1, as a search judges the only passage that it finds.
+        A line that goes on in the next segment is a line in each, and is delivered once.
+        """
+        if not lines:
+            return
+        vectors = self.engine.sentences.encode([line.text for _, line in lines])
+        rows = [
+            TextLineRow(row=video.row, position=position, line=line, vector=vector)
+            for (position, line), vector in zip(lines, vectors, strict=True)
+        ]
+        new = []
+        for n, (position, line) in enumerate(lines):
+            if abs(followed.standing.get(line.text, -math.inf) - line.start_seconds) > SAME_SECONDS:
+                new.append(n)
+            followed.standing[line.text], followed.lines_after = line.end_seconds, position
+        first = lines[0][1].start_seconds
+        followed.standing = {text: end for text, end in followed.standing.items() if end >= first}
+        cosines = vectors[new] @ self.text_vectors.T
+        near = (cosines >= NEAR_COSINE) & followed.is_admitted
+        for line, slot in zip(*np.nonzero(near), strict=True):
+            self._follow_line(video, rows[new[line]], rows, int(slot))
 
-    An utterance has no lead, because nobody knows what is said later. Each term of the query counts the same, because
-    nobody knows how rare it is.
-
-    Args:
-        utterance: It has a text.
-        vector: Of the utterance, (D,), unit length.
-        cosine: Of the utterance and the query.
-        target: It asks for something that is said.
-    """
-    assert target.intent is not None
-    terms = tuple(term for term in target.terms if matches_term(utterance.text, term))
-    passage = Passage(
-        row=0, positions=(0,), text=utterance.text, cosine=cosine, words=(), terms=terms, vector=vector,
-        span=TimeSpan(start_seconds=utterance.start_seconds, end_seconds=utterance.end_seconds),
-        coverage=len(terms) / max(1, len(target.terms)),
-    )  # fmt: skip
-    [confidence] = judge_passages([passage], target.intent)
-    return combine_confidences(0.0, confidence, target.intent)
+    def _follow_line(self, video: Video, row: TextLineRow, rows: Sequence[TextLineRow], slot: int) -> None:
+        """Deliver the screen of a new line to the query in a slot, if it answers and no cooldown lasts."""
+        standing, line = self.slots[slot], row.line
+        if standing is None or line.start_seconds < standing.ready_text_seconds.get(video.row, 0.0):
+            return
+        confidence, screen = judge_line(row, rows, standing.target)
+        if confidence < standing.thresholds.enter:
+            return
+        standing.ready_text_seconds[video.row] = line.end_seconds + standing.thresholds.cooldown_seconds
+        moment = moment_of(
+            video, line.start_seconds, line.end_seconds, confidence, matched_text=screen.matched, is_written=True
+        )
+        name = moment_id(moment, line.epoch, "text")
+        for kind in (ChangeKind.OPENED, ChangeKind.CLOSED):
+            standing.deliver(MomentChange(moment_id=name, kind=kind, moment=moment))
 
 
 def _admits(standing: StandingQuery, video: Video | None) -> bool:
     """Return whether a query asks about a video; None: it is deleted."""
     return video is not None and standing.query.filter.admits(video)
-
-
-def moment_of(
-    video: Video,
-    start_seconds: float,
-    end_seconds: float,
-    confidence: float,
-    *,
-    best_frame_seconds: float | None = None,
-    transcript: str = "",
-    words: tuple[MatchedWord, ...] = (),
-) -> Moment:
-    """Make a moment of a standing query: a visual one if it has a best frame, a spoken one otherwise."""
-    return Moment(
-        video_id=video.video_id,
-        uri=video.uri,
-        start_seconds=start_seconds,
-        end_seconds=end_seconds,
-        score=confidence,
-        confidence=confidence,
-        verdict=verdict_of(confidence),
-        visual_score=None if best_frame_seconds is None else confidence,
-        speech_score=confidence if best_frame_seconds is None else None,
-        transcript=transcript,
-        matched_words=words,
-        best_frame_seconds=best_frame_seconds,
-        final=video.is_final_until(end_seconds),
-        collection=video.collection,
-        recorded_time=video.recorded_at(start_seconds),
-    )
-
-
-def moment_id(moment: Moment, epoch: int, channel: str) -> str:
-    """Return the id that all changes of one moment of a query share."""
-    return event_id("", moment.collection, moment.video_id, epoch, channel, moment.start_seconds)

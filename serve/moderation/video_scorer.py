@@ -1,35 +1,33 @@
-"""Scores one video by the moderation policies: VideoScorer turns its frames and utterances into events.
+"""Scores one video by the moderation policies: VideoScorer turns its frames, utterances and lines of text into events.
 
-Frames and utterances are followed apart, each from the position of the last call: frames arrive within seconds, words
-only when they are final. Media time decides everything. So the events of a video are the same whether it was followed
-live, in batches of any size and through restarts, or scored afterwards.
+Frames, utterances and lines are followed apart, each from the position of the last call: frames arrive within seconds,
+words only when they are final. Media time decides everything. So the events of a video are the same whether it was
+followed live, in batches of any size and through restarts, or scored afterwards.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.values import Utterance, Word
+from encoders.values import TextLine, Utterance
 from serve.event import Event, EventState, event_id
 from serve.moderation.policies import Policies, Policy
 from serve.moderation.scoring import UNREACHABLE_CONFIDENCE, FrameScorer, Prompts
 from serve.moderation.visual_rules import visual_rule
-from serve.moderation.words import TermFinder, TermMatch, earliest_start_seconds, next_context
+from serve.moderation.word_scorer import Finding, WordScorer
+from serve.moderation.words import TermFinder
 from serve.search.video_rows import VideoFrames
 from serve.search.visual import VisualChannel
 from serve.values import MatchedWord, Video
 from temporal.hysteresis import Change, Hysteresis, Rules
-from temporal.values import ChangeKind
 
 FRAME_COUNT = 4096  # frames scored at once, which bounds memory: 36 hours at 1 fps would be 100 MB
-MAX_WORD_COUNT = 50  # matched words of one event
-LAYOUT = 2  # version of VideoScorer.state() and of the rules of scoring: another version scores all videos anew
+LAYOUT = 3  # version of VideoScorer.state() and of the rules of scoring: another version scores all videos anew
 
 
 class Rulebook:
@@ -40,7 +38,7 @@ class Rulebook:
         self.policies = [
             policy for policy in policies.policies if not policy.collections or collection in policy.collections
         ]
-        self.term_finder = TermFinder(self.policies)
+        self.said_finder, self.written_finder = TermFinder(self.policies), TermFinder(self.policies, "text")
         self.is_visual = [  # whether pictures are compared with the prompts
             _is_visual(policy, visual) for policy in self.policies
         ]
@@ -79,62 +77,29 @@ def prompts_of(policy: Policy, visual: VisualChannel, *, is_visual: bool) -> Pro
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class OpenSpeechEvent:
-    """An event of one policy's words that later words may extend."""
-
-    epoch: int
-    start_seconds: float
-    end_seconds: float
-    confidence: float
-    words: list[Word]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A change of one event: a policy's event opens, is updated, or closes."""
-
-    policy: int  # index into Rulebook.policies
-    kind: ChangeKind
-    channel: Literal["visual", "speech"]
-    epoch: int
-    start_seconds: float
-    end_seconds: float
-    confidence: float
-    best_frame_seconds: float | None = None
-    words: tuple[Word, ...] = ()
-
-
 class VideoScorer:
     """Scores one video by a rulebook, in steps. Holds the position of the last step and the open events."""
 
     def __init__(self, book: Rulebook, state: dict[str, Any] | None = None) -> None:
         """Begin at the start of the video, or resume from what state() returned."""
-        state = state or {"tracks": {}, "said": {}, "before": []}
+        state = state or {"tracks": {}, "speech": None, "text": None}
         self.book = book
         self.epoch: int = state.get("epoch", 0)  # of the frames
         self.frames_after: float = state.get("frames_after", -1.0)  # seconds; later frames are new
-        self.speech_epoch: int = state.get("speech_epoch", 0)
-        self.words_after: int = state.get("words_after", -1)  # position of the last utterance; later ones are new
         self.is_over: bool = state.get("is_over", False)
         self.tracks = Hysteresis.restore(book.rules, {int(n): track for n, track in state["tracks"].items()})
-        self.speech_events = {
-            int(n): OpenSpeechEvent(**{**values, "words": [Word(**word) for word in values["words"]]})
-            for n, values in state["said"].items()
-        }
-        self.context = tuple(Word(**word) for word in state["before"])  # words before the next utterance
+        self.speech = WordScorer("speech", book.said_finder, book.rules, state["speech"])
+        self.text = WordScorer("text", book.written_finder, book.rules, state["text"])
 
     def state(self) -> dict[str, Any]:
         """Return all that __init__ needs to resume, in types of JSON."""
         return {
             "epoch": self.epoch,
             "frames_after": self.frames_after,
-            "speech_epoch": self.speech_epoch,
-            "words_after": self.words_after,
             "is_over": self.is_over,
             "tracks": {n: self.tracks.state(n) for n in range(len(self.book.policies))},
-            "said": {n: asdict(event) for n, event in self.speech_events.items()},
-            "before": [asdict(word) for word in self.context],
+            "speech": self.speech.state(),
+            "text": self.text.state(),
         }
 
     def add_frames(self, frames: VideoFrames) -> Iterator[Finding]:
@@ -172,78 +137,19 @@ class VideoScorer:
                 best_frame_seconds=change.peak_seconds,
             )
 
-    def add_utterances(self, utterances: Sequence[tuple[int, Utterance]], until_seconds: float) -> Iterator[Finding]:
-        """Score final utterances, and close the events that no later word can extend.
-
-        They come with their positions, in order: all new ones that begin before `until_seconds`.
-        """
-        for position, utterance in utterances:
-            self.is_over = False
-            if utterance.epoch != self.speech_epoch:
-                yield from self._close_words(list(self.speech_events))
-                self.context, self.speech_epoch = (), utterance.epoch
-            matches = sorted(self.book.term_finder.find(self.context, utterance), key=lambda match: match.policy)
-            for policy, matches_of_policy in groupby(matches, key=lambda match: match.policy):
-                yield from self._add_words(policy, list(matches_of_policy))
-            self.context, self.words_after = next_context(self.context, utterance), position
-        cooldowns = self.book.rules.cooldown_seconds
-        next_seconds = earliest_start_seconds(self.context, until_seconds)
-        yield from self._close_words(
-            [n for n, event in self.speech_events.items() if next_seconds - event.end_seconds > cooldowns[n]]
-        )
-
-    def _add_words(self, policy: int, matches: Sequence[TermMatch]) -> Iterator[Finding]:
-        """Add one utterance's matches of one policy: they extend its open event, or open another."""
-        cooldown_seconds = self.book.rules.cooldown_seconds[policy]
-        has_update = False  # words were added to the open event, and no finding says so yet
-        for match in matches:
-            start, end = match.words[0].start_seconds, match.words[-1].end_seconds
-            event = self.speech_events.get(policy)
-            if event is not None and start - event.end_seconds > cooldown_seconds:
-                if has_update:
-                    yield self._speech_finding(policy, ChangeKind.UPDATED)
-                yield from self._close_words([policy])
-                event = None
-            if event is None:
-                self.speech_events[policy] = OpenSpeechEvent(
-                    epoch=self.speech_epoch, start_seconds=start, end_seconds=end, confidence=match.confidence,
-                    words=list(match.words),
-                )  # fmt: skip
-                yield self._speech_finding(policy, ChangeKind.OPENED)
-                has_update = False
-                continue
-            event.end_seconds = max(event.end_seconds, end)
-            event.confidence = max(event.confidence, match.confidence)
-            event.words += [word for word in match.words if word not in event.words]
-            del event.words[MAX_WORD_COUNT:]
-            has_update = True
-        if has_update:
-            yield self._speech_finding(policy, ChangeKind.UPDATED)
-
-    def _close_words(self, policies: Sequence[int]) -> Iterator[Finding]:
-        """Close the open speech events of some policies."""
-        for policy in policies:
-            yield self._speech_finding(policy, ChangeKind.CLOSED)
-            del self.speech_events[policy]
-
-    def _speech_finding(self, policy: int, kind: ChangeKind) -> Finding:
-        event = self.speech_events[policy]
-        return Finding(
-            policy=policy,
-            kind=kind,
-            channel="speech",
-            epoch=event.epoch,
-            start_seconds=event.start_seconds,
-            end_seconds=event.end_seconds,
-            confidence=event.confidence,
-            words=tuple(event.words),
-        )
+    def add_words(
+        self, scorer: WordScorer, texts: Sequence[tuple[int, Utterance | TextLine]], until_seconds: float
+    ) -> Iterator[Finding]:
+        """Score final utterances by `speech`, or final lines by `text`; the arguments are those of WordScorer.add()."""
+        self.is_over = self.is_over and not texts
+        yield from scorer.add(texts, until_seconds)
 
     def finish(self, seconds: float) -> Iterator[Finding]:
         """Close all events at the end of the video, as far as its end is known."""
         if not self.is_over:
             yield from self._visual_findings(self.tracks.finish(seconds))
-            yield from self._close_words(list(self.speech_events))
+            yield from self.speech.close()
+            yield from self.text.close()
         self.is_over = True
 
     def events(self, video: Video, findings: Sequence[Finding]) -> list[Event]:

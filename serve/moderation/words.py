@@ -9,10 +9,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
-from encoders.values import Utterance, Word
+from encoders.values import TextLine, Utterance, Word
 from serve.catalog.spelling import PhraseFinder, stems
 from serve.moderation.policies import Policy, compile_pattern
+
+WordChannel = Literal["speech", "text"]
 
 CONTEXT_COUNT = 15  # words before an utterance in which a phrase may begin
 CONTEXT_SECONDS = 10.0  # a longer pause ends every phrase
@@ -27,26 +30,33 @@ class TermMatch:
 
     @property
     def confidence(self) -> float:
-        """How sure the transcript is of the words, 0..1: the geometric mean of their probabilities."""
+        """How sure the transcript, or the reader, is of the words, 0..1: the geometric mean of their probabilities."""
         logs = [math.log(max(word.probability, 1e-6)) for word in self.words]
         return math.exp(sum(logs) / len(logs))
 
 
 class TermFinder:
-    """Finds the terms of policies in one utterance after the other."""
+    """Finds the terms of policies in one utterance after the other, or in one line of text after the other."""
 
-    def __init__(self, policies: Sequence[Policy]) -> None:
+    def __init__(self, policies: Sequence[Policy], channel: WordChannel = "speech") -> None:
+        """Take the terms for what is said ("speech"), or for the text in pictures ("text")."""
         self._phrases: dict[tuple[str, ...], set[int]] = defaultdict(set)  # stems of a phrase -> policies
-        for number, policy in enumerate(policies):
-            for phrase in policy.says:
+        terms = [(policy.says, policy.patterns) for policy in policies]
+        if channel == "text":
+            terms = [(policy.reads, policy.read_patterns) for policy in policies]
+        for number, (phrases, _) in enumerate(terms):
+            for phrase in phrases:
                 if phrase_stems := stems(phrase):
                     self._phrases[phrase_stems].add(number)
-        self._finder = PhraseFinder(phrase for policy in policies for phrase in policy.says)
-        self._patterns = [(compile_pattern(text), n) for n, policy in enumerate(policies) for text in policy.patterns]
+        self._finder = PhraseFinder(phrase for phrases, _ in terms for phrase in phrases)
+        self._patterns = [(compile_pattern(text), n) for n, (_, patterns) in enumerate(terms) for text in patterns]
 
-    def find(self, context: Sequence[Word], utterance: Utterance) -> list[TermMatch]:
-        """Return the matches that end in an utterance, in order; `context` as next_context() returns it."""
-        own = words_in(utterance)
+    def __bool__(self) -> bool:
+        """Whether any policy has a term."""
+        return bool(self._phrases or self._patterns)
+
+    def find(self, context: Sequence[Word], own: Sequence[Word]) -> list[TermMatch]:
+        """Return the matches that end in an utterance's words, in order; `context` is as of next_context()."""
         words = [*words_in_reach(context, own), *own]
         first = len(words) - len(own)
         # A set: a phrase and a pattern of one policy may match the same words.
@@ -88,6 +98,14 @@ def words_in(utterance: Utterance) -> tuple[Word, ...]:
     )
 
 
+def words_of_line(line: TextLine) -> tuple[Word, ...]:
+    """Return the words of a line of text. Each has the times and the confidence of the line."""
+    return tuple(
+        Word(text=text, start_seconds=line.start_seconds, end_seconds=line.end_seconds, probability=line.confidence)
+        for text in line.text.split()
+    )
+
+
 def words_in_reach(context: Sequence[Word], own: Sequence[Word]) -> Sequence[Word]:
     """Return the words before an utterance in which its phrases may begin; empty after a long pause."""
     if not context or not own or own[0].start_seconds - context[-1].end_seconds > CONTEXT_SECONDS:
@@ -95,9 +113,8 @@ def words_in_reach(context: Sequence[Word], own: Sequence[Word]) -> Sequence[Wor
     return context[-CONTEXT_COUNT:]
 
 
-def next_context(context: Sequence[Word], utterance: Utterance) -> tuple[Word, ...]:
-    """Return the context of the utterance that follows this one."""
-    own = words_in(utterance)
+def next_context(context: Sequence[Word], own: Sequence[Word]) -> tuple[Word, ...]:
+    """Return the context of the utterance that follows these words."""
     return (*words_in_reach(context, own), *own)[-CONTEXT_COUNT:]
 
 

@@ -76,7 +76,7 @@ class WrittenChannel:
         """
         if not len(self._index):
             return []
-        terms = list(dict.fromkeys([*content_terms(intent.written_text), *intent.phrases]))
+        terms = terms_of_text(intent)
         counts, total = self._catalog.document_frequencies(terms, rows, "text_lines")
         if not total:
             return []
@@ -89,6 +89,11 @@ class WrittenChannel:
         screens = [make_screen(line, lines, query, rarities) for line in lines if (line.row, line.position) in places]
         joined = join_continued(screens)
         return drop_simultaneous(sorted(joined, key=lambda each: (-each.score, each.row, each.span.start_seconds)))
+
+
+def terms_of_text(intent: Intent) -> list[str]:
+    """Return the words and phrases that a question looks for in pictures."""
+    return list(dict.fromkeys([*content_terms(intent.written_text), *intent.phrases]))
 
 
 def make_screen(

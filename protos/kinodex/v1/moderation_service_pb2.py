@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from kinodex.v1 import stream_pb2 as kinodex_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#kinodex/v1/moderation_service.proto\x12\nkinodex.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17kinodex/v1/stream.proto\"\xdf\x03\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rparent_labels\x18\x03 \x03(\t\x12\r\n\x05shows\x18\x04 \x03(\t\x12\x0e\n\x06unlike\x18\x05 \x03(\t\x12\x0c\n\x04says\x18\x06 \x03(\t\x12\x10\n\x08patterns\x18\x07 \x03(\t\x12\x18\n\x10\x65nter_confidence\x18\x08 \x01(\x01\x12\x18\n\x10leave_confidence\x18\t \x01(\x01\x12/\n\x0cmin_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x63ooldown\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61\x63tion_hint\x18\x0c \x01(\t\x12\x13\n\x0b\x63ollections\x18\r \x03(\t\x12\x34\n\x0cvisual_state\x18\x0e \x01(\x0e\x32\x1e.kinodex.v1.Policy.VisualState\x12\x13\n\x0bvisual_note\x18\x0f \x01(\t\"V\n\x0bVisualState\x12\x1c\n\x18VISUAL_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fVISUAL_STATE_ON\x10\x01\x12\x14\n\x10VISUAL_STATE_OFF\x10\x02\"\x15\n\x13ListPoliciesRequest\"^\n\x14ListPoliciesResponse\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.kinodex.v1.Policy\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07refused\x18\x03 \x01(\t\"\xa7\x01\n\x0b\x45ventFilter\x12\x13\n\x0b\x63ollections\x18\x01 \x03(\t\x12\x11\n\tvideo_ids\x18\x02 \x03(\t\x12\x12\n\npolicy_ids\x18\x03 \x03(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x16\n\x0emin_confidence\x18\x05 \x01(\x01\x12\x34\n\rreview_states\x18\x06 \x03(\x0e\x32\x1d.kinodex.v1.EventReview.State\"c\n\x11ListEventsRequest\x12\'\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x17.kinodex.v1.EventFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.kinodex.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x12WatchEventsRequest\x12\'\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x17.kinodex.v1.EventFilter\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x12\n\nfrom_start\x18\x03 \x01(\x08\"M\n\x13WatchEventsResponse\x12 \n\x05\x65vent\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Event\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"b\n\x12ReviewEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.kinodex.v1.EventReview.State\x12\x0c\n\x04note\x18\x03 \x01(\t\"7\n\x13ReviewEventResponse\x12 \n\x05\x65vent\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Event2\xd5\x02\n\x11ModerationService\x12Q\n\x0cListPolicies\x12\x1f.kinodex.v1.ListPoliciesRequest\x1a .kinodex.v1.ListPoliciesResponse\x12K\n\nListEvents\x12\x1d.kinodex.v1.ListEventsRequest\x1a\x1e.kinodex.v1.ListEventsResponse\x12P\n\x0bWatchEvents\x12\x1e.kinodex.v1.WatchEventsRequest\x1a\x1f.kinodex.v1.WatchEventsResponse0\x01\x12N\n\x0bReviewEvent\x12\x1e.kinodex.v1.ReviewEventRequest\x1a\x1f.kinodex.v1.ReviewEventResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#kinodex/v1/moderation_service.proto\x12\nkinodex.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17kinodex/v1/stream.proto\"\x85\x04\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rparent_labels\x18\x03 \x03(\t\x12\r\n\x05shows\x18\x04 \x03(\t\x12\x0e\n\x06unlike\x18\x05 \x03(\t\x12\x0c\n\x04says\x18\x06 \x03(\t\x12\x10\n\x08patterns\x18\x07 \x03(\t\x12\x18\n\x10\x65nter_confidence\x18\x08 \x01(\x01\x12\x18\n\x10leave_confidence\x18\t \x01(\x01\x12/\n\x0cmin_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x63ooldown\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61\x63tion_hint\x18\x0c \x01(\t\x12\x13\n\x0b\x63ollections\x18\r \x03(\t\x12\x34\n\x0cvisual_state\x18\x0e \x01(\x0e\x32\x1e.kinodex.v1.Policy.VisualState\x12\x13\n\x0bvisual_note\x18\x0f \x01(\t\x12\r\n\x05reads\x18\x10 \x03(\t\x12\x15\n\rread_patterns\x18\x11 \x03(\t\"V\n\x0bVisualState\x12\x1c\n\x18VISUAL_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fVISUAL_STATE_ON\x10\x01\x12\x14\n\x10VISUAL_STATE_OFF\x10\x02\"\x15\n\x13ListPoliciesRequest\"^\n\x14ListPoliciesResponse\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.kinodex.v1.Policy\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07refused\x18\x03 \x01(\t\"\xa7\x01\n\x0b\x45ventFilter\x12\x13\n\x0b\x63ollections\x18\x01 \x03(\t\x12\x11\n\tvideo_ids\x18\x02 \x03(\t\x12\x12\n\npolicy_ids\x18\x03 \x03(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x16\n\x0emin_confidence\x18\x05 \x01(\x01\x12\x34\n\rreview_states\x18\x06 \x03(\x0e\x32\x1d.kinodex.v1.EventReview.State\"c\n\x11ListEventsRequest\x12\'\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x17.kinodex.v1.EventFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.kinodex.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x12WatchEventsRequest\x12\'\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x17.kinodex.v1.EventFilter\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x12\n\nfrom_start\x18\x03 \x01(\x08\"M\n\x13WatchEventsResponse\x12 \n\x05\x65vent\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Event\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"b\n\x12ReviewEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.kinodex.v1.EventReview.State\x12\x0c\n\x04note\x18\x03 \x01(\t\"7\n\x13ReviewEventResponse\x12 \n\x05\x65vent\x18\x01 \x01(\x0b\x32\x11.kinodex.v1.Event2\xd5\x02\n\x11ModerationService\x12Q\n\x0cListPolicies\x12\x1f.kinodex.v1.ListPoliciesRequest\x1a .kinodex.v1.ListPoliciesResponse\x12K\n\nListEvents\x12\x1d.kinodex.v1.ListEventsRequest\x1a\x1e.kinodex.v1.ListEventsResponse\x12P\n\x0bWatchEvents\x12\x1e.kinodex.v1.WatchEventsRequest\x1a\x1f.kinodex.v1.WatchEventsResponse0\x01\x12N\n\x0bReviewEvent\x12\x1e.kinodex.v1.ReviewEventRequest\x1a\x1f.kinodex.v1.ReviewEventResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kinodex.v1.moderation_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POLICY']._serialized_start=109
-  _globals['_POLICY']._serialized_end=588
-  _globals['_POLICY_VISUALSTATE']._serialized_start=502
-  _globals['_POLICY_VISUALSTATE']._serialized_end=588
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=590
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=611
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=613
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=707
-  _globals['_EVENTFILTER']._serialized_start=710
-  _globals['_EVENTFILTER']._serialized_end=877
-  _globals['_LISTEVENTSREQUEST']._serialized_start=879
-  _globals['_LISTEVENTSREQUEST']._serialized_end=978
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=980
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1060
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1062
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1165
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1167
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1244
-  _globals['_REVIEWEVENTREQUEST']._serialized_start=1246
-  _globals['_REVIEWEVENTREQUEST']._serialized_end=1344
-  _globals['_REVIEWEVENTRESPONSE']._serialized_start=1346
-  _globals['_REVIEWEVENTRESPONSE']._serialized_end=1401
-  _globals['_MODERATIONSERVICE']._serialized_start=1404
-  _globals['_MODERATIONSERVICE']._serialized_end=1745
+  _globals['_POLICY']._serialized_end=626
+  _globals['_POLICY_VISUALSTATE']._serialized_start=540
+  _globals['_POLICY_VISUALSTATE']._serialized_end=626
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=628
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=649
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=651
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=745
+  _globals['_EVENTFILTER']._serialized_start=748
+  _globals['_EVENTFILTER']._serialized_end=915
+  _globals['_LISTEVENTSREQUEST']._serialized_start=917
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1016
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1018
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1098
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1100
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1203
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1205
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1282
+  _globals['_REVIEWEVENTREQUEST']._serialized_start=1284
+  _globals['_REVIEWEVENTREQUEST']._serialized_end=1382
+  _globals['_REVIEWEVENTRESPONSE']._serialized_start=1384
+  _globals['_REVIEWEVENTRESPONSE']._serialized_end=1439
+  _globals['_MODERATIONSERVICE']._serialized_start=1442
+  _globals['_MODERATIONSERVICE']._serialized_end=1783
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,8 @@ class Policy(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     VISUAL_STATE_FIELD_NUMBER: _builtins.int
     VISUAL_NOTE_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    READ_PATTERNS_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     """The policy's id."""
     label: _builtins.str
@@ -93,7 +95,7 @@ class Policy(_message.Message):
 
     @_builtins.property
     def says(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Words and phrases that match."""
+        """Words and phrases that match in speech."""
 
     @_builtins.property
     def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -110,6 +112,14 @@ class Policy(_message.Message):
     @_builtins.property
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The policy applies to these collections; none: to all."""
+
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words and phrases that match in the text of pictures."""
+
+    @_builtins.property
+    def read_patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regular expressions (RE2) that match in the text of pictures."""
 
     def __init__(
         self,
@@ -129,10 +139,12 @@ class Policy(_message.Message):
         collections: _abc.Iterable[_builtins.str] | None = ...,
         visual_state: Global___Policy.VisualState.ValueType = ...,
         visual_note: _builtins.str = ...,
+        reads: _abc.Iterable[_builtins.str] | None = ...,
+        read_patterns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cooldown", b"cooldown", "min_duration", b"min_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_hint", b"action_hint", "collections", b"collections", "cooldown", b"cooldown", "enter_confidence", b"enter_confidence", "label", b"label", "leave_confidence", b"leave_confidence", "min_duration", b"min_duration", "parent_labels", b"parent_labels", "patterns", b"patterns", "policy_id", b"policy_id", "says", b"says", "shows", b"shows", "unlike", b"unlike", "visual_note", b"visual_note", "visual_state", b"visual_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_hint", b"action_hint", "collections", b"collections", "cooldown", b"cooldown", "enter_confidence", b"enter_confidence", "label", b"label", "leave_confidence", b"leave_confidence", "min_duration", b"min_duration", "parent_labels", b"parent_labels", "patterns", b"patterns", "policy_id", b"policy_id", "read_patterns", b"read_patterns", "reads", b"reads", "says", b"says", "shows", b"shows", "unlike", b"unlike", "visual_note", b"visual_note", "visual_state", b"visual_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -875,7 +875,7 @@ class Event(_message.Message):
     label: _builtins.str
     """Required. The policy's label."""
     confidence: _builtins.float
-    """The highest confidence so far that the policy's subject is seen, or its words are said: 0 to 1."""
+    """The highest confidence so far that the policy's subject is seen, or its words are said or written: 0 to 1."""
     collection: _builtins.str
     """Required. The video's collection."""
     video_id: _builtins.str
@@ -893,7 +893,7 @@ class Event(_message.Message):
     action_hint: _builtins.str
     """The policy's advice, such as "review"."""
     channel: _moment_pb2.Channel.ValueType
-    """The channel that found it: CHANNEL_VISUAL or CHANNEL_SPEECH."""
+    """The channel that found it: CHANNEL_VISUAL, CHANNEL_SPEECH, or CHANNEL_TEXT for text in the pictures."""
     @_builtins.property
     def parent_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The broader labels that include the label, the broadest first."""
@@ -912,7 +912,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def matched_words(self) -> _containers.RepeatedCompositeFieldContainer[_moment_pb2.MatchedWord]:
-        """The spoken words that match."""
+        """The words that match: spoken, or written in the pictures."""
 
     @_builtins.property
     def review(self) -> Global___EventReview:

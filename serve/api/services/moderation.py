@@ -250,6 +250,8 @@ def policy_message(policy: Policy, rule: VisualRule | None) -> moderation.Policy
         unlike=policy.unlike,
         says=policy.says,
         patterns=policy.patterns,
+        reads=policy.reads,
+        read_patterns=policy.read_patterns,
         enter_confidence=policy.enter,
         leave_confidence=policy.leave,
         min_duration=duration_message(policy.min_seconds),

@@ -102,7 +102,7 @@ def test_several_files_are_read_as_one(tmp_path: Path) -> None:
         ('{"kind": "absent"}', "line 1: no 'query'"),
         ('{"kind": "absent", "query": " "}', "line 1: a query must be a text"),
         ('{"kind": "absent", "query": ["x"]}', "line 1: a query must be a text"),
-        ('{"kind": "absent", "query": "x", "channel": "smell"}', "channel must be one of visual, speech, mixed"),
+        ('{"kind": "absent", "query": "x", "channel": "smell"}', "channel must be one of visual, speech, text, mixed"),
         ('{"kind": "absent", "query": "x", "half": []}', "half must be a text"),
         ('{"kind": "absent", "query": "x", "half": " "}', "half must be a text"),
         ('{"kind": "absent", "query": "x", "thing": "dog"}', "the kind of thing must be one of people, action, sport"),

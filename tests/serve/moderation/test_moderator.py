@@ -11,6 +11,7 @@ import pytest
 
 from serve.catalog.catalog import Catalog
 from serve.catalog.events import EventLog
+from serve.codec.events import event_message, event_value
 from serve.event import Event, EventFilter, EventReview, EventState, ReviewState
 from serve.indexing.pipeline import index
 from serve.live.live_rows import LiveRows
@@ -137,6 +138,27 @@ def test_the_end_of_a_video_closes_its_events(library: Library, live: LiveRows, 
 
 SEEN = dict.fromkeys([*range(5, 9), *range(20, 34)], "red")
 SAID = {9: "it is on fire", 26: "nothing", 41: "the bed is on", 43: "fire now"}
+
+
+def test_a_sign_in_a_live_video_is_one_event_of_its_own_channel(
+    library: Library, live: LiveRows, editor: Catalog, tmp_path: Path
+) -> None:
+    exit_sign = {"id": "exit", "label": "Exit", "reads": ["fire exit"], "cooldown_seconds": 1}
+    moderated = Moderated(library, editor, write(tmp_path / "policies.yaml", exit_sign))
+    moderated.score_due_videos()
+    written, found = {1: "Fire exit", 2: "Fire exit", 5: "FIRE EXIT"}, []
+    for n in range(7):
+        live.apply([camera(library, n, written=written, heard={9: "fire exit"}, is_last=n == 6)], {})
+        found += moderated.score_due_videos()
+        moderated.restart()
+    assert found == [
+        ("exit", "OPENED", 16.0, 24.0, 0), ("exit", "UPDATED", 16.0, 32.0, 1), ("exit", "CLOSED", 16.0, 32.0, 2),
+        ("exit", "OPENED", 48.0, 56.0, 0), ("exit", "CLOSED", 48.0, 56.0, 1),
+    ]  # fmt: skip
+    first, _ = moderated.events("cam")
+    assert (first.channel, first.best_frame_seconds) == ("text", None)
+    assert [word.text for word in first.matched_words] == ["Fire", "exit", "Fire", "exit"]
+    assert event_value(event_message(first)) == first
 
 
 def test_a_live_video_has_the_same_events_in_any_batches(

@@ -74,7 +74,7 @@ ONE = "version: 1\npolicies:\n  - id: fire\n    label: Fire\n    shows: [fire]\n
         (ONE.replace("[fire]", "[fire, '']"), 5, "policies[0].shows[1]", "must be text that is not empty"),
         (ONE.replace("[fire]", "[fire, [x]]"), 5, "policies[0].shows[1]", "must be text that is not empty"),
         (ONE.replace("[fire]", "fire"), 5, "policies[0].shows", "must be a list"),
-        (ONE.replace("shows: [fire]", "action: x"), 3, "policies[0]", "needs shows or says"),
+        (ONE.replace("shows: [fire]", "action: x"), 3, "policies[0]", "needs shows, says or reads"),
         (ONE.replace("shows: [fire]", "says: [x]\n    unlike: [y]"), 6, "policies[0].unlike", "needs shows beside it"),
         (ONE.replace("shows: [fire]", "says: [x]\n    visual: on"), 6, "policies[0].visual", "needs shows beside it"),
         (ONE + "    visual: yes\n", 6, "policies[0].visual", "must be auto or on, got yes"),
@@ -85,6 +85,7 @@ ONE = "version: 1\npolicies:\n  - id: fire\n    label: Fire\n    shows: [fire]\n
         (ONE + "    says: ['/(/']\n", 6, "policies[0].says[0]", "not a regular expression of RE2: missing )"),
         (ONE + "    says: [x, '/(?=a)/']\n", 6, "policies[0].says[1]", "not a regular expression of RE2"),
         (ONE + "    says: ['/(a{900}){900}/']\n", 6, "policies[0].says[0]", "not a regular expression of RE2"),
+        (ONE + "    reads: [x, '/x*/']\n", 6, "policies[0].reads[1]", "matches the empty text"),
         (ONE + "    says: ['/x*/']\n", 6, "policies[0].says[0]", "matches the empty text"),
         (ONE + "    says: [x, '//']\n", 6, "policies[0].says[1]", "a regular expression is written /like this/"),
         (ONE + "    says: [/gun/i]\n", 6, "policies[0].says[0]", "a regular expression is written /like this/"),
@@ -151,8 +152,9 @@ def test_the_example_of_the_format_is_valid(tmp_path: Path) -> None:
     example = "\n".join(line[4:] for line in head.splitlines() if line.startswith("#   "))
     (found,) = read_policies(write(tmp_path, example)).policies
     assert (found.says, found.patterns) == (("gun", "drop the weapon"), ("shoot(?:ing|er)s?",))
+    assert (found.reads, found.read_patterns) == (("gun shop",), ("AK-?47",))
     assert set(example.split()) >= {
-        f"{one.name}:" for one in fields(Policy) if one.name not in ("policy_id", "patterns")
+        f"{one.name}:" for one in fields(Policy) if one.name not in ("policy_id", "patterns", "read_patterns")
     }
     plain = Policy(policy_id="x", label="x")
     for name in ("enter", "leave", "min_seconds", "cooldown_seconds"):

@@ -23,7 +23,8 @@ from serve.client.client import Client
 from serve.errors import IndexUnavailable, ServerFailed
 from serve.indexing.pipeline import index
 from serve.live.live_rows import LiveRows
-from serve.moderation.standing import StandingQuery, Watcher, judge_utterance, moment_of
+from serve.moderation.standing import StandingQuery, Watcher
+from serve.moderation.standing_moments import judge_utterance, moment_of
 from serve.search.evidence import MAX_VIDEO_COUNT, z_scores
 from serve.search.library import Library
 from serve.search.traits import CaptionBank
@@ -156,6 +157,30 @@ def test_words_are_delivered_once_they_are_final(library: Library, live: LiveRow
     moment = fire.changes[0].moment
     assert moment.transcript == "it is on fire"
     assert moment.speech_score is not None
+
+
+def test_text_in_pictures_is_delivered_once_while_it_stands(library: Library, live: LiveRows) -> None:
+    watcher = Watcher(library.engine)
+    fire = Standing(watcher, 'the sign that says "fire exit"', enter=0.5, cooldown_seconds=1.0)
+    other = Standing(watcher, "red")
+    written = {1: "fire exit", 2: "fire exit", 3: "fish market", 5: "fire exit"}
+    for n in range(7):
+        live.apply([camera(library, n, written=written, is_last=n == 6)], {})
+        library.engine.refresh()
+        watcher.follow()
+
+    assert fire.spans() == [
+        ("OPENED", 16.0, 24.0),
+        ("CLOSED", 16.0, 24.0),
+        ("OPENED", 48.0, 56.0),
+        ("CLOSED", 48.0, 56.0),
+    ]
+    moment = fire.changes[0].moment
+    assert (moment.speech_score, moment.visual_score, moment.text_score) == (None, None, moment.confidence)
+    assert [line.text for line in moment.matched_text] == ["fire exit"]
+    assert not any(change.moment.text_score for change in other.changes)
+    answer = library.moments(Query(text="fire exit", channel="text"))
+    assert [(each.start_seconds, each.end_seconds) for each in answer.moments[:2]] == [(16.0, 32.0), (48.0, 56.0)]
 
 
 def test_each_query_has_its_own_thresholds_and_filters(library: Library, live: LiveRows) -> None:

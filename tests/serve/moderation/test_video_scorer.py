@@ -9,7 +9,7 @@ import pytest
 from encoders.values import Utterance, Word
 from serve.moderation.policies import Policies, Policy
 from serve.moderation.video_scorer import Finding, Rulebook, VideoScorer
-from support.sample_live import make_utterance
+from support.sample_live import make_utterance, write_line
 
 POLICIES = Policies(
     version="1",
@@ -53,14 +53,14 @@ def sorted_findings(findings: list[Finding]) -> list[tuple[object, ...]]:
 def test_words_give_the_same_events_however_the_watermark_moves(seed: int) -> None:
     utterances, rng = talk(seed), random.Random(seed)
     whole = VideoScorer(book())
-    at_once = [*whole.add_utterances(utterances, END), *whole.finish(END)]
+    at_once = [*whole.add_words(whole.speech, utterances, END), *whole.finish(END)]
 
     steps, watermark, kept = [], 0.0, None
     while watermark < END:
         watermark = min(END, watermark + rng.choice([0.5, 2.0, 7.0, 30.0]))
         scorer = VideoScorer(book(), kept)
-        new = [one for one in utterances if one[0] > scorer.words_after and one[1].start_seconds < watermark]
-        steps += scorer.add_utterances(new, watermark)
+        new = [one for one in utterances if one[0] > scorer.speech.after and one[1].start_seconds < watermark]
+        steps += scorer.add_words(scorer.speech, new, watermark)
         kept = json.loads(json.dumps(scorer.state()))
     steps += VideoScorer(book(), kept).finish(END)
 
@@ -71,7 +71,8 @@ def test_words_give_the_same_events_however_the_watermark_moves(seed: int) -> No
 def test_words_said_again_within_the_cooldown_are_one_event() -> None:
     scorer = VideoScorer(book())
     found = list(
-        scorer.add_utterances(
+        scorer.add_words(
+            scorer.speech,
             [
                 (0, make_utterance("fire", 1.0)),
                 (1, make_utterance("fire and fire", 4.0)),
@@ -86,3 +87,31 @@ def test_words_said_again_within_the_cooldown_are_one_event() -> None:
     ]  # fmt: skip
     assert found[2].end_seconds == pytest.approx(4.625)
     assert found[2].confidence == pytest.approx(0.5)
+
+
+def test_what_is_written_opens_events_of_its_own_and_a_phrase_goes_over_two_lines_of_one_picture() -> None:
+    policies = Policies(
+        version="1",
+        policies=(
+            Policy(
+                policy_id="shop", label="Shop", reads=("gun shop",), read_patterns=("ak-?47",), cooldown_seconds=4.0
+            ),
+            Policy(policy_id="talk", label="Talk", says=("gun shop",)),
+        ),
+    )
+    scorer = VideoScorer(Rulebook(policies, "default", None, "fingerprint"))
+    lines = [
+        (0, write_line("Joe's gun", 2.0, 8.0)),
+        (1, write_line("SHOP and bar", 2.0, 8.0)),
+        (2, write_line("AK47", 10.0, 12.0)),
+        (3, write_line("a gun", 30.0, 32.0)),
+        (4, write_line("shop", 33.0, 34.0)),  # of another picture
+    ]
+    found = [*scorer.add_words(scorer.text, lines[:2], 9.0)]
+    scorer = VideoScorer(scorer.book, json.loads(json.dumps(scorer.state())))
+    found += [*scorer.add_words(scorer.text, lines[2:], 60.0), *scorer.finish(60.0)]
+    assert [(one.policy, one.channel, one.kind, one.start_seconds, one.end_seconds) for one in found] == [
+        (0, "text", "OPENED", 2.0, 8.0), (0, "text", "UPDATED", 2.0, 12.0), (0, "text", "CLOSED", 2.0, 12.0),
+    ]  # fmt: skip
+    assert [word.text for word in found[-1].words] == ["gun", "SHOP", "AK47"]
+    assert found[0].confidence == pytest.approx(0.875)

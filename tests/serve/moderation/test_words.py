@@ -4,7 +4,7 @@ import pytest
 
 from encoders.values import Utterance
 from serve.moderation.policies import Policy
-from serve.moderation.words import TermFinder, next_context
+from serve.moderation.words import TermFinder, next_context, words_in
 from support.sample_live import make_utterance
 
 
@@ -22,9 +22,9 @@ def find_terms(terms: dict[str, list[str]], *texts: str) -> list[list[str]]:
     term_finder, before, answers = TermFinder(policies), (), []
     for n, text in enumerate(texts):
         utterance = make_utterance(text, 2.0 * n)
-        found = term_finder.find(before, utterance)
+        found = term_finder.find(before, words_in(utterance))
         answers.append([f"{policies[one.policy].policy_id}: {' '.join(w.text for w in one.words)}" for one in found])
-        before = next_context(before, utterance)
+        before = next_context(before, words_in(utterance))
     return answers
 
 
@@ -62,10 +62,10 @@ def test_a_phrase_may_begin_in_the_utterance_before_and_is_found_once() -> None:
 
 def test_no_phrase_spans_a_long_pause() -> None:
     term_finder = TermFinder([Policy(policy_id="a", label="A", says=("on fire",))])
-    before = next_context((), make_utterance("it is on", 0.0))
+    before = next_context((), words_in(make_utterance("it is on", 0.0)))
 
-    assert term_finder.find(before, make_utterance("fire", 5.0))
-    assert not term_finder.find(before, make_utterance("fire", 50.0))
+    assert term_finder.find(before, words_in(make_utterance("fire", 5.0)))
+    assert not term_finder.find(before, words_in(make_utterance("fire", 50.0)))
 
 
 def test_a_word_may_match_several_policies() -> None:
@@ -74,7 +74,7 @@ def test_a_word_may_match_several_policies() -> None:
 
 def test_a_match_has_times_and_a_confidence() -> None:
     (found,) = TermFinder([Policy(policy_id="a", label="A", says=("on fire",))]).find(
-        (), make_utterance("is on fire", 8.0)
+        (), words_in(make_utterance("is on fire", 8.0))
     )
 
     assert [(word.start_seconds, word.end_seconds) for word in found.words] == [(8.25, 8.375), (8.5, 8.625)]
@@ -86,7 +86,7 @@ def test_words_without_times_have_those_of_their_utterance() -> None:
         epoch=0, start_seconds=3.0, end_seconds=6.0, text="there is fire", words=(), language="en", avg_logprob=-1.0,
         no_speech_prob=0.0,
     )  # fmt: skip
-    (found,) = TermFinder([Policy(policy_id="a", label="A", says=("fire",))]).find((), plain)
+    (found,) = TermFinder([Policy(policy_id="a", label="A", says=("fire",))]).find((), words_in(plain))
 
     assert (found.words[0].start_seconds, found.words[0].end_seconds) == (3.0, 6.0)
 
