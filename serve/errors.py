@@ -11,6 +11,7 @@
 ├── VideoNotReady          it is not indexed yet, or its indexing failed
 ├── VideoDamaged           its stored row has a value that no message can carry
 ├── VideoIsLive            it comes from Kafka, where its deletion must be published
+├── TranscriptNotImported  a transcript cannot become the words of a video
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
 ├── PredictionsInvalid     a file of predictions or of their truth cannot be used
 ├── PolicyInvalid          a file of moderation policies cannot be used; names line and field
@@ -155,6 +156,14 @@ class VideoIsLive(ServeError):
             " from this library only"
         )
         self.video_id = video_id
+
+
+class TranscriptNotImported(ServeError):
+    """A transcript cannot become the words of a video."""
+
+    def __init__(self, video_id: str, reason: str) -> None:
+        super().__init__(f"the transcript of video {video_id} was not imported: {reason}")
+        self.video_id, self.reason = video_id, reason
 
 
 class QuestionsInvalid(ServeError):

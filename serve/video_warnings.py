@@ -196,10 +196,17 @@ SUBTITLE_PICTURES = WarningKind(
     meaning="DVDs, Blu-rays and broadcasts store subtitles as pictures. No other subtitles of the video are indexed.",
     remedy="Put a subtitle file with text beside the video, such as `film.en.srt`, and index it again.",
 )
+IMPORT_LOST = WarningKind(
+    text="the imported transcript {name} was left out, as the new version of the file has another length",
+    sample={"name": "talk.srt"},
+    meaning="Somebody imported the words of the video (`kinodex transcript import`). The file has changed since, and is"
+    " longer or shorter than before, so that their times may be wrong.",
+    remedy="Correct the times, and import the transcript again.",
+)
 KINDS = (
     TRUNCATED, DAMAGED, TIMES_JUMP, TIMES_MENDED, NO_TIMES, NO_DECODER, NO_DECODER_BESIDE, NOT_FOLLOWED, NO_PICTURES,
     NO_SOUND, SILENT, NO_WORDS, FEW_WORDS, OTHER_LANGUAGE, SUBTITLES_NOT_READ, SUBTITLES_REFUSED, SUBTITLE_PICTURES,
-    BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
+    IMPORT_LOST, BEING_WRITTEN, NOT_ENCODED, OUTDATED, MISSING_CHUNKS, MANY_GAPS,
 )  # fmt: skip
 
 
@@ -244,6 +251,7 @@ class FileFacts:
     understood_seconds: float = 0.0  # of the speech: those in windows that gave words
     tracks: list[SubtitleTrack] = field(default_factory=list)  # without their subtitles
     subtitles: SubtitleTrack | None = None  # that became utterances
+    lost_import: str = ""  # name of the imported transcript of the older version that does not fit
     late_subtitle_count: int = 0  # of these, those behind the end
 
     def take(self, item: Decoded) -> None:
@@ -302,6 +310,8 @@ class FileFacts:
         return tuple(warnings)
 
     def _subtitle_warnings(self, summary: DecodeSummary) -> Iterator[str]:
+        if self.lost_import:
+            yield IMPORT_LOST.text.format(name=self.lost_import)
         unread = next((track for track in self.tracks if track.problem), None)
         if unread is not None:
             yield SUBTITLES_NOT_READ.text.format(name=unread.name, reason=unread.problem)

@@ -76,6 +76,7 @@ INTERNAL: frozenset[type[Exception]] = frozenset(
         errors.DataDirectoryOutdated,
         errors.EncoderSpaceMismatch,
         errors.QuestionsInvalid,
+        errors.TranscriptNotImported,
         errors.PredictionsInvalid,
         errors.PolicyInvalid,
         errors.ClipsInvalid,

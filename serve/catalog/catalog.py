@@ -190,6 +190,19 @@ class Catalog(CatalogReader):
                 ),
             )
 
+    def copy_rows(self, tables: Sequence[str], old_row: int, row: int) -> None:
+        """Copy the rows of some tables from a READY video to one that was begun."""
+        with self.writing() as write:
+            self._require_begun(row)
+            for table in tables:
+                found = write.execute("SELECT name FROM pragma_table_info(?)", (table,))
+                columns = ", ".join(name for (name,) in found if name not in ("id", "video_row", "segment_row"))
+                write.execute(
+                    f"INSERT INTO {table} (video_row, {columns})"
+                    f" SELECT ?, {columns} FROM {table} WHERE video_row = ? ORDER BY rowid",
+                    (row, old_row),
+                )
+
     def finish(
         self,
         row: int,

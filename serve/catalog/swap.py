@@ -11,7 +11,15 @@ from serve.catalog.speech.speakers import hand_over_names
 from serve.catalog.sqlite import CATALOG_NAME
 from serve.video_warnings import NOT_ENCODED, is_not_encoded
 
-FILE_TABLES = ("frame_blocks", "thumbnails", "utterances", "text_lines", "segments", "video_traits")
+FILE_TABLES = (
+    "frame_blocks",
+    "thumbnails",
+    "utterances",
+    "text_lines",
+    "segments",
+    "video_traits",
+    "imported_transcripts",
+)
 Failures = Mapping[tuple[str, str], str]  # collection and id of a video -> why it was not encoded again
 
 

@@ -30,9 +30,9 @@ from serve.cli.streams import dead_letters, streams
 from serve.cli.tokens import token
 from serve.cli.train import train
 from serve.cli.voices.speakers import speakers
+from serve.cli.voices.transcript import transcript
 
 if TYPE_CHECKING:
-    from serve.cli.transcripts import TranscriptFormat
     from serve.values import IndexOutcome, IndexProgress
 
 
@@ -209,36 +209,7 @@ def show(video_id: str, as_json: bool, data: Path | None, config: Path | None) -
         show_video(Console(), video)
 
 
-@cli.command(
-    epilog="""\b
-Examples:
-  kinodex transcript 3fa9
-  kinodex transcript 3fa9 --format srt > holiday.srt"""
-)
-@click.argument("video_id", metavar="ID")
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["text", "srt", "vtt", "json"]),
-    default="text",
-    show_default=True,
-    help="text: a line for each utterance; srt and vtt: subtitles; json: with the times of each word.",
-)
-@library_options
-def transcript(video_id: str, format_: "TranscriptFormat", data: Path | None, config: Path | None) -> None:
-    """Print the transcript of a video.
-
-    The first characters of its ID are enough.
-    """
-    from serve.cli.transcripts import write_transcript
-    from serve.text import title
-
-    with local_library(data, config) as library:
-        video = library.video(video_id)
-        utterances, speakers = library.transcript(video), library.speakers(video)
-    if not utterances:
-        click.echo(f"kinodex: {title(video.uri)} has no speech", err=True)
-    click.echo(write_transcript(video, utterances, format_, speakers).encode("utf-8", "backslashreplace"), nl=False)
+cli.add_command(transcript)
 
 
 @cli.command()

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from encoders.speech.whisper import Transcriber
 from encoders.values import TextLine, Utterance
 from serve.catalog.catalog import Catalog
-from serve.catalog.entries import Entries
+from serve.catalog.entries import Entries, video_at
 from serve.catalog.places import Entry, place_of
+from serve.catalog.speech.imports import import_of, set_import
 from serve.catalog.speech.subtitles import UsedSubtitles, set_subtitles, subtitles_of
 from serve.catalog.text_lines import add_text_lines
 from serve.encoder_set import Encoders
@@ -19,6 +20,8 @@ from serve.search.traits import CaptionBank, compute_file_traits
 from serve.settings import Settings
 from serve.values import IndexOutcome
 from temporal.window import cut_video
+
+SAME_LENGTH_SECONDS = 1.0  # by which the length of a new version may differ for an imported transcript to stay
 
 
 class LibraryWriter:
@@ -44,10 +47,32 @@ class LibraryWriter:
         else:
             work.has_entry = self._entries.has_entry(given.collection, work.uri)
             row = self._entries.find(given.collection, work.uri, work.content_sha256)
+        work.imported = given.imported
         if row is not None and self._has_other_subtitles(row, work):
-            work.renews = row
+            work.renews, work.imported = row, import_of(self._catalog, row)
             return None
         return row
+
+    def find_import(self, work: VideoWork) -> None:
+        """Find the imported transcript of the older version of a video whose bytes have changed.
+
+        It stays if both versions are equally long, as after a new encoding. Else its times would be wrong.
+        """
+        summary = work.facts.summary
+        if work.imported is not None or work.renews is not None or summary is None:
+            return
+        given = work.input
+        if given.video_id is None:
+            older = video_at(self._catalog, given.collection, work.uri)
+        else:
+            older = next(iter(self._catalog.videos(collection=given.collection, video_ids=[given.video_id])), None)
+        imported = import_of(self._catalog, older.row) if older is not None and not older.is_live else None
+        if older is None or imported is None:
+            return
+        if abs(older.duration_seconds - summary.duration_seconds) <= SAME_LENGTH_SECONDS:
+            work.imported = imported
+        else:
+            work.facts.lost_import = imported.name
 
     def _has_other_subtitles(self, row: int, work: VideoWork) -> bool:
         """Whether the subtitle files beside a video are others than when it was indexed.
@@ -96,6 +121,9 @@ class LibraryWriter:
         add_text_lines(self._catalog, work.row, lines, written)
         self._catalog.add_segments(work.row, segments)
         name = work.subtitles.found.track.name if work.subtitles is not None else ""
+        if work.imported is not None:
+            name = work.imported.name
+            set_import(self._catalog, work.row, work.imported)
         set_subtitles(self._catalog, work.row, UsedSubtitles(beside=work.beside, name=name))
         self._catalog.add_traits(work.row, compute_file_traits(embeddings, self._captions))
         duration, warnings = summary.duration_seconds, work.facts.warnings(self._transcriber)

@@ -15,6 +15,7 @@ from serve.catalog.catalog import Catalog, Kind
 from serve.catalog.entries import Entries
 from serve.catalog.outdated import COPY_NAME, FRESH_NAME, rebuild_outdated, remove_copy
 from serve.catalog.places import is_there, is_upload, place_of, places_of
+from serve.catalog.speech.imports import import_of
 from serve.catalog.swap import note_failures, replace_videos
 from serve.encoder_set import Encoders, load_for_indexing
 from serve.errors import DataDirectoryOutdated, EncoderSpaceMismatch, VideoIsLive
@@ -212,6 +213,7 @@ def _input_of_video(catalog: Catalog, video: Video) -> Input:
         may_change=listed is not None,
         metadata=video.metadata,
         recorded_time=video.recorded_time,
+        imported=import_of(catalog, video.row),
     )
 
 

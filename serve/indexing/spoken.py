@@ -7,7 +7,7 @@ from encoders.speech.whisper import SpeechWindow, Transcriber
 from encoders.values import Utterance
 from ingest.source.sidecars import Sidecar, find_sidecars
 from serve.catalog.places import place_of
-from serve.indexing.subtitles import SpokenSubtitles, choose_track, describe_track
+from serve.indexing.subtitles import SpokenSubtitles, choose_track, describe_track, to_import
 from serve.indexing.work import VideoWork
 from serve.settings import Settings
 
@@ -50,17 +50,23 @@ def windows_to_hear(work: VideoWork, windows: Sequence[SpeechWindow]) -> list[Sp
     """Return the windows of speech whose words no subtitles say."""
     heard = []
     for window in windows:
-        if work.subtitles is not None and work.subtitles.is_enough(window):
+        if work.imported is not None or (work.subtitles is not None and work.subtitles.is_enough(window)):
             work.facts.take_subtitled(window.speech)
         else:
             heard.append(window)
     return heard
 
 
-def spoken_words(work: VideoWork) -> list[Utterance]:
-    """Return the utterances of a video whose words are all known, in order of time."""
+def spoken_words(work: VideoWork, language: str | None) -> list[Utterance]:
+    """Return the utterances of a video whose words are all known, in order of time.
+
+    Args:
+        language: That of the library's words, for a text that is too short to tell.
+    """
     summary = work.facts.summary
     assert summary is not None
+    if work.imported is not None:
+        return to_import(work.imported, summary.duration_seconds, language)
     heard = work.heard()
     if work.subtitles is None:
         return heard

@@ -18,6 +18,7 @@ from ingest.errors import IngestError
 from ingest.sandbox.pool import DecodePool
 from ingest.source.sidecars import Sidecar, open_sidecar
 from ingest.values import Subtitle, SubtitleTrack
+from serve.catalog.speech.imports import ImportedTranscript
 from serve.config import SubtitleUse
 
 # A window of speech is left to the subtitles if they cover this share of it. The detector takes some music for speech.
@@ -126,6 +127,16 @@ def choose_track(
 
     best = max(candidates, key=worth, default=None)  # the first of equals
     return FoundTrack(best.track, best.source, best.language or wanted) if best is not None else None
+
+
+def to_import(imported: ImportedTranscript, until_seconds: float, language: str | None) -> list[Utterance]:
+    """Return the utterances of an imported transcript; `language` is that of short texts."""
+    spoken = detect_language(imported.lines) or language or ""
+    return [
+        to_utterance(one, until_seconds, spoken, WordSource.IMPORT)
+        for one in imported.lines
+        if one.start_seconds < until_seconds
+    ]
 
 
 def read_sidecar(pool: DecodePool, sidecar: Sidecar, config: SourceConfig, check: Callable[[], None]) -> SubtitleTrack:

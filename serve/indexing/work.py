@@ -12,6 +12,7 @@ from encoders.values import FrameEmbeddings, Utterance, WordSource
 from encoders.writing.text_track import TextTrack
 from ingest.errors import IngestError
 from ingest.values import Decoded, SubtitleTrack
+from serve.catalog.speech.imports import ImportedTranscript
 from serve.indexing.subtitles import SpokenSubtitles
 from serve.values import IndexOutcome
 from serve.video_warnings import FileFacts
@@ -30,6 +31,7 @@ class Input:
     metadata: Mapping[str, str] = field(default_factory=dict)
     recorded_time: float | None = None  # seconds since 1970; None: not known
     job_id: int | None = None  # the job that ends with it; None: it belongs to no job
+    imported: ImportedTranscript | None = None  # its words, as somebody corrected them
     may_grow: bool = True  # others may still write its file; False: an upload, which is complete
 
 
@@ -62,6 +64,7 @@ class VideoWork:
     tracks: list[tuple[SubtitleTrack, WordSource]] = field(default_factory=list)  # until one is chosen
     subtitles: SpokenSubtitles | None = None  # that were chosen
     has_chosen: bool = False  # of `tracks`
+    imported: ImportedTranscript | None = None  # in the place of all other words
     decoded_share: float = 0.0  # 0..1
     reported_share: float = 0.0  # 0..1
     item_count: int = 0  # frames and windows of speech

@@ -18,6 +18,7 @@ from ingest.values import Frame
 from serve.catalog.catalog import Catalog
 from serve.catalog.chapters import read_outline
 from serve.catalog.speech.speakers import read_speakers
+from serve.catalog.speech.subtitles import subtitles_of
 from serve.encoder_set import Encoders, decode_config, load_encoders
 from serve.errors import CollectionNotFound, DataDirectoryInvalid, DataDirectoryMissing, EncoderSpaceMismatch
 from serve.search.engine import Engine
@@ -178,6 +179,10 @@ class Library:
     def speakers(self, video: Video) -> list[Speaker]:
         """Return the speakers of a video, by number; none: they are not told apart."""
         return read_speakers(self.catalog, video.row)
+
+    def subtitles(self, video: Video) -> str:
+        """Return the name of the subtitle file, track or import whose words a video has; empty: none."""
+        return subtitles_of(self.catalog, video.row).name
 
     def outline(self, video: Video, highlight_count: int = 0) -> Outline:
         """Return the chapters of a video, and as many of its most telling moments."""

@@ -155,6 +155,9 @@ class FakeLibrary:
     def transcript(self, video: Video) -> list[Utterance]:
         return [utterance("Hello & welcome to the show.", 1.0, 3.5), utterance("Bye.", 4.0, 4.1)]
 
+    def subtitles(self, video: Video) -> str:
+        return ""
+
     def speakers(self, video: Video) -> list[Speaker]:
         return []
 

@@ -78,6 +78,7 @@ UNSPOKEN: list[Exception] = [
     errors.DataDirectoryOutdated(SECRET, 5, 6),
     errors.EncoderSpaceMismatch(SECRET, "stored", "wanted"),
     errors.QuestionsInvalid(SECRET, "no questions"),
+    errors.TranscriptNotImported(SECRET, "it is live"),
     errors.PredictionsInvalid(SECRET, "no predictions"),
     errors.ClipsInvalid(SECRET, "there is no clip in it"),
     errors.PolicyInvalid(SECRET, "no policies", line=3, field="policies"),
