@@ -26,7 +26,7 @@ class ServerConfig:
     # file that gets a line of JSON for each call, and each change of tokens, videos or retention by the command; none:
     # no audit log
     audit_log: str = ""
-    audit_questions: bool = False  # whether lines of the audit log have the texts of questions
+    audit_questions: bool = False  # whether lines of the audit log have the texts of questions and of reviews' notes
     allow_unprotected_network: bool = False  # whether to listen beyond this machine without TLS and authentication
     metrics_listen: str = ""  # `HOST:PORT` of Prometheus metrics over HTTP, also beyond this machine
     metrics_tls: bool = False  # whether metrics use HTTPS with tls_certificate, and tls_client_ca if it is set

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha import reflection_pb2 as alpha_pb2
 
-from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2, stream_pb2
+from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2, server_service_pb2, stream_pb2
 
 ALPHA, V1 = reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection"
 ALPHA_PACKAGE, V1_PACKAGE = "grpc.reflection.v1alpha", "grpc.reflection.v1"
@@ -76,7 +76,7 @@ def descriptor_pool() -> DescriptorPool:
             rename_to_v1(copy)
             pool.Add(copy)
 
-    ours = (search_service_pb2, library_service_pb2, moderation_service_pb2, stream_pb2)
+    ours = (search_service_pb2, library_service_pb2, moderation_service_pb2, server_service_pb2, stream_pb2)
     for module in (*ours, health_pb2, alpha_pb2, error_details_pb2):
         add(module.DESCRIPTOR)
     return pool

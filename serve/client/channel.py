@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2
+from kinodex.v1 import library_service_pb2, moderation_service_pb2, search_service_pb2, server_service_pb2
 from serve.config import ClientConfig
 from serve.errors import ServerFailed, SettingsError
 from serve.text import printable
@@ -106,7 +106,7 @@ def open_channel(address: Address, config: ClientConfig) -> grpc.Channel:
 
 def _retry_policy() -> dict[str, Any]:
     """Return gRPC's method config that repeats every call but an upload, whose bytes gRPC would have to keep."""
-    modules = (search_service_pb2, library_service_pb2, moderation_service_pb2)
+    modules = (search_service_pb2, library_service_pb2, moderation_service_pb2, server_service_pb2)
     services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
     names = [
         {"service": service.full_name, "method": method.name}

@@ -204,7 +204,7 @@ class AuditLog:
         """Open the file, and begin to write.
 
         Args:
-            with_questions: Whether lines have the texts of questions.
+            with_questions: Whether lines have the texts of questions and of reviews' notes.
             count: Called with the outcome of acts and their number, from any thread.
         """
         self._file, self._with_questions, self._count = AuditFile(path), with_questions, count

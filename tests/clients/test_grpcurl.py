@@ -80,6 +80,7 @@ def test_lists_the_services_and_their_methods(curl: Curl, server: Reached) -> No
         "kinodex.v1.LibraryService",
         "kinodex.v1.ModerationService",
         "kinodex.v1.SearchService",
+        "kinodex.v1.ServerService",
     ]
     for service in SERVICES:
         methods = sorted(f"{service.full_name}.{method.name}" for method in service.methods)

@@ -138,4 +138,4 @@ def test_a_server_whose_address_cannot_be_announced_stops(tmp_path: Path, monkey
 
 def test_our_client_repeats_calls_of_every_service() -> None:
     services = {name["service"].rpartition(".")[2] for name in _retry_policy()["name"]}
-    assert services == {"SearchService", "LibraryService", "ModerationService"}
+    assert services == {"SearchService", "LibraryService", "ModerationService", "ServerService"}

@@ -78,6 +78,8 @@ def test_a_line_names_the_collections_the_videos_and_the_policies_of_a_request()
     events = moderation_pb2.EventFilter(collections=["cams"], video_ids=["v1"], policy_ids=["weapon"])
     found = subject_of(moderation_pb2.ListEventsRequest(filter=events))
     assert (found.collections, found.ids) == (["cams"], ["v1", "weapon"])
+    found = subject_of(moderation_pb2.ReviewEventRequest(event_id="e1", note="a toy"))
+    assert (found.ids, found.question) == (["e1"], "a toy")  # shown as a question is: only if the operator asks
 
 
 def test_a_line_has_a_uri_without_its_secrets_and_no_request_id_as_an_id() -> None:
