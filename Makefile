@@ -56,7 +56,7 @@ test-kafka: setup  ## run the tests with Apache Kafka: $KAFKA_BOOTSTRAP_SERVERS,
 	@$(PYTEST) --dist loadfile -m "kafka and not browser"
 
 test-browser: setup $(TSC)  ## run the console in Chromium (apt-get install chromium) against real servers
-	@$(PYTEST) --dist loadfile -m browser
+	@$(PYTEST) --dist loadfile --tb native -m browser  # Playwright runs tests in greenlets, where other reports may end pytest
 
 test-clients: setup  ## run clients in grpcurl, Node and Go against a server; the first run fetches and builds them
 	@$(BIN)/python -m pytest -q -m clients tests/clients

@@ -8,7 +8,7 @@ import { clock, spanText } from "../base/format.js";
 import { colour } from "../base/theme.js";
 
 const STRIP_HEIGHT = 36;  // px a channel
-const LANE_HEIGHT = 14;  // px for moments and events
+const LANE_HEIGHT = 18;  // px for moments and events
 const AXIS_HEIGHT = 20;  // px for the times
 const LABEL_WIDTH = 64;  // px at the left for the names of the lanes
 const DRAG_PIXELS = 4;  // a press that moves less is a click
@@ -238,7 +238,7 @@ export class Timeline {
       if (right < left) return;
       context.fillStyle = colour(bar.kind === "chapter" && index % 2 ? "--none" : colours[bar.kind] ?? "--none");
       context.beginPath();
-      context.roundRect(left, top + 3, Math.max(3, right - left - 1), LANE_HEIGHT - 6, 3);
+      context.roundRect(left, top + 4, Math.max(3, right - left - 1), LANE_HEIGHT - 8, 3);
       context.fill();
     });
   }
