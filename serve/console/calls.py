@@ -238,10 +238,12 @@ class Calls:
         responses: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
         context = _context(exchange, _once(parse), ctx, responses.put)
         exchange.release()
-        running = asyncio.create_task(handler.stream_stream(None, context))
+        tasks = [asyncio.create_task(handler.stream_stream(None, context))]
+        running = tasks[0]
         try:
             while True:
-                taking = asyncio.ensure_future(responses.get())
+                taking = asyncio.create_task(responses.get())
+                tasks[1:] = [taking]
                 await asyncio.wait((taking, running), return_when=asyncio.FIRST_COMPLETED)
                 if not taking.done():
                     taking.cancel()
@@ -253,8 +255,9 @@ class Calls:
             with _connect_errors():
                 await running
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Application(ConnectASGIApplication[None]):

@@ -107,6 +107,13 @@ class Queue {
     if (next) this.choose(next.eventId);
   }
 
+  /** The next event that is not among these, else the one before. @param {string[]} ids */
+  after(ids) {
+    const place = this.events.findIndex((event) => event.eventId === this.chosen);
+    const left = [...this.events.slice(place), ...this.events.slice(0, place).reverse()];
+    return left.find((event) => !ids.includes(event.eventId))?.eventId ?? "";
+  }
+
   /** @param {string} id */
   choose(id) {
     this.chosen = id;
@@ -173,10 +180,7 @@ class Queue {
     const ids = this.marked.size ? [...this.marked] : [this.chosen];
     const before = this.events.filter((event) => ids.includes(event.eventId));
     if (!before.length) return;
-    if (ids.length === 1 && ids[0] === this.chosen) {
-      const place = this.events.findIndex((event) => event.eventId === this.chosen);
-      this.chosen = this.events[place + 1]?.eventId ?? this.events[place - 1]?.eventId ?? "";
-    }
+    if (ids.includes(this.chosen)) this.chosen = this.after(ids);
     const text = this.note?.value.trim() ?? "";
     this.marked.clear();
     try {
