@@ -251,6 +251,7 @@ class FileFacts:
     understood_seconds: float = 0.0  # of the speech: those in windows that gave words
     tracks: list[SubtitleTrack] = field(default_factory=list)  # without their subtitles
     subtitles: SubtitleTrack | None = None  # that became utterances
+    subtitled_seconds: float = 0.0  # of the speech: those whose words subtitles say
     lost_import: str = ""  # name of the imported transcript of the older version that does not fit
     late_subtitle_count: int = 0  # of these, those behind the end
 
@@ -288,6 +289,7 @@ class FileFacts:
         seconds = float((speech[:, 1] - speech[:, 0]).sum())
         self.speech_seconds += seconds
         self.understood_seconds += seconds
+        self.subtitled_seconds += seconds
 
     def warnings(self, model: SpeechModel | None) -> tuple[str, ...]:
         """Return the warnings of the file once all of it is decoded and transcribed.
@@ -300,8 +302,8 @@ class FileFacts:
         warnings = [BEING_WRITTEN.text] if self.is_being_written else []
         warnings += self._picture_warnings(self.media, self.summary)
         if model is not None and self.media.audio_codec is not None:
-            warnings += self._sound_warnings(self.media.audio_codec, model)
-            warnings += self._language_warnings(model)
+            # One of the two: both name the model that would help.
+            warnings += list(self._language_warnings(model)) or self._sound_warnings(self.media.audio_codec, model)
             if "audio" in self.summary.partly_decodable_kinds:
                 warnings.append(NO_DECODER_BESIDE.text.format(kind="sound"))
         elif model is not None and "audio" in self.summary.undecodable_kinds:
@@ -371,7 +373,7 @@ class FileFacts:
 
     def _language_warnings(self, model: SpeechModel) -> Iterator[str]:
         """Yield the warning of speech that a model of English cannot use; a few words in another language are none."""
-        if self.speech_seconds < MIN_SPEECH_SECONDS:
+        if self.speech_seconds - self.subtitled_seconds < MIN_SPEECH_SECONDS:
             return
         english = [f"sentence.model is {ENGLISH_SENTENCE_MODEL}"] if self.finds_only_english else []
         if not model.is_multilingual:

@@ -32,18 +32,18 @@ class TranscribesSpeech(Protocol):
     @property
     def is_multilingual(self) -> bool: ...
     @property
-    def language(self) -> str | None: ...
+    def languages(self) -> tuple[str, ...]: ...
     def open_stream(self) -> SpeechStream: ...
 
 
 def choose_sound(transcriber: TranscribesSpeech, tracks: Sequence[SoundTrack]) -> int:
     """Return the place of the track to transcribe.
 
-    Where the language is set, or the model knows only English, a track in it that has speech comes first, then those
+    Where languages are set, or the model knows only English, a track in one that has speech comes first, then those
     whose language the file does not say. Else the first that has speech is taken. Silent tracks come last, and before
     them commentary, sound for the impaired, and music without its voices.
     """
-    wanted = transcriber.language if transcriber.is_multilingual else "en"
+    wanted = transcriber.languages if transcriber.is_multilingual else ("en",)
     speech = [measure_speech(transcriber.open_stream(), track) for track in tracks]
     most = max((s for s, track in zip(speech, tracks, strict=True) if track.rank > 0), default=0.0)
 
@@ -51,10 +51,10 @@ def choose_sound(transcriber: TranscribesSpeech, tracks: Sequence[SoundTrack]) -
         track, language = tracks[place], language_code(tracks[place].language)
         has_speech = speech[place] >= max(LEAST_SPEECH_SECONDS, SPEECH_SHARE * most)
         fit = 0
-        if wanted is not None and language == wanted and speech[place] >= LEAST_SPEECH_SECONDS:
+        if language in wanted and speech[place] >= LEAST_SPEECH_SECONDS:
             fit = 3
         elif has_speech:
-            fit = 2 if wanted is None or language is None else 1
+            fit = 2 if not wanted or language is None else 1
         return len(track.samples) > 0, track.rank > 0, fit, -place
 
     return max(range(len(tracks)), key=worth)

@@ -68,6 +68,7 @@ class Transcriber:
             get_tokenizer(model.is_multilingual, num_languages=model.num_languages)  # fills the cache
         self.name, self.is_multilingual = loaded.name, bool(model.is_multilingual)
         self.language = config.language  # None: detected
+        self.languages = config.languages  # that are expected; none: any
         self.translates = config.translate
         # As in earlier versions where nothing is set, so that libraries stay valid.
         languages = (config.languages, config.translate) if model.is_multilingual else config.language

@@ -21,7 +21,8 @@ from ingest.subtitles.encoding import find_encoding
 from ingest.subtitles.limits import MAX_COUNT, MAX_FILE_BYTES
 from ingest.values import SubtitleKind, SubtitleTrack
 
-BINARY = ("eia_608", "mov_text")  # codecs whose packets are not text only
+CAPTIONS = ("cc_dec", "eia_608")  # FFmpeg's names of the decoder of captions in a track of their own
+BINARY = ("mov_text",)  # codecs whose packets are not text only
 ASS_FIELDS = 8  # of a line as FFmpeg's decoders give it, before its text
 TITLES: tuple[tuple[SubtitleKind, re.Pattern[str]], ...] = (
     ("commentary", re.compile("comment|kommentar", re.IGNORECASE)),
@@ -59,7 +60,7 @@ class SubtitleTracks:
 
     def __init__(self, container: InputContainer, file: MediaFile, uri: str, config: DecodeConfig) -> None:
         self._uri, self._config = uri, config
-        self._streams = [s for s in container.streams if s.type == "subtitle"] if config.read_subtitles else []
+        self._streams = [s for s in container.streams if _is_subtitle(s)] if config.read_subtitles else []
         self._packets: dict[int, _Packets] = {s.index: _Packets() for s in self._streams if _is_text(s)}
         if self._packets and file.seekable():
             self._read(file.view())
@@ -108,6 +109,11 @@ class SubtitleTracks:
             track, subtitles=collector.finish(), refused_count=collector.refused_count,
             is_cut=packets.is_cut or collector.is_cut,
         )  # fmt: skip
+
+
+def _is_subtitle(stream: Stream) -> bool:
+    """Whether a stream holds subtitles. FFmpeg's decoder of captions gives a text when it is over: its time is lost."""
+    return stream.type == "subtitle" and not (stream.codec_context and stream.codec_context.name in CAPTIONS)
 
 
 def _is_text(stream: Stream) -> bool:

@@ -91,7 +91,7 @@ def _load_encoders(catalog: Catalog, directory: Path, settings: Settings, video:
 
 def _write(catalog: Catalog, encoders: Encoders, settings: Settings, video: Video, imported: ImportedTranscript) -> int:
     """Write the rows of a video with other words, and let them take the place of its old rows; return the new row."""
-    utterances = to_import(imported, video.duration_seconds, settings.speech.language)
+    utterances = to_import(imported, video.duration_seconds, settings.speech.languages)
     sentences = encoders.sentence.encode([one.text for one in utterances])
     starts: dict[int, float] = {}
     for segment in catalog.segments(video.row):

@@ -30,7 +30,7 @@ from serve.catalog.catalog import Catalog, NewVideo
 from serve.encoder_set import Encoders, reading_config
 from serve.indexing.batches import OpenBatches
 from serve.indexing.library_writer import LibraryWriter
-from serve.indexing.spoken import choose_subtitles, library_language, sidecars_of, spoken_words, windows_to_hear
+from serve.indexing.spoken import choose_subtitles, library_languages, sidecars_of, spoken_words, windows_to_hear
 from serve.indexing.subtitles import read_sidecar
 from serve.indexing.work import (
     AlreadyIndexed,
@@ -384,7 +384,7 @@ class IndexRun:
         """Write the rest of a video's rows and make it visible; return None if its job was cancelled."""
         with self._lock:
             self._writer.find_import(work)
-        utterances = spoken_words(work, library_language(self._settings, self._transcriber))
+        utterances = spoken_words(work, library_languages(self._settings, self._transcriber))
         sentences = self._encoders.sentence.encode([utterance.text for utterance in utterances])
         summary = work.facts.summary
         assert summary is not None

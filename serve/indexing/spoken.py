@@ -21,11 +21,11 @@ def sidecars_of(work: VideoWork, settings: Settings) -> list[Sidecar]:
     return find_sidecars(work.input.uri, language_code)
 
 
-def library_language(settings: Settings, transcriber: Transcriber | None) -> str | None:
-    """Return the language of a library's words, ISO 639-1; None: it has any."""
-    if transcriber is not None and not transcriber.is_multilingual:
-        return "en"
-    return settings.speech.language
+def library_languages(settings: Settings, transcriber: Transcriber | None) -> tuple[str, ...]:
+    """Return the languages of a library's words, ISO 639-1; none: it has any."""
+    if transcriber is not None and (not transcriber.is_multilingual or settings.speech.translate):
+        return ("en",)
+    return settings.speech.languages
 
 
 def choose_subtitles(work: VideoWork, settings: Settings, transcriber: Transcriber | None) -> None:
@@ -36,7 +36,7 @@ def choose_subtitles(work: VideoWork, settings: Settings, transcriber: Transcrib
     work.facts.tracks = [describe_track(track, seconds) for track, _ in work.tracks]
     found = choose_track(
         work.tracks,
-        wanted=library_language(settings, transcriber),
+        wanted=library_languages(settings, transcriber),
         spoken=work.facts.language,
         seconds=seconds,
     )
@@ -57,16 +57,16 @@ def windows_to_hear(work: VideoWork, windows: Sequence[SpeechWindow]) -> list[Sp
     return heard
 
 
-def spoken_words(work: VideoWork, language: str | None) -> list[Utterance]:
+def spoken_words(work: VideoWork, languages: tuple[str, ...]) -> list[Utterance]:
     """Return the utterances of a video whose words are all known, in order of time.
 
     Args:
-        language: That of the library's words, for a text that is too short to tell.
+        languages: Those of the library, for a text that is too short to tell its own.
     """
     summary = work.facts.summary
     assert summary is not None
     if work.imported is not None:
-        return to_import(work.imported, summary.duration_seconds, language)
+        return to_import(work.imported, summary.duration_seconds, languages)
     heard = work.heard()
     if work.subtitles is None:
         return heard

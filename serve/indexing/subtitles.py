@@ -4,7 +4,7 @@ Only the first epoch of a file has subtitles: where timestamps jump, nobody know
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,7 +99,11 @@ class SpokenSubtitles:
 
 
 def choose_track(
-    tracks: Sequence[tuple[SubtitleTrack, WordSource]], *, wanted: str | None, spoken: str | None, seconds: float | None
+    tracks: Sequence[tuple[SubtitleTrack, WordSource]],
+    *,
+    wanted: Collection[str],
+    spoken: str | None,
+    seconds: float | None,
 ) -> FoundTrack | None:
     """Return the track whose words are taken; None: there is none in the language of the library.
 
@@ -107,7 +111,7 @@ def choose_track(
     speakers. Commentary is not what the video says.
 
     Args:
-        wanted: The language of the library; None: it has any.
+        wanted: The languages of the library; none: it has any.
         spoken: The language of the sound, as the file says; None: it does not say.
         seconds: How long the video is, as its header says; None: not known.
     """
@@ -116,22 +120,22 @@ def choose_track(
         if not track.subtitles or track.kind == "commentary" or is_misfit(track, seconds):
             continue
         found = FoundTrack(track, source, language_code(track.language) or detect_language(track.subtitles))
-        if wanted is None or found.language in (wanted, None):
+        if not wanted or found.language is None or found.language in wanted:
             candidates.append(found)
 
     def worth(found: FoundTrack) -> tuple[bool, bool, bool, bool, bool]:
         track = found.track
-        is_spoken = wanted is None and spoken is not None and found.language == spoken
+        is_spoken = spoken is not None and found.language == spoken
         is_file = found.source == WordSource.SIDECAR
         return track.kind != "forced", is_spoken, is_file, track.kind == "full", track.is_default
 
     best = max(candidates, key=worth, default=None)  # the first of equals
-    return FoundTrack(best.track, best.source, best.language or wanted) if best is not None else None
+    return FoundTrack(best.track, best.source, best.language or next(iter(wanted), None)) if best is not None else None
 
 
-def to_import(imported: ImportedTranscript, until_seconds: float, language: str | None) -> list[Utterance]:
-    """Return the utterances of an imported transcript; `language` is that of short texts."""
-    spoken = detect_language(imported.lines) or language or ""
+def to_import(imported: ImportedTranscript, until_seconds: float, languages: Collection[str]) -> list[Utterance]:
+    """Return the utterances of an imported transcript; a text too short to tell is in the first of the languages."""
+    spoken = detect_language(imported.lines) or next(iter(languages), "")
     return [
         to_utterance(one, until_seconds, spoken, WordSource.IMPORT)
         for one in imported.lines

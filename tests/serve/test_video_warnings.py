@@ -197,6 +197,21 @@ def test_another_language_names_the_settings_that_help(
     assert len(facts.warnings(model)) == (model is ENGLISH and tag == "de")
 
 
+def test_speech_of_another_language_without_words_has_one_warning_which_names_the_model() -> None:
+    facts = facts_of(MEDIA, LOUD, SUMMARY)
+    facts.language = "de"
+    hear(facts, 25.0, is_understood=False)
+    (warning,) = facts.warnings(ENGLISH)
+    assert warning.startswith("it speaks de: speech.model is ")
+
+
+def test_speech_whose_words_subtitles_say_has_no_warning() -> None:
+    facts = facts_of(MEDIA, LOUD, SUMMARY)
+    facts.language = "de"
+    facts.take_subtitled(np.array([[0.0, 25.0]]))
+    assert facts.warnings(ENGLISH) == ()
+
+
 def test_a_translation_is_found_by_a_model_of_english() -> None:
     facts = facts_of(MEDIA, LOUD, SUMMARY)
     facts.finds_only_english = True

@@ -138,6 +138,7 @@ class ToneTranscriber:
     fingerprint = "70e"
     is_multilingual = True
     language = None
+    languages: tuple[str, ...] = ()
 
     def open_stream(self, language: str | None = None) -> ToneStream:
         return ToneStream(language)

@@ -19,8 +19,8 @@ LOUD, SILENT = 40, 0  # seconds of speech
 class Listener:
     """A transcriber that takes every second that is loud for speech; music is sound of little loudness."""
 
-    def __init__(self, language: str | None = None, *, is_multilingual: bool = True) -> None:
-        self.language, self.is_multilingual = language, is_multilingual
+    def __init__(self, *languages: str, is_multilingual: bool = True) -> None:
+        self.languages, self.is_multilingual = languages, is_multilingual
 
     def open_stream(self) -> SpeechStream:
         return ToneStream()  # type: ignore[return-value]
@@ -57,6 +57,7 @@ ENGLISH_ONLY = Listener(is_multilingual=False)
         (Listener("en"), [track(LOUD, "ger", 2), track(SILENT, "und"), track(LOUD, "fra")], 0),
         (Listener("de"), [track(LOUD, "eng", 2), track(LOUD, "German")], 1),
         (Listener("en"), [track(LOUD, "ger", 2), track(LOUD, "eng", 0)], 0),  # English commentary
+        (Listener("fr", "de"), [track(LOUD, "eng", 2), track(LOUD, "ger")], 1),
         (ENGLISH_ONLY, [track(LOUD, "ger", 2), track(LOUD, "eng")], 1),
         (Listener("de", is_multilingual=False), [track(LOUD, "ger", 2), track(LOUD, "eng")], 1),
     ],
