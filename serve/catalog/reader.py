@@ -26,7 +26,8 @@ from serve.catalog.rows import (
     vectors_of,
     video_of,
 )
-from serve.catalog.spelling import normalise
+from serve.catalog.speech.stemming import ENGLISH
+from serve.catalog.spelling import search_words
 from serve.errors import VideoAmbiguous, VideoNotFound
 from serve.values import Video
 from temporal.values import Segment, TimeSpan
@@ -344,7 +345,7 @@ class CatalogReader(OpenCatalog):
             rows: Only of these videos; None: of all.
         Source: BM25 as FTS5 computes it, over all READY videos whatever `rows` says.
         """
-        query = " OR ".join(filter(None, map(_phrase, terms)))
+        query = _match_query(terms, self._languages_of(kind))
         if not query:
             return []
         table = search_table(kind)
@@ -367,6 +368,7 @@ class CatalogReader(OpenCatalog):
         table = search_table(kind)
         count = f"SELECT count(*) FROM {table}"
         with self.snapshot():
+            languages = self._languages_of(kind)
             ((total,),) = self.select(
                 f"SELECT coalesce(sum({kind.removesuffix('s')}_count), 0) FROM videos WHERE state = 'READY'"
                 " AND (?1 IS NULL OR row IN (SELECT value FROM json_each(?1)))",
@@ -374,7 +376,7 @@ class CatalogReader(OpenCatalog):
             )
             holding = {}
             for term in terms:
-                query = _phrase(term)
+                query = _match_query([term], languages)
                 if not query:
                     counts = [(0,)]
                 elif among is None:
@@ -388,6 +390,19 @@ class CatalogReader(OpenCatalog):
                     )
                 holding[term] = int(counts[0][0])
         return holding, int(total)
+
+    def languages(self) -> list[str]:
+        """Return the languages of the utterances, ISO 639-1."""
+        rows = self.select(  # jumps from one language to the next in the index
+            "WITH RECURSIVE found (language) AS (SELECT min(language) FROM utterances UNION ALL"
+            " SELECT (SELECT min(language) FROM utterances WHERE language > found.language) FROM found"
+            " WHERE found.language IS NOT NULL) SELECT language FROM found WHERE language IS NOT NULL"
+        )
+        return [language for (language,) in rows]
+
+    def _languages_of(self, kind: WordedKind) -> list[str]:
+        """Return the languages whose spellings are looked for. Nobody knows the language of a line of text."""
+        return [ENGLISH] if kind == "text_lines" else [*dict.fromkeys([ENGLISH, *self.languages()])]
 
     @contextmanager
     def _snapshot_of(self, row: int) -> Iterator[bool]:
@@ -418,6 +433,7 @@ def search_table(kind: WordedKind) -> str:
     return f"{kind.removesuffix('s')}_search"
 
 
-def _phrase(term: str) -> str:
-    words = normalise(term).replace('"', "")
-    return f'"{words}"' if words else ""
+def _match_query(terms: Sequence[str], languages: Sequence[str]) -> str:
+    """Return what FTS5 looks for: any of some terms, as each of some languages spells it; empty: nothing."""
+    spelled = (search_words(term, language).replace('"', "") for term in terms for language in languages)
+    return " OR ".join(dict.fromkeys(f'"{words}"' for words in spelled if words))

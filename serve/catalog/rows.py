@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from encoders.values import FrameEmbeddings, Utterance, Word, WordSource
 from ingest.values import MediaInfo
-from serve.catalog.spelling import normalise
+from serve.catalog.spelling import search_words
 from serve.errors import DataDirectoryInvalid
 from serve.values import Video, WallClockAnchor
 from temporal.values import Segment
@@ -141,8 +141,8 @@ def insert_utterances(
         " added_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (video_row, segment_row, position, utterance.epoch, utterance.start_seconds, utterance.end_seconds,
-             utterance.text, normalise(utterance.text), words_json(utterance.words), utterance.language,
-             utterance.avg_logprob, utterance.no_speech_prob, utterance.source, utterance.speaker,
+             utterance.text, search_words(utterance.text, utterance.language), words_json(utterance.words),
+             utterance.language, utterance.avg_logprob, utterance.no_speech_prob, utterance.source, utterance.speaker,
              utterance.spoken_language, vector_bytes(vector), added_time)
             for position, utterance, vector in utterances
         ),

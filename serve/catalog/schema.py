@@ -21,7 +21,7 @@ from ingest.source.source import display_uri
 from serve.catalog.fetch_uris import store_uri
 from serve.catalog.places import stored_place_of
 from serve.catalog.rows import uri_bytes, uri_of
-from serve.catalog.spelling import normalise
+from serve.catalog.spelling import normalise, search_words
 
 APPLICATION_ID = 0x4B494E4F  # "KINO": tells our file from any other SQLite file
 
@@ -120,7 +120,7 @@ CREATE TABLE utterances (
     start_seconds REAL NOT NULL,
     end_seconds REAL NOT NULL,
     text TEXT NOT NULL,
-    search_text TEXT NOT NULL,           -- serve.catalog.spelling.normalise(text)
+    search_text TEXT NOT NULL,           -- serve.catalog.spelling.search_words(text, language)
     words TEXT NOT NULL,                 -- JSON [[text, start_seconds, end_seconds, probability], ...]
     language TEXT NOT NULL,
     avg_logprob REAL,                    -- NULL: not a number
@@ -355,6 +355,16 @@ STEPS: tuple[tuple[str, ...], ...] = (
         # The live streams among many files (serve.live.stream_list).
         "CREATE INDEX videos_live ON videos (collection, video_id) WHERE state = 'READY' AND live",
     ),
+    # Words of other languages than English are stored without their endings (serve.catalog.speech.stemming).
+    (
+        "CREATE INDEX utterances_language ON utterances (language)",
+        "INSERT INTO utterance_search (utterance_search, rowid, search_text) SELECT 'delete', id, search_text"
+        " FROM utterances WHERE language NOT IN ('', 'en')"
+        " AND video_row IN (SELECT row FROM videos WHERE state = 'READY')",
+        "UPDATE utterances SET search_text = search_words(text, language) WHERE language NOT IN ('', 'en')",
+        "INSERT INTO utterance_search (rowid, search_text) SELECT id, search_text FROM utterances"
+        " WHERE language NOT IN ('', 'en') AND video_row IN (SELECT row FROM videos WHERE state = 'READY')",
+    ),
 )
 VERSION = FIRST_VERSION + len(STEPS)
 
@@ -412,6 +422,7 @@ def migrate(connection: sqlite3.Connection, directory: Path) -> None:
 def add_functions(connection: sqlite3.Connection, directory: Path) -> None:
     """Let the SQL of one connection to the catalog of a directory call functions of ours."""
     connection.create_function("normalise", 1, normalise, deterministic=True)
+    connection.create_function("search_words", 2, search_words, deterministic=True)
     connection.create_function("place_of", 1, stored_place_of, deterministic=True)
     connection.create_function("redact", 1, lambda uri: uri_bytes(redact_uri(uri_of(uri))), deterministic=True)
     connection.create_function("redact_text", 1, redact_uris, deterministic=True)

@@ -1,7 +1,8 @@
 """normalise(): one spelling for spoken and typed words, so that the word search compares like with like.
 
 The tokenizer of the search table folds accents and the endings of English words (porter). normalise() does the rest:
-numbers ("twenty per cent", "20%"), apostrophes, dotted initials, and scripts without spaces.
+numbers ("twenty per cent", "20%"), apostrophes, dotted initials, and scripts without spaces. search_words() removes the
+endings of other languages.
 """
 
 # ruff: noqa: SIM905 - a table of words reads as words
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 
 from serve.catalog.number_words import spell_numbers
+from serve.catalog.speech.stemming import ENGLISH, stem
 
 # Of the search table: a change needs a migration in serve.catalog.schema.
 TOKENIZER = "porter unicode61 remove_diacritics 2"
@@ -72,6 +74,14 @@ def normalise(text: str) -> str:
     return words
 
 
+def search_words(text: str, language: str = ENGLISH) -> str:
+    """Return the words of a text in a language as the search table stores them: normalised, and without endings.
+
+    The table's own tokenizer removes the endings of English words.
+    """
+    return " ".join(stem(word, language) for word in normalise(text).split())
+
+
 def _speak_fraction(fraction: re.Match[str]) -> str:
     follows_digit = fraction.start() > 0 and fraction.string[fraction.start() - 1].isdecimal()
     return FRACTIONS[fraction[0][-1]][not follows_digit]
@@ -105,9 +115,13 @@ def content_terms(text: str) -> list[str]:
     return list(dict.fromkeys(terms))
 
 
-def matches_term(text: str, term: str) -> bool:
-    """Whether a text holds a word or phrase, as the search table compares words: "hikes" holds "hiking"."""
-    wanted, present = stems(term), stems(text)
+def matches_term(text: str, term: str, language: str = ENGLISH) -> bool:
+    """Whether a text holds a word or phrase, as the search table compares words: "hikes" holds "hiking".
+
+    Args:
+        language: Of the text, ISO 639-1.
+    """
+    wanted, present = stems(term, language), stems(text, language)
     if len(wanted) == 1:
         return wanted[0] in present
     starts = range(len(present) - len(wanted) + 1)
@@ -126,8 +140,11 @@ class PhraseFinder:
     A number may be said in several words: "three and a half million" is "3500000".
     """
 
-    def __init__(self, phrases: Iterable[str]) -> None:
-        self._counts = {phrase_stems: len(phrase.split()) for phrase in phrases if (phrase_stems := stems(phrase))}
+    def __init__(self, phrases: Iterable[str], language: str = ENGLISH) -> None:
+        self._language = language  # of the words
+        self._counts = {
+            phrase_stems: len(phrase.split()) for phrase in phrases if (phrase_stems := stems(phrase, language))
+        }
         self._first_stems = {phrase_stems[0] for phrase_stems in self._counts}
         if any(stem.isdecimal() for stem in self._first_stems):
             self._first_stems |= NUMBER_STARTS
@@ -138,11 +155,11 @@ class PhraseFinder:
         """Return (start, end, stems) of each phrase in words[start:end], in order, if it ends after words[first]."""
         places = []
         for start, word in enumerate(words):
-            own = stems(word)
+            own = stems(word, self._language)
             if not own or not (own[0] in self._first_stems or (self._has_numbers and own[0].isdecimal())):
                 continue
             for end in range(max(start, first) + 1, min(start + self._max_count, len(words)) + 1):
-                said = stems(" ".join(words[start:end]))
+                said = stems(" ".join(words[start:end]), self._language)
                 if said in self._counts:
                     places.append((start, end, said))
         return places
@@ -176,6 +193,6 @@ def _word_stems(word: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1 << 12)  # utterances and terms of recent questions
-def stems(text: str) -> tuple[str, ...]:
-    """Return the words of a text without their endings, as the search table compares them; may be empty."""
-    return tuple(stem for word in normalise(text).split() for stem in _word_stems(word))
+def stems(text: str, language: str = ENGLISH) -> tuple[str, ...]:
+    """Return the words of a text in a language without endings, as the search table compares them; may be empty."""
+    return tuple(found for word in search_words(text, language).split() for found in _word_stems(word))

@@ -334,7 +334,7 @@ class Watcher(Background):
             if confidence < standing.thresholds.enter:
                 continue
             standing.ready_seconds[video.row] = utterance.end_seconds + standing.thresholds.cooldown_seconds
-            words = match_words(utterance.words, standing.target.terms)
+            words = match_words(utterance.words, standing.target.terms, utterance.language)
             moment = moment_of(
                 video, utterance.start_seconds, utterance.end_seconds, confidence, transcript=utterance.text,
                 words=words,

@@ -32,7 +32,7 @@ def judge_utterance(utterance: Utterance, vector: NDArray[np.float32], cosine: f
         target: It asks for something that is said.
     """
     assert target.intent is not None
-    terms = tuple(term for term in target.terms if matches_term(utterance.text, term))
+    terms = tuple(term for term in target.terms if matches_term(utterance.text, term, utterance.language))
     passage = Passage(
         row=0, positions=(0,), text=utterance.text, cosine=cosine, words=(), terms=terms, vector=vector,
         span=TimeSpan(start_seconds=utterance.start_seconds, end_seconds=utterance.end_seconds),

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from encoders.values import TextLine, Utterance, Word
+from serve.catalog.speech.stemming import ENGLISH
 from serve.moderation.words import (
     TermFinder,
     TermMatch,
@@ -79,13 +80,16 @@ class WordScorer:
         They come with their positions, in order: all new ones that begin before `until_seconds`.
         """
         for position, text in texts:
-            words = words_in(text) if isinstance(text, Utterance) else words_of_line(text)
+            if isinstance(text, Utterance):
+                words, language = words_in(text), text.language
+            else:
+                words, language = words_of_line(text), ENGLISH
             if text.epoch != self._epoch:
                 yield from self.close()
                 self._context, self._epoch = (), text.epoch
             if self.channel == "text" and self._context and self._context[-1].start_seconds != text.start_seconds:
                 self._context = ()  # a phrase may go over two lines of one picture, and of no others
-            matches = sorted(self._finder.find(self._context, words), key=lambda match: match.policy)
+            matches = sorted(self._finder.find(self._context, words, language), key=lambda match: match.policy)
             for policy, matches_of_policy in groupby(matches, key=lambda match: match.policy):
                 yield from self._add_matches(policy, list(matches_of_policy))
             self._context, self.after = next_context(self._context, words), position

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from encoders.values import TextLine, Utterance, Word
+from serve.catalog.speech.stemming import ENGLISH, stemming_of
 from serve.catalog.spelling import PhraseFinder, stems
 from serve.moderation.policies import Policy, compile_pattern
 
@@ -35,38 +36,54 @@ class TermMatch:
         return math.exp(sum(logs) / len(logs))
 
 
+class PolicyPhrases:
+    """The words and phrases of policies, as a language spells them."""
+
+    def __init__(self, phrases: Sequence[Sequence[str]], language: str) -> None:
+        """Take the phrases of each policy."""
+        self._policies: dict[tuple[str, ...], set[int]] = defaultdict(set)  # by the stems of a phrase
+        for number, own in enumerate(phrases):
+            for phrase in own:
+                if phrase_stems := stems(phrase, language):
+                    self._policies[phrase_stems].add(number)
+        self._finder = PhraseFinder((phrase for own in phrases for phrase in own), language)
+
+    def find(self, words: Sequence[str], first: int) -> list[tuple[int, int, int]]:
+        """Return (start, end, policy) of the words and phrases that end in words[first:]."""
+        found = self._finder.find(words, first)
+        return [(start, end, policy) for start, end, said in found for policy in self._policies[said]]
+
+
 class TermFinder:
     """Finds the terms of policies in one utterance after the other, or in one line of text after the other."""
 
     def __init__(self, policies: Sequence[Policy], channel: WordChannel = "speech") -> None:
         """Take the terms for what is said ("speech"), or for the text in pictures ("text")."""
-        self._phrases: dict[tuple[str, ...], set[int]] = defaultdict(set)  # stems of a phrase -> policies
         terms = [(policy.says, policy.patterns) for policy in policies]
         if channel == "text":
             terms = [(policy.reads, policy.read_patterns) for policy in policies]
-        for number, (phrases, _) in enumerate(terms):
-            for phrase in phrases:
-                if phrase_stems := stems(phrase):
-                    self._phrases[phrase_stems].add(number)
-        self._finder = PhraseFinder(phrase for phrases, _ in terms for phrase in phrases)
+        self._phrases = [phrases for phrases, _ in terms]
+        self._finders = {ENGLISH: PolicyPhrases(self._phrases, ENGLISH)}  # by the language of the words
         self._patterns = [(compile_pattern(text), n) for n, (_, patterns) in enumerate(terms) for text in patterns]
 
     def __bool__(self) -> bool:
         """Whether any policy has a term."""
-        return bool(self._phrases or self._patterns)
+        return any(self._phrases) or bool(self._patterns)
 
-    def find(self, context: Sequence[Word], own: Sequence[Word]) -> list[TermMatch]:
+    def find(self, context: Sequence[Word], own: Sequence[Word], language: str = ENGLISH) -> list[TermMatch]:
         """Return the matches that end in an utterance's words, in order; `context` is as of next_context()."""
         words = [*words_in_reach(context, own), *own]
         first = len(words) - len(own)
         # A set: a phrase and a pattern of one policy may match the same words.
-        places = {*self._phrase_places(words, first), *self._pattern_places(words, first)}
+        phrases = self._phrase_places(words, first, stemming_of(language))
+        places = {*phrases, *self._pattern_places(words, first)}
         return [TermMatch(policy=n, words=tuple(words[start:end])) for start, end, n in sorted(places)]
 
-    def _phrase_places(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:
+    def _phrase_places(self, words: Sequence[Word], first: int, language: str) -> list[tuple[int, int, int]]:
         """Return (start, end, policy) of the words and phrases that end in words[first:]."""
-        found = self._finder.find([word.text for word in words], first)
-        return [(start, end, policy) for start, end, said in found for policy in self._phrases[said]]
+        if language not in self._finders:
+            self._finders[language] = PolicyPhrases(self._phrases, language)
+        return self._finders[language].find([word.text for word in words], first)
 
     def _pattern_places(self, words: Sequence[Word], first: int) -> list[tuple[int, int, int]]:
         """Return (start, end, policy) of the regular expressions that end in words[first:]."""

@@ -399,7 +399,9 @@ class Engine:
         """Whether a passage has the words of the exclusion, or is nearer in meaning to it than to the question."""
         if target.excluded_speech is None:
             return False
-        if target.excluded_terms and all(matches_term(passage.text, term) for term in target.excluded_terms):
+        if target.excluded_terms and all(
+            matches_term(passage.text, term, passage.language) for term in target.excluded_terms
+        ):
             return True
         cosine = float(self.sentences.encode([passage.text])[0] @ target.excluded_speech)
         return cosine >= COSINE_MIDDLE and cosine > passage.cosine
@@ -408,8 +410,9 @@ class Engine:
         """Whether the words of the exclusion are said in a visual moment."""
         if not target.excluded_terms:
             return False
-        said = " ".join(each.text for each in self._transcript(row).utterances if overlaps(each, moment.span))
-        return all(matches_term(said, term) for term in target.excluded_terms)
+        spoken = [each for each in self._transcript(row).utterances if overlaps(each, moment.span)]
+        said = " ".join(each.text for each in spoken)
+        return bool(spoken) and all(matches_term(said, term, spoken[0].language) for term in target.excluded_terms)
 
     def _transcript(self, row: int) -> Transcript:
         """Return the transcript of the version of a video that is in the answers."""

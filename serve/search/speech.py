@@ -18,6 +18,7 @@ from serve.catalog.catalog import Catalog
 from serve.catalog.reader import UtteranceRow
 from serve.catalog.rows import words_of
 from serve.catalog.speech.speakers import said_by
+from serve.catalog.speech.stemming import ENGLISH, drop_stop_words
 from serve.catalog.spelling import PhraseFinder, content_terms, matches_term
 from serve.index.nearest import NearestIndex
 from serve.search.intent import Intent
@@ -60,12 +61,13 @@ class Passage:
     words: tuple[str, ...]  # words of each utterance, encoded as in UtteranceRow
     terms: tuple[str, ...]  # terms of the question that are in the passage
     vector: NDArray[np.float32] = field(compare=False, repr=False)  # (D,), unit length or 0: what it says as a whole
+    language: str = ENGLISH  # of the text, ISO 639-1
     cost: float = 0.0  # what it must score above its half
 
     @property
     def matched_words(self) -> tuple[MatchedWord, ...]:
         """The words that match a term of the question."""
-        return tuple(match for words in self.words for match in match_words(words_of(words), self.terms))
+        return tuple(match for words in self.words for match in match_words(words_of(words), self.terms, self.language))
 
     @property
     def score(self) -> float:
@@ -154,7 +156,7 @@ class SpeechChannel:
         Args:
             speaker: As in Query: only what they say.
         """
-        counts, total = self._frequencies.of(terms, rows)
+        counts, total = self._frequencies.of(drop_stop_words(terms, self._catalog.languages()), rows)
         rarest = choose_rarest(counts)
 
         def find(limit: int) -> list[tuple[int, int]]:
@@ -277,7 +279,8 @@ def make_passage(
     vector = np.asarray(total_vector / max(float(np.linalg.norm(total_vector)), 1e-6), np.float32)
     cosine = max(float(each.vector @ query) for each in utterances) if is_sentence else float(vector @ query)
     text = " ".join(each.utterance.text for each in utterances)
-    terms = [term for term in rarities if matches_term(text, term)]
+    language = utterances[0].utterance.language
+    terms = [term for term in rarities if matches_term(text, term, language)]
     total = sum(rarities.values())
     return Passage(
         row=utterances[0].row,
@@ -293,13 +296,14 @@ def make_passage(
         words=tuple(each.words for each in utterances),
         terms=tuple(terms),
         vector=vector,
+        language=language,
     )
 
 
-def match_words(words: Sequence[Word], terms: Collection[str]) -> tuple[MatchedWord, ...]:
-    """Return the words of an utterance that match one of the terms."""
-    found = {n for n, word in enumerate(words) if any(matches_term(word.text, term) for term in terms)}
-    for start, end, _ in PhraseFinder(terms).find([word.text for word in words]):  # numbers and quotations
+def match_words(words: Sequence[Word], terms: Collection[str], language: str) -> tuple[MatchedWord, ...]:
+    """Return the words of an utterance in a language that match one of the terms."""
+    found = {n for n, word in enumerate(words) if any(matches_term(word.text, term, language) for term in terms)}
+    for start, end, _ in PhraseFinder(terms, language).find([word.text for word in words]):  # numbers and quotations
         found.update(range(start, end))
     return tuple(
         MatchedWord(text=words[n].text, start_seconds=words[n].start_seconds, end_seconds=words[n].end_seconds)

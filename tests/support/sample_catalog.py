@@ -36,6 +36,7 @@ TEXT_VERSION = 12  # the first with lines of text
 SUBTITLES_VERSION = 13  # the first with sources of words
 SPEAKERS_VERSION = 14  # the first that knows who speaks
 REVIEWS_VERSION = 15  # the first with reviews of events
+STEMS_VERSION = 16  # the first that stems by language
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -145,6 +146,8 @@ def turn_back(connection: sqlite3.Connection, version: int) -> None:
         connection.execute("ALTER TABLE utterances DROP COLUMN source")
         connection.execute("ALTER TABLE videos DROP COLUMN subtitles")
         connection.execute("DROP TABLE imported_transcripts")
+    if version < STEMS_VERSION:
+        connection.execute("DROP INDEX utterances_language")
     if version < SPEAKERS_VERSION:
         connection.execute("DROP TABLE speaker_names")
         connection.execute("DROP INDEX utterances_speaker")
