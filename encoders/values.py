@@ -103,7 +103,9 @@ class TextLine:
 
     epoch: int
     start_seconds: float  # of the first picture that was read with it
-    end_seconds: float  # of the first picture after it that looks different, or the end of the video
+    # Where it is gone: a still picture changed, or a scene ended; else between two pictures that were read, one with it
+    # and one without; or the end of the video.
+    end_seconds: float
     text: str
     box: Box  # where it was last
     confidence: float  # 0..1, the highest of its readings

@@ -19,6 +19,8 @@ Read = Callable[[NDArray[np.uint8]], Sequence[ReadLine]]
 STILL_PAUSE_SECONDS = 3.0  # between two pictures that are read, if the second stays: at most twenty a minute
 MIN_PAUSE_SECONDS = 6.0  # the same while the pictures keep changing
 MAX_PAUSE_SECONDS = 48.0  # the longest pause, after a picture without text, while the pictures keep changing
+COARSE_PX = 16  # every so many pixels of a picture are compared to find cuts
+CUT_DIFFERENCE = 25.0  # mean difference of their grey, of 255, from a second before; cameras that pan make some 15
 SAME_TEXT_RATIO = 0.8  # of the letters of two readings of one line; a small or moving line is read a little differently
 SAME_PLACE_IOU = 0.3  # of the boxes of two readings of one line: cameras shake
 
@@ -42,6 +44,9 @@ class TextTrack:
         self._pause_seconds = MIN_PAUSE_SECONDS
         self._read_at: float | None = None  # time of the last picture that was read
         self._changed_at: float | None = None  # time of the first picture that differs from that one
+        self._cut_at: float | None = None  # time of the first picture after it that begins another scene
+        self._was_still = False  # it stayed before anything differed
+        self._last_grey: NDArray[np.float32] | None = None  # of the last picture that differs, coarse
         self._open: list[TextLine] = []  # lines of the last picture that was read
         self._lines: list[TextLine] = []  # lines that are over
         self.read_count = 0  # pictures read
@@ -53,7 +58,11 @@ class TextTrack:
             if self._waiting is not None:
                 self._read_waiting()
             self._epoch, self._read_at = epoch, None  # the first picture of an epoch is read at once
-        if pixels is not None:
+        if pixels is None:
+            self._was_still = self._was_still or self._changed_at is None
+        else:
+            if self._is_cut(pixels) and self._cut_at is None:
+                self._cut_at = pts_seconds
             self._changed_at = pts_seconds if self._changed_at is None else self._changed_at
             self._waiting = _Picture(epoch, pts_seconds, pixels)
         if self._waiting is None:
@@ -73,8 +82,11 @@ class TextTrack:
         return list(self._lines)
 
     def lines(self, end_seconds: float) -> list[TextLine]:
-        """Return all lines so far, in order of time; those of the last picture that was read end at `end_seconds`, or
-        where the picture first differed."""
+        """Return all lines so far, in order of time.
+
+        Those of the last picture that was read end at `end_seconds`, unless it stayed and then differed, or another
+        scene began.
+        """
         lines = [*self._lines, *self._closed(self._open, end_seconds)]
         return sorted(lines, key=lambda line: (line.epoch, line.start_seconds, line.box.top, line.box.left))
 
@@ -108,13 +120,22 @@ class TextTrack:
                 )
         has_news = any(line.start_seconds == at for line in lines)
         self._pause_seconds = MIN_PAUSE_SECONDS if has_news else min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
-        self._lines += self._closed(gone, at if self._changed_at is None else self._changed_at)
-        self._open, self._read_at, self._changed_at = lines, at, None
+        # What is gone from pictures that keep changing went at a cut, else somewhere between the two that were read.
+        self._lines += self._closed(gone, at if self._read_at is None else (self._read_at + at) / 2)
+        self._open, self._read_at, self._changed_at, self._cut_at = lines, at, None, None
+        self._was_still = self._stays
 
     def _closed(self, lines: Sequence[TextLine], end_seconds: float) -> list[TextLine]:
-        """Return lines that end where the picture first differed from the last one that showed them."""
-        end = end_seconds if self._changed_at is None else min(end_seconds, self._changed_at)
+        """Return lines that end where a picture that stayed first differed, else at a cut, else at `end_seconds`."""
+        end = self._changed_at if self._was_still else self._cut_at
+        end = end_seconds if end is None else end
         return [replace(line, end_seconds=max(line.start_seconds, end)) for line in lines]
+
+    def _is_cut(self, pixels: NDArray[np.uint8]) -> bool:
+        """Whether a picture begins another scene than the one before it."""
+        grey = pixels[::COARSE_PX, ::COARSE_PX].mean(axis=2, dtype=np.float32)
+        last, self._last_grey = self._last_grey, grey
+        return last is None or last.shape != grey.shape or bool(np.abs(grey - last).mean() > CUT_DIFFERENCE)
 
 
 def is_same_line(line: TextLine, other: ReadLine | TextLine) -> bool:

@@ -86,7 +86,7 @@ def decode_chunk_alone(start: float, seconds: float) -> list[Decoded]:
 
 def slide_at(seconds: float) -> NDArray[np.uint8]:
     """Return the picture to read text from: every twelve seconds another one, whose pixels tell its number."""
-    return np.full((1, 1, 3), 12 * int(seconds // 12), np.uint8)
+    return np.full((1, 1, 3), 12 * (int(seconds // 12) % 21), np.uint8)
 
 
 class SlideReader:

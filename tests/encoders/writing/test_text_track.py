@@ -47,6 +47,16 @@ def test_a_line_that_stays_while_the_picture_changes_is_one_line() -> None:
     assert len(read) <= 10 / MIN_PAUSE_SECONDS + 2
 
 
+def test_a_line_that_moves_ends_with_its_scene_or_between_two_readings() -> None:
+    credits, nothing = [line("Directed by")], []
+    pictures = [*range(1, 5), *range(101, 120)]  # a cut at second 4
+    shows = {n: credits if n < 100 else nothing for n in range(1, 120)}
+    assert read_all(pictures, shows)[0] == [("Directed by", 0.0, 4.0)]
+    lines, read = read_all(range(1, 20), {n: credits if n < 4 else nothing for n in range(1, 20)})
+    assert read[:2] == [1, 7]
+    assert lines == [("Directed by", 0.0, 3.0)]
+
+
 def test_two_readings_of_one_line_are_one_and_the_surer_text_stays() -> None:
     shows = {1: [line("Cornmunity project", confidence=0.82)], 2: [line("Community project", confidence=0.97)]}
     assert read_all([1, None, None, 2, None, None], shows)[0] == [("Community project", 0.0, 6.0)]
