@@ -241,5 +241,5 @@ def use_fakes(monkeypatch: pytest.MonkeyPatch, *, visual: bool = True) -> None:
         lambda config, sentence, remembered=None: (ColourEncoder() if visual else None, "a test's encoder"),
     )
     monkeypatch.setattr("encoders.speech.whisper.Transcriber.load", lambda config: ToneTranscriber())
-    for user in ("run", "job_worker"):
-        monkeypatch.setattr(f"serve.indexing.{user}.load_reader", lambda config: None)  # no text is read
+    for user in ("indexing.run", "indexing.job_worker", "worker.worker"):
+        monkeypatch.setattr(f"serve.{user}.load_reader", lambda config: None)  # no text is read
