@@ -1,11 +1,15 @@
 """Draws the contact sheet of --sheet: the answers of a query as one picture, to be judged at a glance."""
 
+import contextlib
 import functools
+import importlib.util
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -39,6 +43,10 @@ OTHER_FONTS = (
     "msyh.ttc",
     "arial.ttf",
 )
+# Matplotlib comes with DejaVu Sans: Greek, Cyrillic, Hebrew, Arabic and more. A letter that no font has is drawn as a
+# font's sign for missing letters.
+_matplotlib = importlib.util.find_spec("matplotlib")
+MATPLOTLIB_FONTS = Path(str(_matplotlib.origin if _matplotlib else "")).parent / "mpl-data" / "fonts" / "ttf"
 NO_LETTER = "\uffff"  # no font has this letter: it is drawn as the font's sign for missing letters
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -141,9 +149,11 @@ def _draw_picture(
 def _draw_transcript_line(
     draw: ImageDraw.ImageDraw, corner: tuple[float, float], line: str, pattern: re.Pattern[str] | None
 ) -> None:
-    """Draw a line of the transcript, with the matched words in another colour."""
+    """Draw a line of the transcript, with the matched words in another colour, unless it runs from right to left."""
     x, y = corner
     start = 0
+    if any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in line):
+        pattern = None  # words from right to left change their places when a line is drawn in parts
     for match in pattern.finditer(line) if pattern else ():
         x = _draw_line(draw, (x, y), line[start : match.start()], TEXT_SIZE, INK)
         x = _draw_line(draw, (x, y), match.group(), TEXT_SIZE, ACCENT)
@@ -218,10 +228,10 @@ def _font(text: str, size: int) -> Font:
 def _load_font(name: str | None, size: int) -> Font | None:
     if name is None:
         return ImageFont.load_default(size)
-    try:
-        return ImageFont.truetype(name, size)
-    except OSError:  # not installed
-        return None
+    for place in (name, MATPLOTLIB_FONTS / name):
+        with contextlib.suppress(OSError):  # not installed
+            return ImageFont.truetype(place, size)
+    return None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,11 +1,12 @@
 """Writes the transcript of a video as text, SubRip (srt), WebVTT (vtt) or JSON."""
 
 import html
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
+
+from rich.cells import cell_len, chop_cells
 
 from encoders.values import Utterance
 from serve.cli.render import TIME_DIGITS
@@ -14,7 +15,7 @@ from serve.values import Speaker, Video
 
 TranscriptFormat = Literal["text", "srt", "vtt", "json"]
 
-LINE_CHARS = 42  # longest line of a cue: the limit of subtitle guides (Netflix, BBC); readable on a phone
+LINE_CHARS = 42  # longest line of a cue, in columns: the limit of subtitle guides (Netflix, BBC); readable on a phone
 CUE_LINES = 2  # most lines of a cue
 MIN_CUE_SECONDS = 0.5  # shortest time to read a cue; shorter cues are stretched into the silence after them
 STEP_SECONDS = 0.001  # resolution of both formats: a cue must end at least so much after its start
@@ -210,12 +211,22 @@ def _split_long_text(text: str, start_seconds: float, end_seconds: float) -> Ite
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text.strip(), width, break_on_hyphens=False)
+    """Break a text at spaces into lines at most `width` columns wide, and elsewhere only where a line has no space.
+
+    A letter of Chinese, Japanese or Korean takes two columns, and a combining mark none.
+    """
+    lines: list[str] = []
+    for word in text.split():
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines += chop_cells(word, width)
+    return lines
 
 
 def _balance_lines(text: str) -> list[str]:
     """Break the text of a cue into lines of about equal length: easier to read than a full line and a stray word."""
     lines = _wrap(text, LINE_CHARS)
-    narrowest = min(LINE_CHARS, -(-len(text.strip()) // len(lines)))
+    narrowest = min(LINE_CHARS, max(2, -(-cell_len(text.strip()) // len(lines))))
     attempts = (_wrap(text, width) for width in range(narrowest, LINE_CHARS + 1))
     return next(attempt for attempt in attempts if len(attempt) <= len(lines))

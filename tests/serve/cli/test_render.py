@@ -7,9 +7,11 @@ import json
 import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from encoders.values import Utterance
@@ -301,6 +303,25 @@ def test_the_json_transcript_has_every_word() -> None:
     [said] = document["utterances"]
     assert said["text"] == "Hello there."
     assert said["words"][1] == {"text": "there.", "start_seconds": 1.5, "end_seconds": 2.0, "probability": 0.9}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "昨日東京で会議がありました。" * 6,
+        "我喜欢巴黎的春天 " * 12,
+        "ฉันชอบกินข้าวผัดที่ตลาดน้ำ" * 5,
+        "שלום לכולם וברוכים הבאים " * 5,
+        "a" * 300,
+    ],
+    ids=["ja", "zh", "th", "he", "long"],
+)
+def test_lines_of_any_script_fit_a_subtitle(text: str) -> None:
+    cues = make_cues([utterance(text, 0.0, 30.0, timed=False)])
+    lines = [line for cue in cues for line in cue.lines]
+    assert all(0 < cell_len(line) <= LINE_CHARS for line in lines)
+    assert not any(unicodedata.category(line[0]) == "Mn" for line in lines)  # a mark stays with its letter
+    assert "".join("".join(lines).split()) == "".join(text.split())  # in the order in which it is spoken
 
 
 SPEAKERS = (

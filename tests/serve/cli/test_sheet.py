@@ -1,9 +1,12 @@
 """The contact sheet: any answer can be drawn, and the pictures are in it."""
 
+import re
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from serve.cli import sheet as sheets
 from serve.cli.sheet import MAX_CELLS, PICTURE_WIDTH, Cell, draw_sheet
 from serve.values import MatchedWord, Verdict
 from support.marks import first_quick
@@ -12,9 +15,9 @@ from support.sample_answers import jpeg, moment
 WORDS = tuple(MatchedWord(text=text, start_seconds=1.0, end_seconds=2.0) for text in ("paris", "Париж", "巴黎"))
 
 
-def share_of_blue(sheet: Image.Image) -> float:
+def share_of_blue(picture: Image.Image) -> float:
     """The share of pixels that are about the blue of sample_answers.jpeg()."""
-    pixels = np.asarray(sheet, dtype=np.int16)
+    pixels = np.asarray(picture, dtype=np.int16)
     return float((np.abs(pixels - (0x33, 0x66, 0xCC)).max(axis=2) < 12).mean())
 
 
@@ -68,3 +71,24 @@ def test_an_empty_answer_gives_a_sheet() -> None:
 def test_a_long_answer_is_cut_to_a_size_that_can_be_drawn() -> None:
     cells = [Cell(moment=moment(), picture=None)]
     assert draw_sheet("q", cells * (MAX_CELLS + 50)).size == draw_sheet("q", cells * MAX_CELLS).size
+
+
+@pytest.mark.parametrize("text", ["שלום עולם ושלום לכולם", "مرحبا بالعالم كله"])
+def test_words_from_right_to_left_are_drawn_in_one_piece(text: str) -> None:
+    """Drawn in parts from the left, the words of a line would change their places."""
+
+    def drawn(pattern: re.Pattern[str] | None) -> bytes:
+        picture = Image.new("RGB", (400, 40))
+        sheets._draw_transcript_line(ImageDraw.Draw(picture), (4, 4), text, pattern)
+        return picture.tobytes()
+
+    whole = drawn(None)
+    assert drawn(re.compile(text.split()[0])) == whole
+    assert len(set(whole)) > 2
+    font = sheets._font(text, sheets.TEXT_SIZE)
+    assert not any(sheets._lacks_letter(font, letter) for letter in text)
+
+
+def test_a_letter_that_no_font_has_is_drawn_as_a_sign_for_it() -> None:
+    cell = Cell(moment=moment(transcript="\U00012000\U00012001 cuneiform", uri="a.mp4"), picture=None)
+    assert len(set(draw_sheet("\U00012000", [cell]).tobytes())) > 2
