@@ -43,6 +43,7 @@ def list_all(
         raise click.UsageError("--own needs --server: a library has no callers")
     if server is not None and data is not None:
         raise click.UsageError("give --data or --server, not both")
+    job = None
     for job in _read_jobs(server, collection, own, data, config):
         if as_json:
             click.echo(to_json(asdict(job)))
@@ -50,6 +51,8 @@ def list_all(
         said = f"{job.failure_reason}: {job.failure_message}" if job.failure_reason else f"{100 * job.progress:.0f} %"
         parts = (job.video_id, job.collection, job.uri, said if job.state != "QUEUED" else "")
         click.echo("  ".join((f"{job.state.lower():7}", *(printable(part) for part in parts if part))))
+    if job is None:
+        click.echo("no job waits, runs, or failed within seven days", err=True)
 
 
 @jobs.command()
@@ -100,8 +103,11 @@ def print_server_streams(server: str, as_json: bool, config: Path | None) -> Non
 
     _, settings = load_library_settings(None, config, is_local=False)
     with Client(server, settings.client) as client:
+        stream = None
         for stream in client.streams(include_ended=True):
             click.echo(to_json(asdict(stream)) if as_json else _describe_stream(stream))
+    if stream is None:
+        click.echo("the server has no live stream", err=True)
 
 
 def _describe_stream(stream: "StreamStatus") -> str:

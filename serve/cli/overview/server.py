@@ -30,13 +30,13 @@ def _describe(info: ServerInfo) -> list[CheckResult]:
     """Return lines of what is no check: version, encoders, index and queues."""
     from serve.text import clock, plural
 
-    rows = ", ".join(f"{count} {kind}" for kind, count in info.index_rows.items())
+    rows = ", ".join(f"{count} {kind}" for kind, count in sorted(info.index_rows.items()))
     queues = (
         f"{plural(info.queued_job_count, 'job')} waiting, {info.running_job_count} running,"
         f" {info.failed_job_count} failed; {plural(info.waiting_question_count, 'question')} waiting;"
         f" {plural(info.call_count, 'call')} in progress; {info.spool_bytes / 1e6:.1f} MB of uploads"
     )
-    for sink, count in info.pending_events.items():
+    for sink, count in sorted(info.pending_events.items()):
         queues += f"; {plural(count, 'event change')} not delivered to {sink}"
     encoders = ", ".join(f"{each.kind} {each.name}" for each in info.encoders)
     running = clock(max(0.0, time.time() - info.started_time))

@@ -30,6 +30,7 @@ METHODS = [
     "kinodex.v1.LibraryService/IngestVideo",
     "kinodex.v1.LibraryService/UploadVideo",
     "kinodex.v1.ModerationService/WatchEvents",
+    "kinodex.v1.ServerService/GetServerInfo",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ]
 
