@@ -41,6 +41,7 @@ SPOKEN: list[Exception] = [
     errors.VideoIsLive("cam"),
     errors.FrameNotFound("c0ffee"),
     errors.JobNotFound("c0ffee"),
+    errors.SpeakerNotFound("c0ffee", 3),
     errors.EventNotFound("e1"),
     errors.RequestIdReused("retry-1"),
     errors.Unauthenticated(),
