@@ -1,7 +1,7 @@
 """CatalogReader: the queries of a catalog. Catalog adds the changes."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,11 +73,14 @@ class RowState:
 class CatalogReader(OpenCatalog):
     """The reading half of serve.catalog.catalog.Catalog, whose docstring applies to all methods here."""
 
-    def version(self, row: int) -> int:
-        """Return the current Video.version."""
-        with self._snapshot_of(row):
-            ((version,),) = self.select("SELECT iif(live, changed_generation, 0) FROM videos WHERE row = ?", row)
-        return int(version)
+    def versions(self, rows: Iterable[int]) -> dict[int, int]:
+        """Return the current Video.version of each of these rows whose video is there."""
+        return dict(
+            self.select(
+                "SELECT row, iif(live, changed_generation, 0) FROM videos"
+                " WHERE state = 'READY' AND row IN (SELECT value FROM json_each(?))", json.dumps(list(rows))
+            )
+        )  # fmt: skip
 
     def changed_videos(self, since: int) -> list[Video]:
         """Return the videos that are new or changed after a generation, ordered by URI; see changed_rows()."""
@@ -258,12 +261,22 @@ class CatalogReader(OpenCatalog):
         )  # fmt: skip
         return self._utterance_rows(rows)
 
-    def utterances_beside(self, row: int, position: int) -> tuple[UtteranceRow | None, UtteranceRow | None]:
-        """Return the utterances of a video before and after a position; None: there is none."""
-        fields = f"SELECT video_row, position, vector, words, {UTTERANCE_FIELDS} FROM utterances WHERE video_row = ?"
-        before = self.select(f"{fields} AND position < ? ORDER BY position DESC LIMIT 1", row, position)
-        after = self.select(f"{fields} AND position > ? ORDER BY position LIMIT 1", row, position)
-        return next(iter(self._utterance_rows(before)), None), next(iter(self._utterance_rows(after)), None)
+    def utterances_around(
+        self, places: Sequence[tuple[int, int]], count: int
+    ) -> list[tuple[list[UtteranceRow], list[UtteranceRow]]]:
+        """Return up to `count` utterances before each place of locate(), and as many after it, in order of time."""
+        near = "SELECT near.id FROM utterances AS near WHERE near.video_row = place.value ->> 0 AND near.position"
+        rows = self.select(
+            f"SELECT key, video_row, position, vector, words, {UTTERANCE_FIELDS}"
+            " FROM json_each(?1) AS place CROSS JOIN utterances ON"
+            f" utterances.id IN ({near} < place.value ->> 1 ORDER BY near.position DESC LIMIT ?2)"
+            f" OR utterances.id IN ({near} > place.value ->> 1 ORDER BY near.position LIMIT ?2)"
+            " ORDER BY key, position", json.dumps([list(place) for place in places]), count
+        )  # fmt: skip
+        found: list[tuple[list[UtteranceRow], list[UtteranceRow]]] = [([], []) for _ in places]
+        for (n, *_), utterance in zip(rows, self._utterance_rows([fields[1:] for fields in rows]), strict=True):
+            found[n][utterance.position > places[n][1]].append(utterance)
+        return found
 
     def _utterance_rows(self, rows: Sequence[tuple[Any, ...]]) -> list[UtteranceRow]:
         vectors = vectors_of([fields[2] for fields in rows], self.directory)

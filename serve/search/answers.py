@@ -1,15 +1,13 @@
 """AnswerReader: reads a page of a ranking's entries as moments or videos, for serve.search.engine."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 
 from serve.catalog.catalog import Catalog
-from serve.errors import VideoNotFound
 from serve.search.caches import RowCache
 from serve.search.ranking import Candidate, RankedMoment, RankedVideo
 from serve.search.verdict import verdict_of
 from serve.search.video_rows import Transcript
-from serve.values import Moment, Video, VideoAnswer
+from serve.values import Moment, VideoAnswer
 from temporal.window import overlaps
 
 
@@ -25,51 +23,52 @@ class AnswerReader:
         Moments of deleted videos are left out; the page is filled up with later entries.
         """
         moments: list[Moment] = []
-        for at in range(start, len(entries)):
-            if len(moments) == count:
-                return tuple(moments), at
-            with suppress(VideoNotFound):
-                moments.append(self._read_moment(entries[at]))
-        return tuple(moments), len(entries)
+        with self._catalog.snapshot():
+            while start < len(entries) and len(moments) < count:
+                part = entries[start : start + count - len(moments)]
+                versions = self._catalog.versions({entry.candidate.video.row for entry in part})
+                moments += self._read_present(part, versions)
+                start += len(part)
+        return tuple(moments), start
 
     def read_videos(
         self, entries: Sequence[RankedVideo], start: int, count: int
     ) -> tuple[tuple[VideoAnswer, ...], int]:
         """Return at most `count` videos from entry `start` on, and where the next page starts; see read_moments()."""
         answers: list[VideoAnswer] = []
-        for at in range(start, len(entries)):
-            if len(answers) == count:
-                return tuple(answers), at
-            entry = entries[at]
-            if not self._exists(entry.video):
-                continue
-            moments, _ = self.read_moments(entry.moments, 0, len(entry.moments))
-            answers.append(
-                VideoAnswer(
-                    video_id=entry.video.video_id,
-                    uri=entry.video.uri,
-                    score=entry.score,
-                    confidence=entry.confidence,
-                    verdict=verdict_of(entry.confidence),
-                    moments=moments,
-                    collection=entry.video.collection,
-                )
-            )
-        return tuple(answers), len(entries)
+        with self._catalog.snapshot():
+            while start < len(entries) and len(answers) < count:
+                part = entries[start : start + count - len(answers)]
+                versions = self._catalog.versions({entry.video.row for entry in part})
+                answers += [self._read_video(entry, versions) for entry in part if entry.video.row in versions]
+                start += len(part)
+        return tuple(answers), start
 
-    def _exists(self, video: Video) -> bool:
-        """Whether this row of a video, and not a later one of the same id, is still in the catalog."""
-        videos = self._catalog.videos(collection=video.collection, video_ids=(video.video_id,))
-        return any(each.row == video.row for each in videos)
+    def _read_video(self, entry: RankedVideo, versions: Mapping[int, int]) -> VideoAnswer:
+        return VideoAnswer(
+            video_id=entry.video.video_id,
+            uri=entry.video.uri,
+            score=entry.score,
+            confidence=entry.confidence,
+            verdict=verdict_of(entry.confidence),
+            moments=tuple(self._read_present(entry.moments, versions)),
+            collection=entry.video.collection,
+        )
 
-    def _read_moment(self, entry: RankedMoment) -> Moment:
-        """Raise VideoNotFound if the video was deleted."""
+    def _read_present(self, entries: Sequence[RankedMoment], versions: Mapping[int, int]) -> list[Moment]:
+        """Read the moments whose videos are there: `versions` has the present version of each such row."""
+        return [
+            self._read_moment(entry, versions[entry.candidate.video.row])
+            for entry in entries
+            if entry.candidate.video.row in versions
+        ]
+
+    def _read_moment(self, entry: RankedMoment, version: int) -> Moment:
+        """Read a moment from the present version of its video: that of the ranking may be pruned."""
         candidate = entry.candidate
         video, span, passage = candidate.video, candidate.span, candidate.passage
-        with self._catalog.snapshot():
-            version = self._catalog.version(video.row)  # the present version; that of the ranking may be pruned
-            best_frame_seconds = self._best_frame_seconds(candidate)
-            transcript = self._transcripts.get(video.row, version).utterances
+        best_frame_seconds = self._best_frame_seconds(candidate)
+        transcript = self._transcripts.get(video.row, version).utterances
         return Moment(
             video_id=video.video_id,
             uri=video.uri,

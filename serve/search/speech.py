@@ -145,7 +145,6 @@ class SpeechChannel:
             transcript_of: Returns the transcript of the version of a video that is searched, by row.
         """
         self._catalog, self._texts, self._index, self._transcript_of = catalog, texts, index, transcript_of
-        self._sentences = SentenceReader(catalog)
         self._frequencies = Frequencies(catalog)
 
     def find_words(self, terms: Sequence[str], rows: Sequence[int] | None, speaker: str = "") -> TermMatches:
@@ -246,10 +245,11 @@ class SpeechChannel:
         """Return the sentences of the best utterances, and each with a neighbour, as an answer may take two."""
         sentences: dict[tuple[int, int], list[UtteranceRow]] = {}  # by video row and first position
         pairs: dict[tuple[int, int], tuple[list[UtteranceRow], list[UtteranceRow]]] = {}  # by the place of the second
+        reader = SentenceReader(self._catalog, best)
         for utterance in best:
-            sentence = self._sentences.read(utterance)
+            sentence = reader.read(utterance)
             sentences[utterance.row, sentence[0].position] = sentence
-            before, after = self._sentences.read_beside(sentence)
+            before, after = reader.read_beside(sentence)
             for first, second in ((before, sentence), (sentence, after)):
                 if first and second and are_neighbours(first, second):
                     pairs[utterance.row, second[0].position] = (first, second)
@@ -275,8 +275,10 @@ def make_passage(
     A sentence is as near to the question as its nearest utterance: the others may say more than was asked.
     """
     # Encoding the joined text would take 8 ms and give nearly the same: a vector is a mean over words.
-    total_vector = np.sum([each.vector for each in utterances], axis=0)
-    vector = np.asarray(total_vector / max(float(np.linalg.norm(total_vector)), 1e-6), np.float32)
+    vector = utterances[0].vector
+    if len(utterances) > 1:
+        total_vector = np.sum([each.vector for each in utterances], axis=0)
+        vector = np.asarray(total_vector / max(float(np.linalg.norm(total_vector)), 1e-6), np.float32)
     cosine = max(float(each.vector @ query) for each in utterances) if is_sentence else float(vector @ query)
     text = " ".join(each.utterance.text for each in utterances)
     language = utterances[0].utterance.language

@@ -8,6 +8,7 @@ pictures.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter, mul
 
 import numpy as np
 
@@ -40,6 +41,7 @@ INTERCEPT = -7.8757
 WEIGHTS = SpokenEvidence(cosine=6.8286, words=3.4710, log_length=1.2937, lead=12.5012, sentence_words=0.4572)
 
 INPUTS = tuple(each.name for each in fields(SpokenEvidence))
+read_inputs = attrgetter(*INPUTS)
 
 
 def spoken_evidence_of(passages: Sequence[Passage], intent: Intent) -> list[SpokenEvidence]:
@@ -47,6 +49,7 @@ def spoken_evidence_of(passages: Sequence[Passage], intent: Intent) -> list[Spok
     if not passages:
         return []
     vectors = np.stack([passage.vector for passage in passages])
+    sentence_words = float(min(intent.sentence_word_count, MAX_SENTENCE_WORDS))
     leads = lead_over_others([passage.score for passage in passages], vectors, ALIKE_COSINE)
     return [
         SpokenEvidence(
@@ -54,7 +57,7 @@ def spoken_evidence_of(passages: Sequence[Passage], intent: Intent) -> list[Spok
             words=passage.lexical_trust,
             log_length=math.log(max(1, len(passage.text.split()))),
             lead=min(max(lead or 0.0, -MAX_LEAD), MAX_LEAD),
-            sentence_words=float(min(intent.sentence_word_count, MAX_SENTENCE_WORDS)),
+            sentence_words=sentence_words,
         )
         for passage, lead in zip(passages, leads, strict=True)
     ]
@@ -68,6 +71,6 @@ def judge_passages(passages: Sequence[Passage], intent: Intent) -> list[float]:
     if not intent.speech_text:
         return [passage.dense_trust for passage in passages]
     return [
-        logistic(INTERCEPT + sum(getattr(WEIGHTS, name) * getattr(evidence, name) for name in INPUTS))
+        logistic(INTERCEPT + sum(map(mul, read_inputs(WEIGHTS), read_inputs(evidence))))
         for evidence in spoken_evidence_of(passages, intent)
     ]

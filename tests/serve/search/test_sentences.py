@@ -19,7 +19,7 @@ class Talk:
     """A catalog of one video's utterances."""
 
     def __init__(self, said: Sequence[Said], epochs: Sequence[int] | None = None) -> None:
-        self.rows = []
+        self.rows, self.look_count = [], 0
         for n, (start, end, text, vector) in enumerate(said):
             utterance = Utterance(
                 epoch=epochs[n] if epochs else 0, start_seconds=start, end_seconds=end, text=text, words=(),
@@ -28,9 +28,11 @@ class Talk:
             unit = np.array(vector, np.float32) / np.linalg.norm(vector)
             self.rows.append(UtteranceRow(row=1, position=n, utterance=utterance, vector=unit, words="[]"))
 
-    def utterances_beside(self, row: int, position: int) -> tuple[UtteranceRow | None, UtteranceRow | None]:
-        after = self.rows[position + 1] if position + 1 < len(self.rows) else None
-        return self.rows[position - 1] if position else None, after
+    def utterances_around(
+        self, places: Sequence[tuple[int, int]], count: int
+    ) -> list[tuple[list[UtteranceRow], list[UtteranceRow]]]:
+        self.look_count += 1
+        return [(self.rows[max(0, at - count) : at], self.rows[at + 1 : at + 1 + count]) for _, at in places]
 
     def utterances_at(self, places: Sequence[tuple[int, int]]) -> list[UtteranceRow]:
         return [self.rows[position] for _, position in places]
@@ -50,10 +52,11 @@ def talk(*said: tuple[float, float, str]) -> Talk:
         (talk((0, 2, "and so"), (4, 6, "we began")), 0, [0]),  # a long pause ends a sentence without its dot
         (talk((0, 5, "This suggests that it matters,"), (5, 10, "and we must prevent it.")), 0, [0]),  # too long
         (Talk([(0, 2, "and so", (1,)), (2, 4, "we began", (1,))], epochs=[0, 1]), 0, [0]),
+        (talk(*((0.8 * n, 0.8 * n + 0.7, "and on") for n in range(10))), 5, list(range(10))),
     ],
 )
 def test_reads_the_sentence_around_an_utterance(catalog: Any, at: int, positions: list[int]) -> None:
-    assert [each.position for each in SentenceReader(catalog).read(catalog.rows[at])] == positions
+    assert [each.position for each in SentenceReader(catalog, []).read(catalog.rows[at])] == positions
 
 
 def best_span(catalog: Any, terms: Sequence[str]) -> tuple[float, float]:
@@ -76,6 +79,7 @@ def test_an_answer_is_the_sentence_of_its_best_utterance() -> None:
         (7.5, 9, "It was fun.", (0, 1)),
     ])  # fmt: skip
     assert best_span(halves, ["discord"]) == (2.5, 7)
+    assert halves.look_count == 1  # for all sentences and the ones beside them
 
 
 def test_an_answer_has_two_sentences_only_if_the_second_adds_much() -> None:

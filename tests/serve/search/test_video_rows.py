@@ -70,11 +70,9 @@ class Follower:
         rows = self.catalog.utterances_at(places)
         assert [replace(one.utterance, words=words_of(one.words)) for one in rows] == self.catalog.utterances(row)
         assert np.array_equal([one.vector for one in rows], self.catalog.utterance_vectors(row)) or not heard
-        for before, one, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
-            beside = self.catalog.utterances_beside(row, one.position)
-            assert [other and other.position for other in beside] == [
-                other and other.position for other in (before, after)
-            ]
+        for n, (before, after) in enumerate(self.catalog.utterances_around(places, 2)):
+            assert [one.position for one in before] == [one.position for one in rows[max(0, n - 2) : n]]
+            assert [one.position for one in after] == [one.position for one in rows[n + 1 : n + 3]]
 
 
 @pytest.mark.slow
