@@ -14,6 +14,7 @@ from serve.config import LARGEST_PORT, ServerConfig, host_and_port
     epilog="""\b
 Examples:
   kinodex serve --data /srv/library
+  kinodex serve --open                                with the console in the browser: 127.0.0.1:8971
   kinodex serve --listen 127.0.0.1:0                  on any free port, which is printed
   kinodex serve --kafka broker:9092                   with the live streams of the workers
   kinodex search "a boat" --server 127.0.0.1:8970     ask the server from another terminal
@@ -33,16 +34,23 @@ all of them do.
 \b
 Exit status: 0 after SIGTERM or Ctrl-C; 1 it could not start, or its topics were deleted and created again."""
 )
-@click.option("--listen", metavar="HOST:PORT", help="Address to listen on.  [default: server.listen, 127.0.0.1:8970]")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Address of gRPC; HTTP takes the next port.  [default: server.listen, 127.0.0.1:8970]",
+)
 @click.option("--kafka", "servers", metavar="SERVERS", help="Kafka's brokers, HOST:PORT,...  [default: kafka.servers]")
+@click.option("--open", "is_opened", is_flag=True, help="Open the console in the web browser.")
 @library_options
-def serve(listen: str | None, servers: str | None, data: Path | None, config: Path | None) -> None:
-    """Serve a library over gRPC.
+def serve(listen: str | None, servers: str | None, is_opened: bool, data: Path | None, config: Path | None) -> None:
+    """Serve a library over gRPC and HTTP, with a console for the browser.
 
-    Prints its address. Logs go to standard error. Videos that another process indexes into the same library are found
+    Prints its addresses. Logs go to standard error. Videos that another process indexes into the same library are found
     by the next question.
     """
     directory, settings = load_library_settings(data, config)
+    if is_opened and not settings.server.http_listen:
+        raise click.UsageError("--open needs HTTP, which server.http_listen turns off")
     if listen is not None:
         settings = dataclasses.replace(settings, server=listen_at(settings.server, listen))
     import asyncio
@@ -67,6 +75,8 @@ def serve(listen: str | None, servers: str | None, data: Path | None, config: Pa
         click.echo(f"listening on {address}")
         for http in opened:
             click.echo(f"console on {http.url}")
+            if is_opened:
+                click.launch(http.url)
         sys.stdout.flush()  # a parent process may wait for this line in a pipe
 
     asyncio.run(run_server(directory, settings, config, announce, open_http=open_console))

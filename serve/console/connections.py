@@ -32,6 +32,13 @@ class HttpConnection(H11Protocol):
         self._watch_headers()
 
     def data_received(self, data: bytes) -> None:
+        """Take bytes. A client that sends its next request before the answer is cut off: uvicorn would store them all.
+
+        No browser and no usual client does (HTTP pipelining).
+        """
+        if self.conn.their_state is h11.DONE:
+            self.transport.abort()
+            return
         super().data_received(data)
         self._watch_headers()
 

@@ -1,5 +1,6 @@
 """A library of one film for servers with HTTP."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def data(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         use_fakes(patch)
         list(index([str(film)], folder, Settings(workers=2), progress=SilentProgress()))
     return folder
+
+
+@pytest.fixture
+def own_data(data: Path, tmp_path: Path) -> Path:
+    """A copy of the data directory, for one more server."""
+    return Path(shutil.copytree(data, tmp_path / "data"))
 
 
 @pytest.fixture(scope="module")
