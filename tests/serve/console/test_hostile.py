@@ -143,7 +143,7 @@ def test_damaged_headers_are_a_bad_request(server: Running, headers: Any, body: 
     [
         ("GET", SEARCH, 405),
         ("POST", "/kinodex.v1.SearchService/Nothing", 404),
-        ("POST", "/kinodex.v1.NoService/Nothing", 405),  # a page, and pages are only read
+        ("POST", "/kinodex.v1.NoService/Nothing", 404),
         ("DELETE", "/", 405),
         ("GET", "/../../etc/passwd", 404),
         ("GET", "/%2e%2e/%2e%2e/etc/passwd", 404),
