@@ -7,6 +7,7 @@
 ├── DecodeError            the bytes are not media that decodes: skip the input
 │   ├── DecoderCrashed     the child process died while decoding it
 │   └── DecoderTimeout     the watchdog ended the child process
+├── SpanOutside            a clip is asked for where the media has nothing
 ├── LimitExceeded          the input exceeds a setting, which the error names
 ├── BrokerUnavailable      no Kafka broker answers, or none accepts us: retry later
 ├── OffsetRegression       a partition ends before records that were read of it: read the topic anew
@@ -63,8 +64,12 @@ class DecoderTimeout(DecodeError):
     """The watchdog ended the child process."""
 
 
+class SpanOutside(IngestError):
+    """A clip is asked for where the media has neither picture nor sound."""
+
+
 class LimitExceeded(IngestError):
-    """The input exceeds a limit of DecodeConfig or SourceConfig.
+    """The input exceeds a limit of DecodeConfig or SourceConfig, or a clip one of ClipConfig.
 
     Attributes:
         limit: The setting's name.

@@ -144,6 +144,38 @@ class DecodeSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Which part of an input becomes a clip, and how."""
+
+    start_seconds: float  # media time
+    end_seconds: float  # media time, exclusive; past the end of the media means its end
+    is_exact: bool = False  # encode anew; False: copy what MP4 players take, from the keyframe before
+    # displayed size of the clip, which is padded with black, and its sound becomes 48 kHz stereo, as the parts of a
+    # montage need it; None: as the source is
+    size: tuple[int, int] | None = None
+    has_jumps: bool = False  # whether the input's timestamps jump (several epochs): it is read from its beginning
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_seconds < self.end_seconds or not math.isfinite(self.end_seconds):
+            raise ValueError(f"a cut must have 0 <= start < end, got {self.start_seconds} to {self.end_seconds}")
+        if self.size is not None and (min(self.size) < 2 or self.size[0] % 2 or self.size[1] % 2 or not self.is_exact):
+            raise ValueError(f"size must be even, >= 2 and of an exact cut, got {self.size}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A clip that was written: an MP4 file. Times are media times of its source."""
+
+    start_seconds: float
+    end_seconds: float  # of the cut, or of the media if that ends before
+    video: Literal["copied", "encoded"] | None  # None: no pictures
+    sounds: tuple[Literal["copied", "encoded"], ...]  # of each sound track
+    subtitle_count: int  # tracks of subtitles
+    left_out: tuple[str, ...]  # tracks that MP4 cannot hold or that do not decode, e.g. "subtitle hdmv_pgs_subtitle"
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A piece of a live stream that decodes without its neighbours."""
 

@@ -12,6 +12,8 @@
 ├── VideoDamaged           its stored row has a value that no message can carry
 ├── VideoIsLive            it comes from Kafka, where its deletion must be published
 ├── TranscriptNotImported  a transcript cannot become the words of a video
+├── MediaGone              the file of a video is gone, or was never kept
+├── MediaChanged           the file of a video has other content than was indexed
 ├── QuestionsInvalid       a file of questions with known answers cannot be used
 ├── PredictionsInvalid     a file of predictions or of their truth cannot be used
 ├── PolicyInvalid          a file of moderation policies cannot be used; names line and field
@@ -164,6 +166,22 @@ class TranscriptNotImported(ServeError):
     def __init__(self, video_id: str, reason: str) -> None:
         super().__init__(f"the transcript of video {video_id} was not imported: {reason}")
         self.video_id, self.reason = video_id, reason
+
+
+class MediaGone(ServeError):
+    """The file of a video is not there any more, or was not kept."""
+
+    def __init__(self, video_id: str, reason: str) -> None:
+        super().__init__(f"the file of video {video_id} is not there: {reason}")
+        self.video_id, self.reason = video_id, reason
+
+
+class MediaChanged(ServeError):
+    """The file of a video has other content than was indexed."""
+
+    def __init__(self, video_id: str, uri: str) -> None:
+        super().__init__(f"the file of video {video_id} has changed since it was indexed: index it again: {uri}")
+        self.video_id, self.uri = video_id, uri
 
 
 class QuestionsInvalid(ServeError):

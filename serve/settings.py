@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from encoders.config import SentenceConfig, SpeechConfig, TextConfig, VisualConfig
 from ingest.config import DecodeConfig, KafkaConfig, PublishConfig, SourceConfig
-from serve.config import ClientConfig, IndexConfig, ServerConfig, SubtitleConfig, WorkerConfig
+from serve.config import ClientConfig, ClipConfig, IndexConfig, ServerConfig, SubtitleConfig, WorkerConfig
 from serve.errors import SettingsError
 from temporal.config import MomentConfig, WindowConfig
 
@@ -54,6 +54,7 @@ class Settings:
     subtitles: SubtitleConfig = field(default_factory=SubtitleConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     moments: MomentConfig = field(default_factory=MomentConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     client: ClientConfig = field(default_factory=ClientConfig)

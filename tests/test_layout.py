@@ -20,7 +20,7 @@ MEANINGLESS_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"
 # itself are the ground that every room stands on.
 FLOORS = (
     {"catalog", "codec", "observe"},
-    {"index", "live", "worker"},
+    {"index", "live", "worker", "clips"},
     {"search"},
     {"moderation", "indexing", "client"},
     {"api", "evaluate"},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations  # av's Packet is generic for type checkers only
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -91,6 +91,26 @@ def decode(
         raise DecodeError(uri, f"reading it failed ({error.strerror or error})") from error
 
 
+def read_beginning(
+    media: MediaFile, uri: str, config: DecodeConfig, on_progress: Callable[[], None]
+) -> tuple[Fraction, MediaInfo]:
+    """Decode the beginning of a seekable file; return the container's time at media time zero, and its facts.
+
+    Raises:
+        DecodeError: If it is not media, or nothing of it decodes.
+        LimitExceeded: If it exceeds a limit of the config.
+    """
+    decoding = _Decoding(media, uri, config, on_progress, TrackChooser(media.view(), uri, config), None)
+    info: MediaInfo | None = None
+    with closing(decoding.run()) as items:
+        for item in items:
+            info = item if isinstance(item, MediaInfo) else info
+            if info is not None and decoding.zero is not None:
+                break
+    assert info is not None  # without it, `run` raises
+    return decoding.zero or Fraction(0), info
+
+
 def _read_head(media: MediaFile) -> bytes:
     if not media.seekable():
         return b""
@@ -144,7 +164,13 @@ class _Decoding:
         self._left: set[Stream] = set()  # streams whose tracks went on with others
         self._ends_damaged = False  # whether the last packet read is corrupt or unreadable
 
-    def run(self) -> Iterator[Decoded]:
+    @property
+    def zero(self) -> Fraction | None:
+        """The container's time at media time zero, once `run` yields; None: it is not known yet."""
+        first = self._timeline.first
+        return first.origin if first is not None else None
+
+    def run(self) -> Generator[Decoded]:
         with ExitStack() as stack:
             container = stack.enter_context(open_container(self._file, self._uri, self._config))
             self._container = container

@@ -73,17 +73,17 @@ class PictureMaker:
         frame = self._take_one_field(frame)
 
         size = _scale_size(width, height, config)
-        whole = _rgb(frame, size, turn, self._scaler, self._profile)
+        whole = render_rgb(frame, size, turn, self._scaler, self._profile)
         if config.resize != "squash" and min(size) >= min(thumbnail_size):
             small = Image.fromarray(whole).resize(thumbnail_size, Image.Resampling.BICUBIC)
         else:
-            small = Image.fromarray(_rgb(frame, thumbnail_size, turn, self._thumbnail_scaler, self._profile))
+            small = Image.fromarray(render_rgb(frame, thumbnail_size, turn, self._thumbnail_scaler, self._profile))
         jpeg = io.BytesIO()
         small.save(jpeg, "JPEG", quality=JPEG_QUALITY)
         reading: NDArray[np.uint8] | None = None
         if config.reading_px and self._changes.notice(small):
             size = _reading_size(width, height, config.reading_px)
-            reading = np.ascontiguousarray(_rgb(frame, size, turn, self._reading_scaler, self._profile))
+            reading = np.ascontiguousarray(render_rgb(frame, size, turn, self._reading_scaler, self._profile))
         pixels = _fit(whole, config.input_width, config.input_height)
         return MadePicture(pixels=pixels, thumbnail=jpeg.getvalue(), reading=reading)
 
@@ -168,7 +168,7 @@ def _fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8
     return canvas
 
 
-def _rgb(
+def render_rgb(
     frame: VideoFrame,
     size: tuple[int, int],
     turn: Orientation,
@@ -180,7 +180,7 @@ def _rgb(
     if tonemap.needs_tonemap(frame):
         deep = _scale(scaler, frame, width, height, "rgb48le")
         return turn.apply(tonemap.to_sdr(deep, frame))
-    if _has_alpha(frame):
+    if has_alpha(frame):
         rgba = _scale(scaler, frame, width, height, "rgba").astype(np.uint16)
         pixels = (rgba[..., :3] * rgba[..., 3:] // 255).astype(np.uint8)
     else:
@@ -190,7 +190,7 @@ def _rgb(
     return turn.apply(profile.to_srgb(pixels) if profile is not None else pixels)
 
 
-def _has_alpha(frame: VideoFrame) -> bool:
+def has_alpha(frame: VideoFrame) -> bool:
     # A palette's colours can carry alpha, though the format has no alpha component.
     return frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
 

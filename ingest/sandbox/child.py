@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import BinaryIO, cast
 
@@ -25,6 +25,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 
+from ingest.clip.cut import cut
 from ingest.config import DecodeConfig
 from ingest.errors import IngestError, LimitExceeded
 from ingest.media.decode import decode
@@ -34,7 +35,7 @@ from ingest.sandbox.confinement import confine, end_with
 from ingest.sandbox.system_calls import SOCKET
 from ingest.subtitles.encoding import load_codecs
 from ingest.subtitles.text_file import SUFFIXES, read_subtitle_file
-from ingest.values import Decoded, SoundTrack
+from ingest.values import Cut, Decoded, SoundTrack
 
 DESCRIPTORS = 5  # limit on open descriptors: 0 to 4
 NICENESS = 5  # decoding yields to the server's answers
@@ -127,23 +128,12 @@ def _serve(connection: socket.socket, request: protocol.Message, descriptor: int
             last = time.monotonic()
             connection.sendall(beat)
 
-    def choose_sound(tracks: Sequence[SoundTrack]) -> int:
-        for track in tracks:
-            connection.sendall(protocol.serialize(protocol.to_message(track)))
-        connection.sendall(protocol.serialize(protocol.Message(kind="choose")))
-        return int(protocol.receive(connection, max_payload_bytes=0).fields["place"])
-
     file = cast(BinaryIO, DescriptorFile(descriptor, request.fields["size_bytes"]))
-    choose = choose_sound if request.fields["offers_sound"] else None
-    named = request.fields["subtitle_file"]
     try:
-        items: Iterable[Decoded] = (
-            decode(file, uri="", config=config, on_progress=on_progress, choose_sound=choose)
-            if named is None
-            else [read_subtitle_file(file.read, **named)]
-        )
-        for item in items:
-            connection.sendall(protocol.serialize(protocol.to_message(item)))
+        if "cut" in request.fields:
+            _cut(connection, request, file, config, on_progress)
+        else:
+            _decode(connection, request, file, config, on_progress)
     except IngestError as error:
         fields = {"type": type(error).__name__, "reason": error.reason, "remedy": error.remedy}
         if isinstance(error, LimitExceeded):
@@ -153,6 +143,47 @@ def _serve(connection: socket.socket, request: protocol.Message, descriptor: int
         fields = {"type": "internal", "reason": traceback.format_exc(limit=-3)[-protocol.MAX_REASON_CHARS :]}
         connection.sendall(protocol.serialize(protocol.Message(kind="error", fields=fields)))
         raise SystemExit(1) from error
+
+
+def _decode(
+    connection: socket.socket,
+    request: protocol.Message,
+    file: BinaryIO,
+    config: DecodeConfig,
+    on_progress: Callable[[], None],
+) -> None:
+    def choose_sound(tracks: Sequence[SoundTrack]) -> int:
+        for track in tracks:
+            connection.sendall(protocol.serialize(protocol.to_message(track)))
+        connection.sendall(protocol.serialize(protocol.Message(kind="choose")))
+        return int(protocol.receive(connection, max_payload_bytes=0).fields["place"])
+
+    choose = choose_sound if request.fields["offers_sound"] else None
+    named = request.fields["subtitle_file"]
+    items: Iterable[Decoded] = (
+        decode(file, uri="", config=config, on_progress=on_progress, choose_sound=choose)
+        if named is None
+        else [read_subtitle_file(file.read, **named)]
+    )
+    for item in items:
+        connection.sendall(protocol.serialize(protocol.to_message(item)))
+
+
+def _cut(
+    connection: socket.socket,
+    request: protocol.Message,
+    file: BinaryIO,
+    config: DecodeConfig,
+    on_progress: Callable[[], None],
+) -> None:
+    def send(position: int, data: bytes) -> None:
+        connection.sendall(protocol.serialize(protocol.to_piece_message(position, data)))
+
+    fields = dict(request.fields["cut"])
+    size = fields.pop("size")
+    wanted = Cut(**fields, size=None if size is None else tuple(size))
+    clip = cut(file, wanted, send, uri="", config=config, on_progress=on_progress)
+    connection.sendall(protocol.serialize(protocol.to_clip_message(clip)))
 
 
 def _limit(kind: int, value: int, *, soft: bool = False) -> None:

@@ -5,45 +5,32 @@ import io
 import logging
 import os
 import queue
-import signal
-import site
-import socket
-import stat
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from typing import BinaryIO
 
 from ingest.config import DecodeConfig
-from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
+from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded, SpanOutside
 from ingest.media.still.kinds import HEAD_BYTES, may_be_still
 from ingest.sandbox import protocol
-from ingest.values import (
-    MAX_SOUND_TRACKS,
-    ChooseSound,
-    Decoded,
-    DecodeSummary,
-    Frame,
-    MediaInfo,
-    SoundTrack,
-    SubtitleKind,
-    SubtitleTrack,
-)
+from ingest.sandbox.process import CPU_GRACE_SECONDS, ChildProcess
+from ingest.values import ChooseSound, Clip, Cut, Decoded, DecodeSummary, SubtitleKind, SubtitleTrack
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 60.0  # bound of a child's start; loading its libraries takes a second on an idle machine
-CPU_GRACE_SECONDS = 60.0  # of processor time beyond max_wall_seconds, so that the watchdog acts first
-# Variables by which Python and the loader of libraries find what a child imports.
-LOADER_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 SUBTITLE_CPU_SECONDS = 20.0  # of processor time to read a subtitle file; one of 8 MiB takes some seconds
-MAX_SUBTITLE_TRACKS = 1000  # of one input: more than any max_streams that somebody sets
-EXIT_SECONDS = 10.0  # bound of waiting until the kernel has ended a killed child
+
+
+@dataclass(slots=True)
+class _Loan:
+    """A child that works on an input."""
+
+    child: ChildProcess
+    is_reusable: bool = False  # whether it can take another input afterwards
 
 
 class DecodePool:
@@ -57,11 +44,11 @@ class DecodePool:
         if workers <= 0:
             raise ValueError(f"workers must be > 0, got {workers}")
         self._config = config
-        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()  # None: a slot whose child is not started
+        self._idle: queue.LifoQueue[ChildProcess | None] = queue.LifoQueue()  # None: a slot whose child is not started
         for _ in range(workers):
             self._idle.put(None)
         self._lock = threading.Lock()
-        self._children: set[_Child] = set()
+        self._children: set[ChildProcess] = set()
         self._is_closed = False
         # Linux ends a child when the *thread* that started it ends, so one lasting thread starts them all.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode-starter")
@@ -104,35 +91,16 @@ class DecodePool:
         config = config or self._config
         if max_cpu_seconds is None:
             max_cpu_seconds = config.max_wall_seconds + CPU_GRACE_SECONDS
-        child = self._take_slot(check)
-        is_reusable = False
-        try:
-            if self._is_closed:
-                raise RuntimeError("the decode pool is closed")
-            with _open_descriptor(file) as descriptor:
-                is_still = may_be_still(_read_head(descriptor))
-                if child is None or not child.is_alive() or (is_still and not child.decodes_stills):
-                    self._forget(child)
-                    child = self._start(uri, is_still)
-                for item in child.decode(
+        with _open_descriptor(file) as descriptor:
+            is_still = may_be_still(_read_head(descriptor))
+            with self._borrow(uri, check, decodes_stills=is_still) as loan:
+                items = loan.child.decode(
                     descriptor, uri, config, choose_sound, max_cpu_seconds, check, subtitle_file=subtitle_file
-                ):
-                    is_reusable = isinstance(item, DecodeSummary) or subtitle_file is not None
-                    yield item
-        except (DecoderCrashed, DecoderTimeout) as error:
-            logger.warning("decoder replaced uri=%s reason=%s", uri, error.reason)
-            raise
-        except DecodeError:
-            is_reusable = True
-            raise
-        except LimitExceeded as error:
-            is_reusable = error.limit != "max_memory_bytes"  # libraries may be inconsistent after it
-            raise
-        finally:
-            if not is_reusable or self._is_closed:
-                self._forget(child)
-                child = None
-            self._idle.put(child)
+                )
+                with closing(items):
+                    for item in items:
+                        loan.is_reusable = isinstance(item, DecodeSummary) or subtitle_file is not None
+                        yield item
 
     def read_subtitles(
         self,
@@ -154,6 +122,67 @@ class DecodePool:
         (track,) = self.decode(file, uri=name, max_cpu_seconds=SUBTITLE_CPU_SECONDS, subtitle_file=named, check=check)
         assert isinstance(track, SubtitleTrack)  # the child's items are checked
         return replace(track, name=name)
+
+    def cut(
+        self,
+        file: BinaryIO | int,
+        wanted: Cut,
+        write: Callable[[int, bytes], None],
+        *,
+        uri: str,
+        config: DecodeConfig | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Clip:
+        """Make a clip of a part of one input, in a child, as an MP4 file (ingest.clip.cut).
+
+        Args:
+            file: As for decode(), seekable.
+            write: Takes the position of a piece in the MP4 file, and its bytes, at most PIECE_BYTES. A later piece may
+                replace what an earlier one wrote. What it raises stops the work.
+            check: Called some times a second while the caller waits; what it raises stops the work.
+        Raises:
+            DecodeError: If the bytes are not media, or what they hold can be neither copied nor decoded.
+            DecoderCrashed: As decode().
+            DecoderTimeout: As decode().
+            SpanOutside: If the media has nothing at the wanted time.
+            LimitExceeded: If the input exceeds a limit of the config.
+        """
+        config = config or self._config
+        with _open_descriptor(file) as descriptor, self._borrow(uri, check) as loan:
+            clip = loan.child.cut(descriptor, uri, config, {"cut": asdict(wanted)}, write, check)
+            loan.is_reusable = True
+            return clip
+
+    @contextlib.contextmanager
+    def _borrow(self, uri: str, check: Callable[[], None], *, decodes_stills: bool = False) -> Iterator["_Loan"]:
+        """Yield a child; afterwards it waits for the next input if it is as good as new, else it ends."""
+        child = self._take_slot(check)
+        loan: _Loan | None = None
+        try:
+            if self._is_closed:
+                raise RuntimeError("the decode pool is closed")
+            if child is None or not child.is_alive() or (decodes_stills and not child.decodes_stills):
+                self._forget(child)
+                child = None
+                child = self._start(uri, decodes_stills)
+            loan = _Loan(child)
+            yield loan
+        except (DecoderCrashed, DecoderTimeout) as error:
+            logger.warning("decoder replaced uri=%s reason=%s", uri, error.reason)
+            raise
+        except (DecodeError, SpanOutside):
+            if loan is not None:
+                loan.is_reusable = True
+            raise
+        except LimitExceeded as error:
+            if loan is not None:
+                loan.is_reusable = error.limit != "max_memory_bytes"  # libraries may be inconsistent after it
+            raise
+        finally:
+            if loan is None or not loan.is_reusable or self._is_closed:
+                self._forget(child)
+                child = None
+            self._idle.put(child)
 
     def missing_walls(self) -> dict[str, str]:
         """Start a child; return which walls around it this machine lacks, and why (ingest.sandbox.confinement).
@@ -180,7 +209,7 @@ class DecodePool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _take_slot(self, check: Callable[[], None]) -> "_Child | None":
+    def _take_slot(self, check: Callable[[], None]) -> "ChildProcess | None":
         """Wait for a child that is idle, or for a slot whose child is not started."""
         while True:
             try:
@@ -188,214 +217,19 @@ class DecodePool:
             except queue.Empty:
                 check()
 
-    def _start(self, uri: str, decodes_stills: bool) -> "_Child":
-        child: _Child = self._starter.submit(_Child, decodes_stills, self._config.max_memory_bytes).result()
+    def _start(self, uri: str, decodes_stills: bool) -> "ChildProcess":
+        child: ChildProcess = self._starter.submit(ChildProcess, decodes_stills, self._config.max_memory_bytes).result()
         with self._lock:
             self._children.add(child)
         child.wait_ready(uri)
         return child
 
-    def _forget(self, child: "_Child | None") -> None:
+    def _forget(self, child: "ChildProcess | None") -> None:
         if child is None:
             return
         with self._lock:
             self._children.discard(child)
         child.kill()
-
-
-class _Child:
-    """A child process and our end of its socket.
-
-    Args:
-        decodes_stills: Whether it loads the libraries for still pictures. Later, it can open no file.
-        max_memory_bytes: Upper bound of what an input may set.
-    """
-
-    def __init__(self, decodes_stills: bool, max_memory_bytes: int) -> None:
-        self.decodes_stills = decodes_stills
-        self.missing_walls: dict[str, str] = {}  # of ingest.sandbox.confinement, and why they are missing
-        self._connection, theirs = socket.socketpair()
-        with theirs:
-            arguments = ["-P", "-m", "ingest.sandbox.child", str(theirs.fileno())]
-            arguments += [str(max_memory_bytes), str(os.getpid())]
-            arguments += ["stills"] if decodes_stills else []
-            self._process = subprocess.Popen(
-                [sys.executable, *arguments],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,  # read if the start fails; a started child redirects it to /dev/null
-                env=_make_environment(),
-                start_new_session=True,  # Ctrl-C goes to the parent only
-            )
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def wait_ready(self, uri: str) -> None:
-        try:
-            message = protocol.receive(self._connection, max_payload_bytes=0, deadline=time.monotonic() + START_SECONDS)
-        except (EOFError, OSError, protocol.MalformedMessage) as error:
-            self._process.kill()
-            assert self._process.stderr is not None
-            logger.error("decoder not started trace=%s", self._process.stderr.read().decode(errors="replace"))
-            raise DecoderCrashed(uri, f"the decoder process did not start ({self._exit_status()})") from error
-        missing = message.fields.get("missing")
-        if message.kind != "ready" or not isinstance(missing, dict):
-            raise DecoderCrashed(uri, "the decoder process did not start (it sent something else)")
-        self.missing_walls = missing
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-    def decode(
-        self,
-        descriptor: int,
-        uri: str,
-        config: DecodeConfig,
-        choose_sound: ChooseSound | None,
-        max_cpu_seconds: float,
-        check: Callable[[], None],
-        *,
-        subtitle_file: Mapping[str, str | None] | None = None,
-    ) -> Iterator[Decoded]:
-        """Send one input to the child; yield its items, checked."""
-        offers_sound = choose_sound is not None
-        fields = {
-            "config": asdict(config),
-            "offers_sound": offers_sound,
-            "max_cpu_seconds": max_cpu_seconds,
-            "size_bytes": _size_of(descriptor),
-            "subtitle_file": subtitle_file,
-        }
-        request = protocol.serialize(protocol.Message(kind="request", fields=fields))
-        checker, tracks = _OrderChecker(is_subtitle_file=subtitle_file is not None), list[SoundTrack]()
-        waited_seconds = 0.0
-        max_payload = protocol.max_payload_bytes(config)
-        try:
-            self._connection.settimeout(config.max_stall_seconds)
-            sent = socket.send_fds(self._connection, [request], [descriptor])
-            self._connection.sendall(request[sent:])
-            while True:
-                begin = time.monotonic()
-                left = config.max_wall_seconds - waited_seconds
-                deadline = begin + min(config.max_stall_seconds, left)
-                message = protocol.receive(
-                    self._connection, max_payload_bytes=max_payload, deadline=deadline, check=check
-                )
-                waited_seconds += time.monotonic() - begin
-                if message.kind == "beat":
-                    continue
-                if message.kind == "error":
-                    raise _to_error(message, uri)
-                if message.kind == "choose":
-                    self._answer(tracks, choose_sound)
-                    continue
-                item = protocol.from_message(message, config)
-                if isinstance(item, SoundTrack):
-                    checker.check_track(len(tracks))
-                    tracks.append(item)
-                    continue
-                checker.check(item)
-                yield item
-                if isinstance(item, DecodeSummary) or subtitle_file is not None:
-                    return
-        except TimeoutError as error:
-            if waited_seconds + config.max_stall_seconds > config.max_wall_seconds:
-                reason = f"not decoded within max_wall_seconds = {config.max_wall_seconds:g}"
-            else:
-                reason = f"no progress for max_stall_seconds = {config.max_stall_seconds:g}"
-            raise DecoderTimeout(uri, reason) from error
-        except (EOFError, OSError) as error:
-            status = self._exit_status()
-            if status == f"signal {signal.SIGXCPU}":
-                reason = f"not decoded within {max_cpu_seconds:g} seconds of processor time"
-                raise DecoderTimeout(uri, reason) from error
-            raise DecoderCrashed(uri, f"the decoder process died ({status})") from error
-        except protocol.MalformedMessage as error:
-            raise DecoderCrashed(uri, f"the decoder process sent {error}") from error
-
-    def _answer(self, tracks: list[SoundTrack], choose_sound: ChooseSound | None) -> None:
-        """Tell the child which sound track to decode."""
-        if choose_sound is None or not tracks:
-            raise protocol.MalformedMessage("a question that nobody answers")
-        chosen = protocol.Message(kind="chosen", fields={"place": choose_sound(tracks)})
-        tracks.clear()
-        self._connection.sendall(protocol.serialize(chosen))
-
-    def _exit_status(self) -> str:
-        try:
-            code = self._process.wait(timeout=EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "still running"
-        return f"signal {-code}" if code < 0 else f"exit status {code}"
-
-    def kill(self) -> None:
-        """End the process. May be called twice, and while another thread waits for a message."""
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel on a dead disk; it dies later
-            self._process.wait(timeout=EXIT_SECONDS)
-        self._connection.close()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
-
-
-class _OrderChecker:
-    """Checks that items come in the order that DecodePool.decode() promises."""
-
-    def __init__(self, *, is_subtitle_file: bool) -> None:
-        self._is_subtitle_file = is_subtitle_file
-        self._has_info = self._has_media = False
-        self._subtitle_count = 0
-        self._pts_seconds = -1.0
-
-    def check_track(self, count: int) -> None:
-        """Check that a sound track may come after `count` others."""
-        if self._has_info or count >= MAX_SOUND_TRACKS:
-            raise protocol.MalformedMessage("sound tracks too late, or too many")
-
-    def check(self, item: Decoded) -> None:
-        if self._is_subtitle_file:
-            if not isinstance(item, SubtitleTrack):
-                raise protocol.MalformedMessage("something else than subtitles")
-            return
-        if isinstance(item, MediaInfo) == self._has_info:
-            raise protocol.MalformedMessage("media information twice, or not first")
-        self._has_info = True
-        if isinstance(item, SubtitleTrack):
-            self._subtitle_count += 1
-            if self._has_media or self._subtitle_count > MAX_SUBTITLE_TRACKS:
-                raise protocol.MalformedMessage("subtitles too late, or too many")
-        else:
-            self._has_media |= not isinstance(item, MediaInfo)
-        if isinstance(item, Frame):
-            if item.pts_seconds <= self._pts_seconds:
-                raise protocol.MalformedMessage("frames out of order")
-            self._pts_seconds = item.pts_seconds
-
-
-def _to_error(message: protocol.Message, uri: str) -> DecodeError | LimitExceeded:
-    reason, limit = str(message.fields.get("reason")), message.fields.get("limit")
-    if message.fields.get("type") == "internal":
-        logger.error("decoder failed uri=%s trace=%s", uri, reason)
-        return DecoderCrashed(uri, f"the decoder failed ({reason.splitlines()[-1]})")
-    if message.fields.get("type") == "LimitExceeded":
-        return LimitExceeded(uri, str(limit), reason)
-    return DecodeError(uri, reason, str(message.fields.get("remedy") or ""))
-
-
-def _make_environment() -> dict[str, str]:
-    """Return what a child needs to find its modules and libraries, and nothing else of this process's environment."""
-    kept = {name: os.environ[name] for name in LOADER_VARIABLES if name in os.environ}
-    if site.ENABLE_USER_SITE:
-        kept["PYTHONUSERBASE"] = site.getuserbase()
-    # One thread for NumPy: the memory of idle threads counts towards max_memory_bytes.
-    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-def _size_of(descriptor: int) -> int | None:
-    """Return the bytes of a file; None for a pipe."""
-    status = os.fstat(descriptor)
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _read_head(descriptor: int) -> bytes:

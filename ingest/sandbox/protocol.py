@@ -21,6 +21,7 @@ from ingest.subtitles.limits import MAX_COUNT, MAX_TEXT_CHARS
 from ingest.values import (
     SAMPLE_RATE_HZ,
     AudioBlock,
+    Clip,
     Decoded,
     DecodeSummary,
     Frame,
@@ -40,6 +41,9 @@ MAX_LANGUAGE_CHARS = 40  # of a track's language: "zh-Hant-TW", "English"
 MAX_NAME_CHARS = 1000  # of a track's name or codec, and of the reason why it is not read
 # Of SubtitleTrack; its subtitles are the payload.
 SUBTITLE_FIELDS = tuple(each.name for each in fields(SubtitleTrack) if each.name != "subtitles")
+PIECE_BYTES = 1 << 20  # of one piece of a clip, at most
+MAX_CLIP_BYTES = 1 << 40  # no clip is larger: a piece does not lie behind it
+MAX_NOTE_CHARS = 100  # of the name of a track that a clip lacks
 MAX_BLOCK_SECONDS = 30  # of sound in one message; the decoder sends 5 s
 
 
@@ -54,8 +58,8 @@ class MalformedMessage(Exception):
 class Message:
     """A message.
 
-    `kind` is request or chosen to a child; ready, beat, track, choose, info, subtitles, frame, audio, summary or error
-    from it.
+    `kind` is request or chosen to a child. From it, it is ready, beat, track, choose, info, subtitles, frame, audio,
+    summary, piece, clip or error.
     """
 
     kind: str
@@ -152,6 +156,42 @@ def to_message(item: Decoded | SoundTrack) -> Message:
         listed = json.dumps([astuple(one) for one in item.subtitles])
         return Message(kind="subtitles", fields={"facts": facts}, payload=listed.encode())
     return Message(kind="info" if isinstance(item, MediaInfo) else "summary", fields=asdict(item))
+
+
+def to_piece_message(position: int, data: bytes) -> Message:
+    return Message(kind="piece", fields={"position": position}, payload=data)
+
+
+def to_clip_message(clip: Clip) -> Message:
+    return Message(kind="clip", fields=asdict(clip))
+
+
+def to_piece_or_clip(message: Message) -> tuple[int, bytes] | Clip:
+    """Check a message and return the position and the bytes of a piece of a clip, or what the clip is at its end.
+
+    Raises:
+        MalformedMessage: If its fields do not fit its kind.
+    """
+    fields = message.fields
+    try:
+        if message.kind == "piece":
+            return _to_position(fields["position"]), message.payload
+        if message.kind == "clip":
+            video, sounds = fields["video"], tuple(fields["sounds"])
+            if video not in (None, "copied", "encoded") or not set(sounds) <= {"copied", "encoded"}:
+                raise ValueError(f"tracks {video!r} and {sounds!r}")
+            return Clip(
+                start_seconds=_to_seconds(fields["start_seconds"]),
+                end_seconds=_to_seconds(fields["end_seconds"]),
+                video=video,
+                sounds=sounds,
+                subtitle_count=_to_count(fields["subtitle_count"]),
+                left_out=tuple(str(name)[:MAX_NOTE_CHARS] for name in fields["left_out"]),
+                size_bytes=_to_position(fields["size_bytes"]),
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MalformedMessage(f"a {message.kind} message with {error}") from error
+    raise MalformedMessage("a message of unknown kind")
 
 
 def max_payload_bytes(config: DecodeConfig) -> int:
@@ -313,6 +353,12 @@ def _optional(convert: Any, value: Any) -> Any:
 def _to_count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 31:
         raise ValueError(f"{value!r} for a count")
+    return value
+
+
+def _to_position(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < MAX_CLIP_BYTES:
+        raise ValueError(f"{value!r} for a position")
     return value
 
 

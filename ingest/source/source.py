@@ -10,7 +10,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -93,7 +93,13 @@ def check_name(path: str) -> SourceError | None:
 
 @contextmanager
 def open_source(
-    uri: str, config: SourceConfig, *, spool: Path, progress: Progress | None = None, may_grow: bool = False
+    uri: str,
+    config: SourceConfig,
+    *,
+    spool: Path,
+    progress: Progress | None = None,
+    may_grow: bool = False,
+    known_hash: Callable[[os.stat_result], str | None] = lambda status: None,
 ) -> Iterator[SourceFile]:
     """Open a path or URI, and hash its content.
 
@@ -102,6 +108,8 @@ def open_source(
         config: The URI policy and its limits. max_bytes applies to files too.
         spool: Folder for downloads. They have no name in it, so that not even a killed process leaves one.
         progress: Called after each read.
+        known_hash: Returns the SHA-256 of a file, as hex digits, if the caller knows it for the file's size and times:
+            then its content is not read. Not called for downloads.
         may_grow: Wait, at most GROWING_SECONDS, for a file that is being written; then take what is there.
     Raises:
         SourceNotFound: If there is no such file or page.
@@ -121,7 +129,10 @@ def open_source(
         raise SourceRefused(name, reason, f"use one of {', '.join(_SCHEMES)}, or a path")
     descriptor = open_path(uri, name) if scheme is None else open_file_uri(uri, name, config)
     with open(descriptor, "rb", buffering=0) as file:
-        content_sha256, is_being_written = _hash_at_rest(file, name, config, progress, may_grow=may_grow)
+        known = known_hash(os.fstat(file.fileno()))
+        content_sha256, is_being_written = (
+            (known, False) if known is not None else _hash_at_rest(file, name, config, progress, may_grow=may_grow)
+        )
         absolute = _to_absolute(uri, file) if scheme is None else uri
         yield _to_source_file(name, absolute, file, content_sha256, is_being_written=is_being_written)
 

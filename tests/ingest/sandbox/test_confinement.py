@@ -12,7 +12,7 @@ import pytest
 
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError
-from ingest.sandbox import pool as sandbox
+from ingest.sandbox import process as sandbox
 from ingest.sandbox.confinement import NOBODY
 from ingest.sandbox.pool import DecodePool
 from ingest.values import DecodeSummary, Frame, MediaInfo

@@ -21,7 +21,7 @@ import pytest
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, DecoderCrashed, DecoderTimeout, LimitExceeded
 from ingest.media.decode import decode
-from ingest.sandbox import pool as sandbox
+from ingest.sandbox import process as sandbox
 from ingest.sandbox import protocol
 from ingest.sandbox.pool import DecodePool
 from ingest.sandbox.protocol import Message

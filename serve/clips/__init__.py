@@ -1,0 +1,1 @@
+"""Clips and montages of the library's videos."""
