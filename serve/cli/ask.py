@@ -15,7 +15,7 @@ from rich.console import Console
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
 from ingest.values import Frame
-from serve.cli.render import moments_json, search_json, show_moments, show_search
+from serve.cli.render import first_letters, moments_json, search_json, show_moments, show_search
 from serve.client.any_library import AnyLibrary, LocalLibrary
 from serve.errors import FrameNotFound, ServerFailed
 from serve.text import plural, printable, to_json
@@ -42,6 +42,9 @@ class QuestionOptions:
     sheet: Path | None
     as_json: bool
     video_ids: tuple[str, ...] = ()
+    plays: bool = False  # play the best moment
+    clips: Path | None = None  # folder to write each moment to
+    is_exact: bool = False  # the clips are encoded anew
 
     @property
     def name(self) -> str:
@@ -81,7 +84,14 @@ def ask(kind: Literal["search", "moments"], question: QuestionOptions, library: 
         click.echo(f"kinodex: {channel} search is not available: the answer is without it (see {doctor})", err=True)
     if answer.is_live_behind:
         click.echo("kinodex: the server does not reach Kafka: live videos may lack their newest part", err=True)
-    _print_answer(kind, question, answer)
+    _print_answer(kind, question, answer, library)
+    if isinstance(library, LocalLibrary) and (question.clips is not None or question.plays):
+        from serve.cli.act.answers import play_best, write_clips
+
+        if question.clips is not None:
+            write_clips(library.library, answer.moments, question.clips, is_exact=question.is_exact)
+        if question.plays:
+            play_best(library.library, answer.moments)
     if question.sheet is not None:
         from serve.cli.sheet import draw_sheet
 
@@ -122,13 +132,16 @@ def shrink_image(image: bytes, name: str) -> bytes:
     raise DecodeError(name, "no picture inside", "give a JPEG, PNG, WebP, HEIC or AVIF file")
 
 
-def _print_answer(kind: Literal["search", "moments"], question: QuestionOptions, answer: Answer) -> None:
+def _print_answer(
+    kind: Literal["search", "moments"], question: QuestionOptions, answer: Answer, library: AnyLibrary
+) -> None:
     if question.as_json:
         document = search_json if kind == "search" else moments_json
         click.echo(to_json(document(question.name, answer)))
     else:
         show = show_search if kind == "search" else show_moments
-        show(Console(), question.name, answer)
+        short_id = library.short_id if isinstance(library, LocalLibrary) else first_letters
+        show(Console(), question.name, answer, short_id)
 
 
 def _make_cells(library: AnyLibrary, answer: Answer) -> "list[Cell]":

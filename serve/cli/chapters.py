@@ -49,14 +49,16 @@ def chapters(
     """Print the chapters of a video.
 
     A chapter begins where pictures, words and pauses change together. Its title is made of the words that it says more
-    than the other chapters. Where nothing is said, its time is its title. The first characters of the ID are enough.
+    than the other chapters. Where nothing is said, its time is its title. The first characters of the ID are enough, or
+    the name of the file.
     """
+    from serve.cli.act.places import find_video
     from serve.text import title
 
     if highlight_count and format_ in ("vtt", "youtube"):
         raise click.UsageError(f"--highlights cannot be written as {format_}; use --format text or json")
     with local_library(data, config) as library:
-        video = library.video(video_id)
+        video = find_video(library, video_id)
         outline = library.outline(video, highlight_count)
     if format_ == "youtube" and (problem := youtube_problem(outline.chapters)):
         click.echo(f"kinodex: YouTube shows no chapters of {title(video.uri)}: {problem}", err=True)

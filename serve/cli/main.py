@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
+from serve.cli.act.clip import clip
+from serve.cli.act.play import play
 from serve.cli.audit import audited
 from serve.cli.chapters import chapters
 from serve.cli.eval import evaluate
@@ -122,10 +124,17 @@ Examples:
   kinodex moments "at what time does the speaker mention Paris?"
   kinodex moments "a dog runs into the water" --video 3fa9 --limit 5
   kinodex moments "goal" --sheet goals.png
+  kinodex moments "goal" --limit 1 --play
+  kinodex moments "goal" --clips goals/ --exact
   kinodex moments "goal" --json | jq '.moments[0].start_seconds'"""
 )
 @question_options
 @click.option("--video", "video_ids", metavar="ID", multiple=True, help="Search only this video. Repeatable.")
+@click.option("--play", "plays", is_flag=True, help="Play the best moment.")
+@click.option(
+    "--clips", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help="Write each moment as an MP4 file."
+)
+@click.option("--exact", "is_exact", is_flag=True, help="With --clips: encode anew, see kinodex clip --help.")
 @library_options
 def moments(data: Path | None, config: Path | None, **question: Any) -> None:
     """Find the moments that answer QUERY."""
@@ -142,6 +151,10 @@ def _ask_library(kind: Literal["search", "moments"], data: Path | None, config: 
     if UNDECODABLE.intersection(question["speaker"]):
         raise click.UsageError("--speaker is not UTF-8 text")
     server = question.pop("server")
+    if server is not None and (question.get("plays") or question.get("clips")):
+        raise click.UsageError("--play and --clips need the files: give --data, not --server")
+    if question.get("is_exact") and not question.get("clips"):
+        raise click.UsageError("--exact needs --clips DIR")
     if server is not None and data is not None:
         raise click.UsageError("give --data or --server, not both")
     from serve.cli.ask import QuestionOptions, ask, check_sheet
@@ -194,15 +207,16 @@ def list_videos(
 def show(video_id: str, as_json: bool, data: Path | None, config: Path | None) -> None:
     """Show the facts about a video.
 
-    The first characters of its ID are enough.
+    The first characters of its ID are enough, or the name of its file.
     """
     from rich.console import Console
 
+    from serve.cli.act.places import find_video
     from serve.cli.render import show_video, video_json
     from serve.text import to_json
 
     with local_library(data, config) as library:
-        video = library.video(video_id)
+        video = find_video(library, video_id)
     if as_json:
         click.echo(to_json(video_json(video)))
     else:
@@ -315,6 +329,8 @@ def calibrate(
         show_calibration(Console(), report, target)
 
 
+cli.add_command(clip)
+cli.add_command(play)
 cli.add_command(chapters)
 cli.add_command(speakers)
 cli.add_command(serve)

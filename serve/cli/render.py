@@ -1,8 +1,9 @@
 """Renders answers, videos and outcomes: JSON for programs, coloured tables on a terminal, aligned lines in a pipe."""
 
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from serve.catalog.places import place_of
 from serve.text import DASH, clock, plural, printable, time_span, title
 from serve.values import Answer, IndexOutcome, Moment, Verdict, Video, VideoAnswer
 
@@ -64,6 +66,7 @@ def moment_json(moment: Moment) -> dict[str, Any]:
         ],
         "transcript": moment.transcript,
         "best_frame_seconds": _round_seconds(moment.best_frame_seconds),
+        "recorded_time": None if moment.recorded_time is None else _utc_time(moment.recorded_time),
         "final": moment.final,
     }
 
@@ -242,7 +245,34 @@ def _answer_row(verdict: Verdict, key: tuple[Text, ...], heading: tuple[Text, ..
     return _Row(key=key, heading=heading, body=body)
 
 
-def show_search(console: Console, query: str, answer: Answer) -> None:
+ShortId = Callable[[str], str]  # the id of a video -> what of it is enough to type
+
+
+def first_letters(video_id: str) -> str:
+    """Return the beginning of an id that is hardly ever that of another."""
+    return video_id[:SHORT_ID_CHARS]
+
+
+def show_place(uri: str) -> str:
+    """Return where a video is, for people: a path, from the current folder if it lies below that, or an address."""
+    place = place_of(uri)
+    if place is None or not place.startswith("/"):
+        return printable(uri)
+    try:
+        relative = os.path.relpath(place)
+    except OSError:  # there is no current folder
+        return printable(place)
+    return printable(place if relative.startswith("..") else relative)
+
+
+def _local_time(seconds: float | None) -> str:
+    """Write a time of day in the local zone: 2026-03-01 14:05:09 CET; a dash for none."""
+    if seconds is None:
+        return DASH
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def show_search(console: Console, query: str, answer: Answer, short_id: ShortId = first_letters) -> None:
     """Print the videos of an answer, each with its best moment."""
     _print_headline(console, query, [video.verdict for video in answer.videos])
     rows = []
@@ -251,26 +281,31 @@ def show_search(console: Console, query: str, answer: Answer) -> None:
         span = time_span(best.start_seconds, best.end_seconds) if best else DASH
         key = (_verdict_text(video.verdict, video.confidence), Text(span, style="cyan"))
         heading = (
-            Text(title(video.uri), style="bold"),
+            Text(show_place(video.uri), style="bold"),
             Text(f"score {score_text(video.score)}", style="dim"),
-            Text(printable(video.video_id)[:SHORT_ID_CHARS], style="dim"),
+            Text(printable(short_id(video.video_id)), style="dim"),
         )
         rows.append(_answer_row(video.verdict, key, heading, _snippet_of(best) if best else Text()))
     _print_rows(console, ["verdict", "best moment", "video and words"], rows)
 
 
-def show_moments(console: Console, query: str, answer: Answer) -> None:
+def show_moments(console: Console, query: str, answer: Answer, short_id: ShortId = first_letters) -> None:
     """Print the moments of an answer."""
     _print_headline(console, query, [moment.verdict for moment in answer.moments])
     rows = []
+    # Every line of a pipe has the same cells, so that they can be aligned.
+    has_times = any(moment.recorded_time is not None for moment in answer.moments)
+    has_text = any(moment.text_score is not None for moment in answer.moments)
     for moment in answer.moments:
         span = time_span(moment.start_seconds, moment.end_seconds) + ("" if moment.final else " (live)")
         key = (Text(span, style="cyan"), _verdict_text(moment.verdict, moment.confidence))
         heading = (
-            Text(title(moment.uri), style="bold"),
+            Text(show_place(moment.uri), style="bold"),
+            Text(printable(short_id(moment.video_id)), style="cyan"),
+            *([Text(_local_time(moment.recorded_time))] if has_times else []),
             Text(f"visual {score_text(moment.visual_score)}", style="dim"),
             Text(f"speech {score_text(moment.speech_score)}", style="dim"),
-            *([] if moment.text_score is None else [Text(f"text {score_text(moment.text_score)}", style="dim")]),
+            *([Text(f"text {score_text(moment.text_score)}", style="dim")] if has_text else []),
         )
         rows.append(_answer_row(moment.verdict, key, heading, _snippet_of(moment)))
     _print_rows(console, ["time", "verdict", "video and words"], rows)

@@ -42,6 +42,17 @@ def shown(show: object, *arguments: object, terminal: bool = False, width: int =
 
 
 # ------------------------------------------------------------------ JSON
+def test_moments_with_and_without_a_text_score_and_a_time_of_day_are_aligned() -> None:
+    output = io.StringIO()
+    found = (moment(text_score=0.5), moment(recorded_time=0.0, uri="/b.mp4"))
+    show_moments(Console(file=output, width=300), "q", Answer(moments=found), lambda video_id: video_id[:4])
+    lines = output.getvalue().splitlines()
+    assert lines[0].index("visual") == lines[1].index("visual")
+    assert "  3fa9  " in lines[0]
+    assert "text 0.50" in lines[0]
+    assert "1970" in lines[1] or "1969" in lines[1]
+
+
 def test_a_moment_has_the_keys_of_the_contract_in_order() -> None:
     assert list(moment_json(moment())) == [
         "video_id",
@@ -57,6 +68,7 @@ def test_a_moment_has_the_keys_of_the_contract_in_order() -> None:
         "matched_text",
         "transcript",
         "best_frame_seconds",
+        "recorded_time",
         "final",
     ]
 
