@@ -44,6 +44,7 @@ class QuestionOptions:
     video_ids: tuple[str, ...] = ()
     plays: bool = False  # play the best moment
     clips: Path | None = None  # folder to write each moment to
+    export: Path | None = None  # file to write the moments to
     is_exact: bool = False  # the clips are encoded anew
 
     @property
@@ -85,6 +86,12 @@ def ask(kind: Literal["search", "moments"], question: QuestionOptions, library: 
     if answer.is_live_behind:
         click.echo("kinodex: the server does not reach Kafka: live videos may lack their newest part", err=True)
     _print_answer(kind, question, answer, library)
+    if question.export is not None:
+        from serve.cli.act.export import export_moments
+
+        export_moments(library, answer.moments, question.export, question.name)
+        count = plural(len(answer.moments), "moment")
+        click.echo(f"kinodex: wrote {count} into {printable(str(question.export))}", err=True)
     if isinstance(library, LocalLibrary) and (question.clips is not None or question.plays):
         from serve.cli.act.answers import play_best, write_clips
 

@@ -126,6 +126,7 @@ Examples:
   kinodex moments "goal" --sheet goals.png
   kinodex moments "goal" --limit 1 --play
   kinodex moments "goal" --clips goals/ --exact
+  kinodex moments "goal" --export goals.otio
   kinodex moments "goal" --json | jq '.moments[0].start_seconds'"""
 )
 @question_options
@@ -133,6 +134,12 @@ Examples:
 @click.option("--play", "plays", is_flag=True, help="Play the best moment.")
 @click.option(
     "--clips", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help="Write each moment as an MP4 file."
+)
+@click.option(
+    "--export",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the moments for an editor (.otio, .fcpxml, .edl) or as a table (.csv, .parquet).",
 )
 @click.option("--exact", "is_exact", is_flag=True, help="With --clips: encode anew, see kinodex clip --help.")
 @library_options
@@ -162,6 +169,10 @@ def _ask_library(kind: Literal["search", "moments"], data: Path | None, config: 
 
     if question["sheet"] is not None:
         check_sheet(question["sheet"])
+    if question.get("export") is not None:
+        from serve.cli.act.export import check_export
+
+        check_export(question["export"])
     directory, settings = load_library_settings(data, config, is_local=server is None)
     with open_library(settings, directory, server) as asked:
         ask(kind, QuestionOptions(**question), asked)
