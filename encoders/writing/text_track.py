@@ -11,6 +11,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from encoders.values import ReadLine, TextLine
 
@@ -19,8 +20,8 @@ Read = Callable[[NDArray[np.uint8]], Sequence[ReadLine]]
 STILL_PAUSE_SECONDS = 3.0  # between two pictures that are read, if the second stays: at most twenty a minute
 MIN_PAUSE_SECONDS = 6.0  # the same while the pictures keep changing
 MAX_PAUSE_SECONDS = 48.0  # the longest pause, after a picture without text, while the pictures keep changing
-COARSE_PX = 16  # every so many pixels of a picture are compared to find cuts
-CUT_DIFFERENCE = 25.0  # mean difference of their grey, of 255, from a second before; cameras that pan make some 15
+COARSE_PX = 32  # sides of the blocks of a picture whose mean grey is compared to find cuts
+CUT_DIFFERENCE = 25.0  # mean difference of the blocks, of 255, from a second before; cameras that pan make up to 20
 SAME_TEXT_RATIO = 0.8  # of the letters of two readings of one line; a small or moving line is read a little differently
 SAME_PLACE_IOU = 0.3  # of the boxes of two readings of one line: cameras shake
 
@@ -133,7 +134,7 @@ class TextTrack:
 
     def _is_cut(self, pixels: NDArray[np.uint8]) -> bool:
         """Whether a picture begins another scene than the one before it."""
-        grey = pixels[::COARSE_PX, ::COARSE_PX].mean(axis=2, dtype=np.float32)
+        grey = np.asarray(Image.fromarray(pixels).convert("L").reduce(COARSE_PX), np.float32)
         last, self._last_grey = self._last_grey, grey
         return last is None or last.shape != grey.shape or bool(np.abs(grey - last).mean() > CUT_DIFFERENCE)
 

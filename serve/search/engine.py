@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.batching import TextVectors
-from encoders.calibration import logit
+from encoders.calibration import WEAK_CONFIDENCE, logit
 from serve.catalog.catalog import Catalog
 from serve.catalog.reader import require_single
 from serve.catalog.speech.speakers import has_speakers
@@ -343,12 +343,15 @@ class Engine:
     def _rank_screens(
         self, screens: Sequence[Screen], videos: Sequence[Video], query: Query, target: Target, intent: Intent
     ) -> list[Candidate]:
-        """Return the candidates of the text channel."""
+        """Return the candidates of the text channel; of a question that names no writing, those that are likely."""
         by_row = {video.row: video for video in videos}
+        least = 0.0 if intent.names_text or query.channel == "text" else WEAK_CONFIDENCE
         candidates = [
             Candidate(video=by_row[screen.row], span=screen.span, screen=screen, written_confidence=confidence)
             for screen, confidence in zip(screens, judge_screens(screens, intent), strict=True)
-            if query.filter.admits_span(by_row[screen.row], screen.span) and not self._shows_excluded(screen, target)
+            if confidence >= least
+            and query.filter.admits_span(by_row[screen.row], screen.span)
+            and not self._shows_excluded(screen, target)
         ]
         rank_in_channel(candidates, "written", [-c.screen.score for c in candidates if c.screen])
         return candidates
