@@ -56,7 +56,7 @@ SPEAKER_COUNTS, DIALOGUES_EACH = (1, 2, 3, 4), 5
 TURN_COUNT = 14  # of a dialogue: about a minute
 SEED = 20261130
 FRAME_SECONDS = 0.02  # resolution of the figures
-VALUES = (0.55, 0.60, 0.65, 0.68, 0.70, 0.72, 0.75, 0.80, 0.85)  # of SAME_VOICE, for --scan
+VALUES = (0.58, 0.60, 0.62, 0.64, 0.65, 0.66, 0.70, 0.75, 0.80)  # of SAME_VOICE, for --scan
 Sound = NDArray[np.float32]
 Turn = tuple[float, float, int]  # start, end and speaker, from 1
 

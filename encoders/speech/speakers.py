@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Mean cosine of two groups of utterances from which on they are of one speaker. On the training half of made dialogues,
-# 0.65 to 0.75 confuse fewest: `python -m benchmarks.speakers --half train --scan`.
-SAME_VOICE = 0.70
+# 0.64 to 0.66 confuse fewest: `python -m benchmarks.speakers --half train --scan`.
+SAME_VOICE = 0.65
 CLEAR_SECONDS = 1.6  # shortest utterance that may found a speaker: the voice encoder was trained on that length
-LEAST_SECONDS = 3.0  # of speech of a speaker: with less, it is another voice of someone heard elsewhere
 MAX_AT_ONCE = 2_000  # utterances grouped together: time and memory grow with the square; 32 MB
 
 
@@ -44,12 +43,11 @@ def _group_all(voices: NDArray[np.float32], lengths: NDArray[np.float64], same_v
         _group(voices[begin : begin + MAX_AT_ONCE], lengths[begin : begin + MAX_AT_ONCE], same_voice)
         for begin in range(0, len(voices), MAX_AT_ONCE)
     ]
-    means, weights = blocks[0]
+    means, _ = blocks[0]
     if len(blocks) > 1:
         means = np.concatenate([means for means, _ in blocks])
-        means, weights = _group(means, np.concatenate([weights for _, weights in blocks]), same_voice)
-    lasting = weights >= LEAST_SECONDS
-    return means[lasting] if lasting.any() else means[[int(np.argmax(weights))]]
+        means, _ = _group(means, np.concatenate([weights for _, weights in blocks]), same_voice)
+    return means
 
 
 def _group(

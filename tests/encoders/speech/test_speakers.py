@@ -46,8 +46,7 @@ def test_numbers_the_speakers_in_the_order_of_first_words(people: tuple[int, ...
 def test_short_words_found_no_speaker() -> None:
     assert tell_apart(said_by(1, 2, 3, 1), [4.0, 4.0, 0.4, 0.4])[3] == 1
     assert set(tell_apart(said_by(1, 2, 3, 1), [4.0, 4.0, 0.4, 0.4])) == {1, 2}
-    assert tell_apart(said_by(1, 2), [0.4, 0.4]) == [1, 1]  # too little of any: one speaker
-    assert set(tell_apart(said_by(1, 1, 2), [4.0, 4.0, 2.0])) == {1}  # two seconds are no speaker of their own
+    assert tell_apart(said_by(1, 2), [0.4, 0.4]) == [1, 2]  # nobody says more
 
 
 def test_a_long_video_is_grouped_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
