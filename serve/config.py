@@ -16,13 +16,12 @@ class ClipConfig:
 
     max_seconds: float = 3600.0  # longest clip, in seconds; a longer one is nearly the file itself
     max_bytes: int = 4 << 30  # largest clip; an hour of 9 Mbit/s
-    max_montage_count: int = 100  # most moments in one montage
     # how `kinodex play` shows a moment: `mpv`, `vlc`, `ffplay`, `browser`, or the path of one of the first three; none:
     # the first that is there
     player: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("max_seconds", "max_bytes", "max_montage_count"):
+        for name in ("max_seconds", "max_bytes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
 

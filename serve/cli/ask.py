@@ -15,7 +15,7 @@ from rich.console import Console
 from ingest.config import DecodeConfig
 from ingest.errors import DecodeError, SourceNotFound, SourceUnreadable
 from ingest.values import Frame
-from serve.cli.render import first_letters, moments_json, search_json, show_moments, show_search
+from serve.cli.render import moments_json, search_json, show_moments, show_search
 from serve.client.any_library import AnyLibrary, LocalLibrary
 from serve.errors import FrameNotFound, ServerFailed
 from serve.text import plural, printable, to_json
@@ -85,7 +85,7 @@ def ask(kind: Literal["search", "moments"], question: QuestionOptions, library: 
         click.echo(f"kinodex: {channel} search is not available: the answer is without it (see {doctor})", err=True)
     if answer.is_live_behind:
         click.echo("kinodex: the server does not reach Kafka: live videos may lack their newest part", err=True)
-    _print_answer(kind, question, answer, library)
+    _print_answer(kind, question, answer)
     if question.export is not None:
         from serve.cli.act.export import export_moments
 
@@ -139,16 +139,13 @@ def shrink_image(image: bytes, name: str) -> bytes:
     raise DecodeError(name, "no picture inside", "give a JPEG, PNG, WebP, HEIC or AVIF file")
 
 
-def _print_answer(
-    kind: Literal["search", "moments"], question: QuestionOptions, answer: Answer, library: AnyLibrary
-) -> None:
+def _print_answer(kind: Literal["search", "moments"], question: QuestionOptions, answer: Answer) -> None:
     if question.as_json:
         document = search_json if kind == "search" else moments_json
         click.echo(to_json(document(question.name, answer)))
     else:
         show = show_search if kind == "search" else show_moments
-        short_id = library.short_id if isinstance(library, LocalLibrary) else first_letters
-        show(Console(), question.name, answer, short_id)
+        show(Console(), question.name, answer)
 
 
 def _make_cells(library: AnyLibrary, answer: Answer) -> "list[Cell]":

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,8 @@ TIME_DIGITS = 3  # milliseconds: finer than any frame or word time we have
 NANOSECOND_DIGITS = 9
 SCORE_DIGITS = 4  # finer than the noise of a half-precision embedding
 SNIPPET_CHARS = 160  # longest excerpt of a transcript: about two table lines on a wide terminal
-SHORT_ID_CHARS = 12  # printed characters of a video id, a hash: commands accept such a prefix, and it is unique enough
+SHORT_ID_CHARS = 8  # printed of an id that is a hash: of 10,000 videos, two share them once in 86 libraries
+_HASH = re.compile("[0-9a-f]{16,}")
 VERDICT_STYLES = {Verdict.MATCH: "bold green", Verdict.WEAK: "yellow", Verdict.NO_MATCH: "dim"}
 
 
@@ -245,12 +246,9 @@ def _answer_row(verdict: Verdict, key: tuple[Text, ...], heading: tuple[Text, ..
     return _Row(key=key, heading=heading, body=body)
 
 
-ShortId = Callable[[str], str]  # the id of a video -> what of it is enough to type
-
-
-def first_letters(video_id: str) -> str:
-    """Return the beginning of an id that is hardly ever that of another."""
-    return video_id[:SHORT_ID_CHARS]
+def short_id(video_id: str) -> str:
+    """Return what of an id is enough to type: the beginning of a hash, and all of an id that a caller chose."""
+    return video_id[:SHORT_ID_CHARS] if _HASH.fullmatch(video_id) else printable(video_id)
 
 
 def show_place(uri: str) -> str:
@@ -272,7 +270,7 @@ def _local_time(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def show_search(console: Console, query: str, answer: Answer, short_id: ShortId = first_letters) -> None:
+def show_search(console: Console, query: str, answer: Answer) -> None:
     """Print the videos of an answer, each with its best moment."""
     _print_headline(console, query, [video.verdict for video in answer.videos])
     rows = []
@@ -283,13 +281,13 @@ def show_search(console: Console, query: str, answer: Answer, short_id: ShortId 
         heading = (
             Text(show_place(video.uri), style="bold"),
             Text(f"score {score_text(video.score)}", style="dim"),
-            Text(printable(short_id(video.video_id)), style="dim"),
+            Text(short_id(video.video_id), style="dim"),
         )
         rows.append(_answer_row(video.verdict, key, heading, _snippet_of(best) if best else Text()))
     _print_rows(console, ["verdict", "best moment", "video and words"], rows)
 
 
-def show_moments(console: Console, query: str, answer: Answer, short_id: ShortId = first_letters) -> None:
+def show_moments(console: Console, query: str, answer: Answer) -> None:
     """Print the moments of an answer."""
     _print_headline(console, query, [moment.verdict for moment in answer.moments])
     rows = []
@@ -301,7 +299,7 @@ def show_moments(console: Console, query: str, answer: Answer, short_id: ShortId
         key = (Text(span, style="cyan"), _verdict_text(moment.verdict, moment.confidence))
         heading = (
             Text(show_place(moment.uri), style="bold"),
-            Text(printable(short_id(moment.video_id)), style="cyan"),
+            Text(short_id(moment.video_id), style="cyan"),
             *([Text(_local_time(moment.recorded_time))] if has_times else []),
             Text(f"visual {score_text(moment.visual_score)}", style="dim"),
             Text(f"speech {score_text(moment.speech_score)}", style="dim"),

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from serve.search.library import Library
 
 
-LEAST_ID_CHARS = 4  # of an id's beginning: what git shows at least, too
-
-
 class AnyLibrary(Protocol):
     """A `LocalLibrary` or a serve.client.client.Client.
 
@@ -50,13 +47,6 @@ class LocalLibrary:
 
     def video(self, video_id: str, collection: str = "") -> Video:
         return self.library.catalog.video(video_id, collection or None)
-
-    def short_id(self, video_id: str) -> str:
-        """Return the shortest beginning of an id that names no other video."""
-        for length in range(LEAST_ID_CHARS, len(video_id)):
-            if len({video.video_id for video in self.library.catalog.videos_named(video_id[:length], None)}) < 2:
-                return video_id[:length]
-        return video_id
 
     def frame(self, video_id: str, at_seconds: float, collection: str = "") -> tuple[float, bytes]:
         frame = self.library.thumbnail(self.video(video_id, collection), at_seconds)
