@@ -23,7 +23,7 @@ export async function showSearch(main, url, signal) {
   setTitle(question.text || "Search by example");
   const answers = h("div", { class: "answers" });
   const state = h("p", { class: "state", role: "status" }, "Searching …");
-  fill(main, filters(question, signal), example(question), h("div", { class: "summary" }, state, hand(question)), answers);
+  fill(main, h("h1", { class: "sr" }, "Answers"), filters(question, signal), example(question), h("div", { class: "summary" }, state, hand(question)), answers);
   if (question.picture && !pictureUrl(question.picture)) {
     fill(state, "This tab does not have the picture of this address. Drop it here again.");
     return;

@@ -54,7 +54,7 @@ class VideoPage {
         h("div", { class: "line" }, h("h1", { title: name }, name), video.live && h("span", { class: "live" }, "live"),
           this.question.text && h("a", { href: questionUrl(this.question) }, "all answers")),
         this.player.element,
-        h("form", { class: "within", role: "search", onsubmit: (/** @type {Event} */ event) => { event.preventDefault(); go(videoUrl(this.reference, { start: this.player.now, question: { ...this.question, text: ask.value.trim() } })); } }, ask, h("button", { type: "submit" }, "Find")),
+        h("form", { class: "within", role: "search", "aria-label": "This video", onsubmit: (/** @type {Event} */ event) => { event.preventDefault(); go(videoUrl(this.reference, { start: this.player.now, question: { ...this.question, text: ask.value.trim() } })); } }, ask, h("button", { type: "submit" }, "Find")),
         this.timeline.element, this.selection),
       this.side);
   }
