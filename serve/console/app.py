@@ -14,19 +14,23 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from serve.api.server import Server
+from serve.api.workers import Workers
+from serve.clips.maker import ClipMaker
 from serve.console.calls import EXCHANGE, Calls, Exchange
 from serve.console.guard import Guard
 from serve.console.links import LinkRoutes, Links
+from serve.console.media import MediaRoutes
 from serve.console.pictures import PictureRoutes
 
 PAGES = ("/", "/video/{video_id}", "/library", "/live", "/events", "/about")  # as in static/app.js
 STATIC = Path(__file__).with_name("static")
 
 
-def make_application(server: Server) -> Any:
-    """Return the ASGI application of a server."""
+def make_application(server: Server, maker: ClipMaker, clip_workers: Workers) -> Any:
+    """Return the ASGI application of a server, which gives out files and clips with these."""
     links = Links(server.library_service.signer)
     calls = Calls(server.interceptor, server.servicers)
+    media = MediaRoutes(calls, server.library_service, links, maker, clip_workers)
     connect = _RefuseGrpc(calls.application(server.config.max_message_bytes))
 
     async def page(request: Request) -> Response:
@@ -41,6 +45,7 @@ def make_application(server: Server) -> Any:
         Route("/healthz", health, methods=["GET"]),
         *LinkRoutes(calls, links).routes(),
         *PictureRoutes(calls, server.library_service, links).routes(),
+        *media.routes(),
         Mount("/console", app=StaticFiles(directory=STATIC)),
         *(Route(path, page, methods=["GET"]) for path in PAGES),
     ]

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -12,6 +12,8 @@ import uvicorn
 from serve.api.server import Server
 from serve.api.strangers import split_connections
 from serve.api.tls import check_exposure
+from serve.api.workers import Workers
+from serve.clips.maker import ClipMaker
 from serve.config import ServerConfig, host_and_port
 from serve.console.app import make_application
 from serve.console.connections import HttpConnection
@@ -21,6 +23,9 @@ from serve.observe.certificate import ServedCertificate
 BACKLOG = 512  # connections that the system holds until they are accepted
 IDLE_SECONDS = 60  # without a request, until a connection is closed
 HANDSHAKE_SECONDS = 10.0  # for TLS, as over gRPC
+CLIP_THREADS = 1  # clips that are made at once: each may keep a core busy
+MAX_WAITING_CLIPS = 32
+CLIP_SHARE = 0.25  # of the waiting clips, those of one caller at most
 START_SECONDS = 0.01  # between two looks whether uvicorn has started
 
 
@@ -35,8 +40,18 @@ def open_http(server: Server) -> "HttpServer | None":
         return None
     check_exposure(config, has_tokens=server.interceptor.tokens is not None, setting="http_listen")
     bound = bind(config.http_listen)
+    maker = ClipMaker(server.reader, server.directory, server.settings, workers=CLIP_THREADS)
+    clip_workers = Workers(
+        "clips", CLIP_THREADS, MAX_WAITING_CLIPS, lambda count: None, limit="clips that wait", share=CLIP_SHARE
+    )
+
+    def close() -> None:
+        clip_workers.close()
+        maker.close()
+
     try:
-        return HttpServer(config, bound, make_application(server), split_connections(config)[1])
+        app = make_application(server, maker, clip_workers)
+        return HttpServer(config, bound, app, split_connections(config)[1], close)
     except BaseException:
         bound.close()
         raise
@@ -72,7 +87,16 @@ def bind(listen: str) -> socket.socket:
 class HttpServer:
     """A bound HTTP server. start() makes it answer, stop() ends it."""
 
-    def __init__(self, config: ServerConfig, bound: socket.socket, app: Any, connection_count: int) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        bound: socket.socket,
+        app: Any,
+        connection_count: int,
+        close: Callable[[], None],
+    ) -> None:
+        """Take a bound socket; `close` is called once no call runs any more."""
+        self._close = close
         self._socket = bound
         host, _ = host_and_port(config.http_listen)
         name = f"[{host}]" if ":" in host else host
@@ -110,6 +134,7 @@ class HttpServer:
             self._socket.close()
         else:
             await asyncio.wait((self._running,))
+        await asyncio.to_thread(self._close)
 
 
 class _Uvicorn(uvicorn.Server):
