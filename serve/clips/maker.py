@@ -80,13 +80,38 @@ class ClipMaker:
             target.seek(position)
             target.write(data)
 
-        with self._open(video, check) as source:
-            if source.content_sha256 != video.content_sha256:
-                raise MediaChanged(video.video_id, video.uri)
+        with self._open_checked(video, check) as source:
             wanted = replace(wanted, has_jumps=has_jumps)
             clip = self._pool.cut(source.file, wanted, write, uri=video.uri, check=check)
         target.flush()
         return clip
+
+    @property
+    def spool(self) -> Path:
+        """The folder for files without names."""
+        self._spool.mkdir(mode=0o700, exist_ok=True)
+        return self._spool
+
+    @contextmanager
+    def open_media(self, video: Video, check: Callable[[], None]) -> Iterator[BinaryIO]:
+        """Open the file of a video on this machine, whose content is what was indexed.
+
+        Raises:
+            MediaGone: If the video is live, was uploaded or fetched, or its file is gone.
+            MediaChanged: If its file has other content than was indexed.
+            SourceError: If its file cannot be read, or its address may not be.
+        """
+        if scheme_of(video.uri) not in (None, "file"):
+            raise MediaGone(video.video_id, "it was fetched from another machine")
+        with self._open_checked(video, check) as source:
+            yield source.file
+
+    @contextmanager
+    def _open_checked(self, video: Video, check: Callable[[], None]) -> Iterator[SourceFile]:
+        with self._open(video, check) as source:
+            if source.content_sha256 != video.content_sha256:
+                raise MediaChanged(video.video_id, video.uri)
+            yield source
 
     @contextmanager
     def _open(self, video: Video, check: Callable[[], None]) -> Iterator[SourceFile]:

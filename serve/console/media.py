@@ -1,13 +1,14 @@
 """Videos over HTTP: /media/VIDEO is the file of a video, with ranges; /clips/VIDEO.mp4?start=&end= a part of it.
 
-Only bytes that were indexed are served: a file has to have the content that the catalog knows. So who may read a video may
-play it, and a file that was put in its place is never read by anybody.
+Only bytes that were indexed are served: a file has to have the content that the catalog knows. So who may read a video
+may play it, and a file that was put in its place is read by nobody.
 """
 
+import asyncio
 import mimetypes
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, BinaryIO
 
@@ -82,7 +83,7 @@ class MediaRoutes:
         if request.method == "HEAD":
             stack.close()
             return Response(status_code=status, headers=headers)
-        return StreamingResponse(blocks(file, start, end, stack), status, headers)
+        return FilePart(file, start, end, stack, status_code=status, headers=headers)
 
     async def clip(self, request: Request) -> Response:
         """Return a part of a video as MP4: copied, or encoded anew with `exact=1`."""
@@ -97,8 +98,9 @@ class MediaRoutes:
             )
         except ValueError as error:
             return error_reply("invalid_argument", str(error))
+        file = tempfile.TemporaryFile(dir=self.maker.spool)  # noqa: SIM115 - the response closes it
         stack = ExitStack()
-        file: BinaryIO = stack.enter_context(tempfile.TemporaryFile(dir=self.maker.spool))
+        stack.callback(file.close)
 
         async def behaviour(message: library_service_pb2.GetVideoRequest, context: Any) -> None:
             video = await self.library.find_video(message.video_id, message.collection)
@@ -111,7 +113,7 @@ class MediaRoutes:
             return failure_reply(failed)
         size = os.fstat(file.fileno()).st_size
         headers = {"cache-control": "private, no-store", "content-length": str(size), "content-type": "video/mp4"}
-        return StreamingResponse(blocks(file, 0, size, stack), headers=headers)
+        return FilePart(file, 0, size, stack, headers=headers)
 
     async def _run(self, name: str, behaviour: Any, request: Request, video_id: str) -> Any:
         message = library_service_pb2.GetVideoRequest(
@@ -147,12 +149,29 @@ def read_range(request: Request, size: int, etag: str) -> tuple[int, int] | None
     return (start, end) if start < end else None
 
 
-def blocks(file: BinaryIO, start: int, end: int, stack: ExitStack) -> Iterator[bytes]:
-    """Yield a part of a file, then close it. Starlette reads it in threads."""
-    with stack:
-        while start < end:
-            block = os.pread(file.fileno(), min(BLOCK_BYTES, end - start), start)
+class FilePart(StreamingResponse):
+    """A part of a file, which is closed at the end."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int, stack: ExitStack, **options: Any) -> None:
+        """Take the bytes [start, end) of a file; closing `stack` closes it."""
+        super().__init__((), **options)
+        self.file, self.start, self.end, self.stack = file, start, end, stack
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with self.stack:
+            await super().__call__(scope, receive, send)
+
+    async def stream_response(self, send: Any) -> None:
+        """Send the headers and the bytes.
+
+        The last block says that it is the last. An empty one after it, as Starlette sends, would come when the client,
+        which counts, has sent its next request already.
+        """
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        start, descriptor = self.start, self.file.fileno()
+        while start < self.end:
+            block = await asyncio.to_thread(os.pread, descriptor, min(BLOCK_BYTES, self.end - start), start)
             if not block:
-                break  # it became shorter: the connection ends before content-length, which clients notice
+                return  # it became shorter: the connection ends before content-length, which clients notice
             start += len(block)
-            yield block
+            await send({"type": "http.response.body", "body": block, "more_body": start < self.end})
