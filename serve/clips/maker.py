@@ -75,6 +75,7 @@ class ClipMaker:
         has_jumps = any(segment.epoch for segment in self._catalog.segments(video.row))
 
         def write(position: int, data: bytes) -> None:
+            check()  # a child that is quick makes nobody wait
             if position + len(data) > limits.max_bytes:
                 raise LimitExceeded(video.uri, "clip.max_bytes", f"larger than {limits.max_bytes} bytes")
             target.seek(position)
