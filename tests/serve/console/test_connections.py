@@ -44,7 +44,7 @@ def exchange(app: Any, sent: Callable[[socket.socket], None]) -> bytes:
 
     async def run() -> bytes:
         config = ServerConfig(http_listen="127.0.0.1:0")
-        server = HttpServer(config, bind(config.http_listen), app, connection_count=10)
+        server = HttpServer(config, bind(config.http_listen), app, connection_count=10, close=lambda: None)
         await server.start()
         try:
             return await asyncio.to_thread(connect, server.url)
