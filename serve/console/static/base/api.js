@@ -49,8 +49,8 @@ async function send(path, init) {
   }
 }
 
-/** The reason in an ErrorInfo: its first field. @param {string} value Its protobuf, as base64. */
-function reasonOf(value) {
+/** The first field of a detail, a text: the reason of an ErrorInfo, the id of a RequestInfo. @param {string} value Its protobuf, as base64. */
+function firstText(value) {
   const bytes = Uint8Array.from(atob(value), (letter) => letter.charCodeAt(0));
   return new TextDecoder().decode(bytes.subarray(2, 2 + bytes[1]));  // tag, length below 128, text
 }
@@ -59,7 +59,8 @@ function reasonOf(value) {
 export function errorOf(body, requestId) {
   let reason = "";
   for (const detail of body.details ?? []) {
-    if (detail.type === "google.rpc.ErrorInfo") reason = reasonOf(detail.value);
+    if (detail.type === "google.rpc.ErrorInfo") reason = firstText(detail.value);
+    if (detail.type === "google.rpc.RequestInfo") requestId ??= firstText(detail.value);
   }
   return announce(new ApiError(body.code ?? "unknown", body.message ?? "The server gave no reason.", { reason, requestId: requestId ?? "" }));
 }
