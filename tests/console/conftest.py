@@ -34,7 +34,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if path is None:
         missing("Chromium is not here: apt-get install chromium")
     is_root = os.geteuid() == 0
-    if is_root:  # as in a container: Chromium has no sandbox there, and takes real-time priority, which starves all else
+    if is_root:  # as in a container: there is no sandbox, and real-time priority, which would starve all else
         wrapper = tmp_path_factory.mktemp("chromium") / "chromium"
         wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set -sys_nice {path} "$@"\n')
         wrapper.chmod(0o755)

@@ -189,8 +189,8 @@ export async function showPicture(image, url, signal) {
       image.src = url;
     });
   }
-  const response = await send(url, { signal });
-  if (!response.ok) return false;
+  const response = await send(url, { signal }).catch(() => undefined);  // the page was left, or the server went away
+  if (!response?.ok) return false;
   const local = URL.createObjectURL(await response.blob());
   image.onload = () => URL.revokeObjectURL(local);
   image.src = local;
