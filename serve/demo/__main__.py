@@ -92,6 +92,7 @@ def main() -> int:
     draw_sheet("the demo's questions: the best answer to each", cells, outcome).save(sheet)
     console.print(f"\n{outcome}")
     console.print(f"The best answers, with times and words: {sheet}")
+    console.print(f"The same in a browser: .venv/bin/kinodex serve --data {directory} --open", soft_wrap=True)
     console.print(
         "\nNow with your own videos:\n"
         "  .venv/bin/kinodex index ~/Videos\n"

@@ -3,6 +3,7 @@
 python -m serve.demo.server [DATA]        DATA is the folder of `make demo`, by default ./demo-data
 """
 
+import json
 import os
 import re
 import signal
@@ -38,9 +39,11 @@ def main() -> int:
         if not line:
             print(log.read_text(), file=sys.stderr)
             return 1
-        print(line)
+        console = server.stdout.readline().strip()
+        print(line, console, sep="\n")
         try:
             use_server(line.split()[-1])
+            ask_over_http(console.split()[-1])
             metrics = re.search(r"address=(http://\S+)", log.read_text())
             if metrics is not None:
                 print_command(f"curl {metrics[1]}")
@@ -69,6 +72,20 @@ def use_server(address: str) -> None:
         video = client.wait(video.video_id, "uploads")
         print(video.video_id, video.state, f"{video.frame_count} frames, {video.utterance_count} utterances")
         client.delete(video.video_id, "uploads")
+
+
+def ask_over_http(url: str) -> None:
+    """Ask a question as JSON, and load the first page of the console."""
+    question = b'{"query": {"text": "when is a moth mentioned?"}, "pageSize": 1}'
+    path = "/kinodex.v1.SearchService/SearchMoments"
+    print_command(f"curl -H 'Content-Type: application/json' -d '{question.decode()}' {url}{path}")
+    request = urllib.request.Request(url + path, question, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        moment = json.load(answer)["moments"][0]
+    print(json.dumps({key: moment[key] for key in ("uri", "span", "verdict", "transcript")}, indent=2))
+    print_command(f"curl {url} | grep '<title>'")
+    with urllib.request.urlopen(url) as page:
+        print(*re.findall("<title>.*</title>", page.read().decode()))
 
 
 def wait_warm(client: Client) -> None:
