@@ -75,10 +75,12 @@ def reached(library: Path, films: Path, folder: Path, ca: trustme.CA | None) -> 
     with pytest.MonkeyPatch.context() as patch:
         use_fakes(patch)
         patch.setenv("KINODEX_SOURCE_FILE_ROOTS", str(films))  # for the ingest worker, a process of its own
+        config["http_listen"] = "127.0.0.1:0" if ca is None else "localhost:0"
         with running(data, settings, **config) as started:
             yield Reached(
                 # A certificate's name, where there is one: Node warns of addresses there.
                 address=started.address if ca is None else f"localhost:{started.server.port}",
+                url=started.url,
                 ca=None if ca is None else folder / "ca.pem",
                 token=tokens[0],
                 reading_token=tokens[1],
@@ -100,6 +102,11 @@ def go_client() -> list[str]:
 @pytest.fixture(scope="session")
 def node_client() -> list[str]:
     return built(toolchain.node_client)
+
+
+@pytest.fixture(scope="session")
+def node_connect() -> list[str]:
+    return built(toolchain.node_connect)
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,15 @@ def node_events() -> list[str]:
     return node_program("events.js")
 
 
+def node_connect() -> list[str]:
+    """Return the command that runs node/connect.js.
+
+    Raises:
+        ToolMissing: If there is no Node or npm, or no network to fetch packages from.
+    """
+    return node_program("connect.js")
+
+
 def node_program(name: str) -> list[str]:
     """Install what the programs in node/ need."""
     with lock_folder("node") as folder:
@@ -178,6 +187,7 @@ class Reached:
     """A server, and what a client needs to reach it."""
 
     address: str
+    url: str  # of HTTP
     ca: Path | None  # None: it speaks plain text
     token: str  # reads and writes
     reading_token: str
