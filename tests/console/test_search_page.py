@@ -92,6 +92,7 @@ def test_a_picture_under_the_pointer_shows_the_pictures_around_it(site: str, ope
     page = open_page(f"{site}/?q=red")
     page.locator(".card .shot").first.hover()
     until(page, "document.querySelector('.card .tile').style.backgroundImage.startsWith('url')")
+    expect(page.locator(".card").first.locator("canvas")).to_have_count(1)  # the curve of the pictures
 
 
 def test_nothing_found_says_what_to_do(site: str, open_page: Open) -> None:

@@ -2,11 +2,13 @@
 
 import { call, frameUrl, showPicture, stripUrl } from "../base/api.js";
 import { append, h } from "../base/dom.js";
-import { VERDICTS, clock, confidenceText, nameOf, percent, scoreText, secondsOf, spanText, wallClock } from "../base/format.js";
-import { exampleOf, questionUrl } from "../base/questions.js";
+import { VERDICTS, clock, confidenceText, durationOf, nameOf, percent, scoreText, secondsOf, spanText, wallClock } from "../base/format.js";
+import { exampleOf, queryOf, questionUrl } from "../base/questions.js";
+import { colour } from "../base/theme.js";
 
 const SNIPPET_CHARACTERS = 140;  // two to three lines of a card
 const STRIP_PICTURES = 12;  // under the pointer, over the width of a card: one each 20 px or so
+const CURVE_POINTS = 60;
 const STRIP_MARGIN_SECONDS = 2;  // shown before and after the moment
 
 /** @typedef {import("kinodex/v1/moment_pb").MomentJson} Moment */
@@ -91,10 +93,10 @@ function scores(moment) {
 }
 
 /**
- * The picture of a moment; under the pointer it shows the pictures around it.
- * @param {Moment} moment @param {AbortSignal} signal
+ * The picture of a moment; under the pointer it shows the pictures around it, and how close each is to the question.
+ * @param {Moment} moment @param {Question} question @param {AbortSignal} signal
  */
-export function shot(moment, signal) {
+export function shot(moment, question, signal) {
   const [start, end] = spanOf(moment);
   const video = { videoId: moment.videoId ?? "", collection: moment.collection };
   const image = h("img", { alt: "", loading: "lazy", decoding: "async", width: 320, height: 180 });
@@ -113,6 +115,7 @@ export function shot(moment, signal) {
     tile.style.setProperty("background-position", `${(picture / (STRIP_PICTURES - 1)) * 100}% 50%`);
     if (asked || moment.bestFrameOffset === undefined) return;
     asked = true;
+    if (question.text && moment.visualScore !== undefined) void drawCurve(figure, video, question, from, until, signal);
     const strip = new Image();
     if (await showPicture(strip, stripUrl(video, from, until, STRIP_PICTURES), signal)) {
       await strip.decode();
@@ -122,6 +125,27 @@ export function shot(moment, signal) {
     }
   });
   return figure;
+}
+
+/**
+ * Draw the similarity of the pictures around a moment along the bottom of its picture.
+ * @param {HTMLElement} figure @param {{videoId: string, collection?: string}} video @param {Question} question @param {number} start @param {number} end @param {AbortSignal} signal
+ */
+async function drawCurve(figure, video, question, start, end, signal) {
+  const span = { startOffset: durationOf(start), endOffset: durationOf(end) };
+  const response = await call("SearchService/GetSimilarityCurve", { query: queryOf({ ...question, channel: "seen" }), ...video, span, pointCount: CURVE_POINTS }, signal).catch(() => undefined);
+  const points = response?.visualPoints ?? [];
+  if (points.length < 2) return;
+  const canvas = h("canvas", { width: CURVE_POINTS * 4, height: 24, "aria-hidden": "true" });
+  const context = canvas.getContext("2d");
+  if (!context) return;
+  context.fillStyle = colour("--accent");
+  for (const point of points) {
+    const left = ((secondsOf(point.offset) - start) / (end - start)) * canvas.width;
+    const tall = Math.max(1, Number(point.score) * canvas.height);
+    context.fillRect(left - 1, canvas.height - tall, canvas.width / points.length, tall);
+  }
+  figure.append(canvas);
 }
 
 /** Call once an element is near the screen. @param {Element} element @param {AbortSignal} signal @param {() => void} action */
@@ -147,7 +171,7 @@ export function momentCard(moment, question, signal) {
   const said = snippet(moment.transcript ?? "", words);
   const { kind, word } = VERDICTS[moment.verdict ?? ""] ?? VERDICTS.VERDICT_NO_MATCH;
   const card = h("article", { class: `card ${kind}`, "aria-label": `${word}, ${name}, ${spanText(start, end)}` },
-    h("a", { class: "open", href: momentUrl(moment, question), "aria-label": `${spanText(start, end)}, open ${name}` }, shot(moment, signal)),
+    h("a", { class: "open", href: momentUrl(moment, question), "aria-label": `${spanText(start, end)}, open ${name}` }, shot(moment, question, signal)),
     h("div", { class: "words" },
       h("p", { class: "line" }, verdictChip(moment.verdict, moment.confidence), h("span", { class: "name", title: name }, name)),
       written && h("p", { class: "snippet written" }, ...marked(snippet(written, words), question.text.split(/\s+/))),
