@@ -196,8 +196,8 @@ class DecodePool:
 
     def close(self) -> None:
         """End all children. Running decodes fail with DecoderCrashed."""
-        self._is_closed = True
         with self._lock:
+            self._is_closed = True
             children = list(self._children)
         for child in children:
             self._forget(child)
@@ -219,9 +219,15 @@ class DecodePool:
 
     def _start(self, uri: str, decodes_stills: bool) -> "ChildProcess":
         child: ChildProcess = self._starter.submit(ChildProcess, decodes_stills, self._config.max_memory_bytes).result()
-        with self._lock:
-            self._children.add(child)
-        child.wait_ready(uri)
+        try:
+            with self._lock:
+                if self._is_closed:  # while the child started: close() did not see it
+                    raise RuntimeError("the decode pool is closed")
+                self._children.add(child)
+            child.wait_ready(uri)
+        except BaseException:
+            self._forget(child)
+            raise
         return child
 
     def _forget(self, child: "ChildProcess | None") -> None:

@@ -253,6 +253,23 @@ def test_playlists_open_nothing(pool: DecodePool, media: bytes, tmp_path: Path) 
             list(pool.decode(io.BytesIO(text.encode()), uri="x"))
 
 
+def test_closing_while_a_child_starts_ends_that_child(media: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = DecodePool(CONFIG, workers=1)
+    started: list[sandbox.ChildProcess] = []
+
+    def start(*options: Any) -> sandbox.ChildProcess:
+        child = sandbox.ChildProcess(*options)
+        started.append(child)
+        pool._is_closed = True  # as by close() in another thread, which did not see the child
+        return child
+
+    monkeypatch.setattr("ingest.sandbox.pool.ChildProcess", start)
+    with pytest.raises(RuntimeError, match="closed"):
+        list(pool.decode(io.BytesIO(media), uri="x"))
+    pool.close()
+    assert [child.is_alive() for child in started] == [False]
+
+
 def test_closing_ends_the_children_and_their_decodes(long_media: bytes) -> None:
     pool = DecodePool(CONFIG, workers=1)
     items = pool.decode(io.BytesIO(long_media), uri="x")
