@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import av
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from benchmarks.recordings import Sound, read_sound
 from encoders.config import SpeechConfig
 from encoders.speech import speakers
 from encoders.speech.voices import load_voices
@@ -57,7 +56,6 @@ TURN_COUNT = 14  # of a dialogue: about a minute
 SEED = 20261130
 FRAME_SECONDS = 0.02  # resolution of the figures
 VALUES = (0.58, 0.60, 0.62, 0.64, 0.65, 0.66, 0.70, 0.75, 0.80)  # of SAME_VOICE, for --scan
-Sound = NDArray[np.float32]
 Turn = tuple[float, float, int]  # start, end and speaker, from 1
 
 
@@ -78,14 +76,6 @@ class Figures:
     missed: float
     purity: float
     right_count: float  # share of dialogues with the right number of speakers
-
-
-def read_sound(path: Path) -> Sound:
-    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE_HZ)
-    with av.open(str(path)) as container:
-        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-    frames += resampler.resample(None)
-    return np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.float32)
 
 
 def read_speech(transcriber: Transcriber, paths: Sequence[str]) -> list[Sound]:

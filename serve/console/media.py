@@ -21,9 +21,9 @@ from kinodex.v1 import library_service_pb2
 from serve.api.services.library import LibraryService
 from serve.api.workers import Workers
 from serve.clips.maker import ClipMaker
-from serve.console.calls import EXCHANGE, CallFailed, Calls
+from serve.console.calls import CallFailed, Calls
 from serve.console.links import Links
-from serve.console.pictures import linked_token, number
+from serve.console.pictures import linked_exchange, number
 from serve.console.replies import error_reply, failure_reply
 
 MEDIA = "kinodex.http/GetMedia"  # names in logs and metrics
@@ -119,9 +119,7 @@ class MediaRoutes:
         message = library_service_pb2.GetVideoRequest(
             video_id=video_id, collection=request.query_params.get("collection", "")
         )
-        exchange = EXCHANGE.get()
-        exchange.linked = linked_token(request, self.links)
-        return await self.calls.run(name, behaviour, message, exchange)
+        return await self.calls.run(name, behaviour, message, linked_exchange(request, self.links))
 
 
 def media_type(uri: str) -> str:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from kinodex.v1 import library_service_pb2, moment_pb2
 from serve.api.services.library import LibraryService
 from serve.codec.fields import duration_message, duration_value
-from serve.console.calls import EXCHANGE, CallFailed, Calls
+from serve.console.calls import EXCHANGE, CallFailed, Calls, Exchange
 from serve.console.links import Links
 from serve.console.replies import error_reply, failure_reply
 
@@ -47,8 +47,7 @@ class PictureRoutes:
                 collection=request.query_params.get("collection", ""),
                 offset=duration_message(number(request, "t", 0.0)),
             )
-            exchange = EXCHANGE.get()
-            exchange.linked = linked_token(request, self.links)
+            exchange = linked_exchange(request, self.links)
             answer = await self.calls.call("kinodex.v1.LibraryService/GetFrame", message, exchange)
         except ValueError as error:
             return error_reply("invalid_argument", str(error))
@@ -75,9 +74,7 @@ class PictureRoutes:
                         end_offset=duration_message(number(request, "end", 0.0)),
                     )
                 )
-            exchange = EXCHANGE.get()
-            exchange.linked = linked_token(request, self.links)
-            jpeg = await self.calls.run(STRIP, self._draw_strip, message, exchange)
+            jpeg = await self.calls.run(STRIP, self._draw_strip, message, linked_exchange(request, self.links))
         except ValueError as error:
             return error_reply("invalid_argument", str(error))
         except CallFailed as failed:
@@ -121,10 +118,11 @@ def number(request: Request, name: str, default: float) -> float:
     return value
 
 
-def linked_token(request: Request, links: Links) -> Any:
-    """Return the token of a signed link; None if the request has none."""
-    link = request.query_params.get("link")
-    return None if link is None else links.token_of(request.scope["path"], link)
+def linked_exchange(request: Request, links: Links) -> Exchange:
+    """Return the present exchange, with the token of a signed link if the request has one."""
+    exchange, link = EXCHANGE.get(), request.query_params.get("link")
+    exchange.linked = None if link is None else links.token_of(request.scope["path"], link)
+    return exchange
 
 
 def picture_reply(request: Request, jpeg: bytes, headers: dict[str, str]) -> Response:

@@ -14,10 +14,10 @@ import trustme
 from ingest.config import SourceConfig
 from serve.api.tokens import FILE as TOKENS_FILE
 from serve.api.tokens import create_token
-from serve.indexing.pipeline import index
 from serve.settings import Settings
 from support import toolchain
-from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.fakes import use_fakes, write_scenes
+from support.films import index_films, write_films
 from support.running import running
 from support.toolchain import Reached
 
@@ -27,8 +27,7 @@ Built = TypeVar("Built")
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("films")
-    write_scenes(folder / "paris.mp4", [("blue", 10), ("red", 8), ("blue", 10)], tones=[(440, 3.0), (1320, 20.0)])
-    write_scenes(folder / "london.mp4", [("green", 20)], tones=[(880, 12.0)])
+    write_films(folder)
     for n in range(5):
         write_scenes(folder / f"{n}.mp4", [("yellow", 4 + n), ("green", 4)], salt=n)
     return folder
@@ -37,11 +36,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def library(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with the films, for servers to copy."""
-    data = tmp_path_factory.mktemp("library") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        use_fakes(patch)
-        list(index(sorted(map(str, films.iterdir())), data, Settings(workers=2), progress=SilentProgress()))
-    return data
+    return index_films(films, tmp_path_factory.mktemp("library") / "data")
 
 
 @pytest.fixture(scope="module")

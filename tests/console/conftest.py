@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from ingest.config import SourceConfig
-from serve.indexing.pipeline import index
 from serve.settings import Settings
-from support.fakes import SilentProgress, use_fakes, write_scenes
+from support.fakes import use_fakes, write_scenes
+from support.films import index_films, write_films
 from support.marks import is_required
 from support.running import Running, running
 
@@ -58,8 +58,7 @@ def hostile_name() -> str:
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("films")
-    write_scenes(folder / "paris.mp4", [("blue", 10), ("red", 8), ("blue", 10)], tones=[(440, 3.0), (1320, 20.0)])
-    write_scenes(folder / "london.mp4", [("green", 20)], tones=[(880, 12.0)])
+    write_films(folder)
     write_scenes(folder / HOSTILE, [("red", 6), ("green", 6)], tones=[(440, 1.0)])
     return folder
 
@@ -67,11 +66,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def library(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with the films, for servers to copy."""
-    data = tmp_path_factory.mktemp("library") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        use_fakes(patch)
-        list(index(sorted(map(str, films.iterdir())), data, Settings(workers=2), progress=SilentProgress()))
-    return data
+    return index_films(films, tmp_path_factory.mktemp("library") / "data")
 
 
 @contextmanager

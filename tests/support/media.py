@@ -15,6 +15,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from support.real_time import leave_real_time
+
 BITS = 10  # of the number in a picture: two rows of five cells
 TIME_BASE = Fraction(1, 90_000)  # fine enough for every frame rate used here
 RATE_HZ = 48_000
@@ -152,9 +154,7 @@ def write_media(
             packets += _caption_packets(container, subtitles)
         if cover is not None:
             packets += _cover_packets(container, cover)
-        if hasattr(os, "sched_setscheduler"):
-            # For root, SVT-AV1 leaves this thread a real-time one, which would take the processor from all others.
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        leave_real_time()
         packets.sort(key=lambda p: p.dts * p.time_base if p.dts is not None else Fraction(0))
         container.mux(packets)
 

@@ -67,12 +67,15 @@ export function errorOf(body, requestId) {
 
 /** @param {Response} response */
 async function failure(response) {
-  const text = await response.text();
-  const requestId = response.headers.get("x-request-id");
+  return refusalOf(response.status, await response.text() || response.statusText, response.headers.get("x-request-id"));
+}
+
+/** The error of an answer whose status is not 200. @param {number} status @param {string} text Its body. @param {string | null} requestId */
+export function refusalOf(status, text, requestId) {
   try {
     return errorOf(JSON.parse(text), requestId);
   } catch {
-    return errorOf({ code: response.status === 401 ? "unauthenticated" : "unknown", message: text.slice(0, 500) || response.statusText }, requestId);
+    return errorOf({ code: status === 401 ? "unauthenticated" : "unknown", message: text.slice(0, 500) }, requestId);
   }
 }
 

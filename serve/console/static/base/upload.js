@@ -4,7 +4,7 @@
  * Source: https://connectrpc.com/docs/protocol, https://protobuf.dev/programming-guides/encoding
  */
 
-import { ApiError, authorization, errorOf, readEnvelopes } from "./api.js";
+import { ApiError, authorization, errorOf, readEnvelopes, refusalOf } from "./api.js";
 
 const PIECE_BYTES = 1024 * 1024;  // the most that a message of UploadVideo may carry
 const HEADER_FIELD = 1;  // of UploadVideoRequest
@@ -84,14 +84,7 @@ export function upload(file, collection, onprogress, signal) {
 function failureIn(request) {
   const requestId = request.getResponseHeader("x-request-id");
   const bytes = new Uint8Array(request.response ?? new ArrayBuffer(0));
-  if (request.status !== 200) {
-    const text = new TextDecoder().decode(bytes);
-    try {
-      return errorOf(JSON.parse(text), requestId);
-    } catch {
-      return errorOf({ code: request.status === 401 ? "unauthenticated" : "unknown", message: text.slice(0, 500) || request.statusText }, requestId);
-    }
-  }
+  if (request.status !== 200) return refusalOf(request.status, new TextDecoder().decode(bytes) || request.statusText, requestId);
   const end = readEnvelopes(bytes).envelopes.find((message) => message.ends);
   if (!end) return new ApiError("unavailable", "The server ended the connection before it answered.");
   const { error } = JSON.parse(new TextDecoder().decode(end.bytes));
