@@ -45,9 +45,7 @@ def moments(there: Reached) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def node_answers(
-    node_connect: Sequence[str], there: Reached, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def in_node(node_connect: Sequence[str], there: Reached, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the client in Node says of its round, by protocol."""
     descriptors = tmp_path_factory.mktemp("protos") / "api.binpb"
     files = [
@@ -68,16 +66,16 @@ def node_answers(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_node_finds_what_our_client_finds_over_grpc(
-    node_answers: dict[str, Any], moments: list[dict[str, Any]], protocol: str
+    in_node: dict[str, Any], moments: list[dict[str, Any]], protocol: str
 ) -> None:
-    answer = node_answers[protocol]
+    answer = in_node[protocol]
     assert answer["moments"] == moments
     assert (len(answer["video_ids"]), answer["jpeg"], answer["watched"]) == (7, "ffd8ff", [True])
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_node_reads_errors_to_the_last_detail(node_answers: dict[str, Any], protocol: str) -> None:
-    answer = node_answers[protocol]
+def test_node_reads_errors_to_the_last_detail(in_node: dict[str, Any], protocol: str) -> None:
+    answer = in_node[protocol]
     errors = [(answer[name]["code"], answer[name]["reason"]) for name in ("missing", "empty", "stranger")]
     assert errors == [
         ("NotFound", "VIDEO_NOT_FOUND"),
